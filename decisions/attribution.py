@@ -14,6 +14,7 @@ ErrorKind = Literal[
     "engine_dead",
     "engine_failed",
     "no_first_token",
+    "not_loaded",
     "template_failed",
     "bad_request",
     "invalid_json",
@@ -55,6 +56,8 @@ ATTRIBUTION: Mapping[ErrorKind, Party] = {
     "engine_failed": "target",
     "no_first_token": "target",
     "template_failed": "target",
+    # Its servers answer, and for ten seconds none had loaded this target: they serve others.
+    "not_loaded": "target",
     # The request, or the way in which it was sent.
     "bad_request": "caller",
     "invalid_json": "caller",

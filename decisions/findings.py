@@ -27,6 +27,7 @@ def assess_triggers(
     *,
     runs: tuple[int, int] = (0, 0),
     run_began_at: datetime | None = None,
+    run_error: str = "",
     hard_run: int,
     deaths: DeathLog = NO_DEATHS,
 ) -> tuple[Finding, ...]:
@@ -38,10 +39,11 @@ def assess_triggers(
         now: The time.
         runs: How many requests in a row failed, and how many were empty.
         run_began_at: When the run began.
+        run_error: How the last request of it failed.
         hard_run: The length of a run that is a hard failure.
         deaths: Deaths of the target's engine.
     """
-    hard = assess_runs(runs, run=hard_run)
+    hard = assess_runs(runs, run=hard_run, error=run_error)
     findings = []
     for trigger in triggers:
         state = states.get(trigger.name)

@@ -25,6 +25,7 @@ class WatchedTarget(Contract):
     Attributes:
         runs: How many requests in a row failed, and how many answers in a row were empty.
         run_began_at: When the current run began.
+        run_error: How the last request that failed did.
         deaths: Deaths of its engine.
     """
 
@@ -35,6 +36,7 @@ class WatchedTarget(Contract):
     triggers: dict[str, TriggerState] = Field(default_factory=dict)
     runs: tuple[int, int] = (0, 0)
     run_began_at: datetime | None = None
+    run_error: str = ""
     deaths: DeathLog = DeathLog()
 
 
@@ -115,6 +117,7 @@ def assess(
         now,
         runs=watched.runs,
         run_began_at=watched.run_began_at,
+        run_error=watched.run_error,
         hard_run=rules.hard_run,
         deaths=deaths,
     )

@@ -43,7 +43,8 @@ class Outcome:
         caller: The pseudonym of its caller; None if unknown.
         holder: That of the team of its caller, or of the caller if it is of no team; None if unknown.
         compared: It is bad on the target and not on the previous version, as a cross-check of this request showed.
-        by_death: It is bad because an engine died (`decisions.engine_deaths`), not for what its own caller sent.
+        by_death: It is bad because an engine died (`decisions.engine_deaths`), or because the target is loaded
+            nowhere, not for what its own caller sent.
     """
 
     bad: bool
@@ -135,11 +136,15 @@ def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequen
             caller=record.caller,
             holder=record.holder,
             compared=bad and record.error in COMPARED and record.caused_by == "target",
-            by_death=bad and record.error == "engine_dead" and record.death is not None,
+            by_death=bad and (record.error == "not_loaded" or _is_by_death(record)),
         )
         for record, bad in observed
         if bad is not None
     ]
+
+
+def _is_by_death(record: Inference) -> bool:
+    return record.error == "engine_dead" and record.death is not None
 
 
 def _of_latency(trigger: Trigger, record: Inference) -> bool | None:

@@ -24,9 +24,10 @@ PUBLISHER, OPERATOR = "support-training", "jonas"
 
 
 def source_for(kind: type[f.Fact]) -> str:
-    """Return the `source` of an event as an identity sends it that may: the first service that emits its fact."""
+    """Return the `source` of an event as an identity sends it that may: of alerts the monitor, else the first service."""
     outsider = PUBLISHER if kind is f.CheckpointReady else OPERATOR
-    return source_of((*emitters(kind), outsider)[0])
+    services = emitters(kind)
+    return source_of("monitor" if "monitor" in services else (*services, outsider)[0])
 
 
 def after(seconds: float) -> datetime:

@@ -145,6 +145,7 @@ class Answer:
         except AnswerFailed as failure:
             self._note_failure(failure)
             raise
+        self._load.note_answer()
 
     def _note_failure(self, failure: AnswerFailed) -> None:
         if failure.kind == "engine_dead":
@@ -202,8 +203,9 @@ class Answer:
             async with asyncio.timeout(remaining_s) as timeout:
                 yield timeout
         except SlipwayError as error:
-            silent_s = error.details.get("silent_s")
-            raise AnswerFailed(as_error_kind(error.code), error.reason, silent_s=silent_s) from error
+            failure = AnswerFailed(as_error_kind(error.code), error.reason, silent_s=error.details.get("silent_s"))
+            failure.is_not_loaded = bool(error.details.get("not_loaded"))
+            raise failure from error
         except TimeoutError:
             if not timeout.expired():
                 raise

@@ -20,7 +20,7 @@ async def attribute_failure(
 
     A target that also fails the probe is the cause, even if it reports a bad request; so is a target that fails a
     request which the fallback answers (see `CrossChecks.attribute`). A target that was silent while it sent pieces of
-    other answers was overloaded: the cause is the infrastructure.
+    other answers was overloaded: the cause is the infrastructure. One that is loaded nowhere for a while is the cause.
     """
     kind, effect = failure.kind, accepted.effect
     served = accepted.choice.served
@@ -28,6 +28,8 @@ async def attribute_failure(
         served.target, answer.endpoint, failure.silent_s
     ):
         return Outcome(error=kind, caused_by="infrastructure")
+    if kind == "endpoint_unreachable" and dependencies.balancer.is_loaded_nowhere(served):
+        return Outcome(error="not_loaded", caused_by="target")
     if answer.engine_died and kind in COMPARED:
         kind = "engine_dead"  # at one endpoint, whatever another made of it
     if kind in REJECTED and (failure.is_callers or accepted.parsed.names_tokens or not accepted.parsed.computes):

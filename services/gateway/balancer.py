@@ -13,7 +13,15 @@ import structlog
 from contracts.api_usage import MOST_ENDPOINTS, EndpointUse
 from contracts.routes import ServedTarget
 from services.gateway.domain import routing
-from services.gateway.domain.balancing import FIRST_S, Ejection, assess_failure, choose_endpoint, count_outstanding
+from services.gateway.domain.balancing import (
+    FIRST_S,
+    Absence,
+    Ejection,
+    assess_failure,
+    choose_endpoint,
+    count_outstanding,
+    is_loaded_nowhere,
+)
 from services.gateway.domain.failures import AnswerFailed
 from services.gateway.measurement import AcceptedRequest
 from services.gateway.stalls import Stalls
@@ -24,7 +32,7 @@ Change = Literal["ejected", "returned"]
 Check = Callable[[ServedTarget, str, str], Awaitable[bool | None]]
 """Returns whether an endpoint serves a target, asked for a kind of request; None if it is silent."""
 MOST: Final = 1_000
-"""Ejections, and endpoints with a time of their last check; above it the oldest is forgotten."""
+"""Ejections, absences, and endpoints with a time of their last check; above it the oldest is forgotten."""
 _Key = tuple[str, str]
 """An endpoint and a target: the engines of one endpoint die one by one."""
 
@@ -33,7 +41,8 @@ class Balancer:
     """Chooses among the endpoints of a target, and ejects those that do not serve it.
 
     An ejected endpoint is checked when its time has come and a request for the target arrives, which goes elsewhere
-    meanwhile: the check is a request of our own. Targets with one endpoint are counted, and never ejected.
+    meanwhile: the check is a request of our own. Targets with one endpoint are counted, and never ejected. It also knows
+    since when endpoints answer that a target is not loaded there.
 
     Args:
         clock: its monotonic seconds.
@@ -49,6 +58,7 @@ class Balancer:
         self._count = count
         self._outstanding: dict[str, int] = {}
         self._ejections: dict[_Key, Ejection] = {}
+        self._absences: dict[_Key, Absence] = {}
         self._checked_s: dict[_Key, float] = {}
         self._checks: dict[_Key, asyncio.Task[None]] = {}
 
@@ -82,6 +92,13 @@ class Balancer:
     def is_ejected(self, served: ServedTarget, endpoint: str) -> bool:
         """Return whether an endpoint gets no requests to a target while others serve it."""
         return (endpoint, str(served.target)) in self._ejections or self.stalls.is_stalled(endpoint)
+
+    def is_loaded_nowhere(self, served: ServedTarget) -> bool:
+        """Return whether a target has been loaded at no endpoint of its route for a while, as its servers answer."""
+        keys = {endpoint: (endpoint, str(served.target)) for endpoint in served.endpoints}
+        absences = {endpoint: self._absences[key] for endpoint, key in keys.items() if key in self._absences}
+        ejections = {endpoint: self._ejections[key] for endpoint, key in keys.items() if key in self._ejections}
+        return is_loaded_nowhere(served.endpoints, absences, ejections, self._clock.monotonic())
 
     def has_other(self, served: ServedTarget, endpoint: str) -> bool:
         """Return whether another endpoint of a target takes requests now."""
@@ -117,19 +134,29 @@ class Balancer:
 
     def note_failure(self, served: ServedTarget, endpoint: str, kind: str, failure: AnswerFailed) -> None:
         """Eject an endpoint that a failure shows not to serve a target, or check one that may not."""
+        finding, key = assess_failure(failure), (endpoint, str(served.target))
+        if failure.is_not_loaded:
+            if len(self._absences) >= MOST and key not in self._absences:
+                del self._absences[next(iter(self._absences))]
+            self._absences[key] = Absence.note(self._absences.get(key), self._clock.monotonic())
+        elif failure.kind != "endpoint_unreachable":  # what fails a request, or is silent, is loaded
+            self._absences.pop(key, None)
         if len(served.endpoints) == 1:
             return
-        finding, key = assess_failure(failure), (endpoint, str(served.target))
         if finding == "away":
             self._eject(key, failure.reason)
         elif finding == "doubtful" and key not in self._ejections and self._may_check(key):
             self._start_check(served, endpoint, kind)
 
-    def note_answer(self, served: ServedTarget, endpoint: str, ejection: Ejection) -> None:
-        """Note that an endpoint answers that was ejected when it was asked, because all were."""
+    def note_token(self, served: ServedTarget, endpoint: str, ejection: Ejection) -> None:
+        """Note that an endpoint generates that was ejected when it was asked, because all were."""
         key = (endpoint, str(served.target))
         if self._ejections.get(key) is ejection:
             self._return(key)
+
+    def note_answer(self, served: ServedTarget, endpoint: str) -> None:
+        """Note that an endpoint has begun to answer a request."""
+        self._absences.pop((endpoint, str(served.target)), None)
 
     def _eject(self, key: _Key, reason: str) -> None:
         if key in self._ejections:
@@ -144,6 +171,7 @@ class Balancer:
         ejection = self._ejections.pop(key, None)
         if ejection is None:
             return
+        self._absences.pop(key, None)
         self._count(key[0], "returned")
         seconds = round(self._clock.monotonic() - ejection.since_s, 3)
         structlog.get_logger().info("an endpoint takes requests again", endpoint=key[0], target=key[1], after_s=seconds)
@@ -229,8 +257,12 @@ class Load:
         self._balancer.add(self._endpoint, left - self._left)
         self._left = left
         if self._ejection is not None:
-            self._balancer.note_answer(self._accepted.choice.served, self._endpoint, self._ejection)
+            self._balancer.note_token(self._accepted.choice.served, self._endpoint, self._ejection)
             self._ejection = None
+
+    def note_answer(self) -> None:
+        """Note that the endpoint has begun to answer."""
+        self._balancer.note_answer(self._accepted.choice.served, self._endpoint)
 
     def note_failure(self, failure: AnswerFailed) -> None:
         """Note how the attempt failed."""

@@ -83,7 +83,14 @@ class Controller:
             await self._publish(environment, event.subject)
 
     async def handle_alert(self, event: Event[AlertRaised] | Event[AlertUpdated], received: Received) -> None:
-        """Decide what an alert leads to, and carry it out; an alert that is old or resolved starts nothing."""
+        """Decide what an alert leads to, and carry it out; an alert that is old or resolved starts nothing.
+
+        Raises:
+            Permanent: `sender_mismatch`: it is of a trigger, and not from the monitor.
+        """
+        foreign = decision.find_foreign(event.data, event.sender)
+        if foreign is not None:
+            raise Permanent("sender_mismatch", foreign)
         now, log = self.clock.now(), structlog.get_logger().bind(model=event.subject, alert=event.data.alert_id)
         if (now - min(received.stored_at, event.time)).total_seconds() >= self.rules.alert_s:
             log.warning(

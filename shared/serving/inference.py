@@ -224,7 +224,8 @@ def _end_later(stream: AsyncGenerator[Any, None]) -> None:
 def classify_engine_error(message: str, triton_name: str) -> SlipwayError:
     """Return the error for an error message in a stream; our backends begin it with a stable code.
 
-    Phrases are matched only if there is no code: after a code they may come from the caller's text.
+    Phrases are matched only if there is no code: after a code they may come from the caller's text. The detail
+    `not_loaded` shows that the server answers and has not loaded the target.
     """
     code, _, rest = message.partition(": ")
     if code == "bad_request":
@@ -234,7 +235,8 @@ def classify_engine_error(message: str, triton_name: str) -> SlipwayError:
     if code == "engine_dead" or "EngineDeadError" in message:
         return Transient("engine_dead", f"The engine of {triton_name} is dead: {message}", target=triton_name)
     if "unknown model" in message or "is not ready" in message or "not found" in message:
-        return Transient("endpoint_unreachable", f"{triton_name} is not loaded there: {message}", target=triton_name)
+        reason = f"{triton_name} is not loaded there: {message}"
+        return Transient("endpoint_unreachable", reason, target=triton_name, not_loaded=True)
     if "stub" in message.lower():
         return Transient("engine_dead", f"The process of {triton_name} died: {message}", target=triton_name)
     return Transient("engine_failed", f"The engine of {triton_name} failed: {message}", target=triton_name)

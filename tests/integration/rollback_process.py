@@ -4,7 +4,7 @@ import asyncio
 import uuid
 
 from contracts import facts as f
-from contracts.envelope import Event
+from contracts.envelope import Event, source_of
 from contracts.routes import Route
 from services.rollback_controller.domain.record import RollbackState
 from shared.messaging.bus import publish_event
@@ -36,10 +36,10 @@ TRIGGERS = (
 )
 
 
-async def publish(js, fact, *, event_id=None, environment="production", model=MODEL):
+async def publish(js, fact, *, event_id=None, environment="production", model=MODEL, sender=None):
     event = Event[type(fact)](
         id=event_id or str(uuid.uuid4()),
-        source=k.source_for(type(fact)),
+        source=k.source_for(type(fact)) if sender is None else source_of(sender),
         type=fact.TYPE,
         subject=model,
         time=CLOCK.now(),

@@ -11,7 +11,7 @@ import pytest
 from contracts import facts as f
 from contracts.api_usage import DEMAND_PREFIX, DemandReport
 from contracts.drills import Drill
-from contracts.services import SERVICES, durable_name, stream_of
+from contracts.services import DEADLETTER, DEADLETTER_PREFIX, SERVICES, durable_name, stream_of
 from decisions.route_edits import promote
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
@@ -181,6 +181,27 @@ async def test_nothing_is_switched_to_what_does_not_answer_until_it_does(js, tri
             await publish(js, alert(kind=f.AlertUpdated))
             await asyncio.sleep(0.3)
     assert (await route_of(js)).active.target == target(3)
+
+
+async def test_an_alert_of_a_trigger_with_another_services_key_moves_nothing_and_is_a_dead_letter(
+    js, nats_server, toy, controller
+):
+    await learn(js, 1, 2)
+    before = await put_route(js, toy)
+    registry = await nats_server.connect("registry")
+    try:
+        theirs = registry.jetstream()
+        forged = alert().model_copy(update={"confirmed_by": "callers"})
+        await publish(theirs, forged, sender="registry")
+        with pytest.raises(nats.errors.Error):
+            await theirs.publish(f"{f.AlertRaised.TYPE}.{MODEL}.monitor", b"{}", timeout=1)
+    finally:
+        await registry.close()
+    await handled(js)
+    letter = await js.get_last_msg(DEADLETTER, f"{DEADLETTER_PREFIX}.{MODEL}.rollback-controller")
+    assert letter.headers["Slipway-Code"] == "sender_mismatch"
+    assert await route_of(js) == before
+    assert await stored_facts(js, f.RollbackStarted) == []
 
 
 async def test_a_failing_canary_goes_and_the_active_target_stays(js, toy, controller):

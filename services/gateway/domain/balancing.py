@@ -9,6 +9,10 @@ from services.gateway.domain.failures import AnswerFailed
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 30.0
 """Time until an ejected endpoint is checked, and the most of it: it doubles with each check that fails."""
+UNLOADED_S: Final = 10.0
+"""How long a target is loaded nowhere before that is its own doing."""
+UNASKED_S: Final = 60.0
+"""After so long without a request, nothing is known of the time in between."""
 Finding = Literal["away", "doubtful", "well"]
 """What a failure shows of an endpoint: it does not serve the target; it may not, which a check decides; nothing."""
 _DOUBTFUL: Final = frozenset({"engine_dead", "engine_failed", "no_first_token"})
@@ -38,6 +42,38 @@ class Ejection:
         failed = self.failed_checks + 1
         wait_s = min(LONGEST_S, FIRST_S * 2.0 ** min(failed, 16))
         return replace(self, check_s=now_s + wait_s, failed_checks=failed)
+
+
+@dataclass(frozen=True)
+class Absence:
+    """An endpoint whose server answers that it has not loaded a target.
+
+    Attributes:
+        since_s: since when, on the monotonic clock.
+        asked_s: when it was last asked.
+    """
+
+    since_s: float
+    asked_s: float
+
+    @classmethod
+    def note(cls, known: "Absence | None", now_s: float) -> "Absence":
+        """Return the absence of a target that is not loaded now; it begins anew if nobody asked for a while."""
+        lasts = known is not None and now_s - known.asked_s < UNASKED_S
+        return cls(known.since_s if known is not None and lasts else now_s, now_s)
+
+
+def is_loaded_nowhere(
+    endpoints: Sequence[str], absences: Mapping[str, Absence], ejections: Mapping[str, Ejection], now_s: float
+) -> bool:
+    """Return whether a target has had no endpoint for `UNLOADED_S`, and one of them answers that it is not loaded.
+
+    An endpoint that was ejected for as long serves it no more than one without it.
+    """
+    until_s = now_s - UNLOADED_S
+    absent = {endpoint for endpoint, absence in absences.items() if absence.since_s <= until_s}
+    ejected = {endpoint for endpoint, ejection in ejections.items() if ejection.since_s <= until_s}
+    return bool(absent) and absent | ejected >= set(endpoints)
 
 
 def choose_endpoint(endpoints: Sequence[str], outstanding: Mapping[str, int], ejections: Mapping[str, Ejection]) -> str:

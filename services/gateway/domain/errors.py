@@ -164,6 +164,7 @@ UPSTREAM_STATUS: Mapping[ErrorKind, int] = {
     "deadline_exceeded": 504,
     "template_failed": 500,
     "endpoint_unreachable": 502,
+    "not_loaded": 502,
     "engine_dead": 502,
     "engine_failed": 502,
 }

@@ -42,6 +42,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "engine_failed": "The engine failed to answer this request; try again, or change the request.",
     "engine_dead": "The engine ended while it had this request; try again.",
     "endpoint_unreachable": "The engine cannot be reached now; try again.",
+    "not_loaded": "The engine cannot be reached now; try again.",
 }
 
 
@@ -57,6 +58,7 @@ class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
         is_callers: the caller caused it, whatever another target makes of the request.
         is_cut: the answer broke off without a report of the engine.
         is_stall: the server of the endpoint answers nothing, while another one does.
+        is_not_loaded: the server of the endpoint answers, and has not loaded the target.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
         self.is_callers = False
         self.is_cut = False
         self.is_stall = False
+        self.is_not_loaded = False
 
 
 def read_failure(status: int | None, record: EngineRecord, body: bytes) -> AnswerFailed | None:

@@ -36,9 +36,11 @@ def observe_records(
     triggers = sequential(declared)
     outcomes = {trigger.name: outcomes_of(trigger, records, declared) for trigger in triggers}
     state = observe_loop.observe(state, triggers, outcomes)
-    runs, began_at = state.runs, state.run_began_at
+    runs, began_at, run_error = state.runs, state.run_began_at, state.run_error
     for record in records:
         before, runs = runs, count_runs(runs, record)
+        if runs[0] > before[0]:
+            run_error = record.error or ""
         if max(runs) > 0 and max(before) == 0:
             began_at = record.scheduled_at
         elif max(runs) == 0:
@@ -49,6 +51,7 @@ def observe_records(
             "runs": runs,
             "deaths": deaths,
             "run_began_at": began_at,
+            "run_error": run_error,
             "drift": drift,
             "requests": state.requests + len(records),
             "shaped": state.shaped + sum(record.shaped_by_caller for record in records),

@@ -49,6 +49,8 @@ from services.rollback_controller.domain.record import (
 from services.rollback_controller.domain.rules import Rules
 
 _NOTHING_SEEN = Moment()
+MONITOR = "monitor"
+"""The only identity that evaluates triggers; other services raise alerts without one."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,13 @@ def lacks_policy(state: RollbackState, alert: AlertRaised | AlertUpdated, route:
     if alert.trigger is None:
         return False
     return target.version > 0 and str(target.version) not in state.triggers and takes_traffic(route, target)
+
+
+def find_foreign(alert: AlertRaised | AlertUpdated, sender: str) -> str | None:
+    """Return why an alert of a trigger counts for nothing: another identity than the monitor published it."""
+    if alert.trigger is None or sender == MONITOR:
+        return None
+    return f"The alert {alert.alert_id} is of the trigger {alert.trigger}: the monitor raises it, not {sender}."
 
 
 def decide_on_alert(

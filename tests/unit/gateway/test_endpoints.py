@@ -17,6 +17,7 @@ from tests.unit.gateway.world import HELLO, World, only_active
 GONE = Transient("endpoint_unreachable", "connection refused")
 DEAD = Transient("engine_dead", "the engine is dead")
 BROKE = Transient("engine_failed", "KeyError: 7")
+ABSENT = Transient("endpoint_unreachable", "Request for unknown model: 'bot.v7.int8' is not found", not_loaded=True)
 A, B = "a:1", "b:1"
 CHECK = "Hello"
 """The prompt of our own request, with which an endpoint is checked."""
@@ -394,6 +395,73 @@ def no_stalls():
     return Stalls(FakeEngine().is_live, 0.0, monotonic=StepClock().monotonic, count=lambda *_: None)
 
 
+def ended(made):
+    """Return how requests ended since the last look, and through whom."""
+    seen = {(record.error, record.caused_by) for record in made.records}
+    made.records.clear()
+    return seen
+
+
+@pytest.mark.parametrize("endpoints", [(A,), (A, B), (A, B, "c:1")])
+async def test_a_target_that_no_endpoint_has_loaded_for_ten_seconds_fails_by_itself(endpoints):
+    made = world(*endpoints)
+    made.engine.down = dict.fromkeys(endpoints, ABSENT)
+    await ask(made)
+    assert ended(made) == {("endpoint_unreachable", "infrastructure")}, "it may be loaded by now"
+    for _ in range(10):
+        await made.clock.pause(1.0)
+        await ask(made)
+    made.records.clear()
+    assert set(await ask(made)) == {502}
+    assert ended(made) == {("not_loaded", "target")}
+    made.engine.down = {}
+    await ask(made, 1)
+    assert ended(made) <= {(None, None), ("not_loaded", "target")}
+    await made.clock.pause(31.0)
+    await ask(made)
+    made.engine.down = dict.fromkeys(endpoints, ABSENT)
+    made.records.clear()
+    await ask(made)
+    assert ended(made) == {("endpoint_unreachable", "infrastructure")}, "it was loaded a moment ago"
+
+
+async def test_one_endpoint_that_has_not_loaded_a_target_is_nothing_of_the_target_while_another_serves():
+    made = world()
+    made.engine.down = {A: ABSENT}
+    for _ in range(12):
+        assert set(await ask(made)) == {200}
+        await made.clock.pause(5.0)
+    assert ended(made) == {(None, None)}
+    made.engine.down = {A: ABSENT, B: GONE}
+    await ask(made)
+    assert {caused_by for _, caused_by in ended(made)} == {"infrastructure"}, "the other one was there a moment ago"
+
+
+async def test_servers_that_do_not_answer_are_nothing_of_a_target_however_long():
+    made = world()
+    made.engine.down = {A: GONE, B: GONE}
+    for _ in range(12):
+        await ask(made)
+        await made.clock.pause(5.0)
+    assert ended(made) == {("endpoint_unreachable", "infrastructure")}
+    made.engine.down = {A: GONE, B: ABSENT}
+    await ask(made)
+    await made.clock.pause(10.0)
+    await ask(made)
+    made.records.clear()
+    await ask(made)
+    assert ended(made) == {("not_loaded", "target")}, "what serves at a server that answers is loaded there"
+
+
+async def test_what_nobody_asked_for_during_a_minute_may_have_been_loaded_meanwhile():
+    made = world(A)
+    made.engine.down = {A: ABSENT}
+    await ask(made, 1)
+    await made.clock.pause(60.0)
+    await ask(made, 1)
+    assert ended(made) == {("endpoint_unreachable", "infrastructure")}
+
+
 async def test_what_is_remembered_is_bounded():
     changes = []
 
@@ -405,8 +473,12 @@ async def test_what_is_remembered_is_bounded():
         two = f.served(7, endpoints=(f"a:{number}", B))
         table.note_failure(two, f"a:{number}", "chat", AnswerFailed("endpoint_unreachable", "gone"))
         table.note_failure(two, f"c:{number}", "chat", AnswerFailed("engine_failed", "broke"))
+        absent = AnswerFailed("endpoint_unreachable", "not loaded there")
+        absent.is_not_loaded = True
+        table.note_failure(f.served(7, endpoints=(f"d:{number}",)), f"d:{number}", "chat", absent)
     await settle()
     assert (len(table._ejections), len(table._checked_s), len(table._checks)) == (MOST, MOST, 0)
+    assert len(table._absences) == MOST
     assert len(changes) == MOST + 10
 
 
@@ -449,7 +521,7 @@ async def test_an_endpoint_is_checked_once_at_a_time_and_a_check_ends_no_later_e
         assert held.table.choose(TWO, f"id{number}", "chat") == B
         await settle()
     assert held.asked == [A]
-    held.table.note_answer(TWO, A, first)
+    held.table.note_token(TWO, A, first)
     assert not held.table.is_ejected(TWO, A)
     held.fail("endpoint_unreachable")
     held.gate.set()

@@ -80,7 +80,17 @@ def test_hard_failures_need_no_statistics():
     state = m.take(state, [m.failed(20 + index * 0.1) for index in range(8)], 22)
     (alert,) = raised(state)
     assert (alert.kind, alert.trigger, alert.first_bad_at) == ("errors", "errors", f.after(20))
-    assert "The last 8 requests all failed." in alert.message
+    assert "The last 8 requests all failed, the last one with engine_dead." in alert.message
+
+
+def test_a_target_that_is_loaded_nowhere_is_a_hard_failure_that_the_number_of_callers_does_not_confirm():
+    state = m.feed(m.routed(), 20, 3, m.mixed(0.0))
+    unloaded = {"error": "not_loaded", "caused_by": "target"}
+    failed = [m.failed(20 + n * 0.1, caller=f"c-{n}", holder=f"c-{n}", **unloaded) for n in range(8)]
+    (alert,) = raised(m.take(state, failed, 22))
+    assert (alert.kind, alert.trigger) == ("errors", "errors")
+    assert "The last 8 requests all failed, the last one with not_loaded." in alert.message
+    assert alert.confirmed_by == "none", "probes show whether it still is"
 
 
 def test_answers_that_are_all_empty_raise_an_alert_without_any_trigger():

@@ -121,6 +121,19 @@ async def test_what_no_automatic_trigger_of_what_serves_asks_for_changes_nothing
     await world.stop()
 
 
+@pytest.mark.parametrize("sender", ["registry", "server-manager", "rollback-controller", "ada"])
+@pytest.mark.parametrize("confirmed_by", [None, "callers"])
+@virtual_time
+async def test_an_alert_of_a_trigger_that_the_monitor_did_not_raise_moves_nothing(sender, confirmed_by):
+    world = started()
+    before = world.route()
+    world.publish(world.alert(confirmed_by=confirmed_by), sender=sender)
+    await asyncio.sleep(1)
+    assert world.route() == before
+    assert [code for _, code in world.streams.dead_letters] == ["sender_mismatch"]
+    await world.stop()
+
+
 @virtual_time
 async def test_a_stale_alert_and_a_resolved_one_change_nothing():
     world = started()

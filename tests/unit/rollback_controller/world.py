@@ -5,7 +5,7 @@ import functools
 from collections import Counter
 
 from contracts import facts as cf
-from contracts.envelope import Event
+from contracts.envelope import Event, source_of
 from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.services import SERVICES
 from decisions.golden import CHECK_S
@@ -143,12 +143,14 @@ class World:
 
     # -- facts ------------------------------------------------------------------------------------------------------
 
-    def publish(self, fact, *, event_id=None, at_s=0.0, environment="production", sequence=None) -> Event:
+    def publish(
+        self, fact, *, event_id=None, at_s=0.0, environment="production", sequence=None, sender=None
+    ) -> Event:
         """Publish a fact of another service; `at_s` seconds off the true time, by its publisher's clock."""
         self._ids += 1
         event = Event[type(fact)](
             id=event_id or f"e-{self._ids}",
-            source=f.source_for(type(fact)),
+            source=f.source_for(type(fact)) if sender is None else source_of(sender),
             type=fact.TYPE,
             subject=f.MODEL,
             time=self.clock.true_time() + f.timedelta(seconds=at_s),

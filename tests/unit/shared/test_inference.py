@@ -87,6 +87,7 @@ def test_the_final_flag_alone_is_no_piece():
 def test_errors_of_the_engine(message, kind, code):
     classified = inference.classify_engine_error(message, "m.v1.int8")
     assert (type(classified), classified.code) == (kind, code)
+    assert ("not_loaded" in classified.details) == (code == "endpoint_unreachable")
 
 
 @pytest.mark.parametrize(("begun", "code", "silent_s"), [(False, "no_first_token", 6.0), (True, "engine_dead", 2.0)])
