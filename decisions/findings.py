@@ -39,20 +39,21 @@ def assess_triggers(
         now: The time.
         runs: How many requests in a row failed, and how many were empty.
         run_began_at: When the run began.
-        run_error: How the last request of it failed.
+        run_error: How the last request that failed did.
         hard_run: The length of a run that is a hard failure.
         deaths: Deaths of the target's engine.
     """
-    hard = assess_runs(runs, run=hard_run, error=run_error)
+    hard = assess_runs(runs, run=hard_run)
+    error = run_error if runs[0] else ""
     findings = []
     for trigger in triggers:
         state = states.get(trigger.name)
         if state is not None:
             applies = hard if hard is not None and trigger.metric == _HARD_METRICS[hard.kind] else None
-            findings.append(assess_trigger(trigger, state, now, applies, deaths=deaths))
+            findings.append(assess_trigger(trigger, state, now, applies, deaths=deaths, error=error))
     covered = {trigger.metric for trigger in triggers}
     uncovered = [kind for kind, metric in _HARD_METRICS.items() if metric not in covered]
-    return (*findings, *(_assess_uncovered(kind, runs, run_began_at, hard) for kind in uncovered))
+    return (*findings, *(_assess_uncovered(kind, runs, run_began_at, hard, error) for kind in uncovered))
 
 
 def assess_trigger(
@@ -62,8 +63,9 @@ def assess_trigger(
     hard: HardFailure | None = None,
     *,
     deaths: DeathLog = NO_DEATHS,
+    error: str = "",
 ) -> Finding:
-    """Return the finding of one trigger."""
+    """Return the finding of one trigger; `error` is how the last request failed."""
     evidence, limit = state.evidence, limit_of(trigger)
     enough = evidence.trials >= trigger.min_requests
     alpha = detector_alpha(trigger) if isinstance(evidence, EDetector) else trigger.alpha
@@ -86,6 +88,8 @@ def assess_trigger(
         )
     elif by_pairs and not over_limit and mirrored is not None:
         message = f"{_describe_pairs(mirrored.counts)} {message}"
+    if kind_of(trigger) == "errors":
+        message += _describe_error(error)
     confirmed_by = confirm(trigger, state, drilled=2 * shown.drilled >= shown.hits > 0, deaths=deaths)
     if confirmed_by == "none":
         message += f" Nothing shows yet that the version is the cause, and not its callers.{_left_out(mirrored)}"
@@ -112,6 +116,10 @@ def assess_trigger(
         pairs=mirrored.counts if mirrored is not None else None,
         deaths=deaths.counts,
     )
+
+
+def _describe_error(error: str) -> str:
+    return f" The last one failed with {error}." if error else ""
 
 
 def describe_deaths(counts: DeathCounts | None) -> str:
@@ -175,7 +183,7 @@ def _message(trigger: Trigger, last: Recent, limit: float) -> str:
 
 
 def _assess_uncovered(
-    kind: AlertKind, runs: tuple[int, int], run_began_at: datetime | None, hard: HardFailure | None
+    kind: AlertKind, runs: tuple[int, int], run_began_at: datetime | None, hard: HardFailure | None, error: str
 ) -> Finding:
     failure = hard if hard is not None and hard.kind == kind else None
     run = runs[0] if kind == "errors" else runs[1]
@@ -187,7 +195,7 @@ def _assess_uncovered(
         fired=failure is not None,
         calm=run == 0,
         hold_s=HARD_HOLD_S,
-        message=failure.message if failure else "Requests are answered again.",
+        message=failure.message + _describe_error(error) if failure else "Requests are answered again.",
         requests=run,
         first_bad_at=run_began_at if failure else None,
     )

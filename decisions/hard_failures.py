@@ -34,18 +34,11 @@ def count_runs(runs: tuple[int, int], record: Inference) -> tuple[int, int]:
     return 0, empties if unknown else 0
 
 
-def assess_runs(runs: tuple[int, int], *, run: int, error: str = "") -> HardFailure | None:
-    """Return the hard failure if the last `run` requests all failed, or were all empty; None if not.
-
-    Args:
-        runs: How many requests in a row failed, and how many were empty.
-        run: The length of a run that is a hard failure.
-        error: How the last one failed, if that is known.
-    """
+def assess_runs(runs: tuple[int, int], *, run: int) -> HardFailure | None:
+    """Return the hard failure if the last `run` requests all failed, or were all empty; None if not."""
     errors, empties = runs
     if errors >= run:
-        how = f", the last one with {error}" if error else ""
-        return HardFailure("errors", errors, f"The last {errors} requests all failed{how}.")
+        return HardFailure("errors", errors, f"The last {errors} requests all failed.")
     if empties >= run:
         return HardFailure("quality", empties, f"The last {empties} answers were all empty.")
     return None

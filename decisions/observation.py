@@ -51,6 +51,7 @@ class TriggerState(Contract):
         mirrored: What pairs of the same requests on two versions showed.
         callers: Whose requests it observed since `first_bad_at`, without those that failed by the death of an engine.
         holders: The same by team: all keys of a team are one, a key of no team is one.
+        hidden: Of a canary: requests that the callers' parameters hide from the trigger.
     """
 
     evidence: Annotated[EProcess | EDetector, Field(discriminator="form")]
@@ -61,6 +62,7 @@ class TriggerState(Contract):
     mirrored: MirrorTest | None = None
     callers: CallerShares = CallerShares()
     holders: CallerShares = CallerShares()
+    hidden: int = 0
 
 
 def fresh_trigger(role: Role) -> TriggerState:

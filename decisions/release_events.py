@@ -157,15 +157,21 @@ def _rehearsed(release: ReleaseProgress, event: Event[f.RehearsalCompleted]) -> 
 def _assessed(release: ReleaseProgress, event: Event[f.CanaryAssessed]) -> ReleaseProgress:
     data = event.data
     if data.verdict == "inconclusive":
-        more = f"{data.requests} requests, {data.requests_needed} more needed"
+        more = f"{data.requests} requests, {data.requests_needed} more needed{_name_unseen(data)}"
         return release.with_step("canary", event.time, more, "running")
-    detail = f"{data.verdict} after {data.requests} requests"
+    detail = f"{data.verdict} after {data.requests} requests{_name_unseen(data)}"
     if data.verdict != "pass":
         return release.with_step("canary", event.time, detail, "failed")
     release = replace(release, passed=release.passed | {data.weight_ratio})
     shares = {step.share for step in release.plan if step.step == "canary"}
     state: State = "done" if shares <= release.passed else "running"
     return release.with_step("canary", event.time, detail, state)
+
+
+def _name_unseen(data: f.CanaryAssessed) -> str:
+    """Return which triggers no request showed anything of; empty if there is none."""
+    unseen = [name for name, counts in data.counts.items() if not counts.requests]
+    return f", of which {' and '.join(unseen)} saw none" if unseen and data.requests else ""
 
 
 def _shadowed(release: ReleaseProgress, event: Event[f.ShadowAssessed]) -> ReleaseProgress:

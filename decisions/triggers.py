@@ -119,6 +119,14 @@ def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = (
     return _of_answer(trigger, record)
 
 
+def is_hidden(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = ()) -> bool:
+    """Return whether it is for its caller's parameters alone that a request is neither good nor bad for a trigger."""
+    if observe(trigger, record, declared) is not None:
+        return False
+    plain = {"shaped_by_caller": False, "length_set_by_caller": False, "length_forced_by_caller": False}
+    return observe(trigger, record.model_copy(update=plain), declared) is not None
+
+
 def ended_at(record: Inference) -> datetime:
     """Return a record's event time: when its request ended, so that a slow request is not a late one."""
     return record.scheduled_at + timedelta(milliseconds=record.e2e_ms)

@@ -24,7 +24,7 @@ PUBLISHER, OPERATOR = "support-training", "jonas"
 
 
 def source_for(kind: type[f.Fact]) -> str:
-    """Return the `source` of an event as an identity sends it that may: of alerts the monitor, else the first service."""
+    """Return the `source` of an event as an identity sends it that may: the monitor, else the first service."""
     outsider = PUBLISHER if kind is f.CheckpointReady else OPERATOR
     services = emitters(kind)
     return source_of("monitor" if "monitor" in services else (*services, outsider)[0])

@@ -29,7 +29,7 @@ async def attribute_failure(
     ):
         return Outcome(error=kind, caused_by="infrastructure")
     if kind == "endpoint_unreachable" and dependencies.balancer.is_loaded_nowhere(served):
-        return Outcome(error="not_loaded", caused_by="target")
+        kind = "not_loaded"
     if answer.engine_died and kind in COMPARED:
         kind = "engine_dead"  # at one endpoint, whatever another made of it
     if kind in REJECTED and (failure.is_callers or accepted.parsed.names_tokens or not accepted.parsed.computes):

@@ -41,8 +41,8 @@ class Balancer:
     """Chooses among the endpoints of a target, and ejects those that do not serve it.
 
     An ejected endpoint is checked when its time has come and a request for the target arrives, which goes elsewhere
-    meanwhile: the check is a request of our own. Targets with one endpoint are counted, and never ejected. It also knows
-    since when endpoints answer that a target is not loaded there.
+    meanwhile: the check is a request of our own. Targets with one endpoint are counted, and never ejected. Of all it is
+    known since when their servers answer that a target is not loaded there.
 
     Args:
         clock: its monotonic seconds.

@@ -58,7 +58,7 @@ class Absence:
 
     @classmethod
     def note(cls, known: "Absence | None", now_s: float) -> "Absence":
-        """Return the absence of a target that is not loaded now; it begins anew if nobody asked for a while."""
+        """Return the absence of a target that is not loaded now; it begins anew after `UNASKED_S` without a request."""
         lasts = known is not None and now_s - known.asked_s < UNASKED_S
         return cls(known.since_s if known is not None and lasts else now_s, now_s)
 

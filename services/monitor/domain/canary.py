@@ -17,13 +17,13 @@ from decisions.evidence import (
     estimate_requests_needed,
     plan_bet,
 )
-from decisions.observation import TriggerState
+from decisions.observation import TriggerState, fresh_trigger
 from decisions.pairs import MirrorTest, has_fired
 from decisions.triggers import kind_of, limit_of, sequential
 from services.monitor.domain.record import Policy, TargetState
 
 MOSTLY: Final = 0.95
-"""The share of a canary's requests from which those that the callers' parameters shape stand for all of them."""
+"""The share of a canary's requests from which those that a trigger does not see stand for all of them."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
 
 def _parts(policy: Policy, state: TargetState) -> list[Part]:
     parts = []
+    unseen = _find_unseen(policy, state)
     for trigger in sequential(policy.triggers):
         trigger_state = state.triggers.get(trigger.name)
-        if _is_hidden(trigger, policy, state):
-            shown = f"{trigger.name}: the callers' parameters shape {state.shaped} of {state.requests} answers"
-            parts.append(Part("pass", 0, f"{shown}, which show only errors"))
+        if trigger.name in unseen:
+            parts.append(Part("pass", 0, unseen[trigger.name]))
         else:
             parts.append(against_limit(trigger, trigger_state))
             parts.append(
@@ -128,17 +128,25 @@ def _parts(policy: Policy, state: TargetState) -> list[Part]:
     return parts
 
 
-def _is_hidden(trigger: Trigger, policy: Policy, state: TargetState) -> bool:
-    """Return whether enough requests came, and the callers' parameters hide nearly all of them from a trigger.
+def _find_unseen(policy: Policy, state: TargetState) -> dict[str, str]:
+    """Return the triggers that more requests of these callers would show nothing of, with the reason, by name.
 
-    More requests of these callers would show it no more. A bad one among the others still counts, and only a policy
-    whose errors are watched lets a canary pass by them alone.
+    A bad request among the few that such a trigger saw still counts, and a canary does not pass without any trigger.
     """
-    enough = state.shaped >= policy.canary.min_requests and state.shaped >= MOSTLY * state.requests
-    seen = state.triggers.get(trigger.name)
-    nothing_bad = seen is None or not seen.evidence.hits
-    watched = any(each.metric == "error_ratio" for each in policy.triggers)
-    return enough and nothing_bad and watched and trigger.metric != "error_ratio"
+    unseen = {}
+    for trigger in sequential(policy.triggers):
+        seen = state.triggers.get(trigger.name) or fresh_trigger("canary")
+        if seen.evidence.hits:
+            continue
+        of_callers = seen.hidden + seen.evidence.trials
+        if seen.hidden >= policy.canary.min_requests and seen.evidence.trials <= (1.0 - MOSTLY) * of_callers:
+            shown = f"the callers' parameters hide {seen.hidden} of {of_callers} requests from it"
+        elif not seen.evidence.trials and state.requests * (1.0 - MOSTLY) >= trigger.min_requests:
+            shown = f"none of {state.requests} requests shows anything of it"
+        else:
+            continue
+        unseen[trigger.name] = f"{trigger.name}: {shown}, so that it does not count"
+    return unseen if len(unseen) < len(sequential(policy.triggers)) else {}
 
 
 def _e_values(policy: Policy, state: TargetState) -> dict[str, float]:

@@ -10,7 +10,7 @@ from decisions.evidence import PairTest, observe_pair
 from decisions.hard_failures import count_runs
 from decisions.observation import TriggerState, fresh_trigger
 from decisions.pairs import fresh_test, observe_mirrored, outcomes_of_pair
-from decisions.triggers import ended_at, observe, outcomes_of, sequential
+from decisions.triggers import ended_at, is_hidden, observe, outcomes_of, sequential
 from services.monitor.domain.record import DriftState, Policy, TargetState
 from services.monitor.domain.shadow import triggers_of_shadow
 from services.monitor.domain.shadow_deaths import note_shadow_pair
@@ -36,6 +36,8 @@ def observe_records(
     triggers = sequential(declared)
     outcomes = {trigger.name: outcomes_of(trigger, records, declared) for trigger in triggers}
     state = observe_loop.observe(state, triggers, outcomes)
+    if state.role == "canary":
+        state = _with_hidden(state, triggers, records, declared)
     runs, began_at, run_error = state.runs, state.run_began_at, state.run_error
     for record in records:
         before, runs = runs, count_runs(runs, record)
@@ -54,12 +56,23 @@ def observe_records(
             "run_error": run_error,
             "drift": drift,
             "requests": state.requests + len(records),
-            "shaped": state.shaped + sum(record.shaped_by_caller for record in records),
             "release_id": policy.release_id if policy else "",
             "last_at": max(state.last_at, *(ended_at(record) for record in records)),
         }
     )
     return add_to_windows(changed, records, windowing)
+
+
+def _with_hidden(
+    state: TargetState, triggers: Sequence[Trigger], records: Sequence[Inference], declared: Sequence[Trigger]
+) -> TargetState:
+    """Return a canary with the requests counted that the callers' parameters hide from its triggers."""
+    known = dict(state.triggers)
+    for trigger in triggers:
+        before = known[trigger.name]
+        hidden = before.hidden + sum(is_hidden(trigger, record, declared) for record in records)
+        known[trigger.name] = before.model_copy(update={"hidden": hidden})
+    return state.model_copy(update={"triggers": known})
 
 
 def pair_records(

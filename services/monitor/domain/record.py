@@ -67,14 +67,10 @@ class TargetState(WatchedTarget):
     """A watched target with its open windows, its drift rows and the last assessment of its canary or shadow.
 
     Of a shadow, `requests` are those that were compared.
-
-    Attributes:
-        shaped: Requests whose answers the callers' parameters shape, which show only errors.
     """
 
     epoch: int = 0
     requests: int = 0
-    shaped: int = 0
     since: datetime
     last_at: datetime
     windows: tuple[OpenWindow, ...] = ()
@@ -130,8 +126,8 @@ class MonitorState(OutboxRecord):
         ignored_at: When the last of these batches came.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 19
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 19), unchanged) | {9: without_credit}
+    SCHEMA_VERSION: ClassVar[int] = 20
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 20), unchanged) | {9: without_credit}
 
     model: ModelName
     environment: Environment

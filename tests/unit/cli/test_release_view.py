@@ -323,6 +323,10 @@ def test_a_rehearsal_and_a_canary_are_steps_with_their_results():
         "slow-first-token rolled back in 10.8 s",
     )
     assert (release.steps["canary"].state, release.steps["canary"].detail) == ("running", "12 requests, 8 more needed")
+    counts = {"slow": f.TriggerCounts(requests=20, bad=0), "empty": f.TriggerCounts(requests=0, bad=0)}
+    passed = logged(f.CanaryAssessed, 89, verdict="pass", requests=20, counts=counts)
+    canary = only(project([*whole_release()[:8], logged(f.DeploymentChanged, 88), passed])).steps["canary"]
+    assert canary.detail == "pass after 20 requests, of which empty saw none"
     failed = only(
         project([*whole_release()[:7], logged(f.RehearsalCompleted, 86, verdict="fail", reason="no alert came")])
     )

@@ -68,6 +68,7 @@ def test_a_target_returns_by_a_promotion_of_its_own_only():
     assert routes.returns(V3, after(50)) == after(100)
     assert routes.returns(V3, after(150)) == after(200)
     assert routes.returns(V1, after(0)) is None
+    assert routes.returns(V2, after(400)) is None, "it was back by then"
 
 
 def test_a_span_overlaps_the_time_within():

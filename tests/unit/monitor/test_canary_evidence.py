@@ -124,7 +124,53 @@ def test_a_canary_whose_callers_all_shape_their_answers_passes_by_its_errors_and
     assessed = last(shaped_canary(200))
     assert (assessed.verdict, assessed.requests_needed) == ("pass", 0)
     assert (assessed.counts["errors"].requests, assessed.counts["slow"].requests) == (200, 0)
-    assert "slow: the callers' parameters shape 200 of 200 answers" in assessed.reason
+    assert "slow: the callers' parameters hide 200 of 200 requests from it" in assessed.reason
+
+
+LIMITED = {"length_set_by_caller": True, "finish_reason": "length", "output_tokens": 8}
+"""A token limit of the caller that hides from a trigger whether an answer would hold text."""
+
+
+def limited_canary(requests, *, open_each=10**9, **about):
+    """Return a canary whose callers all set a small token limit, but one in so many."""
+    errors = k.trigger(name="errors", metric="error_ratio", threshold=0.02)
+    the_policy = policy(triggers=(EMPTY, errors), canary=Canary(steps=(0.2,), min_requests=100))
+    after = routed(canary=8, of=watch(versions=(7, 8), the_policy=the_policy))
+    batch = [
+        record(number / 100, version=version, **({} if number % open_each == 0 else LIMITED | about))
+        for number in range(1, requests + 1)
+        for version in (7, 8)
+    ]
+    return take(after, batch, requests / 100 + 1)
+
+
+def test_a_trigger_that_the_token_limits_of_all_callers_hide_holds_no_canary_and_the_verdict_says_so():
+    assessed = last(limited_canary(110))
+    assert (assessed.verdict, assessed.requests_needed, assessed.counts["empty"].requests) == ("pass", 0, 0)
+    assert "empty: the callers' parameters hide 110 of 110 requests from it" in assessed.reason
+
+
+@pytest.mark.parametrize(("requests", "open_each"), [(99, 10**9), (150, 10)])
+def test_token_limits_hide_nothing_before_there_are_enough_or_where_others_come_too(requests, open_each):
+    assert last(limited_canary(requests, open_each=open_each)).verdict == "inconclusive"
+
+
+def test_what_callers_leave_is_not_hidden_by_their_limits():
+    after = limited_canary(150)
+    left = [record(2, version=8, finish_reason="cancelled", ttft_ms=None) for _ in range(40)]
+    assert "hide 150 of 150 requests" in last(after).reason
+    assert after.targets[str(k.target(8))].triggers["empty"].hidden == 150
+    assert take(after, left, 4.0).targets[str(k.target(8))].triggers["empty"].hidden == 150
+
+
+def test_a_trigger_that_no_request_shows_anything_of_holds_no_canary_for_ever():
+    nan = k.trigger(name="nan", metric="nan_logits", threshold=0.01, min_requests=10)
+    errors = k.trigger(name="errors", metric="error_ratio", threshold=0.02)
+    unknown = {"triggers": (nan, errors), "plain_each": 1, "nan_logits": None}
+    assert last(shaped_canary(190, **unknown)).verdict == "inconclusive"
+    assessed = last(shaped_canary(210, **unknown))
+    assert assessed.verdict == "pass"
+    assert "nan: none of 210 requests shows anything of it" in assessed.reason
 
 
 def test_errors_of_shaped_requests_still_fail_a_canary():

@@ -2,12 +2,13 @@
 
 import pytest
 
-from contracts.facts import AlertRaised
+from contracts.facts import AlertRaised, AlertResolved
+from contracts.facts.watch import Features
 from services.monitor.domain import monitoring as watching
 from services.monitor.domain.record import POLICIES_KEPT, MonitorState
 from shared.storage.record_format import dump, parse
 from testbed import factories as f
-from tests.unit.monitor.factories import RULES, cause, feed, policy, published, record, watch
+from tests.unit.monitor.factories import RULES, cause, feed, policy, published, record, take, watch
 
 PLACES = {"previous": {"previous": f.served(2)}, "history": {"history": (f.served(2),)}}
 
@@ -51,3 +52,13 @@ def test_a_record_that_does_not_know_the_versions_of_its_route_yet_forgets_none(
     after = with_releases(after, [500])
     assert len(after.policies) == POLICIES_KEPT
     assert {"2", "3", "500"} <= set(after.policies)
+
+
+def test_an_alert_from_before_the_policy_of_its_version_ends_with_the_release_that_the_policy_names():
+    after = watching.follow_route(watch(versions=()), route(3, 1), cause(0), RULES)
+    empty = Features(prompt_chars=5, output_chars=0, empty=True)
+    after = take(after, [record(at / 10, version=3, features=empty) for at in range(8)], 2)
+    after = with_releases(take(after, [record(3, version=3)], 4), [3])
+    after = watching.assess(after, cause(90), RULES)
+    (begun,), (ended,) = published(after, AlertRaised), published(after, AlertResolved)
+    assert (begun.release_id, ended.release_id) == (None, "r-3")

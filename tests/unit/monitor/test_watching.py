@@ -80,7 +80,8 @@ def test_hard_failures_need_no_statistics():
     state = m.take(state, [m.failed(20 + index * 0.1) for index in range(8)], 22)
     (alert,) = raised(state)
     assert (alert.kind, alert.trigger, alert.first_bad_at) == ("errors", "errors", f.after(20))
-    assert "The last 8 requests all failed, the last one with engine_dead." in alert.message
+    assert "The last 8 requests all failed." in alert.message
+    assert "The last one failed with engine_dead." in alert.message
 
 
 def test_a_target_that_is_loaded_nowhere_is_a_hard_failure_that_the_number_of_callers_does_not_confirm():
@@ -89,7 +90,7 @@ def test_a_target_that_is_loaded_nowhere_is_a_hard_failure_that_the_number_of_ca
     failed = [m.failed(20 + n * 0.1, caller=f"c-{n}", holder=f"c-{n}", **unloaded) for n in range(8)]
     (alert,) = raised(m.take(state, failed, 22))
     assert (alert.kind, alert.trigger) == ("errors", "errors")
-    assert "The last 8 requests all failed, the last one with not_loaded." in alert.message
+    assert "The last one failed with not_loaded." in alert.message
     assert alert.confirmed_by == "none", "probes show whether it still is"
 
 

@@ -346,6 +346,13 @@ def test_a_summary_is_sent_also_after_a_long_silence_and_when_the_silence_is_lif
         assert not notices.prune(after, f.after(at + 2 * 86_400)).notices
 
 
+def test_no_summary_for_a_receiver_that_nothing_was_held_back_from():
+    quiet = silences.silence(EMPTY, silence(f.after(600), "slow"), NOW)
+    record = resolved(raised(quiet, trigger="slow", receivers=(CHAT,)), trigger="slow")
+    record, _ = send(record, f.after(61))
+    assert send(record, f.after(601))[1] == [("chat", "silence_ended")]
+
+
 @pytest.mark.parametrize("was_sent", [False, True])
 def test_no_summary_of_what_was_sent_or_what_no_silence_held_back(was_sent):
     record = raised(trigger="slow")

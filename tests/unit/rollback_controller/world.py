@@ -143,9 +143,7 @@ class World:
 
     # -- facts ------------------------------------------------------------------------------------------------------
 
-    def publish(
-        self, fact, *, event_id=None, at_s=0.0, environment="production", sequence=None, sender=None
-    ) -> Event:
+    def publish(self, fact, *, event_id=None, at_s=0.0, environment="production", sequence=None, sender=None) -> Event:
         """Publish a fact of another service; `at_s` seconds off the true time, by its publisher's clock."""
         self._ids += 1
         event = Event[type(fact)](
