@@ -78,7 +78,7 @@ class RollbackLog(Protocol):
         """Return whether the bus seems to be connected."""
 
     async def answers(self, model: str, /) -> bool:
-        """Return whether the bus answers a question about a model's route within seconds."""
+        """Return whether the bus answers with a model's route within seconds."""
 
     async def find_answer(self, order_digest: str, /) -> RollbackAnswer | None:
         """Return what the rollback-controller made of a signed order; None without an answer. Raises Transient."""

@@ -178,6 +178,14 @@ async def test_a_bus_that_hangs_counts_as_one_that_is_down(nats_server, gateways
             until_served(gateway, 1)
 
 
+async def test_a_bus_without_the_routes_counts_as_one_that_is_down(js, gateways, slipway):
+    first, _ = gateways
+    await js.delete_key_value("routes")
+    done = order(slipway, [first])
+    assert done.returncode == 0, done.stdout + done.stderr
+    until_served(first, 1)
+
+
 async def test_what_the_controller_does_not_trust_ends_at_the_gateway(nats_server, gateways, bus_settings):
     """The administrator's key is withdrawn before the bus is back: the route of the bus counts again."""
     first, _ = gateways

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 
 import nats.errors
 import structlog
-from nats.js.errors import NotFoundError
 
 from contracts.api_usage import DEMAND_PREFIX, EndpointUse, MonthlyUsage
 from contracts.envelope import derived_id
@@ -141,7 +140,7 @@ class BusConnection:
             shares.divide()
 
     async def answers(self, model: str) -> bool:
-        """Return whether the bus answers (see `ports.RollbackLog`).
+        """Return whether the bus answers, and has the model's route (see `ports.RollbackLog`).
 
         A connection to a bus that hangs, or that a network drops, seems to be there for minutes.
         """
@@ -149,12 +148,9 @@ class BusConnection:
             return False
         try:
             async with asyncio.timeout(_ANSWER_S):
-                await Bucket(self._bus.js, "routes", Route, service=self._bus.service).get(model)
-        except NotFoundError:
-            return True
+                return await Bucket(self._bus.js, "routes", Route, service=self._bus.service).get(model) is not None
         except (nats.errors.Error, TimeoutError, SlipwayError, OSError):
             return False
-        return True
 
     async def find_answer(self, order_digest: str) -> RollbackAnswer | None:
         """Return what became of a rollback that was performed here (see `ports.RollbackLog`)."""
