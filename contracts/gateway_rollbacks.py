@@ -81,8 +81,8 @@ class PerformedRollback(StoredRecord):
         outcome: What the rollback-controller answered; `waiting` before.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 4
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 4), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 5
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 5), unchanged)
 
     order: SignedGatewayRollback
     performed_at: Instant
@@ -99,8 +99,8 @@ class RollbackAnswer(StoredRecord):
             answer about an order with another payload or key: a report can contain any.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 3
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 4
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 4), unchanged)
 
     order_id: OrderId
     order_digest: Digest

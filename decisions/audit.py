@@ -20,7 +20,7 @@ from contracts.facts import (
 )
 from contracts.facts.fact import Fact
 from contracts.services import EVENTS, FROM_OUTSIDE, INBOX, ORDERS
-from contracts.vocabulary import Digest, canonical_json, digest_of
+from contracts.vocabulary import Digest, Target, canonical_json, digest_of
 
 RESULTS: tuple[type[Fact], ...] = (
     OrderAccepted,
@@ -33,6 +33,8 @@ RESULTS: tuple[type[Fact], ...] = (
 """Facts that say what came of an order or announcement."""
 RECORDS = ("policies", "api-keys", "mirrors")
 """Buckets of which every revision is an entry."""
+LOST = "audit.lost"
+"""Action of the entry for a lost record of the newest entries."""
 SEGMENT_ENTRIES = 64
 SEGMENT_S = 600.0
 """A segment is sealed with so many entries, or when its first one is so many seconds old."""
@@ -143,6 +145,29 @@ def missing_item(source: Source, first: int, last: int, at: datetime) -> AuditIt
     reason = f"{last - first + 1} messages were removed from {source.stream} before they were read."
     numbers = f"{source.stream}/{first}-{last}"
     return AuditItem(at=at, source=numbers, kind="missing", action=source.name, reason=reason)
+
+
+def lost_item(count: int, problems: Sequence[str], targets: Iterable[Target], at: datetime) -> AuditItem:
+    """Return the entry for a lost record of the newest entries, with the targets of the alerts that say so."""
+    reason = (
+        f"The record of what came after entry {count} was lost (bucket audit). What the bus still holds of it follows; "
+        "what was removed there, and segments that may have followed, are not known."
+    )
+    details = {"targets": [target.model_dump() for target in targets]}
+    reason = " ".join((reason, *problems[:1]))
+    return AuditItem(at=at, source="KV_audit/tail", kind="missing", action=LOST, reason=reason, details=details)
+
+
+def cursors_of(entries: Iterable[AuditEntry]) -> dict[str, int]:
+    """Return the last message of each source that is among entries."""
+    cursors: dict[str, int] = {}
+    for entry in entries:
+        stream, _, numbers = entry.source.partition("/")
+        last = numbers.rpartition("-")[2]
+        for source in SOURCES:
+            if source.stream == stream and (source.whole or source.subject == f"{entry.action}.>") and last.isdecimal():
+                cursors[source.name] = max(cursors.get(source.name, 0), int(last))
+    return cursors
 
 
 def _short(details: Mapping[str, Any]) -> dict[str, Any]:

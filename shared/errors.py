@@ -197,6 +197,14 @@ def _from_minio(error: BaseException) -> SlipwayError | None:
     return None
 
 
+def is_failed_answer(error: BaseException) -> bool:
+    """Return whether the object store answered each try of a request with an error of its own, or broke off."""
+    import urllib3.exceptions as u
+
+    refused = isinstance(error, u.MaxRetryError) and isinstance(error.reason, u.ResponseError)
+    return refused or isinstance(error, u.ProtocolError)
+
+
 def _from_s3(error: Any) -> SlipwayError:
     """Decide by the answer's code; by its status where the code is not listed. Without either it is Transient."""
     what = f"The store answered {error.code} for {error.object_name or error.bucket_name}"

@@ -54,6 +54,8 @@ from shared.storage.compare_and_set import ATTEMPTS
 SERVICE = "registry"
 OVERTAKE_S = 0.5
 """Seconds between two looks at announcements that wait behind those of others."""
+_MODELS_EVERY = 10
+"""Sweeps of releases between two looks for models whose record was lost."""
 _LIST_LIMIT_S = 5.0
 """How long the record of one model may take to be read before the releases of all others are swept without it."""
 ORDERS_OF_RELEASES: tuple[type[Fact], ...] = (
@@ -102,6 +104,7 @@ class Registry:
             Sweeper("admissions", self.admissions.models, self.admissions.sweep, every_s=every_s),
             Sweeper("releases", self._list_open_releases, self._sweep_release, every_s=every_s),
             Sweeper("waiting announcements", overtaking.groups, overtaking.sweep, every_s=min(every_s, OVERTAKE_S)),
+            Sweeper("models", self.records.stored_models, self.records.sweep_model, every_s=_MODELS_EVERY * every_s),
         )
 
     async def admit(self, event: Event[CheckpointReady]) -> None:

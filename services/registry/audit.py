@@ -1,13 +1,17 @@
 """Writes the audit log: reads what happened from the bus, appends it, and seals segments of it into the store."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 import structlog
 
-from contracts.audit import AuditItem, AuditTail
-from contracts.vocabulary import Digest
-from decisions.audit import SOURCES, Source, append, is_due, missing_item, seal
+from contracts.audit import AuditEntry, AuditItem, AuditTail
+from contracts.facts import AlertRaised, AlertResolved
+from contracts.vocabulary import Digest, Target
+from decisions.audit import LOST, SOURCES, Source, append, is_due, missing_item, seal
+from services.registry.domain.locks import A, StoreAlert, alert_fact
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.storage.kv import Conflict, Entry
@@ -40,6 +44,13 @@ class Tail(Protocol):
 class Segments(Protocol):
     """The segments in the object store."""
 
+    async def resume(self, targets: Iterable[Target], now: datetime) -> AuditTail | None:
+        """Return the log after its segments, with an entry that its record was lost; None if there is no segment.
+
+        Raises:
+            Permanent: `digest_mismatch` if a segment is missing.
+        """
+
     async def put(self, tail: AuditTail) -> Digest:
         """Write what a log seals, signed, create-only; return the digest of the envelope that signs it.
 
@@ -49,6 +60,16 @@ class Segments(Protocol):
 
     def sign(self, tail: AuditTail) -> str:
         """Return the envelope that signs where a log ends."""
+
+
+class Alerts(Protocol):
+    """Alerts that the log lost entries: one of each model."""
+
+    async def targets(self) -> Sequence[Target]:
+        """Return the newest target of each model."""
+
+    async def publish(self, fact: AlertRaised | AlertResolved) -> None:
+        """Publish an alert; the same one again is a duplicate."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,7 @@ class AuditWriter:
     messages: Messages
     tail: Tail
     segments: Segments
+    alerts: Alerts
     clock: Clock
 
     async def keys(self) -> list[str]:
@@ -79,10 +101,14 @@ class AuditWriter:
     async def _step(self) -> bool:
         """Do one thing; return whether there may be another one."""
         entry = await self.tail.get(KEY)
+        if entry is None and (resumed := await self._resume()) is not None:
+            await self._write(resumed, None)
+            return True
         tail = entry.value if entry is not None else AuditTail()
         if tail.sealing:
             anchor = await self.segments.put(tail)
             failpoint("registry.audit_after_segment")
+            await self._alert(AlertResolved, tail.entries[: tail.sealing])
             await self._write(seal(tail, anchor), entry)
             return True
         if is_due(tail, self.clock.now()):
@@ -97,6 +123,21 @@ class AuditWriter:
         await self._write(after, entry)
         failpoint("registry.audit_after_append")
         return True
+
+    async def _resume(self) -> AuditTail | None:
+        """Return the log of which only the segments are left, after alerts that say so; None if there is none."""
+        tail = await self.segments.resume(await self.alerts.targets(), self.clock.now())
+        if tail is not None:
+            structlog.get_logger().error("the record of the audit log was lost", reason=tail.entries[-1].reason)
+            await self._alert(AlertRaised, tail.entries)
+        return tail
+
+    async def _alert(self, fact: type[A], entries: Sequence[AuditEntry]) -> None:
+        """Raise or resolve the alerts of entries that say that the record was lost."""
+        for entry in entries:
+            for target in entry.details["targets"] if entry.action == LOST else ():
+                alert = StoreAlert(target=Target(**target), raised_at=entry.at, message=entry.reason)
+                await self.alerts.publish(alert_fact(fact, alert, f"Audit log, entry {entry.index}: {entry.reason}"))
 
     async def _read(self, source: Source, tail: AuditTail) -> AuditTail:
         """Return the log with the next messages of a source; those that were removed are an entry, too."""

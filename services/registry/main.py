@@ -16,7 +16,7 @@ from contracts.records import OutboxRecord
 from contracts.routes import Route
 from contracts.teams import Team
 from decisions.event_archive import Keeping
-from services.registry.adapters.audit import LoggedMessages, StoredSegments, segment_retention
+from services.registry.adapters.audit import LoggedMessages, StoreAlerts, StoredSegments, segment_retention
 from services.registry.adapters.event_archive import (
     StoredEventSegments,
     StreamEventLog,
@@ -139,8 +139,8 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
     ports = replace(ports, before_traffic=held.before_traffic)
     registry = build(bus, ports=ports, locations=locations, settings=settings, clock=clock)
     tail = Bucket(bus.js, "audit", AuditTail, service=SERVICE)
-    segments = StoredSegments(locking, attester, partial(segment_retention, locking, settings, clock))
-    audit = AuditWriter(LoggedMessages(lambda: bus.js), tail, segments, clock)
+    segments = StoredSegments(locking, attester, trust, partial(segment_retention, locking, settings, clock))
+    audit = AuditWriter(LoggedMessages(lambda: bus.js), tail, segments, StoreAlerts(bus, artifacts), clock)
     archived = StoredEventSegments(locking, attester, trust, partial(segment_retention, locking, settings, clock))
     archiver = connect_archive(bus, audit, archived, registry.records, settings)
     auditor = Sweeper("audit", audit.keys, audit.sweep, every_s=settings.audit_s)

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeVar
 from pydantic import BaseModel
 
 from contracts.envelope import Event
-from contracts.facts import BaseModelRef, CheckpointReady, TrafficRequested
+from contracts.facts import BaseModelRef, CheckpointReady, ReleaseOpened, TrafficRequested
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
@@ -20,7 +20,7 @@ from services.registry.domain.announcements import Announcements
 from services.registry.domain.locks import Kept, KeptVersion
 from services.registry.domain.record import Release
 from services.registry.domain.uploads import Piece, StoredFile
-from services.registry.domain.versions import ModelRecord
+from services.registry.domain.versions import ModelRecord, StoredVersions
 from shared.messaging.records import RecordStore
 from shared.storage.kv import Entry
 
@@ -46,6 +46,12 @@ class Artifacts(Protocol):
 
     async def sizes(self, model: str) -> Mapping[str, int]:
         """Return the bytes of what is stored of a model, by digest or key: checkpoints, merged models, variants."""
+
+    async def models(self) -> Sequence[str]:
+        """Return the models that have versions."""
+
+    async def versions_of(self, model: str, releases: int = 16) -> StoredVersions:
+        """Return what is there of the versions of a model, with the releases of so many of the newest."""
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
         """Write the manifest of a version, create-only; return the ref of the one that exists then."""
@@ -78,7 +84,10 @@ class Backlog:
 
 
 class Inbox(Protocol):
-    """The stream that announcements arrive in."""
+    """The streams that announcements arrive in, and that releases are opened in."""
+
+    async def last_opened(self, model: str) -> ReleaseOpened | None:
+        """Return the last release of a model that the event log has; None if it has none."""
 
     async def backlog(self) -> Backlog:
         """Return what waits behind other messages."""

@@ -1,7 +1,7 @@
 """The records of releases and models: decides on inputs, does what a release needs from the registry, hands over."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import structlog
@@ -180,6 +180,7 @@ class ReleaseRecords:
         def remove(record: ModelRecord) -> ModelRecord:
             nonlocal following
             after = versions.remove(record, release.id, published=not release.outbox)
+            after = versions.note_end(after, release, self._clock.now())
             following = after.in_progress if after.in_progress != record.in_progress else None
             return after
 
@@ -219,8 +220,34 @@ class ReleaseRecords:
         return [key.removesuffix(suffix) for key in await self._ports.models.keys() if key.endswith(suffix)]
 
     async def model(self, model: str) -> ModelRecord:
-        """Return a model's record; an empty one if there is none yet."""
-        return await self._ports.models.read(model_key(model)) or ModelRecord(model=model)
+        """Return a model's record; an empty one of a new model. One that was lost is rebuilt, with an alert."""
+        key = model_key(model)
+        record = await self._ports.models.read(key)
+        if record is not None:
+            return record
+        prefix = release_key(model, "")
+        ids = [each.removeprefix(prefix) for each in await self._ports.releases.keys() if each.startswith(prefix)]
+        there = [await self.read(model, release_id) for release_id in ids if admission.is_release_id(release_id)]
+        stored, opened = await self._ports.artifacts.versions_of(model), await self._ports.inbox.last_opened(model)
+        releases = [release for release in there if release is not None]
+        rebuilt = versions.rebuild(model, stored, opened, releases, self._clock.now())
+        if not rebuilt.outbox:
+            return rebuilt
+        structlog.get_logger().error("the record of a model was lost", model=model, next_version=rebuilt.next_version)
+
+        def begin(record: ModelRecord | None) -> ModelRecord:
+            return record or rebuilt
+
+        return await self._ports.models.transact(key, begin)
+
+    async def stored_models(self) -> Sequence[str]:
+        """Return the models that have versions in the store."""
+        return await self._ports.artifacts.models()
+
+    async def sweep_model(self, model: str) -> None:
+        """Rebuild a model's record if it was lost; publish what it has in its outbox."""
+        if (await self.model(model)).outbox:
+            await self._ports.models.publish(model_key(model))
 
     async def open_releases(self, model: str) -> tuple[str, ...]:
         """Finish the model's last admission, then return its releases that are not known to be finished."""
@@ -261,7 +288,9 @@ class ReleaseRecords:
         return reserved
 
     async def _edit_model(self, model: str, decide: Callable[[ModelRecord], ModelRecord]) -> ModelRecord:
+        begun = await self.model(model)
+
         def decide_or_begin(record: ModelRecord | None) -> ModelRecord:
-            return decide(record or ModelRecord(model=model))
+            return decide(record or begun)
 
         return await self._ports.models.transact(model_key(model), decide_or_begin)

@@ -53,6 +53,8 @@ OUTAGES: frozenset[Code] = frozenset(
 
 A record that another version wrote is one of them: the message is for a process of that version.
 """
+OBJECT_TRIES = 5
+"""Tries of a message whose object the store does not read; one that is restored within them ends nothing."""
 RECORD_FAILURES: frozenset[Code] = frozenset({"record_too_new", "record_too_old", "too_large", "internal_error"})
 """Transient failures of one record: all other messages of its consumer can be handled."""
 RECORD_LIMIT_S = 60.0
@@ -116,7 +118,12 @@ def retried_s(deliveries: int) -> float:
 
 
 def given_up(error: Transient, deliveries: int) -> Permanent | None:
-    """Return what ends a message that failed in a passing way for too long; None while it is tried again."""
+    """Return what ends a message that failed in a passing way for too long; None while it is tried again.
+
+    An object that the store does not read, while it reads others, ends it after `OBJECT_TRIES`.
+    """
+    if error.code == "object_unreadable":
+        return Permanent(error.code, error.reason, **error.details) if deliveries >= OBJECT_TRIES else None
     waited, limit = retried_s(deliveries), OUTAGE_LIMIT_S if error.code in OUTAGES else ITEM_LIMIT_S
     if waited < limit:
         return None

@@ -5,13 +5,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from pydantic import ValidationError
 
 from contracts.audit import GENESIS, PREFIX, AuditEntry, AuditTail
 from contracts.provenance import AttesterKey
-from contracts.vocabulary import Digest, canonical_json, digest_of
-from decisions.audit import assess_chain, digest_of_entry, line_of
+from contracts.vocabulary import Digest, Target, canonical_json, digest_of
+from decisions.audit import LOST, append, assess_chain, cursors_of, digest_of_entry, line_of, lost_item
 from decisions.object_versions import ObjectVersion
 from decisions.provenance import Problem, assess_key, assess_link, find_key
 from shared.errors import Permanent
@@ -93,6 +94,9 @@ class AuditReading:
         anchor: Digest of the last segment's envelope.
         segments: How many segments were read.
         parts: The envelopes of the parts for each model that each segment names, by its number.
+        signed_end: Index and digest of the last entry, as the envelope of the last segment names them.
+        lost: What is missing because the record of the newest entries was lost; nothing of it is a problem.
+        has_no_end: That record is not there now.
     """
 
     keys: Sequence[AttesterKey]
@@ -103,6 +107,9 @@ class AuditReading:
     anchor: Digest | None = None
     segments: int = 0
     parts: dict[int, Mapping[str, Digest]] = field(default_factory=dict)
+    signed_end: tuple[int, Digest] | None = None
+    lost: list[str] = field(default_factory=list)
+    has_no_end: bool = False
     _counted: bool = False
 
     def segment(self, data: bytes) -> None:
@@ -126,7 +133,8 @@ class AuditReading:
                 opened.statement.digests
             ):
                 self.problems.append(f"{key}: its entries are not those that were signed.")
-            named = opened.claim.details.get("models")
+            last, head, named = (opened.claim.details.get(name) for name in ("last", "head", "models"))
+            self.signed_end = (last, head) if isinstance(last, int) and isinstance(head, str) else None
             self.parts[number] = named if isinstance(named, dict) else {}
         self.anchor = digest_of(envelope)
 
@@ -169,8 +177,22 @@ class AuditReading:
         if opened.claim.step != "audit" or opened.claim.number != count or not same:
             self.problems.append(f"{_NEWEST}: they are not those that the registry signed.")
 
-    def tail(self, tail: AuditTail) -> None:
-        """Read what is not in a segment yet, and compare with where the log says that it ends."""
+    def resume(self, targets: Iterable[Target], now: datetime) -> AuditTail:
+        """Return the log after its segments, whose record of the newest entries was lost; its entry says so."""
+        count, head = self.signed_end or (self._index(), self.head)
+        ended = AuditTail(segment=self.segments + 1, count=count, head=head, anchor=self.anchor)
+        return append(ended, [lost_item(count, self.problems, targets, now)], cursors_of(self.entries))
+
+    def tail(self, tail: AuditTail | None) -> None:
+        """Read what is not in a segment yet, and compare with where the log says that it ends; None: it was lost."""
+        if tail is None:
+            self.has_no_end = self.segments > 0
+            if self.has_no_end:
+                self.lost.append(
+                    f"The record of what came after entry {self._index()} is not there (bucket audit). The registry "
+                    "goes on behind it with what the bus still holds; see its log if this lasts."
+                )
+            return
         entries = tail.entries
         if tail.sealing and self.segments == tail.segment:  # written, and not removed from the record yet
             entries = entries[tail.sealing :]
@@ -206,6 +228,7 @@ class AuditReading:
         if wrong is not None:
             self.problems.append(f"{where}: {wrong}")
         self.entries += entries
+        self.lost += [f"Entry {entry.index}: {entry.reason}" for entry in entries if entry.action == LOST]
         if entries:
             self.head = digest_of_entry(entries[-1])
 
@@ -213,8 +236,19 @@ class AuditReading:
         return self.entries[-1].index if self.entries else 0
 
 
-def read_log(store: Store, tail: AuditTail, keys: Sequence[AttesterKey]) -> AuditReading:
-    """Return the whole log: the segments in the store, then what is not in one yet.
+def read_log(store: Store, tail: AuditTail | None, keys: Sequence[AttesterKey]) -> AuditReading:
+    """Return the whole log: the segments in the store, then what is not in one yet; None: its record is not there.
+
+    Raises:
+        Transient: `store_unavailable`.
+    """
+    reading = read_segments(store, keys)
+    reading.tail(tail)
+    return reading
+
+
+def read_segments(store: Store, keys: Sequence[AttesterKey]) -> AuditReading:
+    """Return the log as far as it is in segments.
 
     Of a segment that something was written over, or that a delete marker hides, the first version is read; it is named.
 
@@ -228,7 +262,6 @@ def read_log(store: Store, tail: AuditTail, keys: Sequence[AttesterKey]) -> Audi
             reading.problems.append(f"{segment_key(position)} is missing.")
             break
         reading.segment(store.find(segment_key(number)) or b"")
-    reading.tail(tail)
     return reading
 
 

@@ -1,6 +1,7 @@
 """Walks from a version to what it was made of, and says of each step what is proven."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -20,7 +21,7 @@ from contracts.provenance import BASE_IMPORT, AttesterKey
 from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
 from decisions.provenance import Problem
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Signed
 from shared.provenance.model_signatures import assess_signature, signature_key
@@ -68,16 +69,22 @@ class Verification:
         data = self.store.find(key)
         if data is None:
             raise Permanent("artifact_not_found", f"{model} has no version {number}.")
-        registration = self._chain(Chain(self.store, model, number), key, digest_of(data))
+        registration = None
+        with self._reading("attestations"):
+            registration = self._chain(Chain(self.store, model, number), key, digest_of(data))
         manifest = self._parse(VersionManifest, data, key)
         if manifest is None:
             return tuple(self.findings)
         for registered in manifest.variants:
             if variant in (None, registered.variant):
-                self._variant(manifest, registered)
-        self._merged(manifest)
-        self._weights(manifest.weights)
-        self._base(manifest.base, registration)
+                with self._reading(f"variant {registered.variant}"):
+                    self._variant(manifest, registered)
+        with self._reading("merged model"):
+            self._merged(manifest)
+        with self._reading(f"{manifest.weights.kind} weights"):
+            self._weights(manifest.weights)
+        with self._reading(f"base model {manifest.base.name}"):
+            self._base(manifest.base, registration)
         run = f"run {manifest.training.run_id}, as its publisher stated; Slipway does not see the training data"
         self._note("training data", "stated", f"{manifest.training.data_hash}, {run}")
         return tuple(self.findings)
@@ -263,9 +270,23 @@ class Verification:
             except Permanent as error:
                 missing = error.code == "artifact_not_found"
                 self._checked[key] = f"{file.path} ({file.digest}) does not exist." if missing else error.reason
+            except Transient as error:
+                if error.code != "object_unreadable":
+                    raise
+                self._checked[key] = error.reason
             else:
                 self._checked[key] = None
         return self._checked[key]
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Note an object that the store does not read, and go on with what does not need it."""
+        try:
+            yield
+        except Transient as error:
+            if error.code != "object_unreadable":
+                raise
+            self._note(what, "failed", error.reason)
 
     def _parse(self, kind: type[M], data: bytes, where: str) -> M | None:
         try:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from contracts.manifests import LockMode
 from contracts.store_access import PROBE
 from contracts.vocabulary import ArtifactRef, digest_of
 from decisions.object_versions import ObjectVersion
-from shared.errors import Permanent, Transient, translate
+from shared.errors import Permanent, Transient, is_failed_answer, translate
 from shared.runtime.settings import Connection
 from shared.storage.credentials import FileProvider, describe_refusal, trusted
 from shared.storage.transfer import LargeObjectError, ShortObjectError, TransferClient
@@ -27,6 +28,8 @@ T = TypeVar("T")
 WHOLE_BYTES = 128 * 1024**2
 """The largest object that is read into memory whole: manifests have kilobytes, sets of texts some tens of megabytes."""
 
+_BESIDE = 3
+"""Other objects that are read where one cannot be, until the store reads one of them."""
 _ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion")
 _NO_LOCK = ("ObjectLockConfigurationNotFoundError", "NotImplemented")
 _NOT_THIS_VERSION = (*_ABSENT, "InvalidArgument", "MethodNotAllowed")
@@ -285,6 +288,38 @@ class ObjectStore:
         return store
 
     def _pinned(self, key: str, read: Callable[[str | None], T]) -> T:
+        """Return what is read of the version that counts.
+
+        Raises:
+            Transient: `object_unreadable`: the store fails at this object, and reads others.
+        """
+        try:
+            return self._read_pinned(key, read)
+        except Exception as error:
+            if not is_failed_answer(error) or not self._reads_beside(key):
+                raise
+            reason = f"The object store does not read {key} ({error}), and reads other objects: it is damaged."
+            raise Transient("object_unreadable", reason, object=key) from error
+
+    def _reads_beside(self, key: str) -> bool:
+        """Return whether the store reads another object whose key begins like this one."""
+        prefix = f"{key.partition('/')[0]}/"
+        try:
+            listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
+            others = ((entry.object_name, entry.size) for entry in listed if entry.object_name != key and entry.size)
+            for other, size in itertools.islice(others, _BESIDE):
+                try:
+                    self._client.read_into(self.bucket, other, 0, memoryview(bytearray(1)), size)
+                except Exception as error:
+                    if not is_failed_answer(error):
+                        raise
+                else:
+                    return True
+        except Exception:  # noqa: BLE001 - then the store does not answer, whatever the object
+            return False
+        return False
+
+    def _read_pinned(self, key: str, read: Callable[[str | None], T]) -> T:
         for version in self._pins.get(key, ()):
             try:
                 return read(version)

@@ -13,17 +13,20 @@ from contracts.audit import AuditTail
 from contracts.policy import ReleasePolicy
 from contracts.services import FROM_OUTSIDE
 from decisions import audit as domain
-from services.registry.adapters.audit import LoggedMessages, StoredSegments
+from services.registry.adapters.audit import LoggedMessages, StoreAlerts, StoredSegments
 from services.registry.audit import AuditWriter
 from shared.errors import Permanent
-from shared.messaging.bus import publish_event
+from shared.messaging.bus import Bus, publish_event
 from shared.provenance.audit_log import export_log, read_export, read_log, segment_key
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from testbed import factories as f
 from testbed.attesters import attester, attester_keys, trust
+from testbed.released import release
+from testbed.services import stored_facts
 from tests.integration.commands import slipway
+from tests.integration.registry_process import stored_artifacts
 
 
 def unlocked():
@@ -37,13 +40,13 @@ class Killed(Exception):  # noqa: N818 - it stands for the end of a process
 class Log:
     """A bus, a store, and the writers of the log."""
 
-    def __init__(self, js, store, keys) -> None:
-        self.js, self.store, self.keys = js, store, keys
+    def __init__(self, js, store, keys, alerts) -> None:
+        self.js, self.store, self.keys, self.alerts = js, store, keys, alerts
         self.bucket = Bucket(js, "audit", AuditTail)
 
     def writer(self):
-        segments = StoredSegments(self.store, attester(self.keys, "registry"), unlocked)
-        return AuditWriter(LoggedMessages(lambda: self.js), self.bucket, segments, SystemClock())
+        segments = StoredSegments(self.store, attester(self.keys, "registry"), trust(self.keys), unlocked)
+        return AuditWriter(LoggedMessages(lambda: self.js), self.bucket, segments, self.alerts, SystemClock())
 
     async def write(self):
         await self.writer().sweep("tail")
@@ -66,7 +69,10 @@ async def log(js, settings, tmp_path):
     store = Store(settings)
     for key in {version.key for version in store.versions("audit/")}:
         store._erase(key)
-    return Log(js, store, tmp_path)
+    bus = Bus(settings, "registry", SystemClock())
+    await bus.connect()
+    yield Log(js, store, tmp_path, StoreAlerts(bus, stored_artifacts(settings)))
+    await bus.broker.stop()
 
 
 async def orders(log, count, prefix="o"):
@@ -263,7 +269,9 @@ async def test_a_segment_by_a_revoked_key_after_one_by_its_successor_is_tamperin
     await orders(whole, 2, prefix="later")
     await whole.write()
     tail = await whole.tail()
-    await StoredSegments(whole.store, old, unlocked).put(tail.model_copy(update={"sealing": len(tail.entries)}))
+    await StoredSegments(whole.store, old, trust(whole.keys), unlocked).put(
+        tail.model_copy(update={"sealing": len(tail.entries)})
+    )
     assert any("audit/000005.jsonl" in each and "revoked" in each for each in (await whole.read()).problems)
 
 
@@ -281,7 +289,7 @@ async def test_entries_that_are_not_sealed_cannot_be_written_with_the_bucket_alo
     ):
         assert "newest entries" in read_log(whole.store, forged, keys).problems[0]
         assert read_export(export_log(whole.store, forged, 3), keys).problems != [] or forged.head == tail.head
-    stranger = StoredSegments(whole.store, attester(whole.keys, "merger"), unlocked)
+    stranger = StoredSegments(whole.store, attester(whole.keys, "merger"), trust(whole.keys), unlocked)
     signed = domain.append(tail, [item], {})
     signed = signed.model_copy(update={"signature": stranger.sign(signed)})
     assert "may not attest audit" in read_log(whole.store, signed, keys).problems[0]
@@ -293,6 +301,65 @@ async def test_another_segment_at_the_next_place_stops_the_log_instead_of_being_
     with pytest.raises(Permanent, match="other entries"):
         await whole.write()
     whole.store._erase(segment_key(4))
+    assert (await whole.write()).problems == []
+
+
+async def alerts(log):
+    """Return the facts of alerts on the bus, with their targets."""
+    facts = await stored_facts(log.js, cf.AlertRaised), await stored_facts(log.js, cf.AlertResolved)
+    return [[(event.data.alert_id, event.data.target) for event in events] for events in facts]
+
+
+async def test_a_log_whose_record_was_lost_goes_on_behind_its_segments_and_says_what_is_missing(
+    whole, settings, tmp_path, monkeypatch
+):
+    released = await asyncio.to_thread(release, whole.store, tmp_path, model="audited-bot")
+    before = await whole.read()
+    await whole.js.delete_msg("SLIPWAY_ORDERS", 10)  # of the two messages that were in no segment
+    await whole.js.purge_stream("KV_audit")
+    status, _, err = await asyncio.to_thread(slipway, whole, settings, "audit")
+    assert (status, "tampered" in err, "after entry 9" in err) == (1, False, True)
+    monkeypatch.setattr(domain, "SEGMENT_ENTRIES", 64)
+    reading = await whole.write()
+    assert (reading.problems, reading.segments) == ([], 3)
+    assert reading.entries[:9] == before.entries[:9]
+    assert [(entry.kind, entry.source) for entry in reading.entries[9:]] == [
+        ("missing", "KV_audit/tail"),
+        ("missing", "SLIPWAY_ORDERS/10-10"),
+        ("order", "SLIPWAY_ORDERS/11"),
+    ]
+    status, _, err = await asyncio.to_thread(slipway, whole, settings, "audit")
+    assert (status, "tampered" in err, "Entry 10: The record" in err) == (0, False, True)
+    raised, resolved = await alerts(whole)
+    target = next(target for _, target in raised if target.model == "audited-bot")
+    assert (target.version, resolved) == (released.manifest.version, [])
+    monkeypatch.setattr(domain, "SEGMENT_ENTRIES", 3)
+    assert (await whole.write()).problems == []
+    assert (await alerts(whole)) == [raised, raised]
+    data = whole.store.find(segment_key(2))
+    overwrite(whole.store, segment_key(2), data.replace(b"b1-1", b"b1-9", 1))
+    status, _, err = await asyncio.to_thread(slipway, whole, settings, "audit")
+    assert (status, "tampered" in err, segment_key(2) in err) == (1, True, True)
+
+
+async def test_a_lost_record_and_a_changed_segment_are_told_apart_and_the_log_is_whole_once_it_is_restored(whole):
+    data = whole.store.find(segment_key(3))
+    overwrite(whole.store, segment_key(3), data.replace(b"b2-1", b"b2-9", 1))
+    await whole.js.purge_stream("KV_audit")
+    reading = await whole.write()
+    assert segment_key(3) in reading.problems[0]
+    overwrite(whole.store, segment_key(3), data)
+    reading = await whole.read()
+    assert (reading.problems, len(reading.lost)) == ([], 1)
+
+
+async def test_a_lost_record_and_a_missing_segment_end_the_log_until_that_is_back(whole):
+    data = whole.store.find(segment_key(2))
+    whole.store._erase(segment_key(2))
+    await whole.js.purge_stream("KV_audit")
+    with pytest.raises(Permanent, match=r"audit/000002\.jsonl is missing"):
+        await whole.writer().sweep("tail")
+    overwrite(whole.store, segment_key(2), data)
     assert (await whole.write()).problems == []
 
 

@@ -20,7 +20,7 @@ from contracts.teams import Team
 from contracts.vocabulary import ArtifactRef, Deployable, Target, canonical_json, digest_of, digest_of_json
 from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import ManifestWritten, Release, TurnGranted
-from services.registry.domain.versions import ModelRecord
+from services.registry.domain.versions import ModelRecord, StoredVersions
 from services.registry.ports import Backlog, Ports
 from shared.errors import Permanent
 from shared.messaging.records import RecordStore
@@ -442,6 +442,16 @@ class FakeArtifacts:
             each.manifest.digest: each.weights_bytes for version in versions for each in version.variants
         }
 
+    async def models(self):
+        return sorted({each.model for each in self.versions.values()})
+
+    async def versions_of(self, model, releases=16):
+        of = sorted((each for each in self.versions.values() if each.model == model), key=lambda each: each.version)
+        if not of:
+            return StoredVersions()
+        newest = Target(model=model, version=of[-1].version, variant=of[-1].variants[0].variant)
+        return StoredVersions(of[-1].version, {each.release_id: each.version for each in of[-releases:]}, newest)
+
     async def put_version(self, manifest):
         if self.silent:
             await asyncio.Event().wait()
@@ -473,10 +483,14 @@ class FakeInbox:
     def __init__(self) -> None:
         self.stored: dict[int, Event] = {}
         self.stored_at: dict[int, datetime] = {}
+        self.opened: dict[str, f.ReleaseOpened] = {}
         self.acked_up_to = 0
 
     async def read(self, sequence):
         return self.stored.get(sequence)
+
+    async def last_opened(self, model):
+        return self.opened.get(model)
 
     async def backlog(self):
         models = {event.subject for event in self.stored.values()}

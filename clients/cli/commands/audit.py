@@ -151,12 +151,12 @@ async def _read(stack: StackAddress, *, whole: bool) -> tuple[AuditReading, byte
         bucket = Bucket(client.jetstream(timeout=10), "audit", AuditTail)
         for attempt in range(1, READ_TRIES + 1):
             entry = await bucket.get("tail")
-            tail = entry.value if entry is not None else AuditTail()
+            tail = entry.value if entry is not None else None
             reading = await asyncio.to_thread(read_log, store, tail, keys)
             if not reading.problems or attempt == READ_TRIES:
                 break
             await asyncio.sleep(1)
-        data = await asyncio.to_thread(export_log, store, tail, reading.segments) if whole else b""
+        data = await asyncio.to_thread(export_log, store, tail or AuditTail(), reading.segments) if whole else b""
     return reading, data
 
 
@@ -225,3 +225,7 @@ def _end(reading: AuditReading, what: str) -> None:
     if reading.problems:
         more = f" ({len(reading.problems) - 1} more)" if len(reading.problems) > 1 else ""
         raise CommandError(f"{what} was tampered with: {reading.problems[0]}{more}", Exit.FAILED)
+    for lost in reading.lost:
+        warn(f"{what} has lost entries. {lost}")
+    if reading.has_no_end:
+        raise CommandError(f"{what} has no end; no entry that is there was altered", Exit.FAILED)

@@ -1,7 +1,7 @@
 """What the audit log is made of: messages and revisions on the bus, and segments in the store."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 from nats.js import JetStreamContext
@@ -9,14 +9,16 @@ from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from contracts.audit import AuditItem, AuditTail
-from contracts.facts import FACTS
-from contracts.vocabulary import Digest
+from contracts.facts import FACTS, AlertRaised, AlertResolved
+from contracts.vocabulary import Digest, Target
 from decisions.audit import Source, item_of, revision_item, unreadable_item
+from services.registry.ports import Artifacts
 from services.registry.settings import RegistrySettings
 from shared.errors import Permanent
+from shared.messaging.bus import Bus, Emit
 from shared.messaging.events import parse_event
-from shared.provenance.audit_log import put_segment, sign_tail
-from shared.provenance.envelopes import Attester
+from shared.provenance.audit_log import put_segment, read_segments, sign_tail
+from shared.provenance.envelopes import Attester, Trust
 from shared.provenance.model_audit import put_parts
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
@@ -61,9 +63,18 @@ def _item(message: RawStreamMsg, source: Source, where: str) -> AuditItem:
 class StoredSegments:
     """Segments in the object store, put under lock as they are written (implements `audit.Segments`)."""
 
-    def __init__(self, store: Store, attester: Attester, retention: Callable[[], Retention | None]) -> None:
-        """Take the store, the key that signs, and what returns how long a segment is kept; None for no lock."""
-        self._store, self._attester, self._retention = store, attester, retention
+    def __init__(
+        self, store: Store, attester: Attester, trust: Trust, retention: Callable[[], Retention | None]
+    ) -> None:
+        """Take the store, the key that signs and the list of keys, and what returns how long a segment is kept."""
+        self._store, self._attester, self._trust, self._retention = store, attester, trust, retention
+
+    async def resume(self, targets: Iterable[Target], now: datetime) -> AuditTail | None:
+        """Return the log after its segments, with an entry that its record was lost; None if there is no segment."""
+        reading = await asyncio.to_thread(read_segments, self._store, self._trust.known())
+        if any(problem.endswith("is missing.") for problem in reading.problems):
+            raise Permanent("digest_mismatch", f"Nothing is appended: {reading.problems[-1]} See docs/operations.md.")
+        return reading.resume(targets, now) if reading.segments else None
 
     async def put(self, tail: AuditTail) -> Digest:
         """Write what a log seals, signed, create-only; return the digest of the envelope that signs it."""
@@ -78,6 +89,23 @@ class StoredSegments:
     def sign(self, tail: AuditTail) -> str:
         """Return the envelope that signs where a log ends."""
         return sign_tail(self._attester, tail)
+
+
+class StoreAlerts:
+    """Alerts about all models that have versions (implements `audit.Alerts`)."""
+
+    def __init__(self, bus: Bus, artifacts: Artifacts) -> None:
+        self._bus, self._artifacts = bus, artifacts
+
+    async def targets(self) -> list[Target]:
+        """Return the newest target of each model, as the store has them."""
+        stored = [await self._artifacts.versions_of(model, 1) for model in await self._artifacts.models()]
+        return [versions.newest for versions in stored if versions.newest is not None]
+
+    async def publish(self, fact: AlertRaised | AlertResolved) -> None:
+        """Publish an alert; the same one again is a duplicate."""
+        emit = Emit(fact, model=fact.target.model, id=f"{fact.alert_id}/{fact.TYPE}", correlation_id=fact.alert_id)
+        await self._bus.publish(emit)
 
 
 def segment_retention(store: LockingStore, settings: RegistrySettings, clock: Clock) -> Retention | None:

@@ -8,8 +8,8 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from contracts.envelope import Event, nats_subject
-from contracts.facts import CheckpointReady
-from contracts.services import DEADLETTER, INBOX, durable_name, filter_subject
+from contracts.facts import CheckpointReady, ReleaseOpened
+from contracts.services import DEADLETTER, EVENTS, INBOX, durable_name, filter_subject
 from services.registry.ports import Backlog
 from shared.errors import Permanent
 from shared.messaging.events import model_in, parse_event
@@ -19,10 +19,19 @@ MOST_UNREADABLE: Final = 64
 
 
 class StreamInbox:
-    """The stream `SLIPWAY_INBOX` (implements `ports.Inbox`)."""
+    """The streams `SLIPWAY_INBOX` and `SLIPWAY_EVENTS` (implements `ports.Inbox`)."""
 
     def __init__(self, js: JetStreamContext) -> None:
         self._js = js
+
+    async def last_opened(self, model: str) -> ReleaseOpened | None:
+        """Return the last release of a model that the event log has; None if it has none."""
+        subject = nats_subject(ReleaseOpened.TYPE, model, "registry")
+        try:
+            message = await self._js.get_msg(EVENTS, subject=subject)
+        except NotFoundError:
+            return None
+        return parse_event(ReleaseOpened, message.subject or "", message.data or b"").data
 
     async def read(self, sequence: int) -> Event[CheckpointReady] | None:
         """Return the announcement with this sequence; None if it is not there (any more)."""

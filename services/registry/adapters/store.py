@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from contracts.manifests import (
 from contracts.provenance import BASE_IMPORT, Material
 from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, Target, digest_of
+from services.registry.domain.versions import StoredVersions
 from services.registry.ports import ErasedText
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Attester, Signed, Subjects, Trust
 from shared.provenance.lock_records import pin_version
 from shared.provenance.model_signatures import sign_files, signature_key
+from shared.provenance.version_history import read_version_history
 from shared.storage.blobs import Store
 from shared.storage.held_out import erase_text
 from shared.storage.sources import DiskFolder
@@ -118,6 +120,34 @@ class StoredArtifacts:
         if merged is not None:
             parts[version.merged.digest] = MergedManifest.model_validate_json(merged).weights_bytes
         return parts
+
+    async def models(self) -> Sequence[str]:
+        """Return the models that have versions."""
+        folders: list[str] = await self._read("versions/", self._store.folders, "versions/")
+        return [folder.removeprefix("versions/") for folder in folders]
+
+    async def versions_of(self, model: str, releases: int = 16) -> StoredVersions:
+        """Return what is there of the versions of a model, with the releases of so many of the newest."""
+        what = f"{releases} versions of {model}"
+        stored: StoredVersions = await self._read(what, self._versions, model, releases)
+        return stored
+
+    def _versions(self, model: str, most: int) -> StoredVersions:
+        names = [folder.rpartition("/")[2] for folder in self._store.folders(f"versions/{model}/")]
+        numbers = sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+        manifests = []
+        for number in numbers[:most]:
+            try:
+                history = read_version_history(self._store, self._trust.known(), model, number)
+            except Permanent as error:
+                structlog.get_logger().warning("a version is not taken from the store", reason=error.reason)
+                continue
+            manifests += [history.manifest] if history is not None else []
+        releases = {manifest.release_id: manifest.version for manifest in reversed(manifests)}
+        newest = next(
+            (Target(model=model, version=each.version, variant=each.variants[0].variant) for each in manifests), None
+        )
+        return StoredVersions(numbers[0] if numbers else 0, releases, newest)
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
         """Write the manifest of a version, create-only, and sign it; return the ref of the one that exists then.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from contracts.envelope import derived_id
 from contracts.facts import AlertRaised, AlertResolved
@@ -12,6 +12,7 @@ from contracts.vocabulary import Contract, Deployable, Instant, ModelName, Targe
 from decisions.alerts import RUNBOOKS
 from decisions.object_versions import Disturbance
 
+A = TypeVar("A", AlertRaised, AlertResolved)
 Kept = Mapping[int, Sequence[Deployable]]
 """What is kept of a model: by version, the targets of it."""
 MOST_NAMED = 5
@@ -32,7 +33,7 @@ class KeptVersion(Contract):
 
 
 class StoreAlert(Contract):
-    """An open alert about objects of a version."""
+    """An open alert about objects or records of a version."""
 
     target: Target
     raised_at: Instant
@@ -94,7 +95,7 @@ def open_alerts(record: ModelLocks, disturbed: Mapping[Target, Sequence[Disturba
         for target, disturbances in disturbed.items()
         if disturbances and target not in opened
     ]
-    entries = tuple(_entry(AlertRaised, alert, alert.message, now) for alert in fresh)
+    entries = tuple(alert_entry(AlertRaised, alert, alert.message, now) for alert in fresh)
     update = {"alerts": (*record.alerts, *fresh), "outbox": (*record.outbox, *entries)}
     return record.model_copy(update=update) if fresh else record
 
@@ -104,7 +105,7 @@ def close_alerts(record: ModelLocks, disturbed: Iterable[Target], now: datetime)
     still = set(disturbed)
     over = [alert for alert in record.alerts if alert.target not in still]
     message = "Readers get every locked object of {} again, or it is not kept any more."
-    entries = tuple(_entry(AlertResolved, alert, message.format(alert.target), now) for alert in over)
+    entries = tuple(alert_entry(AlertResolved, alert, message.format(alert.target), now) for alert in over)
     kept = tuple(alert for alert in record.alerts if alert.target in still)
     return record.model_copy(update={"alerts": kept, "outbox": (*record.outbox, *entries)}) if over else record
 
@@ -133,17 +134,23 @@ def note_version(record: ModelLocks, version: KeptVersion) -> ModelLocks:
     return note_versions(record, (*others, version))
 
 
-def _entry(fact: type[AlertRaised | AlertResolved], alert: StoreAlert, message: str, now: datetime) -> OutboxEntry:
+def alert_fact(fact: type[A], alert: StoreAlert, message: str) -> A:
+    """Return the fact that raises or resolves an alert."""
+    return fact(
+        alert_id=alert.alert_id,
+        kind="store",
+        severity="critical",
+        target=alert.target,
+        runbook=RUNBOOKS["store"],
+        message=message,
+        raised_at=alert.raised_at,
+    )
+
+
+def alert_entry(fact: type[A], alert: StoreAlert, message: str, now: datetime) -> OutboxEntry:
+    """Return the fact that raises or resolves an alert, as a record publishes it."""
     return outbox_entry(
-        fact(
-            alert_id=alert.alert_id,
-            kind="store",
-            severity="critical",
-            target=alert.target,
-            runbook=RUNBOOKS["store"],
-            message=message,
-            raised_at=alert.raised_at,
-        ),
+        alert_fact(fact, alert, message),
         model=alert.target.model,
         cause_id=None,
         correlation_id=alert.alert_id,

@@ -1,19 +1,28 @@
 """The record of one model: its version numbers, its releases, and which of them is in progress."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar, Final
 
 from pydantic import Field
 
 from contracts.envelope import Event
-from contracts.facts import ApprovalGranted, CheckpointReady, DeploymentChanged, ReleaseOpened
+from contracts.facts import (
+    AlertRaised,
+    AlertResolved,
+    ApprovalGranted,
+    CheckpointReady,
+    DeploymentChanged,
+    ReleaseOpened,
+)
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.records import Migration, OutboxRecord, unchanged
 from contracts.routes import Route
 from contracts.vocabulary import Deployable, ModelName, Target, digest_of_json
 from decisions.release_plan import required_attestations
 from services.registry.domain import gates
+from services.registry.domain.locks import StoreAlert, alert_entry
 from services.registry.domain.record import Release, TurnGranted
 
 REMEMBERED: Final = 64
@@ -27,10 +36,11 @@ class ModelRecord(OutboxRecord):
     promoted, `queue` those that wait for its place. `opening` is the last admission in full: if its release record is
     missing (the registry was killed between the two writes), it is created from here, with the number that it has.
     `reservations` are the version numbers of the releases that have not ended, and of the newest others.
+    `alerts` are open until the next release of the model ends.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 11
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 11), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 12
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 12), unchanged)
 
     model: ModelName
     next_version: int = 1
@@ -39,6 +49,74 @@ class ModelRecord(OutboxRecord):
     in_progress: str | None = None
     queue: tuple[str, ...] = ()
     opening: ReleaseOpened | None = None
+    alerts: tuple[StoreAlert, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredVersions:
+    """The versions of a model that are in the store.
+
+    Attributes:
+        highest: The highest number; 0 if there is none.
+        releases: Releases of the newest versions with a signed manifest, with their numbers.
+        newest: A target of the newest of these.
+    """
+
+    highest: int = 0
+    releases: Mapping[str, int] = field(default_factory=dict)
+    newest: Target | None = None
+
+
+def rebuild(
+    model: str, stored: StoredVersions, opened: ReleaseOpened | None, releases: Sequence[Release], now: datetime
+) -> ModelRecord:
+    """Return the record of a model that has none: an empty one of a new model, else what is known, with an alert.
+
+    Args:
+        model: The model.
+        stored: Its versions in the store.
+        opened: The last release that was opened, by the event log.
+        releases: The records of its releases that are there.
+        now: When the alert is raised.
+    """
+    record = ModelRecord(model=model)
+    numbers = {**stored.releases, **{release.id: release.version for release in releases}}
+    highest = max(stored.highest, opened.version if opened is not None else 0, *numbers.values(), 0)
+    if highest == 0:
+        return record
+    under_way = tuple(release.id for release in releases if release.finished is None)
+    message = (
+        f"The record of the versions of {model} was lost (bucket releases). Known again are {highest} as the last "
+        f"version, {len(numbers)} releases and {len(under_way)} under way. Other releases under way and announcements "
+        "that waited are not: publish their checkpoints again with a higher attempt. Nor are the earlier publishers of "
+        "weights, whom a policy may keep from approving them."
+    )
+    target = stored.newest or Target(model=model, version=highest, variant="bf16")
+    update = {
+        "next_version": highest + 1,
+        "reservations": dict(sorted(numbers.items(), key=lambda known: known[1])),
+        "open": under_way,
+    }
+    return _alerted(record.model_copy(update=update), target, message, now)
+
+
+def _alerted(record: ModelRecord, target: Target, message: str, now: datetime) -> ModelRecord:
+    alert = StoreAlert(target=target, raised_at=now, message=message)
+    entry = alert_entry(AlertRaised, alert, message, now)
+    return record.model_copy(update={"alerts": (*record.alerts, alert), "outbox": (*record.outbox, entry)})
+
+
+def note_end(record: ModelRecord, release: Release, now: datetime) -> ModelRecord:
+    """Return the record with an alert if a release ended at an unreadable object; any other end resolves its alerts."""
+    ended = release.finished
+    if ended is not None and ended.code == "object_unreadable":
+        target = Target(model=release.model, version=release.version, variant=gates.requested_variants(release)[0])
+        is_open = any(alert.target == target for alert in record.alerts)
+        message = f"Release {release.id} ended at an object that the store does not read: {ended.reason}"
+        return record if is_open else _alerted(record, target, message, now)
+    message = f"Release {release.id} of {record.model} ended, with every object and record that it needs."
+    entries = tuple(alert_entry(AlertResolved, alert, message, now) for alert in record.alerts)
+    return record.model_copy(update={"alerts": (), "outbox": (*record.outbox, *entries)}) if entries else record
 
 
 def find_redelivered(record: ModelRecord, ready: CheckpointReady, event_id: str) -> str | None:

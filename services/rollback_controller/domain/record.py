@@ -160,8 +160,8 @@ class RollbackState(OutboxRecord):
         trial: A rollback that is held because both versions are slow; None without one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 21
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 21), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 22
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 22), unchanged)
 
     model: ModelName
     environment: Environment

@@ -16,6 +16,7 @@ from contracts.vocabulary import canonical_json
 from shared.errors import Permanent, Transient
 from shared.messaging.delivery import (
     ITEM_LIMIT_S,
+    OBJECT_TRIES,
     OUTAGE_LIMIT_S,
     OUTAGES,
     RECORD_FAILURES,
@@ -71,7 +72,7 @@ def test_examples(text, safe):
 # -- how long the same failure is tried again -------------------------------------------------------------------------
 
 
-TRANSIENT_CODES = sorted(ADVICE)
+TRANSIENT_CODES = sorted(ADVICE.keys() - {"object_unreadable"})
 ADMISSION = durable_name("registry", CheckpointReady)
 
 
@@ -102,6 +103,13 @@ def test_an_outage_of_a_weekend_ends_nothing():
 def test_a_message_that_waited_long_but_was_not_tried_is_not_given_up():
     """Neither a backlog nor a clock that jumps counts: only tries do."""
     assert given_up(Transient("engine_dead", "No."), 1) is None
+
+
+def test_an_object_that_the_store_does_not_read_while_it_reads_others_ends_a_message_by_its_own_code():
+    failure = Transient("object_unreadable", "The store does not read blobs/a.", object="blobs/a")
+    assert given_up(failure, OBJECT_TRIES - 1) is None
+    ended = given_up(failure, OBJECT_TRIES)
+    assert (type(ended), ended.code, ended.details) == (Permanent, "object_unreadable", {"object": "blobs/a"})
 
 
 # -- what a failure becomes -------------------------------------------------------------------------------------------
