@@ -43,7 +43,15 @@ OWN_PERMISSIONS: Final = "$SYS.REQ.USER.INFO"
 """The server answers with the permissions of who asks, from which a command learns the models that it may read."""
 _VERSIONS: Final = sorted({fact.TYPE.rpartition(".")[2] for fact in FACTS.values()})
 """The versions of events. A pattern names one: in `slipway.*.*.*.v1.>` the version of a staging event is the model."""
-_EVERY_CONSUMER: Final = f"$JS.API.CONSUMER.CREATE.{EVENTS}.>"
+_CREATE: Final = "$JS.API.CONSUMER.CREATE"
+_EVERY_MESSAGE: Final = f"$JS.API.STREAM.MSG.GET.{EVENTS}"
+FOLLOWING: Final = 8
+READING: Final = 3
+"""Consumers that a user may have at once: of a stream, and of a stream that it reads for a moment only.
+
+A user names them after itself, and the bus permits no other names: else one user could make as many as the server lets
+a stream have (`topology.CONSUMERS`), and no one else could read. An administrator may make any.
+"""
 
 
 @dataclass(frozen=True)
@@ -135,13 +143,10 @@ def user_permissions(identity: Identity) -> Permissions:
     publish = [subject for role in identity.roles for subject in _orders(role, identity)]
     if set(identity.roles) <= {"publisher"}:
         return Permissions(tuple(publish), (own,))
-    denied = tuple(_consumers_of_services())
     if identity.team is not None:
         live = [nats_subject(WorkProgressed.TYPE, model, "*") for model in identity.models]
-        return Permissions((*publish, *_reading_models(identity.models)), (own, *live), denied)
-    publish += _reading_streams() + _reading_records(BUCKETS)
-    publish += [f"$JS.API.CONSUMER.MSG.NEXT.KV_{bucket}.*" for bucket in BUCKETS]
-    return Permissions(tuple(publish), (own, LIVE, RUNNING), denied)
+        return Permissions((*publish, *_reading_models(identity.name, identity.models)), (own, *live))
+    return Permissions((*publish, *_reading_all(identity.name)), (own, LIVE, RUNNING))
 
 
 def subjects_about(stream: str, model: str) -> list[str]:
@@ -155,11 +160,18 @@ def subjects_about(stream: str, model: str) -> list[str]:
 def readable_models(allowed: Iterable[str]) -> tuple[str, ...] | None:
     """Return the models that an identity may read, from the subjects that it may publish; None for all."""
     patterns = tuple(allowed)
-    if any(_covers(pattern, _EVERY_CONSUMER) for pattern in patterns):
+    if any(_covers(pattern, _EVERY_MESSAGE) for pattern in patterns):
         return None
-    before, after = f"$JS.API.CONSUMER.CREATE.{EVENTS}.*.{subjects_about(EVENTS, '{}')[0]}".split("{}")
-    named = (pattern[len(before) : -len(after)] for pattern in patterns if pattern.startswith(before))
-    return tuple(dict.fromkeys(named))
+    before, after = subjects_about(EVENTS, "{}")[0].split("{}")
+    filters = [pattern.partition(f".{before}")[2] for pattern in patterns if pattern.startswith(f"{_CREATE}.{EVENTS}.")]
+    return tuple(dict.fromkeys(each.removesuffix(after) for each in filters if each))
+
+
+def consumer_names(allowed: Iterable[str], stream: str) -> tuple[str, ...] | None:
+    """Return the names of the consumers that an identity may make of a stream; None for any name, or none at all."""
+    before = f"{_CREATE}.{stream}."
+    names = dict.fromkeys(each.removeprefix(before).split(".")[0] for each in allowed if each.startswith(before))
+    return None if not names or {"*", ">"} & set(names) else tuple(names)
 
 
 def _covers(pattern: str, subject: str) -> bool:
@@ -189,27 +201,53 @@ def _looked_up(service: ServiceContract) -> list[str]:
     return sorted(str(stream) for stream in {*published, *service.looks_up})
 
 
-def _reading_models(models: Iterable[str]) -> list[str]:
+def _reading_models(name: str, models: Iterable[str]) -> list[str]:
     """Return the requests that read the streams and records of some models, and nothing of others.
 
-    The server compares the last tokens of a request for a consumer with the filter in its body. What names messages
-    in the body only is not here: a stream's message by number, the subjects of a stream, a consumer without a filter.
+    The server compares the last tokens of a request with what it reads: the filter of a consumer, or the subject of a
+    last message. What names messages in the body only is not here: a stream's message by number, the subjects of a
+    stream, a consumer without a filter.
     """
-    filters: dict[str, list[str]] = {
-        stream: [subject for model in models for subject in subjects_about(stream, model)] for stream in STREAMS
+    records = {f"KV_{bucket}": keys for bucket, keys in RECORD_KEYS.items() if keys}
+    last = {stream: _keys_about(stream, keys, models) for stream, keys in records.items()}
+    listed = {  # of the others the whole key is known
+        stream: _keys_about(stream, others, models)
+        for stream, keys in records.items()
+        if (others := [key for key in keys if not key.endswith("{model}")])
     }
-    records = {f"KV_{bucket}": _keys_about(bucket, models) for bucket in BUCKETS if RECORD_KEYS[bucket]}
-    consumers = ("CONSUMER.MSG.NEXT.{0}.*", "CONSUMER.INFO.{0}.*", "CONSUMER.DELETE.{0}.*")
+    for read in (INBOX, ORDERS, EVENTS, DEADLETTER):
+        listed[read] = [subject for model in models for subject in subjects_about(read, model)]
+    last[EVENTS] = listed[EVENTS]
     requests = ["$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.INFO", OWN_PERMISSIONS]
-    for stream, filtered in {**filters, **records}.items():
-        requests += [f"$JS.API.{verb.format(stream)}" for verb in consumers]
-        requests += [f"$JS.API.CONSUMER.CREATE.{stream}.*.{subject}" for subject in filtered]
+    requests += [f"$JS.API.DIRECT.GET.{stream}.{subject}" for stream, named in last.items() for subject in named]
+    for stream, filters in listed.items():
+        requests += [f"$JS.API.CONSUMER.INFO.{stream}.*"]
+        for consumer in _own_consumers(name, READING):
+            requests += [f"$JS.API.CONSUMER.{verb}.{stream}.{consumer}" for verb in ("MSG.NEXT", "DELETE")]
+            requests += [f"{_CREATE}.{stream}.{consumer}.{subject}" for subject in filters]
     return requests
 
 
-def _keys_about(bucket: str, models: Iterable[str]) -> list[str]:
-    named = [pattern.format(model=model) for pattern in RECORD_KEYS[bucket] for model in models]
-    return [f"$KV.{bucket}.{key}" for key in dict.fromkeys(named)]
+def _own_consumers(name: str, count: int) -> list[str]:
+    return [f"{name}-{number}" for number in range(count)]
+
+
+def _reading_all(name: str) -> list[str]:
+    """Return the requests that read all streams and records, with consumers of a user's own."""
+    requests = ["$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.INFO", OWN_PERMISSIONS]
+    verbs = ("STREAM.INFO.{0}", "STREAM.MSG.GET.{0}", "DIRECT.GET.{0}", "DIRECT.GET.{0}.>", "CONSUMER.INFO.{0}.*")
+    counts = dict.fromkeys(STREAMS, FOLLOWING) | {f"KV_{bucket}": READING for bucket in BUCKETS}
+    for stream, count in counts.items():
+        requests += [f"$JS.API.{verb.format(stream)}" for verb in verbs]
+        for consumer in _own_consumers(name, count):
+            requests += [f"{_CREATE}.{stream}.{consumer}", f"{_CREATE}.{stream}.{consumer}.>"]
+            requests += [f"$JS.API.CONSUMER.{verb}.{stream}.{consumer}" for verb in ("MSG.NEXT", "DELETE")]
+    return requests
+
+
+def _keys_about(stream: str, patterns: Iterable[str], models: Iterable[str]) -> list[str]:
+    keys = dict.fromkeys(pattern.format(model=model) for pattern in patterns for model in models)
+    return [f"${stream.replace('_', '.', 1)}.{key}" for key in keys]
 
 
 def _reading_records(buckets: Iterable[str]) -> list[str]:
@@ -220,7 +258,7 @@ def _reading_records(buckets: Iterable[str]) -> list[str]:
     return requests + [f"$JS.FC.{name}.>" for name in names]
 
 
-def _reading_streams(streams: tuple[Stream, ...] = STREAMS) -> list[str]:
+def _reading_streams(streams: tuple[Stream, ...]) -> list[str]:
     verbs = ("STREAM.INFO.{0}", "STREAM.MSG.GET.{0}")
     consumers = (
         "CONSUMER.CREATE.{0}.>",
@@ -233,7 +271,7 @@ def _reading_streams(streams: tuple[Stream, ...] = STREAMS) -> list[str]:
     return ["$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.INFO", OWN_PERMISSIONS, *requests]
 
 
-def _consumers_of_services(streams: tuple[Stream, ...] = STREAMS) -> list[str]:
+def _consumers_of_services(streams: tuple[Stream, ...]) -> list[str]:
     """Return the requests that would take or end the messages of a service's consumer, or change it."""
     denied = []
     for service in SERVICES.values():

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,7 @@ from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy, DiscardPolicy, StreamInfo
 from pydantic import ValidationError
 
-from clients.cli.reading import ANSWER_S, Subscription, models_in_reach, own_models, read_messages, subscribe
+from clients.cli.reading import ANSWER_S, LastMessage, Subscription, last_message, own_models, read_messages, subscribe
 from contracts.envelope import Event, nats_subject
 from contracts.facts import (
     FACTS,
@@ -26,12 +26,14 @@ from contracts.facts import (
     WindowSummarised,
     WorkProgressed,
 )
-from contracts.services import EVENTS, INBOX, ORDERS, TELEMETRY, stream_of
+from contracts.services import EVENTS, INBOX, ORDERS, TELEMETRY, emitters, stream_of
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.bus_permissions import subjects_about
 from shared.errors import Transient
+from shared.messaging.topology import consumer_limit
 from shared.runtime.tasks import end_tasks
 
+Subjects = list[tuple[str, ...]]
 STREAMS = (INBOX, ORDERS, EVENTS)
 WAIT_S = 1.0
 RETRY_S = 0.2
@@ -53,6 +55,9 @@ class LoggedEvent:
         """The event, an announcement with the time when the bus stored it: its publisher's clock may be wrong."""
         announced = self.stream == INBOX and self.stored_at is not None
         return self.event.model_copy(update={"time": self.stored_at}) if announced else self.event
+
+
+Put = Callable[[LoggedEvent], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -205,15 +210,21 @@ async def last_sequences(js: JetStreamContext) -> dict[str, int]:
 
 
 async def nearly_full(js: JetStreamContext) -> list[str]:
-    """Return a warning for each stream and bucket that is at 90 % of its limit or more."""
+    """Return a warning for each stream and bucket that is at 90 % of its limit of bytes or of consumers, or more."""
+    infos = await js.streams_info()
     return [
         f"{info.config.name} holds {info.state.bytes} of {info.config.max_bytes} bytes; "
         f"{_when_full(info)}; see stream_full in docs/runbooks/serving.md"
-        for info in await js.streams_info()
+        for info in infos
         if info.config.name != TELEMETRY
         and info.config.max_bytes
         and info.config.max_bytes > 0
         and info.state.bytes >= 0.9 * info.config.max_bytes
+    ] + [
+        f"{info.config.name} has {info.state.consumer_count} of {consumer_limit(info.config)} consumers; "
+        "when it has no more, nothing reads it with a new one; see `slipway doctor`"
+        for info in infos
+        if info.state.consumer_count >= 0.9 * consumer_limit(info.config)
     ]
 
 
@@ -226,27 +237,44 @@ def _when_full(info: StreamInfo) -> str:
 
 async def last_event(js: JetStreamContext, fact: type[Fact], model: str) -> Event[Any] | None:
     """Return the last event of a type about a model in production, or None if there is none."""
-    subject = nats_subject(fact.TYPE, model, "*")
-    messages = await read_messages(js, EVENTS, subject, most=1, deliver_policy=DeliverPolicy.LAST)
-    return parse(messages[-1].subject, messages[-1].data) if messages else None
+    message = await _last_of(js, fact, model)
+    return parse(message.subject, message.data) if message is not None else None
+
+
+async def _last_of(js: JetStreamContext, fact: type[Fact], model: str) -> LastMessage | None:
+    subjects = [nats_subject(fact.TYPE, model, sender) for sender in emitters(fact)]
+    messages = await asyncio.gather(*(last_message(js, EVENTS, subject) for subject in subjects))
+    return max(filter(None, messages), key=lambda message: message.sequence, default=None)
 
 
 async def answer_to(js: JetStreamContext, fact: type[Fact], model: str, order_id: str, after: int) -> Event[Any] | None:
-    """Return the event of a type that names an order, whatever other orders of the model were answered; None if none.
+    """Return the event of a type that answers an order, whatever other orders of the model were answered; None if none.
+
+    A consumer is needed only if another order of the model was answered after this one was given.
 
     Args:
         js: The bus.
-        fact: A type with an `order_id`.
+        fact: A type with an `order_id` or a `cause_id`.
         model: The model of the order.
         order_id: The order.
         after: The last sequence of the events before the order was published.
     """
+    last = await _last_of(js, fact, model)
+    if last is None or last.sequence <= after:
+        return None
+    answer = _answer(last.subject, last.data, order_id)
+    if answer is not None:
+        return answer
     where: dict[str, Any] = {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": after + 1}
-    for message in await read_messages(js, EVENTS, nats_subject(fact.TYPE, model, "*"), **where):
-        event = parse(message.subject, message.data)
-        if event is not None and event.data.order_id == order_id:
-            return event
-    return None
+    messages = await read_messages(js, EVENTS, nats_subject(fact.TYPE, model, "*"), **where)
+    answers = (_answer(message.subject, message.data, order_id) for message in messages)
+    return next(filter(None, answers), None)
+
+
+def _answer(subject: str, body: bytes, order_id: str) -> Event[Any] | None:
+    event = parse(subject, body)
+    named = event and (getattr(event.data, "order_id", None) or getattr(event.data, "cause_id", None))
+    return event if named == order_id else None
 
 
 def streams_of(where: EventFilter | None) -> tuple[str, ...]:
@@ -272,17 +300,15 @@ async def follow(
         if event is not None:
             await queue.put(LoggedEvent("", 0, event))
 
-    async def pump(stream: str, subject: str) -> None:
-        reader = _Reader(client.jetstream(timeout=ANSWER_S), stream, (subject,), start=after.get(stream, 0) + 1)
-        while not client.is_closed:  # nats-py turns a cancellation into an error once its connection is closed
-            for logged in await reader.read(wait_s=WAIT_S):
-                await queue.put(logged)
-
-    models = await models_in_reach(client.jetstream(timeout=ANSWER_S), model)
-    subjects = [(stream, subject) for stream in streams_of(where) for subject in subjects_in(stream, models, where)]
+    own = await own_models(client.jetstream(timeout=ANSWER_S))
+    models = (model,) if model is not None else own
+    groups = {stream: _by_consumer(stream, models, where, of_team=own is not None) for stream in streams_of(where)}
     followed = [] if where is not None else ["*"] if models is None else models
     live = [await client.subscribe(nats_subject(WorkProgressed.TYPE, each, "*"), cb=on_progress) for each in followed]
-    pumps = [asyncio.create_task(pump(stream, subject)) for stream, subject in subjects]
+    pumps = []
+    for stream, subjects in groups.items():
+        pump, js = _pump if len(subjects) == 1 else _take_turns, client.jetstream(timeout=ANSWER_S)
+        pumps += [asyncio.create_task(pump(js, stream, subjects, after.get(stream, 0), queue.put))]
     try:
         while True:
             yield await _next_of(queue, pumps)
@@ -292,6 +318,29 @@ async def follow(
         with contextlib.suppress(nats.errors.Error):
             for subscription in live:
                 await subscription.unsubscribe()
+
+
+async def _pump(js: JetStreamContext, stream: str, subjects: Subjects, after: int, put: Put) -> None:
+    """Put the events of a stream into a queue as they arrive, through one consumer."""
+    reader = _Reader(js, stream, *subjects, start=after + 1)
+    while not js._nc.is_closed:  # noqa: SLF001 - nats-py turns a cancellation into an error once its connection is closed
+        for logged in await reader.read(wait_s=WAIT_S):
+            await put(logged)
+
+
+async def _take_turns(js: JetStreamContext, stream: str, subjects: Subjects, after: int, put: Put) -> None:
+    """Do the same with a consumer at a time: there are more subjects than consumers that this identity may have."""
+    read = dict.fromkeys(subjects, after)
+    while not js._nc.is_closed:  # noqa: SLF001 - as above
+        with contextlib.suppress(TimeoutError, nats.errors.Error, Transient):
+            last = (await last_sequences(js))[stream]
+            for each in subjects:
+                if read[each] < last:
+                    history = await _read_all(_Reader(js, stream, each, start=read[each] + 1))
+                    read[each] = max(last, *(logged.sequence for logged in history), 0)
+                    for logged in history:
+                        await put(logged)
+        await asyncio.sleep(WAIT_S)
 
 
 async def _next_of(queue: asyncio.Queue[LoggedEvent], pumps: list[asyncio.Task[None]]) -> LoggedEvent:

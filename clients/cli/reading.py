@@ -1,20 +1,27 @@
-"""Read messages of the bus with a consumer for each subject, which is what the bus permits the members of a team."""
+"""Read messages of the bus: the last one of a subject without a consumer, others with one of this identity's own."""
 
+import asyncio
 import contextlib
 import json
+import random
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 import nats.errors
+from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import BadRequestError, NotFoundError
 from pydantic import BaseModel
 
 from contracts.services import RECORD_KEYS
-from decisions.bus_permissions import OWN_PERMISSIONS, readable_models
+from decisions.bus_permissions import OWN_PERMISSIONS, consumer_names, readable_models
 from shared.errors import Transient
 from shared.messaging.patience import NO_LEADER, ask_again, ask_beside
 from shared.storage.record_format import parse
@@ -26,14 +33,16 @@ IDLE_S = 30.0
 CLUSTER_S = 30.0
 """How long a consumer is asked for in a cluster: a server that is cut off is left after 14 s, and it and the others may
 have no leader for some seconds after it is back."""
+FREE_S = 5.0
+"""How long a command waits for one of its identity's consumers, when other commands use all of them."""
+_AGAIN_S = 0.1
+_TAKEN, _TOO_MANY = 10148, 10026
 _DELETED = "KV-Operation"
+_ALLOWED: Final[WeakKeyDictionary[Client, tuple[str, ...] | None]] = WeakKeyDictionary()
 
 
 class Subscription:
-    """A consumer of one subject of a stream, which the server forgets when it is not used for a while.
-
-    Its name cannot be guessed: who knows it could read with it.
-    """
+    """A consumer of one subject of a stream, which the server forgets when it is not used for a while."""
 
     def __init__(self, js: JetStreamContext, stream: str, pull: JetStreamContext.PullSubscription, ahead: int) -> None:
         """Take what `subscribe` made."""
@@ -60,25 +69,89 @@ async def subscribe(js: JetStreamContext, stream: str, *subjects: str, **setting
 
     While servers of a cluster choose a leader for the stream, they are asked again, for `CLUSTER_S`. A single server
     has the time limit of the context.
+
+    Raises:
+        Transient: Other commands of this identity use all consumers that it may have, or the stream has no room.
     """
-    name = f"cli-{secrets.token_hex(12)}"
     config = ConsumerConfig(
-        name=name,
         filter_subject=subjects[0] if len(subjects) == 1 else None,
         filter_subjects=list(subjects) if len(subjects) > 1 else None,
         ack_policy=AckPolicy.NONE,
         inactive_threshold=IDLE_S,
         mem_storage=True,
+        metadata={"reader": secrets.token_hex(12)},  # what makes it differ from each other one of the same name
         **settings,
     )
+    names = consumer_names(await _allowed(js) or (), stream) or (f"cli-{secrets.token_hex(12)}",)
+    ends_s = asyncio.get_running_loop().time() + FREE_S
+    while True:
+        for name in random.sample(names, len(names)):
+            ahead = await _make(js, stream, config.evolve(name=name))
+            if ahead is not None:
+                pull = await js.pull_subscribe_bind(consumer=name, stream=stream)
+                return Subscription(js, stream, pull, ahead)
+        if asyncio.get_running_loop().time() > ends_s:
+            reason = f"The {len(names)} consumers that this identity may have of {stream} are in use"
+            advice = f"end one of its commands that follow, or try again in {IDLE_S:g} s"
+            raise Transient("bus_unavailable", f"{reason}: {advice}.")
+        await asyncio.sleep(_AGAIN_S)
 
-    async def add(limit_s: float) -> ConsumerInfo:  # made twice it is the same one
-        return await js.add_consumer(stream, config, timeout=limit_s)
+
+async def _make(js: JetStreamContext, stream: str, config: ConsumerConfig) -> int | None:
+    """Make a consumer, and return how many messages it has; None if there is another one of its name."""
+    ending = f".{config.filter_subject}" if config.filter_subject not in (None, ">") else ""
+    subject = f"$JS.API.CONSUMER.CREATE.{stream}.{config.name}{ending}"
+    request = json.dumps({"stream_name": stream, "config": config.as_dict(), "action": "create"}).encode()
+
+    async def add(limit_s: float) -> int:  # made twice it is the same one
+        answer = await js._api_request(subject, request, limit_s)  # noqa: SLF001 - the client's call changes what is there
+        return int(answer.get("num_pending", 0))
 
     limit_s = js._timeout  # noqa: SLF001 - nats-py has no public name for it
-    info = await ask_beside(add, within_s=max(limit_s, CLUSTER_S) if _in_cluster(js) else limit_s)
-    pull = await js.pull_subscribe_bind(consumer=name, stream=stream)
-    return Subscription(js, stream, pull, int(info.num_pending or 0))
+    try:
+        return await ask_beside(add, within_s=max(limit_s, CLUSTER_S) if _in_cluster(js) else limit_s)
+    except BadRequestError as error:
+        if error.err_code == _TAKEN:
+            return None
+        if error.err_code == _TOO_MANY:
+            raise Transient(
+                "bus_unavailable", f"The stream {stream} has all the consumers that it may have: see `slipway doctor`."
+            ) from error
+        raise
+
+
+@dataclass(frozen=True)
+class LastMessage:
+    """The last message of a subject."""
+
+    subject: str
+    sequence: int
+    data: bytes
+    headers: Mapping[str, str]
+    at: datetime | None
+
+
+async def last_message(js: JetStreamContext, stream: str, subject: str) -> LastMessage | None:
+    """Return the last message of a subject without wildcards, read without a consumer; None if there is none."""
+
+    async def ask(_limit_s: float) -> LastMessage | None:
+        try:
+            message = await js.get_msg(stream, subject=subject, direct=True)
+        except NotFoundError:
+            return None
+        except NoRespondersError:  # its stream is not provisioned for this yet, or there is none
+            messages = await read_messages(js, stream, subject, most=1, deliver_policy=DeliverPolicy.LAST)
+            return next((_last(message) for message in messages), None)
+        return LastMessage(subject, message.seq or 0, message.data or b"", message.headers or {}, message.time)
+
+    return await ask_beside(ask, within_s=js._timeout)  # noqa: SLF001 - nats-py has no public name for it
+
+
+def _last(message: Msg) -> LastMessage:
+    metadata = message.metadata
+    return LastMessage(
+        message.subject, metadata.sequence.stream, message.data, message.headers or {}, metadata.timestamp
+    )
 
 
 async def read_messages(
@@ -127,9 +200,18 @@ def _in_cluster(js: JetStreamContext) -> bool:
 
 async def own_models(js: JetStreamContext) -> tuple[str, ...] | None:
     """Return the models that this identity may read; None for all."""
-    answer = await js._nc.request(OWN_PERMISSIONS, b"", timeout=ANSWER_S)  # noqa: SLF001 - the client of this context
-    permissions = json.loads(answer.data)["data"].get("permissions")
-    return None if permissions is None else readable_models(permissions.get("publish", {}).get("allow", [">"]))
+    allowed = await _allowed(js)
+    return None if allowed is None else readable_models(allowed)
+
+
+async def _allowed(js: JetStreamContext) -> tuple[str, ...] | None:
+    """Return the subjects that this identity may publish; None for all. A connection asks once."""
+    client = js._nc  # noqa: SLF001 - the client of this context
+    if client not in _ALLOWED:
+        answer = await client.request(OWN_PERMISSIONS, b"", timeout=ANSWER_S)
+        permissions = json.loads(answer.data)["data"].get("permissions")
+        _ALLOWED[client] = None if permissions is None else tuple(permissions.get("publish", {}).get("allow", [">"]))
+    return _ALLOWED[client]
 
 
 async def models_in_reach(js: JetStreamContext, model: str | None) -> tuple[str, ...] | None:
@@ -147,7 +229,10 @@ class RecordsOfModels(Generic[R]):
 
     async def get(self, key: str) -> R | None:
         """Return a record; None if there is none."""
-        return (await self.matching(key)).get(key)
+        message = await last_message(self.js, f"KV_{self.bucket}", f"$KV.{self.bucket}.{key}")
+        if message is None or _DELETED in message.headers:
+            return None
+        return parse(self.kind, message.data, f"{self.bucket}/{key}")[0]
 
     async def all(self) -> dict[str, R]:
         """Return the records of all models that this identity may read, by key."""
@@ -179,9 +264,14 @@ async def _own_keys(js: JetStreamContext, bucket: str) -> Sequence[str]:
     return tuple(dict.fromkeys(each.format(model=model) for each in RECORD_KEYS[bucket] for model in models))
 
 
-async def _last_of_keys(js: JetStreamContext, bucket: str, pattern: str, **settings: Any) -> list[Msg]:
+async def _last_of_keys(js: JetStreamContext, bucket: str, pattern: str, **settings: Any) -> list[LastMessage]:
     """Return the last message of each key that matches a pattern and was not deleted."""
-    policy = DeliverPolicy.LAST_PER_SUBJECT
     subject = f"$KV.{bucket}.{pattern}"
-    messages = await read_messages(js, f"KV_{bucket}", subject, deliver_policy=policy, **settings)
-    return [message for message in messages if _DELETED not in (message.headers or {})]
+    if "*" in pattern or ">" in pattern:
+        policy = DeliverPolicy.LAST_PER_SUBJECT
+        read = await read_messages(js, f"KV_{bucket}", subject, deliver_policy=policy, **settings)
+        messages = [_last(message) for message in read]
+    else:
+        last = await last_message(js, f"KV_{bucket}", subject)
+        messages = [] if last is None else [last]
+    return [message for message in messages if _DELETED not in message.headers]

@@ -9,10 +9,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from nats.js import JetStreamContext
-from nats.js.api import DeliverPolicy
 
 from clients.cli.connection import StackAddress, connected
-from clients.cli.reading import RecordsOfModels, read_messages
+from clients.cli.reading import RecordsOfModels, last_message
 from clients.cli.views import comparison
 from clients.cli.views.render import duration
 from contracts.envelope import Event
@@ -137,12 +136,10 @@ async def _is_renewed(js: JetStreamContext, fleet: str, within_s: float) -> bool
 async def _read_lease(js: JetStreamContext, fleet: str) -> _Lease | None:
     """Return the newest renewal of a fleet's lease; None if there is none."""
     subject = f"$KV.servers.{fleet}{LEADER_SUFFIX}"
-    messages = await read_messages(js, "KV_servers", subject, most=1, deliver_policy=DeliverPolicy.LAST)
-    if not messages or not messages[-1].data:
+    message = await last_message(js, "KV_servers", subject)
+    if message is None or not message.data or message.at is None:
         return None
-    (message,) = messages
-    holder = json.loads(message.data).get("holder")
-    return _Lease(int(message.metadata.sequence.stream), message.metadata.timestamp, bool(holder))
+    return _Lease(message.sequence, message.at, bool(json.loads(message.data).get("holder")))
 
 
 def served_by(route: Route | None) -> list[tuple[str, ServedTarget]]:

@@ -25,7 +25,7 @@ _NOT_YET = (10005, 10008)
 _NAME_IN_USE = 10058
 _REQUESTS_AT_ONCE = 16
 _STORE_TOO_SMALL = (10023, 10047)
-_DECLARED = ("subjects", "discard", "max_age", "duplicate_window")
+_DECLARED = ("subjects", "discard", "max_age", "duplicate_window", "allow_direct")
 """Settings of an existing stream that become what `shared.messaging.topology` declares."""
 _GROWING = ("num_replicas", "max_msgs_per_subject")
 """Settings of an existing stream that are raised to what is declared, and never lowered."""
@@ -114,6 +114,7 @@ async def _ensure_bucket(js: JetStreamContext, bucket: KeyValueConfig) -> None:
         "num_replicas": bucket.replicas,
         "max_msgs_per_subject": bucket.history,
         "max_bytes": bucket.max_bytes,
+        "allow_direct": bucket.direct,
     }
     await _ensure(js, f"KV_{bucket.bucket}", declared, partial(js.create_key_value, bucket))
 

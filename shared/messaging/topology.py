@@ -77,6 +77,8 @@ KEEPS_THE_NEWEST = (ORDERS, DEADLETTER)
 
 An order counts for a day at most, so an order of now matters more than any old one.
 """
+CONSUMERS = 1000
+"""Consumers that NATS lets a stream have since 2.15, unless its configuration says so (`default_max_consumers`)."""
 FROM_OUTSIDE_BYTES = EVENT_BYTES + 16 * 1024
 """The most bytes of a message from outside with its headers; a smaller one above `EVENT_BYTES` is answered."""
 
@@ -101,6 +103,7 @@ def streams(
             max_age=0.0,
             discard=DiscardPolicy.OLD if name in KEEPS_THE_NEWEST else DiscardPolicy.NEW,
             max_bytes=limits[name],
+            allow_direct=True,
             max_msg_size=FROM_OUTSIDE_BYTES if name in (INBOX, ORDERS) else -1,
         )
         for name in (INBOX, ORDERS, EVENTS, DEADLETTER)
@@ -140,6 +143,12 @@ def consumer(service: str, fact: type[Fact], environment: Environment = "product
     return stream, config
 
 
+def consumer_limit(stream: StreamConfig) -> int:
+    """Return how many consumers a stream may have: what it says, or the default of the server (`CONSUMERS`)."""
+    own = stream.max_consumers or 0
+    return own if own > 0 else CONSUMERS
+
+
 def consumers() -> list[tuple[Stream, ConsumerConfig]]:
     """List every durable consumer of every service."""
     return [consumer(service.name, fact, where) for service in SERVICES.values() for fact, where in service.reads]
@@ -148,5 +157,6 @@ def consumers() -> list[tuple[Stream, ConsumerConfig]]:
 def buckets(*, replicas: int = 1, limits: Mapping[str, int] = LIMITS) -> list[KeyValueConfig]:
     """List the key-value buckets."""
     return [
-        KeyValueConfig(bucket=name, history=16, replicas=replicas, max_bytes=limits[f"KV_{name}"]) for name in BUCKETS
+        KeyValueConfig(bucket=name, history=16, replicas=replicas, max_bytes=limits[f"KV_{name}"], direct=True)
+        for name in BUCKETS
     ]

@@ -131,7 +131,8 @@ class Bucket(Generic[M]):
             try:
                 async with asyncio.timeout(limit_s):
                     if revision is None:
-                        return await (await self._bucket()).create(key, data)
+                        await self._bucket()
+                        return await self._known.create(key, data)
                     return await self._known.update(key, data, last=revision)
             except TimeoutError as error:
                 lost = True

@@ -161,14 +161,14 @@ async def test_no_one_has_their_own_message_stored_under_anothers_name(server, h
         sequence = (await js.publish(own, canonical_json(SAID), headers={"Nats-Msg-Id": how})).seq
         before = await orders(server)
         if how == "push consumer":
-            config = {"deliver_subject": theirs, "ack_policy": "none", "deliver_policy": "all", "name": "copy"}
+            config = {"deliver_subject": theirs, "ack_policy": "none", "deliver_policy": "all", "name": "mallory-0"}
             body = json.dumps({"stream_name": INBOX, "config": config}).encode()
-            await mallory.request(f"$JS.API.CONSUMER.CREATE.{INBOX}.copy", body, timeout=5)
+            await mallory.request(f"$JS.API.CONSUMER.CREATE.{INBOX}.mallory-0", body, timeout=5)
         elif how == "pull, answered elsewhere":
-            config = {"ack_policy": "none", "deliver_policy": "all", "name": "pulled"}
+            config = {"ack_policy": "none", "deliver_policy": "all", "name": "mallory-0"}
             body = json.dumps({"stream_name": INBOX, "config": config}).encode()
-            await mallory.request(f"$JS.API.CONSUMER.CREATE.{INBOX}.pulled", body, timeout=5)
-            await mallory.publish(f"$JS.API.CONSUMER.MSG.NEXT.{INBOX}.pulled", b'{"batch": 5}', reply=theirs)
+            await mallory.request(f"$JS.API.CONSUMER.CREATE.{INBOX}.mallory-0", body, timeout=5)
+            await mallory.publish(f"$JS.API.CONSUMER.MSG.NEXT.{INBOX}.mallory-0", b'{"batch": 5}', reply=theirs)
         elif how == "read, answered elsewhere":
             await mallory.publish(
                 f"$JS.API.STREAM.MSG.GET.{INBOX}", json.dumps({"seq": sequence}).encode(), reply=theirs
@@ -206,7 +206,7 @@ async def test_no_copy_of_a_message_counts_as_demand_that_a_gateway_reported(ser
         await gateway.flush(timeout=5)
         own = nats_subject(CheckpointReady.TYPE, "support-bot", "mallory")
         sequence = (await js.publish(own, DEMAND.model_dump_json().encode())).seq
-        name = f"demand-{how[:4]}"
+        name = f"mallory-{1 if how == 'pull' else 2}"
         config = {"name": name, "ack_policy": "none", "deliver_policy": "last"}
         config |= {"deliver_subject": reports} if how == "push consumer" else {}
         if how != "read":
@@ -235,9 +235,9 @@ NAMED_ELSEWHERE = {
     "durable name in the body": ("{stream}", {"durable_name": "{durable}"}),
     "name in the body": ("{stream}", {"name": "{durable}"}),
     "both in the body": ("{stream}", {"name": "{durable}", "durable_name": "{durable}"}),
-    "another name in the subject": ("{stream}.mine", {"name": "{durable}"}),
-    "another name in the subject, durable": ("{stream}.mine", {"durable_name": "{durable}"}),
-    "another name with a filter": ("{stream}.mine.slipway.>", {"name": "{durable}", "filter_subject": "slipway.>"}),
+    "another name in the subject": ("{stream}.victor-0", {"name": "{durable}"}),
+    "another name in the subject, durable": ("{stream}.victor-0", {"durable_name": "{durable}"}),
+    "another name with a filter": ("{stream}.victor-0.slipway.>", {"name": "{durable}", "filter_subject": "slipway.>"}),
 }
 
 
@@ -247,12 +247,13 @@ async def test_a_reader_changes_no_consumer_of_a_service_by_naming_it_elsewhere(
     """What is denied is denied by subject: the server must not take the name from the body."""
     owner, stream, durable = next(consumer for consumer in CONSUMERS if consumer[1] == EVENTS)
     where, names = NAMED_ELSEWHERE[how]
-    provisioner, reader = await connect(server, PROVISIONER), await connect(server, "victor")
+    name = "console" if where == "{stream}" else "victor"  # no user may leave the name out of the subject
+    provisioner, reader = await connect(server, PROVISIONER), await connect(server, name)
     try:
         before = await provisioner.jetstream().consumer_info(stream, durable)
         config = {
             **{name: value.format(durable=durable) for name, value in names.items()},
-            "deliver_subject": f"_INBOX_victor.{owner}",
+            "deliver_subject": f"_INBOX_{name}.{owner}",
             "ack_policy": "none",
             "deliver_policy": "all",
             "max_ack_pending": 7,

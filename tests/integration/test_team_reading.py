@@ -4,6 +4,7 @@ Each attempt at another team's is refused by the servers, whatever the client is
 """
 
 import asyncio
+import contextlib
 import json
 import uuid
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import pytest
 from clients.cli.commands.policy import check_policy
 from clients.cli.commands.publish import find_earlier
 from clients.cli.connection import StackAddress
+from clients.cli.event_log import follow, last_sequences
 from clients.training import Published
 from contracts import facts as f
 from contracts.audit import AuditTail
@@ -31,6 +33,7 @@ from services.registry.audit import AuditWriter
 from shared.errors import SlipwayError
 from shared.messaging import topology
 from shared.messaging.provision import provision
+from shared.messaging.publishing import publish_event
 from shared.provenance import model_audit
 from shared.runtime.clock import SystemClock
 from shared.runtime.settings import Connection
@@ -203,6 +206,8 @@ def attempts():
         for end in ("slipway.>", "slipway.*.*.*.*.*", "slipway.*.*.*.>", f"slipway.deadletter.{FOREIGN}.*", "$KV.>"):
             yield f"{api}.CONSUMER.CREATE.{stream}.x.{end}"
         yield f"{api}.CONSUMER.DURABLE.CREATE.{stream}.x"
+        yield f"{api}.CONSUMER.MSG.NEXT.{stream}.victor-0"
+        yield f"{api}.CONSUMER.CREATE.{stream}.victor-0.slipway.*.*.v1.{OWN}.*"
         yield f"{api}.DIRECT.GET.{stream}.slipway.release.opened.v1.{FOREIGN}.registry"
     for bucket in topology.BUCKETS:
         for key in (FOREIGN, f"*.{FOREIGN}", f"{FOREIGN}.*", f"production.{FOREIGN}", ">", f"{FOREIGN}.>", "tail"):
@@ -250,9 +255,8 @@ BODIES = {
 @pytest.mark.parametrize("how", BODIES)
 @pytest.mark.parametrize("action", ["", "update", "create"])
 async def test_the_body_of_a_request_opens_no_more_than_its_subject(server, how, action):
-    client = await server.connect("vera")
+    client, name = await server.connect("vera"), "vera-0"
     subject = f"$JS.API.CONSUMER.CREATE.{EVENTS}.{{}}.{MINE}"
-    name = f"n{abs(hash((how, action)))}"
     try:
         if action == "update":
             config = {"name": name, "filter_subject": MINE, "ack_policy": "none"}
@@ -262,6 +266,7 @@ async def test_the_body_of_a_request_opens_no_more_than_its_subject(server, how,
         answer = await ask(client, subject.format(name), {"stream_name": EVENTS, "config": config, "action": action})
         assert "error" in answer, answer
     finally:
+        await client.request(f"$JS.API.CONSUMER.DELETE.{EVENTS}.{name}", b"", timeout=5)
         await client.close()
 
 
@@ -272,14 +277,14 @@ async def ask(client, subject, body):
 @pytest.mark.parametrize("filtered", [f"slipway.*.*.v1.{OWN}.>", f"slipway.>.*.v1.{OWN}.*", f"slipway.*.*.v1.{OWN}.*"])
 async def test_a_filter_with_other_wildcards_is_of_ones_own_model_or_is_no_filter(server, filtered):
     client = await server.connect("vera")
-    config = {"name": "wild", "filter_subject": filtered, "ack_policy": "none", "deliver_policy": "all"}
+    config = {"name": "vera-0", "filter_subject": filtered, "ack_policy": "none", "deliver_policy": "all"}
     body = {"stream_name": EVENTS, "config": config}
-    answer = await ask(client, f"$JS.API.CONSUMER.CREATE.{EVENTS}.wild.{filtered}", body)
+    answer = await ask(client, f"$JS.API.CONSUMER.CREATE.{EVENTS}.vera-0.{filtered}", body)
     if "error" not in answer:
-        subscription = await client.jetstream().pull_subscribe_bind(consumer="wild", stream=EVENTS)
+        subscription = await client.jetstream().pull_subscribe_bind(consumer="vera-0", stream=EVENTS)
         messages = await subscription.fetch(answer["num_pending"], timeout=5)
         assert {message.subject.split(".")[-2] for message in messages} == {OWN}
-        await client.jetstream().delete_consumer(EVENTS, "wild")
+        await client.jetstream().delete_consumer(EVENTS, "vera-0")
     await client.close()
 
 
@@ -291,26 +296,53 @@ async def test_a_model_that_is_called_like_another_part_of_subjects_or_keys_show
     assert len(permitted) > 50
     client = await server.connect("tom")
     for pattern in permitted:
-        stream, _, filtered = pattern.removeprefix("$JS.API.CONSUMER.CREATE.").split(".", 2)
+        stream, name, filtered = pattern.removeprefix("$JS.API.CONSUMER.CREATE.").split(".", 2)
         for end in ("*", ">"):
             widened = filtered[: -len("*")] + end if filtered.endswith(".*") else filtered
-            config = {"filter_subject": widened, "ack_policy": "none", "deliver_policy": "all", "name": "wide"}
+            config = {"filter_subject": widened, "ack_policy": "none", "deliver_policy": "all", "name": name}
             body = {"stream_name": stream, "config": config}
-            answer = await ask(client, f"$JS.API.CONSUMER.CREATE.{stream}.wide.{widened}", body)
+            answer = await ask(client, f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{widened}", body)
             assert answer.get("num_pending", 0) == 0 or ".servers." in widened, widened
-            await client.request(f"$JS.API.CONSUMER.DELETE.{stream}.wide", b"", timeout=5)
+            await client.request(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"", timeout=5)
+    for pattern in (each for each in allowed if each.startswith("$JS.API.DIRECT.GET.")):
+        for end in ("*", ">"):
+            widened = pattern.removesuffix("*") + end if pattern.endswith(".*") else pattern
+            answer = await client.request(widened, b"", timeout=5)
+            assert answer.headers.get("Status") == "404" or ".servers." in widened, widened
     await client.close()
 
 
 async def test_a_request_names_another_stream_in_its_body_in_vain(server):
     client = await server.connect("vera")
     for stream in ("KV_api-keys", ORDERS):
-        config = {"name": "x", "filter_subject": MINE, "ack_policy": "none"}
+        config = {"name": "vera-0", "filter_subject": MINE, "ack_policy": "none"}
         answer = await ask(
-            client, f"$JS.API.CONSUMER.CREATE.{EVENTS}.x.{MINE}", {"stream_name": stream, "config": config}
+            client, f"$JS.API.CONSUMER.CREATE.{EVENTS}.vera-0.{MINE}", {"stream_name": stream, "config": config}
         )
         assert "error" in answer
     await client.close()
+
+
+async def test_a_member_follows_more_subjects_than_it_may_have_consumers_and_gets_each_event_once(server):
+    client, publisher = await server.connect("vera"), await server.connect()
+    try:
+        after = await last_sequences(client.jetstream(timeout=10))
+        live = follow(client, after=after)
+        js, published = publisher.jetstream(timeout=10), []
+        for model in (OWN, FOREIGN, "faq-bot", OWN):
+            for environment in ("production", "staging"):
+                raised = factories.fact(f.AlertRaised, **about(f.AlertRaised, model))
+                event = factories.event(raised, id=str(uuid.uuid4()), subject=model, environment=environment)
+                await publish_event(js, event)
+                published += [event.id] if model != FOREIGN else []
+        async with asyncio.timeout(30), contextlib.aclosing(live):
+            received = [(await anext(live)).event.id for _ in published]
+            consumers = [(await js.stream_info(stream)).state.consumer_count for stream in (INBOX, ORDERS)]
+        assert sorted(received) == sorted(published)
+        assert consumers == [sum(stream == each for each, _ in topology.consumers()) for stream in (INBOX, ORDERS)]
+    finally:
+        await client.close()
+        await publisher.close()
 
 
 def test_every_bucket_says_which_keys_are_of_one_model():

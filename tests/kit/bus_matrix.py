@@ -104,8 +104,9 @@ def expected(name):
         reads = writes or reads_all or (service is not None and bucket in service.reads_records)
         tried[f"$KV.{bucket}.support-bot"] = everything or writes
         tried[f"$JS.API.DIRECT.GET.KV_{bucket}.$KV.{bucket}.support-bot"] = everything or reads
-        tried[f"$JS.API.CONSUMER.CREATE.KV_{bucket}"] = everything or reads
-        tried[f"$JS.API.CONSUMER.CREATE.KV_{bucket}.x.$KV.{bucket}.>"] = everything or reads
+        any_name = everything or (reads and not reads_all)
+        tried[f"$JS.API.CONSUMER.CREATE.KV_{bucket}"] = any_name
+        tried |= expected_consumers(name, f"KV_{bucket}", 3 if reads_all else 0, any_name=any_name)
     for stream in [*STREAMS, *(f"KV_{bucket}" for bucket in topology.BUCKETS)]:
         for verb in ("CREATE", "UPDATE"):
             tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything or name == PROVISIONER
@@ -117,6 +118,13 @@ def expected(name):
         publishes = {stream_of(fact) for fact in facts_of(name)} if service is not None else set()
         looks_up = stream in publishes or (service is not None and stream in (*service.looks_up, *service.follows))
         tried[f"$JS.API.STREAM.MSG.GET.{stream}"] = everything or reads_all or looks_up
+        follows = service is not None and stream in service.follows
+        tried |= expected_consumers(name, stream, 8 if reads_all else 0, any_name=everything or follows)
+        tried |= {
+            f"$JS.API.CONSUMER.{verb}.{stream}.{reader}-0": everything or follows or (reads_all and reader == name)
+            for verb in ("MSG.NEXT", "DELETE")
+            for reader in (name, ANOTHER[name])
+        }
     tried |= {
         subject.replace("*", "0123456789ab"): owner == name
         for owner, other in SERVICES.items()
@@ -126,6 +134,17 @@ def expected(name):
     tried["$JS.API.STREAM.CREATE.another"] = everything
     tried["anything.else"] = False
     return tried
+
+
+def expected_consumers(name, stream, count, *, any_name):
+    """Each request for a consumer that is tried: of another name, of too many of one's own, and of one's own."""
+    own = {f"{name}-{number}": number < count for number in range(count + 2)}
+    tried = own | {"x": False, f"{ANOTHER[name]}-0": False}
+    return {
+        f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}{ending}": any_name or allowed
+        for consumer, allowed in tried.items()
+        for ending in ("", ".slipway.>")
+    }
 
 
 REFUSED = (nats.errors.Error, ConnectionResetError)

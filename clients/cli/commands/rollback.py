@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import nats.errors
 import typer
-from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from clients.cli.commands.gateway_rollback import Ordered, roll_back_without_bus
 from clients.cli.commands.orders import (
+    ANSWER_TRY_S,
     EPOCH_TRIES,
     EXPIRES,
     ExpiresOption,
@@ -29,7 +30,7 @@ from clients.cli.connection import (
     find_stack,
     sender_of,
 )
-from clients.cli.event_log import EventFilter, follow, last_event, last_sequences
+from clients.cli.event_log import answer_to, last_event, last_sequences
 from clients.cli.names import target_of
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs
 from clients.cli.parsing import check_model
@@ -58,18 +59,17 @@ from contracts.facts import (
     RollbackStarted,
 )
 from contracts.routes import Route
+from contracts.services import EVENTS
 from contracts.vocabulary import Target
 from decisions.orders import epoch_in_reason
 from decisions.rollback_plan import plan_rollback
-from shared.errors import as_code
+from shared.errors import Transient, as_code
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
 
 WAIT_S = 60.0
 RECENT = timedelta(seconds=120)
 RECENT_TRIES, RECENT_TRY_S = 20, 0.1
-ANSWERS = EventFilter(("rollback.*", "order.refused"))
-"""The events that answer an order of a rollback; one of another team, or a malformed one, is refused as an order."""
 
 
 def rollback(
@@ -235,11 +235,11 @@ async def _rollback(
             route = await read_route(js, model)
             epoch = None if behind else route.epoch if route is not None else 0
             event = order(sender_of(stack), model, None, requested.ordered(failed, epoch))
-            after = await last_sequences(js)
+            after = (await last_sequences(js))[EVENTS]
             await publish_event(js, event, random_id=True)
             if wait_s is None:
                 return event
-            ended = await _await_end(client, event, after, wait_s, verbose=verbose)
+            ended = await _await_end(js, event, after, wait_s, verbose=verbose)
             if not isinstance(ended, RollbackFailed) or ended.code != "stale_epoch":
                 break
             behind = requested.failed is not None and is_behind(route, ended.reason)
@@ -262,24 +262,23 @@ def _show_ordered(event: Event[RollbackOrdered], *, as_json: bool) -> None:
 
 
 async def _await_end(
-    client: Client, event: Event[Any], after: dict[str, int], wait_s: float, *, verbose: bool
+    js: JetStreamContext, event: Event[Any], after: int, wait_s: float, *, verbose: bool
 ) -> RollbackFact:
-    """Follow the events that answer an order; return the one that ends its rollback, raise CommandError if refused."""
+    """Return the event that ends the rollback of an order; raise CommandError if it is refused, or does not end."""
     started = False
-    try:
-        async with asyncio.timeout(wait_s):
-            live = follow(client, event.subject, after=after, where=ANSWERS)
-            async with contextlib.aclosing(live):
-                async for logged in live:
-                    fact = answer_in(logged.event.data, event.id)
-                    if isinstance(fact, RollbackStarted):
-                        if verbose and not started:
-                            show_line(rollback_line(fact))
-                        started = True
-                    elif fact is not None:
-                        return fact
-    except TimeoutError:
-        pass
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while asyncio.get_running_loop().time() < deadline:
+        with contextlib.suppress(TimeoutError, nats.errors.Error, Transient):  # the bus may be away for a moment
+            for kind in (OrderRefused, RollbackCompleted, RollbackFailed, RollbackStarted):
+                answer = await answer_to(js, kind, event.subject, event.id, after)
+                fact = answer_in(answer.data, event.id) if answer is not None else None
+                if isinstance(fact, RollbackStarted):
+                    if verbose and not started:
+                        show_line(rollback_line(fact))
+                    started = True
+                elif fact is not None:
+                    return fact
+        await asyncio.sleep(ANSWER_TRY_S)
     raise CommandError(
         f"the order {event.id} was published, but the rollback had not ended after {wait_s:g} s: "
         + (

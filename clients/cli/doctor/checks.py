@@ -100,6 +100,7 @@ def _elsewhere(addresses: Elsewhere) -> Iterator[Check]:
     yield Check("versions", "listening to every service", partial(versions.read_versions, connection))
     yield Check("s3", f"asking {connection.s3_endpoint}", partial(servers.ask_s3, connection))
     yield Check(space.BUS, "asking the bus for its limits", partial(space.ask_bus, connection))
+    yield Check(space.CONSUMERS, "counting consumers", partial(space.ask_consumers, connection))
     yield Check(space.STORE, "reading what serves", partial(space.ask_store, connection))
     if gateway is not None:
         yield Check("gateway", f"asking {gateway}", partial(servers.ask_gateway, gateway))
@@ -211,6 +212,7 @@ def _running_stack(folder: StateFolder) -> Iterator[Check]:
     yield Check("s3", "trying a create-only put", partial(stack.ask_when_ready, folder, "s3", servers.ask_s3))
     ask = partial(stack.ask_when_ready, folder)
     yield Check(space.BUS, "asking the bus for its limits", partial(ask, space.BUS, lambda c: space.ask_bus(c, folder)))
+    yield Check(space.CONSUMERS, "counting consumers", partial(ask, space.CONSUMERS, space.ask_consumers))
     yield Check(space.STORE, "reading what serves", partial(ask, space.STORE, lambda c: space.ask_store(c, folder)))
     fleet = partial(ask, "endpoints", lambda _: endpoints.check_endpoints(folder))
     yield Check("endpoints", "reading the endpoints of the fleet", fleet)

@@ -1,4 +1,4 @@
-"""The checks of the disks under bus and store: what may still be written there, beside what is free."""
+"""The checks of what bus and store may still take: bytes on their disks, and consumers of the bus's streams."""
 
 import asyncio
 import contextlib
@@ -28,15 +28,18 @@ from deploy.local.state import StateFolder
 from shared.errors import SlipwayError
 from shared.messaging import topology
 from shared.messaging.credentials import connect
+from shared.messaging.topology import consumer_limit
 from shared.runtime.settings import Connection
 
-BUS, STORE = "bus disk", "store disk"
+BUS, STORE, CONSUMERS = "bus disk", "store disk", "bus consumers"
 MACHINE_COPIES = 3
 """Copies beside the store: the merged model and a variant while it is quantised, and the files that Triton loads."""
 OF_16_BITS: Mapping[Variant, int] = {"bf16": 1, "int8": 2, "fp8": 2, "gptq-int4": 4, "awq-int4": 4}
 """The 16-bit weights of a version are at most so many times those of its variant."""
 STORE_COPIES = sum(1 / ratio for ratio in OF_16_BITS.values())
 """Copies of its 16-bit weights that a release stores at most: the merged model, and all variants of fewer bits."""
+MOST_CONSUMERS = 0.8
+"""Share of the consumers that a stream may have, from which on it is said."""
 _ANSWER_S = 2.0
 _REFUSED = (OSError, TimeoutError, ValueError, nats.errors.Error, JetStreamError, SlipwayError)
 
@@ -114,6 +117,27 @@ def assess_store(weights: Mapping[str, int], free: int | None, where: str) -> Fi
     return ok(STORE, detail)
 
 
+def assess_consumers(used: Mapping[str, tuple[int, int]]) -> Finding:
+    """Return whether streams and buckets can have more consumers.
+
+    Args:
+        used: By stream: its consumers, and how many it may have.
+    """
+    shares = {name: count / limit for name, (count, limit) in used.items()}
+    fullest = sorted(shares, key=lambda name: shares[name], reverse=True)
+    named = [f"{name} has {used[name][0]} of {used[name][1]}" for name in fullest]
+    above = [name for name in fullest if shares[name] >= MOST_CONSUMERS]
+    if not above:
+        return ok(CONSUMERS, named[0] if named else "no stream yet")
+    advice = (
+        f"as administrator see `nats consumer ls {above[0]}`: a reader's are named after it with a number, a service's "
+        "with `__`; remove the others (`nats consumer rm`), and withdraw the key of who made them (`slipway keys "
+        "remove`). Without a free one `slipway status`, `events` and `alerts` fail; rollbacks are ordered and done"
+    )
+    found = failure if shares[above[0]] >= 1 else warning
+    return found(CONSUMERS, ", ".join(named[: len(above)]), advice)
+
+
 def plan_bus(folder: StateFolder) -> Finding:
     """Compare what the bus of a stack that does not run may take with the disk of its state folder."""
     servers = _servers_of(folder)
@@ -134,6 +158,20 @@ def ask_bus(connection: Connection, folder: StateFolder | None = None) -> Findin
     free = read_space(folder.path / bus.NATS, "").free
     seen = replace(space, file_store=read_file_store(folder), free=free, servers=len(_servers_of(folder)))
     return assess_bus(seen, folder.shown)
+
+
+def ask_consumers(connection: Connection) -> Finding:
+    """Ask a bus how many consumers its streams and buckets have."""
+
+    async def read() -> dict[str, tuple[int, int]]:
+        async with _connected(connection) as client:
+            infos = await client.jetstream(timeout=_ANSWER_S).streams_info()
+        return {str(each.config.name): (each.state.consumer_count, consumer_limit(each.config)) for each in infos}
+
+    try:
+        return assess_consumers(asyncio.run(read()))
+    except _REFUSED as error:
+        return skipped(CONSUMERS, f"the bus does not say what consumers it has ({type(error).__name__})")
 
 
 def ask_store(connection: Connection, folder: StateFolder | None = None) -> Finding:

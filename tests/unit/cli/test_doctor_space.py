@@ -13,6 +13,7 @@ from clients.cli.doctor.space import (
     STORE_COPIES,
     BusSpace,
     assess_bus,
+    assess_consumers,
     assess_store,
     plan_bus,
 )
@@ -82,3 +83,14 @@ def test_three_servers_that_do_not_run_each_have_taken_a_third(tmp_path):
 
 def test_the_16_bit_weights_of_each_variant_are_known():
     assert set(OF_16_BITS) == set(get_args(Variant))
+
+
+@pytest.mark.parametrize(("count", "state"), [(0, "ok"), (799, "ok"), (800, "warning"), (1000, "failure")])
+def test_a_stream_near_its_limit_of_consumers_is_named_with_what_to_do(count, state):
+    finding = assess_consumers({"KV_routes": (3, 1000), "SLIPWAY_EVENTS": (count, 1000)})
+    assert (finding.check, finding.state) == ("bus consumers", state)
+    assert state == "ok" or f"SLIPWAY_EVENTS has {count} of 1000" in finding.detail
+
+
+def test_a_bus_without_streams_has_room_for_consumers():
+    assert assess_consumers({}).state == "ok"

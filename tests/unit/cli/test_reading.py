@@ -15,10 +15,17 @@ from shared.messaging.patience import PatientJetStream
 from tests.kit.virtual_time import virtual_time
 
 
+class Administrator(Client):
+    """A connection that may publish everything."""
+
+    async def request(self, *_arguments, **_options):
+        return SimpleNamespace(data=b'{"data": {}}')
+
+
 class Silent(JetStreamContext):
     """A bus that answers nothing, as to a user who may not read."""
 
-    async def add_consumer(self, _stream, _config, timeout):
+    async def _api_request(self, _subject, _request, timeout):
         await asyncio.sleep(timeout)
         raise nats.errors.TimeoutError
 
@@ -26,7 +33,7 @@ class Silent(JetStreamContext):
 @pytest.mark.parametrize(("server", "limit_s", "waits_s"), [({}, 2.0, 2), ({"cluster": "slipway"}, 2.0, 30)])
 @virtual_time
 async def test_only_in_a_cluster_is_an_election_awaited(server, limit_s, waits_s):
-    client = Client()
+    client = Administrator()
     client._server_info = server
     with pytest.raises(nats.errors.TimeoutError):
         await subscribe(Silent(client, timeout=limit_s), "EVENTS", "a.>")
@@ -45,9 +52,9 @@ class Leaving(JetStreamContext):
 
     made = 0
 
-    async def add_consumer(self, _stream, _config, **_limits):
+    async def _api_request(self, _subject, _request, _timeout):
         self.made += 1
-        return SimpleNamespace(num_pending=1)
+        return {"num_pending": 1}
 
     async def pull_subscribe_bind(self, **_names):
         return Pull(is_lost=self.made == 1)
@@ -76,7 +83,7 @@ class Pull:
 
 @virtual_time
 async def test_messages_whose_consumer_was_lost_with_its_server_are_read_again_in_a_cluster():
-    client = Client()
+    client = Administrator()
     client._server_info = {"cluster": "slipway"}
     assert len(await read_messages(Leaving(client), "EVENTS", "a.>")) == 1
     client._server_info = {}
