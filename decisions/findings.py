@@ -1,6 +1,7 @@
 """From the evidence about a target to a finding per trigger."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from contracts.facts.watch import AlertKind, DeathCounts, PairCounts, Severity
@@ -52,8 +53,10 @@ def assess_triggers(
             applies = hard if hard is not None and trigger.metric == _HARD_METRICS[hard.kind] else None
             findings.append(assess_trigger(trigger, state, now, applies, deaths=deaths, error=error))
     covered = {trigger.metric for trigger in triggers}
-    uncovered = [kind for kind, metric in _HARD_METRICS.items() if metric not in covered]
-    return (*findings, *(_assess_uncovered(kind, runs, run_began_at, hard, error) for kind in uncovered))
+    for kind, metric in _HARD_METRICS.items():  # one that a trigger covers only ends an alert from before its policy
+        finding = _assess_hard(kind, runs, run_began_at, hard, error)
+        findings.append(replace(finding, fired=finding.fired and metric not in covered))
+    return tuple(findings)
 
 
 def assess_trigger(
@@ -182,7 +185,7 @@ def _message(trigger: Trigger, last: Recent, limit: float) -> str:
     return f"{share} {description} {counted}; {100 * limit:.3g} % are allowed."
 
 
-def _assess_uncovered(
+def _assess_hard(
     kind: AlertKind, runs: tuple[int, int], run_began_at: datetime | None, hard: HardFailure | None, error: str
 ) -> Finding:
     failure = hard if hard is not None and hard.kind == kind else None

@@ -1,4 +1,4 @@
-"""An active version that its Triton cannot load again, on the embedded stack: the previous one takes over by itself."""
+"""An active version that no Triton can load again, on the embedded stack: the previous one takes over by itself."""
 
 import shutil
 
@@ -20,7 +20,7 @@ WITH_ROLLBACK = {
 
 @pytest.fixture(scope="module")
 def stack(module_stack, tiny):
-    stack = module_stack()
+    stack = module_stack("--tritons", "2")
     for adapter in ("one", "two"):
         stack.publish(MODEL, tiny[adapter], "--variant", "bf16", policy=WITH_ROLLBACK)
         stack.promoted(MODEL)
@@ -33,6 +33,12 @@ def users(stack):
     with Users(gateway, stack.headers, MODEL) as users:
         wait_until(lambda: users.answered[f"{MODEL}@v2"] > 8, what="answers of version 2")
         yield users
+
+
+def restart_tritons(stack) -> None:
+    for part in stack.table()["parts"]:
+        if part["name"].startswith("triton"):
+            stack.kill(part["name"])
 
 
 def damage(stack, version: str) -> None:
@@ -52,9 +58,9 @@ def damage(stack, version: str) -> None:
         shutil.rmtree(folder)
 
 
-def test_a_triton_that_loads_its_versions_again_moves_nothing(stack, users):
+def test_tritons_that_load_their_versions_again_move_nothing(stack, users):
     before = stack.route(MODEL)
-    stack.kill("triton")
+    restart_tritons(stack)
     lost = users.answered[f"{MODEL}@v2"]
     wait_until(lambda: users.answered[f"{MODEL}@v2"] > lost + 8, timeout_s=60, what="answers of version 2")
     assert stack.route(MODEL) == before
@@ -64,7 +70,7 @@ def test_a_triton_that_loads_its_versions_again_moves_nothing(stack, users):
 def test_a_version_that_cannot_be_loaded_again_is_rolled_back_and_the_alert_says_why(stack, users):
     damage(stack, stack.route(MODEL)["active"]["manifest"]["digest"])
     stack.kill("s3")  # what it holds in memory
-    stack.kill("triton")
+    restart_tritons(stack)
     wait_until(lambda: users.answered[f"{MODEL}@v1"] > 8, timeout_s=120, what=f"answers of version 1\n{stack.tail()}")
     route = stack.route(MODEL)
     assert [target["version"] for target in route["quarantined"]] == [2]

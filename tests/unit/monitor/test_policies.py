@@ -54,10 +54,14 @@ def test_a_record_that_does_not_know_the_versions_of_its_route_yet_forgets_none(
     assert {"2", "3", "500"} <= set(after.policies)
 
 
-def test_an_alert_from_before_the_policy_of_its_version_ends_with_the_release_that_the_policy_names():
+EMPTY = Features(prompt_chars=5, output_chars=0, empty=True)
+
+
+@pytest.mark.parametrize("wrong", [{"features": EMPTY}, {"error": "engine_failed", "ttft_ms": None}])
+def test_an_alert_from_before_the_policy_of_its_version_ends_with_the_release_that_the_policy_names(wrong):
+    """Also where a trigger of that policy has the same metric."""
     after = watching.follow_route(watch(versions=()), route(3, 1), cause(0), RULES)
-    empty = Features(prompt_chars=5, output_chars=0, empty=True)
-    after = take(after, [record(at / 10, version=3, features=empty) for at in range(8)], 2)
+    after = take(after, [record(at / 10, version=3, **wrong) for at in range(8)], 2)
     after = with_releases(take(after, [record(3, version=3)], 4), [3])
     after = watching.assess(after, cause(90), RULES)
     (begun,), (ended,) = published(after, AlertRaised), published(after, AlertResolved)
