@@ -128,8 +128,11 @@ def is_hidden(trigger: Trigger, record: Inference, declared: Sequence[Trigger] =
 
 
 def ended_at(record: Inference) -> datetime:
-    """Return a record's event time: when its request ended, so that a slow request is not a late one."""
-    return record.scheduled_at + timedelta(milliseconds=record.e2e_ms)
+    """Return a record's event time: when its request ended, so that a slow request is not a late one.
+
+    Its times leave out a wait before it was sent for which its target is not responsible, so it is the earliest time.
+    """
+    return max(record.sent_at, record.scheduled_at + timedelta(milliseconds=record.e2e_ms))
 
 
 def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequence[Trigger] = ()) -> list[Outcome]:

@@ -158,6 +158,7 @@ def test_the_monitors_own_summary_counts_as_its_triggers_did(trigger):
                 queue_ms=None if failed else draw.expovariate(1 / 30),
                 shaped_by_caller=not failed and draw.random() < 0.2,
                 scheduled_at=after(index * 0.25),
+                sent_at=after(index * 0.25),
                 features=None
                 if failed
                 else about.model_copy(update={"refusal": draw.random() < 0.2, "empty": draw.random() < 0.3}),

@@ -304,6 +304,7 @@ def a_second(draw, second, which, *, is_bad):
             ttft_ms=draw.lognormvariate(5.3, 0.3) + (800.0 if is_bad and draw.random() < 0.8 else 0.0),
             e2e_ms=1000.0,
             scheduled_at=after(second + number / 3),
+            sent_at=after(second + number / 3),
         )
         for number in range(3)
     ]

@@ -46,6 +46,7 @@ def died(at_s, *holders, caller="shop", others=0, endpoint=ENDPOINT, seen_s=None
         finish_reason=None,
         drill=None,
         scheduled_at=f.after(at_s if seen_s is None else seen_s),
+        sent_at=f.after(at_s if seen_s is None else seen_s),
         death=death,
     )
 

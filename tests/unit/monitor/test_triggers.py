@@ -1,5 +1,7 @@
 """What each trigger sees in a request."""
 
+from datetime import timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,6 +123,13 @@ def test_whether_a_request_is_seen_never_depends_on_whether_it_is_bad(about, tok
         )
 
     assert (seen(True), seen(False)) in {(True, False), (None, None)}
+
+
+@pytest.mark.parametrize(("waited_s", "ended_s"), [(0.0, 2.0), (1.5, 2.0), (30.0, 30.0)])
+def test_a_request_that_waited_at_the_gateway_is_no_late_one(waited_s, ended_s):
+    arrived_at = m.record().scheduled_at
+    record = m.record(e2e_ms=2000.0, sent_at=arrived_at + timedelta(seconds=waited_s))
+    assert meaning.ended_at(record) == arrived_at + timedelta(seconds=ended_s)
 
 
 def test_what_nothing_can_exceed_and_drift_are_not_sequential():
