@@ -18,6 +18,7 @@ import random
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,14 +28,15 @@ from pathlib import Path
 import psutil
 from nats.js import JetStreamContext
 
-from benchmarks.bench_detection import event_of, start_watching
 from benchmarks.http_load import build_request, connect
 from benchmarks.parts import MODEL, Parts, quantile, show_table, toy_parts, until
 from contracts import facts as f
-from contracts.envelope import plain
+from contracts.envelope import Event, plain
+from contracts.policy import Trigger
 from contracts.routes import Route
 from contracts.services import EVENTS, TELEMETRY
 from contracts.vocabulary import canonical_json
+from services.monitor.domain.record import MonitorState
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.storage.blobs import Store
@@ -44,6 +46,10 @@ from testbed.servers import NatsServer, S3Server, connection, running
 from testbed.services import running_service
 from testbed.story import Story
 
+TRIGGERS = (
+    Trigger(name="slow", metric="ttft_ms", threshold=800.0, allowed_ratio=0.05),
+    Trigger(name="errors", metric="error_ratio", threshold=0.02),
+)
 TIMED_S = 5.0
 """How long one operation is repeated."""
 WATCHED = 200
@@ -166,6 +172,39 @@ async def measure_bus(js: JetStreamContext) -> dict[str, float]:
         "cas": cas,
         "cas_p99_ms": quantile(alone_ms, 0.99),
     }
+
+
+def event_of(fact: f.Fact, model: str) -> Event:
+    return Event[type(fact)](
+        id=str(uuid.uuid4()),
+        source=k.source_for(type(fact)),
+        type=fact.TYPE,
+        subject=model,
+        time=datetime.now(UTC),
+        correlationid=f"r-{model}",
+        data=fact,
+    )
+
+
+async def start_watching(js: JetStreamContext, models: list[str]) -> None:
+    """Make version 2 of each model active with the declared triggers, and wait until the monitor watches it."""
+    for model in models:
+        policy = k.policy(triggers=TRIGGERS)
+        opened = k.fact(f.ReleaseOpened, version=2, model=model, release_id=f"r-{model}", policy=policy)
+        route = k.route(
+            model=model, active=k.served(2, "bf16", model), previous=None, history=(), canary=None, quarantined=()
+        )
+        await publish_event(js, event_of(opened, model))
+        await publish_event(
+            js, event_of(f.DeploymentChanged(route=route, cause="promote", at=datetime.now(UTC)), model)
+        )
+    bucket = Bucket(js, "alerts", MonitorState)
+
+    async def watched() -> bool:
+        entries = [await bucket.get(f"production.{model}") for model in models]
+        return all(entry and entry.value.targets and "2" in entry.value.policies for entry in entries)
+
+    await until(watched)
 
 
 def batch_of(model: str, records: int) -> f.InferenceBatch:

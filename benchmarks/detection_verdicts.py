@@ -1,0 +1,244 @@
+"""Verdicts about candidates and suspended versions, many runs at once, by the rules of `decisions.version_tests`."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.detection_rules import Flags, Floats, ShareTests
+from benchmarks.parts import show_table
+from decisions import block_tests as bt
+from decisions import version_tests as vt
+from decisions.block_tests import BLOCK_S, Block
+
+RATE_RPS, LIMIT, ALPHA, PASS_BETA, CLEAR_BETA = 3.0, 0.02, 0.001, 0.05, 0.003
+CANARY_BLOCKS, JUDGEMENT_BLOCKS, REDRAWN_BLOCKS, SPELL_BLOCKS = 1800, 900, 30, 25
+KEYS, TEN_MINUTES_S = 20, 600.0
+ZIPF = 1.0 / np.arange(1, KEYS + 1)
+WEIGHTS = ZIPF / ZIPF.sum()
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A candidate beside the active version.
+
+    Attributes:
+        sticky: All requests of a key are on one side, and keys differ in their share of bad requests (gamma, cv 1.5).
+        redrawn: The side of each key is drawn anew every minute.
+        spells: Keys fail altogether for 50 s on average, on both sides, and not otherwise.
+        heavy_good: The heaviest key sends what never fails.
+        alone: The active version's share while the candidate has no traffic.
+    """
+
+    title: str
+    candidate: float
+    active: float = 0.01
+    share: float = 0.1
+    sticky: bool = False
+    redrawn: bool = False
+    spells: bool = False
+    heavy_good: bool = False
+    alone: float = 0.01
+
+
+CANARIES = (
+    Canary("0.5 %, active 1 %", 0.005),
+    Canary("1 %, active 1 %", 0.01),
+    Canary("the same, 5 % of traffic", 0.01, share=0.05),
+    Canary("the same, sticky keys, 10 %", 0.01, sticky=True),
+    Canary("the same, sticky keys, 40 %", 0.01, share=0.4, sticky=True),
+    Canary("the same, drawn anew every minute", 0.01, share=0.4, sticky=True, redrawn=True),
+    Canary("1 %, active 1 %, in spells of a key", 0.01, spells=True),
+    Canary("2 %: at the limit", 0.02),
+    Canary("3 %", 0.03),
+    Canary("4 %: twice the limit", 0.04),
+    Canary("the same, active 4 %, too", 0.04, active=0.04, alone=0.04),
+    Canary("the same, sticky keys, 40 %", 0.04, share=0.4, sticky=True),
+    Canary("the same, drawn anew every minute", 0.04, share=0.4, sticky=True, redrawn=True),
+    Canary("5 %", 0.05),
+    Canary("20 %, none of the heaviest key", 0.2, share=0.4, heavy_good=True),
+    Canary("30 % on both: load", 0.3, active=0.3, alone=0.3),
+    Canary("30 % on both: candidate hogs", 0.3, active=0.3),
+)
+
+
+class Tests:
+    """`decisions.version_tests.CandidateTest` of many runs."""
+
+    def __init__(self, runs: int) -> None:
+        self.joined = np.zeros((2, runs), int)
+        self.beyond, self.active = ShareTests(LIMIT, runs), ShareTests(LIMIT, runs)
+        self.passing = ShareTests(1.0 - 2.0 * LIMIT, runs)
+        self.worse = ShareTests((LIMIT / 2.0 + 1.0) / 2.0, runs)
+
+    def observe(self, candidate: tuple[Counts, Counts], active: tuple[Counts, Counts]) -> None:
+        share, has = _share(*candidate)
+        beside, both = _share(*active)
+        both &= has
+        self.joined += np.stack(candidate)
+        full = self.joined[0] >= bt.LEAST_REQUESTS
+        self.beyond.observe(_share(*self.joined)[0], full)
+        self.joined[:, full] = 0
+        self.passing.observe(1.0 - share, has)
+        self.active.observe(beside, both)
+        self.worse.observe((share - beside + 1.0) / 2.0, both)
+
+    def verdicts(self) -> npt.NDArray[np.str_]:
+        fails, loads = self.worse.crossed(ALPHA), self.active.crossed(math.sqrt(ALPHA))
+        beyond, passes = self.beyond.crossed(ALPHA), self.passing.crossed(PASS_BETA)
+        choices = [fails, beyond & loads, beyond, passes]
+        return np.select(choices, ["fail", "load", "fail", "pass"], "undecided")
+
+
+def _share(requests: Counts, bad: Counts) -> tuple[Floats, Flags]:
+    return bad / np.maximum(requests, 1), requests > 0
+
+
+def run_canaries(canary: Canary, runs: int, seed: int) -> tuple[npt.NDArray[np.str_], Floats]:
+    """Return the verdict of each run and when it came, in seconds."""
+    draw = np.random.default_rng(seed)
+    multiple = np.ones((runs, KEYS))
+    if canary.sticky:
+        multiple = draw.gamma(1 / 2.25, 2.25, (runs, KEYS))
+    if canary.heavy_good:
+        multiple[:, 0] = 0.0
+    multiple /= (multiple * WEIGHTS).sum(1, keepdims=True)
+    side = draw.random((runs, KEYS)) < canary.share if canary.sticky else np.full((runs, KEYS), canary.share)
+    bad = {name: np.minimum(multiple * share, 1.0) for name, share in (("c", canary.candidate), ("a", canary.active))}
+    spell, time_ratio = np.full(runs, -1), canary.active / float((WEIGHTS**2).sum())
+    spell_chance = time_ratio / (1.0 - time_ratio) / SPELL_BLOCKS
+    everyone, others, total = Tests(runs), Tests(runs), np.zeros((runs, KEYS), int)
+    verdict, at_s = np.full(runs, "undecided"), np.full(runs, np.inf)
+    for block in range(CANARY_BLOCKS):
+        if canary.redrawn and block % REDRAWN_BLOCKS == 0:
+            side = draw.random((runs, KEYS)) < canary.share
+        sent = draw.poisson(RATE_RPS * BLOCK_S * WEIGHTS * np.stack([side, 1.0 - side]))
+        if canary.spells:
+            begins = draw.choice(KEYS, runs, p=WEIGHTS)
+            spell = np.where(draw.random(runs) < 1 / SPELL_BLOCKS, -1, spell)
+            spell = np.where((spell < 0) & (draw.random(runs) < spell_chance), begins, spell)
+            bad["c"] = bad["a"] = (np.arange(KEYS) == spell[:, None]).astype(float)
+        failed = draw.binomial(sent, np.stack([bad["c"], bad["a"]]))
+        rows, heaviest = np.arange(runs), total.argmax(1)
+        whole, fails = sent.sum(2), failed.sum(2)
+        everyone.observe((whole[0], fails[0]), (whole[1], fails[1]))
+        rest, rest_fails = whole - sent[:, rows, heaviest], fails - failed[:, rows, heaviest]
+        others.observe((rest[0], rest_fails[0]), (rest[1], rest_fails[1]))
+        total += sent[0]
+        first, second = everyone.verdicts(), others.verdicts()
+        agreed = np.where(((total > 0).sum(1) < vt.FEW_CALLERS) | (first == second), first, "undecided")
+        new = (verdict == "undecided") & (agreed != "undecided")
+        verdict[new], at_s[new] = agreed[new], (block + 1) * BLOCK_S
+        if (verdict != "undecided").all():
+            break
+    return verdict, at_s
+
+
+def pause(canary: Canary, runs: int, seed: int) -> Counter[str]:
+    """Return what a minute without the candidate's traffic showed."""
+    draw, shown = np.random.default_rng(seed), Counter[str]()
+    for _ in range(runs):
+        minutes = []
+        for share in (canary.active, canary.alone):
+            requests = draw.poisson(RATE_RPS * BLOCK_S, 60 // BLOCK_S)
+            bad = draw.binomial(requests, share)
+            minutes.append([Block(requests=int(n), bad=int(fails)) for n, fails in zip(requests, bad, strict=True)])
+        shown[vt.decide_pause(LIMIT, *minutes)] += 1
+    return shown
+
+
+def judge_candidates(runs: int, seed: int) -> None:
+    """Print the verdicts about candidates."""
+    print(f"\nCandidates, limit 2 %, {RATE_RPS:g} requests/s of {KEYS} keys (Zipf), 10 % to the candidate, an hour\n")
+    rows = []
+    for canary in CANARIES:
+        verdict, at_s = run_canaries(canary, runs, seed)
+        counts = Counter(verdict.tolist())
+        paused = pause(canary, counts["load"], seed)
+        after = "-" if not paused else ", ".join(f"{name} {count / runs:.1%}" for name, count in paused.items())
+        known = at_s[np.isfinite(at_s)]
+        minutes = f"{np.median(known) / 60:.0f}" if len(known) else "-"
+        cells = [f"{counts[name] / runs:.1%}" for name in ("pass", "fail", "load", "undecided")]
+        rows.append([canary.title, *cells, after, minutes])
+    show_table(("candidate's errors", "pass", "fail", "load", "undecided", "after the pause", "median, min"), rows)
+
+
+@dataclass(frozen=True)
+class Suspended:
+    """A suspended version: its share of bad requests, that of the other version and of the heaviest key."""
+
+    title: str
+    limit: float
+    target: float
+    other: float
+    rate: float = 1.0
+    heaviest: float | None = None
+
+
+SUSPENDED = (
+    Suspended("healthy: 1 %, other 1 %, limit 2 %", 0.02, 0.01, 0.01),
+    Suspended("the same, 0.5 pairs/s", 0.02, 0.01, 0.01, rate=0.5),
+    Suspended("healthy: 0.5 %, other 0.5 %, limit 1 %", 0.01, 0.005, 0.005),
+    Suspended("healthy, heaviest key hostile: bad on the target only", 0.02, 0.01, 0.01, heaviest=1.0),
+    Suspended("5 %, other 1 %, limit 2 %", 0.02, 0.05, 0.01),
+    Suspended("the same, 0.5 pairs/s", 0.02, 0.05, 0.01, rate=0.5),
+    Suspended("the same, heaviest key hostile: good only", 0.02, 0.05, 0.01, heaviest=0.0),
+    Suspended("25 %, other 5 %, limit 10 %", 0.10, 0.25, 0.05),
+    Suspended("refusals 6 %, other 2 %, limit 3 %", 0.03, 0.06, 0.02),
+    Suspended("20 %, other 1 %, limit 2 %", 0.02, 0.20, 0.01),
+)
+
+
+def run_judgements(version: Suspended, runs: int, seed: int) -> tuple[npt.NDArray[np.str_], Floats]:
+    """Return the verdict of each run and when it came, in seconds; half of the other's failures are on both."""
+    draw, rows = np.random.default_rng(seed), np.arange(runs)
+    pairs = ShareTests(0.5, runs)
+    passing, others = (ShareTests(1.0 - 2.0 * version.limit, runs) for _ in range(2))
+    asked, differing = np.zeros((runs, KEYS), int), np.zeros((runs, KEYS), int)
+    verdict, at_s = np.full(runs, "undecided"), np.full(runs, np.inf)
+    both = 0.5 * min(version.other, version.target)
+    for block in range(JUDGEMENT_BLOCKS):
+        pairs.fade(0.5 ** (1.0 / vt.FADING_BLOCKS))
+        differing[pairs.logs.max(1) <= 0.0] = 0
+        heaviest = asked.argmax(1)
+        count = draw.poisson(version.rate * BLOCK_S, runs)
+        seen = np.zeros((4, runs), int)
+        for number in range(int(count.max(initial=0))):
+            there, key = number < count, np.searchsorted(np.cumsum(WEIGHTS), draw.random(runs)).clip(0, KEYS - 1)
+            chance = draw.random(runs)
+            target = (chance >= both) & (chance < version.target)
+            other = (chance >= version.target) & (chance < version.target + version.other - both)
+            if version.heaviest is not None:
+                target = np.where(key == 0, draw.random(runs) < version.heaviest, target)
+                other &= key != 0
+            asked[rows, key] += there
+            counts = there & (target != other) & (differing[rows, key] < vt.MOST_OF_KEY)
+            differing[rows, key] += counts
+            pairs.observe(target.astype(float), counts)
+            apart = there & (key != heaviest)
+            seen += np.stack([there, there & target, apart, apart & target])
+        for test, (requests, bad) in ((passing, seen[:2]), (others, seen[2:])):
+            share, has = _share(requests, bad)
+            test.observe(1.0 - share, has)
+        cleared = passing.crossed(CLEAR_BETA) & others.crossed(CLEAR_BETA)
+        now = np.select([pairs.crossed(ALPHA), cleared], ["confirmed", "cleared"], "undecided")
+        new = (verdict == "undecided") & (now != "undecided")
+        verdict[new], at_s[new] = now[new], (block + 1) * BLOCK_S
+    return verdict, at_s
+
+
+def judge_suspended(runs: int, seed: int) -> None:
+    """Print the verdicts about suspended versions."""
+    print(f"\nSuspended versions in {runs} runs: 1 pair/s of {KEYS} keys (Zipf)\n")
+    rows = []
+    for version in SUSPENDED:
+        verdict, at_s = run_judgements(version, runs, seed)
+        counts, known = Counter(verdict.tolist()), at_s[np.isfinite(at_s)]
+        minutes = f"{np.median(known) / 60:.1f}" if len(known) else "-"
+        soon = Counter(verdict[at_s <= TEN_MINUTES_S].tolist())
+        cells = [f"{soon[name]}; {counts[name]}" for name in ("confirmed", "cleared")]
+        rows.append([version.title, *cells, str(counts["undecided"]), minutes])
+    show_table(("version", "confirmed in 10; 30 min", "cleared in 10; 30 min", "undecided", "median, min"), rows)

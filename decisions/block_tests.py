@@ -1,0 +1,167 @@
+"""Evidence by blocks of time that a share of bad requests is above its limit, whatever happens inside a block.
+
+A block is two seconds of counted requests, equal bodies of one key once; blocks are joined until they hold
+`LEAST_REQUESTS`. With m the share of bad requests of a block, p the limit and c a stake, one block multiplies the
+evidence by
+
+    factor(m) = min(1 + c * (m - p) / p, GREATEST_FACTOR),    0 < c < 1.
+
+**Null hypothesis:** given everything before a block and its number of requests, its expected share is at most p. Then
+the factor's expectation is at most 1, because it is linear in m below its bound; it is never below 1 - c. Nothing is
+assumed about the requests inside a block, where a burst is one observation, nor about their number, which may follow
+the load. What is assumed is that a bad block does not foretell a bad one: a burst that is longer than a block counts in
+each of its blocks, by at most `GREATEST_FACTOR`, so that no less than four wholly bad blocks cross a line of a week.
+
+- The **e-detector**, the mean over the stakes of R <- (1 + R) * factor, is compared with a line A. The mean of R less
+  the number of blocks is a supermartingale, so that on average A - R0 blocks with traffic, or more, pass before a false
+  alarm (R0, below 50: its value at rest, at which it begins). It watches a version that serves.
+- The **e-process**, the mean over the stakes of the products, exceeds 1/alpha at any time with probability at most
+  alpha (Ville's inequality). It judges a version once (`decisions.version_tests`).
+
+Sources: Shin, Ramdas and Rinaldo, "E-detectors: a nonparametric framework for sequential change detection" (2022), for
+bounded means; Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (2024).
+"""
+
+import math
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from contracts.vocabulary import Contract
+
+BLOCK_S: Final = 2
+LEAST_REQUESTS: Final = 4
+GREATEST_FACTOR: Final = 14.0
+STAKES: Final = 4
+SMALLEST_LIMIT: Final = 1e-4
+"""A limit of zero would make one failure of a million an alarm; this is what it means instead."""
+LEAST_FAILED: Final = (3, 8)
+"""So many blocks in a row, with so many requests, in which every request failed: the target answers nothing."""
+LEAST_ACCEPTED: Final = 500
+"""Fewest accepted blocks that a relative limit is computed from: 17 minutes with traffic."""
+_LARGEST_SUM: Final = 1e15
+_UPPER_95: Final = 1.645
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Block(Contract):
+    """The requests of one block that a metric counts, and the bad ones among them."""
+
+    requests: Count = 0
+    bad: Count = 0
+
+    @property
+    def share(self) -> float | None:
+        """Share of bad requests; None without any request."""
+        return self.bad / self.requests if self.requests else None
+
+    def joined(self, other: "Block") -> "Block":
+        """Return both blocks as one."""
+        return Block(requests=self.requests + other.requests, bad=self.bad + other.bad)
+
+
+@lru_cache(maxsize=4096)
+def plan_stakes(limit: float) -> tuple[float, ...]:
+    """Return the stakes for a limit, each of equal weight; the greatest reaches `GREATEST_FACTOR` at a share of 1."""
+    low = max(0.02, 0.4 * limit)
+    high = max(low, min(0.8, (GREATEST_FACTOR - 1.0) * limit))
+    return tuple(low * (high / low) ** (index / (STAKES - 1)) for index in range(STAKES))
+
+
+def factor(stake: float, share: float, limit: float) -> float:
+    """Return by what one block multiplies the evidence that shares are above a limit."""
+    return min(1.0 + stake * (share - limit) / limit, GREATEST_FACTOR)
+
+
+class ShareDetector(Contract):
+    """An e-detector of one metric of a serving version.
+
+    Attributes:
+        open: The block that does not hold enough requests yet.
+        failed, failed_blocks: The requests of the newest blocks in a row that were wholly bad, and their number.
+        sums: The sums by stake; none before the first block.
+        peak: The highest mean of the sums.
+    """
+
+    open: Block = Block()
+    failed: Block = Block()
+    failed_blocks: Count = 0
+    sums: tuple[float, ...] = ()
+    peak: float = 0.0
+
+    @property
+    def value(self) -> float:
+        """Evidence now."""
+        return math.fsum(self.sums) / STAKES
+
+    @property
+    def answers_nothing(self) -> bool:
+        """Return whether every request of the newest blocks was bad, which needs no statistics."""
+        return self.failed_blocks >= LEAST_FAILED[0] and self.failed.requests >= LEAST_FAILED[1]
+
+
+def plan_line(false_alarm_every_h: float, triggers: int) -> float:
+    """Return the line of each trigger of a model whose triggers together may have one false alarm in so many hours.
+
+    Raises:
+        ValueError: the hours are below one, or there is no trigger.
+    """
+    if false_alarm_every_h < 1.0 or triggers < 1:
+        msg = f"false_alarm_every is {false_alarm_every_h:g} h for {triggers} triggers; the least is 1 h for 1 trigger"
+        raise ValueError(msg)
+    return false_alarm_every_h * 3600.0 / BLOCK_S * triggers
+
+
+def observe_detector(state: ShareDetector, limit: float, blocks: Iterable[Block]) -> ShareDetector:
+    """Return a detector after some blocks, in the order of their time."""
+    limit = max(limit, SMALLEST_LIMIT)
+    stakes = plan_stakes(limit)
+    sums = state.sums or tuple((1.0 - stake) / stake for stake in stakes)
+    pending, failed, failed_blocks = state.open, state.failed, state.failed_blocks
+    peak = state.peak
+    for block in blocks:
+        if block.requests:
+            is_bad = block.bad == block.requests
+            failed, failed_blocks = (failed.joined(block), failed_blocks + 1) if is_bad else (Block(), 0)
+        pending = pending.joined(block)
+        share = pending.share
+        if share is None or pending.requests < LEAST_REQUESTS:
+            continue
+        sums = tuple(
+            min((1.0 + total) * factor(stake, share, limit), _LARGEST_SUM)
+            for stake, total in zip(stakes, sums, strict=True)
+        )
+        pending, peak = Block(), max(peak, math.fsum(sums) / STAKES)
+    return ShareDetector(open=pending, failed=failed, failed_blocks=failed_blocks, sums=sums, peak=peak)
+
+
+class Accepted(Contract):
+    """The shares of a version's blocks while it was accepted: their number, sum and sum of squares."""
+
+    blocks: Count = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+
+def accept(accepted: Accepted, block: Block) -> Accepted:
+    """Return the accepted history with one more block; one without requests changes nothing."""
+    share = block.share
+    if share is None:
+        return accepted
+    return Accepted(blocks=accepted.blocks + 1, total=accepted.total + share, squares=accepted.squares + share * share)
+
+
+def relative_limit(accepted: Accepted, allowed_factor: float) -> float | None:
+    """Return the limit that a version's own history sets; None while it is too short.
+
+    It is a factor of the upper 95 % bound of the accepted share. A latency is bounded by its accepted percentile: the
+    bad requests are those beyond it. Blocks are the unit, so that bursts inside them widen the bound.
+    """
+    if accepted.blocks < LEAST_ACCEPTED:
+        return None
+    mean = accepted.total / accepted.blocks
+    variance = max(0.0, accepted.squares / accepted.blocks - mean * mean)
+    return min(1.0, allowed_factor * (mean + _UPPER_95 * math.sqrt(variance / accepted.blocks)))

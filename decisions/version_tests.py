@@ -1,0 +1,209 @@
+"""Whether a candidate passes and a suspended version is guilty, each with a declared probability of error.
+
+All are e-processes of `decisions.block_tests` for the mean of a figure between 0 and 1:
+
+| test | figure of a block or pair | mean if the null hypothesis holds |
+|---|---|---|
+| `beyond` | share of bad requests | at most the limit |
+| `passing` | share of good requests | at most 1 - twice the limit |
+| `worse` | (candidate's share - active version's share + 1) / 2 | at most (half of the limit + 1) / 2 |
+| `pairs` | 1 if only the target is bad, 0 if only the other version | at most 1/2 |
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Final, Literal
+
+from pydantic import Field
+
+from contracts.vocabulary import Contract
+from decisions.block_tests import LEAST_REQUESTS, SMALLEST_LIMIT, STAKES, Block, factor, plan_stakes
+
+FEW_CALLERS: Final = 3
+"""From so many callers on, a verdict must hold without the heaviest one."""
+MOST_OF_KEY: Final = 6
+"""So many pairs that differ count of one key: less than half of what confirms."""
+LEAST_PAIRS: Final = 50
+"""So many pairs without a third caller show that there are fewer; then all of their pairs count."""
+FADING_BLOCKS: Final = 900
+"""In so many blocks, half an hour, evidence against a suspended version fades to its square root."""
+LEAST_PAUSE_BLOCKS: Final = 10
+
+CandidateVerdict = Literal["pass", "fail", "load", "undecided"]
+JudgementVerdict = Literal["confirmed", "cleared", "undecided"]
+
+
+class ShareTest(Contract):
+    """An e-process: the logarithms of its products by stake, and the highest log e-value that it ever had."""
+
+    logs: tuple[float, ...] = (0.0,) * STAKES
+    peak: float = 0.0
+
+    def crossed(self, alpha: float) -> bool:
+        """Return whether the null hypothesis was rejected at a level."""
+        return self.peak >= -math.log(alpha)
+
+
+def observe_share(test: ShareTest, limit: float, share: float) -> ShareTest:
+    """Return a test after one figure between 0 and 1, whose mean is at most the limit under the null hypothesis."""
+    stakes = plan_stakes(limit)
+    logs = tuple(log + math.log(factor(stake, share, limit)) for stake, log in zip(stakes, test.logs, strict=True))
+    top = max(logs)
+    log_e = top + math.log(math.fsum(math.exp(log - top) for log in logs) / STAKES)
+    return ShareTest(logs=logs, peak=max(test.peak, log_e))
+
+
+def fade(test: ShareTest) -> ShareTest:
+    """Return a test one block later: what is above zero fades, which only lowers the evidence."""
+    kept = 0.5 ** (1.0 / FADING_BLOCKS)
+    return test.model_copy(update={"logs": tuple(log * kept if log > 0.0 else log for log in test.logs)})
+
+
+def _least_bad(limit: float) -> float:
+    """Return the share that a version must be shown to stay below: twice the limit, and below 1."""
+    return min(2.0 * limit, (1.0 + limit) / 2.0)
+
+
+class CandidateTest(Contract):
+    """What blocks showed of a candidate, over the shadow and all steps; `active` is of the active version in them.
+
+    `open` is the block that does not hold enough requests yet to speak against it: few bad ones in a row are no proof.
+    """
+
+    open: Block = Block()
+    beyond: ShareTest = ShareTest()
+    passing: ShareTest = ShareTest()
+    worse: ShareTest = ShareTest()
+    active: ShareTest = ShareTest()
+
+
+def observe_candidate(test: CandidateTest, limit: float, candidate: Block, active: Block) -> CandidateTest:
+    """Return the test after one block of both versions; a block without requests of the candidate changes nothing."""
+    limit = max(limit, SMALLEST_LIMIT)
+    share, beside = candidate.share, active.share
+    if share is None:
+        return test
+    joined = test.open.joined(candidate)
+    update: dict[str, Block | ShareTest] = {
+        "open": joined,
+        "passing": observe_share(test.passing, 1.0 - _least_bad(limit), 1.0 - share),
+    }
+    if joined.share is not None and joined.requests >= LEAST_REQUESTS:
+        update |= {"open": Block(), "beyond": observe_share(test.beyond, limit, joined.share)}
+    if beside is not None:
+        update["active"] = observe_share(test.active, limit, beside)
+        update["worse"] = observe_share(test.worse, (limit / 2.0 + 1.0) / 2.0, (share - beside + 1.0) / 2.0)
+    return test.model_copy(update=update)
+
+
+def decide_candidate(
+    everyone: CandidateTest, others: CandidateTest, *, callers: int, alpha: float, beta: float
+) -> CandidateVerdict:
+    """Return the verdict: a good candidate fails with probability 2 `alpha` at most, a bad one passes with `beta`.
+
+    Bad: a share of twice the limit. `load`: both versions are beyond the limit, and the candidate's traffic is taken
+    away for a minute (`decide_pause`).
+
+    Args:
+        everyone: Of all requests.
+        others: Without those of the caller with most requests, as known before each block.
+        callers: How many callers the candidate had.
+        alpha: Level of each test against the candidate.
+        beta: Level of the test that it must pass.
+    """
+    verdict = _decide(everyone, alpha, beta)
+    return verdict if callers < FEW_CALLERS or _decide(others, alpha, beta) == verdict else "undecided"
+
+
+def _decide(test: CandidateTest, alpha: float, beta: float) -> CandidateVerdict:
+    if test.worse.crossed(alpha):
+        return "fail"
+    if test.beyond.crossed(alpha):
+        return "load" if test.active.crossed(math.sqrt(alpha)) else "fail"
+    return "pass" if test.passing.crossed(beta) else "undecided"
+
+
+def decide_pause(limit: float, before: Sequence[Block], during: Sequence[Block]) -> CandidateVerdict:
+    """Return whose doing it is that both versions were beyond the limit, by the active version's blocks.
+
+    `fail`: while the candidate had no traffic its share fell to the limit, or to half of what it was. Else `load`.
+    """
+    earlier, later = ([block.share for block in blocks if block.share is not None] for blocks in (before, during))
+    if min(len(earlier), len(later)) < LEAST_PAUSE_BLOCKS:
+        return "undecided"
+    return "fail" if fmean(later) <= max(limit, fmean(earlier) / 2.0) else "load"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A request that a suspended version and the one that replaced it were both asked: whose it is, and who was bad."""
+
+    key: str
+    target: bool
+    other: bool
+
+
+class Judgement(Contract):
+    """What pairs showed of a suspended version.
+
+    Attributes:
+        pairs: Of the pairs that differ, whether the target is the bad one; `uncapped` with all pairs of each key.
+        passing: Of all pairs, in blocks; `passing_others` without those of the key with most.
+        asked, differing: Pairs by key, and the counted ones that differ.
+    """
+
+    pairs: ShareTest = ShareTest()
+    uncapped: ShareTest = ShareTest()
+    passing: ShareTest = ShareTest()
+    passing_others: ShareTest = ShareTest()
+    asked: dict[str, int] = Field(default_factory=dict)
+    differing: dict[str, int] = Field(default_factory=dict)
+
+
+def observe_pairs(state: Judgement, limit: float, pairs: Iterable[Pair]) -> Judgement:
+    """Return the judgement after one block of pairs, which may be empty: time fades the evidence.
+
+    Whether a pair counts is known before its outcome: a key that is full is left out with the good and the bad ones.
+    """
+    test, uncapped = fade(state.pairs), fade(state.uncapped)
+    asked, differing = dict(state.asked), dict(state.differing)
+    heaviest = max(state.asked, key=state.asked.__getitem__, default=None)
+    if max(test.logs) <= 0.0:
+        differing = {}
+    everyone, others = Block(), Block()
+    for pair in pairs:
+        asked[pair.key] = asked.get(pair.key, 0) + 1
+        shown = Block(requests=1, bad=int(pair.target and not pair.other))
+        everyone = everyone.joined(shown)
+        if pair.key != heaviest:
+            others = others.joined(shown)
+        if pair.target == pair.other:
+            continue
+        uncapped = observe_share(uncapped, 0.5, float(pair.target))
+        if differing.get(pair.key, 0) < MOST_OF_KEY:
+            differing[pair.key] = differing.get(pair.key, 0) + 1
+            test = observe_share(test, 0.5, float(pair.target))
+    return Judgement(
+        pairs=test,
+        uncapped=uncapped,
+        passing=_observe_good(state.passing, limit, everyone),
+        passing_others=_observe_good(state.passing_others, limit, others),
+        asked=asked,
+        differing=differing,
+    )
+
+
+def _observe_good(test: ShareTest, limit: float, block: Block) -> ShareTest:
+    share = block.share
+    return test if share is None else observe_share(test, 1.0 - _least_bad(max(limit, SMALLEST_LIMIT)), 1.0 - share)
+
+
+def decide_judgement(state: Judgement, *, alpha: float, beta: float) -> JudgementVerdict:
+    """Return the verdict: `alpha` bounds that a version no worse is confirmed, `beta` that a bad one is cleared."""
+    is_of_few = len(state.asked) < FEW_CALLERS and sum(state.asked.values()) >= LEAST_PAIRS
+    if state.pairs.crossed(alpha) or (is_of_few and state.uncapped.crossed(alpha)):
+        return "confirmed"
+    is_shown = is_of_few or state.passing_others.crossed(beta)
+    return "cleared" if is_shown and state.passing.crossed(beta) else "undecided"
