@@ -173,7 +173,12 @@ class VariantManifest(Contract):
 
 
 class VersionManifest(Contract):
-    """An immutable model version with its lineage: `versions/<model>/<version>/manifest.json`."""
+    """An immutable model version with its lineage: `versions/<model>/<version>/manifest.json`.
+
+    Attributes:
+        policy: The frozen release policy as JSON, which `policy_digest` is of; None where it was not signed yet. It is
+            parsed by who needs it: a field of a newer version makes no manifest unreadable.
+    """
 
     kind: Literal["version"] = "version"
     model: ModelName
@@ -188,6 +193,7 @@ class VersionManifest(Contract):
     variants: tuple[RegisteredVariant, ...]
     serving: ServingSettings | None = None
     policy_digest: Digest
+    policy: dict[str, Any] | None = None
     registered_at: Instant
     attestations: RequiredAttestations | None = None
 

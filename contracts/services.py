@@ -160,6 +160,7 @@ SERVICES: dict[str, ServiceContract] = {
                 f.WindowSummarised, f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.CanaryAssessed, f.ShadowAssessed,
             ),
             owns=("alerts",),
+            reads_records=("routes", "staging-routes"),
             staging=(f.InferenceBatch, f.DeploymentChanged),
             measures=(TELEMETRY,),
         ),

@@ -124,7 +124,7 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         writes=("versions/*/attestations/", "versions/*/rehearsals/"),
     ),
     "monitor": StoreAccess(
-        reads=(GC, "manifests/drift/", PROBE, "references/", "blobs/"),
+        reads=(GC, "manifests/drift/", PROBE, "references/", "blobs/", "versions/"),
         writes=("blobs/", _CLAIMS, "manifests/drift/", "references/"),
     ),
     "mirror": StoreAccess(

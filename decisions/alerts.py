@@ -91,6 +91,19 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class PastAlerts:
+    """What the log has of the alerts that one service raised about a model.
+
+    Attributes:
+        open: Those that were raised and not resolved.
+        last: The highest occurrence of any.
+    """
+
+    open: tuple[AlertRaised, ...] = ()
+    last: int = 0
+
+
+@dataclass(frozen=True)
 class Decided:
     """The alerts after a decision, the facts to publish, and the keys whose evidence begins anew."""
 
@@ -108,6 +121,18 @@ def alert_id(environment: Environment, target: Target, key: str, occurrence: int
     """Return the id of an alert: the same from raised to resolved, another one for the next occurrence."""
     prefix = "staging/" if environment == "staging" else ""
     return f"{prefix}{alert_key(target, key)}/{occurrence}"
+
+
+def occurrence_of(alert_id: str) -> int:
+    """Return the number in the id of an alert; 0 if it has none."""
+    number = alert_id.rpartition("/")[2]
+    return int(number) if number.isascii() and number.isdigit() else 0
+
+
+def resolve_lost(alert: AlertRaised) -> AlertResolved:
+    """Return the resolution of an alert that the log has open, and whose record was lost."""
+    message = "The record of this alert was lost. If what it says lasts, it is raised again."
+    return AlertResolved.model_validate({**alert.model_dump(), "message": message})
 
 
 def decide_alerts(

@@ -42,9 +42,16 @@ def versions_on(route: Route | None) -> set[int]:
     """Return the versions that a route names: those in traffic, and those that a rollback may bring back."""
     if route is None:
         return set()
+    return versions_at_hand(route) | {served.target.version for served in route.history}
+
+
+def versions_at_hand(route: Route | None) -> set[int]:
+    """Return the versions that take requests, and the one that the next rollback brings back."""
+    if route is None:
+        return set()
     canary = route.canary.served if route.canary is not None else None
     shadow = route.shadow.served if route.shadow is not None else None
-    served = [route.active, canary, shadow, route.previous, *route.history]
+    served = [route.active, canary, shadow, route.previous]
     return {target.target.version for target in served if target is not None}
 
 

@@ -132,12 +132,13 @@ async def _resolve(stack: StackAddress, name: Name) -> Name:
 
 
 async def require_model(js: JetStreamContext, model: str) -> None:
-    """Raise CommandError, with the models that are most like it, if nothing is known of a model.
+    """Raise CommandError, with the models that are most like it, if only other models are known.
 
-    Nothing is raised if this identity may not read which models there are.
+    Nothing is raised if none is, because records were lost, or this identity may not read which models there are.
     """
     with contextlib.suppress(SlipwayError, nats.errors.Error, TimeoutError):
-        if model not in await model_names(js):
+        known = await model_names(js)
+        if known and model not in known:
             raise CommandError(f"there is no model {model}{await advice(js, model, 'slipway models')}")
 
 

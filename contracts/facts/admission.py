@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from ..codes import Code
-from ..golden import GoldenPrompts
 from ..limits import AtMost
 from ..policy import ReleasePolicy
 from ..vocabulary import ArtifactRef, Contract, Digest, Instant, ModelName, Ratio, ServingSettings, Variant
@@ -97,9 +95,7 @@ class ReleaseOpened(Fact):
     @field_validator("policy", mode="before")
     @classmethod
     def _reads_earlier_golden_prompts(cls, stored: Any) -> Any:
-        if not isinstance(stored, Mapping) or "golden" not in stored:
-            return stored
-        return {**stored, "golden": GoldenPrompts.readable(stored["golden"])}
+        return ReleasePolicy.readable(stored)
 
 
 class CheckpointRejected(Fact):

@@ -77,7 +77,7 @@ class Monitor:
             implausible = after.implausible - state.implausible
             return after
 
-        await self._transact(event.environment, event.subject, add)
+        await self.transact(event.environment, event.subject, add)
         self.metrics.count_arrived(batch.records)
         if sender is not None:
             self.read[event.environment, event.subject] = Read(cause.at, sender.stored_at)
@@ -86,7 +86,7 @@ class Monitor:
     async def follow(self, event: Event[DeploymentChanged]) -> None:
         """Follow a route."""
         cause = self._cause(event.id, event.correlationid)
-        await self._transact(
+        await self.transact(
             event.environment,
             event.subject,
             lambda state: monitoring.follow_route(state, event.data.route, cause, self.rules),
@@ -96,7 +96,7 @@ class Monitor:
         """Keep the policy of a version; its rehearsal in staging is watched by the same triggers."""
         opened, cause = event.data, self._cause(event.id, event.correlationid)
         for environment in ENVIRONMENTS:
-            await self._transact(
+            await self.transact(
                 environment,
                 opened.model,
                 lambda state: monitoring.add_policy(state, opened.version, opened.release_id, opened.policy, cause),
@@ -122,7 +122,7 @@ class Monitor:
         cause = Cause(f"{environment}.{model}/{now.isoformat()}", now, own_offset_s=self.own_offset_s())
         last = self.read.get(item)
         until = last.backlog_until(now, self.rules.windowing.lateness_s) if last else None
-        state = await self._transact(
+        state = await self.transact(
             environment, model, lambda state: monitoring.assess(state, cause, self.rules, read_until=until)
         )
         self.metrics.note_sweep(now)
@@ -136,9 +136,11 @@ class Monitor:
 
         await Sweeper("drift windows", targets, compare_window, every_s=0.0, item_limit_s=self.drift_limit_s).sweep()
 
-    async def _transact(
+    async def transact(
         self, environment: Environment, model: str, change: Callable[[MonitorState], MonitorState]
     ) -> MonitorState:
+        """Change the record of a model, and publish what follows; return it."""
+
         def decide(state: MonitorState | None) -> MonitorState:
             return change(state or MonitorState(model=model, environment=environment))
 
@@ -149,7 +151,7 @@ class Monitor:
             reference = await self.references.latest(window.target) or await self.references.put(
                 window.target, window.columns, taken_at=window.ended_at, source="first accepted production window"
             )
-            await self._transact(
+            await self.transact(
                 state.environment,
                 state.model,
                 lambda current: drift_windows.add_reference(current, window, reference),
@@ -161,7 +163,7 @@ class Monitor:
         evidence = await self._report(window, rows, verdict) if verdict.drifted else None
         at = self.clock.now()
         cause = Cause(f"{state.environment}.{state.model}/drift/{window.ended_at.isoformat()}", at)
-        await self._transact(
+        await self.transact(
             state.environment,
             state.model,
             lambda current: drift_windows.add_comparison(

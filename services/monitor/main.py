@@ -3,11 +3,14 @@
 import asyncio
 
 from services.monitor.adapters.reports import EvidentlyReports
-from services.monitor.adapters.store import StoredReferences
+from services.monitor.adapters.routes import KvRoutes
+from services.monitor.adapters.store import SignedPolicies, StoredReferences
 from services.monitor.app import SERVICE, build, build_sweeper
 from services.monitor.domain.record import MonitorState
 from services.monitor.metrics import MonitorMetrics
+from services.monitor.routed import RoutedModels, build_routed_sweeper
 from services.monitor.settings import MonitorSettings
+from shared.messaging.alert_log import AlertLog
 from shared.messaging.bus import Bus
 from shared.messaging.bus_clock import BusClock
 from shared.messaging.credentials import require_identity
@@ -43,12 +46,15 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
         clock=clock,
     )
     sweeper = build_sweeper(monitor, settings)
+    routed = RoutedModels(
+        monitor, KvRoutes(lambda: bus.js), SignedPolicies(store, connection), AlertLog(lambda: bus.js, SERVICE)
+    )
 
     async def compare_clocks() -> None:
         await clock.keep_comparing(settings.compare_clocks_s)
 
     kept = {"alerts": lambda _: MonitorState}
-    await serve(bus, connection, background=[sweeper.run, compare_clocks], kept=kept)
+    await serve(bus, connection, background=[sweeper.run, build_routed_sweeper(routed).run, compare_clocks], kept=kept)
 
 
 def main() -> None:

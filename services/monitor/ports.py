@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from contracts.vocabulary import ArtifactRef, Target
+from contracts.routes import Route
+from contracts.vocabulary import ArtifactRef, Environment, Target
+from decisions.alerts import PastAlerts
 from services.monitor.domain.drift import DriftVerdict
 from services.monitor.domain.record import Reference
+from shared.provenance.signed_policies import SignedPolicy
 
 Columns = Mapping[str, Sequence[float]]
 
@@ -33,3 +36,27 @@ class Reports(Protocol):
         Raises:
             SlipwayError: it could not be made or stored; the alert then goes without.
         """
+
+
+class Routes(Protocol):
+    """The routes of production and of staging, as they are stored."""
+
+    async def models(self, environment: Environment) -> list[str]:
+        """Return the models that have a route."""
+
+    async def get(self, environment: Environment, model: str) -> Route | None:
+        """Return the route of a model; None if there is none."""
+
+
+class Policies(Protocol):
+    """The policies that are signed with versions."""
+
+    async def read(self, model: str, version: int) -> SignedPolicy | str:
+        """Return the policy of a version; a sentence that says why it cannot be read else."""
+
+
+class PastLog(Protocol):
+    """The log of the alerts that the monitor raised."""
+
+    async def read(self, environment: Environment, model: str) -> PastAlerts:
+        """Return what the log has of the alerts about a model."""

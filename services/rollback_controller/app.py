@@ -30,6 +30,7 @@ from decisions.rollback import rollback_id
 from services.rollback_controller.controller import Controller
 from services.rollback_controller.early_probes import EarlyProbes
 from services.rollback_controller.gateway_reports import GatewayReports, report_refused
+from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.operator_orders import OperatorOrders
 from services.rollback_controller.ports import Alerts, Answers, Drills, Probe, Proofs, Routes, Slices, Traffic
 from services.rollback_controller.probing import Probing
@@ -76,6 +77,7 @@ def build(
         teams=teams,
         trials=Trials(states, routes, slices, clock),
         probing=Probing(states, routes, probe, EarlyProbes(routes, probe, clock), clock, settings.rules, load_rose),
+        policies=KnownPolicies(states, proofs),
     )
     rehearsal = Rehearsal(
         bus=bus,

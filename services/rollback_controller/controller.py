@@ -33,6 +33,7 @@ from services.rollback_controller.domain.doubt import awaited_previous, may_star
 from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import Rollback, RollbackState
 from services.rollback_controller.domain.rules import Rules
+from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.ports import Alerts, Probe, Routes
 from services.rollback_controller.probing import Probing
 from services.rollback_controller.states import RollbackStates
@@ -70,15 +71,18 @@ class Controller:
     teams: Callable[[], tuple[Team, ...]]
     trials: Trials
     probing: Probing
+    policies: KnownPolicies
     _executing: set[str] = field(default_factory=set)
 
     # -- facts ------------------------------------------------------------------------------------------------------
 
     async def record_policy(self, event: Event[ReleaseOpened]) -> None:
-        """Record a version's triggers when its release opens: later the registry may not answer."""
+        """Record a version's triggers when its release opens: later neither registry nor store may answer."""
+        opened = event.data
         for environment in ENVIRONMENTS:
             entry = await self.routes.get(environment, event.subject)
-            record = functools.partial(record_policy, opened=event.data, route=entry.value if entry else None)
+            route = entry.value if entry else None
+            record = functools.partial(record_policy, version=opened.version, policy=opened.policy, route=route)
             await self.states.write(environment, event.subject, record)
             await self._publish(environment, event.subject)
 
@@ -106,15 +110,24 @@ class Controller:
         if isinstance(event.data, AlertUpdated) and await self._awaits_previous(event.data, event):
             log.info("the previous target still does not generate, so the alert starts no other rollback")
             return
+        await self._complete_policies(event)
         moment = await self.probing.look(event)
 
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
             if decision.lacks_policy(state, event.data, route):
-                reason = f"The policy of version {event.data.target.version} of {event.subject} has not arrived yet."
+                reason = f"The policy of version {event.data.target.version} of {event.subject} is not known yet."
                 raise Transient("bus_unavailable", reason)
             return decision.decide_on_alert(state, event.data, route, cause, self.rules, moment=moment)
 
         await self.decide(event, decide, received)
+
+    async def _complete_policies(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> None:
+        """Read the policy that an alert's trigger is of from what is signed with its version, if it is not recorded."""
+        environment, model = event.environment, event.subject
+        state, entry = await self.states.read(environment, model), await self.routes.get(environment, model)
+        route = entry.value if entry else None
+        if decision.lacks_policy(state, event.data, route):
+            await self.policies.complete(environment, model, state, route)
 
     async def _awaits_previous(self, alert: AlertUpdated, event: Event[Any]) -> bool:
         """Return whether an alert has failed to move traffic to a target that does not generate, and still does not."""

@@ -22,6 +22,7 @@ from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.standby import StandbyProofs
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
+from shared.messaging.alert_log import AlertLog
 from shared.messaging.bus import Bus
 from shared.messaging.bus_clock import BusClock
 from shared.messaging.credentials import require_identity
@@ -82,7 +83,8 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     sweeper = Sweeper("rollbacks", states.keys, controller.sweep, every_s=settings.sweep_s)
     standby = StandbyProofs(states, routes, proofs, clock)
     verifier = Sweeper("standbys", standby.keys, standby.sweep, every_s=settings.standby_sweep_s)
-    watching = Watching(states, routes, StreamArrivals(lambda: bus.js), clock, settings.watch_limits)
+    arrivals, past = StreamArrivals(lambda: bus.js), AlertLog(lambda: bus.js, SERVICE)
+    watching = Watching(states, routes, arrivals, controller.policies, past, clock=clock, limits=settings.watch_limits)
     watcher = Sweeper("watched models", watching.keys, watching.sweep, every_s=settings.watch_sweep_s)
     golden = GoldenProbes(states, routes, probe, clock)
     asker = Sweeper(

@@ -22,5 +22,9 @@ class RollbackMetrics:
         self._open.replace(key, {(state.environment,): under_way})
         standby = state.standby
         self._unproven.replace(key, {(): 1.0} if standby is not None and standby.code is not None else {})
-        raised = standby is not None and standby.raised_at is not None
-        self._alerts.replace(key, {(state.environment, "provenance", "warning"): 1.0} if raised else {})
+        alerts: dict[tuple[str, ...], float] = {}
+        if standby is not None and standby.raised_at is not None:
+            alerts[state.environment, "provenance", "warning"] = 1.0
+        if state.blind is not None:
+            alerts[state.environment, "blind", "critical"] = 1.0
+        self._alerts.replace(key, alerts)

@@ -11,11 +11,13 @@ from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
 from contracts.slices import Slice
 from contracts.vocabulary import Digest, Environment
+from decisions.alerts import PastAlerts
 from decisions.golden import GoldenReply
 from decisions.probed import ProbedAnswer
 from decisions.provenance import Problem
-from services.rollback_controller.domain.record import Unseen
+from services.rollback_controller.domain.record import Arriving
 from shared.messaging.bus import Emit
+from shared.provenance.signed_policies import SignedPolicy
 from shared.storage.kv import Entry
 
 
@@ -24,6 +26,9 @@ class Routes(Protocol):
 
     async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
         """Read a route; None when there is none."""
+
+    async def models(self, environment: Environment) -> list[str]:
+        """Return the models that have a route."""
 
     async def find(self, environment: Environment, model: str, cause_id: str) -> Route | None:
         """Return the route that an event led to, also if others followed; None if it is not among the last ones."""
@@ -75,10 +80,17 @@ class Alerts(Protocol):
         """Return whether the log says after a sequence number that an alert was raised."""
 
 
+class PastLog(Protocol):
+    """The log of the alerts that the rollback-controller raised."""
+
+    async def read(self, environment: Environment, model: str) -> PastAlerts:
+        """Return what the log has of the alerts about a model."""
+
+
 class Arrivals(Protocol):
     """What arrives on the bus about a model of production."""
 
-    async def last(self, kind: Unseen, model: str) -> int:
+    async def last(self, kind: Arriving, model: str) -> int:
         """Return the sequence number of the last message of a kind; 0 without one. Raise Transient without a bus."""
 
 
@@ -93,6 +105,9 @@ class Proofs(Protocol):
 
     async def assess(self, served: ServedTarget) -> Problem | None:
         """Return why a target is not proven; None if it is. Raise Transient if the store does not answer."""
+
+    async def policy(self, model: str, version: int) -> SignedPolicy | str:
+        """Return the policy that is signed with a version; a sentence that says why it cannot be read else."""
 
 
 class Publisher(Protocol):

@@ -1,11 +1,12 @@
-"""Notices that production is not watched: no telemetry arrives, or the monitor makes nothing of it."""
+"""Notices that production is not watched: no telemetry or windows arrive, or triggers are not known."""
 
 from contracts.api_usage import DemandReport
 from contracts.vocabulary import Environment
 from services.rollback_controller.domain import blindness
 from services.rollback_controller.domain.blindness import Arrived, Limits, Seen, Traffic
-from services.rollback_controller.domain.record import Unseen
-from services.rollback_controller.ports import Arrivals, Routes
+from services.rollback_controller.domain.record import Arriving
+from services.rollback_controller.known_policies import KnownPolicies
+from services.rollback_controller.ports import Arrivals, PastLog, Routes
 from services.rollback_controller.states import RollbackStates
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
@@ -18,48 +19,68 @@ class Watching:
     """
 
     def __init__(
-        self, states: RollbackStates, routes: Routes, arrivals: Arrivals, clock: Clock, limits: Limits
+        self,
+        states: RollbackStates,
+        routes: Routes,
+        arrivals: Arrivals,
+        policies: KnownPolicies,
+        past: PastLog,
+        *,
+        clock: Clock,
+        limits: Limits,
     ) -> None:
         self._states = states
         self._routes = routes
         self._arrivals = arrivals
+        self._policies = policies
+        self._past = past
         self._clock = clock
         self._limits = limits
         self._began_s = clock.monotonic()
+        self._recorded: set[str] = set()
         self._traffic: dict[str, Traffic] = {}
-        self._arrived: dict[tuple[str, Unseen], Arrived] = {}
+        self._arrived: dict[tuple[str, Arriving], Arrived] = {}
 
     def take_report(self, report: DemandReport) -> None:
         """Note what a gateway reports to answer."""
         self._traffic = blindness.note_traffic(self._traffic, report.traffic, self._clock.monotonic())
 
     async def keys(self) -> list[tuple[Environment, str]]:
-        """Return the records of production."""
-        return [key for key in await self._states.keys() if key[0] == "production"]
+        """Return the models that have a record or a route of production."""
+        self._recorded = {model for environment, model in await self._states.keys() if environment == "production"}
+        return [("production", model) for model in sorted({*self._recorded, *await self._routes.models("production")})]
 
     async def sweep(self, key: tuple[Environment, str]) -> None:
         """Raise or resolve the alert about one model. While the bus does not answer nothing is known."""
         environment, model = key
+        if model not in self._recorded:
+            await self._resolve_lost(environment, model)
         try:
             arrived = {kind: await self._look(model, kind) for kind in _KINDS}
             entry = await self._routes.get(environment, model)
             state = await self._states.read(environment, model)
+            route = entry.value if entry is not None else None
+            unknown = await self._policies.complete(environment, model, state, route)
         except SlipwayError:
             self._forget(model)
             raise
-        route = entry.value if entry is not None else None
         active = route.active.target if route is not None and route.active is not None else None
         now_s, now = self._clock.monotonic(), self._clock.now()
         traffic = self._traffic.get(model)
         lasts_s = traffic.lasts_s(now_s) if traffic is not None else 0.0
-        seen = Seen(now_s, lasts_s, now_s - self._began_s, arrived)
+        seen = Seen(now_s, lasts_s, now_s - self._began_s, arrived, unknown)
         if state.blind is None and blindness.find_unseen(seen, self._limits) is None:
             return
         await self._states.transact(
             environment, model, lambda state: blindness.assess(state, active, seen, now, self._limits)
         )
 
-    async def _look(self, model: str, kind: Unseen) -> Arrived:
+    async def _resolve_lost(self, environment: Environment, model: str) -> None:
+        """Resolve the alerts of a record that was lost."""
+        past, now = await self._past.read(environment, model), self._clock.now()
+        await self._states.transact(environment, model, lambda state: blindness.resolve_past(state, past, now))
+
+    async def _look(self, model: str, kind: Arriving) -> Arrived:
         sequence, now_s = await self._arrivals.last(kind, model), self._clock.monotonic()
         before = self._arrived.get((model, kind))
         after = Arrived(sequence, now_s) if before is None else before.note(sequence, now_s)
@@ -73,4 +94,4 @@ class Watching:
             self._arrived.pop((model, kind), None)
 
 
-_KINDS: tuple[Unseen, ...] = ("telemetry", "windows")
+_KINDS: tuple[Arriving, ...] = ("telemetry", "windows")

@@ -161,6 +161,18 @@ async def test_a_person_silences_and_acknowledges_by_the_command_line(js, bus_se
         assert "over/1" not in ids(receiver.received)
 
 
+async def test_a_model_is_silenced_though_all_records_were_lost_but_not_a_misspelt_one(js, bus_settings, receiver):
+    variables = environment(bus_settings)
+    order = ("silence", k.MODEL, "--trigger", "noisy", "--for", "1h", "--reason", "works")
+    with notifier(bus_settings, [hook(receiver)]):
+        status, _, err = await asyncio.to_thread(run_command, variables, *order)
+        assert status == 0, err
+        await Bucket(js, "routes", Route).create("other", k.route(model="other"))
+        status, _, err = await asyncio.to_thread(run_command, variables, *order)
+        assert status != 0
+        assert f"there is no model {k.MODEL}" in err
+
+
 async def test_a_trigger_is_silenced_for_all_models_that_have_a_route(js, bus_settings, receiver):
     variables, routes = environment(bus_settings), Bucket(js, "routes", Route)
     for model in ("first-bot", "second-bot"):

@@ -15,10 +15,12 @@ from shared.errors import Permanent
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Subjects
 from shared.provenance.model_signatures import signature_key
+from shared.provenance.signed_policies import SignedPolicy, read_policy
 from shared.provenance.target_check import check_target
 from shared.provenance.verification import Verification
 from shared.storage.blobs import Store, blob_key, manifest_key
 from shared.storage.held_out import erase_held_out
+from testbed import factories
 from testbed.attesters import attester, attester_keys, trust
 from testbed.released import release
 from testbed.servers import connection
@@ -39,6 +41,17 @@ def store(nats_server, s3_server, tmp_path_factory):
 @pytest.fixture(scope="module")
 def released(store, keys):
     return release(store, keys)
+
+
+def test_the_signed_policy_of_a_version_is_read_and_no_altered_one(store, keys):
+    policy = factories.policy()
+    made = release(store, keys, "policed", policy=policy.model_dump(mode="json"))
+    assert read_policy(store, trust(keys), "policed", 2) == SignedPolicy(made.manifest.release_id, policy)
+    overwrite(store, "versions/policed/2/manifest.json", store.get(made.ref).replace(b"automatic", b"manual"))
+    assert "signed was" in read_policy(store, trust(keys), "policed", 2)
+    assert "does not exist" in read_policy(store, trust(keys), "policed", 3)
+    release(store, keys, "unpoliced")
+    assert read_policy(store, trust(keys), "unpoliced", 2) == "Version 2 of unpoliced was signed without its policy."
 
 
 def findings(store, keys, released, **options):

@@ -11,14 +11,17 @@ from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes, KvSlices
 from services.rollback_controller.adapters.triton import TritonProbe
 from shared.errors import Transient
+from shared.messaging.alert_log import AlertLog
 from shared.messaging.publishing import publish_event
 from shared.serving.inference import Channels
 from testbed import factories as f
 from testbed.gateway import load_toy
 from tests.kit.conformance_rollback import (
+    SENDER,
     AlertsConformance,
     ArrivalsConformance,
     DrillsConformance,
+    PastLogConformance,
     ProbeConformance,
     RoutesConformance,
     SlicesConformance,
@@ -67,6 +70,16 @@ class TestLoggedAlerts(AlertsConformance):
     async def store(self, event):
         await publish_event(self.js, event)
         return (await self.js.stream_info("SLIPWAY_EVENTS")).state.last_seq
+
+
+class TestAlertLog(PastLogConformance):
+    @pytest.fixture
+    def past(self, js):
+        self.js = js
+        return AlertLog(lambda: js, SENDER)
+
+    async def store(self, event):
+        await publish_event(self.js, event)
 
 
 class TestStreamArrivals(ArrivalsConformance):

@@ -12,16 +12,19 @@ from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.golden import GoldenPrompt
 from contracts.manifests import RehearsalRecord
+from contracts.policy import ReleasePolicy
 from contracts.records import record_key
 from contracts.routes import Route, ServedTarget
 from contracts.slices import Slice
 from contracts.vocabulary import digest_of
+from decisions.alerts import PastAlerts, occurrence_of
 from decisions.golden import GoldenReply
 from decisions.probed import TIMED_OUT, ProbedAnswer
 from decisions.provenance import Problem
 from shared.errors import Transient
 from shared.messaging.publishing import Emit, envelope, id_taken, message_of
 from shared.messaging.topology import DEDUPE_WINDOW_S
+from shared.provenance.signed_policies import SignedPolicy
 from shared.runtime.clock import Clock
 from shared.storage.kv import Conflict, Entry
 
@@ -47,6 +50,12 @@ class FakeProofs:
         self.problems: dict[str, Problem | Exception] = {}
         self.trust = digest_of(b"keys")
         self.assessed: list[str] = []
+        self.policies: dict[int, ReleasePolicy] = {}
+
+    async def policy(self, model, version):
+        if version not in self.policies:
+            return f"Version {version} of {model} was signed without its policy."
+        return SignedPolicy(f"r-{version}", self.policies[version])
 
     async def attest_rehearsal(self, record):
         if record not in self.rehearsals:
@@ -151,6 +160,16 @@ class FakeLog:
         raised = self._about(AlertRaised, environment, model)
         return any(number > sequence and fact.alert_id == alert_id for number, fact in raised)
 
+    async def read(self, environment: str, model: str) -> PastAlerts:
+        """Return the alerts about a model that the log has (port `PastLog`)."""
+        own = f"/slipway/{self._service}"
+        numbers = {message.sequence for message in self.stored if message.event.source == own}
+        facts = {kind: self._about(kind, environment, model) for kind in (AlertRaised, AlertResolved)}
+        raised = {fact.alert_id: (number, fact) for number, fact in facts[AlertRaised] if number in numbers}
+        resolved = {fact.alert_id: number for number, fact in facts[AlertResolved] if number in numbers}
+        still_open = (fact for name, (number, fact) in raised.items() if resolved.get(name, 0) < number)
+        return PastAlerts(tuple(still_open), max(map(occurrence_of, raised), default=0))
+
     def _about(self, kind: type, environment: str, model: str) -> list[tuple[int, Any]]:
         """Return the facts of a type about a model, each with its sequence number."""
         self._check()
@@ -199,6 +218,11 @@ class FakeRoutes:
         """Read a route; None when there is none."""
         self._check()
         return self.entries.get((environment, model))
+
+    async def models(self, environment: str) -> list[str]:
+        """Return the models that have a route."""
+        self._check()
+        return sorted(model for where, model in self.entries if where == environment)
 
     async def find(self, environment: str, model: str, cause_id: str) -> Route | None:
         """Return the route that an event led to; None if it is not among the last `ROUTES_KEPT`."""

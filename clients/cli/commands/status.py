@@ -28,6 +28,7 @@ from clients.cli.output import CommandError, Exit, ended_by_interrupt, is_termin
 from clients.cli.recent_releases import read_recent, whole_releases
 from clients.cli.resolving import resolve_text, unknown_release
 from clients.cli.views import render
+from clients.cli.watched import read_blind
 from contracts.envelope import Event
 from contracts.facts import ReleaseOpened
 from decisions.release_progress import ReleaseProgress
@@ -150,6 +151,8 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         for sentence in await nearly_full(js):
+            warn(sentence)
+        for sentence in await read_blind(js, stack, model_of(what)):
             warn(sentence)
         shown = await _read_releases(js, stack, what, every)
         is_trimmed = await log_begin(js) is not None

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from clients.cli.doctor import assess, endpoints, gather, numeric, servers, space, stack, versions
+from clients.cli.connection import find_stack
+from clients.cli.doctor import assess, endpoints, gather, numeric, servers, space, stack, versions, watching
 from clients.cli.doctor.findings import Finding, failure, skipped
 from deploy.local import plan, triton
 from deploy.local.plan import StackConfig
@@ -102,6 +103,8 @@ def _elsewhere(addresses: Elsewhere) -> Iterator[Check]:
     yield Check(space.BUS, "asking the bus for its limits", partial(space.ask_bus, connection))
     yield Check(space.CONSUMERS, "counting consumers", partial(space.ask_consumers, connection))
     yield Check(space.STORE, "reading what serves", partial(space.ask_store, connection))
+    watched = partial(watching.check_watching, partial(find_stack, None))
+    yield Check(watching.CHECK, "reading open alerts", watched)
     if gateway is not None:
         yield Check("gateway", f"asking {gateway}", partial(servers.ask_gateway, gateway))
     if engine is not None:
@@ -216,6 +219,8 @@ def _running_stack(folder: StateFolder) -> Iterator[Check]:
     yield Check(space.STORE, "reading what serves", partial(ask, space.STORE, lambda c: space.ask_store(c, folder)))
     fleet = partial(ask, "endpoints", lambda _: endpoints.check_endpoints(folder))
     yield Check("endpoints", "reading the endpoints of the fleet", fleet)
+    watched = partial(ask, watching.CHECK, lambda _: watching.check_watching(partial(find_stack, folder.path)))
+    yield Check(watching.CHECK, "reading open alerts", watched)
 
 
 def _servers_alone(subject: Subject) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""Reference windows in the object store: `references/<target>/<number>.json`, each written once."""
+"""The store's reference windows (`references/<target>/<number>.json`, each written once) and signed policies."""
 
 import asyncio
 import re
@@ -11,6 +11,9 @@ from pydantic import ValidationError
 from contracts.vocabulary import ArtifactRef, Contract, Instant, Target
 from services.monitor.domain.record import Reference
 from shared.errors import Permanent
+from shared.provenance.envelopes import Trust
+from shared.provenance.signed_policies import SignedPolicy, read_policy
+from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
 
 Columns = Mapping[str, Sequence[float]]
@@ -72,6 +75,22 @@ class StoredReferences:
             return ReferenceWindow.model_validate_json(data)
         except ValidationError as error:
             raise Permanent("digest_mismatch", f"{ref.uri} is not a reference window: {error}.") from error
+
+
+class SignedPolicies:
+    """Policies in the store's signed manifests (implements `ports.Policies`)."""
+
+    def __init__(self, store: Store, connection: Connection) -> None:
+        """Take the settings that name the list of keys, and read nothing yet."""
+        self._store, self._connection = store, connection
+
+    async def read(self, model: str, version: int) -> SignedPolicy | str:
+        """Return the policy of a version; a sentence that says why it cannot be read else."""
+        try:
+            trust = Trust.from_settings(self._connection)
+        except ValueError as error:
+            return str(error)
+        return await asyncio.to_thread(read_policy, self._store, trust, model, version)
 
 
 def _described(ref: ArtifactRef, window: ReferenceWindow) -> Reference:

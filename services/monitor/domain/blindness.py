@@ -1,4 +1,4 @@
-"""Finds telemetry that comes and shows nothing: every record of a model is one that cannot be true."""
+"""Finds that a model is not watched: no telemetry of it can be true, or triggers of its versions are not known."""
 
 from datetime import datetime
 
@@ -8,6 +8,7 @@ from services.monitor.domain.record import MonitorState
 LONGEST_S = 60.0
 """How long telemetry may come of which no record counts."""
 KEY = "blind"
+KEY_OF_POLICIES = "blind-policies"
 
 
 def note_batch(state: MonitorState, *, records: int, implausible: int, now: datetime) -> MonitorState:
@@ -38,4 +39,25 @@ def find_blindness(state: MonitorState) -> Finding:
         message=message if since is not None else "Telemetry counts again.",
         value=round(for_s, 1),
         limit=LONGEST_S,
+    )
+
+
+def find_unknown_policies(state: MonitorState) -> Finding:
+    """Return whether versions are routed whose triggers are not known."""
+    unknown = state.unknown
+    message = (
+        f"The policies of these versions of {state.model} are neither recorded nor can they be read from what is "
+        f"signed with them: {', '.join(unknown)}. None of their triggers is watched. {next(iter(unknown.values()), '')}"
+    )
+    return Finding(
+        key=KEY_OF_POLICIES,
+        kind="blind",
+        severity="critical",
+        trigger=None,
+        fired=bool(unknown),
+        calm=not unknown,
+        hold_s=0.0,
+        message=message if unknown else "All triggers are known again.",
+        value=float(len(unknown)),
+        limit=0.0,
     )

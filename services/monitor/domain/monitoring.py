@@ -19,7 +19,7 @@ from decisions.observe_loop import AlertRules
 from decisions.route_edits import versions_on
 from decisions.triggers import ended_at, sequential
 from services.monitor.domain import clocks
-from services.monitor.domain.blindness import find_blindness, note_batch
+from services.monitor.domain.blindness import find_blindness, find_unknown_policies, note_batch
 from services.monitor.domain.canary import assess_canary
 from services.monitor.domain.deaths import find_suspect_caller
 from services.monitor.domain.observation import observe_mirrored_pairs, observe_records, pair_records
@@ -225,7 +225,7 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
     of_model: tuple[Finding, ...] = ()
     if watched.role == "active":
         of_clocks = clocks.find_wrong_clocks(state, cause.own_offset_s, cause.at)
-        of_model = (*of_clocks, find_blindness(state))
+        of_model = (*of_clocks, find_blindness(state), find_unknown_policies(state))
     release_id = policy.release_id if policy else ""
     if watched.release_id != release_id:
         watched = watched.model_copy(update={"release_id": release_id})

@@ -112,6 +112,7 @@ class MonitorState(OutboxRecord):
         epoch: Epoch of the last route.
         routed: The versions that the last route names, whose policies are kept.
         policies: By version.
+        unknown: Routed versions whose policies are neither known nor can be read, with the reason.
         targets: By name.
         alerts: By target and key; those of targets that are not watched any more are dropped.
         dropped: The highest occurrence of an alert that was dropped.
@@ -126,14 +127,15 @@ class MonitorState(OutboxRecord):
         ignored_at: When the last of these batches came.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 20
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 20), unchanged) | {9: without_credit}
+    SCHEMA_VERSION: ClassVar[int] = 21
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 21), unchanged) | {9: without_credit}
 
     model: ModelName
     environment: Environment
     epoch: int = -1
     routed: tuple[int, ...] = ()
     policies: dict[str, Policy] = Field(default_factory=dict)
+    unknown: dict[str, str] = Field(default_factory=dict)
     targets: dict[str, TargetState] = Field(default_factory=dict)
     alerts: dict[str, AlertState] = Field(default_factory=dict)
     dropped: int = 0

@@ -203,6 +203,7 @@ def plan_manifest(release: Release, now: datetime) -> VersionManifest | None:
     if release.merged is None or not gates.all_quantised(release) or not variants:
         return None
     opened = release.opened
+    policy = opened.policy.model_dump(mode="json")
     return VersionManifest(
         model=opened.model,
         version=opened.version,
@@ -215,7 +216,8 @@ def plan_manifest(release: Release, now: datetime) -> VersionManifest | None:
         merged=release.merged.manifest,
         variants=variants,
         serving=release.merged.serving,
-        policy_digest=digest_of_json(opened.policy.model_dump(mode="json")),
+        policy_digest=digest_of_json(policy),
+        policy=policy,
         registered_at=now,
         attestations=required_attestations(opened.policy),
     )

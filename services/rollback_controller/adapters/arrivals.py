@@ -9,10 +9,10 @@ from nats.js.errors import NotFoundError
 from contracts.envelope import nats_subject
 from contracts.facts import InferenceBatch, WindowSummarised
 from contracts.services import EVENTS, TELEMETRY, Stream
-from services.rollback_controller.domain.record import Unseen
+from services.rollback_controller.domain.record import Arriving
 from shared.errors import Transient
 
-_KINDS: dict[Unseen, tuple[Stream, str]] = {
+_KINDS: dict[Arriving, tuple[Stream, str]] = {
     "telemetry": (TELEMETRY, InferenceBatch.TYPE),
     "windows": (EVENTS, WindowSummarised.TYPE),
 }
@@ -24,7 +24,7 @@ class StreamArrivals:
     def __init__(self, js: Callable[[], JetStreamContext]) -> None:
         self._js = js
 
-    async def last(self, kind: Unseen, model: str) -> int:
+    async def last(self, kind: Arriving, model: str) -> int:
         """Return the sequence number of the last message of a kind; 0 without one. Raise Transient without a bus."""
         stream, fact_type = _KINDS[kind]
         try:

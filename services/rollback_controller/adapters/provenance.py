@@ -11,6 +11,7 @@ from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Attester, Subjects, Trust
 from shared.provenance.lock_records import pin_version
+from shared.provenance.signed_policies import SignedPolicy, read_policy
 from shared.provenance.target_check import check_target
 from shared.runtime.clock import Clock
 from shared.runtime.settings import Connection
@@ -39,6 +40,13 @@ class ProofsBySettings:
     async def assess(self, served: ServedTarget) -> Problem | None:
         """Return why a target is not proven; None if it is."""
         return await self._proofs().assess(served)
+
+    async def policy(self, model: str, version: int) -> SignedPolicy | str:
+        """Return the policy that is signed with a version; a sentence that says why it cannot be read else."""
+        try:
+            return await self._proofs().policy(model, version)
+        except Transient as error:
+            return error.reason
 
     def _proofs(self) -> "StoredProofs":
         """Return the proofs, opened once.
@@ -101,3 +109,7 @@ class StoredProofs:
             return Problem("key_not_trusted", error.reason)
         target = deployable.target
         return check_target(pin_version(self._store, keys, target.model, target.version), keys, deployable)
+
+    async def policy(self, model: str, version: int) -> SignedPolicy | str:
+        """Return the policy that is signed with a version; a sentence that says why it cannot be read else."""
+        return await asyncio.to_thread(read_policy, self._store, self._trust, model, version)

@@ -1,17 +1,18 @@
-"""Whether production is watched: telemetry of it arrives, and the monitor makes windows of that. Pure.
+"""Whether production is watched: telemetry arrives, the monitor makes windows of it, triggers are known. Pure.
 
 The monitor cannot say that it is silent, so this is found here. All times are monotonic seconds of this process; the
 sequence numbers of messages say whether anything new arrived, so that no clock is compared with another one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from contracts.facts import AlertRaised, AlertResolved
 from contracts.vocabulary import Target
-from services.rollback_controller.domain.record import OpenBlindness, RollbackState, Unseen, publish_alert
+from decisions.alerts import PastAlerts, resolve_lost
+from services.rollback_controller.domain.record import Arriving, OpenBlindness, RollbackState, Unseen, publish_alert
 
 GAP_S: Final = 10.0
 """Traffic that is interrupted for longer begins anew. Gateways report about every second, for some seconds after a
@@ -73,20 +74,24 @@ class Seen:
         lasts_s: For how long traffic has lasted.
         known_s: For how long this process has listened: only then does it know that there is no traffic.
         arrived: The last messages.
+        unknown: Routed versions whose triggers are neither recorded nor can be read, with the reason.
     """
 
     now_s: float
     lasts_s: float
     known_s: float
-    arrived: Mapping[Unseen, Arrived]
+    arrived: Mapping[Arriving, Arrived]
+    unknown: Mapping[int, str] = field(default_factory=dict)
 
-    def silent_s(self, kind: Unseen) -> float:
+    def silent_s(self, kind: Arriving) -> float:
         """Return for how long nothing of a kind arrived while traffic lasted."""
         return min(self.lasts_s, self.now_s - self.arrived[kind].seen_s)
 
 
 def find_unseen(seen: Seen, limits: Limits) -> Unseen | None:
-    """Return what has not arrived for too long, while traffic lasted; None if the model is watched."""
+    """Return what is missing, or has not arrived for too long while traffic lasted; None if the model is watched."""
+    if seen.unknown:
+        return "policies"
     if seen.silent_s("telemetry") >= limits.telemetry_s:
         return "telemetry"
     return "windows" if seen.silent_s("windows") >= limits.windows_s else None
@@ -106,12 +111,22 @@ def assess(state: RollbackState, target: Target | None, seen: Seen, now: datetim
     unseen = find_unseen(seen, limits) if target is not None else None
     if unseen is None or target is None:
         return state
-    raised = OpenBlindness(target=target, unseen=unseen, sequence=seen.arrived[unseen].sequence, raised_at=now)
-    return _publish(state, raised, "raised", _describe(raised, limits), now).model_copy(update={"blind": raised})
+    sequence = 0 if unseen == "policies" else seen.arrived[unseen].sequence
+    raised = OpenBlindness(target=target, unseen=unseen, sequence=sequence, raised_at=now)
+    return _publish(state, raised, "raised", _describe(raised, seen, limits), now).model_copy(update={"blind": raised})
+
+
+def resolve_past(state: RollbackState, past: PastAlerts, now: datetime) -> RollbackState:
+    """Return the record with the alerts resolved that the log has open, where the record of before was lost."""
+    for alert in past.open:
+        state = publish_alert(state, resolve_lost(alert), f"{alert.alert_id}-{now.isoformat()}-lost", now)
+    return state
 
 
 def _why_ended(before: OpenBlindness, target: Target | None, seen: Seen, limits: Limits) -> str | None:
     """Return why an alert has ended; None if it goes on."""
+    if before.unseen == "policies":
+        return None if seen.unknown else "All triggers are known again."
     if seen.arrived[before.unseen].sequence not in (0, before.sequence):
         what = "Telemetry arrives" if before.unseen == "telemetry" else "The monitor summarises windows"
         return f"{what} again."
@@ -122,7 +137,13 @@ def _why_ended(before: OpenBlindness, target: Target | None, seen: Seen, limits:
     return None
 
 
-def _describe(alert: OpenBlindness, limits: Limits) -> str:
+def _describe(alert: OpenBlindness, seen: Seen, limits: Limits) -> str:
+    if alert.unseen == "policies":
+        versions, reason = ", ".join(map(str, seen.unknown)), next(iter(seen.unknown.values()))
+        return (
+            f"The policies of these versions of {alert.target.model} are neither recorded nor can they be read from "
+            f"what is signed with them: {versions}. No alert about them starts a rollback. {reason}"
+        )
     if alert.unseen == "telemetry":
         return (
             f"Gateways answer requests of {alert.target.model}, and no telemetry of them has arrived for "

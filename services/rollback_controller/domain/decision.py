@@ -90,9 +90,9 @@ class VoidOrder:
 
 
 def lacks_policy(state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None) -> bool:
-    """Return whether an alert is of a trigger, and the policy that declares it has not arrived yet.
+    """Return whether an alert is of a trigger, and the policy that declares it is not recorded.
 
-    Facts of different types arrive in any order. Version 0, the base model, has no policy.
+    Facts of different types arrive in any order, and a record may be lost. Version 0, the base model, has no policy.
     """
     target = alert.target
     if alert.trigger is None:

@@ -25,7 +25,7 @@ from decisions.rollback import (
     rollback_id,
 )
 from decisions.route_edits import Changed, EditRefused, roll_back
-from services.rollback_controller.domain.record import HELD_KEPT, RollbackState
+from services.rollback_controller.domain.record import HELD_KEPT, Rollback, RollbackState
 from services.rollback_controller.domain.slices import find_trial
 
 _UNBROKEN: Final = timedelta(seconds=90)
@@ -171,7 +171,7 @@ def may_start(
     state: RollbackState, alert: AlertRaised | AlertUpdated, event_id: str, now: datetime, retry_s: float
 ) -> bool:
     """Return whether an alert may start a rollback: none of its own is pending, done, or failed a moment ago."""
-    earlier = [rollback for rollback in state.rollbacks if rollback.alert_id == alert.alert_id]
+    earlier = [rollback for rollback in state.rollbacks if _is_of(rollback, alert)]
     if any(rollback.phase != "failed" for rollback in earlier) or state.rollback(rollback_id(event_id)) is not None:
         return False
     pending = any(rollback.phase == "decided" and rollback.failed == alert.target for rollback in state.rollbacks)
@@ -180,12 +180,17 @@ def may_start(
     return not pending and (last is None or abs(now - last) >= timedelta(seconds=retry_s))
 
 
+def _is_of(rollback: Rollback, alert: AlertRaised | AlertUpdated) -> bool:
+    """Return whether an alert led to a rollback: where a record was lost, a later alert may have the id again."""
+    return rollback.alert_id == alert.alert_id and alert.raised_at in (None, rollback.timeline.detected_at)
+
+
 def awaited_previous(state: RollbackState, alert: AlertUpdated, route: Route | None) -> ServedTarget | None:
     """Return the target that did not generate when an alert was to move traffic to it; None if that is not so.
 
     Until it does, updates of the alert start nothing: each would start another rollback, and fail it.
     """
-    earlier = [rollback for rollback in state.rollbacks if rollback.alert_id == alert.alert_id]
+    earlier = [rollback for rollback in state.rollbacks if _is_of(rollback, alert)]
     if route is None or not earlier or earlier[-1].code != "previous_not_ready":
         return None
     edit = roll_back(route, alert.target, cause_id="probe")

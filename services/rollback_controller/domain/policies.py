@@ -2,27 +2,35 @@
 
 from typing import TypeVar
 
-from contracts.facts import ReleaseOpened
+from contracts.policy import ReleasePolicy
 from contracts.routes import Route
-from decisions.route_edits import versions_on
+from decisions.route_edits import versions_at_hand, versions_on
 from services.rollback_controller.domain.record import GOLDEN_KEPT, VERSIONS_KEPT, RollbackState
 
 Declared = TypeVar("Declared")
 
 
-def record_policy(state: RollbackState, opened: ReleaseOpened, route: Route | None = None) -> RollbackState:
+def lacking(state: RollbackState, route: Route | None) -> tuple[int, ...]:
+    """Return the routed versions whose triggers are not in the record; the base model (0) has none."""
+    routed = sorted(versions_at_hand(route))
+    return tuple(version for version in routed if version and str(version) not in state.triggers)
+
+
+def record_policy(
+    state: RollbackState, version: int, policy: ReleasePolicy, route: Route | None = None
+) -> RollbackState:
     """Record triggers and golden prompts that a version was released under; the first policy of a version counts.
 
     Of more than `VERSIONS_KEPT` (`GOLDEN_KEPT` with golden prompts) the lowest versions are removed that are not on the
     route: no alert about them counts.
     """
-    key = str(opened.version)
+    key = str(version)
     if key in state.triggers:
         return state
-    golden = {key: opened.policy.golden} if opened.policy.golden.prompts else {}
+    golden = {key: policy.golden} if policy.golden.prompts else {}
     return state.model_copy(
         update={
-            "triggers": _without_old({**state.triggers, key: opened.policy.triggers}, route, VERSIONS_KEPT),
+            "triggers": _without_old({**state.triggers, key: policy.triggers}, route, VERSIONS_KEPT),
             "golden": _without_old({**state.golden, **golden}, route, GOLDEN_KEPT),
         }
     )

@@ -89,15 +89,17 @@ class StandbyVerdict(Contract):
     raised_at: Instant | None = None
 
 
-Unseen = Literal["telemetry", "windows"]
-"""What does not arrive though requests are answered: their telemetry, or what the monitor makes of it."""
+Arriving = Literal["telemetry", "windows"]
+"""What arrives while requests are answered: their telemetry, and what the monitor makes of it."""
+Unseen = Literal[Arriving, "policies"]
+"""Why a model is not watched: what does not arrive, or the triggers of its versions are not known."""
 
 
 class OpenBlindness(Contract):
     """An open alert that a model is not watched.
 
     Attributes:
-        unseen: What does not arrive.
+        unseen: What is missing.
         sequence: The sequence number of the last message of that kind when the alert was raised; 0 without one.
     """
 
@@ -160,8 +162,8 @@ class RollbackState(OutboxRecord):
         trial: A rollback that is held because both versions are slow; None without one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 22
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 22), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 23
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 23), unchanged)
 
     model: ModelName
     environment: Environment

@@ -112,7 +112,8 @@ def test_the_manifest_holds_the_whole_lineage():
     assert [(v.variant, v.manifest.digest) for v in manifest.variants] == [
         ("int8", k.quantised("int8").manifest.digest)
     ]
-    assert manifest.policy_digest == digest_of_json(k.policy().model_dump(mode="json"))
+    assert manifest.policy == k.policy().model_dump(mode="json")
+    assert manifest.policy_digest == digest_of_json(manifest.policy)
 
 
 def test_serving_settings_are_in_the_manifest_and_in_every_order_of_the_release():

@@ -237,14 +237,13 @@ def test_an_order_that_comes_twice_is_carried_out_once():
 
 
 def test_the_first_policy_of_a_version_is_kept_and_versions_are_bounded():
-    def opened(version, name="slow"):
-        about = {"release_id": f"r-{version}", "version": version, "policy": f.policy(triggers=(f.trigger(name=name),))}
-        return release_opened(**about)
+    def policy(name="slow"):
+        return f.policy(triggers=(f.trigger(name=name),))
 
-    current = record_policy(RollbackState(model=f.MODEL, environment="production"), opened(1))
-    assert record_policy(current, opened(1, "other")) is current
+    current = record_policy(RollbackState(model=f.MODEL, environment="production"), 1, policy())
+    assert record_policy(current, 1, policy("other")) is current
     for version in range(2, 101):
-        current = record_policy(current, opened(version))
+        current = record_policy(current, version, policy())
     assert sorted(map(int, current.triggers)) == list(range(37, 101))
 
 

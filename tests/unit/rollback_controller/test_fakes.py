@@ -4,9 +4,11 @@ import pytest
 
 from testbed import factories as f
 from tests.kit.conformance_rollback import (
+    SENDER,
     AlertsConformance,
     ArrivalsConformance,
     DrillsConformance,
+    PastLogConformance,
     ProbeConformance,
     RoutesConformance,
     SlicesConformance,
@@ -41,6 +43,16 @@ class TestFakeLog(AlertsConformance):
 
     async def store(self, event):
         return self.log.append(event).sequence
+
+
+class TestFakePastLog(PastLogConformance):
+    @pytest.fixture
+    def past(self):
+        self.log = FakeLog(VirtualClock(), service=SENDER)
+        return self.log
+
+    async def store(self, event):
+        self.log.append(event)
 
 
 class TestFakeArrivals(ArrivalsConformance):

@@ -211,8 +211,7 @@ async def test_a_first_version_is_asked_alone():
 def test_golden_prompts_of_old_versions_are_removed_but_not_of_those_on_the_route():
     state, route = RollbackState(model=f.MODEL, environment="production"), f.route(active=f.served(1))
     for version in range(1, 40):
-        opened = f.fact(cf.ReleaseOpened, version=version, policy=f.policy(triggers=TRIGGERS, golden=GOLDEN))
-        state = record_policy(state, opened, route)
+        state = record_policy(state, version, f.policy(triggers=TRIGGERS, golden=GOLDEN), route)
     assert len(state.golden) == GOLDEN_KEPT
     assert {"1", "39"} <= set(state.golden)
     assert len(state.triggers) == 39

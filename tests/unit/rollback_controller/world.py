@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections import Counter
+from datetime import datetime
 
 from contracts import facts as cf
 from contracts.envelope import Event, source_of
@@ -68,6 +69,7 @@ class World:
         self.bus: FakeBus | None = None
         self.controller: Controller | None = None
         self._ids = 0
+        self._raised: dict[str, datetime] = {}
 
     def set_teams(self, *teams) -> None:
         """Set which teams there are."""
@@ -117,7 +119,11 @@ class World:
             early = self.controller.probing.early
             life.spawn(Sweeper("early probes", early.keys, early.sweep, every_s=EARLY_SWEEP_S, item_limit_s=20).run())
         limits = self.settings.watch_limits
-        self.watching = [Watching(states, self.routes, arrivals, self.clock, limits) for arrivals in self.watches]
+        policies = self.controller.policies
+        self.watching = [
+            Watching(states, self.routes, arrivals, policies, self.log, clock=self.clock, limits=limits)
+            for arrivals in self.watches
+        ]
         for watching in self.watching:
             every_s = self.settings.watch_sweep_s
             life.spawn(Sweeper("watched models", watching.keys, watching.sweep, every_s=every_s).run())
@@ -166,9 +172,9 @@ class World:
         return event
 
     def open_releases(self, *versions, triggers=TRIGGERS, **declared) -> None:
-        """Publish that versions were released under a policy."""
+        """Publish that versions were released under a policy, which is signed with them."""
         for version in versions:
-            policy = f.policy(triggers=triggers, **declared)
+            policy = self.proofs.policies[version] = f.policy(triggers=triggers, **declared)
             self.publish(f.fact(cf.ReleaseOpened, version=version, release_id=f"r-{version}", policy=policy))
 
     def serve(self, active=7, previous=6, *, canary=None, history=(5,), **changes):
@@ -189,16 +195,17 @@ class World:
         return route
 
     def alert(self, version=7, *, trigger="slow", kind=cf.AlertRaised, number=1, **about):
-        """Return a fact about an alert, raised now."""
+        """Return a fact about an alert, raised when it was first asked for."""
+        alert_id = f"{f.target(version)}/{trigger}/{number}"
         whole = {
-            "alert_id": f"{f.target(version)}/{trigger}/{number}",
+            "alert_id": alert_id,
             "kind": "latency",
             "severity": "critical",
             "target": f.target(version),
             "trigger": trigger,
             "message": "slow",
             "first_bad_at": self.clock.true_time(),
-            "raised_at": self.clock.true_time(),
+            "raised_at": self._raised.setdefault(alert_id, self.clock.true_time()),
         }
         return kind(**(whole | about))
 

@@ -1,0 +1,88 @@
+"""Keeps every routed version watched, also where the record was lost or an event never came."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from contracts.policy import ReleasePolicy
+from contracts.records import record_key
+from contracts.routes import Route
+from contracts.vocabulary import ENVIRONMENTS, Environment
+from decisions.alerts import PastAlerts
+from services.monitor.app import Monitor, Watched
+from services.monitor.domain import rebuilding
+from services.monitor.domain.monitoring import Cause
+from services.monitor.domain.record import MonitorState
+from services.monitor.ports import PastLog, Policies, Routes
+from shared.runtime.sweeper import Sweeper
+
+_EVERY_S: Final = 5.0
+_LATE_S: Final = 30.0
+"""How long the event of a route may take. Events come one by one, and of a stored route only the last is seen."""
+
+
+@dataclass(frozen=True)
+class RoutedModels:
+    """Compares each stored route with what the monitor's record knows of it, and adds what is missing.
+
+    Attributes:
+        behind: The epoch that a record has, and since when the stored route is ahead of it.
+    """
+
+    monitor: Monitor
+    routes: Routes
+    policies: Policies
+    alerts: PastLog
+    behind: dict[Watched, tuple[int, float]] = field(default_factory=dict)
+
+    async def keys(self) -> list[Watched]:
+        """Return the environment and the model of every route."""
+        return [(environment, model) for environment in ENVIRONMENTS for model in await self.routes.models(environment)]
+
+    async def sweep(self, key: Watched) -> None:
+        """Follow a route that no event tells of, and read the policies of its versions that are not known."""
+        environment, model = key
+        route = await self.routes.get(environment, model)
+        if route is None:
+            return
+        state = await self.monitor.states.read(record_key(environment, model))
+        state = state or MonitorState(model=model, environment=environment)
+        now = self.monitor.clock.now()
+        cause = Cause(f"{environment}.{model}/route/{now.isoformat()}", now)
+        if self._is_due(key, state, route):
+            alerts = PastAlerts() if state.route_known else await self.alerts.read(environment, model)
+            structlog.get_logger().warning("route followed as it is stored", model=model, environment=environment)
+            state = await self.monitor.transact(
+                environment,
+                model,
+                lambda state: rebuilding.follow_stored(state, route, alerts, cause, self.monitor.rules),
+            )
+        missing = rebuilding.lacking(state, route)
+        if missing or state.unknown:
+            await self._add_policies(environment, model, route, missing, cause)
+
+    def _is_due(self, key: Watched, state: MonitorState, route: Route) -> bool:
+        """Return whether a route is followed as it is stored: the record knows none, or its event is missing."""
+        if not state.route_known:
+            return True
+        now_s = self.monitor.clock.monotonic()
+        epoch, since_s = self.behind.get(key, (None, now_s))
+        if route.epoch <= state.epoch or epoch != state.epoch:
+            self.behind[key] = (state.epoch, now_s)
+            return False
+        return now_s - since_s >= _LATE_S
+
+    async def _add_policies(
+        self, environment: Environment, model: str, route: Route, missing: tuple[int, ...], cause: Cause
+    ) -> None:
+        found: dict[int, tuple[str, ReleasePolicy] | str] = {}
+        for version in missing:
+            signed = await self.policies.read(model, version)
+            found[version] = signed if isinstance(signed, str) else (signed.release_id, signed.policy)
+        await self.monitor.transact(environment, model, lambda state: rebuilding.add_signed(state, route, found, cause))
+
+
+def build_routed_sweeper(routed: RoutedModels) -> Sweeper[Watched]:
+    """Return the loop that keeps routed versions watched."""
+    return Sweeper("routed models", routed.keys, routed.sweep, every_s=_EVERY_S)

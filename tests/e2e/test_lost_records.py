@@ -1,0 +1,175 @@
+"""Buckets and streams of the bus are emptied under load: a drill is still detected and rolled back, or an alert says why not."""
+
+import asyncio
+import json
+import time
+import uuid
+from datetime import timedelta
+
+import pytest
+
+from clients.cli.commands.orders import order
+from clients.cli.connection import find_stack, sender_of
+from clients.cli.version_records import read_routes
+from contracts.envelope import Event
+from contracts.facts import DrillFault, DrillOrdered, Fact, QuarantineLifted, TrafficRequested
+from contracts.routes import Route
+from contracts.vocabulary import Deployable
+from decisions.bus_permissions import STREAMS
+from shared.messaging.credentials import connect
+from shared.messaging.publishing import publish_event
+from shared.messaging.topology import BUCKETS
+from shared.runtime.clock import SystemClock
+from testbed.servers import wait_until
+from testbed.stack import POLICY
+from testbed.users import Users
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+MODEL = "bot"
+BAD, GOOD = 2, 1
+WITHIN_S = 60.0
+AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
+WITH_ROLLBACK = {
+    **POLICY,
+    "rehearsal": "required",
+    "canary": {"steps": [0.4], "min_requests": 20, "deadline_s": 240},
+    "triggers": [{"name": "errors", "metric": "error_ratio", "threshold": 0.05, **AUTOMATIC}],
+}
+
+
+@pytest.fixture(scope="module")
+def stack(module_stack, tiny):
+    """Two promoted versions, and the second one takes all traffic."""
+    stack = module_stack(
+        MONITOR_UPDATE_EVERY_S="2",
+        ROLLBACK_CONTROLLER_VERIFY_S="5",
+        ROLLBACK_CONTROLLER_MOST_ROLLBACKS="100",
+        ROLLBACK_CONTROLLER_PRODUCTION_DRILLS=MODEL,
+    )
+    stack.publish(MODEL, tiny["one"], "--variant", "bf16", policy=WITH_ROLLBACK)
+    stack.promoted(MODEL)
+    stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=WITH_ROLLBACK)
+    with load(stack):
+        stack.promoted(MODEL)
+    return stack
+
+
+def load(stack) -> Users:
+    return Users(f"http://127.0.0.1:{stack.part('gateway')['port']}", stack.headers, MODEL)
+
+
+def purge(stack, *streams: str) -> None:
+    """Empty streams; the stream of a bucket is `KV_` and its name."""
+
+    async def empty() -> None:
+        client = await connect(find_stack(stack.state).connection)
+        for stream in streams:
+            await client.jetstream().purge_stream(stream)
+        await client.close()
+
+    asyncio.run(empty())
+
+
+def route_of(stack) -> Route | None:
+    """Return the route; None while it is not written back."""
+    return asyncio.run(read_routes(find_stack(stack.state))).get(MODEL)
+
+
+def active(stack) -> int | None:
+    """Return the version that serves."""
+    route = route_of(stack)
+    return route.active.target.version if route is not None and route.active is not None else None
+
+
+def give(stack, fact: Fact) -> None:
+    """Publish an order of the person of this machine."""
+    address = find_stack(stack.state)
+    event = order(sender_of(address), MODEL, None, fact)
+
+    async def publish() -> None:
+        client = await connect(address.connection)
+        await publish_event(client.jetstream(timeout=10), event, random_id=True)
+        await client.close()
+
+    asyncio.run(publish())
+
+
+def drill(stack, bad: Deployable, error_ratio: float) -> None:
+    """Have most requests of the bad version fail, or none any more."""
+    ordered = DrillOrdered(
+        reason="test",
+        target=bad.target,
+        fault=DrillFault(error_ratio=error_ratio),
+        share_ratio=0.6 if error_ratio else 0.0,
+        expires_at=SystemClock().now() + timedelta(seconds=120),
+        environment="production",
+    )
+    give(stack, ordered)
+
+
+def is_moved(stack, bad: Deployable) -> bool:
+    """Return whether a drill that fails most requests of the bad version moves traffic within a minute."""
+    drill(stack, bad, 1.0)
+    deadline = time.monotonic() + WITHIN_S
+    while active(stack) != GOOD:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)  # between two looks
+    return True
+
+
+def bad_version(stack) -> Deployable:
+    """Wait until the bad version serves; return it."""
+    wait_until(lambda: active(stack) == BAD, timeout_s=60, what="the bad version, and its route if it was lost")
+    route = route_of(stack)
+    assert route is not None
+    return Deployable(**{name: getattr(route.active, name) for name in Deployable.model_fields})
+
+
+def serve_again(stack, bad: Deployable) -> None:
+    """End the drill and have the bad version serve again, as by another release of it."""
+    drill(stack, bad, 0.0)
+    give(stack, QuarantineLifted(reason="test", target=bad.target, epoch=route_of(stack).epoch))
+    wait_until(lambda: not route_of(stack).quarantined, timeout_s=60, what="the quarantine being lifted")
+    fact = TrafficRequested(
+        release_id=f"again-{uuid.uuid4()}", target=bad, weight_ratio=1.0, epoch=route_of(stack).epoch
+    )
+    event = Event[TrafficRequested](
+        id=str(uuid.uuid4()),
+        source="/slipway/registry",
+        type=TrafficRequested.TYPE,
+        subject=MODEL,
+        time=SystemClock().now(),
+        correlationid=fact.release_id,
+        data=fact,
+    )
+    stack.publish_as("registry", event)
+    wait_until(lambda: active(stack) == BAD, timeout_s=60, what="the bad version being served again")
+
+
+def test_a_model_whose_alerts_and_rollbacks_were_lost_is_watched_and_rolled_back(stack):
+    with load(stack):
+        bad = bad_version(stack)
+        purge(stack, "KV_alerts", "KV_rollbacks")
+        assert is_moved(stack, bad), stack.tail()
+        stack.await_event("rollback.completed", MODEL)
+        assert [alert["data"]["kind"] for alert in stack.events("alert.raised", MODEL)] == ["errors"]
+        serve_again(stack, bad)
+
+
+EACH = [*(f"KV_{bucket}" for bucket in BUCKETS), *STREAMS]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("part", ["first", "second"])
+def test_after_the_loss_of_each_bucket_or_stream_or_of_all_a_drill_is_rolled_back(stack, part):
+    rounds = [[name] for name in EACH[:10]] if part == "first" else [*([name] for name in EACH[10:]), EACH]
+    with load(stack):
+        for lost in rounds:
+            bad = bad_version(stack)
+            purge(stack, *lost)
+            wait_until(lambda: active(stack) == BAD, timeout_s=30, what=f"the route after the loss of {lost}")
+            assert is_moved(stack, bad), f"after the loss of {lost} nothing moved\n{stack.tail()}"
+            serve_again(stack, bad)
+    findings = stack.slipway("doctor", "--quick", "--json").stdout
+    assert [each["state"] for each in json.loads(findings)["findings"] if each["check"] == "watching"] == ["ok"]
