@@ -53,7 +53,7 @@ class OperatorServer(NatsServer):
         preload = json.dumps({self.account: account_token, system_name: system_token})
         (self.folder / "nats.conf").write_text(
             f"{text}operator: {sign_token(top, operator, NOW)}\nsystem_account: {system_name}\n"
-            "max_control_line: 64KB\n"  # a token has all permissions of an identity, up to 20 kB
+            "max_control_line: 64KB\n"  # a token has all permissions of an identity, up to 40 kB
             f"resolver: MEMORY\nresolver_preload: {preload}\n"
         )
 

@@ -456,6 +456,7 @@ async def test_a_part_that_was_removed_is_named(server, store, audited):
         ["card", "shp-bot@v2"],
         ["verify", "shp-bot@v2"],
         ["alerts", "shp-bot"],
+        ["events", "--model", "shp-bot"],
         ["pause", "shp-bot", "--reason", "test"],
         ["retry", "shp-bot"],
         ["quarantine", "list", "shp-bot"],

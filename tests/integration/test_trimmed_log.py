@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -118,6 +119,13 @@ async def test_commands_print_the_same_after_the_log_was_trimmed_into_a_release(
     await trim(log, log.middle)
     for command, outcome in before.items():
         assert await run(*command) == outcome, command
+
+
+async def test_status_prints_the_newest_release_first(log, run):
+    (_, data, _), (_, text, _) = await run("status", MODEL, "--json"), await run("status", MODEL)
+    versions = [str(each["version"]) for each in json.loads(data)]
+    assert len(versions) > 2
+    assert re.findall(rf"^{MODEL} v(\d+)", text, re.MULTILINE) == versions[::-1]
 
 
 async def test_commands_say_what_they_leave_out_of_a_trimmed_log(log, run):

@@ -17,6 +17,7 @@ from clients.cli.event_selection import Selection, read_selected
 from clients.cli.event_types import types_matching
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line, show_pairs, show_table
 from clients.cli.parsing import check_model, parse_moment
+from clients.cli.resolving import require_model
 from clients.cli.views.render import event_line
 from contracts.codes import ADVICE
 from contracts.envelope import plain
@@ -87,7 +88,10 @@ async def _events(
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         after = await last_sequences(js)
-        for logged in await read_selected(js, stack, selection, where):
+        history = await read_selected(js, stack, selection, where)
+        if not history and selection.model is not None:
+            await require_model(js, selection.model)
+        for logged in history:
             if not keep_following or logged.sequence <= after[logged.stream]:
                 _print(logged, as_json)
         if not keep_following:

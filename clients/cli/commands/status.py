@@ -60,7 +60,7 @@ def status(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the progress of releases. With --until finished, the exit code is 0 if promoted, else 3.
+    """Show the progress of releases, the newest first. With --until finished, the exit code is 0 if promoted, else 3.
 
     An interrupt (Ctrl-C) ends --follow with exit code 0, and --until, which has no answer then, with 130.
     """
@@ -160,7 +160,7 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
         show_json([render.as_data(release) for release in shown])
         return
     now = SystemClock().now()
-    for release in shown:
+    for release in reversed(shown):
         show_line("\n".join(render.plain_block(release, now)))
     if not shown:
         none = "the event log has no release" if is_trimmed else "no release yet"
