@@ -119,7 +119,7 @@ ADVICE: dict[Code, str] = {
     "settings_mismatch": "The merger proved other serving settings than were published; run registry and merger in one version of Slipway, then publish with a higher attempt.",
     "too_large": "Make the named part smaller: keep long texts and tables in the store, and name them by their URI.",
     "store_refused": "The object store refuses this request permanently; its answer is in the reason. Correct the artifact or its key, then publish again.",
-    "object_unreadable": "The object store does not read the named object, and reads others: restore it from a copy or a replica, then publish again with a higher attempt (slipway retry).",
+    "object_unreadable": "Restore the named object from a copy or a replica, then publish again with a higher attempt (slipway retry).",
     "pickle_refused": "Save the weights as safetensors; pickle files can run code and are refused.",
     "truncated_weights": "The weights file is shorter than its header says; upload it again.",
     "non_finite_weights": "The named tensor holds NaN or infinity; the training run diverged, publish an earlier checkpoint.",

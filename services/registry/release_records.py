@@ -12,7 +12,8 @@ from services.registry.domain import admission, deadlines, releases, versions
 from services.registry.domain.record import DeadlineReached, Input, ManifestWritten, Release, Superseded, TurnGranted
 from services.registry.domain.versions import ModelRecord
 from services.registry.ports import Ports, model_key, release_key
-from shared.errors import Permanent, translate
+from shared.errors import Permanent, Transient, translate
+from shared.messaging.delivery import given_up
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 
@@ -36,6 +37,7 @@ class ReleaseRecords:
         self._ports, self._leaving = ports, leaving
         self._clock = clock
         self._stuck_since_s: dict[str, float] = {}
+        self._unreadable: dict[str, int] = {}
 
     # -- releases -----------------------------------------------------------------------------------------------------
 
@@ -126,8 +128,12 @@ class ReleaseRecords:
             return await self._enter_progress(await self._register(release, cause), cause)
         except Exception as error:
             known = translate(error)
+            if isinstance(known, Transient) and known.code == "object_unreadable":
+                tries = self._unreadable[release.id] = self._unreadable.get(release.id, 0) + 1
+                known = given_up(known, tries)
             if not isinstance(known, Permanent):
                 raise
+            self._unreadable.pop(release.id, None)
             structlog.get_logger().error(
                 "release failed permanently",
                 model=release.model,

@@ -55,8 +55,10 @@ A record that another version wrote is one of them: the message is for a process
 """
 OBJECT_TRIES = 5
 """Tries of a message whose object the store does not read; one that is restored within them ends nothing."""
-RECORD_FAILURES: frozenset[Code] = frozenset({"record_too_new", "record_too_old", "too_large", "internal_error"})
-"""Transient failures of one record: all other messages of its consumer can be handled."""
+RECORD_FAILURES: frozenset[Code] = frozenset(
+    {"record_too_new", "record_too_old", "too_large", "internal_error", "object_unreadable"}
+)
+"""Transient failures of one record or object: all other messages of its consumer can be handled."""
 RECORD_LIMIT_S = 60.0
 """How long such a failure may hold up what cannot wait for it: the admission of all models, or fresh telemetry."""
 

@@ -298,7 +298,7 @@ class ObjectStore:
         except Exception as error:
             if not is_failed_answer(error) or not self._reads_beside(key):
                 raise
-            reason = f"The object store does not read {key} ({error}), and reads other objects: it is damaged."
+            reason = f"The object store does not read {key}, and reads other objects: its bytes are damaged."
             raise Transient("object_unreadable", reason, object=key) from error
 
     def _reads_beside(self, key: str) -> bool:

@@ -24,7 +24,7 @@ from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, Target, digest_of
 from services.registry.domain.versions import StoredVersions
 from services.registry.ports import ErasedText
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Attester, Signed, Subjects, Trust
 from shared.provenance.lock_records import pin_version
@@ -105,7 +105,9 @@ class StoredArtifacts:
                 if key not in self._parts:
                     try:
                         self._parts[key] = self._read_parts(key)
-                    except ValidationError as error:
+                    except (ValidationError, Transient) as error:
+                        if isinstance(error, Transient) and error.code != "object_unreadable":
+                            raise
                         log = structlog.get_logger()
                         log.warning("a version does not count for its team's quota", key=key, error=repr(error)[:300])
                         continue
@@ -139,7 +141,9 @@ class StoredArtifacts:
         for number in numbers[:most]:
             try:
                 history = read_version_history(self._store, self._trust.known(), model, number)
-            except Permanent as error:
+            except (Permanent, Transient) as error:
+                if error.code == "store_unavailable":
+                    raise
                 structlog.get_logger().warning("a version is not taken from the store", reason=error.reason)
                 continue
             manifests += [history.manifest] if history is not None else []

@@ -36,8 +36,12 @@ async def test_a_candidate_that_cannot_be_described_fails_its_staging_and_nothin
     assert world.state.record.server_ready
 
 
-async def test_an_order_that_fails_for_an_unknown_reason_holds_nothing_up_and_is_refused_at_its_deadline(world):
-    undescribable(world, 2, ValueError("a defect"))
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ValueError("a defect"), "internal_error"), (Transient("object_unreadable", "a defect"), "object_unreadable")],
+)
+async def test_an_order_that_fails_by_itself_holds_nothing_up_and_is_refused_at_its_deadline(world, error, code):
+    undescribable(world, 2, error)
     await world.order(traffic_requested("t1", 2, epoch=1))
     await world.order(traffic_requested("t2", 3, model="cat", release="r3"))
     await world.ticks(10)
@@ -48,7 +52,7 @@ async def test_an_order_that_fails_for_an_unknown_reason_holds_nothing_up_and_is
     assert world.engine.loads.count(V1) == 2
     await world.ticks(1, seconds=world.limits.order_deadline_s)
     (refused,) = world.said.facts(PromotionRefused)
-    assert (refused.code, "a defect" in refused.reason) == ("internal_error", True)
+    assert (refused.code, "a defect" in refused.reason) == (code, True)
 
 
 async def test_an_order_that_was_carried_out_is_never_refused_afterwards(world):
