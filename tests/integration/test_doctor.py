@@ -15,10 +15,13 @@ import pytest
 
 from clients.cli.doctor import servers, stack
 from clients.cli.doctor.findings import failure
+from contracts.facts import AlertRaised, AlertResolved
 from deploy.local.plan import Programs
 from deploy.local.processes import STACK_VARIABLE
 from deploy.local.state import ADMIN, StateFolder, Table, new_description
 from shared.messaging.provision import provision
+from shared.messaging.publishing import publish_event
+from testbed import factories
 from testbed.ports import free_port
 from testbed.servers import bus_variables, store_variables
 from tests.integration.doctoring import ROOT, doctor, slipway
@@ -172,6 +175,22 @@ async def test_a_deployment_elsewhere_is_asked_where_it_is(nats_server, s3_serve
     code, findings = doctor(**variables)
     assert code == 0, findings
     assert [findings[name]["state"] for name in ("nats", "s3")] == ["ok", "ok"]
+
+
+async def test_a_model_that_is_not_watched_is_told_by_doctor_and_status(nats_server_of_its_own, s3_server):
+    variables = elsewhere(nats_server_of_its_own, f"127.0.0.1:{s3_server.port}", s3_server)
+    client = await nats_server_of_its_own.connect()
+    js = client.jetstream(timeout=10)
+    await provision(js)
+    for kind in (AlertRaised, AlertResolved):
+        blind = {"kind": "blind", "trigger": None, "message": "The policies are not known: 7."}
+        await publish_event(js, factories.event(factories.fact(kind).model_copy(update=blind)))
+        raised = kind is AlertRaised
+        _, findings = doctor(**variables)
+        assert findings["watching"]["state"] == ("failure" if raised else "ok")
+        assert ("The policies are not known: 7." in findings["watching"]["detail"]) == raised
+        assert ("The policies are not known: 7." in slipway("status", **variables).stderr) == raised
+    await client.close()
 
 
 class Ready(BaseHTTPRequestHandler):

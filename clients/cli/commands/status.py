@@ -152,7 +152,7 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
         js = client.jetstream(timeout=10)
         for sentence in await nearly_full(js):
             warn(sentence)
-        for sentence in await read_blind(js, stack, model_of(what)):
+        for sentence in await read_blind(js, model_of(what)):
             warn(sentence)
         shown = await _read_releases(js, stack, what, every)
         is_trimmed = await log_begin(js) is not None
