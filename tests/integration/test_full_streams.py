@@ -23,6 +23,7 @@ from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.domain.rules import Rules
 from services.rollback_controller.early_probes import EarlyProbes
+from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.probing import Probing
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.trials import Trials
@@ -37,6 +38,7 @@ from shared.storage.kv import Bucket
 from testbed import factories as k
 from testbed.servers import NatsServer, connection, running
 from testbed.services import stored_facts
+from tests.kit.fakes_rollback import FakeProofs
 
 KIBIBYTE = 1024
 SMALL = dict.fromkeys(topology.LIMITS, 64 * KIBIBYTE)
@@ -117,6 +119,7 @@ def controller_on(bus):
         rules=rules,
         teams=lambda: (),
         probing=Probing(states, routes, probe, early, CLOCK, rules, load_rose=lambda _: False),
+        policies=KnownPolicies(states, FakeProofs()),
     )
 
 
