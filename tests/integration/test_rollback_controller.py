@@ -13,10 +13,11 @@ from contracts.api_usage import DEMAND_PREFIX, DemandReport
 from contracts.drills import Drill
 from contracts.services import DEADLETTER, DEADLETTER_PREFIX, SERVICES, durable_name, stream_of
 from decisions.route_edits import promote
+from deploy.local.state import ADMIN
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
 from testbed.gateway import load_toy, order
-from testbed.servers import running
+from testbed.servers import bus_variables, running
 from testbed.services import ServiceProcess, running_service, stored_facts, wait_for_fact
 from testbed.triton import TritonServer
 from tests.integration.rollback_process import (
@@ -32,6 +33,7 @@ from tests.integration.rollback_process import (
     route_of,
     target,
 )
+from tests.kit.command import run_command
 
 pytestmark = pytest.mark.real
 
@@ -346,3 +348,15 @@ async def test_a_silent_monitor_is_told_by_the_controller_under_its_own_key(js, 
     assert "summarised no window" in event.data.message
     assert event.source.endswith("rollback-controller")
     assert (await route_of(js)).active.target == target(2)
+
+
+@pytest.mark.usefixtures("controller")
+async def test_the_command_that_orders_a_rollback_shows_its_steps_and_ends_with_it(js, toy, bus_settings):
+    await learn(js, 1, 2)
+    await put_route(js, toy)
+    variables = bus_variables(bus_settings, ADMIN)
+    status, out, err = await asyncio.to_thread(run_command, variables, "rollback", MODEL, "--reason", "rude answers")
+    assert (status, err) == (0, "")
+    assert "rollback started" in out
+    assert f"{target(2)} -> {target(1)}" in out
+    assert (await route_of(js)).active.target == target(1)
