@@ -4,7 +4,7 @@ Unlike `tests.kit.virtual_time` it waits for threads, in which the benchmarker r
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sized
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +12,9 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
+    _scheduled: list[asyncio.TimerHandle]
+    _ready: Sized
+
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0

@@ -22,6 +22,7 @@ from shared.storage.claims import Claims
 from shared.storage.objects import AlreadyExists
 from tests.kit.conformance_sweep import SweepStoreConformance
 from tests.kit.fakes_gc import FakeSweepStore, Hooked
+from tests.kit.soak import often
 
 BEGIN = datetime(2026, 11, 27, tzinfo=UTC)
 WAIT, YOUNG = timedelta(seconds=SHORTEST_WAIT_S), timedelta(hours=2)
@@ -603,5 +604,5 @@ class GcBesideReleases(RuleBasedStateMachine):
                 assert self.store.find(key_of(BLOBS[number])) is not None, (name, number)
 
 
-GcBesideReleases.TestCase.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
+GcBesideReleases.TestCase.settings = settings(max_examples=often(100), stateful_step_count=30, deadline=None)
 TestGcBesideReleases = GcBesideReleases.TestCase

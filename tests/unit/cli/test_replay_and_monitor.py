@@ -10,6 +10,7 @@ from contracts import facts as f
 from contracts.policy import Trigger
 from decisions.replay.engine import replay
 from decisions.replay.spread import spread
+from testbed import factories
 from testbed.factories import after, event, fact, policy, target
 from tests.kit.records import event_id
 from tests.kit.soak import often
@@ -94,12 +95,12 @@ async def monitored(story, kind, shares=("active", *[None] * 6)):
         clock.time = after(second)
         if ended:
             await world.monitor.measure(batch(f"b-{second}", ended, second))
-        await world.monitor.sweep(("production", m.f.MODEL))
+        await world.monitor.sweep(("production", factories.MODEL))
         if second % MINUTE == 0 and second // MINUTE in routes and second // MINUTE < len(story):
             await world.monitor.follow(routes[second // MINUTE])
     clock.time += timedelta(seconds=2 * MINUTE)
     windows_only = len(world.publisher.log)
-    await world.monitor.sweep(("production", m.f.MODEL))
+    await world.monitor.sweep(("production", factories.MODEL))
     return world.publisher.log[:windows_only], world.publisher.log
 
 
@@ -112,7 +113,7 @@ def shown(facts):
     ]
 
 
-@settings(max_examples=often(15), deadline=None)
+@settings(max_examples=often(6), deadline=None)
 @given(story=stories, kind=st.sampled_from(["errors", "slow"]), shares=shares)
 @example(  # a route that only confirms what is served begins nothing anew
     story=[(8, 0.125)] * 7, kind="errors", shares=["active", "active", *[None] * 5]

@@ -33,7 +33,7 @@ SAMPLING = {
     "seed": 3,
     "max_tokens": 9,
 }
-BODIES = {
+BODIES: dict[str, list[dict]] = {
     "/v1/chat/completions": [
         {"model": "toy", "messages": MESSAGES, "tools": [TOOL], "tool_choice": "auto", "stream": True},
         {"model": "toy", "messages": MESSAGES[:1], "response_format": SCHEMA, "logprobs": True, "top_logprobs": 2},

@@ -6,7 +6,7 @@ import random
 from contracts.text_sets import evaluation_records, read_text_records
 from contracts.vocabulary import ServingSettings
 from decisions.serving_settings import SettingsRefused, assess_settings, combine, parse_settings, settle
-from services.merger.domain import serving
+from services.merger.domain import MODEL_CONFIG, serving
 from tests.kit.mutation import attack, damage, hostile_json
 
 RECORDS = [
@@ -79,7 +79,7 @@ def test_hostile_settings_of_a_model_are_described():
 
     def take(data: bytes) -> str:
         tokenizer, _, config = data.decode("utf-8", "replace").partition("\x1e")
-        files = {serving.TOKENIZER_CONFIG: tokenizer, serving.MODEL_CONFIG: config}
+        files = {serving.TOKENIZER_CONFIG: tokenizer, MODEL_CONFIG: config}
         model = serving.describe_model(files)
         settings = ServingSettings(tool_parser="hermes", context_tokens=4096)
         refused = serving.assess_context(settings, model) or serving.assess_template(settings, model)

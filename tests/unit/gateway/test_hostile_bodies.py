@@ -40,13 +40,13 @@ def test_the_corpus_is_read_or_refused():
     assert outcomes.count("invalid_json") > 15
 
 
-@settings(max_examples=often(400), deadline=None)
+@settings(max_examples=often(150), deadline=None)
 @given(hostile.requests("toy"))
 def test_drawn_bodies_are_read_or_refused(body):
     understand(*body)
 
 
-@settings(max_examples=often(300), deadline=None)
+@settings(max_examples=often(100), deadline=None)
 @given(st.binary(max_size=300) | hostile.ANY_JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_and_any_json_are_read_or_refused(raw):
     for path in PATHS:

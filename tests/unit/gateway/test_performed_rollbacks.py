@@ -221,7 +221,7 @@ async def test_rollbacks_that_follow_from_each_other_survive_a_move_after_the_fi
 
 
 @given(st.lists(st.sampled_from(["order", "move 5", "move 6", "move 7", "apply"]), max_size=12))
-@settings(max_examples=often(200), deadline=None)
+@settings(max_examples=often(80), deadline=None)
 def test_while_the_bus_only_moves_targets_and_applies_what_was_performed_gateways_serve_the_same_versions(drawn):
     """As the rollback-controller does: in their order, each by `apply_order` after the one that led to the route."""
     route, orders, applied = ROUTE, [], 0
@@ -413,7 +413,7 @@ def steps():
 
 
 @given(steps(), st.booleans())
-@settings(max_examples=often(200), deadline=None)
+@settings(max_examples=often(80), deadline=None)
 def test_orders_never_revive_a_quarantined_target_and_end_with_a_newer_route(drawn, canary):
     share = CanaryShare(served=V8, weight_ratio=0.2) if canary else None
     route, orders = ROUTE.model_copy(update={"canary": share}), []

@@ -83,14 +83,14 @@ def attack_files(good, take, inputs):
 
 def test_hostile_configurations_of_full_weights_are_accepted_or_rejected(checkpoint_with):
     good, take = checkpoint_with("full", check_full, domain.MODEL_CONFIG, domain.GENERATION_CONFIG)
-    outcome = attack_files(good, take, 250)
-    assert min(outcome.counts["accepted"], outcome.counts["base_mismatch"], outcome.counts["truncated_weights"]) > 10
+    outcome = attack_files(good, take, 100)
+    assert min(outcome.counts["accepted"], outcome.counts["base_mismatch"], outcome.counts["truncated_weights"]) > 3
 
 
 def test_hostile_configurations_of_a_lora_are_accepted_or_rejected(checkpoint_with):
     good, take = checkpoint_with("lora", check_lora, domain.ADAPTER_CONFIG)
-    outcome = attack_files(good, take, 250)
-    assert min(outcome.counts["accepted"], outcome.counts["adapter_keys_mismatch"]) > 10
+    outcome = attack_files(good, take, 100)
+    assert min(outcome.counts["accepted"], outcome.counts["adapter_keys_mismatch"]) > 3
 
 
 @pytest.mark.parametrize(
@@ -129,5 +129,5 @@ def test_a_rank_that_would_take_gigabytes_is_rejected_without_them(checkpoint_wi
 
 def test_hostile_tokenizers_are_accepted_or_rejected(checkpoint_with):
     good, take = checkpoint_with("full", check_tokenizers, "tokenizer.json", "tokenizer_config.json")
-    outcome = attack_files(good, take, 500)
-    assert min(outcome.counts["accepted"], outcome.counts["tokenizer_changed"]) > 10
+    outcome = attack_files(good, take, 150)
+    assert min(outcome.counts["accepted"], outcome.counts["tokenizer_changed"]) > 3

@@ -13,6 +13,7 @@ from decisions.rollback import PastRollback, decide_rollback
 from services.monitor.domain import monitoring
 from services.rollback_controller.domain.rehearsal_plan import Load, advise_time, assess_fault, plan_fault
 from testbed import factories as f
+from tests.kit.soak import often
 from tests.unit.monitor.factories import RULES, cause, failed, feed, policy, record, routed, watch
 
 RATIOS = st.sampled_from([5e-324, 1e-300, 1e-100, 1e-15, 1e-6, 0.001, 0.05, 0.5, 0.999, 1.0 - 1e-16])
@@ -49,7 +50,7 @@ def feed_both(state, start, fails_each):
     return feed(state, 4, 20, make, start=start)
 
 
-@settings(max_examples=60)
+@settings(max_examples=often(25))
 @given(triggers("a"), triggers("b"), REQUESTS, st.sampled_from([4, 41]))
 @example(NO_ERROR, f.trigger(name="b"), 1, 41)
 def test_no_declared_number_ends_an_assessment_with_an_error(one_trigger, other, requests, fails_each):

@@ -5,9 +5,9 @@ import asyncio
 import structlog
 
 from contracts import facts as cf
+from testbed import factories
 from tests.kit.fakes_monitor import FakeReferences
 from tests.kit.fakes_registry import FixedClock
-from tests.unit.monitor import factories as m
 from tests.unit.monitor.drift_rows import ROWS, full
 from tests.unit.monitor.world import KEY, World
 
@@ -28,7 +28,7 @@ class HangingReports:
 async def test_each_of_two_drifted_windows_raises_its_alert_in_the_first_sweep_though_reports_hang():
     references, reports = FakeReferences(), HangingReports()
     world = World(
-        clock=FixedClock(m.f.after(20.0)),
+        clock=FixedClock(factories.after(20.0)),
         references=references,
         reports=reports,
         drift_rows=ROWS,
@@ -38,12 +38,12 @@ async def test_each_of_two_drifted_windows_raises_its_alert_in_the_first_sweep_t
     for watched in state.targets.values():
         columns = {name: [value + 1000.0 for value in values] for name, values in watched.drift.columns.items()}
         if columns:
-            await references.put(watched.target, columns, taken_at=m.f.after(0.0), source="a test")
+            await references.put(watched.target, columns, taken_at=factories.after(0.0), source="a test")
     await world.records.create(KEY, state)
-    await world.monitor.sweep(("production", m.f.MODEL))  # finds the references
+    await world.monitor.sweep(("production", factories.MODEL))  # finds the references
     with structlog.testing.capture_logs() as logs:
         async with asyncio.timeout(20):
-            await world.monitor.sweep(("production", m.f.MODEL))
+            await world.monitor.sweep(("production", factories.MODEL))
     raised = world.publisher.of(cf.AlertRaised)
     assert {(alert.target.version, alert.kind, alert.evidence) for alert in raised} == {
         (6, "drift", None),

@@ -3,6 +3,7 @@
 from prometheus_client import generate_latest
 
 from contracts.metrics import MONITOR_SWEPT, RECORDS_ARRIVED
+from testbed import factories
 from tests.kit.virtual_time import run_virtual
 from tests.unit.monitor import factories as m
 from tests.unit.monitor.world import KEY, World, batch
@@ -28,7 +29,7 @@ def test_the_time_of_the_last_sweep_moves_only_while_sweeps_decide():
         world = World(starts_s=100.0)
         assert series(world, MONITOR_SWEPT) == {MONITOR_SWEPT.name: 0.0}, "a monitor that never decided is silent"
         await world.records.create(KEY, m.routed())
-        await world.monitor.sweep(("production", m.f.MODEL))
-        assert series(world, MONITOR_SWEPT) == {MONITOR_SWEPT.name: m.f.after(100.0).timestamp()}
+        await world.monitor.sweep(("production", factories.MODEL))
+        assert series(world, MONITOR_SWEPT) == {MONITOR_SWEPT.name: factories.after(100.0).timestamp()}
 
     run_virtual(play())

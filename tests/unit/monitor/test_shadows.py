@@ -311,7 +311,7 @@ KINDS = {"errors": {"fails": True}, "empty": {"empty": True}, "slow-first-token"
     seconds=st.floats(0.0, 200.0),
     minimum=st.integers(1, 60),
 )
-@settings(max_examples=often(150), deadline=None)
+@settings(max_examples=often(60), deadline=None)
 def test_a_verdict_is_what_its_counts_say(outcomes, kind, seconds, minimum):
     """By an own computation from the counts: no caller is limited here, because each pair has another."""
     shadow = Shadow(share_ratio=0.5, duration_s=60.0, min_requests=minimum)

@@ -8,6 +8,7 @@ import pytest
 
 from contracts import facts as cf
 from services.monitor.app import Monitor
+from testbed import factories
 from tests.kit.records import MemoryPublisher, MemoryRecords
 from tests.kit.virtual_time import run_virtual
 from tests.unit.monitor import factories as m
@@ -56,7 +57,7 @@ def test_a_backlog_that_takes_longer_than_the_lateness_to_read_is_in_its_window(
             await asyncio.sleep(1.0)
             stored_s = 8.0 + number
             waited = batch(f"waited-{number}", [m.record(stored_s - 1)], stored_s)
-            await monitor.measure(waited, m.f.after(stored_s))
+            await monitor.measure(waited, factories.after(stored_s))
         assert summarised(publisher) == [], "a sweep closed the window while its telemetry was being read"
         await asyncio.sleep(LATENESS_S + 2.0)
         assert summarised(publisher) == [50]
@@ -81,7 +82,7 @@ def test_sweeps_continue_and_close_each_window_when_its_time_is_over():
         await asyncio.sleep(LATENESS_S + 2.0)
         now = monitor.clock.now()
         end = now + timedelta(seconds=60 - now.timestamp() % 60)
-        seconds = (now - m.f.after(0)).total_seconds() - 1.0
+        seconds = (now - factories.after(0)).total_seconds() - 1.0
         await monitor.measure(batch("fresh", [m.record(seconds) for _ in range(7)], seconds))
         await asyncio.sleep((end - now).total_seconds() + LATENESS_S - 1.0)
         assert summarised(publisher) == [20]

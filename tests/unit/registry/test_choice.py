@@ -166,7 +166,7 @@ def fields(draw):
 
 
 @given(field=fields(), objective=st.sampled_from(get_args(Objective)), data=st.data())
-@settings(max_examples=often(200), deadline=None)
+@settings(max_examples=often(80), deadline=None)
 def test_the_choice_is_total_whatever_the_order_and_its_winner_is_on_the_front(field, objective, data):
     ranking = rank(objective, field)
     assert rank(objective, data.draw(st.permutations(field))) == ranking
@@ -203,7 +203,7 @@ def measured_fields(draw):
 
 
 @given(field=measured_fields(), objective=st.sampled_from(get_args(Objective)))
-@settings(max_examples=often(200), deadline=None)
+@settings(max_examples=often(80), deadline=None)
 def test_nothing_dominated_is_chosen_and_the_objective_is_best_but_for_noise(field, objective):
     """Judged here by the plain figures, in other words than the domain's."""
     ranking = rank(objective, field)

@@ -145,7 +145,7 @@ def fed(release, facts, now, ids):
 
 
 @given(data=st.data())
-@settings(max_examples=often(150), deadline=None)
+@settings(max_examples=often(60), deadline=None)
 def test_whatever_is_made_in_time_and_whatever_comes_late_in_any_order(data):
     """How four variants ended: made or failed in time, or late; and what is said of the late ones afterwards."""
     endings = {variant: data.draw(st.sampled_from(("quantised", "failed", "late")), variant) for variant in FOUR}

@@ -225,7 +225,7 @@ THEN = [k.quantised("int8", **SECOND_MEASUREMENT), k.staged("int8", **SECOND_MEA
     ],
 )
 @given(data=st.data())
-@settings(max_examples=often(100), deadline=None)
+@settings(max_examples=often(40), deadline=None)
 def test_in_any_order_and_however_often_it_is_measured_again_once(second, outcome, code, data):
     facts = [*FIRST, *THEN, second]
     order = data.draw(st.permutations([*facts, *data.draw(st.lists(st.sampled_from(facts), max_size=6))]))

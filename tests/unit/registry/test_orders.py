@@ -42,7 +42,7 @@ def without_holds(release):
 
 @pytest.mark.parametrize("name", ["straight", "careful", "rehearsed"])
 @given(data=st.data())
-@settings(max_examples=often(60), deadline=None)
+@settings(max_examples=often(25), deadline=None)
 def test_a_pause_and_its_end_change_nothing_but_when_whatever_the_order_the_copies_and_the_crashes(name, data):
     opening, received = HISTORIES[name]
     at = data.draw(st.integers(0, len(received)))
@@ -57,7 +57,7 @@ def test_a_pause_and_its_end_change_nothing_but_when_whatever_the_order_the_copi
 
 
 @given(data=st.data())
-@settings(max_examples=often(60), deadline=None)
+@settings(max_examples=often(25), deadline=None)
 def test_while_it_is_paused_nothing_begins_and_what_happens_is_kept(data):
     opening, received = CAREFUL
     at = data.draw(st.integers(0, len(received)))

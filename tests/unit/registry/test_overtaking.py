@@ -10,6 +10,7 @@ from contracts.teams import Team, TeamQuota
 from services.registry.overtaking import MOST_AT_ONCE, group_of, in_turn
 from testbed.factories import PUBLISHER
 from tests.kit import fakes_registry as k
+from tests.kit.soak import often
 from tests.unit.registry.harness import Announcing
 
 CALM = "calm-bot"
@@ -57,7 +58,7 @@ async def test_one_that_waits_alone_is_left_to_its_turn(harness):
     assert harness.opened(k.MODEL) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=often(25), deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([k.MODEL, CALM]), st.booleans()), min_size=2, max_size=12))
 def test_whatever_is_taken_first_the_versions_of_a_model_are_those_of_the_stream(steps):
     """Each step stores an announcement, and lets the stream or a sweep go on."""

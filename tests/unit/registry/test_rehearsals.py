@@ -178,7 +178,7 @@ def test_a_failure_of_another_variant_or_after_the_rehearsal_changes_nothing():
 def test_a_failure_that_comes_before_the_verdict_is_kept():
     walk = Walk(k.careful_policy()).to_staging()
     walk.handle(k.unstaged("int8"), k.staged("int8"))
-    assert walk.end is None
+    assert not walk.end
     walk.handle(k.benchmarked("int8"))
     assert walk.end.code == "rehearsal_failed"
 

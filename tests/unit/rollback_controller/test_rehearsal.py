@@ -383,7 +383,7 @@ async def test_the_alert_of_an_interrupted_rehearsal_does_not_fail_the_next_atte
     assert (completed.verdict, completed.reason) == ("pass", "Detected, switched and verified in staging: errors.")
 
 
-@settings(max_examples=often(25))
+@settings(max_examples=often(10))
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=3))
 def test_killed_at_any_step_a_rehearsal_ends_with_one_certificate_and_leaves_nothing(kills):
     stage = run_virtual(play(Stage(triggers=(SLOW,)), *kills, lasts_s=300.0))

@@ -11,6 +11,7 @@ from contracts import facts as cf
 from contracts.routes import CanaryShare
 from decisions.route_edits import Changed, roll_back
 from services.server_manager.domain.reconcile import production_of
+from tests.kit.soak import often
 from tests.kit.virtual_time import run_virtual
 from tests.unit.server_manager.copies import with_copies
 from tests.unit.server_manager.endpoint_stories import ACCEPTED, answers, order
@@ -31,7 +32,7 @@ def play(story, count, *kills):
     run_virtual(run())
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=often(5), deadline=None)
 @given(
     kills=st.lists(st.integers(1, 60), max_size=6),
     count=st.sampled_from((2, 3)),
@@ -63,7 +64,7 @@ def test_whenever_it_dies_a_version_is_on_both_and_its_route_was_edited_only_whe
     play(story, count, *kills)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=often(5), deadline=None)
 @given(
     kills=st.lists(st.integers(1, 60), max_size=6),
     count=st.sampled_from((2, 3)),
@@ -97,7 +98,7 @@ def test_whenever_it_dies_a_drained_triton_is_empty_in_the_end_and_a_restored_on
     play(story, count, *kills)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=often(4), deadline=None)
 @given(
     kills=st.lists(st.integers(1, 80), max_size=4),
     name=st.sampled_from(NAMES[:2]),

@@ -12,6 +12,7 @@ from services.server_manager.domain import drains
 from services.server_manager.domain.reconcile import Limits
 from services.server_manager.domain.records import EndpointOrder, Servers
 from shared.errors import Transient
+from tests.kit.soak import often
 from tests.kit.virtual_time import run_virtual
 from tests.unit.server_manager.endpoint_stories import ACCEPTED, SETTLED_S, answers, check_served, order, order_of, play
 from tests.unit.server_manager.factories import START, route, traffic_requested
@@ -46,7 +47,7 @@ def test_a_drained_endpoint_is_empty_in_the_end_and_each_route_is_edited_once_it
     play(story)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=often(6), deadline=None)
 @given(
     kills=st.lists(st.integers(1, 60), max_size=6),
     name=st.sampled_from((FIRST, SECOND)),

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
+from tests.kit.soak import often
 from tests.unit.server_manager.endpoint_stories import SETTLED_S, check_served, play
 from tests.unit.server_manager.factories import traffic_requested
 from tests.unit.server_manager.fleet_world import MODEL, target
@@ -14,7 +15,7 @@ from tests.unit.server_manager.fleet_world import MODEL, target
 SILENT_LIMIT_S = 120.0
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=often(6), deadline=None)
 @given(
     kills=st.lists(st.integers(1, 60), max_size=6),
     away_s=st.sampled_from((10.0, SILENT_LIMIT_S, SILENT_LIMIT_S + 10, 400.0)),

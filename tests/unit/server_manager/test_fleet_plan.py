@@ -170,7 +170,7 @@ def _after(holding, action: Action, desired):
     return after
 
 
-@settings(max_examples=often(300))
+@settings(max_examples=often(100))
 @given(_HELD, st.sets(st.integers(0, 7), max_size=5))
 def test_every_start_converges_without_exceeding_memory(start, versions):
     desired = needed(*versions)

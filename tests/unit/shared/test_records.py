@@ -82,6 +82,8 @@ class TestMemoryRecords(RecordsConformance):
 class LogWorld(MemoryWorld):
     """One bucket, and the log that the rollback-controller is tested with."""
 
+    publisher: FakeLog
+
     def __init__(self):
         super().__init__()
         self.publisher = FakeLog(self, service="registry", limit_bytes=self.limit_bytes)
@@ -110,7 +112,7 @@ ENDS = st.sampled_from([None, Killed(), ConnectionClosedError(), Transient("stre
 TRIES = st.lists(st.tuples(CAUSES, st.sampled_from([*STEPS, "look 1 before", "look 1 after"]), ENDS, st.booleans()))
 
 
-@settings(deadline=None, max_examples=often(200))
+@settings(deadline=None, max_examples=often(80))
 @given(TRIES, st.integers(1, 3))
 def test_whatever_fails_or_is_killed_in_any_order_each_cause_counts_once(tries, facts):
     """Each message is delivered until it is handled; in between, processes die and the dedupe window passes."""
