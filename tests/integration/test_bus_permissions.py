@@ -145,7 +145,7 @@ async def orders(server):
     state = (await js.stream_info(ORDERS)).state
     await client.close()
     js = (client := await connect(server, "adam")).jetstream(timeout=10)
-    stored = [await js.get_msg(ORDERS, number) for number in range(state.first_seq, state.last_seq + 1)]
+    stored = [await js.get_msg(ORDERS, number) for number in range(max(1, state.first_seq), state.last_seq + 1)]
     await client.close()
     return [(message.subject, message.data or b"") for message in stored]
 

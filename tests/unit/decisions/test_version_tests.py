@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decisions import version_tests as vt
-from decisions.block_tests import Block
+from decisions.block_tests import Block, factor, plan_stakes
 from decisions.version_tests import CandidateTest, Judgement, Pair, ShareTest
 
 ALPHA, BETA, LIMIT = 0.001, 0.05, 0.02
@@ -37,7 +37,7 @@ def test_the_value_of_a_test_is_the_mean_of_its_products(seen, limit):
     test = ShareTest()
     for share in seen:
         test = vt.observe_share(test, limit, share)
-    products = [math.prod(vt.factor(stake, share, limit) for share in seen) for stake in vt.plan_stakes(limit)]
+    products = [math.prod(factor(stake, share, limit) for share in seen) for stake in plan_stakes(limit)]
     assert [math.exp(log) for log in test.logs] == pytest.approx(products, rel=1e-6)
     assert ShareTest.model_validate_json(test.model_dump_json()) == test
 
