@@ -17,7 +17,7 @@ from testbed import factories
 from testbed.attesters import attester_variables
 from testbed.forked import start
 from testbed.ports import free_port
-from testbed.servers import HARNESS, NatsServer
+from testbed.servers import HARNESS, NatsServer, S3Server, running, store_variables
 from tests.integration.registry_process import Log
 from tests.kit import fakes_registry as k
 from tests.kit.command import run_command
@@ -35,15 +35,13 @@ def keys(tmp_path):
 
 
 @contextlib.contextmanager
-def service_process(server, keys, folder, service="registry"):
+def service_process(server, store.settings(), keys, folder, service="registry"):
     environment = {
         **os.environ,
         "SLIPWAY_NATS_URL": server.url,
         "SLIPWAY_NATS_CREDENTIALS": str(keys.credential(service)),
         "SLIPWAY_NATS_CA": str(keys.authority),
-        "SLIPWAY_S3_ENDPOINT": f"127.0.0.1:{free_port()}",  # no store: what is refused needs none
-        "SLIPWAY_S3_CREDENTIALS": str(keys.store.credential(service)),
-        "SLIPWAY_S3_CA": str(keys.authority),
+        **store_variables(store, service),
         "SLIPWAY_STATE_DIR": str(folder),
         "SLIPWAY_HTTP_PORT": str(free_port()),
         "SLIPWAY_TEAMS": str(keys.team_list),
@@ -66,9 +64,7 @@ async def send(client, name, fact, event_id, model):
 @contextlib.asynccontextmanager
 async def stale_bus(keys, tmp_path):
     """Yield a server and the clients of a removed member, of a member whose team lost a model, and of this test."""
-    server = NatsServer(tmp_path / "nats", keys)
-    server.start()
-    try:
+    with running(NatsServer(tmp_path / "nats", keys)) as server, running(S3Server(tmp_path / "s3")) as store:
         provisioner = await server.connect("provisioner")
         await provision(provisioner.jetstream(timeout=30))
         await provisioner.close()
@@ -76,17 +72,15 @@ async def stale_bus(keys, tmp_path):
         keys.remove("paula")  # the server does not read its configuration again
         keys.set_team("shop", ["shop-bot"])
         keys.set_team("bank", ["bank-bot", "faq-bot"])
-        yield server, *clients
+        yield server, store, *clients
         for client in clients:
             await client.close()
-    finally:
-        server.discard()
 
 
 async def test_a_removed_member_and_a_model_that_moved_are_refused_though_the_bus_permits_them(keys, tmp_path):
-    async with stale_bus(keys, tmp_path) as (server, paula, peter, harness):
+    async with stale_bus(keys, tmp_path) as (server, store, paula, peter, harness):
         log = Log(harness.jetstream(timeout=10))
-        with service_process(server, keys, tmp_path):
+        with service_process(server, store.settings(), keys, tmp_path):
             await send(paula, "paula", k.ready(model="shop-bot"), "removed", "shop-bot")
             await send(peter, "peter", k.ready(model="faq-bot"), "moved", "faq-bot")
             await send(peter, "peter", k.ready(model="shop-bot", policy=None), "own", "shop-bot")
@@ -104,9 +98,9 @@ async def test_a_removed_member_and_a_model_that_moved_are_refused_though_the_bu
 
 
 async def test_the_rollback_controller_takes_no_order_about_a_model_of_another_team(keys, tmp_path):
-    async with stale_bus(keys, tmp_path) as (server, paula, peter, harness):
+    async with stale_bus(keys, tmp_path) as (server, store, paula, peter, harness):
         log = Log(harness.jetstream(timeout=10))
-        with service_process(server, keys, tmp_path, "rollback-controller"):
+        with service_process(server, store.settings(), keys, tmp_path, "rollback-controller"):
             for client, name, model in ((paula, "paula", "shop-bot"), (peter, "peter", "faq-bot")):
                 for order in (f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted):
                     await send(client, name, factories.fact(order), f"{name}-{order.__name__}", model)
@@ -127,7 +121,8 @@ async def test_the_rollback_controller_takes_no_order_about_a_model_of_another_t
 
 def test_a_registry_that_cannot_read_the_list_does_not_start(keys, tmp_path):
     keys.team_list.write_text("[")
+    no_store = S3Server(tmp_path / "s3", keys).settings()
     nowhere = type("Nowhere", (), {"url": f"tls://127.0.0.1:{free_port()}"})
-    with service_process(nowhere, keys, tmp_path) as child:
+    with service_process(nowhere, no_store, keys, tmp_path) as child:
         assert child.wait(60) == 1
     assert "(SLIPWAY_TEAMS) cannot be read" in (tmp_path / "registry.log").read_text()
