@@ -35,7 +35,7 @@ def keys(tmp_path):
 
 
 @contextlib.contextmanager
-def service_process(server, store.settings(), keys, folder, service="registry"):
+def service_process(server, store, keys, folder, service="registry"):
     environment = {
         **os.environ,
         "SLIPWAY_NATS_URL": server.url,
