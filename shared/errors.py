@@ -198,11 +198,15 @@ def _from_minio(error: BaseException) -> SlipwayError | None:
 
 
 def is_failed_answer(error: BaseException) -> bool:
-    """Return whether the object store answered each try of a request with an error of its own, or broke off."""
+    """Return whether the object store answered each try of a request with an error of its own, or broke off.
+
+    A 503 is none: by it the store asks for later tries, whatever the object.
+    """
     import urllib3.exceptions as u
 
-    refused = isinstance(error, u.MaxRetryError) and isinstance(error.reason, u.ResponseError)
-    return refused or isinstance(error, u.ProtocolError)
+    if isinstance(error, u.MaxRetryError):
+        return isinstance(error.reason, u.ResponseError) and " 503 " not in str(error.reason)
+    return isinstance(error, u.ProtocolError)
 
 
 def _from_s3(error: Any) -> SlipwayError:

@@ -176,13 +176,18 @@ class Registry:
                 await self._ports.artifacts.verify(ref)
 
     async def handle(self, event: Event[Any], release_id: str) -> Release | None:
-        """Apply a fact to its release, and return that; None if there is none."""
+        """Apply a fact to its release, and return that; None if there is none.
+
+        A worker's fact of a release that is not known ends it: its record was lost.
+        """
         if not admission.is_release_id(release_id):
             structlog.get_logger().info("the event belongs to no release", correlation=release_id)
             return None
-        return await self.records.apply(
-            event.subject, release_id, Input(event.id, event.time, event.data, sender=event.sender)
-        )
+        received = Input(event.id, event.time, event.data, sender=event.sender)
+        release = await self.records.apply(event.subject, release_id, received)
+        if release is None and isinstance(event.data, FROM_WORKERS):
+            await self.records.end_lost(event.subject, release_id, event.id)
+        return release
 
     async def handle_order(self, event: Event[Any], stored: datetime) -> OrderAccepted | None:
         """Apply an order to its release; raise Permanent if it is void and was not carried out.

@@ -37,7 +37,6 @@ class ReleaseRecords:
         self._ports, self._leaving = ports, leaving
         self._clock = clock
         self._stuck_since_s: dict[str, float] = {}
-        self._unreadable: dict[str, int] = {}
 
     # -- releases -----------------------------------------------------------------------------------------------------
 
@@ -128,12 +127,10 @@ class ReleaseRecords:
             return await self._enter_progress(await self._register(release, cause), cause)
         except Exception as error:
             known = translate(error)
-            if isinstance(known, Transient) and known.code == "object_unreadable":
-                tries = self._unreadable[release.id] = self._unreadable.get(release.id, 0) + 1
-                known = given_up(known, tries)
+            if isinstance(known, Transient):
+                known = given_up(known, 1)
             if not isinstance(known, Permanent):
                 raise
-            self._unreadable.pop(release.id, None)
             structlog.get_logger().error(
                 "release failed permanently",
                 model=release.model,
@@ -203,6 +200,11 @@ class ReleaseRecords:
                 error=repr(error),
             )
 
+    async def end_lost(self, model: str, release_id: str, cause: str) -> None:
+        """End a release whose record was lost, so that nothing is held for it any more."""
+        now = self._clock.now()
+        await self._edit_model(model, lambda record: versions.end_lost(record, release_id, cause, now))
+
     async def _supersede_older(self, newer: Release, cause: str) -> None:
         record = await self.model(newer.model)
         for release_id in filter(None, (record.in_progress, *record.queue)):
@@ -232,11 +234,14 @@ class ReleaseRecords:
         if record is not None:
             return record
         prefix = release_key(model, "")
-        ids = [each.removeprefix(prefix) for each in await self._ports.releases.keys() if each.startswith(prefix)]
+        keys = await self._ports.releases.keys()
+        ids = [record_key.removeprefix(prefix) for record_key in keys if record_key.startswith(prefix)]
         there = [await self.read(model, release_id) for release_id in ids if admission.is_release_id(release_id)]
         stored, opened = await self._ports.artifacts.versions_of(model), await self._ports.inbox.last_opened(model)
         releases = [release for release in there if release is not None]
-        rebuilt = versions.rebuild(model, stored, opened, releases, self._clock.now())
+        entry = await self._ports.routes.get(model)
+        route = entry.value if entry is not None else None
+        rebuilt = versions.rebuild(model, stored, opened, releases, route=route, now=self._clock.now())
         if not rebuilt.outbox:
             return rebuilt
         structlog.get_logger().error("the record of a model was lost", model=model, next_version=rebuilt.next_version)

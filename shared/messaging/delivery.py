@@ -53,8 +53,8 @@ OUTAGES: frozenset[Code] = frozenset(
 
 A record that another version wrote is one of them: the message is for a process of that version.
 """
-OBJECT_TRIES = 5
-"""Tries of a message whose object the store does not read; one that is restored within them ends nothing."""
+OBJECT_TRIES, OBJECT_LIMIT_S = 5, 120.0
+"""How often in a row, and for how long, an object cannot be read before what needs it ends: no short fault ends it."""
 RECORD_FAILURES: frozenset[Code] = frozenset(
     {"record_too_new", "record_too_old", "too_large", "internal_error", "object_unreadable"}
 )
@@ -122,10 +122,11 @@ def retried_s(deliveries: int) -> float:
 def given_up(error: Transient, deliveries: int) -> Permanent | None:
     """Return what ends a message that failed in a passing way for too long; None while it is tried again.
 
-    An object that the store does not read, while it reads others, ends it after `OBJECT_TRIES`.
+    An object that the store does not read, while it reads others, ends it after `OBJECT_TRIES` and `OBJECT_LIMIT_S`.
     """
-    if error.code == "object_unreadable":
-        return Permanent(error.code, error.reason, **error.details) if deliveries >= OBJECT_TRIES else None
+    tries, failing_s = (error.details.get(name, 0) for name in ("tries", "failing_s"))
+    if error.code == "object_unreadable" and tries >= OBJECT_TRIES and failing_s >= OBJECT_LIMIT_S:
+        return Permanent(error.code, error.reason, **error.details)
     waited, limit = retried_s(deliveries), OUTAGE_LIMIT_S if error.code in OUTAGES else ITEM_LIMIT_S
     if waited < limit:
         return None

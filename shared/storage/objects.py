@@ -22,13 +22,14 @@ from shared.errors import Permanent, Transient, is_failed_answer, translate
 from shared.runtime.settings import Connection
 from shared.storage.credentials import FileProvider, describe_refusal, trusted
 from shared.storage.transfer import LargeObjectError, ShortObjectError, TransferClient
+from shared.storage.unreadable import UnreadableObjects
 
 T = TypeVar("T")
 
 WHOLE_BYTES = 128 * 1024**2
 """The largest object that is read into memory whole: manifests have kilobytes, sets of texts some tens of megabytes."""
 
-_BESIDE = 3
+_OTHERS_READ = 3
 """Other objects that are read where one cannot be, until the store reads one of them."""
 _ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion")
 _NO_LOCK = ("ObjectLockConfigurationNotFoundError", "NotImplemented")
@@ -73,6 +74,7 @@ class ObjectStore:
         """Take the settings; raise ValueError if `s3_ca` names no readable certificate."""
         self.bucket = connection.s3_bucket
         self._pins: Mapping[str, Sequence[str]] = {}
+        self._unreadable = UnreadableObjects()
         self._key = FileProvider(connection.s3_credentials)
         self._client = TransferClient(
             endpoint=connection.s3_endpoint,
@@ -294,20 +296,21 @@ class ObjectStore:
             Transient: `object_unreadable`: the store fails at this object, and reads others.
         """
         try:
-            return self._read_pinned(key, read)
+            content = self._read_pinned(key, read)
         except Exception as error:
-            if not is_failed_answer(error) or not self._reads_beside(key):
+            if not is_failed_answer(error) or not self._reads_others(key):
                 raise
-            reason = f"The object store does not read {key}, and reads other objects: its bytes are damaged."
-            raise Transient("object_unreadable", reason, object=key) from error
+            raise self._unreadable.note_failure(key) from error
+        self._unreadable.note_read(key)
+        return content
 
-    def _reads_beside(self, key: str) -> bool:
+    def _reads_others(self, key: str) -> bool:
         """Return whether the store reads another object whose key begins like this one."""
         prefix = f"{key.partition('/')[0]}/"
         try:
             listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
             others = ((entry.object_name, entry.size) for entry in listed if entry.object_name != key and entry.size)
-            for other, size in itertools.islice(others, _BESIDE):
+            for other, size in itertools.islice(others, _OTHERS_READ):
                 try:
                     self._client.read_into(self.bucket, other, 0, memoryview(bytearray(1)), size)
                 except Exception as error:

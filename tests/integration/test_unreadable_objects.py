@@ -56,6 +56,7 @@ def test_it_is_a_finding_of_verify_and_no_outage(settings, s3_server, tmp_path):
 @pytest.fixture
 def two_tries(monkeypatch):
     monkeypatch.setattr(delivery, "OBJECT_TRIES", 2)
+    monkeypatch.setattr(delivery, "OBJECT_LIMIT_S", 1.0)
 
 
 @pytest.mark.usefixtures("two_tries")

@@ -7,17 +7,18 @@ from typing import ClassVar, Final
 
 from pydantic import Field
 
-from contracts.envelope import Event
+from contracts.envelope import Event, derived_id
 from contracts.facts import (
     AlertRaised,
     AlertResolved,
     ApprovalGranted,
     CheckpointReady,
     DeploymentChanged,
+    ReleaseFinished,
     ReleaseOpened,
 )
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
-from contracts.records import Migration, OutboxRecord, unchanged
+from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
 from contracts.routes import Route
 from contracts.vocabulary import Deployable, ModelName, Target, digest_of_json
 from decisions.release_plan import required_attestations
@@ -36,7 +37,7 @@ class ModelRecord(OutboxRecord):
     promoted, `queue` those that wait for its place. `opening` is the last admission in full: if its release record is
     missing (the registry was killed between the two writes), it is created from here, with the number that it has.
     `reservations` are the version numbers of the releases that have not ended, and of the newest others.
-    `alerts` are open until the next release of the model ends.
+    `alerts` are open until a release of a later version was registered and has ended.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 12
@@ -68,7 +69,13 @@ class StoredVersions:
 
 
 def rebuild(
-    model: str, stored: StoredVersions, opened: ReleaseOpened | None, releases: Sequence[Release], now: datetime
+    model: str,
+    stored: StoredVersions,
+    opened: ReleaseOpened | None,
+    releases: Sequence[Release],
+    *,
+    route: Route | None,
+    now: datetime,
 ) -> ModelRecord:
     """Return the record of a model that has none: an empty one of a new model, else what is known, with an alert.
 
@@ -77,6 +84,7 @@ def rebuild(
         stored: Its versions in the store.
         opened: The last release that was opened, by the event log.
         releases: The records of its releases that are there.
+        route: Its route.
         now: When the alert is raised.
     """
     record = ModelRecord(model=model)
@@ -84,18 +92,27 @@ def rebuild(
     highest = max(stored.highest, opened.version if opened is not None else 0, *numbers.values(), 0)
     if highest == 0:
         return record
-    under_way = tuple(release.id for release in releases if release.finished is None)
+    open_releases = [release for release in releases if release.finished is None]
+    under_way = tuple(release.id for release in open_releases)
     message = (
         f"The record of the versions of {model} was lost (bucket releases). Known again are {highest} as the last "
         f"version, {len(numbers)} releases and {len(under_way)} under way. Other releases under way and announcements "
         "that waited are not: publish their checkpoints again with a higher attempt. Nor are the earlier publishers of "
         "weights, whom a policy may keep from approving them."
     )
+    canary = route.canary if route is not None else None
+    if canary is not None and not any(release.is_ours(canary.served.target) for release in open_releases):
+        served = canary.served.target
+        message += (
+            f" {served} still takes {canary.weight_ratio:.0%} of the requests as canary of a release that is not "
+            f"known: end it with slipway rollback {model} --target {served} --reason TEXT."
+        )
     target = stored.newest or Target(model=model, version=highest, variant="bf16")
     update = {
         "next_version": highest + 1,
         "reservations": dict(sorted(numbers.items(), key=lambda known: known[1])),
         "open": under_way,
+        "in_progress": next((release.id for release in open_releases if release.turn is not None), None),
     }
     return _alerted(record.model_copy(update=update), target, message, now)
 
@@ -107,16 +124,49 @@ def _alerted(record: ModelRecord, target: Target, message: str, now: datetime) -
 
 
 def note_end(record: ModelRecord, release: Release, now: datetime) -> ModelRecord:
-    """Return the record with an alert if a release ended at an unreadable object; any other end resolves its alerts."""
+    """Return the record with an alert if a release ended at an unreadable object.
+
+    The end of a registered release resolves the alerts of earlier versions.
+    """
     ended = release.finished
     if ended is not None and ended.code == "object_unreadable":
         target = Target(model=release.model, version=release.version, variant=gates.requested_variants(release)[0])
         is_open = any(alert.target == target for alert in record.alerts)
         message = f"Release {release.id} ended at an object that the store does not read: {ended.reason}"
         return record if is_open else _alerted(record, target, message, now)
-    message = f"Release {release.id} of {record.model} ended, with every object and record that it needs."
-    entries = tuple(alert_entry(AlertResolved, alert, message, now) for alert in record.alerts)
-    return record.model_copy(update={"alerts": (), "outbox": (*record.outbox, *entries)}) if entries else record
+    if ended is None or release.manifest is None:
+        return record
+    message = f"Release {release.id} was registered as {record.model}@v{release.version}, and ended as {ended.outcome}."
+    resolved = [alert for alert in record.alerts if alert.target.version < release.version]
+    entries = tuple(alert_entry(AlertResolved, alert, message, now) for alert in resolved)
+    kept = tuple(alert for alert in record.alerts if alert not in resolved)
+    return record.model_copy(update={"alerts": kept, "outbox": (*record.outbox, *entries)}) if entries else record
+
+
+def end_lost(record: ModelRecord, release_id: str, cause_id: str, now: datetime) -> ModelRecord:
+    """Return the record with the end of a release whose own record was lost; unchanged if its version is not known.
+
+    Others hold for it what only its end releases, as the staging of a candidate.
+    """
+    version = record.reservations.get(release_id)
+    if version is None or (record.opening is not None and record.opening.release_id == release_id):
+        return record  # the sweeper creates the last one again
+    finished = ReleaseFinished(
+        release_id=release_id,
+        model=record.model,
+        version=version,
+        outcome="aborted",
+        reason=f"The record of release {release_id} was lost. Publish its checkpoint again with a higher attempt.",
+    )
+    entry = outbox_entry(
+        finished,
+        model=record.model,
+        cause_id=cause_id,
+        correlation_id=release_id,
+        decided_at=now,
+        id=derived_id(release_id, ReleaseFinished.TYPE, "lost"),
+    )
+    return remove(record, release_id).model_copy(update={"outbox": (*record.outbox, entry)})
 
 
 def find_redelivered(record: ModelRecord, ready: CheckpointReady, event_id: str) -> str | None:

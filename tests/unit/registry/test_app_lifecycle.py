@@ -10,7 +10,7 @@ from contracts.policy import Deadlines
 from services.registry.admissions import rejection
 from services.registry.release_records import STUCK_GRACE_S
 from shared.errors import Permanent, Transient
-from shared.messaging.delivery import OBJECT_TRIES
+from shared.messaging.delivery import OBJECT_LIMIT_S, OBJECT_TRIES
 from tests.kit import fakes_registry as k
 from tests.kit.virtual_time import run_virtual
 from tests.unit.registry.harness import Harness, harness
@@ -148,14 +148,15 @@ async def test_a_version_whose_facts_came_late_is_registered_after_a_crash_and_d
     assert len(harness.published(f.VersionRegistered)) == 1
 
 
-async def test_a_step_of_the_registry_that_needs_an_unreadable_object_ends_the_release_after_some_tries(harness):
+async def test_a_step_of_the_registry_that_needs_an_object_that_is_unreadable_for_long_ends_the_release(harness):
     (opened,) = await harness.admit()
-    harness.out.artifacts.failing = Transient("object_unreadable", "The store does not read blobs/a.")
+    harness.out.artifacts.failing = failure = Transient("object_unreadable", "The store does not read blobs/a.")
     with pytest.raises(Transient):
         await harness.to_registered(opened.release_id)
-    for _ in range(OBJECT_TRIES - 2):
-        await harness.sweep()
+    failure.details.update(tries=OBJECT_TRIES * 2, failing_s=OBJECT_LIMIT_S - 1)
+    await harness.sweep()
     assert harness.published(f.ReleaseFinished) == []
+    failure.details.update(failing_s=OBJECT_LIMIT_S)
     await harness.sweep()
     (finished,) = harness.published(f.ReleaseFinished)
     assert (finished.outcome, finished.code) == ("rejected", "object_unreadable")

@@ -16,6 +16,7 @@ from contracts.vocabulary import canonical_json
 from shared.errors import Permanent, Transient
 from shared.messaging.delivery import (
     ITEM_LIMIT_S,
+    OBJECT_LIMIT_S,
     OBJECT_TRIES,
     OUTAGE_LIMIT_S,
     OUTAGES,
@@ -34,6 +35,7 @@ from shared.messaging.delivery import (
 from shared.messaging.publishing import envelope
 from shared.messaging.topology import consumers
 from shared.runtime.clock import SystemClock
+from shared.storage.unreadable import UnreadableObjects
 from testbed import factories as k
 from tests.kit.virtual_time import virtual_time
 from tests.kit.wiring import built, services_with_handlers
@@ -106,10 +108,18 @@ def test_a_message_that_waited_long_but_was_not_tried_is_not_given_up():
 
 
 def test_an_object_that_the_store_does_not_read_while_it_reads_others_ends_a_message_by_its_own_code():
-    failure = Transient("object_unreadable", "The store does not read blobs/a.", object="blobs/a")
-    assert given_up(failure, OBJECT_TRIES - 1) is None
-    ended = given_up(failure, OBJECT_TRIES)
-    assert (type(ended), ended.code, ended.details) == (Permanent, "object_unreadable", {"object": "blobs/a"})
+    now_s = 0.0
+    objects = UnreadableObjects(lambda: now_s)
+    for _ in range(OBJECT_TRIES):
+        assert given_up(objects.note_failure("blobs/a"), 50) is None
+    now_s += OBJECT_LIMIT_S - 1
+    assert given_up(objects.note_failure("blobs/a"), 50) is None
+    now_s += 1
+    assert given_up(objects.note_failure("blobs/b"), 50) is None
+    ended = given_up(objects.note_failure("blobs/a"), 1)
+    assert (type(ended), ended.code, ended.details["object"]) == (Permanent, "object_unreadable", "blobs/a")
+    objects.note_read("blobs/a")
+    assert given_up(objects.note_failure("blobs/a"), 50) is None
 
 
 # -- what a failure becomes -------------------------------------------------------------------------------------------

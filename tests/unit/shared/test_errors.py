@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from contracts.codes import ADVICE
 from contracts.vocabulary import canonical_json
-from shared.errors import Permanent, SlipwayError, Transient, as_code, translate
+from shared.errors import Permanent, SlipwayError, Transient, as_code, is_failed_answer, translate
 from tests.kit.hostile import ANY_JSON, ANY_TEXT
 
 # What our own request made wrong stays wrong; everything else about the bus may be over in a moment.
@@ -332,6 +332,12 @@ def test_what_is_unknown_is_not_guessed(error):
 def test_codes_from_outside_are_checked():
     assert as_code("quarantined") == "quarantined"
     assert as_code("no_such_code") == "internal_error"
+
+
+@pytest.mark.parametrize(("status", "failed"), [(500, True), (502, True), (503, False), (504, True)])
+def test_a_store_that_asks_for_later_tries_has_not_failed_at_the_object(status, failed):
+    reason = urllib3.exceptions.ResponseError(f"too many {status} error responses")
+    assert is_failed_answer(urllib3.exceptions.MaxRetryError(None, "/slipway/k", reason)) is failed
 
 
 @given(ANY_TEXT, ANY_JSON)
