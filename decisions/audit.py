@@ -20,7 +20,7 @@ from contracts.facts import (
 )
 from contracts.facts.fact import Fact
 from contracts.services import EVENTS, FROM_OUTSIDE, INBOX, ORDERS
-from contracts.vocabulary import Digest, Target, canonical_json, digest_of
+from contracts.vocabulary import Digest, canonical_json, digest_of
 
 RESULTS: tuple[type[Fact], ...] = (
     OrderAccepted,
@@ -147,15 +147,9 @@ def missing_item(source: Source, first: int, last: int, at: datetime) -> AuditIt
     return AuditItem(at=at, source=numbers, kind="missing", action=source.name, reason=reason)
 
 
-def lost_item(count: int, problems: Sequence[str], targets: Iterable[Target], at: datetime) -> AuditItem:
-    """Return the entry for a lost record of the newest entries, with the targets of the alerts that say so."""
-    reason = (
-        f"The record of what came after entry {count} was lost (bucket audit). What the bus still holds of it follows; "
-        "what was removed there, and segments that may have followed, are not known."
-    )
-    details = {"targets": [target.model_dump() for target in targets]}
-    reason = " ".join((reason, *problems[:1]))
-    return AuditItem(at=at, source="KV_audit/tail", kind="missing", action=LOST, reason=reason, details=details)
+def lost_item(reason: str, at: datetime) -> AuditItem:
+    """Return the entry for a lost record of the newest entries."""
+    return AuditItem(at=at, source="KV_audit/tail", kind="missing", action=LOST, reason=reason)
 
 
 def cursors_of(entries: Iterable[AuditEntry]) -> dict[str, int]:

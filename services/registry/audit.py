@@ -1,7 +1,7 @@
 """Writes the audit log: reads what happened from the bus, appends it, and seals segments of it into the store."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -9,14 +9,17 @@ import structlog
 
 from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.facts import AlertRaised, AlertResolved
-from contracts.vocabulary import Digest, Target
-from decisions.audit import LOST, SOURCES, Source, append, is_due, missing_item, seal
-from services.registry.domain.locks import A, StoreAlert, alert_fact
+from contracts.vocabulary import Digest
+from decisions.audit import LOST, SOURCES, Source, append, is_due, lost_item, missing_item, seal
+from services.registry.domain.locks import A
+from shared.errors import Permanent
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.storage.kv import Conflict, Entry
 
 KEY = "tail"
+STOPPED = "stopped"
+"""The record whose entries say why nothing is appended; it has none while the log goes on."""
 BATCH = 16
 """Messages of one source that one pass reads at most."""
 
@@ -44,7 +47,7 @@ class Tail(Protocol):
 class Segments(Protocol):
     """The segments in the object store."""
 
-    async def resume(self, targets: Iterable[Target], now: datetime) -> AuditTail | None:
+    async def resume(self, now: datetime) -> AuditTail | None:
         """Return the log after its segments, with an entry that its record was lost; None if there is no segment.
 
         Raises:
@@ -65,11 +68,8 @@ class Segments(Protocol):
 class Alerts(Protocol):
     """Alerts that the log lost entries: one of each model."""
 
-    async def targets(self) -> Sequence[Target]:
-        """Return the newest target of each model."""
-
-    async def publish(self, fact: AlertRaised | AlertResolved) -> None:
-        """Publish an alert; the same one again is a duplicate."""
+    async def publish(self, fact: type[A], entry: AuditEntry) -> None:
+        """Raise or resolve the alerts of an entry; the same again is a duplicate."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class AuditWriter:
     segments: Segments
     alerts: Alerts
     clock: Clock
+    _raised: set[tuple[int, datetime]] = field(default_factory=set)
 
     async def keys(self) -> list[str]:
         """Return the one record."""
@@ -108,9 +109,11 @@ class AuditWriter:
         if tail.sealing:
             anchor = await self.segments.put(tail)
             failpoint("registry.audit_after_segment")
-            await self._alert(AlertResolved, tail.entries[: tail.sealing])
+            await self._resolve(tail.entries[: tail.sealing])
+            await self._note_going_on()
             await self._write(seal(tail, anchor), entry)
             return True
+        await self._raise(tail.entries)
         if is_due(tail, self.clock.now()):
             await self._write(tail.model_copy(update={"sealing": len(tail.entries)}), entry)
             failpoint("registry.audit_after_mark")
@@ -125,19 +128,46 @@ class AuditWriter:
         return True
 
     async def _resume(self) -> AuditTail | None:
-        """Return the log of which only the segments are left, after alerts that say so; None if there is none."""
-        tail = await self.segments.resume(await self.alerts.targets(), self.clock.now())
+        """Return the log of which only the segments are left; None if there is none.
+
+        Raises:
+            Permanent: A segment is missing, too; there is an alert of it until the log goes on.
+        """
+        try:
+            tail = await self.segments.resume(self.clock.now())
+        except Permanent as error:
+            await self._note_stopped(error.reason)
+            raise
         if tail is not None:
             structlog.get_logger().error("the record of the audit log was lost", reason=tail.entries[-1].reason)
-            await self._alert(AlertRaised, tail.entries)
+            await self._note_going_on()
         return tail
 
-    async def _alert(self, fact: type[A], entries: Sequence[AuditEntry]) -> None:
-        """Raise or resolve the alerts of entries that say that the record was lost."""
+    async def _note_stopped(self, reason: str) -> None:
+        before = await self.tail.get(STOPPED)
+        stopped = before.value if before is not None else AuditTail()
+        if not stopped.entries:
+            stopped = append(AuditTail(), [lost_item(reason, self.clock.now())], {})
+            await self._put(STOPPED, stopped, before)
+        await self._raise(stopped.entries)
+
+    async def _note_going_on(self) -> None:
+        before = await self.tail.get(STOPPED)
+        if before is not None and before.value.entries:
+            await self._resolve(before.value.entries)
+            await self._put(STOPPED, AuditTail(), before)
+
+    async def _raise(self, entries: Iterable[AuditEntry]) -> None:
+        """Raise the alerts of entries, which are written, that say that something was lost; once in each process."""
         for entry in entries:
-            for target in entry.details["targets"] if entry.action == LOST else ():
-                alert = StoreAlert(target=Target(**target), raised_at=entry.at, message=entry.reason)
-                await self.alerts.publish(alert_fact(fact, alert, f"Audit log, entry {entry.index}: {entry.reason}"))
+            if entry.action == LOST and (entry.index, entry.at) not in self._raised:
+                await self.alerts.publish(AlertRaised, entry)
+                self._raised.add((entry.index, entry.at))
+
+    async def _resolve(self, entries: Iterable[AuditEntry]) -> None:
+        for entry in entries:
+            if entry.action == LOST:
+                await self.alerts.publish(AlertResolved, entry)
 
     async def _read(self, source: Source, tail: AuditTail) -> AuditTail:
         """Return the log with the next messages of a source; those that were removed are an entry, too."""
@@ -155,8 +185,10 @@ class AuditWriter:
         return append(tail, items, {source.name: cursor}) if items else tail
 
     async def _write(self, tail: AuditTail, before: Entry[AuditTail] | None) -> None:
-        tail = tail.model_copy(update={"signature": self.segments.sign(tail)})
+        await self._put(KEY, tail.model_copy(update={"signature": self.segments.sign(tail)}), before)
+
+    async def _put(self, key: str, tail: AuditTail, before: Entry[AuditTail] | None) -> None:
         if before is None:
-            await self.tail.create(KEY, tail)
+            await self.tail.create(key, tail)
         else:
-            await self.tail.update(KEY, tail, before.revision)
+            await self.tail.update(key, tail, before.revision)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from contracts.audit import GENESIS, PREFIX, AuditEntry, AuditTail
 from contracts.provenance import AttesterKey
-from contracts.vocabulary import Digest, Target, canonical_json, digest_of
+from contracts.vocabulary import Digest, canonical_json, digest_of
 from decisions.audit import LOST, append, assess_chain, cursors_of, digest_of_entry, line_of, lost_item
 from decisions.object_versions import ObjectVersion
 from decisions.provenance import Problem, assess_key, assess_link, find_key
@@ -97,6 +97,7 @@ class AuditReading:
         signed_end: Index and digest of the last entry, as the envelope of the last segment names them.
         lost: What is missing because the record of the newest entries was lost; nothing of it is a problem.
         has_no_end: That record is not there now.
+        missing: The first segment that is not there, though a later one is; None if there is none.
     """
 
     keys: Sequence[AttesterKey]
@@ -110,6 +111,7 @@ class AuditReading:
     signed_end: tuple[int, Digest] | None = None
     lost: list[str] = field(default_factory=list)
     has_no_end: bool = False
+    missing: str | None = None
     _counted: bool = False
 
     def segment(self, data: bytes) -> None:
@@ -177,11 +179,16 @@ class AuditReading:
         if opened.claim.step != "audit" or opened.claim.number != count or not same:
             self.problems.append(f"{_NEWEST}: they are not those that the registry signed.")
 
-    def resume(self, targets: Iterable[Target], now: datetime) -> AuditTail:
+    def resume(self, now: datetime) -> AuditTail:
         """Return the log after its segments, whose record of the newest entries was lost; its entry says so."""
         count, head = self.signed_end or (self._index(), self.head)
         ended = AuditTail(segment=self.segments + 1, count=count, head=head, anchor=self.anchor)
-        return append(ended, [lost_item(count, self.problems, targets, now)], cursors_of(self.entries))
+        reason = (
+            f"The record of what came after entry {count} was lost (bucket audit). What the bus still holds of it "
+            "follows; what was removed there, and segments that may have followed, are not known."
+        )
+        item = lost_item(" ".join((reason, *self.problems[:1])), now)
+        return append(ended, [item], cursors_of(self.entries))
 
     def tail(self, tail: AuditTail | None) -> None:
         """Read what is not in a segment yet, and compare with where the log says that it ends; None: it was lost."""
@@ -259,7 +266,8 @@ def read_segments(store: Store, keys: Sequence[AttesterKey]) -> AuditReading:
     store, numbers = _open_segments(store, reading.problems)
     for position, number in enumerate(numbers, 1):
         if number != position:
-            reading.problems.append(f"{segment_key(position)} is missing.")
+            reading.missing = segment_key(position)
+            reading.problems.append(f"{reading.missing} is missing.")
             break
         reading.segment(store.find(segment_key(number)) or b"")
     return reading

@@ -353,14 +353,46 @@ async def test_a_lost_record_and_a_changed_segment_are_told_apart_and_the_log_is
     assert (reading.problems, len(reading.lost)) == ([], 1)
 
 
-async def test_a_lost_record_and_a_missing_segment_end_the_log_until_that_is_back(whole):
+async def test_a_lost_record_and_a_missing_segment_end_the_log_with_an_alert_until_that_is_back(whole, tmp_path):
+    await asyncio.to_thread(release, whole.store, tmp_path, model="stopped-bot")
     data = whole.store.find(segment_key(2))
     whole.store._erase(segment_key(2))
     await whole.js.purge_stream("KV_audit")
     with pytest.raises(Permanent, match=r"audit/000002\.jsonl is missing"):
         await whole.writer().sweep("tail")
+    with pytest.raises(Permanent, match="Nothing is appended"):
+        await whole.writer().sweep("tail")
+    raised, resolved = await alerts(whole)
+    assert ([target.model for _, target in raised].count("stopped-bot"), resolved) == (1, [])
     overwrite(whole.store, segment_key(2), data)
     assert (await whole.write()).problems == []
+    _, resolved = await alerts(whole)
+    assert set(raised) <= set(resolved)
+
+
+async def test_a_writer_that_ended_before_it_raised_the_alert_of_a_lost_record_leaves_that_to_the_next(
+    whole, tmp_path, monkeypatch
+):
+    await asyncio.to_thread(release, whole.store, tmp_path, model="ended-bot")
+    await whole.js.purge_stream("KV_audit")
+    monkeypatch.setattr(domain, "SEGMENT_ENTRIES", 64)
+    publish = whole.alerts.publish
+
+    async def killed(_fact, _entry):
+        raise Killed
+
+    whole.alerts.publish = killed
+    with pytest.raises(Killed):
+        await whole.write()
+    assert await alerts(whole) == [[], []]
+    whole.alerts.publish = publish
+    await whole.write()
+    await whole.write()
+    raised, _ = await alerts(whole)
+    assert [target.model for _, target in raised].count("ended-bot") == 1
+    monkeypatch.setattr(domain, "SEGMENT_ENTRIES", 3)
+    await whole.write()
+    assert await alerts(whole) == [raised, raised]
 
 
 async def test_an_export_is_verified_alone_and_what_was_changed_in_it_is_found(whole):

@@ -228,4 +228,5 @@ def _end(reading: AuditReading, what: str) -> None:
     for lost in reading.lost:
         warn(f"{what} has lost entries. {lost}")
     if reading.has_no_end:
-        raise CommandError(f"{what} has no end; no entry that is there was altered", Exit.FAILED)
+        advice = "wait for a registry to go on with it, and read it again; if this lasts, see the registry's log"
+        raise CommandError(f"{what} has no end, no entry that is there was altered: {advice}", Exit.FAILED)

@@ -1,17 +1,18 @@
 """What the audit log is made of: messages and revisions on the bus, and segments in the store."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 
-from contracts.audit import AuditItem, AuditTail
-from contracts.facts import FACTS, AlertRaised, AlertResolved
-from contracts.vocabulary import Digest, Target
+from contracts.audit import AuditEntry, AuditItem, AuditTail
+from contracts.facts import FACTS
+from contracts.vocabulary import Digest
 from decisions.audit import Source, item_of, revision_item, unreadable_item
+from services.registry.domain.locks import A, StoreAlert, alert_fact
 from services.registry.ports import Artifacts
 from services.registry.settings import RegistrySettings
 from shared.errors import Permanent
@@ -69,12 +70,16 @@ class StoredSegments:
         """Take the store, the key that signs and the list of keys, and what returns how long a segment is kept."""
         self._store, self._attester, self._trust, self._retention = store, attester, trust, retention
 
-    async def resume(self, targets: Iterable[Target], now: datetime) -> AuditTail | None:
+    async def resume(self, now: datetime) -> AuditTail | None:
         """Return the log after its segments, with an entry that its record was lost; None if there is no segment."""
         reading = await asyncio.to_thread(read_segments, self._store, self._trust.known())
-        if any(problem.endswith("is missing.") for problem in reading.problems):
-            raise Permanent("digest_mismatch", f"Nothing is appended: {reading.problems[-1]} See docs/operations.md.")
-        return reading.resume(targets, now) if reading.segments else None
+        if reading.missing is not None:
+            reason = (
+                f"Nothing is appended to the audit log: its newest entries were lost (bucket audit), and "
+                f"{reading.missing} is missing. Restore it; see docs/operations.md."
+            )
+            raise Permanent("digest_mismatch", reason)
+        return reading.resume(now) if reading.segments else None
 
     async def put(self, tail: AuditTail) -> Digest:
         """Write what a log seals, signed, create-only; return the digest of the envelope that signs it."""
@@ -97,15 +102,23 @@ class StoreAlerts:
     def __init__(self, bus: Bus, artifacts: Artifacts) -> None:
         self._bus, self._artifacts = bus, artifacts
 
-    async def targets(self) -> list[Target]:
-        """Return the newest target of each model, as the store has them."""
-        stored = [await self._artifacts.versions_of(model, 1) for model in await self._artifacts.models()]
-        return [versions.newest for versions in stored if versions.newest is not None]
-
-    async def publish(self, fact: AlertRaised | AlertResolved) -> None:
-        """Publish an alert; the same one again is a duplicate."""
-        emit = Emit(fact, model=fact.target.model, id=f"{fact.alert_id}/{fact.TYPE}", correlation_id=fact.alert_id)
-        await self._bus.publish(emit)
+    async def publish(self, fact: type[A], entry: AuditEntry) -> None:
+        """Raise or resolve the alerts of an entry, at the newest target of each model that the store has."""
+        message = f"Audit log, entry {entry.index}: {entry.reason}"
+        for model in await self._artifacts.models():
+            target = (await self._artifacts.versions_of(model, 1)).newest
+            if target is None:
+                continue
+            about = alert_fact(fact, StoreAlert(target=target, raised_at=entry.at, message=message), message)
+            alert_id = f"audit-{entry.index}-{entry.at:%Y%m%dT%H%M%S}-{model}"
+            await self._bus.publish(
+                Emit(
+                    about.model_copy(update={"alert_id": alert_id}),
+                    model=model,
+                    id=f"{alert_id}/{fact.TYPE}",
+                    correlation_id=alert_id,
+                )
+            )
 
 
 def segment_retention(store: LockingStore, settings: RegistrySettings, clock: Clock) -> Retention | None:

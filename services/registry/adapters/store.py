@@ -148,9 +148,11 @@ class StoredArtifacts:
                 continue
             manifests += [history.manifest] if history is not None else []
         releases = {manifest.release_id: manifest.version for manifest in reversed(manifests)}
-        newest = next(
-            (Target(model=model, version=each.version, variant=each.variants[0].variant) for each in manifests), None
+        targets = (
+            Target(model=model, version=manifest.version, variant=manifest.variants[0].variant)
+            for manifest in manifests
         )
+        newest = next(targets, None)
         return StoredVersions(numbers[0] if numbers else 0, releases, newest)
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
