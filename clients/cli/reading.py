@@ -132,17 +132,23 @@ class LastMessage:
 
 
 async def last_message(js: JetStreamContext, stream: str, subject: str) -> LastMessage | None:
-    """Return the last message of a subject without wildcards, read without a consumer; None if there is none."""
+    """Return the last message of a subject, read without a consumer; None if there is none.
+
+    A member of a team may read no subject with wildcards so.
+    """
+    direct = "*" not in subject  # the server takes no wildcards there
 
     async def ask(_limit_s: float) -> LastMessage | None:
         try:
-            message = await js.get_msg(stream, subject=subject, direct=True)
+            message = await js.get_msg(stream, subject=subject, direct=direct)
         except NotFoundError:
             return None
         except NoRespondersError:  # its stream is not provisioned for this yet, or there is none
             messages = await read_messages(js, stream, subject, most=1, deliver_policy=DeliverPolicy.LAST)
             return next((_last(message) for message in messages), None)
-        return LastMessage(subject, message.seq or 0, message.data or b"", message.headers or {}, message.time)
+        return LastMessage(
+            message.subject or subject, message.seq or 0, message.data or b"", message.headers or {}, message.time
+        )
 
     return await ask_beside(ask, within_s=js._timeout)  # noqa: SLF001 - nats-py has no public name for it
 

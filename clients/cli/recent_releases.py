@@ -11,6 +11,7 @@ from nats.js.api import DeliverPolicy
 from clients.cli.event_log import OF_RELEASES, LoggedEvent, merge, read_history
 from clients.cli.names import RELEASE_ID
 from clients.cli.reading import RecordsOfModels, own_models, subscribe
+from clients.cli.recorded_releases import BUCKET, ReleasesOfModel
 from contracts.envelope import nats_subject
 from contracts.facts import ReleaseOpened
 from contracts.services import EVENTS
@@ -22,12 +23,6 @@ BEFORE: Final = timedelta(hours=1)
 """How long before it was opened the announcement of a release under way is looked for."""
 _SPAN: Final = 2048
 """Messages at the end of the log that are read at least."""
-
-
-class _OpenReleases(Contract):
-    """Of the registry's record of a model: its releases that are not known to be finished."""
-
-    open: tuple[str, ...] = ()
 
 
 class _Opening(Contract):
@@ -89,8 +84,8 @@ async def _openings(js: JetStreamContext, start: int) -> int:
 
 async def _under_way(js: JetStreamContext) -> dict[str, datetime]:
     """Return when the oldest release under way of each model was opened, by the registry's records."""
-    models = await RecordsOfModels(js, "releases", _OpenReleases).matching("*.model")
-    records = RecordsOfModels(js, "releases", _Opening)
+    models = await RecordsOfModels(js, BUCKET, ReleasesOfModel).matching("*.model")
+    records = RecordsOfModels(js, BUCKET, _Opening)
     oldest: dict[str, datetime] = {}
     for key, record in models.items():
         model = key.removesuffix(".model")

@@ -11,7 +11,7 @@ from nats.js import JetStreamContext
 from clients.cli.completion import complete_releases, complete_versions, model_names
 from clients.cli.connection import StackAddress, connected
 from clients.cli.errors import CommandError, Exit
-from clients.cli.event_log import OF_RELEASES, log_begin, read_history
+from clients.cli.event_log import log_begin
 from clients.cli.names import (
     VERSION_FORMS,
     Name,
@@ -22,9 +22,9 @@ from clients.cli.names import (
     version_in_role,
 )
 from clients.cli.reading import own_models
+from clients.cli.recorded_releases import recorded_releases
 from clients.cli.serving import read_route
 from contracts.vocabulary import Target
-from decisions.release_projection import join, project
 from shared.errors import SlipwayError
 
 ReleaseArgument = Annotated[
@@ -52,10 +52,8 @@ async def resolve(js: JetStreamContext, name: Name) -> Name:
     route = await read_route(js, name.model)
     version = version_in_role(name.role, route, None)
     if version is None and name.role == "candidate":
-        releases = join(project(logged.dated for logged in await read_history(js, name.model, OF_RELEASES))).values()
-        version = max(
-            (release.version for release in releases if release.outcome is None and release.version), default=None
-        )
+        releases = (await recorded_releases(js, Name(name.model))).values()
+        version = max((each.version for each in releases if each.outcome is None and each.version), default=None)
     if version is None:
         what = "has no candidate: no canary and no release in progress" if name.role == "candidate" else ""
         what = what or f"has no {name.role} version"

@@ -10,6 +10,7 @@ from contracts import facts as f
 from contracts.envelope import Event, source_of
 from contracts.facts import FACTS
 from contracts.manifests import BaseManifest, FileEntry, FolderManifest
+from contracts.policy import Promotion
 from contracts.routes import Route
 from contracts.services import EVENTS, durable_name, emitters
 from contracts.vocabulary import digest_of
@@ -160,3 +161,16 @@ async def run_to_end(js, release, version, epoch):
     entry = await bucket.get(k.MODEL)
     await (bucket.create(k.MODEL, route) if entry is None else bucket.update(k.MODEL, route, entry.revision))
     await answer(js, release, version, k.changed(route))
+
+
+async def to_approval(js, log, checkpoint, **policy):
+    """Run a second release of a model until it waits for approval; return its id and the digest."""
+    await Bucket(js, "routes", Route).create(k.MODEL, k.route(k.target("bf16", 0), epoch=3))
+    await publish(js, checkpoint(policy=k.policy(promotion=Promotion(mode="manual"), **policy)), "e1")
+    release = (await log.of(f.ReleaseOpened))[0].data.release_id
+    await run_to_turn(js, release, 1)
+    await log.of(f.StageRequested, 2)
+    both = ("bf16", "int8")
+    await answer(js, release, 1, *(k.staged(v, 1) for v in both), *(k.benchmarked(v, 1) for v in both))
+    asked = (await log.of(f.ApprovalRequested))[0].data
+    return release, asked.manifest_digest

@@ -9,20 +9,26 @@ import pytest
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from contracts import facts as f
+from contracts.policy import Approvals
 from contracts.routes import Route
 from contracts.services import EVENTS, INBOX, ORDERS
 from deploy.identity.key_folder import KeyFolder
 from shared.messaging import topology
 from shared.messaging.provision import provision
 from shared.messaging.publishing import publish_event
+from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from testbed import factories
-from testbed.servers import NatsServer
+from testbed.servers import NatsServer, S3Server, connection, running
 from testbed.services import running_service
+from tests.integration import registry_process as lifecycle
+from tests.kit import fakes_registry as k
 from tests.kit.command import run_command
 
-MODEL = "shop-bot"
-USERS = {"victor": ("viewer",), "oscar": ("operator", "approver"), "adam": ("administrator",)}
+MODEL = k.MODEL
+base, checkpoint = lifecycle.base, lifecycle.checkpoint
+"""The fixtures of a registry on a real bus and store."""
+USERS = {"victor": ("viewer",), "oscar": ("operator", "approver"), "admin": ("administrator",)}
 MEMBERS = {"vera": ("viewer",), "sam": ("operator", "approver")}
 READ = (EVENTS, INBOX, ORDERS, "KV_routes", "KV_releases")
 COMMANDS = (("status",), ("events",), ("alerts",), ("rollback", MODEL, "--reason", "slow", "--dry-run"))
@@ -41,18 +47,39 @@ def keys(tmp_path_factory):
 
 
 @pytest.fixture
-def server(tmp_path, keys):
+def empty(tmp_path, keys):
+    """A bus with streams and buckets, and nothing in them."""
     server = NatsServer(tmp_path, keys)
     server.start()
-    asyncio.run(fill(server))
+    asyncio.run(prepare(server))
     yield server
     server.discard()
 
 
-async def fill(server):
+async def prepare(server):
     provisioner = await server.connect("provisioner")
     await provision(provisioner.jetstream(timeout=30))
     await provisioner.close()
+
+
+@pytest.fixture
+def server(empty):
+    asyncio.run(fill(empty))
+    return empty
+
+
+@pytest.fixture
+def settings(empty, keys, tmp_path):
+    with running(S3Server(tmp_path / "s3", keys)) as store:
+        yield connection(empty, store, tmp_path)
+
+
+@pytest.fixture
+def store(settings):
+    return Store(settings)
+
+
+async def fill(server):
     client = await server.connect()
     js = client.jetstream(timeout=10)
     for fact in (factories.fact(f.ReleaseOpened, release_id="r-1", model=MODEL), factories.fact(f.AlertRaised)):
@@ -84,7 +111,7 @@ async def try_all(server, viewer):
 
 async def fill_up(server):
     """Make as many consumers of each stream as an administrator as it may have."""
-    client = await server.connect("adam")
+    client = await server.connect("admin")
     js = client.jetstream(timeout=60)
     for stream in READ:
         free = topology.CONSUMERS - (await js.stream_info(stream)).state.consumer_count
@@ -147,3 +174,37 @@ def test_a_rollback_is_ordered_decided_and_answered_while_streams_have_no_room_f
     (finding,) = [each for each in json.loads(out)["findings"] if each["check"] == "bus consumers"]
     assert (status, finding["state"]) == (1, "failure")
     assert f"{EVENTS} has {topology.CONSUMERS} of {topology.CONSUMERS}" in finding["detail"]
+
+
+@pytest.mark.parametrize(("name", "ending"), [("oscar", "cancel"), ("sam", "reject")])
+async def test_orders_about_a_release_are_given_and_answered_while_streams_have_no_room_for_a_consumer(
+    empty, settings, checkpoint, name, ending
+):
+    async def order(*arguments):
+        return await asyncio.to_thread(slipway, empty, name, *arguments)
+
+    client = await empty.connect()
+    js = client.jetstream(timeout=30)
+    async with lifecycle.registry(js, settings):
+        policy = {"approvals": Approvals(count=2)}
+        release, digest = await lifecycle.to_approval(js, lifecycle.Log(js), checkpoint, **policy)
+        await fill_up(empty)
+        for given, answer in (
+            (("approve", f"{MODEL}@v9"), "no release of support-bot@v9 is in progress"),
+            (("promote", MODEL, "--reason", "soon"), "has no canary"),
+        ):
+            status, _, err = await order(*given)
+            assert (status, answer in err) == (1, True), (given, err)
+        for given, answer in (
+            (("pause", MODEL), f"paused {MODEL} v1"),
+            (("pause", f"{MODEL}@candidate"), f"was paused already, by {name}"),
+            (("resume", f"{MODEL}@v1"), f"{MODEL} v1 goes on"),
+            (("approve", MODEL), "1 of 2 approvals are there"),
+            (("approve", release, "--json"), digest),
+            ((ending, release, "--reason", "no need"), f"{MODEL} v1"),
+        ):
+            status, out, err = await order(*given)
+            assert (status, answer in out) == (0, True), (given, out, err)
+        status, _, err = await order(ending, MODEL, "--reason", "no need")
+        assert (status, f"the release of {MODEL} v1 is not in progress, it ended as" in err) == (1, True), err
+    await client.close()

@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 
 from clients.cli.commands.status import _show_all
 from clients.cli.connection import StackAddress
-from clients.cli.event_log import nearly_full
+from clients.cli.stream_limits import nearly_full
 from contracts import facts as f
 from contracts.policy import MetricGate
 from contracts.routes import Route

@@ -3,17 +3,14 @@
 import pytest
 
 from contracts import facts as f
-from contracts.policy import Canary, Promotion
-from contracts.routes import Route
+from contracts.policy import Canary
 from contracts.services import ORDERS
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
-from shared.storage.kv import Bucket
 from tests.integration import registry_process as lifecycle
-from tests.integration.registry_process import answer, publish, registry, run_to_turn
+from tests.integration.registry_process import answer, registry, to_approval
 from tests.kit import fakes_registry as k
 
-BOTH = ("bf16", "int8")
 store, base, checkpoint, log = lifecycle.store, lifecycle.base, lifecycle.checkpoint, lifecycle.log
 """The fixtures of a registry on a real bus and store."""
 
@@ -22,18 +19,6 @@ async def order(js, log, fact, event_id, release):
     event = k.event(fact, event_id, correlation=release, model=k.MODEL)
     await publish_event(js, event.model_copy(update={"time": SystemClock().now()}))
     await log.settled(type(fact), ORDERS)
-
-
-async def to_approval(js, log, checkpoint, **policy):
-    """Run a second release of a model until it waits for approval; return its id and the digest."""
-    await Bucket(js, "routes", Route).create(k.MODEL, k.route(k.target("bf16", 0), epoch=3))
-    await publish(js, checkpoint(policy=k.policy(promotion=Promotion(mode="manual"), **policy)), "e1")
-    release = (await log.of(f.ReleaseOpened))[0].data.release_id
-    await run_to_turn(js, release, 1)
-    await log.of(f.StageRequested, 2)
-    await answer(js, release, 1, *(k.staged(v, 1) for v in BOTH), *(k.benchmarked(v, 1) for v in BOTH))
-    asked = (await log.of(f.ApprovalRequested))[0].data
-    return release, asked.manifest_digest
 
 
 async def test_a_paused_release_waits_across_a_restart_keeps_its_canary_and_goes_on(js, settings, checkpoint, log):

@@ -10,7 +10,9 @@ import typer
 from clients.cli.archived_events import read_alerts, warn_of_archive
 from clients.cli.completion import complete_models
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences
+from clients.cli.event_log import EventFilter, LoggedEvent
+from clients.cli.following import follow
+from clients.cli.last_events import last_sequences
 from clients.cli.output import ended_by_interrupt, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.reading import own_models

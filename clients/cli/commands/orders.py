@@ -9,7 +9,7 @@ import typer
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from clients.cli.commands.status import model_of, pick
+from clients.cli.commands.status import pick
 from clients.cli.connection import (
     JsonOption,
     StackAddress,
@@ -18,19 +18,22 @@ from clients.cli.connection import (
     find_stack,
     sender_of,
 )
-from clients.cli.event_log import OF_RELEASES, answer_to, last_sequences, read_history
+from clients.cli.event_log import parse
+from clients.cli.last_events import answer_to, last_event, last_sequences
+from clients.cli.names import parse_name
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import parse_duration
-from clients.cli.resolving import ReleaseArgument, advice, resolve_text
+from clients.cli.reading import read_messages
+from clients.cli.recorded_releases import recorded_releases
+from clients.cli.resolving import ReleaseArgument, advice, resolve
 from clients.cli.serving import read_route
-from contracts.envelope import Event
+from contracts.envelope import Event, nats_subject
 from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderAccepted, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
 from contracts.services import EVENTS, ORDERS, durable_name
 from contracts.vocabulary import Environment
 from decisions.orders import LONGEST_ORDER, ORDER_AGE
 from decisions.release_progress import ReleaseProgress
-from decisions.release_projection import join, project
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
@@ -61,17 +64,13 @@ def approve(
 async def _approve(stack: StackAddress, what: str, reason: str, until: datetime, as_json: bool) -> None:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        history, release = await open_release(js, what)
-        awaited = [
-            event.data
-            for event in history
-            if isinstance(event.data, ApprovalRequested) and event.data.release_id == release.release_id
-        ]
-        if not awaited:
+        release = await open_release(js, what)
+        asked = await _approval_asked(js, release)
+        if asked is None:
             raise CommandError(f"{release.name} does not wait for an approval; see `slipway status {release.model}`")
         fact = ApprovalGranted(
-            release_id=awaited[-1].release_id,
-            manifest_digest=awaited[-1].manifest_digest,
+            release_id=asked.release_id,
+            manifest_digest=asked.manifest_digest,
             reason=reason,
             expires_at=until,
             epoch=await epoch_of(js, release.model),
@@ -82,6 +81,20 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
         {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest},
         f"approved {release.name}{_count_after(release, published.sender)}",
     )
+
+
+async def _approval_asked(js: JetStreamContext, release: ReleaseProgress) -> ApprovalRequested | None:
+    """Return what a release asks approval of; None if it does not. The last one to ask is the one that waits.
+
+    A consumer is needed only if another release of the model asked last: two wait where records of releases were lost.
+    """
+    last = await last_event(js, ApprovalRequested, release.model)
+    asked: list[ApprovalRequested] = [] if last is None else [last.data]
+    if last is not None and last.data.release_id != release.release_id:
+        messages = await read_messages(js, EVENTS, nats_subject(ApprovalRequested.TYPE, release.model, "*"))
+        events = (parse(message.subject, message.data) for message in messages)
+        asked = [event.data for event in events if event is not None]
+    return next((each for each in reversed(asked) if each.release_id == release.release_id), None)
 
 
 def _count_after(release: ReleaseProgress, sender: str) -> str:
@@ -106,7 +119,7 @@ def cancel(
 async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, as_json: bool) -> None:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        _, release = await open_release(js, what)
+        release = await open_release(js, what)
         release_id = str(release.release_id)
         fact = ReleaseCancelled(release_id=release_id, reason=reason, expires_at=until)
         await order_and_confirm(js, stack, release, fact)
@@ -117,23 +130,22 @@ async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, 
     )
 
 
-async def open_release(js: JetStreamContext, what: str) -> tuple[list[Event[Any]], ReleaseProgress]:
-    """Return the events about the release in progress that `what` names, and its progress.
+async def open_release(js: JetStreamContext, what: str) -> ReleaseProgress:
+    """Return the release in progress that `what` names, without its steps.
 
     Raises:
         CommandError: there is none.
     """
-    named = str(await resolve_text(js, what))
-    history = [logged.dated for logged in await read_history(js, model_of(named), OF_RELEASES)]
-    releases = join(project(history))
-    release = pick({key: release for key, release in releases.items() if release.outcome is None}, named)
-    if release is None or release.release_id is None:
-        ended = pick(releases, named)
+    name = await resolve(js, parse_name(what))
+    releases = await recorded_releases(js, name)
+    release = pick({key: release for key, release in releases.items() if release.outcome is None}, str(name))
+    if release is None:
+        ended = pick(releases, str(name))
         about = f"no release of {what} is in progress"
-        if ended is not None and ended.outcome is not None:
+        if ended is not None:
             about = f"the release of {ended.name} is not in progress, it ended as {ended.outcome}"
-        raise CommandError(f"{about}{await advice(js, model_of(named), 'slipway status')}")
-    return history, release
+        raise CommandError(f"{about}{await advice(js, name.model or None, 'slipway status')}")
+    return release
 
 
 def expires_at(text: str) -> datetime:

@@ -84,7 +84,7 @@ async def _hold(stack: StackAddress, what: str, paused: bool, reason: str, until
 
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        _, release = await open_release(js, what)
+        release = await open_release(js, what)
         await order_and_confirm(js, stack, release, fact(release))
     return release
 
@@ -109,7 +109,7 @@ def promote(
 async def _promote(stack: StackAddress, what: str, reason: str, until: datetime) -> tuple[ReleaseProgress, float]:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        _, release = await open_release(js, what)
+        release = await open_release(js, what)
         from clients.cli.serving import read_route
 
         route = await read_route(js, release.model)
@@ -148,7 +148,7 @@ def reject(
 async def _reject(stack: StackAddress, what: str, reason: str, until: datetime) -> ReleaseProgress:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        _, release = await open_release(js, what)
+        release = await open_release(js, what)
         fact = ApprovalDenied(release_id=str(release.release_id), reason=reason, expires_at=until)
         await order_and_confirm(js, stack, release, fact)
     return release

@@ -30,7 +30,7 @@ from clients.cli.connection import (
     find_stack,
     sender_of,
 )
-from clients.cli.event_log import answer_to, last_event, last_sequences
+from clients.cli.last_events import answer_to, last_event, last_sequences
 from clients.cli.names import target_of
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs
 from clients.cli.parsing import check_model

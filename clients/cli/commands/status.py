@@ -14,19 +14,14 @@ from nats.js import JetStreamContext
 from clients.cli.archived_events import read_whole, warn_of_archive
 from clients.cli.completion import complete_releases
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import (
-    OF_RELEASES,
-    LoggedEvent,
-    follow,
-    last_sequences,
-    log_begin,
-    nearly_full,
-    read_history,
-)
+from clients.cli.event_log import OF_RELEASES, LoggedEvent, log_begin, read_history
+from clients.cli.following import follow
+from clients.cli.last_events import last_sequences
 from clients.cli.names import FORMS, Name, parse_name
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, is_terminal, show_json, show_line, warn
 from clients.cli.recent_releases import read_recent, whole_releases
 from clients.cli.resolving import resolve_text, unknown_release
+from clients.cli.stream_limits import nearly_full
 from clients.cli.views import render
 from clients.cli.watched import read_blind
 from contracts.envelope import Event
