@@ -24,13 +24,11 @@ class AlertState(Contract):
     """An alert that is open, or the last one of its key.
 
     Attributes:
-        occurrence: Its number among the alerts of its key, of which those that were dropped leave a gap.
         published_at: When its last fact was decided.
         calm_since: Since when the condition has been gone; None while it lasts.
     """
 
     alert_id: str
-    occurrence: int
     kind: AlertKind
     severity: Severity
     target: Target
@@ -91,19 +89,6 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class PastAlerts:
-    """What the log has of the alerts that one service raised about a model.
-
-    Attributes:
-        open: Those that were raised and not resolved.
-        last: The highest occurrence of any.
-    """
-
-    open: tuple[AlertRaised, ...] = ()
-    last: int = 0
-
-
-@dataclass(frozen=True)
 class Decided:
     """The alerts after a decision, the facts to publish, and the keys whose evidence begins anew."""
 
@@ -117,16 +102,10 @@ def alert_key(target: Target, key: str) -> str:
     return f"{target}/{key}"
 
 
-def alert_id(environment: Environment, target: Target, key: str, occurrence: int) -> str:
-    """Return the id of an alert: the same from raised to resolved, another one for the next occurrence."""
+def alert_id(environment: Environment, target: Target, key: str, raised_at: datetime) -> str:
+    """Return the id of an alert: the same from raised to resolved, another one when it is raised again."""
     prefix = "staging/" if environment == "staging" else ""
-    return f"{prefix}{alert_key(target, key)}/{occurrence}"
-
-
-def occurrence_of(alert_id: str) -> int:
-    """Return the number in the id of an alert; 0 if it has none."""
-    number = alert_id.rpartition("/")[2]
-    return int(number) if number.isascii() and number.isdigit() else 0
+    return f"{prefix}{alert_key(target, key)}/{raised_at:%Y%m%dT%H%M%S.%fZ}"
 
 
 def resolve_lost(alert: AlertRaised) -> AlertResolved:
@@ -144,7 +123,6 @@ def decide_alerts(
     environment: Environment,
     release_id: str | None,
     update_every_s: float,
-    dropped: int = 0,
 ) -> Decided:
     """Decide which alerts of a target are raised, updated or resolved.
 
@@ -156,8 +134,6 @@ def decide_alerts(
         environment: Where the target is served.
         release_id: Its release.
         update_every_s: The least time between two updates of an alert.
-        dropped: The highest occurrence of an alert that is known no more: one of a key without an alert is numbered
-            after it, so that no id is used again.
     """
     after, facts, ended = dict(alerts), list[AlertFact](), list[str]()
     for finding in findings:
@@ -165,7 +141,7 @@ def decide_alerts(
         alert = after.get(key)
         if alert is None or not alert.open:
             if finding.fired:
-                after[key] = _raise(alert.occurrence if alert else dropped, target, finding, now, environment)
+                after[key] = _raise(target, finding, now, environment)
                 facts.append(AlertRaised(**_fields_of(after[key], release_id)))
             continue
         after[key] = _continue(alert, finding, now, update_every_s)
@@ -189,25 +165,19 @@ def resolve_all(
     return Decided(after, tuple(facts))
 
 
-def drop_alerts(
-    alerts: Mapping[str, AlertState], gone: Callable[[str, AlertState], bool], dropped: int
-) -> tuple[dict[str, AlertState], int]:
-    """Return the alerts without those that are resolved and gone, and the highest occurrence of all that were dropped.
+def drop_alerts(alerts: Mapping[str, AlertState], gone: Callable[[str, AlertState], bool]) -> dict[str, AlertState]:
+    """Return the alerts without those that are resolved and gone.
 
     Args:
         alerts: The alerts of a model.
         gone: Whether an alert, with its key, is of something that is not watched any more.
-        dropped: The highest occurrence of those that were dropped before.
     """
-    kept = {key: alert for key, alert in alerts.items() if alert.open or not gone(key, alert)}
-    return kept, max((dropped, *(alert.occurrence for key, alert in alerts.items() if key not in kept)))
+    return {key: alert for key, alert in alerts.items() if alert.open or not gone(key, alert)}
 
 
-def _raise(last: int, target: Target, finding: Finding, now: datetime, environment: Environment) -> AlertState:
-    occurrence = last + 1
+def _raise(target: Target, finding: Finding, now: datetime, environment: Environment) -> AlertState:
     return AlertState(
-        alert_id=alert_id(environment, target, finding.key, occurrence),
-        occurrence=occurrence,
+        alert_id=alert_id(environment, target, finding.key, now),
         kind=finding.kind,
         severity=finding.severity,
         target=target,

@@ -94,7 +94,6 @@ def assess(
     rules: AlertRules,
     environment: Environment = "production",
     findings: tuple[Finding, ...] = (),
-    dropped: int = 0,
 ) -> Assessed[T]:
     """Decide the alerts of a target from its evidence; the evidence of a resolved alert begins anew.
 
@@ -106,7 +105,6 @@ def assess(
         rules: When alerts are raised and updated.
         environment: Where the target is served.
         findings: Findings of other checks, decided together.
-        dropped: The highest occurrence of an alert that is known no more.
     """
     deaths = recent(watched.deaths, now)
     if deaths is not watched.deaths:
@@ -129,7 +127,6 @@ def assess(
         environment=environment,
         release_id=watched.release_id or None,
         update_every_s=rules.update_every_s,
-        dropped=dropped,
     )
     if decided.ended:
         kept = {name: state for name, state in watched.triggers.items() if name not in decided.ended}

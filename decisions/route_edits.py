@@ -3,12 +3,12 @@
 They are applied by compare-and-set, and nothing else edits a route (design, section 5, rule 7).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from contracts.routes import CanaryShare, Route, ServedTarget, ShadowShare
-from contracts.vocabulary import Target
+from contracts.vocabulary import ModelName, Target
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ def versions_on(route: Route | None) -> set[int]:
     """Return the versions that a route names: those in traffic, and those that a rollback may bring back."""
     if route is None:
         return set()
-    return versions_at_hand(route) | {served.target.version for served in route.history}
+    return versions_served(route) | {served.target.version for served in route.history}
 
 
-def versions_at_hand(route: Route | None) -> set[int]:
+def versions_served(route: Route | None) -> set[int]:
     """Return the versions that take requests, and the one that the next rollback brings back."""
     if route is None:
         return set()
@@ -53,6 +53,20 @@ def versions_at_hand(route: Route | None) -> set[int]:
     shadow = route.shadow.served if route.shadow is not None else None
     served = [route.active, canary, shadow, route.previous]
     return {target.target.version for target in served if target is not None}
+
+
+def without_policy(route: Route | None, known: Collection[str]) -> tuple[int, ...]:
+    """Return the served versions whose policies are not among those known by version; the base model (0) has none."""
+    return tuple(sorted(version for version in versions_served(route) if version and str(version) not in known))
+
+
+def describe_unknown(model: ModelName, unknown: Mapping[Any, str]) -> str:
+    """Return what is not watched while policies of served versions are unknown, by version with the reason."""
+    versions, reason = ", ".join(map(str, unknown)), next(iter(unknown.values()), "")
+    return (
+        f"The policies of these versions of {model} are neither recorded nor can they be read from what is signed with "
+        f"them: {versions}. None of their triggers is watched, and no alert about them starts a rollback. {reason}"
+    )
 
 
 def newest(known: Route | None, stored: Route | None) -> Route | None:

@@ -29,11 +29,12 @@ from shared.storage.record_format import parse
 R = TypeVar("R", bound=BaseModel)
 BATCH = 200
 ANSWER_S = 5.0
-IDLE_S = 30.0
+IDLE_S = 10.0
+"""How long the server keeps a consumer that is not used, as of a command that was killed."""
 CLUSTER_S = 30.0
 """How long a consumer is asked for in a cluster: a server that is cut off is left after 14 s, and it and the others may
 have no leader for some seconds after it is back."""
-FREE_S = 5.0
+FREE_S = IDLE_S + 2.0
 """How long a command waits for one of its identity's consumers, when other commands use all of them."""
 _AGAIN_S = 0.1
 _TAKEN, _TOO_MANY = 10148, 10026

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from contracts.routes import Route
 from contracts.vocabulary import ArtifactRef, Environment, Target
-from decisions.alerts import PastAlerts
 from services.monitor.domain.drift import DriftVerdict
 from services.monitor.domain.record import Reference
 from shared.provenance.signed_policies import SignedPolicy
@@ -53,10 +52,3 @@ class Policies(Protocol):
 
     async def read(self, model: str, version: int) -> SignedPolicy | str:
         """Return the policy of a version; a sentence that says why it cannot be read else."""
-
-
-class PastLog(Protocol):
-    """The log of the alerts that the monitor raised."""
-
-    async def read(self, environment: Environment, model: str) -> PastAlerts:
-        """Return what the log has of the alerts about a model."""

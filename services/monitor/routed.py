@@ -9,12 +9,13 @@ from contracts.policy import ReleasePolicy
 from contracts.records import record_key
 from contracts.routes import Route
 from contracts.vocabulary import ENVIRONMENTS, Environment
-from decisions.alerts import PastAlerts
+from decisions.route_edits import without_policy
 from services.monitor.app import Monitor, Watched
 from services.monitor.domain import rebuilding
-from services.monitor.domain.monitoring import Cause
+from services.monitor.domain.monitoring import Cause, follow_route
 from services.monitor.domain.record import MonitorState
-from services.monitor.ports import PastLog, Policies, Routes
+from services.monitor.ports import Policies, Routes
+from shared.messaging.alert_log import OpenAlerts
 from shared.runtime.sweeper import Sweeper
 
 _EVERY_S: Final = 5.0
@@ -33,7 +34,7 @@ class RoutedModels:
     monitor: Monitor
     routes: Routes
     policies: Policies
-    alerts: PastLog
+    alerts: OpenAlerts
     behind: dict[Watched, tuple[int, float]] = field(default_factory=dict)
 
     async def keys(self) -> list[Watched]:
@@ -41,7 +42,7 @@ class RoutedModels:
         return [(environment, model) for environment in ENVIRONMENTS for model in await self.routes.models(environment)]
 
     async def sweep(self, key: Watched) -> None:
-        """Follow a route that no event tells of, and read the policies of its versions that are not known."""
+        """Follow a route that no event tells of, read the policies that are not known, then the alerts of the log."""
         environment, model = key
         route = await self.routes.get(environment, model)
         if route is None:
@@ -51,16 +52,18 @@ class RoutedModels:
         now = self.monitor.clock.now()
         cause = Cause(f"{environment}.{model}/route/{now.isoformat()}", now)
         if self._is_due(key, state, route):
-            alerts = PastAlerts() if state.route_known else await self.alerts.read(environment, model)
             structlog.get_logger().warning("route followed as it is stored", model=model, environment=environment)
             state = await self.monitor.transact(
-                environment,
-                model,
-                lambda state: rebuilding.follow_stored(state, route, alerts, cause, self.monitor.rules),
+                environment, model, lambda state: follow_route(state, route, cause, self.monitor.rules)
             )
-        missing = rebuilding.lacking(state, route)
+        missing = without_policy(route, state.policies)
         if missing or state.unknown:
             await self._add_policies(environment, model, route, missing, cause)
+        if not state.past_read:
+            still_open = await self.alerts.read(environment, model)
+            await self.monitor.transact(
+                environment, model, lambda state: rebuilding.resolve_past(state, still_open, cause)
+            )
 
     def _is_due(self, key: Watched, state: MonitorState, route: Route) -> bool:
         """Return whether a route is followed as it is stored: the record knows none, or its event is missing."""

@@ -7,7 +7,8 @@ import structlog
 
 from contracts.routes import Route
 from contracts.vocabulary import Environment
-from services.rollback_controller.domain.policies import lacking, record_policy
+from decisions.route_edits import without_policy
+from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.ports import Proofs
 from services.rollback_controller.states import RollbackStates
@@ -25,7 +26,7 @@ class KnownPolicies:
     ) -> dict[int, str]:
         """Record the policies of the versions on a route that the record lacks; return why some cannot be read."""
         unknown: dict[int, str] = {}
-        for version in lacking(state, route):
+        for version in without_policy(route, state.triggers):
             signed = await self.proofs.policy(model, version)
             if isinstance(signed, str):
                 unknown[version] = signed

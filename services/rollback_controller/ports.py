@@ -11,7 +11,6 @@ from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
 from contracts.slices import Slice
 from contracts.vocabulary import Digest, Environment
-from decisions.alerts import PastAlerts
 from decisions.golden import GoldenReply
 from decisions.probed import ProbedAnswer
 from decisions.provenance import Problem
@@ -78,13 +77,6 @@ class Alerts(Protocol):
 
     async def raised_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
         """Return whether the log says after a sequence number that an alert was raised."""
-
-
-class PastLog(Protocol):
-    """The log of the alerts that the rollback-controller raised."""
-
-    async def read(self, environment: Environment, model: str) -> PastAlerts:
-        """Return what the log has of the alerts about a model."""
 
 
 class Arrivals(Protocol):

@@ -6,9 +6,10 @@ from services.rollback_controller.domain import blindness
 from services.rollback_controller.domain.blindness import Arrived, Limits, Seen, Traffic
 from services.rollback_controller.domain.record import Arriving
 from services.rollback_controller.known_policies import KnownPolicies
-from services.rollback_controller.ports import Arrivals, PastLog, Routes
+from services.rollback_controller.ports import Arrivals, Routes
 from services.rollback_controller.states import RollbackStates
 from shared.errors import SlipwayError
+from shared.messaging.alert_log import OpenAlerts
 from shared.runtime.clock import Clock
 
 
@@ -24,7 +25,7 @@ class Watching:
         routes: Routes,
         arrivals: Arrivals,
         policies: KnownPolicies,
-        past: PastLog,
+        past: OpenAlerts,
         *,
         clock: Clock,
         limits: Limits,
@@ -37,7 +38,6 @@ class Watching:
         self._clock = clock
         self._limits = limits
         self._began_s = clock.monotonic()
-        self._recorded: set[str] = set()
         self._traffic: dict[str, Traffic] = {}
         self._arrived: dict[tuple[str, Arriving], Arrived] = {}
 
@@ -47,14 +47,12 @@ class Watching:
 
     async def keys(self) -> list[tuple[Environment, str]]:
         """Return the models that have a record or a route of production."""
-        self._recorded = {model for environment, model in await self._states.keys() if environment == "production"}
-        return [("production", model) for model in sorted({*self._recorded, *await self._routes.models("production")})]
+        recorded = {model for environment, model in await self._states.keys() if environment == "production"}
+        return [("production", model) for model in sorted({*recorded, *await self._routes.models("production")})]
 
     async def sweep(self, key: tuple[Environment, str]) -> None:
         """Raise or resolve the alert about one model. While the bus does not answer nothing is known."""
         environment, model = key
-        if model not in self._recorded:
-            await self._resolve_lost(environment, model)
         try:
             arrived = {kind: await self._look(model, kind) for kind in _KINDS}
             entry = await self._routes.get(environment, model)
@@ -69,16 +67,13 @@ class Watching:
         traffic = self._traffic.get(model)
         lasts_s = traffic.lasts_s(now_s) if traffic is not None else 0.0
         seen = Seen(now_s, lasts_s, now_s - self._began_s, arrived, unknown)
-        if state.blind is None and blindness.find_unseen(seen, self._limits) is None:
-            return
-        await self._states.transact(
-            environment, model, lambda state: blindness.assess(state, active, seen, now, self._limits)
-        )
-
-    async def _resolve_lost(self, environment: Environment, model: str) -> None:
-        """Resolve the alerts of a record that was lost."""
-        past, now = await self._past.read(environment, model), self._clock.now()
-        await self._states.transact(environment, model, lambda state: blindness.resolve_past(state, past, now))
+        if state.blind is not None or blindness.find_unseen(seen, self._limits) is not None:
+            await self._states.transact(
+                environment, model, lambda state: blindness.assess(state, active, seen, now, self._limits)
+            )
+        if not state.past_read:
+            past = await self._past.read(environment, model)
+            await self._states.transact(environment, model, lambda state: blindness.resolve_past(state, past, now))
 
     async def _look(self, model: str, kind: Arriving) -> Arrived:
         sequence, now_s = await self._arrivals.last(kind, model), self._clock.monotonic()

@@ -64,7 +64,7 @@ async def test_telemetry_in_alert_out_resolved(js, monitor):
     (event,) = await wait_for_fact(js, f.AlertRaised)
     alert = event.data
     assert (alert.kind, alert.trigger, alert.target) == ("latency", "slow-first-token", k.target(7))
-    assert alert.alert_id == f"{k.target(7)}/slow-first-token/1"
+    assert alert.alert_id.startswith(f"{k.target(7)}/slow-first-token/2")
     assert alert.value > alert.limit == 0.05
     assert alert.raised_at >= alert.first_bad_at
     assert alert.runbook == "docs/runbooks/latency.md"

@@ -21,7 +21,7 @@ from tests.kit.conformance_rollback import (
     AlertsConformance,
     ArrivalsConformance,
     DrillsConformance,
-    PastLogConformance,
+    OpenAlertsConformance,
     ProbeConformance,
     RoutesConformance,
     SlicesConformance,
@@ -72,7 +72,7 @@ class TestLoggedAlerts(AlertsConformance):
         return (await self.js.stream_info("SLIPWAY_EVENTS")).state.last_seq
 
 
-class TestAlertLog(PastLogConformance):
+class TestAlertLog(OpenAlertsConformance):
     @pytest.fixture
     def past(self, js):
         self.js = js

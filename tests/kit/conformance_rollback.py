@@ -11,7 +11,6 @@ from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.golden import Expectation, GoldenPrompt
 from contracts.slices import Slice
-from decisions.alerts import PastAlerts
 from decisions.probed import TIMED_OUT
 from shared.storage.kv import Conflict
 from testbed import factories as f
@@ -159,25 +158,25 @@ class AlertsConformance:
 SENDER = f.source_for(AlertRaised).rpartition("/")[2]
 
 
-class PastLogConformance:
-    """Needs the fixture `past` (PastLog of `SENDER` on an empty log) and the method `store(event)`."""
+class OpenAlertsConformance:
+    """Needs the fixture `past` (OpenAlerts of `SENDER` on an empty log) and the method `store(event)`."""
 
     store: Callable[..., Any]
 
-    async def test_what_was_raised_and_not_resolved_is_open_and_the_highest_number_counts(self, past):
+    async def test_what_was_raised_and_not_resolved_is_open(self, past):
         for kind, name in ((AlertRaised, "x/1"), (AlertRaised, "x/2"), (AlertResolved, "x/2"), (AlertRaised, "y/3")):
             await self.store(about(kind, name))
         await self.store(about(AlertRaised, "x/7", environment="staging"))
         await self.store(about(AlertRaised, "x/8", model="another"))
         await self.store(about(AlertRaised, "x/9").model_copy(update={"source": "/slipway/another"}))
         found = await past.read("production", f.MODEL)
-        assert (sorted(alert.alert_id for alert in found.open), found.last) == (["x/1", "y/3"], 3)
-        assert await past.read("production", "unheard-of") == PastAlerts()
+        assert sorted(alert.alert_id for alert in found) == ["x/1", "y/3"]
+        assert await past.read("production", "unheard-of") == ()
 
     async def test_an_alert_that_is_raised_again_after_it_was_resolved_is_open(self, past):
         for number, kind in enumerate((AlertRaised, AlertResolved, AlertRaised)):
             await self.store(about(kind, "z/1").model_copy(update={"id": f"z-{number}"}))
-        (alert,) = (await past.read("production", f.MODEL)).open
+        (alert,) = await past.read("production", f.MODEL)
         assert alert.alert_id == "z/1"
 
 

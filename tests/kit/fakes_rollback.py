@@ -17,7 +17,6 @@ from contracts.records import record_key
 from contracts.routes import Route, ServedTarget
 from contracts.slices import Slice
 from contracts.vocabulary import digest_of
-from decisions.alerts import PastAlerts, occurrence_of
 from decisions.golden import GoldenReply
 from decisions.probed import TIMED_OUT, ProbedAnswer
 from decisions.provenance import Problem
@@ -160,15 +159,15 @@ class FakeLog:
         raised = self._about(AlertRaised, environment, model)
         return any(number > sequence and fact.alert_id == alert_id for number, fact in raised)
 
-    async def read(self, environment: str, model: str) -> PastAlerts:
-        """Return the alerts about a model that the log has (port `PastLog`)."""
+    async def read(self, environment: str, model: str) -> tuple[AlertRaised, ...]:
+        """Return the alerts about a model that are open in the log (port `OpenAlerts`)."""
         own = f"/slipway/{self._service}"
         numbers = {message.sequence for message in self.stored if message.event.source == own}
         facts = {kind: self._about(kind, environment, model) for kind in (AlertRaised, AlertResolved)}
         raised = {fact.alert_id: (number, fact) for number, fact in facts[AlertRaised] if number in numbers}
         resolved = {fact.alert_id: number for number, fact in facts[AlertResolved] if number in numbers}
         still_open = (fact for name, (number, fact) in raised.items() if resolved.get(name, 0) < number)
-        return PastAlerts(tuple(still_open), max(map(occurrence_of, raised), default=0))
+        return tuple(still_open)
 
     def _about(self, kind: type, environment: str, model: str) -> list[tuple[int, Any]]:
         """Return the facts of a type about a model, each with its sequence number."""

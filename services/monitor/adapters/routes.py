@@ -20,7 +20,10 @@ class KvRoutes:
 
     async def models(self, environment: Environment) -> list[str]:
         """Return the models that have a route."""
-        return await self._bucket(environment).keys()
+        try:
+            return await self._bucket(environment).keys()
+        except NotFoundError:  # the bucket itself is gone
+            return []
 
     async def get(self, environment: Environment, model: str) -> Route | None:
         """Return the route of a model; None if the bucket has none."""

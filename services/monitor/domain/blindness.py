@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from decisions.alerts import Finding
+from decisions.route_edits import describe_unknown
 from services.monitor.domain.record import MonitorState
 
 LONGEST_S = 60.0
@@ -45,10 +46,6 @@ def find_blindness(state: MonitorState) -> Finding:
 def find_unknown_policies(state: MonitorState) -> Finding:
     """Return whether versions are routed whose triggers are not known."""
     unknown = state.unknown
-    message = (
-        f"The policies of these versions of {state.model} are neither recorded nor can they be read from what is "
-        f"signed with them: {', '.join(unknown)}. None of their triggers is watched. {next(iter(unknown.values()), '')}"
-    )
     return Finding(
         key=KEY_OF_POLICIES,
         kind="blind",
@@ -57,7 +54,7 @@ def find_unknown_policies(state: MonitorState) -> Finding:
         fired=bool(unknown),
         calm=not unknown,
         hold_s=0.0,
-        message=message if unknown else "All triggers are known again.",
+        message=describe_unknown(state.model, unknown) if unknown else "All triggers are known again.",
         value=float(len(unknown)),
         limit=0.0,
     )

@@ -25,8 +25,8 @@ def note_clock(state: MonitorState, gateway: str, offset: float, now: datetime) 
     gone = {name for name in (*silent, *surplus) if not _is_alerted(state, name)}
     if gone:
         keys = {_key(name) for name in gone}
-        alerts, dropped = drop_alerts(state.alerts, lambda key, _: key.partition("/")[2] in keys, state.dropped)
-        state = state.model_copy(update={"alerts": alerts, "dropped": dropped})
+        alerts = drop_alerts(state.alerts, lambda key, _: key.partition("/")[2] in keys)
+        state = state.model_copy(update={"alerts": alerts})
     return state.model_copy(update={"clocks": {name: clock for name, clock in clocks.items() if name not in gone}})
 
 

@@ -97,7 +97,6 @@ def add_comparison(
         environment=state.environment,
         release_id=policy.release_id if policy else None,
         update_every_s=rules.update_every_s,
-        dropped=state.dropped,
     )
     drift = DriftState(reference=watched.drift.reference, compared=watched.drift.compared + 1)
     return add_alerts(_with_drift(state, watched, drift), decided.alerts, decided.facts, cause, watched)

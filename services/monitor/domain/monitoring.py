@@ -237,7 +237,6 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
         rules=rules.alerts,
         environment=state.environment,
         findings=(*of_model, find_suspect_caller(watched, cause.at)),
-        dropped=state.dropped,
     )
     if assessed.watched is not state.targets[str(watched.target)]:
         state = _with_target(state, assessed.watched)
@@ -299,8 +298,8 @@ def _leave(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules
     decided = resolve_all(state.alerts, watched.target, cause.at, release_id=watched.release_id or None, reason=reason)
     state = add_alerts(state, decided.alerts, decided.facts, cause, watched)
     targets = {key: target for key, target in state.targets.items() if key != name}
-    alerts, dropped = drop_alerts(state.alerts, lambda _, alert: str(alert.target) not in targets, state.dropped)
-    return state.model_copy(update={"targets": targets, "alerts": alerts, "dropped": dropped})
+    alerts = drop_alerts(state.alerts, lambda _, alert: str(alert.target) not in targets)
+    return state.model_copy(update={"targets": targets, "alerts": alerts})
 
 
 def _publish(

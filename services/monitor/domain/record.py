@@ -115,7 +115,7 @@ class MonitorState(OutboxRecord):
         unknown: Routed versions whose policies are neither known nor can be read, with the reason.
         targets: By name.
         alerts: By target and key; those of targets that are not watched any more are dropped.
-        dropped: The highest occurrence of an alert that was dropped.
+        past_read: Whether the log was read for open alerts that the record does not have.
         applied: Ids of the last events that were applied.
         seen: The last request keys, concatenated, so that a record that is delivered twice counts once.
         duplicates: Records that came before.
@@ -127,8 +127,8 @@ class MonitorState(OutboxRecord):
         ignored_at: When the last of these batches came.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 21
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 21), unchanged) | {9: without_credit}
+    SCHEMA_VERSION: ClassVar[int] = 22
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 22), unchanged) | {9: without_credit}
 
     model: ModelName
     environment: Environment
@@ -138,7 +138,7 @@ class MonitorState(OutboxRecord):
     unknown: dict[str, str] = Field(default_factory=dict)
     targets: dict[str, TargetState] = Field(default_factory=dict)
     alerts: dict[str, AlertState] = Field(default_factory=dict)
-    dropped: int = 0
+    past_read: bool = False
     applied: tuple[str, ...] = ()
     seen: str = ""
     duplicates: int = 0

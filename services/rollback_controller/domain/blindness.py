@@ -4,14 +4,15 @@ The monitor cannot say that it is silent, so this is found here. All times are m
 sequence numbers of messages say whether anything new arrived, so that no clock is compared with another one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from contracts.facts import AlertRaised, AlertResolved
 from contracts.vocabulary import Target
-from decisions.alerts import PastAlerts, resolve_lost
+from decisions.alerts import resolve_lost
+from decisions.route_edits import describe_unknown
 from services.rollback_controller.domain.record import Arriving, OpenBlindness, RollbackState, Unseen, publish_alert
 
 GAP_S: Final = 10.0
@@ -90,11 +91,11 @@ class Seen:
 
 def find_unseen(seen: Seen, limits: Limits) -> Unseen | None:
     """Return what is missing, or has not arrived for too long while traffic lasted; None if the model is watched."""
-    if seen.unknown:
-        return "policies"
     if seen.silent_s("telemetry") >= limits.telemetry_s:
         return "telemetry"
-    return "windows" if seen.silent_s("windows") >= limits.windows_s else None
+    if seen.silent_s("windows") >= limits.windows_s:
+        return "windows"
+    return "policies" if seen.unknown else None
 
 
 def assess(state: RollbackState, target: Target | None, seen: Seen, now: datetime, limits: Limits) -> RollbackState:
@@ -112,21 +113,27 @@ def assess(state: RollbackState, target: Target | None, seen: Seen, now: datetim
     if unseen is None or target is None:
         return state
     sequence = 0 if unseen == "policies" else seen.arrived[unseen].sequence
-    raised = OpenBlindness(target=target, unseen=unseen, sequence=sequence, raised_at=now)
-    return _publish(state, raised, "raised", _describe(raised, seen, limits), now).model_copy(update={"blind": raised})
+    message = _describe(unseen, target.model, seen, limits)
+    raised = OpenBlindness(target=target, unseen=unseen, sequence=sequence, raised_at=now, message=message)
+    return _publish(state, raised, "raised", message, now).model_copy(update={"blind": raised})
 
 
-def resolve_past(state: RollbackState, past: PastAlerts, now: datetime) -> RollbackState:
-    """Return the record with the alerts resolved that the log has open, where the record of before was lost."""
-    for alert in past.open:
-        state = publish_alert(state, resolve_lost(alert), f"{alert.alert_id}-{now.isoformat()}-lost", now)
-    return state
+def resolve_past(state: RollbackState, still_open: Sequence[AlertRaised], now: datetime) -> RollbackState:
+    """Return the record with the alerts resolved that the log has open, and that it does not have itself."""
+    known = {about.raised_at for about in (state.blind, state.standby) if about is not None}
+    for alert in still_open:
+        if alert.raised_at not in known:
+            state = publish_alert(state, resolve_lost(alert), f"{alert.alert_id}-{now.isoformat()}-lost", now)
+    return state.model_copy(update={"past_read": True})
 
 
 def _why_ended(before: OpenBlindness, target: Target | None, seen: Seen, limits: Limits) -> str | None:
     """Return why an alert has ended; None if it goes on."""
     if before.unseen == "policies":
-        return None if seen.unknown else "All triggers are known again."
+        if not seen.unknown:
+            return "All triggers are known again."
+        other = find_unseen(seen, limits)
+        return None if other == "policies" else f"An alert about missing {other} follows, and this one again after it."
     if seen.arrived[before.unseen].sequence not in (0, before.sequence):
         what = "Telemetry arrives" if before.unseen == "telemetry" else "The monitor summarises windows"
         return f"{what} again."
@@ -137,20 +144,16 @@ def _why_ended(before: OpenBlindness, target: Target | None, seen: Seen, limits:
     return None
 
 
-def _describe(alert: OpenBlindness, seen: Seen, limits: Limits) -> str:
-    if alert.unseen == "policies":
-        versions, reason = ", ".join(map(str, seen.unknown)), next(iter(seen.unknown.values()))
+def _describe(unseen: Unseen, model: str, seen: Seen, limits: Limits) -> str:
+    if unseen == "policies":
+        return describe_unknown(model, seen.unknown)
+    if unseen == "telemetry":
         return (
-            f"The policies of these versions of {alert.target.model} are neither recorded nor can they be read from "
-            f"what is signed with them: {versions}. No alert about them starts a rollback. {reason}"
-        )
-    if alert.unseen == "telemetry":
-        return (
-            f"Gateways answer requests of {alert.target.model}, and no telemetry of them has arrived for "
+            f"Gateways answer requests of {model}, and no telemetry of them has arrived for "
             f"{limits.telemetry_s:g} s: no trigger is watched."
         )
     return (
-        f"Telemetry of {alert.target.model} arrives, and the monitor has summarised no window of it for "
+        f"Telemetry of {model} arrives, and the monitor has summarised no window of it for "
         f"{limits.windows_s:g} s: it does not run, or it does not follow. No trigger is watched."
     )
 

@@ -104,7 +104,10 @@ def find_foreign(alert: AlertRaised | AlertUpdated, sender: str) -> str | None:
     """Return why an alert of a trigger counts for nothing: another identity than the monitor published it."""
     if alert.trigger is None or sender == MONITOR:
         return None
-    return f"The alert {alert.alert_id} is of the trigger {alert.trigger}: the monitor raises it, not {sender}."
+    return (
+        f"The alert {alert.alert_id} of the trigger {alert.trigger} counts for nothing: {sender} published it, and "
+        f"only {MONITOR} may. Replace the credential of {sender}."
+    )
 
 
 def decide_on_alert(

@@ -4,16 +4,10 @@ from typing import TypeVar
 
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
-from decisions.route_edits import versions_at_hand, versions_on
+from decisions.route_edits import versions_on
 from services.rollback_controller.domain.record import GOLDEN_KEPT, VERSIONS_KEPT, RollbackState
 
 Declared = TypeVar("Declared")
-
-
-def lacking(state: RollbackState, route: Route | None) -> tuple[int, ...]:
-    """Return the routed versions whose triggers are not in the record; the base model (0) has none."""
-    routed = sorted(versions_at_hand(route))
-    return tuple(version for version in routed if version and str(version) not in state.triggers)
 
 
 def record_policy(

@@ -101,12 +101,14 @@ class OpenBlindness(Contract):
     Attributes:
         unseen: What is missing.
         sequence: The sequence number of the last message of that kind when the alert was raised; 0 without one.
+        message: What the alert says.
     """
 
     target: Target
     unseen: Unseen
     sequence: int
     raised_at: Instant
+    message: str = ""
 
 
 class Trial(Contract):
@@ -157,13 +159,14 @@ class RollbackState(OutboxRecord):
         rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
         standby: The verdict on the target that production can be rolled back to; None without one.
         blind: The alert that production is not watched; None while it is.
+        past_read: Whether the log was read for open alerts that the record does not have.
         golden: The golden prompts of the frozen policy, by version; without those over today's limits.
         checks: What golden prompts showed of the version that serves; None before the first check.
         trial: A rollback that is held because both versions are slow; None without one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 23
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 23), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 24
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 24), unchanged)
 
     model: ModelName
     environment: Environment
@@ -178,6 +181,7 @@ class RollbackState(OutboxRecord):
     rehearsing_since: int = 0
     standby: StandbyVerdict | None = None
     blind: OpenBlindness | None = None
+    past_read: bool = False
     golden: dict[str, Annotated[GoldenPrompts, BeforeValidator(GoldenPrompts.readable)]] = Field(default_factory=dict)
     checks: GoldenChecks | None = None
     trial: Trial | None = None

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from contracts import facts as cf
-from decisions.alerts import PastAlerts
 from services.monitor.domain import monitoring
 from services.monitor.routed import RoutedModels, build_routed_sweeper
+from shared.errors import Transient
 from shared.provenance.signed_policies import SignedPolicy
 from testbed import factories as f
 from tests.kit.virtual_time import run_virtual
@@ -24,7 +24,8 @@ class Known:
     def __init__(self):
         self.stored = {("production", f.MODEL): ROUTE}
         self.signed = dict.fromkeys((6, 7), m.policy())
-        self.past = PastAlerts()
+        self.past = ()
+        self.log_fails = False
 
     async def models(self, environment):
         return [model for where, model in self.stored if where == environment]
@@ -36,6 +37,8 @@ class Known:
         return SignedPolicy(f"r-{version}", self.signed[version]) if version in self.signed else UNSIGNED
 
     async def alerts(self, *_):
+        if self.log_fails:
+            raise Transient("bus_unavailable", "The log does not answer.")
         return self.past
 
 
@@ -73,9 +76,11 @@ def raised(world):
     return [(alert.kind, alert.trigger) for alert in world.publisher.of(cf.AlertRaised)]
 
 
+@pytest.mark.parametrize("log_fails", [False, True])
 @pytest.mark.parametrize("telemetry_first", [False, True])
-def test_a_lost_record_is_watched_again_by_the_signed_policies(telemetry_first):
-    async def play(world, _):
+def test_a_lost_record_is_watched_again_by_the_signed_policies(telemetry_first, log_fails):
+    async def play(world, known):
+        known.log_fails = log_fails
         if telemetry_first:
             await world.monitor.measure(batch("first", [m.record(0.0)], 0.0))
         await asyncio.sleep(6)
@@ -94,7 +99,10 @@ def test_an_alert_says_which_policies_are_not_known_until_they_are():
         await asyncio.sleep(20)
         (alert,) = world.publisher.of(cf.AlertRaised)
         assert (alert.kind, alert.severity, alert.target) == ("blind", "critical", f.target(7))
-        assert f"with them: 6. None of their triggers is watched. {UNSIGNED}" in alert.message
+        assert (
+            f"with them: 6. None of their triggers is watched, and no alert about them starts a rollback. {UNSIGNED}"
+            in alert.message
+        )
         assert world.publisher.of(cf.AlertResolved) == []
         known.signed[6] = signed
         await asyncio.sleep(10)
@@ -103,8 +111,12 @@ def test_an_alert_says_which_policies_are_not_known_until_they_are():
     story(play)
 
 
-def test_alerts_of_the_lost_record_are_resolved_and_raised_anew_under_other_ids_while_the_fault_lasts():
+@pytest.mark.parametrize("route_first", [False, True])
+def test_alerts_of_the_lost_record_are_resolved_and_raised_anew_under_other_ids_while_the_fault_lasts(route_first):
     async def play(world, known):
+        if route_first:
+            state = monitoring.follow_route(m.watch(versions=()), ROUTE, m.cause(0), world.rules)
+            await world.records.create(KEY, state)
         lost = cf.AlertRaised(
             alert_id=f"{f.target(7)}/errors/3",
             kind="errors",
@@ -114,11 +126,15 @@ def test_alerts_of_the_lost_record_are_resolved_and_raised_anew_under_other_ids_
             message="bad",
             raised_at=f.after(-60),
         )
-        known.past = PastAlerts((lost,), 5)
+        known.past = (lost,)
         await asyncio.sleep(6)
         assert [fact.alert_id for fact in world.publisher.of(cf.AlertResolved)] == [lost.alert_id]
         await fail(world, 20)
-        assert [fact.alert_id for fact in world.publisher.of(cf.AlertRaised)] == [f"{f.target(7)}/errors/6"]
+        (again,) = world.publisher.of(cf.AlertRaised)
+        assert again.alert_id.startswith(f"{f.target(7)}/errors/2")
+        await asyncio.sleep(20)
+        assert [fact.alert_id for fact in world.publisher.of(cf.AlertResolved)][:1] == [lost.alert_id]
+        assert (await world.records.get(KEY)).value.past_read
 
     story(play)
 
@@ -139,11 +155,11 @@ def test_a_route_whose_event_never_came_is_followed_after_a_while():
 def test_a_record_that_is_not_lost_reads_nothing():
     async def play(world, known):
         state = monitoring.follow_route(m.watch(), ROUTE, m.cause(0), world.rules)
-        await world.records.create(KEY, state)
+        await world.records.create(KEY, state.model_copy(update={"past_read": True}))
         known.signed.clear()
-        known.past = PastAlerts((), 9)
+        known.log_fails = True
         await asyncio.sleep(20)
         after = (await world.records.get(KEY)).value
-        assert (after.unknown, after.dropped, world.publisher.of(cf.AlertRaised)) == ({}, 0, [])
+        assert (after.unknown, after.past_read, world.publisher.of(cf.AlertRaised)) == ({}, True, [])
 
     story(play)

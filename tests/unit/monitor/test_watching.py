@@ -35,7 +35,7 @@ def test_a_regression_is_raised_once_updated_and_resolved_after_it_was_calm():
     state = m.feed(state, 60, 3, m.mixed(1.0), start=60)
     (alert,) = raised(state)
     assert (alert.kind, alert.severity, alert.trigger) == ("latency", "critical", "slow-first-token")
-    assert alert.alert_id == f"{SLOW}/1"
+    assert alert.alert_id.startswith(f"{SLOW}/2026")
     assert alert.first_bad_at == f.after(60)
     assert (alert.raised_at - f.after(60)).total_seconds() < 10
     assert alert.limit == 0.05
@@ -56,7 +56,8 @@ def test_the_next_time_is_another_alert_with_fresh_evidence():
     state = m.feed(m.routed(), 30, 3, m.mixed(1.0))
     state = m.feed(state, 240, 3, m.mixed(0.0), start=30)
     state = m.feed(state, 30, 3, m.mixed(1.0), start=270)
-    assert [alert.alert_id for alert in raised(state)] == [f"{SLOW}/1", f"{SLOW}/2"]
+    first, second = (alert.alert_id for alert in raised(state))
+    assert first != second
 
 
 def test_a_short_calm_does_not_resolve():
@@ -99,7 +100,7 @@ def test_answers_that_are_all_empty_raise_an_alert_without_any_trigger():
     state = m.take(m.routed(), [m.record(index * 0.1, features=empty) for index in range(8)], 2)
     (alert,) = raised(state)
     assert (alert.kind, alert.trigger) == ("quality", None)
-    assert alert.alert_id.endswith("/all-empty/1")
+    assert "/all-empty/" in alert.alert_id
     state = m.feed(state, 90, 3, m.mixed(0.0), start=5)
     assert len(m.published(state, cf.AlertResolved)) == 1
 
@@ -210,7 +211,7 @@ def test_a_restart_in_mid_window_loses_nothing():
 def test_staging_is_watched_without_a_route_under_ids_of_its_own():
     state = m.feed(m.watch(environment="staging"), 30, 3, m.mixed(1.0, environment="staging"))
     (alert,) = raised(state)
-    assert alert.alert_id == f"staging/{SLOW}/1"
+    assert alert.alert_id.startswith(f"staging/{SLOW}/2026")
 
 
 def test_a_silent_staging_target_is_forgotten_so_that_the_next_rehearsal_starts_fresh():
@@ -219,7 +220,8 @@ def test_a_silent_staging_target_is_forgotten_so_that_the_next_rehearsal_starts_
     assert len(m.published(state, cf.AlertResolved)) == 1
     assert state.targets == {}
     state = m.feed(state, 30, 3, m.mixed(1.0, environment="staging"), start=300)
-    assert [alert.alert_id for alert in raised(state)] == [f"staging/{SLOW}/1", f"staging/{SLOW}/2"]
+    first, second = (alert.alert_id for alert in raised(state))
+    assert first != second
 
 
 # -- windows ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """An alert that production is not watched: raised once, by what does not arrive, and resolved by what does."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -91,6 +92,17 @@ def test_an_alert_is_raised_once_and_resolved_by_what_arrives(kind, blind, again
     assert resolved.blind is None
     assert [each.type for each in resolved.outbox] == [AlertRaised.TYPE, AlertResolved.TYPE]
     assert len({each.data["alert_id"] for each in resolved.outbox}) == 1
+
+
+def test_missing_telemetry_is_raised_while_policies_are_unknown_too():
+    unknown = replace(seen(), unknown={7: "It was signed without its policy."})
+    raised = blindness.assess(STATE, f.target(7), unknown, f.after(0), LIMITS)
+    assert raised.blind.unseen == "policies"
+    both = replace(seen(telemetry_s=60), unknown=unknown.unknown)
+    ended = blindness.assess(raised, f.target(7), both, f.after(5), LIMITS)
+    after = blindness.assess(ended, f.target(7), both, f.after(10), LIMITS)
+    assert after.blind.unseen == "telemetry"
+    assert [each.type for each in after.outbox] == [AlertRaised.TYPE, AlertResolved.TYPE, AlertRaised.TYPE]
 
 
 def test_an_alert_ends_with_the_traffic_only_once_a_process_has_listened_for_long_enough():

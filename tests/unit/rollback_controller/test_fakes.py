@@ -8,7 +8,7 @@ from tests.kit.conformance_rollback import (
     AlertsConformance,
     ArrivalsConformance,
     DrillsConformance,
-    PastLogConformance,
+    OpenAlertsConformance,
     ProbeConformance,
     RoutesConformance,
     SlicesConformance,
@@ -45,7 +45,7 @@ class TestFakeLog(AlertsConformance):
         return self.log.append(event).sequence
 
 
-class TestFakePastLog(PastLogConformance):
+class TestFakePastLog(OpenAlertsConformance):
     @pytest.fixture
     def past(self):
         self.log = FakeLog(VirtualClock(), service=SENDER)
