@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,13 @@ def unlocked():
 
 class Killed(Exception):  # noqa: N818 - it stands for the end of a process
     """The process ended here."""
+
+
+class EndingAlerts:
+    """Alerts at which the process ends."""
+
+    async def publish(self, _fact, _entry):
+        raise Killed
 
 
 class Log:
@@ -376,16 +384,9 @@ async def test_a_writer_that_ended_before_it_raised_the_alert_of_a_lost_record_l
     await asyncio.to_thread(release, whole.store, tmp_path, model="ended-bot")
     await whole.js.purge_stream("KV_audit")
     monkeypatch.setattr(domain, "SEGMENT_ENTRIES", 64)
-    publish = whole.alerts.publish
-
-    async def killed(_fact, _entry):
-        raise Killed
-
-    whole.alerts.publish = killed
     with pytest.raises(Killed):
-        await whole.write()
+        await replace(whole.writer(), alerts=EndingAlerts()).sweep("tail")
     assert await alerts(whole) == [[], []]
-    whole.alerts.publish = publish
     await whole.write()
     await whole.write()
     raised, _ = await alerts(whole)
