@@ -1,4 +1,4 @@
-"""What `slipway status` and `slipway doctor` say is not watched: it is in the records, whatever became of the log."""
+"""What is watched after a loss: status and doctor read the records, and a bucket of staging stops nothing."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 
 from clients.cli.watched import read_blind
 from contracts.services import EVENTS
+from services.monitor.adapters.routes import KvRoutes
 from shared.messaging.provision import provision
 from testbed import factories as f
 from testbed.servers import NatsServer, running
@@ -41,3 +42,10 @@ async def test_a_damaged_record_is_named(js):
     await js.publish(f"$KV.alerts.production.{f.MODEL}", b"{")
     (sentence,) = await read_blind(js)
     assert f"alerts/production.{f.MODEL}" in sentence
+
+
+async def test_a_deleted_bucket_of_staging_leaves_the_routes_of_production(js):
+    await js.delete_key_value("staging-routes")
+    routes = KvRoutes(lambda: js)
+    await js.publish(f"$KV.routes.{f.MODEL}", b"{}")
+    assert [await routes.models(environment) for environment in ("staging", "production")] == [[], [f.MODEL]]
