@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.metadata
+import json
 import os
 import socket
 import subprocess
@@ -15,12 +16,10 @@ import pytest
 
 from clients.cli.doctor import servers, stack
 from clients.cli.doctor.findings import failure
-from contracts.facts import AlertRaised, AlertResolved
 from deploy.local.plan import Programs
 from deploy.local.processes import STACK_VARIABLE
 from deploy.local.state import ADMIN, StateFolder, Table, new_description
 from shared.messaging.provision import provision
-from shared.messaging.publishing import publish_event
 from testbed import factories
 from testbed.ports import free_port
 from testbed.servers import bus_variables, store_variables
@@ -182,14 +181,14 @@ async def test_a_model_that_is_not_watched_is_told_by_doctor_and_status(nats_ser
     client = await nats_server_of_its_own.connect()
     js = client.jetstream(timeout=10)
     await provision(js)
-    for kind in (AlertRaised, AlertResolved):
-        blind = {"kind": "blind", "trigger": None, "message": "The policies are not known: 7."}
-        await publish_event(js, factories.event(factories.fact(kind).model_copy(update=blind)))
-        raised = kind is AlertRaised
+    for is_open in (True, False):
+        alert = {"kind": "blind", "message": "The policies are not known: 7.", "open": is_open}
+        record = {"schema_version": 99, "alerts": {"a": alert}}
+        await js.publish(f"$KV.alerts.production.{factories.MODEL}", json.dumps(record).encode())
         _, findings = doctor(**variables)
-        assert findings["watching"]["state"] == ("failure" if raised else "ok")
-        assert ("The policies are not known: 7." in findings["watching"]["detail"]) == raised
-        assert ("The policies are not known: 7." in slipway("status", **variables).stderr) == raised
+        assert findings["watching"]["state"] == ("failure" if is_open else "ok")
+        assert ("The policies are not known: 7." in findings["watching"]["detail"]) == is_open
+        assert ("The policies are not known: 7." in slipway("status", **variables).stderr) == is_open
     await client.close()
 
 

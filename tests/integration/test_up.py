@@ -46,7 +46,8 @@ def test_doctor_asks_the_stack_that_runs(stack):
         command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False
     )
     findings = {finding["check"]: finding["state"] for finding in json.loads(by_address.stdout)["findings"]}
-    asked = dict.fromkeys(("python", "nats", "bus disk", "s3", "versions", "gateway", "triton"), "ok")
+    buses = ("nats", "bus disk", "bus consumers", "watching")
+    asked = dict.fromkeys(("python", *buses, "s3", "versions", "gateway", "triton"), "ok")
     assert findings == {**asked, "store disk": "skipped"}, "nothing serves yet"
 
 
