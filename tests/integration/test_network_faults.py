@@ -142,6 +142,8 @@ async def test_a_triton_that_stands_still_ends_its_requests_by_their_limit_and_a
     waiting = [asyncio.create_task(ask(gateway, MODEL)) for _ in range(CALLERS)]
     assert await asyncio.gather(*waiting) == [(504, "no_first_token")] * CALLERS
     waiting = [asyncio.create_task(ask(gateway, f"{MODEL}@v2")) for _ in range(CALLERS)]
+    in_flight = 'slipway_gateway_in_flight{environment="production"}'
+    await asyncio.to_thread(wait_until, lambda: gateway.metric(in_flight) == CALLERS, what="requests held")
     await publish(js, alert())
     async with asyncio.timeout(5):
         while (await ask(gateway, MODEL))[1] != "v1":
