@@ -44,7 +44,7 @@ RATE_RPS = 100
 ROLLBACKS = 20
 RELOADS = 5
 LIMIT_MS = 100
-TRIGGER = k.trigger(name="slow", cooldown_s=0.0)
+TRIGGER = k.trigger(name="slow")
 SETTINGS = {"ROLLBACK_CONTROLLER_MOST_ROLLBACKS": "1000"}
 FAILED, BACK = f"{MODEL}@v2", f"{MODEL}@v1"
 SETTLED = 20

@@ -45,14 +45,15 @@ class ApiKey(StoredRecord):
         team: Its team, whose models it opens at most; None for a key of the installation.
         environments: Where it counts.
         limits: What its bearer may ask for.
+        evidence: Whether its requests are evidence about the versions that answer them.
         issued_at: When it was issued.
         issued_by: Who issued it.
         expires_at: When it ends; None for never.
         revoked_at: When it was withdrawn; None if it was not.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 3
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 4
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 4), unchanged)
 
     key_id: KeyId
     name: KeyName
@@ -61,6 +62,7 @@ class ApiKey(StoredRecord):
     team: TeamName | None = None
     environments: Annotated[tuple[Environment, ...], Field(min_length=1)] = ("production",)
     limits: KeyLimits = KeyLimits()
+    evidence: bool = True
     issued_at: Instant
     issued_by: Annotated[str, Field(min_length=1, max_length=200)]
     expires_at: Instant | None = None

@@ -44,18 +44,6 @@ class MonthlyUsage(StoredRecord):
     mark: Count = 0
 
 
-class OfferedLoad(Contract):
-    """Requests that were admitted for a model since the last report, and the tokens of their prompts, estimated.
-
-    Attributes:
-        longest: The tokens of the longest prompt; 0 from an older gateway.
-    """
-
-    requests: Count = 0
-    tokens: Count = 0
-    longest: Count = 0
-
-
 class EndpointUse(Contract):
     """What one process of a gateway has at an endpoint.
 
@@ -90,9 +78,7 @@ class DemandReport(EndpointsReport):
         demand: By account, requests per second, whether admitted or not; accounts without demand are left out.
         traffic: By model, requests per second that its active version or its canary has answered or failed in
             production. The monitor gets telemetry of each.
-        offered: By model, what was admitted for production since the last report, however it is answered.
     """
 
     demand: Annotated[dict[Account, PerSecond], Field(max_length=MOST_ACCOUNTS)] = {}
     traffic: Annotated[dict[ModelName, PerSecond], Field(max_length=MOST_MODELS)] = {}
-    offered: Annotated[dict[ModelName, OfferedLoad], Field(max_length=MOST_MODELS)] = {}

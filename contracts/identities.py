@@ -36,6 +36,7 @@ PUBLISHED_BY: Final[dict[Role, tuple[type[Fact], ...]]] = {
         f.RollbackOrdered,
         f.DrillOrdered,
         f.QuarantineLifted,
+        f.SuspensionDecided,
         f.SilenceOrdered,
         f.AcknowledgementOrdered,
     ),

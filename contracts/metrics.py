@@ -152,9 +152,6 @@ UNDESCRIBED = _gateway(
 SLOW_READERS = _gateway(
     "slipway_gateway_slow_readers_total", "counter", "Callers dropped because they read nothing or vanished"
 )
-UNATTRIBUTED = _gateway(
-    "slipway_gateway_unattributed_total", "counter", "Failed requests whose cause could not be determined", ("target",)
-)
 MIRRORED = _gateway(
     "slipway_gateway_mirrored_total",
     "counter",
@@ -169,7 +166,10 @@ RESCUED = _gateway(
     ("result",),
 )
 BODY_BANS = _gateway(
-    "slipway_gateway_body_bans_total", "counter", "Bodies, callers of engine deaths: banned, or refused", ("change",)
+    "slipway_gateway_body_bans_total",
+    "counter",
+    "Bodies at deaths of engines: banned, or refused",
+    ("change",),
 )
 WORKERS_READY = _gateway("slipway_gateway_workers_ready", "gauge", "Workers that can serve", shared="livesum")
 WORKERS = _gateway("slipway_gateway_workers", "gauge", "Workers that run", shared="livesum")

@@ -181,13 +181,10 @@ class Shadow(_Strict):
 
 
 class Pairs(_Strict):
-    """Requests that two versions are asked again after their callers; both answers are thrown away."""
+    """Requests that a canary and the active version are asked again; the answers are thrown away."""
 
     share_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
-    """Share of the requests, drawn before their outcome, that both versions are asked again; 0 for none.
-
-    During a canary it is drawn from both sides, and both are asked each drawn request again.
-    """
+    """Share of the requests of both sides, drawn before their outcome, that both are asked again; 0 for none."""
 
 
 class Trigger(_Strict):
@@ -225,9 +222,7 @@ class Trigger(_Strict):
     """Fewest requests before there is an alert, judged together when they are complete, so that a cold start among them
     is outweighed. A hard failure (eight in a row) needs none."""
     action: Literal["automatic", "manual"] = "automatic"
-    """`automatic` rolls back and must be rehearsed; `manual` raises an alert."""
-    cooldown_s: Annotated[float, Field(ge=0)] = 300.0
-    """Time after a rollback by this trigger in which it causes no other."""
+    """`automatic` moves traffic to the previous version at once and must be rehearsed; `manual` raises an alert."""
 
     @property
     def is_lower_bound(self) -> bool:
@@ -307,9 +302,9 @@ class ReleasePolicy(_Strict):
     triggers: Annotated[tuple[Trigger, ...], Field(min_length=1)]
     """What raises alerts and rolls back; at least one."""
     pairs: Annotated[Pairs, Field(exclude_if=lambda pairs: pairs == Pairs())] = Pairs()
-    """Requests that the version and the previous one are asked again, so that only what differs is evidence."""
+    """Requests that a canary and the active version are asked again, so that only what differs is evidence."""
     golden: Annotated[GoldenPrompts, Field(exclude_if=lambda golden: golden == GoldenPrompts())] = GoldenPrompts()
-    """Fixed prompts that our own probes ask the version and the previous one; they confirm quality triggers."""
+    """Fixed prompts that our own probes ask the version and the previous one; a fall raises an alert."""
     copies: Annotated[int, Field(ge=1, le=MAX_COPIES, exclude_if=lambda copies: copies == 1)] = 1
     """On how many Tritons the version is loaded once it is active; fewer where the fleet has no more for it.
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from .stored import Migration, StoredRecord, unchanged
-from .vocabulary import MAX_COPIES, Contract, Deployable, ModelName, Target
+from .vocabulary import MAX_COPIES, Contract, Deployable, Instant, ModelName, Target
 
 
 class ServedTarget(Deployable):
@@ -43,13 +43,26 @@ class ShadowShare(Contract):
     share_ratio: Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+class Suspended(Contract):
+    """A target that a rollback by an alert took out of traffic: it stays loaded until a person decides about it.
+
+    Attributes:
+        cause: The alert that moved traffic.
+        since: When it did.
+    """
+
+    served: ServedTarget
+    cause: str
+    since: Instant
+
+
 class Route(StoredRecord):
     """What serves production for one model.
 
     Version 2 has parsers and template options in the serving settings of its targets. A process that does not know them
     may read it, but not write it: it would drop them, and the target would be loaded without. Version 4 has the share
     of the pairs of each target, version 5 how much of the epoch is moves, version 6 what led to the route before them,
-    version 7 on how many endpoints each target is to be loaded, version 8 the shadow.
+    version 7 on how many endpoints each target is to be loaded, version 8 the shadow, version 9 the suspended targets.
 
     Attributes:
         epoch: Rises with every change.
@@ -59,13 +72,14 @@ class Route(StoredRecord):
         previous: The target that a rollback goes to; it stays loaded.
         history: Targets that were active before `previous`, newest first.
         quarantined: Targets that were rolled back and take no traffic until their quarantine is lifted.
+        suspended: Targets that an alert took out of traffic, newest first.
         cause_id: Id of the event that caused the last change.
         edit_cause_id: Id of the event that caused the last change before the moves. Empty without moves, and if a
             version of before this field moved a target first.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 8
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 8), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 9
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 9), unchanged)
 
     model: ModelName
     epoch: Annotated[int, Field(ge=0)] = 0
@@ -76,6 +90,7 @@ class Route(StoredRecord):
     previous: ServedTarget | None = None
     history: tuple[ServedTarget, ...] = ()
     quarantined: tuple[Target, ...] = ()
+    suspended: Annotated[tuple[Suspended, ...], Field(exclude_if=lambda suspended: not suspended)] = ()
     cause_id: str = ""
     edit_cause_id: str = ""
 
@@ -88,9 +103,17 @@ class Route(StoredRecord):
     def shadowed(self) -> ServedTarget | None:
         """The candidate that is asked what callers asked; None without one."""
         shadow = self.shadow
-        usable = shadow is not None and shadow.share_ratio > 0.0 and not self.is_quarantined(shadow.served.target)
+        usable = shadow is not None and shadow.share_ratio > 0.0 and not self.is_barred(shadow.served.target)
         return shadow.served if shadow is not None and usable else None
 
     def is_quarantined(self, target: Target) -> bool:
         """Return whether a target is quarantined."""
         return target in self.quarantined
+
+    def suspension(self, target: Target) -> Suspended | None:
+        """Return the suspension of a target; None if it is not suspended."""
+        return next((entry for entry in self.suspended if entry.served.target == target), None)
+
+    def is_barred(self, target: Target) -> bool:
+        """Return whether a target must take no traffic: it is quarantined or suspended."""
+        return self.is_quarantined(target) or self.suspension(target) is not None

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from . import facts as f
 from .api_usage import DEMAND_PREFIX
+from .engine_deaths import DEATHS_PREFIX
 from .facts import Fact
 from .running import RUNNING_PREFIX
 from .uploads import UPLOADS, UploadAnswer, UploadRequest
@@ -37,18 +38,16 @@ RECORD_KEYS: dict[str, tuple[str, ...]] = {
     "notifications": ("{model}",),
     "policies": ("{model}",),
     "releases": ("{model}.*",),
-    "rollback-answers": (),
     "rollbacks": ("*.{model}",),
     "routes": ("{model}",),
     "servers": ("*.leader", "*.runtimes"),
-    "slices": ("{model}",),
     "staging-routes": ("{model}",),
 }
 """By KV bucket: the keys whose records tell of one model only, or of none; who may read one model reads these."""
 
 FROM_OUTSIDE: tuple[type[Fact], ...] = (
     f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted,
-    f.ErasureOrdered, f.AuditRecorded, f.SilenceOrdered, f.AcknowledgementOrdered,
+    f.SuspensionDecided, f.ErasureOrdered, f.AuditRecorded, f.SilenceOrdered, f.AcknowledgementOrdered,
     f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied, f.EndpointOrdered,
 )  # fmt: skip
 NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
@@ -168,15 +167,14 @@ SERVICES: dict[str, ServiceContract] = {
             "rollback-controller",
             consumes=(
                 f.ReleaseOpened, f.AlertRaised, f.AlertUpdated, f.CanaryAssessed, f.ReleaseFinished, f.InferenceBatch,
-                f.RollbackOrdered, f.RollbackReported, f.QuarantineLifted, f.DrillOrdered, f.RehearsalRequested,
+                f.RollbackOrdered, f.QuarantineLifted, f.SuspensionDecided, f.DrillOrdered, f.RehearsalRequested,
                 f.VariantStaged, f.ShadowAssessed,
             ),
             emits=(
                 f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted, f.RollbackFailed, f.RehearsalCompleted,
                 f.OrderRefused, f.OrderAccepted, f.AlertRaised, f.AlertResolved, f.GoldenChecked,
-                f.SliceChanged,
             ),
-            owns=("rollbacks", "drills", "slices", "staging-routes", "rollback-answers"),
+            owns=("rollbacks", "drills", "staging-routes"),
             edits=("routes",),
             staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
             looks_up=(TELEMETRY,),
@@ -197,11 +195,11 @@ SERVICES: dict[str, ServiceContract] = {
         ),
         ServiceContract(
             "gateway",
-            emits=(f.InferenceBatch, f.RollbackReported),
+            emits=(f.InferenceBatch,),
             owns=("api-usage",),
             forgets=("api-usage",),
-            reads_records=("routes", "staging-routes", "drills", "slices", "api-keys", "rollback-answers"),
-            exchanges=(f"{DEMAND_PREFIX}.*",),
+            reads_records=("routes", "staging-routes", "drills", "api-keys"),
+            exchanges=(f"{DEMAND_PREFIX}.*", f"{DEATHS_PREFIX}.*"),
             calls=("triton",),
         ),
         ServiceContract("mirror", reads_records=("routes", "mirrors"), looks_up=(EVENTS,), calls=("outside",)),

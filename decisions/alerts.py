@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
-from contracts.facts.watch import AlertKind, Confirmation, DeathCounts, PairCounts, Severity, Window
+from contracts.facts.watch import AlertKind, PairCounts, Severity, Window
 from contracts.vocabulary import ArtifactRef, Contract, Environment, Target
 
 AlertFact = AlertRaised | AlertUpdated | AlertResolved
@@ -15,7 +15,7 @@ RUNBOOKS: dict[AlertKind, str] = {
 }
 _FIGURES = (
     *("value", "limit", "window", "requests", "e_value", "first_bad_at", "drill", "evidence", "message"),
-    *("confirmed_by", "pairs", "deaths"),
+    *("answers_nothing", "pairs"),
 )
 _IDENTITY = ("alert_id", "kind", "severity", "target", "trigger", "raised_at")
 
@@ -46,9 +46,8 @@ class AlertState(Contract):
     drill: str | None = None
     evidence: ArtifactRef | None = None
     message: str = ""
-    confirmed_by: Confirmation | None = None
+    answers_nothing: bool = False
     pairs: PairCounts | None = None
-    deaths: DeathCounts | None = None
     updates: int = 0
 
 
@@ -61,10 +60,9 @@ class Finding:
         fired: The evidence is strong enough to raise an alert.
         calm: The last window shows that the condition is gone.
         hold_s: How long it must stay calm before the alert is resolved.
-        confirmed_by: What shows that the target is the cause; None if it needs no confirmation.
+        answers_nothing: The target answers nothing.
         drill: The drill that touched at least half of the bad requests.
         pairs: What the pairs of the trigger showed.
-        deaths: Deaths of the target's engine.
     """
 
     key: str
@@ -83,9 +81,8 @@ class Finding:
     first_bad_at: datetime | None = None
     drill: str | None = None
     evidence: ArtifactRef | None = None
-    confirmed_by: Confirmation | None = None
+    answers_nothing: bool = False
     pairs: PairCounts | None = None
-    deaths: DeathCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -200,13 +197,11 @@ def _continue(alert: AlertState, finding: Finding, now: datetime, update_every_s
     after = alert.model_copy(update={"calm_since": None}) if alert.calm_since else alert
     changed = (finding.value, finding.requests) != (alert.value, alert.requests)
     due = changed and (now - alert.published_at).total_seconds() >= update_every_s
-    if not due and not (alert.confirmed_by == "none" and finding.confirmed_by not in ("none", None)):
+    if not due and alert.answers_nothing == finding.answers_nothing:
         return after
     figures = {**_figures(finding), "first_bad_at": alert.first_bad_at or finding.first_bad_at}
     figures["evidence"] = finding.evidence or alert.evidence
     figures["drill"] = finding.drill or (None if _exceeds(finding) else alert.drill)
-    if alert.confirmed_by == "none":  # only a confirmation ends a hold, not records that name no callers
-        figures["confirmed_by"] = finding.confirmed_by or "none"
     return after.model_copy(update={**figures, "published_at": now, "updates": alert.updates + 1})
 
 

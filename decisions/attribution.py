@@ -27,7 +27,6 @@ ErrorKind = Literal[
     "no_chat_template",
     "template_refused",
     "body_refused",
-    "caller_refused",
     "request_too_large",
     "request_too_slow",
     "model_not_found",
@@ -70,7 +69,6 @@ ATTRIBUTION: Mapping[ErrorKind, Party] = {
     "no_chat_template": "caller",
     "template_refused": "caller",
     "body_refused": "caller",
-    "caller_refused": "caller",
     "request_too_large": "caller",
     "request_too_slow": "caller",
     "model_not_found": "caller",
@@ -124,9 +122,10 @@ def attribute(error: str | None, caused_by: Party | None = None) -> Party | None
 
 def is_failure(record: Inference) -> bool:
     """Return whether a request failed through the target: the only failures that are evidence against it."""
-    return record.error is not None and attribute(record.error, record.caused_by) == "target"
+    return record.error is not None and record.is_evidence and attribute(record.error, record.caused_by) == "target"
 
 
 def is_excused(record: Inference) -> bool:
     """Return whether a request ended as it did through something else than the target, so that it is no evidence."""
-    return (record.error is not None or record.caused_by is not None) and not is_failure(record)
+    excused = record.error is not None or record.caused_by is not None or not record.is_evidence
+    return excused and not is_failure(record)

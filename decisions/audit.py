@@ -16,7 +16,6 @@ from contracts.facts import (
     ReleaseOpened,
     RollbackCompleted,
     RollbackFailed,
-    RollbackReported,
 )
 from contracts.facts.fact import Fact
 from contracts.services import EVENTS, FROM_OUTSIDE, INBOX, ORDERS
@@ -57,7 +56,6 @@ class Source:
 SOURCES: tuple[Source, ...] = (
     Source("orders", ORDERS, ">", whole=True),
     Source("announcements", INBOX, ">", whole=True),
-    Source("gateway-rollbacks", EVENTS, f"{RollbackReported.TYPE}.>", whole=False),
     *(Source(f"results:{fact.TYPE}", EVENTS, f"{fact.TYPE}.>", whole=False) for fact in RESULTS),
     *(Source(f"records:{bucket}", f"KV_{bucket}", f"$KV.{bucket}.>", whole=True) for bucket in RECORDS),
 )
@@ -65,7 +63,7 @@ SOURCES: tuple[Source, ...] = (
 
 def is_audited(fact: type[Fact]) -> bool:
     """Return whether events of a type are entries of the log."""
-    return fact in FROM_OUTSIDE or fact in RESULTS or fact is RollbackReported
+    return fact in FROM_OUTSIDE or fact in RESULTS
 
 
 def sender(subject: str, type_: str) -> str:

@@ -30,8 +30,6 @@ def _shifted(record: Inference, offset: float) -> Inference:
     try:
         by = timedelta(seconds=-offset)
         moved: dict[str, object] = {"scheduled_at": record.scheduled_at + by, "sent_at": record.sent_at + by}
-        if record.death is not None:
-            moved["death"] = record.death.model_copy(update={"died_at": record.death.died_at + by})
     except OverflowError:  # a time that no calendar has: left as it is, and refused as implausible
         return record
     return record.model_copy(update=moved)

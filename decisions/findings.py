@@ -1,22 +1,20 @@
 """From the evidence about a target to a finding per trigger."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from contracts.facts.watch import AlertKind, DeathCounts, PairCounts, Severity
+from contracts.facts.watch import AlertKind, PairCounts, Severity
 from contracts.policy import Trigger
 from decisions.alerts import Finding
-from decisions.confirmation import confirm
-from decisions.engine_deaths import DeathLog
 from decisions.evidence import EDetector, as_e_value
-from decisions.hard_failures import HardFailure, assess_runs
+from decisions.hard_failures import HardFailure, Runs, assess_runs
 from decisions.observation import CALM_REQUESTS, Recent, TriggerState, is_calm, recent
-from decisions.pairs import MirrorTest, has_fired
+from decisions.pairs import has_fired
 from decisions.triggers import detector_alpha, kind_of, limit_of
 
 HARD_HOLD_S = 60.0
-NO_DEATHS = DeathLog()
+NO_RUNS = Runs()
 HARD_KEYS: dict[AlertKind, str] = {"errors": "all-failing", "quality": "all-empty"}
 _HARD_METRICS: dict[AlertKind, str] = {"errors": "error_ratio", "quality": "empty_ratio"}
 
@@ -26,11 +24,10 @@ def assess_triggers(
     triggers: Sequence[Trigger],
     now: datetime,
     *,
-    runs: tuple[int, int] = (0, 0),
+    runs: Runs = NO_RUNS,
+    endpoints: Collection[str] = (),
     run_began_at: datetime | None = None,
-    run_error: str = "",
     hard_run: int,
-    deaths: DeathLog = NO_DEATHS,
 ) -> tuple[Finding, ...]:
     """Return the finding of every trigger of a target, and of the hard failures that no trigger covers.
 
@@ -38,20 +35,19 @@ def assess_triggers(
         states: The evidence, by the name of the trigger; a trigger without observations has none.
         triggers: The triggers that observe request by request (`decisions.triggers.sequential`).
         now: The time.
-        runs: How many requests in a row failed, and how many were empty.
+        runs: Which requests in a row failed or were empty, and which engines are dead.
+        endpoints: Where the target is served.
         run_began_at: When the run began.
-        run_error: How the last request that failed did.
         hard_run: The length of a run that is a hard failure.
-        deaths: Deaths of the target's engine.
     """
-    hard = assess_runs(runs, run=hard_run)
-    error = run_error if runs[0] else ""
+    hard = assess_runs(runs, run=hard_run, endpoints=endpoints)
+    error = runs.error if runs.errors else ""
     findings = []
     for trigger in triggers:
         state = states.get(trigger.name)
         if state is not None:
             applies = hard if hard is not None and trigger.metric == _HARD_METRICS[hard.kind] else None
-            findings.append(assess_trigger(trigger, state, now, applies, deaths=deaths, error=error))
+            findings.append(assess_trigger(trigger, state, now, applies, error=error))
     covered = {trigger.metric for trigger in triggers}
     for kind, metric in _HARD_METRICS.items():  # one that a trigger covers only ends an alert from before its policy
         finding = _assess_hard(kind, runs, run_began_at, hard, error)
@@ -65,7 +61,6 @@ def assess_trigger(
     now: datetime,
     hard: HardFailure | None = None,
     *,
-    deaths: DeathLog = NO_DEATHS,
     error: str = "",
 ) -> Finding:
     """Return the finding of one trigger; `error` is how the last request failed."""
@@ -93,10 +88,6 @@ def assess_trigger(
         message = f"{_describe_pairs(mirrored.counts)} {message}"
     if kind_of(trigger) == "errors":
         message += _describe_error(error)
-    confirmed_by = confirm(trigger, state, drilled=2 * shown.drilled >= shown.hits > 0, deaths=deaths)
-    if confirmed_by == "none":
-        message += f" Nothing shows yet that the version is the cause, and not its callers.{_left_out(mirrored)}"
-        message += describe_deaths(deaths.counts)
     if shown.drilled:
         message += f" A drill touched {shown.drilled} of the bad ones ({state.drill})."
     return Finding(
@@ -115,35 +106,13 @@ def assess_trigger(
         e_value=as_e_value(max(evidence.peak, pair.discordant.peak if worse and pair is not None else evidence.peak)),
         first_bad_at=state.first_bad_at,
         drill=state.drill if 2 * shown.drilled >= shown.hits else None,
-        confirmed_by=confirmed_by,
+        answers_nothing=hard is not None and hard.kind == "errors",
         pairs=mirrored.counts if mirrored is not None else None,
-        deaths=deaths.counts,
     )
 
 
 def _describe_error(error: str) -> str:
     return f" The last one failed with {error}." if error else ""
-
-
-def describe_deaths(counts: DeathCounts | None) -> str:
-    """Return what deaths of the engine show; empty without any."""
-    if counts is None:
-        return ""
-    times = "once" if counts.deaths == 1 else f"{counts.deaths} times"
-    if counts.suspect is not None:
-        return f" Its engine died {times}; only caller {counts.suspect} had requests there each time."
-    if not counts.explained:
-        return f" Its engine died {times}; callers with at most half of the requests do not explain it."
-    if counts.holders == 0:
-        return f" Its engine died {times}; it is not known who had requests there."
-    return f" Its engine died {times}; requests of {counts.holders} caller{'s' * (counts.holders != 1)} may explain it."
-
-
-def _left_out(mirrored: MirrorTest | None) -> str:
-    """Return how many pairs are left out of the evidence; empty if there is none."""
-    if mirrored is None or mirrored.capped == 0:
-        return ""
-    return f" {mirrored.capped} pairs that were bad on it only are left out: of each caller only a part counts."
 
 
 def _describe_pairs(counts: PairCounts) -> str:
@@ -186,10 +155,10 @@ def _message(trigger: Trigger, last: Recent, limit: float) -> str:
 
 
 def _assess_hard(
-    kind: AlertKind, runs: tuple[int, int], run_began_at: datetime | None, hard: HardFailure | None, error: str
+    kind: AlertKind, runs: Runs, run_began_at: datetime | None, hard: HardFailure | None, error: str
 ) -> Finding:
     failure = hard if hard is not None and hard.kind == kind else None
-    run = runs[0] if kind == "errors" else runs[1]
+    run = runs.errors if kind == "errors" else runs.empties
     return Finding(
         key=HARD_KEYS[kind],
         kind=kind,
@@ -200,5 +169,6 @@ def _assess_hard(
         hold_s=HARD_HOLD_S,
         message=failure.message + _describe_error(error) if failure else "Requests are answered again.",
         requests=run,
+        answers_nothing=failure is not None and kind == "errors",
         first_bad_at=run_began_at if failure else None,
     )

@@ -13,7 +13,6 @@ from typing import Final
 from contracts.facts import GoldenOutcome
 from contracts.golden import Expectation, GoldenPrompt, GoldenPrompts
 from contracts.vocabulary import Contract, Instant, Target
-from decisions.probed import Shown
 
 AGREEING: Final = 2
 """Checks in a row that must show a fall."""
@@ -21,8 +20,6 @@ DEFERRED: Final = 2
 """Checks in a row that may be left out because an engine has requests in its queue: callers can cause that."""
 CHECK_S: Final = 120.0
 """The most time that one check may take."""
-_INTERVALS: Final = 4
-"""A fall that was last shown longer ago than so many intervals, and the time of a check, shows nothing any more."""
 QUEUED_MS: Final = 50.0
 """An engine in whose queue a golden prompt waited longer has no spare capacity."""
 
@@ -49,6 +46,7 @@ class GoldenChecks(Contract):
         shown_at: When the last of them ended.
         deferred: Checks that were left out since the last one.
         is_open: A check has begun, and not ended: its process may have died.
+        raised_at: Since when there is an alert about a fall; None without one.
     """
 
     target: Target
@@ -61,6 +59,7 @@ class GoldenChecks(Contract):
     shown_at: Instant | None = None
     deferred: int = 0
     is_open: bool = False
+    raised_at: Instant | None = None
 
 
 def find_fault(expected: Expectation, answer: str) -> str | None:
@@ -144,19 +143,6 @@ def note_check(
         shows = len(fallen) > golden.allowed_falls
         update |= {"fallen": fallen if shows else (), "agreeing": int(shows), "shown_at": now if shows else None}
     return checks.model_copy(update=update)
-
-
-def shown_of(checks: GoldenChecks | None, target: Target, golden: GoldenPrompts, now: datetime) -> Shown | None:
-    """Return what golden prompts show of a target now; None if they were not asked, or not lately."""
-    if checks is None or checks.target != target or checks.checked_at is None:
-        return None
-    lately = timedelta(seconds=_INTERVALS * golden.every_s + CHECK_S)
-    if checks.agreeing >= AGREEING and checks.shown_at is not None and abs(now - checks.shown_at) <= lately:
-        return "target"
-    if abs(now - checks.checked_at) > lately or all(outcome.target is None for outcome in checks.outcomes):
-        return None
-    failed = [outcome for outcome in checks.outcomes if outcome.target is False]
-    return "both" if failed and all(outcome.other is False for outcome in failed) else "neither"
 
 
 def describe(checks: GoldenChecks, golden: GoldenPrompts) -> str:

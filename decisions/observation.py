@@ -11,7 +11,6 @@ from pydantic import Field
 from contracts.facts.watch import Window
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract
-from decisions.callers import CallerShares, count_outcome
 from decisions.evidence import (
     Bet,
     EDetector,
@@ -49,8 +48,6 @@ class TriggerState(Contract):
         first_bad_at: Arrival of the first bad request since the evidence last spoke for the target.
         drill: The last drill that touched a bad request.
         mirrored: What pairs of the same requests on two versions showed.
-        callers: Whose requests it observed since `first_bad_at`, without those that failed by the death of an engine.
-        holders: The same by team: all keys of a team are one, a key of no team is one.
         hidden: Of a canary: requests that the callers' parameters hide from the trigger.
     """
 
@@ -60,8 +57,6 @@ class TriggerState(Contract):
     first_bad_at: datetime | None = None
     drill: str | None = None
     mirrored: MirrorTest | None = None
-    callers: CallerShares = CallerShares()
-    holders: CallerShares = CallerShares()
     hidden: int = 0
 
 
@@ -79,7 +74,7 @@ def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[O
     if not outcomes:
         return state
     bet, evidence = plan_bet(limit_of(trigger)), state.evidence
-    first_bad_at, drill, callers, holders = state.first_bad_at, state.drill, state.callers, state.holders
+    first_bad_at, drill = state.first_bad_at, state.drill
     for outcome in outcomes:
         evidence = _observe(evidence, bet, outcome.bad)
         if evidence.trials <= trigger.min_requests:
@@ -88,17 +83,12 @@ def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[O
             first_bad_at = first_bad_at or outcome.at
             drill = outcome.drill or drill
         elif evidence.log_e <= _outweighed_at(evidence, bet):
-            first_bad_at, drill, callers, holders = None, None, CallerShares(), CallerShares()
-        if first_bad_at is not None and not outcome.by_death:
-            callers = count_outcome(callers, outcome, outcome.caller)
-            holders = count_outcome(holders, outcome, outcome.holder or outcome.caller)
+            first_bad_at, drill = None, None
     update = {
         "evidence": evidence,
         "first_bad_at": first_bad_at,
         "slots": add_to_slots(state.slots, trigger.window_s, outcomes),
         "drill": drill if first_bad_at else None,
-        "callers": callers,
-        "holders": holders,
     }
     return state.model_copy(update=update)
 

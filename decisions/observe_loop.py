@@ -13,8 +13,8 @@ from pydantic import Field
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract, Environment, Target
 from decisions.alerts import AlertFact, AlertState, Finding, decide_alerts
-from decisions.engine_deaths import DeathLog, recent
 from decisions.findings import assess_triggers
+from decisions.hard_failures import Runs
 from decisions.observation import Role, TriggerState, fresh_trigger, observe_outcomes
 from decisions.triggers import Outcome
 
@@ -23,10 +23,9 @@ class WatchedTarget(Contract):
     """A target and the evidence about it.
 
     Attributes:
-        runs: How many requests in a row failed, and how many answers in a row were empty.
+        endpoints: Where it is served; empty if unknown.
+        runs: Which requests in a row failed or were empty, and which of its engines are dead.
         run_began_at: When the current run began.
-        run_error: How the last request that failed did.
-        deaths: Deaths of its engine.
     """
 
     target: Target
@@ -34,10 +33,9 @@ class WatchedTarget(Contract):
     weight_ratio: float = 1.0
     release_id: str = ""
     triggers: dict[str, TriggerState] = Field(default_factory=dict)
-    runs: tuple[int, int] = (0, 0)
+    endpoints: tuple[str, ...] = ()
+    runs: Runs = Runs()
     run_began_at: datetime | None = None
-    run_error: str = ""
-    deaths: DeathLog = DeathLog()
 
 
 T = TypeVar("T", bound=WatchedTarget)
@@ -106,18 +104,14 @@ def assess(
         environment: Where the target is served.
         findings: Findings of other checks, decided together.
     """
-    deaths = recent(watched.deaths, now)
-    if deaths is not watched.deaths:
-        watched = watched.model_copy(update={"deaths": deaths})
     of_triggers = assess_triggers(
         watched.triggers,
         triggers,
         now,
         runs=watched.runs,
+        endpoints=watched.endpoints,
         run_began_at=watched.run_began_at,
-        run_error=watched.run_error,
         hard_run=rules.hard_run,
-        deaths=deaths,
     )
     decided = decide_alerts(
         alerts,

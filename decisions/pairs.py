@@ -1,55 +1,58 @@
 """Evidence from requests that two versions answered: only where they differ does it speak against one of them.
 
 A pair is drawn before its outcome (`contracts.facts.MirroredPair`). Where both sides are bad, the request or the
-machine is the cause, and it counts against neither. Of the pairs in which exactly one side is bad, it is the target
+machine is the cause, and it counts against neither. Of the pairs in which exactly one side is bad, it is the candidate
 with probability 1/2 if the two versions are alike, whatever the requests are and their senders: McNemar's test, here
-sequential, by the e-process (a canary) or e-detector (the active target) of `decisions.evidence` on the pairs that
-differ. What a caller does after the draw changes nothing of it. A caller that knows a request which only one of the two
-versions answers badly, as where both decode greedily, can repeat it: what counts of one caller is limited
-(`decisions.pair_callers`).
+sequential, by the e-process of `decisions.evidence` on the pairs that differ. What a caller does after the draw changes
+nothing of it. A caller can repeat a request that only the candidate answers badly: so of each team, or key of none, no
+more pairs count than half of what the evidence needs, unless most pairs are its own.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
-from typing import Annotated
+from functools import lru_cache
 
 from pydantic import Field
 
 from contracts.facts import Inference, MirroredPair, PairCounts
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract
-from decisions.evidence import (
-    EQUAL_SHARE,
-    Count,
-    EDetector,
-    EProcess,
-    observe_detector,
-    observe_process,
-    resting_log_e,
-)
-from decisions.pair_callers import PairCallers, at_rest, is_full, needed_log_e, note_discordant, note_pair
-from decisions.triggers import detector_alpha, kind_of, observe
+from decisions.evidence import EQUAL_SHARE, Count, EProcess, observe_process, process_log_e
+from decisions.triggers import kind_of, observe
 
-_NEAR = 0.1
-"""An e-detector returns to its resting value from above and never quite reaches it."""
+LARGEST_ALPHA = 0.02
+"""Pairs are judged at no higher level: there, pairs that one caller alternates confirm with less than its part."""
+MOST_HOLDERS = 64
+"""Holders that are counted one by one; above it the one with the least against the candidate is forgotten."""
+OWN_PAIRS = 64
+"""Of fewer pairs a burst of one caller is most."""
+CLEAR_SIGMAS = 3.0
+"""Standard deviations by which a holder's share of the pairs is above a half before it counts as most of them."""
+
+
+class HolderPairs(Contract):
+    """Pairs of one team, or of a key of none: all, and those that count against the candidate less those for it."""
+
+    pairs: Count = 0
+    net: Count = 0
 
 
 class MirrorTest(Contract):
     """What pairs showed for one trigger.
 
     Attributes:
-        discordant: Evidence from the pairs in which exactly one side was bad: a one is the target.
+        discordant: Evidence from the pairs in which exactly one side was bad: a one is the candidate.
         both, neither: Pairs that count against neither version.
-        capped: Pairs bad on the target only that are left out, because their caller has its part in the evidence.
-        callers: Whose pairs they are, by key.
-        holders: The same by holder: all keys of a team are one.
+        capped: Pairs bad on the candidate only that are left out, because their holder has its part in the evidence.
+        holders: Whose pairs they are.
     """
 
-    discordant: Annotated[EProcess | EDetector, Field(discriminator="form")]
+    discordant: EProcess = EProcess()
     both: Count = 0
     neither: Count = 0
     capped: Count = 0
-    callers: PairCallers = PairCallers()
-    holders: PairCallers = PairCallers()
+    holders: dict[str, HolderPairs] = Field(default_factory=dict)
 
     @property
     def counts(self) -> PairCounts:
@@ -67,54 +70,51 @@ class MirrorTest(Contract):
         return self.both + self.neither + self.capped + self.discordant.trials
 
 
-def fresh_test(*, canary: bool) -> MirrorTest:
-    """Return a test without pairs: an e-process for a canary, an e-detector for the active target."""
-    return MirrorTest(discordant=EProcess() if canary else EDetector())
-
-
-def observe_mirrored(
-    test: MirrorTest, *, target: bool, other: bool, caller: str | None, alpha: float, holder: str | None = None
-) -> MirrorTest:
+def observe_mirrored(test: MirrorTest, *, target: bool, other: bool, holder: str, alpha: float) -> MirrorTest:
     """Return the test with one pair.
 
     Args:
         test: The test so far.
-        target: Whether the request was bad on the target.
+        target: Whether the request was bad on the candidate.
         other: Whether it was bad on the other version.
-        caller: Who sent it; None in records of a gateway that names no callers, of which nothing is left out.
-        alpha: Of the trigger: it decides how many pairs of one caller count.
-        holder: The team of the caller's key, or that key; None in records of a gateway that names none.
+        holder: The team of the caller's key, or that key.
+        alpha: Of the trigger: it decides how many pairs of one holder count.
     """
-    holder = holder or caller
-    callers, holders = note_pair(test.callers, caller), note_pair(test.holders, holder)
-    test = test.model_copy(update={"callers": callers, "holders": holders})
-    if target and other:
-        return test.model_copy(update={"both": test.both + 1})
-    if not target and not other:
-        return test.model_copy(update={"neither": test.neither + 1})
-    if caller is not None and holder is not None:
-        canary = isinstance(test.discordant, EProcess)
-        is_left_out = target and (
-            is_full(callers, caller, alpha, canary=canary) or is_full(holders, holder, alpha, canary=canary)
-        )
-        callers = note_discordant(callers, caller, target=target, counts=not is_left_out)
-        holders = note_discordant(holders, holder, target=target, counts=not is_left_out)
-        if is_left_out:
-            return test.model_copy(update={"capped": test.capped + 1, "callers": callers, "holders": holders})
-    seen = test.discordant
-    after = (
-        observe_detector(seen, EQUAL_SHARE, [target])
-        if isinstance(seen, EDetector)
-        else observe_process(seen, EQUAL_SHARE, [target])
+    before = test.holders.get(holder, HolderPairs())
+    after = before.model_copy(update={"pairs": before.pairs + 1})
+    if target == other:
+        counted = {"both": test.both + target, "neither": test.neither + (not target)}
+        return test.model_copy(update={**counted, "holders": _with(test.holders, holder, after)})
+    if target and before.net >= _most_of_one(alpha) and not _has_most(after, test.pairs + 1):
+        return test.model_copy(update={"capped": test.capped + 1, "holders": _with(test.holders, holder, after)})
+    after = after.model_copy(update={"net": max(0, before.net + (1 if target else -1))})
+    discordant = observe_process(test.discordant, EQUAL_SHARE, [target])
+    return test.model_copy(update={"discordant": discordant, "holders": _with(test.holders, holder, after)})
+
+
+def needed_log_e(alpha: float) -> float:
+    """Return the log e-value at which pairs show that the candidate is the worse version."""
+    return -math.log(min(alpha, LARGEST_ALPHA))
+
+
+@lru_cache(maxsize=256)
+def _most_of_one(alpha: float) -> int:
+    """Return how many net pairs of one holder count: half of those that, bad on the candidate only, are enough."""
+    pairs = next(
+        count for count in itertools.count(1) if process_log_e(EQUAL_SHARE, count, count) >= needed_log_e(alpha)
     )
-    if _rests(after):
-        callers, holders = at_rest(callers), at_rest(holders)
-    return test.model_copy(update={"discordant": after, "callers": callers, "holders": holders})
+    return math.ceil(pairs / 2)
 
 
-def _rests(evidence: EProcess | EDetector) -> bool:
-    at_rest = resting_log_e(EQUAL_SHARE) + _NEAR if isinstance(evidence, EDetector) else 0.0
-    return evidence.log_e <= at_rest
+def _has_most(own: HolderPairs, pairs: int) -> bool:
+    return pairs >= OWN_PAIRS and 2 * own.pairs - pairs >= CLEAR_SIGMAS * math.sqrt(pairs)
+
+
+def _with(holders: dict[str, HolderPairs], holder: str, pairs: HolderPairs) -> dict[str, HolderPairs]:
+    if holder not in holders and len(holders) >= MOST_HOLDERS:
+        least = min(holders, key=lambda name: (holders[name].net, holders[name].pairs))
+        holders = {name: known for name, known in holders.items() if name != least}
+    return {**holders, holder: pairs}
 
 
 def outcomes_of_pair(
@@ -126,15 +126,10 @@ def outcomes_of_pair(
 
 
 def has_fired(trigger: Trigger, test: MirrorTest | None) -> bool:
-    """Return whether pairs alone are enough for an alert: never for latency."""
+    """Return whether pairs alone are enough against a canary: never for latency."""
     if test is None or kind_of(trigger) == "latency":
         return False
-    return test.discordant.peak >= needed_log_e(_alpha(trigger, test)) and test.pairs >= trigger.min_requests
-
-
-def is_confirmed(trigger: Trigger, test: MirrorTest | None) -> bool:
-    """Return whether pairs show now that the target is worse than the other version, for an alert that is open."""
-    return test is not None and test.discordant.log_e >= needed_log_e(trigger.alpha)
+    return test.discordant.peak >= needed_log_e(trigger.alpha) and test.pairs >= trigger.min_requests
 
 
 def without_queue(record: Inference) -> Inference:
@@ -144,8 +139,3 @@ def without_queue(record: Inference) -> Inference:
     return record.model_copy(
         update={"ttft_ms": ttft_ms, "e2e_ms": max(0.0, record.e2e_ms - queue_ms), "queue_ms": None}
     )
-
-
-def _alpha(trigger: Trigger, test: MirrorTest) -> float:
-    """Return the level at which pairs raise an alert: as of the trigger's own evidence, in pairs that differ."""
-    return detector_alpha(trigger) if isinstance(test.discordant, EDetector) else trigger.alpha

@@ -180,6 +180,4 @@ def _trigger_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[st
             weaker.append(f"trigger {trigger.name}: needs more evidence than the stored one")
         if proposed.window_s != trigger.window_s:  # longer is slower to notice, shorter may never hold enough evidence
             weaker.append(f"trigger {trigger.name}: window_s is not the stored {trigger.window_s:g}")
-        if proposed.cooldown_s > trigger.cooldown_s:
-            weaker.append(f"trigger {trigger.name}: cooldown_s is above the stored {trigger.cooldown_s:g}")
     return weaker

@@ -75,7 +75,6 @@ def _durations(policy: ReleasePolicy) -> Iterator[tuple[tuple[str | int, ...], f
     yield ("rehearsal_valid_s",), policy.rehearsal_valid_s
     for number, trigger in enumerate(policy.triggers):
         yield ("triggers", number, "window_s"), trigger.window_s
-        yield ("triggers", number, "cooldown_s"), trigger.cooldown_s
 
 
 def _least_requests(policy: ReleasePolicy) -> Iterator[tuple[tuple[str | int, ...], int]]:

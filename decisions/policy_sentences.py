@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from contracts.policy import PER_REQUEST_METRICS, MetricGate, ReleasePolicy, Trigger
 from decisions.release_plan import PlannedStep, plan_release
-from decisions.triggers import kind_of, limit_of
+from decisions.triggers import limit_of
 
 _OBJECTIVES = {
     "quality": "the one that loses least quality",
@@ -97,20 +97,18 @@ def _traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
 def _rollback(policy: ReleasePolicy) -> Iterator[str]:
     for trigger in policy.triggers:
         yield _trigger(trigger)
-    if policy.pairs.share_ratio:
+    if policy.pairs.share_ratio and policy.canary.steps:
         yield (
-            f"{policy.pairs.share_ratio:.3g} of the requests are asked of both the version and the one before again, "
-            "unseen by callers; what only one of the two fails counts."
+            f"During a canary, {policy.pairs.share_ratio:.3g} of the requests are asked of both versions again, unseen "
+            "by callers; what only one of the two fails counts."
         )
     if policy.golden.prompts:
         count = len(policy.golden.prompts)
         more = f"more than {policy.golden.allowed_falls} of them" if policy.golden.allowed_falls else "one of them"
         yield (
             f"{count} golden {'prompt is' if count == 1 else 'prompts are'} asked of both every "
-            f"{period(policy.golden.every_s)}; quality triggers roll back while only the version fails {more}."
+            f"{period(policy.golden.every_s)}; there is an alert while only the version fails {more}."
         )
-    elif any(kind_of(trigger) == "quality" for trigger in policy.automatic):
-        yield "Quality triggers roll back on such pairs only: the policy declares no golden prompts."
     if any(trigger.action == "automatic" for trigger in policy.triggers):
         to = "the base model" if policy.no_previous == "base" else "nothing: it stays in traffic"
         yield f"A rollback goes to the version before; from the first version it goes to {to}."
@@ -119,7 +117,7 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
 def _trigger(trigger: Trigger) -> str:
     when = f"when {_condition(trigger)}, after at least {trigger.min_requests} requests"
     if trigger.action == "automatic":
-        return f"{trigger.name}: rolls back by itself {when}, at most once in {period(trigger.cooldown_s)}."
+        return f"{trigger.name}: rolls back by itself {when}."
     return f"{trigger.name}: raises an alert {when}; people decide."
 
 

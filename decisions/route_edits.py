@@ -5,9 +5,10 @@ They are applied by compare-and-set, and nothing else edits a route (design, sec
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
-from contracts.routes import CanaryShare, Route, ServedTarget, ShadowShare
+from contracts.routes import CanaryShare, Route, ServedTarget, ShadowShare, Suspended
 from contracts.vocabulary import ModelName, Target
 
 
@@ -16,7 +17,7 @@ class Changed:
     """The edit is allowed; `route` is what to write."""
 
     route: Route
-    cause: Literal["promote", "canary", "shadow", "abort", "rollback", "restore"]
+    cause: Literal["promote", "canary", "shadow", "abort", "rollback", "restore", "confirm", "return"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class AlreadyApplied:
 class EditRefused:
     """The edit is refused, and why."""
 
-    code: Literal["stale_epoch", "quarantined", "no_previous_target", "not_quarantined"]
+    code: Literal["stale_epoch", "quarantined", "suspended", "no_previous_target", "not_quarantined", "not_suspended"]
     reason: str
 
 
@@ -42,7 +43,8 @@ def versions_on(route: Route | None) -> set[int]:
     """Return the versions that a route names: those in traffic, and those that a rollback may bring back."""
     if route is None:
         return set()
-    return versions_served(route) | {served.target.version for served in route.history}
+    suspended = (entry.served for entry in route.suspended)
+    return versions_served(route) | {served.target.version for served in (*route.history, *suspended)}
 
 
 def versions_served(route: Route | None) -> set[int]:
@@ -74,20 +76,20 @@ def newest(known: Route | None, stored: Route | None) -> Route | None:
 
     The epoch decides. A revision does not: a bucket that was restored or created again counts its revisions from the
     beginning. Two different routes of one epoch mean that a restored bucket was edited before the newer route was
-    written back: the stored one is returned, unless it sends traffic to a target that the remembered one quarantines.
+    written back: the stored one is returned, unless it sends traffic to a target that the remembered one bars.
     """
     if known is None or stored is None:
         return stored or known
     if stored.epoch != known.epoch:
         return stored if stored.epoch > known.epoch else known
-    return known if revives_quarantined(stored, known) else stored
+    return known if revives_barred(stored, known) else stored
 
 
-def revives_quarantined(stored: Route, known: Route) -> bool:
-    """Return whether a route sends traffic, or what callers asked, to a target that another route quarantines."""
+def revives_barred(stored: Route, known: Route) -> bool:
+    """Return whether a route sends traffic, or what callers asked, to a target that another route bars."""
     canary = stored.canary.served if stored.canary is not None and stored.canary.weight_ratio > 0.0 else None
     asked = (stored.active, canary, stored.shadowed)
-    return any(served is not None and known.is_quarantined(served.target) for served in asked)
+    return any(served is not None and known.is_barred(served.target) for served in asked)
 
 
 def is_of(route: Route, epoch: int) -> bool:
@@ -109,66 +111,125 @@ def promote(
 
     With weight 0 it takes no traffic, and is asked what `shadow_ratio` of the active target's callers asked; a share
     of traffic ends that. `fallback` becomes previous if nothing was active before (the base model, if the policy says
-    so).
+    so). The first traffic of another version ends suspensions: the suspended versions are quarantined, unjudged.
     """
     target = served.target
     if cause_id == route.last_edit_id:
         return AlreadyApplied(route)
-    if route.is_quarantined(target):
-        return EditRefused("quarantined", f"{target} was rolled back and is quarantined; lift the quarantine first.")
+    barred = _why_barred(route, target)
+    if barred is not None:
+        return barred
     if not is_of(route, epoch):
         return EditRefused("stale_epoch", f"The order was made for epoch {epoch}, the route is at {route.epoch}.")
     update = {**_next(route, cause_id), "shadow": None}
     if weight_ratio == 0.0:
         shadow = ShadowShare(served=served, share_ratio=shadow_ratio)
         return Changed(route.model_copy(update={**update, "shadow": shadow, "canary": None}), "shadow")
+    left = tuple(entry.served.target for entry in route.suspended)
+    quarantined = (*route.quarantined, *(each for each in left if each not in route.quarantined))
+    update |= {"suspended": (), "quarantined": quarantined}
     if weight_ratio < 1.0:
         canary = CanaryShare(served=served, weight_ratio=weight_ratio)
         return Changed(route.model_copy(update={**update, "canary": canary}), "canary")
     update |= {"active": served, "canary": None}
     if route.active is None or route.active.target != target:
         behind = (route.active, route.previous, *route.history) if route.active else (fallback, *route.history)
-        update |= _behind(behind, target, route.quarantined)
+        update |= _behind(behind, target, quarantined)
     return Changed(route.model_copy(update=update), "promote")
 
 
-def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | None = None) -> Edit:
-    """Remove a failed target from production and quarantine it.
+def _why_barred(route: Route, target: Target) -> EditRefused | None:
+    if route.is_quarantined(target):
+        return EditRefused("quarantined", f"{target} was rolled back and is quarantined; lift the quarantine first.")
+    if route.suspension(target) is not None:
+        return EditRefused("suspended", f"{target} is suspended; decide about it first: slipway rollback return.")
+    return None
+
+
+def roll_back(
+    route: Route,
+    failed: Target,
+    *,
+    cause_id: str,
+    to_version: int | None = None,
+    suspended_by: tuple[str, datetime] | None = None,
+) -> Edit:
+    """Remove a failed target from production and quarantine it, or suspend an active one.
 
     A failed canary gets weight 0, a failed shadow share 0. A failed active target is replaced by previous, which also
     aborts any canary and any shadow.
-    `to_version` chooses an older version of the history; the versions between stay in it.
+
+    Args:
+        route: The route.
+        failed: The target that is to go.
+        cause_id: What the edit is recorded under.
+        to_version: Chooses an older version of the history; the versions between stay in it.
+        suspended_by: The alert that moves traffic, and when: an active target is suspended then, not quarantined.
     """
     if cause_id == route.last_edit_id:
         return AlreadyApplied(route)
+    barred = {entry.served.target for entry in route.suspended}
     quarantined = route.quarantined if route.is_quarantined(failed) else (*route.quarantined, failed)
-    update = {**_next(route, cause_id), "quarantined": quarantined}
+    update: dict[str, object] = {**_next(route, cause_id), "quarantined": quarantined}
     active = route.active.target if route.active else None
     aborted = _without_trial(route, failed) if failed != active else None
     if aborted is not None:
-        update |= {**aborted, **_behind((route.previous, *route.history), active, quarantined)}
+        update |= {**aborted, **_behind((route.previous, *route.history), active, {*quarantined, *barred})}
         return Changed(route.model_copy(update=update), "abort")
     if active != failed:
         return EditRefused(
             "stale_epoch",
             f"{failed} is neither active nor canary nor shadow of {route.model}; there is nothing to roll back.",
         )
-    if route.previous is None or route.previous.target in quarantined:
+    barred |= set(quarantined)
+    if route.previous is None or route.previous.target in barred:
         return EditRefused("no_previous_target", f"{route.model} has no previous target to roll back to.")
     behind = [route.previous, *route.history]
     chosen = next(
-        (
-            served
-            for served in behind
-            if to_version in (None, served.target.version) and served.target not in quarantined
-        ),
+        (served for served in behind if to_version in (None, served.target.version) and served.target not in barred),
         None,
     )
     if chosen is None:
         return EditRefused("no_previous_target", f"{route.model} has no version {to_version} in its history.")
     update |= {"active": chosen, "canary": None, "shadow": None}
-    update |= _behind(behind, chosen.target, quarantined)
+    if suspended_by is not None and route.active is not None:
+        cause, since = suspended_by
+        suspension = Suspended(served=route.active, cause=cause, since=since)
+        update |= {"quarantined": route.quarantined, "suspended": (suspension, *route.suspended)}
+    update |= _behind(behind, chosen.target, barred)
     return Changed(route.model_copy(update=update), "rollback")
+
+
+def confirm(route: Route, target: Target, *, cause_id: str) -> Edit:
+    """Quarantine a suspended target: it was the cause."""
+    if cause_id == route.last_edit_id:
+        return AlreadyApplied(route)
+    if route.suspension(target) is None:
+        return _not_suspended(target)
+    update = {**_next(route, cause_id), **_without_suspension(route, target)}
+    return Changed(route.model_copy(update={**update, "quarantined": (*route.quarantined, target)}), "confirm")
+
+
+def return_suspended(route: Route, target: Target, *, cause_id: str) -> Edit:
+    """Make a suspended target active again: it was not the cause. The active one is behind it; no canary goes on."""
+    if cause_id == route.last_edit_id:
+        return AlreadyApplied(route)
+    suspension = route.suspension(target)
+    if suspension is None:
+        return _not_suspended(target)
+    update = {**_next(route, cause_id), **_without_suspension(route, target)}
+    update |= {"active": suspension.served, "canary": None, "shadow": None}
+    barred = {*route.quarantined, *(entry.served.target for entry in route.suspended)}
+    update |= _behind((route.active, route.previous, *route.history), target, barred)
+    return Changed(route.model_copy(update=update), "return")
+
+
+def _not_suspended(target: Target) -> EditRefused:
+    return EditRefused("not_suspended", f"{target} is not suspended; see slipway routes.")
+
+
+def _without_suspension(route: Route, target: Target) -> dict[str, object]:
+    return {"suspended": tuple(entry for entry in route.suspended if entry.served.target != target)}
 
 
 def _without_trial(route: Route, failed: Target) -> dict[str, CanaryShare | ShadowShare] | None:
@@ -227,6 +288,7 @@ def move(route: Route, target: Target, endpoints: tuple[str, ...], *, epoch: int
         "active": moved(route.active) if route.active is not None else None,
         "previous": moved(route.previous) if route.previous is not None else None,
         "history": tuple(moved(served) for served in route.history),
+        "suspended": tuple(entry.model_copy(update={"served": moved(entry.served)}) for entry in route.suspended),
     }
     if route.canary is not None:
         canary = CanaryShare(served=moved(route.canary.served), weight_ratio=route.canary.weight_ratio)
@@ -247,15 +309,15 @@ def _next(route: Route, cause_id: str) -> dict[str, object]:
 
 
 def _behind(
-    candidates: Sequence[ServedTarget | None], active: Target | None, quarantined: Sequence[Target]
+    candidates: Sequence[ServedTarget | None], active: Target | None, barred: Collection[Target]
 ) -> dict[str, ServedTarget | tuple[ServedTarget, ...] | None]:
-    """Return `previous` and `history`, newest first: each target once, without the active and the quarantined ones.
+    """Return `previous` and `history`, newest first: each target once, without the active and the barred ones.
 
-    A quarantined target must not be among them: a later rollback would make it active again.
+    A barred target must not be among them: a later rollback would make it active again.
     """
     by_target: dict[Target, ServedTarget] = {}
     for served in candidates:
-        if served is not None and served.target != active and served.target not in quarantined:
+        if served is not None and served.target != active and served.target not in barred:
             by_target.setdefault(served.target, served)
     behind = tuple(by_target.values())
     return {"previous": behind[0] if behind else None, "history": behind[1 : HISTORY_KEPT + 1]}

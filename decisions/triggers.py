@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from contracts.facts import Inference
 from contracts.facts.watch import AlertKind, Features
 from contracts.policy import PER_REQUEST_METRICS, SLO_METRICS, Trigger
-from decisions.attribution import COMPARED, is_excused
+from decisions.attribution import is_excused
 
 CANCELLED = "cancelled"
 KINDS: dict[str, AlertKind] = {
@@ -40,21 +40,12 @@ class Outcome:
         at: When the request arrived.
         ended_at: When it ended; it counts in the window of that time.
         drill: The drill that touched it.
-        caller: The pseudonym of its caller; None if unknown.
-        holder: That of the team of its caller, or of the caller if it is of no team; None if unknown.
-        compared: It is bad on the target and not on the previous version, as a cross-check of this request showed.
-        by_death: It is bad because an engine died (`decisions.engine_deaths`), or because the target is loaded
-            nowhere, not for what its own caller sent.
     """
 
     bad: bool
     at: datetime
     ended_at: datetime
     drill: str | None = None
-    caller: str | None = None
-    holder: str | None = None
-    compared: bool = False
-    by_death: bool = False
 
 
 def limit_of(trigger: Trigger) -> float:
@@ -144,18 +135,10 @@ def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequen
             at=record.scheduled_at,
             ended_at=ended_at(record),
             drill=record.drill,
-            caller=record.caller,
-            holder=record.holder,
-            compared=bad and record.error in COMPARED and record.caused_by == "target",
-            by_death=bad and (record.error == "not_loaded" or _is_by_death(record)),
         )
         for record, bad in observed
         if bad is not None
     ]
-
-
-def _is_by_death(record: Inference) -> bool:
-    return record.error == "engine_dead" and record.death is not None
 
 
 def _of_latency(trigger: Trigger, record: Inference) -> bool | None:

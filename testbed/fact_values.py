@@ -231,11 +231,17 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "expires_at": v.after(900),
         "epoch": 12,
     },
-    f.RollbackReported: {"order": v.SIGNED_ROLLBACK, "performed_at": v.after(2)},
     f.QuarantineLifted: {
         "reason": "It was the network.",
         "target": v.target(7),
         "kind": "target",
+        "expires_at": v.after(900),
+        "epoch": 12,
+    },
+    f.SuspensionDecided: {
+        "reason": "It was the network.",
+        "target": v.target(7),
+        "decision": "return",
         "expires_at": v.after(900),
         "epoch": 12,
     },
@@ -310,21 +316,6 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     f.AlertRaised: v.alert_values("31 % of answers began after 800 ms; 5 % are allowed."),
     f.AlertUpdated: v.alert_values("34 % of answers began after 800 ms; 5 % are allowed."),
     f.AlertResolved: v.alert_values("2 % of answers began after 800 ms; 5 % are allowed."),
-    f.SliceChanged: {
-        "slice_id": "slice-1",
-        "phase": "ended",
-        "target": v.target(7),
-        "other": v.target(6),
-        "alert_id": "support-bot.v7.int8/slow-first-token/1",
-        "trigger": "slow-first-token",
-        "share_ratio": 0.1,
-        "starts_at": v.after(2040),
-        "expires_at": v.after(2070),
-        "verdict": "target",
-        "counts": f.SliceCounts(target_requests=108, target_bad=61, other_requests=12, other_bad=0),
-        "message": "61 of 108 requests were beyond the threshold on the active version, 0 of 12 on the previous one. "
-        "Only support-bot.v7.int8 is slow: it is rolled back if the alert lasts.",
-    },
     f.GoldenChecked: {
         "target": v.target(7),
         "other": v.target(6),
@@ -335,7 +326,6 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         ),
         "fallen": ("capital",),
         "agreeing": 2,
-        "confirms": True,
         "message": "support-bot.v7.int8 passes 1 of 2 golden prompts; support-bot.v6.int8, the previous one, passes 2. "
         "Only support-bot.v7.int8 fails capital.",
     },
@@ -351,7 +341,8 @@ DEFAULTS: dict[type[f.Fact], dict] = {
                 caller=v.CALLER,
                 rescued_by=v.target(6),
                 holder=v.CALLER,
-                death=f.EngineDeath(died_at=v.after(2000.5), holders=(v.CALLER, "77aa01c4e9d0"), others=1),
+                engine_died="meanwhile",
+                body="5f2b8c7d1e90",
             ),
         ),
         "pairs": (

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from contracts import facts as f
 from contracts.envelope import Event
-from contracts.routes import CanaryShare, ShadowShare
+from contracts.routes import CanaryShare, ShadowShare, Suspended
 from testbed.fact_values import DEFAULTS
 from testbed.values import (
     MODEL,
@@ -43,6 +43,7 @@ __all__ = [
     "START",
     "CanaryShare",
     "ShadowShare",
+    "Suspended",
     "after",
     "base",
     "deployable",

@@ -259,7 +259,6 @@ def connection(nats: NatsServer | None, s3: S3Server | None, folder: Path, **mor
     if nats is not None:
         bus = nats.settings()
         settings |= {"nats_url": bus.nats_url, "nats_credentials": bus.nats_credentials, "nats_ca": bus.nats_ca}
-        settings |= {"administrators": nats.keys.administrators}
     if s3 is not None:
         settings |= s3.settings().model_dump(include={"s3_endpoint", "s3_credentials", "s3_ca"})
     return Connection(**{**settings, **more})
@@ -284,7 +283,6 @@ def bus_variables(connection: Connection, identity: str) -> dict[str, str]:
         "SLIPWAY_NATS_URL": connection.nats_url,
         "SLIPWAY_NATS_CREDENTIALS": str(connection.nats_credentials.with_name(f"{identity}.nk")),
         "SLIPWAY_NATS_CA": str(connection.nats_ca),
-        **({"SLIPWAY_ADMINISTRATORS": str(connection.administrators)} if connection.administrators else {}),
     }
 
 

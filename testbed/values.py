@@ -6,7 +6,6 @@ from contracts import facts as f
 from contracts.envelope import source_of
 from contracts.facts.staging import SideSummary
 from contracts.facts.watch import Features, InterTokenLatency, Window
-from contracts.gateway_rollbacks import SignedGatewayRollback
 from contracts.policy import Canary, LoadProfile, MetricGate, Promotion, QualityGate, ReleasePolicy, Trigger
 from contracts.routes import CanaryShare, Route, ServedTarget
 from contracts.services import emitters
@@ -89,7 +88,6 @@ def trigger(**changes) -> Trigger:
         "alpha": 0.001,
         "min_requests": 20,
         "action": "automatic",
-        "cooldown_s": 300.0,
     }
     return Trigger(**(whole | changes))
 
@@ -272,9 +270,8 @@ def alert_values(message: str) -> dict:
         "raised_at": after(2011.5),
         "drill": "drill-3",
         "release_id": RELEASE,
-        "confirmed_by": "pairs",
+        "answers_nothing": True,
         "pairs": f.PairCounts(both=3, neither=40, only_target=19, only_other=2),
-        "deaths": f.DeathCounts(deaths=2, holders=1, suspect=CALLER, dead_since=after(2009)),
     }
 
 
@@ -313,16 +310,3 @@ def admission_values() -> dict:
         "evaluation": ref("evaluation-tickets", "sets", 90_112),
         "model": MODEL,
     }
-
-
-SIGNED_ROLLBACK = SignedGatewayRollback(
-    payload=(
-        '{"administrator":"maria","epoch":12,"expires_at":"2026-11-24T09:40:00Z","failed":{"model":'
-        '"support-bot","variant":"int8","version":7},"issued_at":"2026-11-24T09:30:00Z","kind":"sli'
-        'pway.gateway-rollback.v1","model":"support-bot","order_id":"0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f'
-        '0f","plan_only":false,"reason":"Rude answers."}'
-    ),
-    public_key="UDSACZC2RY5MCU35J6RCQ4XTASAYGHPCY5JMSB5MDC5Z4I3F2WQELZPJ",
-    signature="npKikmHSm8BTgzGSVzeifo6nsQ9ZhwXybrLkDkWxMyDSfXYcXcnDoyW0JQ5IM2dK4QY+LgwpDyEmYS5kwo+aDw==",
-)
-"""An order of maria's, whose key is lost."""

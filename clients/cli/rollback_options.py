@@ -16,23 +16,11 @@ DryRunOption = Annotated[
     bool,
     typer.Option("--dry-run", help="Show what the rollback would do; change nothing. Exit code 1 if refused."),
 ]
-WithoutBusOption = Annotated[
-    bool,
-    typer.Option(
-        "--without-bus",
-        help="Order it at the gateways themselves, while they cannot reach the bus; takes an administrator's key.",
+DecidedArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]", help="After `confirm` or `return`: the model whose suspended version is decided about."
     ),
-]
-ReadOnlyBusOption = Annotated[
-    bool,
-    typer.Option(
-        "--read-only-bus",
-        help="With --without-bus: the bus answers and stores nothing, as on a full disk; gateways do not ask it.",
-    ),
-]
-GatewayOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="URL", help="With --without-bus: a gateway; repeatable, name all that serve the model."),
 ]
 WaitOption = Annotated[bool, typer.Option(help="Wait for the end, and print the time of each step.")]
 TimeoutOption = Annotated[float, typer.Option(help="Maximum time to wait, in seconds.", min=0.1)]

@@ -38,7 +38,6 @@ class GoldenChecked(Fact):
         outcomes: What each prompt showed.
         fallen: Prompts on which the target has fallen in each of the last `agreeing` checks.
         agreeing: Checks in a row that show a fall; 0 if the last one does not.
-        confirms: Whether this confirms alerts of quality triggers.
         message: All of it in a sentence.
     """
 
@@ -50,5 +49,4 @@ class GoldenChecked(Fact):
     outcomes: tuple[GoldenOutcome, ...] = ()
     fallen: tuple[str, ...] = ()
     agreeing: int = 0
-    confirms: bool = False
     message: str

@@ -10,7 +10,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ..codes import Code
-from ..gateway_rollbacks import SignedGatewayRollback
 from ..vocabulary import Contract, Digest, Environment, Instant, Ratio, Target
 from .fact import Fact
 
@@ -96,20 +95,6 @@ class RollbackOrdered(Fact):
     epoch: Epoch | None = None
 
 
-class RollbackReported(Fact):
-    """A gateway performed a rollback while it could not reach the bus, as an administrator ordered there.
-
-    Attributes:
-        order: The order, with the signature that shows who gave it.
-        performed_at: By the gateway's clock.
-    """
-
-    TYPE: ClassVar[str] = "slipway.rollback.reported.v1"
-
-    order: SignedGatewayRollback
-    performed_at: Instant
-
-
 class DrillFault(Contract):
     """What a drill does to the requests that it affects.
 
@@ -168,6 +153,22 @@ class QuarantineLifted(Fact):
     reason: str
     target: Target
     kind: Literal["target"] = "target"
+    expires_at: Instant | None = None
+    epoch: Epoch | None = None
+
+
+class SuspensionDecided(Fact):
+    """An operator decided about a suspended target.
+
+    Attributes:
+        decision: `confirm`: it was the cause, and is quarantined. `return`: it was not, and takes all traffic again.
+    """
+
+    TYPE: ClassVar[str] = "slipway.suspension.decided.v1"
+
+    reason: str
+    target: Target
+    decision: Literal["confirm", "return"]
     expires_at: Instant | None = None
     epoch: Epoch | None = None
 

@@ -43,22 +43,6 @@ class Features(Contract):
     empty: bool = False
 
 
-class EngineDeath(Contract):
-    """The death of an engine, as the gateway saw it.
-
-    Attributes:
-        died_at: When it was reported.
-        holders: Pseudonyms of those who had a request at the endpoint then, or one shortly before that ended without a
-            complete answer: a team with all its keys, or a key of no team. Empty where the gateway had not seen the
-            engine alive.
-        others: So many more than are named; 1 where none is.
-    """
-
-    died_at: Instant
-    holders: tuple[str, ...] = ()
-    others: int = 0
-
-
 class Inference(Contract):
     """One request as observed by the gateway.
 
@@ -80,9 +64,9 @@ class Inference(Contract):
             failure counts as any other.
         caller: A pseudonym of the key that was presented, the same at all gateways; None from an older gateway.
         holder: A pseudonym of the team of that key, or of its name if it is of no team; None from an older gateway.
-        slice: During a slice: its id, on both versions, of requests that either could have answered. None without one.
-        death: Of a request that a dead engine failed: the death. None if the gateway did not see the engine alive
-            before, and from an older gateway.
+        engine_died: The engine died while it had the request, or was dead before; None if it did neither.
+        is_evidence: Whether the caller's key is evidence (`slipway keys issue --no-evidence`).
+        body: Of a request that its target failed: the first characters of a digest of what it asked; None of others.
     """
 
     request_id: str
@@ -111,8 +95,9 @@ class Inference(Contract):
     caller: str | None = None
     rescued_by: Target | None = None
     holder: str | None = None
-    death: EngineDeath | None = None
-    slice: str | None = None
+    engine_died: Literal["meanwhile", "before"] | None = None
+    is_evidence: bool = True
+    body: str | None = None
 
 
 class MirroredPair(Contract):
@@ -155,29 +140,6 @@ class PairCounts(Contract):
     only_other: int = 0
 
 
-class DeathCounts(Contract):
-    """Deaths of a target's engine within the last hour, and who had requests there.
-
-    Attributes:
-        deaths: How many are known; the last 24 are kept.
-        holders: How many holders (teams, or keys of no team) can have caused all of them, with as few requests as
-            possible.
-        explained: They are one, or may have at most half of the requests: the deaths are no evidence against it.
-        suspect: The one holder whose requests were there at each of several deaths; None without one.
-        dead_since: The first death since the engine last answered; None if it has answered since.
-    """
-
-    deaths: int
-    holders: int = 0
-    explained: bool = True
-    suspect: str | None = None
-    dead_since: Instant | None = None
-
-
-Confirmation = Literal["pairs", "callers", "drill", "none"]
-"""What confirms that the target is the cause of an alert: pairs, several callers, a drill, or nothing yet."""
-
-
 class WindowSummarised(Fact):
     """One window of one target. Windows can be merged, and decisions can be replayed from them.
 
@@ -216,10 +178,9 @@ class _Alert(Fact):
     """An alert.
 
     Attributes:
-        confirmed_by: What shows that the target itself is the cause; `none` holds an automatic rollback. None from an
-            older monitor, and for kinds that need no confirmation.
+        answers_nothing: The target answers nothing: its last replica is reported dead, it is loaded nowhere, or eight
+            different requests in a row failed.
         pairs: What the pairs of its trigger showed.
-        deaths: Deaths of the target's engine; None if none is known.
     """
 
     alert_id: str
@@ -239,9 +200,8 @@ class _Alert(Fact):
     raised_at: Instant | None = None
     drill: str | None = None
     release_id: str | None = None
-    confirmed_by: Confirmation | None = None
+    answers_nothing: bool = False
     pairs: PairCounts | None = None
-    deaths: DeathCounts | None = None
 
 
 class AlertRaised(_Alert):

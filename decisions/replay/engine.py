@@ -10,8 +10,7 @@ with the active target need single requests and are not replayed. The route is t
 invent the traffic that another rollback would have caused, except that a target which would have been rolled back takes
 no traffic until it was promoted again.
 
-An alert that nothing confirmed then, so that its rollback was held, is held again: windows hold neither callers nor
-pairs one by one. Of an alert that was not raised then, nothing is known, and the policy alone decides.
+The previous version is taken to generate. While one version is suspended, no trigger moves traffic.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,11 +27,10 @@ from contracts.vocabulary import Target
 from decisions.alerts import AlertFact
 from decisions.observation import Role
 from decisions.replay.counts import Counted, Unknown, count_bad
-from decisions.replay.doubts import find_doubts, is_in_doubt
 from decisions.replay.route_history import Routes, Span, cut
 from decisions.replay.spread import spread_over
 from decisions.replay.watched import Watched
-from decisions.rollback import Doubt, Guard, Hold, PastRollback, decide_confirmed, decide_rollback, has_recovered
+from decisions.rollback import decide, evidence_of, has_recovered
 from decisions.route_edits import Changed, EditRefused, roll_back
 from decisions.triggers import Outcome, kind_of, sequential
 
@@ -100,9 +98,7 @@ class Replay:
         )
 
 
-def replay(
-    triggers: Sequence[Trigger], events: Sequence[Event[Any]], *, since: datetime, guard: Guard | None = None
-) -> Replay:
+def replay(triggers: Sequence[Trigger], events: Sequence[Event[Any]], *, since: datetime) -> Replay:
     """Replay the windows of one model since a time, oldest first, without evidence and rollbacks from before."""
     windows: dict[str, WindowSummarised] = {
         event.id: event.data
@@ -114,7 +110,7 @@ def replay(
         for event in events
         if isinstance(event.data, ReleaseOpened)
     }
-    history = _History(triggers, declared, guard or Guard(), events)
+    history = _History(triggers, declared, events)
     ordered = sorted(windows.values(), key=lambda summary: (summary.window.from_, str(summary.target)))
     for _, concurrent in groupby(ordered, key=lambda summary: summary.window.from_):
         history.observe(list(concurrent))
@@ -170,7 +166,6 @@ class _History:
         self,
         triggers: Sequence[Trigger],
         declared: Mapping[int, Mapping[str, Trigger]],
-        guard: Guard,
         events: Sequence[Event[Any]],
     ) -> None:
         self.fired: list[Fired] = []
@@ -178,10 +173,8 @@ class _History:
         self.gaps: dict[tuple[str, str], int] = {}
         self.out_of_traffic: dict[Target, list[tuple[datetime, datetime | None]]] = {}
         self._triggers, self._sequential = triggers, sequential(triggers)
-        self._routes, self._declared, self._guard = Routes(events), declared, guard
+        self._routes, self._declared = Routes(events), declared
         self._raised = _raised(events)
-        self._doubts = find_doubts(events)
-        self._past: list[PastRollback] = []
         self._spans: dict[Target, list[Span]] = {}
         self._watched: dict[Target, Watched] = {}
         self._held: dict[tuple[Target, str], str | None] = {}
@@ -249,11 +242,12 @@ class _History:
         before = self._held.pop((target, trigger.name), None)
         if question.again and before is None:
             return
-        decision = decide_rollback(trigger, self._past, at, self._guard)
-        if is_in_doubt(self._doubts, target, kind_of(trigger), at):
-            decision = decide_confirmed(decision, Doubt("none"), trigger, at)
-        if isinstance(decision, Hold):
-            self._hold(question, before, "held" if decision.code else "manual", decision.code, decision.reason)
+        suspended = self._suspended_at(target, at)
+        why = f"{suspended} is suspended, and {target} answers something." if suspended is not None else ""
+        decided = decide(evidence_of(question.fact, trigger), "ready", suspended=suspended is not None, why=why)
+        if decided.action != "move":
+            reason = decided.reason or f"The policy declares {trigger.name} as manual: an operator decides."
+            self._hold(question, before, "held" if decided.code else "manual", decided.code, reason)
             return
         route = self._routes.at(at)
         if route is None:
@@ -266,8 +260,19 @@ class _History:
         active = edit.route.active.target if edit.route.active is not None else None
         aborted = isinstance(edit, Changed) and edit.cause == "abort"
         self._add(question, "canary aborted" if aborted else "rolled back", to=active)
-        self._past.append(PastRollback(trigger.name, at))
         self._leave(target, at)
+
+    def _suspended_at(self, serving: Target, at: datetime) -> Target | None:
+        """Return a newer version that a rollback took out of traffic and none brought back."""
+        return next(
+            (
+                target
+                for target, times in self.out_of_traffic.items()
+                if target.version > serving.version
+                and any(since <= at and (until is None or at < until) for since, until in times)
+            ),
+            None,
+        )
 
     def _hold(self, question: _Question, before: str | None, outcome: Result, code: str | None, reason: str) -> None:
         """Remember why nothing was rolled back; an update that is held for the same reason is not listed again."""

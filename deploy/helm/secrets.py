@@ -20,7 +20,7 @@ from contracts.identities import PROVISIONER
 from contracts.services import SERVICES
 from deploy.identity.files import make_folder, write_secret
 
-TRUST: Final = ("attesters.json", "administrators.json", "managers.json", "teams.json", "identities.json")
+TRUST: Final = ("attesters.json", "managers.json", "teams.json", "identities.json")
 STORE: Final = {
     "s3.json": "s3.json",
     "security.toml": "security.toml",
@@ -66,7 +66,8 @@ def order_secret(keys: Path, names: list[str]) -> dict[str, str]:
     Raises:
         Refused: One of them is an administrator.
     """
-    administrators = {each["name"] for each in json.loads((keys / "trust" / "administrators.json").read_text())}
+    people = json.loads((keys / "trust" / "identities.json").read_text())
+    administrators = {each["name"] for each in people if "administrator" in each["roles"]}
     for name in names:
         if name in administrators:
             raise Refused(

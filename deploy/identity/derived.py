@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from contracts.gateway_rollbacks import Administrator
 from contracts.identities import Identity
 from contracts.teams import Team
 from decisions.teams import narrowed, with_members
@@ -24,12 +23,6 @@ def derive(files: KeyFiles, kept: tuple[Identity, ...], teams: Iterable[Team]) -
     config = bus_config.authorization(kept, owned).encode()
     if not files.server_config.is_file() or files.server_config.read_bytes() != config:
         write_file(files.server_config, config)
-    administrators = [
-        Administrator(name=identity.name, public_keys=identity.public_keys).model_dump(mode="json")
-        for identity in kept
-        if "administrator" in identity.roles
-    ]
-    replace_entries(files.administrators, administrators)
     managers = [identity.model_dump(mode="json") for identity in kept if identity.name == MANAGER]
     replace_entries(files.managers, managers)
     people = [identity.model_dump(mode="json") for identity in kept if identity.roles]

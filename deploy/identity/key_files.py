@@ -48,11 +48,6 @@ class KeyFiles:
         return self.path / "bus" / "bus.conf"
 
     @property
-    def administrators(self) -> Path:
-        """The file with the public keys of administrators, which gateways and the rollback-controller read."""
-        return self.path / "trust" / "administrators.json"
-
-    @property
     def managers(self) -> Path:
         """The file with the public keys of server-manager, which the agents of engines read."""
         return self.path / "trust" / "managers.json"

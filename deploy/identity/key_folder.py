@@ -6,7 +6,6 @@
 - `trust/identities.json`: names, roles, models and public keys of people and programs, which the console reads; nothing
   secret.
 - `trust/managers.json`: server-manager and its public keys, which the agents of engines read; nothing secret.
-- `trust/administrators.json`: administrators and their public keys, which gateways read; nothing secret.
 - `bus/`: what the bus's server reads, as a folder, which a container mounts. `bus.conf` has the permissions of each
   identity, `bus.pem` and `bus-key.pem` are the server's certificate.
 - `credentials/NAME.nk`: an identity's secret, for that identity only. While a key is being replaced, `NAME.old.nk` is

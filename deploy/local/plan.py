@@ -291,7 +291,6 @@ def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys, ide
         "SLIPWAY_S3_BUCKET": BUCKET,
         "SLIPWAY_STATE_DIR": str(folder),
         "SLIPWAY_ATTESTERS": str(attester_keys(folder).listing),
-        "SLIPWAY_ADMINISTRATORS": str(KeyFolder(keys.folder).administrators),
         "SLIPWAY_TEAMS": str(KeyFolder(keys.folder).team_list),
     }
 

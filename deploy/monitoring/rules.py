@@ -162,7 +162,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "2m",
         "critical",
         "The gateway {{ $labels.instance }} has no connection to the bus: it follows no rollback",
-        "docs/runbooks/rollback-without-bus.md",
+        "docs/rollbacks.md",
         {f'{m.BUS_CONNECTED}{{instance="g"}}': "0x120"},
         {f'{m.BUS_CONNECTED}{{instance="g"}}': "1x120"},
         {"instance": "g"},

@@ -5,13 +5,14 @@ import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from datetime import timedelta
+from typing import Literal
 
 from contracts.facts import Inference
 from contracts.vocabulary import Target
 from decisions.attribution import ATTRIBUTION, PROVABLE, ErrorKind, as_error_kind
 from services.gateway.backlog import Backlog
 from services.gateway.balancer import Balancer, Load
-from services.gateway.body_bans import Watch
+from services.gateway.body_bans import BodyBans, Flight
 from services.gateway.domain import pairing
 from services.gateway.domain.altered import AlteredBody
 from services.gateway.domain.drills import DrillEffect
@@ -47,7 +48,7 @@ class Answer:
         *,
         lag_bytes: int,
         on_delta: Callable[[Target, str, float], None],
-        watch: Watch,
+        bans: BodyBans,
         balancer: Balancer,
     ) -> None:
         self.accepted = accepted
@@ -55,7 +56,8 @@ class Answer:
         self._clock = clock
         self._pause = pause
         self._on_delta = on_delta
-        self._watch = watch
+        self._bans = bans
+        self._flight: Flight | None = None
         self._balancer = balancer
         self._load: Load | None = None
         self._alteration = accepted.effect.alteration if accepted.effect else None
@@ -69,12 +71,13 @@ class Answer:
         self._deadline_s = 0.0
         self._has_head = False
         self._reading: asyncio.Task[None] | None = None
+        self._death: Literal["meanwhile", "before"] | None = None
         self.measurement = Measurement(accepted)
         self.content_type = "application/json"
         self.endpoint = ""
         self.retried: ErrorKind | None = None  # why there was a second attempt
         self.engine_died = False  # under this request, in any attempt
-        self.other_died = False  # the engine of the fallback, under the same request
+        self.other_failed: ErrorKind | None = None  # how the fallback failed the same request
         self.is_sent = False  # to its end, to the caller
 
     def _new_backlog(self) -> Backlog:
@@ -125,7 +128,7 @@ class Answer:
         accepted = self.accepted
         served, kind = accepted.choice.served, accepted.parsed.kind
         other = self._balancer.choose_other(served, accepted.draw_id, kind, first)
-        if other is None or pairing.has_state(accepted.parsed) or self._watch.is_blamed():
+        if other is None or pairing.has_state(accepted.parsed):
             return first
         return other
 
@@ -137,8 +140,8 @@ class Answer:
 
     async def _attempt(self, endpoint: str) -> None:
         """Read an answer up to its first token, or to its end if it has none."""
-        self._watch.begin(endpoint)
-        self._end_load()
+        self._end_attempt()
+        self._flight = self._bans.begin(endpoint, self.accepted)
         self._load = self._balancer.begin(endpoint, self.accepted)
         try:
             await self._read_first(endpoint)
@@ -151,13 +154,21 @@ class Answer:
         if failure.kind == "engine_dead":
             self.engine_died = True
             if failure.silent_s is None:  # one that fell silent may only have too much to do
-                self._watch.note_death()
+                death = self._note_death()
+                self._death = self._death if self._death == "meanwhile" else death
         if self._load is not None:
             self._load.note_failure(failure)
 
-    def _end_load(self) -> None:
+    def _note_death(self) -> Literal["meanwhile", "before"] | None:
+        assert self._flight is not None  # noqa: S101 - the attempt has begun
+        self._flight.note_death()
+        return self._flight.death
+
+    def _end_attempt(self) -> None:
         if self._load is not None:
             self._load.end()
+        if self._flight is not None:
+            self._flight.end()
 
     async def _read_first(self, endpoint: str) -> None:
         accepted = self.accepted
@@ -224,7 +235,6 @@ class Answer:
                 async for piece in stream:
                     await self._take(piece, stream)
             self._check_complete()
-            self._watch.end(complete=True)
             self._backlog.end()
         except AnswerFailed as failure:
             self._note_failure(failure)
@@ -255,7 +265,8 @@ class Answer:
                 body = piece.body + b"".join([rest.body async for rest in stream])
                 failure.response = EngineResponse(piece.status, _read_content_type(piece), body)
             raise failure
-        self._watch.note_piece()
+        if self._flight is not None:
+            self._flight.note_piece()
         if piece.status is not None:
             self._has_head, self.content_type = True, _read_content_type(piece)
         elif piece.body and not self._has_head:
@@ -292,23 +303,21 @@ class Answer:
 
     def _end(self) -> None:
         self.measurement.end(self._clock.monotonic())
-        self._watch.end(complete=False)  # unless it was complete before
-        self._end_load()
+        self._end_attempt()
 
     async def close(self) -> None:
         """Abort the request in the engine if it still runs there."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
-        self._watch.end(complete=False)
-        self._end_load()
+        self._end_attempt()
         if self._stream is not None:
             await self._stream.aclose()
 
     def to_record(self, outcome: Outcome) -> Inference:
         """Return the telemetry record (see `Measurement.to_record`)."""
         self._end()
-        return self.measurement.to_record(outcome, self.endpoint, self._watch.death)
+        return self.measurement.to_record(outcome, self.endpoint, self._death)
 
 
 def _read_content_type(piece: ApiPiece) -> str:

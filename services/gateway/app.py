@@ -17,9 +17,7 @@ from decisions.openai_paths import PATHS
 from decisions.openai_requests import check_path
 from services.gateway.balancer import Balancer
 from services.gateway.body_bans import BodyBans
-from services.gateway.caller_bans import CallerBans
 from services.gateway.callers import Callers
-from services.gateway.cross_checks import CrossChecks
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import environments
 from services.gateway.domain.answers import model_card
@@ -27,18 +25,15 @@ from services.gateway.domain.errors import Problem, RequestRejected, model_not_f
 from services.gateway.domain.routing import list_models, names_like
 from services.gateway.drill_table import DrillTable
 from services.gateway.endpoint import Endpoint
-from services.gateway.engine_deaths import EngineDeaths
+from services.gateway.endpoint_checks import EndpointChecks
 from services.gateway.http import BodyReader, problem_response
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.metrics_page import MetricsPage
-from services.gateway.performed_rollbacks import PerformedRollbacks
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
 from services.gateway.request_traces import RequestTraces
 from services.gateway.rescues import RescueBudgets
-from services.gateway.rollback_endpoint import rollback_routes
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
-from services.gateway.slice_table import SliceTable
 from services.gateway.stalls import Stalls
 from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
@@ -56,12 +51,11 @@ def build(
     tables: Mapping[Environment, RouteTable],
     callers: Callers,
     drills: DrillTable,
-    slices: SliceTable,
     engine: Engine,
     telemetry: Telemetry,
     features: TextFeatures,
-    rollbacks: PerformedRollbacks,
-    cross_checks: CrossChecks,
+    bans: BodyBans,
+    checks: EndpointChecks,
     metrics: GatewayMetrics,
     state: WorkerState,
     new_id: NewId,
@@ -70,15 +64,12 @@ def build(
     clock: Clock,
 ) -> "Applications":
     """Return the HTTP applications; the gateway has no event handlers, and uses the bus for its metrics only."""
-    caller_bans = CallerBans(clock, settings.caller_ban_s, lambda change: metrics.body_bans.labels(change).inc())
-    deaths = EngineDeaths(clock, callers.is_sole_process, caller_bans.note_request, caller_bans.note_death)
     dependencies = Dependencies(
         tables=tables,
         callers=callers,
         drills=drills,
-        slices=slices,
         engine=engine,
-        cross_checks=cross_checks,
+        checks=checks,
         bodies=_body_reader(settings),
         telemetry=telemetry,
         features=features,
@@ -89,23 +80,22 @@ def build(
         pause=pause,
         settings=settings,
         rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller, settings.workers),
-        bans=_body_bans(tables, deaths, metrics, settings, clock),
-        caller_bans=caller_bans,
-        balancer=_balancer(engine, cross_checks, metrics, settings, clock),
+        bans=bans,
+        balancer=_balancer(engine, checks, metrics, settings, clock),
     )
     admin = _admin(dependencies, state, MetricsPage(exposed_registry(bus.metrics)))
-    api = Application(Endpoint(dependencies), _rest(dependencies, rollbacks))
+    api = Application(Endpoint(dependencies), _rest(dependencies))
     return Applications(api, admin, dependencies.balancer.report)
 
 
 def _balancer(
-    engine: Engine, cross_checks: CrossChecks, metrics: GatewayMetrics, settings: GatewaySettings, clock: Clock
+    engine: Engine, checks: EndpointChecks, metrics: GatewayMetrics, settings: GatewaySettings, clock: Clock
 ) -> Balancer:
     def count(endpoint: str, ejected: bool) -> None:
         metrics.count_ejection(endpoint, "ejected" if ejected else "returned")
 
     stalls = Stalls(engine.is_live, settings.stall_s, monotonic=clock.monotonic, count=count)
-    return Balancer(clock, cross_checks.serves, metrics.count_ejection, stalls)
+    return Balancer(clock, checks.serves, metrics.count_ejection, stalls)
 
 
 def _body_reader(settings: GatewaySettings) -> BodyReader:
@@ -117,30 +107,13 @@ def _body_reader(settings: GatewaySettings) -> BodyReader:
     )
 
 
-def _body_bans(
-    tables: Mapping[Environment, RouteTable],
-    deaths: EngineDeaths,
-    metrics: GatewayMetrics,
-    settings: GatewaySettings,
-    clock: Clock,
-) -> BodyBans:
-    return BodyBans(
-        clock,
-        settings.body_ban_s,
-        deaths,
-        lambda environment, model: tables[environment].get(model),
-        lambda change: metrics.body_bans.labels(change).inc(),
-    )
-
-
-def _rest(dependencies: Dependencies, rollbacks: PerformedRollbacks) -> Starlette:
+def _rest(dependencies: Dependencies) -> Starlette:
     """Return what answers callers at addresses that no target answers."""
     created = int(dependencies.clock.now().timestamp())
     return Starlette(
         routes=[
             *model_routes(dependencies.tables, dependencies.callers, created),
             alive_route(),
-            *rollback_routes(rollbacks, dependencies.clock),
         ],
         exception_handlers={HTTPException: _http_error, RequestRejected: _rejected, 500: _defect},
     )
@@ -256,8 +229,6 @@ def ready_route(dependencies: Dependencies, state: WorkerState) -> Route:
             "staging": str(len(staging.all())),
             "keys": state.describe_keys(),
             "drills": ", ".join(active) or "none",
-            "slices": ", ".join(f"{running.slice_id} on {running.behind}" for running in dependencies.slices.active())
-            or "none",
             "telemetry": dependencies.telemetry.problem or "ok",
             "workers": workers,
         }

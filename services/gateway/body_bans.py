@@ -1,279 +1,171 @@
-"""Refuses for a while the requests under which an engine died.
+"""Refuses for a while what was in flight when an engine died, so that it kills no other: at all gateways.
 
-One that was alone at the engine, and had a part of its answer, is refused to all callers after one death. Any other is
-refused after a second death with no complete answer in between: to all callers if it was alone then, else only to its
-own, so that no caller can have the requests of another refused by ending engines under them.
+A body that was there at a death is refused for a minute everywhere but at the single replica that died; one that was
+there at deaths of two targets is refused for ten minutes. Who sent it does not matter.
 """
 
+import asyncio
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeVar
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
 
 import structlog
 
-from contracts.facts import EngineDeath
-from contracts.routes import Route
+from contracts.engine_deaths import MOST_BODIES, DeathReport
+from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment, Target
 from services.gateway.domain import errors
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.engine_deaths import INVOLVEMENTS, Attempt, EngineDeaths, Involvement
 from services.gateway.measurement import AcceptedRequest
 from shared.runtime.clock import Clock
 
-K = TypeVar("K")
-V = TypeVar("V")
 Change = Literal["banned", "refused"]
 """What is counted: bodies that are refused from now on, and requests that were refused."""
-Unseen = Literal["suspected", "proven"]
-"""What a body had to do with a death of a candidate's engine in its shadow: it was there, or it is the cause."""
-MOST: Final = 4_096
-"""Bodies that are refused, and as many that an engine died under once; above it the oldest is forgotten."""
-_ALL = ""
-"""In place of an account: all callers."""
-_UNSEEN = " in its shadow"
-"""After a target, in place of a model: bodies under which the engine of a candidate without traffic died."""
+ONE_S: Final = 60.0
+"""How long a body is refused that was there at a death of one target."""
+TWO_S: Final = 600.0
+"""The same for deaths of two targets, and how long a death counts."""
+_MOST: Final = 4_096
+_MOST_ENGINES: Final = 1_000
 
 
 class _Body(NamedTuple):
-    """Whose body it is, and where it was sent."""
-
     environment: Environment
     model: str
-    account: str
     digest: str
 
 
-@dataclass(frozen=True)
-class _Ban:
-    """A body that is refused: until when, whose engine died, and which targets do not get it."""
+@dataclass
+class _Engine:
+    """One target at one endpoint; `is_alive`: it sent a part of an answer to what was sent since its last death."""
 
-    until_s: float
-    target: Target
-    targets: frozenset[Target]
+    deaths: int = 0
+    died_s: float = -math.inf
+    is_alive: bool = False
+    in_flight: "set[Flight]" = field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class _Suspicion:
-    """A body under which an engine died once: until when that counts, whose engine it was, and which death."""
+@dataclass(eq=False)
+class Flight:
+    """One attempt of a request at an engine; call `end` in any case.
 
-    until_s: float
-    target: Target
-    death: EngineDeath | None
+    Attributes:
+        death: The engine died while it had the request, or had died before; None if it did not.
+    """
+
+    bans: "BodyBans"
+    engine: _Engine
+    accepted: AcceptedRequest
+    deaths_before: int
+    death: Literal["meanwhile", "before"] | None = None
+
+    def note_piece(self) -> None:
+        """Note a part of an answer: the engine is alive, unless it died since the attempt began."""
+        if self.deaths_before == self.engine.deaths:
+            self.engine.is_alive = True
+
+    def note_death(self) -> None:
+        """Note that the engine reported its death, or ended the stream.
+
+        A dead engine answers every request so until it is loaded again: only the first report after a sign of life is
+        a death of all that are in flight. A candidate in its shadow may never give one.
+        """
+        now_s, shadow = self.bans.clock.monotonic(), self.accepted.choice.shadow
+        may_live = self.engine.is_alive or (shadow and now_s - self.engine.died_s >= ONE_S)
+        if self.death is not None:
+            return
+        if self.deaths_before != self.engine.deaths or not may_live:
+            self.death = "before"
+            return
+        self.engine.deaths, self.engine.died_s, self.engine.is_alive = self.engine.deaths + 1, now_s, False
+        for flight in self.engine.in_flight:
+            flight.death = "meanwhile"
+        self.bans.report([flight.accepted for flight in self.engine.in_flight])
+
+    def end(self) -> None:
+        """Note the end of the attempt; again changes nothing."""
+        self.engine.in_flight.discard(self)
 
 
 class BodyBans:
-    """The bodies that one process refuses, and those that it may refuse after another death.
+    """The bodies that one process refuses.
 
     Args:
         clock: its monotonic seconds: a clock that is set changes nothing.
-        ban_s: how long a body is refused; 0 for never.
-        deaths: which requests were in flight when an engine died.
-        find_route: returns the route of a model in an environment.
+        process: the id of this process.
         count: counts a change.
     """
 
-    def __init__(
-        self,
-        clock: Clock,
-        ban_s: float,
-        deaths: EngineDeaths,
-        find_route: Callable[[Environment, str], Route | None],
-        count: Callable[[Change], None],
-    ) -> None:
-        self._clock = clock
-        self._ban_s = ban_s
-        self._deaths = deaths
-        self._find_route = find_route
+    def __init__(self, clock: Clock, process: str, count: Callable[[Change], None]) -> None:
+        self.clock = clock
+        self.process = process
         self._count = count
-        self._bans: dict[_Body, _Ban] = {}
-        self._suspects: dict[_Body, _Suspicion] = {}
+        self._engines: dict[tuple[str, Target], _Engine] = {}
+        self._deaths: dict[_Body, dict[Target, float]] = {}
+        self.reports: asyncio.Queue[DeathReport] = asyncio.Queue(_MOST)
+        """What the other processes have to know."""
 
     @property
     def is_empty(self) -> bool:
         """Return whether no body is refused: then no digest has to be computed."""
-        newest = next(reversed(self._bans.values()), None)  # the last that ends
-        return newest is None or newest.until_s <= self._clock.monotonic()
+        return not self._deaths
 
-    def check(self, environment: Environment, target: Target, account: str, digest: str) -> None:
-        """Raise RequestRejected (422) for a body that is refused.
+    def begin(self, endpoint: str, accepted: AcceptedRequest) -> Flight:
+        """Return a new attempt, which is in flight until its end."""
+        key = (endpoint, accepted.choice.served.target)
+        if key not in self._engines and len(self._engines) >= _MOST_ENGINES:
+            self._engines = {name: engine for name, engine in self._engines.items() if engine.in_flight}
+        engine = self._engines.setdefault(key, _Engine())
+        flight = Flight(self, engine, accepted, engine.deaths)
+        engine.in_flight.add(flight)
+        return flight
 
-        A target that was in no route when the engine died gets the body: it may do better. A previous version does not.
+    def report(self, there: list[AcceptedRequest]) -> None:
+        """Refuse what was in flight at a death, here and at the other gateways; a candidate in its shadow is left out.
+
+        Its callers were answered by another version: they lose nothing by what it dies of.
         """
-        now_s = self._clock.monotonic()
-        for whose in (_ALL, account):
-            body = _Body(environment, target.model, whose, digest)
-            ban = self._bans.get(body)
-            if ban is not None and ban.until_s <= now_s:
-                del self._bans[body]
-            elif ban is not None and target in ban.targets:
-                self._count("refused")
-                raise RequestRejected(errors.body_refused(str(ban.target), ban.until_s - now_s))
-
-    def knows_deaths(self, environment: Environment, model: str) -> bool:
-        """Return whether an engine of a model died of late under any body, of which any may be sent again."""
-        now_s = self._clock.monotonic()
-        return any(
-            (body.environment, body.model) == (environment, model) and entry.until_s > now_s
-            for entries in (self._bans, self._suspects)
-            for body, entry in entries.items()
+        callers = [accepted for accepted in there if not accepted.choice.shadow]
+        if not callers:
+            return
+        report = DeathReport(
+            process=self.process,
+            environment=callers[0].environment,
+            target=callers[0].choice.served.target,
+            bodies=tuple({digest_of(accepted.parsed) for accepted in callers})[:MOST_BODIES],
         )
+        self.take(report)
+        if not self.reports.full():
+            self.reports.put_nowait(report)
 
-    def is_blamed(self, accepted: AcceptedRequest) -> bool:
-        """Return whether an engine died under a body that was not answered since: it goes to no other endpoint."""
-        if not self._bans and not self._suspects:
-            return False
-        now_s, body = self._clock.monotonic(), _as_body(accepted)
-        entries = (self._suspects.get(body), self._bans.get(body), self._bans.get(body._replace(account=_ALL)))
-        return any(entry is not None and entry.until_s > now_s for entry in entries)
+    def take(self, report: DeathReport) -> None:
+        """Refuse what was in flight at a death, as a process reports it."""
+        now_s = self.clock.monotonic()
+        deaths = {body: lately for body, targets in self._deaths.items() if (lately := _lately(targets, now_s))}
+        for digest in report.bodies:
+            body = _Body(report.environment, report.target.model, digest)
+            deaths[body] = {**deaths.pop(body, {}), report.target: now_s}
+            self._count("banned")
+        self._deaths = dict(list(deaths.items())[-_MOST:])
+        log = structlog.get_logger().bind(target=str(report.target), environment=report.environment)
+        log.error("an engine died; what it had is refused for a while", bodies=len(report.bodies))
 
-    def is_banned(self, accepted: AcceptedRequest) -> bool:
-        """Return whether a body is known to end that engine: it may no more be there by chance (see `note_death`)."""
-        now_s, body = self._clock.monotonic(), _as_body(accepted)
-        entries = (self._bans.get(body), self._bans.get(body._replace(account=_ALL)))
-        return any(entry is not None and entry.until_s > now_s for entry in entries)
-
-    @property
-    def knows_shadows(self) -> bool:
-        """Return whether an engine of a candidate died of late: else no digest has to be computed for a canary."""
-        now_s = self._clock.monotonic()
-        return any(
-            body.model.endswith(_UNSEEN) and entry.until_s > now_s
-            for entries in (self._bans, self._suspects)
-            for body, entry in entries.items()
-        )
-
-    def died_unseen(self, environment: Environment, target: Target, account: str, digest: str) -> Unseen | None:
-        """Return what a body had to do with a death of its target's engine in its shadow; None if nothing is known.
-
-        The active target has answered that body: while the candidate is a canary, it goes there.
-        """
-        now_s, model = self._clock.monotonic(), f"{target}{_UNSEEN}"
-        for_all, own = (_Body(environment, model, whose, digest) for whose in (_ALL, account))
-        proven = self._bans.get(for_all)
-        if proven is not None and proven.until_s > now_s:
-            return "proven"
-        entries = (self._bans.get(own), self._suspects.get(own))
-        return "suspected" if any(entry is not None and entry.until_s > now_s for entry in entries) else None
-
-    def watch(self, accepted: AcceptedRequest) -> "Watch":
-        """Return what follows a request through its attempts."""
-        return Watch(self, self._deaths, accepted)
-
-    def note_answer(self, accepted: AcceptedRequest) -> None:
-        """Note a complete answer: its body did not end that engine before."""
-        if not self._suspects:
+    def check(self, environment: Environment, served: ServedTarget, digest: str) -> None:
+        """Raise RequestRejected (503) for a body that is refused."""
+        body, now_s = _Body(environment, served.target.model, digest), self.clock.monotonic()
+        targets = _lately(self._deaths.get(body, {}), now_s)
+        if not targets:
+            self._deaths.pop(body, None)
             return
-        body = _as_body(accepted)
-        suspicion = self._suspects.get(body)
-        if suspicion is not None and suspicion.target == accepted.choice.served.target:
-            del self._suspects[body]
-
-    def note_death(self, accepted: AcceptedRequest, involvement: Involvement, death: EngineDeath | None) -> None:
-        """Note a request under which an engine died and that was not answered after all.
-
-        Of the same body sent twice at once, both meet the same death: that is one.
-        """
-        if self._ban_s == 0:
-            return
-        now_s, body = self._clock.monotonic(), _as_body(accepted)
-        before = self._suspects.get(body)
-        known = before if before is not None and before.until_s > now_s else None
-        if known is not None and known.death is death and involvement != "certain":
-            return
-        self._suspects.pop(body, None)
-        if involvement == "certain" or known is not None:
-            self._ban(accepted, body if involvement == "shared" else body._replace(account=_ALL))
-        else:
-            _forget_oldest(self._suspects)
-            self._suspects[body] = _Suspicion(now_s + self._ban_s, accepted.choice.served.target, death)
-
-    def _ban(self, accepted: AcceptedRequest, body: _Body) -> None:
-        target = accepted.choice.served.target
-        route = self._find_route(body.environment, body.model)
-        self._bans.pop(body, None)
-        _forget_oldest(self._bans)
-        targets = frozenset({target, *(() if route is None else _targets(route))})
-        self._bans[body] = _Ban(self._clock.monotonic() + self._ban_s, target, targets)
-        self._count("banned")
-        structlog.get_logger().error(
-            "an engine died under this request; it is refused for a while"
-            if not accepted.choice.shadow
-            else "a candidate's engine died under this request; it is not sent there again for a while",
-            target=str(target),
-            environment=body.environment,
-            request_id=accepted.request_id,
-            caller=accepted.arrival.caller.pseudonym,
-            all_callers=body.account == _ALL,
-            digest=body.digest,
-            seconds=self._ban_s,
-        )
+        died = max(targets, key=lambda target: targets[target])
+        wait_s = targets[died] + (TWO_S if len(targets) > 1 else ONE_S) - now_s
+        is_where_it_died = len(targets) == 1 and died == served.target and len(served.endpoints) == 1
+        if wait_s > 0.0 and not is_where_it_died:
+            self._count("refused")
+            raise RequestRejected(errors.body_refused([str(target) for target in targets], wait_s))
 
 
-class Watch:
-    """Follows one request through its attempts: call `end` once it has ended, however it ended."""
-
-    def __init__(self, bans: BodyBans, deaths: EngineDeaths, accepted: AcceptedRequest) -> None:
-        self._bans = bans
-        self._deaths = deaths
-        self._accepted = accepted
-        self._attempts: list[Attempt] = []
-        self._ended = False
-
-    def begin(self, endpoint: str) -> None:
-        """Note the beginning of an attempt; the one before has ended."""
-        if self._attempts:
-            self._attempts[-1].end(complete=False)
-        choice, sender = self._accepted.choice, self._accepted.arrival.caller.sender
-        self._attempts.append(self._deaths.begin(endpoint, choice.served.target, sender, shadow=choice.shadow))
-
-    def is_blamed(self) -> bool:
-        """Return whether an engine died under the same body (see `BodyBans.is_blamed`)."""
-        return self._bans.is_blamed(self._accepted)
-
-    @property
-    def death(self) -> EngineDeath | None:
-        """Return the death of an engine that the request met, or that came before it; None without one."""
-        return next((attempt.death for attempt in reversed(self._attempts) if attempt.death is not None), None)
-
-    def note_piece(self) -> None:
-        """Note a part of the answer."""
-        self._attempts[-1].note_piece()
-
-    def note_death(self) -> None:
-        """Note that the engine of the attempt died."""
-        self._attempts[-1].note_death()
-
-    def end(self, *, complete: bool) -> None:
-        """Note the end of the request, once: what counts is whether it was answered after all."""
-        if self._ended or not self._attempts:
-            return
-        self._ended = True
-        self._attempts[-1].end(complete=complete)
-        strongest = max((attempt.involvement for attempt in self._attempts), key=INVOLVEMENTS.index)
-        if complete:
-            self._bans.note_answer(self._accepted)
-        elif strongest != "none":
-            self._bans.note_death(self._accepted, strongest, self.death)
-
-
-def _as_body(accepted: AcceptedRequest) -> _Body:
-    """Return the body of a request. What a candidate dies of that answers no caller is refused to no caller.
-
-    It is another body: one of a model that has no route, and that no caller can name.
-    """
-    target, account = accepted.choice.served.target, accepted.arrival.caller.account
-    model = f"{target}{_UNSEEN}" if accepted.choice.shadow else target.model
-    return _Body(accepted.environment, model, account, digest_of(accepted.parsed))
-
-
-def _targets(route: Route) -> set[Target]:
-    """Return all targets that a route knows."""
-    served = (route.active, route.previous, *route.history, None if route.canary is None else route.canary.served)
-    return {known.target for known in served if known is not None} | set(route.quarantined)
-
-
-def _forget_oldest(table: dict[K, V]) -> None:
-    """Remove the oldest entry of a table that is full."""
-    if len(table) >= MOST:
-        del table[next(iter(table))]
+def _lately(targets: dict[Target, float], now_s: float) -> dict[Target, float]:
+    return {target: at_s for target, at_s in targets.items() if now_s - at_s < TWO_S}

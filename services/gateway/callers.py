@@ -15,7 +15,6 @@ from decisions.token_budgets import seconds_to_next_month
 from services.gateway.budgets import Budget, Budgets
 from services.gateway.domain import errors
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.engine_deaths import Sender
 from services.gateway.key_table import KeyTable
 from services.gateway.ports import Tokens
 from services.gateway.shares import Shares
@@ -71,11 +70,6 @@ class Caller:
     def holder_pseudonym(self) -> str:
         """Return the name of the holder in telemetry."""
         return _pseudonym(self.holder)
-
-    @property
-    def sender(self) -> Sender:
-        """Return both pseudonyms, as whose request it is at an engine."""
-        return Sender(self.pseudonym, self.holder_pseudonym)
 
     @property
     def cache_salt(self) -> str | None:
@@ -213,14 +207,6 @@ class Callers:
     def note_traffic(self, model: str) -> None:
         """Note a request whose telemetry the monitor must get."""
         self._shares.note_traffic(model)
-
-    def note_offered(self, model: str, tokens: int) -> None:
-        """Note a request that the limits of its key admit, before it is known how it is answered."""
-        self._shares.note_offered(model, tokens)
-
-    def is_sole_process(self) -> bool:
-        """Return whether this process is known to be the only one that serves callers."""
-        return self._shares.is_sole
 
     def now_s(self) -> float:
         """Return the monotonic seconds of now."""

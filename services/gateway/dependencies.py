@@ -8,11 +8,10 @@ from contracts.vocabulary import Environment, Target
 from decisions.openai_limits import CostLimits
 from services.gateway.balancer import Balancer
 from services.gateway.body_bans import BodyBans
-from services.gateway.caller_bans import CallerBans
 from services.gateway.callers import Callers
-from services.gateway.cross_checks import CrossChecks
 from services.gateway.domain import routing
 from services.gateway.drill_table import DrillTable
+from services.gateway.endpoint_checks import EndpointChecks
 from services.gateway.http import BodyReader
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
@@ -20,7 +19,6 @@ from services.gateway.request_traces import RequestTraces
 from services.gateway.rescues import RescueBudgets
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
-from services.gateway.slice_table import SliceTable
 from shared.runtime.clock import Clock
 
 
@@ -36,7 +34,7 @@ class Dependencies:
         settings: limits of sizes, times and numbers.
         rescues: budgets of requests that the fallback answers after a failure.
         bans: the requests that are refused because an engine died under them.
-        caller_bans: the callers that are refused because engines died several times under their requests.
+        checks: what is known of endpoints beyond answers to callers.
         balancer: which endpoint of a target takes a request.
         limits: what one request may cost.
     """
@@ -44,9 +42,8 @@ class Dependencies:
     tables: Mapping[Environment, RouteTable]
     callers: Callers
     drills: DrillTable
-    slices: SliceTable
     engine: Engine
-    cross_checks: CrossChecks
+    checks: EndpointChecks
     bodies: BodyReader
     telemetry: Telemetry
     features: TextFeatures
@@ -58,7 +55,6 @@ class Dependencies:
     settings: GatewaySettings
     rescues: RescueBudgets
     bans: BodyBans
-    caller_bans: CallerBans
     balancer: Balancer
     limits: CostLimits = field(default_factory=CostLimits)
 

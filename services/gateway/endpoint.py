@@ -8,15 +8,14 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from contracts.facts import Inference
 from contracts.vocabulary import Environment
-from decisions.attribution import ErrorKind, attribute
+from decisions.attribution import ErrorKind
 from decisions.openai_limits import most_tokens
 from services.gateway.answer import Answer
 from services.gateway.attribution import attribute_failure
 from services.gateway.backlog import SlowReader
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain import answers, drills, environments, errors, json_body, requests, routing
+from services.gateway.domain import answers, drills, environments, errors, json_body, requests
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed, describe_failure
@@ -24,13 +23,11 @@ from services.gateway.domain.routing import Choice
 from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limited_writes, problem_response
 from services.gateway.in_flight import InFlight
 from services.gateway.large_bodies import LargeBodies
-from services.gateway.measurement import AcceptedRequest, Arrival, Outcome, as_spared
+from services.gateway.measurement import AcceptedRequest, Arrival, Outcome
 from services.gateway.mirrors import Mirrors
 from services.gateway.rescues import HEADER, may_rescue
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_STOPPING: frozenset[ErrorKind] = frozenset({"endpoint_unreachable", "engine_dead"})
-"""Failures of the previous version that end a slice in this process: callers fail where the active one would answer."""
 _DONE = b"data: [DONE]\n\n"
 _BYTES_PER_TOKEN = 4
 """Of a prompt that the caller gave up before the engine reported its tokens."""
@@ -44,7 +41,6 @@ class Endpoint:
         self._in_flight = InFlight(dependencies.settings.max_in_flight, dependencies.metrics)
         self._large = LargeBodies(dependencies.clock, dependencies.metrics)
         self._mirrors = Mirrors(dependencies, self._new_answer)
-        self._attributing: set[asyncio.Future[Outcome]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; drop a caller that does not read its answer."""
@@ -85,22 +81,20 @@ class Endpoint:
     async def _accept(self, path: str, raw: bytes, arrival: Arrival) -> AcceptedRequest:
         dependencies, environment = self._dependencies, arrival.environment
         parsed = requests.read_request(path, raw, await self._large.process(len(raw), json_body.parse_body, raw))
-        choice = await self._spare_canary(self._choose(parsed, arrival), parsed, arrival, len(raw))
+        table = dependencies.tables[environment]
+        choice = table.choose(parsed.model, key=parsed.user or arrival.draw_id, opens=arrival.caller.opens)
         served = choice.served
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
         await self._large.process(len(raw), requests.check_request, parsed, served.context_tokens, dependencies.limits)
-        dependencies.caller_bans.check(served.endpoints, str(served.target), arrival.caller.sender)
         if not dependencies.bans.is_empty:
             digest = await self._large.process(len(raw), digest_of, parsed)
-            dependencies.bans.check(environment, served.target, arrival.caller.account, digest)
+            dependencies.bans.check(environment, served, digest)
         prompt, answers = most_tokens(parsed.kind, parsed.body, len(raw), served.context_tokens)
         expected = min(prompt, len(raw) // _BYTES_PER_TOKEN)
         arrival.spending.hold(prompt, answers, expected)
-        if environment == "production":
-            dependencies.callers.note_offered(served.target.model, expected)
         drill = dependencies.drills.get(environment, served.target.model)
-        route = dependencies.tables[environment].get(served.target.model)
+        route = table.get(served.target.model)
         return AcceptedRequest(
             arrival=arrival,
             parsed=parsed,
@@ -116,34 +110,6 @@ class Endpoint:
             answer_tokens=answers,
         )
 
-    def _choose(self, parsed: requests.ParsedRequest, arrival: Arrival) -> Choice:
-        """Return the target that answers a request: what the route chooses, or what a slice draws."""
-        dependencies, table = self._dependencies, self._dependencies.tables[arrival.environment]
-        choice = table.choose(parsed.model, key=parsed.user or arrival.draw_id, opens=arrival.caller.opens)
-        model = choice.served.target.model
-        if arrival.environment != "production" or not dependencies.slices.has(model):
-            return choice
-        if dependencies.bans.knows_deaths("production", model):  # what an engine dies of goes to no other version
-            return choice
-        return dependencies.slices.draw(table.get(model), choice, parsed, arrival.draw_id)
-
-    async def _spare_canary(
-        self, choice: Choice, parsed: requests.ParsedRequest, arrival: Arrival, size: int
-    ) -> Choice:
-        """Return the active target for what the canary's engine died of in its shadow, where the active one answered.
-
-        A request that names the canary goes there. What is proven to kill the canary counts as its error.
-        """
-        bans, table = self._dependencies.bans, self._dependencies.tables[arrival.environment]
-        target, requested = choice.served.target, routing.parse_model_name(parsed.model)
-        is_named = requested is not None and requested.version is not None
-        route = table.get(target.model)
-        if not choice.canary or is_named or route is None or route.active is None or not bans.knows_shadows:
-            return choice
-        digest = await self._large.process(size, digest_of, parsed)
-        died = bans.died_unseen(arrival.environment, target, arrival.caller.account, digest)
-        return Choice(route.active, spared=target if died == "proven" else None) if died else choice
-
     def _new_answer(self, accepted: AcceptedRequest) -> Answer:
         dependencies = self._dependencies
         return Answer(
@@ -152,14 +118,14 @@ class Endpoint:
             dependencies.clock,
             dependencies.pause,
             lag_bytes=dependencies.settings.max_lag_bytes,
-            on_delta=dependencies.cross_checks.note_delta,
-            watch=dependencies.bans.watch(accepted),
+            on_delta=dependencies.checks.note_delta,
+            bans=dependencies.bans,
             balancer=dependencies.balancer,
         )
 
     async def _answer(self, accepted: AcceptedRequest, reply: Reply) -> None:
         answer = self._new_answer(accepted)
-        outcome: Outcome | None = Outcome()
+        outcome = Outcome()
         rescue: Answer | None = None
         left = False
         try:
@@ -167,15 +133,13 @@ class Endpoint:
                 await answer.start()
                 await self._deliver(answer, accepted, reply)
             except AnswerFailed as failure:
-                outcome = None  # whatever the caller does now: the failure is attributed
-                if accepted.choice.drawn and failure.kind in _STOPPING:
-                    self._dependencies.slices.stop(accepted.choice.served.target.model)
+                outcome = attribute_failure(self._dependencies, answer, accepted, failure)  # if the caller leaves now
                 rescue = await self._start_rescue(answer, accepted, failure)
                 if rescue is None:
-                    outcome = await self._attribute(answer, accepted, failure)
+                    outcome = attribute_failure(self._dependencies, answer, accepted, failure)
                     await _send_failure(outcome, failure, accepted, reply)
                 else:  # the fallback answers what this one failed
-                    outcome = Outcome(error=failure.kind, caused_by=attribute(failure.kind, "target"))
+                    outcome = Outcome(error=_as_targets(failure.kind), caused_by="target")
                     await self._deliver_rescue(rescue, reply)
         except (asyncio.CancelledError, OSError, SlowReader):
             left = not answer.is_sent
@@ -192,8 +156,7 @@ class Endpoint:
                     await rescue.close()
             finally:  # a caller that hangs up cancels this, too
                 accepted.arrival.spending.settle(_spent(rescue or answer, accepted, left=left))
-                if outcome is not None:
-                    self._record(answer, accepted, outcome, rescue)
+                self._record(answer, accepted, outcome, rescue)
 
     async def _start_rescue(self, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed) -> Answer | None:
         """Return the begun answer of the fallback to a failed request; None if it gives none."""
@@ -210,14 +173,13 @@ class Endpoint:
         rescue = self._new_answer(second)
         try:
             await rescue.start()
-        except AnswerFailed:
+        except AnswerFailed as again:
             await rescue.close()
-            answer.other_died |= rescue.engine_died
+            answer.other_failed = again.kind
             dependencies.metrics.rescued.labels("failed").inc()
             return None
         except asyncio.CancelledError:
             await rescue.close()
-            self._attribute_later(answer, accepted, failure)
             raise
         dependencies.metrics.rescued.labels("answered").inc()
         return rescue
@@ -231,32 +193,6 @@ class Endpoint:
         except AnswerFailed as failure:
             outcome = Outcome(error=failure.kind)
             await _send_failure(outcome, failure, rescue.accepted, reply)
-
-    def _attribute_later(self, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed) -> None:
-        """Attribute a failure whose caller went away, and record it."""
-        self._record_when_done(
-            asyncio.ensure_future(attribute_failure(self._dependencies, answer, accepted, failure)), answer, accepted
-        )
-
-    def _record_when_done(self, task: "asyncio.Future[Outcome]", answer: Answer, accepted: AcceptedRequest) -> None:
-        def record(done: "asyncio.Future[Outcome]") -> None:
-            self._attributing.discard(done)
-            if not done.cancelled() and done.exception() is None:
-                self._record(answer, accepted, done.result())
-            else:
-                self._mirrors.release(accepted)
-
-        self._attributing.add(task)
-        task.add_done_callback(record)
-
-    async def _attribute(self, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed) -> Outcome:
-        """Return who caused a failure. If the caller goes away meanwhile, the failure is recorded without it."""
-        task = asyncio.ensure_future(attribute_failure(self._dependencies, answer, accepted, failure))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            self._record_when_done(task, answer, accepted)
-            raise
 
     async def _deliver(self, answer: Answer, accepted: AcceptedRequest, reply: Reply) -> None:
         accepted.arrival.spending.correct(answer.measurement.input_tokens)
@@ -276,10 +212,7 @@ class Endpoint:
         record = answer.to_record(outcome)
         if rescue is not None:
             record = record.model_copy(update={"rescued_by": rescue.accepted.choice.served.target})
-        counts = (outcome == Outcome() or _has_begun(record)) and record.drill is None
-        spared = accepted.choice.spared if counts else None
-        counted = record if spared is None else as_spared(record, spared)
-        self._dependencies.metrics.observe(counted)
+        self._dependencies.metrics.observe(record)
         accepted.trace.end(record)
         if answer.retried is not None:
             self._dependencies.metrics.retries.labels(record.environment, answer.retried).inc()
@@ -288,20 +221,21 @@ class Endpoint:
         if record.environment == "production" and accepted.parsed.model == record.target.model:  # no pinned version
             self._dependencies.callers.note_traffic(record.target.model)
         self._mirrors.note(record)
-        if answer.engine_died or answer.other_died or (rescue is not None and rescue.engine_died):
+        if answer.engine_died or answer.other_failed is not None or (rescue is not None and rescue.engine_died):
             self._mirrors.release(accepted)  # what may have killed an engine goes to no other
         else:
             self._mirrors.offer(accepted, record)
-        if outcome == Outcome() and accepted.parsed.generates and counted is record:
+        if outcome == Outcome() and accepted.parsed.generates:
             texts = accepted.parsed.text, answer.measurement.text
             self._dependencies.features.submit(record, *texts, draw_id=accepted.draw_id)
         else:
-            self._dependencies.telemetry.record(counted)
+            self._dependencies.telemetry.record(record)
 
 
-def _has_begun(record: Inference) -> bool:
-    """Return whether a target had begun to answer a request that did not fail: its caller may have left then."""
-    return record.error is None and record.output_tokens > 0
+def _as_targets(kind: ErrorKind) -> ErrorKind:
+    """Return how a target failed a request that the fallback answered: what it refused is no fault of the request."""
+    instead: dict[ErrorKind, ErrorKind] = {"bad_request": "engine_failed", "template_refused": "template_failed"}
+    return instead.get(kind, kind)
 
 
 def _spent(answer: Answer, accepted: AcceptedRequest, *, left: bool) -> int:

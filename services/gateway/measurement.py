@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from urllib.parse import quote
+from typing import Literal
 
-from contracts.facts import EngineDeath, Inference
-from contracts.vocabulary import Environment, Party, Target
+from contracts.facts import Inference
+from contracts.vocabulary import Environment, Party
 from decisions.attribution import ErrorKind
 from decisions.drills import change_record
 from decisions.shaping import is_length_forced_by_caller, is_length_set_by_caller, is_shaped_by_caller
 from decisions.triggers import CANCELLED
 from services.gateway.callers import Caller, Spending
 from services.gateway.domain import drills, timing
+from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.drills import DrillEffect
 from services.gateway.domain.records import EngineRecord
 from services.gateway.domain.requests import ParsedRequest
@@ -19,8 +20,7 @@ from services.gateway.domain.routing import Choice
 from services.gateway.request_traces import RequestTrace
 from shared.serving.openai_stream import ApiRequest
 
-SLICE_HEADER = "x-slipway-slice"
-"""Names the slice of live traffic that a request is part of, on both versions."""
+_BODY_CHARS = 12
 _FIRST_ANSWER = "0.0"
 """The answer whose text is described in telemetry, if a request asks for several."""
 
@@ -100,14 +100,13 @@ class AcceptedRequest:
 
     @property
     def response_headers(self) -> dict[str, str]:
-        """Return the headers of the response: request id, target, release, and slice and drill if there are any."""
-        target, slice_id = self.choice.served.target, self.choice.slice_id
+        """Return the headers of the response: request id, target, release, and drill if there is one."""
+        target = self.choice.served.target
         return {
             "x-request-id": self.request_id,
             "x-slipway-version": str(target),
             "x-slipway-release": f"{target.model}@v{target.version}",
             **self.arrival.spending.headers,
-            **({SLICE_HEADER: quote(slice_id, safe="/:")} if slice_id else {}),
             **(self.effect.headers if self.effect else {}),
         }
 
@@ -224,7 +223,9 @@ class Measurement:
         """Return the finish reason of the first answer that has one."""
         return self._finish_reasons[min(self._finish_reasons)] if self._finish_reasons else None
 
-    def to_record(self, outcome: Outcome, endpoint: str, death: EngineDeath | None = None) -> Inference:
+    def to_record(
+        self, outcome: Outcome, endpoint: str, death: Literal["meanwhile", "before"] | None = None
+    ) -> Inference:
         """Return the telemetry record of a request that has ended, without any text.
 
         A caller that disconnects or does not read is no evidence against the target: that is a finish reason, not an
@@ -247,7 +248,6 @@ class Measurement:
             endpoint=endpoint,
             environment=accepted.environment,
             canary=accepted.choice.canary,
-            slice=accepted.choice.slice_id,
             drill=accepted.effect.drill_id if accepted.effect else None,
             scheduled_at=accepted.arrived_at,
             sent_at=accepted.arrived_at + timedelta(seconds=self.sent_s - accepted.arrived_s),
@@ -267,28 +267,8 @@ class Measurement:
             shaped_by_caller=is_shaped_by_caller(parsed.path, parsed.body),
             caller=accepted.arrival.caller.pseudonym,
             holder=accepted.arrival.caller.holder_pseudonym,
-            death=death if outcome.error == "engine_dead" else None,
+            is_evidence=accepted.arrival.caller.key.evidence,
+            engine_died=death if outcome.error == "engine_dead" else None,
+            body=digest_of(parsed)[:_BODY_CHARS] if outcome.caused_by == "target" else None,
         )
         return record if accepted.effect is None else change_record(accepted.effect.fault, record)
-
-
-def as_spared(record: Inference, canary: Target) -> Inference:
-    """Return the record of a request that a canary would have died of, and that the active target answered for it.
-
-    As after a rescue, it is the canary's error, and nothing of the answer counts for either.
-    """
-    return Inference(
-        request_id=record.request_id,
-        target=canary,
-        endpoint="",
-        environment=record.environment,
-        canary=True,
-        scheduled_at=record.scheduled_at,
-        sent_at=record.scheduled_at,
-        e2e_ms=0.0,
-        error="engine_dead",
-        caused_by="target",
-        caller=record.caller,
-        holder=record.holder,
-        rescued_by=record.target,
-    )

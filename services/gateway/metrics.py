@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry
 
 from contracts import metrics as m
 from contracts.facts import Inference
-from contracts.vocabulary import Environment, Target
-from services.gateway import body_bans, caller_bans
+from contracts.vocabulary import Environment
+from services.gateway import body_bans
 from shared.runtime.metrics import BoundedLabel, counter, gauge, histogram
 
 
@@ -29,7 +29,6 @@ class GatewayMetrics:
         self._e2e = histogram(m.E2E, registry)
         self._input_tokens = counter(m.INPUT_TOKENS, registry)
         self._output_tokens = counter(m.OUTPUT_TOKENS, registry)
-        self._unattributed = counter(m.UNATTRIBUTED, registry)
         self.in_flight = gauge(m.IN_FLIGHT, registry)
         self.body_wait = histogram(m.BODY_WAIT, registry)
         self.retries = counter(m.RETRIES, registry)
@@ -45,7 +44,7 @@ class GatewayMetrics:
         self.shadowed = counter(m.SHADOWED, registry)
         self.rescued = counter(m.RESCUED, registry)
         self.body_bans = counter(m.BODY_BANS, registry)
-        for change in (*get_args(body_bans.Change), *get_args(caller_bans.Change)):
+        for change in get_args(body_bans.Change):
             self.body_bans.labels(change)  # a rule watches it, and `increase` does not see a series that begins at 1
         self.slow_readers = counter(m.SLOW_READERS, registry)
 
@@ -71,10 +70,6 @@ class GatewayMetrics:
     def count_ejection(self, endpoint: str, change: str) -> None:
         """Count that an endpoint takes no requests to a target, or takes them again."""
         self._ejections.labels(self._endpoint(endpoint), change).inc()
-
-    def count_unattributed(self, target: Target) -> None:
-        """Count a failed request whose cause could not be determined."""
-        self._unattributed.labels(self._target(target)).inc()
 
     def count_rejected(self, status: int, environment: Environment | None) -> None:
         """Count a request that was rejected before it reached a target; None if its environment is not valid."""

@@ -10,7 +10,6 @@ import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Literal
 
 import structlog
@@ -20,10 +19,8 @@ from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.attribution import ATTRIBUTION
 from services.gateway.answer import Answer
-from services.gateway.cross_checks import LONGEST_S
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import drills, pairing
-from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.failures import AnswerFailed
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
@@ -37,7 +34,10 @@ _BUSY_RATIO = 0.5
 _WAITING = 4
 """Times as many drawn requests may wait for their answer, or for their turn, as are asked again at the same time."""
 _CANDIDATES = 1_000
-"""Engines of candidates whose last death is known."""
+"""Candidates whose last deaths are known."""
+_DEATHS_FOR_S = 600.0
+_LONGEST_S = 60.0
+"""The most time of an answer that is asked for a pair."""
 _DEATHS = 2
 """Deaths of its engine after which no candidate passes its shadow."""
 _QUEUED_MS = 50.0
@@ -69,7 +69,6 @@ class Mirrors:
         self._unseen: set[str] = set()  # ids of the draws of shadows
         self._capacity = _WAITING * dependencies.settings.max_mirrors
         self._queued_s: dict[Target, float] = {}
-        self._deaths: dict[tuple[str, str], datetime] = {}  # the last one that counted, by candidate and endpoint
         self._deaths_s: dict[str, list[float]] = {}  # when a candidate's engine died, the last two times
         self._turn = asyncio.Semaphore(dependencies.settings.max_mirrors)
         self._shadow_turn = asyncio.Semaphore(max(1, dependencies.settings.max_mirrors // 2))
@@ -82,7 +81,9 @@ class Mirrors:
 
         What is drawn takes capacity until its pair is known, or `release`.
         """
-        other = None if route is None else pairing.draw_pair(route, choice, parsed, arrival.draw_id)
+        if route is None or not arrival.caller.key.evidence:
+            return None
+        other = pairing.draw_pair(route, choice, parsed, arrival.draw_id)
         if other is None:
             return None
         account = arrival.caller.account
@@ -131,7 +132,7 @@ class Mirrors:
         if not other.shadow or set(choice.served.endpoints).isdisjoint(other.served.endpoints):
             return False
         died_s = self._deaths_s.get(str(other.served.target), [])
-        lately_s = self._dependencies.clock.monotonic() - self._dependencies.settings.body_ban_s
+        lately_s = self._dependencies.clock.monotonic() - _DEATHS_FOR_S
         return sum(at_s > lately_s for at_s in died_s) >= _DEATHS
 
     def release(self, accepted: AcceptedRequest) -> None:
@@ -176,7 +177,7 @@ class Mirrors:
         async with self._shadow_turn if other.shadow else contextlib.nullcontext(), self._turn:
             served = await self._ask(self._again(accepted, accepted.choice))
             known = not served.died and pairing.is_known(served.record)
-            if not known or self._may_kill(accepted, other):
+            if not known:
                 self._count("unknown", other)
                 return
             mirrored = await self._ask(self._again(accepted, other))
@@ -194,22 +195,6 @@ class Mirrors:
         else:
             self._dependencies.features.submit_pair(pair, accepted.parsed.text, texts, draw_id=accepted.draw_id)
 
-    def _may_kill(self, accepted: AcceptedRequest, other: Choice) -> bool:
-        """Return whether an engine of a candidate died under this body, in its shadow.
-
-        Where that ends nothing that serves callers, the candidate is asked once more what only was there: a second
-        death shows that it dies of this body, and an answer that it does not.
-        """
-        bans, account = self._dependencies.bans, accepted.arrival.caller.account
-        if other.canary and bans.knows_shadows:
-            digest = digest_of(accepted.parsed)
-            return bans.died_unseen(accepted.environment, other.served.target, account, digest) is not None
-        if not other.shadow:
-            return False
-        apart = set(accepted.choice.served.endpoints).isdisjoint(other.served.endpoints)
-        unseen = replace(accepted, choice=other)
-        return bans.is_banned(unseen) if apart else bans.is_blamed(unseen)
-
     async def _as_silent(self, accepted: AcceptedRequest, served: _Side, mirrored: _Side) -> MirroredPair | None:
         """Return the pair of a request that a candidate left unanswered; None if it may be the machine that stood.
 
@@ -225,14 +210,11 @@ class Mirrors:
             if context_tokens < choice.served.context_tokens:
                 record = pairing.excuse_cut(served.record, record, context_tokens)
             return pairing.as_pair(served.record, record, shadow=other.shadow)
-        death, engine = mirrored.record.death, (str(other.served.target), mirrored.record.endpoint)
-        if not other.shadow or death is None or self._deaths.get(engine) == death.died_at:
+        if not other.shadow or mirrored.record.engine_died != "meanwhile":
             return None
-        if len(self._deaths) >= _CANDIDATES:
-            self._deaths.clear()
+        if len(self._deaths_s) >= _CANDIDATES:
             self._deaths_s.clear()
-        self._deaths[engine] = death.died_at
-        name, now_s = engine[0], self._dependencies.clock.monotonic()
+        name, now_s = str(other.served.target), self._dependencies.clock.monotonic()
         self._deaths_s[name] = [*self._deaths_s.get(name, []), now_s][-_DEATHS:]
         return pairing.as_failed(served.record, mirrored.record)
 
@@ -249,7 +231,7 @@ class Mirrors:
             arrived_at=now,
             arrived_s=now_s,
             waited_s=0.0,
-            deadline_s=min(accepted.deadline_s, LONGEST_S),
+            deadline_s=min(accepted.deadline_s, _LONGEST_S),
             effect=drills.decide_effect(drill, target, accepted.draw_id, now, now_s),
             cache_salt=f"pair-{accepted.draw_id}",
             is_callers=False,

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from contracts.api_keys import ApiKey
-from contracts.gateway_rollbacks import PerformedRollback
 from contracts.routes import Route
 from contracts.vocabulary import Environment
 from services.gateway.adapters.bus import BusConnection
@@ -20,21 +19,19 @@ from services.gateway.adapters.record_file import RecordFile
 from services.gateway.adapters.tokens import IdentityProvider, Tokens
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.app import SERVICE
+from services.gateway.body_bans import BodyBans
 from services.gateway.budgets import Budgets
 from services.gateway.drill_table import DrillTable
 from services.gateway.feature_queue import FeatureQueue, QueueLimits
 from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
-from services.gateway.performed_rollbacks import RESERVE_BYTES, PerformedRollbacks
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
-from services.gateway.slice_table import SliceTable
 from services.gateway.team_table import TeamTable, load_secret
 from services.gateway.telemetry import Recorder
 from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
-from shared.provenance.administrators import Administrators
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.service_metrics import ServiceMetrics
 from shared.runtime.settings import Connection
@@ -53,18 +50,18 @@ class Parts:
     tokens: Tokens | None
     shares: Shares
     budgets: Budgets
+    bans: BodyBans
     drills: DrillTable
-    slices: SliceTable
     engine: TritonEngine
     recorder: Recorder
     worker: FeatureWorker
     features: FeatureQueue
-    rollbacks: PerformedRollbacks
     teams: TeamTable
     metrics: GatewayMetrics
     service_metrics: ServiceMetrics
     state: WorkerState
     clock: Clock
+    has_route_file: bool = False
 
 
 def compose(connection: Connection, settings: GatewaySettings, started_s: float | None = None) -> Parts:
@@ -72,8 +69,9 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
     clock = SystemClock()
     bus = Bus(connection, SERVICE, clock)
     bus_connection, metrics = BusConnection(bus), GatewayMetrics(bus.metrics)
-    file = RecordFile(connection.work_dir(SERVICE) / "routes.json", Route)
-    table, staging = RouteTable(file.load(), file.save), RouteTable({}, None, "staging")
+    file = RecordFile(settings.route_file or connection.work_dir(SERVICE) / "routes.json", Route)
+    save = file.save if settings.route_file is None else None
+    table, staging = RouteTable(file.load(), save), RouteTable({}, None, "staging")
     keys, installed = _api_keys(connection, settings)
     state = WorkerState(  # before what takes long, such as grpc: a start is counted although it fails
         bus.metrics,
@@ -95,18 +93,18 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         tokens=_tokens(settings),
         shares=Shares(clock, process, settings.workers),
         budgets=Budgets(clock, process),
+        bans=BodyBans(clock, process, lambda change: metrics.body_bans.labels(change).inc()),
         drills=DrillTable(clock),
-        slices=SliceTable(clock),
         engine=TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s)),
         recorder=recorder,
         worker=worker,
         features=_features(worker, recorder, settings, metrics, clock),
-        rollbacks=_rollbacks(connection, table, bus_connection, clock),
         teams=TeamTable(connection.teams, load_secret(connection.work_dir(SERVICE) / "cache-salt"), clock),
         metrics=metrics,
         service_metrics=ServiceMetrics(bus, connection, {"gateway": settings.tls_certificate}),
         state=state,
         clock=clock,
+        has_route_file=settings.route_file is not None,
     )
 
 
@@ -142,13 +140,6 @@ def _features(
         pause=asyncio.sleep,
         on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
     )
-
-
-def _rollbacks(
-    connection: Connection, table: RouteTable, bus_connection: BusConnection, clock: Clock
-) -> PerformedRollbacks:
-    file = RecordFile(connection.work_dir(SERVICE) / "rollbacks.json", PerformedRollback, reserve_bytes=RESERVE_BYTES)
-    return PerformedRollbacks(table, file, bus_connection, Administrators(connection.administrators), clock)
 
 
 def _tokens(settings: GatewaySettings) -> Tokens | None:

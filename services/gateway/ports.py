@@ -4,9 +4,8 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Protocol
 
 from contracts.api_keys import ApiKey
-from contracts.facts import Inference, InferenceBatch, MirroredPair, RollbackReported
+from contracts.facts import Inference, InferenceBatch, MirroredPair
 from contracts.facts.watch import Features
-from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.vocabulary import Environment, Target
 from services.gateway.domain.features import Excerpts
 from shared.serving.openai_stream import ApiPiece, ApiRequest
@@ -68,23 +67,6 @@ class TextFeatures(Protocol):
 
     def submit_pair(self, pair: MirroredPair, prompt: str, outputs: tuple[str, str], /, *, draw_id: str) -> None:
         """Publish the pair of two complete answers, with the features of both if it is sampled; return at once."""
-
-
-class RollbackLog(Protocol):
-    """The bus, for rollbacks that were performed without it."""
-
-    @property
-    def connected(self) -> bool:
-        """Return whether the bus seems to be connected."""
-
-    async def answers(self, model: str, /) -> bool:
-        """Return whether the bus answers with a model's route within seconds."""
-
-    async def find_answer(self, order_digest: str, /) -> RollbackAnswer | None:
-        """Return what the rollback-controller made of a signed order; None without an answer. Raises Transient."""
-
-    async def report(self, report: RollbackReported, /, *, model: str, order_id: str) -> None:
-        """Publish a report; one of the same order that comes again is stored once. Raises Transient."""
 
 
 class Describer(Protocol):

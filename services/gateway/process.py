@@ -19,13 +19,12 @@ from contracts.api_keys import ApiKey
 from contracts.api_usage import EndpointUse, MonthlyUsage
 from contracts.drills import Drill
 from contracts.routes import Route
-from contracts.slices import Slice
 from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, limited_protocol
 from services.gateway.adapters.transport import Certificate, tls_context
 from services.gateway.app import Applications, build
 from services.gateway.callers import Callers
 from services.gateway.connections import forget_endpoints
-from services.gateway.cross_checks import CrossChecks
+from services.gateway.endpoint_checks import EndpointChecks
 from services.gateway.parts import Parts, compose
 from services.gateway.settings import GatewaySettings
 from shared.errors import Transient
@@ -90,12 +89,11 @@ def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:
         tables=parts.tables,
         callers=Callers(parts.keys, parts.clock, parts.shares, parts.budgets, teams=parts.teams, tokens=parts.tokens),
         drills=parts.drills,
-        slices=parts.slices,
         engine=parts.engine,
         telemetry=parts.recorder,
         features=parts.features,
-        rollbacks=parts.rollbacks,
-        cross_checks=CrossChecks(parts.engine, parts.clock),
+        bans=parts.bans,
+        checks=EndpointChecks(parts.engine, parts.clock),
         metrics=parts.metrics,
         state=parts.state,
         new_id=lambda: uuid.uuid4().hex,
@@ -114,19 +112,21 @@ def background_work(
         bus_connection.connect(),
         parts.recorder.run(),
         parts.features.run(),
-        bus_connection.follow("routes", Route, production.apply, production.note_bucket),
+        *(
+            ()
+            if parts.has_route_file
+            else (bus_connection.follow("routes", Route, production.apply, production.note_bucket),)
+        ),
         bus_connection.follow("staging-routes", Route, staging.apply),
         bus_connection.follow("drills", Drill, parts.drills.apply),
-        bus_connection.follow("slices", Slice, parts.slices.apply),
         bus_connection.follow("api-keys", ApiKey, parts.keys.apply, parts.keys.note_bucket),
         bus_connection.follow("api-usage", MonthlyUsage, parts.budgets.apply),
         bus_connection.record_usage(parts.budgets),
         bus_connection.forget_usage(parts.budgets),
         bus_connection.exchange(parts.shares, endpoints),
+        bus_connection.exchange_deaths(parts.bans),
         parts.installed.follow(),
         *(() if parts.tokens is None else (parts.tokens.follow(),)),
-        parts.rollbacks.follow(asyncio.sleep),
-        parts.rollbacks.report(asyncio.sleep),
         parts.state.keep_current(asyncio.sleep),
         forget_endpoints(parts.engine, parts.tables.values(), asyncio.sleep),
         parts.service_metrics.keep_current(),

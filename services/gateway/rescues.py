@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from contracts.routes import ServedTarget
-from decisions.attribution import COMPARED
+from decisions.attribution import PROVABLE
 from decisions.request_rates import Allowance
 from services.gateway.answer import Answer
 from services.gateway.domain import pairing
@@ -26,12 +26,12 @@ _MOST_CALLERS = 1_000
 def may_rescue(accepted: AcceptedRequest, answer: Answer, failure: AnswerFailed, fallback: ServedTarget) -> bool:
     """Return whether a failed request may be tried on the fallback.
 
-    Only if the engine itself failed it before the first token: not what a drill failed, so that it is seen. What a
-    slice drew and no engine received goes back to the active one.
+    Only if the engine itself failed or refused it before the first token: not what a drill failed, so that it is seen,
+    and not what is too long for the target, where the fallback takes longer prompts.
     """
     by_drill = accepted.effect is not None and accepted.effect.fails
-    unreached = accepted.choice.drawn and failure.kind == "endpoint_unreachable"
-    own = (failure.kind in COMPARED or unreached) and not (failure.is_callers or by_drill or answer.engine_died)
+    is_longer = failure.kind == "bad_request" and fallback.context_tokens > accepted.choice.served.context_tokens
+    own = failure.kind in PROVABLE and not is_longer and not (failure.is_callers or by_drill or answer.engine_died)
     unseen = answer.measurement.output_tokens == 0
     return own and unseen and pairing.may_mirror(accepted.parsed, accepted.choice.served, fallback)
 

@@ -1,15 +1,13 @@
 """The routes as this gateway knows them: saved ones first, live ones as soon as the bus is connected."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
 
-from contracts.gateway_rollbacks import GatewayRollback
 from contracts.routes import Route
 from contracts.vocabulary import Environment
-from decisions.gateway_rollbacks import overridden
-from decisions.route_edits import newest, revives_quarantined
+from decisions.route_edits import newest, revives_barred
 from services.gateway.domain import errors, routing
 from services.gateway.domain.errors import RequestRejected
 from shared.runtime.clock import Clock, SystemClock
@@ -58,43 +56,14 @@ class RouteTable:
         self._live = False
         self._lost: set[str] = set()
         self._older: dict[str, OlderRoute] = {}
-        self._orders: Mapping[str, Sequence[GatewayRollback]] = {}
-        self._overridden: dict[str, Route] = {}
 
     def get(self, model: str) -> Route | None:
-        """Return the route of a model, after what was ordered at this gateway; None if there is none."""
-        return self._overridden.get(model) or self._routes.get(model)
-
-    def known(self, model: str) -> Route | None:
-        """Return the route of a model as the bus had it; None if there is none."""
+        """Return the route of a model; None if there is none."""
         return self._routes.get(model)
 
     def all(self) -> list[Route]:
         """Return the routes, sorted by model name."""
-        routes = {**self._routes, **self._overridden}
-        return [routes[model] for model in sorted(routes)]
-
-    def override(self, orders: Mapping[str, Sequence[GatewayRollback]]) -> None:
-        """Serve what rollbacks that were ordered at this gateway make of the routes of the bus.
-
-        The routes of the bus stay known as they are: a newer one replaces what an order made of the one before.
-
-        Args:
-            orders: by model, in the order of their arrival.
-        """
-        self._orders = orders
-        for model in {*orders, *self._overridden}:
-            self._override(model)
-
-    def _override(self, model: str) -> None:
-        route, before = self._routes.get(model), self.get(model)
-        after = overridden(route, self._orders.get(model, ())) if route is not None else None
-        if after is None or after == route:
-            self._overridden.pop(model, None)
-        else:
-            self._overridden[model] = after
-        if self.get(model) != before:
-            self._log(model)
+        return [self._routes[model] for model in sorted(self._routes)]
 
     def choose(self, name: str, key: str, opens: Callable[[str], bool] = lambda _model: True) -> routing.Choice:
         """Return the target that answers a request for a model name.
@@ -114,7 +83,10 @@ class RouteTable:
         if requested.version is not None:
             pinned = routing.choose_pinned(route, requested.version)
             if pinned is None:
-                quarantined = any(target.version == requested.version for target in route.quarantined)
+                quarantined = any(
+                    each.version == requested.version
+                    for each in (*route.quarantined, *(entry.served.target for entry in route.suspended))
+                )
                 names = routing.list_models(route)
                 problem = errors.version_not_found(route.model, requested.version, names, quarantined=quarantined)
                 raise RequestRejected(problem)
@@ -150,7 +122,6 @@ class RouteTable:
         for model in self.older:
             served, stored = self._routes[model].epoch, self._older[model].stored.epoch
             parts.append(f"routes_older: {model} (serving epoch {served}, the bucket has {stored})")
-        parts += [f"rolled back here, the bus has not confirmed it: {model}" for model in sorted(self._overridden)]
         return "; ".join(parts)
 
     async def apply(self, model: str, route: Route, _revision: int) -> None:
@@ -200,7 +171,7 @@ class RouteTable:
                 bucket_epoch=route.epoch,
             )
             return False
-        if route.epoch > known.epoch and not revives_quarantined(route, known):
+        if route.epoch > known.epoch and not revives_barred(route, known):
             return True
         if route.epoch < older.first_epoch:
             older = OlderRoute(route, route.epoch, self._clock.monotonic())
@@ -211,7 +182,7 @@ class RouteTable:
         """Return whether an older route was edited, had time to be repaired, and revives no quarantined target."""
         edited = older.stored.epoch > older.first_epoch
         settled = self._clock.monotonic() - older.since_s >= SETTLE_S
-        return edited and settled and not revives_quarantined(older.stored, self._routes[model])
+        return edited and settled and not revives_barred(older.stored, self._routes[model])
 
     def _serve(self, model: str, route: Route) -> None:
         """Serve a route, then save it; a failing disk does not stop serving."""
@@ -220,8 +191,6 @@ class RouteTable:
             return
         self._routes[model] = route
         self._log(model)
-        if self._orders.get(model):
-            self._override(model)
         if self._save is None:
             return
         try:

@@ -41,6 +41,8 @@ class GatewaySettings(BaseSettings):
     """Silence of a Triton's health check after which it is ejected, where another one answers; 0: never."""
     answer_s: Seconds = 600.0
     """Most time of a whole answer."""
+    route_file: Path | None = None
+    """JSON file of routes that are served as they are, and not the bus's: for an outage of the bus."""
     drain_s: Annotated[int, Field(ge=0)] = 30
     """Most time of streams in flight after SIGTERM."""
     max_in_flight: Annotated[int, Field(ge=1)] = 512
@@ -51,10 +53,6 @@ class GatewaySettings(BaseSettings):
     """Requests per minute that the fallback may answer because the engine failed them; 0 for none."""
     rescues_per_caller: Annotated[int, Field(ge=0)] = 20
     """The same, of one caller."""
-    body_ban_s: Annotated[float, Field(ge=0)] = 600.0
-    """Seconds for which a request is refused under which an engine died; 0 for none."""
-    caller_ban_s: Annotated[float, Field(ge=0)] = 60.0
-    """Seconds for which a caller is refused under whose requests engines died repeatedly, the first time; 0: never."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
     """Largest body; more is a 413."""
     body_s: Seconds = 30.0

@@ -6,7 +6,7 @@ from heapq import nlargest
 from operator import itemgetter
 from typing import Final
 
-from contracts.api_usage import MOST_ACCOUNTS, MOST_MODELS, DemandReport, OfferedLoad
+from contracts.api_usage import MOST_ACCOUNTS, MOST_MODELS, DemandReport
 from decisions.rate_shares import TimedReport, remembered, share, smooth
 from shared.runtime.clock import Clock
 
@@ -31,7 +31,6 @@ class Shares:
         self._workers = workers
         self._asked: Counter[str] = Counter()
         self._models: Counter[str] = Counter()
-        self._offered: dict[str, OfferedLoad] = {}
         self._demand: dict[str, float] = {}
         self._traffic: dict[str, float] = {}
         self._reports: dict[str, TimedReport] = {}
@@ -47,21 +46,9 @@ class Shares:
         """Note a request that the active version of a model, or its canary, has answered or failed in production."""
         self._models[model] += 1
 
-    def note_offered(self, model: str, tokens: int) -> None:
-        """Note a request that was admitted for a model in production, and the tokens of its prompt, estimated."""
-        known = self._offered.get(model, OfferedLoad())
-        self._offered[model] = OfferedLoad(
-            requests=known.requests + 1, tokens=known.tokens + max(0, tokens), longest=max(known.longest, tokens)
-        )
-
     def of(self, account: str) -> float:
         """Return the share of this process, above 0 and at most 1."""
         return self._shares.get(account) or self._idle
-
-    @property
-    def is_sole(self) -> bool:
-        """Return whether no other process reported, although it could: without the bus nothing is known of others."""
-        return self._workers == 1 and self._exchanges > 1 and not self._reports
 
     @property
     def _idle(self) -> float:
@@ -72,15 +59,12 @@ class Shares:
     def report(self) -> DemandReport:
         """Return what is asked here, once a second; of too many accounts or models, those with the highest demand."""
         self._demand, self._traffic = smoothed(self._demand, self._asked), smoothed(self._traffic, self._models)
-        offered = dict(nlargest(MOST_MODELS, self._offered.items(), key=lambda item: item[1].requests))
         self._asked.clear()
         self._models.clear()
-        self._offered.clear()
         return DemandReport(
             process=self.process,
             demand=highest(self._demand, MOST_ACCOUNTS),
             traffic=highest(self._traffic, MOST_MODELS),
-            offered=offered,
         )
 
     def take_report(self, report: DemandReport) -> None:

@@ -19,28 +19,23 @@ from contracts.facts import (
     ReleaseOpened,
     RollbackFailed,
     RollbackOrdered,
-    RollbackReported,
     RollbackTimeline,
     ShadowAssessed,
+    SuspensionDecided,
     VariantStaged,
 )
 from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS
 from decisions.rollback import rollback_id
 from services.rollback_controller.controller import Controller
-from services.rollback_controller.early_probes import EarlyProbes
-from services.rollback_controller.gateway_reports import GatewayReports, report_refused
 from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.operator_orders import OperatorOrders
-from services.rollback_controller.ports import Alerts, Answers, Drills, Probe, Proofs, Routes, Slices, Traffic
-from services.rollback_controller.probing import Probing
+from services.rollback_controller.ports import Alerts, Drills, Probe, Proofs, Routes, Traffic
 from services.rollback_controller.rehearsal import Rehearsal
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import RollbackStates
-from services.rollback_controller.trials import Trials
 from shared.messaging.bus import Bus, Failed
 from shared.messaging.orders import order_refused
-from shared.provenance.administrators import Administrators
 from shared.runtime.clock import Clock
 
 _AT_ONCE = 8
@@ -54,14 +49,10 @@ def build(
     states: RollbackStates,
     routes: Routes,
     drills: Drills,
-    slices: Slices,
-    load_rose: Callable[[str], bool],
     alerts: Alerts,
     probe: Probe,
     traffic: Traffic,
     proofs: Proofs,
-    answers: Answers,
-    administrators: Administrators,
     teams: Callable[[], tuple[Team, ...]],
     settings: RollbackControllerSettings,
     clock: Clock,
@@ -75,8 +66,6 @@ def build(
         clock=clock,
         rules=settings.rules,
         teams=teams,
-        trials=Trials(states, routes, slices, clock),
-        probing=Probing(states, routes, probe, EarlyProbes(routes, probe, clock), clock, settings.rules, load_rose),
         policies=KnownPolicies(states, proofs),
     )
     rehearsal = Rehearsal(
@@ -93,7 +82,6 @@ def build(
     _subscribe_watch(bus, controller)
     _subscribe_releases(bus, controller, rehearsal)
     _subscribe_orders(bus, controller, OperatorOrders(controller, routes, drills, clock, settings.drilled_models))
-    _subscribe_reports(bus, GatewayReports(controller, answers, administrators, clock))
     return controller
 
 
@@ -150,16 +138,15 @@ def _subscribe_orders(bus: Bus, controller: Controller, orders: OperatorOrders) 
         changed = await orders.lift_quarantine(event, bus.received)
         return [changed, OrderAccepted(order_id=event.id, order_type=event.type)]
 
+    @bus.on(SuspensionDecided, failure=order_refused)
+    async def suspension_decided(event: Event[SuspensionDecided]) -> list[DeploymentChanged | OrderAccepted]:
+        changed = await orders.end_suspension(event, bus.received)
+        return [changed, OrderAccepted(order_id=event.id, order_type=event.type)]
+
     @bus.on(DrillOrdered, failure=order_refused)
     async def drill_ordered(event: Event[DrillOrdered]) -> OrderAccepted:
         await orders.order_drill(event, bus.received)
         return OrderAccepted(order_id=event.id, order_type=event.type)
-
-
-def _subscribe_reports(bus: Bus, reports: GatewayReports) -> None:
-    @bus.on(RollbackReported, failure=report_refused, max_workers=_AT_ONCE)
-    async def rollback_reported(event: Event[RollbackReported]) -> None:
-        await reports.handle(event, bus.received)
 
 
 def order_failed(failed: Failed) -> RollbackFailed | OrderRefused | None:

@@ -27,17 +27,14 @@ from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
 from decisions.rollback import rollback_id
 from decisions.route_edits import Changed, EditRefused, roll_back
-from services.rollback_controller.domain import decision, execution, slices
-from services.rollback_controller.domain.decision import Cause, VoidOrder
-from services.rollback_controller.domain.doubt import awaited_previous, may_start
+from services.rollback_controller.domain import decision, execution
+from services.rollback_controller.domain.decision import Cause, Standby, VoidOrder
 from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import Rollback, RollbackState
 from services.rollback_controller.domain.rules import Rules
 from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.ports import Alerts, Probe, Routes
-from services.rollback_controller.probing import Probing
 from services.rollback_controller.states import RollbackStates
-from services.rollback_controller.trials import Trials
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Received
 from shared.messaging.orders import check_sender
@@ -58,8 +55,8 @@ class Controller:
     """What the rollback-controller does with each kind of fact, and between them.
 
     Attributes:
+        probe: Says whether a target generates, by what it answered a moment ago, or now.
         teams: Returns the teams as they are now.
-        probing: Returns what is seen when an alert is decided.
     """
 
     states: RollbackStates
@@ -69,8 +66,6 @@ class Controller:
     clock: Clock
     rules: Rules
     teams: Callable[[], tuple[Team, ...]]
-    trials: Trials
-    probing: Probing
     policies: KnownPolicies
     _executing: set[str] = field(default_factory=set)
 
@@ -107,17 +102,14 @@ class Controller:
         if await self.alerts.resolved_since(event.environment, event.subject, event.data.alert_id, received.sequence):
             log.info("the alert is resolved")
             return
-        if isinstance(event.data, AlertUpdated) and await self._awaits_previous(event.data, event):
-            log.info("the previous target still does not generate, so the alert starts no other rollback")
-            return
         await self._complete_policies(event)
-        moment = await self.probing.look(event)
+        standby = await self._look_behind(event)
 
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
             if decision.lacks_policy(state, event.data, route):
                 reason = f"The policy of version {event.data.target.version} of {event.subject} is not known yet."
                 raise Transient("bus_unavailable", reason)
-            return decision.decide_on_alert(state, event.data, route, cause, self.rules, moment=moment)
+            return decision.decide_on_alert(state, event.data, route, cause, self.rules, standby=standby)
 
         await self.decide(event, decide, received)
 
@@ -129,13 +121,15 @@ class Controller:
         if decision.lacks_policy(state, event.data, route):
             await self.policies.complete(environment, model, state, route)
 
-    async def _awaits_previous(self, alert: AlertUpdated, event: Event[Any]) -> bool:
-        """Return whether an alert has failed to move traffic to a target that does not generate, and still does not."""
-        environment, model = event.environment, event.subject
-        state, entry = await self.states.read(environment, model), await self.routes.get(environment, model)
-        served = awaited_previous(state, alert, entry.value if entry else None)
-        starts = may_start(state, alert, event.id, self.clock.now(), self.rules.retry_s)
-        return served is not None and starts and await self.probe.answers(served) is not None
+    async def _look_behind(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> Standby:
+        """Return how the version is that an alert would move traffic to."""
+        entry = await self.routes.get(event.environment, event.subject)
+        if entry is None or not decision.takes_traffic(entry.value, event.data.target):
+            return Standby("missing")
+        served = decision.plan_standby(entry.value, event.data)
+        if isinstance(served, Standby):
+            return served
+        return decision.assess_standby(entry.value, served, await self.probe.answers(served))
 
     async def handle_assessment(self, event: Event[CanaryAssessed] | Event[ShadowAssessed], received: Received) -> None:
         """Roll back a canary, or end a shadow, that failed its test."""
@@ -179,12 +173,11 @@ class Controller:
 
         def assess(state: RollbackState) -> RollbackState:
             nonlocal completed
-            after = slices.add_records(execution.assess_requests(state, records, now, self.rules), records, event.id)
+            after = execution.assess_requests(state, records, now, self.rules)
             completed = after.outbox != state.outbox
             return after
 
-        state = await self.states.write(event.environment, event.subject, assess)
-        self.probing.early.note(state, records)
+        await self.states.write(event.environment, event.subject, assess)
         if completed:
             await self._publish(event.environment, event.subject)
 
@@ -211,15 +204,7 @@ class Controller:
         failpoint(f"{SERVICE}.after_decision")
         # Before anything is published: a log that is full must not keep traffic where it is.
         await self.execute_pending(state)
-        await self._follow_trial(state)
         await self._publish(environment, model)
-
-    async def _follow_trial(self, state: RollbackState) -> None:
-        """Write the slice that was decided; what the bus does not take now is left to the sweep, no event waits."""
-        try:
-            await self.trials.follow(state)
-        except (Transient, TimeoutError) as error:
-            structlog.get_logger().warning("slice not written, left to the sweep", model=state.model, error=repr(error))
 
     async def _publish(self, environment: Environment, model: str) -> None:
         """Publish what is written; what the log does not take within seconds is left to the sweep.
@@ -252,7 +237,13 @@ class Controller:
         for _ in range(ATTEMPTS):
             entry = await self.routes.get(environment, model)
             route = entry.value if entry else Route(model=model)
-            edit = roll_back(route, rollback.failed, cause_id=rollback.rollback_id, to_version=rollback.to_version)
+            edit = roll_back(
+                route,
+                rollback.failed,
+                cause_id=rollback.rollback_id,
+                to_version=rollback.to_version,
+                suspended_by=(rollback.reason, self.clock.now()) if rollback.origin == "alert" else None,
+            )
             if isinstance(edit, EditRefused):
                 moved = await self._find_switch(environment, rollback, route)
                 if moved is not None:
@@ -266,12 +257,7 @@ class Controller:
                 if void is not None:
                     await self._record_failure(environment, model, rollback, *void)
                     return
-                probed = rollback.origin != "gateway"  # else gateways have moved traffic already
-                if (
-                    edit.cause == "rollback"
-                    and probed
-                    and not await self._is_ready(environment, model, rollback, edit.route)
-                ):
+                if edit.cause == "rollback" and not await self._is_ready(environment, model, rollback, edit.route):
                     return
                 try:
                     await self.routes.put(environment, edit.route, entry.revision if entry else None)
@@ -359,8 +345,6 @@ class Controller:
         if state.outbox or execution.pending(state):
             await self.execute_pending(state)
             state = await self.states.publish(environment, model)
-        if state.trial is not None:
-            await self.trials.sweep(state)
         for rollback in execution.overdue_verifications(state, self.clock.now(), self.rules):
             await self._verify_by_probe(state, rollback)
 

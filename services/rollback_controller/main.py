@@ -2,24 +2,20 @@
 
 import asyncio
 
-from contracts.gateway_rollbacks import RollbackAnswer
-from contracts.slices import Slice
 from decisions.golden import CHECK_S
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.arrivals import StreamArrivals
 from services.rollback_controller.adapters.gateway import GatewayTraffic
-from services.rollback_controller.adapters.kv import KvDrills, KvRoutes, KvSlices, RecordedAnswers
+from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.provenance import ProofsBySettings
 from services.rollback_controller.adapters.triton import TritonProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
-from services.rollback_controller.early_probes import SWEEP_S as EARLY_SWEEP_S
 from services.rollback_controller.golden_probes import GoldenProbes
 from services.rollback_controller.metrics import RollbackMetrics
-from services.rollback_controller.offered import OfferedLoads
 from services.rollback_controller.settings import RollbackControllerSettings
-from services.rollback_controller.standby import StandbyProofs
+from services.rollback_controller.standby import RememberedProbe, StandbyProofs
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from shared.messaging.alert_log import AlertLog
@@ -29,7 +25,6 @@ from shared.messaging.credentials import require_identity
 from shared.messaging.demand import follow_demand
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
-from shared.provenance.administrators import Administrators
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import connect_with_retries, serve
@@ -60,28 +55,23 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     )
     routes = KvRoutes(lambda: bus.js)
     proofs = ProofsBySettings(connection, clock)
-    offered = OfferedLoads(clock)
-    probe = TritonProbe(channels, deadline_s=settings.probe_s)
+    probe = RememberedProbe(TritonProbe(channels, deadline_s=settings.probe_s), clock)
     controller = build(
         bus,
         states=states,
         routes=routes,
         drills=KvDrills(lambda: bus.js),
-        slices=KvSlices(lambda: bus.js),
-        load_rose=offered.have_risen,
         alerts=LoggedAlerts(lambda: bus.js),
         probe=probe,
         traffic=_traffic(settings),
         proofs=proofs,
-        answers=RecordedAnswers(Bucket(bus.js, "rollback-answers", RollbackAnswer, service=SERVICE)),
-        administrators=Administrators(connection.administrators),
         teams=TeamList(connection.teams, clock).read,  # not required: without the list, automatic rollbacks go on
         settings=settings,
         clock=clock,
     )
 
     sweeper = Sweeper("rollbacks", states.keys, controller.sweep, every_s=settings.sweep_s)
-    standby = StandbyProofs(states, routes, proofs, clock)
+    standby = StandbyProofs(states, routes, proofs, probe, clock)
     verifier = Sweeper("standbys", standby.keys, standby.sweep, every_s=settings.standby_sweep_s)
     arrivals, past = StreamArrivals(lambda: bus.js), AlertLog(lambda: bus.js, SERVICE)
     watching = Watching(states, routes, arrivals, controller.policies, past, clock=clock, limits=settings.watch_limits)
@@ -91,18 +81,14 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         "golden prompts", golden.keys, golden.sweep, every_s=settings.golden_sweep_s, item_limit_s=CHECK_S + 20
     )
 
-    early_probes = controller.probing.early
-    early = Sweeper("early probes", early_probes.keys, early_probes.sweep, every_s=EARLY_SWEEP_S, item_limit_s=20.0)
-
     async def compare_clocks() -> None:
         await clock.keep_comparing(settings.compare_clocks_s)
 
-    sweeps = [sweeper.run, verifier.run, watcher.run, asker.run, early.run]
+    sweeps = [sweeper.run, verifier.run, watcher.run, asker.run]
     background = [*sweeps, compare_clocks, lambda: routes.follow(bus.client)]
     try:
         await follow_demand(bus.client, watching.take_report)
-        await follow_demand(bus.client, offered.take_report)
-        kept: dict[str, KindOf] = {"rollbacks": lambda _: RollbackState, "slices": lambda _: Slice}
+        kept: dict[str, KindOf] = {"rollbacks": lambda _: RollbackState}
         await serve(bus, connection, background=background, kept=kept)
     finally:
         await channels.close()

@@ -1,11 +1,14 @@
-"""Carries out what operators order about routes and drills: lift a quarantine, start or end a drill."""
+"""Carries out what operators order about routes and drills: lift a quarantine, decide a suspension, start a drill."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from contracts.drills import LONGEST, Drill
 from contracts.envelope import Event
-from contracts.facts import DeploymentChanged, DrillOrdered, QuarantineLifted
-from decisions.route_edits import Changed, EditRefused, lift_quarantine
+from contracts.facts import DeploymentChanged, DrillOrdered, QuarantineLifted, SuspensionDecided
+from contracts.routes import Route
+from decisions.route_edits import Changed, Edit, EditRefused, confirm, lift_quarantine, return_suspended
 from services.rollback_controller.controller import Controller
 from services.rollback_controller.ports import Drills, Routes
 from shared.errors import Permanent
@@ -28,31 +31,47 @@ class OperatorOrders:
     """Models that drills may run on in production; `*` stands for all."""
 
     async def lift_quarantine(self, event: Event[QuarantineLifted], received: Received) -> DeploymentChanged:
-        """Lift the quarantine of a target and return the changed route; raise Permanent when the order is void.
+        """Lift the quarantine of a target and return the changed route; raise Permanent when the order is void."""
+        return await self._edit(event, received, lift_quarantine)
+
+    async def end_suspension(self, event: Event[SuspensionDecided], received: Received) -> DeploymentChanged:
+        """Quarantine a suspended target or give it all traffic again; raise Permanent when the order is void."""
+        return await self._edit(event, received, confirm if event.data.decision == "confirm" else return_suspended)
+
+    async def _edit(
+        self,
+        event: Event[QuarantineLifted] | Event[SuspensionDecided],
+        received: Received,
+        edit_route: Callable[..., Edit],
+    ) -> DeploymentChanged:
+        """Edit the route as ordered and return it.
 
         A rollback that moved traffic is recorded first: afterwards its route would not tell that it did.
         """
-        await self.controller.execute_pending(await self.controller.states.read("production", event.subject))
+        model, target = event.subject, event.data.target
+        await self.controller.execute_pending(await self.controller.states.read("production", model))
         for _ in range(ATTEMPTS):
-            entry = await self.routes.get("production", event.subject)
-            if entry is None or entry.value.last_edit_id != event.id:  # else it is done, and only published again
+            entry = await self.routes.get("production", model)
+            route = entry.value if entry is not None else Route(model=model)
+            if route.last_edit_id != event.id:  # else it is done, and only published again
                 check_sender(event, self.controller.teams())
                 check_age(event, received.stored_at, self.clock.now(), until=event.data.expires_at)
                 check_epoch(event, entry.value.epoch if entry else None)
-            if entry is None:
-                raise Permanent(
-                    "not_quarantined", f"{event.subject} has no route; {event.data.target} is not quarantined."
-                )
-            edit = lift_quarantine(entry.value, event.data.target, cause_id=event.id)
+            edit = edit_route(route, target, cause_id=event.id)
             if isinstance(edit, EditRefused):
-                raise Permanent("not_quarantined", edit.reason)
+                raise Permanent(edit.code, edit.reason)
             if isinstance(edit, Changed):
+                if edit.cause == "return" and (failure := await self._why_not_ready(edit.route)) is not None:
+                    raise Permanent("no_first_token", f"{target} does not generate: {failure}")
                 try:
-                    await self.routes.put("production", edit.route, entry.revision)
+                    await self.routes.put("production", edit.route, entry.revision if entry else None)
                 except Conflict:
                     continue
-            return DeploymentChanged(route=edit.route, cause="restore", at=self.clock.now())
-        raise kept_changing(f"routes/{event.subject}")
+            return DeploymentChanged(route=edit.route, cause=_cause_of(event.data), at=self.clock.now())
+        raise kept_changing(f"routes/{model}")
+
+    async def _why_not_ready(self, route: Route) -> str | None:
+        return await self.controller.probe.answers(route.active) if route.active is not None else None
 
     def _check_allowed(self, model: str) -> None:
         if not {model, "*"} & self.production_drills:
@@ -96,3 +115,7 @@ class OperatorOrders:
                 ordered_at=stored_at,
             )
         )
+
+
+def _cause_of(order: QuarantineLifted | SuspensionDecided) -> Literal["restore", "confirm", "return"]:
+    return order.decision if isinstance(order, SuspensionDecided) else "restore"

@@ -5,14 +5,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from contracts.drills import Drill
-from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.golden import GoldenPrompt
 from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
-from contracts.slices import Slice
 from contracts.vocabulary import Digest, Environment
 from decisions.golden import GoldenReply
-from decisions.probed import ProbedAnswer
 from decisions.provenance import Problem
 from services.rollback_controller.domain.record import Arriving
 from shared.messaging.bus import Emit
@@ -44,23 +41,6 @@ class Drills(Protocol):
 
     async def get(self, environment: Environment, model: str) -> Drill | None:
         """Read the drill of a model and environment, on or over."""
-
-
-class Slices(Protocol):
-    """The slices of live traffic that gateways follow."""
-
-    async def put(self, decided: Slice) -> None:
-        """Make this the slice of its model."""
-
-    async def get(self, model: str) -> Slice | None:
-        """Read the slice of a model, on or over; None if there was none."""
-
-
-class Answers(Protocol):
-    """Answers to rollbacks that gateways report."""
-
-    async def put(self, answer: RollbackAnswer) -> None:
-        """Write an answer; one that says `applied` is never replaced. Raise Transient if the bus does not answer."""
 
 
 class Alerts(Protocol):
@@ -114,12 +94,6 @@ class Probe(Protocol):
 
     async def answers(self, served: ServedTarget) -> str | None:
         """Return None when any of its endpoints generates a token in time, else why none does."""
-
-    async def measure(self, served: ServedTarget, *, first_only: bool = False) -> ProbedAnswer | None:
-        """Return when the tokens of a short fixed answer came; `TIMED_OUT` if too late, None on an error.
-
-        `first_only`: the first token is enough; nothing is known of the time between tokens then (0).
-        """
 
     async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
         """Return the whole answer to a golden prompt at temperature 0; None if none came in time, or it failed."""

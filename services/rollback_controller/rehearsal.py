@@ -213,10 +213,7 @@ class Rehearsal:
             await self._put_drill(stage, trigger.name, fault)
             rollback = await self._await_rollback(stage, trigger)
         if rollback is None:
-            return (
-                f"{trigger.name}: no alert within {self.pace.detect_s:g} s of the fault {describe_fault(fault)}. "
-                f"{rehearsal_plan.advise_time(trigger, fault, self.pace.load, self.pace.detect_s)}"
-            )
+            return await self._why_none(stage, trigger, fault)
         # Alert and fault have times of different clocks. The order in the log is certain.
         if not await self.alerts.raised_since("staging", stage.model, rollback.alert_id, last_raised):
             return None
@@ -229,6 +226,16 @@ class Rehearsal:
             fallback=stage.fallback.manifest.digest,
             policy=stage.policy_digest,
             expires_at=stage.expires_at,
+        )
+
+    async def _why_none(self, stage: _Stage, trigger: Trigger, fault: DrillFault) -> str:
+        """Return why a fault led to no rollback in time."""
+        state = await self.states.read("staging", stage.model)
+        if state.held:
+            return f"{trigger.name}: the alert came, and traffic stayed ({next(iter(state.held.values()))})."
+        return (
+            f"{trigger.name}: no alert within {self.pace.detect_s:g} s of the fault {describe_fault(fault)}. "
+            f"{rehearsal_plan.advise_time(trigger, fault, self.pace.load, self.pace.detect_s)}"
         )
 
     async def _clear_route(self, stage: _Stage, trigger: Trigger) -> None:

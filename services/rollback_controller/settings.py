@@ -6,7 +6,6 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from decisions.rollback import DEAD_S, Guard
 from services.rollback_controller.domain.blindness import Limits
 from services.rollback_controller.domain.rehearsal_plan import Load
 from services.rollback_controller.domain.rules import Rules
@@ -25,7 +24,6 @@ class RollbackControllerSettings(BaseSettings):
             `slipway keys init`.
         gateway_ca: certificate (PEM) of the authority that the gateway's is from; that of the system without.
         probe_s: how long the previous target has to generate a token before traffic moves to it.
-        most_rollbacks: automatic ones per model within `within_s`; more are held.
     """
 
     model_config = SettingsConfigDict(env_prefix="ROLLBACK_CONTROLLER_", frozen=True, extra="ignore")
@@ -38,17 +36,6 @@ class RollbackControllerSettings(BaseSettings):
     """Live requests that verify a switch."""
     verify_s: Seconds = 30.0
     """How long they are waited for."""
-    retry_s: Seconds = 10.0
-    """Least time between two tries for one alert."""
-    dead_s: Annotated[float, Field(ge=0)] = DEAD_S
-    """How long an engine that callers may have killed has to be loaded again before it is rolled back; 0 for none."""
-    slice_ratio: Annotated[float, Field(ge=0, le=0.25)] = 0.1
-    """Share of live traffic that goes to the previous version where both are slow, to decide a rollback; 0 for none."""
-    slice_s: Annotated[float, Field(gt=0, le=60)] = 30.0
-    """How long it goes there."""
-    most_rollbacks: Count = 3
-    within_s: Seconds = 3600.0
-    """Time in which `MOST_ROLLBACKS` counts."""
     sweep_s: Seconds = 1.0
     """Seconds between two sweeps."""
     compare_clocks_s: Seconds = 10.0
@@ -56,7 +43,7 @@ class RollbackControllerSettings(BaseSettings):
     production_drills: str = ""
     """Models that drills may run on in production, with commas between; `*` for all. In staging they always may."""
     standby_sweep_s: Seconds = 5.0
-    """Seconds between two looks at whether the version to roll back to is proven."""
+    """Seconds between two looks at whether the version to roll back to is proven, and generates."""
     golden_sweep_s: Seconds = 5.0
     """Seconds between two looks at whether golden prompts are due."""
     watch_sweep_s: Seconds = 5.0
@@ -85,11 +72,6 @@ class RollbackControllerSettings(BaseSettings):
     def rules(self) -> Rules:
         """The rules of decisions."""
         return Rules(
-            guard=Guard(self.most_rollbacks, self.within_s),
-            retry_s=self.retry_s,
-            dead_s=self.dead_s,
-            slice_ratio=self.slice_ratio,
-            slice_s=self.slice_s,
             verify_requests=self.verify_requests,
             verify_s=self.verify_s,
         )

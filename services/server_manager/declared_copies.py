@@ -332,8 +332,12 @@ class DeclaredCopies:
 
 
 def _asking(routes: Mapping[str, Route]) -> list[ServedTarget]:
-    """Return the targets that ask for copies: active and previous ones."""
-    both = [served for route in routes.values() for served in (route.active, route.previous)]
+    """Return the targets that ask for copies: active, previous and suspended ones."""
+    both = [
+        served
+        for route in routes.values()
+        for served in (route.active, route.previous, *(entry.served for entry in route.suspended))
+    ]
     return [served for served in both if served is not None and served.copies > 1]
 
 

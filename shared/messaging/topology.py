@@ -42,12 +42,10 @@ BUCKETS = (
     "alerts",
     "rollbacks",
     "drills",
-    "slices",
     "api-keys",
     "api-usage",
     "audit",
     "archive",
-    "rollback-answers",
     "notifications",
     "mirrors",
 )

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from contracts.identities import Credential, IdentityName
 from contracts.vocabulary import Contract, Instant, canonical_json
-from shared.provenance.administrators import key_bytes
 
 VALID: Final = timedelta(minutes=10)
 """How long a link to sign in can be used, once."""
@@ -104,3 +103,8 @@ def _text(data: bytes) -> str:
 
 def _bytes(text: str) -> bytes:
     return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+
+
+def key_bytes(key: str) -> bytes:
+    """Return the 32 bytes of a public key from its text: base32 of a prefix, the bytes and a checksum."""
+    return base64.b32decode(key)[1:33]

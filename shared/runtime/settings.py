@@ -77,8 +77,6 @@ class Connection(BaseSettings):
     """File with the private key that this service signs attestations with: `attestation/NAME.pem` of `slipway keys`."""
     attesters: Path | None = None
     """File with the public keys of all attesters: `trust/attesters.json` of `slipway keys`."""
-    administrators: Path | None = None
-    """File with the public keys of all administrators: `trust/administrators.json` of `slipway keys`."""
     teams: Path | None = None
     """File with models, members and quota of each team: `trust/teams.json` of `slipway keys`."""
     s3_endpoint: str = "127.0.0.1:8333"

@@ -22,7 +22,7 @@ from testbed.users import Users
 
 PROMOTED_S, ROLLED_BACK_S = 900, 300
 """Longest waits for a release and for a rollback; on two quiet cores they take about 60 s and 20 s."""
-AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
+AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5}
 RELEASE_POLICY = {
     **POLICY,
     "rehearsal": "required",

@@ -24,7 +24,7 @@ from testbed.users import Users
 
 MODELS = ("support-bot", "faq-bot")
 MODEL = MODELS[0]
-SURE = {"min_requests": 10, "alpha": 0.01, "window_s": 5, "cooldown_s": 1}
+SURE = {"min_requests": 10, "alpha": 0.01, "window_s": 5}
 TRIGGERS = (
     {"name": "slow", "metric": "ttft_ms", "threshold": 800, "allowed_ratio": 0.1, **SURE},
     {"name": "errors", "metric": "error_ratio", "threshold": 0.05, **SURE},

@@ -27,7 +27,7 @@ USUAL: Final[dict[str, Any]] = {
     **POLICY,
     "gates": [{"metric": "error_ratio", "max_value": 0.6}],
     "canary": {"steps": [0.5], "min_requests": 10, "deadline_s": 600},
-    "triggers": [{**ERRORS, "alpha": 0.001, "action": "manual", "cooldown_s": 1}],
+    "triggers": [{**ERRORS, "alpha": 0.001, "action": "manual"}],
 }
 
 

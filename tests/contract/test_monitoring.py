@@ -68,7 +68,6 @@ def test_every_metric_that_an_operator_watches_is_on_a_dashboard():
     shown = {name for expr in EXPRESSIONS.values() for name in NAME.findall(expr)}
     absent = {metric.name for metric in METRICS if not {*metric.series, metric.name} & shown}
     assert absent == {
-        "slipway_gateway_unattributed_total",
         "slipway_gateway_api_keys",
         "slipway_alerts_raised_total",
         "slipway_records_at_a_wrong_time_total",

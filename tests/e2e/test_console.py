@@ -28,7 +28,7 @@ MANUAL = {
     **POLICY,
     "promotion": {"mode": "manual"},
     "canary": {"steps": [0.4], "min_requests": 20, "deadline_s": 240},
-    "triggers": [{**SLOW, "alpha": 0.01, "action": "manual", "window_s": 5, "cooldown_s": 1}],
+    "triggers": [{**SLOW, "alpha": 0.01, "action": "manual", "window_s": 5}],
 }
 
 

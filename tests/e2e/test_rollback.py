@@ -1,4 +1,4 @@
-"""The full rollback lifecycle on the embedded stack: rehearsal, canary, regression, rollback, quarantine."""
+"""The full rollback lifecycle on the embedded stack: rehearsal, canary, regression, moved, suspended, decided."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 MODEL = "bot"
-AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
+AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5}
 WITH_ROLLBACK = {
     **POLICY,
     "rehearsal": "required",
@@ -77,7 +77,18 @@ def gateway(stack) -> str:
     return f"http://127.0.0.1:{stack.part('gateway')['port']}"
 
 
-def test_from_rehearsal_to_quarantine(stack, tiny):
+def suspended_of(stack):
+    return [held["served"]["target"]["version"] for held in route_of(stack).get("suspended", [])]
+
+
+def regress(stack, version=2):
+    """Let a version answer late until its traffic has moved."""
+    stack.ok("drill", MODEL, "--fault", "delay_ms=4000", "--share", "0.9", "--for", "120s", "--reason", "test")
+    await_route(stack, 1)
+    stack.ok("drill", MODEL, "--target", f"{MODEL}.v{version}.bf16", "--stop", "--reason", "over")
+
+
+def test_from_rehearsal_to_suspension(stack, tiny):
     stack.publish(MODEL, tiny["one"], "--variant", "bf16", policy=WITH_ROLLBACK)
     stack.promoted(MODEL)
     (rehearsed,) = stack.events("rehearsal.completed", MODEL)
@@ -105,17 +116,16 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
         stack.promoted(MODEL)
         assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "pass"
         assert route_of(stack)["active"]["target"]["version"] == 2
-        stack.ok("drill", MODEL, "--fault", "delay_ms=4000", "--share", "0.9", "--for", "120s", "--reason", "test")
-        await_route(stack, 1)
+        regress(stack)
         stack.await_event("rollback.completed", MODEL)
-        stack.ok("drill", MODEL, "--target", f"{MODEL}.v2.bf16", "--stop", "--reason", "over")
     assert users.failed == [], "no request was lost"
     assert set(users.answered) == {f"{MODEL}@v1", f"{MODEL}@v2"}
     (back,) = stack.events("rollback.completed", MODEL)
     assert (back["data"]["verdict"], back["data"]["mode"]) == ("pass", "automatic")
     (alert,) = stack.events("alert.raised", MODEL)
     assert alert["data"]["drill"], "a drill is labelled everywhere"
-    assert [quarantined["version"] for quarantined in route_of(stack)["quarantined"]] == [2]
+    assert (suspended_of(stack), route_of(stack)["quarantined"]) == ([2], [])
+    assert route_of(stack)["suspended"][0]["cause"] == alert["data"]["message"]
 
 
 def staging_route_is_empty(stack) -> bool:
@@ -192,7 +202,7 @@ async def publish_again(stack, orders, *, epoch) -> None:
     await client.close()
 
 
-def test_what_was_rolled_back_stays_quarantined_through_restarts_and_late_orders(stack):
+def test_what_was_left_stays_suspended_through_restarts_and_late_orders(stack):
     before = route_of(stack)
     for name in ("server-manager", "registry", "rollback-controller", "gateway"):
         stack.kill(name)
@@ -202,13 +212,34 @@ def test_what_was_rolled_back_stays_quarantined_through_restarts_and_late_orders
     ]
     asyncio.run(publish_again(stack, late, epoch=before["epoch"]))
     refused = stack.await_event("promotion.refused", MODEL, count=2 * len(late))
-    assert {event["data"]["code"] for event in refused} == {"quarantined"}
+    assert {event["data"]["code"] for event in refused} == {"suspended"}
     assert route_of(stack) == before
     stack.down()
     stack.up()
     assert route_of(stack) == before
     wait_until(lambda: stack.slipway("ask", MODEL, "hello").returncode == 0, what="version 1 being loaded again")
     assert "v1" in stack.ok("ask", MODEL, "hello", "--max-tokens", "4")
+
+
+def test_a_person_returns_what_was_suspended_or_confirms_it(stack):
+    wait_until(
+        lambda: stack.slipway("rollback", "return", MODEL, "--reason", "it was a drill").returncode == 0,
+        timeout_s=90,
+        what="the suspended version taking all traffic again",
+    )
+    back = route_of(stack)
+    assert (back["active"]["target"]["version"], back["previous"]["target"]["version"]) == (2, 1)
+    assert suspended_of(stack) == []
+    with Users(gateway(stack), stack.headers, MODEL) as users:
+        regress(stack)
+    assert users.failed == []
+    assert suspended_of(stack) == [2]
+    stack.ok("rollback", "confirm", MODEL, "--reason", "it is slow")
+    assert suspended_of(stack) == []
+    assert [quarantined["version"] for quarantined in route_of(stack)["quarantined"]] == [2]
+    refused = stack.slipway("rollback", "return", MODEL, "--reason", "again")
+    assert refused.returncode != 0
+    assert "no version of bot is suspended" in refused.stderr + refused.stdout
 
 
 def test_forward_again_takes_a_person(stack, tiny):
@@ -226,7 +257,11 @@ def test_forward_again_takes_a_person(stack, tiny):
         stack.ok("rollback", MODEL, "--to", "1", "--reason", "a person says so")
     assert users.failed == []
     assert route_of(stack)["active"]["target"]["version"] == 1
-    assert [event["data"]["mode"] for event in stack.events("rollback.completed", MODEL)] == ["automatic", "manual"]
+    assert [event["data"]["mode"] for event in stack.events("rollback.completed", MODEL)] == [
+        "automatic",
+        "automatic",
+        "manual",
+    ]
 
 
 def test_a_canary_without_requests_is_ended_by_its_deadline_and_takes_no_more_traffic(stack, tiny):

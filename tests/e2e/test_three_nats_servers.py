@@ -20,7 +20,7 @@ WITH_ROLLBACK = {
     "rehearsal": "required",
     "triggers": [
         {"name": "slow", "metric": "ttft_ms", "threshold": 2500, "allowed_ratio": 0.1, "min_requests": 10,
-         "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1},
+         "alpha": 0.01, "action": "automatic", "window_s": 5},
     ],
 }  # fmt: skip
 ONCE = (

@@ -31,7 +31,7 @@ QUICK = {
 
 
 TRIGGERS = (
-    k.trigger(name="slow", cooldown_s=600.0),
+    k.trigger(name="slow"),
     k.trigger(name="refusals", metric="refusal_ratio", threshold=0.2, action="manual"),
 )
 

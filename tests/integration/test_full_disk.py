@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -15,11 +14,10 @@ from contracts.routes import Route
 from deploy.local import full_disk
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
-from testbed.gateway import ROOT, Gateway, load_toy
+from testbed.gateway import ROOT, load_toy
 from testbed.ports import free_port
-from testbed.servers import NatsServer, connection, running, wait_until
+from testbed.servers import NatsServer, running
 from testbed.services import running_service, wait_for_fact
-from tests.integration.break_glass import connected, order, served, slipway, until_served  # noqa: F401 - a fixture
 from tests.integration.rollback_process import MODEL, MODULE, QUICK, alert, learn, publish, target
 from tests.kit.small_disk import small_disk
 
@@ -49,23 +47,6 @@ class SmallNats(NatsServer):
         return why is not None
 
 
-class SmallGateway(Gateway):
-    """A gateway whose state is on the same disk."""
-
-    def __init__(self, folder, settings, disk):
-        super().__init__(folder, settings)
-        self.disk = disk
-        self.variables["SLIPWAY_STATE_DIR"] = str(disk.mounted / "gateway")
-
-    def command(self):
-        return [*self.disk.prefix, *super().command()]
-
-    def is_answered(self):
-        """Return whether the controller has applied the rollback that it performed."""
-        saved = json.loads((self.disk.path / "gateway" / "work" / "gateway" / "rollbacks.json").read_text())
-        return [record["outcome"] for record in saved.values()] == ["applied"]
-
-
 @pytest.fixture(scope="module")
 def toy(triton):
     return {version: load_toy(triton, MODEL, version) for version in (1, 2)}
@@ -92,13 +73,6 @@ async def route(js, toy):
     await Bucket(js, "routes", Route).create(MODEL, route)
 
 
-@pytest.fixture
-def gateway(nats_server, route, tmp_path):
-    settings = connection(nats_server, None, tmp_path / "gateway")
-    with running(SmallGateway(tmp_path, settings, nats_server.disk)) as process:
-        yield process
-
-
 async def until_refused(nats_server, js):
     """Write routes until the bus has given up their stream."""
     records = await js._nc.jetstream(timeout=1).key_value("routes")
@@ -106,36 +80,6 @@ async def until_refused(nats_server, js):
         while full_disk.lost_stream(nats_server.monitoring) is None:
             with contextlib.suppress(TimeoutError, APIError):
                 await records.put("filler", bytes(2048))
-
-
-async def test_a_rollback_at_the_gateway_needs_one_small_write_and_is_taken_over_afterwards(
-    nats_server,
-    js,
-    gateway,
-    slipway,  # noqa: F811 - the fixture
-    bus_settings,
-):
-    disk = nats_server.disk
-    await asyncio.to_thread(until_served, gateway, 2)
-    stored = await js.publish("slipway.alert.raised.v1.other.monitor", b"acknowledged")
-    disk.fill()
-    await until_refused(nats_server, js)
-    assert served(gateway) == {"v2"}
-    refused = await asyncio.to_thread(order, slipway, [gateway])
-    assert "add --read-only-bus" in refused.stdout, "it still answers what it has stored"
-    done = await asyncio.to_thread(order, slipway, [gateway], "--read-only-bus")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert served(gateway) == {"v1"}
-    assert not nats_server.look(), "without space it is not started again and again"
-    disk.free()
-    assert nats_server.look()
-    async with connected(nats_server) as again:
-        await provision(again, dedupe_window_s=2.0)  # as the stack does: telemetry was in memory
-        with running_service(MODULE, bus_settings, **QUICK):
-            await asyncio.to_thread(wait_until, gateway.is_answered, timeout_s=60, what="the answer")
-        entry = await Bucket(again, "routes", Route).get(MODEL)
-        assert (entry.value.active.target, entry.value.epoch) == (target(1), 8)
-        assert (await again.get_msg(stored.stream, stored.seq)).data == b"acknowledged"
 
 
 async def test_an_automatic_rollback_takes_the_reserve(nats_server, js, route, bus_settings):

@@ -18,15 +18,12 @@ from contracts.routes import Route
 from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS, durable_name, stream_subjects
 from services.registry.app import rejection
 from services.rollback_controller.adapters.alerts import LoggedAlerts
-from services.rollback_controller.adapters.kv import KvRoutes, KvSlices
+from services.rollback_controller.adapters.kv import KvRoutes
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.domain.rules import Rules
-from services.rollback_controller.early_probes import EarlyProbes
 from services.rollback_controller.known_policies import KnownPolicies
-from services.rollback_controller.probing import Probing
 from services.rollback_controller.states import RollbackStates
-from services.rollback_controller.trials import Trials
 from shared.errors import Permanent, Transient
 from shared.messaging import topology
 from shared.messaging.bus import Bus, Received, publish_event
@@ -100,7 +97,7 @@ async def fill(js):
 
 
 def alert():
-    raised = k.fact(f.AlertRaised, target=k.target(7), trigger="slow-first-token", confirmed_by="drill")
+    raised = k.fact(f.AlertRaised, target=k.target(7), trigger="slow-first-token")
     return k.event(raised, id="alert-1", time=CLOCK.now())
 
 
@@ -108,17 +105,14 @@ def controller_on(bus):
     bucket = Bucket(bus.js, "rollbacks", RollbackState)
     states = RollbackStates(RecordStore("rollbacks", bucket, LoggedPublisher(bus), service=SERVICE))
     routes, probe, rules = KvRoutes(lambda: bus.js), Answers(), Rules()
-    early = EarlyProbes(routes, probe, CLOCK)
     return Controller(
         states=states,
         routes=routes,
-        trials=Trials(states, routes, KvSlices(lambda: bus.js), CLOCK),
         alerts=LoggedAlerts(lambda: bus.js),
         probe=probe,
         clock=CLOCK,
         rules=rules,
         teams=lambda: (),
-        probing=Probing(states, routes, probe, early, CLOCK, rules, load_rose=lambda _: False),
         policies=KnownPolicies(states, FakeProofs()),
     )
 

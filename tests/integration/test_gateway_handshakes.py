@@ -6,18 +6,12 @@ import socket
 import ssl
 
 import pytest
-import typer
 
-from clients.cli.commands.gateway_rollback import Ordered, roll_back_without_bus
-from clients.cli.connection import StackAddress
-from clients.cli.output import CommandError
 from deploy.identity import certificates
 from services.gateway.adapters.transport import tls_context
 from services.gateway.process import make_server
 from services.gateway.settings import GatewaySettings
 from shared.runtime.clock import SystemClock
-from shared.runtime.settings import Connection
-from testbed.administrators import credential
 from testbed.ports import free_port
 
 MOST = 5
@@ -160,22 +154,3 @@ async def test_the_end_of_the_server_does_not_wait_for_handshakes(server, dial):
             await asyncio.sleep(0.01)
     server.stop()
     assert await ended(silent)
-
-
-@pytest.mark.parametrize("trusts", [True, False])
-async def test_an_order_reaches_a_gateway_with_a_certificate_of_a_private_authority(server, tmp_path, capsys, trusts):
-    (tmp_path / "admin.nk").write_text(credential("admin").text())
-    bus = Connection(nats_credentials=tmp_path / "admin.nk")
-    url = f"https://127.0.0.1:{server.config.port}"
-    stack = StackAddress(bus, url, "here", gateway_ca=server.ca if trusts else None)
-    with pytest.raises(typer.Exit):
-        await asyncio.to_thread(
-            roll_back_without_bus, stack, Ordered("toy", None, "rude"), [], dry_run=True, as_json=False
-        )
-    expected = "no gateway of this version (HTTP 200)" if trusts else "CERTIFICATE_VERIFY_FAILED"
-    assert expected in capsys.readouterr().out, "the application of this test is no gateway, but it was reached"
-
-
-async def test_an_authority_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(CommandError, match="SLIPWAY_GATEWAY_CA"):
-        StackAddress(Connection(), None, "here", gateway_ca=tmp_path / "none.pem").gateway_trust()

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 MODEL = "bot"
 V1, V2 = f"{MODEL}.v1.bf16", f"{MODEL}.v2.bf16"
-AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
+AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5}
 WITH_REHEARSAL = {
     **POLICY,
     "canary": {"steps": [0.5], "min_requests": 10, "deadline_s": 240},

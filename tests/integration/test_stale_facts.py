@@ -15,7 +15,7 @@ from contracts.envelope import Event
 from contracts.routes import Route
 from contracts.services import SERVICES, durable_name, stream_of
 from services.rollback_controller.adapters.alerts import LoggedAlerts
-from services.rollback_controller.adapters.kv import KvDrills, KvRoutes, KvSlices
+from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
@@ -26,7 +26,6 @@ from shared.messaging.bus_clock import BusClock
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.provision import provision
 from shared.messaging.records import RecordStore
-from shared.provenance.administrators import Administrators
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 from testbed import factories as k
@@ -72,14 +71,10 @@ async def controller(bus_settings, ahead=timedelta(), *, by_bus=False):
         states=states,
         routes=KvRoutes(lambda: bus.js),
         drills=KvDrills(lambda: bus.js),
-        slices=KvSlices(lambda: bus.js),
-        load_rose=lambda _: False,
         alerts=LoggedAlerts(lambda: bus.js),
         probe=Answers(),
         traffic=Unwired(),
         proofs=Unwired(),
-        answers=Unwired(),
-        administrators=Administrators(None),
         teams=lambda: (),
         settings=RollbackControllerSettings(production_drills="*"),
         clock=clock,

@@ -10,8 +10,7 @@ import pytest
 from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.golden import Expectation, GoldenPrompt
-from contracts.slices import Slice
-from decisions.probed import TIMED_OUT
+from decisions.alerts import PastAlerts
 from shared.storage.kv import Conflict
 from testbed import factories as f
 from tests.kit.drills import drill
@@ -83,27 +82,6 @@ class DrillsConformance:
         over = drill(datetime.now(UTC) - timedelta(days=1))
         await drills.put(over)
         assert await drills.get("production", f.MODEL) == over
-
-
-class SlicesConformance:
-    """Needs the fixture `slices` (Slices without a slice)."""
-
-    async def test_the_last_slice_of_a_model_counts(self, slices):
-        assert await slices.get(f.MODEL) is None
-        first = part()
-        await slices.put(first)
-        assert await slices.get(f.MODEL) == first
-        ended = first.model_copy(update={"share_ratio": 0.0})
-        await slices.put(ended)
-        assert await slices.get(f.MODEL) == ended
-        assert await slices.get("another") is None
-
-
-def part(**changes):
-    """Return a slice of live traffic."""
-    whole = {"slice_id": "slice-1", "target": f.target(7), "behind": f.target(6), "share_ratio": 0.1}
-    times = {"starts_at": f.START, "expires_at": f.START + timedelta(seconds=30)}
-    return Slice(**(whole | times | changes))
 
 
 class AlertsConformance:
@@ -220,32 +198,6 @@ class ProbeConformance:
             why = await probe.answers(hanging)
         assert hanging.endpoints[0] in why
 
-    async def test_the_answer_of_a_target_is_timed(self, probe, ready):
-        answer = await probe.measure(ready)
-        assert 0.0 <= answer.ttft_ms < 1000.0
-        assert answer.itl_ms > 0.0
-        assert answer.whole_ms == answer.ttft_ms + answer.itl_ms
-
-    async def test_of_the_first_token_alone_no_time_between_tokens_is_known(self, probe, ready):
-        answer = await probe.measure(ready, first_only=True)
-        assert 0.0 <= answer.ttft_ms < 1000.0
-        assert answer.itl_ms == 0.0
-
-    async def test_of_two_endpoints_the_one_that_answers_is_timed(self, probe, ready):
-        first_is_gone = ready.model_copy(update={"endpoints": ("127.0.0.1:1", *ready.endpoints)})
-        assert (await probe.measure(first_is_gone)).itl_ms > 0.0
-
-    @pytest.mark.parametrize("first_only", [True, False])
-    async def test_a_target_that_does_not_answer_has_no_times(self, probe, unloaded, hanging, first_only):
-        async with asyncio.timeout(5):
-            answers = [await probe.measure(target, first_only=first_only) for target in (unloaded, hanging)]
-        assert answers in ([None, None], [None, TIMED_OUT]), "a server that is silent to all may count as unreachable"
-
-    @pytest.mark.parametrize("first_only", [True, False])
-    async def test_a_first_token_after_the_limit_is_too_late(self, probe, late, first_only):
-        async with asyncio.timeout(5):
-            assert await probe.measure(late, first_only=first_only) == TIMED_OUT
-
     async def test_a_golden_prompt_is_answered_whole_and_the_same_each_time(self, probe, ready):
         replies = [await probe.ask(ready, GOLDEN) for _ in range(2)]
         assert replies[0].text
@@ -258,14 +210,6 @@ class ProbeConformance:
             served = ready.model_copy(update={"endpoints": (*others, *ready.endpoints)})
             replies = [await probe.ask(served, GOLDEN) for _ in range(2)]
             assert [reply.text != "" for reply in replies] == [True, True]
-
-    async def test_a_silent_endpoint_before_the_one_that_answers_takes_no_time_of_its_measurement(
-        self, probe, ready, hanging
-    ):
-        silent = tuple(hanging.endpoints) * 20
-        async with asyncio.timeout(5):
-            answer = await probe.measure(ready.model_copy(update={"endpoints": (*silent, *ready.endpoints)}))
-        assert answer not in (None, TIMED_OUT)
 
     async def test_a_target_that_does_not_answer_has_no_reply(self, probe, unloaded, hanging):
         async with asyncio.timeout(5):

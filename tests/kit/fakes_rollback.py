@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -15,10 +15,8 @@ from contracts.manifests import RehearsalRecord
 from contracts.policy import ReleasePolicy
 from contracts.records import record_key
 from contracts.routes import Route, ServedTarget
-from contracts.slices import Slice
 from contracts.vocabulary import digest_of
 from decisions.golden import GoldenReply
-from decisions.probed import TIMED_OUT, ProbedAnswer
 from decisions.provenance import Problem
 from shared.errors import Transient
 from shared.messaging.publishing import Emit, envelope, id_taken, message_of
@@ -266,24 +264,6 @@ class FakeDrills:
         self.drills[record_key(drill.environment, drill.target.model)] = drill
 
 
-class FakeSlices:
-    """The slice of each model."""
-
-    def __init__(self) -> None:
-        self.written: list[Slice] = []
-        self.lost = False
-
-    async def get(self, model: str) -> Slice | None:
-        """Read the slice of a model, on or over."""
-        if self.lost:
-            raise Transient("bus_unavailable", "The message bus does not answer: lost.")
-        return next((each for each in reversed(self.written) if each.target.model == model), None)
-
-    async def put(self, decided: Slice) -> None:
-        """Make this the slice of its model."""
-        self.written.append(decided)
-
-
 class FakeProbe:
     """Engines that generate, hold no such target, or hang."""
 
@@ -293,7 +273,6 @@ class FakeProbe:
         self.unloaded: set[str] = set()
         self.hanging: set[str] = set()
         self.asked: list[str] = []
-        self.times: dict[str, ProbedAnswer] = {}
         self.golden: list[tuple[str, str]] = []
         self.replies: dict[str | tuple[str, str], str | GoldenReply | None] = {}
 
@@ -307,13 +286,6 @@ class FakeProbe:
             return f"{endpoints}: no token within {self.deadline_s:g} s"
         await asyncio.sleep(self.takes_s)
         return f"{endpoints}: {name} is not loaded there" if name in self.unloaded else None
-
-    async def measure(self, served: ServedTarget, *, first_only: bool = False) -> ProbedAnswer | None:
-        """Return when the tokens of a short fixed answer came; `TIMED_OUT` if they did not in time, None on an error."""
-        if await self.answers(served) is not None:
-            return TIMED_OUT if str(served.target) in self.hanging else None
-        answer = self.times.get(str(served.target), ProbedAnswer(ttft_ms=50.0, itl_ms=10.0))
-        return replace(answer, itl_ms=0.0) if first_only else answer
 
     async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
         """Return the whole answer to a golden prompt; `replies` has others than `well` by target, or by both."""

@@ -30,9 +30,7 @@ BUCKETS_IN_ORDER: Final = (
     "mirrors",
     "api-keys",
     "api-usage",
-    "rollback-answers",
     "drills",
-    "slices",
     "staging-routes",
     "routes",
 )

@@ -80,6 +80,9 @@ def issue(
     concurrency: ConcurrencyOption = None,
     tokens_per_month: TokensPerMonthOption = None,
     unlimited: UnlimitedOption = False,
+    evidence: Annotated[
+        bool, typer.Option(help="Whether its requests are evidence about the versions that answer them.")
+    ] = True,
     expires: Annotated[str | None, typer.Option(metavar="90d", help="When the key ends (default: never).")] = None,
     output: OutputOption = None,
     state: StateOption = None,
@@ -101,7 +104,7 @@ def issue(
     limits = {} if unlimited else DEFAULT_LIMITS.model_dump()
     limits.update({limit: most for limit, most in named.items() if most is not None})
     fields = {"name": name, "models": models, "team": team, "environments": environments, "limits": limits}
-    record = _make_record({**fields, "issued_by": sender_of(stack)}, secret, expires)
+    record = _make_record({**fields, "evidence": evidence, "issued_by": sender_of(stack)}, secret, expires)
     key = format_key(record.key_id, secret)
     if output is not None:
         _write_new(output, key)

@@ -15,6 +15,7 @@ from clients.cli.serving import read_route
 from contracts.envelope import Event, plain
 from contracts.facts import GoldenChecked
 from contracts.vocabulary import Target
+from decisions.golden import AGREEING
 
 COLUMNS = ("prompt", "serves", "behind", "the answer")
 _VERDICTS = {True: "pass", False: "fail", None: "-"}
@@ -66,9 +67,9 @@ def rows_of(checked: GoldenChecked) -> list[tuple[str, ...]]:
 def conclusion(checked: GoldenChecked, active: Target | None) -> str:
     """Return what follows from a check, in a sentence; `active` is the target that serves now."""
     if checked.target != active:
-        return f"{checked.target} does not serve any more: this confirms no alert."
-    if checked.confirms:
-        return f"Alerts of quality triggers about {checked.target} are confirmed: automatic ones roll back."
+        return f"{checked.target} does not serve any more."
+    if checked.agreeing >= AGREEING:
+        return f"There is an alert about {checked.target}."
     if checked.agreeing:
-        return "A second check in a row that shows it confirms alerts of quality triggers."
-    return "This confirms no alert."
+        return "A second check in a row that shows it raises an alert."
+    return "There is no alert."

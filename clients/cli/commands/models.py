@@ -45,6 +45,7 @@ def row_of(model: str, route: Route | None, newest: ReleaseProgress | None, has_
         "canary_ratio": canary.weight_ratio if canary is not None else 0.0,
         "shadow": _name(route.shadowed) if route is not None else None,
         "previous": _name(route.previous) if route is not None else None,
+        "suspended": [str(each.served.target) for each in route.suspended] if route is not None else [],
         "quarantined": [str(target) for target in route.quarantined] if route is not None else [],
         "epoch": route.epoch if route is not None else 0,
         "release": None if newest is None else _release(newest),

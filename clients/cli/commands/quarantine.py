@@ -1,7 +1,7 @@
 """`slipway quarantine`: list targets that were quarantined by a rollback, and lift a quarantine."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -197,7 +197,15 @@ async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wa
             lifted = QuarantineLifted(reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0)
             event = order(sender_of(stack), target.model, None, lifted)
             after = await publish_order(js, event)
-            answer = await _await_lift(js, target, event, after, wait_s)
+            answer = await await_route(
+                js,
+                event,
+                after,
+                wait_s,
+                target,
+                is_done=lambda route, target: not route.is_quarantined(target),
+                left=f"{target} is still quarantined",
+            )
             if isinstance(answer, int):
                 return target, answer
             if answer.code != "stale_epoch" or attempt == EPOCH_TRIES:
@@ -205,20 +213,37 @@ async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wa
     raise AssertionError  # the loop ends by return or raise
 
 
-async def _await_lift(
-    js: JetStreamContext, target: Target, event: Event[Any], after: int, wait_s: float
+async def await_route(
+    js: JetStreamContext,
+    event: Event[Any],
+    after: int,
+    wait_s: float,
+    target: Target,
+    *,
+    is_done: Callable[[Route, Target], bool],
+    left: str,
 ) -> int | OrderRefused:
-    """Return the epoch of the first route that does not quarantine a target, or the answer that refuses the order."""
+    """Return the epoch of the first route that an order has changed as it asks, or the answer that refuses it.
+
+    Args:
+        js: The bus.
+        event: The order.
+        after: The sequence number of the log before it.
+        wait_s: How long to wait.
+        target: What the order is about.
+        is_done: Whether a route is as ordered.
+        left: What has not changed, for the error.
+    """
     deadline = asyncio.get_running_loop().time() + wait_s
     while asyncio.get_running_loop().time() < deadline:
-        route = await read_route(js, target.model)
-        if route is not None and not route.is_quarantined(target):
+        route = await read_route(js, event.subject)
+        if route is not None and is_done(route, target):
             return route.epoch
         answer = await refusal(js, event, after)
         if answer is not None:
             return answer
         await asyncio.sleep(POLL_S)
     raise CommandError(
-        f"the order {event.id} was published, but {target} is still quarantined after {wait_s:g} s; "
+        f"the order {event.id} was published, but {left} after {wait_s:g} s; "
         "see `slipway ps` for the rollback-controller, and `slipway events`"
     )

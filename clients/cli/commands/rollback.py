@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast, get_args
 
 import nats.errors
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.gateway_rollback import Ordered, roll_back_without_bus
 from clients.cli.commands.orders import (
     ANSWER_TRY_S,
     EPOCH_TRIES,
@@ -21,6 +20,7 @@ from clients.cli.commands.orders import (
     order,
     refused_error,
 )
+from clients.cli.commands.suspension import Decision, decide_suspension
 from clients.cli.connection import (
     JsonOption,
     ModelArgument,
@@ -36,14 +36,12 @@ from clients.cli.output import CommandError, Exit, show_json, show_line, show_pa
 from clients.cli.parsing import check_model
 from clients.cli.resolving import find_target, require_model, version_of
 from clients.cli.rollback_options import (
+    DecidedArgument,
     DryRunOption,
-    GatewayOption,
-    ReadOnlyBusOption,
     TargetOption,
     TimeoutOption,
     ToOption,
     WaitOption,
-    WithoutBusOption,
 )
 from clients.cli.serving import active_target, read_route, serving
 from clients.cli.views.alert import RollbackFact, rollback_line
@@ -75,13 +73,11 @@ RECENT_TRIES, RECENT_TRY_S = 20, 0.1
 def rollback(
     *,
     model: ModelArgument,
+    decided: DecidedArgument = None,
     reason: ReasonOption,
     to: ToOption = None,
     target: TargetOption = None,
     dry_run: DryRunOption = False,
-    without_bus: WithoutBusOption = False,
-    gateway: GatewayOption = None,
-    read_only_bus: ReadOnlyBusOption = False,
     expires: ExpiresOption = EXPIRES,
     wait: WaitOption = True,
     timeout: TimeoutOption = WAIT_S,
@@ -90,19 +86,21 @@ def rollback(
 ) -> None:
     """Roll back: take a target out of production, route traffic to the previous one, and quarantine the target.
 
+    `slipway rollback confirm MODEL` quarantines the version that an alert suspended; `slipway rollback return MODEL`
+    gives it all traffic again.
+
     The exit code is 0 if the traffic was moved and the target that received it was not seen to fail. The order names
     its target: if that was rolled back already, nothing happens. Within two minutes after another rollback, --target is
     required.
     """
-    check_model(model)
     stack = find_stack(state)
-    if without_bus:
-        failed = _named_without_bus(model, target, to)
-        order = Ordered(model, failed, reason, read_only_bus=read_only_bus)
-        roll_back_without_bus(stack, order, gateway or [], dry_run=dry_run, as_json=as_json)
+    if decided is not None:
+        if model not in get_args(Decision):
+            raise CommandError(f"{model!r} is no decision: write confirm or return before the model", Exit.USAGE)
+        decision, until = cast("Decision", model), expires_at(expires)
+        decide_suspension(stack, decision, decided, reason=reason, until=until, wait_s=timeout, as_json=as_json)
         return
-    if gateway or read_only_bus:
-        raise CommandError("--gateway and --read-only-bus belong to --without-bus: with the bus, all gateways follow")
+    check_model(model)
     named = find_target(stack, model, target) if target is not None else None
     to_version = version_of(stack, model, to) if to is not None else None
     if dry_run:
@@ -114,13 +112,6 @@ def rollback(
         _show_ordered(outcome, as_json=as_json)
     else:
         show_end(outcome, as_json=as_json)
-
-
-def _named_without_bus(model: str, target: str | None, to: str | None) -> str | None:
-    """Return the target that is named, as gateways know it; None for the active one."""
-    if to is not None:
-        raise CommandError("--to needs the bus: without it, a gateway goes back to its previous target")
-    return str(target_of(model, target)) if target is not None else None
 
 
 async def _dry_run(stack: StackAddress, model: str, failed: Target | None, to_version: int | None) -> dict[str, Any]:

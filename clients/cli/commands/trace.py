@@ -138,7 +138,7 @@ def routes(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the production route of each model: active, canary or shadow, previous and quarantined targets."""
+    """Show the production route of each model: active, canary or shadow, previous, suspended, quarantined targets."""
     stack = find_stack(state)
     routes = asyncio.run(read_routes(stack))
     chosen = [route for name, route in sorted(routes.items()) if model in (None, name)]
@@ -155,11 +155,12 @@ def routes(
             _name(route.active),
             _trial(route),
             _name(route.previous),
+            ", ".join(str(each.served.target) for each in route.suspended) or "-",
             ", ".join(str(target) for target in route.quarantined) or "-",
         )
         for route in chosen
     ]
-    show_table(("model", "epoch", "active", "canary", "previous", "quarantined"), rows)
+    show_table(("model", "epoch", "active", "canary", "previous", "suspended", "quarantined"), rows)
 
 
 def _name(served: ServedTarget | None) -> str:

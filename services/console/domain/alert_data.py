@@ -12,8 +12,7 @@ class AlertRow(Screen):
     Attributes:
         value: What `limit` bounds: of drift a distance, of a clock seconds, else the share of bad requests.
         resolution: Why it is resolved; empty while it is open.
-        confirmed_by: What shows that the target is the cause: `pairs`, `callers` or `drill`; `none` holds an automatic
-            rollback. None for alerts that need no confirmation, and from an older monitor.
+        answers_nothing: Whether the target answers nothing.
         pairs: What the pairs of its trigger showed; None if there is none.
     """
 
@@ -38,7 +37,7 @@ class AlertRow(Screen):
     raised_at: Time
     drill: str | None
     release_id: str | None
-    confirmed_by: str | None
+    answers_nothing: bool
     pairs: PairCounts | None
 
 

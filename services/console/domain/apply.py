@@ -194,8 +194,15 @@ def _deployed(event: Event[f.DeploymentChanged], sequence: int) -> tuple[Row, ..
         "shadow_share": route.shadow.share_ratio if route.shadow and route.shadowed else None,
     }
     quarantined = json.dumps([str(target) for target in route.quarantined])
+    suspended = json.dumps(
+        [
+            {"target": str(each.served.target), "cause": each.cause, "since": instant(each.since)}
+            for each in route.suspended
+        ]
+    )
+    barred = {"quarantined": quarantined, "suspended": suspended}
     rows = [
-        row("routes", model=event.subject, **shown, quarantined=quarantined, body=route.model_dump_json(by_alias=True)),
+        row("routes", model=event.subject, **shown, **barred, body=route.model_dump_json(by_alias=True)),
         row(
             "deployments",
             model=event.subject,
@@ -207,7 +214,7 @@ def _deployed(event: Event[f.DeploymentChanged], sequence: int) -> tuple[Row, ..
             cause_id=route.cause_id or event.causationid,
         ),
     ]
-    if data.cause in ("promote", "rollback"):
+    if data.cause in ("promote", "rollback", "return"):
         rows.append(row("actives", model=event.subject, since=instant(data.at), cause=data.cause))
     return tuple(rows)
 

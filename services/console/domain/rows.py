@@ -44,7 +44,8 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "routes": (
         ("model",),
         (
-            "at", "epoch", "active", "previous", "canary", "weight", "shadow", "shadow_share", "quarantined", "body",
+            "at", "epoch", "active", "previous", "canary", "weight", "shadow", "shadow_share", "quarantined",
+            "suspended", "body",
         ),
     ),
     "actives": (("model",), ("since", "cause")),
@@ -61,7 +62,7 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         (
             "model", "target", "environment", "state", "at", "kind", "severity", "trigger", "value", "limit_value",
             "requests", "e_value", "message", "runbook", "evidence", "first_bad_at", "raised_at", "drill", "release_id",
-            "confirmed_by", "pairs",
+            "answers_nothing", "pairs",
         ),
     ),
     "alert_raises": (("alert_id",), ("model", "message", "value", "limit_value", "requests", "e_value")),

@@ -95,6 +95,14 @@ class ShadowProgress(Screen):
     deadline_at: Time | None
 
 
+class Suspension(Screen):
+    """A version that an alert took out of traffic, until a person decides about it."""
+
+    target: str
+    cause: str
+    since: Time
+
+
 class FleetRow(Screen):
     """A model: what serves it, and how it is.
 
@@ -112,6 +120,7 @@ class FleetRow(Screen):
     standby: Literal["hot", "not ready", "none"]
     epoch: int
     quarantined: tuple[str, ...]
+    suspended: tuple[Suspension, ...]
     open_alerts: int
     worst: str | None
     release_id: str | None

@@ -37,7 +37,7 @@ def alert_rows(event: Event[Any], _sequence: int) -> tuple[Row, ...]:
         raised_at=instant(data.raised_at or event.time),
         drill=data.drill,
         release_id=data.release_id,
-        confirmed_by=data.confirmed_by,
+        answers_nothing=data.answers_nothing,
         pairs=data.pairs.model_dump_json() if data.pairs is not None else None,
     )
     if not isinstance(data, f.AlertRaised):

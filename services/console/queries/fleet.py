@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from services.console.domain.screens import Fleet, FleetRow, Page, Points, Totals
+from services.console.domain.screens import Fleet, FleetRow, Page, Points, Suspension, Totals
 from services.console.queries.reading import Reader, count, following, like, points, rollback_summary
 from services.console.queries.releases import ROLLED_BACK_AT
 from services.console.queries.shadows import shadows
@@ -14,7 +14,7 @@ _ALL_MODELS: Final = "SELECT count(*) FROM (SELECT model FROM routes UNION SELEC
 OPEN: Final = "alerts.state = 'open' AND alerts.environment = 'production'"
 _MODELS: Final = """
 SELECT models.model, routes.at, routes.epoch, routes.active, routes.previous, routes.canary, routes.weight,
-       routes.shadow, routes.shadow_share, routes.quarantined, actives.since,
+       routes.shadow, routes.shadow_share, routes.quarantined, routes.suspended, actives.since,
        (SELECT count(*) FROM alerts WHERE {open} AND alerts.model = models.model) AS open_alerts,
        (SELECT min(CASE severity WHEN 'critical' THEN 0 WHEN 'warning' THEN 1 ELSE 2 END) FROM alerts
          WHERE {open} AND alerts.model = models.model) AS worst,
@@ -103,6 +103,7 @@ def _row(
         standby="none" if entry["previous"] is None else "not ready" if entry["standby_alerts"] else "hot",
         epoch=entry["epoch"] or 0,
         quarantined=tuple(json.loads(entry["quarantined"] or "[]")),
+        suspended=tuple(Suspension(**each) for each in json.loads(entry["suspended"] or "[]")),
         open_alerts=entry["open_alerts"],
         worst=None if entry["worst"] is None else _SEVERITIES[entry["worst"]],
         release_id=release.get("release_id"),

@@ -37,7 +37,7 @@ GOOD: Final = frozenset(
 )
 BAD: Final = frozenset(
     {"fail", "failed", "rejected", "aborted", "critical", "refused", "expired", "not ready", "not proven"}
-    | {"rollback", "rolled back", "quarantined", "ejected", "silent", "fenced"}
+    | {"rollback", "rolled back", "quarantined", "suspended", "ejected", "silent", "fenced"}
 )
 BUSY: Final = frozenset(
     {"running", "shadow", "canary", "promoting", "draining", "started", "open", "warning", "awaiting approval"}

@@ -5,16 +5,17 @@ from collections.abc import Callable, Mapping
 
 import nats.errors
 import structlog
+from nats.aio.msg import Msg
+from pydantic import ValidationError
 
 from contracts.api_usage import DEMAND_PREFIX, EndpointUse, MonthlyUsage
-from contracts.envelope import derived_id
-from contracts.facts import InferenceBatch, RollbackReported
-from contracts.gateway_rollbacks import RollbackAnswer
-from contracts.routes import Route
+from contracts.engine_deaths import DEATHS_PREFIX, DeathReport
+from contracts.facts import InferenceBatch
 from contracts.vocabulary import Environment
+from services.gateway.body_bans import BodyBans
 from services.gateway.budgets import Budgets
 from services.gateway.shares import Shares
-from shared.errors import Permanent, SlipwayError, Transient
+from shared.errors import SlipwayError, Transient
 from shared.messaging.bus import Bus, Emit, publish_event
 from shared.messaging.demand import follow_demand
 from shared.runtime.service import connect_with_retries
@@ -24,7 +25,6 @@ _RETRY_S = 0.5
 _EVERY_S = 1.0
 _FORGET_EVERY_S = 3600.0
 _TRIES = 5
-_ANSWER_S = 2.0
 
 
 class BusConnection:
@@ -139,38 +139,25 @@ class BusConnection:
                 continue
             shares.divide()
 
-    async def answers(self, model: str) -> bool:
-        """Return whether the bus answers, and has the model's route (see `ports.RollbackLog`).
+    async def exchange_deaths(self, bans: BodyBans) -> None:
+        """Publish to the other processes what was in flight when an engine died, and take their reports, for ever."""
+        await self._has_connected.wait()
 
-        A connection to a bus that hangs, or that a network drops, seems to be there for minutes.
-        """
-        if not self.connected:
-            return False
-        try:
-            async with asyncio.timeout(_ANSWER_S):
-                return await Bucket(self._bus.js, "routes", Route, service=self._bus.service).get(model) is not None
-        except (nats.errors.Error, TimeoutError, SlipwayError, OSError):
-            return False
+        async def take(message: Msg) -> None:
+            try:
+                report = DeathReport.model_validate_json(message.data)
+            except ValidationError:
+                return
+            if message.subject == f"{DEATHS_PREFIX}.{report.process}" and report.process != bans.process:
+                bans.take(report)
 
-    async def find_answer(self, order_digest: str) -> RollbackAnswer | None:
-        """Return what became of a rollback that was performed here (see `ports.RollbackLog`)."""
-        answers = Bucket(self._bus.js, "rollback-answers", RollbackAnswer, service=self._bus.service)
-        try:
-            async with asyncio.timeout(_ANSWER_S):
-                entry = await answers.get(order_digest.removeprefix("sha256:"))
-        except (nats.errors.Error, TimeoutError) as error:
-            raise Transient("bus_unavailable", f"The bus does not answer: {error!r}.") from error
-        return entry.value if entry is not None else None
-
-    async def report(self, report: RollbackReported, *, model: str, order_id: str) -> None:
-        """Publish a rollback that was performed here (see `ports.RollbackLog`)."""
-        # all gateways that performed it publish the same id: the bus stores one
-        event_id = derived_id(report.order.digest, RollbackReported.TYPE)
-        emit = Emit(report, model=model, environment="production", id=event_id, correlation_id=order_id)
-        try:
-            await publish_event(self._bus.js, self._bus.envelope(emit))
-        except (nats.errors.Error, TimeoutError, Permanent) as error:
-            raise Transient("bus_unavailable", f"The rollback could not be published: {error!r}.") from error
+        await self._bus.client.subscribe(f"{DEATHS_PREFIX}.*", cb=take)
+        while True:
+            report = await bans.reports.get()
+            try:
+                await self._bus.client.publish(f"{DEATHS_PREFIX}.{report.process}", report.model_dump_json().encode())
+            except nats.errors.Error as error:
+                structlog.get_logger().warning("a death cannot be reported", error=repr(error))
 
     async def close(self) -> None:
         """Disconnect from the bus."""

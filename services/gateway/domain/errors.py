@@ -170,25 +170,14 @@ UPSTREAM_STATUS: Mapping[ErrorKind, int] = {
 }
 
 
-def body_refused(target: str, wait_s: float) -> Problem:
-    """Return the problem for a request under which an engine died: clients do not repeat a 422 by themselves."""
+def body_refused(targets: Sequence[str], wait_s: float) -> Problem:
+    """Return the problem for a request that was in flight when an engine died."""
     seconds = max(1, math.ceil(wait_s))
     message = (
-        f"The engine of {target} died while it had this request, so the request is refused for another {seconds} s. "
-        "Change the request, or send it again after that time."
+        f"An engine of {' and of '.join(targets)} died while it had this request, so the request is refused for "
+        f"another {seconds} s. Change the request, or send it again after that time."
     )
-    return Problem(422, message, code="body_refused", headers={"Retry-After": str(seconds)})
-
-
-def caller_refused(wait_s: float) -> Problem:
-    """Return the problem for a caller whose requests were there at several deaths of an engine."""
-    seconds = max(1, math.ceil(wait_s))
-    message = (
-        "An engine died several times while it had requests of yours, so your requests are refused for another "
-        f"{seconds} s. Find the request that ends it (it failed with engine_dead), and send it no more; if it is none "
-        "of yours, send yours again after that time."
-    )
-    return Problem(403, message, "permission_error", code="caller_refused", headers={"Retry-After": str(seconds)})
+    return Problem(503, message, "server_error", code="body_refused", headers={"Retry-After": str(seconds)})
 
 
 def upstream_failed(code: ErrorKind, message: str) -> Problem:

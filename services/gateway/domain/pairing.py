@@ -18,8 +18,8 @@ _STATE_ON_SERVER = ("previous_response_id", "conversation", "background")
 def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str) -> Choice | None:
     """Return the other target of a request's pair; None if it is in none.
 
-    It is drawn by the gateway's own id of the request, before anything is known of its outcome. The pairs of what
-    serves come first, because its callers depend on them; a candidate in its shadow has its share of the rest.
+    It is drawn by the gateway's own id of the request, before anything is known of its outcome. A canary's pairs come
+    first, because callers depend on it; a candidate in its shadow has its share of the rest.
     """
     other = find_other(route, choice.served.target)
     if other is not None:
@@ -37,7 +37,7 @@ def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str)
 def find_shadow(route: Route, target: Target) -> Choice | None:
     """Return the candidate that is asked what callers of the active target asked; None for another target."""
     active, candidate = route.active, route.shadowed
-    if active is None or candidate is None or target != active.target or route.is_quarantined(target):
+    if active is None or candidate is None or target != active.target or route.is_barred(target):
         return None
     return Choice(candidate, shadow=True) if candidate.target != target else None
 
@@ -48,22 +48,15 @@ def still_stands(route: Route, target: Target, other: Choice) -> bool:
 
 
 def find_other(route: Route, target: Target) -> Choice | None:
-    """Return what a target is compared with: the canary and the active one with each other, else the previous one.
-
-    None for a target that takes no traffic, as after a rollback, and while nothing stands behind it.
-    """
+    """Return what a target is compared with: the canary and the active one with each other; None without a canary."""
     active, canary = route.active, route.canary
-    if active is None or route.is_quarantined(active.target):
+    if active is None or canary is None or canary.weight_ratio == 0.0:
         return None
-    if canary is not None and (canary.weight_ratio == 0.0 or route.is_quarantined(canary.served.target)):
-        canary = None
+    if route.is_barred(active.target) or route.is_barred(canary.served.target):
+        return None
     if target == active.target:
-        if canary is not None:
-            return Choice(canary.served, canary=True)
-        behind = route.previous
-        usable = behind is not None and behind.target != target and not route.is_quarantined(behind.target)
-        return Choice(behind) if behind is not None and usable else None
-    return Choice(active) if canary is not None and target == canary.served.target else None
+        return Choice(canary.served, canary=True)
+    return Choice(active) if target == canary.served.target else None
 
 
 def may_mirror(parsed: ParsedRequest, served: ServedTarget, other: ServedTarget, *, unseen: bool = False) -> bool:

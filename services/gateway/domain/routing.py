@@ -21,20 +21,11 @@ _ALIKE = 0.75
 
 @dataclass(frozen=True)
 class Choice:
-    """The target that answers; whether it is a canary, or a candidate that answers no caller.
-
-    Attributes:
-        slice_id: The slice of live traffic in which it was drawn; None without one.
-        drawn: The previous version, which the slice drew instead of the active one.
-        spared: The canary that was drawn, and whose engine this body alone killed in its shadow; None else.
-    """
+    """The target that answers; whether it is a canary, or a candidate that answers no caller."""
 
     served: ServedTarget
     canary: bool = False
     shadow: bool = False
-    slice_id: str | None = None
-    drawn: bool = False
-    spared: Target | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ def choose_target(route: Route, key: str) -> Choice | None:
     hash, so that different callers get it first.
     """
     canary = route.canary
-    if canary is not None and not route.is_quarantined(canary.served.target):
+    if canary is not None and not route.is_barred(canary.served.target):
         value = fraction(f"{canary.served.target}|{key}")
         if value < canary.weight_ratio:
             return Choice(canary.served, canary=True)
@@ -81,7 +72,7 @@ def pinnable(route: Route) -> list[Choice]:
         Choice(canary.served, canary=True) if canary and canary.weight_ratio > 0.0 else None,
         Choice(route.previous) if route.previous else None,
     ]
-    return [choice for choice in candidates if choice is not None and not route.is_quarantined(choice.served.target)]
+    return [choice for choice in candidates if choice is not None and not route.is_barred(choice.served.target)]
 
 
 def choose_fallback(route: Route, target: Target) -> ServedTarget | None:
@@ -89,7 +80,7 @@ def choose_fallback(route: Route, target: Target) -> ServedTarget | None:
     usable = [
         served
         for served in (route.active, route.previous)
-        if served is not None and served.target != target and not route.is_quarantined(served.target)
+        if served is not None and served.target != target and not route.is_barred(served.target)
     ]
     return usable[0] if usable else None
 

@@ -1,40 +1,55 @@
-"""Finds a caller whose requests were there at each of several deaths of a target's engine."""
+"""Finds requests that were in flight at deaths of engines of more than one target: they kill every version."""
 
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Final
 
+from contracts.facts import Inference
 from decisions.alerts import Finding
-from decisions.engine_deaths import recent
-from services.monitor.domain.record import TargetState
+from decisions.triggers import ended_at
 
-KEY = "engine-deaths"
-QUIET = timedelta(minutes=10)
-"""How long the engine must live until the alert is resolved."""
+KEY: Final = "kills-every-version"
+KEPT_FOR: Final = timedelta(minutes=10)
+"""How long a death counts; so long gateways refuse a body that was in flight at deaths of two targets."""
+_MOST: Final = 256
+Deaths = Mapping[str, Mapping[str, datetime]]
+"""By body: when the engine of which target died with it in flight."""
 
 
-def find_suspect_caller(watched: TargetState, now: datetime) -> Finding:
-    """Return whether one caller alone may be what ends the engine of a target, again and again."""
-    log = recent(watched.deaths, now)
-    counts = log.counts
-    suspect = None if counts is None else counts.suspect
-    lasts = bool(log.deaths) and now - log.deaths[-1].at < QUIET
-    refusal = (
-        "Gateways do not refuse it, because it has most of the requests: decide whether to revoke its key."
-        if suspect is not None and log.has_most(suspect)
-        else "Gateways refuse it for a while (`caller_refused`) after two deaths with its requests alone, or three."
-    )
-    message = (
-        f"The engine of {watched.target} died {len(log.deaths)} times within the last hour, and of all callers only "
-        f"{suspect} had requests there each time. {refusal} Nothing is rolled back because of these deaths."
-    )
+def note_deaths(deaths: Deaths, records: Iterable[Inference]) -> Deaths:
+    """Return the deaths with those that some records report."""
+    after = {body: dict(targets) for body, targets in deaths.items()}
+    for record in records:
+        if record.engine_died == "meanwhile" and record.body is not None:
+            after.setdefault(record.body, {})[str(record.target)] = ended_at(record)
+    if after == deaths:
+        return deaths
+    return dict(sorted(after.items(), key=lambda entry: max(entry[1].values()))[-_MOST:])
+
+
+def find_killers(deaths: Deaths, now: datetime) -> Finding:
+    """Return whether requests kill engines of every version, as far as they met any."""
+    lately = {
+        body: [target for target, at in targets.items() if now - at < KEPT_FOR] for body, targets in deaths.items()
+    }
+    killers = {body: targets for body, targets in lately.items() if len(targets) > 1}
+    if not killers:
+        message = "No request has killed engines of two versions within ten minutes."
+    else:
+        names = ", ".join(sorted({target for targets in killers.values() for target in targets}))
+        message = (
+            f"{len(killers)} request bodies ({', '.join(sorted(killers)[:5])}) were in flight when engines of {names} "
+            f"died: they kill every version. Gateways refuse each for ten minutes (`body_refused`); find who "
+            "sends them. A rollback does not help."
+        )
     return Finding(
         key=KEY,
         kind="engine",
-        severity="warning",
+        severity="critical",
         trigger=None,
-        fired=suspect is not None and lasts,
-        calm=suspect is None or not lasts,
+        fired=bool(killers),
+        calm=not killers,
         hold_s=0.0,
-        message=message if suspect is not None else "No caller is suspected of ending the engine any more.",
-        requests=len(log.deaths),
-        deaths=counts,
+        message=message,
+        requests=len(killers),
     )

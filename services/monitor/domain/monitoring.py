@@ -21,7 +21,7 @@ from decisions.triggers import ended_at, sequential
 from services.monitor.domain import clocks
 from services.monitor.domain.blindness import find_blindness, find_unknown_policies, note_batch
 from services.monitor.domain.canary import assess_canary
-from services.monitor.domain.deaths import find_suspect_caller
+from services.monitor.domain.deaths import find_killers, note_deaths
 from services.monitor.domain.observation import observe_mirrored_pairs, observe_records, pair_records
 from services.monitor.domain.plausibility import is_plausible
 from services.monitor.domain.record import (
@@ -32,6 +32,7 @@ from services.monitor.domain.record import (
     Policy,
     TargetState,
 )
+from services.monitor.domain.roles import roles
 from services.monitor.domain.shadow import assess_shadow
 from services.monitor.domain.windows import Windowing, close_windows
 
@@ -118,19 +119,20 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
     state = _applied(state, cause.id)
     if route.epoch <= state.epoch:
         return state
-    routed = _roles(route)
+    routed = roles(route)
     for name, watched in state.targets.items():
         if name not in routed:
             state = _leave(state, watched, cause, rules, f"{watched.target} takes no traffic any more.")
     targets = dict(state.targets)
-    for name, (target, role, weight) in routed.items():
+    for name, each in routed.items():
         known = targets.get(name)
-        if observe_loop.begins_anew(known, role, weight):
-            fresh = _fresh(state, target, role, cause.at).model_copy(
-                update={"weight_ratio": weight, "epoch": route.epoch}
+        if observe_loop.begins_anew(known, each.role, each.weight_ratio):
+            fresh = _fresh(state, each.target, each.role, cause.at).model_copy(
+                update={"weight_ratio": each.weight_ratio, "epoch": route.epoch}
             )
             kept = ("windows", "closed_until_s", "late", "drift") if known is not None else ()
             targets[name] = fresh.model_copy(update={item: getattr(known, item) for item in kept})
+        targets[name] = targets[name].model_copy(update={"endpoints": each.endpoints})
     routes = {"epoch": route.epoch, "route_known": True, "routed": tuple(sorted(versions_on(route)))}
     return state.model_copy(update={"targets": targets, **routes})
 
@@ -172,7 +174,7 @@ def add_records(
     believed = [pair for pair in pairs if _is_believed(state, pair)]
     targets = observe_mirrored_pairs(targets, state.policies, believed)
     paired = {str(side.target) for pair in believed for side in (pair.served, pair.mirrored)}
-    state = state.model_copy(update={"targets": targets})
+    state = state.model_copy(update={"targets": targets, "deaths": note_deaths(state.deaths, fresh)})
     read_until = cause.at if sender is None else min(cause.at, sender.stored_at)
     return assess(state, cause, rules, tuple(name for name in targets if name in {*groups, *paired}), read_until)
 
@@ -225,7 +227,12 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
     of_model: tuple[Finding, ...] = ()
     if watched.role == "active":
         of_clocks = clocks.find_wrong_clocks(state, cause.own_offset_s, cause.at)
-        of_model = (*of_clocks, find_blindness(state), find_unknown_policies(state))
+        of_model = (
+            *of_clocks,
+            find_blindness(state),
+            find_unknown_policies(state),
+            find_killers(state.deaths, cause.at),
+        )
     release_id = policy.release_id if policy else ""
     if watched.release_id != release_id:
         watched = watched.model_copy(update={"release_id": release_id})
@@ -236,7 +243,8 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
         cause.at,
         rules=rules.alerts,
         environment=state.environment,
-        findings=(*of_model, find_suspect_caller(watched, cause.at)),
+        findings=of_model,
+        dropped=state.dropped,
     )
     if assessed.watched is not state.targets[str(watched.target)]:
         state = _with_target(state, assessed.watched)
@@ -375,19 +383,6 @@ def _may_gather(state: MonitorState, watched: TargetState) -> bool:
         for alert in state.alerts.values()
     )
     return state.environment == "production" and watched.role == "active" and not wrong
-
-
-def _roles(route: Route) -> dict[str, tuple[Target, Role, float]]:
-    roles: dict[str, tuple[Target, Role, float]] = {}
-    if route.shadow is not None and route.shadowed is not None:
-        roles[str(route.shadowed.target)] = (route.shadowed.target, "shadow", route.shadow.share_ratio)
-    if route.canary is not None and route.canary.weight_ratio > 0.0:
-        target = route.canary.served.target
-        if not route.is_quarantined(target):
-            roles[str(target)] = (target, "canary", route.canary.weight_ratio)
-    if route.active is not None:
-        roles[str(route.active.target)] = (route.active.target, "active", 1.0)
-    return roles
 
 
 def _with_target(state: MonitorState, watched: TargetState) -> MonitorState:

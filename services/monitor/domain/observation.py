@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from contracts.facts import Inference, MirroredPair
 from contracts.policy import Trigger
 from decisions import observe_loop
-from decisions.engine_deaths import note_record, with_death
 from decisions.evidence import PairTest, observe_pair
 from decisions.hard_failures import count_runs
 from decisions.observation import TriggerState, fresh_trigger
-from decisions.pairs import fresh_test, observe_mirrored, outcomes_of_pair
+from decisions.pairs import MirrorTest, observe_mirrored, outcomes_of_pair
 from decisions.triggers import ended_at, is_hidden, observe, outcomes_of, sequential
 from services.monitor.domain.record import DriftState, Policy, TargetState
 from services.monitor.domain.shadow import triggers_of_shadow
@@ -27,33 +26,24 @@ def observe_records(
     rows: int,
 ) -> TargetState:
     """Return a target with records added, in the order in which they came."""
-    deaths, noted = state.deaths, list[Inference]()
-    for record in records:
-        deaths = note_record(deaths, record)
-        noted.append(with_death(deaths, record))
-    records = noted
     declared = policy.triggers if policy else ()
     triggers = sequential(declared)
     outcomes = {trigger.name: outcomes_of(trigger, records, declared) for trigger in triggers}
     state = observe_loop.observe(state, triggers, outcomes)
     if state.role == "canary":
         state = _with_hidden(state, triggers, records, declared)
-    runs, began_at, run_error = state.runs, state.run_began_at, state.run_error
+    runs, began_at = state.runs, state.run_began_at
     for record in records:
         before, runs = runs, count_runs(runs, record)
-        if runs[0] > before[0]:
-            run_error = record.error or ""
-        if max(runs) > 0 and max(before) == 0:
+        if runs.length > 0 and before.length == 0:
             began_at = record.scheduled_at
-        elif max(runs) == 0:
+        elif runs.length == 0:
             began_at = None
     drift = _gathered(state.drift, records, rows) if gather else state.drift
     changed = state.model_copy(
         update={
             "runs": runs,
-            "deaths": deaths,
             "run_began_at": began_at,
-            "run_error": run_error,
             "drift": drift,
             "requests": state.requests + len(records),
             "release_id": policy.release_id if policy else "",
@@ -102,7 +92,7 @@ def pair_records(
 def observe_mirrored_pairs(
     targets: Mapping[str, TargetState], policies: Mapping[str, Policy], pairs: Sequence[MirroredPair]
 ) -> dict[str, TargetState]:
-    """Return the targets with pairs added to the evidence about the newer version of each, by its own triggers."""
+    """Return the targets with pairs added to the evidence about the candidate of each, by its own triggers."""
     after = dict(targets)
     for pair in pairs:
         name = _judged_by(pair, after)
@@ -129,15 +119,12 @@ def observe_mirrored_pairs(
 
 
 def _judged_by(pair: MirroredPair, targets: Mapping[str, TargetState]) -> str:
-    """Return the target that a pair judges: a candidate in its shadow only, else the canary, else what served it.
-
-    Empty for a pair of a shadow that is over.
-    """
+    """Return the candidate that a pair judges, in its shadow or as a canary; empty for a pair of one that is over."""
     served, mirrored = str(pair.served.target), str(pair.mirrored.target)
     roles = {name: targets[name].role for name in (served, mirrored) if name in targets}
     if pair.shadow:
         return mirrored if roles.get(mirrored) == "shadow" else ""
-    return next((name for name, role in roles.items() if role == "canary"), served)
+    return next((name for name, role in roles.items() if role == "canary"), "")
 
 
 def _observe_pair(
@@ -151,10 +138,12 @@ def _observe_pair(
             continue
         target, other = outcomes if state.target == pair.served.target else reversed(outcomes)
         known = state.triggers.get(trigger.name) or fresh_trigger(state.role)
-        test = known.mirrored or fresh_test(canary=state.role != "active")
-        sender, alpha = pair.served, trigger.alpha
         test = observe_mirrored(
-            test, target=target, other=other, caller=sender.caller, holder=sender.holder, alpha=alpha
+            known.mirrored or MirrorTest(),
+            target=target,
+            other=other,
+            holder=pair.served.holder or "",
+            alpha=trigger.alpha,
         )
         changed[trigger.name] = known.model_copy(update={"mirrored": test})
     return changed

@@ -1,9 +1,8 @@
 """What the monitor keeps of a model in one environment: one record in the bucket `alerts`."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -63,14 +62,26 @@ class DriftState(Contract):
     compared: int = 0
 
 
+class ShadowDeath(Contract):
+    """One death of a candidate's engine in its shadow; `over_at`: when it answered again."""
+
+    at: datetime
+    endpoint: str
+    over_at: datetime | None = None
+
+
 class TargetState(WatchedTarget):
     """A watched target with its open windows, its drift rows and the last assessment of its canary or shadow.
 
     Of a shadow, `requests` are those that were compared.
+
+    Attributes:
+        deaths: Of a shadow: deaths of its engine.
     """
 
     epoch: int = 0
     requests: int = 0
+    deaths: tuple[ShadowDeath, ...] = ()
     since: datetime
     last_at: datetime
     windows: tuple[OpenWindow, ...] = ()
@@ -94,17 +105,6 @@ class GatewayClock(Contract):
     last_at: datetime
 
 
-def without_credit(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields as of version 10: no caller of pairs has less than 0 net (`decisions.pair_callers`)."""
-    after = deepcopy(fields)
-    for target in after.get("targets", {}).values():
-        for trigger in target.get("triggers", {}).values():
-            callers = (trigger.get("mirrored") or {}).get("callers", {})
-            for pairs in callers.get("known", {}).values():
-                pairs["net"] = max(0, pairs.get("net", 0))
-    return after
-
-
 class MonitorState(OutboxRecord):
     """The state of one model in one environment.
 
@@ -125,10 +125,11 @@ class MonitorState(OutboxRecord):
         clocks: By gateway that sent records lately.
         ignored_since: Since when every batch held only records that cannot be true; None if the last one did not.
         ignored_at: When the last of these batches came.
+        deaths: By request body: when the engine of which target died with it in flight.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 22
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 22), unchanged) | {9: without_credit}
+    SCHEMA_VERSION: ClassVar[int] = 23
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 23), unchanged)
 
     model: ModelName
     environment: Environment
@@ -148,3 +149,4 @@ class MonitorState(OutboxRecord):
     clocks: dict[str, GatewayClock] = Field(default_factory=dict)
     ignored_since: datetime | None = None
     ignored_at: datetime | None = None
+    deaths: dict[str, dict[str, datetime]] = Field(default_factory=dict)

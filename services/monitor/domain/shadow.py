@@ -13,8 +13,7 @@ from contracts.facts import ShadowAssessed, ShadowCounts
 from contracts.policy import Shadow, Trigger
 from decisions.evidence import EQUAL_SHARE, SMALLEST_RATIO, as_e_value, estimate_requests_needed
 from decisions.observation import TriggerState
-from decisions.pair_callers import needed_log_e
-from decisions.pairs import MirrorTest
+from decisions.pairs import MirrorTest, needed_log_e
 from decisions.triggers import kind_of, limit_of, sequential
 from services.monitor.domain.canary import Part
 from services.monitor.domain.record import Policy, TargetState
@@ -78,7 +77,7 @@ def _missing(shadow: Shadow, compared: int) -> Part:
 
 def _deaths(state: TargetState) -> tuple[Part, ...]:
     """Return what deaths of the candidate's engine mean: several let nothing pass, though their requests are few."""
-    count = len(state.deaths.deaths)
+    count = len(state.deaths)
     if count <= MOST_DEATHS:
         return ()
     return (Part("inconclusive", 1, f"the candidate's engine died {count} times, with which it cannot pass"),)

@@ -1,33 +1,25 @@
-"""Deaths of a candidate's engine in its shadow: one counts once, whichever gateways and processes report it.
+"""Deaths of a candidate's engine in its shadow: one counts once, whichever gateways report it."""
 
-Each process of each gateway dates a death when it meets the dead engine, and counts one that stays dead again.
-"""
-
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from contracts.facts import MirroredPair
-from decisions.engine_deaths import KEPT, SAME, DeathLog, LoggedDeath, note_record
 from decisions.triggers import ended_at
+from services.monitor.domain.record import ShadowDeath
 
 STILL_DEAD: Final = timedelta(seconds=60)
-"""Time after which an engine that answered nothing since its death counts again, as in gateways."""
+"""Time after which an engine that answered nothing since its death counts again."""
+_KEPT: Final = 24
 
 
-def note_shadow_pair(log: DeathLog, pair: MirroredPair) -> DeathLog | None:
+def note_shadow_pair(deaths: tuple[ShadowDeath, ...], pair: MirroredPair) -> tuple[ShadowDeath, ...] | None:
     """Return the deaths of a candidate with a pair of its shadow; None if it reports a death that has counted."""
-    mirrored = pair.mirrored
-    if mirrored.error != "engine_dead" or mirrored.death is None:
-        return note_record(log, mirrored)
-    died_at, endpoint = min(mirrored.death.died_at, ended_at(mirrored)), mirrored.endpoint
-    if any(death.endpoint == endpoint and _is_same(death, died_at) for death in log.deaths):
+    mirrored, at = pair.mirrored, ended_at(pair.mirrored)
+    last = next((death for death in reversed(deaths) if death.endpoint == mirrored.endpoint), None)
+    if not mirrored.engine_died:
+        if mirrored.error is not None or last is None or last.over_at is not None or mirrored.scheduled_at < last.at:
+            return deaths
+        return tuple(death.model_copy(update={"over_at": at}) if death is last else death for death in deaths)
+    if last is not None and at - last.at < STILL_DEAD and (last.over_at is None or at < last.over_at):
         return None
-    fresh = LoggedDeath(at=died_at, endpoint=endpoint, is_open=True)
-    return log.model_copy(update={"deaths": (*log.deaths, fresh)[-KEPT:]})
-
-
-def _is_same(death: LoggedDeath, died_at: datetime) -> bool:
-    """Return whether a report is of a death that is known: at about its time, or while the engine answered nothing."""
-    apart = abs(died_at - death.at)
-    answered = death.over_at is not None and died_at > death.over_at
-    return apart < SAME or (apart < STILL_DEAD and not answered)
+    return (*deaths, ShadowDeath(at=at, endpoint=mirrored.endpoint))[-_KEPT:]

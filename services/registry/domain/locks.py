@@ -63,13 +63,14 @@ class ModelLocks(OutboxRecord):
 
 
 def kept_versions(route: Route | None) -> Kept:
-    """Return what is kept under lock of a model: what serves, is a canary or a shadow, or could be rolled back to."""
+    """Return what is kept under lock of a model: what serves, is on trial or suspended, or could be rolled back to."""
     if route is None:
         return {}
     canary = route.canary.served if route.canary is not None else None
     kept: dict[int, dict[Target, Deployable]] = {}
     shadow = route.shadow.served if route.shadow is not None else None
-    for served in (route.active, canary, shadow, route.previous, *route.history):
+    suspended = (entry.served for entry in route.suspended)
+    for served in (route.active, canary, shadow, route.previous, *route.history, *suspended):
         if served is not None:
             kept.setdefault(served.target.version, {}).setdefault(served.target, served)
     return {version: tuple(targets.values()) for version, targets in kept.items()}

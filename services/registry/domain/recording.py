@@ -202,7 +202,8 @@ def _seen(route: Route) -> RouteSeen:
         serving.append(route.canary.served.target)
     if route.shadowed is not None:
         serving.append(route.shadowed.target)
-    return RouteSeen(epoch=route.epoch, serving=tuple(serving), quarantined=route.quarantined)
+    barred = (*route.quarantined, *(entry.served.target for entry in route.suspended))
+    return RouteSeen(epoch=route.epoch, serving=tuple(serving), quarantined=barred)
 
 
 def _assessed(release: Release, fact: CanaryAssessed) -> Recorded:

@@ -8,13 +8,11 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from contracts.drills import Drill
-from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.records import record_key
 from contracts.routes import Route
-from contracts.slices import Slice
 from contracts.vocabulary import Environment
 from decisions.route_edits import newest
-from shared.storage.compare_and_set import Records, check_not_newer, edit_record
+from shared.storage.compare_and_set import check_not_newer, edit_record
 from shared.storage.kv import Bucket, Entry
 
 SERVICE = "rollback-controller"
@@ -115,39 +113,3 @@ class KvDrills:
 
     def _bucket(self) -> Bucket[Drill]:
         return Bucket(self._js(), "drills", Drill, service=SERVICE)
-
-
-class KvSlices:
-    """The bucket `slices` (implements `ports.Slices`)."""
-
-    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
-        self._js = js
-
-    async def get(self, model: str) -> Slice | None:
-        """Read the slice of a model, on or over; None if there was none."""
-        entry = await self._bucket().get(model)
-        return entry.value if entry else None
-
-    async def put(self, decided: Slice) -> None:
-        """Make this the slice of its model; the last one written counts."""
-        key = decided.target.model
-        await edit_record(self._bucket(), key, lambda _: decided, name=f"slices/{key}")
-
-    def _bucket(self) -> Bucket[Slice]:
-        return Bucket(self._js(), "slices", Slice, service=SERVICE)
-
-
-class RecordedAnswers:
-    """The bucket `rollback-answers` (implements `ports.Answers`)."""
-
-    def __init__(self, records: Records[RollbackAnswer]) -> None:
-        self._records = records
-
-    async def put(self, answer: RollbackAnswer) -> None:
-        """Write an answer; one that says `applied` is never replaced."""
-
-        def decide(before: RollbackAnswer | None) -> RollbackAnswer:
-            return before if before is not None and before.outcome == "applied" else answer
-
-        key = answer.order_digest.removeprefix("sha256:")
-        await edit_record(self._records, key, decide, name=f"rollback-answers/{key}")

@@ -9,15 +9,13 @@ from typing import Any, Final, TypeVar
 from contracts.golden import GoldenPrompt
 from contracts.routes import ServedTarget
 from decisions.golden import GoldenReply
-from decisions.probed import TIMED_OUT, ProbedAnswer
 from shared.errors import SlipwayError
 from shared.serving.engine_streams import stream_api
-from shared.serving.inference import Channels, Deadlines, first_token, generate
+from shared.serving.inference import Channels, Deadlines, first_token
 from shared.serving.openai_stream import ApiPiece, ApiRequest
 
 T = TypeVar("T")
 
-_SAMPLING: Final = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True}
 _REQUEST_ID: Final = "golden-prompt"
 """The request id of golden prompts in the logs of Triton and of the engine."""
 _ANSWER_BYTES: Final = 65_536
@@ -53,48 +51,6 @@ class TritonProbe:
                 attempt.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
         return "; ".join(reasons)
-
-    async def measure(self, served: ServedTarget, *, first_only: bool = False) -> ProbedAnswer | None:
-        """Return when the tokens of a short fixed answer came; `TIMED_OUT` if they did not in time, None on an error.
-
-        All endpoints are asked at once; the first whole answer counts, or with `first_only` the first token.
-        """
-        ask = self._measure_first if first_only else self._measure
-        return await _first(ask(endpoint, served) for endpoint in served.endpoints)
-
-    async def _measure_first(self, endpoint: str, served: ServedTarget) -> ProbedAnswer | None:
-        """Return when the first token came; the rest of the answer ends in the background, since it is short."""
-        clock = asyncio.get_running_loop()
-        began_s, limit_s = clock.time(), self._deadline_s
-        try:
-            async with asyncio.timeout(limit_s):
-                await first_token(self._channels.get(endpoint), served.target.triton_name, deadline_s=limit_s)
-        except TimeoutError:
-            return TIMED_OUT
-        except SlipwayError as error:
-            return TIMED_OUT if "silent_s" in error.details else None
-        return ProbedAnswer((clock.time() - began_s) * 1000.0, 0.0)
-
-    async def _measure(self, endpoint: str, served: ServedTarget) -> ProbedAnswer | None:
-        clock, times_s = asyncio.get_running_loop(), list[float]()
-        began_s, deadlines = clock.time(), Deadlines(first_token_s=self._deadline_s, inter_token_s=self._deadline_s)
-        channel, name = self._channels.get(endpoint), served.target.triton_name
-        try:
-            async with (
-                asyncio.timeout(self._deadline_s),
-                contextlib.aclosing(generate(channel, name, "Hello", _SAMPLING, deadlines=deadlines)) as pieces,
-            ):
-                async for piece in pieces:
-                    if piece.text:
-                        times_s.append(clock.time())
-        except TimeoutError:
-            return TIMED_OUT
-        except SlipwayError as error:
-            return TIMED_OUT if "silent_s" in error.details else None
-        if not times_s:
-            return None
-        gaps = max(1, len(times_s) - 1)
-        return ProbedAnswer((times_s[0] - began_s) * 1000.0, (times_s[-1] - times_s[0]) * 1000.0 / gaps)
 
     async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
         """Return the whole answer to a golden prompt at temperature 0; None if none came in time, or it failed.

@@ -1,6 +1,6 @@
 """Decides which facts lead to a rollback: pure edits of the record; a fact that comes again changes nothing."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -16,29 +16,11 @@ from contracts.facts import (
     RollbackTimeline,
     ShadowAssessed,
 )
-from contracts.gateway_rollbacks import GatewayRollback
-from contracts.routes import Route
+from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
-from decisions.gateway_rollbacks import Void, apply_order, assess_times
 from decisions.orders import assess_epoch, assess_expiry, expiry
-from decisions.rollback import (
-    Hold,
-    StartSlice,
-    decide_confirmed,
-    decide_rollback,
-    has_recovered,
-    rollback_id,
-)
-from services.rollback_controller.domain import slices
-from services.rollback_controller.domain.doubt import (
-    Moment,
-    doubt_about,
-    hold_of,
-    may_start,
-    note_shown,
-    past_rollbacks,
-    reason_of,
-)
+from decisions.rollback import Behind, decide, evidence_of, find_behind, has_recovered, has_replicas, rollback_id
+from decisions.route_edits import EditRefused
 from services.rollback_controller.domain.record import (
     HELD_KEPT,
     Rollback,
@@ -48,9 +30,19 @@ from services.rollback_controller.domain.record import (
 )
 from services.rollback_controller.domain.rules import Rules
 
-_NOTHING_SEEN = Moment()
 MONITOR = "monitor"
 """The only identity that evaluates triggers; other services raise alerts without one."""
+
+
+@dataclass(frozen=True)
+class Standby:
+    """The version that traffic would move to, as it is when an alert is decided; `why` says what it lacks."""
+
+    behind: Behind = "ready"
+    why: str = ""
+
+
+_READY = Standby()
 
 
 @dataclass(frozen=True)
@@ -101,12 +93,13 @@ def lacks_policy(state: RollbackState, alert: AlertRaised | AlertUpdated, route:
 
 
 def find_foreign(alert: AlertRaised | AlertUpdated, sender: str) -> str | None:
-    """Return why an alert of a trigger counts for nothing: another identity than the monitor published it."""
-    if alert.trigger is None or sender == MONITOR:
+    """Return why an alert that moves traffic counts for nothing: another identity than the monitor published it."""
+    if sender == MONITOR or not (alert.trigger is not None or alert.answers_nothing):
         return None
+    what = f"is of the trigger {alert.trigger}" if alert.trigger is not None else "says that the target answers nothing"
     return (
-        f"The alert {alert.alert_id} of the trigger {alert.trigger} counts for nothing: {sender} published it, and "
-        f"only {MONITOR} may. Replace the credential of {sender}."
+        f"The alert {alert.alert_id} {what}, and counts for nothing: {sender} published it, and only {MONITOR} may. "
+        f"Replace the credential of {sender}."
     )
 
 
@@ -117,23 +110,17 @@ def decide_on_alert(
     cause: Cause,
     rules: Rules,
     *,
-    moment: Moment = _NOTHING_SEEN,
+    standby: Standby = _READY,
 ) -> RollbackState:
     """Decide what an alert leads to; one that is old, about an earlier time of its target, or over starts nothing."""
-    starts = may_start(state, alert, cause.event_id, cause.now, rules.retry_s)
-    if not starts or has_recovered(alert) or not is_current(state, alert.target, route, cause, rules):
-        return note_shown(state, alert, None, cause.now)
-    state = note_shown(state, alert, moment.shown, cause.now, is_gone=moment.is_gone)
-    if state.environment == "staging" and not _is_rehearsed(state, alert, cause):
+    if route is None or not concerns(state, alert, route, cause, rules):
         return state
-    trigger = state.trigger(alert.target, alert.trigger)
-    decision = decide_rollback(trigger, past_rollbacks(state), cause.now, rules.guard)
-    doubt = replace(doubt_about(state, alert, route, moment, cause.now), told_at=cause.stored_at)
-    decision = decide_confirmed(decision, doubt, trigger, cause.now, rules.dead_s)
-    if isinstance(decision, StartSlice) or (isinstance(decision, Hold) and decision.is_both_slow):
-        state = slices.hold(state, alert, route, moment.share_ratio, cause.stored_at or cause.now)
-    if isinstance(decision, StartSlice):
-        return slices.start(state, rules.slice_s, cause.now)
+    planned = plan_standby(route, alert)
+    standby = planned if isinstance(planned, Standby) else standby  # the route may have changed since it was asked
+    suspended = route.suspended[0].served.target if route.suspended else None
+    why = standby.why if suspended is None or alert.answers_nothing else _describe_suspended(suspended, alert.target)
+    evidence = evidence_of(alert, state.trigger(alert.target, alert.trigger))
+    decided = decide(evidence, standby.behind, suspended=suspended is not None, why=why)
     timeline = RollbackTimeline(
         first_bad_at=alert.first_bad_at, detected_at=alert.raised_at or cause.published_at, decided_at=cause.now
     )
@@ -145,28 +132,69 @@ def decide_on_alert(
         mode="automatic",
         failed=alert.target,
         timeline=timeline,
-        reason=reason_of(state, alert, doubt),
+        reason=alert.message,
         alert_id=alert.alert_id,
         trigger=alert.trigger or "",
         cause_sequence=cause.sequence,
     )
-    hold = hold_of(decision, route, alert.target)
-    if hold is None:
+    if decided.action == "move":
         return _start(state, started)
-    code, reason = hold
-    if code is None or state.held.get(alert.alert_id) == code:
+    if decided.code is None or state.held.get(alert.alert_id) == decided.code:
         return state
-    held = dict([*state.held.items(), (alert.alert_id, code)][-HELD_KEPT:])
+    held = dict([*state.held.items(), (alert.alert_id, decided.code)][-HELD_KEPT:])
     failed = RollbackFailed(
         rollback_id=started.rollback_id,
         cause_id=started.cause_id,
         failed=started.failed,
         mode="automatic",
         timeline=timeline,
-        code=code,
-        reason=reason,
+        code=decided.code,
+        reason=decided.reason,
     )
     return publish(state.model_copy(update={"held": held}), failed, started, cause.now)
+
+
+def concerns(
+    state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None, cause: Cause, rules: Rules
+) -> bool:
+    """Return whether an alert has to be decided: it lasts, is about now, and no rollback of its own has begun."""
+    earlier = [rollback for rollback in state.rollbacks if _is_of(rollback, alert)]
+    begun = any(rollback.phase != "failed" for rollback in earlier) or state.rollback(rollback_id(cause.event_id))
+    pending = any(rollback.phase == "decided" and rollback.failed == alert.target for rollback in state.rollbacks)
+    if begun or pending or has_recovered(alert) or not is_current(state, alert.target, route, cause, rules):
+        return False
+    return state.environment == "production" or _is_rehearsed(state, alert, cause)
+
+
+def _is_of(rollback: Rollback, alert: AlertRaised | AlertUpdated) -> bool:
+    """Return whether an alert led to a rollback: where a record was lost, a later alert may have the id again."""
+    return rollback.alert_id == alert.alert_id and alert.raised_at in (None, rollback.timeline.detected_at)
+
+
+def plan_standby(route: Route, alert: AlertRaised | AlertUpdated) -> ServedTarget | Standby:
+    """Return the version that must generate before traffic moves to it, or what stands against it, or for it, as it is.
+
+    A canary's share goes to the active version, which serves already.
+    """
+    behind = find_behind(route, alert.target)
+    if isinstance(behind, EditRefused):
+        return Standby("missing", behind.reason)
+    return _READY if behind is None else behind
+
+
+def assess_standby(route: Route, served: ServedTarget, failure: str | None) -> Standby:
+    """Return how the version is that traffic would move to; `failure` says why it generates nothing, if so."""
+    if failure is not None:
+        reason = f"{served.target} does not generate: {failure}; traffic moves once it does, if the alert lasts."
+        return Standby("not_ready", reason)
+    if route.active is None or has_replicas(served, route.active):
+        return _READY
+    have, need = len(served.endpoints), len(route.active.endpoints)
+    return Standby("too_few", f"{served.target} has {have} replicas and {need} serve now; it needs half of them.")
+
+
+def _describe_suspended(suspended: Target, failed: Target) -> str:
+    return f"{suspended} is suspended; until a person decides about it, {failed} is left only if it answers nothing."
 
 
 def _is_rehearsed(state: RollbackState, alert: AlertRaised | AlertUpdated, cause: Cause) -> bool:
@@ -179,7 +207,7 @@ def _is_rehearsed(state: RollbackState, alert: AlertRaised | AlertUpdated, cause
 def decide_on_order(
     state: RollbackState, order: RollbackOrdered, route: Route | None, cause: Cause, rules: Rules
 ) -> RollbackState | VoidOrder:
-    """Start what an operator ordered; neither cooldown nor guard hold it. What was refused once stays refused."""
+    """Start what an operator ordered; What was refused once stays refused."""
     known = state.rollback(rollback_id(cause.event_id))
     if known is not None:
         if not _is_repeated(known, cause):
@@ -219,45 +247,8 @@ def decide_on_order(
     return _start(state, started)
 
 
-def decide_on_report(
-    state: RollbackState, order: GatewayRollback, performed_at: datetime, route: Route | None, cause: Cause
-) -> RollbackState | VoidOrder:
-    """Start what gateways performed by an administrator's order; several reports of one order are one.
-
-    It counts if it was valid when it was performed, however late the report comes, and if its epoch is that of the
-    route: a route that changed meanwhile stays.
-    """
-    known = state.rollback(rollback_id(order.order_id))
-    if known is not None:
-        refused = known.phase == "failed" and known.timeline.decided_at is None
-        return VoidOrder(known.reason, known.code or "not_in_traffic") if refused else state
-    untimely = assess_times(order, performed_at) or assess_times(order, min(performed_at, cause.now))
-    if untimely is not None:
-        return VoidOrder(untimely.reason, untimely.code)
-    if route is None or order.failed is None:
-        return VoidOrder(f"{state.model} has no route; there is nothing to roll back.")
-    led_here = state.rollback(route.last_edit_id)
-    followed = led_here.epoch if led_here is not None and led_here.origin == "gateway" else None
-    applied = apply_order(route, order, followed)
-    if isinstance(applied, Void):
-        return VoidOrder(applied.reason, applied.code)
-    started = Rollback(
-        rollback_id=rollback_id(order.order_id),
-        cause_id=order.order_id,
-        correlation_id=cause.correlation_id,
-        origin="gateway",
-        mode="manual",
-        failed=order.failed,
-        cause_sequence=cause.sequence,
-        epoch=order.epoch,
-        timeline=RollbackTimeline(detected_at=order.issued_at, decided_at=cause.now),
-        reason=f"{order.administrator}: {order.reason}",
-    )
-    return _start(state, started)
-
-
 def record_refusal(
-    state: RollbackState, order: RollbackOrdered | GatewayRollback, route: Route | None, cause: Cause, void: VoidOrder
+    state: RollbackState, order: RollbackOrdered, route: Route | None, cause: Cause, void: VoidOrder
 ) -> RollbackState:
     """Record that an order was refused: delivered again, it is not carried out although its target serves by then."""
     failed = order.failed or (route.active.target if route is not None and route.active is not None else None)
@@ -267,7 +258,7 @@ def record_refusal(
         rollback_id=rollback_id(cause.event_id),
         cause_id=cause.event_id,
         correlation_id=cause.correlation_id,
-        origin="gateway" if isinstance(order, GatewayRollback) else "order",
+        origin="order",
         mode="manual",
         failed=failed,
         cause_sequence=cause.sequence,

@@ -72,7 +72,7 @@ def has_moved(state: RollbackState, rollback: Rollback, route: Route) -> bool:
     """Return whether a rollback moved traffic although the route has another cause by now.
 
     A process that died after the switch recorded nothing, and a promotion or a lifted quarantine may have followed. The
-    target took traffic when the rollback was decided, so a rollback quarantined it since: this one, if no other has.
+    target took traffic when the rollback was decided, so a rollback barred it since: this one, if no other has.
     """
     others = [
         other
@@ -84,7 +84,7 @@ def has_moved(state: RollbackState, rollback: Rollback, route: Route) -> bool:
         or (other.phase in ("switched", "completed") and _since(other, rollback))
         for other in others
     )
-    return route.is_quarantined(rollback.failed) and not by_another
+    return route.is_barred(rollback.failed) and not by_another
 
 
 def _since(other: Rollback, rollback: Rollback) -> bool:

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from contracts.envelope import derived_id
-from contracts.facts import GoldenChecked, GoldenOutcome
+from contracts.facts import AlertRaised, AlertResolved, GoldenChecked, GoldenOutcome
 from contracts.golden import GoldenPrompts
 from contracts.records import outbox_entry
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
 from decisions import golden
-from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.domain.record import RollbackState, publish_alert
 
 
 def due_check(
@@ -34,7 +34,10 @@ def begin_check(
     """Return the record with a check that begins now; unchanged if another process has begun it."""
     if not golden.is_due(state.checks, target, other, declared, now):
         return state
-    return state.model_copy(update={"checks": golden.begin(state.checks, target, other, now)})
+    after = golden.begin(state.checks, target, other, now)
+    if state.checks is not None and state.checks.raised_at is not None and after.raised_at is None:
+        state = _publish(state, state.checks, "Other versions serve by now.", now)
+    return state.model_copy(update={"checks": after})
 
 
 def end_check(
@@ -54,6 +57,7 @@ def end_check(
     if outcomes is None:
         return state.model_copy(update={"checks": golden.defer(before)})
     after = golden.note_check(before, declared, outcomes, now)
+    state, after = _with_alert(state, after, declared, now)
     state = state.model_copy(update={"checks": after})
     if after.outcomes == before.outcomes and min(after.agreeing, golden.AGREEING) == min(
         before.agreeing, golden.AGREEING
@@ -66,7 +70,6 @@ def end_check(
         outcomes=after.outcomes,
         fallen=after.fallen,
         agreeing=after.agreeing,
-        confirms=after.agreeing >= golden.AGREEING,
         message=golden.describe(after, declared),
     )
     name = f"golden-{after.target}-{begun_at.isoformat()}"
@@ -80,3 +83,33 @@ def end_check(
         decided_at=now,
     )
     return state.model_copy(update={"outbox": (*state.outbox, entry)})
+
+
+def _with_alert(
+    state: RollbackState, checks: golden.GoldenChecks, declared: GoldenPrompts, now: datetime
+) -> tuple[RollbackState, golden.GoldenChecks]:
+    """Return the record and the checks with an alert raised or resolved: agreeing checks show a fall, or no more."""
+    shows = checks.agreeing >= golden.AGREEING
+    message = golden.describe(checks, declared)
+    if shows and checks.raised_at is None:
+        checks = checks.model_copy(update={"raised_at": now})
+        return _publish(state, checks, message, now, raised=True), checks
+    if not shows and checks.raised_at is not None:
+        return _publish(state, checks, message, now), checks.model_copy(update={"raised_at": None})
+    return state, checks
+
+
+def _publish(
+    state: RollbackState, checks: golden.GoldenChecks, message: str, now: datetime, *, raised: bool = False
+) -> RollbackState:
+    assert checks.raised_at is not None  # noqa: S101 - there is an alert
+    fact = (AlertRaised if raised else AlertResolved)(
+        alert_id=f"golden-{checks.target}-{checks.raised_at.isoformat()}",
+        kind="quality",
+        severity="warning",
+        target=checks.target,
+        runbook="docs/runbooks/quality.md",
+        raised_at=checks.raised_at,
+        message=message,
+    )
+    return publish_alert(state, fact, f"{fact.alert_id}-{'raised' if raised else 'resolved'}", now)

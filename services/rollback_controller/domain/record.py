@@ -14,13 +14,11 @@ from contracts.facts import (
     RehearsalCompleted,
     RehearsalRequested,
     RollbackTimeline,
-    SliceCounts,
-    SliceVerdict,
 )
 from contracts.golden import GoldenPrompts
 from contracts.policy import Trigger
 from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
-from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Ratio, Target, Verdict
+from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Target, Verdict
 from decisions.golden import GoldenChecks
 
 ROLLBACKS_KEPT = 50
@@ -30,7 +28,7 @@ HELD_KEPT = 100
 REHEARSALS_KEPT = 20
 
 Phase = Literal["decided", "switched", "completed", "failed"]
-Origin = Literal["alert", "order", "canary", "shadow", "release", "gateway"]
+Origin = Literal["alert", "order", "canary", "shadow", "release"]
 
 
 class Rollback(Contract):
@@ -39,7 +37,7 @@ class Rollback(Contract):
     Attributes:
         cause_id: The event that led to it.
         cause_sequence: The sequence number of that event in the log.
-        origin: What kind of event that was; `gateway`: gateways had moved traffic while the bus could not be reached.
+        origin: What kind of event that was.
         expires_at: When the order that asked for it is void; None without an order.
         epoch: The epoch of the route that the order named, if any.
         good: Requests since the switch that `trigger` finds good; without a trigger, those that were answered.
@@ -111,48 +109,12 @@ class OpenBlindness(Contract):
     message: str = ""
 
 
-class Trial(Contract):
-    """A rollback that is held because both versions are slow, and the slice of live traffic that decides it.
-
-    Attributes:
-        alert_id: The alert that it began with; its verdict counts for all latency triggers of the target.
-        trigger: The trigger that the requests are judged by.
-        behind: The previous version.
-        share_ratio: Share of the requests that it answers in the slice.
-        held_at: Since when the rollback is held.
-        slice_id, starts_at, expires_at: The slice; empty and None before it starts.
-        counts: The labelled requests of both versions.
-        callers: Those of each caller (its team, or its key), while the slice lasts.
-        ended: Requests of each caller that it ended before they showed anything, while the slice lasts.
-        batches: Telemetry that was counted, by the first characters of its event's id, while the slice lasts.
-        verdict: What the slice showed; None before it has ended.
-    """
-
-    alert_id: str
-    trigger: str
-    target: Target
-    behind: Target
-    share_ratio: Ratio
-    held_at: Instant
-    slice_id: str = ""
-    starts_at: Instant | None = None
-    expires_at: Instant | None = None
-    counts: SliceCounts = SliceCounts()
-    callers: Mapping[str, SliceCounts] = Field(default_factory=dict)
-    ended: Mapping[str, int] = Field(default_factory=dict)
-    batches: tuple[str, ...] = ()
-    verdict: SliceVerdict | None = None
-    ended_at: Instant | None = None
-
-
 class RollbackState(OutboxRecord):
     """Everything about one model in one environment.
 
     Attributes:
         triggers: The triggers of the frozen policy, by version.
-        held: Alerts that start no rollback, with the code (a guard, no previous target): each is published once.
-        failing: Alerts of targets that fail probes though their engine, which died before, answers callers: since when.
-        failed_at: When the last of these probes was, by alert.
+        held: Alerts that start no rollback, with the code of the page: each is published once.
         rehearsals: What was requested, by release (in production's record).
         rehearsed: The outcome, by release (in production's record).
         rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.
@@ -162,7 +124,6 @@ class RollbackState(OutboxRecord):
         past_read: Whether the log was read for open alerts that the record does not have.
         golden: The golden prompts of the frozen policy, by version; without those over today's limits.
         checks: What golden prompts showed of the version that serves; None before the first check.
-        trial: A rollback that is held because both versions are slow; None without one.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 24
@@ -173,8 +134,6 @@ class RollbackState(OutboxRecord):
     triggers: dict[str, tuple[Trigger, ...]] = Field(default_factory=dict)
     rollbacks: tuple[Rollback, ...] = ()
     held: dict[str, str] = Field(default_factory=dict)
-    failing: dict[str, Instant] = Field(default_factory=dict)
-    failed_at: dict[str, Instant] = Field(default_factory=dict)
     rehearsals: dict[str, RehearsalRequested] = Field(default_factory=dict)
     rehearsed: dict[str, RehearsalCompleted] = Field(default_factory=dict)
     rehearsing: str = ""
@@ -184,7 +143,6 @@ class RollbackState(OutboxRecord):
     past_read: bool = False
     golden: dict[str, Annotated[GoldenPrompts, BeforeValidator(GoldenPrompts.readable)]] = Field(default_factory=dict)
     checks: GoldenChecks | None = None
-    trial: Trial | None = None
 
     def trigger(self, target: Target, name: str | None) -> Trigger | None:
         """Return the declared trigger of a target's version by name."""
@@ -199,7 +157,7 @@ class RollbackState(OutboxRecord):
 def add_rollback(state: RollbackState, rollback: Rollback) -> RollbackState:
     """Return the record with one more rollback; beyond `ROLLBACKS_KEPT`, earlier ones that ended are removed.
 
-    Those that moved no traffic are removed first: cooldown and the most rollbacks per hour count the other ones.
+    Those that moved no traffic are removed first.
     """
     ended = [known for known in state.rollbacks if known.phase in ("completed", "failed")]
     ended.sort(key=lambda known: known.timeline.switched_at is not None)

@@ -140,8 +140,6 @@ def start_rehearsal(state: RollbackState, trigger: str, now: datetime, since: in
             "rehearsing_since": since,
             "rollbacks": (),
             "held": {},
-            "failing": {},
-            "failed_at": {},
         }
     )
 

@@ -152,19 +152,22 @@ class Action:
 
 
 def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
-    """Return the targets that production keeps loaded: active first, then canaries and shadows, then previous."""
+    """Return the targets that production keeps loaded: active, then canaries and shadows, previous, suspended ones."""
     ordered = [routes[model] for model in sorted(routes)]
     canaries = [served for route in ordered for served in _on_trial(route)]
     production: dict[str, Deployable] = {}
-    for served in (*(route.active for route in ordered), *canaries, *(route.previous for route in ordered)):
+    suspended = [entry.served for route in ordered for entry in route.suspended]
+    standing = (*(route.active for route in ordered), *canaries, *(route.previous for route in ordered), *suspended)
+    for served in standing:
         if served is not None:
             production.setdefault(str(served.target), plain_deployable(served))
     return production
 
 
 def production_of(route: Route) -> list[ServedTarget]:
-    """Return the targets of a route that stay loaded: active, a canary with traffic, a shadow, previous."""
-    return [served for served in (route.active, *_on_trial(route), route.previous) if served is not None]
+    """Return the targets of a route that stay loaded: active, a canary with traffic, a shadow, previous, suspended."""
+    suspended = (entry.served for entry in route.suspended)
+    return [served for served in (route.active, *_on_trial(route), route.previous, *suspended) if served is not None]
 
 
 def _on_trial(route: Route) -> list[ServedTarget]:

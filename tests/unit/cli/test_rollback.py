@@ -1,10 +1,8 @@
 import json
-from types import SimpleNamespace
 
 import pytest
 import typer
 
-from clients.cli.commands.gateway_rollback import read_credential
 from clients.cli.commands.orders import order
 from clients.cli.commands.rollback import (
     answer_in,
@@ -200,11 +198,3 @@ def test_a_bucket_of_routes_that_was_lost_or_restored_is_not_mistaken_for_a_rout
 
 def test_a_refusal_without_an_epoch_does_not_show_a_lost_bucket():
     assert not is_behind(None, "The order was given for another time.")
-
-
-def test_a_credential_for_operator_mode_is_refused_for_gateways_with_what_to_name(tmp_path):
-    file = tmp_path / "anna.creds"
-    file.write_text("-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n")
-    stack = SimpleNamespace(connection=SimpleNamespace(nats_credentials=file))
-    with pytest.raises(CommandError, match=r"name the \.nk file of the same identity"):
-        read_credential(stack)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.audit import GENESIS, AuditItem, AuditTail
-from contracts.facts import FACTS, ApprovalGranted, AuditRecorded, CheckpointReady, OrderRefused, RollbackReported
+from contracts.facts import FACTS, ApprovalGranted, AuditRecorded, CheckpointReady, OrderRefused
 from contracts.services import EVENTS, FROM_OUTSIDE, ORDERS, stream_of
 from decisions import audit
 from decisions.audit import SOURCES, append, assess_chain, attribute, digest_of_entry, is_due, seal
@@ -109,14 +109,6 @@ def test_a_refusal_names_the_order_with_its_code():
     event = f.event(OrderRefused)
     item = audit.item_of(event, event.nats_subject, "s/1", f.after(0))
     assert (item.about, item.result, item.code) == (event.data.order_id, "refused", event.data.code)
-
-
-def test_a_rollback_at_a_gateway_names_the_gateway_and_holds_the_signed_order():
-    assert any(source.subject.startswith(RollbackReported.TYPE) for source in SOURCES)
-    event = f.event(RollbackReported)
-    item = audit.item_of(event, event.nats_subject, "s/1", f.after(0))
-    assert (item.kind, item.who) == ("order", event.sender)
-    assert item.details["order"]
 
 
 def test_large_details_are_kept_as_their_digest():

@@ -116,7 +116,6 @@ PAIRS = [
     ("action is manual", with_trigger(action="automatic"), with_trigger(action="manual")),
     ("more evidence", with_trigger(min_requests=10), with_trigger(min_requests=30)),
     ("more evidence", with_trigger(alpha=0.01), with_trigger(alpha=0.0001)),
-    ("cooldown_s", with_trigger(cooldown_s=60.0), with_trigger(cooldown_s=600.0)),
     ("slow-first-token (ttft_ms) of", with_trigger(), with_trigger(name="other")),
     ("promotion.mode", policy(promotion=Promotion(mode="manual")), policy(promotion=Promotion(mode="automatic"))),
     ("rehearsal", policy(rehearsal="required"), policy(rehearsal="not_required")),
@@ -249,7 +248,6 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "alpha",
         "min_requests",
         "action",
-        "cooldown_s",
     }
     assert set(Canary.model_fields) == {"steps", "min_requests", "deadline_s", "on_deadline"}
     assert set(Shadow.model_fields) == {"share_ratio", "duration_s", "min_requests", "deadline_s", "on_deadline"}
@@ -287,7 +285,6 @@ triggers = st.builds(
     alpha=st.floats(0.0001, 0.1),
     min_requests=st.integers(1, 50),
     action=st.sampled_from(["automatic", "manual"]),
-    cooldown_s=st.floats(0, 600),
 )
 policies = st.builds(
     ReleasePolicy,

@@ -10,7 +10,6 @@ from contracts.policy import Canary, Deadlines, LoadProfile, Promotion, Shadow
 from decisions.calendar import later
 from decisions.observation import recent
 from decisions.policy_limits import LONGEST_S, PolicyProblem, find_endless
-from decisions.rollback import Hold, PastRollback, decide_rollback
 from testbed.factories import policy, trigger
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -23,7 +22,6 @@ DURATIONS = {
     ("shadow", "deadline_s"): lambda s: {"shadow": Shadow(deadline_s=s)},
     ("rehearsal_valid_s",): lambda s: {"rehearsal_valid_s": s},
     ("triggers", 0, "window_s"): lambda s: {"triggers": (trigger(window_s=s),)},
-    ("triggers", 0, "cooldown_s"): lambda s: {"triggers": (trigger(cooldown_s=s),)},
 }  # fmt: skip
 
 
@@ -87,9 +85,5 @@ def test_every_time_is_in_the_calendar_and_what_may_be_declared_is_exact(declare
 
 
 @given(BEYOND)
-def test_a_trigger_of_an_older_policy_holds_and_is_counted_however_long_its_times_are(seconds):
-    past = [PastRollback("slow", NOW - timedelta(days=400))]
-    decision = decide_rollback(trigger(name="slow", cooldown_s=seconds), past, NOW)
-    assert isinstance(decision, Hold)
-    assert decision.code == "cooldown"
+def test_a_trigger_of_an_older_policy_is_counted_however_long_its_window_is(seconds):
     assert recent((), seconds, NOW).window.to == NOW

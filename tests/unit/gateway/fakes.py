@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from contracts.facts import RollbackReported
-from contracts.gateway_rollbacks import RollbackAnswer
 from services.gateway.domain import features
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.serving.openai_stream import ApiPiece, ApiRequest
@@ -275,26 +273,3 @@ class FakeSink:
         if model == self.refused:
             raise Permanent("too_large", "refused")
         self.batches[batch_id] = (model, environment, batch)
-
-
-class FakeRollbackLog:
-    """The bus, for rollbacks that were performed without it: reports and answers in memory (port `RollbackLog`)."""
-
-    def __init__(self) -> None:
-        self.connected = False
-        self.reports: list[tuple[str, str, RollbackReported]] = []
-        self.replies: dict[str, RollbackAnswer] = {}
-
-    async def answers(self, _model):
-        return self.connected
-
-    async def find_answer(self, order_digest):
-        if not self.connected:
-            raise Transient("bus_unavailable", "The bus does not answer.")
-        return self.replies.get(order_digest)
-
-    async def report(self, report, *, model, order_id):
-        if not self.connected:
-            raise Transient("bus_unavailable", "The bus does not answer.")
-        if all(known != order_id for known, _, _ in self.reports):
-            self.reports.append((order_id, model, report))

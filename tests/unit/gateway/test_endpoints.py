@@ -182,7 +182,7 @@ async def test_a_check_that_is_silent_brings_nothing_back():
 async def test_what_an_engine_refuses_it_has_read(kind):
     made = world()
     made.engine.poison = {CHECK: Permanent("bad_request", "this model has no such task")}
-    assert await made.cross_checks.serves(f.served(7), A, kind)
+    assert await made.checks.serves(f.served(7), A, kind)
 
 
 async def test_a_stream_that_breaks_ejects_its_endpoint_and_is_not_begun_again():
@@ -328,25 +328,6 @@ async def test_a_request_under_which_an_engine_died_goes_to_no_other_endpoint():
     assert [(record.error, record.caused_by) for record in made.records] == [("engine_dead", "target")]
     assert ejected(made) == {made.engine.calls[0][0]}, "its engine is dead"
     assert set(await ask(made, 5)) == {200}
-
-
-async def test_a_body_under_which_an_engine_died_before_goes_to_no_other_endpoint_either():
-    """Its next engine may take the whole endpoint with it: that shows as a connection that broke."""
-    made = world(body_ban_s=30)
-    await ask(made, 8)
-    made.engine.poison = {"kill": DEAD}
-    killer = {"messages": [{"role": "user", "content": "kill"}]}
-    await made.chat(**killer)
-    made.engine.poison = {"kill": GONE}
-    made.engine.calls.clear()
-    assert (await made.chat(**killer)).status_code == 502
-    assert made.engine.asked().total() == 2, "it is sent again as with one endpoint"
-    assert len(made.engine.asked()) == 1
-    assert set(await ask(made, 5)) == {200}
-    await made.clock.pause(30.0)
-    made.engine.calls.clear()
-    await made.chat(**killer)
-    assert len(made.engine.asked()) == 2, "the time of a ban is over"
 
 
 async def test_a_pinned_version_is_balanced_and_tried_elsewhere_like_any_other():

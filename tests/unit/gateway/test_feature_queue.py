@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.facts import MirroredPair
-from decisions.hard_failures import count_runs
+from decisions.hard_failures import Runs, count_runs
 from services.gateway.domain.features import SAMPLED_CHARS, Excerpts, describe, describe_excerpts
 from services.gateway.feature_queue import FeatureQueue, QueueLimits
 from testbed.factories import inference, target
@@ -205,7 +205,8 @@ def test_excerpts_have_the_features_of_the_texts(prompt, output):
 
 
 def test_an_answer_that_was_not_described_neither_counts_nor_ends_a_run_of_empty_ones():
-    assert count_runs((2, 5), inference(features=None, error=None, drill=None)) == (0, 5)
+    after = count_runs(Runs(errors=2, empties=5), inference(features=None, error=None, drill=None))
+    assert (after.errors, after.empties) == (0, 5)
 
 
 def pair(**changes):

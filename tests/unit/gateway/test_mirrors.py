@@ -1,4 +1,4 @@
-"""Pairs: a drawn request goes to the version behind as well, and no caller notices."""
+"""Pairs: a drawn request goes to the canary as well, and no caller notices."""
 
 import asyncio
 from collections import Counter
@@ -25,11 +25,17 @@ def often(version, **changes):
     return f.served(version, pair_ratio=0.5, **changes)
 
 
+def canary(ratio=0.5):
+    """Return a canary that no request goes to but the second side of a pair."""
+    return f.CanaryShare(served=f.served(6, pair_ratio=ratio), weight_ratio=1e-9)
+
+
 def route(**changes):
-    return f.route(**{"canary": None, "active": often(7), "previous": f.served(6)} | changes)
+    about = {"canary": canary(), "active": f.served(7), "previous": f.served(5), "history": (), "quarantined": ()}
+    return f.route(**about | changes)
 
 
-async def test_a_drawn_share_goes_to_the_version_behind_and_its_answer_is_thrown_away():
+async def test_a_drawn_share_goes_to_the_canary_and_its_answer_is_thrown_away():
     world = World(route(), max_mirrors=100)
     answers = await world.ask(DRAWN)
     pairs = world.telemetry.pairs
@@ -43,10 +49,10 @@ async def test_a_drawn_share_goes_to_the_version_behind_and_its_answer_is_thrown
     assert world.metric("slipway_gateway_mirrored_total")[0].endswith(f" {len(pairs)}.0")
 
 
-async def test_none_is_mirrored_at_a_share_of_zero_or_without_a_version_behind():
+async def test_none_is_mirrored_at_a_share_of_zero_or_without_a_canary():
     for routed in (
-        route(active=f.served(7, pair_ratio=0.0)),
-        route(previous=None, history=()),
+        route(canary=canary(0.0)),
+        route(canary=None),
         route(quarantined=(f.target(6),)),
     ):
         world = World(routed, max_mirrors=100)
@@ -79,7 +85,7 @@ async def test_what_only_one_side_fails_differs_and_what_both_fail_does_not():
         } == {"target"}
 
 
-async def test_a_request_under_which_the_engine_died_never_goes_to_the_version_behind():
+async def test_a_request_under_which_the_engine_died_never_goes_to_the_canary():
     world = World(route(), engine=FakeEngine(poison={"hello": DEAD}, faulty={NEW}), max_mirrors=100)
     await world.ask(DRAWN)
     assert world.sent_to(OLD) == 0
@@ -107,7 +113,7 @@ async def test_nor_if_its_endpoint_answered_it_after_the_death():
     assert not paired & died
 
 
-async def test_what_the_version_behind_refuses_or_cannot_answer_makes_no_pair():
+async def test_what_the_canary_refuses_or_cannot_answer_makes_no_pair():
     for error in (Permanent("bad_request", "too long"), Transient("endpoint_unreachable", "away")):
         world = World(route(), engine=FakeEngine(poison={"hello": error}, faulty={OLD}), max_mirrors=100)
         await world.ask(DRAWN)
@@ -123,8 +129,8 @@ async def test_pinned_requests_and_those_with_tokens_or_state_are_not_mirrored()
 
 
 async def test_a_canary_and_the_active_version_are_asked_each_others_requests():
-    canary = f.CanaryShare(served=often(8), weight_ratio=0.5)
-    world = World(route(canary=canary, active=f.served(7, pair_ratio=0.0)), max_mirrors=100)
+    share = f.CanaryShare(served=often(8), weight_ratio=0.5)
+    world = World(route(canary=share), max_mirrors=100)
     await world.ask(DRAWN)
     sides = {(pair.served.target.version, pair.mirrored.target.version) for pair in world.telemetry.pairs}
     assert sides == {(7, 8), (8, 7)}
@@ -135,7 +141,7 @@ async def test_a_canary_and_the_active_version_are_asked_each_others_requests():
 
 
 class Hanging(FakeEngine):
-    """The version behind takes requests and never answers."""
+    """The canary takes requests and never answers."""
 
     async def send(self, endpoint, target, request):
         async for piece in super().send(endpoint, target, request):
@@ -166,7 +172,7 @@ async def test_drawn_requests_are_bounded_and_while_the_gateway_is_busy_none_is_
 
 
 class Held(FakeEngine):
-    """The version behind answers once it is let."""
+    """The canary answers once it is let."""
 
     def __init__(self):
         super().__init__()
@@ -213,7 +219,7 @@ async def test_while_requests_wait_in_an_engine_none_is_drawn():
     await queued.ask(DRAWN)
     assert len(queued.telemetry.pairs) <= 1, "the first request shows the queue"
     await after.ask(1)
-    await after.clock.pause(6.0)  # nothing else shows that the queue of the version behind is empty
+    await after.clock.pause(6.0)  # nothing else shows that the queue of the canary is empty
     after.engine.record = {"queue_ms": 0.2}
     await after.ask(DRAWN)
     assert len(after.telemetry.pairs) > 10
@@ -295,7 +301,7 @@ class RollingBack(FakeEngine):
 
 
 async def test_a_rollback_meanwhile_ends_the_pairs_of_the_version_that_went():
-    gone = route(epoch=13, active=f.served(6), previous=f.served(5), quarantined=(f.target(7),))
+    gone = route(epoch=13, active=f.served(6), canary=None, quarantined=(f.target(7),))
     tables = []
     world = World(route(), engine=RollingBack(gone, tables), max_mirrors=100)
     tables.append(world.table)
@@ -308,10 +314,7 @@ def test_a_larger_share_draws_what_a_smaller_one_draws(draw_id, ratio):
     body = {"model": f.MODEL, "messages": []}
     parsed = read_request("/v1/chat/completions", b"", body)
     drawn = [
-        pairing.draw_pair(
-            route(active=f.served(7, pair_ratio=share)), Choice(f.served(7, pair_ratio=share)), parsed, draw_id
-        )
-        for share in (ratio, 0.5)
+        pairing.draw_pair(route(canary=canary(share)), Choice(f.served(7)), parsed, draw_id) for share in (ratio, 0.5)
     ]
     assert drawn[0] is None or drawn[1] is not None
 

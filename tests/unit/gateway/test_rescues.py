@@ -66,7 +66,6 @@ async def test_what_both_versions_fail_is_answered_as_a_failure_of_the_callers()
         Transient("no_first_token", "silent for 60 s"),
         Transient("endpoint_unreachable", "gone"),
         Transient("deadline_exceeded", "too long"),
-        Permanent("bad_request", "too long"),
     ],
 )
 async def test_only_what_the_engine_itself_failed_is_tried_elsewhere(error):
@@ -75,6 +74,17 @@ async def test_only_what_the_engine_itself_failed_is_tried_elsewhere(error):
     assert answer.status_code >= 400
     assert rescued(plain) == {}
     assert HEADER not in answer.headers
+
+
+@pytest.mark.parametrize(("active_context", "tried"), [(2048, True), (1024, False)])
+async def test_what_only_one_version_refuses_is_its_failure_unless_the_other_takes_longer_prompts(
+    active_context, tried
+):
+    refuses = FakeEngine(poison={"there": Permanent("bad_request", "too long")}, faulty={NEW})
+    plain = World(only_active(context_tokens=active_context), engine=refuses)
+    assert (await plain.chat()).status_code == (200 if tried else 400)
+    (record,) = plain.records
+    assert (record.error, record.caused_by) == (("engine_failed", "target") if tried else (None, "caller"))
 
 
 async def test_pinned_requests_and_what_a_drill_fails_stay_with_their_version():
@@ -176,17 +186,6 @@ async def test_a_request_under_which_the_version_behind_died_goes_there_once(rat
         for _ in range(50):
             await asyncio.sleep(0)
         assert engine.sent(OLD) == number, "no second try, no cross-check, no pair"
-    assert {record.caused_by for record in deadly.records} == {"infrastructure"}
-
-
-async def test_nor_where_its_cross_check_killed_it():
-    engine = Deadly({("", NEW): BROKE, ("", OLD): DEAD})
-    deadly = World(only_active(pair_ratio=0.5), engine=engine, max_mirrors=100, rescues_per_minute=0)
-    for number in range(1, 9):
-        await deadly.chat()
-        for _ in range(50):
-            await asyncio.sleep(0)
-        assert engine.sent(OLD) == number
     assert {record.caused_by for record in deadly.records} == {"infrastructure"}
 
 

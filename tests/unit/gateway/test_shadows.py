@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.routes import CanaryShare, ShadowShare
+from contracts.routes import ShadowShare
 from decisions.triggers import observe
+from services.gateway.body_bans import ONE_S as STILL_DEAD_S
 from services.gateway.domain import pairing
 from services.gateway.domain.requests import read_request
 from services.gateway.domain.routing import Choice, choose_pinned, choose_target, list_models
-from services.gateway.engine_deaths import QUIET_S, STILL_DEAD_S
 from shared.errors import Permanent, Transient
 from testbed import factories as f
 from testbed.values import inference
@@ -25,6 +25,7 @@ DEAD = Transient("engine_dead", "the engine is dead")
 CANDIDATE, ACTIVE, BEHIND = (str(f.target(version)) for version in (8, 7, 6))
 DRAWN = 40
 BODY = {"model": f.MODEL, "messages": []}
+TRIED = f.CanaryShare(served=f.served(9, pair_ratio=0.5), weight_ratio=1e-9)
 
 
 def route(share=0.5, **changes):
@@ -184,141 +185,14 @@ class Dying(FakeEngine):
 
 
 async def test_a_death_of_the_candidate_counts_against_it_and_its_body_is_refused_to_no_caller():
-    """Also of the only request at that engine, which else refuses the body to all callers."""
     world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
-    for _ in range(2):
-        world.shares.divide()  # no other process sends requests there
     await world.ask(1)
-    await world.clock.pause(QUIET_S)
     answers = await world.ask(12, messages=[{"role": "user", "content": "kill"}])
     assert {answer.status_code for answer in answers} == {200}
-    assert world.sent_to(CANDIDATE) == 2, "what killed the candidate is not sent to it again"
-    _, pair = world.telemetry.pairs
+    pair = world.telemetry.pairs[1]
     assert (pair.served.error, pair.mirrored.error, pair.mirrored.caused_by) == (None, "engine_dead", "target")
+    assert pair.mirrored.engine_died == "meanwhile"
     assert world.metric('slipway_gateway_body_bans_total{change="refused"} 0.0')
-    more = await world.ask(4)
-    assert {answer.status_code for answer in more} == {200}
-    assert len(world.telemetry.pairs) == 6
-
-
-@pytest.mark.parametrize("pairs", [0.0, 0.5])
-async def test_what_killed_a_candidate_in_its_shadow_goes_to_the_active_version_once_it_is_a_canary(pairs):
-    world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
-    kill = {"messages": [{"role": "user", "content": "kill"}]}
-    await world.ask(1)
-    await world.ask(1, **kill)
-    assert world.sent_to(CANDIDATE) == 2
-    split = CanaryShare(served=f.served(8, pair_ratio=pairs), weight_ratio=0.5)
-    await world.table.apply(f.MODEL, route(shadow=None, canary=split, epoch=13), 2)
-    answers = await world.ask(20, **kill)
-    assert {(answer.status_code, answer.headers["x-slipway-version"]) for answer in answers} == {(200, ACTIVE)}
-    assert world.sent_to(CANDIDATE) == 2, "neither as a canary, nor as the other side of a pair"
-    assert {answer.headers["x-slipway-version"] for answer in await world.ask(20)} == {ACTIVE, CANDIDATE}
-    before = world.sent_to(CANDIDATE)
-    await world.ask(1, model=f"{f.MODEL}@v8", **kill)
-    assert world.sent_to(CANDIDATE) == before + 1, "who names it gets it"
-
-
-async def canary_after_death(world, **kill):
-    """Let a body kill the candidate in its shadow, which is a canary then."""
-    await world.ask(1)
-    await world.ask(1, **kill)
-    split = CanaryShare(served=f.served(8, pair_ratio=0.0), weight_ratio=0.5)
-    await world.table.apply(f.MODEL, route(shadow=None, canary=split, epoch=13), 2)
-    world.records.clear()
-
-
-KILL = {"messages": [{"role": "user", "content": "kill"}]}
-ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_what_the_canary_would_have_died_of_counts_as_its_error_and_the_active_version_answers_it(stream):
-    """Else the canary shows nothing of it, passes, and dies of it once it is promoted."""
-    world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
-    for _ in range(2):
-        world.shares.divide()  # no other process sends requests there
-    await canary_after_death(world, **KILL)
-    answers = await world.ask(20, stream=stream, **KILL)
-    assert {(answer.status_code, answer.headers["x-slipway-version"]) for answer in answers} == {(200, ACTIVE)}
-    spared = [record for record in world.records if record.canary]
-    assert len(world.records) == 20
-    assert 4 < len(spared) < 16, "what the share of the canary drew"
-    assert {(str(each.target), each.error, each.caused_by, str(each.rescued_by)) for each in spared} == {
-        (CANDIDATE, "engine_dead", "target", ACTIVE)
-    }
-    assert {(each.caller, each.holder) for each in spared} == {(world.records[0].caller, world.records[0].holder)}
-    assert [observe(ERRORS, each) for each in world.records] == [each.canary for each in world.records]
-    (counted,) = [line for line in world.metric("slipway_gateway_errors_total{") if CANDIDATE in line]
-    assert counted.endswith(f" {len(spared)}.0")
-    again = await world.ask(1, **(KILL | {"model": f"{f.MODEL}@v7"}))
-    assert (again[0].status_code, world.records[-1].error) == (200, None)
-
-
-async def test_an_answer_that_a_drill_changed_is_the_drills_and_not_the_canarys():
-    world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
-    for _ in range(2):
-        world.shares.divide()
-    await canary_after_death(world, **KILL)
-    await world.drills.apply(f"production.{f.MODEL}", drill(world.clock.now(), fault={"garble": True}), 1)
-    await world.ask(20, **KILL)
-    assert {(str(record.target), record.drill) for record in world.records} == {(ACTIVE, "drill-1")}
-
-
-async def test_a_body_that_was_there_when_the_candidate_died_is_spared_and_counts_as_no_error():
-    """Another process may have sent what it died of: a caller could let the bodies of others count so."""
-    world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
-    await canary_after_death(world, **KILL)
-    answers = await world.ask(20, **KILL)
-    assert {answer.headers["x-slipway-version"] for answer in answers} == {ACTIVE}
-    assert {(str(record.target), record.error) for record in world.records} == {(ACTIVE, None)}
-
-
-APART = ShadowShare(served=f.served(8, endpoints=("b:1",)), share_ratio=1.0)
-
-
-async def test_a_body_that_was_there_when_the_candidate_died_is_asked_once_more_where_no_caller_is_served():
-    """Else one death in several processes counts as one error, the candidate passes, and dies of it for callers."""
-    world = World(route(shadow=APART), engine=Dying(), max_mirrors=100)
-    for _ in range(6):
-        await world.ask(1, messages=[{"role": "user", "content": "other"}])
-        await world.clock.pause(QUIET_S)
-        await world.ask(1, **KILL)
-    deaths = [pair for pair in world.telemetry.pairs if pair.mirrored.error == "engine_dead"]
-    assert len(deaths) == 2, "after the second death no candidate passes, and the body is known"
-
-
-async def test_a_body_that_was_there_by_chance_is_cleared_by_its_next_answer():
-    class Once(Dying):
-        killed = False
-
-        async def send(self, endpoint, target, request):
-            lethal = b"chance" in request.body and str(target) == CANDIDATE and not self.killed
-            self.killed = self.killed or lethal
-            async for piece in super().send(endpoint, target, request):
-                yield piece
-                if lethal:
-                    raise DEAD
-
-    world = World(route(shadow=APART), engine=Once(), max_mirrors=100)
-    chance = {"messages": [{"role": "user", "content": "chance"}]}
-    await world.ask(1)
-    await world.ask(3, **chance)
-    assert [pair.mirrored.error for pair in world.telemetry.pairs] == [None, "engine_dead", None, None]
-    split = CanaryShare(served=f.served(8, endpoints=("b:1",), pair_ratio=0.0), weight_ratio=0.5)
-    await world.table.apply(f.MODEL, route(shadow=None, canary=split, epoch=13), 2)
-    answers = await world.ask(20, **chance)
-    assert {answer.headers["x-slipway-version"] for answer in answers} == {ACTIVE, CANDIDATE}
-
-
-async def test_what_the_active_version_fails_as_well_is_not_the_canarys():
-    world = World(route(share=1.0), engine=Dying(), max_mirrors=100)
-    for _ in range(2):
-        world.shares.divide()
-    await canary_after_death(world, **KILL)
-    world.engine.poison = {"kill": BROKE}
-    await world.ask(20, **KILL)
-    assert {(str(record.target), record.error) for record in world.records} == {(ACTIVE, "engine_failed")}
 
 
 class Dead(FakeEngine):
@@ -447,7 +321,7 @@ def test_a_larger_share_draws_what_a_smaller_one_draws(draw_id, share):
 
 
 def test_the_pairs_of_what_serves_are_drawn_first_and_the_shadow_from_the_rest():
-    parsed, routed = read_request("/v1/chat/completions", b"", BODY), route(active=f.served(7, pair_ratio=0.5))
+    parsed, routed = read_request("/v1/chat/completions", b"", BODY), route(canary=TRIED)
     drawn = [pairing.draw_pair(routed, Choice(routed.active), parsed, f"id{number}") for number in range(4000)]
     shadows = sum(choice is not None and choice.shadow for choice in drawn)
     others = sum(choice is not None and not choice.shadow for choice in drawn)
@@ -467,7 +341,7 @@ class Silent(FakeEngine):
 
 
 async def test_a_silent_candidate_leaves_half_of_the_turns_to_the_pairs_of_what_serves():
-    world = World(route(share=1.0, active=f.served(7, pair_ratio=0.5)), engine=Silent(), max_mirrors=4)
+    world = World(route(share=1.0, canary=TRIED), engine=Silent(), max_mirrors=4)
     await world.ask(DRAWN)
     assert world.sent_to(CANDIDATE) == 2
     assert len([pair for pair in world.telemetry.pairs if not pair.shadow]) > 10

@@ -56,12 +56,12 @@ async def test_what_another_target_gives_excuses_nothing():
 
 async def test_what_another_endpoint_gives_excuses_nothing():
     gateway = world(QUEUED)
-    gateway.cross_checks.note_delta(f.target(7), "b:1", gateway.clock.monotonic())
+    gateway.checks.note_delta(f.target(7), "b:1", gateway.clock.monotonic())
     assert await parsed(gateway, "wait") == ("no_first_token", "target")
 
 
 async def test_what_is_remembered_of_targets_is_bounded():
-    cross_checks = world(QUEUED).cross_checks
+    checks = world(QUEUED).checks
     for number in range(3000):
-        cross_checks.note_delta(f.target(7), f"a:{number}", 0.0)
-    assert len(cross_checks._last_delta_s) <= 1000
+        checks.note_delta(f.target(7), f"a:{number}", 0.0)
+    assert len(checks._last_delta_s) <= 1000

@@ -2,34 +2,29 @@
 
 import asyncio
 from datetime import timedelta
-from pathlib import Path
 
 import httpx
 from prometheus_client import generate_latest
 
 from contracts.api_keys import ApiKey
-from contracts.gateway_rollbacks import PerformedRollback
 from decisions.api_keys import digest_of_secret, format_key
-from services.gateway.adapters.record_file import RecordFile
 from services.gateway.app import SERVICE, build
+from services.gateway.body_bans import BodyBans
 from services.gateway.budgets import Budgets
 from services.gateway.callers import Callers
-from services.gateway.cross_checks import CrossChecks
 from services.gateway.drill_table import DrillTable
+from services.gateway.endpoint_checks import EndpointChecks
 from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
-from services.gateway.performed_rollbacks import PerformedRollbacks
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
-from services.gateway.slice_table import SliceTable
 from services.gateway.team_table import TeamTable
 from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
-from shared.provenance.administrators import Administrators
 from shared.runtime.settings import Connection
 from testbed.factories import MODEL, route, served
-from tests.unit.gateway.fakes import FakeEngine, FakeRollbackLog, FakeTelemetry, InlineFeatures, StepClock
+from tests.unit.gateway.fakes import FakeEngine, FakeTelemetry, InlineFeatures, StepClock
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 3}
 STAGING = {"x-slipway-environment": "staging"}
@@ -57,7 +52,7 @@ class World:
     """Routes of production, and of staging and keys where given, else one that all requests present; time passes when the application pauses."""
 
     def __init__(
-        self, *routes, staging=(), engine=None, pause=None, clock=None, keys=None, rollbacks=None, teams=None, **limits
+        self, *routes, staging=(), engine=None, pause=None, clock=None, keys=None, teams=None, **limits
     ) -> None:
         self.clock = clock or StepClock()
         self.engine = engine or FakeEngine()
@@ -72,13 +67,8 @@ class World:
         self.callers = Callers(
             self.keys, self.clock, self.shares, self.budgets, teams=teams or TeamTable(None, b"", self.clock)
         )
-        file = RecordFile(Path("no/folder/rollbacks.json"), PerformedRollback)
-        self.rollbacks = rollbacks or PerformedRollbacks(
-            self.table, file, FakeRollbackLog(), Administrators(None), self.clock
-        )
         self.drills = DrillTable(self.clock)
-        self.slices = SliceTable(self.clock)
-        self.cross_checks = CrossChecks(self.engine, self.clock)
+        self.checks = EndpointChecks(self.engine, self.clock)
         bus = Bus(Connection(), SERVICE, self.clock)
         self.registry = bus.metrics
         self.state = WorkerState(
@@ -92,18 +82,19 @@ class World:
         )
         self.settings = GatewaySettings(**{**LIMITS, **limits})
         ids = iter(range(1000))
+        metrics = GatewayMetrics(bus.metrics)
+        self.bans = BodyBans(self.clock, "0123456789abcdef", lambda change: metrics.body_bans.labels(change).inc())
         apps = build(
             bus,
             tables={"production": self.table, "staging": self.staging},
             callers=self.callers,
             drills=self.drills,
-            slices=self.slices,
             engine=self.engine,
             telemetry=self.telemetry,
             features=InlineFeatures(self.telemetry),
-            rollbacks=self.rollbacks,
-            cross_checks=self.cross_checks,
-            metrics=GatewayMetrics(bus.metrics),
+            bans=self.bans,
+            checks=self.checks,
+            metrics=metrics,
             state=self.state,
             new_id=lambda: f"id{next(ids)}",
             pause=pause or self.clock.pause,

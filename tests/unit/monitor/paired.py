@@ -26,7 +26,11 @@ def pairs(count, served, mirrored, *, at=0.0, callers=("shop", "desk", "bot")):
     """Return pairs of the same kind; their callers take turns."""
     return [
         MirroredPair(
-            served=answer(at=at, request_id=f"q-{index}", **{"caller": callers[index % len(callers)]} | served),
+            served=answer(
+                at=at,
+                request_id=f"q-{index}",
+                **{"caller": callers[index % len(callers)], "holder": callers[index % len(callers)]} | served,
+            ),
             mirrored=answer(at=at, request_id=f"q-{index}", **mirrored),
         )
         for index in range(count)

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from contracts.policy import Canary, Shadow, Trigger, TriggerMetric
 from decisions.policy_limits import find_endless
 from decisions.policy_sentences import explain_policy
-from decisions.rollback import PastRollback, decide_rollback
 from services.monitor.domain import monitoring
 from services.rollback_controller.domain.rehearsal_plan import Load, advise_time, assess_fault, plan_fault
 from testbed import factories as f
@@ -26,7 +25,7 @@ NO_ERROR = f.trigger(name="a", metric="error_ratio", threshold=0.0, min_requests
 @st.composite
 def triggers(draw, name):
     about = {"name": name, "metric": draw(st.sampled_from(get_args(TriggerMetric))), "min_requests": draw(REQUESTS)}
-    about |= {"allowed_ratio": draw(RATIOS), "alpha": draw(RATIOS), "cooldown_s": draw(NUMBERS)}
+    about |= {"allowed_ratio": draw(RATIOS), "alpha": draw(RATIOS)}
     about["threshold"] = draw(NUMBERS) * draw(st.sampled_from([1.0, -1.0]))
     about["window_s"] = max(5e-324, draw(NUMBERS))
     try:
@@ -65,7 +64,6 @@ def test_no_declared_number_ends_an_assessment_with_an_error(one_trigger, other,
         state = monitoring.assess(state, cause(seconds), RULES)
     assert feed_both(state, 90_010, fails_each).targets
     for trigger in declared:
-        assert decide_rollback(trigger, [PastRollback(trigger.name, f.after(-5))], f.after(0))
         fault = plan_fault(trigger)
         assess_fault(trigger, fault, Load(), 60.0)
         if fault is not None:

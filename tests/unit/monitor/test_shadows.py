@@ -1,6 +1,5 @@
 """A shadow in the monitor: pairs judge the candidate alone, and the verdict waits for requests and time."""
 
-import json
 import random
 from datetime import timedelta
 
@@ -14,12 +13,10 @@ from contracts.facts.watch import Features
 from contracts.policy import Shadow
 from contracts.routes import ShadowShare
 from decisions.evidence import EQUAL_SHARE, process_log_e
-from decisions.pair_callers import needed_log_e
+from decisions.pairs import needed_log_e
 from services.monitor.domain import monitoring
-from services.monitor.domain.record import MonitorState
 from services.monitor.domain.shadow import EMPTY as EMPTY_IN_SHADOW
 from services.monitor.domain.shadow import ERRORS, assess_shadow, triggers_of_shadow
-from shared.storage.record_format import dump, parse
 from testbed import factories as k
 from tests.kit.soak import often
 from tests.unit.monitor.factories import RULES, cause, policy, published, record, watch
@@ -49,7 +46,8 @@ def answer(version, at, *, empty=False, fails=False, **changes):
 
 
 def pair(index, candidate=None, active=None, *, shadow=True, caller=None):
-    about = {"request_id": f"q-{index}", "caller": caller or CALLERS[index % len(CALLERS)]}
+    caller = caller or CALLERS[index % len(CALLERS)]
+    about = {"request_id": f"q-{index}", "caller": caller, "holder": caller}
     sides = answer(7, float(index), **about, **active or {}), answer(8, float(index), **about, **candidate or {})
     return MirroredPair(served=sides[0], mirrored=sides[1], shadow=shadow)
 
@@ -164,9 +162,9 @@ def test_evidence_fails_however_many_requests_a_trigger_wants_of_live_traffic(me
 
 
 def death(index, died_s, endpoint="a:1"):
-    died = f.EngineDeath(died_at=k.after(died_s))
     about = {"error": "engine_dead", "caused_by": "target", "ttft_ms": None, "features": None}
-    return pair(index, {**about, "death": died, "endpoint": endpoint, "e2e_ms": 1e6})
+    when = {"scheduled_at": k.after(died_s), "e2e_ms": 0.0}
+    return pair(index, {**about, **when, "engine_died": "meanwhile", "endpoint": endpoint})
 
 
 def errors_of(state):
@@ -179,7 +177,7 @@ def test_a_death_that_several_gateways_report_counts_once_and_two_let_nothing_pa
     assert (errors_of(once), verdicts(once)) == (1, ["pass"])
     apart = [death(10, 10.0), death(12, 10.0, "b:1"), death(11, 12.0), *good]
     assert errors_of(give(begun(), apart, 70.0)) == 2, "of two engines"
-    answered = pair(20, {"endpoint": "a:1", "holder": "shop", "sent_at": k.after(20.0)})
+    answered = pair(20, {"endpoint": "a:1", "sent_at": k.after(20.0)})
     twice = give(begun(), [death(10, 10.0), answered, death(31, 30.0), *good], 70.0)
     assert (errors_of(twice), verdicts(twice)) == (2, ["inconclusive"])
     assert "the candidate's engine died 2 times" in published(twice, f.ShadowAssessed)[-1].reason
@@ -279,20 +277,6 @@ def test_a_move_to_another_endpoint_keeps_what_was_compared():
     before = give(begun(), GOOD)
     after = monitoring.follow_route(before, route(epoch=13, shadow=moved, moves=1), cause(20.0), RULES)
     assert after.targets[CANDIDATE] == before.targets[CANDIDATE]
-
-
-def test_a_record_of_the_version_before_is_read_and_goes_on():
-    """A monitor that is replaced half way: what was compared stays, by what is stored."""
-    known = give(begun(), GOOD[:30])
-    stored = parse(MonitorState, dump(known), "alerts/x")[0]
-    assert stored == known
-    before = json.loads(dump(watch(versions=(6, 7)))) | {"schema_version": 14}
-    for policy_of in before["policies"].values():
-        del policy_of["shadow"]
-    parsed, version = parse(MonitorState, json.dumps(before).encode(), "alerts/x")
-    assert version == 14
-    assert {known.shadow for known in parsed.policies.values()} == {None}
-    assert verdicts(give(stored, GOOD[30:], 70.0))[-1] == "pass"
 
 
 def test_the_same_batch_counts_once():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from contracts.facts.watch import Features
 from decisions import triggers as meaning
-from decisions.hard_failures import count_runs
+from decisions.hard_failures import Runs, count_runs
 from services.monitor.domain import sketch
 from testbed import factories as f
 from tests.unit.monitor import factories as m
@@ -102,7 +102,8 @@ def test_emptiness_is_judged_only_where_the_callers_parameters_allow_text(about,
     trigger = f.trigger(metric="empty_ratio", threshold=0.1)
     record = m.record(features=Features(prompt_chars=1, output_chars=0 if empty else 9, empty=empty), **about)
     assert meaning.observe(trigger, record) is seen
-    assert count_runs((0, 3), record) == (0, run)
+    after = count_runs(Runs(empties=3), record)
+    assert (after.errors, after.empties) == (0, run)
 
 
 @given(

@@ -81,18 +81,38 @@ def test_hard_failures_need_no_statistics():
     state = m.take(state, [m.failed(20 + index * 0.1) for index in range(8)], 22)
     (alert,) = raised(state)
     assert (alert.kind, alert.trigger, alert.first_bad_at) == ("errors", "errors", f.after(20))
-    assert "The last 8 requests all failed." in alert.message
+    assert "The last 8 different requests all failed." in alert.message
     assert "The last one failed with engine_dead." in alert.message
+    assert alert.answers_nothing
 
 
-def test_a_target_that_is_loaded_nowhere_is_a_hard_failure_that_the_number_of_callers_does_not_confirm():
+def test_a_target_that_is_loaded_nowhere_or_whose_last_replica_died_answers_nothing_from_its_first_failure_on():
     state = m.feed(m.routed(), 20, 3, m.mixed(0.0))
     unloaded = {"error": "not_loaded", "caused_by": "target"}
-    failed = [m.failed(20 + n * 0.1, caller=f"c-{n}", holder=f"c-{n}", **unloaded) for n in range(8)]
-    (alert,) = raised(m.take(state, failed, 22))
-    assert (alert.kind, alert.trigger) == ("errors", "errors")
+    (alert,) = raised(m.take(state, [m.failed(20, **unloaded)], 22))
+    assert (alert.kind, alert.trigger, alert.answers_nothing) == ("errors", "errors", True)
     assert "The last one failed with not_loaded." in alert.message
-    assert alert.confirmed_by == "none", "probes show whether it still is"
+    endpoint = f.served(7).endpoints[0]
+    (alert,) = raised(m.take(state, [m.failed(20, endpoint=endpoint, engine_died="meanwhile")], 22))
+    assert "Its last replica is reported dead." in alert.message
+    assert alert.answers_nothing
+    elsewhere = m.take(state, [m.failed(20, endpoint="other:8001", engine_died="meanwhile")], 22)
+    assert raised(elsewhere) == [], "another replica serves"
+
+
+def test_the_same_body_again_is_one_failure():
+    state = m.feed(m.routed(), 20, 3, m.mixed(0.0))
+    bad = [m.failed(20 + index * 0.1, body="5f2b8c7d1e90", error="engine_failed") for index in range(40)]
+    assert not any(alert.answers_nothing for alert in raised(m.take(state, bad, 25)))
+
+
+def test_a_body_that_was_in_flight_at_deaths_of_two_versions_is_an_alert_of_its_own():
+    about = {"engine_died": "meanwhile", "body": "5f2b8c7d1e90"}
+    state = m.take(m.routed(), [m.failed(1, **about)], 2)
+    state = m.routed(of=state, active=6, epoch=13, at=3.0)
+    state = m.take(state, [m.failed(4, version=6, **about)], 5)
+    alert = next(alert for alert in raised(state) if alert.kind == "engine")
+    assert "they kill every version" in alert.message
 
 
 def test_answers_that_are_all_empty_raise_an_alert_without_any_trigger():

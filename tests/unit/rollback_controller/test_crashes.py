@@ -1,8 +1,6 @@
 """Killed between any two steps and started again, the controller ends where it would have ended undisturbed."""
 
 import asyncio
-import tempfile
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,23 +8,13 @@ from hypothesis import strategies as st
 
 from contracts import facts as cf
 from decisions.route_edits import promote
-from shared.provenance.administrators import Administrators
 from testbed import factories as f
-from testbed.administrators import credential, listed, signed_rollback
 from tests.kit.soak import often
 from tests.kit.virtual_time import run_virtual
 from tests.unit.rollback_controller.world import World
 
 LATER_S = 75.0
 """Longer than a fact waits whose process dies four times with it: no later fact overtakes it."""
-KEYS = Path(tempfile.mkdtemp()) / "administrators.json"
-ADMIN = credential()
-listed(KEYS, ADMIN)
-IDS = ["0a" * 16, "0b" * 16]
-ORDERS = [
-    signed_rollback(ADMIN, f.target(7), epoch, f.START, order_id=order_id)
-    for epoch, order_id in zip((12, 11), IDS, strict=True)
-]
 LATER = f.START + f.timedelta(minutes=10)
 
 
@@ -62,15 +50,17 @@ async def by_order(world):
     world.publish(cf.RollbackOrdered(**about), event_id="o-2")
 
 
-async def by_gateways(world):
-    """Two gateways report what an administrator ordered there, and a third one an order for an earlier route."""
-    world.administrators = Administrators(KEYS)
+async def decided(world):
+    """An alert suspends a version; a person gives it its traffic again, then orders the same of another."""
     world.serve()
+    world.open_releases(7)
     await asyncio.sleep(10)
-    world.publish(cf.RollbackReported(order=ORDERS[0], performed_at=f.START), event_id="g-1")
+    world.publish(world.alert(), event_id="a-1")
     await asyncio.sleep(LATER_S)
-    world.publish(cf.RollbackReported(order=ORDERS[0], performed_at=f.START), event_id="g-2")
-    world.publish(cf.RollbackReported(order=ORDERS[1], performed_at=f.START), event_id="g-3")
+    about = {"reason": "false alarm", "decision": "return"}
+    world.publish(cf.SuspensionDecided(target=f.target(7), **about), event_id="s-1")
+    await asyncio.sleep(LATER_S)
+    world.publish(cf.SuspensionDecided(target=f.target(4), **about), event_id="s-2")
 
 
 async def canary(world):
@@ -132,7 +122,7 @@ async def drilled(world):
     world.publish(cf.DrillOrdered(**about, fault=cf.DrillFault(), share_ratio=0.0, expires_at=LATER), event_id="d-2")
 
 
-STORIES = [by_alert, without_traffic, by_order, by_gateways, canary, shadow, unloaded_previous, lifted, drilled]
+STORIES = [by_alert, without_traffic, by_order, decided, canary, shadow, unloaded_previous, lifted, drilled]
 ALERT = f"{f.target(7)}/slow/1"
 STARTED, SWITCHED, COMPLETED, FAILED, REFUSED, ACCEPTED = (
     fact.TYPE
@@ -153,14 +143,14 @@ ENDS = {
         [("o-1", "completed", "inconclusive", None), ("o-2", "failed", None, "not_in_traffic")],
         [SWITCHED, COMPLETED, FAILED, STARTED],
     ),
-    by_gateways: (
-        6,
-        [(IDS[0], "completed", "inconclusive", None), (IDS[1], "failed", None, "stale_epoch")],
-        [SWITCHED, REFUSED, COMPLETED, STARTED],
+    decided: (
+        7,
+        [(ALERT, "completed", "inconclusive", None)],
+        [SWITCHED, SWITCHED, ACCEPTED, REFUSED, COMPLETED, STARTED],
     ),
     canary: (6, [("c-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
     shadow: (6, [("s-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
-    unloaded_previous: (7, [(ALERT, "failed", None, "previous_not_ready")], [FAILED, STARTED]),
+    unloaded_previous: (7, [], [FAILED]),
     lifted: (6, [], [SWITCHED, ACCEPTED, REFUSED]),
     drilled: (7, [], [ACCEPTED, ACCEPTED]),
 }
@@ -169,7 +159,7 @@ ENDS = {
 
 async def play(story, *kills):
     """Play a story to its end; processes die at the given steps of their lives. Return the world."""
-    world = World(retry_s=600.0, sweep_s=5.0)
+    world = World(sweep_s=5.0)
     running = asyncio.create_task(world.keep_running(*kills))
     await story(world)
     await asyncio.sleep(75)
@@ -218,7 +208,7 @@ def test_a_switch_that_was_not_recorded_is_no_failure_when_the_route_has_changed
         world.serve()
         world.open_releases(7)
         world.start(kill_at="after FakeRoutes.put")
-        world.publish(world.alert(), event_id="a-1")
+        world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(7)), event_id="a-1")
         await world.life.ended.wait()
         await world.stop()
         route = world.route()

@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
-from decisions.rollback import Guard, rollback_id
+from decisions.rollback import rollback_id
 from services.rollback_controller.domain import decision, execution
-from services.rollback_controller.domain.decision import VoidOrder
+from services.rollback_controller.domain.decision import Standby, VoidOrder
 from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import RollbackState
-from services.rollback_controller.domain.rules import Rules
 from testbed import factories as f
 from tests.kit.soak import often
 from tests.unit.rollback_controller.decisions import RULES, alert, cause, published, route, state, switch, take
@@ -76,7 +75,6 @@ def test_a_rollback_that_failed_is_tried_again_while_the_alert_lasts():
     failed = take(state(), alert(), fact_id="a-1")
     failed = execution.record_failure(failed, rollback_id("a-1"), "previous_not_ready", "v6 is dead", f.after(1))
     assert take(failed, alert(), fact_id="a-1", at=30) is failed  # the very same fact
-    assert take(failed, alert(kind=cf.AlertUpdated), fact_id="a-2", at=5) is failed  # too soon
     retried = take(failed, alert(kind=cf.AlertUpdated), fact_id="a-3", at=15)
     assert [todo.rollback_id for todo in execution.pending(retried)] == [rollback_id("a-3")]
 
@@ -86,31 +84,39 @@ def test_a_second_alert_does_not_start_a_second_rollback_of_the_same_target():
     assert take(decided, alert(trigger="late")) is decided
 
 
-def test_within_the_cooldown_of_its_trigger_an_alert_is_held_and_that_is_said_once():
+def suspending(**changes):
+    gone = f.Suspended(served=f.served(7), cause="slow", since=f.after(0))
+    return route(6, 5, suspended=(gone,), **changes)
+
+
+def test_while_one_version_is_suspended_a_trigger_pages_once_and_silence_moves_traffic():
     gone = switch(take(state(), alert()))
-    on = route(6, 5)
-    held = take(gone, alert(version=6), at=30, on=on)
-    (failed,) = published(held, cf.RollbackFailed)
-    assert failed.code == "cooldown"
-    assert "30 s ago" in failed.reason
-    assert execution.pending(held) == ()
-    assert take(held, alert(version=6, kind=cf.AlertUpdated), at=60, on=on) is held
-    later = take(held, alert(version=6, kind=cf.AlertUpdated), at=400, on=on)
-    assert len(execution.pending(later)) == 1
+    on = suspending()
+    paged = take(gone, alert(version=6), at=30, on=on)
+    (failed,) = published(paged, cf.RollbackFailed)
+    assert failed.code == "suspended"
+    assert str(f.target(7)) in failed.reason
+    assert execution.pending(paged) == ()
+    assert take(paged, alert(version=6, kind=cf.AlertUpdated), at=60, on=on) is paged
+    silent = take(paged, alert(version=6, kind=cf.AlertUpdated, answers_nothing=True), at=61, on=on)
+    assert len(execution.pending(silent)) == 1
 
 
-def test_too_many_automatic_rollbacks_within_the_hour_are_held():
-    rules = Rules(guard=Guard(most=2, within_s=3600))
-    names = ["one", "two", "three"]
+def test_without_a_declared_trigger_a_target_is_left_only_if_it_answers_nothing():
+    alone = alert(trigger=None, alert_id="x", kind=cf.AlertRaised)
+    assert take(state(), alone) == state()
+    moved = take(state(), alert(trigger=None, alert_id="x", answers_nothing=True))
+    assert len(execution.pending(moved)) == 1
+
+
+def test_moves_to_a_previous_version_are_never_limited():
+    names = [f"trigger-{number}" for number in range(10)]
     current = state(triggers={"7": tuple(f.trigger(name=name) for name in names)})
     for at, name in enumerate(names):
-        current = decision.decide_on_alert(current, alert(trigger=name), route(), cause(at), rules)
-        if execution.pending(current):
-            current = switch(current, at + 0.1)
-    assert [failed.code for failed in published(current, cf.RollbackFailed)] == ["too_many_rollbacks"]
-    assert len(published(current, cf.RollbackStarted)) == 2
-    after = decision.decide_on_alert(current, alert(trigger="three", kind=cf.AlertUpdated), route(), cause(4000), rules)
-    assert len(execution.pending(after)) == 1
+        current = take(current, alert(trigger=name), at=at)
+        current = switch(current, at + 0.1)
+    assert len(published(current, cf.RollbackStarted)) == 10
+    assert published(current, cf.RollbackFailed) == []
 
 
 def test_in_staging_only_the_trigger_under_rehearsal_starts_a_rollback():
@@ -313,7 +319,7 @@ def play_updates(serving, seconds, now=None):
     """Return the record after a lasting alert on a route, updated every 15 s, and what was published."""
     now = now or state()
     for second in range(0, seconds, 15):
-        lasting = alert(kind=cf.AlertUpdated, confirmed_by="callers")
+        lasting = alert(kind=cf.AlertUpdated)
         now = decision.decide_on_alert(now, lasting, serving, cause(second), RULES)
         for rollback in execution.pending(now):
             now = execution.record_failure(now, rollback.rollback_id, "no_previous_target", "No.", f.after(second))
@@ -325,12 +331,20 @@ def test_an_alert_without_a_target_to_roll_back_to_is_held_once_and_starts_when_
     held, published = play_updates(alone, 3600)
     assert published == [cf.RollbackFailed.TYPE], "not one each 15 s"
     assert (held.rollbacks, list(held.held.values())) == ((), ["no_previous_target"])
-    lasting = alert(kind=cf.AlertUpdated, confirmed_by="callers")
+    lasting = alert(kind=cf.AlertUpdated)
     started = decision.decide_on_alert(held, lasting, route(previous=6), cause(3600), RULES)
     assert [rollback.phase for rollback in started.rollbacks] == ["decided"]
 
 
+@pytest.mark.parametrize(("behind", "code"), [("not_ready", "previous_not_ready"), ("too_few", "too_few_replicas")])
+def test_a_page_says_what_the_previous_version_lacks(behind, code):
+    about = cause()
+    paged = decision.decide_on_alert(state(), alert(), route(), about, RULES, standby=Standby(behind, "it is so"))
+    (failed,) = published(paged, cf.RollbackFailed)
+    assert (failed.code, failed.reason, execution.pending(paged)) == (code, "it is so", ())
+
+
 def test_a_failed_canary_ends_though_there_is_nothing_behind_the_active_version():
     serving = route(active=6, previous=None, canary=7)
-    after = decision.decide_on_alert(state(), alert(confirmed_by="callers"), serving, cause(), RULES)
+    after = decision.decide_on_alert(state(), alert(), serving, cause(), RULES)
     assert [str(rollback.failed) for rollback in after.rollbacks] == [str(f.target(7))]

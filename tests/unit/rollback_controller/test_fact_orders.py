@@ -65,7 +65,7 @@ def test_an_alert_and_an_order_in_any_order_end_in_the_same_route(order, kills):
     world.check()
     world.check_ends()
     route = world.route()
-    assert (route.epoch, route.active.target, route.quarantined) == (13, f.target(6), (f.target(7),))
+    assert (route.epoch, route.active.target, route.is_barred(f.target(7))) == (13, f.target(6), True)
     assert len(world.log.facts(cf.DeploymentChanged)) == 1
     assert world.streams.unacknowledged() == []
 

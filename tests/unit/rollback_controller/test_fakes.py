@@ -11,10 +11,9 @@ from tests.kit.conformance_rollback import (
     OpenAlertsConformance,
     ProbeConformance,
     RoutesConformance,
-    SlicesConformance,
     TrafficConformance,
 )
-from tests.kit.fakes_rollback import FakeArrivals, FakeDrills, FakeLog, FakeProbe, FakeRoutes, FakeSlices, FakeTraffic
+from tests.kit.fakes_rollback import FakeArrivals, FakeDrills, FakeLog, FakeProbe, FakeRoutes, FakeTraffic
 from tests.kit.virtual_time import VirtualClock, VirtualTimePolicy
 
 
@@ -65,12 +64,6 @@ class TestFakeArrivals(ArrivalsConformance):
         self.fake.arrive(kind, model)
 
 
-class TestFakeSlices(SlicesConformance):
-    @pytest.fixture
-    def slices(self):
-        return FakeSlices()
-
-
 class TestFakeProbe(ProbeConformance):
     @pytest.fixture
     def probe(self):
@@ -89,10 +82,6 @@ class TestFakeProbe(ProbeConformance):
 
     @pytest.fixture
     def hanging(self):
-        return f.served(5)
-
-    @pytest.fixture
-    def late(self):
         return f.served(5)
 
 

@@ -6,7 +6,7 @@ from services.rollback_controller.domain import decision
 from services.rollback_controller.domain.decision import Cause
 from services.rollback_controller.domain.record import ROLLBACKS_KEPT
 from testbed import factories as f
-from tests.unit.rollback_controller.decisions import RULES, alert, published, route, state, switch, take
+from tests.unit.rollback_controller.decisions import RULES, alert, route, state, switch, take
 
 
 def refuse(before, number):
@@ -26,8 +26,6 @@ def test_refused_orders_push_no_rollback_that_moved_traffic_out_of_the_record():
     assert full.rollback(rollback_id("a-1")) is not None
     assert full.rollback(rollback_id(f"o-{2 * ROLLBACKS_KEPT - 1}")) is not None
     assert full.rollback(rollback_id("o-0")) is None
-    held = take(full, alert(6, number=2), at=20, on=route(6, 5), fact_id="a-2")
-    assert [failed.code for failed in published(held, cf.RollbackFailed)] == ["cooldown"]
 
 
 def test_a_refusal_is_recorded_also_where_every_rollback_moved_traffic():

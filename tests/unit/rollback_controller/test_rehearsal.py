@@ -133,7 +133,8 @@ def check_cleared(stage):
     assert (stage.state("staging").rehearsing, stage.traffic.open) == ("", 0)
     begun = [fact.rollback_id for fact in stage.log.facts(cf.RollbackStarted, "staging")]
     ended = [*stage.log.facts(cf.RollbackCompleted, "staging"), *stage.log.facts(cf.RollbackFailed, "staging")]
-    assert sorted(fact.rollback_id for fact in ended) == sorted(begun), "each rollback that began says how it ended"
+    ends = [fact.rollback_id for fact in ended if fact.rollback_id in begun]
+    assert sorted(ends) == sorted(begun), "each rollback that began says how it ended"
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ async def test_a_fallback_that_once_does_not_answer_in_time_is_tried_again_as_in
     completed = stage.outcome_of_rehearsal()
     assert (failed.code, completed.verdict) == ("previous_not_ready", "pass"), completed.reason
     (certificate,) = completed.certificates
-    assert certificate.switch_s > 1, "from the alert on, with the try that failed"
+    assert certificate.switch_s > 1, "from the alert on, with the time in which the fallback did not answer"
     check_cleared(stage)
 
 

@@ -17,7 +17,7 @@ async def test_a_switch_of_one_replica_counts_although_the_probe_of_the_other_fa
     await asyncio.sleep(1)
     world.probe.takes_s = 0.5
     world.probe.unloaded.add(str(f.target(6)))
-    world.publish(world.alert(), event_id="a-1")
+    world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(7)), event_id="o-1")
     await asyncio.sleep(0.3)
     world.start()  # its first sweep finds the rollback pending
     await asyncio.sleep(0.3)

@@ -7,26 +7,22 @@ from datetime import datetime
 
 from contracts import facts as cf
 from contracts.envelope import Event, source_of
-from contracts.gateway_rollbacks import RollbackAnswer
 from contracts.services import SERVICES
 from decisions.golden import CHECK_S
-from services.rollback_controller.adapters.kv import RecordedAnswers
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
-from services.rollback_controller.early_probes import SWEEP_S as EARLY_SWEEP_S
 from services.rollback_controller.golden_probes import GoldenProbes
 from services.rollback_controller.settings import RollbackControllerSettings
-from services.rollback_controller.standby import StandbyProofs
+from services.rollback_controller.standby import RememberedProbe, StandbyProofs
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from shared.messaging.records import RecordStore
-from shared.provenance.administrators import Administrators
 from shared.runtime.sweeper import Sweeper
 from shared.storage.record_format import parse
 from testbed import factories as f
 from tests.kit.fake_bus import FakeBus, Life, Message, Streams
-from tests.kit.fakes_rollback import FakeDrills, FakeLog, FakeProbe, FakeProofs, FakeRoutes, FakeSlices, FakeTraffic
+from tests.kit.fakes_rollback import FakeDrills, FakeLog, FakeProbe, FakeProofs, FakeRoutes, FakeTraffic
 from tests.kit.records import MemoryBucket, MemoryRecords
 from tests.kit.virtual_time import VirtualClock
 
@@ -50,19 +46,14 @@ class World:
         self.bucket = MemoryBucket()
         self.routes = FakeRoutes()
         self.drills = FakeDrills()
-        self.slices = FakeSlices()
-        self.load_rose = False
         self.probe = FakeProbe()
         self.traffic = FakeTraffic()
         self.proofs = FakeProofs()
         self.verifies_standby = False
         self.asks_golden = False
-        self.asks_early = False
         self.watches = []
         """What arrives, for each process that notices that production is not watched."""
         self.watching = []
-        self.answers = MemoryBucket()
-        self.administrators = Administrators(None)
         self.teams = ()
         self.settings = _settings(**settings)
         self.life: Life | None = None
@@ -87,37 +78,29 @@ class World:
         store = RecordStore("rollbacks", records, log, service=SERVICE, jitter=lambda: 0.5, boottime=boottime)
         states = RollbackStates(store)
         self.bus = FakeBus(SERVICE, self.streams, log, life)
+        probe = RememberedProbe(life.mortal(self.probe, "answers"), self.clock)
         self.controller = build(
             self.bus,
             states=states,
             routes=life.mortal(self.routes, "get", "find", "put"),
             drills=life.mortal(self.drills, "get", "put"),
-            slices=life.mortal(self.slices, "get", "put"),
-            load_rose=lambda _: self.load_rose,
             alerts=log,
-            probe=life.mortal(self.probe, "answers", "measure"),
+            probe=probe,
             traffic=self.traffic,
             proofs=self.proofs,
-            answers=RecordedAnswers(
-                life.mortal(MemoryRecords(RollbackAnswer, self.answers), "get", "create", "update")
-            ),
-            administrators=self.administrators,
             teams=lambda: self.teams,
             settings=self.settings,
             clock=self.clock,
         )
         if self.verifies_standby:  # not where each step of a process is counted
-            standby = StandbyProofs(states, self.routes, self.proofs, self.clock)
+            standby = StandbyProofs(states, self.routes, self.proofs, probe, self.clock)
             life.spawn(Sweeper("standbys", standby.keys, standby.sweep, every_s=self.settings.standby_sweep_s).run())
         if self.asks_golden:
-            asking = GoldenProbes(states, self.routes, self.probe, self.clock)
+            asking = GoldenProbes(states, self.routes, probe, self.clock)
             every_s, limit_s = self.settings.golden_sweep_s, CHECK_S + 20
             life.spawn(
                 Sweeper("golden prompts", asking.keys, asking.sweep, every_s=every_s, item_limit_s=limit_s).run()
             )
-        if self.asks_early:
-            early = self.controller.probing.early
-            life.spawn(Sweeper("early probes", early.keys, early.sweep, every_s=EARLY_SWEEP_S, item_limit_s=20).run())
         limits = self.settings.watch_limits
         policies = self.controller.policies
         self.watching = [
@@ -261,7 +244,7 @@ class World:
         assert epochs == sorted(set(epochs))
         for route in routes:
             serving = [route.active, route.canary.served if route.canary and route.canary.weight_ratio > 0 else None]
-            assert not {served.target for served in serving if served is not None} & set(route.quarantined)
+            assert not any(route.is_barred(served.target) for served in serving if served is not None)
         switches = Counter(route.cause_id for route in routes)
         assert [cause for cause, count in switches.items() if count > 1] == []
 

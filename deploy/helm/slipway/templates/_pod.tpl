@@ -90,8 +90,6 @@ annotations:
   value: /run/trust/ca.pem
 - name: SLIPWAY_ATTESTERS
   value: /run/trust/attesters.json
-- name: SLIPWAY_ADMINISTRATORS
-  value: /run/trust/administrators.json
 - name: SLIPWAY_TEAMS
   value: /run/trust/teams.json
 - name: SLIPWAY_STATE_DIR

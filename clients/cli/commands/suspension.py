@@ -1,0 +1,87 @@
+"""`slipway rollback confirm` and `slipway rollback return`: decide about a version that an alert suspended."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from clients.cli.commands.orders import EPOCH_TRIES, order, publish_order, refused_error
+from clients.cli.commands.quarantine import await_route
+from clients.cli.connection import StackAddress, connected, sender_of
+from clients.cli.output import CommandError, show_json, show_line
+from clients.cli.parsing import check_model
+from clients.cli.resolving import require_model
+from clients.cli.serving import read_route
+from contracts.facts import SuspensionDecided
+from contracts.routes import Route
+from contracts.vocabulary import Target
+
+Decision = Literal["confirm", "return"]
+
+
+def decide_suspension(
+    stack: StackAddress,
+    decision: Decision,
+    model: str,
+    *,
+    reason: str,
+    until: datetime,
+    wait_s: float,
+    as_json: bool,
+) -> None:
+    """Quarantine the version of a model that was suspended last, or give it all traffic again; print which."""
+    check_model(model)
+    target, epoch = asyncio.run(_decide(stack, model, _Decided(decision, reason, until), wait_s))
+    if as_json:
+        show_json({"target": str(target), "epoch": epoch, "decision": decision})
+    elif decision == "confirm":
+        show_line(f"{target} is quarantined (epoch {epoch})")
+    else:
+        show_line(f"{target} takes all traffic again (epoch {epoch})")
+
+
+def pick_suspended(route: Route | None, model: str) -> Target:
+    """Return the target of a model that was suspended last; raise CommandError if none is."""
+    if route is None or not route.suspended:
+        raise CommandError(f"no version of {model} is suspended; see `slipway routes`")
+    return route.suspended[0].served.target
+
+
+@dataclass(frozen=True)
+class _Decided:
+    decision: Decision
+    reason: str
+    until: datetime
+
+
+async def _decide(stack: StackAddress, model: str, decided: _Decided, wait_s: float) -> tuple[Target, int]:
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=10)
+        for attempt in range(1, EPOCH_TRIES + 1):
+            route = await read_route(js, model)
+            if route is None:
+                await require_model(js, model)
+            target = pick_suspended(route, model)
+            fact = SuspensionDecided(
+                reason=decided.reason,
+                target=target,
+                decision=decided.decision,
+                expires_at=decided.until,
+                epoch=route.epoch if route is not None else 0,
+            )
+            event = order(sender_of(stack), model, None, fact)
+            after = await publish_order(js, event)
+            answer = await await_route(
+                js,
+                event,
+                after,
+                wait_s,
+                target,
+                is_done=lambda route, target: route.suspension(target) is None,
+                left=f"{target} is still suspended",
+            )
+            if isinstance(answer, int):
+                return target, answer
+            if answer.code != "stale_epoch" or attempt == EPOCH_TRIES:
+                raise refused_error(answer)
+    raise AssertionError  # the loop ends by return or raise

@@ -1,0 +1,30 @@
+"""What a route gives each target that takes requests. Pure."""
+
+from dataclasses import dataclass
+
+from contracts.routes import Route
+from contracts.vocabulary import Target
+from decisions.observation import Role
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A target that takes requests: as what, which share, and where; a shadow's endpoints do not matter."""
+
+    target: Target
+    role: Role
+    weight_ratio: float
+    endpoints: tuple[str, ...] = ()
+
+
+def roles(route: Route) -> dict[str, Routed]:
+    """Return the targets of a route that take requests, by name."""
+    routed = []
+    if route.shadow is not None and route.shadowed is not None:
+        routed.append(Routed(route.shadowed.target, "shadow", route.shadow.share_ratio))
+    canary = route.canary
+    if canary is not None and canary.weight_ratio > 0.0 and not route.is_barred(canary.served.target):
+        routed.append(Routed(canary.served.target, "canary", canary.weight_ratio, canary.served.endpoints))
+    if route.active is not None:
+        routed.append(Routed(route.active.target, "active", 1.0, route.active.endpoints))
+    return {str(each.target): each for each in routed}
