@@ -28,7 +28,7 @@ from typing import Any
 from nats.js.errors import NotFoundError
 
 from benchmarks.bench_rollback import BACK as BEHIND
-from benchmarks.bench_rollback import FAILED, SETTINGS, alert, answered_by, event_of, open_releases, put_route
+from benchmarks.bench_rollback import FAILED, alert, answered_by, event_of, open_releases, put_route
 from benchmarks.parts import MODEL, Parts, Steady, quantile, show_table, steady, until
 from contracts import facts as f
 from contracts.envelope import Event, nats_subject
@@ -209,7 +209,7 @@ async def cluster_parts() -> AsyncGenerator[tuple[Cluster, Parts], None]:
         targets = {version: load_toy(triton, MODEL, version) for version in (1, 2)}
         gateway = stack.enter_context(running(Gateway(folder, connection(cluster, None, folder))))
         settings = connection(cluster, None, folder / "controller")
-        variables = {**SETTINGS, **gateway.rehearsal_variables}
+        variables = {**gateway.rehearsal_variables}
         stack.enter_context(running_service("services.rollback_controller.main", settings, **variables))
         try:
             js = PatientJetStream(client, timeout=10)

@@ -45,7 +45,6 @@ ROLLBACKS = 20
 RELOADS = 5
 LIMIT_MS = 100
 TRIGGER = k.trigger(name="slow")
-SETTINGS = {"ROLLBACK_CONTROLLER_MOST_ROLLBACKS": "1000"}
 FAILED, BACK = f"{MODEL}@v2", f"{MODEL}@v1"
 SETTLED = 20
 STEPS = (
@@ -261,7 +260,7 @@ async def main() -> None:
     async with toy_parts() as parts:
         settings = connection(parts.nats, None, parts.folder / "controller")
         gateway = parts.gateway.rehearsal_variables
-        with running_service("services.rollback_controller.main", settings, **SETTINGS, **gateway):
+        with running_service("services.rollback_controller.main", settings, **gateway):
             watcher = Watcher()
             await watcher.start(parts)
             await open_releases(parts)

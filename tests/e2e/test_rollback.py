@@ -150,6 +150,7 @@ QUIET_HERE = {
     "Drift by feature",
     "Mirror",
     "Notifications",
+    "Pairs: requests that two versions answer",
     "Quantisation, p95",
     "Shadows: requests that a candidate is asked unseen",
 }

@@ -57,10 +57,9 @@ def toy(tmp_path_factory):
 def gateway(cluster, toy, tmp_path_factory):
     """A gateway, and a controller beside it, which know all three servers."""
     folder = tmp_path_factory.mktemp("services")
-    more = {"ROLLBACK_CONTROLLER_MOST_ROLLBACKS": "1000", **QUICK}
     with (
         running(Gateway(folder, connection(cluster, None, folder / "gateway"))) as process,
-        running_service(MODULE, connection(cluster, None, folder / "controller"), **more),
+        running_service(MODULE, connection(cluster, None, folder / "controller"), **QUICK),
     ):
         yield process
 

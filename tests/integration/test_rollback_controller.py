@@ -63,6 +63,10 @@ def controller(js, bus_settings):
         yield process
 
 
+def suspended(route):
+    return tuple(entry.served.target for entry in route.suspended)
+
+
 async def handled(js) -> None:
     """Wait until the controller has dealt with everything that was said so far."""
     async with asyncio.timeout(60):
@@ -80,7 +84,8 @@ async def test_an_alert_moves_traffic_back_and_live_requests_verify_it(js, toy, 
     route = await route_of(js)
     assert changed.data.route == route
     assert (changed.data.cause, changed.causationid) == ("rollback", cause)
-    assert (route.active.target, route.previous, route.quarantined, route.epoch) == (target(1), None, (target(2),), 8)
+    assert (route.active.target, route.previous, route.epoch) == (target(1), None, 8)
+    assert (suspended(route), route.quarantined) == ((target(2),), ())
     await publish(js, requests(1))
     (done,) = await wait_for_fact(js, f.RollbackCompleted)
     assert (done.data.verdict, done.data.failed, done.data.to, done.data.mode) == (
@@ -144,7 +149,7 @@ async def test_killed_at_any_point_it_switches_once(js, toy, bus_settings, point
         await publish(js, requests(1))
         await wait_for_fact(js, f.RollbackCompleted)
     route = await route_of(js)
-    assert (route.epoch, route.active.target, route.quarantined) == (8, target(1), (target(2),))
+    assert (route.epoch, route.active.target, suspended(route)) == (8, target(1), (target(2),))
     for fact in (f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted):
         assert len(await stored_facts(js, fact)) == 1, fact.TYPE
 
@@ -193,8 +198,7 @@ async def test_an_alert_of_a_trigger_with_another_services_key_moves_nothing_and
     registry = await nats_server.connect("registry")
     try:
         theirs = registry.jetstream()
-        forged = alert().model_copy(update={"confirmed_by": "callers"})
-        await publish(theirs, forged, sender="registry")
+        await publish(theirs, alert(), sender="registry")
         with pytest.raises(nats.errors.Error):
             await theirs.publish(f"{f.AlertRaised.TYPE}.{MODEL}.monitor", b"{}", timeout=1)
     finally:
@@ -223,7 +227,7 @@ async def test_a_failing_active_target_ends_the_canary_beside_it(js, toy, contro
     (changed,) = await wait_for_fact(js, f.DeploymentChanged)
     assert changed.data.cause == "rollback"
     route = await route_of(js)
-    assert (route.active.target, route.canary, route.quarantined) == (target(1), None, (target(2),))
+    assert (route.active.target, route.canary, suspended(route)) == (target(1), None, (target(2),))
 
 
 async def test_a_canary_that_fails_its_test_or_loses_its_release_goes(js, toy, controller):
@@ -247,7 +251,8 @@ async def test_an_alert_and_an_order_at_once_are_one_switch(js, toy, controller)
     await wait_for_fact(js, f.DeploymentChanged)
     await handled(js)
     route = await route_of(js)
-    assert (route.epoch, route.active.target, route.quarantined) == (8, target(1), (target(2),))
+    assert (route.epoch, route.active.target) == (8, target(1))
+    assert suspended(route) + route.quarantined == (target(2),)
 
 
 async def test_an_order_may_go_further_back_and_one_that_cannot_is_answered(js, toy, controller):
@@ -265,6 +270,20 @@ async def test_an_order_may_go_further_back_and_one_that_cannot_is_answered(js, 
     assert refused.data.code == "not_in_traffic"
 
 
+@pytest.mark.parametrize(("decision", "serves"), [("confirm", 1), ("return", 2)])
+async def test_a_person_decides_about_a_suspended_target(js, toy, controller, decision, serves):
+    await learn(js, 1, 2)
+    await put_route(js, toy)
+    await publish(js, alert())
+    await wait_for_fact(js, f.DeploymentChanged)
+    await publish(js, f.SuspensionDecided(reason="it was the network", target=target(2), decision=decision))
+    changed = (await wait_for_fact(js, f.DeploymentChanged, count=2))[1]
+    assert changed.data.cause == decision
+    route = await route_of(js)
+    assert (route.active.target, route.suspended) == (target(serves), ())
+    assert route.quarantined == ((target(2),) if decision == "confirm" else ())
+
+
 async def test_a_promotion_that_was_ordered_before_the_rollback_finds_a_later_epoch(js, toy, controller):
     await learn(js, 1, 2)
     before = await put_route(js, toy)
@@ -273,13 +292,13 @@ async def test_a_promotion_that_was_ordered_before_the_rollback_finds_a_later_ep
     route = await route_of(js)
     for version in (2, 3):
         stale = promote(route, toy[version], weight_ratio=1.0, epoch=before.epoch, cause_id="in flight")
-        assert stale.code in ("quarantined", "stale_epoch")
+        assert stale.code in ("suspended", "stale_epoch")
 
 
 async def test_a_lifted_target_may_be_promoted_again(js, toy, controller):
     await learn(js, 1, 2)
     await put_route(js, toy)
-    await publish(js, alert())
+    await publish(js, f.RollbackOrdered(reason="rude", failed=target(2)))
     await wait_for_fact(js, f.DeploymentChanged)
     lifted = f.QuarantineLifted(reason="false alarm", target=target(2))
     await publish(js, lifted, event_id="lift-1")

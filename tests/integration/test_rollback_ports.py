@@ -8,7 +8,7 @@ from contracts.facts import InferenceBatch, WindowSummarised
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.arrivals import StreamArrivals
 from services.rollback_controller.adapters.gateway import GatewayTraffic
-from services.rollback_controller.adapters.kv import KvDrills, KvRoutes, KvSlices
+from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.triton import TritonProbe
 from shared.errors import Transient
 from shared.messaging.alert_log import AlertLog
@@ -24,7 +24,6 @@ from tests.kit.conformance_rollback import (
     OpenAlertsConformance,
     ProbeConformance,
     RoutesConformance,
-    SlicesConformance,
     TrafficConformance,
     until,
 )
@@ -36,7 +35,7 @@ MODEL = "toy"
 @pytest.fixture
 async def clean(js):
     """Buckets that no earlier test wrote to."""
-    for name in ("routes", "staging-routes", "drills", "slices"):
+    for name in ("routes", "staging-routes", "drills"):
         bucket = await js.key_value(name)
         for key in (f.MODEL, f"production.{f.MODEL}", f"staging.{f.MODEL}"):
             await bucket.purge(key)
@@ -53,12 +52,6 @@ class TestKvDrills(DrillsConformance):
     @pytest.fixture
     def drills(self, clean):
         return KvDrills(lambda: clean)
-
-
-class TestKvSlices(SlicesConformance):
-    @pytest.fixture
-    def slices(self, clean):
-        return KvSlices(lambda: clean)
 
 
 class TestLoggedAlerts(AlertsConformance):
@@ -107,10 +100,6 @@ class TestTritonProbe(ProbeConformance):
     @pytest.fixture
     def unloaded(self, triton):
         return f.served(9, "bf16", MODEL, endpoints=load_toy(triton, MODEL, 1).endpoints)
-
-    @pytest.fixture
-    def late(self, triton):
-        return load_toy(triton, MODEL, 2, token_delay_ms="2500", tokens="2")
 
     @pytest.fixture
     async def hanging(self):

@@ -134,8 +134,7 @@ async def learn(js):
 
 def alert(kind=f.AlertRaised, number=1, target=None):
     target = target or k.target(7)
-    confirmed = {} if kind is f.AlertResolved else {"confirmed_by": "drill"}
-    return k.fact(kind, alert_id=f"{target}/slow/{number}", target=target, trigger="slow-first-token", **confirmed)
+    return k.fact(kind, alert_id=f"{target}/slow/{number}", target=target, trigger="slow-first-token")
 
 
 def orders():

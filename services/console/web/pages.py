@@ -194,8 +194,7 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
         try:
             shown = await ordering.plan_rollback(model, target_in(model, target), None)
         except Transient as error:
-            command = f'slipway rollback {model} --without-bus --reason "…"'
-            return render(request, signed, "problem.html", 503, problem=error.sentence(), command=command)
+            return render(request, signed, "problem.html", 503, problem=error.sentence())
         return render(request, signed, "rollback.html", plan=shown, back=_back(request))
 
     @router.post("/models/{model}/rollback")

@@ -53,8 +53,8 @@ class Announcements(OutboxRecord):
             quota of them.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 11
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 11), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 12
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 12), unchanged)
 
     model: ModelName
     waiting: tuple[Announcement, ...] = ()

@@ -126,8 +126,8 @@ class RollbackState(OutboxRecord):
         checks: What golden prompts showed of the version that serves; None before the first check.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 24
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 24), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 25
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 25), unchanged)
 
     model: ModelName
     environment: Environment

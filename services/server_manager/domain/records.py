@@ -172,8 +172,8 @@ def with_phase_ready(fields: dict[str, Any]) -> dict[str, Any]:
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
-    SCHEMA_VERSION: ClassVar[int] = 18
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 18), unchanged) | {
+    SCHEMA_VERSION: ClassVar[int] = 19
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 19), unchanged) | {
         1: without_answered,
         2: with_phase_ready,
     }

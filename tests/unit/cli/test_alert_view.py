@@ -145,7 +145,6 @@ def test_a_filter_selects_the_events_that_it_names_and_no_other(environment):
         f.RollbackStarted,
         f.RollbackCompleted,
         f.RollbackFailed,
-        f.RollbackReported,
     }
     for kind in f.FACTS.values():
         selected_event = event(kind, environment=environment)

@@ -24,9 +24,9 @@ def test_falls_come_first_with_what_the_answer_lacks():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({}, "Alerts of quality triggers about support-bot.v7.int8 are confirmed: automatic ones roll back."),
-        ({"confirms": False, "agreeing": 1}, "A second check in a row"),
-        ({"confirms": False, "agreeing": 0}, "This confirms no alert."),
+        ({}, "There is an alert about support-bot.v7.int8."),
+        ({"agreeing": 1}, "A second check in a row"),
+        ({"agreeing": 0}, "There is no alert."),
     ],
 )
 def test_what_follows_is_a_sentence(changes, sentence):
@@ -34,6 +34,6 @@ def test_what_follows_is_a_sentence(changes, sentence):
     assert conclusion(fact, fact.target).startswith(sentence)
 
 
-def test_what_does_not_serve_any_more_confirms_nothing():
+def test_what_does_not_serve_any_more_has_no_alert():
     for active in (f.target(1), None):
-        assert conclusion(checked(), active).endswith("does not serve any more: this confirms no alert.")
+        assert conclusion(checked(), active).endswith("does not serve any more.")

@@ -57,11 +57,13 @@ def test_the_choices_that_the_template_has_as_comments_are_valid_as_well():
 
 def test_a_duration_without_an_end_is_a_problem_of_its_line(tmp_path):
     file = tmp_path / "policy.yaml"
-    file.write_text(f"{TEMPLATE.partition('triggers:')[0]}triggers:\n- {{name: a, metric: ttft_ms, threshold: 1e+300}}")
+    file.write_text(
+        f"{TEMPLATE.partition('triggers:')[0]}triggers:\n- {{name: a, metric: ttft_ms, threshold: 800, window_s: 1e+300}}"
+    )
     for command in ("validate", "explain"):
         code, out, err = slipway(command, str(file))
         assert code != 0
-        assert "triggers.0.cooldown_s is 1e+300 s; the limit is 3,153,600,000 s (100 years): lower it." in out + err
+        assert "triggers.0.window_s is 1e+300 s; the limit is 3,153,600,000 s (100 years): lower it." in out + err
     assert f"{file}:{len(file.read_text().splitlines())}" in slipway("validate", str(file))[1]
 
 

@@ -141,14 +141,6 @@ def test_after_a_rollback_the_target_takes_no_traffic_until_it_is_promoted_anew(
     assert not result.is_out_of_traffic(V2, after(1801))
 
 
-def test_a_target_that_was_promoted_again_within_a_window_is_rolled_back_twice():
-    route = [*ROUTE, changed(3, 20, 1, cause="rollback"), changed(4, 30, 2, 1)]
-    late = ERRORS.model_copy(update={"min_requests": 100})
-    result = replay([SLOW, late], [*route, window(0, requests=600, slow=250, failed=300)], since=LONG_AGO)
-    assert [(fired.trigger.name, fired.outcome) for fired in result.fired].count(("slow", "rolled back")) == 1
-    assert len([fired for fired in result.fired if fired.outcome == "rolled back"]) == 2
-
-
 def test_while_a_version_is_suspended_no_trigger_moves_the_traffic_of_the_other():
     back = changed(3, 120, 1, 3, cause="rollback")
     story = [*minutes(0, 2, failed=30), *minutes(120, 8, which=V1, failed=30)]

@@ -1,6 +1,7 @@
 """`promote` and `roll_back`: each rule of design section 5.7 by example, and over arbitrary histories."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -12,17 +13,20 @@ from decisions.route_edits import (
     AlreadyApplied,
     Changed,
     EditRefused,
+    confirm,
     end_trial,
     has_trial,
     lift_quarantine,
     move,
     newest,
     promote,
+    return_suspended,
     roll_back,
 )
 from testbed.factories import MODEL, route, served, target
 
 EMPTY = Route(model=MODEL)
+NOW = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 
 
 def apply(state, edit):
@@ -181,6 +185,74 @@ def test_another_variant_of_a_quarantined_version_is_not_quarantined():
     state = route(canary=None, quarantined=(target(8, "int8"),))
     changed = promote(state, served(8, "bf16"), weight_ratio=1.0, epoch=state.epoch, cause_id="c")
     assert isinstance(changed, Changed)
+
+
+# -- suspension ----------------------------------------------------------------------------------------------------
+
+
+def suspended(state, version):
+    return apply(
+        state, roll_back(state, target(version), cause_id=f"a{version}", suspended_by=(f"alert-{version}", NOW))
+    )
+
+
+def test_an_alert_suspends_the_active_target_and_voids_earlier_orders():
+    state = line(1, 2, 3)
+    back = suspended(state, 3)
+    assert (back.active, back.previous, back.quarantined) == (served(2), served(1), ())
+    (entry,) = back.suspended
+    assert (entry.served, entry.cause, entry.since) == (served(3), "alert-3", NOW)
+    assert promote(back, served(4), weight_ratio=1.0, epoch=state.epoch, cause_id="late").code == "stale_epoch"
+    assert promote(back, served(3), weight_ratio=1.0, epoch=back.epoch, cause_id="again").code == "suspended"
+
+
+def test_the_next_move_skips_what_is_suspended():
+    twice = suspended(suspended(line(1, 2, 3), 3), 2)
+    assert (twice.active, twice.previous, twice.history) == (served(1), None, ())
+    assert [entry.served for entry in twice.suspended] == [served(2), served(3)]
+    assert roll_back(twice, target(1), cause_id="x", suspended_by=("a", NOW)).code == "no_previous_target"
+
+
+def test_a_failing_canary_is_quarantined_although_an_alert_ends_it():
+    state = promoted(line(1, 2), 3, "c", weight=0.1)
+    edit = roll_back(state, target(3), cause_id="a", suspended_by=("alert", NOW))
+    assert (edit.cause, edit.route.suspended, edit.route.quarantined) == ("abort", (), (target(3),))
+
+
+def test_a_confirmed_target_is_quarantined_and_traffic_stays():
+    back = suspended(line(1, 2, 3), 3)
+    edit = confirm(back, target(3), cause_id="c")
+    assert (edit.cause, edit.route.active, edit.route.suspended) == ("confirm", served(2), ())
+    assert edit.route.quarantined == (target(3),)
+    assert isinstance(confirm(edit.route, target(3), cause_id="c"), AlreadyApplied)
+
+
+def test_a_returned_target_is_active_again_and_the_other_one_behind_it():
+    state = line(1, 2, 3)
+    edit = return_suspended(suspended(state, 3), target(3), cause_id="r")
+    assert (edit.cause, edit.route.suspended, edit.route.quarantined) == ("return", (), ())
+    assert (edit.route.active, edit.route.previous, edit.route.history) == (state.active, state.previous, state.history)
+    assert isinstance(return_suspended(edit.route, target(3), cause_id="r"), AlreadyApplied)
+
+
+@pytest.mark.parametrize("decide", [confirm, return_suspended])
+def test_only_what_is_suspended_is_decided_about(decide):
+    assert decide(line(1, 2), target(2), cause_id="d").code == "not_suspended"
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0])
+def test_the_first_traffic_of_a_newer_release_ends_the_suspension(weight):
+    back = suspended(line(1, 2, 3), 3)
+    asked = promoted(back, 4, "shadow", weight=0.0, shadow_ratio=0.25)
+    assert asked.suspended == back.suspended
+    newer = promoted(asked, 4, "traffic", weight=weight)
+    assert (newer.suspended, newer.quarantined) == ((), (target(3),))
+
+
+def test_a_suspended_target_moves_to_another_endpoint_and_stays_suspended():
+    back = suspended(line(1, 2), 2)
+    moved = apply(back, move(back, target(2), ("b:2",), epoch=back.epoch, cause_id="m"))
+    assert (moved.suspended[0].served.endpoints, moved.suspended[0].cause) == (("b:2",), "alert-2")
 
 
 # -- roll_back -----------------------------------------------------------------------------------------------------
