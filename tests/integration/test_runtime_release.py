@@ -113,7 +113,8 @@ def test_its_rollback_was_rehearsed_from_the_second_endpoint_to_the_first(stack)
     (switched,) = [
         event["data"]["route"]
         for event in stack.events("deployment.changed", MODEL, "staging")
-        if event["data"]["cause"] == "rollback" and event["data"]["route"]["suspended"][-1]["served"]["target"]["version"] == 2
+        if event["data"]["cause"] == "rollback"
+        and event["data"]["route"]["suspended"][-1]["served"]["target"]["version"] == 2
     ]
     assert switched["active"]["target"]["version"] == 1
     assert switched["active"]["endpoints"] == [endpoint(stack, "triton")]

@@ -10,7 +10,6 @@ import pytest
 from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.golden import Expectation, GoldenPrompt
-from decisions.alerts import PastAlerts
 from shared.storage.kv import Conflict
 from testbed import factories as f
 from tests.kit.drills import drill

@@ -31,7 +31,6 @@ from clients.cli.connection import (
     sender_of,
 )
 from clients.cli.last_events import answer_to, last_event, last_sequences
-from clients.cli.names import target_of
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs
 from clients.cli.parsing import check_model
 from clients.cli.resolving import find_target, require_model, version_of
