@@ -244,7 +244,6 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
         rules=rules.alerts,
         environment=state.environment,
         findings=of_model,
-        dropped=state.dropped,
     )
     if assessed.watched is not state.targets[str(watched.target)]:
         state = _with_target(state, assessed.watched)
