@@ -16,7 +16,6 @@ WITHOUT_SUITE = {
     "tests/kit/fakes_rollback.py:FakeProofs": "keeps lists; real chains in a store: test_traffic_proofs.py, test_provenance.py",
     "tests/kit/fakes_serving.py:MemoryTerms": "part of FakeLead, in its suite; the file: test_repository_files.py",
     "tests/unit/deploy/backend.py:FakeSender": "Triton's object, no port of ours; real answers: test_triton_vllm.py",
-    "tests/unit/gateway/fakes.py:FakeRollbackLog": "keeps lists; the real bus: test_break_glass.py",
     "tests/unit/gateway/fakes.py:FakeTelemetry": "keeps a list and returns nothing; the recorder: test_telemetry.py",
     "tests/unit/console/test_following.py:FakeConsumer": "loses what a test names; the real bus: test_console.py",
     "tests/unit/console/test_following.py:FakeJetStream": "makes those",

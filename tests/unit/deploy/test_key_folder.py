@@ -308,7 +308,7 @@ def test_a_withdrawal_that_ends_at_any_step_is_complete_once_it_is_tried_again(t
                 break
         with contextlib.suppress(KeysRefused):
             getattr(keys, change)("adam")
-        for file in (keys.server_config, keys.administrators, keys.path / "identities.json"):
+        for file in (keys.server_config, keys.path / "identities.json"):
             assert not [key for key in withdrawn if key in file.read_text()], f"{file.name}, after step {step}"
         assert not [key for key in stored if key.access_key in keys.store.server_config.read_text()], step
         gone = [keys.former_credential("adam"), keys.store.former_credential("adam")]

@@ -252,7 +252,7 @@ def test_all_who_know_of_an_alert_are_told_once_that_no_rollback_follows():
     assert sent == [("pager", "rollback_failed"), ("chat", "rollback_failed")]
     record, sent = send(rollback_failed(record, at=f.after(6)), f.after(6), (PAGER, CHAT))
     assert sent == []
-    _, sent = send(rollback_failed(record, at=f.after(7), code="cooldown"), f.after(7), (PAGER, CHAT))
+    _, sent = send(rollback_failed(record, at=f.after(7), code="previous_not_ready"), f.after(7), (PAGER, CHAT))
     assert [transition for _, transition in sent] == ["rollback_failed"] * 2
 
 
