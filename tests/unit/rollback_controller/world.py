@@ -275,7 +275,9 @@ class World:
         suspended = tuple(entry.model_copy(update={"since": f.START}) for entry in route.suspended)
         ours = [message.event for message in self.log.stored if message.event.source == f"/slipway/{SERVICE}"]
         return {
-            "route": route.model_copy(update={"cause_id": names.get(route.cause_id, route.cause_id), "suspended": suspended}),
+            "route": route.model_copy(
+                update={"cause_id": names.get(route.cause_id, route.cause_id), "suspended": suspended}
+            ),
             "published": sorted((event.type, causes.get(event.causationid, event.causationid)) for event in ours),
             "ends": sorted(
                 (names[rollback.rollback_id], rollback.phase, rollback.verdict, rollback.code)
