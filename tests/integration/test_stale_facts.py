@@ -143,6 +143,7 @@ def orders():
         f.RollbackOrdered(reason="rude"),
         f.RollbackOrdered(reason="rude", failed=k.target(7)),
         f.QuarantineLifted(reason="it was the network", target=k.target(4)),
+        f.SuspensionDecided(reason="it was the network", target=k.target(5), decision="return"),
         f.DrillOrdered(
             reason="drill",
             target=k.target(7),
@@ -162,7 +163,7 @@ async def test_an_alert_and_orders_of_last_month_change_nothing_and_orders_are_a
         await publish(js, alert(f.AlertUpdated), at=-MONTH)
         published = [await publish(js, order, at=-MONTH) for order in orders()]
         failed = await wait_for_fact(js, f.RollbackFailed)
-        refused = await wait_for_fact(js, f.OrderRefused, count=3)
+        refused = await wait_for_fact(js, f.OrderRefused, count=4)
         await handled(js)
     assert await route_of(js) == before
     assert await stored_facts(js, f.RollbackStarted) == []
@@ -176,10 +177,10 @@ async def test_an_alert_and_orders_of_last_month_change_nothing_and_orders_are_a
 async def test_an_order_for_another_epoch_changes_nothing_and_is_answered(js, bus_settings):
     async with controller(bus_settings):
         before = await serve(js)
-        stale = [order.model_copy(update={"epoch": before.epoch - 1}) for order in orders()[:3]]
+        stale = [order.model_copy(update={"epoch": before.epoch - 1}) for order in orders()[:4]]
         for order in stale:
             await publish(js, order)
-        refused = await wait_for_fact(js, f.OrderRefused, count=2)
+        refused = await wait_for_fact(js, f.OrderRefused, count=3)
         failed = await wait_for_fact(js, f.RollbackFailed)
         await handled(js)
         assert await route_of(js) == before
@@ -225,7 +226,7 @@ async def test_a_controller_whose_clock_is_wrong_decides_by_the_clock_of_the_bus
         await publish(js, alert())
         (changed,) = await wait_for_fact(js, f.DeploymentChanged)
         assert abs(changed.data.at - SystemClock().now()) < timedelta(minutes=1)
-        await publish(js, f.QuarantineLifted(reason="it was the network", target=k.target(7)))
+        await publish(js, f.SuspensionDecided(reason="it was the network", target=k.target(7), decision="return"))
         await wait_for_fact(js, f.DeploymentChanged, count=2)
     assert await stored_facts(js, f.OrderRefused) == []
 
@@ -253,13 +254,13 @@ async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_
         await serve(js)
         await publish(js, alert())
         await wait_for_fact(js, f.DeploymentChanged)
-        await publish(js, f.QuarantineLifted(reason="it was the network", target=k.target(7)))
+        await publish(js, f.SuspensionDecided(reason="it was the network", target=k.target(7), decision="return"))
         await wait_for_fact(js, f.DeploymentChanged, count=2)
         ends = SystemClock().now() + timedelta(minutes=30)
-        await publish(js, orders()[3].model_copy(update={"expires_at": ends}))
+        await publish(js, orders()[4].model_copy(update={"expires_at": ends}))
         await handled(js)
     await (await js.key_value("rollbacks")).purge(f"production.{k.MODEL}")
-    before = await serve(js, epoch=40, quarantined=(k.target(4), k.target(7)), active=k.served(7), cause_id="later")
+    before = await serve(js, epoch=40, active=k.served(7), cause_id="later")
     counts = [len(await stored_facts(js, kind)) for kind in (f.RollbackStarted, f.DeploymentChanged)]
     drill = await Bucket(js, "drills", Drill).get(f"production.{k.MODEL}")
     for fact, environment in SERVICES[SERVICE].reads:
