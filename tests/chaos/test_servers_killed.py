@@ -19,7 +19,7 @@ from testbed.models import edit_json, tiny_base, tiny_lora
 from testbed.servers import wait_until
 from tests.chaos.answers import answers
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

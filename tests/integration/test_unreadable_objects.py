@@ -25,7 +25,7 @@ from tests.integration.registry_process import (  # noqa: F401 - fixtures
 from tests.kit.bit_rot import rot
 from tests.kit.command import run_command
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.full, pytest.mark.timeout(400)]
 """The embedded store itself tries for 13 s to read a damaged object, and each read asks it three times."""
 
 

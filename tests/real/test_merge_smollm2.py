@@ -16,6 +16,7 @@ from tests.kit.checkpoints import opened, put_base, put_folder
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.full,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore"),
 ]

@@ -26,6 +26,7 @@ from tests.unit.benchmarker.factories import served
 pytestmark = [
     pytest.mark.real,
     pytest.mark.vllm,
+    pytest.mark.full,
     pytest.mark.timeout(900),
 ]
 NAME = "bot.v1.bf16"
