@@ -31,6 +31,14 @@ def apply_rollback(release: ReleaseProgress, event: Event[f.RollbackCompleted]) 
     return replace(release, rolled_back=f"{failed} was rolled back{to} {cause} at {when:%Y-%m-%d %H:%M:%S} UTC.")
 
 
+def apply_return(release: ReleaseProgress, event: Event[f.DeploymentChanged]) -> ReleaseProgress:
+    """Return a release after a suspended version took all traffic again; it changes the one that had promoted it."""
+    active = event.data.route.active
+    if active is None or (active.target.model, active.target.version) != (release.model, release.version):
+        return release
+    return replace(release, rolled_back="")
+
+
 def inputs_of(fact: f.CheckpointReady | f.ReleaseOpened) -> tuple[str, ...]:
     """Return the inputs that identify a checkpoint: two with the same inputs are the same one."""
     return (

@@ -10,7 +10,7 @@ from typing import Any
 
 from contracts import facts as f
 from contracts.envelope import Event
-from decisions.release_events import apply_event, apply_rollback
+from decisions.release_events import apply_event, apply_return, apply_rollback
 from decisions.release_progress import ReleaseProgress
 
 Releases = Mapping[str, ReleaseProgress]
@@ -34,6 +34,8 @@ def _changed(releases: Releases, event: Event[Any]) -> dict[str, ReleaseProgress
     """Return the releases that an event changes, as they are then."""
     if isinstance(event.data, f.RollbackCompleted):
         return {key: apply_rollback(release, event) for key, release in releases.items()}
+    if isinstance(event.data, f.DeploymentChanged) and event.data.cause == "return":
+        return {key: apply_return(release, event) for key, release in releases.items()}
     key = _key_of(event)
     known = releases.get(key)
     if event.environment != "production" or (known is None and not isinstance(event.data, _BEGINNINGS)):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
@@ -12,7 +13,7 @@ from contracts import facts as f
 from contracts.envelope import Event, source_of
 from contracts.facts.watch import RollbackTimeline, Window
 from contracts.policy import Canary, Promotion
-from contracts.routes import CanaryShare
+from contracts.routes import CanaryShare, Suspended
 from contracts.services import EVENTS, emitters, stream_of
 from contracts.vocabulary import ArtifactRef, Target
 from testbed import factories
@@ -248,7 +249,7 @@ class Story:
     def _moved(self, model: str, correlation: str, cause: str, **changes) -> Event:
         moved = self._routes[model] = factories.route(model=model, **changes)
         fact = f.DeploymentChanged(route=moved, cause=cause, at=self.moment)
-        by = "rollback-controller" if cause in ("rollback", "abort") else "server-manager"
+        by = "rollback-controller" if cause in ("rollback", "abort", "confirm", "return") else "server-manager"
         return self.event(fact, model, correlation, by=by, cause=changes.get("cause_id"))
 
     def _end(self, known: str, chosen: Target, outcome: str, reason: str, code: str | None) -> Iterator[Event]:
@@ -300,7 +301,7 @@ class Story:
             "target": target,
             "trigger": trigger, "value": 0.3125, "limit": 0.05, "e_value": 57.0, "requests": 96, "message": text,
             "first_bad_at": started, "raised_at": self.moment, "drill": drill, "release_id": None,
-            "evidence": evidence,
+            "evidence": evidence, "answers_nothing": False,
         }  # fmt: skip
         raised = self.event(factories.fact(f.AlertRaised).model_copy(update=about), model, about["alert_id"])
         yield raised
@@ -328,9 +329,13 @@ class Story:
         )
         self.wait(0.031)
         times["switched_at"] = self.moment
+        left: dict[str, Any] = {"quarantined": (target,), "suspended": ()}
+        if mode == "automatic":
+            held = Suspended(served=before.active, cause=cause.data.message, since=self.moment)
+            left = {"quarantined": (), "suspended": (held,)}
         yield self._moved(
             model, correlation, "rollback", epoch=before.epoch + 1, active=before.previous, previous=None,
-            canary=None, quarantined=(target,), history=(), cause_id=shown["rollback_id"],
+            canary=None, history=(), cause_id=shown["rollback_id"], **left,
         )  # fmt: skip
         self.wait(6.2)
         times["verified_at"] = self.moment
@@ -338,6 +343,22 @@ class Story:
             f.RollbackCompleted, **shown, timeline=RollbackTimeline(**times), verdict="pass", reason=""
         )
         yield self.event(done, model, correlation)
+
+    def decide(self, model: str, decision: str, *, reason: str = "Its figures are its own.") -> Iterator[Event]:
+        """Yield the decision of a person about the suspended version of a model, and the route after it."""
+        before = self._routes[model]
+        held = before.suspended[0].served
+        decided = factories.fact(f.SuspensionDecided, target=held.target, decision=decision, reason=reason)
+        ordered = self.event(decided, model, f"{decision}-{model}", by="oscar")
+        yield ordered
+        self.wait(0.1)
+        served = {"active": before.active, "previous": before.previous, "quarantined": (held.target,)}
+        if decision == "return":
+            served = {"active": held, "previous": before.active, "quarantined": ()}
+        yield self._moved(
+            model, ordered.correlationid, decision, epoch=before.epoch + 1, canary=None, suspended=(),
+            history=before.history, cause_id=ordered.id, **served,
+        )  # fmt: skip
 
 
 def drilled(story: Story, model: str) -> Iterator[Event]:

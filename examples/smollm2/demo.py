@@ -264,11 +264,11 @@ def gateway_url(demo: Demo) -> str:
 
 
 def await_rollback(demo: Demo) -> None:
-    """Wait until traffic is on version 1 again and the rollback is verified; no command is given for it."""
+    """Wait until traffic has moved to version 1 and the rollback is verified; no command is given for it."""
     started = monotonic()
     while not (done := events_of(demo, "rollback.completed")):
         if monotonic() - started > DRILL_S:
-            sys.exit(f"The demo failed: version 2 was slowed down, and traffic was not back after {DRILL_S} s.")
+            sys.exit(f"The demo failed: version 2 was slowed down, and traffic had not moved after {DRILL_S} s.")
         sleep(1.0)
     timeline = {name: datetime.fromisoformat(at) for name, at in done[-1]["timeline"].items() if at}
     first = timeline["first_bad_at"]
@@ -318,14 +318,13 @@ def run_steps(demo: Demo) -> None:
         with demo.step("ask version 2, and see where it came from"):
             demo.slipway("ask", MODEL, QUESTION)
             demo.slipway("show", f"{MODEL}@v2")
-        with demo.step("a drill slows version 2 down; traffic rolls back to version 1 without a command"):
+        with demo.step("a drill slows version 2 down; traffic moves to version 1 without a command"):
             fault = ("--fault", f"delay_ms={demo.delay_ms}", "--share", "0.8", "--for", f"{DRILL_S}s")
             demo.slipway("drill", MODEL, *fault, "--reason", "the demo")
             await_rollback(demo)
         with demo.step("see what was detected, and what serves now"):
             demo.slipway("alerts", MODEL, "--all")
             demo.slipway("routes")
-            demo.slipway("quarantine", "list", MODEL)
     check(demo, json.loads(report.read_text()), by_schema=by_schema, by_tool=by_tool)
 
 
@@ -349,9 +348,9 @@ def check(demo: Demo, traffic: dict[str, Any], *, by_schema: bool, by_tool: bool
         "the tool was called with valid arguments": by_tool,
         "version 2 passed its canary": canaries == [2],
         "the drill raised an alert": bool(alerts),
-        "traffic rolled back automatically": moved == ("automatic", 2, 1),
+        "traffic moved without an operator": moved == ("automatic", 2, 1),
         "version 1 serves": route["active"]["target"]["version"] == 1,
-        "version 2 is quarantined": [target["version"] for target in route["quarantined"]] == [2],
+        "version 2 is suspended": [held["served"]["target"]["version"] for held in route["suspended"]] == [2],
         "no request was lost": traffic["sent"] == sum(traffic["answered"].values()) and not traffic["failed"],
         "both versions answered": len(traffic["answered"]) == 2,
     }
@@ -369,7 +368,9 @@ def summarise(demo: Demo, total_s: float, keep: bool) -> None:
     print(f"{total_s:>7.1f}  in all")
     url = gateway_url(demo)
     print(f"""
-Version 1 serves production again; version 2 stays quarantined until an operator lifts that.
+Version 1 serves production again; version 2 is suspended until an operator decides:
+  slipway rollback confirm {MODEL} --reason "…"   quarantines it
+  slipway rollback return {MODEL} --reason "…"    gives it all traffic again
 Where to look next (SLIPWAY_STATE={demo.shown}):
   slipway status · slipway events · slipway trace {MODEL}@v2 · slipway alerts --all · slipway ps
   curl {url}/v1/chat/completions -H "authorization: Bearer $(cat {shorten(demo.key_file)})" \\

@@ -9,7 +9,7 @@ from services.console.domain.order_data import Quarantine
 from services.console.domain.release_data import VariantRow
 from services.console.domain.release_screen import last, variants_of
 from services.console.domain.rows import instant
-from services.console.domain.screens import Deployment, Screen, Time
+from services.console.domain.screens import Deployment, Screen, Suspension, Time
 
 Events = Sequence[Event[Any]]
 Kind = Literal["data", "base", "checkpoint", "merged", "variant", "version"]
@@ -43,7 +43,7 @@ class Version(Screen):
         settings: Hyperparameters, as the publisher stated them.
         serving: Settings that it is served with.
         rolled_back_at: When it was rolled back after its promotion; None if it was not.
-        quarantined: Its targets that are quarantined now.
+        quarantined: Its targets that are quarantined now; `suspended` those that an alert took out of traffic.
         deployments: Changes of the route after which it took traffic, and until when, the newest first.
     """
 
@@ -64,6 +64,7 @@ class Version(Screen):
     variants: tuple[VariantRow, ...]
     deployments: tuple[Deployment, ...]
     quarantined: tuple[Quarantine, ...] = ()
+    suspended: tuple[Suspension, ...] = ()
 
 
 class Proof(Screen):
@@ -204,6 +205,8 @@ def _since(version: Version) -> Iterable[str]:
         yield "rolled back"
     if version.quarantined:
         yield "quarantined"
+    if version.suspended:
+        yield "suspended"
 
 
 def _figures(variant: VariantRow) -> dict[str, str]:

@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from services.console.domain.screens import Fleet, FleetRow, Page, Points, Suspension, Totals
+from services.console.domain.screens import Fleet, FleetRow, Page, Points, Totals
+from services.console.queries.quarantines import suspensions
 from services.console.queries.reading import Reader, count, following, like, points, rollback_summary
 from services.console.queries.releases import ROLLED_BACK_AT
 from services.console.queries.shadows import shadows
@@ -103,7 +104,7 @@ def _row(
         standby="none" if entry["previous"] is None else "not ready" if entry["standby_alerts"] else "hot",
         epoch=entry["epoch"] or 0,
         quarantined=tuple(json.loads(entry["quarantined"] or "[]")),
-        suspended=tuple(Suspension(**each) for each in json.loads(entry["suspended"] or "[]")),
+        suspended=suspensions(entry["suspended"]),
         open_alerts=entry["open_alerts"],
         worst=None if entry["worst"] is None else _SEVERITIES[entry["worst"]],
         release_id=release.get("release_id"),

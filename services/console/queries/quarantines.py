@@ -1,10 +1,11 @@
-"""Quarantined targets: since when, and who or what quarantined each."""
+"""Suspended targets; quarantined ones, since when, and who or what quarantined each."""
 
 import json
 from collections.abc import Iterable
 from typing import Final
 
 from services.console.domain.order_data import Quarantine
+from services.console.domain.screens import Suspension
 from services.console.queries.reading import Reader
 from services.console.queries.timeline import author_of
 
@@ -20,6 +21,17 @@ def quarantined(reader: Reader, model: str) -> tuple[str, ...]:
     """Return the targets of a model that its route quarantines now."""
     entries = reader.read("SELECT quarantined FROM routes WHERE model = ?", (model,))
     return tuple(json.loads(entries[0]["quarantined"] or "[]")) if entries else ()
+
+
+def suspensions(stored: str | None) -> tuple[Suspension, ...]:
+    """Return the suspended targets of a route, from its row in the index."""
+    return tuple(Suspension(**held) for held in json.loads(stored or "[]"))
+
+
+def suspended(reader: Reader, model: str) -> tuple[Suspension, ...]:
+    """Return the targets of a model that its route suspends now."""
+    entries = reader.read("SELECT suspended FROM routes WHERE model = ?", (model,))
+    return suspensions(entries[0]["suspended"]) if entries else ()
 
 
 def quarantines(reader: Reader, model: str, targets: Iterable[str]) -> tuple[Quarantine, ...]:

@@ -26,13 +26,15 @@ _STATES: Final[Mapping[str, str]] = {
     "open": " AND e.outcome IS NULL",
     "finished": " AND e.outcome IS NOT NULL",
 }
-ROLLED_BACK_AT: Final = """
+NOT_RETURNED: Final = """NOT EXISTS (SELECT 1 FROM deployments AS d
+  WHERE d.model = r.model AND d.cause = 'return' AND d.active = r.failed AND d.at > coalesce(r.switched_at, r.at))"""
+ROLLED_BACK_AT: Final = f"""
 (SELECT min(coalesce(r.switched_at, r.at)) FROM rollbacks AS r
   WHERE e.outcome = 'promoted' AND r.model = releases.model AND r.state = 'completed'
     AND r.environment = 'production' AND r.failed LIKE releases.model || '.v' || releases.version || '.%'
-    AND r.at > releases.opened_at) AS rolled_back_at
-"""
-"""When the version of a release was rolled back after it was promoted."""
+    AND r.at > releases.opened_at AND {NOT_RETURNED}) AS rolled_back_at
+"""  # noqa: S608 - a text of ours
+"""When the version of a release was rolled back after it was promoted, unless it took all traffic again."""
 _COLUMNS: Final = f"""
 SELECT releases.*, coalesce(e.outcome, s.state) AS state, coalesce(e.at, s.at, releases.opened_at) AS state_at,
        e.outcome, e.code, e.reason, coalesce(e.target, s.target) AS target,
@@ -133,9 +135,9 @@ def _rolled_back(reader: Reader, shown: Release) -> str:
     """Return how the version of a release was rolled back after it was promoted; empty if it was not."""
     if shown.outcome != "promoted":  # what ends the canary of a release is no rollback of what it promoted
         return ""
-    query = (
-        "SELECT * FROM rollbacks WHERE model = ? AND state = 'completed' AND environment = 'production' "
-        "AND failed LIKE ? AND at > ? ORDER BY at LIMIT 1"
+    query = (  # a text of ours
+        "SELECT * FROM rollbacks AS r WHERE model = ? AND state = 'completed' AND environment = 'production' "  # noqa: S608
+        f"AND failed LIKE ? AND at > ? AND {NOT_RETURNED} ORDER BY at LIMIT 1"
     )
     for entry in reader.read(query, (shown.model, f"{shown.model}.v{shown.version}.%", shown.opened_at)):
         to = f" to {entry['target']}" if entry["target"] else ""

@@ -7,7 +7,7 @@ from contracts.policy import Trigger
 from contracts.vocabulary import Target
 from services.console.domain.release_screen import last
 from services.console.domain.version_screen import Version, VersionComparison, build_version, compare_versions
-from services.console.queries.quarantines import quarantined, quarantines
+from services.console.queries.quarantines import quarantined, quarantines, suspended
 from services.console.queries.reading import Reader
 from services.console.queries.releases import ROLLED_BACK_AT, release_events
 from services.console.queries.timeline import deployments_of
@@ -27,8 +27,10 @@ def version(reader: Reader, model: str, number: int) -> Version | None:
     release = entries[0]
     events = release_events(reader, release["release_id"])
     built = build_version(events, release["outcome"], served, release["rolled_back_at"])
-    held = tuple(target for target in quarantined(reader, model) if target.startswith(f"{model}.v{number}."))
-    return built and built.model_copy(update={"quarantined": quarantines(reader, model, held)})
+    name = f"{model}.v{number}."
+    barred = tuple(target for target in quarantined(reader, model) if target.startswith(name))
+    left = tuple(held for held in suspended(reader, model) if held.target.startswith(name))
+    return built and built.model_copy(update={"quarantined": quarantines(reader, model, barred), "suspended": left})
 
 
 def comparison(reader: Reader, model: str, left: int, right: int) -> VersionComparison | None:

@@ -344,6 +344,8 @@ def test_a_rollback_after_the_release_ended_stands_beside_its_outcome():
     assert not only(project([*promoted, rolled_back(120, version=8)])).rolled_back
     rejected = [*whole_release()[:-1], finished("rejected", version=7), rolled_back(120)]
     assert not only(project(rejected)).rolled_back, "a canary that failed was never promoted"
+    returned = event(fact(f.DeploymentChanged, cause="return", route=route(active=served(7))), correlationid="order-1")
+    assert not only(project([*promoted, rolled_back(120), returned])).rolled_back, "it serves again"
     staging = rolled_back(120).model_copy(update={"environment": "staging"})
     assert not only(project([*promoted, staging])).rolled_back
 

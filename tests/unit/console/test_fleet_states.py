@@ -37,8 +37,9 @@ def test_a_release_that_serves_on_has_no_state_and_one_that_was_rolled_back_has(
     row, _ = shown(world, *serving)
     assert (row["release_id"], row["release_state"]) == (None, None)
     row, client = shown(world, *serving, *story.alert("m"))
-    assert (row["release_version"], row["release_state"], row["quarantined"]) == (2, "rolled back", ["m.v2.int8"])
-    assert client.get("/fleet").text.count('class="badge bad">quarantined') == 1
+    assert (row["release_version"], row["release_state"], row["quarantined"]) == (2, "rolled back", [])
+    assert [held["target"] for held in row["suspended"]] == ["m.v2.int8"]
+    assert client.get("/fleet").text.count('class="badge bad">suspended') == 1
 
 
 def test_a_paused_release_is_shown_as_paused_until_it_goes_on(world):

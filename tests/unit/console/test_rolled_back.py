@@ -35,13 +35,25 @@ def test_each_screen_of_a_version_that_was_rolled_back_says_so(admin):
     assert rows[2]["outcome"] == shown["outcome"] == "promoted"
     assert rows[2]["rolled_back_at"] == shown["rolled_back_at"] == change["at"]
     assert rows[1]["rolled_back_at"] is None
-    assert "quarantined</span>" in admin.get("/models/shop-bot/versions/2").text
+    assert [held["target"] for held in shown["suspended"]] == ["shop-bot.v2.int8"]
+    assert "suspended</span>" in admin.get("/models/shop-bot/versions/2").text
     for path in ("/releases?model=shop-bot", "/models/shop-bot"):
         page = admin.get(path).text
         assert page.count('<span class="badge bad">rolled back</span>') == page.count("when it ended: ") == 1, path
     assert "rolled back</span>" not in admin.get("/models/shop-bot/versions/1").text
     compared = admin.get("/api/v1/models/shop-bot/versions/2/compare/1").json()["rows"]
-    assert next(row["left"] for row in compared if row["name"] == "outcome") == "promoted, rolled back, quarantined"
+    assert next(row["left"] for row in compared if row["name"] == "outcome") == "promoted, rolled back, suspended"
+
+
+def test_a_version_that_was_returned_serves_again(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    made.fill([*story.release("m", 1, 1), *story.release("m", 2, 2), *story.alert("m"), *story.decide("m", "return")])
+    client = made.client("adam")
+    shown = client.get("/api/v1/models/m/versions/2").json()
+    release = client.get(f"/api/v1/releases/{shown['release_id']}").json()
+    assert (shown["rolled_back_at"], shown["suspended"], release["rolled_back"]) == (None, [], "")
+    assert "rolled back</span>" not in client.get("/models/m").text
+    made.close()
 
 
 def test_a_version_shows_until_when_it_served(admin):
