@@ -1,6 +1,7 @@
 """A drill in progress: the record that gateways watch, one per model and environment in the bucket `drills`.
 
-What a gateway does for the faults of an affected request (its telemetry names the drill):
+What a gateway does for the faults of an affected request (its telemetry names the drill; what its caller
+forced counts, too):
 
     delay_ms, queue_delay_ms: it waits for their sum before it sends the request to the target. The record reports
         `queue_delay_ms` more in `queue_ms` (that alone if the engine reported none).
@@ -8,9 +9,8 @@ What a gateway does for the faults of an affected request (its telemetry names t
         caller and by the times that the record is made of: the mean inter-token latency is at least so long.
     error_ratio: this share fails as `engine_failed`, without reaching the target.
     garble, answer `empty` and `refusal`: it replaces the text.
-    answer `cut`: it ends the text after its first word. Caller and record get the finish reason `length`;
-        the record's `length_set_by_caller` and `length_forced_by_caller` are false.
-    output_tokens: the record reports this number; its `length_set_by_caller` and `length_forced_by_caller` are false.
+    answer `cut`: it ends the text after its first word. Caller and record get the finish reason `length`.
+    output_tokens: the record reports this number.
     logprob_shift: the record's `logprob_mean` is so much lower (the shift alone if the engine reported none).
     nan_logits: the record's `nan_logits` is true.
 

@@ -44,8 +44,6 @@ def change_record(fault: DrillFault, record: Inference) -> Inference:
 
 def _changes_of_answer(fault: DrillFault, record: Inference) -> dict[str, Any]:
     changes: dict[str, Any] = {}
-    if fault.answer == "cut" or fault.output_tokens is not None:
-        changes |= {"length_set_by_caller": False, "length_forced_by_caller": False}
     if fault.answer == "cut":
         changes["finish_reason"] = "length"
     if fault.output_tokens is not None:

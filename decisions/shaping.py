@@ -1,20 +1,34 @@
-"""Which requests say nothing about their target, because the caller's own parameters shape the answer or its times.
+"""Which metrics a caller's own parameters force: a request is no evidence for these, and for all others it is.
 
-A grammar, a forced token or a temperature of 2 makes any model repeat itself, stop at once or take long: to count such
-answers would let a caller roll a version back. Errors count whatever the parameters (`decisions.attribution`).
+A token list, a forced end or a penalty makes any model repeat itself, stop at once or take long: to count such answers
+would let a caller move a version out of traffic, or hide that it is bad. What decides is the parameter, never how the
+request ended: if only its bad or its good answers were left out, the share of the rest would say nothing. Errors count
+whatever the parameters (`decisions.attribution`), and so do schemas, tools, `n` and temperature.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from contracts.policy import TriggerMetric
 from decisions.openai_paths import PATHS
 
 GENERATING: Final = frozenset({"chat", "completion", "responses"})
 """The kinds of request whose answers are generated token by token."""
-_ONE_PROMPT: Final = frozenset({*GENERATING, "embeddings"})
-_LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_STOPS: Final = ("stop", "stop_token_ids")
-_MINIMA: Final = ("min_tokens", "ignore_eos")
+TEXT_TOKENS: Final = 16
+"""An answer of this many tokens can hold text: without any it is empty, even at the caller's token limit."""
+_TEXT: Final[tuple[TriggerMetric, ...]] = (
+    "refusal_ratio",
+    "empty_ratio",
+    "repetition_ratio",
+    "cut_off_ratio",
+    "output_tokens",
+    "logprob_mean",
+    "e2e_ms",
+)
+_LENGTH: Final = tuple(metric for metric in _TEXT if metric != "refusal_ratio")
+TIMES: Final[tuple[TriggerMetric, ...]] = ("ttft_ms", "itl_ms", "e2e_ms", "queue_ms", "output_tokens")
+"""What several prompts in one request force."""
+_ALL: Final = tuple(sorted(set(get_args(TriggerMetric)) - {"error_ratio"}))
 
 
 def _is_set(value: Any) -> bool:
@@ -38,16 +52,8 @@ def _outside(low: float, high: float) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int | float) and not low <= value <= high
 
 
-def _is_format(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("type", "text") != "text"
-
-
-def _is_text_format(value: Any) -> bool:
-    return isinstance(value, Mapping) and _is_format(value.get("format"))
-
-
-def _is_forced(value: Any) -> bool:
-    return _is_given(value) and value not in ("none", "auto")
+def _is_small(value: Any) -> bool:
+    return isinstance(value, int) and value < TEXT_TOKENS
 
 
 def _sets_prompt_end(value: Any) -> bool:
@@ -60,7 +66,12 @@ def _are_several(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1 and not all(isinstance(token, int) for token in value)
 
 
-SHAPING: Final[Mapping[str, Callable[[Any], bool]]] = {
+_Rule = tuple[Callable[[Any], bool], tuple[TriggerMetric, ...]]
+_LIMIT: Final[tuple[_Rule, ...]] = ((_is_given, ("cut_off_ratio",)), (_is_small, ("empty_ratio",)))
+_STOP: Final[tuple[_Rule, ...]] = ((_is_set, ("empty_ratio", "output_tokens")),)
+_MINIMUM: Final[tuple[_Rule, ...]] = ((_is_set, _LENGTH),)
+
+_SHAPING: Final[Mapping[str, Callable[[Any], bool]]] = {
     "add_generation_prompt": _is_off,
     "add_special_tokens": _is_off,
     "allowed_token_ids": _is_set,
@@ -70,28 +81,31 @@ SHAPING: Final[Mapping[str, Callable[[Any], bool]]] = {
     "echo": _is_set,
     "frequency_penalty": _outside(0.0, 1.0),
     "logit_bias": _is_set,
-    "n": _above_one,
     "presence_penalty": _outside(0.0, 1.0),
-    "prompt_logprobs": _is_given,
     "repetition_detection": _is_set,
     "repetition_penalty": _outside(1.0, 1.3),
-    "response_format": _is_format,
-    "skip_special_tokens": _is_off,
-    "structured_outputs": _is_set,
     "suffix": _is_set,
-    "temperature": _outside(0.0, 1.0),
-    "text": _is_text_format,
     "thinking_token_budget": _is_given,
-    "tool_choice": _is_forced,
     "truncate_prompt_tokens": _is_given,
 }
-"""The parameters that shape an answer, each with the values that do."""
+
+FORCED: Final[Mapping[str, tuple[_Rule, ...]]] = {
+    "max_completion_tokens": _LIMIT,
+    "max_output_tokens": _LIMIT,
+    "max_tokens": _LIMIT,
+    "stop": _STOP,
+    "stop_token_ids": _STOP,
+    "ignore_eos": _MINIMUM,
+    "min_tokens": _MINIMUM,
+    "n": ((_above_one, ("output_tokens",)),),  # their sum is what is known
+    "prompt_logprobs": ((_is_given, ("ttft_ms", "e2e_ms")),),
+    "skip_special_tokens": ((_is_off, ("empty_ratio",)),),
+    **{name: ((forces, _TEXT),) for name, forces in _SHAPING.items()},
+}
+"""By parameter: the values that force metrics, and which."""
 
 PLAIN: Final = frozenset(
     {
-        *_LIMITS,  # these three decide where an answer ends: `is_length_set_by_caller`
-        *_STOPS,
-        *_MINIMA,
         "documents",
         "include",
         "include_reasoning",
@@ -110,6 +124,7 @@ PLAIN: Final = frozenset(
         "prompt_cache_key",
         "reasoning",
         "reasoning_effort",
+        "response_format",
         "return_prompt_text",
         "return_token_ids",
         "return_tokens_as_token_ids",
@@ -117,6 +132,10 @@ PLAIN: Final = frozenset(
         "spaces_between_special_tokens",
         "stream",
         "stream_options",
+        "structured_outputs",
+        "temperature",
+        "text",
+        "tool_choice",
         "tools",
         "top_k",
         "top_logprobs",
@@ -129,41 +148,34 @@ PLAIN: Final = frozenset(
 """The other fields of a generating request: what it asks, how the answer is delivered, and ordinary sampling."""
 
 
-def is_shaped_by_caller(path: str, body: Mapping[str, Any]) -> bool:
-    """Return whether a request is no evidence for latency and quality triggers.
+def forced_metrics(path: str, body: Mapping[str, Any]) -> tuple[TriggerMetric, ...]:
+    """Return the metrics that the caller's parameters force, sorted.
 
-    That holds if the value of a parameter in `SHAPING` shapes the answer, with several prompts or inputs, and for
-    requests that the model does not compute (`/tokenize`, `/detokenize`). A forced length does not: it says nothing
-    about the end and the text of an answer, but the latencies until then are the target's (`decisions.triggers`).
+    A completion without `max_tokens` ends after 16 tokens: that limit is the API's, not the target's. What the model
+    does not compute (`/tokenize`, `/detokenize`) shows errors only.
 
     Args:
         path: one of `PATHS`.
         body: the JSON object.
     """
     kind = PATHS[path]
-    if kind not in _ONE_PROMPT:
-        return True
-    if kind in {"completion", "embeddings"} and _are_several(body.get("prompt" if kind == "completion" else "input")):
-        return True
-    return kind in GENERATING and any(name in body and shapes(body[name]) for name, shapes in SHAPING.items())
+    if kind == "embeddings" and not _are_several(body.get("input")):
+        return ()
+    if kind not in GENERATING:
+        return _ALL
+    forced = {
+        metric
+        for name, rules in FORCED.items()
+        if name in body
+        for is_forcing, metrics in rules
+        if is_forcing(body[name])
+        for metric in metrics
+    }
+    if kind == "completion":
+        forced |= {"cut_off_ratio", *(TIMES if _are_several(body.get("prompt")) else ())}
+    return tuple(sorted(forced))
 
 
-def is_length_forced_by_caller(body: Mapping[str, Any]) -> bool:
-    """Return whether the caller forced a minimum length, which only makes an answer longer."""
-    return any(body.get(name) for name in _MINIMA)
-
-
-def is_length_set_by_caller(path: str, body: Mapping[str, Any], finish_reason: str | None) -> bool:
-    """Return whether the caller's own parameters decided where an answer ended.
-
-    A completion without `max_tokens` ends after 16 tokens: that limit is the API's, not the target's.
-
-    Args:
-        path: one of `PATHS`.
-        body: the JSON object.
-        finish_reason: as the engine reports it.
-    """
-    limited = PATHS[path] == "completion" or any(body.get(name) is not None for name in _LIMITS)
-    stopped = any(body.get(name) for name in _STOPS)
-    by_limit, by_stop = finish_reason == "length" and limited, finish_reason == "stop" and stopped
-    return is_length_forced_by_caller(body) or by_limit or by_stop
+def forces_length(body: Mapping[str, Any]) -> bool:
+    """Return whether the caller forced a minimum length, so that tokens come after the text ended."""
+    return any(body.get(name) for name in ("min_tokens", "ignore_eos"))

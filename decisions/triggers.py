@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from contracts.facts import Inference
 from contracts.facts.watch import AlertKind, Features
-from contracts.policy import PER_REQUEST_METRICS, SLO_METRICS, Trigger
+from contracts.policy import PER_REQUEST_METRICS, SLO_METRICS, Trigger, TriggerMetric
 from decisions.attribution import is_excused
 
 CANCELLED = "cancelled"
@@ -28,8 +28,6 @@ KINDS: dict[str, AlertKind] = {
 }
 REPETITIVE = 0.5
 """The share of repeated word triples from which an answer is repetitive."""
-TEXT_TOKENS = 16
-"""An answer of this many tokens can hold text: without any it is empty, even at the caller's token limit."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +75,11 @@ def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
 def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = ()) -> bool | None:
     """Return whether a request is bad for a trigger; None where it is neither good nor bad.
 
-    What the caller, the gateway or the infrastructure caused is no evidence (`decisions.attribution`), nor is the
-    latency or the text of an answer that the caller's parameters shape (`decisions.shaping`).
+    What the caller, the gateway or the infrastructure caused is no evidence (`decisions.attribution`), nor is a metric
+    that the caller's parameters force (`decisions.shaping`), but in a drill, which does on purpose what is seen.
     The latency of a request that failed through the target, or that was given up before the first token, is only known
     to be at least as long as it was waited for; so is the time to the first token of an answer that ended without any
-    text. The length of an answer that the caller cut off is unknown.
-
-    The caller's own parameters (`length_set_by_caller`): a token limit and a stop sequence only make an answer shorter,
-    so that one that took too long is bad with them, too, and one that did not is good. A forced length is no
-    evidence of how long an answer takes, a stop sequence or a small limit none of whether it is empty: neither good nor
-    bad, because to count the good ones alone would hide the bad ones. Where only the bad ones would remain, as if of
-    all answers under a limit those alone counted that ended before it, the others count as good: a caller's limit may
-    hide a defect, but never makes one up.
+    text. An answer that ended at a limit is not too short.
 
     Args:
         trigger: the trigger.
@@ -97,7 +88,7 @@ def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = (
     """
     cancelled = record.finish_reason == CANCELLED
     excused = is_excused(record) and not cancelled
-    if excused or (record.shaped_by_caller and trigger.metric != "error_ratio"):
+    if excused or (is_forced(record, trigger.metric)):
         return None
     if trigger.metric == "goodput_ratio":
         return _of_all([observe(slo, record) for slo in declared if slo.metric in SLO_METRICS], record)
@@ -110,12 +101,16 @@ def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = (
     return _of_answer(trigger, record)
 
 
+def is_forced(record: Inference, metric: TriggerMetric) -> bool:
+    """Return whether the caller's parameters force a metric; what a drill does, it does on purpose to be seen."""
+    return metric in record.forced_metrics and record.drill is None
+
+
 def is_hidden(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = ()) -> bool:
     """Return whether it is for its caller's parameters alone that a request is neither good nor bad for a trigger."""
     if observe(trigger, record, declared) is not None:
         return False
-    plain = {"shaped_by_caller": False, "length_set_by_caller": False, "length_forced_by_caller": False}
-    return observe(trigger, record.model_copy(update=plain), declared) is not None
+    return observe(trigger, record.model_copy(update={"forced_metrics": ()}), declared) is not None
 
 
 def ended_at(record: Inference) -> datetime:
@@ -176,44 +171,28 @@ def _of_length(record: Inference, limit_ms: float) -> bool | None:
     if record.finish_reason == CANCELLED:
         waited_in_vain = over and record.ttft_ms is None and not record.output_tokens
         return True if waited_in_vain else None
-    if _is_bound(record) and record.length_forced_by_caller is not False:
-        return None
     if over:
         return True
     return False if record.error is None else None
 
 
-def _is_bound(record: Inference) -> bool:
-    """Return whether the caller's own parameters explain it; what a drill did, it did on purpose to be seen."""
-    return record.length_set_by_caller and record.drill is None
-
-
 def _shows_text(record: Inference) -> bool:
-    """Return whether an answer would hold text if the target gave any, whatever the caller's parameters.
-
-    This holds without a stop sequence and forced length, and under a token limit of `TEXT_TOKENS` or more.
-    """
-    if not _is_bound(record):
-        return True
-    return (
-        record.finish_reason == "length" and not record.length_forced_by_caller and record.output_tokens >= TEXT_TOKENS
-    )
+    """Return whether an answer would hold text if the target gave any, whatever the caller's parameters."""
+    return not is_forced(record, "empty_ratio")
 
 
 def _of_answer(trigger: Trigger, record: Inference) -> bool | None:
     """Return whether a complete answer is bad; None where the caller's parameters explain it or nothing is known."""
     if record.error is not None:
         return None
-    if trigger.metric == "empty_ratio":
-        return record.features.empty if record.features is not None and _shows_text(record) else None
-    if record.length_forced_by_caller and record.drill is None:
-        return None
-    if trigger.metric in ("refusal_ratio", "repetition_ratio"):
+    if trigger.metric in ("refusal_ratio", "repetition_ratio", "empty_ratio"):
         return None if record.features is None else _of_text(trigger, record.features)
     return _of_end(trigger, record)
 
 
 def _of_text(trigger: Trigger, features: Features) -> bool:
+    if trigger.metric == "empty_ratio":
+        return features.empty
     return features.refusal if trigger.metric == "refusal_ratio" else features.repetition_ratio >= REPETITIVE
 
 
@@ -227,14 +206,14 @@ def _of_end(trigger: Trigger, record: Inference) -> bool | None:
 
 
 def _is_cut_off(record: Inference) -> bool | None:
-    """Return whether an answer ended at the target's own token limit; None at the caller's.
+    """Return whether an answer ended at the target's own token limit.
 
-    A prompt that is longer than its answer may have filled the context by itself: None, too.
+    A prompt that is longer than its answer may have filled the context by itself: None.
     """
     if record.finish_reason != "length":
         return None if record.finish_reason is None else False
     fills_context = record.output_tokens < record.input_tokens and record.drill is None
-    return None if record.length_set_by_caller or fills_context else True
+    return None if fills_context else True
 
 
 def _of_tokens(trigger: Trigger, record: Inference) -> bool | None:
@@ -242,11 +221,9 @@ def _of_tokens(trigger: Trigger, record: Inference) -> bool | None:
         return None
     if not trigger.is_lower_bound:
         return record.output_tokens > trigger.threshold
-    if record.length_set_by_caller:
-        return False if record.finish_reason == "length" else None
-    return record.output_tokens < trigger.threshold
+    return record.output_tokens < trigger.threshold and record.finish_reason != "length"
 
 
 def is_empty(record: Inference) -> bool:
     """Return whether an answer held no text though the caller's own parameters allowed for some."""
-    return record.features is not None and record.features.empty and not record.shaped_by_caller and _shows_text(record)
+    return record.features is not None and record.features.empty and _shows_text(record)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ..codes import Code
+from ..policy import TriggerMetric
 from ..vocabulary import ArtifactRef, Contract, Environment, Instant, Party, Ratio, Target, Verdict
 from .fact import Fact
 
@@ -49,17 +50,13 @@ class Inference(Contract):
     Attributes:
         caused_by: What kept the request from a complete answer; None if it has one, or if the gateway does not
             know. `decisions.attribution` defines what counts as evidence.
-        length_set_by_caller: The caller's parameters determined where the answer ends: a stop sequence, the token limit
-            or a minimum length. `decisions.triggers` defines what follows.
-        length_forced_by_caller: It was a minimum length (`min_tokens`, `ignore_eos`), which only makes an answer
-            longer; None if unknown.
         queue_ms: Time that the request waited in the engine before the engine began to compute it, in milliseconds,
             0 or more; None if unknown.
         logprob_mean: Mean log-probability of the generated tokens, before temperature, in nats, 0 or less; None where
             the engine computed none.
         nan_logits: The engine met a NaN among the logits of this request; None where it does not check for them.
-        shaped_by_caller: The caller's parameters shape the answer or its times: see
-            `decisions.shaping.is_shaped_by_caller`. Such a request is no evidence for latency and quality triggers.
+        forced_metrics: The metrics that the caller's parameters force (`decisions.shaping`): the request is no evidence
+            for them.
         rescued_by: The version that answered the caller in the end, after this one failed before its first token. The
             failure counts as any other.
         caller: A pseudonym of the key that was presented, the same at all gateways; None from an older gateway.
@@ -85,12 +82,10 @@ class Inference(Contract):
     finish_reason: str | None = None
     error: str | None = None
     caused_by: Party | None = None
-    length_set_by_caller: bool = False
-    length_forced_by_caller: bool | None = None
     queue_ms: float | None = None
     logprob_mean: float | None = None
     nan_logits: bool | None = None
-    shaped_by_caller: bool = False
+    forced_metrics: tuple[TriggerMetric, ...] = ()
     features: Features | None = None
     caller: str | None = None
     rescued_by: Target | None = None

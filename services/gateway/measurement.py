@@ -8,7 +8,7 @@ from contracts.facts import Inference
 from contracts.vocabulary import Environment, Party
 from decisions.attribution import ErrorKind
 from decisions.drills import change_record
-from decisions.shaping import is_length_forced_by_caller, is_length_set_by_caller, is_shaped_by_caller
+from decisions.shaping import forced_metrics, forces_length
 from decisions.triggers import CANCELLED
 from services.gateway.callers import Caller, Spending
 from services.gateway.domain import drills, timing
@@ -234,9 +234,8 @@ class Measurement:
         target, with the wait after it.
         """
         accepted, parsed = self._accepted, self._accepted.parsed
-        forced = is_length_forced_by_caller(parsed.body)
         # A whole answer comes at its end, and its records have no text before: its first token is the engine's.
-        held_back = not parsed.stream or (self._alteration is None and (parsed.has_stops or forced))
+        held_back = not parsed.stream or (self._alteration is None and (parsed.has_stops or forces_length(parsed.body)))
         held_back = held_back and self._alteration != "empty"
         excused_ms = self.excused_s * 1000.0
         first_ms = timing.first_token_ms(self._arrivals, held_back=held_back)
@@ -259,12 +258,10 @@ class Measurement:
             finish_reason=CANCELLED if outcome.cancelled else self._finish_reason,
             error=outcome.error,
             caused_by=outcome.caused_by,
-            length_set_by_caller=is_length_set_by_caller(parsed.path, parsed.body, self._finish_reason),
-            length_forced_by_caller=forced,
             queue_ms=self._queue_ms,
             logprob_mean=self._logprob_mean,
             nan_logits=self._nan_logits,
-            shaped_by_caller=is_shaped_by_caller(parsed.path, parsed.body),
+            forced_metrics=forced_metrics(parsed.path, parsed.body),
             caller=accepted.arrival.caller.pseudonym,
             holder=accepted.arrival.caller.holder_pseudonym,
             is_evidence=accepted.arrival.caller.key.evidence,

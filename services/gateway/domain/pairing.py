@@ -115,13 +115,16 @@ def excuse_cut(served: Inference, mirrored: Inference, context_tokens: int) -> I
 
     That is no fault of its answer where the one of the active target takes more than half of that context. Where the
     active target needs less, a candidate that does not come to an end shows it. Of a request for several answers only
-    the sum of their tokens is known, which says nothing about the length of one: it is left as it is. Its length
-    shows nothing anyway (`decisions.shaping`).
+    the sum of their tokens is known, which says nothing about the length of one: it is left as it is.
     """
     tokens = served.input_tokens + served.output_tokens
-    is_long = tokens > context_tokens // 2 and not served.shaped_by_caller
+    is_long = tokens > context_tokens // 2 and "output_tokens" not in served.forced_metrics
     is_cut = is_long and mirrored.finish_reason == "length" and mirrored.error is None and mirrored.drill is None
-    return mirrored.model_copy(update={"length_set_by_caller": True}) if is_cut else mirrored
+    return (
+        mirrored.model_copy(update={"forced_metrics": (*mirrored.forced_metrics, "cut_off_ratio")})
+        if is_cut
+        else mirrored
+    )
 
 
 def is_silent(record: Inference) -> bool:

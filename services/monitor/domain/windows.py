@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.facts import Inference, WindowSummarised
+from contracts.policy import TriggerMetric
 from decisions.attribution import is_excused, is_failure
 from decisions.evidence import as_e_value
 from decisions.observation import span
-from decisions.triggers import ended_at, is_empty
+from decisions.triggers import ended_at, is_empty, is_forced
 from services.monitor.domain import sketch
 from services.monitor.domain.record import OpenWindow, TargetState
 
@@ -30,9 +31,9 @@ class Windowing:
 
 
 def features_of(record: Inference) -> dict[str, float]:
-    """Return the numbers that drift looks at; none without an answer, or for one that the caller shaped."""
+    """Return the numbers that drift looks at; none without an answer or of a text that the caller forced."""
     features = record.features
-    if features is None or record.shaped_by_caller:
+    if features is None or is_forced(record, "refusal_ratio"):
         return {}
     return {
         "prompt_chars": float(features.prompt_chars),
@@ -40,6 +41,11 @@ def features_of(record: Inference) -> dict[str, float]:
         "non_letter_ratio": features.non_letter_ratio,
         "repetition_ratio": features.repetition_ratio,
     }
+
+
+def _free(records: Iterable[Inference], metric: TriggerMetric) -> list[Inference]:
+    """Return the records whose callers do not force a metric."""
+    return [record for record in records if not is_forced(record, metric)]
 
 
 def add_to_windows(state: TargetState, records: Iterable[Inference], windowing: Windowing) -> TargetState:
@@ -60,11 +66,7 @@ def add_to_windows(state: TargetState, records: Iterable[Inference], windowing: 
 
 
 def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
-    measured = [
-        record
-        for record in records
-        if record.error is None and record.caused_by is None and not record.shaped_by_caller
-    ]
+    measured = [record for record in records if record.error is None and record.caused_by is None]
     errors = Counter(window.errors) + Counter(record.error for record in records if record.error is not None)
     drills = Counter(window.drills) + Counter(record.drill for record in records if record.drill is not None)
     columns = dict(window.columns)
@@ -72,7 +74,7 @@ def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
         for name, value in features_of(record).items():
             number, total, squares = columns.get(name, (0, 0.0, 0.0))
             columns[name] = (number + 1, total + value, squares + value * value)
-        if record.features is not None and not record.shaped_by_caller:
+        if record.features is not None and not is_forced(record, "refusal_ratio"):
             for name in ("refusal", "empty"):
                 number, total, squares = columns.get(name, (0, 0.0, 0.0))
                 flag = float(is_empty(record) if name == "empty" else record.features.refusal)
@@ -84,10 +86,12 @@ def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
             "drills": dict(drills),
             "target_failures": window.target_failures + sum(is_failure(record) for record in records),
             "other_failures": window.other_failures + sum(is_excused(record) for record in records),
-            "ttft": sketch.add(window.ttft, (r.ttft_ms for r in measured if r.ttft_ms is not None)),
-            "e2e": sketch.add(window.e2e, (r.e2e_ms for r in measured)),
-            "itl": sketch.add(window.itl, (r.itl_ms.mean for r in measured if r.itl_ms is not None)),
-            "queue": sketch.add(window.queue, (r.queue_ms for r in measured if r.queue_ms is not None)),
+            "ttft": sketch.add(window.ttft, (r.ttft_ms for r in _free(measured, "ttft_ms") if r.ttft_ms is not None)),
+            "e2e": sketch.add(window.e2e, (r.e2e_ms for r in _free(measured, "e2e_ms"))),
+            "itl": sketch.add(window.itl, (r.itl_ms.mean for r in _free(measured, "itl_ms") if r.itl_ms is not None)),
+            "queue": sketch.add(
+                window.queue, (r.queue_ms for r in _free(measured, "queue_ms") if r.queue_ms is not None)
+            ),
             "columns": columns,
         }
     )

@@ -162,8 +162,7 @@ def test_a_chat_whole_and_as_a_stream(client, bus, targets):
         assert (record.input_tokens, record.output_tokens) == (answer.usage.prompt_tokens, 6)
         assert (record.finish_reason, record.error, record.caused_by) == ("length", None, None)
         assert 0 <= record.queue_ms < record.ttft_ms < record.e2e_ms
-        assert record.length_set_by_caller
-        assert not record.shaped_by_caller
+        assert record.forced_metrics == ("cut_off_ratio", "empty_ratio")
         assert record.logprob_mean is None
         assert record.features is not None
 
@@ -200,7 +199,7 @@ def test_several_answers_and_several_prompts(client, bus):
     assert [choice.index for choice in answer.choices] == [0, 1]
     record = record_of(bus, "several")
     assert record.output_tokens == answer.usage.completion_tokens == 12
-    assert record.shaped_by_caller
+    assert "output_tokens" in record.forced_metrics
 
     sure = ["1, 2, 3, 4, 5, 6,", "Monday, Tuesday, Wednesday,"]  # another batch rounds otherwise and may break a tie
     asked = {"model": MODEL, "prompt": sure, "max_tokens": 4, "temperature": 0}
@@ -222,7 +221,7 @@ def test_a_json_schema(client, bus):
         **headers("schema"),
     )
     assert answer.choices[0].message.parsed.count in {1, 2, 3}
-    assert record_of(bus, "schema").shaped_by_caller
+    assert record_of(bus, "schema").forced_metrics == ("cut_off_ratio",)
     schema = {
         "type": "object",
         "properties": {"name": {"type": "string", "maxLength": 12}, "ok": {"type": "boolean"}},
@@ -281,7 +280,7 @@ def test_responses(client, bus):
     assert (whole.model, whole.usage.output_tokens) == (MODEL, 6)
     record = record_of(bus, "response")
     assert (record.input_tokens, record.output_tokens) == (whole.usage.input_tokens, 6)
-    assert record.length_set_by_caller
+    assert record.forced_metrics == ("cut_off_ratio", "empty_ratio")
     events = list(client.responses.create(**asked, stream=True))
     assert events[0].type == "response.created"
     assert events[-1].type in {"response.completed", "response.incomplete"}

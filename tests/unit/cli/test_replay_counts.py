@@ -156,7 +156,7 @@ def test_the_monitors_own_summary_counts_as_its_triggers_did(trigger):
                 e2e_ms=10.0 if failed else draw.lognormvariate(6.5, 0.6),
                 itl_ms=None if failed else InterTokenLatency(mean=draw.lognormvariate(3.0, 0.5), p95=1.0, max=1.0),
                 queue_ms=None if failed else draw.expovariate(1 / 30),
-                shaped_by_caller=not failed and draw.random() < 0.2,
+                forced_metrics=("ttft_ms", "e2e_ms") if not failed and draw.random() < 0.2 else (),
                 scheduled_at=after(index * 0.25),
                 sent_at=after(index * 0.25),
                 features=None

@@ -12,16 +12,18 @@ from contracts.policy import SLO_METRICS, Trigger
 from decisions.drills import change_record
 from decisions.evidence import EDetector, EProcess, observe_process, plan_bet
 from decisions.findings import assess_trigger
-from decisions.hard_failures import Runs, count_runs
 from decisions.observation import TriggerState, observe_outcomes
 from decisions.triggers import CANCELLED, KINDS, REPETITIVE, limit_of, observe, outcomes_of, sequential
 from services.rollback_controller.domain.rehearsal_plan import plan_fault
 from testbed import factories as f
 from tests.unit.monitor import factories as m
 
-FORCED = {"length_set_by_caller": True, "length_forced_by_caller": True}
-LIMITED = {"length_set_by_caller": True, "length_forced_by_caller": False, "finish_reason": "length"}
-STOPPED = {"length_set_by_caller": True, "length_forced_by_caller": False, "finish_reason": "stop"}
+FORCED = {
+    "forced_metrics": ("cut_off_ratio", "e2e_ms", "empty_ratio", "logprob_mean", "output_tokens", "repetition_ratio")
+}
+SHAPED = {"forced_metrics": (*FORCED["forced_metrics"], "refusal_ratio")}
+LIMITED = {"forced_metrics": ("cut_off_ratio",), "finish_reason": "length"}
+STOPPED = {"forced_metrics": ("empty_ratio", "output_tokens"), "finish_reason": "stop"}
 CUT_OFF = {"finish_reason": "length", "output_tokens": 900, "input_tokens": 61}
 DEAD = {"error": "engine_dead", "finish_reason": None, "features": None}
 
@@ -58,40 +60,41 @@ def paced(ms):
         (PACE, {"itl_ms": paced(40.0), "finish_reason": CANCELLED}, False),
         (PACE, {"itl_ms": paced(60.0), **LIMITED}, True),
         (PACE, {"itl_ms": paced(60.0), **FORCED}, True),
-        (PACE, {"itl_ms": paced(60.0), "shaped_by_caller": True}, None),
+        (PACE, {"itl_ms": paced(60.0), **SHAPED}, True),
+        (PACE, {"itl_ms": paced(60.0), "forced_metrics": ("itl_ms",)}, None),
         (QUEUE, {"queue_ms": 200.0}, False),
         (QUEUE, {"queue_ms": 200.1}, True),
         (QUEUE, {"queue_ms": 0.0}, False),
         (QUEUE, {"queue_ms": None}, None),
         (QUEUE, {"queue_ms": 300.0, "finish_reason": CANCELLED}, True),
-        (QUEUE, {"queue_ms": 300.0, "shaped_by_caller": True}, None),
+        (QUEUE, {"queue_ms": 300.0, **SHAPED}, True),
         (CUT, CUT_OFF, True),
         (CUT, {"finish_reason": "stop"}, False),
         (CUT, {"finish_reason": None}, None),
         (CUT, {"finish_reason": CANCELLED}, None),
         (CUT, DEAD, None),
         (CUT, {**CUT_OFF, **LIMITED}, None),
-        (CUT, STOPPED, False),  # else of a caller with a stop sequence only those would count that were cut off
+        (CUT, {"finish_reason": "stop", "forced_metrics": ("cut_off_ratio",)}, None),
+        (CUT, STOPPED, False),
         (CUT, {**CUT_OFF, **FORCED}, None),
         (CUT, {"finish_reason": "stop", **FORCED}, None),
         (CUT, {**CUT_OFF, "input_tokens": 900}, True),
         (CUT, {**CUT_OFF, "input_tokens": 901}, None),  # the prompt filled the context
         (CUT, {**CUT_OFF, "input_tokens": 901, "drill": "d"}, True),
-        (CUT, {**CUT_OFF, "shaped_by_caller": True}, None),
+        (CUT, {**CUT_OFF, **SHAPED}, None),
         (WORDY, {"output_tokens": 100, "finish_reason": "stop"}, False),
         (WORDY, {"output_tokens": 101, "finish_reason": "stop"}, True),
         (WORDY, {"output_tokens": 101, **LIMITED}, True),
         (WORDY, {"output_tokens": 99, **LIMITED}, False),
-        (WORDY, {"output_tokens": 101, **STOPPED}, True),
+        (WORDY, {"output_tokens": 101, **STOPPED}, None),
         (WORDY, {"output_tokens": 101, **FORCED}, None),
         (WORDY, {"output_tokens": 101, **FORCED, "drill": "d"}, True),
         (WORDY, {"output_tokens": 101, "finish_reason": CANCELLED}, None),
         (WORDY, {"output_tokens": 101, **DEAD}, None),
         (TERSE, {"output_tokens": 8, "finish_reason": "stop"}, False),
         (TERSE, {"output_tokens": 7, "finish_reason": "stop"}, True),
-        (TERSE, {"output_tokens": 7, **CUT_OFF, "length_set_by_caller": False}, False),
-        (TERSE, {"finish_reason": "length", "output_tokens": 7}, True),
-        (TERSE, {**LIMITED, "output_tokens": 7}, False),  # the target would have gone on
+        (TERSE, {"finish_reason": "length", "output_tokens": 7}, False),  # it would have gone on
+        (TERSE, {**LIMITED, "output_tokens": 7}, False),
         (TERSE, {**STOPPED, "output_tokens": 7}, None),
         (TERSE, {**STOPPED, "output_tokens": 90}, None),
         (TERSE, {**FORCED, "output_tokens": 90}, None),
@@ -102,7 +105,7 @@ def paced(ms):
         (UNSURE, {"logprob_mean": None}, None),
         (UNSURE, {"logprob_mean": -2.1, **LIMITED}, True),
         (UNSURE, {"logprob_mean": -2.1, **FORCED}, None),
-        (UNSURE, {"logprob_mean": -2.1, "shaped_by_caller": True}, None),
+        (UNSURE, {"logprob_mean": -2.1, **SHAPED}, None),
         (UNSURE, {"logprob_mean": -2.1, **DEAD}, None),
         (UNSURE, {"logprob_mean": -2.1, "finish_reason": CANCELLED}, None),
         (NAN, {}, False),
@@ -110,9 +113,9 @@ def paced(ms):
         (NAN, {"nan_logits": True}, True),
         (NAN, {"nan_logits": True, **DEAD}, True),
         (NAN, {"nan_logits": True, "finish_reason": CANCELLED}, None),
-        (NAN, {"nan_logits": True, "shaped_by_caller": True}, None),
-        (ERRORS, {**DEAD, "shaped_by_caller": True}, True),
-        (ERRORS, {"shaped_by_caller": True}, False),
+        (NAN, {"nan_logits": True, **SHAPED}, True),
+        (ERRORS, {**DEAD, **SHAPED}, True),
+        (ERRORS, SHAPED, False),
     ],
 )
 def test_what_a_trigger_sees(trigger, about, seen):
@@ -134,8 +137,9 @@ def test_what_a_trigger_sees(trigger, about, seen):
         ({"finish_reason": CANCELLED, "ttft_ms": None, "itl_ms": None, "queue_ms": None}, None),
         ({"caused_by": "caller", "error": "bad_request"}, None),
         ({"caused_by": "infrastructure", "error": "engine_dead"}, None),
-        ({"ttft_ms": 900.0, "shaped_by_caller": True}, None),
-        ({**DEAD, "shaped_by_caller": True}, None),
+        ({"ttft_ms": 900.0, "forced_metrics": ("ttft_ms",)}, False),
+        ({"ttft_ms": 900.0, "forced_metrics": ("goodput_ratio",)}, None),
+        ({**DEAD, **SHAPED}, True),
         ({"e2e_ms": 3100.0, **FORCED}, False),  # its length is the caller's; the rest was in time
         ({"e2e_ms": 3100.0, **LIMITED}, True),
     ],
@@ -178,8 +182,6 @@ records = st.builds(
     input_tokens=st.integers(1, 200),
     output_tokens=st.integers(0, 200),
     finish_reason=st.sampled_from(["stop", "length", None, CANCELLED]),
-    length_set_by_caller=st.booleans(),
-    length_forced_by_caller=st.sampled_from([None, False, True]),
     logprob_mean=st.none() | st.floats(-5, 0),
     nan_logits=st.none() | st.booleans(),
     features=st.none()
@@ -194,24 +196,20 @@ records = st.builds(
 )
 
 
-@given(records)
-def test_an_answer_that_the_caller_shaped_is_evidence_for_errors_only(record):
-    shaped = record.model_copy(update={"shaped_by_caller": True})
-    assert {trigger.name for trigger in ALL if observe(trigger, shaped, ALL) is not None} <= {"errors"}
-    assert count_runs(Runs(empties=3), shaped).empties in (0, 3)
+@given(records, st.sets(st.sampled_from(sorted(set(KINDS) - {"drift"}))))
+def test_a_metric_that_the_caller_forces_and_no_other_is_without_evidence(record, metrics):
+    forced = record.model_copy(update={"forced_metrics": tuple(sorted(metrics))})
+    for trigger in ALL:
+        if trigger.metric in metrics:
+            assert observe(trigger, forced, ALL) is None
+        elif trigger.metric not in ("goodput_ratio", "ttft_ms"):  # they look at others, too
+            assert observe(trigger, forced, ALL) is observe(trigger, record, ALL)
 
 
 @given(records, st.sampled_from(["caller", "gateway", "infrastructure"]))
 def test_what_another_party_caused_is_no_evidence(record, party):
     excused = record.model_copy(update={"error": "engine_failed", "caused_by": party, "finish_reason": None})
     assert all(observe(trigger, excused, ALL) is None for trigger in ALL)
-
-
-@given(records)
-def test_a_forced_length_is_no_evidence_for_quality(record):
-    forced = record.model_copy(update=FORCED)
-    quality = [CUT, WORDY, TERSE, UNSURE, REFUSALS, CIRCLES]
-    assert all(observe(trigger, forced, ALL) is None for trigger in quality)
 
 
 @given(st.integers(1, 200), st.integers(1, 200))
@@ -224,8 +222,7 @@ def test_a_callers_limit_makes_up_no_defect(natural, cap):
             input_tokens=1,
             output_tokens=limit if capped else natural,
             finish_reason="length" if capped else "stop",
-            length_set_by_caller=capped,
-            length_forced_by_caller=False,
+            forced_metrics=("cut_off_ratio",) if limit is not None else (),
         )
 
     for trigger in (CUT, WORDY, TERSE):
@@ -303,7 +300,7 @@ def test_callers_alone_fire_nothing(trigger):
     """Callers who force, cap, stop, shape, cancel and send long prompts to a healthy target."""
     draw = random.Random(3)
     ways = (
-        {"shaped_by_caller": True, **CUT_OFF, "logprob_mean": -9.0, "itl_ms": paced(500.0), "queue_ms": 900.0},
+        {**SHAPED, **CUT_OFF, "logprob_mean": -9.0},
         {**FORCED, **CUT_OFF, "logprob_mean": -9.0, "e2e_ms": 30_000.0},
         {**LIMITED, "output_tokens": 3, "e2e_ms": 300.0},
         {**STOPPED, "output_tokens": 3},
@@ -374,7 +371,6 @@ def test_a_fault_changes_what_telemetry_reports_of_a_complete_answer():
     changed = change_record(EVERYTHING, m.record(finish_reason="stop", queue_ms=5.0, logprob_mean=-0.5, **FORCED))
     assert (changed.queue_ms, changed.output_tokens, changed.logprob_mean) == (805.0, 3, -2.5)
     assert (changed.finish_reason, changed.nan_logits) == ("length", True)
-    assert (changed.length_set_by_caller, changed.length_forced_by_caller) == (False, False)
     unmeasured = change_record(EVERYTHING, m.record(finish_reason="stop", queue_ms=None, logprob_mean=None))
     assert (unmeasured.queue_ms, unmeasured.logprob_mean) == (800.0, -2.0)
 

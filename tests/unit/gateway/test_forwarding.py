@@ -69,9 +69,9 @@ async def test_the_record_has_what_the_engine_measured():
     await world.chat()
     (record,) = world.records
     assert (record.queue_ms, record.logprob_mean, record.nan_logits) == (3.5, -0.25, True)
-    assert not record.shaped_by_caller
-    await world.chat(temperature=2)
-    assert world.records[-1].shaped_by_caller
+    assert record.forced_metrics == ("cut_off_ratio", "empty_ratio")
+    await world.chat(stop=["."], max_tokens=None)
+    assert world.records[-1].forced_metrics == ("empty_ratio", "output_tokens")
 
 
 @pytest.mark.parametrize("status", [400, 404, 422])
@@ -143,7 +143,7 @@ async def test_embeddings_have_a_record_whose_first_token_is_the_whole_answer():
     assert (record.error, record.caused_by, record.finish_reason, record.output_tokens) == (None, None, None, 0)
     assert 0 < record.ttft_ms == record.e2e_ms
     assert record.features is None
-    assert not record.shaped_by_caller
+    assert record.forced_metrics == ()
     lower = {"output_tokens": {"bound": "lower"}}
     seen = {
         metric: observe(f.trigger(metric=metric, threshold=threshold, **lower.get(metric, {})), record)
@@ -215,7 +215,8 @@ async def test_an_answer_of_several_is_described_by_its_first():
     world = scripted(ApiPiece(b"", record), head(ANSWER, ends))
     await world.chat(n=2)
     (record,) = world.records
-    assert (record.features.output_chars, record.finish_reason, record.shaped_by_caller) == (8, "stop", True)
+    assert (record.features.output_chars, record.finish_reason) == (8, "stop")
+    assert "output_tokens" in record.forced_metrics
 
 
 async def test_a_failure_of_a_service_that_is_not_generated_text_is_no_evidence():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decisions.openai_limits import CostLimits
-from decisions.shaping import is_length_set_by_caller, is_shaped_by_caller
+from decisions.shaping import forced_metrics
 from services.gateway.domain import json_body, requests
 from services.gateway.domain.errors import RequestRejected
 from tests.kit import hostile
@@ -28,8 +28,7 @@ def understand(path: str, raw: bytes) -> str:
     everything = [parsed.model, parsed.text, parsed.user or ""]
     assert all(text.encode().decode() == text for text in everything)
     assert json.loads(json.dumps(parsed.body, allow_nan=False)) == json.loads(raw)
-    is_shaped_by_caller(path, parsed.body)
-    is_length_set_by_caller(path, parsed.body, "length")
+    forced_metrics(path, parsed.body)
     return "read"
 
 

@@ -85,9 +85,9 @@ def test_an_answer_that_only_a_smaller_context_cuts_off_speaks_against_no_candid
 
 def test_short_answers_that_are_long_only_together_excuse_no_candidate():
     """Ten answers of 150 tokens: none of them takes half of the candidate's context."""
-    about = {"error": None, "drill": None, "input_tokens": 10, "shaped_by_caller": True}
+    about = {"error": None, "drill": None, "input_tokens": 10, "forced_metrics": ("output_tokens",)}
     served = inference(**about, output_tokens=1_500, finish_reason="stop")
-    cut = inference(**about, output_tokens=20_000, finish_reason="length", length_set_by_caller=False)
+    cut = inference(**about, output_tokens=20_000, finish_reason="length")
     assert pairing.excuse_cut(served, cut, 2_048) == cut
 
 
@@ -99,7 +99,7 @@ async def test_pairs_with_a_smaller_context_leave_out_what_it_cut_off():
         await world.http.post("/v1/chat/completions", json=BODY | {"messages": [{"role": "user", "content": "a"}]})
         await world.ask(0)
         (pair,) = world.telemetry.pairs
-        assert (pair.mirrored.finish_reason, pair.mirrored.length_set_by_caller) == ("length", left_out)
+        assert (pair.mirrored.finish_reason, "cut_off_ratio" in pair.mirrored.forced_metrics) == ("length", left_out)
 
 
 async def test_no_caller_can_reach_a_candidate_in_its_shadow():

@@ -1,9 +1,11 @@
 """An assessment of a canary has the e-value of each test that can fail it, and it is the one that decides."""
 
+from typing import get_args
+
 import pytest
 
 from contracts import facts as f
-from contracts.policy import Canary
+from contracts.policy import Canary, TriggerMetric
 from testbed import factories as k
 from tests.unit.monitor.factories import failed, policy, published, record, routed, take, watch
 from tests.unit.monitor.paired import EMPTY, give, pairs, state
@@ -107,13 +109,16 @@ def test_a_canary_whose_cold_start_is_outweighed_when_enough_requests_came_does_
     assert published(after, f.AlertRaised) == []
 
 
+FORCED = tuple(metric for metric in get_args(TriggerMetric) if metric != "error_ratio")
+
+
 def shaped_canary(requests, *, plain_each=10**9, triggers=None, **about):
     """Return a canary whose callers shape all answers, but one in so many."""
     declared = triggers or (k.trigger(name="slow"), k.trigger(name="errors", metric="error_ratio", threshold=0.02))
     the_policy = policy(triggers=declared, canary=Canary(steps=(0.2,), min_requests=100))
     after = routed(canary=8, of=watch(versions=(7, 8), the_policy=the_policy))
     batch = [
-        record(number / 100, version=version, shaped_by_caller=number % plain_each != 0, **about)
+        record(number / 100, version=version, forced_metrics=FORCED if number % plain_each else (), **about)
         for number in range(1, requests + 1)
         for version in (7, 8)
     ]
@@ -127,7 +132,7 @@ def test_a_canary_whose_callers_all_shape_their_answers_passes_by_its_errors_and
     assert "slow: the callers' parameters hide 200 of 200 requests from it" in assessed.reason
 
 
-LIMITED = {"length_set_by_caller": True, "finish_reason": "length", "output_tokens": 8}
+LIMITED = {"forced_metrics": ("cut_off_ratio", "empty_ratio"), "finish_reason": "length", "output_tokens": 8}
 """A token limit of the caller that hides from a trigger whether an answer would hold text."""
 
 
@@ -174,7 +179,7 @@ def test_a_trigger_that_no_request_shows_anything_of_holds_no_canary_for_ever():
 
 
 def test_errors_of_shaped_requests_still_fail_a_canary():
-    bad = [failed(1 + number / 100, version=8, shaped_by_caller=True) for number in range(60)]
+    bad = [failed(1 + number / 100, version=8, forced_metrics=FORCED) for number in range(60)]
     assert last(take(shaped_canary(60), bad, 3.0)).verdict == "fail"
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from contracts import facts as cf
 from contracts.facts.watch import Features, InterTokenLatency
-from decisions.triggers import limit_of
+from decisions.triggers import KINDS, limit_of
 from testbed import factories as f
 from tests.unit.monitor import factories as m
 
@@ -72,15 +72,15 @@ def test_a_regression_raises_an_alert_that_says_what_is_bad(trigger, bad, kind, 
 
 
 @pytest.mark.parametrize(("trigger", "bad", "kind", "text"), CASES, ids=lambda part: getattr(part, "metric", ""))
-def test_what_callers_shape_raises_none(trigger, bad, kind, text):
-    assert m.published(watch(trigger, bad, shaped_by_caller=True), cf.AlertRaised) == []
+def test_what_callers_force_raises_none(trigger, bad, kind, text):
+    assert m.published(watch(trigger, bad, forced_metrics=tuple(KINDS)), cf.AlertRaised) == []
 
 
-def test_shaped_answers_enter_no_features_of_windows_and_no_drift_rows():
+def test_forced_texts_enter_no_features_of_windows_and_no_drift_rows():
     def make(at):
         shaped = round(at * 4) % 2 == 0
         refusal = Features(prompt_chars=9, output_chars=9, refusal=shaped)
-        return m.record(at, features=refusal, shaped_by_caller=shaped)
+        return m.record(at, features=refusal, forced_metrics=("refusal_ratio",) if shaped else ())
 
     state = m.feed(m.routed(of=m.watch()), 60.0, 4, make)
     target = state.targets[str(f.target(7))]

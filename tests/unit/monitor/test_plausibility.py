@@ -28,7 +28,7 @@ def test_figures_that_cannot_be_true(figures, plausible):
 
 
 def test_a_record_of_an_older_gateway_has_none_of_the_engines_figures():
-    fields = ("queue_ms", "logprob_mean", "nan_logits", "shaped_by_caller")
+    fields = ("queue_ms", "logprob_mean", "nan_logits", "forced_metrics")
     older = Inference.model_validate({n: v for n, v in k.record().model_dump().items() if n not in fields})
-    assert (older.queue_ms, older.logprob_mean, older.nan_logits, older.shaped_by_caller) == (None, None, None, False)
+    assert (older.queue_ms, older.logprob_mean, older.nan_logits, older.forced_metrics) == (None, None, None, ())
     assert is_plausible(older)

@@ -15,9 +15,10 @@ from tests.unit.monitor import factories as m
 
 LATE = f.trigger(metric="ttft_ms", threshold=800)
 LONG = f.trigger(metric="e2e_ms", threshold=800)
-FORCED = {"length_set_by_caller": True, "length_forced_by_caller": True, "finish_reason": "length"}
-LIMITED = {"length_set_by_caller": True, "length_forced_by_caller": False, "finish_reason": "length"}
-STOPPED = {"length_set_by_caller": True, "length_forced_by_caller": False, "finish_reason": "stop"}
+FORCED = {"forced_metrics": ("cut_off_ratio", "e2e_ms", "empty_ratio"), "finish_reason": "length"}
+LIMITED = {"forced_metrics": ("cut_off_ratio",), "finish_reason": "length"}
+SHORT = {"forced_metrics": ("cut_off_ratio", "empty_ratio"), "finish_reason": "length"}
+STOPPED = {"forced_metrics": ("empty_ratio", "output_tokens"), "finish_reason": "stop"}
 ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
 
 
@@ -36,9 +37,7 @@ ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
         (LONG, {"e2e_ms": 700, "finish_reason": "cancelled"}, None),
         (LONG, {"e2e_ms": 900, "finish_reason": "cancelled", "output_tokens": 9}, None),
         (LONG, {"e2e_ms": 900, "finish_reason": "cancelled", "output_tokens": 0, "ttft_ms": None}, True),
-        # Forced to a length, or by an older gateway that does not tell: neither good nor bad.
-        (LONG, {"e2e_ms": 900, "length_set_by_caller": True}, None),
-        (LONG, {"e2e_ms": 700, "length_set_by_caller": True}, None),
+        # Forced to a length: neither good nor bad.
         (LONG, {"e2e_ms": 900, **FORCED}, None),
         (LONG, {"e2e_ms": 700, **FORCED}, None),
         (LONG, {"e2e_ms": 900, **FORCED, "error": "engine_dead"}, None),
@@ -47,13 +46,13 @@ ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
         (LONG, {"e2e_ms": 700, **LIMITED}, False),
         (LONG, {"e2e_ms": 900, **STOPPED}, True),
         (LONG, {"e2e_ms": 700, **STOPPED}, False),
-        (LATE, {"ttft_ms": None, "e2e_ms": 900, **LIMITED, "output_tokens": 15}, None),
+        (LATE, {"ttft_ms": None, "e2e_ms": 900, **SHORT, "output_tokens": 15}, None),
         (LATE, {"ttft_ms": None, "e2e_ms": 900, **LIMITED, "output_tokens": 16}, True),
         (LATE, {"ttft_ms": 900.0, **LIMITED}, True),
         (LATE, {"ttft_ms": 700.0, **FORCED}, False),
-        (LONG, {"e2e_ms": 900, "length_set_by_caller": True, "drill": "d"}, True),
-        (LATE, {"ttft_ms": None, "e2e_ms": 900, "length_set_by_caller": True}, None),
-        (LATE, {"ttft_ms": None, "e2e_ms": 900, "length_set_by_caller": True, "output_tokens": 0}, True),
+        (LONG, {"e2e_ms": 900, **FORCED, "drill": "d"}, True),
+        (LATE, {"ttft_ms": None, "e2e_ms": 900, **FORCED}, None),
+        (LATE, {"ttft_ms": None, "e2e_ms": 900, **FORCED, "output_tokens": 0}, True),
         (ERRORS, {}, False),
         (ERRORS, {"error": "engine_dead"}, True),
         (ERRORS, {"finish_reason": "cancelled"}, None),
@@ -82,16 +81,14 @@ def test_text(metric, features, seen):
 @pytest.mark.parametrize(
     ("about", "empty", "seen", "run"),
     [
-        ({"length_set_by_caller": True}, True, None, 3),
-        ({"length_set_by_caller": True, "drill": "d"}, True, True, 4),
-        ({**LIMITED, "output_tokens": 1}, True, None, 3),
-        ({**LIMITED, "output_tokens": 15}, True, None, 3),
+        ({**SHORT, "output_tokens": 1}, True, None, 3),
+        ({**SHORT, "drill": "d"}, True, True, 4),
         ({**LIMITED, "output_tokens": 16}, True, True, 4),
         ({**LIMITED, "output_tokens": 16}, False, False, 0),
         ({**STOPPED, "output_tokens": 40}, True, None, 3),
         ({**FORCED, "output_tokens": 40}, True, None, 3),
         # Counting the good ones only would hide the bad ones.
-        ({**LIMITED, "output_tokens": 1}, False, None, 0),
+        ({**SHORT, "output_tokens": 1}, False, None, 0),
         ({**STOPPED, "output_tokens": 40}, False, None, 0),
         ({**FORCED, "output_tokens": 40}, False, None, 0),
         ({"output_tokens": 1}, True, True, 4),
@@ -107,7 +104,7 @@ def test_emptiness_is_judged_only_where_the_callers_parameters_allow_text(about,
 
 
 @given(
-    about=st.sampled_from([{}, LIMITED, STOPPED, FORCED, {"length_set_by_caller": True}]),
+    about=st.sampled_from([{}, LIMITED, SHORT, STOPPED, FORCED]),
     tokens=st.integers(0, 40),
     finish=st.sampled_from(["stop", "length"]),
     metric=st.sampled_from(["e2e_ms", "empty_ratio"]),

@@ -298,7 +298,7 @@ def test_raw_telemetry_of_the_fallback_decides_the_verification(trigger, bad):
 
 
 @pytest.mark.parametrize(("trigger", "bad"), SIGNALS, ids=lambda part: getattr(part, "metric", ""))
-def test_what_a_caller_shaped_says_only_whether_the_fallback_answers(trigger, bad):
-    shaped = [request(2, **bad, shaped_by_caller=True)] * 4
+def test_what_a_caller_forces_says_only_whether_the_fallback_answers(trigger, bad):
+    shaped = [request(2, **bad, forced_metrics=(trigger.metric,))] * 4
     (done,) = published(watch(switched_by(trigger), shaped), cf.RollbackCompleted)
     assert done.verdict == "pass"
