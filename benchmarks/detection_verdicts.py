@@ -12,8 +12,9 @@ from benchmarks.parts import show_table
 from decisions import block_tests as bt
 from decisions import version_tests as vt
 from decisions.block_tests import BLOCK_S, Block
+from decisions.suspensions import CLEAR_BETA, CONFIRM_ALPHA
 
-RATE_RPS, LIMIT, ALPHA, PASS_BETA, CLEAR_BETA = 3.0, 0.02, 0.001, 0.05, 0.003
+RATE_RPS, LIMIT, ALPHA, PASS_BETA = 3.0, 0.02, CONFIRM_ALPHA, 0.05
 CANARY_BLOCKS, JUDGEMENT_BLOCKS, REDRAWN_BLOCKS, SPELL_BLOCKS = 1800, 900, 30, 25
 KEYS, TEN_MINUTES_S = 20, 600.0
 ZIPF = 1.0 / np.arange(1, KEYS + 1)

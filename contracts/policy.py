@@ -52,6 +52,7 @@ _THRESHOLDS: dict[TriggerMetric, tuple[float, float]] = {
 """The lowest and the highest threshold that a metric takes; the others take any from 0."""
 Objective = Literal["quality", "latency", "cost"]
 Seconds = Annotated[float, Field(gt=0)]
+JUDGEMENT_S = 21_600.0
 SourcePattern = Annotated[str, StringConstraints(max_length=300), AfterValidator(check_pattern)]
 
 
@@ -295,6 +296,8 @@ class ReleasePolicy(_Strict):
     """Whether each automatic trigger is rehearsed in staging first."""
     rehearsal_valid_s: Seconds = 604_800.0
     """How long a rehearsal's certificate counts."""
+    judgement_s: Annotated[Seconds, Field(exclude_if=lambda seconds: seconds == JUDGEMENT_S)] = JUDGEMENT_S
+    """How long the shadow of a version that an alert suspended may take for a verdict; then a person decides."""
     no_previous: Literal["base", "hold"] = "base"
     """What a first version rolls back to: the base model, or (`hold`) nothing."""
     on_newer: Literal["queue", "supersede"] = "queue"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -44,16 +44,22 @@ class ShadowShare(Contract):
 
 
 class Suspended(Contract):
-    """A target that a rollback by an alert took out of traffic: it stays loaded until a person decides about it.
+    """A target that a rollback by an alert took out of traffic: it stays loaded until it is judged, or decided about.
 
     Attributes:
         cause: The alert that moved traffic.
         since: When it did.
+        trigger: The trigger of that alert, if the target's shadow can judge it; else empty, and a person decides.
+        verdict: What its shadow showed; None before a verdict. A confirmed target is quarantined.
+        evidence: The figures of the verdict.
     """
 
     served: ServedTarget
     cause: str
     since: Instant
+    trigger: str = ""
+    verdict: Literal["cleared", "undecided"] | None = None
+    evidence: str = ""
 
 
 class Route(StoredRecord):
@@ -62,7 +68,8 @@ class Route(StoredRecord):
     Version 2 has parsers and template options in the serving settings of its targets. A process that does not know them
     may read it, but not write it: it would drop them, and the target would be loaded without. Version 4 has the share
     of the pairs of each target, version 5 how much of the epoch is moves, version 6 what led to the route before them,
-    version 7 on how many endpoints each target is to be loaded, version 8 the shadow, version 9 the suspended targets.
+    version 7 on how many endpoints each target is to be loaded, version 8 the shadow, version 9 the suspended targets,
+    version 10 how these are judged.
 
     Attributes:
         epoch: Rises with every change.
@@ -78,8 +85,8 @@ class Route(StoredRecord):
             version of before this field moved a target first.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 9
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 9), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 10
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 10), unchanged)
 
     model: ModelName
     epoch: Annotated[int, Field(ge=0)] = 0
@@ -105,6 +112,13 @@ class Route(StoredRecord):
         shadow = self.shadow
         usable = shadow is not None and shadow.share_ratio > 0.0 and not self.is_barred(shadow.served.target)
         return shadow.served if shadow is not None and usable else None
+
+    @property
+    def judged(self) -> Suspended | None:
+        """The newest suspended target that its shadow judges; None while a candidate is in the shadow."""
+        if self.shadowed is not None:
+            return None
+        return next((entry for entry in self.suspended if entry.trigger and entry.verdict is None), None)
 
     def is_quarantined(self, target: Target) -> bool:
         """Return whether a target is quarantined."""

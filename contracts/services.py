@@ -157,6 +157,7 @@ SERVICES: dict[str, ServiceContract] = {
             consumes=(f.InferenceBatch, f.DeploymentChanged, f.ReleaseOpened),
             emits=(
                 f.WindowSummarised, f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.CanaryAssessed, f.ShadowAssessed,
+                f.SuspensionJudged,
             ),
             owns=("alerts",),
             reads_records=("routes", "staging-routes"),
@@ -168,7 +169,7 @@ SERVICES: dict[str, ServiceContract] = {
             consumes=(
                 f.ReleaseOpened, f.AlertRaised, f.AlertUpdated, f.CanaryAssessed, f.ReleaseFinished, f.InferenceBatch,
                 f.RollbackOrdered, f.QuarantineLifted, f.SuspensionDecided, f.DrillOrdered, f.RehearsalRequested,
-                f.VariantStaged, f.ShadowAssessed,
+                f.VariantStaged, f.ShadowAssessed, f.SuspensionJudged,
             ),
             emits=(
                 f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted, f.RollbackFailed, f.RehearsalCompleted,

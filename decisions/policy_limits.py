@@ -73,6 +73,7 @@ def _durations(policy: ReleasePolicy) -> Iterator[tuple[tuple[str | int, ...], f
         yield ("shadow", "duration_s"), policy.shadow.duration_s
         yield ("shadow", "deadline_s"), policy.shadow.deadline_s
     yield ("rehearsal_valid_s",), policy.rehearsal_valid_s
+    yield ("judgement_s",), policy.judgement_s
     for number, trigger in enumerate(policy.triggers):
         yield ("triggers", number, "window_s"), trigger.window_s
 

@@ -17,7 +17,7 @@ class Changed:
     """The edit is allowed; `route` is what to write."""
 
     route: Route
-    cause: Literal["promote", "canary", "shadow", "abort", "rollback", "restore", "confirm", "return"]
+    cause: Literal["promote", "canary", "shadow", "abort", "rollback", "restore", "confirm", "return", "judge"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,7 @@ def roll_back(
     cause_id: str,
     to_version: int | None = None,
     suspended_by: tuple[str, datetime] | None = None,
+    judged_by: str = "",
 ) -> Edit:
     """Remove a failed target from production and quarantine it, or suspend an active one.
 
@@ -165,6 +166,7 @@ def roll_back(
         cause_id: What the edit is recorded under.
         to_version: Chooses an older version of the history; the versions between stay in it.
         suspended_by: The alert that moves traffic, and when: an active target is suspended then, not quarantined.
+        judged_by: Its trigger, if a shadow can judge the suspended target by it.
     """
     if cause_id == route.last_edit_id:
         return AlreadyApplied(route)
@@ -194,7 +196,7 @@ def roll_back(
     update |= {"active": chosen, "canary": None, "shadow": None}
     if suspended_by is not None and route.active is not None:
         cause, since = suspended_by
-        suspension = Suspended(served=route.active, cause=cause, since=since)
+        suspension = Suspended(served=route.active, cause=cause, since=since, trigger=judged_by)
         update |= {"quarantined": route.quarantined, "suspended": (suspension, *route.suspended)}
     update |= _behind(behind, chosen.target, barred)
     return Changed(route.model_copy(update=update), "rollback")
@@ -208,6 +210,28 @@ def confirm(route: Route, target: Target, *, cause_id: str) -> Edit:
         return _not_suspended(target)
     update = {**_next(route, cause_id), **_without_suspension(route, target)}
     return Changed(route.model_copy(update={**update, "quarantined": (*route.quarantined, target)}), "confirm")
+
+
+def judge(
+    route: Route,
+    target: Target,
+    *,
+    since: datetime,
+    verdict: Literal["confirmed", "cleared", "undecided"],
+    evidence: str,
+    cause_id: str,
+) -> Edit:
+    """Quarantine a suspended target whose shadow confirmed that it was the cause; write down another verdict on it."""
+    suspension = route.suspension(target)
+    if cause_id == route.last_edit_id:
+        return AlreadyApplied(route)
+    if suspension is None or suspension.since != since:
+        return _not_suspended(target)
+    if verdict == "confirmed":
+        return confirm(route, target, cause_id=cause_id)
+    judged = suspension.model_copy(update={"verdict": verdict, "evidence": evidence})
+    suspended = tuple(judged if entry is suspension else entry for entry in route.suspended)
+    return Changed(route.model_copy(update={**_next(route, cause_id), "suspended": suspended}), "judge")
 
 
 def return_suspended(route: Route, target: Target, *, cause_id: str) -> Edit:

@@ -55,9 +55,9 @@ def observe_share(test: ShareTest, limit: float, share: float) -> ShareTest:
     return ShareTest(logs=logs, peak=max(test.peak, log_e))
 
 
-def fade(test: ShareTest) -> ShareTest:
-    """Return a test one block later: what is above zero fades, which only lowers the evidence."""
-    kept = 0.5 ** (1.0 / FADING_BLOCKS)
+def fade(test: ShareTest, blocks: int = 1) -> ShareTest:
+    """Return a test some blocks later: what is above zero fades, which only lowers the evidence."""
+    kept = 0.5 ** (blocks / FADING_BLOCKS)
     return test.model_copy(update={"logs": tuple(log * kept if log > 0.0 else log for log in test.logs)})
 
 
@@ -162,12 +162,13 @@ class Judgement(Contract):
     differing: dict[str, int] = Field(default_factory=dict)
 
 
-def observe_pairs(state: Judgement, limit: float, pairs: Iterable[Pair]) -> Judgement:
-    """Return the judgement after one block of pairs, which may be empty: time fades the evidence.
+def observe_pairs(state: Judgement, limit: float, pairs: Iterable[Pair], *, blocks: int = 1) -> Judgement:
+    """Return the judgement after a block of pairs, which may be empty: time fades the evidence.
 
-    Whether a pair counts is known before its outcome: a key that is full is left out with the good and the bad ones.
+    `blocks`: so many passed since the last one that was observed; those between were empty. Whether a pair counts is
+    known before its outcome: a key that is full is left out with the good and the bad ones.
     """
-    test, uncapped = fade(state.pairs), fade(state.uncapped)
+    test, uncapped = fade(state.pairs, blocks), fade(state.uncapped, blocks)
     asked, differing = dict(state.asked), dict(state.differing)
     heaviest = max(state.asked, key=state.asked.__getitem__, default=None)
     if max(test.logs) <= 0.0:

@@ -87,6 +87,8 @@ from .watch import (
     RollbackFailed,
     RollbackStarted,
     RollbackTimeline,
+    ShareInterval,
+    SuspensionJudged,
     WindowSummarised,
 )
 
@@ -140,6 +142,7 @@ FACTS: dict[str, type[Fact]] = {
         RollbackStarted,
         RollbackCompleted,
         RollbackFailed,
+        SuspensionJudged,
         GoldenChecked,
         InferenceBatch,
     )
@@ -207,11 +210,13 @@ __all__ = [
     "ServedQuality",
     "ShadowAssessed",
     "ShadowCounts",
+    "ShareInterval",
     "SilenceOrdered",
     "StageReleased",
     "StageRequested",
     "Statistics",
     "SuspensionDecided",
+    "SuspensionJudged",
     "TimelineStep",
     "TrafficRequested",
     "Training",

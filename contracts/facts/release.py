@@ -83,13 +83,14 @@ class DeploymentChanged(Fact):
     """The route after a change: what serves production now.
 
     `cause` is `restore` when a quarantine was lifted, or when a newer route was written back to a restored bucket;
-    `confirm` when a suspended target was quarantined, `return` when it took all traffic again.
+    `confirm` when a suspended target was quarantined, `return` when it took all traffic again, `judge` when the verdict
+    on one was written down.
     """
 
     TYPE: ClassVar[str] = "slipway.deployment.changed.v1"
 
     route: Route
-    cause: Literal["promote", "canary", "shadow", "abort", "rollback", "restore", "confirm", "return"]
+    cause: Literal["promote", "canary", "shadow", "abort", "rollback", "restore", "confirm", "return", "judge"]
     at: Instant
 
 

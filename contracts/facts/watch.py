@@ -217,6 +217,42 @@ class AlertResolved(_Alert):
     TYPE: ClassVar[str] = "slipway.alert.resolved.v1"
 
 
+class ShareInterval(Contract):
+    """A share of bad requests, and the interval that holds the true one with a probability of 95 %."""
+
+    bad: int
+    ratio: Ratio
+    low: Ratio
+    high: Ratio
+
+
+class SuspensionJudged(Fact):
+    """The shadow of a suspended target has shown whether it was the cause, or has shown nothing in its time.
+
+    Attributes:
+        since: Since when the target is suspended.
+        trigger: The trigger that moved traffic, by whose metric it was judged.
+        other: The active target that was asked the same.
+        verdict: `confirmed`: it is the worse version. `cleared`: it is within twice the limit. `undecided`: neither.
+        pairs: Requests that both were asked.
+        keys: How many callers they are of, each a team, or a key of none.
+        target_share, other_share: Bad requests of each.
+    """
+
+    TYPE: ClassVar[str] = "slipway.suspension.judged.v1"
+
+    target: Target
+    since: Instant
+    trigger: str
+    other: Target | None = None
+    verdict: Literal["confirmed", "cleared", "undecided"]
+    pairs: int
+    keys: int
+    target_share: ShareInterval | None = None
+    other_share: ShareInterval | None = None
+    reason: str
+
+
 class RollbackTimeline(Contract):
     """When each step of a rollback happened."""
 

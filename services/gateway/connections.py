@@ -26,6 +26,7 @@ async def forget_endpoints(engine: Engine, tables: Iterable[RouteTable], pause: 
 def endpoints_of(route: Route) -> Iterator[str]:
     """Yield the endpoints of each version that requests are sent to now, or after a rollback to the previous one."""
     canary = route.canary.served if route.canary is not None else None
-    for served in (route.active, canary, route.shadowed, route.previous):
+    judged = route.judged.served if route.judged is not None else None
+    for served in (route.active, canary, route.shadowed, judged, route.previous):
         if served is not None:
             yield from served.endpoints

@@ -22,12 +22,14 @@ from contracts.facts import (
     RollbackTimeline,
     ShadowAssessed,
     SuspensionDecided,
+    SuspensionJudged,
     VariantStaged,
 )
 from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS
 from decisions.rollback import rollback_id
 from services.rollback_controller.controller import Controller
+from services.rollback_controller.judgements import Judgements
 from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.operator_orders import OperatorOrders
 from services.rollback_controller.ports import Alerts, Drills, Probe, Proofs, Routes, Traffic
@@ -81,6 +83,12 @@ def build(
     )
     _subscribe_watch(bus, controller)
     _subscribe_releases(bus, controller, rehearsal)
+    judgements = Judgements(controller, routes, clock)
+
+    @bus.on(SuspensionJudged)
+    async def suspension_judged(event: Event[SuspensionJudged]) -> DeploymentChanged | None:
+        return await judgements.apply(event)
+
     _subscribe_orders(bus, controller, OperatorOrders(controller, routes, drills, clock, settings.drilled_models))
     return controller
 

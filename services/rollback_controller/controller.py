@@ -243,6 +243,7 @@ class Controller:
                 cause_id=rollback.rollback_id,
                 to_version=rollback.to_version,
                 suspended_by=(rollback.reason, self.clock.now()) if rollback.origin == "alert" else None,
+                judged_by=rollback.judged_by,
             )
             if isinstance(edit, EditRefused):
                 moved = await self._find_switch(environment, rollback, route)

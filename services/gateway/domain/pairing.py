@@ -4,6 +4,7 @@ from contracts.facts import Inference, MirroredPair
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
 from decisions.attribution import COMPARED
+from decisions.suspensions import JUDGED_RATIO
 from decisions.triggers import CANCELLED
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice, parse_model_name
@@ -19,7 +20,8 @@ def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str)
     """Return the other target of a request's pair; None if it is in none.
 
     It is drawn by the gateway's own id of the request, before anything is known of its outcome. A canary's pairs come
-    first, because callers depend on it; a candidate in its shadow has its share of the rest.
+    first, because callers depend on it; a candidate in its shadow, or else a suspended version, has its share of the
+    rest.
     """
     other = find_other(route, choice.served.target)
     if other is not None:
@@ -28,15 +30,18 @@ def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str)
         if drawn and may_mirror(parsed, choice.served, other.served):
             return other
     shadow = find_shadow(route, choice.served.target)
-    share = route.shadow.share_ratio if route.shadow is not None else 0.0
+    share = route.shadow.share_ratio if route.shadow is not None and route.shadowed is not None else JUDGED_RATIO
     drawn = shadow is not None and fraction(f"{draw_id}|shadow") < share
     may = shadow is not None and drawn and may_mirror(parsed, choice.served, shadow.served, unseen=True)
     return shadow if may else None
 
 
 def find_shadow(route: Route, target: Target) -> Choice | None:
-    """Return the candidate that is asked what callers of the active target asked; None for another target."""
-    active, candidate = route.active, route.shadowed
+    """Return the candidate, or the suspended version, that is asked what callers of the active target asked.
+
+    None for another target.
+    """
+    active, candidate = route.active, route.shadowed or (route.judged.served if route.judged is not None else None)
     if active is None or candidate is None or target != active.target or route.is_barred(target):
         return None
     return Choice(candidate, shadow=True) if candidate.target != target else None

@@ -18,7 +18,7 @@ from decisions.observation import Role
 from decisions.observe_loop import AlertRules
 from decisions.route_edits import versions_on
 from decisions.triggers import ended_at, sequential
-from services.monitor.domain import clocks
+from services.monitor.domain import clocks, judging
 from services.monitor.domain.blindness import find_blindness, find_unknown_policies, note_batch
 from services.monitor.domain.canary import assess_canary
 from services.monitor.domain.deaths import find_killers, note_deaths
@@ -102,7 +102,13 @@ def add_policy(state: MonitorState, version: int, release_id: str, policy: Relea
     known = dict(state.policies)
     known.setdefault(
         str(version),
-        Policy(release_id=release_id, triggers=policy.triggers, canary=policy.canary, shadow=policy.shadow),
+        Policy(
+            release_id=release_id,
+            triggers=policy.triggers,
+            canary=policy.canary,
+            shadow=policy.shadow,
+            judgement_s=policy.judgement_s,
+        ),
     )
     needed = {*state.routed, *(target.target.version for target in state.targets.values())}
     is_known = state.routed or not state.route_known  # a record of an earlier version has a route without its versions
@@ -134,7 +140,8 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
             targets[name] = fresh.model_copy(update={item: getattr(known, item) for item in kept})
         targets[name] = targets[name].model_copy(update={"endpoints": each.endpoints})
     routes = {"epoch": route.epoch, "route_known": True, "routed": tuple(sorted(versions_on(route)))}
-    return state.model_copy(update={"targets": targets, **routes})
+    state = state.model_copy(update={"targets": targets, **routes, **judging.follow(state, route, cause.at)})
+    return _judge(state, cause)
 
 
 def add_records(
@@ -173,6 +180,7 @@ def add_records(
     targets = pair_records(targets, state.policies, fresh)
     believed = [pair for pair in pairs if _is_believed(state, pair)]
     targets = observe_mirrored_pairs(targets, state.policies, believed)
+    state = judging.observe(state, believed)
     paired = {str(side.target) for pair in believed for side in (pair.served, pair.mirrored)}
     state = state.model_copy(update={"targets": targets, "deaths": note_deaths(state.deaths, fresh)})
     read_until = cause.at if sender is None else min(cause.at, sender.stored_at)
@@ -219,7 +227,25 @@ def assess(
         )
         state = _decide_alerts(state, watched, cause, rules)
         state = _assess_canary(state, state.targets[name], cause, rules)
-    return state
+    return _judge(state, cause)
+
+
+def _judge(state: MonitorState, cause: Cause) -> MonitorState:
+    """Return the record with the verdict on a suspended version published, once there is one."""
+    state, fact = judging.judge(state, cause.at)
+    if fact is None:
+        return state
+    policy = state.policies.get(str(fact.target.version))
+    entry = outbox_entry(
+        fact,
+        model=state.model,
+        environment=state.environment,
+        key=f"{fact.target}:{fact.since.isoformat()}",
+        cause_id=cause.id,
+        correlation_id=policy.release_id if policy else cause.id,
+        decided_at=cause.at,
+    )
+    return state.model_copy(update={"outbox": (*state.outbox, entry)})
 
 
 def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules) -> MonitorState:
@@ -232,6 +258,7 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
             find_blindness(state),
             find_unknown_policies(state),
             find_killers(state.deaths, cause.at),
+            judging.find_undecided(state),
         )
     release_id = policy.release_id if policy else ""
     if watched.release_id != release_id:

@@ -6,11 +6,13 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from contracts.policy import Canary, Shadow, Trigger
+from contracts.facts import PairCounts
+from contracts.policy import JUDGEMENT_S, Canary, Shadow, Trigger
 from contracts.records import Migration, OutboxRecord, unchanged
-from contracts.vocabulary import ArtifactRef, Contract, Environment, ModelName
+from contracts.vocabulary import ArtifactRef, Contract, Environment, Instant, ModelName, Target
 from decisions.alerts import AlertState
 from decisions.observe_loop import WatchedTarget
+from decisions.version_tests import Judgement, JudgementVerdict
 
 APPLIED_KEPT = 512
 POLICIES_KEPT = 64
@@ -23,6 +25,7 @@ class Policy(Contract):
     triggers: tuple[Trigger, ...]
     canary: Canary
     shadow: Shadow | None = None
+    judgement_s: float = JUDGEMENT_S
 
 
 class OpenWindow(Contract):
@@ -92,6 +95,32 @@ class TargetState(WatchedTarget):
     assessed_at: datetime | None = None
 
 
+class Judged(Contract):
+    """A suspended version whose shadow is judged, by the metric that moved it.
+
+    Attributes:
+        other: The active version, which is asked the same.
+        asked: It is in the shadow now; not while a candidate is.
+        pairs: Of the block that is open: whose each is, and whether target and other were bad.
+        block_at: When the last block closed.
+        counts: What all pairs showed.
+        deaths: Of its engine, with a request that the other version answered.
+        verdict: As published.
+    """
+
+    target: Target
+    other: Target
+    since: Instant
+    trigger: str
+    asked: bool = True
+    judgement: Judgement = Judgement()
+    pairs: tuple[tuple[str, bool, bool], ...] = ()
+    block_at: datetime
+    counts: PairCounts = PairCounts()
+    deaths: tuple[ShadowDeath, ...] = ()
+    verdict: JudgementVerdict | None = None
+
+
 class GatewayClock(Contract):
     """What is known of a gateway's clock.
 
@@ -126,10 +155,12 @@ class MonitorState(OutboxRecord):
         ignored_since: Since when every batch held only records that cannot be true; None if the last one did not.
         ignored_at: When the last of these batches came.
         deaths: By request body: when the engine of which target died with it in flight.
+        judged: The suspended version that the shadow judges; None without one.
+        undecided: What a person is asked to decide about suspended versions that were judged; empty if nothing.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 23
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 23), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 24
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 24), unchanged)
 
     model: ModelName
     environment: Environment
@@ -150,3 +181,5 @@ class MonitorState(OutboxRecord):
     ignored_since: datetime | None = None
     ignored_at: datetime | None = None
     deaths: dict[str, dict[str, datetime]] = Field(default_factory=dict)
+    judged: Judged | None = None
+    undecided: str = ""

@@ -21,6 +21,7 @@ from contracts.vocabulary import Target
 from decisions.orders import assess_epoch, assess_expiry, expiry
 from decisions.rollback import Behind, decide, evidence_of, find_behind, has_recovered, has_replicas, rollback_id
 from decisions.route_edits import EditRefused
+from decisions.suspensions import can_judge
 from services.rollback_controller.domain.record import (
     HELD_KEPT,
     Rollback,
@@ -135,6 +136,7 @@ def decide_on_alert(
         reason=alert.message,
         alert_id=alert.alert_id,
         trigger=alert.trigger or "",
+        judged_by=_judged_by(state, alert),
         cause_sequence=cause.sequence,
     )
     if decided.action == "move":
@@ -152,6 +154,16 @@ def decide_on_alert(
         reason=decided.reason,
     )
     return publish(state.model_copy(update={"held": held}), failed, started, cause.now)
+
+
+def _judged_by(state: RollbackState, alert: AlertRaised | AlertUpdated) -> str:
+    """Return the trigger by which a shadow can judge the version that an alert moves traffic from; else empty.
+
+    A version that answered nothing may answer again because it was loaded again, which clears it of nothing.
+    """
+    trigger = state.trigger(alert.target, alert.trigger)
+    judges = trigger is not None and can_judge(trigger) and not alert.answers_nothing
+    return trigger.name if trigger is not None and judges and state.environment == "production" else ""
 
 
 def concerns(

@@ -40,6 +40,7 @@ class Rollback(Contract):
         origin: What kind of event that was.
         expires_at: When the order that asked for it is void; None without an order.
         epoch: The epoch of the route that the order named, if any.
+        judged_by: The trigger by which the shadow can judge the version that traffic moved from; else empty.
         good: Requests since the switch that `trigger` finds good; without a trigger, those that were answered.
         bad: The other ones.
         route_event_id: The `deployment.changed` that says that traffic moved.
@@ -55,6 +56,7 @@ class Rollback(Contract):
     reason: str = ""
     alert_id: str = ""
     trigger: str = ""
+    judged_by: str = ""
     cause_sequence: int = 0
     expires_at: Instant | None = None
     epoch: int | None = None
@@ -126,8 +128,8 @@ class RollbackState(OutboxRecord):
         checks: What golden prompts showed of the version that serves; None before the first check.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 25
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 25), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 26
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 26), unchanged)
 
     model: ModelName
     environment: Environment

@@ -16,6 +16,7 @@ from decisions.route_edits import (
     confirm,
     end_trial,
     has_trial,
+    judge,
     lift_quarantine,
     move,
     newest,
@@ -238,6 +239,44 @@ def test_a_returned_target_is_active_again_and_the_other_one_behind_it():
 @pytest.mark.parametrize("decide", [confirm, return_suspended])
 def test_only_what_is_suspended_is_decided_about(decide):
     assert decide(line(1, 2), target(2), cause_id="d").code == "not_suspended"
+
+
+# -- judgement -----------------------------------------------------------------------------------------------------
+
+
+def left(*, judged_by="errors"):
+    return roll_back(line(1, 2, 3), target(3), cause_id="s", suspended_by=("alert", NOW), judged_by=judged_by).route
+
+
+def judged(state, verdict, cause="j", since=NOW):
+    return judge(state, target(3), since=since, verdict=verdict, evidence="3 of 90", cause_id=cause)
+
+
+def test_what_a_shadow_can_judge_is_judged_until_its_verdict_and_not_beside_a_candidate():
+    state = left()
+    assert state.judged.served == served(3)
+    assert left(judged_by="").judged is None
+    assert promoted(state, 4, "shadow", weight=0.0, shadow_ratio=0.25).judged is None
+    assert judged(state, "cleared").route.judged is None
+
+
+@pytest.mark.parametrize("verdict", ["cleared", "undecided"])
+def test_another_verdict_than_confirmed_is_written_down_and_traffic_stays(verdict):
+    edit = judged(left(), verdict)
+    (entry,) = edit.route.suspended
+    assert (edit.cause, edit.route.active, entry.verdict, entry.evidence) == ("judge", served(2), verdict, "3 of 90")
+    assert isinstance(judged(edit.route, verdict), AlreadyApplied)
+    assert return_suspended(edit.route, target(3), cause_id="r").route.active == served(3)
+
+
+def test_a_confirmed_verdict_quarantines():
+    edit = judged(left(), "confirmed")
+    assert (edit.cause, edit.route.suspended, edit.route.quarantined) == ("confirm", (), (target(3),))
+
+
+def test_a_verdict_on_an_earlier_suspension_changes_nothing():
+    assert judged(left(), "confirmed", since=NOW.replace(hour=9)).code == "not_suspended"
+    assert judged(line(1, 2, 3), "confirmed").code == "not_suspended"
 
 
 @pytest.mark.parametrize("weight", [0.1, 1.0])

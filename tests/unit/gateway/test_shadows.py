@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.routes import ShadowShare
+from contracts.routes import ShadowShare, Suspended
 from decisions.triggers import observe
 from services.gateway.body_bans import ONE_S as STILL_DEAD_S
 from services.gateway.domain import pairing
@@ -48,6 +48,30 @@ async def test_a_drawn_share_goes_to_the_candidate_and_no_caller_is_answered_by_
     assert len(world.records) == DRAWN, "what the candidate is asked is no request of a caller"
     assert world.metric('slipway_gateway_shadowed_total{result="compared"}')[0].endswith(f" {len(pairs)}.0")
     assert not world.metric("slipway_gateway_mirrored_total{")
+
+
+def left(*, trigger="errors", **about):
+    return Suspended(served=f.served(8), cause="2 of 9 failed", since=f.START, trigger=trigger, **about)
+
+
+async def test_a_suspended_version_is_asked_what_callers_asked_until_its_verdict():
+    world = World(route(shadow=None, suspended=(left(),)), max_mirrors=100)
+    await world.ask(DRAWN)
+    asked = world.sent_to(CANDIDATE)
+    assert 10 < asked < 30
+    assert {(str(pair.mirrored.target), pair.shadow) for pair in world.telemetry.pairs} == {(CANDIDATE, True)}
+    for entry in (left(verdict="cleared"), left(trigger="")):
+        quiet = World(route(shadow=None, suspended=(entry,)), max_mirrors=100)
+        await quiet.ask(DRAWN)
+        assert quiet.sent_to(CANDIDATE) == 0
+
+
+async def test_a_candidate_is_asked_before_a_suspended_version():
+    shadow = ShadowShare(served=f.served(9), share_ratio=0.5)
+    world = World(route(shadow=shadow, suspended=(left(),)), max_mirrors=100)
+    await world.ask(DRAWN)
+    assert world.sent_to(CANDIDATE) == 0
+    assert world.sent_to(str(f.target(9))) > 0
 
 
 async def test_a_candidate_with_a_smaller_context_is_asked_what_is_sure_to_fit():

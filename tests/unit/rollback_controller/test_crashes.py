@@ -63,6 +63,20 @@ async def decided(world):
     world.publish(cf.SuspensionDecided(target=f.target(4), **about), event_id="s-2")
 
 
+async def judged(world):
+    """An alert suspends a version, and its shadow confirms that it was the cause; then it says so again."""
+    world.serve()
+    world.open_releases(7)
+    await asyncio.sleep(10)
+    world.publish(world.alert(), event_id="a-1")
+    await asyncio.sleep(LATER_S)
+    since = world.route().suspended[0].since
+    about = {"target": f.target(7), "trigger": "slow", "pairs": 90, "keys": 4, "reason": "30 of 90 were bad."}
+    for event_id in ("j-1", "j-2"):
+        world.publish(cf.SuspensionJudged(since=since, verdict="confirmed", **about), event_id=event_id)
+        await asyncio.sleep(LATER_S)
+
+
 async def canary(world):
     """A canary fails its test, and its release ends by that."""
     world.serve(6, 5, canary=7)
@@ -122,7 +136,7 @@ async def drilled(world):
     world.publish(cf.DrillOrdered(**about, fault=cf.DrillFault(), share_ratio=0.0, expires_at=LATER), event_id="d-2")
 
 
-STORIES = [by_alert, without_traffic, by_order, decided, canary, shadow, unloaded_previous, lifted, drilled]
+STORIES = [by_alert, without_traffic, by_order, decided, judged, canary, shadow, unloaded_previous, lifted, drilled]
 ALERT = f"{f.target(7)}/slow/1"
 STARTED, SWITCHED, COMPLETED, FAILED, REFUSED, ACCEPTED = (
     fact.TYPE
@@ -148,6 +162,7 @@ ENDS = {
         [(ALERT, "completed", "inconclusive", None)],
         [SWITCHED, SWITCHED, ACCEPTED, REFUSED, COMPLETED, STARTED],
     ),
+    judged: (6, [(ALERT, "completed", "inconclusive", None)], [SWITCHED, SWITCHED, COMPLETED, STARTED]),
     canary: (6, [("c-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
     shadow: (6, [("s-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
     unloaded_previous: (7, [], [FAILED]),

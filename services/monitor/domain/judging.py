@@ -1,0 +1,161 @@
+"""Judges a suspended version by its shadow: pairs of the metric that moved it, in blocks of two seconds. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from contracts.facts import MirroredPair, ShareInterval, SuspensionJudged
+from contracts.policy import JUDGEMENT_S, Trigger
+from contracts.routes import Route
+from decisions.alerts import Finding
+from decisions.block_tests import BLOCK_S
+from decisions.pairs import outcomes_of_pair
+from decisions.suspensions import CLEAR_BETA, CONFIRM_ALPHA, describe_suspended, interval
+from decisions.triggers import limit_of
+from decisions.version_tests import JudgementVerdict, Pair, decide_judgement, observe_pairs
+from services.monitor.domain.record import Judged, MonitorState, Policy
+from services.monitor.domain.shadow import MOST_DEATHS
+from services.monitor.domain.shadow_deaths import note_shadow_pair
+
+KEY: Final = "suspended"
+
+
+def follow(state: MonitorState, route: Route, now: datetime) -> dict[str, Any]:
+    """Return the fields of the record about the suspended versions of a route."""
+    judged = [
+        f"{entry.served.target}: {describe_suspended(route, entry)}" for entry in route.suspended if entry.verdict
+    ]
+    return {"judged": _find_judged(state.judged, route, now), "undecided": "; ".join(judged)}
+
+
+def _find_judged(known: Judged | None, route: Route, now: datetime) -> Judged | None:
+    entry, active = route.judged, route.active
+    if entry is None or active is None:
+        is_held = known is not None and any(
+            (known.target, known.since) == (held.served.target, held.since) and held.verdict is None
+            for held in route.suspended
+        )
+        return known.model_copy(update={"asked": False}) if known is not None and is_held else None
+    target, other = entry.served.target, active.target
+    if known is not None and (known.target, known.since, known.other) == (target, entry.since, other):
+        return known if known.asked else known.model_copy(update={"asked": True, "block_at": now})
+    return Judged(target=target, other=other, since=entry.since, trigger=entry.trigger, block_at=now)
+
+
+def observe(state: MonitorState, pairs: Sequence[MirroredPair]) -> MonitorState:
+    """Return the record with the pairs of the suspended version added to its open block; what a drill touched is not.
+
+    Of a death of its engine only the first report counts.
+    """
+    judged = state.judged
+    policy, trigger = _trigger_of(state)
+    if judged is None or policy is None or trigger is None or not judged.asked or judged.verdict is not None:
+        return state
+    for pair in pairs:
+        is_its = (pair.mirrored.target, pair.served.target) == (judged.target, judged.other)
+        if not (pair.shadow and is_its) or pair.served.drill is not None or pair.mirrored.drill is not None:
+            continue
+        deaths = note_shadow_pair(judged.deaths, pair)
+        if deaths is None:
+            continue
+        judged = _with_pair(judged.model_copy(update={"deaths": deaths}), trigger, pair, policy.triggers)
+    return state.model_copy(update={"judged": judged})
+
+
+def _with_pair(judged: Judged, trigger: Trigger, pair: MirroredPair, declared: Sequence[Trigger]) -> Judged:
+    outcomes = outcomes_of_pair(trigger, pair, declared)
+    if outcomes is None:
+        return judged
+    other, target = outcomes
+    which = ("both" if other else "only_target") if target else "only_other" if other else "neither"
+    counts = judged.counts.model_copy(update={which: getattr(judged.counts, which) + 1})
+    pairs = (*judged.pairs, (pair.served.holder or "", target, other))
+    return judged.model_copy(update={"pairs": pairs, "counts": counts})
+
+
+def judge(state: MonitorState, now: datetime) -> tuple[MonitorState, SuspensionJudged | None]:
+    """Close the block that is over, and return the verdict, if there is one now."""
+    judged = state.judged
+    policy, trigger = _trigger_of(state)
+    if judged is None or judged.verdict is not None:
+        return state, None
+    blocks = int((now - judged.block_at).total_seconds() // BLOCK_S)
+    if judged.asked and trigger is not None and blocks > 0:
+        pairs = [Pair(key, target, other) for key, target, other in judged.pairs]
+        judgement = observe_pairs(judged.judgement, limit_of(trigger), pairs, blocks=blocks)
+        block_at = judged.block_at + timedelta(seconds=blocks * BLOCK_S)
+        judged = judged.model_copy(update={"judgement": judgement, "pairs": (), "block_at": block_at})
+    verdict = _decide(judged, policy, now)
+    judged = judged.model_copy(update={"verdict": verdict})
+    if judged != state.judged:
+        state = state.model_copy(update={"judged": judged})
+    return state, None if verdict is None else _as_fact(judged, verdict)
+
+
+def _decide(judged: Judged, policy: Policy | None, now: datetime) -> JudgementVerdict | None:
+    if len(judged.deaths) > MOST_DEATHS:
+        return "confirmed"
+    verdict = decide_judgement(judged.judgement, alpha=CONFIRM_ALPHA, beta=CLEAR_BETA)
+    if verdict != "undecided":
+        return verdict
+    lasts_s = policy.judgement_s if policy is not None else JUDGEMENT_S
+    return "undecided" if now - judged.since >= timedelta(seconds=lasts_s) else None
+
+
+def find_undecided(state: MonitorState) -> Finding:
+    """Return whether a person has to decide about a version that was judged."""
+    waits = bool(state.undecided)
+    return Finding(
+        key=KEY,
+        kind="standby",
+        severity="critical" if "undecided" in state.undecided else "warning",
+        trigger=None,
+        fired=waits,
+        calm=not waits,
+        hold_s=0.0,
+        message=state.undecided or "No suspended version waits for a person.",
+    )
+
+
+def _trigger_of(state: MonitorState) -> tuple[Policy | None, Trigger | None]:
+    """Return the policy of the judged version, and the trigger that moved it."""
+    judged = state.judged
+    policy = state.policies.get(str(judged.target.version)) if judged is not None else None
+    if judged is None or policy is None:
+        return None, None
+    return policy, next((trigger for trigger in policy.triggers if trigger.name == judged.trigger), None)
+
+
+def _as_fact(judged: Judged, verdict: JudgementVerdict) -> SuspensionJudged:
+    counts = judged.counts
+    pairs = counts.both + counts.neither + counts.only_target + counts.only_other
+    shares = None
+    if pairs:
+        shares = interval(counts.both + counts.only_target, pairs), interval(counts.both + counts.only_other, pairs)
+    return SuspensionJudged(
+        target=judged.target,
+        since=judged.since,
+        trigger=judged.trigger,
+        other=judged.other,
+        verdict=verdict,
+        pairs=pairs,
+        keys=len(judged.judgement.asked),
+        target_share=shares[0] if shares else None,
+        other_share=shares[1] if shares else None,
+        reason=_reason(judged, pairs, shares),
+    )
+
+
+def _reason(judged: Judged, pairs: int, shares: tuple[ShareInterval, ShareInterval] | None) -> str:
+    if shares is None:
+        return f"No request was answered by both {judged.target} and {judged.other}."
+    keys, deaths = len(judged.judgement.asked), len(judged.deaths)
+    of = f"Of {pairs} requests of {keys} callers to both versions, "
+    beside = zip(shares, (judged.target, judged.other), strict=True)
+    figures = " and ".join(f"{_text(share)} were bad on {target}" for share, target in beside)
+    died = f" Its engine died {deaths} times of requests that the other version answered." if deaths else ""
+    return f"{of}{figures} ({judged.trigger}).{died}"
+
+
+def _text(share: ShareInterval) -> str:
+    return f"{share.bad} ({share.ratio:.1%}, {share.low:.1%} to {share.high:.1%})"

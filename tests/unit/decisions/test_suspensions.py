@@ -1,0 +1,60 @@
+"""What a shadow can judge, and what is said about a suspended version."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.routes import Suspended
+from decisions.suspensions import can_judge, describe_suspended, interval, least_confirmed
+from testbed import factories as f
+
+
+@pytest.mark.parametrize(
+    ("metric", "judges"),
+    [
+        ("error_ratio", True),
+        ("refusal_ratio", True),
+        ("output_tokens", True),
+        ("nan_logits", True),
+        ("ttft_ms", False),
+        ("queue_ms", False),
+        ("goodput_ratio", False),
+        ("drift", False),
+    ],
+)
+def test_errors_and_answers_are_judged_and_nothing_that_depends_on_load(metric, judges):
+    threshold = {"output_tokens": 100.0, "ttft_ms": 100.0, "queue_ms": 100.0}.get(metric, 0.5)
+    assert can_judge(f.trigger(metric=metric, threshold=threshold)) == judges
+
+
+def test_without_a_trigger_nothing_is_judged():
+    assert not can_judge(None)
+
+
+@pytest.mark.parametrize(
+    ("about", "says"),
+    [
+        ({"trigger": "errors"}, "judged by its shadow, by errors"),
+        ({"trigger": ""}, "a person decides"),
+        ({"trigger": "errors", "verdict": "cleared", "evidence": "3 of 90."}, "cleared: slipway rollback return"),
+        ({"trigger": "errors", "verdict": "undecided", "evidence": "3 of 90."}, "undecided, so a person decides"),
+    ],
+)
+def test_a_suspended_version_says_how_it_is_judged(about, says):
+    entry = Suspended(served=f.served(7), cause="errors", since=f.START, **about)
+    text = describe_suspended(f.route(suspended=(entry,), shadow=None), entry)
+    assert text.startswith(says)
+    assert about.get("evidence", "") in text
+
+
+@given(st.integers(1, 10_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
+def test_an_interval_holds_its_share(counted):
+    share = interval(*counted)
+    assert 0.0 <= share.low <= share.ratio <= share.high <= 1.0
+
+
+def test_more_pairs_confirm_smaller_regressions():
+    shares = [least_confirmed(0.02, pairs) for pairs in (30, 300, 900)]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.02 < shares[-1] < 0.05
+    assert least_confirmed(0.02, 5) is None

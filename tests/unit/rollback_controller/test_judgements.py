@@ -1,0 +1,78 @@
+"""What the shadow of a suspended version showed: confirmed is quarantined, any other verdict is written down."""
+
+import asyncio
+
+import pytest
+
+from contracts import facts as cf
+from testbed import factories as f
+from tests.kit.virtual_time import virtual_time
+from tests.unit.rollback_controller.world import World
+
+ERRORS = f.trigger(name="errors", metric="error_ratio", threshold=0.02)
+TRIGGERS = (f.trigger(name="slow"), ERRORS)
+
+
+async def left(trigger="errors", **about) -> World:
+    world = World()
+    world.serve()
+    world.open_releases(6, 7, triggers=TRIGGERS)
+    world.start()
+    await asyncio.sleep(1)
+    world.publish(world.alert(trigger=trigger, **about))
+    await asyncio.sleep(1)
+    return world
+
+
+def judged(world, verdict, **changes):
+    about = {"target": f.target(7), "trigger": "errors", "pairs": 90, "keys": 4, "reason": "3 of 90 were bad."}
+    since = world.route().suspended[0].since
+    return cf.SuspensionJudged(verdict=verdict, **about | {"since": since} | changes)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "answers_nothing", "judged_by"),
+    [("errors", False, "errors"), ("slow", False, ""), ("errors", True, "")],
+)
+@virtual_time
+async def test_the_route_names_the_trigger_that_a_shadow_can_judge(trigger, answers_nothing, judged_by):
+    world = await left(trigger, answers_nothing=answers_nothing)
+    (entry,) = world.route().suspended
+    assert (entry.trigger, world.route().judged is not None) == (judged_by, bool(judged_by))
+    await world.stop()
+
+
+@virtual_time
+async def test_a_confirmed_version_is_quarantined():
+    world = await left()
+    world.publish(judged(world, "confirmed"))
+    await asyncio.sleep(1)
+    route = world.route()
+    assert (route.active.target, route.suspended, route.quarantined) == (f.target(6), (), (f.target(7),))
+    assert [fact.cause for fact in world.log.facts(cf.DeploymentChanged)] == ["rollback", "confirm"]
+    await world.stop()
+
+
+@pytest.mark.parametrize("verdict", ["cleared", "undecided"])
+@virtual_time
+async def test_another_verdict_is_written_down_and_a_person_returns_the_version(verdict):
+    world = await left()
+    world.publish(judged(world, verdict))
+    await asyncio.sleep(1)
+    (entry,) = world.route().suspended
+    assert (entry.verdict, entry.evidence, world.route().active.target) == (verdict, "3 of 90 were bad.", f.target(6))
+    world.publish(cf.SuspensionDecided(target=f.target(7), reason="cleared", decision="return"))
+    await asyncio.sleep(1)
+    assert (world.route().active.target, world.route().suspended) == (f.target(7), ())
+    assert [fact.cause for fact in world.log.facts(cf.DeploymentChanged)] == ["rollback", "judge", "return"]
+    await world.stop()
+
+
+@virtual_time
+async def test_a_verdict_on_an_earlier_suspension_comes_too_late():
+    world = await left()
+    late = judged(world, "confirmed", since=f.after(-60))
+    world.publish(late)
+    await asyncio.sleep(1)
+    assert (world.route().quarantined, len(world.route().suspended)) == ((), 1)
+    await world.stop()
