@@ -29,7 +29,6 @@ from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS
 from decisions.rollback import rollback_id
 from services.rollback_controller.controller import Controller
-from services.rollback_controller.judgements import Judgements
 from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.operator_orders import OperatorOrders
 from services.rollback_controller.ports import Alerts, Drills, Probe, Proofs, Routes, Traffic
@@ -83,12 +82,6 @@ def build(
     )
     _subscribe_watch(bus, controller)
     _subscribe_releases(bus, controller, rehearsal)
-    judgements = Judgements(controller, routes, clock)
-
-    @bus.on(SuspensionJudged)
-    async def suspension_judged(event: Event[SuspensionJudged]) -> DeploymentChanged | None:
-        return await judgements.apply(event)
-
     _subscribe_orders(bus, controller, OperatorOrders(controller, routes, drills, clock, settings.drilled_models))
     return controller
 
@@ -150,6 +143,10 @@ def _subscribe_orders(bus: Bus, controller: Controller, orders: OperatorOrders) 
     async def suspension_decided(event: Event[SuspensionDecided]) -> list[DeploymentChanged | OrderAccepted]:
         changed = await orders.end_suspension(event, bus.received)
         return [changed, OrderAccepted(order_id=event.id, order_type=event.type)]
+
+    @bus.on(SuspensionJudged)
+    async def suspension_judged(event: Event[SuspensionJudged]) -> DeploymentChanged | None:
+        return await orders.judge(event)
 
     @bus.on(DrillOrdered, failure=order_refused)
     async def drill_ordered(event: Event[DrillOrdered]) -> OrderAccepted:

@@ -1,14 +1,20 @@
-"""Carries out what operators order about routes and drills: lift a quarantine, decide a suspension, start a drill."""
+"""Carries out what operators order about routes and drills: lift a quarantine, decide a suspension, start a drill.
 
+And what the shadow of a suspended version showed.
+"""
+
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import structlog
+
 from contracts.drills import LONGEST, Drill
 from contracts.envelope import Event
-from contracts.facts import DeploymentChanged, DrillOrdered, QuarantineLifted, SuspensionDecided
+from contracts.facts import DeploymentChanged, DrillOrdered, QuarantineLifted, SuspensionDecided, SuspensionJudged
 from contracts.routes import Route
-from decisions.route_edits import Changed, Edit, EditRefused, confirm, lift_quarantine, return_suspended
+from decisions.route_edits import Changed, Edit, EditRefused, confirm, judge, lift_quarantine, return_suspended
 from services.rollback_controller.controller import Controller
 from services.rollback_controller.ports import Drills, Routes
 from shared.errors import Permanent
@@ -38,13 +44,47 @@ class OperatorOrders:
         """Quarantine a suspended target or give it all traffic again; raise Permanent when the order is void."""
         return await self._edit(event, received, confirm if event.data.decision == "confirm" else return_suspended)
 
+    async def judge(self, event: Event[SuspensionJudged]) -> DeploymentChanged | None:
+        """Quarantine a suspended target that its shadow confirmed, or write another verdict on it into the route.
+
+        Returns:
+            The changed route; None if the target is not suspended any more, or was so once more since.
+        """
+        verdict = functools.partial(
+            judge, since=event.data.since, verdict=event.data.verdict, evidence=event.data.reason
+        )
+        edit = await self._write(event, verdict)
+        if isinstance(edit, EditRefused):
+            structlog.get_logger().info("judged too late", model=event.subject, reason=edit.reason)
+            return None
+        cause: Literal["confirm", "judge"] = "confirm" if event.data.verdict == "confirmed" else "judge"
+        return DeploymentChanged(route=edit.route, cause=cause, at=self.clock.now())
+
     async def _edit(
         self,
         event: Event[QuarantineLifted] | Event[SuspensionDecided],
         received: Received,
         edit_route: Callable[..., Edit],
     ) -> DeploymentChanged:
-        """Edit the route as ordered and return it.
+        """Edit the route as ordered and return it."""
+
+        def check(route: Route | None) -> None:
+            check_sender(event, self.controller.teams())
+            check_age(event, received.stored_at, self.clock.now(), until=event.data.expires_at)
+            check_epoch(event, route.epoch if route is not None else None)
+
+        edit = await self._write(event, edit_route, check)
+        if isinstance(edit, EditRefused):
+            raise Permanent(edit.code, edit.reason)
+        return DeploymentChanged(route=edit.route, cause=_cause_of(event.data), at=self.clock.now())
+
+    async def _write(
+        self,
+        event: Event[QuarantineLifted] | Event[SuspensionDecided] | Event[SuspensionJudged],
+        edit_route: Callable[..., Edit],
+        check: Callable[[Route | None], None] = lambda _route: None,
+    ) -> Edit:
+        """Write the edited route, unless the edit is refused.
 
         A rollback that moved traffic is recorded first: afterwards its route would not tell that it did.
         """
@@ -54,12 +94,8 @@ class OperatorOrders:
             entry = await self.routes.get("production", model)
             route = entry.value if entry is not None else Route(model=model)
             if route.last_edit_id != event.id:  # else it is done, and only published again
-                check_sender(event, self.controller.teams())
-                check_age(event, received.stored_at, self.clock.now(), until=event.data.expires_at)
-                check_epoch(event, entry.value.epoch if entry else None)
+                check(entry.value if entry is not None else None)
             edit = edit_route(route, target, cause_id=event.id)
-            if isinstance(edit, EditRefused):
-                raise Permanent(edit.code, edit.reason)
             if isinstance(edit, Changed):
                 if edit.cause == "return" and (failure := await self._why_not_ready(edit.route)) is not None:
                     raise Permanent("no_first_token", f"{target} does not generate: {failure}")
@@ -67,7 +103,7 @@ class OperatorOrders:
                     await self.routes.put("production", edit.route, entry.revision if entry else None)
                 except Conflict:
                     continue
-            return DeploymentChanged(route=edit.route, cause=_cause_of(event.data), at=self.clock.now())
+            return edit
         raise kept_changing(f"routes/{model}")
 
     async def _why_not_ready(self, route: Route) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from contracts.facts import MirroredPair, ShareInterval, SuspensionJudged
 from contracts.policy import JUDGEMENT_S, Trigger
+from contracts.records import outbox_entry
 from contracts.routes import Route
 from decisions.alerts import Finding
 from decisions.block_tests import BLOCK_S
@@ -73,12 +74,12 @@ def _with_pair(judged: Judged, trigger: Trigger, pair: MirroredPair, declared: S
     return judged.model_copy(update={"pairs": pairs, "counts": counts})
 
 
-def judge(state: MonitorState, now: datetime) -> tuple[MonitorState, SuspensionJudged | None]:
-    """Close the block that is over, and return the verdict, if there is one now."""
+def settle(state: MonitorState, cause_id: str, now: datetime) -> MonitorState:
+    """Return the record with the block closed that is over, and with the verdict published, once there is one."""
     judged = state.judged
     policy, trigger = _trigger_of(state)
     if judged is None or judged.verdict is not None:
-        return state, None
+        return state
     blocks = int((now - judged.block_at).total_seconds() // BLOCK_S)
     if judged.asked and trigger is not None and blocks > 0:
         pairs = [Pair(key, target, other) for key, target, other in judged.pairs]
@@ -87,9 +88,21 @@ def judge(state: MonitorState, now: datetime) -> tuple[MonitorState, SuspensionJ
         judged = judged.model_copy(update={"judgement": judgement, "pairs": (), "block_at": block_at})
     verdict = _decide(judged, policy, now)
     judged = judged.model_copy(update={"verdict": verdict})
-    if judged != state.judged:
-        state = state.model_copy(update={"judged": judged})
-    return state, None if verdict is None else _as_fact(judged, verdict)
+    if judged == state.judged:
+        return state
+    state = state.model_copy(update={"judged": judged})
+    if verdict is None:
+        return state
+    entry = outbox_entry(
+        _as_fact(judged, verdict),
+        model=state.model,
+        environment=state.environment,
+        key=f"{judged.target}:{judged.since.isoformat()}",
+        cause_id=cause_id,
+        correlation_id=policy.release_id if policy else cause_id,
+        decided_at=now,
+    )
+    return state.model_copy(update={"outbox": (*state.outbox, entry)})
 
 
 def _decide(judged: Judged, policy: Policy | None, now: datetime) -> JudgementVerdict | None:

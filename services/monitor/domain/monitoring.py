@@ -100,16 +100,7 @@ def add_policy(state: MonitorState, version: int, release_id: str, policy: Relea
     if cause.id in state.applied:
         return state
     known = dict(state.policies)
-    known.setdefault(
-        str(version),
-        Policy(
-            release_id=release_id,
-            triggers=policy.triggers,
-            canary=policy.canary,
-            shadow=policy.shadow,
-            judgement_s=policy.judgement_s,
-        ),
-    )
+    known.setdefault(str(version), Policy.of(release_id, policy))
     needed = {*state.routed, *(target.target.version for target in state.targets.values())}
     is_known = state.routed or not state.route_known  # a record of an earlier version has a route without its versions
     spare = [name for name in sorted(known, key=int) if int(name) not in needed] if is_known else []
@@ -141,7 +132,7 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
         targets[name] = targets[name].model_copy(update={"endpoints": each.endpoints})
     routes = {"epoch": route.epoch, "route_known": True, "routed": tuple(sorted(versions_on(route)))}
     state = state.model_copy(update={"targets": targets, **routes, **judging.follow(state, route, cause.at)})
-    return _judge(state, cause)
+    return judging.settle(state, cause.id, cause.at)
 
 
 def add_records(
@@ -227,25 +218,7 @@ def assess(
         )
         state = _decide_alerts(state, watched, cause, rules)
         state = _assess_canary(state, state.targets[name], cause, rules)
-    return _judge(state, cause)
-
-
-def _judge(state: MonitorState, cause: Cause) -> MonitorState:
-    """Return the record with the verdict on a suspended version published, once there is one."""
-    state, fact = judging.judge(state, cause.at)
-    if fact is None:
-        return state
-    policy = state.policies.get(str(fact.target.version))
-    entry = outbox_entry(
-        fact,
-        model=state.model,
-        environment=state.environment,
-        key=f"{fact.target}:{fact.since.isoformat()}",
-        cause_id=cause.id,
-        correlation_id=policy.release_id if policy else cause.id,
-        decided_at=cause.at,
-    )
-    return state.model_copy(update={"outbox": (*state.outbox, entry)})
+    return judging.settle(state, cause.id, cause.at)
 
 
 def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules) -> MonitorState:

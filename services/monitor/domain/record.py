@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from contracts.facts import PairCounts
-from contracts.policy import JUDGEMENT_S, Canary, Shadow, Trigger
+from contracts.policy import JUDGEMENT_S, Canary, ReleasePolicy, Shadow, Trigger
 from contracts.records import Migration, OutboxRecord, unchanged
 from contracts.vocabulary import ArtifactRef, Contract, Environment, Instant, ModelName, Target
 from decisions.alerts import AlertState
@@ -26,6 +26,12 @@ class Policy(Contract):
     canary: Canary
     shadow: Shadow | None = None
     judgement_s: float = JUDGEMENT_S
+
+    @classmethod
+    def of(cls, release_id: str, policy: ReleasePolicy) -> "Policy":
+        """Return what the policy of a release asks of the monitor."""
+        asked = {name: getattr(policy, name) for name in ("triggers", "canary", "shadow", "judgement_s")}
+        return cls(release_id=release_id, **asked)
 
 
 class OpenWindow(Contract):
