@@ -29,11 +29,12 @@ def can_judge(trigger: Trigger | None) -> bool:
 
 def describe_suspended(route: Route, entry: Suspended) -> str:
     """Return how a suspended version is judged, or what a person is to do about it."""
-    orders = f"slipway rollback return {route.model}, or slipway rollback confirm {route.model}"
+    back = f"slipway rollback return {route.model} --reason …"
+    orders = f"{back}, or slipway rollback confirm {route.model} --reason …"
     if entry.verdict == "cleared":
-        return f"cleared: slipway rollback return {route.model}. {entry.evidence}"
+        return f"cleared: {back} {entry.evidence}"
     if entry.verdict == "undecided":
-        return f"undecided, so a person decides: {orders}. {entry.evidence}"
+        return f"undecided, so a person decides: {orders} {entry.evidence}"
     if not entry.trigger:
         return f"{PERSON_DECIDES}: {orders}"
     if route.judged is not entry:

@@ -6,6 +6,7 @@ from clients.cli.output import CommandError
 from clients.cli.reading import RecordsOfModels
 from contracts.routes import Route
 from contracts.vocabulary import Environment, Target
+from decisions.suspensions import describe_suspended
 
 BUCKETS: dict[Environment, str] = {"production": "routes", "staging": "staging-routes"}
 
@@ -13,6 +14,22 @@ BUCKETS: dict[Environment, str] = {"production": "routes", "staging": "staging-r
 async def read_route(js: JetStreamContext, model: str, environment: Environment = "production") -> Route | None:
     """Return the route of a model, or None if there is none."""
     return await RecordsOfModels(js, BUCKETS[environment], Route).get(model)
+
+
+async def read_suspended(js: JetStreamContext, model: str | None = None) -> list[str]:
+    """Return how the suspended versions of a model are judged, or of all that this identity may read."""
+    records = RecordsOfModels(js, BUCKETS["production"], Route)
+    found = list((await records.all()).values()) if model is None else [await records.get(model)]
+    return [sentence for route in found if route is not None for sentence in tell_suspended(route)]
+
+
+def tell_suspended(route: Route) -> list[str]:
+    """Return a sentence about each suspended version of a route: how it is judged, or what a person is to do."""
+    return [
+        f"{entry.served.target} is suspended since {entry.since:%Y-%m-%d %H:%M:%S} UTC ({entry.cause}), "
+        f"{describe_suspended(route, entry)}"
+        for entry in route.suspended
+    ]
 
 
 def serving(route: Route | None) -> tuple[Target, ...]:

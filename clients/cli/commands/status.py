@@ -21,6 +21,7 @@ from clients.cli.names import FORMS, Name, parse_name
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, is_terminal, show_json, show_line, warn
 from clients.cli.recent_releases import read_recent, whole_releases
 from clients.cli.resolving import resolve_text, unknown_release
+from clients.cli.serving import read_suspended
 from clients.cli.stream_limits import nearly_full
 from clients.cli.views import render
 from clients.cli.watched import read_blind
@@ -148,6 +149,8 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
         for sentence in await nearly_full(js):
             warn(sentence)
         for sentence in await read_blind(js, model_of(what)):
+            warn(sentence)
+        for sentence in await read_suspended(js, model_of(what)):
             warn(sentence)
         shown = await _read_releases(js, stack, what, every)
         is_trimmed = await log_begin(js) is not None

@@ -14,6 +14,7 @@ from clients.cli.names import RELEASE_ID, VERSION_FORMS
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table
 from clients.cli.resolving import advise, find_version_name, unknown_release
 from clients.cli.runtimes import describe_run, read_runtimes
+from clients.cli.serving import tell_suspended
 from clients.cli.version_records import FINGERPRINT, gather_version, read_events, read_routes
 from contracts.facts import ReleaseOpened
 from contracts.routes import Route, ServedTarget
@@ -161,8 +162,8 @@ def routes(
         for route in chosen
     ]
     show_table(("model", "epoch", "active", "canary", "previous", "suspended", "quarantined"), rows)
-    for held in (held for route in chosen for held in route.suspended):
-        show_line(f"{held.served.target} is suspended since {held.since:%Y-%m-%d %H:%M:%S} UTC: {held.cause}")
+    for sentence in (sentence for route in chosen for sentence in tell_suspended(route)):
+        show_line(sentence)
 
 
 def _name(served: ServedTarget | None) -> str:

@@ -8,6 +8,7 @@ from contracts import facts as f
 from contracts.envelope import Event, plain
 from contracts.services import EVENTS, INBOX
 from decisions.release_plan import needs_approval
+from decisions.suspensions import describe_suspended
 from services.console.domain.logged import Unreadable
 from services.console.domain.packing import pack
 from services.console.domain.rows import RELEASE_ID, Row, instant, row
@@ -196,7 +197,12 @@ def _deployed(event: Event[f.DeploymentChanged], sequence: int) -> tuple[Row, ..
     quarantined = json.dumps([str(target) for target in route.quarantined])
     suspended = json.dumps(
         [
-            {"target": str(each.served.target), "cause": each.cause, "since": instant(each.since)}
+            {
+                "target": str(each.served.target),
+                "cause": each.cause,
+                "since": instant(each.since),
+                "judgement": describe_suspended(route, each),
+            }
             for each in route.suspended
         ]
     )

@@ -96,11 +96,12 @@ class ShadowProgress(Screen):
 
 
 class Suspension(Screen):
-    """A version that an alert took out of traffic, until a person decides about it."""
+    """A version that an alert took out of traffic; `judgement`: how it is judged, or what a person is to do."""
 
     target: str
     cause: str
     since: Time
+    judgement: str = ""
 
 
 class FleetRow(Screen):

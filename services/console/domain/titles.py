@@ -77,6 +77,7 @@ _SAY: Final[Mapping[type[f.Fact], Callable[[Any], str]]] = {
     f.DrillOrdered: _drill,
     f.QuarantineLifted: lambda data: f"{data.target}: {data.reason}",
     f.SuspensionDecided: lambda data: f"{data.decision} {data.target}: {data.reason}",
+    f.SuspensionJudged: lambda data: f"{data.target}: {data.verdict}: {data.reason}",
     f.AuditRecorded: lambda data: f"{data.action} {data.about}",
     f.OrderAccepted: lambda data: data.order_type.removeprefix("slipway."),
     f.OrderRefused: lambda data: f"{data.code}: {data.reason}",
