@@ -11,7 +11,10 @@ from contracts.vocabulary import ArtifactRef, Contract, Environment, Target
 AlertFact = AlertRaised | AlertUpdated | AlertResolved
 RUNBOOKS: dict[AlertKind, str] = {
     kind: f"docs/runbooks/{kind}.md"
-    for kind in ("latency", "errors", "quality", "drift", "standby", "engine", "clock", "provenance", "store", "blind")
+    for kind in (
+        *("latency", "errors", "quality", "drift", "standby", "engine", "clock", "provenance", "store", "blind"),
+        "suspended",
+    )
 }
 _FIGURES = (
     *("value", "limit", "window", "requests", "e_value", "first_bad_at", "drill", "evidence", "message"),

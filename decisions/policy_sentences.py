@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from contracts.policy import PER_REQUEST_METRICS, MetricGate, ReleasePolicy, Trigger
 from decisions.release_plan import PlannedStep, plan_release
+from decisions.suspensions import can_judge
 from decisions.triggers import limit_of
 
 _OBJECTIVES = {
@@ -112,6 +113,13 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
     if any(trigger.action == "automatic" for trigger in policy.triggers):
         to = "the base model" if policy.no_previous == "base" else "nothing: it stays in traffic"
         yield f"A rollback goes to the version before; from the first version it goes to {to}."
+    judged = [trigger.name for trigger in policy.automatic if can_judge(trigger)]
+    if judged:
+        yield (
+            f"A version that {', '.join(judged)} moved traffic from is asked what callers asked, unseen, until that "
+            f"shows whether it was the cause; undecided after {period(policy.judgement_s)}, or moved by another "
+            "trigger, a person decides."
+        )
 
 
 def _trigger(trigger: Trigger) -> str:

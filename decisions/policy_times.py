@@ -1,16 +1,18 @@
 """How long the steps of a policy take at a rate of requests, and how often its triggers raise false alarms. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from contracts.facts import WindowSummarised
 from contracts.policy import ReleasePolicy, Trigger
 from decisions.policy_sentences import period
 from decisions.release_plan import needs_shadow, traffic_shares
-from decisions.triggers import detector_alpha, sequential
+from decisions.suspensions import JUDGED_RATIO, can_judge, least_confirmed
+from decisions.triggers import detector_alpha, limit_of, sequential
 
 _RECORDED_LATER = timedelta(minutes=2)
 """The requests of the last two minutes may not be in a window yet."""
+_SOON_S = 600.0
 _UNITS = ((86_400.0, "days"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
@@ -31,7 +33,11 @@ def explain_times(policy: ReleasePolicy, rps: float, *, first: bool = False) -> 
         rps: The model's requests per second.
         first: Whether nothing of the model serves yet.
     """
-    return [*_steps(policy, rps, first=first), *_triggers(policy.triggers, rps)]
+    return [
+        *_steps(policy, rps, first=first),
+        *_triggers(policy.triggers, rps),
+        *_judgements(policy.automatic, rps),
+    ]
 
 
 def canary_requests(policy: ReleasePolicy, share: float) -> float:
@@ -68,6 +74,20 @@ def _late(step: str, requests: float, deadline_s: float, rps: float) -> Iterator
         yield (
             f"  That is after its deadline of {period(deadline_s)}, so that it ends without a verdict: raise "
             f"{step}.deadline_s or the share, or lower min_requests; or send {requests / deadline_s:.3g} requests/s."
+        )
+
+
+def _judgements(triggers: Iterable[Trigger], rps: float) -> Iterator[str]:
+    """Yield which regression a shadow confirms soon, of each limit."""
+    limits: dict[float, list[str]] = {}
+    for trigger in filter(can_judge, triggers):
+        limits.setdefault(limit_of(trigger), []).append(trigger.name)
+    for limit, names in limits.items():
+        least = least_confirmed(limit, JUDGED_RATIO * rps * _SOON_S)
+        what = f"a share of bad requests of {least:.3g} or more" if least is not None else "no regression"
+        yield (
+            f"{', '.join(names)}: {about(_SOON_S)} of a suspended version's shadow can confirm {what}, if the version "
+            f"that serves has {limit / 2.0:.3g} and capacity is spare."
         )
 
 

@@ -37,6 +37,9 @@ canary: {steps: [0.05, 0.25], min_requests: 200, deadline_s: 3600, on_deadline: 
 rehearsal: required
 # rehearsal_valid_s: 604800
 
+# How long the shadow of a version that an alert suspended may take for a verdict; then a person decides.
+# judgement_s: 21600
+
 # What a first version rolls back to: the base model, or (hold) nothing.
 no_previous: base
 

@@ -12,7 +12,17 @@ from ..vocabulary import ArtifactRef, Contract, Environment, Instant, Party, Rat
 from .fact import Fact
 
 AlertKind = Literal[
-    "latency", "errors", "quality", "drift", "standby", "engine", "clock", "provenance", "store", "blind"
+    "latency",
+    "errors",
+    "quality",
+    "drift",
+    "standby",
+    "engine",
+    "clock",
+    "provenance",
+    "store",
+    "blind",
+    "suspended",
 ]
 Severity = Literal["info", "warning", "critical"]
 

@@ -120,7 +120,7 @@ def find_undecided(state: MonitorState) -> Finding:
     waits = bool(state.undecided)
     return Finding(
         key=KEY,
-        kind="standby",
+        kind="suspended",
         severity="critical" if "undecided" in state.undecided else "warning",
         trigger=None,
         fired=waits,

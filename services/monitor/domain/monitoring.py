@@ -378,7 +378,7 @@ def _fresh(state: MonitorState, target: Target, role: Role, now: datetime) -> Ta
 def _may_gather(state: MonitorState, watched: TargetState) -> bool:
     """Return whether requests may go into drift windows: not while something else is wrong with the target."""
     wrong = any(
-        alert.open and alert.target == watched.target and alert.kind not in ("drift", "clock", "blind")
+        alert.open and alert.target == watched.target and alert.kind not in ("drift", "clock", "blind", "suspended")
         for alert in state.alerts.values()
     )
     return state.environment == "production" and watched.role == "active" and not wrong

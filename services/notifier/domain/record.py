@@ -133,8 +133,8 @@ class ModelNotices(OutboxRecord):
         held: What silences hold back that is over, by trigger or kind, and whether it is critical.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 6
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 6), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 7
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 7), unchanged)
 
     model: ModelName
     notices: dict[str, Notice] = Field(default_factory=dict)

@@ -144,7 +144,7 @@ def test_an_engine_that_dies_twice_of_requests_that_the_other_answered_is_confir
 def test_a_verdict_that_waits_for_a_person_is_an_alert_until_the_suspension_ends():
     written = entry(verdict="undecided", evidence="Of 9 requests.")
     state = monitoring.assess(follow(begun(), route(written, epoch=13), 10.0), cause(11.0), RULES)
-    (alert,) = [fact for fact in published(state, f.AlertRaised) if fact.kind == "standby"]
+    (alert,) = [fact for fact in published(state, f.AlertRaised) if fact.kind == "suspended"]
     assert (alert.severity, alert.target, alert.trigger) == ("critical", k.target(7), None)
     assert "slipway rollback return" in alert.message
     ended = follow(state, route(epoch=14, quarantined=(k.target(8),)).model_copy(update={"suspended": ()}), 20.0)
