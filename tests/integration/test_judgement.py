@@ -101,7 +101,9 @@ async def test_a_version_that_is_no_worse_is_cleared_and_waits_for_a_person(js, 
         await publish(js, alert(trigger="errors"))
         (judged,) = await wait_for_fact(js, f.SuspensionJudged, timeout_s=120)
         await wait_for_fact(js, f.DeploymentChanged, count=3)
-        (raised,) = [event for event in await wait_for_fact(js, f.AlertRaised, count=2) if event.data.kind == "suspended"]
+        (raised,) = [
+            event for event in await wait_for_fact(js, f.AlertRaised, count=2) if event.data.kind == "suspended"
+        ]
     assert (judged.data.verdict, judged.data.target_share.bad) == ("cleared", 0)
     route = await route_of(js)
     (entry,) = route.suspended

@@ -294,7 +294,7 @@ def plan_approval_record(release: Release, order: Event[ApprovalGranted]) -> App
 def plan_deployment_record(fact: DeploymentChanged, cause_id: str) -> DeploymentRecord | None:
     """Return the record of a deployment for the version whose share of traffic changed; None when none serves."""
     route = fact.route
-    if fact.cause == "shadow":
+    if fact.cause in ("shadow", "judge"):
         return None
     if fact.cause in ("canary", "abort"):
         share, shadow = route.canary, route.shadow
