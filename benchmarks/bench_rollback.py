@@ -51,8 +51,8 @@ STEPS = (
     ("alert stored", "the alert is on the bus"),
     ("decided", "the controller receives it and decides"),
     ("recorded", "the decision is recorded"),
+    ("switched", "previous is ready, route written"),
     ("started", "rollback.started is published"),
-    ("switched", "previous probed, route written"),
 )
 
 

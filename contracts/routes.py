@@ -16,7 +16,7 @@ class ServedTarget(Deployable):
 
     Attributes:
         endpoints: Where gateways reach it; they share the requests among these.
-        pair_ratio: Share of its requests that the previous version answers as well, from its release's policy.
+        pair_ratio: Share of requests that a canary and the active version are both asked, from its release's policy.
         copies: On how many endpoints it is to be loaded, from its release's policy; fewer where no memory is free.
     """
 

@@ -61,8 +61,9 @@ class TrafficRequested(Fact):
     """A target is to take this share of production traffic; valid only while the route is at `epoch`.
 
     `reason` explains an unusual share, such as that of a first release without a canary. `pair_ratio` is the share of
-    its requests that the previous version answers as well, `copies` on how many endpoints the target is to be loaded.
-    With weight 0 the target takes no traffic: it is asked what `shadow_ratio` of the active target's callers asked.
+    the requests that a canary and the active version are both asked, `copies` on how many endpoints the target is
+    to be loaded. With weight 0 the target takes no traffic: it is asked what `shadow_ratio` of the active target's
+    callers asked.
     """
 
     TYPE: ClassVar[str] = "slipway.traffic.requested.v1"

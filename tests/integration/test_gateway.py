@@ -218,21 +218,24 @@ async def test_an_endpoint_that_is_gone_costs_a_retry_and_no_request(js, gateway
     assert gateway.metric(f"slipway_gateway_retries_total{{{labels}}}") == 1, "then it is ejected"
 
 
-async def test_a_share_goes_to_the_version_behind_too_and_a_pair_shows_what_only_one_fails(
+async def test_a_canary_and_the_active_version_are_both_asked_a_share_and_a_pair_shows_what_only_one_fails(
     js, gateway, asdk, toy, triton
 ):
     newer = load_toy(triton, "toy", 3, fail_text="odd").model_copy(update={"pair_ratio": 0.5})
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=newer, previous=toy[1]))
+    canary = CanaryShare(served=newer, weight_ratio=0.5)
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1], canary=canary, previous=toy[2]))
     for number in range(24):
         with contextlib.suppress(openai.InternalServerError):
             await asdk.completions.create(model="toy", prompt="odd" if number % 2 else "even", max_tokens=3)
     records, pairs = await telemetry_and_pairs(js, 24, 4)
-    assert {record.target for record in records} == {newer.target}, "what is mirrored is no request of a caller"
+    assert len(records) == 24, "what is mirrored is no request of a caller"
     assert len({record.caller for record in records}) == 1
     assert all(record.caller and record.caller not in gateway.key for record in records)
-    assert {(pair.served.target, pair.mirrored.target) for pair in pairs} == {(newer.target, toy[1].target)}
-    assert {(pair.served.error, pair.mirrored.error) for pair in pairs} <= {(None, None), ("engine_failed", None)}
-    assert all(pair.mirrored.ttft_ms for pair in pairs)
+    sides = [{side.target: side for side in (pair.served, pair.mirrored)} for pair in pairs]
+    assert {frozenset(side) for side in sides} == {frozenset((newer.target, toy[1].target))}
+    assert {side[newer.target].error for side in sides} <= {None, "engine_failed"}
+    assert all(side[toy[1].target].ttft_ms for side in sides)
+    assert {side[toy[1].target].error for side in sides} == {None}
     assert {pair.served.request_id for pair in pairs} <= {record.request_id for record in records}
 
 

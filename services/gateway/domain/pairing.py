@@ -108,7 +108,7 @@ def is_known(record: Inference) -> bool:
 def as_pair(served: Inference, mirrored: Inference, *, shadow: bool = False) -> MirroredPair | None:
     """Return the pair of two outcomes; None if one shows nothing about its target.
 
-    Both sides are taken alike: what failed is the target's, whatever a cross-check made of the request. An engine that
+    Both sides are taken alike: what failed is the target's, whatever the fallback made of the request. An engine that
     died makes no pair on either side.
     """
     sides = (_as_side(served), _as_side(mirrored))
