@@ -22,6 +22,8 @@ def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
         weaker.append("rehearsal is not_required where the stored policy says required")
     if policy.rehearsal_valid_s > stored.rehearsal_valid_s:
         weaker.append(f"rehearsal_valid_s is above the stored {stored.rehearsal_valid_s:g}")
+    if policy.judgement_s > stored.judgement_s:  # a person is asked later
+        weaker.append(f"judgement_s is {policy.judgement_s:g}, above the stored {stored.judgement_s:g}")
     if policy.pairs.share_ratio < stored.pairs.share_ratio:
         share, least = policy.pairs.share_ratio, stored.pairs.share_ratio
         weaker.append(f"pairs.share_ratio is {share:g}, below the stored {least:g}")

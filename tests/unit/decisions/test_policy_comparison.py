@@ -200,6 +200,12 @@ def test_a_policy_without_a_shadow_is_stored_as_before():
     assert "shadow" not in policy().model_dump(mode="json")
 
 
+def test_a_person_may_be_asked_earlier_about_a_suspended_version_not_later():
+    stored = policy(judgement_s=3_600.0)
+    assert weaknesses(policy(judgement_s=600.0), stored) == []
+    assert weaknesses(policy(), stored) == ["judgement_s is 21600, above the stored 3600"]
+
+
 def test_attesters_are_a_part_of_the_stored_ones():
     """A key of a service that is named is another entry: nothing here knows whose key it is."""
     key = "ab" * 32
@@ -229,6 +235,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "shadow",
         "rehearsal",
         "rehearsal_valid_s",
+        "judgement_s",
         "no_previous",
         "triggers",
         "pairs",
