@@ -121,7 +121,7 @@ def find_undecided(state: MonitorState) -> Finding:
     return Finding(
         key=KEY,
         kind="suspended",
-        severity="critical" if "undecided" in state.undecided else "warning",
+        severity="critical" if ": undecided, " in state.undecided else "warning",
         trigger=None,
         fired=waits,
         calm=not waits,
