@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from contracts.envelope import Event
@@ -96,7 +96,7 @@ class Hub:
         since: float | None = None,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str]:
         """Yield server-sent events: `change` with the topics that have changed, and comments that keep it open.
 
         Args:

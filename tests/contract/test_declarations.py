@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import re
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -56,12 +57,13 @@ def test_subscriptions_meet_the_provisioned_consumers(name):
         consumer.durable_name: (stream, consumer.filter_subject) for stream, consumer in topology.consumers()
     }
     bus = built(name)
+    subscribers: list[Any] = list(bus.broker.subscribers)
     subscribed = {
         subscriber.extra_options["durable"]: (subscriber.stream.name, subscriber.subject.broker_address)
-        for subscriber in bus.broker.subscribers
+        for subscriber in subscribers
     }
     assert subscribed == {durable: provisioned[durable] for durable in bus.consumptions}
-    assert all(subscriber.stream.declare is False for subscriber in bus.broker.subscribers)
+    assert all(subscriber.stream.declare is False for subscriber in subscribers)
 
 
 @each_service

@@ -20,7 +20,8 @@ RECORDED = {rule.name for rule in rules.RECORDINGS}
 OF_PROMETHEUS = {"job", "instance", "le", "model"}
 AT = "100m"
 EXPRESSIONS = {
-    **{rule.name: rule.expr for rule in (*rules.RULES, *rules.RECORDINGS)},
+    **{rule.name: rule.expr for rule in rules.RULES},
+    **{rule.name: rule.expr for rule in rules.RECORDINGS},
     **{
         f"{board.title}: {panel.title} {number}": query.expr
         for board in DASHBOARDS.values()

@@ -27,9 +27,9 @@ SWITCHES = {"dead_text": "DEADTEXT", "mute_text": "MUTETEXT", "crash_text": "CRA
 
 async def put_route(js, gateway, route: Route, bucket: str = "routes") -> None:
     """Write a route and wait until this gateway has it."""
-    bucket, headers = Bucket(js, bucket, Route), {**gateway.headers, "x-slipway-environment": ENVIRONMENTS[bucket]}
-    entry = await bucket.get(route.model)
-    await (bucket.create(route.model, route) if entry is None else bucket.update(route.model, route, entry.revision))
+    routes, headers = Bucket(js, bucket, Route), {**gateway.headers, "x-slipway-environment": ENVIRONMENTS[bucket]}
+    entry = await routes.get(route.model)
+    await (routes.create(route.model, route) if entry is None else routes.update(route.model, route, entry.revision))
     name = f"{route.model}@v{route.active.target.version}"
     async with asyncio.timeout(10):
         async with httpx.AsyncClient(base_url=gateway.base_url, headers=headers) as http:

@@ -6,11 +6,12 @@ import json
 from contracts import facts as f
 from contracts.envelope import CONTENT_TYPE
 from contracts.services import INBOX, durable_name
+from services.registry.app import SERVICE
 from shared.runtime.clock import SystemClock
 from shared.runtime.team_list import TeamList
 from testbed.factories import PUBLISHER
 from testbed.services import wait_for_fact
-from tests.integration.registry_process import READY, SERVICE, base, checkpoint, publish, registry, store  # noqa: F401 - fixtures
+from tests.integration.registry_process import READY, base, checkpoint, publish, registry, store  # noqa: F401 - fixtures
 from tests.kit import fakes_registry as k
 
 FLOOD = 900

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from nats.js.api import StreamConfig
 
-from clients.cli.doctor.space import GIB, ask_bus, ask_store
+from clients.cli.doctor.assess import GIB
+from clients.cli.doctor.space import ask_bus, ask_store
 from contracts.routes import Route
 from deploy.local.state import ADMIN, StateFolder, new_description
 from shared.messaging import topology

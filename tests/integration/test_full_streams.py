@@ -16,7 +16,7 @@ from contracts import facts as f
 from contracts.policy import MetricGate
 from contracts.routes import Route
 from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS, durable_name, stream_subjects
-from services.registry.app import rejection
+from services.registry.admissions import rejection
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.kv import KvRoutes
 from services.rollback_controller.controller import SERVICE, Controller

@@ -13,6 +13,7 @@ from contracts.routes import Route
 from decisions.attribution import is_failure
 from services.monitor.domain import monitoring as watching
 from services.monitor.domain.monitoring import Cause, Rules
+from services.monitor.domain.record import MonitorState
 from testbed import factories as f
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running
@@ -56,7 +57,7 @@ def alerts_about(records):
     """Return the alerts that the monitor raises for these records, in their order."""
     first, last = records[0], records[-1]
     policy = f.policy(triggers=TRIGGERS, canary=Canary(steps=(0.2,), min_requests=100))
-    watch = watching.MonitorState(model=first.target.model, environment="production")
+    watch = MonitorState(model=first.target.model, environment="production")
     watch = watching.add_policy(watch, first.target.version, "r-1", policy, Cause("policy", first.scheduled_at))
     for number in range(0, len(records), 200):
         watch = watching.add_records(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ async def app(scope, receive, send):
 @pytest.fixture
 async def server():
     dropped = []
-    server = make_server(app, "127.0.0.1", free_port(), LIMITS, on_unread=lambda: dropped.append(None))
+    server: Any = make_server(app, "127.0.0.1", free_port(), LIMITS, on_unread=lambda: dropped.append(None))
     server.dropped = dropped
     server.capture_signals = contextlib.nullcontext
     task = asyncio.ensure_future(server.serve())

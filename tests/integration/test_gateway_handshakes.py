@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ async def server(tmp_path):
         write_s=0.5,
     )
     dropped = []
-    server = make_server(
+    server: Any = make_server(
         app,
         "127.0.0.1",
         free_port(),

@@ -171,9 +171,10 @@ class Allowing(LockingStore):
 
 
 async def test_what_cannot_be_renewed_is_a_reason_and_an_alert_until_it_can(promoted):
-    registry = Registry(promoted, route_of(promoted.served), store=Refusing(promoted))
+    store = Refusing(promoted)
+    registry = Registry(promoted, route_of(promoted.served), store=store)
     await registry.locks.sweep(promoted.model)
-    registry.objects._store.refused = key = blob_key(served_blob(promoted).digest)
+    store.refused = key = blob_key(served_blob(promoted).digest)
     registry.clock.shift = timedelta(days=16)
     for _ in range(2):
         await registry.locks.sweep(promoted.model)
@@ -184,7 +185,7 @@ async def test_what_cannot_be_renewed_is_a_reason_and_an_alert_until_it_can(prom
     other, until = lock_key(promoted.model, 2, 1), datetime.now(UTC) + timedelta(days=45)
     (version,) = read_locks(promoted).pins[other]
     assert promoted.registry.retention_of(other, version).until > until, "the others are renewed"
-    registry.objects._store.refused = None
+    store.refused = None
     await registry.locks.sweep(promoted.model)
     assert [kind for kind, _ in registry.alerts()] == ["raised", "resolved"]
     assert (await registry.record(promoted.model)).versions[0].reason == ""

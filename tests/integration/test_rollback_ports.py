@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from contracts.facts import InferenceBatch, WindowSummarised
+from contracts.facts.fact import Fact
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.arrivals import StreamArrivals
 from services.rollback_controller.adapters.gateway import GatewayTraffic
@@ -82,7 +83,7 @@ class TestStreamArrivals(ArrivalsConformance):
         return StreamArrivals(lambda: js)
 
     async def arrive(self, kind, model):
-        fact = {"telemetry": InferenceBatch, "windows": WindowSummarised}[kind]
+        fact: type[Fact] = {"telemetry": InferenceBatch, "windows": WindowSummarised}[kind]
         await self.js.publish(f"{fact.TYPE}.{model}.somebody", b"{}")
 
 

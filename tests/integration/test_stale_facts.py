@@ -62,8 +62,8 @@ async def controller(bus_settings, ahead=timedelta(), *, by_bus=False):
     bus = Bus(bus_settings, SERVICE, clock)
     await bus.connect()
     if by_bus:
-        clock = BusClock(clock, lambda: bus.js, "rollbacks")
-        await clock.try_comparing()
+        clock = by = BusClock(clock, lambda: bus.js, "rollbacks")
+        await by.try_comparing()
     bucket = Bucket(bus.js, "rollbacks", RollbackState)
     states = RollbackStates(RecordStore("rollbacks", bucket, LoggedPublisher(bus), service=SERVICE))
     built = build(

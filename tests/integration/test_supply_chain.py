@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
-from deploy.setup import audit, licences, locks
+from deploy.setup import audit, locks
 from testbed.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +50,7 @@ def test_a_bill_of_materials_names_every_locked_package_and_no_other(bill):
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     pins = locks.read_pins((ROOT / "requirements/audit.txt").read_text())
     needed = {pin.name: pin.version for pin in pins if " ; " not in pin.text or f"== '{version}'" in pin.text}
-    listed = {licences.canonicalize_name(item["name"]): item["version"] for item in bill["components"]}
+    listed = {canonicalize_name(item["name"]): item["version"] for item in bill["components"]}
     assert listed == needed
     assert all(item["purl"].startswith("pkg:pypi/") for item in bill["components"])
     assert sum("licenses" in item for item in bill["components"]) > 0.9 * len(listed)

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def story_of(now):
 async def log(js, settings, tmp_path, monkeypatch):
     """The events on a bus whose registry may trim it into the middle of a release."""
     monkeypatch.setattr("services.registry.event_archive.SEGMENT_EVENTS", 15)
-    archived = ArchivedLog(js, Store(settings), tmp_path)
+    archived: Any = ArchivedLog(js, Store(settings), tmp_path)
     events = story_of(datetime.now(UTC))
     for event in events:
         await publish_event(js, event)

@@ -12,6 +12,7 @@ from services.quantiser.adapters.awq_format import dequantise, load_awq, unpack
 from services.quantiser.adapters.evaluation import load_compressed
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read_shape
 from services.quantiser.ports import QuantisationJob
+from shared.errors import Permanent
 from testbed.models import tiny_base, tiny_tokenizer
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -142,7 +143,7 @@ def test_own_evaluation_set_is_measured_and_never_calibrates(merged, tmp_path):
     made = quantise_worker.quantise(order(merged, tmp_path, "gptq-int4", evaluation=texts))
     assert made.evaluation_quality.tokens == 5 * 255  # not half of the 5 windows: as many as a verdict needs
     assert made.evaluation_quality.mean_kl != made.quality.mean_kl
-    with pytest.raises(quantise_worker.Permanent, match="has 0 tokens in 0 usable samples"):
+    with pytest.raises(Permanent, match="has 0 tokens in 0 usable samples"):
         quantise_worker.quantise(order(merged, tmp_path, "gptq-int4", evaluation=texts, calibration=texts))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 import httpx
 import pytest
@@ -38,7 +39,7 @@ def manager(nats_server, s3_server, triton, fleet, tmp_path):
     """A server-manager that reaches the store, Triton and its agent through a relay each."""
     folder = tmp_path / "manager"
     more = {"engine": "toy", "memory_budget_bytes": 1000 * MIB, "overhead_bytes": 64 * MIB}
-    process = ServerManager(folder, connection(nats_server, s3_server, folder), triton, **more)
+    process: Any = ServerManager(folder, connection(nats_server, s3_server, folder), triton, **more)
     process.variables |= attester_variables(fleet.keys, "services.server_manager.main")
     process.relays = {}
     with contextlib.ExitStack() as stack:

@@ -1,7 +1,7 @@
 """The sweep itself: plan what nothing refers to, wait, decide about each object against its writers, remove it."""
 
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -97,7 +97,7 @@ class Sweeper:
         candidates = {key: each.size for key, each in listed.items() if is_candidate(key)}
         return reached(names, candidates, self.store.find)
 
-    def plan_steps(self, wait: timedelta) -> Iterator[None]:
+    def plan_steps(self, wait: timedelta) -> Generator[None]:
         """Write the plan of what nothing refers to now; what it names is not removed yet.
 
         Of more objects than a plan may name, documents are planned before what they refer to: what stays in the store

@@ -283,8 +283,8 @@ async def test_a_schema_that_costs_too_much_is_refused_before_the_engine_sees_it
     assert max(b - a for a, b in itertools.pairwise(times)) < 2.0  # the pause of others is what is tested
     plain = {"type": "function", "function": {"name": "a", "strict": True, "parameters": {"type": "object"}}}
     hidden = {**CHAT, "tools": [plain], "response_format": {"type": "json_schema", "json_schema": form}}
-    hidden = json.dumps(hidden).replace("json_schema", "json\\u005fschema").replace('"tools"', '"t\\u006fols"')
-    status, _, raw, _ = await api.ask(CHAT_PATH, hidden.encode())
+    text = json.dumps(hidden).replace("json_schema", "json\\u005fschema").replace('"tools"', '"t\\u006fols"')
+    status, _, raw, _ = await api.ask(CHAT_PATH, text.encode())
     assert (status, json.loads(raw)["error"]["code"]) == (400, "schema_too_costly"), raw
     assert "processor time" in json.loads(raw)["error"]["message"], raw
     answer, _ = await api.chat(

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -201,7 +201,8 @@ def test_unknown_variants_are_refused_and_repeated_ones_counted_once():
 def test_every_precision_can_be_requested_and_the_policy_of_the_example_has_a_gate_for_each_that_loses_quality():
     options = [text for variant in get_args(Variant) for text in ("--variant", variant)]
     others = ["--model", "m", "--base", "b", "--adapter", ".", "--run-id", "r", "--data-hash", digest("data")]
-    requested = get_command(app).commands["publish"].make_context("publish", [*others, *options]).params["variant"]
+    group: Any = get_command(app)
+    requested = group.commands["publish"].make_context("publish", [*others, *options]).params["variant"]
     ready = fact(f.CheckpointReady, variants=parse_variants(requested), policy=load_policy(POLICY))
     assert ready.variants == get_args(Variant)
     assert set(ready.policy.quality) == set(ready.variants) - {"bf16"}

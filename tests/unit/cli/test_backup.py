@@ -6,6 +6,7 @@ import stat
 import tarfile
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -306,7 +307,8 @@ def test_the_authority_and_the_region_of_the_backups_server_are_settings_of_thei
         monkeypatch.setenv(f"SLIPWAY_BACKUP_S3_{name}", str(value))
     monkeypatch.setenv("SLIPWAY_S3_REGION", "us-west-2")
     monkeypatch.setenv("SLIPWAY_S3_CA", str(tmp_path / "of-the-installation.pem"))
-    assert open_location("s3://backups/x")._store._client._base_url.region == "eu-central-1"
+    location: Any = open_location("s3://backups/x")
+    assert location._store._client._base_url.region == "eu-central-1"
     monkeypatch.setenv("SLIPWAY_BACKUP_S3_CA", str(tmp_path / "none.pem"))
     with pytest.raises(CommandError, match=r"SLIPWAY_BACKUP_S3_CA names .*none\.pem"):
         open_location("s3://backups/x")

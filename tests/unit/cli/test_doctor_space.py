@@ -5,9 +5,9 @@ from typing import get_args
 
 import pytest
 
+from clients.cli.doctor.assess import GIB
 from clients.cli.doctor.findings import as_line
 from clients.cli.doctor.space import (
-    GIB,
     MACHINE_COPIES,
     OF_16_BITS,
     STORE_COPIES,

@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -22,8 +23,8 @@ BODY = {"version": 2, "variant": "int8", "fault": {"delay_ms": 1500}, "epoch": 4
 
 @pytest.fixture
 def world(tmp_path):
-    made, story = World(tmp_path), Story(NOW - timedelta(hours=1))
-    made.story = story
+    made: Any = World(tmp_path)
+    made.story = story = Story(NOW - timedelta(hours=1))
     made.events = [*story.release("shop-bot", 1, 1), *story.release("shop-bot", 2, 2)]
     made.fill(made.events)
     made.routes.routes["shop-bot"] = story._routes["shop-bot"]

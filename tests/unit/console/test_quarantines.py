@@ -1,6 +1,7 @@
 """A quarantined target says so, since when and why; who may lift it sees what that would do, and orders it."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,8 @@ PAGE = f"/models/shop-bot/quarantine?target={HELD}"
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Of shop-bot a person confirmed that version 2 was the cause of an alert; of bank-bot one rolled it back."""
-    made, story = World(tmp_path_factory.mktemp("console")), Story(NOW)
+    made: Any = World(tmp_path_factory.mktemp("console"))
+    story = Story(NOW)
     events = [
         *story.release("shop-bot", 1, 1),
         *story.release("shop-bot", 2, 2),

@@ -166,8 +166,8 @@ def test_the_timeline_names_the_person_who_promoted_a_canary(tmp_path):
     release = "r-0000000000000002-1"
     events = [*story.release("m", 1, 1), *story.release("m", 2, 2, until="canary")]
     order = story.event(factories.fact(f.CanaryAdvanced, release_id=release, reason="Good."), "m", release, by="anna")
-    asked = factories.fact(f.TrafficRequested, release_id=release, target=factories.served(2, "int8", "m"))
-    asked = story.event(asked, "m", release, cause=order.id)
+    fact = factories.fact(f.TrafficRequested, release_id=release, target=factories.served(2, "int8", "m"))
+    asked = story.event(fact, "m", release, cause=order.id)
     served = {"active": factories.served(2, "int8", "m"), "previous": factories.served(1, "int8", "m"), "canary": None}
     events += [order, asked, story._moved("m", release, "promote", epoch=9, cause_id=asked.id, **served)]
     made.fill(events)

@@ -5,6 +5,7 @@ import importlib
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 BACKENDS = Path(__file__).resolve().parents[3] / "deploy" / "backends"
 
@@ -40,7 +41,7 @@ class FakeSender:
 def load_backend(monkeypatch, name):
     """Import a module of the backends as Triton's stub would, with stand-ins for what only the stub has."""
     modules = ("engine_tensors", "replies", "text_answers", "openai_record", "error_source", "schema_check")
-    utils = types.ModuleType("triton_python_backend_utils")
+    utils: Any = types.ModuleType("triton_python_backend_utils")
     utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL = FINAL
     utils.Logger = types.SimpleNamespace(log_error=lambda _message: None)
     utils.Tensor = lambda name, value: (name, value)

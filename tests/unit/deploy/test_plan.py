@@ -2,6 +2,7 @@ import json
 import re
 from pathlib import Path
 
+from contracts.services import OPTIONAL
 from contracts.services import SERVICES as CONTRACTS
 from deploy.local import plan
 from deploy.local.plan import SERVICES, Keys, Programs, StackConfig
@@ -20,7 +21,7 @@ def ports(config=None):
 
 
 def test_every_declared_service_is_started():
-    assert {*SERVICES, *plan.OPTIONAL} == set(CONTRACTS)
+    assert {*SERVICES, *OPTIONAL} == set(CONTRACTS)
     assert StackConfig().services == SERVICES
     assert StackConfig(optional=("mirror", "notifier")).services == (*SERVICES, "mirror", "notifier")
 

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -128,11 +129,11 @@ def refusing(schema_check, monkeypatch):
             super().__init__(message)
             self.http_status = http_status
 
-    vllm = ModuleType("vllm.exceptions")
+    vllm: Any = ModuleType("vllm.exceptions")
     vllm.VLLMValidationError, vllm.GracefulHTTPError = VLLMValidationError, GracefulHTTPError
     monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
     monkeypatch.setitem(sys.modules, "vllm.exceptions", vllm)
-    utils = ModuleType("vllm.v1.structured_output.utils")
+    utils: Any = ModuleType("vllm.v1.structured_output.utils")
     utils.choice_as_grammar = utils.grammar_is_likely_lark = None
     for name in ("vllm.v1", "vllm.v1.structured_output"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))

@@ -1,5 +1,7 @@
 """What every sink of telemetry does, fake or real: inherited by one test class for each."""
 
+from typing import Any
+
 import pytest
 
 from contracts.facts import InferenceBatch
@@ -17,6 +19,8 @@ class SinkConformance:
 
     `stored` returns (model, environment, ids of the requests) of each stored batch, in order.
     """
+
+    stored: Any
 
     async def test_a_batch_is_stored_for_its_model_and_environment(self, sink):
         await sink.publish(batch("1", "2"), model="bot", environment="production", batch_id="b-1")

@@ -9,9 +9,10 @@ from contracts import facts
 from contracts.policy import Canary
 from services.monitor.domain import monitoring as watching
 from services.monitor.domain.monitoring import Cause, Rules
+from services.monitor.domain.record import MonitorState
 from shared.errors import Transient
 from testbed import factories as f
-from tests.unit.gateway.fakes import FakeEngine
+from tests.unit.gateway.fakes import FakeEngine, StepClock
 from tests.unit.gateway.world import World, only_active
 
 SURROGATE = "\ud800"
@@ -36,7 +37,7 @@ def alerts_after(records):
     now = records[-1].scheduled_at if records else f.START
     policy = f.policy(triggers=TRIGGERS, canary=Canary(steps=(0.2,), min_requests=100))
     watch = watching.add_policy(
-        watching.MonitorState(model=f.MODEL, environment="production"), 7, "r-7", policy, Cause("p", now)
+        MonitorState(model=f.MODEL, environment="production"), 7, "r-7", policy, Cause("p", now)
     )
     route = f.route(active=f.served(7), canary=None, previous=None, history=(), quarantined=(), epoch=1)
     watch = watching.follow_route(watch, route, Cause("route", now), Rules())
@@ -95,8 +96,8 @@ async def test_a_stop_that_leaves_no_text_is_no_empty_answer():
 class Reconnecting(FakeEngine):
     """Needs 1.5 s on the world's clock to be connected again; `held` keeps it from it."""
 
-    clock = None
-    held = None
+    clock: StepClock
+    held: asyncio.Event | None = None
 
     async def await_reconnect(self, endpoint):
         await super().await_reconnect(endpoint)

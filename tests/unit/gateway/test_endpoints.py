@@ -514,6 +514,9 @@ async def test_tokens_that_came_are_outstanding_no_more():
     class Paused(Endpoints):
         """Holds an answer back after as many tokens as its prompt says."""
 
+        held: list[str]
+        opened: asyncio.Event
+
         async def send(self, endpoint, target, request):
             tokens = 0
             async for piece in super().send(endpoint, target, request):

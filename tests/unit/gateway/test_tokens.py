@@ -17,8 +17,9 @@ from decisions.oidc_grants import Grant
 from services.gateway.adapters.tokens import IdentityProvider, Tokens, read_keys
 from services.gateway.callers import KEPT, Caller
 from services.gateway.team_table import TeamTable
+from testbed.factories import MODEL
 from tests.unit.gateway.fakes import StepClock
-from tests.unit.gateway.world import BEARER, MODEL, STAGING, World, key, only_active
+from tests.unit.gateway.world import BEARER, STAGING, World, key, only_active
 
 ISSUER, AUDIENCE = "https://login.example.com", "slipway"
 RSA_KEY = rsa.generate_private_key(65537, 2048)

@@ -1,5 +1,7 @@
 """The merger's order of steps, with fakes at its ports."""
 
+from typing import Any
+
 import pytest
 
 from services.merger.ports import Rendering
@@ -12,7 +14,7 @@ ORDER = opened(base(), REF).data
 
 
 async def test_commits_last_and_after_the_stored_bytes_were_verified():
-    use_case = merger()
+    use_case: Any = merger()
     manifest, ref = await use_case.merge(ORDER, quiet)
     assert use_case.artifacts.log == ["find", "merge", "commit"]
     assert (manifest.peak_rss_bytes, manifest.weights_bytes) == (500, 100)
@@ -23,7 +25,7 @@ async def test_commits_last_and_after_the_stored_bytes_were_verified():
 
 
 async def test_what_is_committed_is_only_said_again():
-    use_case = merger()
+    use_case: Any = merger()
     first = await use_case.merge(ORDER, quiet)
     use_case.artifacts.log.clear()
     assert await use_case.merge(opened(base(), REF).data, quiet) == first
@@ -43,7 +45,7 @@ async def test_what_is_committed_is_only_said_again():
     ],
 )
 async def test_what_is_refused_is_never_committed(changes, code, last_step):
-    use_case = merger(**changes)
+    use_case: Any = merger(**changes)
     with pytest.raises(Permanent) as caught:
         await use_case.merge(ORDER, quiet)
     assert caught.value.code == code
@@ -53,6 +55,6 @@ async def test_what_is_refused_is_never_committed(changes, code, last_step):
 async def test_a_checkpoints_own_tokenizer_is_the_one_that_must_be_there():
     own = (entry("adapter_config.json"), entry("adapter_model.safetensors"), entry("tokenizer.json", OTHER))
     made = (entry("model.safetensors"), entry("tokenizer.json", OTHER))
-    use_case = merger(checkpoint=own, files=made, own_tokenizer=True)
+    use_case: Any = merger(checkpoint=own, files=made, own_tokenizer=True)
     await use_case.merge(ORDER, quiet)
     assert use_case.artifacts.log[-1] == "commit"

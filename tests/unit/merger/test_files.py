@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.merger.adapters import tensors, torch_checks
+from services.merger.adapters import torch_checks
 from shared.errors import Permanent
 from testbed.models import edit_json, tiny_base, tiny_lora
 from tests.unit.merger.damaged import WEIGHTS, edit_weights
@@ -293,5 +293,5 @@ def test_what_a_checkpoint_did_not_cause_is_not_attributed_to_it(error):
 
 def test_a_refusal_names_the_kind_of_what_a_library_raised():
     with pytest.raises(Permanent) as caught, torch_checks.library_errors_as("base_mismatch", "It does not fit"):
-        raise tensors.torch.cuda.OutOfMemoryError("no\nmore")
+        raise torch.cuda.OutOfMemoryError("no\nmore")
     assert caught.value.reason == "It does not fit: OutOfMemoryError: no."

@@ -116,9 +116,9 @@ class World:
 
     async def keep_running(self, *kills) -> None:
         """Start a process, and a new one some seconds after each death; the n-th dies at its step `kills[n]`."""
-        kills = list(kills)
+        left = list(kills)
         while True:
-            life = self.start(kills.pop(0) if kills else None)
+            life = self.start(left.pop(0) if left else None)
             await life.ended.wait()
             await life.close()
             await asyncio.sleep(RESTART_S)

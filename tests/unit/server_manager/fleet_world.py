@@ -335,9 +335,9 @@ class FleetWorld:
 
     async def keep_running(self, *kills, pause_at=None) -> None:
         """Start a process, and a new one a second after it died; the n-th dies at step `kills[n]`."""
-        kills = list(kills)
+        left = list(kills)
         while True:
-            process = self.start(kills.pop(0) if kills else None, pause_at)
+            process = self.start(left.pop(0) if left else None, pause_at)
             await process.life.ended.wait()
             await process.life.close()
             self.processes.remove(process)

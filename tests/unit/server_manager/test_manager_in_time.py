@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -160,7 +161,7 @@ def test_of_two_the_second_takes_over_at_sampled_steps_and_it_ends_like_one_alon
     expected = outcome(world, ready)
     for number in range(often(2)):
         step = 1 + (2 * number + 1) * len(steps) // (2 * often(2))
-        how = DISTURBANCES[disturbance](step)
+        how: dict[str, Any] = DISTURBANCES[disturbance](step)
         world, ready, _ = run_virtual(play(story, *how.pop("kills", ()), processes=2, **how))
         assert outcome(world, ready) == expected, f"{disturbance} at step {step}"
 

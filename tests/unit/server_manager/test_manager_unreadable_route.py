@@ -1,5 +1,7 @@
 """The route of one of two models cannot be read: it keeps what it serves, and the other one is served as before."""
 
+from typing import Any
+
 import pytest
 
 from contracts.facts import AlertResolved, DeploymentChanged, PromotionRefused, VariantStaged
@@ -16,7 +18,7 @@ SPOILT = {"damaged": b"{", "newer": NEWER}
 @pytest.fixture(params=SPOILT)
 async def world(tmp_path, request):
     """Two models are served; then the route of the second one cannot be read any more."""
-    world = World(tmp_path)
+    world: Any = World(tmp_path)
     world.routes.routes["bot"] = route(1, 0)
     world.routes.routes["cat"] = route(7, 6, model="cat")
     await world.ticks()

@@ -1,6 +1,7 @@
 """Precisions that the fleet's hardware cannot serve: refused before anything is loaded, with what to do."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -88,11 +89,12 @@ def test_more_shards_than_devices_are_refused_before_anything_is_made_and_when_f
     two = replace(ADA, devices=2)
     opened = fakes_registry.opened(variants=("int8", "bf16"), serving=ServingSettings(tensor_parallel_size=4))
     emits = refuse_variants(opened, two, {"default"})
-    assert [(emit.fact.variant, emit.fact.code) for emit in emits] == [
+    facts: list[Any] = [emit.fact for emit in emits]
+    assert [(fact.variant, fact.code) for fact in facts] == [
         ("int8", "variant_not_servable"),
         ("bf16", "variant_not_servable"),
     ]
-    assert emits[0].fact.reason == (
+    assert facts[0].reason == (
         "tensor_parallel_size is 4, but the serving fleet has 2 GPUs (NVIDIA L4 (compute capability 8.9)). "
         "Publish with at most 2, or serve from a machine with more."
     )
