@@ -89,16 +89,16 @@ class GoldenPrompt(_Strict):
 class GoldenPrompts(_Strict):
     """Prompts that our own probes ask the active version and the previous one, for as long as the version serves.
 
-    Where the active version fails a prompt that the previous one passes, the version has fallen on it. Falls confirm an
-    alert of a quality trigger, which then rolls back if it is automatic.
+    Where the active version fails a prompt that the previous one passes, the version has fallen on it. Falls raise an
+    alert of their own, which moves no traffic.
     """
 
     prompts: Annotated[tuple[GoldenPrompt, ...], Field(max_length=PROMPTS)] = ()
-    """The prompts; without any, only pairs confirm a quality trigger."""
+    """The prompts; without any, none are asked."""
     every_s: Annotated[float, Field(ge=10.0, le=86_400.0)] = 60.0
     """Seconds from one check to the next; two checks in a row must show a fall."""
     allowed_falls: Annotated[int, Field(ge=0)] = 0
-    """How many prompts the version may fail that the previous one passes, without a confirmation."""
+    """How many prompts the version may fail that the previous one passes, without an alert."""
 
     @model_validator(mode="after")
     def _is_a_small_set(self) -> GoldenPrompts:

@@ -87,8 +87,8 @@ def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = (
         declared: all triggers of its policy; the SLOs among them decide about `goodput_ratio`.
     """
     cancelled = record.finish_reason == CANCELLED
-    excused = is_excused(record) and not cancelled
-    if excused or (is_forced(record, trigger.metric)):
+    excused = not record.is_evidence or (is_excused(record) and not cancelled)
+    if excused or is_forced(record, trigger.metric):
         return None
     if trigger.metric == "goodput_ratio":
         return _of_all([observe(slo, record) for slo in declared if slo.metric in SLO_METRICS], record)

@@ -12,9 +12,9 @@ def attribute_failure(
 ) -> Outcome:
     """Return the outcome of a failed request that no other version answered.
 
-    What the fallback failed as well (`Answer.other_failed`) is the caller's doing; where the fallback died, was silent
-    or out of reach, nothing is known. A target that was silent while it sent pieces of other answers was overloaded:
-    the cause is the infrastructure.
+    What the fallback failed as well (`Answer.other_failed`) is the caller's doing; where the fallback died of it,
+    nothing is known. One that was silent or out of reach says nothing: then the target failed, as without a fallback.
+    A target that was silent while it sent pieces of other answers was overloaded: the cause is the infrastructure.
     """
     kind, served = failure.kind, accepted.choice.served
     if failure.silent_s is not None and dependencies.checks.is_busy(served.target, answer.endpoint, failure.silent_s):
@@ -26,6 +26,6 @@ def attribute_failure(
     is_callers = answer.other_failed in PROVABLE
     if kind in REJECTED or (kind == "template_failed" and is_callers):
         return Outcome(caused_by="caller")
-    if answer.other_failed is None:
-        return Outcome(error=kind, caused_by=ATTRIBUTION[kind])
-    return Outcome(error=kind, caused_by="caller" if is_callers else "infrastructure")
+    if is_callers or answer.other_failed == "engine_dead":
+        return Outcome(error=kind, caused_by="caller" if is_callers else "infrastructure")
+    return Outcome(error=kind, caused_by=ATTRIBUTION[kind])

@@ -104,13 +104,14 @@ class BodyBans:
         self._count = count
         self._engines: dict[tuple[str, Target], _Engine] = {}
         self._deaths: dict[_Body, dict[Target, float]] = {}
+        self._last_s = -math.inf  # of any death
         self.reports: asyncio.Queue[DeathReport] = asyncio.Queue(_MOST)
         """What the other processes have to know."""
 
     @property
     def is_empty(self) -> bool:
         """Return whether no body is refused: then no digest has to be computed."""
-        return not self._deaths
+        return self.clock.monotonic() - self._last_s >= TWO_S
 
     def begin(self, endpoint: str, accepted: AcceptedRequest) -> Flight:
         """Return a new attempt, which is in flight until its end."""
@@ -148,7 +149,7 @@ class BodyBans:
             body = _Body(report.environment, report.target.model, digest)
             deaths[body] = {**deaths.pop(body, {}), report.target: now_s}
             self._count("banned")
-        self._deaths = dict(list(deaths.items())[-_MOST:])
+        self._deaths, self._last_s = dict(list(deaths.items())[-_MOST:]), now_s
         log = structlog.get_logger().bind(target=str(report.target), environment=report.environment)
         log.error("an engine died; what it had is refused for a while", bodies=len(report.bodies))
 

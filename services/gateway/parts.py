@@ -5,6 +5,7 @@ Metrics are created here: in several workers, `share_metrics` must run before th
 
 import asyncio
 import socket
+import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,9 +70,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
     clock = SystemClock()
     bus = Bus(connection, SERVICE, clock)
     bus_connection, metrics = BusConnection(bus), GatewayMetrics(bus.metrics)
-    file = RecordFile(settings.route_file or connection.work_dir(SERVICE) / "routes.json", Route)
-    save = file.save if settings.route_file is None else None
-    table, staging = RouteTable(file.load(), save), RouteTable({}, None, "staging")
+    table, staging = _production(connection, settings), RouteTable({}, None, "staging")
     keys, installed = _api_keys(connection, settings)
     state = WorkerState(  # before what takes long, such as grpc: a start is counted although it fails
         bus.metrics,
@@ -106,6 +105,17 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         clock=clock,
         has_route_file=settings.route_file is not None,
     )
+
+
+def _production(connection: Connection, settings: GatewaySettings) -> RouteTable:
+    """Return the routes that were saved, or those of the file that the settings name: without any the process ends."""
+    if settings.route_file is None:
+        file = RecordFile(connection.work_dir(SERVICE) / "routes.json", Route)
+        return RouteTable(file.load(), file.save)
+    routes = RecordFile(settings.route_file, Route).load()
+    if not routes:
+        sys.exit(f"gateway: no_routes: GATEWAY_ROUTE_FILE is {settings.route_file}, and no route can be read there")
+    return RouteTable(routes, None)
 
 
 def _api_keys(connection: Connection, settings: GatewaySettings) -> tuple[KeyTable, InstalledKeys]:

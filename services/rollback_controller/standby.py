@@ -38,7 +38,7 @@ class RememberedProbe:
         began_s = self.clock.monotonic()
         failure = await self.probe.answers(served)
         if failure is None:
-            self._answered_s[_name(served)] = began_s
+            self._remember(served, began_s)
         else:
             self._answered_s.pop(_name(served), None)
         return failure
@@ -48,8 +48,13 @@ class RememberedProbe:
         began_s = self.clock.monotonic()
         reply = await self.probe.ask(served, prompt)
         if reply is not None:
-            self._answered_s[_name(served)] = began_s
+            self._remember(served, began_s)
         return reply
+
+    def _remember(self, served: ServedTarget, began_s: float) -> None:
+        """Remember when a target answered, and forget what is fresh no more."""
+        fresh = {name: at_s for name, at_s in self._answered_s.items() if began_s - at_s < FRESH_S}
+        self._answered_s = {**fresh, _name(served): began_s}
 
 
 def _name(served: ServedTarget) -> str:

@@ -86,18 +86,21 @@ def rollback(
     """Roll back: take a target out of production, route traffic to the previous one, and quarantine the target.
 
     `slipway rollback confirm MODEL` quarantines the version that an alert suspended; `slipway rollback return MODEL`
-    gives it all traffic again.
+    gives it all traffic again. Of several, it is the one that was suspended last, or --target.
 
     The exit code is 0 if the traffic was moved and the target that received it was not seen to fail. The order names
     its target: if that was rolled back already, nothing happens. Within two minutes after another rollback, --target is
     required.
     """
+    if decided is not None and model not in get_args(Decision):
+        raise CommandError(f"{model!r} is no decision: write confirm or return before the model", Exit.USAGE)
+    if decided is not None and (to is not None or dry_run or not wait):
+        raise CommandError(f"{model} does not go with --to, --dry-run or --no-wait", Exit.USAGE)
     stack = find_stack(state)
     if decided is not None:
-        if model not in get_args(Decision):
-            raise CommandError(f"{model!r} is no decision: write confirm or return before the model", Exit.USAGE)
+        left = find_target(stack, decided, target) if target is not None else None
         decision, until = cast("Decision", model), expires_at(expires)
-        decide_suspension(stack, decision, decided, reason=reason, until=until, wait_s=timeout, as_json=as_json)
+        decide_suspension(stack, decision, decided, left, reason=reason, until=until, wait_s=timeout, as_json=as_json)
         return
     check_model(model)
     named = find_target(stack, model, target) if target is not None else None

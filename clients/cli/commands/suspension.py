@@ -23,15 +23,19 @@ def decide_suspension(
     stack: StackAddress,
     decision: Decision,
     model: str,
+    target: Target | None,
     *,
     reason: str,
     until: datetime,
     wait_s: float,
     as_json: bool,
 ) -> None:
-    """Quarantine the version of a model that was suspended last, or give it all traffic again; print which."""
+    """Quarantine a suspended version of a model, or give it all traffic again; print which.
+
+    Without a target it is the one that was suspended last.
+    """
     check_model(model)
-    target, epoch = asyncio.run(_decide(stack, model, _Decided(decision, reason, until), wait_s))
+    target, epoch = asyncio.run(_decide(stack, model, _Decided(decision, reason, until, target), wait_s))
     if as_json:
         show_json({"target": str(target), "epoch": epoch, "decision": decision})
     elif decision == "confirm":
@@ -40,11 +44,13 @@ def decide_suspension(
         show_line(f"{target} takes all traffic again (epoch {epoch})")
 
 
-def pick_suspended(route: Route | None, model: str) -> Target:
-    """Return the target of a model that was suspended last; raise CommandError if none is."""
+def pick_suspended(route: Route | None, model: str, named: Target | None = None) -> Target:
+    """Return the named target of a model, or the one that was suspended last; raise CommandError if it is not."""
     if route is None or not route.suspended:
         raise CommandError(f"no version of {model} is suspended; see `slipway routes`")
-    return route.suspended[0].served.target
+    if named is not None and route.suspension(named) is None:
+        raise CommandError(f"{named} is not suspended; see `slipway routes`")
+    return named or route.suspended[0].served.target
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class _Decided:
     decision: Decision
     reason: str
     until: datetime
+    target: Target | None = None
 
 
 async def _decide(stack: StackAddress, model: str, decided: _Decided, wait_s: float) -> tuple[Target, int]:
@@ -61,7 +68,7 @@ async def _decide(stack: StackAddress, model: str, decided: _Decided, wait_s: fl
             route = await read_route(js, model)
             if route is None:
                 await require_model(js, model)
-            target = pick_suspended(route, model)
+            target = pick_suspended(route, model, decided.target)
             fact = SuspensionDecided(
                 reason=decided.reason,
                 target=target,

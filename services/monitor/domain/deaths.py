@@ -39,7 +39,7 @@ def find_killers(deaths: Deaths, now: datetime) -> Finding:
         names = ", ".join(sorted({target for targets in killers.values() for target in targets}))
         message = (
             f"{len(killers)} request bodies ({', '.join(sorted(killers)[:5])}) were in flight when engines of {names} "
-            f"died: they kill every version. Gateways refuse each for ten minutes (`body_refused`); find who "
+            f"died: at least one kills every version. Gateways refuse each for ten minutes (`body_refused`); find who "
             "sends them. A rollback does not help."
         )
     return Finding(

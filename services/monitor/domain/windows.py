@@ -31,9 +31,9 @@ class Windowing:
 
 
 def features_of(record: Inference) -> dict[str, float]:
-    """Return the numbers that drift looks at; none without an answer or of a text that the caller forced."""
+    """Return the numbers that drift looks at; none without an answer, of a forced text, or of what is no evidence."""
     features = record.features
-    if features is None or is_forced(record, "refusal_ratio"):
+    if features is None or not record.is_evidence or is_forced(record, "refusal_ratio"):
         return {}
     return {
         "prompt_chars": float(features.prompt_chars),

@@ -125,7 +125,7 @@ def replace_trigger(state: RollbackState, version: int, trigger: Trigger) -> Rol
 
 
 def start_rehearsal(state: RollbackState, trigger: str, now: datetime, since: int = 0) -> RollbackState:
-    """End earlier rehearsals and remove them from staging's record: their cooldowns are not those of production.
+    """End earlier rehearsals and remove them from staging's record.
 
     Args:
         state: Staging's record.

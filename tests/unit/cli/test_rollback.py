@@ -7,16 +7,18 @@ from clients.cli.commands.orders import order
 from clients.cli.commands.rollback import (
     answer_in,
     is_behind,
+    rollback,
     show_end,
     show_plan,
     was_rolled_back_recently,
 )
+from clients.cli.commands.suspension import pick_suspended
 from clients.cli.output import CommandError, Exit
 from clients.cli.serving import active_target, serving
 from clients.cli.views.timeline import short_span, timeline_rows
 from contracts import facts as f
 from contracts.codes import ADVICE
-from contracts.routes import CanaryShare, ShadowShare
+from contracts.routes import CanaryShare, ShadowShare, Suspended
 from decisions.orders import assess_epoch
 from decisions.rollback_plan import plan_rollback
 from testbed.factories import after, fact, route, served, target
@@ -198,3 +200,18 @@ def test_a_bucket_of_routes_that_was_lost_or_restored_is_not_mistaken_for_a_rout
 
 def test_a_refusal_without_an_epoch_does_not_show_a_lost_bucket():
     assert not is_behind(None, "The order was given for another time.")
+
+
+@pytest.mark.parametrize("options", [{"dry_run": True}, {"to": "v5"}, {"wait": False}])
+def test_a_decision_is_refused_with_an_option_that_it_would_not_follow(options):
+    with pytest.raises(CommandError, match="does not go with --to, --dry-run or --no-wait"):
+        rollback(model="return", decided="support-bot", reason="it was the load", **options)
+
+
+def test_a_decision_is_about_the_last_suspended_version_or_the_named_one():
+    left = tuple(Suspended(served=served(version), cause="errors", since=after(0)) for version in (6, 7))
+    both = route(active=served(5), previous=None, canary=None, suspended=left)
+    assert pick_suspended(both, "support-bot") == target(6)
+    assert pick_suspended(both, "support-bot", target(7)) == target(7)
+    with pytest.raises(CommandError, match="is not suspended"):
+        pick_suspended(both, "support-bot", target(5))

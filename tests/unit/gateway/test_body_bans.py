@@ -112,3 +112,10 @@ async def test_requests_of_a_key_that_is_no_evidence_say_so():
     world = World(route(), keys=(*OWN_KEYS, OTHER_KEY.model_copy(update={"evidence": False})))
     await world.ask(1, headers=OTHER)
     assert [record.is_evidence for record in world.records] == [False]
+
+
+async def test_once_deaths_count_no_more_no_digest_is_computed():
+    world = await killed()
+    assert not world.bans.is_empty
+    await world.clock.pause(600.0)
+    assert world.bans.is_empty

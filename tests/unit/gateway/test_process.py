@@ -2,7 +2,12 @@
 
 import asyncio
 
+import pytest
+
+from services.gateway.parts import compose
 from services.gateway.process import end_with
+from services.gateway.settings import GatewaySettings
+from shared.runtime.settings import Connection
 
 
 async def broken():
@@ -23,3 +28,12 @@ async def test_work_that_is_cancelled_or_done_does_not():
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert not stopped
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"support-bot": {"model": "support-bot", "epoch": "?"}}'])
+def test_a_file_of_routes_without_any_ends_the_process(tmp_path, content):
+    path = tmp_path / "routes.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SystemExit, match="no route can be read there"):
+        compose(Connection(state_dir=tmp_path), GatewaySettings(route_file=path))

@@ -114,6 +114,21 @@ async def test_past_the_budget_errors_are_errors_and_never_innocent():
     assert (await none.chat()).status_code == 502
 
 
+@pytest.mark.parametrize(
+    ("behind", "caused_by"),
+    [
+        (BROKE, "caller"),
+        (DEAD, "infrastructure"),
+        (Transient("endpoint_unreachable", "gone"), "target"),
+        (Transient("no_first_token", "silent"), "target"),
+    ],
+)
+async def test_a_version_behind_that_cannot_be_asked_excuses_nothing(behind, caused_by):
+    broken = World(only_active(), engine=Deadly({("", NEW): BROKE, ("", OLD): behind}))
+    assert (await broken.chat()).status_code == 502
+    assert [record.caused_by for record in broken.records] == [caused_by]
+
+
 async def test_a_canarys_rescue_counts_against_the_canary():
     canary = f.CanaryShare(served=f.served(8), weight_ratio=0.99)
     engine = FakeEngine(poison={"hello": BROKE}, faulty={str(f.target(8))})

@@ -10,6 +10,7 @@ from contracts.facts.watch import Features
 from decisions import triggers as meaning
 from decisions.hard_failures import Runs, count_runs
 from services.monitor.domain import sketch
+from services.monitor.domain.windows import features_of
 from testbed import factories as f
 from tests.unit.monitor import factories as m
 
@@ -101,6 +102,15 @@ def test_emptiness_is_judged_only_where_the_callers_parameters_allow_text(about,
     assert meaning.observe(trigger, record) is seen
     after = count_runs(Runs(empties=3), record)
     assert (after.errors, after.empties) == (0, run)
+
+
+@pytest.mark.parametrize("metric", ["ttft_ms", "e2e_ms", "error_ratio", "empty_ratio"])
+@pytest.mark.parametrize("about", [{}, {"finish_reason": "cancelled", "ttft_ms": None, "output_tokens": 0}])
+def test_a_key_that_is_no_evidence_counts_for_nothing_also_if_it_leaves(metric, about):
+    features = Features(prompt_chars=1, output_chars=0, empty=True)
+    record = m.record(e2e_ms=90_000.0, features=features, is_evidence=False, **about)
+    assert meaning.observe(f.trigger(metric=metric, threshold=0.1), record) is None
+    assert features_of(record) == {}
 
 
 @given(

@@ -12,12 +12,8 @@ from tests.kit.wiring import ROOT
 
 SHARED = {"contracts.api_keys.ApiKey", "contracts.routes.Route", "contracts.mirrors.Mirror"}
 """Written by several parts, which are never replaced at the same moment: read as far as they are known."""
-BY_GATEWAYS = {
-    "contracts.api_usage.MonthlyUsage",
-    "contracts.gateway_rollbacks.PerformedRollback",
-    "contracts.gateway_rollbacks.RollbackAnswer",
-}
-"""Of no version but the first, or in files of a gateway: an older gateway serves without them."""
+BY_GATEWAYS = {"contracts.api_usage.MonthlyUsage"}
+"""Of no version but the first: an older gateway serves without them."""
 
 
 def kept_in(main):
