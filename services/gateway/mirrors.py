@@ -173,14 +173,19 @@ class Mirrors:
             structlog.get_logger().error("mirrored request failed", exc_info=error)
 
     async def _mirror(self, accepted: AcceptedRequest, other: Choice) -> None:
-        """Ask the target that served the request first: where its engine dies, the other target is never asked."""
+        """Ask both targets for a pair; only one without traffic is asked first at times (`pairing.asks_shadow_first`).
+
+        Where the engine dies that served the request, a target with traffic is never asked.
+        """
         async with self._shadow_turn if other.shadow else contextlib.nullcontext(), self._turn:
+            shadow_first = pairing.asks_shadow_first(accepted.draw_id, other)
+            first = await self._ask_other(accepted, other) if shadow_first else None
             served = await self._ask(self._again(accepted, accepted.choice))
             known = not served.died and pairing.is_known(served.record)
             if not known:
                 self._count("unknown", other)
                 return
-            mirrored = await self._ask(self._again(accepted, other))
+            mirrored = first or await self._ask_other(accepted, other)
             if other.shadow and pairing.is_silent(mirrored.record):
                 pair = await self._as_silent(accepted, served, mirrored)
             else:
@@ -194,6 +199,16 @@ class Mirrors:
             self._dependencies.telemetry.record_pair(pair)
         else:
             self._dependencies.features.submit_pair(pair, accepted.parsed.text, texts, draw_id=accepted.draw_id)
+
+    async def _ask_other(self, accepted: AcceptedRequest, other: Choice) -> _Side:
+        """Ask the other target, and note when its engine died of that if it has no traffic."""
+        side = await self._ask(self._again(accepted, other))
+        if other.shadow and side.record.engine_died == "meanwhile":
+            if len(self._deaths_s) >= _CANDIDATES:
+                self._deaths_s.clear()
+            name, now_s = str(other.served.target), self._dependencies.clock.monotonic()
+            self._deaths_s[name] = [*self._deaths_s.get(name, []), now_s][-_DEATHS:]
+        return side
 
     async def _as_silent(self, accepted: AcceptedRequest, served: _Side, mirrored: _Side) -> MirroredPair | None:
         """Return the pair of a request that a candidate left unanswered; None if it may be the machine that stood.
@@ -212,10 +227,6 @@ class Mirrors:
             return pairing.as_pair(served.record, record, shadow=other.shadow)
         if not other.shadow or mirrored.record.engine_died != "meanwhile":
             return None
-        if len(self._deaths_s) >= _CANDIDATES:
-            self._deaths_s.clear()
-        name, now_s = str(other.served.target), self._dependencies.clock.monotonic()
-        self._deaths_s[name] = [*self._deaths_s.get(name, []), now_s][-_DEATHS:]
         return pairing.as_failed(served.record, mirrored.record)
 
     def _again(self, accepted: AcceptedRequest, choice: Choice) -> AcceptedRequest:

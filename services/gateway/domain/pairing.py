@@ -47,6 +47,14 @@ def find_shadow(route: Route, target: Target) -> Choice | None:
     return Choice(candidate, shadow=True) if candidate.target != target else None
 
 
+def asks_shadow_first(draw_id: str, other: Choice) -> bool:
+    """Return whether a target without traffic is asked before the one that served the request: half of the times.
+
+    What happens to the machine between the two requests then speaks against neither.
+    """
+    return other.shadow and fraction(f"{draw_id}|order") < 0.5
+
+
 def still_stands(route: Route, target: Target, other: Choice) -> bool:
     """Return whether two targets stand in the route as they did when their pair was drawn."""
     return (find_shadow(route, target) if other.shadow else find_other(route, target)) == other

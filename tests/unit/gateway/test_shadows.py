@@ -66,6 +66,14 @@ async def test_a_suspended_version_is_asked_what_callers_asked_until_its_verdict
         assert quiet.sent_to(CANDIDATE) == 0
 
 
+async def test_either_version_of_a_shadow_is_asked_first_as_often():
+    world = World(route(1.0), max_mirrors=100)
+    await world.ask(DRAWN)
+    pairs = world.telemetry.pairs
+    first = sum(pair.mirrored.sent_at < pair.served.sent_at for pair in pairs)
+    assert 10 < first < len(pairs) - 10
+
+
 async def test_a_candidate_is_asked_before_a_suspended_version():
     shadow = ShadowShare(served=f.served(9), share_ratio=0.5)
     world = World(route(shadow=shadow, suspended=(left(),)), max_mirrors=100)
