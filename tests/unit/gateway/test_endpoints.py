@@ -357,20 +357,6 @@ async def test_targets_of_one_endpoint_are_ejected_one_by_one():
     assert len(both.engine.asked()) == 2
 
 
-async def test_a_cross_check_asks_an_endpoint_of_the_version_behind_that_serves():
-    made = World(
-        f.route(canary=None, active=f.served(7, endpoints=(A, B)), previous=f.served(6, endpoints=("c:1", "d:1"))),
-        engine=Endpoints(poison={"hello": BROKE}, faulty={str(f.target(7))}),
-        rescues_per_minute=0,
-    )
-    made.engine.down["c:1"] = GONE
-    await ask(made, 6, model=f"{f.MODEL}@v6")
-    before = made.engine.asked()["c:1"]
-    await ask(made, 6)
-    assert made.engine.asked()["c:1"] == before
-    assert [record.caused_by for record in made.records if record.error] == ["target"] * 6
-
-
 def no_stalls():
     """Return what never takes an endpoint for stalled."""
     return Stalls(FakeEngine().is_live, 0.0, monotonic=StepClock().monotonic, count=lambda *_: None)

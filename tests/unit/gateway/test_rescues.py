@@ -200,7 +200,7 @@ async def test_a_request_under_which_the_version_behind_died_goes_there_once(rat
         assert (await deadly.chat()).status_code == 502
         for _ in range(50):
             await asyncio.sleep(0)
-        assert engine.sent(OLD) == number, "no second try, no cross-check, no pair"
+        assert engine.sent(OLD) == number, "no second try, no pair"
     assert {record.caused_by for record in deadly.records} == {"infrastructure"}
 
 

@@ -99,7 +99,7 @@ def test_a_failed_rollback_is_said_with_its_reason_and_ends_with_its_alert(kind)
         first, second = body(kind, sent)
         assert first["labels"] == body(kind, due())[0]["labels"], "else it would be another alert"
         assert (second["labels"]["alertname"], second["endsAt"]) == ("SlipwayRollbackFailed", first["endsAt"])
-    later = sent.notice.model_copy(update={"rollback_code": "cooldown"})
+    later = sent.notice.model_copy(update={"rollback_code": "suspended"})
     assert payloads.message_id(sent) != payloads.message_id(replace(sent, notice=later))
 
 
