@@ -206,7 +206,7 @@ def assess_standby(route: Route, served: ServedTarget, failure: str | None) -> S
 
 
 def _describe_suspended(suspended: Target, failed: Target) -> str:
-    return f"{suspended} is suspended; until a person decides about it, {failed} is left only if it answers nothing."
+    return f"{suspended} is suspended; until that is decided, {failed} is left only if it answers nothing."
 
 
 def _is_rehearsed(state: RollbackState, alert: AlertRaised | AlertUpdated, cause: Cause) -> bool:
