@@ -98,7 +98,7 @@ def second_release(studio: Studio) -> None:
 
 
 def incident(studio: Studio) -> str:
-    """Slow the second version down until an alert rolls it back; return its target."""
+    """Slow the second version down until an alert moves its traffic; return its target."""
     drill = ("--fault", "delay_ms=1500", "--share", "0.9", "--for", "120s", "--reason", "a slow engine, on purpose")
     studio.stack.ok("drill", MODEL, *drill)
     studio.stack.await_event("rollback.completed", MODEL)
@@ -123,6 +123,8 @@ def every_screen(studio: Studio, shown: Shown) -> None:
     admin.sign_in(printed_link(studio.stack, "admin"))
     for screen in screens(shown).values():
         reader = admin if screen.administers else studio.anna
+        if screen.name == "quarantine":  # until then the version is suspended
+            studio.stack.ok("rollback", "confirm", MODEL, "--reason", "slow on each of its requests")
         reader.goto(screen.address)
         reader.page.wait_for_load_state()
         if screen.name in RESULTS:
