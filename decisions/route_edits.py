@@ -164,7 +164,8 @@ def roll_back(
         route: The route.
         failed: The target that is to go.
         cause_id: What the edit is recorded under.
-        to_version: Chooses an older version of the history; the versions between stay in it.
+        to_version: Chooses an older version of the history; the versions between stay in it. For an alert also a
+            suspended one: what answers nothing is left for whatever generates.
         suspended_by: The alert that moves traffic, and when: an active target is suspended then, not quarantined.
         judged_by: Its trigger, if a shadow can judge the suspended target by it.
     """
@@ -184,20 +185,20 @@ def roll_back(
             f"{failed} is neither active nor canary nor shadow of {route.model}; there is nothing to roll back.",
         )
     barred |= set(quarantined)
-    if route.previous is None or route.previous.target in barred:
+    revived = [entry.served for entry in route.suspended if suspended_by and entry.served.target.version == to_version]
+    if not revived and (route.previous is None or route.previous.target in barred):
         return EditRefused("no_previous_target", f"{route.model} has no previous target to roll back to.")
-    behind = [route.previous, *route.history]
-    chosen = next(
-        (served for served in behind if to_version in (None, served.target.version) and served.target not in barred),
-        None,
-    )
+    behind = [served for served in (route.previous, *route.history) if served is not None]
+    named = [each for each in behind if to_version in (None, each.target.version) and each.target not in barred]
+    chosen = next(iter([*revived, *named]), None)
     if chosen is None:
         return EditRefused("no_previous_target", f"{route.model} has no version {to_version} in its history.")
     update |= {"active": chosen, "canary": None, "shadow": None}
     if suspended_by is not None and route.active is not None:
         cause, since = suspended_by
         suspension = Suspended(served=route.active, cause=cause, since=since, trigger=judged_by)
-        update |= {"quarantined": route.quarantined, "suspended": (suspension, *route.suspended)}
+        others = tuple(entry for entry in route.suspended if entry.served.target != chosen.target)
+        update |= {"quarantined": route.quarantined, "suspended": (suspension, *others)}
     update |= _behind(behind, chosen.target, barred)
     return Changed(route.model_copy(update=update), "rollback")
 

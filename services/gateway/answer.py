@@ -153,7 +153,7 @@ class Answer:
     def _note_failure(self, failure: AnswerFailed) -> None:
         if failure.kind == "engine_dead":
             self.engine_died = True
-            if failure.silent_s is None:  # one that fell silent may only have too much to do
+            if failure.silent_s is None and not failure.is_cut:  # silence and a broken stream have other causes, too
                 death = self._note_death()
                 self._death = self._death if self._death == "meanwhile" else death
         if self._load is not None:

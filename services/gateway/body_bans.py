@@ -138,6 +138,8 @@ class BodyBans:
             bodies=tuple({digest_of(accepted.parsed) for accepted in callers})[:MOST_BODIES],
         )
         self.take(report)
+        for _ in report.bodies:
+            self._count("banned")
         if not self.reports.full():
             self.reports.put_nowait(report)
 
@@ -148,7 +150,6 @@ class BodyBans:
         for digest in report.bodies:
             body = _Body(report.environment, report.target.model, digest)
             deaths[body] = {**deaths.pop(body, {}), report.target: now_s}
-            self._count("banned")
         self._deaths, self._last_s = dict(list(deaths.items())[-_MOST:]), now_s
         log = structlog.get_logger().bind(target=str(report.target), environment=report.environment)
         log.error("an engine died; what it had is refused for a while", bodies=len(report.bodies))

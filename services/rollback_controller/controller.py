@@ -109,6 +109,8 @@ class Controller:
             if decision.lacks_policy(state, event.data, route):
                 reason = f"The policy of version {event.data.target.version} of {event.subject} is not known yet."
                 raise Transient("bus_unavailable", reason)
+            if decision.is_outdated(route, event.data, standby):
+                raise Transient("bus_unavailable", f"The route of {event.subject} changed while its alert was decided.")
             return decision.decide_on_alert(state, event.data, route, cause, self.rules, standby=standby)
 
         await self.decide(event, decide, received)
@@ -126,10 +128,16 @@ class Controller:
         entry = await self.routes.get(event.environment, event.subject)
         if entry is None or not decision.takes_traffic(entry.value, event.data.target):
             return Standby("missing")
-        served = decision.plan_standby(entry.value, event.data)
+        route, served = entry.value, decision.plan_standby(entry.value, event.data)
         if isinstance(served, Standby):
-            return served
-        return decision.assess_standby(entry.value, served, await self.probe.answers(served))
+            standby = served
+        else:
+            standby = decision.assess_standby(route, served, await self.probe.answers(served))
+        if event.data.answers_nothing and standby.behind in ("missing", "not_ready"):
+            for suspension in route.suspended:
+                if await self.probe.answers(suspension.served) is None:
+                    return Standby(target=suspension.served.target, suspended=True)
+        return standby
 
     async def handle_assessment(self, event: Event[CanaryAssessed] | Event[ShadowAssessed], received: Received) -> None:
         """Roll back a canary, or end a shadow, that failed its test."""

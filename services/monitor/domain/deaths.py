@@ -18,12 +18,13 @@ Deaths = Mapping[str, Mapping[str, datetime]]
 
 def note_deaths(deaths: Deaths, records: Iterable[Inference]) -> Deaths:
     """Return the deaths with those that some records report."""
-    after = {body: dict(targets) for body, targets in deaths.items()}
-    for record in records:
-        if record.engine_died == "meanwhile" and record.body is not None:
-            after.setdefault(record.body, {})[str(record.target)] = ended_at(record)
-    if after == deaths:
+    died = [record for record in records if record.engine_died == "meanwhile" and record.body is not None]
+    if not died:
         return deaths
+    oldest = max(map(ended_at, died)) - KEPT_FOR
+    after = {body: dict(targets) for body, targets in deaths.items() if max(targets.values()) > oldest}
+    for record in died:
+        after.setdefault(str(record.body), {})[str(record.target)] = ended_at(record)
     return dict(sorted(after.items(), key=lambda entry: max(entry[1].values()))[-_MOST:])
 
 

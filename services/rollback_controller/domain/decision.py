@@ -37,10 +37,18 @@ MONITOR = "monitor"
 
 @dataclass(frozen=True)
 class Standby:
-    """The version that traffic would move to, as it is when an alert is decided; `why` says what it lacks."""
+    """The version that traffic would move to, as it is when an alert is decided.
+
+    Attributes:
+        why: What it lacks.
+        target: Which was asked; None: nothing has to be asked.
+        suspended: It is not previous, but a suspended version that generates, where the active one answers nothing.
+    """
 
     behind: Behind = "ready"
     why: str = ""
+    target: Target | None = None
+    suspended: bool = False
 
 
 _READY = Standby()
@@ -117,7 +125,8 @@ def decide_on_alert(
     if route is None or not concerns(state, alert, route, cause, rules):
         return state
     planned = plan_standby(route, alert)
-    standby = planned if isinstance(planned, Standby) else standby  # the route may have changed since it was asked
+    if isinstance(planned, Standby) and not standby.suspended:
+        standby = planned
     suspended = route.suspended[0].served.target if route.suspended else None
     why = standby.why if suspended is None or alert.answers_nothing else _describe_suspended(suspended, alert.target)
     evidence = evidence_of(alert, state.trigger(alert.target, alert.trigger))
@@ -137,6 +146,7 @@ def decide_on_alert(
         alert_id=alert.alert_id,
         trigger=alert.trigger or "",
         judged_by=_judged_by(state, alert),
+        to_version=standby.target.version if standby.target is not None and standby.suspended else None,
         cause_sequence=cause.sequence,
     )
     if decided.action == "move":
@@ -198,11 +208,22 @@ def assess_standby(route: Route, served: ServedTarget, failure: str | None) -> S
     """Return how the version is that traffic would move to; `failure` says why it generates nothing, if so."""
     if failure is not None:
         reason = f"{served.target} does not generate: {failure}; traffic moves once it does, if the alert lasts."
-        return Standby("not_ready", reason)
+        return Standby("not_ready", reason, served.target)
     if route.active is None or has_replicas(served, route.active):
-        return _READY
+        return Standby(target=served.target)
     have, need = len(served.endpoints), len(route.active.endpoints)
-    return Standby("too_few", f"{served.target} has {have} replicas and {need} serve now; it needs half of them.")
+    reason = f"{served.target} has {have} replicas and {need} serve now; it needs half of them."
+    return Standby("too_few", reason, served.target)
+
+
+def is_outdated(route: Route | None, alert: AlertRaised | AlertUpdated, standby: Standby) -> bool:
+    """Return whether the route changed since the version was asked that traffic would move to."""
+    if route is None or not takes_traffic(route, alert.target):
+        return False
+    if standby.suspended:
+        return route.suspension(standby.target) is None if standby.target is not None else True
+    planned = plan_standby(route, alert)
+    return not isinstance(planned, Standby) and planned.target != standby.target
 
 
 def _describe_suspended(suspended: Target, failed: Target) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from contracts.facts import AlertRaised, AlertUpdated
 from decisions.rollback import decide, evidence_of, find_behind, has_recovered, has_replicas
-from decisions.route_edits import EditRefused
+from decisions.route_edits import Changed, EditRefused, roll_back
 from testbed import factories as f
 
 MOVE = "move"
@@ -67,6 +67,18 @@ def test_a_canary_needs_no_version_behind_and_the_active_one_the_next_that_is_no
     assert find_behind(f.route(), f.target(7)) == f.served(6)
     missing = find_behind(f.route(canary=None, previous=None, history=()), f.target(7))
     assert isinstance(missing, EditRefused)
+
+
+def test_a_suspended_version_is_chosen_by_its_number_and_by_an_alert_alone():
+    since = f.after(0)
+    first = roll_back(f.route(canary=None, history=()), f.target(7), cause_id="a-1", suspended_by=("slow", since))
+    assert isinstance(first, Changed)
+    again = roll_back(first.route, f.target(6), cause_id="a-2", to_version=7, suspended_by=("dead", since))
+    assert isinstance(again, Changed)
+    assert (again.route.active, again.route.previous) == (f.served(7), None)
+    assert [entry.served.target for entry in again.route.suspended] == [f.target(6)]
+    for more in ({"to_version": 7}, {"suspended_by": ("dead", since)}):
+        assert isinstance(roll_back(first.route, f.target(6), cause_id="a-2", **more), EditRefused)
 
 
 @pytest.mark.parametrize(("have", "need", "enough"), [(1, 1, True), (1, 2, True), (1, 3, False), (2, 4, True)])

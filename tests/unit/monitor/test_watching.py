@@ -112,7 +112,7 @@ def test_a_body_that_was_in_flight_at_deaths_of_two_versions_is_an_alert_of_its_
     state = m.routed(of=state, active=6, epoch=13, at=3.0)
     state = m.take(state, [m.failed(4, version=6, **about)], 5)
     alert = next(alert for alert in raised(state) if alert.kind == "engine")
-    assert "they kill every version" in alert.message
+    assert "at least one kills every version" in alert.message
 
 
 def test_answers_that_are_all_empty_raise_an_alert_without_any_trigger():

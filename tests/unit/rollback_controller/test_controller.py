@@ -39,6 +39,22 @@ async def test_an_alert_moves_traffic_at_once_and_live_requests_verify_it():
 
 
 @virtual_time
+async def test_what_answers_nothing_is_left_for_a_suspended_version_that_generates_if_none_behind_it_does():
+    world = started()
+    await asyncio.sleep(1)
+    world.publish(world.alert(), event_id="a-1")
+    await asyncio.sleep(30)
+    world.probe.unloaded.add(str(f.target(5)))
+    dead = {"target": f.target(6), "trigger": None, "answers_nothing": True, "alert_id": "dead"}
+    world.publish(world.alert(**dead), event_id="a-2")
+    await asyncio.sleep(1)
+    route = world.route()
+    assert (route.active.target, [entry.served.target for entry in route.suspended]) == (f.target(7), [f.target(6)])
+    world.check()
+    await world.stop()
+
+
+@virtual_time
 async def test_without_traffic_a_probe_ends_the_verification_and_the_switch_stays():
     world = started()
     world.publish(world.alert())
