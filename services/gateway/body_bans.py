@@ -67,7 +67,7 @@ class Flight:
             self.engine.is_alive = True
 
     def note_death(self) -> None:
-        """Note that the engine reported its death, or ended the stream.
+        """Note that the engine reported its death.
 
         A dead engine answers every request so until it is loaded again: only the first report after a sign of life is
         a death of all that are in flight. A candidate in its shadow may never give one.
@@ -154,19 +154,20 @@ class BodyBans:
         log = structlog.get_logger().bind(target=str(report.target), environment=report.environment)
         log.error("an engine died; what it had is refused for a while", bodies=len(report.bodies))
 
-    def check(self, environment: Environment, served: ServedTarget, digest: str) -> None:
-        """Raise RequestRejected (503) for a body that is refused."""
+    def check(self, environment: Environment, served: ServedTarget, digest: str) -> bool:
+        """Return whether a body is refused by others; raise RequestRejected (503) where it is refused here."""
         body, now_s = _Body(environment, served.target.model, digest), self.clock.monotonic()
         targets = _lately(self._deaths.get(body, {}), now_s)
         if not targets:
             self._deaths.pop(body, None)
-            return
+            return False
         died = max(targets, key=lambda target: targets[target])
         wait_s = targets[died] + (TWO_S if len(targets) > 1 else ONE_S) - now_s
         is_where_it_died = len(targets) == 1 and died == served.target and len(served.endpoints) == 1
         if wait_s > 0.0 and not is_where_it_died:
             self._count("refused")
             raise RequestRejected(errors.body_refused([str(target) for target in targets], wait_s))
+        return wait_s > 0.0
 
 
 def _lately(targets: dict[Target, float], now_s: float) -> dict[Target, float]:

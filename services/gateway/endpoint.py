@@ -87,9 +87,10 @@ class Endpoint:
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
         await self._large.process(len(raw), requests.check_request, parsed, served.context_tokens, dependencies.limits)
+        is_suspect = False
         if not dependencies.bans.is_empty:
             digest = await self._large.process(len(raw), digest_of, parsed)
-            dependencies.bans.check(environment, served, digest)
+            is_suspect = dependencies.bans.check(environment, served, digest)
         prompt, answers = most_tokens(parsed.kind, parsed.body, len(raw), served.context_tokens)
         expected = min(prompt, len(raw) // _BYTES_PER_TOKEN)
         arrival.spending.hold(prompt, answers, expected)
@@ -105,7 +106,10 @@ class Endpoint:
             deadline_s=dependencies.settings.answer_s,
             trace=dependencies.traces.begin(parsed.kind, served.target, arrival.at, arrival.traceparent),
             effect=drills.decide_effect(drill, served.target, arrival.draw_id, arrival.at, arrival.at_s),
-            pair=self._mirrors.draw(route, choice, parsed, arrival, self._in_flight[environment]),
+            pair=None
+            if is_suspect
+            else self._mirrors.draw(route, choice, parsed, arrival, self._in_flight[environment]),
+            is_suspect=is_suspect,
             prompt_tokens=expected,
             answer_tokens=answers,
         )

@@ -64,6 +64,7 @@ class AcceptedRequest:
         deadline_s: time limit of the whole answer.
         cache_salt: of a request of ours; None for the caller's own.
         is_callers: it goes to the target that its caller is answered by: only that may have it once more after a death.
+        is_suspect: an engine died with its body in flight: no other version is asked.
         prompt_tokens: tokens of its prompts, estimated.
         answer_tokens: tokens that its answers may have.
     """
@@ -80,6 +81,7 @@ class AcceptedRequest:
     cache_salt: str | None = None
     is_callers: bool = True
     waited_s: float = 0.0
+    is_suspect: bool = False
     prompt_tokens: int = 0
     answer_tokens: int = 0
 

@@ -27,11 +27,12 @@ def may_rescue(accepted: AcceptedRequest, answer: Answer, failure: AnswerFailed,
     """Return whether a failed request may be tried on the fallback.
 
     Only if the engine itself failed or refused it before the first token: not what a drill failed, so that it is seen,
-    and not what is too long for the target, where the fallback takes longer prompts.
+    not what is too long for the target, where the fallback takes longer prompts, and not what an engine died of.
     """
     by_drill = accepted.effect is not None and accepted.effect.fails
     is_longer = failure.kind == "bad_request" and fallback.context_tokens > accepted.choice.served.context_tokens
     own = failure.kind in PROVABLE and not is_longer and not (failure.is_callers or by_drill or answer.engine_died)
+    own = own and not accepted.is_suspect
     unseen = answer.measurement.output_tokens == 0
     return own and unseen and pairing.may_mirror(accepted.parsed, accepted.choice.served, fallback)
 

@@ -60,6 +60,15 @@ async def test_where_a_version_has_several_replicas_the_others_do_not_get_it_eit
     assert (await single.chat(headers=OTHER, **KILL)).status_code == 502, "the replica that died may have it"
 
 
+async def test_what_may_go_to_the_replica_that_died_of_it_goes_to_no_other_version():
+    world = await killed()
+    world.engine.failures = {"a:1": [Transient("engine_failed", "not this time")] * 9}
+    assert (await world.chat(headers=OTHER, **KILL)).status_code == 502
+    assert world.sent_to(OLD) == 0
+    assert (await world.chat(headers=OTHER)).status_code == 200, "other requests are rescued"
+    assert world.sent_to(OLD) == 1
+
+
 async def test_a_body_that_killed_two_versions_is_refused_everywhere_for_ten_minutes():
     world = await killed()
     await roll_back(world)
