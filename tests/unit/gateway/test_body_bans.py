@@ -69,7 +69,7 @@ async def test_what_may_go_to_the_replica_that_died_of_it_goes_to_no_other_versi
     assert world.sent_to(OLD) == 0
     other = {"messages": [{"role": "user", "content": "another kill"}]}
     await world.chat(headers=OTHER, **other)
-    assert world.sent_to(OLD) == 1, "another body is tried there"
+    assert world.sent_to(OLD) > 0, "another body is tried there"
 
 
 async def test_a_body_that_killed_two_versions_is_refused_everywhere_for_ten_minutes():
