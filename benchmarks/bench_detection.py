@@ -1,4 +1,4 @@
-"""Seconds to the move, wrong moves and verdicts of the rules by blocks, beside today's, fixed windows and the oracle.
+"""Seconds to the move, wrong moves and verdicts of the rules by blocks, beside fixed windows and the oracle.
 
 Simulated without a stack, seeded (`detection_traffic`); a model with five triggers that may together have one false
 alarm in 168 hours. The delay is the time from the change to the end of the block in which the line is crossed; from
@@ -87,11 +87,11 @@ HEALTHY: Mapping[str, tuple[float, Pattern]] = {
     "one body in a loop, 1 a second": (0.005, Pattern(loop_rps=1.0)),
 }
 RULES: Mapping[str, Callable[[float, int], Rule]] = {
-    "today": SingleRequests,
+    "before": SingleRequests,
     "5 in a row": lambda limit, streams: Windows(limit, streams, 5),
     "first": lambda limit, streams: Windows(limit, streams, 1),
 }
-OTHERS = ("today", "5 in a row", "first")
+OTHERS = ("before", "5 in a row", "first")
 
 
 def delays(rule: Rule, fault: Fault, rate_rps: float, streams: int, seed: int) -> Floats:
@@ -164,10 +164,10 @@ def main() -> None:
     streams, watched, runs = (60, 300, 300) if options.quick else (300, 1000, 1000)
     print(f"seed {seed}; vectorised and `decisions.block_tests` differ by {check():.1e}\n")
     print("Seconds from the change to the move, median (90th percentile); at 3 requests/s where nothing else is said\n")
-    head = ("fault", "blocks, 1/s", "3/s", "10/s", "own history x 1.3", "today", "5 in a row", "first", "oracle")
+    head = ("fault", "blocks, 1/s", "3/s", "10/s", "own history x 1.3", "before", "5 in a row", "first", "oracle")
     show_table(head, fault_rows(streams, seed))
     print("\nMoves per week of a healthy version, limit 2 %, 3 requests/s (number in weeks)\n")
-    head = ("bad requests", "blocks", "equal bodies once a minute", "today", "5 in a row", "first")
+    head = ("bad requests", "blocks", "equal bodies once a minute", "before", "5 in a row", "first")
     show_table(head, healthy_rows(watched, HEALTHY_BLOCKS, seed))
     judge_candidates(runs, seed)
     judge_suspended(runs, seed)

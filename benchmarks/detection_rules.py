@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from decisions import block_tests as bt
 from decisions import evidence as ev
+from decisions.hard_failures import LEAST_BLOCKS, LEAST_REQUESTS
 
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -74,13 +75,13 @@ class Blocks:
         wholly, some = (failed == requests) & (requests > 0), requests > 0
         self.run = np.where(some, np.where(wholly, self.run + requests, 0), self.run)
         self.run_blocks = np.where(some, np.where(wholly, self.run_blocks + 1, 0), self.run_blocks)
-        hit = (self.run_blocks >= bt.LEAST_FAILED[0]) & (self.run >= bt.LEAST_FAILED[1])
+        hit = (self.run_blocks >= LEAST_BLOCKS) & (self.run >= LEAST_REQUESTS)
         self.run[hit] = self.run_blocks[hit] = 0
         return hit
 
 
 class SingleRequests:
-    """The e-detector on single requests, with a run of eight: today's, or with one alternative and a line."""
+    """The e-detector on single requests, with a run of eight: as it was before blocks, or with one alternative."""
 
     def __init__(
         self, p0: float, streams: int, *, p1: float | None = None, line: float = 20_000.0, least: int = 20

@@ -50,6 +50,9 @@ _THRESHOLDS: dict[TriggerMetric, tuple[float, float]] = {
     "logprob_mean": (-1000.0, -0.001),
 }
 """The lowest and the highest threshold that a metric takes; the others take any from 0."""
+FALSE_ALARM_EVERY = 168.0
+"""Hours in which the triggers of an active version may have one false alarm together, unless a policy says."""
+Hours = Annotated[float, Field(ge=1.0, le=87_600.0, exclude_if=lambda hours: hours == FALSE_ALARM_EVERY)]
 Objective = Literal["quality", "latency", "cost"]
 Seconds = Annotated[float, Field(gt=0)]
 JUDGEMENT_S = 21_600.0
@@ -217,11 +220,11 @@ class Trigger(_Strict):
     """An alert is resolved when so long a time, or the newest ten requests if it had fewer, was within the limit, and
     stayed so as long again."""
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.001
-    """Probability of a false alarm of each test of a canary, up to three per trigger and share of traffic. The active
-    target has one in `min_requests`/`alpha` independent requests at the limit; drift in each comparison."""
+    """Probability of a false alarm of each test of a canary, up to three per trigger and share of traffic, and of drift
+    in each comparison. For the active version, `false_alarm_every` of the policy says how often there is one."""
     min_requests: Annotated[int, Field(ge=1)] = 20
-    """Fewest requests before there is an alert, judged together when they are complete, so that a cold start among them
-    is outweighed. A hard failure (eight in a row) needs none."""
+    """Fewest requests of a candidate before there is an alert, judged together when they are complete, so that a cold
+    start among them is outweighed. The active version needs none: its evidence is counted in blocks of two seconds."""
     action: Literal["automatic", "manual"] = "automatic"
     """`automatic` moves traffic to the previous version at once and must be rehearsed; `manual` raises an alert."""
 
@@ -304,6 +307,8 @@ class ReleasePolicy(_Strict):
     """Whether a newer version waits for this release, or ends it."""
     triggers: Annotated[tuple[Trigger, ...], Field(min_length=1)]
     """What raises alerts and rolls back; at least one."""
+    false_alarm_every: Hours = FALSE_ALARM_EVERY
+    """Hours with traffic in which the triggers together may have one false alarm about the active version."""
     pairs: Annotated[Pairs, Field(exclude_if=lambda pairs: pairs == Pairs())] = Pairs()
     """Requests that a canary and the active version are asked again, so that only what differs is evidence."""
     golden: Annotated[GoldenPrompts, Field(exclude_if=lambda golden: golden == GoldenPrompts())] = GoldenPrompts()

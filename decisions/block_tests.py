@@ -23,6 +23,7 @@ bounded means; Waudby-Smith and Ramdas, "Estimating means of bounded random vari
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Annotated, Final
@@ -37,11 +38,11 @@ GREATEST_FACTOR: Final = 14.0
 STAKES: Final = 4
 SMALLEST_LIMIT: Final = 1e-4
 """A limit of zero would make one failure of a million an alarm; this is what it means instead."""
-LEAST_FAILED: Final = (3, 8)
-"""So many blocks in a row, with so many requests, in which every request failed: the target answers nothing."""
 LEAST_ACCEPTED: Final = 500
 """Fewest accepted blocks that a relative limit is computed from: 17 minutes with traffic."""
 _LARGEST_SUM: Final = 1e15
+_NEAR_REST: Final = 1.1
+"""The evidence returns to its value at rest from above, and never quite reaches it."""
 _UPPER_95: Final = 1.645
 
 Count = Annotated[int, Field(ge=0)]
@@ -81,14 +82,11 @@ class ShareDetector(Contract):
 
     Attributes:
         open: The block that does not hold enough requests yet.
-        failed, failed_blocks: The requests of the newest blocks in a row that were wholly bad, and their number.
         sums: The sums by stake; none before the first block.
         peak: The highest mean of the sums.
     """
 
     open: Block = Block()
-    failed: Block = Block()
-    failed_blocks: Count = 0
     sums: tuple[float, ...] = ()
     peak: float = 0.0
 
@@ -96,11 +94,6 @@ class ShareDetector(Contract):
     def value(self) -> float:
         """Evidence now."""
         return math.fsum(self.sums) / STAKES
-
-    @property
-    def answers_nothing(self) -> bool:
-        """Return whether every request of the newest blocks was bad, which needs no statistics."""
-        return self.failed_blocks >= LEAST_FAILED[0] and self.failed.requests >= LEAST_FAILED[1]
 
 
 def plan_line(false_alarm_every_h: float, triggers: int) -> float:
@@ -119,13 +112,9 @@ def observe_detector(state: ShareDetector, limit: float, blocks: Iterable[Block]
     """Return a detector after some blocks, in the order of their time."""
     limit = max(limit, SMALLEST_LIMIT)
     stakes = plan_stakes(limit)
-    sums = state.sums or tuple((1.0 - stake) / stake for stake in stakes)
-    pending, failed, failed_blocks = state.open, state.failed, state.failed_blocks
-    peak = state.peak
+    sums = state.sums or _sums_at_rest(stakes)
+    pending, peak = state.open, state.peak
     for block in blocks:
-        if block.requests:
-            is_bad = block.bad == block.requests
-            failed, failed_blocks = (failed.joined(block), failed_blocks + 1) if is_bad else (Block(), 0)
         pending = pending.joined(block)
         share = pending.share
         if share is None or pending.requests < LEAST_REQUESTS:
@@ -135,7 +124,37 @@ def observe_detector(state: ShareDetector, limit: float, blocks: Iterable[Block]
             for stake, total in zip(stakes, sums, strict=True)
         )
         pending, peak = Block(), max(peak, math.fsum(sums) / STAKES)
-    return ShareDetector(open=pending, failed=failed, failed_blocks=failed_blocks, sums=sums, peak=peak)
+    return ShareDetector(open=pending, sums=sums, peak=peak)
+
+
+def count_bad_blocks(limit: float, line: float) -> int:
+    """Return after how many blocks in a row in which every request is bad the evidence of a good version is enough."""
+    limit = max(limit, SMALLEST_LIMIT)
+    stakes = plan_stakes(limit)
+    growths = [factor(stake, 1.0, limit) for stake in stakes]
+
+    def is_enough(blocks: int) -> bool:
+        """Return whether the mean of R, which is R * g**n + g + g**2 + … + g**n after n blocks, is at the line."""
+        total = 0.0
+        for rest, growth in zip(_sums_at_rest(stakes), growths, strict=True):
+            power = math.exp(min(blocks * math.log(growth), 100.0))
+            total += rest * power + (growth * (power - 1.0) / (growth - 1.0) if growth > 1.0 else blocks)
+        return total / STAKES >= line
+
+    return bisect_left(range(math.ceil(line)), True, key=is_enough)
+
+
+def is_at_rest(state: ShareDetector, limit: float) -> bool:
+    """Return whether the good requests since outweigh all bad ones: the evidence is back where it began."""
+    if state.open.bad:
+        return False
+    rest = math.fsum(_sums_at_rest(plan_stakes(max(limit, SMALLEST_LIMIT)))) / STAKES
+    return not state.sums or state.value <= _NEAR_REST * rest
+
+
+def _sums_at_rest(stakes: Iterable[float]) -> tuple[float, ...]:
+    """Return the sums to which a detector returns while nothing is bad, the fixed points of R <- (1 + R) * (1 - c)."""
+    return tuple((1.0 - stake) / stake for stake in stakes)
 
 
 class Accepted(Contract):

@@ -4,20 +4,17 @@ Every observation is a 0 or a 1 (a request that exceeds a threshold, fails, …)
 with a probability of at most `p0`. For each alternative q of a declared grid, the likelihood ratio of q against p0 is
 multiplied up; for q > p0 its expectation is at most 1 under every p <= p0, so that
 
-- the **e-process** (mean of the products over the grid) exceeds 1/alpha *at any time* with probability at most alpha
-  (Ville's inequality): used while a canary runs;
-- the **e-detector** (mean of the Shiryaev-Roberts sums, R <- (1 + R) * ratio) exceeds 1/alpha after 1/alpha
-  observations or more on average: used after promotion, where the question never ends and the change may come late.
+the **e-process** (mean of the products over the grid) exceeds 1/alpha *at any time* with probability at most alpha
+(Ville's inequality). It judges candidates; a version that serves is watched by blocks (`decisions.block_tests`).
 
-Ramdas et al., "Game-theoretic statistics and safe anytime-valid inference" (2023); Shin, Ramdas and Rinaldo,
-"E-detectors: a nonparametric framework for sequential change detection" (2022). All in log space.
+Ramdas et al., "Game-theoretic statistics and safe anytime-valid inference" (2023). All in log space.
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -29,8 +26,6 @@ SMALLEST_RATIO = 1e-4
 """A limit of zero would make one failure of a million an alarm for ever; this is what it means instead."""
 LARGEST_RATIO = 1.0 - 1e-6
 _LARGEST_E = 1e300
-_NOTHING = -745.0
-"""Stands for the logarithm of zero: JSON has no infinity."""
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -55,8 +50,8 @@ def plan_bet(p0: float) -> Bet:
     return Bet(limit, hit, miss, -math.log(len(ODDS)))
 
 
-class Evidence(Contract):
-    """What was observed so far.
+class EProcess(Contract):
+    """An e-process; the counts are all its state.
 
     Attributes:
         log_e: logarithm of the e-value now.
@@ -76,21 +71,6 @@ class Evidence(Contract):
     def crossed(self, alpha: float) -> bool:
         """Return whether the evidence was ever strong enough."""
         return self.peak >= -math.log(alpha)
-
-
-class EProcess(Evidence):
-    """An e-process; the counts are all its state."""
-
-    form: Literal["process"] = "process"
-
-
-class EDetector(Evidence):
-    """An e-detector; `sums` are the logarithms of the Shiryaev-Roberts sums, none before the first observation."""
-
-    form: Literal["detector"] = "detector"
-    log_e: float = _NOTHING
-    peak: float = _NOTHING
-    sums: tuple[float, ...] = ()
 
 
 def log_mean_exp(logs: Iterable[float], log_weight: float) -> float:
@@ -117,49 +97,12 @@ def observe_process(state: EProcess, bet: Bet, outcomes: Iterable[bool]) -> EPro
     return EProcess(trials=trials, hits=hits, log_e=process_log_e(bet, trials, hits), peak=peak)
 
 
-def step_sums(sums: tuple[float, ...], bet: Bet, outcome: bool) -> tuple[float, ...]:
-    """Advance the Shiryaev-Roberts sums by one observation, in logs."""
-    gains = bet.hit if outcome else bet.miss
-    if not sums:
-        return gains
-    return tuple(
-        gain + (log_sum + math.log1p(math.exp(-log_sum)) if log_sum > 0.0 else math.log1p(math.exp(log_sum)))
-        for log_sum, gain in zip(sums, gains, strict=True)
-    )
-
-
-def observe_detector(state: EDetector, bet: Bet, outcomes: Iterable[bool]) -> EDetector:
-    """Take outcomes into an e-detector, one after another."""
-    trials, hits, sums, log_e, peak = state.trials, state.hits, state.sums, state.log_e, state.peak
-    for outcome in outcomes:
-        trials += 1
-        hits += outcome
-        sums = step_sums(sums, bet, outcome)
-        log_e = log_mean_exp(sums, bet.log_weight)
-        peak = max(peak, log_e)
-    return EDetector(trials=trials, hits=hits, sums=sums, log_e=log_e, peak=peak)
-
-
-def resting_sums(bet: Bet) -> tuple[float, ...]:
-    """Return where the sums of an e-detector come to rest while nothing is bad, in logs.
-
-    Each sum tends to ratio / (1 - ratio), the fixed point of R <- (1 + R) * ratio.
-    """
-    return tuple(miss - math.log(-math.expm1(miss)) for miss in bet.miss)
-
-
-@lru_cache(maxsize=4096)
-def resting_log_e(bet: Bet) -> float:
-    """Return where an e-detector's log e-value comes to rest while nothing is bad: above zero for a limit above 0."""
-    return log_mean_exp(resting_sums(bet), bet.log_weight)
-
-
 def as_e_value(log_e: float) -> float:
     """Return an e-value for publication, bounded so that it stays a JSON number."""
     return min(math.exp(min(log_e, 690.0)), _LARGEST_E)
 
 
-def estimate_requests_needed(evidence: Evidence, bet: Bet, alpha: float) -> int | None:
+def estimate_requests_needed(evidence: EProcess, bet: Bet, alpha: float) -> int | None:
     """Estimate how many more observations it takes to cross, if ones are as frequent as so far.
 
     None when they come too seldom for that: then this evidence will never speak against the target.

@@ -7,14 +7,14 @@ from datetime import datetime
 from contracts.facts.watch import AlertKind, PairCounts, Severity
 from contracts.policy import Trigger
 from decisions.alerts import Finding
-from decisions.evidence import EDetector, as_e_value
-from decisions.hard_failures import HardFailure, Runs, assess_runs
+from decisions.evidence import as_e_value
+from decisions.hard_failures import Failures, HardFailure, assess_failures
 from decisions.observation import CALM_REQUESTS, Recent, TriggerState, is_calm, recent
 from decisions.pairs import has_fired
-from decisions.triggers import detector_alpha, kind_of, limit_of
+from decisions.triggers import kind_of, limit_of
 
 HARD_HOLD_S = 60.0
-NO_RUNS = Runs()
+NO_FAILURES = Failures()
 HARD_KEYS: dict[AlertKind, str] = {"errors": "all-failing", "quality": "all-empty"}
 _HARD_METRICS: dict[AlertKind, str] = {"errors": "error_ratio", "quality": "empty_ratio"}
 
@@ -24,10 +24,9 @@ def assess_triggers(
     triggers: Sequence[Trigger],
     now: datetime,
     *,
-    runs: Runs = NO_RUNS,
+    failures: Failures = NO_FAILURES,
     endpoints: Collection[str] = (),
-    run_began_at: datetime | None = None,
-    hard_run: int,
+    line: float,
 ) -> tuple[Finding, ...]:
     """Return the finding of every trigger of a target, and of the hard failures that no trigger covers.
 
@@ -35,22 +34,20 @@ def assess_triggers(
         states: The evidence, by the name of the trigger; a trigger without observations has none.
         triggers: The triggers that observe request by request (`decisions.triggers.sequential`).
         now: The time.
-        runs: Which requests in a row failed or were empty, and which engines are dead.
+        failures: Whether the target may answer nothing, or only empty answers.
         endpoints: Where the target is served.
-        run_began_at: When the run began.
-        hard_run: The length of a run that is a hard failure.
+        line: The evidence at which a trigger of the active target raises an alert.
     """
-    hard = assess_runs(runs, run=hard_run, endpoints=endpoints)
-    error = runs.error if runs.errors else ""
+    hard = assess_failures(failures, endpoints)
     findings = []
     for trigger in triggers:
         state = states.get(trigger.name)
         if state is not None:
             applies = hard if hard is not None and trigger.metric == _HARD_METRICS[hard.kind] else None
-            findings.append(assess_trigger(trigger, state, now, applies, error=error))
+            findings.append(assess_trigger(trigger, state, now, applies, line=line, error=failures.error))
     covered = {trigger.metric for trigger in triggers}
     for kind, metric in _HARD_METRICS.items():  # one that a trigger covers only ends an alert from before its policy
-        finding = _assess_hard(kind, runs, run_began_at, hard, error)
+        finding = _assess_hard(kind, failures, hard)
         findings.append(replace(finding, fired=finding.fired and metric not in covered))
     return tuple(findings)
 
@@ -61,18 +58,20 @@ def assess_trigger(
     now: datetime,
     hard: HardFailure | None = None,
     *,
+    line: float,
     error: str = "",
 ) -> Finding:
     """Return the finding of one trigger; `error` is how the last request failed."""
     evidence, limit = state.evidence, limit_of(trigger)
-    enough = evidence.trials >= trigger.min_requests
-    alpha = detector_alpha(trigger) if isinstance(evidence, EDetector) else trigger.alpha
-    over_limit = evidence.crossed(alpha) and enough
+    if state.detector is not None:
+        over_limit, calm_requests = state.detector.peak >= line, CALM_REQUESTS
+    else:
+        over_limit = evidence.crossed(trigger.alpha) and evidence.trials >= trigger.min_requests
+        calm_requests = min(trigger.min_requests, CALM_REQUESTS)
     pair = state.pair
     worse = pair is not None and pair.pairs >= trigger.min_requests and pair.discordant.crossed(trigger.alpha)
     mirrored = state.mirrored
     by_pairs = has_fired(trigger, mirrored)
-    calm_requests = min(trigger.min_requests, CALM_REQUESTS)
     calm = hard is None and is_calm(state.slots, trigger.window_s, now, limit=limit, requests=calm_requests)
     # The whole window would hide a regression that began a moment ago among the good requests before it.
     shown = recent(state.slots, trigger.window_s, now, state.first_bad_at)
@@ -103,7 +102,7 @@ def assess_trigger(
         limit=limit,
         window=shown.window,
         requests=shown.trials,
-        e_value=as_e_value(max(evidence.peak, pair.discordant.peak if worse and pair is not None else evidence.peak)),
+        e_value=max(state.peak, as_e_value(pair.discordant.peak) if worse and pair is not None else 0.0),
         first_bad_at=state.first_bad_at,
         drill=state.drill if 2 * shown.drilled >= shown.hits else None,
         answers_nothing=hard is not None and hard.kind == "errors",
@@ -154,21 +153,19 @@ def _message(trigger: Trigger, last: Recent, limit: float) -> str:
     return f"{share} {description} {counted}; {100 * limit:.3g} % are allowed."
 
 
-def _assess_hard(
-    kind: AlertKind, runs: Runs, run_began_at: datetime | None, hard: HardFailure | None, error: str
-) -> Finding:
+def _assess_hard(kind: AlertKind, failures: Failures, hard: HardFailure | None) -> Finding:
     failure = hard if hard is not None and hard.kind == kind else None
-    run = runs.errors if kind == "errors" else runs.empties
+    bad = failures.errors if kind == "errors" else failures.empties
     return Finding(
         key=HARD_KEYS[kind],
         kind=kind,
         severity="critical",
         trigger=None,
         fired=failure is not None,
-        calm=run == 0,
+        calm=failure is None and bad.blocks == 0,
         hold_s=HARD_HOLD_S,
-        message=failure.message + _describe_error(error) if failure else "Requests are answered again.",
-        requests=run,
+        message=failure.message + _describe_error(failures.error) if failure else "Requests are answered again.",
+        requests=bad.last.requests,
         answers_nothing=failure is not None and kind == "errors",
-        first_bad_at=run_began_at if failure else None,
+        first_bad_at=failures.began_at if failure else None,
     )

@@ -1,35 +1,27 @@
 """The evidence of one trigger about one target: how outcomes of requests are added to it, and its sliding window."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
+from contracts.facts import Inference
 from contracts.facts.watch import Window
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract
-from decisions.evidence import (
-    Bet,
-    EDetector,
-    EProcess,
-    PairTest,
-    observe_detector,
-    observe_process,
-    plan_bet,
-    resting_log_e,
-)
+from decisions.block_tests import ShareDetector, is_at_rest, observe_detector
+from decisions.evidence import EProcess, PairTest, as_e_value, observe_process, plan_bet
+from decisions.open_blocks import Closed, OpenBlocks, add_to_blocks, close_blocks
 from decisions.pairs import MirrorTest
-from decisions.triggers import Outcome, limit_of
+from decisions.triggers import Outcome, ended_at, limit_of
 
 Role = Literal["active", "canary", "shadow"]
 SLOTS_PER_WINDOW = 12
 CALM_REQUESTS = 10
 """So many outcomes show that an alert's condition is gone, however long they took."""
-_NEAR = 0.1
-"""An e-detector returns to its resting value from above and never quite reaches it."""
+REPEATS_KEPT = 256
+"""Failed bodies of a target that are remembered for a minute."""
 
 
 class Slot(Contract):
@@ -45,13 +37,18 @@ class TriggerState(Contract):
     """One trigger's evidence about one target.
 
     Attributes:
+        evidence: Of a candidate: the e-process of its requests.
+        detector: Of the active target: the e-detector of its blocks; None for a candidate.
+        blocks: Of the active target: the blocks that still take requests.
         first_bad_at: Arrival of the first bad request since the evidence last spoke for the target.
         drill: The last drill that touched a bad request.
         mirrored: What pairs of the same requests on two versions showed.
         hidden: Of a canary: requests that the callers' parameters hide from the trigger.
     """
 
-    evidence: Annotated[EProcess | EDetector, Field(discriminator="form")]
+    evidence: EProcess = EProcess()
+    detector: ShareDetector | None = None
+    blocks: OpenBlocks = OpenBlocks()
     pair: PairTest | None = None
     slots: tuple[Slot, ...] = ()
     first_bad_at: datetime | None = None
@@ -59,33 +56,52 @@ class TriggerState(Contract):
     mirrored: MirrorTest | None = None
     hidden: int = 0
 
+    @property
+    def e_value(self) -> float:
+        """Evidence now."""
+        return as_e_value(self.evidence.log_e) if self.detector is None else self.detector.value
+
+    @property
+    def peak(self) -> float:
+        """The strongest evidence so far."""
+        return as_e_value(self.evidence.peak) if self.detector is None else self.detector.peak
+
 
 def fresh_trigger(role: Role) -> TriggerState:
     """Return a trigger without evidence: an e-detector for the active target, an e-process for a candidate."""
-    return TriggerState(evidence=EDetector() if role == "active" else EProcess())
+    return TriggerState(detector=ShareDetector() if role == "active" else None)
+
+
+def begin_anew(state: TriggerState, role: Role) -> TriggerState:
+    """Return a trigger whose evidence begins anew; open blocks still take requests."""
+    return fresh_trigger(role).model_copy(update={"blocks": state.blocks})
 
 
 def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[Outcome]) -> TriggerState:
     """Return a trigger's evidence after some outcomes, in the order in which they came.
 
-    The highest evidence is counted from request number `min_requests` on, which only delays a decision, and a later
-    time of an anytime-valid test is as valid: what a cold start showed decides only as far as it still holds then.
+    Those of the active target are counted in their blocks, which are evidence once they are over (`close_trigger`).
+    Of a candidate, the highest evidence is counted from request number `min_requests` on, which only delays a decision,
+    and a later time of an anytime-valid test is as valid: what a cold start showed decides only as far as it still
+    holds then.
     """
     if not outcomes:
         return state
+    is_active = state.detector is not None
     bet, evidence = plan_bet(limit_of(trigger)), state.evidence
     first_bad_at, drill = state.first_bad_at, state.drill
     for outcome in outcomes:
-        evidence = _observe(evidence, bet, outcome.bad)
+        evidence = evidence if is_active else observe_process(evidence, bet, [outcome.bad])
         if evidence.trials <= trigger.min_requests:
             evidence = evidence.model_copy(update={"peak": evidence.log_e})
         if outcome.bad:
             first_bad_at = first_bad_at or outcome.at
             drill = outcome.drill or drill
-        elif evidence.log_e <= _outweighed_at(evidence, bet):
+        elif not is_active and evidence.log_e <= 0.0:
             first_bad_at, drill = None, None
     update = {
         "evidence": evidence,
+        "blocks": add_to_blocks(state.blocks, outcomes) if is_active else state.blocks,
         "first_bad_at": first_bad_at,
         "slots": add_to_slots(state.slots, trigger.window_s, outcomes),
         "drill": drill if first_bad_at else None,
@@ -93,15 +109,37 @@ def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[O
     return state.model_copy(update=update)
 
 
-def _observe(evidence: EProcess | EDetector, bet: Bet, bad: bool) -> EProcess | EDetector:
-    if isinstance(evidence, EDetector):
-        return observe_detector(evidence, bet, [bad])
-    return observe_process(evidence, bet, [bad])
+def close_trigger(state: TriggerState, trigger: Trigger, now: datetime | None) -> tuple[TriggerState, Closed]:
+    """Return a trigger with the blocks that are over at a time as evidence, and these; all are over without a time."""
+    blocks, closed = close_blocks(state.blocks, now)
+    if state.detector is None or not closed:
+        return state, {}
+    limit = limit_of(trigger)
+    detector = observe_detector(state.detector, limit, closed.values())
+    update: dict[str, object] = {"detector": detector, "blocks": blocks}
+    if not blocks.bad and is_at_rest(detector, limit):
+        update |= {"first_bad_at": None, "drill": None}
+    return state.model_copy(update=update), closed
 
 
-def _outweighed_at(evidence: EProcess | EDetector, bet: Bet) -> float:
-    """Return the log e-value at which the bad outcomes are outweighed by the good ones since."""
-    return resting_log_e(bet) + _NEAR if isinstance(evidence, EDetector) else 0.0
+def without_repeats(
+    known: Mapping[str, int], records: Iterable[Inference]
+) -> tuple[dict[str, int], tuple[Inference, ...]]:
+    """Return the records that count, and the failed bodies by key with the minute in which each counted.
+
+    Of one key, an equal body that fails again counts once a minute. A drill's failures all count. Only failed requests
+    have a digest of their body.
+    """
+    minutes, counted = dict(known), []
+    for record in records:
+        if record.body is not None and record.drill is None:
+            name, minute = f"{record.caller}/{record.body}", int(ended_at(record).timestamp() // 60)
+            if minutes.pop(name, None) == minute:
+                minutes[name] = minute
+                continue
+            minutes[name] = minute
+        counted.append(record)
+    return dict(list(minutes.items())[-REPEATS_KEPT:]), tuple(counted)
 
 
 # -- the sliding window -----------------------------------------------------------------------------------------------

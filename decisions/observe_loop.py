@@ -10,12 +10,14 @@ from typing import Generic, TypeVar
 
 from pydantic import Field
 
-from contracts.policy import Trigger
+from contracts.policy import FALSE_ALARM_EVERY, Trigger
 from contracts.vocabulary import Contract, Environment, Target
 from decisions.alerts import AlertFact, AlertState, Finding, decide_alerts
+from decisions.block_tests import plan_line
 from decisions.findings import assess_triggers
-from decisions.hard_failures import Runs
-from decisions.observation import Role, TriggerState, fresh_trigger, observe_outcomes
+from decisions.hard_failures import Failures, count_closed
+from decisions.observation import Role, TriggerState, begin_anew, close_trigger, fresh_trigger, observe_outcomes
+from decisions.open_blocks import Closed
 from decisions.triggers import Outcome
 
 
@@ -24,8 +26,8 @@ class WatchedTarget(Contract):
 
     Attributes:
         endpoints: Where it is served; empty if unknown.
-        runs: Which requests in a row failed or were empty, and which of its engines are dead.
-        run_began_at: When the current run began.
+        failures: Whether it may answer nothing, or only empty answers.
+        repeats: Failed bodies, by key, with the minute in which each counted.
     """
 
     target: Target
@@ -34,8 +36,8 @@ class WatchedTarget(Contract):
     release_id: str = ""
     triggers: dict[str, TriggerState] = Field(default_factory=dict)
     endpoints: tuple[str, ...] = ()
-    runs: Runs = Runs()
-    run_began_at: datetime | None = None
+    failures: Failures = Failures()
+    repeats: dict[str, int] = Field(default_factory=dict)
 
 
 T = TypeVar("T", bound=WatchedTarget)
@@ -46,11 +48,9 @@ class AlertRules:
     """When alerts are raised and updated, the same for every model.
 
     Attributes:
-        hard_run: How many failed, or empty, requests in a row are a hard failure.
         update_every_s: The least time between two updates of an alert.
     """
 
-    hard_run: int = 8
     update_every_s: float = 15.0
 
 
@@ -83,6 +83,26 @@ def observe(watched: T, triggers: Iterable[Trigger], outcomes: Mapping[str, Sequ
     return watched.model_copy(update={"triggers": states})
 
 
+def close(watched: T, triggers: Iterable[Trigger], now: datetime | None) -> tuple[T, dict[str, Closed]]:
+    """Return a target with the blocks that are over at a time as evidence, and these by trigger.
+
+    Args:
+        watched: The target.
+        triggers: The triggers that observe request by request.
+        now: The time; all blocks are over without one.
+    """
+    states, by_trigger = dict(watched.triggers), dict[str, Closed]()
+    for trigger in triggers:
+        known = states.get(trigger.name)
+        if known is not None:
+            states[trigger.name], closed = close_trigger(known, trigger, now)
+            by_trigger |= {trigger.name: closed} if closed else {}
+    failures = count_closed(watched.failures, now)
+    if not by_trigger and failures is watched.failures:
+        return watched, {}
+    return watched.model_copy(update={"triggers": states, "failures": failures}), by_trigger
+
+
 def assess(
     watched: T,
     alerts: Mapping[str, AlertState],
@@ -90,6 +110,7 @@ def assess(
     now: datetime,
     *,
     rules: AlertRules,
+    false_alarm_every: float = FALSE_ALARM_EVERY,
     environment: Environment = "production",
     findings: tuple[Finding, ...] = (),
 ) -> Assessed[T]:
@@ -101,6 +122,7 @@ def assess(
         triggers: The triggers that observe request by request.
         now: The time.
         rules: When alerts are raised and updated.
+        false_alarm_every: The hours in which the triggers together may have one false alarm.
         environment: Where the target is served.
         findings: Findings of other checks, decided together.
     """
@@ -108,10 +130,9 @@ def assess(
         watched.triggers,
         triggers,
         now,
-        runs=watched.runs,
+        failures=watched.failures,
         endpoints=watched.endpoints,
-        run_began_at=watched.run_began_at,
-        hard_run=rules.hard_run,
+        line=plan_line(false_alarm_every, max(1, len(triggers))),
     )
     decided = decide_alerts(
         alerts,
@@ -123,6 +144,9 @@ def assess(
         update_every_s=rules.update_every_s,
     )
     if decided.ended:
-        kept = {name: state for name, state in watched.triggers.items() if name not in decided.ended}
-        watched = watched.model_copy(update={"triggers": kept})
+        states = {
+            name: begin_anew(state, watched.role) if name in decided.ended else state
+            for name, state in watched.triggers.items()
+        }
+        watched = watched.model_copy(update={"triggers": states})
     return Assessed(watched, decided.alerts, decided.facts)

@@ -20,10 +20,10 @@ def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
         weaker.append("approvals.not_by_publisher is false where the stored policy says true")
     if stored.rehearsal == "required" and policy.rehearsal == "not_required":
         weaker.append("rehearsal is not_required where the stored policy says required")
-    if policy.rehearsal_valid_s > stored.rehearsal_valid_s:
-        weaker.append(f"rehearsal_valid_s is above the stored {stored.rehearsal_valid_s:g}")
-    if policy.judgement_s > stored.judgement_s:  # a person is asked later
-        weaker.append(f"judgement_s is {policy.judgement_s:g}, above the stored {stored.judgement_s:g}")
+    for name in ("rehearsal_valid_s", "judgement_s", "false_alarm_every"):  # an older proof, a later alert
+        proposed, most = getattr(policy, name), getattr(stored, name)
+        if proposed > most:
+            weaker.append(f"{name} is {proposed:g}, above the stored {most:g}")
     if policy.pairs.share_ratio < stored.pairs.share_ratio:
         share, least = policy.pairs.share_ratio, stored.pairs.share_ratio
         weaker.append(f"pairs.share_ratio is {share:g}, below the stored {least:g}")

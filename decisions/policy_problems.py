@@ -4,14 +4,11 @@ Admission, `slipway policy` and `slipway apply` refuse a policy for the same pro
 frozen before a check existed stays readable.
 """
 
-import math
 from collections.abc import Iterator
 
 from contracts.policy import PER_REQUEST_METRICS, MetricGate, ReleasePolicy, Trigger
-from decisions.evidence import plan_bet, resting_log_e
 from decisions.gate_samples import find_unanswerable
 from decisions.policy_limits import PolicyProblem, find_endless
-from decisions.triggers import limit_of
 
 LONGEST_REHEARSED_MS = 299_000.0
 """The largest latency that the longest delay of a drill clearly exceeds."""
@@ -61,10 +58,6 @@ def _of_trigger(trigger: Trigger) -> Iterator[tuple[str, str]]:
         meant = f" ({trigger.threshold:g} % is {trigger.threshold / 100:g})" if trigger.threshold < 100.0 else ""
         seen = f"is {trigger.threshold:g}, and {trigger.metric} is at most 1, so that nothing would be watched"
         yield "threshold", f"{seen}: set it below 1{meant}."
-    elif trigger.metric != "drift" and (fewest := _fewest_requests(trigger)) > trigger.min_requests:
-        good = f"good requests alone raise an alert at alpha {trigger.alpha:g} and a limit of {limit_of(trigger):.3g}"
-        alpha = 0.9 * trigger.alpha * trigger.min_requests / fewest
-        yield "min_requests", f"is {trigger.min_requests}; {good}: set it to {fewest}, or alpha to {alpha:.2g}."
     if trigger.action == "manual":
         return
     if trigger.metric == "drift":
@@ -72,11 +65,3 @@ def _of_trigger(trigger: Trigger) -> Iterator[tuple[str, str]]:
     if trigger.metric in ("ttft_ms", "e2e_ms") and trigger.threshold > LONGEST_REHEARSED_MS:
         seen = f"is {trigger.threshold:g} ms, and a rehearsal can exceed {LONGEST_REHEARSED_MS:,.0f} ms at most"
         yield "threshold", f"{seen}: lower it, or set action to manual."
-
-
-def _fewest_requests(trigger: Trigger) -> int:
-    """Return the least `min_requests` with which good requests alone raise no alert.
-
-    The sums of an e-detector rest above zero while nothing is bad, the higher the lower the limit is.
-    """
-    return math.floor(trigger.alpha * math.exp(resting_log_e(plan_bet(limit_of(trigger))))) + 1

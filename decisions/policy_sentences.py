@@ -123,7 +123,7 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
 
 
 def _trigger(trigger: Trigger) -> str:
-    when = f"when {_condition(trigger)}, after at least {trigger.min_requests} requests"
+    when = f"when {_condition(trigger)}; of a candidate, after at least {trigger.min_requests} requests"
     if trigger.action == "automatic":
         return f"{trigger.name}: rolls back by itself {when}."
     return f"{trigger.name}: raises an alert {when}; people decide."

@@ -5,10 +5,12 @@ from datetime import datetime, timedelta
 
 from contracts.facts import WindowSummarised
 from contracts.policy import ReleasePolicy, Trigger
+from decisions import hard_failures
+from decisions.block_tests import BLOCK_S, LEAST_REQUESTS, count_bad_blocks, plan_line
 from decisions.policy_sentences import period
 from decisions.release_plan import needs_shadow, traffic_shares
 from decisions.suspensions import JUDGED_RATIO, can_judge, least_confirmed
-from decisions.triggers import detector_alpha, limit_of, sequential
+from decisions.triggers import limit_of, sequential
 
 _RECORDED_LATER = timedelta(minutes=2)
 """The requests of the last two minutes may not be in a window yet."""
@@ -35,7 +37,7 @@ def explain_times(policy: ReleasePolicy, rps: float, *, first: bool = False) -> 
     """
     return [
         *_steps(policy, rps, first=first),
-        *_triggers(policy.triggers, rps),
+        *_triggers(policy, rps),
         *_judgements(policy.automatic, rps),
     ]
 
@@ -91,18 +93,25 @@ def _judgements(triggers: Iterable[Trigger], rps: float) -> Iterator[str]:
         )
 
 
-def _triggers(triggers: Sequence[Trigger], rps: float) -> Iterator[str]:
-    """Yield a sentence for all triggers that have the same numbers."""
-    groups: dict[tuple[int, float], list[str]] = {}
-    for trigger in sequential(triggers):
-        groups.setdefault((trigger.min_requests, 1.0 / detector_alpha(trigger)), []).append(trigger.name)
-    for (least, line), names in groups.items():
-        often = f"once in {line:,.0f} requests ({about(line / rps)}) or more"
-        yield (
-            f"{', '.join(names)}: an alert needs {least:,} requests ({about(least / rps)}) and an e-value of "
-            f"{line:,.0f}: at its limit, each raises a false alarm {often} if requests are independent, far earlier if "
-            "failures cluster."
-        )
+def _triggers(policy: ReleasePolicy, rps: float) -> Iterator[str]:
+    """Yield a sentence for all triggers that alert as soon, and one about their false alarms."""
+    watching = sequential(policy.triggers)
+    if not watching:
+        return
+    line = plan_line(policy.false_alarm_every, len(watching))
+    block_s = max(BLOCK_S, LEAST_REQUESTS / rps)
+    nothing_s = max(hard_failures.LEAST_BLOCKS * BLOCK_S, hard_failures.LEAST_REQUESTS / rps)
+    groups: dict[float, list[str]] = {}
+    for trigger in watching:
+        seconds = count_bad_blocks(limit_of(trigger), line) * block_s
+        least = min(seconds, nothing_s) if trigger.metric in ("error_ratio", "empty_ratio") else seconds
+        groups.setdefault(least, []).append(trigger.name)
+    for seconds, names in groups.items():
+        yield f"{', '.join(names)}: when every request is bad, an alert comes after {about(seconds)}."
+    yield (
+        f"Of an active version at its limits, one false alarm in {about(3600 * policy.false_alarm_every)} with traffic "
+        f"or more; each trigger needs evidence of {line:,.0f}."
+    )
 
 
 def about(seconds: float) -> str:

@@ -53,15 +53,6 @@ def limit_of(trigger: Trigger) -> float:
     return 1.0 - trigger.threshold if trigger.metric == "goodput_ratio" else min(trigger.threshold, 1.0)
 
 
-def detector_alpha(trigger: Trigger) -> float:
-    """Return the level of an e-detector: its average run length is at least 1/alpha *times the minimum evidence*.
-
-    Counted in single requests, 1/alpha would be reached within the hour on a busy model, and three bad requests in a
-    row would be an alarm; counted in portions of `min_requests` it costs about three nats of evidence more.
-    """
-    return trigger.alpha / trigger.min_requests
-
-
 def kind_of(trigger: Trigger) -> AlertKind:
     """Return the kind of alert that a trigger raises."""
     return KINDS[trigger.metric]

@@ -53,6 +53,9 @@ triggers:
   - {name: refusals, metric: refusal_ratio, threshold: 0.3, action: manual}
   # - {name: drift, metric: drift, threshold: 0.2, action: manual}
 
+# Hours with traffic in which these triggers together may have one false alarm about the active version.
+# false_alarm_every: 168
+
 # The share of the requests that the version and the one before are asked again, so that only what differs counts.
 pairs: {share_ratio: 0.02}
 

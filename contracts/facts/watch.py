@@ -151,6 +151,8 @@ class WindowSummarised(Fact):
     Attributes:
         errors: Requests that ended with an error, by code, whatever caused it.
         observed: Per trigger, how many requests it observed and how many of them were bad.
+        blocks: Per trigger of the active target, the blocks of two seconds that became evidence since the last window:
+            seconds from the begin of the window, requests, and the bad ones among them.
         drills: Per drill, how many requests it affected.
         target_failures: Requests that failed because of the target.
         other_failures: Requests that failed because of the caller, the gateway or the infrastructure.
@@ -171,6 +173,7 @@ class WindowSummarised(Fact):
     features: dict[str, Any] = {}
     e_values: dict[str, float] = {}
     observed: dict[str, tuple[int, int]] = {}
+    blocks: dict[str, tuple[tuple[int, int, int], ...]] = {}
     drills: dict[str, int] = {}
     target_failures: int = 0
     other_failures: int = 0
@@ -183,8 +186,8 @@ class _Alert(Fact):
     """An alert.
 
     Attributes:
-        answers_nothing: The target answers nothing: its last replica is reported dead, it is loaded nowhere, or eight
-            different requests in a row failed.
+        answers_nothing: The target answers nothing: its last replica is reported dead, it is loaded nowhere, or every
+            request of three blocks of two seconds failed, eight or more.
         pairs: What the pairs of its trigger showed.
     """
 

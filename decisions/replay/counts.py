@@ -4,7 +4,7 @@ Pure; the histograms of latency are read by an adapter without I/O.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from contracts.facts import WindowSummarised
@@ -16,10 +16,16 @@ _FLAGS = {"refusal_ratio": "refusal", "empty_ratio": "empty"}
 
 @dataclass(frozen=True)
 class Counted:
-    """The number of requests, and of the bad ones among them."""
+    """The number of requests, and of the bad ones among them.
+
+    Attributes:
+        blocks: What the monitor counted in each block of two seconds: seconds from the begin of the window, requests,
+            and the bad ones; empty if the window does not show it for this trigger.
+    """
 
     trials: int
     hits: int
+    blocks: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,19 @@ def count_bad(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str
     not counted. The other figures are those of the window, as a trigger of the same threshold counted them; what missed
     an SLO was counted by the SLOs of that time.
     """
+    counted = _count(trigger, summary, recorded)
+    return counted if isinstance(counted, Unknown) else replace(counted, blocks=_blocks_of(trigger, summary, recorded))
+
+
+def _blocks_of(
+    trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str, Trigger]
+) -> tuple[tuple[int, int, int], ...]:
+    """Return the blocks of a recorded trigger that finds the same requests bad; empty if there is none."""
+    same = (name for name, item in recorded.items() if item.metric == trigger.metric and _counts_alike(item, trigger))
+    return next((summary.blocks[name] for name in same if name in summary.blocks), ())
+
+
+def _count(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str, Trigger]) -> Counted | Unknown:
     text = _histogram_of(trigger, summary)
     if text is not None:
         try:

@@ -1,14 +1,16 @@
 """Recorded windows through the monitor's observe loop and the rollback-controller's decision: what would have happened.
 
-A window summary holds how many requests were bad, not which: bad ones are spread evenly over the window (over the part
-of it in which the target took traffic). Where an alert of the same kind was really raised, they come from that
+A window summary holds how many requests were bad in each block of two seconds, which is all that the monitor's detector
+of an active target knows of them. Of a candidate, and for a trigger that counts otherwise than the recorded policy, it
+holds how many of the window were bad, not which: bad ones are spread evenly over the window (over the part of it in
+which the target took traffic). Where an alert of the same kind was really raised, they come from that
 moment on, without gaps if few requests follow it: the good requests before it would otherwise outweigh a regression
 that was rolled back after a few seconds. There the replay errs on the side of firing.
 
-Alerts are those of `decisions.observe_loop`, which the monitor runs too; hard failures and the comparison of a canary
-with the active target need single requests and are not replayed. The route is the recorded one: the replay does not
-invent the traffic that another rollback would have caused, except that a target which would have been rolled back takes
-no traffic until it was promoted again.
+Alerts are those of `decisions.observe_loop`, which the monitor runs too. A dead last replica, a target that is loaded
+nowhere, and the comparison of a canary with the active target need single requests and are not replayed. The route is
+the recorded one: the replay does not invent the traffic that another rollback would have caused, except that a target
+which would have been rolled back takes no traffic until it was promoted again.
 
 The previous version is taken to generate. While one version is suspended, no trigger moves traffic.
 """
@@ -22,7 +24,7 @@ from typing import Any, Literal
 from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertUpdated, ReleaseOpened, WindowSummarised
 from contracts.facts.watch import AlertKind
-from contracts.policy import Trigger
+from contracts.policy import FALSE_ALARM_EVERY, Trigger
 from contracts.vocabulary import Target
 from decisions.alerts import AlertFact
 from decisions.observation import Role
@@ -98,7 +100,13 @@ class Replay:
         )
 
 
-def replay(triggers: Sequence[Trigger], events: Sequence[Event[Any]], *, since: datetime) -> Replay:
+def replay(
+    triggers: Sequence[Trigger],
+    events: Sequence[Event[Any]],
+    *,
+    since: datetime,
+    false_alarm_every: float = FALSE_ALARM_EVERY,
+) -> Replay:
     """Replay the windows of one model since a time, oldest first, without evidence and rollbacks from before."""
     windows: dict[str, WindowSummarised] = {
         event.id: event.data
@@ -110,7 +118,7 @@ def replay(triggers: Sequence[Trigger], events: Sequence[Event[Any]], *, since: 
         for event in events
         if isinstance(event.data, ReleaseOpened)
     }
-    history = _History(triggers, declared, events)
+    history = _History(triggers, declared, events, false_alarm_every)
     ordered = sorted(windows.values(), key=lambda summary: (summary.window.from_, str(summary.target)))
     for _, concurrent in groupby(ordered, key=lambda summary: summary.window.from_):
         history.observe(list(concurrent))
@@ -167,12 +175,14 @@ class _History:
         triggers: Sequence[Trigger],
         declared: Mapping[int, Mapping[str, Trigger]],
         events: Sequence[Event[Any]],
+        false_alarm_every: float,
     ) -> None:
         self.fired: list[Fired] = []
         self.alerts: list[AlertFact] = []
         self.gaps: dict[tuple[str, str], int] = {}
         self.out_of_traffic: dict[Target, list[tuple[datetime, datetime | None]]] = {}
         self._triggers, self._sequential = triggers, sequential(triggers)
+        self._false_alarm_every = false_alarm_every
         self._routes, self._declared = Routes(events), declared
         self._raised = _raised(events)
         self._spans: dict[Target, list[Span]] = {}
@@ -195,15 +205,16 @@ class _History:
             return []
         by_part: list[dict[str, list[Outcome]]] = [{} for _ in parts]
         for trigger, counted in counts.values():
-            raised = self._raised.get((target, kind_of(trigger)), ())
-            for part, (_, outcomes, times) in zip(by_part, spread_over(counted, parts, raised), strict=True):
+            raised, begin = self._raised.get((target, kind_of(trigger)), ()), summary.window.from_
+            for part, (_, outcomes, times) in zip(by_part, spread_over(counted, parts, raised, begin), strict=True):
                 pairs = zip(outcomes, times, strict=True)
                 part[trigger.name] = [Outcome(bad=bad, at=at, ended_at=at) for bad, at in pairs]
-        watched = self._watched.setdefault(target, Watched(target, self._sequential))
+        watched = self._watched.setdefault(target, Watched(target, self._sequential, self._false_alarm_every))
+        by_block = {name for name, (_, counted) in counts.items() if counted.blocks}
         questions = []
         for (span, begin, end), observed in zip(parts, by_part, strict=True):
             passed = watched.pass_through(self._spans[target], span.since)
-            for fact in (*passed, *watched.advance(span, begin, end, observed)):
+            for fact in (*passed, *watched.advance(span, begin, end, observed, by_block)):
                 self.alerts.append(fact)
                 if isinstance(fact, AlertRaised | AlertUpdated) and fact.trigger in counts:
                     questions.append(_Question(fact, *counts[fact.trigger], role=span.role))
@@ -249,7 +260,7 @@ class _History:
             reason = decided.reason or f"The policy declares {trigger.name} as manual: an operator decides."
             self._hold(question, before, "held" if decided.code else "manual", decided.code, reason)
             return
-        route = self._routes.at(at)
+        route = self._routes.before(at)
         if route is None:
             self._add(question, "unknown", reason="the log does not say which route there was")
             return

@@ -1,6 +1,6 @@
 """When each target of a model took traffic, by the log of its route. Pure."""
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -41,9 +41,9 @@ class Routes:
         # two services write routes, each by its own clock; the order is that of the epochs
         self._times = list(accumulate((change.at for change in self.changes), max))
 
-    def at(self, moment: datetime) -> Route | None:
-        """Return the route at a moment; None before the log knows any."""
-        index = bisect_right(self._times, moment)
+    def before(self, moment: datetime) -> Route | None:
+        """Return the route before a moment, at which another may begin; None before the log knows any."""
+        index = bisect_left(self._times, moment)
         return self.changes[index - 1].route if index else None
 
     def began(self) -> datetime | None:

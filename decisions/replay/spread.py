@@ -1,4 +1,4 @@
-"""Spreads the requests of a window over its time: a summary holds only how many of them were bad. Pure."""
+"""Spreads the requests of a window over its time, by block where the summary has blocks. Pure."""
 
 import math
 from bisect import bisect_right
@@ -6,9 +6,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from decisions.block_tests import BLOCK_S
 from decisions.replay.counts import Counted
 from decisions.replay.route_history import Span
 
+Part = tuple[Span, datetime, datetime]
+"""A part of a window in which its target had the same share of traffic."""
+Spread = tuple[Span, Sequence[bool], Sequence[datetime]]
+"""Of a part: whether each request was bad, and when it ended."""
 RAISED_WITHIN = timedelta(seconds=5)
 """So long after the end of a window an alert may be raised about its requests."""
 
@@ -26,12 +31,31 @@ def spread_late(trials: int, hits: int, late: int) -> list[bool]:
 
 
 def spread_over(
-    counted: Counted, parts: Sequence[tuple[Span, datetime, datetime]], raised: Sequence[datetime]
-) -> Iterable[tuple[Span, Sequence[bool], Sequence[datetime]]]:
-    """Yield outcomes and times for each part of a window: its requests, evenly, as if the parts were adjacent.
+    counted: Counted, parts: Sequence[Part], raised: Sequence[datetime], begin: datetime
+) -> Iterable[Spread]:
+    """Yield outcomes and times for each part of a window, which begins at a time.
 
-    The bad ones come from the moment on at which an alert was really raised, if one was.
+    A target that was active all the time has the requests of each block in it. Otherwise they come evenly, as if the
+    parts were adjacent, the bad ones from the moment on at which an alert was really raised, if one was.
     """
+    if counted.blocks and all(span.role == "active" for span, _, _ in parts):
+        return _spread_blocks(counted.blocks, parts, begin)
+    return _spread_evenly(counted, parts, raised)
+
+
+def _spread_blocks(blocks: Sequence[tuple[int, int, int]], parts: Sequence[Part], begin: datetime) -> Iterable[Spread]:
+    outcomes = [outcome for _, requests, bad in blocks for outcome in spread(requests, bad)]
+    times = [
+        begin + timedelta(seconds=after_s + BLOCK_S * (index + 0.5) / requests)
+        for after_s, requests, _ in blocks
+        for index in range(requests)
+    ]
+    cuts = [0, *(bisect_right(times, end) for _, _, end in parts[:-1]), len(times)]
+    for (span, _, _), (first, last) in zip(parts, pairwise(cuts), strict=True):
+        yield span, outcomes[first:last], times[first:last]
+
+
+def _spread_evenly(counted: Counted, parts: Sequence[Part], raised: Sequence[datetime]) -> Iterable[Spread]:
     lengths = [(end - begin).total_seconds() for _, begin, end in parts]
     ends = [math.fsum(lengths[: index + 1]) for index in range(len(parts))]
     positions = [(i + 0.5) / counted.trials * ends[-1] for i in range(counted.trials)]

@@ -1,15 +1,18 @@
 """The observe loop over a recorded window of one target: the monitor's own loop (`decisions.observe_loop`). Pure."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from contracts.policy import Trigger
 from contracts.vocabulary import Target
 from decisions.alerts import AlertFact, AlertState, resolve_all
+from decisions.block_tests import BLOCK_S
+from decisions.hard_failures import add_outcomes
 from decisions.observation import slot_length_s
-from decisions.observe_loop import AlertRules, WatchedTarget, assess, begins_anew, observe
+from decisions.observe_loop import AlertRules, Assessed, WatchedTarget, assess, begins_anew, close, observe
+from decisions.open_blocks import GRACE_S
 from decisions.policy_limits import LONGEST_S
 from decisions.replay.route_history import Span
 from decisions.triggers import Outcome
@@ -18,6 +21,7 @@ Outcomes = Mapping[str, Sequence[Outcome]]
 """By the name of a trigger, in the order in which the requests ended."""
 STEP = timedelta(seconds=1)
 """While an alert is open it is assessed this often, as by the monitor's sweep."""
+_LAST_BLOCK = timedelta(seconds=BLOCK_S + GRACE_S)
 RULES = AlertRules()
 
 
@@ -31,10 +35,12 @@ class Watched:
 
     target: Target
     triggers: Sequence[Trigger]
+    false_alarm_every: float
     span: Span | None = None
     state: WatchedTarget | None = None
     alerts: dict[str, AlertState] = field(default_factory=dict)
     until: datetime | None = None
+    by_block: Collection[str] = ()
 
     @property
     def is_open(self) -> bool:
@@ -47,7 +53,9 @@ class Watched:
             if self.span is not None and self.span.since < span.since < until:
                 yield from self._reach(span, span.since)
 
-    def advance(self, span: Span, begin: datetime, end: datetime, outcomes: Outcomes) -> Iterator[AlertFact]:
+    def advance(
+        self, span: Span, begin: datetime, end: datetime, outcomes: Outcomes, by_block: Collection[str] = ()
+    ) -> Iterator[AlertFact]:
         """Observe the outcomes of a part of a window, and yield the alert facts that follow, in their order.
 
         Args:
@@ -55,14 +63,16 @@ class Watched:
             begin: Begin of the part.
             end: Its end.
             outcomes: What the triggers observe in it.
+            by_block: The triggers whose bad requests are known by block: these show whether all of a block were bad.
         """
+        self.by_block = by_block
         yield from self._reach(span, begin)
         left = {name: list(of_trigger) for name, of_trigger in outcomes.items()}
         while True:
             if not self.is_open and not self._would_fire(left, end):
                 self._observe(left)
                 break
-            at = self._next_step(left, end)
+            at = min(end, _next_second(max(begin, self.until or begin)))
             yield from self._step(_take_until(left, at) if at < end else left, at)
             if at >= end:
                 break
@@ -78,13 +88,19 @@ class Watched:
         yield from self._wait_until(begin)
 
     def _wait_until(self, begin: datetime, *, through: bool = False) -> Iterator[AlertFact]:
-        """Assess open alerts until the next part: without requests, one is calm after a window or stays as it is.
+        """Assess the last blocks and open alerts until the next part, in which there are no requests.
+
+        An alert is calm after a window, or stays as it is.
 
         Args:
             begin: When the next part begins.
             through: Whether they are assessed at that second, too: a sweep in the second of a change comes before it.
         """
-        if self.until is None or not self.is_open:
+        if self.until is None:
+            return
+        if self.state is not None and not self.is_open and self.until + _LAST_BLOCK < begin:
+            yield from self._step({}, self.until + _LAST_BLOCK)
+        if not self.is_open:
             return
         window_s = min(LONGEST_S, max(trigger.window_s for trigger in self.triggers))
         longest = timedelta(seconds=2.0 * window_s + slot_length_s(window_s)) + STEP
@@ -116,29 +132,35 @@ class Watched:
 
     def _after(self, outcomes: Outcomes) -> WatchedTarget:
         """Return the target with outcomes observed; without any, nothing begins, as in the monitor's sweep."""
-        return observe(self._current(), self.triggers, outcomes) if any(outcomes.values()) else self._current()
+        if not any(outcomes.values()):
+            return self._current()
+        after = observe(self._current(), self.triggers, outcomes)
+        failed = {
+            trigger.metric: outcomes.get(trigger.name, ()) for trigger in self.triggers if trigger.name in self.by_block
+        }
+        return after.model_copy(
+            update={
+                "failures": add_outcomes(
+                    after.failures, errors=failed.get("error_ratio", ()), empties=failed.get("empty_ratio", ())
+                )
+            }
+        )
 
     def _observe(self, outcomes: Outcomes) -> None:
         self.state = self._after(outcomes)
 
     def _would_fire(self, outcomes: Outcomes, end: datetime) -> bool:
         """Return whether an alert would be raised: evidence that was strong enough once stays so to the end."""
-        after = self._after(outcomes)
-        return bool(assess(after, self.alerts, self.triggers, end, rules=RULES).facts)
-
-    def _next_step(self, outcomes: Outcomes, end: datetime) -> datetime:
-        """Return up to when to observe next: the next request while no alert is open, else the next second."""
-        times = [of_trigger[0].ended_at for of_trigger in outcomes.values() if of_trigger]
-        if not self.is_open:
-            return min(times, default=end)
-        since = self.until or min(times, default=end)
-        return min(_next_second(since), end)
+        return bool(self._assess(outcomes, end).facts)
 
     def _step(self, outcomes: Outcomes, at: datetime) -> tuple[AlertFact, ...]:
-        after = self._after(outcomes)
-        assessed = assess(after, self.alerts, self.triggers, at, rules=RULES)
+        assessed = self._assess(outcomes, at)
         self.state, self.alerts, self.until = assessed.watched, assessed.alerts, at
         return assessed.facts
+
+    def _assess(self, outcomes: Outcomes, at: datetime) -> Assessed[WatchedTarget]:
+        after, _ = close(self._after(outcomes), self.triggers, at)
+        return assess(after, self.alerts, self.triggers, at, rules=RULES, false_alarm_every=self.false_alarm_every)
 
 
 def _next_second(at: datetime) -> datetime:

@@ -22,8 +22,6 @@ class MonitorSettings(BaseSettings):
     """How long after its end a window still takes records: longer than the bus waits to deliver a batch again."""
     ahead_s: Seconds = 30.0
     """How far a record may be ahead, once a wrong clock of its gateway is put right."""
-    hard_run: Annotated[int, Field(ge=2)] = 8
-    """How many requests in a row must fail, or come out empty, to be a hard failure."""
     update_every_s: Seconds = 15.0
     """Least time between two updates of an alert."""
     assess_every_s: Seconds = 10.0
@@ -44,7 +42,6 @@ class MonitorSettings(BaseSettings):
         windowing = Windowing(self.window_s, self.lateness_s, self.ahead_s)
         return Rules(
             windowing=windowing,
-            hard_run=self.hard_run,
             update_every_s=self.update_every_s,
             assess_every_s=self.assess_every_s,
             quiet_s=self.quiet_s,

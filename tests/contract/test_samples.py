@@ -135,6 +135,7 @@ def test_unknown_fields_are_ignored_everywhere_but_in_policies(path):
         "options",
         "template_options",
         "observed",
+        "blocks",
         "drills",
         "pairs",
     }

@@ -75,6 +75,11 @@ def slow(**changes):
     return record(**({"ttft_ms": 3000.0} | changes))
 
 
+def for_seconds(make, seconds, *, ago_s=0.0, **about):
+    """Return two requests a second, over so many seconds, the last of which ended `ago_s` seconds ago."""
+    return [make(ago_s=ago_s + number / 2, **about) for number in reversed(range(2 * seconds))]
+
+
 def batch(records):
     return f.InferenceBatch(gateway="gateway-test", records=tuple(records))
 

@@ -24,6 +24,7 @@ from tests.integration.monitor_process import (
     QUICK,
     batch,
     envelope,
+    for_seconds,
     go_live,
     keep_running,
     live,
@@ -36,6 +37,8 @@ from tests.integration.monitor_process import (
 )
 from tests.kit.conformance_monitor import ReferencesConformance
 
+WALKED = 80
+"""Requests of a story."""
 FACTS = (f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.WindowSummarised, f.CanaryAssessed)
 
 
@@ -59,8 +62,8 @@ async def staging_facts(js, fact, subject_of=nats_subject):
 
 async def test_telemetry_in_alert_out_resolved(js, monitor):
     await live(js)
-    await publish(js, batch([record() for _ in range(30)]))
-    await publish(js, batch([slow() for _ in range(10)]))
+    await publish(js, batch(for_seconds(record, 15, ago_s=20)))
+    await publish(js, batch(for_seconds(slow, 20)))
     (event,) = await wait_for_fact(js, f.AlertRaised)
     alert = event.data
     assert (alert.kind, alert.trigger, alert.target) == ("latency", "slow-first-token", k.target(7))
@@ -115,8 +118,9 @@ async def test_a_bad_canary_fails_and_raises_an_alert(js, monitor):
 async def test_staging_is_kept_apart(js, monitor):
     await live(js)
     await watched(js, k.target(7))
-    await publish(js, batch([record(environment="staging") for _ in range(30)]), environment="staging")
-    await publish(js, batch([slow(environment="staging", drill="d-1") for _ in range(20)]), environment="staging")
+    staging = {"environment": "staging"}
+    await publish(js, batch(for_seconds(record, 15, ago_s=20, **staging)), environment="staging")
+    await publish(js, batch(for_seconds(slow, 20, drill="d-1", **staging)), environment="staging")
     async with asyncio.timeout(60):
         while not (raised := await staging_facts(js, f.AlertRaised)):
             await asyncio.sleep(0.1)
@@ -158,18 +162,18 @@ async def test_duplicated_reordered_and_malformed_telemetry_is_harmless(js, moni
 async def walk(js, process):
     """Play one story: healthy, then slow, then out of traffic; wait until every request is in a summary."""
     await live(js)
-    await publish(js, batch([record() for _ in range(30)]), event_id="healthy")
+    await publish(js, batch(for_seconds(record, 15, ago_s=25)), event_id="healthy")
     await settled_watch(js, "healthy")
     if process is not None:
         process.kill()
-    await publish(js, batch([slow() for _ in range(10)]), event_id="slow")
-    await publish(js, batch([slow() for _ in range(5)]), event_id="more")
+    await publish(js, batch(for_seconds(slow, 20, ago_s=5)), event_id="slow")
+    await settled_watch(js, "slow")
+    await publish(js, batch(for_seconds(slow, 5)), event_id="more")
     await settled_watch(js, "more")
     await wait_for_fact(js, f.AlertRaised)
-    await settled_watch(js, "slow")
     await go_live(js, active=8, epoch=2)
     async with asyncio.timeout(240):  # each death costs the 12 s after which its message is delivered again
-        while sum(event.data.requests for event in await stored_facts(js, f.WindowSummarised)) < 45:
+        while sum(event.data.requests for event in await stored_facts(js, f.WindowSummarised)) < WALKED:
             await asyncio.sleep(0.1)
 
 
@@ -199,7 +203,7 @@ async def test_killed_at_any_moment_it_says_everything_once(js, settings, failpo
         ids = [event.id for event in await stored_facts(js, fact)]
         assert len(ids) == len(set(ids)), fact.TYPE
     windows = [event.data for event in await stored_facts(js, f.WindowSummarised)]
-    assert sum(window.requests for window in windows) == 45
+    assert sum(window.requests for window in windows) == WALKED
     assert len({window.window.from_ for window in windows}) == len(windows)
 
 

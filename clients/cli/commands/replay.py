@@ -39,19 +39,22 @@ def replay_command(
     Shows which alerts would have been raised and when, what each would have led to (rolled back, held and why, or left
     to an operator), and next to it the recorded alerts and rollbacks.
 
-    A window records how many requests were bad, not which: bad ones are spread evenly over the window, or from the time
-    of a recorded alert on, so times are accurate to about one window (one minute). Latencies are counted again at the
-    policy's threshold, errors as recorded. Metrics that were not recorded cannot be replayed, and are listed.
+    Of the active version, a window records the bad requests of each two seconds, by the triggers of that time: a
+    trigger that counts the same requests decides as it did. Otherwise, bad ones are spread evenly over the window, or
+    from the time of a recorded alert on, so times are accurate to about one window (one minute). Latencies are counted
+    again at the policy's threshold, errors as recorded. Metrics that were not recorded cannot be replayed, and are
+    listed.
 
     Without a terminal the output is tab-separated: at, target, trigger, bad requests, replayed, recorded.
     """
     check_model(model)
-    triggers = load_policy(policy).triggers
+    declared = load_policy(policy)
+    triggers = declared.triggers
     begin = SystemClock().now() - parse_duration(since)
     stack = find_stack(state)
     events = asyncio.run(_read(stack, model, begin))
     with _busy("replaying"):
-        result = replay(triggers, events, since=begin)
+        result = replay(triggers, events, since=begin, false_alarm_every=declared.false_alarm_every)
     if not result.windows:
         raise CommandError(
             f"no windows of {model} in the last {since}: the monitor records one for every minute with traffic; "

@@ -11,7 +11,7 @@ from contracts.vocabulary import Verdict
 from decisions.evidence import (
     EQUAL_SHARE,
     SMALLEST_RATIO,
-    Evidence,
+    EProcess,
     PairTest,
     as_e_value,
     estimate_requests_needed,
@@ -152,7 +152,7 @@ def _find_unseen(policy: Policy, state: TargetState) -> dict[str, str]:
 def _e_values(policy: Policy, state: TargetState) -> dict[str, float]:
     """Return the highest e-value so far of each test that can fail the canary: the highest decides, not the latest."""
     latency = {trigger.name for trigger in policy.triggers if kind_of(trigger) == "latency"}
-    tests: dict[str, Evidence] = {}
+    tests: dict[str, EProcess] = {}
     for name, trigger in state.triggers.items():
         tests[name] = trigger.evidence
         if trigger.pair is not None:

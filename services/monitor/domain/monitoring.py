@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from contracts.facts import CanaryAssessed, Fact, Inference, MirroredPair, ShadowAssessed
-from contracts.policy import ReleasePolicy
+from contracts.policy import FALSE_ALARM_EVERY, ReleasePolicy, Trigger
 from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.vocabulary import Target
@@ -45,13 +45,11 @@ class Rules:
     """How the monitor watches, the same for every model.
 
     Attributes:
-        hard_run: how many requests in a row must fail outright to be called a hard failure.
         quiet_s: after how long without a request a staging target is watched no longer.
         drift_rows: how many answers make a window for drift.
     """
 
     windowing: Windowing = field(default_factory=Windowing)
-    hard_run: int = 8
     update_every_s: float = 15.0
     assess_every_s: float = 10.0
     quiet_s: float = 120.0
@@ -60,7 +58,7 @@ class Rules:
     @property
     def alerts(self) -> AlertRules:
         """Return the rules of alerts."""
-        return AlertRules(hard_run=self.hard_run, update_every_s=self.update_every_s)
+        return AlertRules(update_every_s=self.update_every_s)
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
             fresh = _fresh(state, each.target, each.role, cause.at).model_copy(
                 update={"weight_ratio": each.weight_ratio, "epoch": route.epoch}
             )
-            kept = ("windows", "closed_until_s", "late", "drift") if known is not None else ()
+            kept = ("windows", "closed_until_s", "late", "closed", "drift") if known is not None else ()
             targets[name] = fresh.model_copy(update={item: getattr(known, item) for item in kept})
         targets[name] = targets[name].model_copy(update={"endpoints": each.endpoints})
     routes = {"epoch": route.epoch, "route_known": True, "routed": tuple(sorted(versions_on(route)))}
@@ -199,8 +197,8 @@ def assess(
         cause: What made the monitor decide.
         rules: How it watches.
         names: The targets to look at; all if None.
-        read_until: Windows are closed as of this time, now if None. Within a backlog it is the time of the batch, so
-            that the batches behind it still find their window open.
+        read_until: Blocks and windows are closed as of this time, now if None. Within a backlog it is the time of the
+            batch, so that the batches behind it still find theirs open.
     """
     for name in tuple(state.targets) if names is None else names:
         watched = state.targets[name]
@@ -211,8 +209,8 @@ def assess(
         if state.environment == "staging" and quiet:
             state = _leave(state, watched, cause, rules, f"{watched.target} gets no requests in staging any more.")
             continue
-        watched, summaries = close_windows(watched, read_until or cause.at, rules.windowing)
-        state = _with_target(state, watched) if summaries else state
+        watched, summaries = close_windows(watched, _watching(state, watched), read_until or cause.at, rules.windowing)
+        state = _with_target(state, watched) if watched is not state.targets[name] else state
         state = _publish(
             state, cause, [(f"{name}:{summary.window.from_.isoformat()}", summary) for summary in summaries], watched
         )
@@ -239,9 +237,10 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
     assessed = observe_loop.assess(
         watched,
         state.alerts,
-        sequential(policy.triggers) if policy else (),
+        _watching(state, watched),
         cause.at,
         rules=rules.alerts,
+        false_alarm_every=policy.false_alarm_every if policy else FALSE_ALARM_EVERY,
         environment=state.environment,
         findings=of_model,
     )
@@ -297,7 +296,7 @@ def _publish_verdict(
 
 def _leave(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules, reason: str) -> MonitorState:
     """Return the record without a target: its windows are closed, and its alerts resolved and dropped."""
-    watched, summaries = close_windows(watched, cause.at, rules.windowing, all_of_them=True)
+    watched, summaries = close_windows(watched, _watching(state, watched), None, rules.windowing)
     name = str(watched.target)
     state = _publish(
         state, cause, [(f"{name}:{summary.window.from_.isoformat()}", summary) for summary in summaries], watched
@@ -382,6 +381,12 @@ def _may_gather(state: MonitorState, watched: TargetState) -> bool:
         for alert in state.alerts.values()
     )
     return state.environment == "production" and watched.role == "active" and not wrong
+
+
+def _watching(state: MonitorState, watched: TargetState) -> tuple[Trigger, ...]:
+    """Return the triggers that observe a target request by request."""
+    policy = state.policies.get(str(watched.target.version))
+    return sequential(policy.triggers) if policy else ()
 
 
 def _with_target(state: MonitorState, watched: TargetState) -> MonitorState:

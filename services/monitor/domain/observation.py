@@ -6,8 +6,8 @@ from contracts.facts import Inference, MirroredPair
 from contracts.policy import Trigger
 from decisions import observe_loop
 from decisions.evidence import PairTest, observe_pair
-from decisions.hard_failures import count_runs
-from decisions.observation import TriggerState, fresh_trigger
+from decisions.hard_failures import note_failures
+from decisions.observation import TriggerState, fresh_trigger, without_repeats
 from decisions.pairs import MirrorTest, observe_mirrored, outcomes_of_pair
 from decisions.triggers import ended_at, is_hidden, observe, outcomes_of, sequential
 from services.monitor.domain.record import DriftState, Policy, TargetState
@@ -28,22 +28,17 @@ def observe_records(
     """Return a target with records added, in the order in which they came."""
     declared = policy.triggers if policy else ()
     triggers = sequential(declared)
-    outcomes = {trigger.name: outcomes_of(trigger, records, declared) for trigger in triggers}
+    repeats, counted = without_repeats(state.repeats, records)
+    seen = counted if state.role == "active" else records
+    outcomes = {trigger.name: outcomes_of(trigger, seen, declared) for trigger in triggers}
     state = observe_loop.observe(state, triggers, outcomes)
     if state.role == "canary":
         state = _with_hidden(state, triggers, records, declared)
-    runs, began_at = state.runs, state.run_began_at
-    for record in records:
-        before, runs = runs, count_runs(runs, record)
-        if runs.length > 0 and before.length == 0:
-            began_at = record.scheduled_at
-        elif runs.length == 0:
-            began_at = None
     drift = _gathered(state.drift, records, rows) if gather else state.drift
     changed = state.model_copy(
         update={
-            "runs": runs,
-            "run_began_at": began_at,
+            "failures": note_failures(state.failures, records, counted),
+            "repeats": repeats,
             "drift": drift,
             "requests": state.requests + len(records),
             "release_id": policy.release_id if policy else "",

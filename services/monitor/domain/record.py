@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from contracts.facts import PairCounts
-from contracts.policy import JUDGEMENT_S, Canary, ReleasePolicy, Shadow, Trigger
+from contracts.policy import FALSE_ALARM_EVERY, JUDGEMENT_S, Canary, ReleasePolicy, Shadow, Trigger
 from contracts.records import Migration, OutboxRecord, unchanged
 from contracts.vocabulary import ArtifactRef, Contract, Environment, Instant, ModelName, Target
 from decisions.alerts import AlertState
 from decisions.observe_loop import WatchedTarget
+from decisions.open_blocks import Closed
 from decisions.version_tests import Judgement, JudgementVerdict
 
 APPLIED_KEPT = 512
@@ -23,6 +24,7 @@ class Policy(Contract):
 
     release_id: str
     triggers: tuple[Trigger, ...]
+    false_alarm_every: float = FALSE_ALARM_EVERY
     canary: Canary
     shadow: Shadow | None = None
     judgement_s: float = JUDGEMENT_S
@@ -30,8 +32,8 @@ class Policy(Contract):
     @classmethod
     def of(cls, release_id: str, policy: ReleasePolicy) -> "Policy":
         """Return what the policy of a release asks of the monitor."""
-        asked = {name: getattr(policy, name) for name in ("triggers", "canary", "shadow", "judgement_s")}
-        return cls(release_id=release_id, **asked)
+        asked = ("triggers", "false_alarm_every", "canary", "shadow", "judgement_s")
+        return cls(release_id=release_id, **{name: getattr(policy, name) for name in asked})
 
 
 class OpenWindow(Contract):
@@ -86,6 +88,7 @@ class TargetState(WatchedTarget):
 
     Attributes:
         deaths: Of a shadow: deaths of its engine.
+        closed: By trigger: the blocks that are over, and in no summary of a window yet.
     """
 
     epoch: int = 0
@@ -96,6 +99,7 @@ class TargetState(WatchedTarget):
     windows: tuple[OpenWindow, ...] = ()
     closed_until_s: int = 0
     late: int = 0
+    closed: dict[str, Closed] = Field(default_factory=dict)
     drift: DriftState = DriftState()
     assessed: str = ""
     assessed_at: datetime | None = None
@@ -140,6 +144,15 @@ class GatewayClock(Contract):
     last_at: datetime
 
 
+def without_request_evidence(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the record with the evidence of active targets removed, which was of single requests: it begins anew."""
+    targets = {
+        name: {**target, "triggers": {}} if target.get("role") == "active" else target
+        for name, target in fields.get("targets", {}).items()
+    }
+    return {**fields, "targets": targets}
+
+
 class MonitorState(OutboxRecord):
     """The state of one model in one environment.
 
@@ -165,8 +178,11 @@ class MonitorState(OutboxRecord):
         undecided: What a person is asked to decide about suspended versions that were judged; empty if nothing.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 24
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 24), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 25
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
+        **dict.fromkeys(range(1, 24), unchanged),
+        24: without_request_evidence,
+    }
 
     model: ModelName
     environment: Environment

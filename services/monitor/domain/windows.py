@@ -2,15 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.facts import Inference, WindowSummarised
-from contracts.policy import TriggerMetric
+from contracts.policy import Trigger, TriggerMetric
+from decisions import observe_loop
 from decisions.attribution import is_excused, is_failure
-from decisions.evidence import as_e_value
 from decisions.observation import span
+from decisions.open_blocks import Closed
 from decisions.triggers import ended_at, is_empty, is_forced
 from services.monitor.domain import sketch
 from services.monitor.domain.record import OpenWindow, TargetState
@@ -98,21 +99,46 @@ def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
 
 
 def close_windows(
-    state: TargetState, now: datetime, windowing: Windowing, *, all_of_them: bool = False
+    state: TargetState, triggers: Sequence[Trigger], now: datetime | None, windowing: Windowing
 ) -> tuple[TargetState, tuple[WindowSummarised, ...]]:
-    """Close the windows whose time is over, each into its summary."""
-    line = now.timestamp() - windowing.lateness_s
-    due = [window for window in state.windows if all_of_them or window.start_s + window.length_s <= line]
+    """Close the blocks, and the windows whose time is over, each into its summary; without a time, all of them."""
+    state = _close_blocks(state, triggers, now)
+    line = math.inf if now is None else now.timestamp() - windowing.lateness_s
+    due = [window for window in state.windows if window.start_s + window.length_s <= line]
     if not due:
         return state, ()
     until = max(state.closed_until_s, *(window.start_s + window.length_s for window in due))
     kept = tuple(window for window in state.windows if window not in due)
-    e_values = {name: as_e_value(trigger.evidence.log_e) for name, trigger in state.triggers.items()}
-    summaries = tuple(_summary(state, window, e_values) for window in due)
-    return state.model_copy(update={"windows": kept, "closed_until_s": until}), summaries
+    e_values = {name: trigger.e_value for name, trigger in state.triggers.items()}
+    summaries = []
+    for window in due:
+        blocks, later = _split(state.closed, window.start_s + window.length_s)
+        summaries.append(_summary(state, window, e_values, blocks))
+        state = state.model_copy(update={"closed": later})
+    return state.model_copy(update={"windows": kept, "closed_until_s": until}), tuple(summaries)
 
 
-def _summary(state: TargetState, window: OpenWindow, e_values: Mapping[str, float]) -> WindowSummarised:
+def _close_blocks(state: TargetState, triggers: Sequence[Trigger], now: datetime | None) -> TargetState:
+    """Return a target with the blocks that are over as evidence; they are kept until their window is summarised."""
+    after, closed = observe_loop.close(state, triggers, now)
+    if not closed:
+        return after
+    kept = {name: {**after.closed.get(name, {}), **blocks} for name, blocks in closed.items()}
+    return after.model_copy(update={"closed": {**after.closed, **kept}})
+
+
+def _split(closed: Mapping[str, Closed], end_s: int) -> tuple[dict[str, Closed], dict[str, Closed]]:
+    """Return the blocks that begin before a time, and the others, by trigger."""
+    before, later = dict[str, Closed](), dict[str, Closed]()
+    for name, blocks in closed.items():
+        for at, block in blocks.items():
+            (before if at < end_s else later).setdefault(name, {})[at] = block
+    return before, later
+
+
+def _summary(
+    state: TargetState, window: OpenWindow, e_values: Mapping[str, float], blocks: Mapping[str, Closed]
+) -> WindowSummarised:
     return WindowSummarised(
         target=state.target,
         window=span(window.start_s, window.length_s),
@@ -128,6 +154,10 @@ def _summary(state: TargetState, window: OpenWindow, e_values: Mapping[str, floa
         e_values=dict(e_values),
         drills=window.drills,
         pairs={name: test.counts for name, trigger in state.triggers.items() if (test := trigger.mirrored) is not None},
+        blocks={
+            name: tuple((at - window.start_s, block.requests, block.bad) for at, block in of.items())
+            for name, of in blocks.items()
+        },
         observed={name: _observed(state, name, window) for name in state.triggers},
     )
 

@@ -40,8 +40,8 @@ class ModelRecord(OutboxRecord):
     `alerts` are open until a release of a later version was registered and has ended.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 14
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 14), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 15
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 15), unchanged)
 
     model: ModelName
     next_version: int = 1

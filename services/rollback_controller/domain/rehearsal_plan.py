@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.facts import DrillFault, RehearsalCertificate, RehearsalCompleted, RehearsalRequested
-from contracts.policy import Trigger
+from contracts.policy import FALSE_ALARM_EVERY, Trigger
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest
+from decisions.block_tests import BLOCK_S, LEAST_REQUESTS, count_bad_blocks, plan_line
 from decisions.drills import describe_fault
+from decisions.triggers import limit_of
 from services.rollback_controller.domain import execution
 from services.rollback_controller.domain.record import REHEARSALS_KEPT, Rollback, RollbackState
 
@@ -17,6 +19,8 @@ REQUESTS_AT_ONCE = 64
 """Requests of a rehearsal that wait for their answers at most."""
 _LONGEST_DELAY_MS = 600_000
 _SLOWER = 1.5
+_TRIGGERS = 16
+"""Triggers that a policy has at most, in the advice."""
 _MARGIN_S = 60.0
 """What telemetry, the monitor and the switch may take beyond the answers themselves, in the advice."""
 
@@ -72,14 +76,16 @@ def assess_fault(trigger: Trigger, fault: DrillFault | None, load: Load, detect_
 def advise_time(trigger: Trigger, fault: DrillFault, load: Load, detect_s: float) -> str:
     """Return the advice for a trigger whose alert did not come in the time of a rehearsal, or cannot."""
     delay_s = answer_s(fault, load)
-    rounds_s = math.ceil(trigger.min_requests / REQUESTS_AT_ONCE) * delay_s
-    needed_s = math.ceil(max(rounds_s, delay_s + trigger.min_requests / load.rps) + _MARGIN_S)
+    blocks = count_bad_blocks(limit_of(trigger), plan_line(FALSE_ALARM_EVERY, _TRIGGERS))
+    requests = blocks * max(LEAST_REQUESTS, BLOCK_S * load.rps)
+    rounds_s = math.ceil(requests / REQUESTS_AT_ONCE) * delay_s
+    needed_s = math.ceil(max(rounds_s, delay_s + requests / load.rps) + _MARGIN_S)
     if needed_s <= detect_s:
         return "See the alerts of staging: `slipway alerts --environment staging --all`."
     return (
-        f"{trigger.min_requests} requests (min_requests), {load.rps:g} a second and {REQUESTS_AT_ONCE} at once, take "
-        f"up to {needed_s} s under this fault: set ROLLBACK_CONTROLLER_REHEARSAL_DETECT_S to {needed_s}, lower the "
-        "threshold or min_requests, or declare the trigger manual."
+        f"{requests:g} requests, {load.rps:g} a second and {REQUESTS_AT_ONCE} at once, take up to {needed_s} s under "
+        f"this fault: set ROLLBACK_CONTROLLER_REHEARSAL_DETECT_S to {needed_s}, lower the threshold or the share that "
+        "is allowed, or declare the trigger manual."
     )
 
 

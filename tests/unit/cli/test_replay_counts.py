@@ -165,7 +165,7 @@ def test_the_monitors_own_summary_counts_as_its_triggers_did(trigger):
             )
         )
     state = TargetState(target=target(7), role="active", since=after(0), last_at=after(0))
-    _, summaries = close_windows(add_to_windows(state, records, Windowing()), after(600), Windowing())
+    _, summaries = close_windows(add_to_windows(state, records, Windowing()), (trigger,), after(600), Windowing())
     seen = [outcome for outcome in (observe(trigger, record) for record in records) if outcome is not None]
     counted = [count_bad(trigger, summary, {}) for summary in summaries]
     assert sum(item.trials for item in counted) == len(seen)

@@ -37,19 +37,19 @@ def test_a_repeated_route_or_out_of_order_is_the_same():
     events = [changed(1, 0, 1), changed(2, 100, 2, 1), changed(3, 200, 3, 2)]
     for ordered in ([*events, *events], events[::-1]):
         assert Routes(ordered).spans(V2) == Routes(events).spans(V2) == [Span("active", 1.0, after(100), after(200))]
-        assert Routes(ordered).at(after(150)).active == serving(2)
+        assert Routes(ordered).before(after(150)).active == serving(2)
 
 
 def test_clocks_that_disagree_do_not_change_the_order_of_epochs():
     routes = Routes([changed(1, 100, 1), changed(2, 99.5, 2, 1), changed(3, 200, 3, 2)])
     assert routes.spans(V1) == []
     assert routes.spans(V2) == [Span("active", 1.0, after(100), after(200))]
-    assert routes.at(after(100)).active == serving(2)
+    assert routes.before(after(100.5)).active == serving(2)
 
 
 def test_before_the_first_route_nothing_is_known():
     routes = Routes([changed(4, 50, 2, 1)])
-    assert routes.at(after(49)) is None
+    assert routes.before(after(50)) is None
     assert routes.began() == after(50)
     assert Routes([]).began() is None
     assert Routes([]).spans(V2) == []

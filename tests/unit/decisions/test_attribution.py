@@ -9,7 +9,7 @@ import pytest
 from contracts.codes import Code
 from contracts.vocabulary import Party
 from decisions.attribution import ATTRIBUTION, ErrorKind, as_error_kind, attribute, is_excused, is_failure
-from decisions.hard_failures import Runs, count_runs
+from decisions.hard_failures import Failures, note_failures
 from decisions.triggers import observe
 from services.gateway.domain.errors import UPSTREAM_STATUS
 from testbed import factories as f
@@ -68,8 +68,8 @@ def test_only_what_the_target_caused_is_evidence_against_it(kind, caused_by):
     counts = ATTRIBUTION.get(kind) == "target" and caused_by in {None, "target"}
     assert (observe(ERRORS, bad) is True) is counts
     assert [observe(trigger, bad) is True for trigger in SLOW] == [counts, counts]
-    after = count_runs(Runs(errors=3, empties=2), bad)
-    assert (after.errors, after.empties) == ((4, 2) if counts else (3, 2))
+    after = note_failures(Failures(), [bad], [bad])
+    assert (after.errors.open.bad, after.empties.open.counts) == (counts, {})
     assert (is_failure(bad), is_excused(bad)) == (counts, not counts)
     assert (attribute(kind, caused_by) == "target") is counts
 
@@ -84,4 +84,4 @@ def test_an_answer_is_neither_a_failure_nor_excused():
 def test_a_request_without_an_answer_through_another_is_no_evidence_for_the_target_either(caused_by):
     refused = m.record(error=None, caused_by=caused_by, features=None, ttft_ms=None)
     assert observe(ERRORS, refused) is None
-    assert count_runs(Runs(errors=3, empties=2), refused) == Runs(errors=3, empties=2)
+    assert note_failures(Failures(), [refused], [refused]) == Failures()

@@ -108,19 +108,22 @@ def test_the_evidence_of_a_long_outage_stays_a_number():
     assert ShareDetector.model_validate_json(state.model_dump_json()) == state
 
 
-@pytest.mark.parametrize(
-    ("seen", "nothing"),
-    [
-        ([(3, 3)] * 3, True),
-        ([(4, 4)] * 2, False),  # too short
-        ([(2, 2)] * 3, False),  # too few
-        ([(3, 3), (0, 0), (3, 3), (3, 3)], True),
-        ([(3, 3), (3, 3), (3, 2), (3, 3)], False),
-    ],
-)
-def test_a_target_answers_nothing_after_enough_blocks_in_which_every_request_failed(seen, nothing):
-    state = bt.observe_detector(ShareDetector(), 0.02, [Block(requests=n, bad=bad) for n, bad in seen])
-    assert state.answers_nothing is nothing
+@pytest.mark.parametrize("limit", [1e-5, 0.02, 0.5, 0.9])
+@pytest.mark.parametrize("triggers", [1, 30])
+def test_an_alert_about_bad_requests_only_comes_after_the_blocks_that_are_counted(limit, triggers):
+    line, bad = bt.plan_line(168.0, triggers), Block(requests=4, bad=4)
+    blocks = bt.count_bad_blocks(limit, line)
+    assert bt.observe_detector(ShareDetector(), limit, [bad] * (blocks - 1)).peak < line
+    assert bt.observe_detector(ShareDetector(), limit, [bad] * blocks).peak >= line
+
+
+@given(limits, st.integers(1, 5))
+def test_evidence_is_at_rest_before_and_long_after_a_bad_block(limit, bad):
+    assert bt.is_at_rest(ShareDetector(), limit)
+    hit = bt.observe_detector(ShareDetector(), limit, [Block(requests=3), Block(requests=5, bad=5)] * bad)
+    assert not bt.is_at_rest(hit, limit)
+    assert bt.is_at_rest(bt.observe_detector(hit, limit, [Block(requests=9)] * 2000), limit)
+    assert not bt.is_at_rest(bt.observe_detector(ShareDetector(), limit, [Block(requests=2, bad=1)]), limit)
 
 
 @pytest.mark.parametrize(("hours", "triggers"), [(0.5, 1), (168.0, 0)])

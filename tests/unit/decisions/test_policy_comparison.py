@@ -238,6 +238,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "judgement_s",
         "no_previous",
         "triggers",
+        "false_alarm_every",
         "pairs",
         "golden",
         "objective",

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from contracts.facts import DrillFault, Inference
 from contracts.facts.watch import Features, InterTokenLatency
 from contracts.policy import SLO_METRICS, Trigger
+from decisions.block_tests import plan_line
 from decisions.drills import change_record
-from decisions.evidence import EDetector, EProcess, observe_process, plan_bet
+from decisions.evidence import EProcess, observe_process, plan_bet
 from decisions.findings import assess_trigger
-from decisions.observation import TriggerState, observe_outcomes
+from decisions.observation import close_trigger, fresh_trigger, observe_outcomes
 from decisions.triggers import CANCELLED, KINDS, REPETITIVE, limit_of, observe, outcomes_of, sequential
 from services.rollback_controller.domain.rehearsal_plan import plan_fault
 from testbed import factories as f
@@ -259,25 +260,27 @@ REGRESSIONS = [
 
 
 BATCH = 10
+LINE = plan_line(168.0, len(ALL))
 
 
-def first_alarm(trigger: Trigger, records: list[Inference], evidence: EProcess | EDetector) -> int | None:
+def first_alarm(trigger: Trigger, records: list[Inference], role: str) -> int | None:
     """Return after how many requests a trigger fires; None if it does not."""
-    state = TriggerState(evidence=evidence)
+    state = fresh_trigger(role)
     for start in range(0, len(records), BATCH):
         state = observe_outcomes(state, trigger, outcomes_of(trigger, records[start : start + BATCH], ALL))
-        if assess_trigger(trigger, state, f.after(start + BATCH)).fired:
+        state, _ = close_trigger(state, trigger, f.after(start + BATCH))
+        if assess_trigger(trigger, state, f.after(start + BATCH), line=LINE).fired:
             return start + BATCH
     return None
 
 
-@pytest.mark.parametrize("evidence", [EProcess(), EDetector()], ids=lambda evidence: evidence.form)
+@pytest.mark.parametrize("role", ["canary", "active"])
 @pytest.mark.parametrize(("trigger", "bad"), REGRESSIONS, ids=lambda part: getattr(part, "name", ""))
-def test_a_trigger_fires_on_a_regression(trigger, bad, evidence):
+def test_a_trigger_fires_on_a_regression(trigger, bad, role):
     """A third of the answers is bad, from the hundredth on."""
     draw = random.Random(7)
     stream = [answer(draw, at, **(bad if at >= 100 and draw.random() < 0.33 else {})) for at in range(400)]
-    alarm = first_alarm(trigger, stream, evidence)
+    alarm = first_alarm(trigger, stream, role)
     assert alarm is not None
     assert 100 < alarm < 220
 
@@ -309,7 +312,7 @@ def test_callers_alone_fire_nothing(trigger):
         {"error": "bad_request", "finish_reason": None, "ttft_ms": None, "e2e_ms": 9000.0},
     )
     stream = [answer(draw, at, **draw.choice(ways)) for at in range(1000)]
-    assert first_alarm(trigger, stream, EDetector()) is None
+    assert first_alarm(trigger, stream, "active") is None
 
 
 # -- drills -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -33,7 +34,7 @@ async def post(world, body):
 
 
 def alerts_after(records):
-    """Return the alerts that the monitor raises for two thousand good requests and then these records."""
+    """Return the alerts that the monitor raises for two thousand good requests and then these records, one a second."""
     now = records[-1].scheduled_at if records else f.START
     policy = f.policy(triggers=TRIGGERS, canary=Canary(steps=(0.2,), min_requests=100))
     watch = watching.add_policy(
@@ -56,7 +57,12 @@ def alerts_after(records):
         for number in range(2000)
     ]
     watch = watching.add_records(watch, good, Cause("good", now), Rules())
-    watch = watching.add_records(watch, records, Cause("bad", now), Rules())
+    times = [now + timedelta(seconds=4 + number) for number in range(len(records))]
+    spread = [
+        record.model_copy(update={"scheduled_at": at, "sent_at": at}) for record, at in zip(records, times, strict=True)
+    ]
+    end = now + timedelta(seconds=len(records) + 9)
+    watch = watching.add_records(watch, spread, Cause("bad", end), Rules())
     return [alert for alert in watch.outbox if alert.type == facts.AlertRaised.TYPE]
 
 
@@ -124,7 +130,7 @@ async def send_well(world, count, code):
 )
 async def test_what_a_request_waits_after_an_attempt_that_the_target_did_not_fail_is_no_latency(code, alerts):
     world = first_attempts_fail(code, 0)
-    await send_well(world, 8, code)
+    await send_well(world, 40, code)
     assert [alert.data["trigger"] for alert in alerts_after(world.records)] == alerts
     assert all(record.e2e_ms >= record.ttft_ms > 0 for record in world.records)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.facts import MirroredPair
-from decisions.hard_failures import Runs, count_runs
+from decisions.hard_failures import Failures, note_failures
 from services.gateway.domain.features import SAMPLED_CHARS, Excerpts, describe, describe_excerpts
 from services.gateway.feature_queue import FeatureQueue, QueueLimits
 from testbed.factories import inference, target
@@ -204,9 +204,10 @@ def test_excerpts_have_the_features_of_the_texts(prompt, output):
     assert describe_excerpts(Excerpts.of(prompt, output)) == describe(prompt, output)
 
 
-def test_an_answer_that_was_not_described_neither_counts_nor_ends_a_run_of_empty_ones():
-    after = count_runs(Runs(errors=2, empties=5), inference(features=None, error=None, drill=None))
-    assert (after.errors, after.empties) == (0, 5)
+def test_an_answer_that_was_not_described_is_neither_an_empty_one_nor_another():
+    record = inference(features=None, error=None, drill=None)
+    after = note_failures(Failures(), [record], [record])
+    assert (len(after.errors.open.counts), after.errors.open.bad, after.empties.open.counts) == (1, 0, {})
 
 
 def pair(**changes):

@@ -61,8 +61,8 @@ EMPTY = Features(prompt_chars=5, output_chars=0, empty=True)
 def test_an_alert_from_before_the_policy_of_its_version_ends_with_the_release_that_the_policy_names(wrong):
     """Also where a trigger of that policy has the same metric."""
     after = watching.follow_route(watch(versions=()), route(3, 1), cause(0), RULES)
-    after = take(after, [record(at / 10, version=3, **wrong) for at in range(8)], 2)
-    after = with_releases(take(after, [record(3, version=3)], 4), [3])
-    after = watching.assess(after, cause(90), RULES)
+    after = take(after, [record(at, version=3, **wrong) for at in range(10)], 12)
+    after = take(with_releases(after, [3]), [record(13, version=3)], 14)
+    after = watching.assess(watching.assess(after, cause(17), RULES), cause(90), RULES)
     (begun,), (ended,) = published(after, AlertRaised), published(after, AlertResolved)
     assert (begun.release_id, ended.release_id) == (None, "r-3")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from contracts.facts.watch import Features
 from decisions import triggers as meaning
-from decisions.hard_failures import Runs, count_runs
+from decisions.block_tests import Block
+from decisions.hard_failures import Failures, note_failures
 from services.monitor.domain import sketch
 from services.monitor.domain.windows import features_of
 from testbed import factories as f
@@ -80,28 +81,28 @@ def test_text(metric, features, seen):
 
 
 @pytest.mark.parametrize(
-    ("about", "empty", "seen", "run"),
+    ("about", "empty", "seen", "of_empty"),
     [
-        ({**SHORT, "output_tokens": 1}, True, None, 3),
-        ({**SHORT, "drill": "d"}, True, True, 4),
-        ({**LIMITED, "output_tokens": 16}, True, True, 4),
-        ({**LIMITED, "output_tokens": 16}, False, False, 0),
-        ({**STOPPED, "output_tokens": 40}, True, None, 3),
-        ({**FORCED, "output_tokens": 40}, True, None, 3),
+        ({**SHORT, "output_tokens": 1}, True, None, None),
+        ({**SHORT, "drill": "d"}, True, True, True),
+        ({**LIMITED, "output_tokens": 16}, True, True, True),
+        ({**LIMITED, "output_tokens": 16}, False, False, False),
+        ({**STOPPED, "output_tokens": 40}, True, None, None),
+        ({**FORCED, "output_tokens": 40}, True, None, None),
         # Counting the good ones only would hide the bad ones.
-        ({**SHORT, "output_tokens": 1}, False, None, 0),
-        ({**STOPPED, "output_tokens": 40}, False, None, 0),
-        ({**FORCED, "output_tokens": 40}, False, None, 0),
-        ({"output_tokens": 1}, True, True, 4),
-        ({"output_tokens": 1}, False, False, 0),
+        ({**SHORT, "output_tokens": 1}, False, None, False),
+        ({**STOPPED, "output_tokens": 40}, False, None, False),
+        ({**FORCED, "output_tokens": 40}, False, None, False),
+        ({"output_tokens": 1}, True, True, True),
+        ({"output_tokens": 1}, False, False, False),
     ],
 )
-def test_emptiness_is_judged_only_where_the_callers_parameters_allow_text(about, empty, seen, run):
+def test_emptiness_is_judged_only_where_the_callers_parameters_allow_text(about, empty, seen, of_empty):
     trigger = f.trigger(metric="empty_ratio", threshold=0.1)
     record = m.record(features=Features(prompt_chars=1, output_chars=0 if empty else 9, empty=empty), **about)
     assert meaning.observe(trigger, record) is seen
-    after = count_runs(Runs(empties=3), record)
-    assert (after.errors, after.empties) == (0, run)
+    counted = note_failures(Failures(), [record], [record]).empties.open.counts.values()
+    assert list(counted) == ([] if of_empty is None else [Block(requests=1, bad=of_empty)])
 
 
 @pytest.mark.parametrize("metric", ["ttft_ms", "e2e_ms", "error_ratio", "empty_ratio"])
