@@ -1,7 +1,7 @@
 """A drill in progress: the record that gateways watch, one per model and environment in the bucket `drills`.
 
-What a gateway does for the faults of an affected request (its telemetry names the drill; what its caller
-forced counts, too):
+What a gateway does for the faults of an affected request (its telemetry names the drill; the metrics that
+its fault makes worse count, too, if its caller forced them):
 
     delay_ms, queue_delay_ms: it waits for their sum before it sends the request to the target. The record reports
         `queue_delay_ms` more in `queue_ms` (that alone if the engine reported none).
@@ -10,7 +10,7 @@ forced counts, too):
     error_ratio: this share fails as `engine_failed`, without reaching the target.
     garble, answer `empty` and `refusal`: it replaces the text.
     answer `cut`: it ends the text after its first word. Caller and record get the finish reason `length`.
-    output_tokens: the record reports this number.
+    output_tokens: the record reports this number, and that the answer ended there (but for `cut`).
     logprob_shift: the record's `logprob_mean` is so much lower (the shift alone if the engine reported none).
     nan_logits: the record's `nan_logits` is true.
 

@@ -67,7 +67,7 @@ def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = (
     """Return whether a request is bad for a trigger; None where it is neither good nor bad.
 
     What the caller, the gateway or the infrastructure caused is no evidence (`decisions.attribution`), nor is a metric
-    that the caller's parameters force (`decisions.shaping`), but in a drill, which does on purpose what is seen.
+    that the caller's parameters force (`decisions.shaping`), but for what a drill makes worse on purpose.
     The latency of a request that failed through the target, or that was given up before the first token, is only known
     to be at least as long as it was waited for; so is the time to the first token of an answer that ended without any
     text. An answer that ended at a limit is not too short.
@@ -93,8 +93,8 @@ def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = (
 
 
 def is_forced(record: Inference, metric: TriggerMetric) -> bool:
-    """Return whether the caller's parameters force a metric; what a drill does, it does on purpose to be seen."""
-    return metric in record.forced_metrics and record.drill is None
+    """Return whether the caller's parameters force a metric."""
+    return metric in record.forced_metrics
 
 
 def is_hidden(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = ()) -> bool:

@@ -52,7 +52,6 @@ ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
         (LATE, {"ttft_ms": None, "e2e_ms": 900, **LIMITED, "output_tokens": 16}, True),
         (LATE, {"ttft_ms": 900.0, **LIMITED}, True),
         (LATE, {"ttft_ms": 700.0, **FORCED}, False),
-        (LONG, {"e2e_ms": 900, **FORCED, "drill": "d"}, True),
         (LATE, {"ttft_ms": None, "e2e_ms": 900, **FORCED}, None),
         (LATE, {"ttft_ms": None, "e2e_ms": 900, **FORCED, "output_tokens": 0}, True),
         (ERRORS, {}, False),
@@ -84,7 +83,6 @@ def test_text(metric, features, seen):
     ("about", "empty", "seen", "of_empty"),
     [
         ({**SHORT, "output_tokens": 1}, True, None, None),
-        ({**SHORT, "drill": "d"}, True, True, True),
         ({**LIMITED, "output_tokens": 16}, True, True, True),
         ({**LIMITED, "output_tokens": 16}, False, False, False),
         ({**STOPPED, "output_tokens": 40}, True, None, None),
