@@ -23,7 +23,7 @@ from services.server_manager.domain.drains import (
 )
 from services.server_manager.domain.moves import Copy, find_removed
 from services.server_manager.domain.placement import find_counterparts, find_lost
-from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_production
+from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_standing
 from services.server_manager.domain.records import Servers
 from services.server_manager.domain.runtimes import describe_endpoint_view
 from services.server_manager.executor import Executor
@@ -64,7 +64,7 @@ class Drains:
 
     def _fleet(self, record: Servers, routes: Mapping[str, Route], answering: Collection[str]) -> Fleet:
         return Fleet(
-            production=plan_production(routes),
+            production=plan_standing(routes),
             held=self._executor.held(),
             copies=self.copies(),
             apart=find_counterparts(record, routes),

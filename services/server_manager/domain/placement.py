@@ -113,7 +113,11 @@ def _settled(name: str, target: Desired, held: Mapping[str, Held], known: Known)
     state = held.get(name)
     if state is not None and state.phase is not Phase.FAILED:
         yield state.endpoint
-    if target.rank is Rank.PRODUCTION and name in known.named and known.named[name] not in known.drained:
+    if (
+        target.rank in (Rank.PRODUCTION, Rank.SUSPENDED)
+        and name in known.named
+        and known.named[name] not in known.drained
+    ):
         yield known.named[name]
     if name in known.earlier and known.earlier[name] not in known.lost | known.drained:
         yield known.earlier[name]

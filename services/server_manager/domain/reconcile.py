@@ -37,11 +37,12 @@ class Rank(StrEnum):
     PRODUCTION = "production"
     ORDERED = "ordered"
     STAGING = "staging"
+    SUSPENDED = "suspended"
 
 
 SHARED: Final = ""
 """Name of the memory that endpoints without a budget of their own share."""
-_ORDER = (Rank.PRODUCTION, Rank.ORDERED, Rank.STAGING)
+_ORDER = (Rank.PRODUCTION, Rank.ORDERED, Rank.STAGING, Rank.SUSPENDED)
 
 
 @dataclass(frozen=True)
@@ -152,16 +153,20 @@ class Action:
 
 
 def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
-    """Return the targets that production keeps loaded: active, then canaries and shadows, previous, suspended ones."""
+    """Return the targets that production keeps loaded: active, then canaries and shadows, then previous."""
     ordered = [routes[model] for model in sorted(routes)]
     canaries = [served for route in ordered for served in _on_trial(route)]
     production: dict[str, Deployable] = {}
-    suspended = [entry.served for route in ordered for entry in route.suspended]
-    standing = (*(route.active for route in ordered), *canaries, *(route.previous for route in ordered), *suspended)
-    for served in standing:
+    for served in (*(route.active for route in ordered), *canaries, *(route.previous for route in ordered)):
         if served is not None:
             production.setdefault(str(served.target), plain_deployable(served))
     return production
+
+
+def plan_standing(routes: Mapping[str, Route]) -> dict[str, Deployable]:
+    """Return what production keeps loaded, and the suspended targets, which stay while there is memory for them."""
+    suspended = [entry.served for model in sorted(routes) for entry in routes[model].suspended]
+    return {str(served.target): plain_deployable(served) for served in suspended} | plan_production(routes)
 
 
 def production_of(route: Route) -> list[ServedTarget]:
@@ -177,7 +182,7 @@ def _on_trial(route: Route) -> list[ServedTarget]:
 
 
 def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Desired]:
-    """Return all that should be loaded: what production keeps, what was ordered into it, what is staged."""
+    """Return all that should be loaded: production, what was ordered into it, what is staged, what is suspended."""
     desired = {name: Desired(deployable, Rank.PRODUCTION) for name, deployable in plan_production(routes).items()}
     for order in record.orders:
         for deployable in (order.event.data.target, order.event.data.fallback):
@@ -187,6 +192,8 @@ def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Desi
         request = record.lease.event.data
         for deployable in (request.baseline, request.candidate):
             desired.setdefault(str(deployable.target), Desired(plain_deployable(deployable), Rank.STAGING))
+    for name, deployable in plan_standing(routes).items():
+        desired.setdefault(name, Desired(deployable, Rank.SUSPENDED))
     return desired
 
 
@@ -218,8 +225,8 @@ def plan_temporary(
     for name, target in desired.items():
         if target.rank is not Rank.PRODUCTION and name not in held:
             names[name] = target.deployable.target
-    production = plan_production(routes)
-    return tuple(names[name] for name in sorted(names) if name not in production)
+    standing = plan_standing(routes)
+    return tuple(names[name] for name in sorted(names) if name not in standing)
 
 
 def plan_kept(
@@ -308,7 +315,7 @@ def plan_reconcile(
             needed = limits.reserved_bytes(target.deployable)  # what was measured must not keep production from a load
             over = used[pool] + needed - limits.pool_bytes(pool)
             if over > 0:
-                short[pool] += over
+                short[pool] += over if target.rank is not Rank.SUSPENDED else 0
                 continue
             used[pool] += needed
         actions.append(action)
@@ -338,6 +345,7 @@ def plan_unloads(
 ) -> list[Action]:
     """Choose what is not needed any more, the longest unneeded first, while memory is short or its time has passed.
 
+    Suspended targets go last, and only while memory is short for what is not suspended.
     `short_bytes` says how much is short, by the name of the memory.
     """
     short = Counter(short_bytes)
@@ -355,6 +363,12 @@ def plan_unloads(
             continue
         short[pool] -= target.memory_bytes
         actions.append(Action("unload", name))
+    for name, target in held.items():
+        pool = limits.pool(target.endpoint)
+        is_suspended = name in desired and desired[name].rank is Rank.SUSPENDED
+        if is_suspended and name not in kept and target.phase not in BUSY and short[pool] > 0:
+            short[pool] -= target.memory_bytes
+            actions.append(Action("unload", name))
     return actions
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.routes import ShadowShare
+from contracts.routes import ShadowShare, Suspended
 from services.server_manager.domain import staging
 from services.server_manager.domain.reconcile import (
     Action,
@@ -31,7 +31,7 @@ from tests.unit.server_manager.factories import (
     traffic_requested,
 )
 
-V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
+V0, V1, V2, V3 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16", "bot.v3.bf16"
 
 
 def needed(*versions, rank=Rank.PRODUCTION, weights=100):
@@ -148,6 +148,20 @@ def test_two_that_do_not_fit_together_are_loaded_one_after_the_other():
     most = {f"bot.v{n}.bf16": held(n) for n in range(5, 9)}
     kept = {**needed(1, 2), **needed(*range(5, 9))}
     assert plan(kept, most) == [("load", V1)]
+
+
+def test_what_is_suspended_makes_way_for_a_newer_version_and_comes_back_once_there_is_memory():
+    suspended = Suspended(served=served(3), cause="slow", since=START)
+    desired = plan_desired({"bot": route(2, 1, suspended=(suspended,))}, Servers())
+    assert [desired[name].rank for name in (V2, V1, V3)] == [Rank.PRODUCTION, Rank.PRODUCTION, Rank.SUSPENDED]
+    assert ("load", V3) in plan(desired, {V2: held(2), V1: held(1)})
+    staged = {**desired, **needed(4, 5, 6, rank=Rank.STAGING)}
+    full = {f"bot.v{n}.bf16": held(n) for n in range(1, 6)}
+    assert plan(desired | needed(4, 5), full) == [], "nothing needs its memory"
+    assert plan(staged, full) == [("unload", V3)]
+    del full[V3]
+    assert plan(staged, full) == [("load", "bot.v6.bf16")]
+    assert plan(staged, {**full, "bot.v6.bf16": held(6)}) == [], "it waits for memory"
 
 
 def test_what_is_needed_is_never_unloaded_for_memory():
