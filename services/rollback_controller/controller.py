@@ -27,8 +27,9 @@ from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
 from decisions.rollback import rollback_id
 from decisions.route_edits import Changed, EditRefused, roll_back
-from services.rollback_controller.domain import decision, execution
-from services.rollback_controller.domain.decision import Cause, Standby, VoidOrder
+from services.rollback_controller.domain import behind, decision, execution
+from services.rollback_controller.domain.behind import Standby
+from services.rollback_controller.domain.decision import Cause, VoidOrder
 from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import Rollback, RollbackState
 from services.rollback_controller.domain.rules import Rules
@@ -109,7 +110,7 @@ class Controller:
             if decision.lacks_policy(state, event.data, route):
                 reason = f"The policy of version {event.data.target.version} of {event.subject} is not known yet."
                 raise Transient("bus_unavailable", reason)
-            if decision.is_outdated(route, event.data, standby):
+            if behind.is_outdated(route, event.data, standby):
                 raise Transient("bus_unavailable", f"The route of {event.subject} changed while its alert was decided.")
             return decision.decide_on_alert(state, event.data, route, cause, self.rules, standby=standby)
 
@@ -128,11 +129,11 @@ class Controller:
         entry = await self.routes.get(event.environment, event.subject)
         if entry is None or not decision.takes_traffic(entry.value, event.data.target):
             return Standby("missing")
-        route, served = entry.value, decision.plan_standby(entry.value, event.data)
+        route, served = entry.value, behind.plan_standby(entry.value, event.data)
         if isinstance(served, Standby):
             standby = served
         else:
-            standby = decision.assess_standby(route, served, await self.probe.answers(served))
+            standby = behind.assess_standby(route, served, await self.probe.answers(served))
         if event.data.answers_nothing and standby.behind in ("missing", "not_ready"):
             for suspension in route.suspended:
                 if await self.probe.answers(suspension.served) is None:

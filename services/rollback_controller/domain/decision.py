@@ -16,12 +16,12 @@ from contracts.facts import (
     RollbackTimeline,
     ShadowAssessed,
 )
-from contracts.routes import Route, ServedTarget
+from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.orders import assess_epoch, assess_expiry, expiry
-from decisions.rollback import Behind, decide, evidence_of, find_behind, has_recovered, has_replicas, rollback_id
-from decisions.route_edits import EditRefused
+from decisions.rollback import decide, evidence_of, has_recovered, rollback_id
 from decisions.suspensions import can_judge
+from services.rollback_controller.domain.behind import READY, Standby, plan_standby
 from services.rollback_controller.domain.record import (
     HELD_KEPT,
     Rollback,
@@ -33,25 +33,6 @@ from services.rollback_controller.domain.rules import Rules
 
 MONITOR = "monitor"
 """The only identity that evaluates triggers; other services raise alerts without one."""
-
-
-@dataclass(frozen=True)
-class Standby:
-    """The version that traffic would move to, as it is when an alert is decided.
-
-    Attributes:
-        why: What it lacks.
-        target: Which was asked; None: nothing has to be asked.
-        suspended: It is not previous, but a suspended version that generates, where the active one answers nothing.
-    """
-
-    behind: Behind = "ready"
-    why: str = ""
-    target: Target | None = None
-    suspended: bool = False
-
-
-_READY = Standby()
 
 
 @dataclass(frozen=True)
@@ -119,7 +100,7 @@ def decide_on_alert(
     cause: Cause,
     rules: Rules,
     *,
-    standby: Standby = _READY,
+    standby: Standby = READY,
 ) -> RollbackState:
     """Decide what an alert leads to; one that is old, about an earlier time of its target, or over starts nothing."""
     if route is None or not concerns(state, alert, route, cause, rules):
@@ -191,39 +172,6 @@ def concerns(
 def _is_of(rollback: Rollback, alert: AlertRaised | AlertUpdated) -> bool:
     """Return whether an alert led to a rollback: where a record was lost, a later alert may have the id again."""
     return rollback.alert_id == alert.alert_id and alert.raised_at in (None, rollback.timeline.detected_at)
-
-
-def plan_standby(route: Route, alert: AlertRaised | AlertUpdated) -> ServedTarget | Standby:
-    """Return the version that must generate before traffic moves to it, or what stands against it, or for it, as it is.
-
-    A canary's share goes to the active version, which serves already.
-    """
-    behind = find_behind(route, alert.target)
-    if isinstance(behind, EditRefused):
-        return Standby("missing", behind.reason)
-    return _READY if behind is None else behind
-
-
-def assess_standby(route: Route, served: ServedTarget, failure: str | None) -> Standby:
-    """Return how the version is that traffic would move to; `failure` says why it generates nothing, if so."""
-    if failure is not None:
-        reason = f"{served.target} does not generate: {failure}; traffic moves once it does, if the alert lasts."
-        return Standby("not_ready", reason, served.target)
-    if route.active is None or has_replicas(served, route.active):
-        return Standby(target=served.target)
-    have, need = len(served.endpoints), len(route.active.endpoints)
-    reason = f"{served.target} has {have} replicas and {need} serve now; it needs half of them."
-    return Standby("too_few", reason, served.target)
-
-
-def is_outdated(route: Route | None, alert: AlertRaised | AlertUpdated, standby: Standby) -> bool:
-    """Return whether the route changed since the version was asked that traffic would move to."""
-    if route is None or not takes_traffic(route, alert.target):
-        return False
-    if standby.suspended:
-        return route.suspension(standby.target) is None if standby.target is not None else True
-    planned = plan_standby(route, alert)
-    return not isinstance(planned, Standby) and planned.target != standby.target
 
 
 def _describe_suspended(suspended: Target, failed: Target) -> str:

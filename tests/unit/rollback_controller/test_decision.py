@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from contracts import facts as cf
 from decisions.rollback import rollback_id
 from services.rollback_controller.domain import decision, execution
-from services.rollback_controller.domain.decision import Standby, VoidOrder
+from services.rollback_controller.domain.behind import Standby
+from services.rollback_controller.domain.decision import VoidOrder
 from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import RollbackState
 from testbed import factories as f

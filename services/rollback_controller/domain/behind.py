@@ -1,0 +1,61 @@
+"""The version that an alert would move traffic to: which it is, and whether it can take the load. Pure."""
+
+from dataclasses import dataclass
+
+from contracts.facts import AlertRaised, AlertUpdated
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Target
+from decisions.rollback import Behind, find_behind, has_replicas
+from decisions.route_edits import EditRefused
+
+
+@dataclass(frozen=True)
+class Standby:
+    """The version that traffic would move to, as it is when an alert is decided.
+
+    Attributes:
+        why: What it lacks.
+        target: Which was asked; None: nothing has to be asked.
+        suspended: It is not previous, but a suspended version that generates, where the active one answers nothing.
+    """
+
+    behind: Behind = "ready"
+    why: str = ""
+    target: Target | None = None
+    suspended: bool = False
+
+
+READY = Standby()
+
+
+def plan_standby(route: Route, alert: AlertRaised | AlertUpdated) -> ServedTarget | Standby:
+    """Return the version that must generate before traffic moves to it, or what stands against it, or for it, as it is.
+
+    A canary's share goes to the active version, which serves already.
+    """
+    behind = find_behind(route, alert.target)
+    if isinstance(behind, EditRefused):
+        return Standby("missing", behind.reason)
+    return READY if behind is None else behind
+
+
+def assess_standby(route: Route, served: ServedTarget, failure: str | None) -> Standby:
+    """Return how the version is that traffic would move to; `failure` says why it generates nothing, if so."""
+    if failure is not None:
+        reason = f"{served.target} does not generate: {failure}; traffic moves once it does, if the alert lasts."
+        return Standby("not_ready", reason, served.target)
+    if route.active is None or has_replicas(served, route.active):
+        return Standby(target=served.target)
+    have, need = len(served.endpoints), len(route.active.endpoints)
+    reason = f"{served.target} has {have} replicas and {need} serve now; it needs half of them."
+    return Standby("too_few", reason, served.target)
+
+
+def is_outdated(route: Route | None, alert: AlertRaised | AlertUpdated, standby: Standby) -> bool:
+    """Return whether the route changed since the version was asked that traffic would move to."""
+    if route is None:
+        return False
+    if standby.suspended:
+        return route.suspension(standby.target) is None if standby.target is not None else True
+    planned = plan_standby(route, alert)
+    return not isinstance(planned, Standby) and planned.target != standby.target
