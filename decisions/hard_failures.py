@@ -20,6 +20,8 @@ NOT_LOADED = "not_loaded"
 LEAST_BLOCKS: Final = 3
 LEAST_REQUESTS: Final = 8
 """So many blocks in a row, with so many requests, in which every request was bad, are a hard failure."""
+MOST_ENDPOINTS: Final = 64
+"""Of so many endpoints it is remembered when they answered last."""
 
 
 class BadBlocks(Contract):
@@ -49,6 +51,7 @@ class Failures(Contract):
         error: How the last request failed; empty if it was answered.
         began_at: Arrival of the first of the requests in a row that failed or were empty.
         dead: When each endpoint whose engine was reported dead, and has answered nothing since, was.
+        alive: Arrival of the newest request that each endpoint answered: what is reported late of before is over.
     """
 
     errors: BadBlocks = BadBlocks()
@@ -56,6 +59,7 @@ class Failures(Contract):
     error: str = ""
     began_at: datetime | None = None
     dead: dict[str, datetime] = Field(default_factory=dict)
+    alive: dict[str, datetime] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,20 +82,25 @@ def note_failures(failures: Failures, records: Sequence[Inference], counted: Ite
         records: The requests, in the order in which they came.
         counted: Those of them that count: a body that a key repeats counts once.
     """
-    error, began_at, dead = failures.error, failures.began_at, dict(failures.dead)
+    error, began_at, dead, alive = failures.error, failures.began_at, dict(failures.dead), dict(failures.alive)
     for record in filter(_is_evidence, records):
-        if record.error is not None and record.engine_died:
-            dead[record.endpoint] = ended_at(record)
-        elif record.error is None and dead.get(record.endpoint, record.scheduled_at) < record.scheduled_at:
-            del dead[record.endpoint]
-        error = record.error or ""
-        began_at = (began_at or record.scheduled_at) if error or is_empty(record) else None
+        at, endpoint = ended_at(record), record.endpoint
+        if record.error is None:
+            alive[endpoint] = max(alive.get(endpoint, record.scheduled_at), record.scheduled_at)
+            if dead.get(endpoint, alive[endpoint]) < alive[endpoint]:
+                del dead[endpoint]
+        elif record.engine_died and alive.get(endpoint, at) <= at:
+            dead[endpoint] = at
+        if record.error is None or max(alive.values(), default=at) <= at:
+            error = record.error or ""
+            began_at = (began_at or record.scheduled_at) if error or is_empty(record) else None
+    alive = dict(sorted(alive.items(), key=lambda entry: entry[1])[-MOST_ENDPOINTS:])
     failures = add_outcomes(
         failures,
         errors=[_outcome(record, bad=record.error is not None) for record in counted if _is_evidence(record)],
         empties=[_outcome(record, bad=is_empty(record)) for record in records if _shows_emptiness(record)],
     )
-    return failures.model_copy(update={"error": error, "began_at": began_at, "dead": dead})
+    return failures.model_copy(update={"error": error, "began_at": began_at, "dead": dead, "alive": alive})
 
 
 def add_outcomes(failures: Failures, *, errors: Iterable[Outcome], empties: Iterable[Outcome]) -> Failures:

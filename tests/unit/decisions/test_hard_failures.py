@@ -40,6 +40,22 @@ def test_what_failed_in_one_moment_counts_only_once_the_block_is_over():
     assert assess_failures(count_closed(answered, f.after(7.0))) is None, "it answered, in a block that is not over"
 
 
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [({"engine_died": "meanwhile"}, "last replica is reported dead"), ({"error": "not_loaded"}, "loaded nowhere")],
+)
+def test_what_is_reported_late_of_before_the_last_answer_is_over(how, message):
+    endpoint = m.record(0).endpoint
+    failed, answered = m.failed(10, **how), m.record(60)
+    (found,) = {assess_failures(note_failures(Failures(), [failed], []), [endpoint])}
+    assert found is not None
+    assert message in found.message
+    for order in ([answered, failed], [failed, answered]):
+        assert assess_failures(note_failures(Failures(), order, []), [endpoint]) is None
+    again = note_failures(Failures(), [answered, m.failed(70, **how)], [])
+    assert assess_failures(again, [endpoint]) is not None
+
+
 def test_a_body_that_fails_again_counts_once_a_minute_for_each_key():
     first, again, other = (m.failed(at, body="5f2b", caller=key) for at, key in ((0, "a"), (30, "a"), (31, "b")))
     later, good = m.failed(70, body="5f2b", caller="a"), m.record(71)
