@@ -56,7 +56,7 @@ STEPS = {
     "alert": "the alert is stored",
     "decided": "the controller has received it, read what it needs, and decides",
     "recorded": "the decision is stored",
-    "route": "previous is probed, the route stored",
+    "route": "previous is ready, the route stored",
     "moved": "the gateway has the route: first request that goes back",
 }
 
@@ -209,7 +209,7 @@ async def cluster_parts() -> AsyncGenerator[tuple[Cluster, Parts], None]:
         targets = {version: load_toy(triton, MODEL, version) for version in (1, 2)}
         gateway = stack.enter_context(running(Gateway(folder, connection(cluster, None, folder))))
         settings = connection(cluster, None, folder / "controller")
-        variables = {**gateway.rehearsal_variables}
+        variables = gateway.rehearsal_variables
         stack.enter_context(running_service("services.rollback_controller.main", settings, **variables))
         try:
             js = PatientJetStream(client, timeout=10)
