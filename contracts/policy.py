@@ -301,6 +301,8 @@ class ReleasePolicy(_Strict):
     """How long a rehearsal's certificate counts."""
     judgement_s: Annotated[Seconds, Field(exclude_if=lambda seconds: seconds == JUDGEMENT_S)] = JUDGEMENT_S
     """How long the shadow of a version that an alert suspended may take for a verdict; then a person decides."""
+    after_move: Annotated[Literal["canary", "stay"], Field(exclude_if=lambda after: after == "canary")] = "canary"
+    """What a version does that an alert suspended and its shadow cleared: it returns as a canary, or waits."""
     no_previous: Literal["base", "hold"] = "base"
     """What a first version rolls back to: the base model, or (`hold`) nothing."""
     on_newer: Literal["queue", "supersede"] = "queue"

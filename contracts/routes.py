@@ -30,10 +30,15 @@ class ServedTarget(Deployable):
 
 
 class CanaryShare(Contract):
-    """A target that takes a share of production traffic as a canary; weight 0 means that it was aborted."""
+    """A target that takes a share of production traffic as a canary; weight 0 means that it was aborted.
+
+    Attributes:
+        returns: The suspension that it returns from; without all traffic, it goes back there. None for a candidate.
+    """
 
     served: ServedTarget
     weight_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
+    returns: Annotated[Suspended | None, Field(exclude_if=lambda returns: returns is None)] = None
 
 
 class ShadowShare(Contract):
@@ -52,6 +57,7 @@ class Suspended(Contract):
         trigger: The trigger of that alert, if the target's shadow can judge it; else empty, and a person decides.
         verdict: What its shadow showed; None before a verdict. A confirmed target is quarantined.
         evidence: The figures of the verdict.
+        returned_by: Id of the event by which it returns, as a release of its own; empty while it does not.
     """
 
     served: ServedTarget
@@ -60,6 +66,14 @@ class Suspended(Contract):
     trigger: str = ""
     verdict: Literal["cleared", "undecided"] | None = None
     evidence: str = ""
+    returned_by: Annotated[str, Field(exclude_if=lambda cause_id: not cause_id)] = ""
+
+
+class Returned(Contract):
+    """A target that came back, or was let, after it was suspended."""
+
+    target: Target
+    at: Instant
 
 
 class Route(StoredRecord):
@@ -69,24 +83,25 @@ class Route(StoredRecord):
     may read it, but not write it: it would drop them, and the target would be loaded without. Version 4 has the share
     of the pairs of each target, version 5 how much of the epoch is moves, version 6 what led to the route before them,
     version 7 on how many endpoints each target is to be loaded, version 8 the shadow, version 9 the suspended targets,
-    version 10 how these are judged.
+    version 10 how these are judged, version 11 how they return.
 
     Attributes:
         epoch: Rises with every change.
-        moves: How many of the last changes gave targets other endpoints only, one after the other. An order that names
-            its target counts for the epochs before them, too.
+        moves: How many of the last changes gave targets other endpoints, or said more of suspended ones, one after the
+            other. An order that names its target counts for the epochs before them, too.
         shadow: The candidate that is asked what callers asked, before it takes traffic.
         previous: The target that a rollback goes to; it stays loaded.
         history: Targets that were active before `previous`, newest first.
         quarantined: Targets that were rolled back and take no traffic until their quarantine is lifted.
         suspended: Targets that an alert took out of traffic, newest first.
+        returned: The last of them that returned; by itself each does once.
         cause_id: Id of the event that caused the last change.
         edit_cause_id: Id of the event that caused the last change before the moves. Empty without moves, and if a
             version of before this field moved a target first.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 10
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 10), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 11
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 11), unchanged)
 
     model: ModelName
     epoch: Annotated[int, Field(ge=0)] = 0
@@ -98,6 +113,7 @@ class Route(StoredRecord):
     history: tuple[ServedTarget, ...] = ()
     quarantined: tuple[Target, ...] = ()
     suspended: Annotated[tuple[Suspended, ...], Field(exclude_if=lambda suspended: not suspended)] = ()
+    returned: Annotated[tuple[Returned, ...], Field(exclude_if=lambda returned: not returned)] = ()
     cause_id: str = ""
     edit_cause_id: str = ""
 

@@ -11,7 +11,7 @@ def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
     """Return everything in which a policy asks for less than the stored one; empty if it only tightens."""
     weaker = _quality_weaknesses(policy, stored)
     weaker += _gate_weaknesses(policy, stored)
-    weaker += _trigger_weaknesses(policy, stored)
+    weaker += _trigger_weaknesses(policy, stored) + _after_move_weaknesses(policy, stored)
     if stored.promotion.mode == "manual" and policy.promotion.mode == "automatic":
         weaker.append("promotion.mode is automatic where the stored policy says manual")
     if policy.approvals.count < stored.approvals.count:
@@ -80,6 +80,11 @@ def _canary_weaknesses(proposed: Canary, stored: Canary) -> list[str]:
             f"canary.deadline_s promotes after {proposed.deadline_s:g} s, before the stored {stored.deadline_s:g} s"
         )
     return weaker
+
+
+def _after_move_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
+    returns = (policy.after_move, stored.after_move) == ("canary", "stay")
+    return ["after_move is canary where the stored policy says stay"] if returns else []
 
 
 def _shadow_weaknesses(proposed: Shadow | None, stored: Shadow | None) -> list[str]:

@@ -120,6 +120,9 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
             f"shows whether it was the cause; undecided after {period(policy.judgement_s)}, or moved by another "
             "trigger, a person decides."
         )
+        by_itself = policy.after_move == "canary" and policy.canary.steps
+        again = "it returns as a canary; moved again, it waits for a person" if by_itself else "a person returns it"
+        yield f"If it was not the cause, {again}."
 
 
 def _trigger(trigger: Trigger) -> str:

@@ -9,6 +9,7 @@ from contracts import facts as f
 from contracts.envelope import Event
 from decisions.release_holds import HoldOrder, newest_hold
 from decisions.release_progress import ReleaseProgress, State
+from decisions.suspensions import RETURNS
 from decisions.work_progress import OngoingWork
 
 
@@ -32,7 +33,7 @@ def apply_rollback(release: ReleaseProgress, event: Event[f.RollbackCompleted]) 
 
 
 def apply_return(release: ReleaseProgress, event: Event[f.DeploymentChanged]) -> ReleaseProgress:
-    """Return a release after a suspended version took all traffic again; it changes the one that had promoted it."""
+    """Return a release after its version took all traffic again, for that of whom was rolled back."""
     active = event.data.route.active
     if active is None or (active.target.model, active.target.version) != (release.model, release.version):
         return release
@@ -76,7 +77,11 @@ def _opened(release: ReleaseProgress, event: Event[f.ReleaseOpened]) -> ReleaseP
         began_at=min(release.began_at, event.time),
         source_id=data.source_event_id,
         inputs=inputs_of(data),
+        returns=data.returns is not None,
     )
+    if data.returns is not None:
+        opened = replace(opened, first=False)
+        return opened.with_step("admitted", event.time, f"{data.returns.target} {RETURNS}")
     return opened.with_step("admitted", event.time, f"version {data.version} reserved")
 
 

@@ -61,20 +61,21 @@ def needs_shadow(policy: ReleasePolicy, *, first: bool) -> bool:
     return policy.shadow is not None and not first
 
 
-def plan_release(policy: ReleasePolicy, *, first: bool = False) -> tuple[PlannedStep, ...]:
+def plan_release(policy: ReleasePolicy, *, first: bool = False, returns: bool = False) -> tuple[PlannedStep, ...]:
     """Return the steps of a release in order.
 
     Args:
         policy: The policy of the release.
         first: Nothing of the model is active yet, so that there is no baseline for a canary.
+        returns: A suspended version returns, which was made, measured, rehearsed and approved before.
     """
-    steps: list[Step] = ["merge", "quantise", "register", "queue", "stage", "benchmark"]
-    if needs_rehearsal(policy):
+    steps: list[Step] = ["queue"] if returns else ["merge", "quantise", "register", "queue", "stage", "benchmark"]
+    if needs_rehearsal(policy) and not returns:
         steps.append("rehearsal")
-    if needs_approval(policy):
+    if needs_approval(policy) and not returns:
         steps.append("approval")
     plan = [PlannedStep(step) for step in steps]
-    if needs_shadow(policy, first=first):
+    if needs_shadow(policy, first=first) and not returns:
         plan += [PlannedStep("traffic", 0.0), PlannedStep("shadow")]
     for share in traffic_shares(policy, first=first):
         plan.append(PlannedStep("traffic", share))

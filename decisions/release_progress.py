@@ -30,6 +30,7 @@ STEPS = (
 )
 OPTIONAL = frozenset({"rehearsed", "approved", "shadow", "canary"})
 """Steps that are shown only if the plan has them and they are still to come, or if they happened."""
+_NOT_AGAIN = frozenset({"merged", "quantised", "registered", "staged", "benchmarked"})
 PER_VARIANT = ("quantised", "staged", "benchmarked")
 """Steps that each variant takes for itself; they are done when all of them have an answer."""
 _NAMES: Mapping[Step, str] = {
@@ -85,7 +86,8 @@ class ReleaseProgress:
     """The progress of one release, from its checkpoint to its end.
 
     `registered` are the variants of its version; `answered` those that have a result in a step, or failed there.
-    `rolled_back` tells what became of its version after it was promoted: the target, when, and by whom.
+    `rolled_back` tells what became of its version after it was promoted: the target, when, and by whom. With `returns`
+    it brings a suspended version back, and begins with its canary.
     """
 
     key: str
@@ -108,6 +110,7 @@ class ReleaseProgress:
     publishers: tuple[str, ...] = ()
     approvers: tuple[str, ...] = ()
     first: bool = False
+    returns: bool = False
     passed: frozenset[float] = frozenset()
     hold: HoldOrder | None = None
     source_id: str = ""
@@ -134,7 +137,8 @@ class ReleaseProgress:
     def plan(self) -> tuple[PlannedStep, ...]:
         """Return the registry's plan of the release; before its policy is known, the shortest one."""
         if self.policy is not None:
-            return plan_release(self.policy, first=self.first)
+            plan = plan_release(self.policy, first=self.first, returns=self.returns)
+            return tuple(step for step in plan if step.step != "queue") if self.returns else plan
         return (*(PlannedStep(step) for step in _SHORTEST), PlannedStep("traffic", 1.0))
 
     def listed(self) -> list[StepProgress]:
@@ -142,7 +146,8 @@ class ReleaseProgress:
         plan = self.plan
         done = with_earlier(plan, [step for step in plan if self._is_done(name_of(step))])
         planned = {name_of(step) for step in plan if step not in done and self.outcome is None}
-        shown = [name for name in STEPS if name not in OPTIONAL or name in planned or name in self.steps]
+        optional = OPTIONAL | _NOT_AGAIN if self.returns else OPTIONAL
+        shown = [name for name in STEPS if name not in optional or name in planned or name in self.steps]
         steps = [self.steps.get(name, StepProgress(name)) for name in shown]
         if self.outcome is not None:
             return steps

@@ -34,8 +34,11 @@ def _changed(releases: Releases, event: Event[Any]) -> dict[str, ReleaseProgress
     """Return the releases that an event changes, as they are then."""
     if isinstance(event.data, f.RollbackCompleted):
         return {key: apply_rollback(release, event) for key, release in releases.items()}
-    if isinstance(event.data, f.DeploymentChanged) and event.data.cause == "return":
-        return {key: apply_return(release, event) for key, release in releases.items()}
+    is_back = isinstance(event.data, f.DeploymentChanged) and event.data.cause in ("return", "promote")
+    if is_back and event.environment == "production":
+        changed = {key: apply_return(release, event) for key, release in releases.items()}
+        release = changed.get(event.correlationid)
+        return changed if release is None else {**changed, release.key: apply_event(release, event)}
     key = _key_of(event)
     known = releases.get(key)
     if event.environment != "production" or (known is None and not isinstance(event.data, _BEGINNINGS)):

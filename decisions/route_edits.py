@@ -5,10 +5,10 @@ They are applied by compare-and-set, and nothing else edits a route (design, sec
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from contracts.routes import CanaryShare, Route, ServedTarget, ShadowShare, Suspended
+from contracts.routes import CanaryShare, Returned, Route, ServedTarget, ShadowShare, Suspended
 from contracts.vocabulary import ModelName, Target
 
 
@@ -37,6 +37,8 @@ class EditRefused:
 
 Edit = Changed | AlreadyApplied | EditRefused
 HISTORY_KEPT = 5
+_BY_ITSELF = timedelta(days=1)
+"""How long after the last return of a model no other version returns by itself."""
 
 
 def versions_on(route: Route | None) -> set[int]:
@@ -93,7 +95,7 @@ def revives_barred(stored: Route, known: Route) -> bool:
 
 
 def is_of(route: Route, epoch: int) -> bool:
-    """Return whether an epoch is that of a route, or one since which only endpoints of its targets have changed."""
+    """Return whether an epoch is that of a route, or one since which no traffic has changed."""
     return route.epoch - route.moves <= epoch <= route.epoch
 
 
@@ -111,7 +113,8 @@ def promote(
 
     With weight 0 it takes no traffic, and is asked what `shadow_ratio` of the active target's callers asked; a share
     of traffic ends that. `fallback` becomes previous if nothing was active before (the base model, if the policy says
-    so). The first traffic of another version ends suspensions: the suspended versions are quarantined, unjudged.
+    so). The first traffic of another version ends suspensions: the suspended versions are quarantined, unjudged. One
+    that returns leaves the others suspended.
     """
     target = served.target
     if cause_id == route.last_edit_id:
@@ -125,23 +128,28 @@ def promote(
     if weight_ratio == 0.0:
         shadow = ShadowShare(served=served, share_ratio=shadow_ratio)
         return Changed(route.model_copy(update={**update, "shadow": shadow, "canary": None}), "shadow")
-    left = tuple(entry.served.target for entry in route.suspended)
-    quarantined = (*route.quarantined, *(each for each in left if each not in route.quarantined))
-    update |= {"suspended": (), "quarantined": quarantined}
+    returns = route.suspension(target) or _returning(route, target)
+    kept = tuple(entry for entry in put_back(route) if entry.served.target != target)
+    left = tuple(entry.served.target for entry in kept)
+    quarantined = route.quarantined
+    if returns is None:
+        quarantined, kept = (*quarantined, *(each for each in left if each not in quarantined)), ()
+    update |= {"suspended": kept, "quarantined": quarantined}
     if weight_ratio < 1.0:
-        canary = CanaryShare(served=served, weight_ratio=weight_ratio)
+        canary = CanaryShare(served=served, weight_ratio=weight_ratio, returns=returns)
         return Changed(route.model_copy(update={**update, "canary": canary}), "canary")
     update |= {"active": served, "canary": None}
     if route.active is None or route.active.target != target:
         behind = (route.active, route.previous, *route.history) if route.active else (fallback, *route.history)
-        update |= _behind(behind, target, quarantined)
+        update |= _behind(behind, target, {*quarantined, *left})
     return Changed(route.model_copy(update=update), "promote")
 
 
 def _why_barred(route: Route, target: Target) -> EditRefused | None:
     if route.is_quarantined(target):
         return EditRefused("quarantined", f"{target} was rolled back and is quarantined; lift the quarantine first.")
-    if route.suspension(target) is not None:
+    suspension = route.suspension(target)
+    if suspension is not None and not suspension.returned_by:
         return EditRefused("suspended", f"{target} is suspended; decide about it first: slipway rollback return.")
     return None
 
@@ -155,7 +163,7 @@ def roll_back(
     suspended_by: tuple[str, datetime] | None = None,
     judged_by: str = "",
 ) -> Edit:
-    """Remove a failed target from production and quarantine it, or suspend an active one.
+    """Remove a failed target from production and quarantine it, or suspend an active one, or one that returns.
 
     A failed canary gets weight 0, a failed shadow share 0. A failed active target is replaced by previous, which also
     aborts any canary and any shadow.
@@ -166,7 +174,8 @@ def roll_back(
         cause_id: What the edit is recorded under.
         to_version: Chooses an older version of the history; the versions between stay in it. For an alert also a
             suspended one: what answers nothing is left for whatever generates.
-        suspended_by: The alert that moves traffic, and when: an active target is suspended then, not quarantined.
+        suspended_by: The alert that moves traffic, and when: an active target, and one that returns as a canary, is
+            suspended then, not quarantined.
         judged_by: Its trigger, if a shadow can judge the suspended target by it.
     """
     if cause_id == route.last_edit_id:
@@ -177,6 +186,11 @@ def roll_back(
     active = route.active.target if route.active else None
     aborted = _without_trial(route, failed) if failed != active else None
     if aborted is not None:
+        returning = _returning(route, failed)
+        if returning is not None and suspended_by is not None:
+            suspension = _suspend(returning.served, suspended_by, judged_by)
+            update |= {"quarantined": route.quarantined, "suspended": (suspension, *route.suspended)}
+            barred.add(failed)
         update |= {**aborted, **_behind((route.previous, *route.history), active, {*quarantined, *barred})}
         return Changed(route.model_copy(update=update), "abort")
     if active != failed:
@@ -193,11 +207,10 @@ def roll_back(
     chosen = next(iter([*revived, *named]), None)
     if chosen is None:
         return EditRefused("no_previous_target", f"{route.model} has no version {to_version} in its history.")
-    update |= {"active": chosen, "canary": None, "shadow": None}
+    update |= {"active": chosen, "canary": None, "shadow": None, "suspended": put_back(route)}
     if suspended_by is not None and route.active is not None:
-        cause, since = suspended_by
-        suspension = Suspended(served=route.active, cause=cause, since=since, trigger=judged_by)
-        others = tuple(entry for entry in route.suspended if entry.served.target != chosen.target)
+        suspension = _suspend(route.active, suspended_by, judged_by)
+        others = tuple(entry for entry in put_back(route) if entry.served.target != chosen.target)
         update |= {"quarantined": route.quarantined, "suspended": (suspension, *others)}
     update |= _behind(behind, chosen.target, barred)
     return Changed(route.model_copy(update=update), "rollback")
@@ -221,36 +234,97 @@ def judge(
     verdict: Literal["confirmed", "cleared", "undecided"],
     evidence: str,
     cause_id: str,
+    returns_at: datetime | None = None,
 ) -> Edit:
-    """Quarantine a suspended target whose shadow confirmed that it was the cause; write down another verdict on it."""
+    """Quarantine a suspended target whose shadow confirmed that it was the cause; write down another verdict on it.
+
+    With `returns_at` one that is cleared returns, unless it has returned before, or another within a day.
+    """
     suspension = route.suspension(target)
-    if cause_id == route.last_edit_id:
+    if cause_id in (route.cause_id, route.last_edit_id):
         return AlreadyApplied(route)
     if suspension is None or suspension.since != since:
         return _not_suspended(target)
     if verdict == "confirmed":
         return confirm(route, target, cause_id=cause_id)
     judged = suspension.model_copy(update={"verdict": verdict, "evidence": evidence})
-    suspended = tuple(judged if entry is suspension else entry for entry in route.suspended)
-    return Changed(route.model_copy(update={**_next(route, cause_id), "suspended": suspended}), "judge")
+    noted = _note(route, suspension, judged, cause_id)
+    if verdict != "cleared" or returns_at is None or not returns_by_itself(route, target, returns_at):
+        return Changed(noted, "judge")
+    return Changed(_let_return(noted, target, returns_at, cause_id), "judge")
 
 
-def return_suspended(route: Route, target: Target, *, cause_id: str) -> Edit:
+def returns_by_itself(route: Route, target: Target, at: datetime) -> bool:
+    """Return whether a target may return without a person: it never did, nor did another within a day."""
+    return all(known.target != target and at - known.at >= _BY_ITSELF for known in route.returned)
+
+
+def order_return(route: Route, target: Target, *, at: datetime, cause_id: str) -> Edit:
+    """Let a suspended target return as a canary; the registry opens its release."""
+    if cause_id in (route.cause_id, route.last_edit_id):
+        return AlreadyApplied(route)
+    if route.suspension(target) is None:
+        return _not_suspended(target)
+    noted = route.model_copy(update=_next_note(route, cause_id))
+    return Changed(_let_return(noted, target, at, cause_id), "judge")
+
+
+def return_suspended(route: Route, target: Target, *, at: datetime, cause_id: str) -> Edit:
     """Make a suspended target active again: it was not the cause. The active one is behind it; no canary goes on."""
     if cause_id == route.last_edit_id:
         return AlreadyApplied(route)
     suspension = route.suspension(target)
     if suspension is None:
         return _not_suspended(target)
-    update = {**_next(route, cause_id), **_without_suspension(route, target)}
+    kept = tuple(entry for entry in put_back(route) if entry.served.target != target)
+    update = {**_next(route, cause_id), "suspended": kept, "returned": _with_return(route, target, at)}
     update |= {"active": suspension.served, "canary": None, "shadow": None}
-    barred = {*route.quarantined, *(entry.served.target for entry in route.suspended)}
+    barred = {*route.quarantined, *(entry.served.target for entry in kept)}
     update |= _behind((route.active, route.previous, *route.history), target, barred)
     return Changed(route.model_copy(update=update), "return")
 
 
 def _not_suspended(target: Target) -> EditRefused:
     return EditRefused("not_suspended", f"{target} is not suspended; see slipway routes.")
+
+
+def _suspend(served: ServedTarget, by: tuple[str, datetime], judged_by: str) -> Suspended:
+    return Suspended(served=served, cause=by[0], since=by[1], trigger=judged_by)
+
+
+def _returning(route: Route, target: Target | None = None) -> Suspended | None:
+    """Return what the canary, if it takes traffic and is `target`, returns from; None of a candidate."""
+    canary = route.canary
+    if canary is None or canary.returns is None or canary.weight_ratio == 0.0:
+        return None
+    return canary.returns if target in (None, canary.served.target) else None
+
+
+def put_back(route: Route) -> tuple[Suspended, ...]:
+    """Return the suspended targets, and the one that returns as a canary."""
+    returning = _returning(route)
+    if returning is None:
+        return route.suspended
+    return (returning.model_copy(update={"returned_by": ""}), *route.suspended)
+
+
+def _note(route: Route, suspension: Suspended, noted: Suspended, cause_id: str) -> Route:
+    """Return the route with more said of a suspended target."""
+    suspended = tuple(noted if entry is suspension else entry for entry in route.suspended)
+    return route.model_copy(update={**_next_note(route, cause_id), "suspended": suspended})
+
+
+def _let_return(route: Route, target: Target, at: datetime, cause_id: str) -> Route:
+    suspended = tuple(
+        entry.model_copy(update={"returned_by": cause_id}) if entry.served.target == target else entry
+        for entry in route.suspended
+    )
+    return route.model_copy(update={"suspended": suspended, "returned": _with_return(route, target, at)})
+
+
+def _with_return(route: Route, target: Target, at: datetime) -> tuple[Returned, ...]:
+    others = [known for known in route.returned if known.target != target]
+    return (Returned(target=target, at=at), *others[:HISTORY_KEPT])
 
 
 def _without_suspension(route: Route, target: Target) -> dict[str, object]:
@@ -279,7 +353,8 @@ def end_trial(route: Route, target: Target, *, order_id: str, cause_id: str) -> 
     ended = _without_trial(route, target) if route.last_edit_id == order_id else None
     if ended is None:
         return EditRefused("stale_epoch", f"{route.model} was edited since, or {target} is neither canary nor shadow.")
-    return Changed(route.model_copy(update={**_next(route, cause_id), **ended}), "abort")
+    suspended = put_back(route) if _returning(route, target) else route.suspended
+    return Changed(route.model_copy(update={**_next(route, cause_id), **ended, "suspended": suspended}), "abort")
 
 
 def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
@@ -316,21 +391,28 @@ def move(route: Route, target: Target, endpoints: tuple[str, ...], *, epoch: int
         "suspended": tuple(entry.model_copy(update={"served": moved(entry.served)}) for entry in route.suspended),
     }
     if route.canary is not None:
-        canary = CanaryShare(served=moved(route.canary.served), weight_ratio=route.canary.weight_ratio)
-        update["canary"] = canary
+        returns = route.canary.returns
+        if returns is not None:
+            returns = returns.model_copy(update={"served": moved(returns.served)})
+        canary = {"served": moved(route.canary.served), "returns": returns}
+        update["canary"] = route.canary.model_copy(update=canary)
     if route.shadow is not None:
         shadow = ShadowShare(served=moved(route.shadow.served), share_ratio=route.shadow.share_ratio)
         update["shadow"] = shadow
     changed = route.model_copy(update=update)
     if changed == route:
         return EditRefused("stale_epoch", f"{route.model} has no target {target} any more; there is nothing to move.")
-    update = {**_next(route, cause_id), "moves": route.moves + 1, "edit_cause_id": route.last_edit_id}
-    return Changed(changed.model_copy(update=update), "restore")
+    return Changed(changed.model_copy(update=_next_note(route, cause_id)), "restore")
 
 
 def _next(route: Route, cause_id: str) -> dict[str, object]:
     """Return what changes with every edit."""
     return {"epoch": route.epoch + 1, "moves": 0, "cause_id": cause_id, "edit_cause_id": ""}
+
+
+def _next_note(route: Route, cause_id: str) -> dict[str, object]:
+    """Return what changes with every edit after which orders from before still count."""
+    return {**_next(route, cause_id), "moves": route.moves + 1, "edit_cause_id": route.last_edit_id}
 
 
 def _behind(

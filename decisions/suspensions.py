@@ -19,6 +19,7 @@ PERSON_DECIDES: Final = (
     "a person decides: what moved traffic is no share of bad answers, and a shadow, which is idle, shows nothing of "
     "latency, queueing, memory or deaths"
 )
+RETURNS: Final = "returns as a canary"
 _SIGMAS = 1.96
 
 
@@ -30,6 +31,8 @@ def can_judge(trigger: Trigger | None) -> bool:
 def describe_suspended(route: Route, entry: Suspended) -> str:
     """Return how a suspended version is judged, or what a person is to do about it."""
     back = f"slipway rollback return {route.model} --reason …"
+    if entry.returned_by:
+        return f"{RETURNS} after any release under way; if its release has ended: {back} {entry.evidence}"
     orders = f"{back}, or slipway rollback confirm {route.model} --reason …"
     if entry.verdict == "cleared":
         return f"cleared: {back} {entry.evidence}"

@@ -40,6 +40,10 @@ rehearsal: required
 # How long the shadow of a version that an alert suspended may take for a verdict; then a person decides.
 # judgement_s: 21600
 
+# What it does once its shadow has cleared it: canary (it returns through the steps below, once by itself) or stay (it
+# waits for a person).
+# after_move: canary
+
 # What a first version rolls back to: the base model, or (hold) nothing.
 no_previous: base
 

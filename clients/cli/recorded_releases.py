@@ -57,6 +57,7 @@ class _Release(Contract):
             version=opened.version,
             outcome=self.finished.outcome if self.finished is not None else None,
             policy=opened.policy,
+            returns=opened.returns is not None,
             approvers=tuple(dict.fromkeys(senders)),
             hold=self.hold.as_order if self.hold is not None else None,
         )

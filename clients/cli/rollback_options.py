@@ -22,5 +22,8 @@ DecidedArgument = Annotated[
         metavar="[MODEL]", help="After `confirm` or `return`: the model whose suspended version is decided about."
     ),
 ]
+AtOnceOption = Annotated[
+    bool, typer.Option("--at-once", help="After `return`: all traffic now, not as a canary through the policy's steps.")
+]
 WaitOption = Annotated[bool, typer.Option(help="Wait for the end, and print the time of each step.")]
 TimeoutOption = Annotated[float, typer.Option(help="Maximum time to wait, in seconds.", min=0.1)]

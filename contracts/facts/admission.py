@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from ..codes import Code
 from ..limits import AtMost
 from ..policy import ReleasePolicy
-from ..vocabulary import ArtifactRef, Contract, Digest, Instant, ModelName, Ratio, ServingSettings, Variant
+from ..vocabulary import ArtifactRef, Contract, Deployable, Digest, Instant, ModelName, Ratio, ServingSettings, Variant
 from .fact import Fact
 
 
@@ -71,6 +71,7 @@ class ReleaseOpened(Fact):
     """The registry admitted a checkpoint, reserved a version number and froze the policy.
 
     `publishers` are the identities that announced the checkpoint: its sender; an administrator if it was requeued.
+    `returns` is the suspended version that this release brings back as a canary: it makes and measures nothing.
     """
 
     TYPE: ClassVar[str] = "slipway.release.opened.v1"
@@ -91,6 +92,7 @@ class ReleaseOpened(Fact):
     source_event_id: str
     publishers: tuple[str, ...] = ()
     serving: ServingSettings | None = None
+    returns: Annotated[Deployable | None, Field(exclude_if=lambda returns: returns is None)] = None
 
     @field_validator("policy", mode="before")
     @classmethod

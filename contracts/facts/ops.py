@@ -161,7 +161,8 @@ class SuspensionDecided(Fact):
     """An operator decided about a suspended target.
 
     Attributes:
-        decision: `confirm`: it was the cause, and is quarantined. `return`: it was not, and takes all traffic again.
+        decision: `confirm`: it was the cause, and is quarantined. `return`: it was not, and returns as a canary.
+        at_once: It returns to all traffic now.
     """
 
     TYPE: ClassVar[str] = "slipway.suspension.decided.v1"
@@ -169,6 +170,7 @@ class SuspensionDecided(Fact):
     reason: str
     target: Target
     decision: Literal["confirm", "return"]
+    at_once: bool = False
     expires_at: Instant | None = None
     epoch: Epoch | None = None
 

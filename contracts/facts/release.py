@@ -85,7 +85,7 @@ class DeploymentChanged(Fact):
 
     `cause` is `restore` when a quarantine was lifted, or when a newer route was written back to a restored bucket;
     `confirm` when a suspended target was quarantined, `return` when it took all traffic again, `judge` when the verdict
-    on one was written down.
+    on one was written down, or that it returns as a canary.
     """
 
     TYPE: ClassVar[str] = "slipway.deployment.changed.v1"

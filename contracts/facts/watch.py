@@ -250,6 +250,7 @@ class SuspensionJudged(Fact):
         pairs: Requests that both were asked.
         keys: How many callers they are of, each a team, or a key of none.
         target_share, other_share: Bad requests of each.
+        returns: Its policy has it return as a canary if it is cleared.
     """
 
     TYPE: ClassVar[str] = "slipway.suspension.judged.v1"
@@ -264,6 +265,7 @@ class SuspensionJudged(Fact):
     target_share: ShareInterval | None = None
     other_share: ShareInterval | None = None
     reason: str
+    returns: bool = False
 
 
 class RollbackTimeline(Contract):

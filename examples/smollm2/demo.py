@@ -370,7 +370,7 @@ def summarise(demo: Demo, total_s: float, keep: bool) -> None:
     print(f"""
 Version 1 serves production again; version 2 is suspended until an operator decides:
   slipway rollback confirm {MODEL} --reason "…"   quarantines it
-  slipway rollback return {MODEL} --reason "…"    gives it all traffic again
+  slipway rollback return {MODEL} --reason "…"    returns it as a canary
 Where to look next (SLIPWAY_STATE={demo.shown}):
   slipway status · slipway events · slipway trace {MODEL}@v2 · slipway alerts --all · slipway ps
   curl {url}/v1/chat/completions -H "authorization: Bearer $(cat {shorten(demo.key_file)})" \\

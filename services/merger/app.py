@@ -151,7 +151,9 @@ def build(
     )
 
     @bus.on(ReleaseOpened, failure=_rejected)
-    async def merge(event: Event[ReleaseOpened]) -> CheckpointMerged:
+    async def merge(event: Event[ReleaseOpened]) -> CheckpointMerged | None:
+        if event.data.returns is not None:
+            return None
         progress = progress_reporter(bus, event, clock, settings.progress_interval_s)
         manifest, ref = await merger.merge(event.data, progress)
         return CheckpointMerged(

@@ -99,7 +99,9 @@ class Monitor:
             await self.transact(
                 environment,
                 opened.model,
-                lambda state: monitoring.add_policy(state, opened.version, opened.release_id, opened.policy, cause),
+                lambda state: monitoring.add_policy(
+                    state, opened.version, opened.release_id, opened.policy, cause, returns=opened.returns is not None
+                ),
             )
 
     async def watched(self) -> list[Watched]:

@@ -241,7 +241,10 @@ class Registry:
         return OrderAccepted(order_id=event.id, order_type=event.type, details=details)
 
     async def handle_deployment(self, event: Event[DeploymentChanged]) -> None:
-        """Append the deployment to the version's records, and apply it to its release and to the one in progress."""
+        """Append the deployment to the version's records, and apply it to its release and to the one in progress.
+
+        A suspended version that returns gets a release of its own.
+        """
         record = versions.plan_deployment_record(event.data, event.causationid or event.id)
         if record is not None:
             await self._ports.artifacts.put_deployment(record)
@@ -249,6 +252,9 @@ class Registry:
         for release_id in dict.fromkeys((event.correlationid, in_progress)):
             if release_id is not None:
                 await self.handle(event, release_id)
+        for entry in event.data.route.suspended:
+            if entry.returned_by:
+                await self.records.open_return(event.subject, entry, event.id)
 
     async def _list_open_releases(self) -> list[tuple[str, str]]:
         """Return model and id of every open release; a model whose record cannot be read has one item without an id."""

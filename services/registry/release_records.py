@@ -8,6 +8,7 @@ import structlog
 
 from contracts.facts import CheckpointReady, CheckpointRejected, ReleaseOpened, TrafficRequested
 from contracts.manifests import BaseManifest
+from contracts.routes import Suspended
 from services.registry.domain import admission, deadlines, releases, versions
 from services.registry.domain.record import DeadlineReached, Input, ManifestWritten, Release, Superseded, TurnGranted
 from services.registry.domain.versions import ModelRecord
@@ -273,6 +274,27 @@ class ReleaseRecords:
             key = release_key(model, opened.release_id)
             await self._ports.releases.transact(key, lambda release: release or opening.release)
         return record
+
+    async def open_return(self, model: str, entry: Suspended, cause_id: str) -> None:
+        """Open the release that brings a suspended version back, once; none while one is open."""
+        record = await self.finish_opening(model)
+        version = entry.served.target.version
+        original = None
+        for release_id in (known for known, number in record.reservations.items() if number == version):
+            release = await self.read(model, release_id)
+            if release is not None and release.opened.returns is None:
+                original = release.opened
+        if original is None:
+            structlog.get_logger().error("the release of a version is not known", model=model, version=version)
+            return
+        opened = versions.plan_return(record, entry, original)
+        if opened is None or opened.release_id in record.reservations:
+            return
+        opening = releases.open_release(opened, cause_id=cause_id, now=self._clock.now())
+        key = release_key(model, opened.release_id)
+        await self._ports.releases.transact(key, lambda release: release or opening.release)
+        await self._edit_model(model, lambda record: versions.add_return(record, opened))
+        await self.apply(model, opened.release_id, None, cause_id=cause_id)
 
     async def publishers(self, record: ModelRecord, ready: CheckpointReady) -> tuple[str, ...]:
         """Return who published the weights of a checkpoint before, of the model's newest releases."""

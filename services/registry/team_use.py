@@ -198,7 +198,7 @@ class TeamUse:
         """Return a release that has not stored everything yet, also one that is reserved and not created; else None."""
         release = await _read(self._ports.releases, release_key(record.model, release_id))
         if release is not None:
-            return release.opened if release.manifest is None else None
+            return release.opened if release.manifest is None and release.opened.returns is None else None
         return record.opening if _is_reserved(record, release_id) else None
 
     async def _most_bytes(self, opened: ReleaseOpened) -> int:

@@ -251,7 +251,7 @@ class Controller:
                 rollback.failed,
                 cause_id=rollback.rollback_id,
                 to_version=rollback.to_version,
-                suspended_by=(rollback.reason, self.clock.now()) if rollback.origin == "alert" else None,
+                suspended_by=(rollback.reason, self.clock.now()) if rollback.origin in ("alert", "release") else None,
                 judged_by=rollback.judged_by,
             )
             if isinstance(edit, EditRefused):

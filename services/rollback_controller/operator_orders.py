@@ -14,7 +14,16 @@ from contracts.drills import LONGEST, Drill
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, DrillOrdered, QuarantineLifted, SuspensionDecided, SuspensionJudged
 from contracts.routes import Route
-from decisions.route_edits import Changed, Edit, EditRefused, confirm, judge, lift_quarantine, return_suspended
+from decisions.route_edits import (
+    Changed,
+    Edit,
+    EditRefused,
+    confirm,
+    judge,
+    lift_quarantine,
+    order_return,
+    return_suspended,
+)
 from services.rollback_controller.controller import Controller
 from services.rollback_controller.ports import Drills, Routes
 from shared.errors import Permanent
@@ -41,8 +50,16 @@ class OperatorOrders:
         return await self._edit(event, received, lift_quarantine)
 
     async def end_suspension(self, event: Event[SuspensionDecided], received: Received) -> DeploymentChanged:
-        """Quarantine a suspended target or give it all traffic again; raise Permanent when the order is void."""
-        return await self._edit(event, received, confirm if event.data.decision == "confirm" else return_suspended)
+        """Quarantine a suspended target or let it return; raise Permanent when the order is void.
+
+        It returns as a canary. At once if the order says so; so does the base model, which has no release.
+        """
+        order = event.data
+        if order.decision == "confirm":
+            return await self._edit(event, received, confirm)
+        at_once = order.at_once or order.target.version == 0
+        edit = functools.partial(return_suspended if at_once else order_return, at=received.stored_at)
+        return await self._edit(event, received, edit)
 
     async def judge(self, event: Event[SuspensionJudged]) -> DeploymentChanged | None:
         """Quarantine a suspended target that its shadow confirmed, or write another verdict on it into the route.
@@ -51,7 +68,11 @@ class OperatorOrders:
             The changed route; None if the target is not suspended any more, or was so once more since.
         """
         verdict = functools.partial(
-            judge, since=event.data.since, verdict=event.data.verdict, evidence=event.data.reason
+            judge,
+            since=event.data.since,
+            verdict=event.data.verdict,
+            evidence=event.data.reason,
+            returns_at=event.time if event.data.returns else None,
         )
         edit = await self._write(event, verdict)
         if isinstance(edit, EditRefused):
@@ -76,7 +97,8 @@ class OperatorOrders:
         edit = await self._write(event, edit_route, check)
         if isinstance(edit, EditRefused):
             raise Permanent(edit.code, edit.reason)
-        return DeploymentChanged(route=edit.route, cause=_cause_of(event.data), at=self.clock.now())
+        cause = _cause_of(event.data) if edit.route.suspension(event.data.target) is None else "judge"
+        return DeploymentChanged(route=edit.route, cause=cause, at=self.clock.now())
 
     async def _write(
         self,
@@ -93,7 +115,7 @@ class OperatorOrders:
         for _ in range(ATTEMPTS):
             entry = await self.routes.get("production", model)
             route = entry.value if entry is not None else Route(model=model)
-            if route.last_edit_id != event.id:  # else it is done, and only published again
+            if event.id not in (route.cause_id, route.last_edit_id):  # else it is done, and only published again
                 check(entry.value if entry is not None else None)
             edit = edit_route(route, target, cause_id=event.id)
             if isinstance(edit, Changed):

@@ -67,7 +67,7 @@ def build(
 
     @bus.on(ReleaseOpened)
     async def refuse_unservable(event: Event[ReleaseOpened]) -> list[Emit]:
-        return refuse_variants(event.data, limits.hardware, limits.runtimes)
+        return refuse_variants(event.data, limits.hardware, limits.runtimes) if event.data.returns is None else []
 
     @bus.on(StageRequested, failure=_staging_failed)
     async def stage(event: Event[StageRequested]) -> None:

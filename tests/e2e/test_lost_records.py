@@ -127,7 +127,7 @@ def serve_again(stack, bad: Deployable) -> None:
     """End the drill and have the bad version serve again, as a person decides."""
     drill(stack, bad, 0.0)
     epoch = route_of(stack).epoch
-    give(stack, SuspensionDecided(reason="test", target=bad.target, decision="return", epoch=epoch))
+    give(stack, SuspensionDecided(reason="test", target=bad.target, decision="return", at_once=True, epoch=epoch))
     wait_until(lambda: active(stack) == BAD, timeout_s=60, what="the bad version being served again")
 
 

@@ -222,16 +222,20 @@ def test_what_was_left_stays_suspended_through_restarts_and_late_orders(stack):
     assert "v1" in stack.ok("ask", MODEL, "hello", "--max-tokens", "4")
 
 
-def test_a_person_returns_what_was_suspended_or_confirms_it(stack):
-    wait_until(
-        lambda: stack.slipway("rollback", "return", MODEL, "--reason", "it was a drill").returncode == 0,
-        timeout_s=90,
-        what="the suspended version taking all traffic again",
-    )
-    back = route_of(stack)
-    assert (back["active"]["target"]["version"], back["previous"]["target"]["version"]) == (2, 1)
-    assert suspended_of(stack) == []
+def test_a_person_lets_what_was_suspended_return_as_a_canary_and_a_second_move_suspends_it_again(stack):
     with Users(gateway(stack), stack.headers, MODEL) as users:
+        assert "returns as a canary" in stack.ok("rollback", "return", MODEL, "--reason", "it was a drill")
+        *_, opened = stack.await_event("release.opened", MODEL, count=3)
+        stack.promoted(MODEL)
+        back = route_of(stack)
+        assert (back["active"]["target"]["version"], back["previous"]["target"]["version"]) == (2, 1)
+        assert (suspended_of(stack), back["quarantined"]) == ([], [])
+        shares = [
+            event
+            for event in stack.events("traffic.requested", MODEL)
+            if event["correlationid"] == opened["data"]["release_id"]
+        ]
+        assert [event["data"]["weight_ratio"] for event in shares] == [0.4, 1.0]
         regress(stack)
     assert users.failed == []
     assert suspended_of(stack) == [2]
@@ -269,7 +273,7 @@ def test_a_canary_without_requests_is_ended_by_its_deadline_and_takes_no_more_tr
     before = route_of(stack)["active"]
     policy = {**WITH_ROLLBACK, "canary": {**WITH_ROLLBACK["canary"], "deadline_s": 5, "on_deadline": "abort"}}
     stack.publish(MODEL, tiny["two"], "--variant", "bf16", "--attempt", "3", policy=policy)
-    ended = stack.await_event("release.finished", MODEL, count=4, timeout_s=240)[-1]["data"]
+    ended = stack.await_event("release.finished", MODEL, count=5, timeout_s=240)[-1]["data"]
     assert (ended["outcome"], ended["code"]) == ("expired", "deadline_passed")
     assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "inconclusive"
     wait_until(

@@ -50,11 +50,10 @@ async def publish(js, fact, *, event_id=None, environment="production", model=MO
     return event.id
 
 
-async def learn(js, *versions, triggers=TRIGGERS):
+async def learn(js, *versions, triggers=TRIGGERS, **declared):
+    policy = k.policy(triggers=triggers, **declared)
     for version in versions:
-        opened = k.fact(
-            f.ReleaseOpened, version=version, model=MODEL, release_id=f"r-{version}", policy=k.policy(triggers=triggers)
-        )
+        opened = k.fact(f.ReleaseOpened, version=version, model=MODEL, release_id=f"r-{version}", policy=policy)
         await publish(js, opened)
     bucket = Bucket(js, "rollbacks", RollbackState)
     async with asyncio.timeout(60):

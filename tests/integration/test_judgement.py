@@ -73,8 +73,8 @@ async def callers(gateway, *, odd_in=0):
             await asyncio.gather(asking, return_exceptions=True)
 
 
-async def serve(js, gateway, toy, trigger):
-    await learn(js, 1, 2, triggers=(trigger,))
+async def serve(js, gateway, toy, trigger, **declared):
+    await learn(js, 1, 2, triggers=(trigger,), **declared)
     route = Route(model=MODEL, epoch=7, active=toy[2], previous=toy[1], cause_id="before")
     await put_route(js, gateway, route)
     await of_monitor.publish(
@@ -95,8 +95,19 @@ async def test_a_version_that_fails_one_request_in_three_is_left_and_confirmed(j
     assert failed == [], "what version 2 failed, version 1 answered"
 
 
-async def test_a_version_that_is_no_worse_is_cleared_and_waits_for_a_person(js, gateway, toy, services):
+async def test_a_version_that_is_no_worse_is_cleared_and_returns(js, gateway, toy, services):
     await serve(js, gateway, toy, MANY)
+    async with callers(gateway):
+        await publish(js, alert(trigger="errors"))
+        (judged,) = await wait_for_fact(js, f.SuspensionJudged, timeout_s=120)
+        await wait_for_fact(js, f.DeploymentChanged, count=3)
+    route = await route_of(js)
+    (entry,) = route.suspended
+    assert (entry.verdict, entry.returned_by, route.active.target) == ("cleared", judged.id, target(1))
+
+
+async def test_one_whose_policy_says_stay_waits_for_a_person(js, gateway, toy, services):
+    await serve(js, gateway, toy, MANY, after_move="stay")
     async with callers(gateway):
         await publish(js, alert(trigger="errors"))
         (judged,) = await wait_for_fact(js, f.SuspensionJudged, timeout_s=120)
@@ -108,4 +119,5 @@ async def test_a_version_that_is_no_worse_is_cleared_and_waits_for_a_person(js, 
     route = await route_of(js)
     (entry,) = route.suspended
     assert (route.active.target, entry.verdict, entry.evidence) == (target(1), "cleared", judged.data.reason)
+    assert entry.returned_by == ""
     assert f"cleared: slipway rollback return {MODEL}" in raised.data.message

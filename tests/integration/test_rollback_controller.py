@@ -276,7 +276,9 @@ async def test_a_person_decides_about_a_suspended_target(js, toy, controller, de
     await put_route(js, toy)
     await publish(js, alert())
     await wait_for_fact(js, f.DeploymentChanged)
-    await publish(js, f.SuspensionDecided(reason="it was the network", target=target(2), decision=decision))
+    await publish(
+        js, f.SuspensionDecided(reason="it was the network", target=target(2), decision=decision, at_once=True)
+    )
     changed = (await wait_for_fact(js, f.DeploymentChanged, count=2))[1]
     assert changed.data.cause == decision
     route = await route_of(js)

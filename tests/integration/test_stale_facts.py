@@ -143,7 +143,7 @@ def orders():
         f.RollbackOrdered(reason="rude"),
         f.RollbackOrdered(reason="rude", failed=k.target(7)),
         f.QuarantineLifted(reason="it was the network", target=k.target(4)),
-        f.SuspensionDecided(reason="it was the network", target=k.target(5), decision="return"),
+        f.SuspensionDecided(reason="it was the network", target=k.target(5), decision="return", at_once=True),
         f.DrillOrdered(
             reason="drill",
             target=k.target(7),
@@ -226,7 +226,9 @@ async def test_a_controller_whose_clock_is_wrong_decides_by_the_clock_of_the_bus
         await publish(js, alert())
         (changed,) = await wait_for_fact(js, f.DeploymentChanged)
         assert abs(changed.data.at - SystemClock().now()) < timedelta(minutes=1)
-        await publish(js, f.SuspensionDecided(reason="it was the network", target=k.target(7), decision="return"))
+        await publish(
+            js, f.SuspensionDecided(reason="it was the network", target=k.target(7), decision="return", at_once=True)
+        )
         await wait_for_fact(js, f.DeploymentChanged, count=2)
     assert await stored_facts(js, f.OrderRefused) == []
 
@@ -254,7 +256,9 @@ async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_
         await serve(js)
         await publish(js, alert())
         await wait_for_fact(js, f.DeploymentChanged)
-        await publish(js, f.SuspensionDecided(reason="it was the network", target=k.target(7), decision="return"))
+        await publish(
+            js, f.SuspensionDecided(reason="it was the network", target=k.target(7), decision="return", at_once=True)
+        )
         await wait_for_fact(js, f.DeploymentChanged, count=2)
         ends = SystemClock().now() + timedelta(minutes=30)
         await publish(js, orders()[4].model_copy(update={"expires_at": ends}))

@@ -20,7 +20,7 @@ from clients.cli.commands.orders import (
     order,
     refused_error,
 )
-from clients.cli.commands.suspension import Decision, decide_suspension
+from clients.cli.commands.suspension import Decision, DecisionOrder, decide_suspension
 from clients.cli.connection import (
     JsonOption,
     ModelArgument,
@@ -35,6 +35,7 @@ from clients.cli.output import CommandError, Exit, show_json, show_line, show_pa
 from clients.cli.parsing import check_model
 from clients.cli.resolving import find_target, require_model, version_of
 from clients.cli.rollback_options import (
+    AtOnceOption,
     DecidedArgument,
     DryRunOption,
     TargetOption,
@@ -77,6 +78,7 @@ def rollback(
     to: ToOption = None,
     target: TargetOption = None,
     dry_run: DryRunOption = False,
+    at_once: AtOnceOption = False,
     expires: ExpiresOption = EXPIRES,
     wait: WaitOption = True,
     timeout: TimeoutOption = WAIT_S,
@@ -86,7 +88,7 @@ def rollback(
     """Roll back: take a target out of production, route traffic to the previous one, and quarantine the target.
 
     `slipway rollback confirm MODEL` quarantines the version that an alert suspended; `slipway rollback return MODEL`
-    gives it all traffic again. Of several, it is the one that was suspended last, or --target.
+    returns it as a canary, or --at-once. Of several, it is the one that was suspended last, or --target.
 
     The exit code is 0 if the traffic was moved and the target that received it was not seen to fail. The order names
     its target: if that was rolled back already, nothing happens. Within two minutes after another rollback, --target is
@@ -96,11 +98,13 @@ def rollback(
         raise CommandError(f"{model!r} is no decision: write confirm or return before the model", Exit.USAGE)
     if decided is not None and (to is not None or dry_run or not wait):
         raise CommandError(f"{model} does not go with --to, --dry-run or --no-wait", Exit.USAGE)
+    if at_once and model != "return":
+        raise CommandError("--at-once goes with `return` only", Exit.USAGE)
     stack = find_stack(state)
     if decided is not None:
         left = find_target(stack, decided, target) if target is not None else None
-        decision, until = cast("Decision", model), expires_at(expires)
-        decide_suspension(stack, decision, decided, left, reason=reason, until=until, wait_s=timeout, as_json=as_json)
+        order = DecisionOrder(cast("Decision", model), reason, expires_at(expires), left, at_once)
+        decide_suspension(stack, decided, order, wait_s=timeout, as_json=as_json)
         return
     check_model(model)
     named = find_target(stack, model, target) if target is not None else None

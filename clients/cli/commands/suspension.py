@@ -1,6 +1,7 @@
 """`slipway rollback confirm` and `slipway rollback return`: decide about a version that an alert suspended."""
 
 import asyncio
+import functools
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -15,33 +16,39 @@ from clients.cli.serving import read_route
 from contracts.facts import SuspensionDecided
 from contracts.routes import Route
 from contracts.vocabulary import Target
+from decisions.suspensions import RETURNS
 
 Decision = Literal["confirm", "return"]
 
 
-def decide_suspension(
-    stack: StackAddress,
-    decision: Decision,
-    model: str,
-    target: Target | None,
-    *,
-    reason: str,
-    until: datetime,
-    wait_s: float,
-    as_json: bool,
-) -> None:
-    """Quarantine a suspended version of a model, or give it all traffic again; print which.
+@dataclass(frozen=True)
+class DecisionOrder:
+    """What a person decides; without a target, about the version that was suspended last."""
 
-    Without a target it is the one that was suspended last.
-    """
+    decision: Decision
+    reason: str
+    until: datetime
+    target: Target | None = None
+    at_once: bool = False
+
+
+def decide_suspension(stack: StackAddress, model: str, decided: DecisionOrder, *, wait_s: float, as_json: bool) -> None:
+    """Quarantine a suspended version of a model, or let it return; print which."""
     check_model(model)
-    target, epoch = asyncio.run(_decide(stack, model, _Decided(decision, reason, until, target), wait_s))
+    target, epoch = asyncio.run(_decide(stack, model, decided, wait_s))
     if as_json:
-        show_json({"target": str(target), "epoch": epoch, "decision": decision})
-    elif decision == "confirm":
+        show_json({"target": str(target), "epoch": epoch, "decision": decided.decision})
+    elif decided.decision == "confirm":
         show_line(f"{target} is quarantined (epoch {epoch})")
+    elif not decided.at_once:
+        show_line(f"{target} {RETURNS} (epoch {epoch}): slipway status {model}")
     else:
         show_line(f"{target} takes all traffic again (epoch {epoch})")
+
+
+def _is_decided(route: Route, target: Target, order_id: str) -> bool:
+    suspension = route.suspension(target)
+    return suspension is None or suspension.returned_by == order_id
 
 
 def pick_suspended(route: Route | None, model: str, named: Target | None = None) -> Target:
@@ -53,15 +60,7 @@ def pick_suspended(route: Route | None, model: str, named: Target | None = None)
     return named or route.suspended[0].served.target
 
 
-@dataclass(frozen=True)
-class _Decided:
-    decision: Decision
-    reason: str
-    until: datetime
-    target: Target | None = None
-
-
-async def _decide(stack: StackAddress, model: str, decided: _Decided, wait_s: float) -> tuple[Target, int]:
+async def _decide(stack: StackAddress, model: str, decided: DecisionOrder, wait_s: float) -> tuple[Target, int]:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         for attempt in range(1, EPOCH_TRIES + 1):
@@ -73,6 +72,7 @@ async def _decide(stack: StackAddress, model: str, decided: _Decided, wait_s: fl
                 reason=decided.reason,
                 target=target,
                 decision=decided.decision,
+                at_once=decided.at_once,
                 expires_at=decided.until,
                 epoch=route.epoch if route is not None else 0,
             )
@@ -84,7 +84,7 @@ async def _decide(stack: StackAddress, model: str, decided: _Decided, wait_s: fl
                 after,
                 wait_s,
                 target,
-                is_done=lambda route, target: route.suspension(target) is None,
+                is_done=functools.partial(_is_decided, order_id=event.id),
                 left=f"{target} is still suspended",
             )
             if isinstance(answer, int):

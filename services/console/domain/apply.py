@@ -116,7 +116,7 @@ def _opened(event: Event[f.ReleaseOpened], _sequence: int) -> tuple[Row, ...]:
         publishers=json.dumps(data.publishers),
         mode="manual" if needs_approval(data.policy) else "automatic",
     )
-    return opened, _state(event, data.release_id, "merging")
+    return opened, _state(event, data.release_id, "merging" if data.returns is None else "registered")
 
 
 def _state(event: Event[Any], release_id: str, state: str, target: str | None = None) -> Row:

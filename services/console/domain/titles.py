@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from contracts import facts as f
 from contracts.envelope import Event
+from decisions.suspensions import RETURNS
 
 LONGEST: Final = 400
 _FIELDS: Final = ("alert_id", "rollback_id", "order_id")
@@ -48,7 +49,11 @@ def _drill(data: f.DrillOrdered) -> str:
 
 _SAY: Final[Mapping[type[f.Fact], Callable[[Any], str]]] = {
     f.CheckpointReady: lambda data: f"run {data.training.run_id}, {data.weights.kind}, on {data.base.name}",
-    f.ReleaseOpened: lambda data: f"version {data.version} reserved for run {data.training.run_id}",
+    f.ReleaseOpened: lambda data: (
+        f"version {data.version} reserved for run {data.training.run_id}"
+        if data.returns is None
+        else f"{data.returns.target} {RETURNS}"
+    ),
     f.CheckpointRejected: lambda data: f"{data.code}: {data.reason}",
     f.CheckpointMerged: lambda data: f"merged as {data.method.dtype} in {data.duration_s:.0f} s",
     f.VariantRequested: lambda data: data.variant,

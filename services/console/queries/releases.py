@@ -27,7 +27,8 @@ _STATES: Final[Mapping[str, str]] = {
     "finished": " AND e.outcome IS NOT NULL",
 }
 NOT_RETURNED: Final = """NOT EXISTS (SELECT 1 FROM deployments AS d
-  WHERE d.model = r.model AND d.cause = 'return' AND d.active = r.failed AND d.at > coalesce(r.switched_at, r.at))"""
+  WHERE d.model = r.model AND d.cause IN ('return', 'promote') AND d.active = r.failed
+  AND d.at > coalesce(r.switched_at, r.at))"""
 ROLLED_BACK_AT: Final = f"""
 (SELECT min(coalesce(r.switched_at, r.at)) FROM rollbacks AS r
   WHERE e.outcome = 'promoted' AND r.model = releases.model AND r.state = 'completed'

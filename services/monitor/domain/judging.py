@@ -24,7 +24,9 @@ KEY: Final = "suspended"
 def follow(state: MonitorState, route: Route, now: datetime) -> dict[str, Any]:
     """Return the fields of the record about the suspended versions of a route."""
     judged = [
-        f"{entry.served.target}: {describe_suspended(route, entry)}" for entry in route.suspended if entry.verdict
+        f"{entry.served.target}: {describe_suspended(route, entry)}"
+        for entry in route.suspended
+        if entry.verdict and not entry.returned_by
     ]
     return {"judged": _find_judged(state.judged, route, now), "undecided": "; ".join(judged)}
 
@@ -94,7 +96,7 @@ def settle(state: MonitorState, cause_id: str, now: datetime) -> MonitorState:
     if verdict is None:
         return state
     entry = outbox_entry(
-        _as_fact(judged, verdict),
+        _as_fact(judged, verdict, policy),
         model=state.model,
         environment=state.environment,
         key=f"{judged.target}:{judged.since.isoformat()}",
@@ -139,7 +141,7 @@ def _trigger_of(state: MonitorState) -> tuple[Policy | None, Trigger | None]:
     return policy, next((trigger for trigger in policy.triggers if trigger.name == judged.trigger), None)
 
 
-def _as_fact(judged: Judged, verdict: JudgementVerdict) -> SuspensionJudged:
+def _as_fact(judged: Judged, verdict: JudgementVerdict, policy: Policy | None) -> SuspensionJudged:
     counts = judged.counts
     pairs = counts.both + counts.neither + counts.only_target + counts.only_other
     shares = None
@@ -156,6 +158,7 @@ def _as_fact(judged: Judged, verdict: JudgementVerdict) -> SuspensionJudged:
         target_share=shares[0] if shares else None,
         other_share=shares[1] if shares else None,
         reason=_reason(judged, pairs, shares),
+        returns=policy is not None and policy.after_move == "canary" and bool(policy.canary.steps),
     )
 
 

@@ -89,8 +89,10 @@ class Sender:
     stored_at: datetime
 
 
-def add_policy(state: MonitorState, version: int, release_id: str, policy: ReleasePolicy, cause: Cause) -> MonitorState:
-    """Remember what a version's policy asks for; what was added first for a version stays.
+def add_policy(
+    state: MonitorState, version: int, release_id: str, policy: ReleasePolicy, cause: Cause, *, returns: bool = False
+) -> MonitorState:
+    """Remember what a version's policy asks for; what was added first for a version stays, until it `returns`.
 
     Of more than `POLICIES_KEPT` the lowest versions are dropped that are neither watched nor named by the route: a
     rollback may bring back any that it names.
@@ -98,7 +100,8 @@ def add_policy(state: MonitorState, version: int, release_id: str, policy: Relea
     if cause.id in state.applied:
         return state
     known = dict(state.policies)
-    known.setdefault(str(version), Policy.of(release_id, policy))
+    if returns or str(version) not in known:
+        known[str(version)] = Policy.of(release_id, policy)
     needed = {*state.routed, *(target.target.version for target in state.targets.values())}
     is_known = state.routed or not state.route_known  # a record of an earlier version has a route without its versions
     spare = [name for name in sorted(known, key=int) if int(name) not in needed] if is_known else []

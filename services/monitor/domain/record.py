@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,11 +28,12 @@ class Policy(Contract):
     canary: Canary
     shadow: Shadow | None = None
     judgement_s: float = JUDGEMENT_S
+    after_move: Literal["canary", "stay"] = "canary"
 
     @classmethod
     def of(cls, release_id: str, policy: ReleasePolicy) -> "Policy":
         """Return what the policy of a release asks of the monitor."""
-        asked = ("triggers", "false_alarm_every", "canary", "shadow", "judgement_s")
+        asked = ("triggers", "false_alarm_every", "canary", "shadow", "judgement_s", "after_move")
         return cls(release_id=release_id, **{name: getattr(policy, name) for name in asked})
 
 
@@ -178,9 +179,9 @@ class MonitorState(OutboxRecord):
         undecided: What a person is asked to decide about suspended versions that were judged; empty if nothing.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 25
+    SCHEMA_VERSION: ClassVar[int] = 26
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
-        **dict.fromkeys(range(1, 24), unchanged),
+        **dict.fromkeys(range(1, 26), unchanged),
         24: without_request_evidence,
     }
 

@@ -19,7 +19,8 @@ def awaited_step(release: Release) -> Step | None:
     """
     if release.finished is not None:
         return None
-    following = next_step(plan_release(release.policy, first=plan.is_first(release)), _done(release))
+    steps = plan_release(release.policy, first=plan.is_first(release), returns=release.opened.returns is not None)
+    following = next_step(steps, _done(release))
     if following is None:
         return "canary"
     if following.step in ("stage", "benchmark") and not _waiting(release):

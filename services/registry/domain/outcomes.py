@@ -43,9 +43,7 @@ def decide_ending(release: Release, now: datetime) -> Ending | None:
 
 
 def _promoted(release: Release) -> Ending:
-    chosen = gates.choose(release)
-    target = gates.candidate(release, chosen).target if chosen else None
-    reason = f"{target} takes all production traffic."
+    reason = f"{plan.chosen_target(release)} takes all production traffic."
     if release.turn is not None and release.turn.first:
         reason += " It is the model's first release, so there was no canary."
     if release.cancelled is not None:
@@ -119,9 +117,11 @@ def _shadow_failed(release: Release) -> Ending | None:
 
 def _rolled_back(release: Release) -> Ending | None:
     route = release.route
-    if route is None:
+    if route is None or (release.turn is not None and route.epoch < release.turn.epoch):
         return None
     ours = [target for target in route.quarantined if release.is_ours(target)]
+    if ours and release.opened.returns is not None:
+        return Ending("aborted", "quarantined", f"{ours[0]} was left again, and a person decides about it.")
     if ours:
         return Ending("aborted", "quarantined", f"{ours[0]} was rolled back.")
     newest = max((deployed.epoch for deployed in release.deployed.values()), default=None)

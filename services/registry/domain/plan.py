@@ -22,6 +22,7 @@ from contracts.facts import (
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
 from decisions.calendar import later
 from decisions.release_plan import needs_approval, needs_shadow, traffic_shares
+from decisions.suspensions import RETURNS
 from services.registry.domain import deadlines, gates, rehearsals
 from services.registry.domain.approvals import is_approved
 from services.registry.domain.comparison import explain
@@ -37,6 +38,9 @@ def due(release: Release, now: datetime) -> Iterator[Emission]:
     """Return every fact of the release plan that is due by now, in the order of the plan, published already or not."""
     yield "release.opened", release.opened
     yield from _waived_deadlines(release)
+    if release.opened.returns is not None:
+        yield from _traffic(release, release.turn, release.opened.returns) if release.turn is not None else ()
+        return
     if release.merged is None:
         return
     yield from _variant_requests(release)
@@ -291,6 +295,8 @@ def _traffic_order(
     shadow = release.policy.shadow
     fallback = turn.baseline if turn.first and release.policy.no_previous == "base" else None
     reason = "The first release of this model: there is no live baseline, so no canary." if turn.first else ""
+    if release.opened.returns is not None:
+        reason = f"{target.target} {RETURNS}."
     return TrafficRequested(
         release_id=release.id,
         target=target,
@@ -298,11 +304,19 @@ def _traffic_order(
         epoch=epoch,
         fallback=fallback,
         reason=reason,
-        comparison=explain(release),
+        comparison=explain(release) if release.opened.returns is None else None,
         pair_ratio=release.policy.pairs.share_ratio,
         copies=release.policy.copies if weight > 0.0 else 1,
         shadow_ratio=shadow.share_ratio if shadow is not None and weight == 0.0 else 0.0,
     )
+
+
+def chosen_target(release: Release) -> Target | None:
+    """Return the target that takes traffic: that of the variant chosen, or the one that returns."""
+    if release.opened.returns is not None:
+        return release.opened.returns.target
+    chosen = gates.choose(release)
+    return gates.candidate(release, chosen).target if chosen else None
 
 
 def weights(release: Release) -> tuple[float, ...]:
@@ -317,7 +331,7 @@ def is_first(release: Release) -> bool:
 
 def has_shadow(release: Release) -> bool:
     """Return whether the release is asked unseen what callers ask, before it takes traffic."""
-    return needs_shadow(release.policy, first=is_first(release))
+    return release.opened.returns is None and needs_shadow(release.policy, first=is_first(release))
 
 
 def passed_shadow(release: Release) -> bool:

@@ -202,7 +202,7 @@ def _seen(route: Route) -> RouteSeen:
         serving.append(route.canary.served.target)
     if route.shadowed is not None:
         serving.append(route.shadowed.target)
-    barred = (*route.quarantined, *(entry.served.target for entry in route.suspended))
+    barred = (*route.quarantined, *(entry.served.target for entry in route.suspended if not entry.returned_by))
     return RouteSeen(epoch=route.epoch, serving=tuple(serving), quarantined=barred)
 
 

@@ -91,7 +91,6 @@ def _emissions(release: Release, now: datetime) -> Iterator[Emission]:
 
 
 def _finished(release: Release, ending: outcomes.Ending, now: datetime) -> ReleaseFinished:
-    chosen = gates.choose(release) if ending.outcome == "promoted" else None
     return ReleaseFinished(
         release_id=release.id,
         model=release.model,
@@ -99,7 +98,7 @@ def _finished(release: Release, ending: outcomes.Ending, now: datetime) -> Relea
         outcome=ending.outcome,
         code=ending.code,
         reason=ending.reason,
-        target=gates.candidate(release, chosen).target if chosen else None,
+        target=plan.chosen_target(release) if ending.outcome == "promoted" else None,
         timeline=timeline(release, now),
         comparison=explain(release) if release.quantised or release.failed else None,
     )

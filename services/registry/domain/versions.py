@@ -19,10 +19,10 @@ from contracts.facts import (
 )
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
-from contracts.routes import Route
+from contracts.routes import Route, Suspended
 from contracts.vocabulary import Deployable, ModelName, Target, digest_of_json
 from decisions.release_plan import required_attestations
-from services.registry.domain import gates
+from services.registry.domain import admission, gates
 from services.registry.domain.locks import StoreAlert, alert_entry
 from services.registry.domain.record import Release, TurnGranted
 
@@ -40,8 +40,8 @@ class ModelRecord(OutboxRecord):
     `alerts` are open until a release of a later version was registered and has ended.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 15
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 15), unchanged)
+    SCHEMA_VERSION: ClassVar[int] = 16
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 16), unchanged)
 
     model: ModelName
     next_version: int = 1
@@ -203,6 +203,29 @@ def reserve(record: ModelRecord, opened: ReleaseOpened) -> ModelRecord:
     return record.model_copy(update=update)
 
 
+def plan_return(record: ModelRecord, entry: Suspended, original: ReleaseOpened) -> ReleaseOpened | None:
+    """Return the release that brings a suspended version back; None if one is open."""
+    release_id = admission.release_id(digest_of_json([original.release_id, entry.returned_by]), original.attempt)
+    target = entry.served.target
+    is_open = any(record.reservations.get(known) == target.version for known in record.open if known != release_id)
+    if is_open:
+        return None
+    returns = Deployable(**{name: getattr(entry.served, name) for name in Deployable.model_fields})
+    update = {"release_id": release_id, "source_event_id": entry.returned_by, "returns": returns}
+    return original.model_copy(update=update)
+
+
+def add_return(record: ModelRecord, opened: ReleaseOpened) -> ModelRecord:
+    """Return the record with the release that brings a version back, under the version's number."""
+    if opened.release_id in record.reservations:
+        return record
+    update = {
+        "reservations": {**record.reservations, opened.release_id: opened.version},
+        "open": (*record.open, opened.release_id),
+    }
+    return record.model_copy(update=update)
+
+
 def claim(record: ModelRecord, release_id: str) -> ModelRecord:
     """Return the record with a release in progress if none is, else in the queue; unchanged if it is there already."""
     if record.in_progress == release_id or release_id in record.queue or release_id not in record.open:
@@ -227,9 +250,10 @@ def remove(record: ModelRecord, release_id: str, *, published: bool = True) -> M
 
 
 def decide_superseded(record: ModelRecord, newer: Release, older: Release) -> bool:
-    """Return whether a registered release makes way for a newer one that waits behind it."""
+    """Return whether a registered release makes way for a newer one that waits behind it; one that returns does."""
     ahead = older.id == record.in_progress or older.id in record.queue
-    return ahead and older.version < newer.version and older.policy.on_newer == "supersede"
+    makes_way = older.policy.on_newer == "supersede" or older.opened.returns is not None
+    return ahead and older.version < newer.version and makes_way
 
 
 def decide_turn(release: Release, route: Route | None, base: BaseManifest) -> TurnGranted:

@@ -4,7 +4,7 @@ import pytest
 
 from clients.cli.event_log import LoggedEvent
 from contracts import facts as f
-from contracts.policy import Approvals, Promotion, Shadow
+from contracts.policy import Approvals, Canary, Promotion, Shadow
 from contracts.routes import ShadowShare
 from contracts.services import INBOX, ORDERS
 from decisions.release_progress import STEPS, ReleaseProgress
@@ -440,3 +440,23 @@ def test_approvals_are_counted_by_person_and_those_that_were_refused_are_not():
     assert shown("paula") == ("running", "0 of 2 approvals")
     assert shown("anna", "anna", "paula") == ("running", "1 of 2 approvals, by anna")
     assert shown("anna", "oscar", "ben", "anna") == ("done", "by anna, oscar")
+
+
+def test_a_release_that_returns_a_version_is_the_newest_and_begins_with_its_canary():
+    again = "r-fedcba9876543210-1"
+    fields = {
+        "release_id": again,
+        "source_event_id": "verdict",
+        "returns": served(7),
+        "policy": AUTOMATIC.model_copy(update={"canary": Canary(steps=(0.1,))}),
+    }
+    began = event(fact(f.ReleaseOpened, **fields), correlationid=again, time=after(200))
+    releases = project([*whole_release(), rolled_back(120), began])
+    returns = latest(join(releases), MODEL)
+    assert (returns.release_id, returns.version, returns.state) == (again, 7, "canary")
+    assert [step.name for step in returns.listed()] == ["admitted", "canary", "in traffic", "finished"]
+    assert returns.steps["admitted"].detail == f"{served(7).target} returns as a canary"
+    assert releases[RELEASE].rolled_back
+    moved = fact(f.DeploymentChanged, cause="promote", route=route(active=served(7), canary=None))
+    back = advance(releases, event(moved, correlationid=again, time=after(300)))
+    assert (back[RELEASE].rolled_back, back[again].steps["in traffic"].state) == ("", "done")

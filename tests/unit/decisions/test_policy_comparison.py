@@ -206,6 +206,12 @@ def test_a_person_may_be_asked_earlier_about_a_suspended_version_not_later():
     assert weaknesses(policy(), stored) == ["judgement_s is 21600, above the stored 3600"]
 
 
+def test_a_version_that_returns_by_itself_is_weaker_than_one_that_waits_for_a_person():
+    stored = policy(after_move="stay")
+    assert weaknesses(policy(), stored) == ["after_move is canary where the stored policy says stay"]
+    assert weaknesses(stored, policy()) == []
+
+
 def test_attesters_are_a_part_of_the_stored_ones():
     """A key of a service that is named is another entry: nothing here knows whose key it is."""
     key = "ab" * 32
@@ -236,6 +242,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "rehearsal",
         "rehearsal_valid_s",
         "judgement_s",
+        "after_move",
         "no_previous",
         "triggers",
         "false_alarm_every",

@@ -1,7 +1,8 @@
 """`promote` and `roll_back`: each rule of design section 5.7 by example, and over arbitrary histories."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -20,8 +21,10 @@ from decisions.route_edits import (
     lift_quarantine,
     move,
     newest,
+    order_return,
     promote,
     return_suspended,
+    returns_by_itself,
     roll_back,
 )
 from testbed.factories import MODEL, route, served, target
@@ -230,13 +233,13 @@ def test_a_confirmed_target_is_quarantined_and_traffic_stays():
 
 def test_a_returned_target_is_active_again_and_the_other_one_behind_it():
     state = line(1, 2, 3)
-    edit = return_suspended(suspended(state, 3), target(3), cause_id="r")
+    edit = return_suspended(suspended(state, 3), target(3), at=NOW, cause_id="r")
     assert (edit.cause, edit.route.suspended, edit.route.quarantined) == ("return", (), ())
     assert (edit.route.active, edit.route.previous, edit.route.history) == (state.active, state.previous, state.history)
-    assert isinstance(return_suspended(edit.route, target(3), cause_id="r"), AlreadyApplied)
+    assert isinstance(return_suspended(edit.route, target(3), at=NOW, cause_id="r"), AlreadyApplied)
 
 
-@pytest.mark.parametrize("decide", [confirm, return_suspended])
+@pytest.mark.parametrize("decide", [confirm, partial(return_suspended, at=NOW), partial(order_return, at=NOW)])
 def test_only_what_is_suspended_is_decided_about(decide):
     assert decide(line(1, 2), target(2), cause_id="d").code == "not_suspended"
 
@@ -248,8 +251,8 @@ def left(*, judged_by="errors"):
     return roll_back(line(1, 2, 3), target(3), cause_id="s", suspended_by=("alert", NOW), judged_by=judged_by).route
 
 
-def judged(state, verdict, cause="j", since=NOW):
-    return judge(state, target(3), since=since, verdict=verdict, evidence="3 of 90", cause_id=cause)
+def judged(state, verdict, cause="j", since=NOW, **more):
+    return judge(state, target(3), since=since, verdict=verdict, evidence="3 of 90", cause_id=cause, **more)
 
 
 def test_what_a_shadow_can_judge_is_judged_until_its_verdict_and_not_beside_a_candidate():
@@ -266,7 +269,7 @@ def test_another_verdict_than_confirmed_is_written_down_and_traffic_stays(verdic
     (entry,) = edit.route.suspended
     assert (edit.cause, edit.route.active, entry.verdict, entry.evidence) == ("judge", served(2), verdict, "3 of 90")
     assert isinstance(judged(edit.route, verdict), AlreadyApplied)
-    assert return_suspended(edit.route, target(3), cause_id="r").route.active == served(3)
+    assert return_suspended(edit.route, target(3), at=NOW, cause_id="r").route.active == served(3)
 
 
 def test_a_confirmed_verdict_quarantines():
@@ -292,6 +295,80 @@ def test_a_suspended_target_moves_to_another_endpoint_and_stays_suspended():
     back = suspended(line(1, 2), 2)
     moved = apply(back, move(back, target(2), ("b:2",), epoch=back.epoch, cause_id="m"))
     assert (moved.suspended[0].served.endpoints, moved.suspended[0].cause) == (("b:2",), "alert-2")
+
+
+# -- return --------------------------------------------------------------------------------------------------------
+
+
+def returning(weight=None, state=None):
+    state = judged(left() if state is None else state, "cleared", returns_at=NOW).route
+    return state if weight is None else promoted(state, 3, "c", weight=weight)
+
+
+def test_a_cleared_target_returns_and_orders_from_before_still_count():
+    before = left()
+    (entry,) = returning().suspended
+    assert (entry.verdict, entry.returned_by) == ("cleared", "j")
+    assert isinstance(promote(returning(), served(4), weight_ratio=0.1, epoch=before.epoch, cause_id="n"), Changed)
+    assert judged(before, "undecided", returns_at=NOW).route.suspended[0].returned_by == ""
+    assert judged(before, "cleared").route.suspended[0].returned_by == ""
+
+
+def test_it_returns_as_a_canary_and_is_in_traffic_like_any_other():
+    canary = returning(0.1)
+    assert (canary.active, canary.canary.served, canary.suspended, canary.quarantined) == (served(2), served(3), (), ())
+    more = promoted(canary, 3, "c2", weight=0.5)
+    assert more.canary.returns == canary.canary.returns
+    done = promoted(more, 3, "p")
+    assert (done.active, done.previous, done.canary, done.quarantined) == (served(3), served(2), None, ())
+    assert promoted(returning(), 3, "p").active == served(3), "a policy without canary steps"
+
+
+def test_others_stay_suspended_beside_a_canary_that_returns():
+    state = suspended(left(), 2)
+    canary = promoted(apply(state, order_return(state, target(3), at=NOW, cause_id="o")), 3, "c", weight=0.1)
+    assert ([entry.served for entry in canary.suspended], canary.quarantined) == ([served(2)], ())
+    done = promoted(canary, 3, "p")
+    assert (done.previous, [entry.served for entry in done.suspended]) == (served(1), [served(2)])
+
+
+def test_a_second_move_suspends_it_again_in_its_canary_and_after_it():
+    canary, done = returning(0.1), promoted(returning(0.1), 3, "p")
+    for state in (canary, done):
+        (entry,) = suspended(state, 3).suspended
+        assert (entry.served, entry.cause, entry.verdict, entry.returned_by) == (served(3), "alert-3", None, "")
+        assert suspended(state, 3).active == served(2)
+    again = judged(suspended(done, 3), "cleared", "j2", returns_at=NOW + timedelta(days=9)).route
+    assert again.suspended[0].returned_by == "", "a version returns by itself once"
+    assert apply(again, order_return(again, target(3), at=NOW, cause_id="o")).suspended[0].returned_by == "o"
+
+
+def test_a_canary_that_returns_and_fails_its_test_is_quarantined():
+    edit = roll_back(returning(0.1), target(3), cause_id="f")
+    assert (edit.route.suspended, edit.route.quarantined) == ((), (target(3),))
+
+
+def test_what_ends_its_canary_without_a_word_on_it_puts_it_back():
+    canary = returning(0.1)
+    left_again = roll_back(canary, target(2), cause_id="a", suspended_by=("alert", NOW)).route
+    assert [(entry.served, entry.returned_by) for entry in left_again.suspended] == [(served(2), ""), (served(3), "")]
+    ended = end_trial(canary, target(3), order_id="c", cause_id="e").route
+    assert [(entry.served, entry.verdict) for entry in ended.suspended] == [(served(3), "cleared")]
+    assert promoted(canary, 4, "n", weight=0.1).quarantined == (target(3),), "a newer release is never blocked"
+
+
+def test_of_a_model_one_version_a_day_returns_by_itself():
+    state = returning()
+    assert not returns_by_itself(state, target(2), NOW + timedelta(hours=23))
+    assert returns_by_itself(state, target(2), NOW + timedelta(hours=24))
+    at_once = return_suspended(left(), target(3), at=NOW, cause_id="r").route
+    assert not returns_by_itself(at_once, target(3), NOW + timedelta(days=9))
+
+
+def test_a_canary_that_returns_moves_to_another_endpoint():
+    canary = returning(0.1)
+    moved = apply(canary, move(canary, target(3), ("b:2",), epoch=canary.epoch, cause_id="m"))
+    assert (moved.canary.served.endpoints, moved.canary.returns.served.endpoints) == (("b:2",), ("b:2",))
 
 
 # -- roll_back -----------------------------------------------------------------------------------------------------

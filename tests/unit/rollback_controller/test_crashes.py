@@ -57,7 +57,7 @@ async def decided(world):
     await asyncio.sleep(10)
     world.publish(world.alert(), event_id="a-1")
     await asyncio.sleep(LATER_S)
-    about = {"reason": "false alarm", "decision": "return"}
+    about = {"reason": "false alarm", "decision": "return", "at_once": True}
     world.publish(cf.SuspensionDecided(target=f.target(7), **about), event_id="s-1")
     await asyncio.sleep(LATER_S)
     world.publish(cf.SuspensionDecided(target=f.target(4), **about), event_id="s-2")

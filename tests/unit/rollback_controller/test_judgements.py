@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from contracts import facts as cf
+from decisions.route_edits import promote
 from testbed import factories as f
 from tests.kit.virtual_time import virtual_time
 from tests.unit.rollback_controller.world import World
@@ -61,10 +62,59 @@ async def test_another_verdict_is_written_down_and_a_person_returns_the_version(
     await asyncio.sleep(1)
     (entry,) = world.route().suspended
     assert (entry.verdict, entry.evidence, world.route().active.target) == (verdict, "3 of 90 were bad.", f.target(6))
-    world.publish(cf.SuspensionDecided(target=f.target(7), reason="cleared", decision="return"))
+    world.publish(cf.SuspensionDecided(target=f.target(7), reason="cleared", decision="return", at_once=True))
     await asyncio.sleep(1)
     assert (world.route().active.target, world.route().suspended) == (f.target(7), ())
     assert [fact.cause for fact in world.log.facts(cf.DeploymentChanged)] == ["rollback", "judge", "return"]
+    await world.stop()
+
+
+@virtual_time
+async def test_a_cleared_version_returns_by_itself_once_and_then_a_person_lets_it():
+    world = await left()
+    world.publish(judged(world, "cleared", returns=True))
+    await asyncio.sleep(1)
+    (entry,) = world.route().suspended
+    assert (entry.verdict, bool(entry.returned_by)) == ("cleared", True)
+    back = world.route()
+    order = {"weight_ratio": 1.0, "epoch": back.epoch, "cause_id": "return"}
+    world.routes.set("production", promote(back, f.served(7), **order).route)
+    await asyncio.sleep(60)
+    world.publish(world.alert(trigger="errors", number=2))
+    await asyncio.sleep(1)
+    world.publish(judged(world, "cleared", returns=True))
+    await asyncio.sleep(1)
+    (entry,) = world.route().suspended
+    assert (entry.verdict, entry.returned_by) == ("cleared", "")
+    world.publish(cf.SuspensionDecided(target=f.target(7), reason="it was the load", decision="return"))
+    await asyncio.sleep(1)
+    (entry,) = world.route().suspended
+    assert (bool(entry.returned_by), world.route().active.target) == (True, f.target(6))
+    assert [fact.cause for fact in world.log.facts(cf.DeploymentChanged)][-1] == "judge"
+    await world.stop()
+
+
+@pytest.mark.parametrize(
+    ("fact", "suspended"),
+    [
+        (cf.ReleaseFinished(release_id="r-7", model=f.MODEL, version=7, outcome="expired", reason="no traffic"), True),
+        (cf.CanaryAssessed(target=f.target(7), weight_ratio=0.2, requests=9, verdict="fail", reason="worse"), False),
+    ],
+)
+@virtual_time
+async def test_a_canary_that_returns_is_suspended_again_without_a_verdict_and_quarantined_if_it_fails(fact, suspended):
+    world = await left()
+    world.publish(judged(world, "cleared", returns=True))
+    await asyncio.sleep(1)
+    back = world.route()
+    order = {"weight_ratio": 0.2, "epoch": back.epoch, "cause_id": "return"}
+    world.routes.set("production", promote(back, f.served(7), **order).route)
+    world.publish(fact)
+    await asyncio.sleep(1)
+    route = world.route()
+    assert (route.active.target, route.canary.weight_ratio) == (f.target(6), 0.0)
+    assert [entry.served.target for entry in route.suspended] == [f.target(7)] * suspended
+    assert route.quarantined == (f.target(7),) * (not suspended)
     await world.stop()
 
 
