@@ -3,13 +3,14 @@
 They are applied by compare-and-set, and nothing else edits a route (design, section 5, rule 7).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from contracts.routes import CanaryShare, Returned, Route, ServedTarget, ShadowShare, Suspended
-from contracts.vocabulary import ModelName, Target
+from contracts.vocabulary import Target
+from decisions.route_versions import is_of
 
 
 @dataclass(frozen=True)
@@ -39,64 +40,6 @@ Edit = Changed | AlreadyApplied | EditRefused
 HISTORY_KEPT = 5
 _BY_ITSELF = timedelta(days=1)
 """How long after the last return of a model no other version returns by itself."""
-
-
-def versions_on(route: Route | None) -> set[int]:
-    """Return the versions that a route names: those in traffic, and those that a rollback may bring back."""
-    if route is None:
-        return set()
-    suspended = (entry.served for entry in route.suspended)
-    return versions_served(route) | {served.target.version for served in (*route.history, *suspended)}
-
-
-def versions_served(route: Route | None) -> set[int]:
-    """Return the versions that take requests, and the one that the next rollback brings back."""
-    if route is None:
-        return set()
-    canary = route.canary.served if route.canary is not None else None
-    shadow = route.shadow.served if route.shadow is not None else None
-    served = [route.active, canary, shadow, route.previous]
-    return {target.target.version for target in served if target is not None}
-
-
-def without_policy(route: Route | None, known: Collection[str]) -> tuple[int, ...]:
-    """Return the served versions whose policies are not among those known by version; the base model (0) has none."""
-    return tuple(sorted(version for version in versions_served(route) if version and str(version) not in known))
-
-
-def describe_unknown(model: ModelName, unknown: Mapping[Any, str]) -> str:
-    """Return what is not watched while policies of served versions are unknown, by version with the reason."""
-    versions, reason = ", ".join(map(str, unknown)), next(iter(unknown.values()), "")
-    return (
-        f"The policies of these versions of {model} are neither recorded nor can they be read from what is signed with "
-        f"them: {versions}. None of their triggers is watched, and no alert about them starts a rollback. {reason}"
-    )
-
-
-def newest(known: Route | None, stored: Route | None) -> Route | None:
-    """Return the newer of a remembered route and the route that the bucket holds now.
-
-    The epoch decides. A revision does not: a bucket that was restored or created again counts its revisions from the
-    beginning. Two different routes of one epoch mean that a restored bucket was edited before the newer route was
-    written back: the stored one is returned, unless it sends traffic to a target that the remembered one bars.
-    """
-    if known is None or stored is None:
-        return stored or known
-    if stored.epoch != known.epoch:
-        return stored if stored.epoch > known.epoch else known
-    return known if revives_barred(stored, known) else stored
-
-
-def revives_barred(stored: Route, known: Route) -> bool:
-    """Return whether a route sends traffic, or what callers asked, to a target that another route bars."""
-    canary = stored.canary.served if stored.canary is not None and stored.canary.weight_ratio > 0.0 else None
-    asked = (stored.active, canary, stored.shadowed)
-    return any(served is not None and known.is_barred(served.target) for served in asked)
-
-
-def is_of(route: Route, epoch: int) -> bool:
-    """Return whether an epoch is that of a route, or one since which no traffic has changed."""
-    return route.epoch - route.moves <= epoch <= route.epoch
 
 
 def promote(

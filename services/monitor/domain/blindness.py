@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from decisions.alerts import Finding
-from decisions.route_edits import describe_unknown
+from decisions.route_versions import describe_unknown
 from services.monitor.domain.record import MonitorState
 
 LONGEST_S = 60.0

@@ -16,7 +16,7 @@ from decisions.alerts import AlertFact, AlertState, Finding, drop_alerts, resolv
 from decisions.clocks import put_right
 from decisions.observation import Role
 from decisions.observe_loop import AlertRules
-from decisions.route_edits import versions_on
+from decisions.route_versions import versions_on
 from decisions.triggers import ended_at, sequential
 from services.monitor.domain import clocks, judging
 from services.monitor.domain.blindness import find_blindness, find_unknown_policies, note_batch

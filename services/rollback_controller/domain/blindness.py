@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from contracts.facts import AlertRaised, AlertResolved
 from contracts.vocabulary import Target
 from decisions.alerts import resolve_lost
-from decisions.route_edits import describe_unknown
+from decisions.route_versions import describe_unknown
 from services.rollback_controller.domain.record import Arriving, OpenBlindness, RollbackState, Unseen, publish_alert
 
 GAP_S: Final = 10.0

@@ -20,13 +20,13 @@ from decisions.route_edits import (
     judge,
     lift_quarantine,
     move,
-    newest,
     order_return,
     promote,
     return_suspended,
     returns_by_itself,
     roll_back,
 )
+from decisions.route_versions import newest
 from testbed.factories import MODEL, route, served, target
 
 EMPTY = Route(model=MODEL)
