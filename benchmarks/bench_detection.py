@@ -4,7 +4,7 @@ Simulated without a stack, seeded (`detection_traffic`); a model with five trigg
 alarm in 168 hours. The delay is the time from the change to the end of the block in which the line is crossed; from
 there the gateway's batches and the bus add less than a second. "5 in a row": windows of a minute with a threshold of
 five, as Flagger has; "first": as Argo with `failureLimit: 0`. The oracle knows both shares and takes independent single
-requests with the same run length. Today's rule then waits for a confirmation, which is not in these figures.
+requests with the same run length.
 
 Run: python -m benchmarks.bench_detection [--quick] [--seed N]
 """

@@ -20,6 +20,8 @@ from tests.integration.rollback_process import QUICK as QUICK_CONTROLLER
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 FEW = k.trigger(name="errors", metric="error_ratio", threshold=0.05, alpha=0.02, min_requests=10)
+RESCUES = {"rescues_per_minute": 6_000, "rescues_per_caller": 6_000}
+"""The one caller sends hundreds of odd requests before the detector is sure."""
 MANY = FEW.model_copy(update={"threshold": 0.4})
 """What it allows clears a version within some twenty requests."""
 
@@ -32,7 +34,7 @@ def toy(triton):
 
 @pytest.fixture
 def gateway(nats_server, js, tmp_path):
-    with running(Gateway(tmp_path, connection(nats_server, None, tmp_path), first_token_s=10)) as process:
+    with running(Gateway(tmp_path, connection(nats_server, None, tmp_path), first_token_s=10, **RESCUES)) as process:
         yield process
 
 
