@@ -190,7 +190,7 @@ async def run(parts: Parts, fault: str, model: str) -> Round:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
     kinds = {"one prompt in ten fails": FAILS, "query of death": KILLS}
-    bad_s = next((sent.at_s for sent in client.sent if kinds.get(fault, "") in sent.prompt and sent.at_s >= began_s))
+    bad_s = next(sent.at_s for sent in client.sent if kinds.get(fault, "") in sent.prompt and sent.at_s >= began_s)
     alerts = [event.time.timestamp() for event in await stored_facts(parts.js, f.AlertRaised, client.model)]
     alert_s = min(at_s for at_s in alerts if at_s >= bad_s)  # `blind`: these versions have no signed policy
     seen = client.ordinary(bad_s)
