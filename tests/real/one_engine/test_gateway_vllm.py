@@ -354,26 +354,22 @@ def test_a_caller_that_leaves_ends_its_answers_in_the_engine(client, bus):
 
 
 def test_a_template_that_fails_for_one_text_is_judged_by_the_fallback(client, bus, gateway, targets):
-    messages = [{"role": "user", "content": "Please divide."}]
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(**{**TALK, "messages": messages}, **headers("alone"))
-    assert caught.value.code == "template_refused"
-    assert record_of(bus, "alone").error is None, "without another version the text may be the cause"
-    refused = [{"role": "user", "content": "Please refuse."}]
+    failing, refused = ([{"role": "user", "content": f"Please {word}."}] for word in ("divide", "refuse"))
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(**{**TALK, "messages": failing}, **headers("alone"))
+    assert caught.value.code == "template_failed"
+    record = record_of(bus, "alone")
+    assert (record.error, record.caused_by) == ("template_failed", "target"), "a template must not fail"
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**{**TALK, "messages": refused}, **headers("refused-alone"))
     assert caught.value.code == "template_refused"
     assert record_of(bus, "refused-alone").error is None
     put_route(bus, gateway, Route(model=MODEL, epoch=2, active=targets[2], previous=targets[1]))
-    raw = client.chat.completions.with_raw_response.create(**{**TALK, "messages": messages}, **headers("compared"))
-    assert raw.headers["x-slipway-rescued"] == str(targets[2].target), "the version behind renders it, and answers"
-    record = record_of(bus, "compared")
-    assert (record.error, record.caused_by, record.rescued_by) == ("template_failed", "target", targets[1].target)
-    with pytest.raises(openai.InternalServerError) as caught:
-        client.chat.completions.create(**{**TALK, "messages": refused}, **headers("refused"))
-    assert caught.value.code == "template_failed"
-    record = record_of(bus, "refused")
-    assert (record.error, record.caused_by) == ("template_failed", "target"), "the fallback renders them"
+    for name, messages in (("compared", failing), ("refused", refused)):
+        raw = client.chat.completions.with_raw_response.create(**{**TALK, "messages": messages}, **headers(name))
+        assert raw.headers["x-slipway-rescued"] == str(targets[2].target), "the version behind renders it, and answers"
+        record = record_of(bus, name)
+        assert (record.error, record.caused_by, record.rescued_by) == ("template_failed", "target", targets[1].target)
     put_route(bus, gateway, Route(model=MODEL, epoch=3, active=targets[2]))
 
 
