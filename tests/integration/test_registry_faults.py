@@ -98,7 +98,7 @@ async def test_killed_at_any_moment_the_release_ends_once_with_one_version(js, s
         await run_to_turn(js, opened.release_id, 1)
         await log.of(f.StageRequested, 2, timeout_s=60)
         await run_to_end(js, opened.release_id, 1, epoch=1)
-        (finished,) = await log.of(f.ReleaseFinished, timeout_s=60)
+        (finished,) = await log.of(f.ReleaseFinished, timeout_s=180)
         assert finished.data.outcome == "promoted"
         assert process.deaths == [-9] * times
         await _is_quiet(js, log)
