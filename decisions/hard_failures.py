@@ -112,6 +112,12 @@ def add_outcomes(failures: Failures, *, errors: Iterable[Outcome], empties: Iter
     return failures.model_copy(update=update)
 
 
+def keep_endpoints(failures: Failures, endpoints: Collection[str]) -> Failures:
+    """Return what is known without the engines of endpoints that serve the target no more: it may come back there."""
+    dead = {endpoint: at for endpoint, at in failures.dead.items() if endpoint in endpoints}
+    return failures if dead == failures.dead else failures.model_copy(update={"dead": dead})
+
+
 def count_closed(failures: Failures, now: datetime | None) -> Failures:
     """Return what is known once the blocks that are over at a time are counted; all are over without a time."""
     errors, empties = _counted(failures.errors, now), _counted(failures.empties, now)

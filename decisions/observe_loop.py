@@ -15,7 +15,7 @@ from contracts.vocabulary import Contract, Environment, Target
 from decisions.alerts import AlertFact, AlertState, Finding, decide_alerts
 from decisions.block_tests import plan_line
 from decisions.findings import assess_triggers
-from decisions.hard_failures import Failures, count_closed
+from decisions.hard_failures import Failures, count_closed, keep_endpoints
 from decisions.observation import Role, TriggerState, begin_anew, close_trigger, fresh_trigger, observe_outcomes
 from decisions.open_blocks import Closed
 from decisions.triggers import Outcome
@@ -66,6 +66,12 @@ class Assessed(Generic[T]):
 def begins_anew(known: WatchedTarget | None, role: Role, weight_ratio: float) -> bool:
     """Return whether a target's evidence begins anew because its role or its share of traffic changes."""
     return known is None or (known.role, known.weight_ratio) != (role, weight_ratio)
+
+
+def follow_endpoints(watched: T, endpoints: tuple[str, ...]) -> T:
+    """Return a target that is served at these endpoints: what is known of the engines of others is forgotten."""
+    failures = keep_endpoints(watched.failures, endpoints)
+    return watched.model_copy(update={"endpoints": endpoints, "failures": failures})
 
 
 def observe(watched: T, triggers: Iterable[Trigger], outcomes: Mapping[str, Sequence[Outcome]]) -> T:

@@ -160,12 +160,12 @@ def roll_back(
 
 
 def confirm(route: Route, target: Target, *, cause_id: str) -> Edit:
-    """Quarantine a suspended target: it was the cause."""
-    if cause_id == route.last_edit_id:
+    """Quarantine a suspended target: it was the cause. It takes no traffic, so that orders of before still count."""
+    if cause_id in (route.cause_id, route.last_edit_id):
         return AlreadyApplied(route)
     if route.suspension(target) is None:
         return _not_suspended(target)
-    update = {**_next(route, cause_id), **_without_suspension(route, target)}
+    update = {**_next_note(route, cause_id), **_without_suspension(route, target)}
     return Changed(route.model_copy(update={**update, "quarantined": (*route.quarantined, target)}), "confirm")
 
 

@@ -130,7 +130,7 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
             )
             kept = ("windows", "closed_until_s", "late", "closed", "drift") if known is not None else ()
             targets[name] = fresh.model_copy(update={item: getattr(known, item) for item in kept})
-        targets[name] = targets[name].model_copy(update={"endpoints": each.endpoints})
+        targets[name] = observe_loop.follow_endpoints(targets[name], each.endpoints)
     routes = {"epoch": route.epoch, "route_known": True, "routed": tuple(sorted(versions_on(route)))}
     state = state.model_copy(update={"targets": targets, **routes, **judging.follow(state, route, cause.at)})
     return judging.settle(state, cause.id, cause.at)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from decisions.hard_failures import Failures, assess_failures, count_closed, note_failures
+from decisions.hard_failures import Failures, assess_failures, count_closed, keep_endpoints, note_failures
 from decisions.observation import REPEATS_KEPT, without_repeats
 from testbed import factories as f
 from tests.unit.monitor import factories as m
@@ -54,6 +54,14 @@ def test_what_is_reported_late_of_before_the_last_answer_is_over(how, message):
         assert assess_failures(note_failures(Failures(), order, []), [endpoint]) is None
     again = note_failures(Failures(), [answered, m.failed(70, **how)], [])
     assert assess_failures(again, [endpoint]) is not None
+
+
+def test_an_engine_that_died_counts_no_more_once_the_target_has_left_its_endpoint():
+    endpoint = m.record(0).endpoint
+    failures = note_failures(Failures(), [m.failed(10, engine_died="meanwhile")], [])
+    assert assess_failures(keep_endpoints(failures, [endpoint]), [endpoint]) is not None
+    moved = keep_endpoints(failures, ["b:8001"])
+    assert assess_failures(keep_endpoints(moved, [endpoint]), [endpoint]) is None
 
 
 def test_a_body_that_fails_again_counts_once_a_minute_for_each_key():

@@ -223,6 +223,14 @@ def test_a_failing_canary_is_quarantined_although_an_alert_ends_it():
     assert (edit.cause, edit.route.suspended, edit.route.quarantined) == ("abort", (), (target(3),))
 
 
+def test_an_order_of_before_a_confirmation_still_counts():
+    back = left()
+    confirmed = confirm(back, target(3), cause_id="c").route
+    assert confirmed.epoch > back.epoch
+    edit = promote(confirmed, served(4), weight_ratio=0.1, epoch=back.epoch, cause_id="o")
+    assert edit.cause == "canary"
+
+
 def test_a_confirmed_target_is_quarantined_and_traffic_stays():
     back = suspended(line(1, 2, 3), 3)
     edit = confirm(back, target(3), cause_id="c")
