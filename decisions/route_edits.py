@@ -62,15 +62,20 @@ def promote(
     target = served.target
     if cause_id == route.last_edit_id:
         return AlreadyApplied(route)
+    is_active = route.active is not None and route.active.target == target
     barred = _why_barred(route, target)
     if barred is not None:
         return barred
-    if not is_of(route, epoch):
-        return EditRefused("stale_epoch", f"The order was made for epoch {epoch}, the route is at {route.epoch}.")
+    if not is_of(route, epoch) or (is_active and weight_ratio < 1.0):
+        active = f", where {target} takes all traffic already" if is_active else ""
+        return EditRefused(
+            "stale_epoch", f"The order was made for epoch {epoch}, the route is at {route.epoch}{active}."
+        )
     update = {**_next(route, cause_id), "shadow": None}
     if weight_ratio == 0.0:
+        update |= {"canary": None, "suspended": put_back(route)}
         shadow = ShadowShare(served=served, share_ratio=shadow_ratio)
-        return Changed(route.model_copy(update={**update, "shadow": shadow, "canary": None}), "shadow")
+        return Changed(route.model_copy(update={**update, "shadow": shadow}), "shadow")
     returns = route.suspension(target) or _returning(route, target)
     kept = tuple(entry for entry in put_back(route) if entry.served.target != target)
     left = tuple(entry.served.target for entry in kept)
@@ -82,7 +87,7 @@ def promote(
         canary = CanaryShare(served=served, weight_ratio=weight_ratio, returns=returns)
         return Changed(route.model_copy(update={**update, "canary": canary}), "canary")
     update |= {"active": served, "canary": None}
-    if route.active is None or route.active.target != target:
+    if not is_active:
         behind = (route.active, route.previous, *route.history) if route.active else (fallback, *route.history)
         update |= _behind(behind, target, {*quarantined, *left})
     return Changed(route.model_copy(update=update), "promote")
@@ -155,6 +160,8 @@ def roll_back(
         suspension = _suspend(route.active, suspended_by, judged_by)
         others = tuple(entry for entry in put_back(route) if entry.served.target != chosen.target)
         update |= {"quarantined": route.quarantined, "suspended": (suspension, *others)}
+        if revived:
+            update["returned"] = _with_return(route, chosen.target, suspended_by[1])
     update |= _behind(behind, chosen.target, barred)
     return Changed(route.model_copy(update=update), "rollback")
 
@@ -243,6 +250,12 @@ def _returning(route: Route, target: Target | None = None) -> Suspended | None:
     return canary.returns if target in (None, canary.served.target) else None
 
 
+def is_returning(route: Route, target: Target) -> bool:
+    """Return whether a suspended target is on its way back: as a canary, or in the queue of releases."""
+    waiting = route.suspension(target)
+    return _returning(route, target) is not None or (waiting is not None and bool(waiting.returned_by))
+
+
 def put_back(route: Route) -> tuple[Suspended, ...]:
     """Return the suspended targets, and the one that returns as a canary."""
     returning = _returning(route)
@@ -289,11 +302,17 @@ def has_trial(route: Route, target: Target) -> bool:
     return _without_trial(route, target) is not None
 
 
-def end_trial(route: Route, target: Target, *, order_id: str, cause_id: str) -> Edit:
-    """End the canary or the shadow that an order has begun, without a word on the target: its release had ended."""
-    if cause_id == route.last_edit_id:
+def end_trial(route: Route, target: Target, *, cause_id: str, order_id: str | None = None) -> Edit:
+    """End the canary or the shadow of a release that ended, without a verdict; what returns is suspended as before.
+
+    With `order_id` only if that order has begun it.
+    """
+    if cause_id in (route.cause_id, route.last_edit_id):
         return AlreadyApplied(route)
-    ended = _without_trial(route, target) if route.last_edit_id == order_id else None
+    waiting = route.suspension(target)
+    if waiting is not None and waiting.returned_by:
+        return Changed(_note(route, waiting, waiting.model_copy(update={"returned_by": ""}), cause_id), "abort")
+    ended = _without_trial(route, target) if order_id in (None, route.last_edit_id) else None
     if ended is None:
         return EditRefused("stale_epoch", f"{route.model} was edited since, or {target} is neither canary nor shadow.")
     suspended = put_back(route) if _returning(route, target) else route.suspended

@@ -16,8 +16,8 @@ CONFIRM_ALPHA: Final = 0.001
 CLEAR_BETA: Final = 0.003
 """Probability that a version with twice the limit is cleared."""
 PERSON_DECIDES: Final = (
-    "a person decides: what moved traffic is no share of bad answers, and a shadow, which is idle, shows nothing of "
-    "latency, queueing, memory or deaths"
+    "a person decides: a shadow, which is idle, shows nothing of latency, queueing, memory or deaths, nor why a "
+    "version answered nothing"
 )
 RETURNS: Final = "returns as a canary"
 _SIGMAS = 1.96

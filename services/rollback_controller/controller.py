@@ -26,7 +26,7 @@ from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
 from decisions.rollback import rollback_id
-from decisions.route_edits import Changed, EditRefused, roll_back
+from decisions.route_edits import Changed, EditRefused
 from services.rollback_controller.domain import behind, decision, execution
 from services.rollback_controller.domain.behind import Standby
 from services.rollback_controller.domain.decision import Cause, VoidOrder
@@ -246,14 +246,7 @@ class Controller:
         for _ in range(ATTEMPTS):
             entry = await self.routes.get(environment, model)
             route = entry.value if entry else Route(model=model)
-            edit = roll_back(
-                route,
-                rollback.failed,
-                cause_id=rollback.rollback_id,
-                to_version=rollback.to_version,
-                suspended_by=(rollback.reason, self.clock.now()) if rollback.origin in ("alert", "release") else None,
-                judged_by=rollback.judged_by,
-            )
+            edit = execution.edit(rollback, route, self.clock.now())
             if isinstance(edit, EditRefused):
                 moved = await self._find_switch(environment, rollback, route)
                 if moved is not None:
@@ -321,7 +314,7 @@ class Controller:
     async def _record_switch(self, environment: Environment, rollback: Rollback, route: Route) -> None:
         now = self.clock.now()
         tried = (share.served.target for share in (route.canary, route.shadow) if share is not None)
-        aborted = rollback.failed in tried
+        aborted = rollback.origin == "release" or rollback.failed in tried
         cause: Literal["abort", "rollback"] = "abort" if aborted else "rollback"
         await self.states.write(
             environment,

@@ -39,7 +39,8 @@ def due(release: Release, now: datetime) -> Iterator[Emission]:
     yield "release.opened", release.opened
     yield from _waived_deadlines(release)
     if release.opened.returns is not None:
-        yield from _traffic(release, release.turn, release.opened.returns) if release.turn is not None else ()
+        if release.turn is not None and not _is_back(release):
+            yield from _traffic(release, release.turn, release.opened.returns)
         return
     if release.merged is None:
         return
@@ -357,8 +358,16 @@ def is_followed(release: Release, key: str) -> bool:
     return any(f"traffic.requested:{share}" in release.emitted for share in later)
 
 
+def _is_back(release: Release) -> bool:
+    """Return whether what was to return took all traffic without its release before this got its turn."""
+    returns, turn = release.opened.returns, release.turn
+    return returns is not None and turn is not None and turn.baseline.target == returns.target
+
+
 def is_promoted(release: Release, now: datetime) -> bool:
     """Return whether the plan is complete: the last traffic order was due, and it was carried out."""
+    if _is_back(release):
+        return True
     if ALL_TRAFFIC not in release.deployed:
         return False
     return any(key == f"traffic.requested:{ALL_TRAFFIC}" for key, _ in due(release, now))

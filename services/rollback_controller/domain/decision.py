@@ -20,6 +20,7 @@ from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.orders import assess_epoch, assess_expiry, expiry
 from decisions.rollback import decide, evidence_of, has_recovered, rollback_id
+from decisions.route_edits import put_back
 from decisions.suspensions import can_judge
 from services.rollback_controller.domain.behind import READY, Standby, plan_standby
 from services.rollback_controller.domain.record import (
@@ -108,10 +109,11 @@ def decide_on_alert(
     planned = plan_standby(route, alert)
     if isinstance(planned, Standby) and not standby.suspended:
         standby = planned
-    suspended = route.suspended[0].served.target if route.suspended else None
-    why = standby.why if suspended is None or alert.answers_nothing else _describe_suspended(suspended, alert.target)
+    is_active = route.active is not None and route.active.target == alert.target
+    suspended = [entry.served.target for entry in put_back(route)] if is_active else []
+    why = _describe_suspended(suspended[0], alert.target) if suspended and not alert.answers_nothing else standby.why
     evidence = evidence_of(alert, state.trigger(alert.target, alert.trigger))
-    decided = decide(evidence, standby.behind, suspended=suspended is not None, why=why)
+    decided = decide(evidence, standby.behind, suspended=bool(suspended), why=why)
     timeline = RollbackTimeline(
         first_bad_at=alert.first_bad_at, detected_at=alert.raised_at or cause.published_at, decided_at=cause.now
     )
@@ -297,12 +299,14 @@ def decide_on_assessment(
 def decide_on_release_end(
     state: RollbackState, fact: ReleaseFinished, route: Route | None, cause: Cause
 ) -> RollbackState:
-    """Start the rollback of the canary, or of the shadow, of a release that ended otherwise than promoted."""
-    candidates = (serving_canary(route), shadowed(route))
+    """End the canary, the shadow or the return of a release that ended otherwise than promoted."""
+    returning = [entry.served.target for entry in route.suspended if entry.returned_by] if route is not None else []
+    candidates = (serving_canary(route), shadowed(route), *returning)
     target = next((target for target in candidates if target is not None and target.version == fact.version), None)
     if fact.outcome == "promoted" or target is None:
         return state
-    return _abort(state, target, "release", f"Its release ended as {fact.outcome}: {fact.reason}", cause)
+    origin: Literal["canary", "release"] = "canary" if fact.code == "gate_failed" else "release"
+    return _abort(state, target, origin, f"Its release ended as {fact.outcome}: {fact.reason}", cause)
 
 
 def is_current(state: RollbackState, target: Target, route: Route | None, cause: Cause, rules: Rules) -> bool:

@@ -10,6 +10,7 @@ from contracts.facts import DeploymentChanged, Fact, Inference, RollbackComplete
 from contracts.routes import Route
 from contracts.vocabulary import Verdict
 from decisions.attribution import is_excused
+from decisions.route_edits import Edit, end_trial, is_returning, roll_back
 from decisions.triggers import CANCELLED, observe
 from services.rollback_controller.domain.record import Rollback, RollbackState, publish
 from services.rollback_controller.domain.rules import Rules
@@ -23,6 +24,20 @@ def pending(state: RollbackState) -> tuple[Rollback, ...]:
 def unverified(state: RollbackState) -> tuple[Rollback, ...]:
     """Return the rollbacks that moved traffic and are not verified."""
     return tuple(rollback for rollback in state.rollbacks if rollback.phase == "switched")
+
+
+def edit(rollback: Rollback, route: Route, now: datetime) -> Edit:
+    """Return the route as a rollback leaves it; what returned is suspended as before if its release ended unjudged."""
+    if rollback.origin == "release" and is_returning(route, rollback.failed):
+        return end_trial(route, rollback.failed, cause_id=rollback.rollback_id)
+    return roll_back(
+        route,
+        rollback.failed,
+        cause_id=rollback.rollback_id,
+        to_version=rollback.to_version,
+        suspended_by=(rollback.reason, now) if rollback.origin == "alert" else None,
+        judged_by=rollback.judged_by,
+    )
 
 
 def record_switch(

@@ -17,6 +17,7 @@ from decisions.route_edits import (
     confirm,
     end_trial,
     has_trial,
+    is_returning,
     judge,
     lift_quarantine,
     move,
@@ -365,6 +366,32 @@ def test_what_ends_its_canary_without_a_word_on_it_puts_it_back():
     assert promoted(canary, 4, "n", weight=0.1).quarantined == (target(3),), "a newer release is never blocked"
 
 
+@pytest.mark.parametrize("weight", [None, 0.1])
+def test_the_end_of_its_release_suspends_it_as_before_and_a_person_decides(weight):
+    state = returning(weight)
+    ended = apply(state, end_trial(state, target(3), cause_id="e"))
+    assert [(entry.served, entry.verdict, entry.returned_by) for entry in ended.suspended] == [
+        (served(3), "cleared", "")
+    ]
+    assert (is_returning(state, target(3)), is_returning(ended, target(3))) == (True, False)
+    assert (ended.active, ended.quarantined, has_trial(ended, target(3))) == (served(2), (), False)
+    assert isinstance(end_trial(ended, target(3), cause_id="e"), AlreadyApplied)
+    newer = promote(ended, served(4), weight_ratio=0.1, epoch=state.epoch, cause_id="n")
+    assert isinstance(newer, Changed) == (weight is None), "as long as traffic stays, orders of before count"
+
+
+def test_a_shadow_puts_back_what_returns_as_a_canary():
+    asked = promoted(returning(0.1), 4, "shadow", weight=0.0, shadow_ratio=0.25)
+    assert [(entry.served, entry.returned_by) for entry in asked.suspended] == [(served(3), "")]
+
+
+def test_what_traffic_moved_to_although_it_was_suspended_does_not_return_by_itself_again():
+    back = left()
+    dead = apply(back, roll_back(back, target(2), cause_id="d", to_version=3, suspended_by=("dead", NOW)))
+    assert dead.active == served(3)
+    assert not returns_by_itself(dead, target(3), NOW + timedelta(days=9))
+
+
 def test_of_a_model_one_version_a_day_returns_by_itself():
     state = returning()
     assert not returns_by_itself(state, target(2), NOW + timedelta(hours=23))
@@ -423,10 +450,11 @@ def test_a_failed_canary_that_is_also_previous_is_no_longer_previous():
     assert back.active == served(1)
 
 
-def test_canary_of_the_active_target_itself_does_not_shield_it():
-    state = promoted(line(1, 2), 2, "odd", weight=0.2)
-    back = apply(state, roll_back(state, target(2), cause_id="alert"))
-    assert (back.active, back.canary) == (served(1), None)
+@pytest.mark.parametrize("weight", [0.0, 0.2])
+def test_the_active_target_is_no_canary_and_no_shadow_of_itself(weight):
+    state = line(1, 2)
+    odd = promote(state, served(2), weight_ratio=weight, epoch=state.epoch, cause_id="odd", shadow_ratio=0.5)
+    assert odd.code == "stale_epoch"
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.2])
@@ -565,7 +593,7 @@ def check_edit(state, order, edit):
     if order.kind == "promote":
         if state.is_quarantined(subject):
             assert edit.code == "quarantined"
-        elif order.epoch_late_by:
+        elif order.epoch_late_by or (order.weight < 1.0 and state.active and state.active.target == subject):
             assert edit.code == "stale_epoch"
         else:
             assert isinstance(edit, Changed)

@@ -92,6 +92,19 @@ async def test_a_candidate_under_way_goes_first(harness):
     assert harness.published(f.TrafficRequested)[-1].release_id == opened.release_id
 
 
+async def test_one_that_waits_is_promoted_by_the_return_at_once_of_its_version(harness):
+    await harness.admit("e3", attempt=3)
+    candidate = harness.published(f.ReleaseOpened)[-1].release_id
+    await harness.to_registered(candidate)
+    opened = await returned(harness)
+    await tell(harness, k.route(NEW, epoch=4), "return")
+    await harness.handle(candidate, k.cancel(candidate))
+    *_, end = harness.published(f.ReleaseFinished)
+    assert (end.release_id, end.outcome, end.target) == (opened.release_id, "promoted", NEW)
+    assert [order.release_id for order in harness.published(f.TrafficRequested)].count(opened.release_id) == 0
+    assert (await harness.model()).open == ()
+
+
 async def test_one_that_waits_makes_way_for_a_newer_one_that_waits(harness):
     for attempt in (3, 4):
         await harness.admit(f"e{attempt}", attempt=attempt)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
+from contracts.routes import CanaryShare, Suspended
 from decisions.rollback import rollback_id
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.behind import Standby
@@ -61,6 +62,24 @@ def test_a_canary_is_taken_out_too():
     assert len(execution.pending(decided)) == 1
     ended = route(6, 5, canary=7, weight=0.0)
     assert take(state(), alert(version=7), on=ended) == state()
+
+
+def suspension(version):
+    return Suspended(served=f.served(version), cause="errors", since=f.after(-60))
+
+
+def test_a_canary_is_taken_out_although_a_version_is_suspended():
+    on = route(6, 5, canary=7, suspended=(suspension(4),))
+    decided = take(state(), alert(version=7), on=on)
+    assert (len(execution.pending(decided)), published(decided, cf.RollbackFailed)) == (1, [])
+
+
+def test_while_a_version_returns_as_a_canary_the_active_one_is_left_only_if_it_answers_nothing():
+    canary = CanaryShare(served=f.served(7), weight_ratio=0.1, returns=suspension(7))
+    on = route(6, 5).model_copy(update={"canary": canary})
+    decided = take(state(), alert(version=6), on=on)
+    assert [failed.code for failed in published(decided, cf.RollbackFailed)] == ["suspended"]
+    assert len(execution.pending(take(state(), alert(version=6, answers_nothing=True), on=on))) == 1
 
 
 def test_the_same_alert_starts_one_rollback_however_often_it_is_published():

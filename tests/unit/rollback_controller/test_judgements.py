@@ -94,10 +94,17 @@ async def test_a_cleared_version_returns_by_itself_once_and_then_a_person_lets_i
     await world.stop()
 
 
+def finished(outcome="expired", code=None):
+    return cf.ReleaseFinished(
+        release_id="r-7", model=f.MODEL, version=7, outcome=outcome, code=code, reason="no traffic"
+    )
+
+
 @pytest.mark.parametrize(
     ("fact", "suspended"),
     [
-        (cf.ReleaseFinished(release_id="r-7", model=f.MODEL, version=7, outcome="expired", reason="no traffic"), True),
+        (finished(), True),
+        (finished("aborted", "gate_failed"), False),
         (cf.CanaryAssessed(target=f.target(7), weight_ratio=0.2, requests=9, verdict="fail", reason="worse"), False),
     ],
 )
@@ -113,8 +120,22 @@ async def test_a_canary_that_returns_is_suspended_again_without_a_verdict_and_qu
     await asyncio.sleep(1)
     route = world.route()
     assert (route.active.target, route.canary.weight_ratio) == (f.target(6), 0.0)
-    assert [entry.served.target for entry in route.suspended] == [f.target(7)] * suspended
+    assert [(entry.served.target, entry.verdict) for entry in route.suspended] == [(f.target(7), "cleared")] * suspended
     assert route.quarantined == (f.target(7),) * (not suspended)
+    await world.stop()
+
+
+@virtual_time
+async def test_of_a_version_whose_release_ends_before_its_canary_a_person_is_asked():
+    world = await left()
+    world.publish(judged(world, "cleared", returns=True))
+    await asyncio.sleep(1)
+    assert world.route().suspended[0].returned_by
+    world.publish(finished("superseded"))
+    await asyncio.sleep(1)
+    (entry,) = world.route().suspended
+    assert (entry.verdict, entry.returned_by, world.route().active.target) == ("cleared", "", f.target(6))
+    assert [fact.cause for fact in world.log.facts(cf.DeploymentChanged)] == ["rollback", "judge", "abort"]
     await world.stop()
 
 
