@@ -93,7 +93,7 @@ def rows(scratch: Path, variants: list[Variant]) -> Iterator[list[str]]:
             assert isinstance(plan, QuantisationPlan), plan
             folder = scratch / f"{variant}-{layers}"
             folder.mkdir()
-            jobs[layers] = QuantisationJob(plan=plan, merged=merged, output=folder / "output", measure_again=True)
+            jobs[layers] = QuantisationJob(plan=plan, merged=merged, output=folder / "output")
             peak_bytes(jobs[layers], "make")
         for name, way in WAYS.items():
             small, large = (peak_bytes(jobs[layers], way) for layers in LAYERS)

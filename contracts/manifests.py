@@ -278,7 +278,6 @@ class BenchmarkReport(Contract):
     target: Target
     baseline: Target
     attempt: int
-    measurement_number: int = 1
     hardware: dict[str, Any]
     load: LoadProfile
     candidate_summary: SideSummary

@@ -119,7 +119,6 @@ class Deployable(Contract):
     """A target together with the manifest of its files.
 
     Attributes:
-        measurement_manifest: Manifest of a later measurement of the same files; None if they were measured once.
         serving: Serving settings of the version; its manifest includes the same ones.
         runtime: What ran the target when server-manager staged or routed it; `FleetRuntimes` has what runs it now.
     """
@@ -127,7 +126,6 @@ class Deployable(Contract):
     target: Target
     manifest: ArtifactRef
     weights_bytes: Annotated[int, Field(ge=0)]
-    measurement_manifest: ArtifactRef | None = None
     serving: ServingSettings | None = None
     runtime: Runtime | None = None
 

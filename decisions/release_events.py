@@ -109,9 +109,6 @@ def _merge_detail(data: f.CheckpointMerged) -> str:
 
 def _quantised(release: ReleaseProgress, event: Event[f.VariantQuantised]) -> ReleaseProgress:
     data = event.data
-    if data.measurement_number > 1:  # the same files: a benchmark contradicted their recorded quality
-        again = f"{data.variant}: measured again, perplexity x{data.quality.perplexity_ratio:.3f}"
-        return release.with_step("benchmarked", event.time, again).settled(event, data.variant)
     detail = f"{data.variant}: perplexity x{data.quality.perplexity_ratio:.3f}, size x{data.size_ratio:.2f}"
     detail += " of the merged model" + (" (embeddings are not quantised)" if data.size_ratio < 1.0 else "")
     return release.with_answer("quantised", data.variant, event.time, detail).settled(event, data.variant)
@@ -120,8 +117,6 @@ def _quantised(release: ReleaseProgress, event: Event[f.VariantQuantised]) -> Re
 def _variant_failed(release: ReleaseProgress, event: Event[f.VariantFailed]) -> ReleaseProgress:
     data, release = event.data, release.settled(event, event.data.variant)
     step = {"quantise": "quantised", "stage": "staged", "benchmark": "benchmarked"}[data.step]
-    if data.measurement_number > 1:
-        step = "benchmarked"
     if step == "staged":  # what cannot be loaded is not benchmarked
         answered = {
             **release.answered,
@@ -138,7 +133,7 @@ def _registered(release: ReleaseProgress, event: Event[f.VersionRegistered]) -> 
 
 def _staged(release: ReleaseProgress, event: Event[f.VariantStaged]) -> ReleaseProgress:
     data, release = event.data, release.settled(event, event.data.candidate.target.variant)
-    if data.request.purpose != "benchmark" or data.request.measurement_number > 1:
+    if data.request.purpose != "benchmark":
         return release
     against = data.baseline.target
     release = replace(release, first=against.version == 0)

@@ -16,14 +16,12 @@ Step = Literal[
     "queue",
     "stage",
     "benchmark",
-    "measure",
     "rehearsal",
     "approval",
     "shadow",
     "traffic",
     "canary",
 ]
-"""`measure` is the second measurement of a variant; it is part of `benchmark` and in no plan."""
 
 
 class PlannedStep(NamedTuple):

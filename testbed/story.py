@@ -103,7 +103,7 @@ class Story:
             measured = factories.target(version, variant, model)
             yield self.event(self._staged(known, measured), model, known)
             self.wait(60)
-            benchmark = factories.fact(f.VariantBenchmarked, target=measured, measurement_number=1)
+            benchmark = factories.fact(f.VariantBenchmarked, target=measured)
             yield self.event(benchmark, model, known)
         if until == "rejected":
             yield from self._end(known, chosen, "rejected", text or "No variant passed its gates.", "gate_failed")
@@ -150,9 +150,7 @@ class Story:
 
     def _staged(self, known: str, measured: Target) -> f.VariantStaged:
         staged = factories.fact(f.VariantStaged)
-        request = staged.request.model_copy(
-            update={"purpose": "benchmark", "measurement_number": 1, "release_id": known}
-        )
+        request = staged.request.model_copy(update={"purpose": "benchmark", "release_id": known})
         candidate = factories.served(measured.version, measured.variant, measured.model)
         return staged.model_copy(update={"candidate": candidate, "request": request})
 

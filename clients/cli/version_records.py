@@ -123,9 +123,9 @@ async def read_events(stack: StackAddress, model: str | None, version: int | Non
 
 
 def benchmarks_in(events: Sequence[Event[Any]], model: str, number: int) -> tuple[VariantBenchmarked, ...]:
-    """Return the benchmarks of a version: the last of each variant, attempt and quality measurement."""
+    """Return the benchmarks of a version: the last of each variant and attempt."""
     benchmarks = {
-        (event.data.target.variant, event.data.attempt, event.data.measurement_number): event.data
+        (event.data.target.variant, event.data.attempt): event.data
         for event in events
         if isinstance(event.data, VariantBenchmarked)
         and (event.data.target.model, event.data.target.version) == (model, number)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import ClassVar, Literal
 
 from ..codes import Code
 from ..policy import LoadProfile, MetricGate, QualityGate, Trigger
@@ -27,11 +25,7 @@ from .variants import Quality
 
 
 class StageRequested(Fact):
-    """A candidate and its baseline are to be loaded side by side.
-
-    `measurement_number` is the number of the quality measurement that the candidate is compared with: 2 after a second
-    measurement.
-    """
+    """A candidate and its baseline are to be loaded side by side."""
 
     TYPE: ClassVar[str] = "slipway.stage.requested.v1"
 
@@ -45,7 +39,6 @@ class StageRequested(Fact):
     quality: Quality | None = None
     quality_gate: QualityGate | None = None
     attempt: int = 1
-    measurement_number: Annotated[int, Field(ge=1)] = 1
 
 
 class StageReleased(Fact):
@@ -57,7 +50,6 @@ class StageReleased(Fact):
     candidate: Target
     reason: str = ""
     purpose: StagingPurpose | None = None
-    measurement_number: Annotated[int, Field(ge=1)] = 1
 
 
 class VariantStaged(Fact):
@@ -164,7 +156,6 @@ class VariantBenchmarked(Fact):
     baseline: Target
     report: ArtifactRef
     attempt: int
-    measurement_number: Annotated[int, Field(ge=1)] = 1
     hardware: str
     candidate_summary: SideSummary
     baseline_summary: SideSummary

@@ -99,8 +99,6 @@ class VariantRequested(Fact):
     """A merged model is to be quantised to one precision; one quantiser replica handles the request.
 
     Settings that are left out are the method's defaults.
-
-    A `measurement_number` above 1 requests no new weights: the files of `existing_manifest` are measured again.
     """
 
     TYPE: ClassVar[str] = "slipway.variant.requested.v1"
@@ -113,8 +111,6 @@ class VariantRequested(Fact):
     settings: QuantiseSettings = QuantiseSettings()
     gate: QualityGate | None = None
     evaluation: ArtifactRef | None = None
-    measurement_number: Annotated[int, Field(ge=1)] = 1
-    existing_manifest: ArtifactRef | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -130,11 +126,7 @@ class VariantRequested(Fact):
 
 
 class VariantQuantised(Fact):
-    """A variant was stored, with its quality measured after reloading.
-
-    With a `measurement_number` above 1 the manifest names the same files as the first one, with the quality of that
-    measurement.
-    """
+    """A variant was stored, with its quality measured after reloading."""
 
     TYPE: ClassVar[str] = "slipway.variant.quantised.v1"
 
@@ -152,7 +144,6 @@ class VariantQuantised(Fact):
     """Quality on the checkpoint's evaluation set; None without one, or if nothing of it can be measured."""
     measurement: Measurement | None = None
     """How both qualities were measured."""
-    measurement_number: Annotated[int, Field(ge=1)] = 1
 
 
 class VariantFailed(Fact):
@@ -160,7 +151,6 @@ class VariantFailed(Fact):
 
     `step` is the step that failed; `purpose` is what it was staged for, if it failed in staging. `manifest` and
     `quality` are set if the variant was quantised but failed its quality gate: its files are kept for inspection.
-    `measurement_number` is that of the request that failed.
     """
 
     TYPE: ClassVar[str] = "slipway.variant.failed.v1"
@@ -173,7 +163,6 @@ class VariantFailed(Fact):
     purpose: StagingPurpose | None = None
     manifest: ArtifactRef | None = None
     quality: Quality | None = None
-    measurement_number: Annotated[int, Field(ge=1)] = 1
 
 
 class WorkProgressed(Fact):

@@ -253,5 +253,4 @@ def _failed(failed: Failed) -> VariantFailed | None:
         code=failed.error.code,
         reason=failed.error.reason,
         details=failed.error.details,
-        measurement_number=failed.event.data.request.measurement_number,
     )

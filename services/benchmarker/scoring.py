@@ -77,20 +77,16 @@ class Scoring:
         return not_measured(f"The engine did not score the windows: {problem}")
 
     async def _recorded_windows(self, deployable: Deployable) -> tuple[Windows, str]:
-        """Return the windows of the last measurement of a target; none, and the problem, if they cannot be read."""
+        """Return the windows that a target was measured on; none, and the problem, if they cannot be read."""
         try:
-            return await asyncio.to_thread(
-                self.reports.held_out, deployable.measurement_manifest or deployable.manifest
-            ), ""
+            return await asyncio.to_thread(self.reports.held_out, deployable.manifest), ""
         except Permanent as error:
             return (), error.sentence()
 
     async def _recorded_measurement(self, deployable: Deployable) -> Measurement | None:
         """Return how the quality of a target was measured; None if its manifest does not say or cannot be read."""
         with contextlib.suppress(Permanent):
-            return await asyncio.to_thread(
-                self.reports.measurement, deployable.measurement_manifest or deployable.manifest
-            )
+            return await asyncio.to_thread(self.reports.measurement, deployable.manifest)
         return None
 
     async def _score(
@@ -109,7 +105,6 @@ class Scoring:
             request.quality_gate,
             baseline=await self._score_baseline(staged, fitting, baseline),
             measurement=measurement,
-            measured_again=request.measurement_number > 1,
         )
 
     async def _score_windows(self, served: ServedTarget, windows: Windows) -> tuple[WindowScore, ...]:

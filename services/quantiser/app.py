@@ -75,7 +75,6 @@ def build(
             duration_s=manifest.duration_s,
             peak_rss_bytes=manifest.peak_rss_bytes,
             evaluation_quality=manifest.evaluation_quality,
-            measurement_number=event.data.measurement_number,
             measurement=manifest.measurement,
         )
 
@@ -94,6 +93,5 @@ def _failed(failed: Failed) -> VariantFailed | None:
         code=error.code,
         reason=error.sentence(),
         details=details,
-        measurement_number=request.measurement_number,
         **kept,
     )

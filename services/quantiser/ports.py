@@ -23,7 +23,6 @@ class QuantisationJob(Contract):
         output: Folder of the variant; the same as `merged` if the plan passes the files through.
         calibration: JSONL file of the calibration set; None for the packaged text.
         evaluation: JSONL file of the evaluation set; None if there is none.
-        measure_again: `output` exists already: it is only measured, in float32 throughout.
     """
 
     plan: QuantisationPlan
@@ -31,7 +30,6 @@ class QuantisationJob(Contract):
     output: Path
     calibration: Path | None = None
     evaluation: Path | None = None
-    measure_again: bool = False
 
 
 class QuantisationResult(Contract):
@@ -58,10 +56,6 @@ class Artifacts(Protocol):
 
     def open_merged(self, ref: ArtifactRef) -> MergedManifest:
         """Return a merged model's manifest; raise Permanent if it does not exist or has another digest."""
-        ...
-
-    def open_variant(self, ref: ArtifactRef) -> VariantManifest:
-        """Return a variant's manifest; raise Permanent if it does not exist or has another digest."""
         ...
 
     def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:

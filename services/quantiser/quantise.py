@@ -32,7 +32,7 @@ class PlannedVariant:
 
 @dataclass(frozen=True)
 class Quantiser:
-    """The use case: one variant, or one measurement of an existing variant, per request."""
+    """The use case: one variant per request."""
 
     artifacts: Artifacts
     engine: Engine
@@ -43,15 +43,13 @@ class Quantiser:
     async def quantise(
         self, request: VariantRequested, progress: ReportProgress
     ) -> tuple[VariantManifest, ArtifactRef]:
-        """Return the committed variant of a request: an existing one, or a new one, or a new measurement of one.
+        """Return the committed variant of a request: an existing one, or a new one.
 
         Raises:
             Permanent: The variant is rejected or cannot be made.
         """
         started = self.clock.monotonic()
         merged = await asyncio.to_thread(self.artifacts.open_merged, request.merged)
-        if request.measurement_number > 1:
-            return await self._measure_again(request, merged, progress)
         if merged.settings_of is not None:
             return await self._with_settings(request, merged, merged.settings_of, progress)
         async with self.artifacts.scratch_dir(f"{request.variant}-{request.merged.digest}") as scratch_dir:
@@ -80,70 +78,6 @@ class Quantiser:
             "created_at": self.clock.now(),
         }
         return await asyncio.to_thread(self.artifacts.commit, request.merged, variant.model_copy(update=update))
-
-    async def _measure_again(
-        self, request: VariantRequested, merged: MergedManifest, progress: ReportProgress
-    ) -> tuple[VariantManifest, ArtifactRef]:
-        """Return a new measurement of the files of a committed variant; no weight is written."""
-        started = self.clock.monotonic()
-        variant, ref = await self._open_measured(request)
-        plan = domain.QuantisationPlan.model_validate(variant.settings)
-        output_key = domain.plan_measurement_key(
-            ref.digest,
-            measurement_number=request.measurement_number,
-            release_id=request.release_id,
-            held_out=self.packaged.held_out,
-            libraries=self.engine.library_versions(plan),
-            evaluation=request.evaluation.digest if request.evaluation else None,
-            processor=await self.engine.processor(),
-        )
-        committed = await asyncio.to_thread(self.artifacts.find_variant, request.merged, output_key)
-        if committed is not None:
-            return committed
-        async with self.artifacts.scratch_dir(f"{request.variant}-{output_key}") as scratch_dir:
-            evaluation = await self._fetch_texts(request.evaluation, scratch_dir / "evaluation")
-            output = scratch_dir / ("merged" if plan.engine == "pass-through" else "output")
-            job = QuantisationJob(
-                plan=plan, merged=scratch_dir / "merged", output=output, evaluation=evaluation, measure_again=True
-            )
-            await asyncio.to_thread(self.artifacts.fetch, request.merged, merged.files, job.merged, progress)
-            if output != job.merged:
-                await asyncio.to_thread(self.artifacts.fetch, request.merged, variant.files, output, progress)
-            result = await self.engine.quantise(job, progress)
-        held_out = await asyncio.to_thread(self.artifacts.put_held_out, request.merged, result.held_out)
-        manifest = variant.model_copy(
-            update={
-                "output_key": output_key,
-                "held_out": (),
-                "held_out_text": held_out,
-                "held_out_digest": self.packaged.held_out,
-                "quality": result.quality,
-                "evaluation_quality": result.evaluation_quality,
-                "created_at": self.clock.now(),
-                "duration_s": self.clock.monotonic() - started,
-                "peak_rss_bytes": result.peak_rss_bytes,
-                "measurement": result.measurement,
-            }
-        )
-        return await asyncio.to_thread(self.artifacts.commit, request.merged, manifest)
-
-    async def _open_measured(self, request: VariantRequested) -> tuple[VariantManifest, ArtifactRef]:
-        """Return the manifest whose files are measured again.
-
-        Raises:
-            Permanent: The request names no manifest, it does not exist, or it belongs to another variant.
-        """
-        if request.existing_manifest is None:
-            reason = f"Measurement {request.measurement_number} of {request.variant} has no `existing_manifest`."
-            raise Permanent("artifact_not_found", reason)
-        variant = await asyncio.to_thread(self.artifacts.open_variant, request.existing_manifest)
-        if (variant.variant, variant.merged) != (request.variant, request.merged):
-            reason = (
-                f"{request.existing_manifest.uri} is {variant.variant} of {variant.merged.uri}; the request measures "
-                f"{request.variant} of {request.merged.uri} again."
-            )
-            raise Permanent("digest_mismatch", reason)
-        return variant, request.existing_manifest
 
     async def _plan(self, request: VariantRequested, merged: MergedManifest, scratch_dir: Path) -> PlannedVariant:
         config = [file for file in merged.files if file.path == "config.json"]

@@ -181,7 +181,6 @@ class Answers:
             reason=answer.reason,
             details=dict(answer.details),
             purpose=event.data.purpose,
-            measurement_number=event.data.measurement_number,
         )
         lease_id = answer.lease.lease_id
         await self._write(lambda record: staging.drop_lease(record, lease_id), self._entry(failed, event))
@@ -280,7 +279,6 @@ class Answers:
             target=deployable.target,
             manifest=deployable.manifest,
             weights_bytes=deployable.weights_bytes,
-            measurement_manifest=deployable.measurement_manifest,
             serving=deployable.serving,
             runtime=self._ran_by(str(deployable.target)) or engine.runtime,
             endpoints=(engine.endpoint,),

@@ -139,13 +139,11 @@ def quality(perplexity_ratio: float = 1.01, mean_kl: float = 0.01, tokens: int =
     )
 
 
-def quantised(variant: str, *, weights_bytes: int = 100, number: int = 1, **measured) -> f.VariantQuantised:
-    name = variant if number == 1 else f"{variant}-{number}"
+def quantised(variant: str, *, weights_bytes: int = 100, **measured) -> f.VariantQuantised:
     return f.VariantQuantised(
         variant=variant,
-        manifest=ref(f"manifests/variant/{name}.json"),
+        manifest=ref(f"manifests/variant/{variant}.json"),
         weights_bytes=weights_bytes,
-        measurement_number=number,
         engine=f.EngineVersion(name="llmcompressor", version="0.14"),
         size_ratio=0.5,
         quality=quality(**measured),
@@ -178,14 +176,13 @@ def written(version: int = 1) -> ManifestWritten:
     return ManifestWritten(ref=ref(f"versions/{MODEL}/{version}/manifest.json"))
 
 
-def staged(variant: str, version: int = 1, *, number: int = 1) -> f.VariantStaged:
+def staged(variant: str, version: int = 1) -> f.VariantStaged:
     request = f.StageRequested(
         release_id=RELEASE,
         candidate=deployable(target(variant, version)),
         baseline=BASELINE,
         purpose="benchmark",
         load=policy().load,
-        measurement_number=number,
     )
     return f.VariantStaged(
         lease_id="l",
@@ -219,38 +216,33 @@ def gate(name: str = "ttft_ms.p95", verdict: str = "pass") -> f.GateResult:
 
 
 def benchmarked(
-    variant: str, version: int = 1, *, verdict: str = "pass", gates=None, number: int = 1, **figures
+    variant: str, version: int = 1, *, verdict: str = "pass", gates=None, **figures
 ) -> f.VariantBenchmarked:
-    measured, settled = target(variant, version), () if number == 1 else (gate("served_quality"),)
+    measured = target(variant, version)
     return f.VariantBenchmarked(
         target=measured,
         baseline=BASELINE.target,
         report=ref("reports/x.json"),
         attempt=1,
         hardware="a machine",
-        measurement_number=number,
         candidate_summary=summary(measured, **figures),
         baseline_summary=summary(BASELINE.target),
-        gates=(gate(verdict=verdict), *settled) if gates is None else gates,
+        gates=(gate(verdict=verdict),) if gates is None else gates,
         verdict=verdict,
     )
 
 
-def suspect(variant: str, *, number: int = 1, others=()) -> f.VariantBenchmarked:
+def suspect(variant: str, *, others=()) -> f.VariantBenchmarked:
     """A benchmark that found the record wrong."""
     matching = gate("served_quality", "inconclusive").model_copy(
         update={"code": "measurement_suspect", "attributed_to": "measurement", "reason": "At fault: the record."}
     )
     verdict = "fail" if any(result.verdict == "fail" for result in others) else "inconclusive"
-    return benchmarked(variant, verdict=verdict, gates=(gate(), *others, matching), number=number)
+    return benchmarked(variant, verdict=verdict, gates=(gate(), *others, matching))
 
 
-def failed(
-    variant: str, step: str = "quantise", code: str = "engine_failed", *, number: int = 1, **fields
-) -> f.VariantFailed:
-    return f.VariantFailed(
-        variant=variant, step=step, code=code, reason="it broke", measurement_number=number, **fields
-    )
+def failed(variant: str, step: str = "quantise", code: str = "engine_failed", **fields) -> f.VariantFailed:
+    return f.VariantFailed(variant=variant, step=step, code=code, reason="it broke", **fields)
 
 
 def unstaged(variant: str, code: str = "insufficient_memory") -> f.VariantFailed:

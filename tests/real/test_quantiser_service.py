@@ -26,7 +26,7 @@ from contracts.vocabulary import ServingSettings, digest_of
 from services.quantiser.cancellation import CHECK_INTERVAL_S
 from shared.messaging.bus import publish_event
 from shared.runtime.process import memory_bytes
-from shared.storage.blobs import Store, blob_key, manifest_key
+from shared.storage.blobs import Store, manifest_key
 from shared.storage.held_out import read_held_out
 from testbed import factories
 from testbed.models import tiny_base
@@ -113,33 +113,6 @@ async def test_int8_is_made_committed_measured_and_found_again(js, store, merged
     assert again.data == made
     assert work_log.stat().st_size == size  # no child was started
     assert not list((service.folder / "work" / "quantiser" / "scratch").iterdir())
-
-
-async def test_a_variant_is_measured_again_on_the_files_that_it_has(js, store, merged, service):
-    await publish_event(js, request(merged))
-    (first,) = await answers(js, VariantQuantised)
-    blobs = set(store.keys("blobs/"))
-    for _ in range(2):
-        await publish_event(js, request(merged, measurement_number=2, existing_manifest=first.data.manifest))
-    again, same = (await answers(js, VariantQuantised, count=3))[1:]
-    assert (again.data.measurement_number, same.data) == (2, again.data)
-    before, after = (VariantManifest.model_validate_json(store.get(event.data.manifest)) for event in (first, again))
-    text = blob_key(after.held_out_text.digest)
-    assert set(store.keys("blobs/")) == blobs | {text}, "no weight was made, and the figures were written once"
-    assert (after.files, after.settings, after.engine) == (before.files, before.settings, before.engine)
-    assert after.output_key != before.output_key
-    windows, others = (
-        read_held_out(store, again.data.manifest, after),
-        read_held_out(store, first.data.manifest, before),
-    )
-    assert [window.token_ids for window in windows] == [window.token_ids for window in others]
-    for window, other in zip(windows, others, strict=True):
-        assert window.nll == pytest.approx(other.nll, rel=0.02), "float32 against multiplication in bf16"
-    await publish_event(
-        js, request(merged, variant="bf16", measurement_number=2, existing_manifest=first.data.manifest)
-    )
-    (failed,) = await answers(js, VariantFailed)
-    assert (failed.data.measurement_number, failed.data.code) == (2, "digest_mismatch")
 
 
 async def test_bf16_is_the_merged_files_themselves(js, store, merged, service):

@@ -188,10 +188,9 @@ def lineage(version: Version) -> dict[str, Any]:
 
 
 def _show_benchmark(benchmark: VariantBenchmarked) -> None:
-    again = "" if benchmark.measurement_number == 1 else f"measurement {benchmark.measurement_number}, "
     show_line(
         f"benchmark of {benchmark.target} against {benchmark.baseline}: {benchmark.verdict} "
-        f"(attempt {benchmark.attempt}, {again}{benchmark.hardware})"
+        f"(attempt {benchmark.attempt}, {benchmark.hardware})"
     )
     candidate, baseline = benchmark.candidate_summary, benchmark.baseline_summary
     ratio_of = {ratio.metric: ratio for ratio in benchmark.ratios}

@@ -134,9 +134,6 @@ def with_manifest(summary: VariantSummary, manifest: VariantManifest) -> Variant
 
 
 def _made(summary: VariantSummary, fact: f.VariantQuantised | f.RegisteredVariant) -> VariantSummary:
-    if isinstance(fact, f.VariantQuantised) and fact.measurement_number > 1:  # the same files, measured again
-        summary = replace(summary, verdict=None, code=None, reason="", attributed_to=None)
-        return replace(summary, quality=fact.quality, own_quality=fact.evaluation_quality)
     return replace(
         summary,
         manifest=fact.manifest,
@@ -159,8 +156,6 @@ def _quantised(summary: VariantSummary, fact: f.VariantQuantised, policy: Releas
 def _failed(summary: VariantSummary, fact: f.VariantFailed, _policy: ReleasePolicy) -> VariantSummary:
     if fact.purpose == "rehearsal":
         return summary  # the variant was assessed before
-    if fact.measurement_number > 1 and fact.step == "quantise" and fact.code != "quality_gate_failed":
-        return replace(summary, reason=f"{summary.reason}; it was not measured again: {fact.code}: {fact.reason}")
     return replace(
         summary,
         manifest=fact.manifest or summary.manifest,

@@ -8,23 +8,22 @@ Three deviations are compared, each the logarithm of a ratio of perplexities (po
   The two are different models, so this deviation may have other reasons; it counts only if it has the same size as
   `candidate`.
 
-| candidate | baseline's record | reference | measured again | verdict, side at fault |
-|---|---|---|---|---|
-| agrees | any | any | any | pass |
-| better | explains it | any | any | inconclusive, machine |
-| better | else, or none | any | any | inconclusive, measurement |
-| worse | explains it | any | any | inconclusive, machine |
-| worse | none | alike | any | inconclusive, machine |
-| worse | else | alike | no | inconclusive, measurement |
-| worse | else | alike | yes | fail, candidate |
-| worse | any other | else, or none | any | fail, candidate |
+| candidate | baseline's record | reference | verdict, side at fault |
+|---|---|---|---|
+| agrees | any | any | pass |
+| better | explains it | any | inconclusive, machine |
+| better | else, or none | any | inconclusive, measurement |
+| worse | explains it | any | inconclusive, machine |
+| worse | none | alike | inconclusive, machine |
+| worse | else | alike | inconclusive, measurement |
+| worse | any other | else, or none | fail, candidate |
 
 Why: no fault of loading makes a model better than its own files, so "better" always indicates a wrong measurement. A
 baseline that deviates in the same direction, by two thirds to four times of the candidate's deviation, shows the effect
 of the machines on a model that did not change; a baseline that deviates by far more has a fault of its own and explains
 nothing. A candidate that is worse by more than that, or alone, is served differently from its files. The one exception
-is a record whose *reference* is too good by the same amount: then the whole record is shifted, unless a second
-measurement confirmed it. Missing evidence never turns a failure into a pass.
+is a record whose *reference* is too good by the same amount: then the whole record is shifted. Missing evidence never
+turns a failure into a pass.
 """
 
 import math
@@ -57,7 +56,6 @@ class Evidence:
     candidate: float
     baseline: float | None = None
     reference: float | None = None
-    measured_again: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,12 +84,10 @@ def assess_evidence(evidence: Evidence) -> Attribution:
         return PASS
     baseline = classify_baseline(evidence.candidate, evidence.baseline)
     reference = classify_reference(evidence.candidate, evidence.reference)
-    return decide(candidate, baseline, reference, measured_again=evidence.measured_again)
+    return decide(candidate, baseline, reference)
 
 
-def decide(
-    candidate: CandidateDeviation, baseline: BaselineEvidence, reference: ReferenceEvidence, *, measured_again: bool
-) -> Attribution:
+def decide(candidate: CandidateDeviation, baseline: BaselineEvidence, reference: ReferenceEvidence) -> Attribution:
     """Return the row of the table for classified evidence."""
     if candidate == "agrees":
         return PASS
@@ -101,9 +97,7 @@ def decide(
         return MEASUREMENT
     if reference != "alike":
         return CANDIDATE
-    if baseline == "none":
-        return MACHINE
-    return CANDIDATE if measured_again else MEASUREMENT
+    return MACHINE if baseline == "none" else MEASUREMENT
 
 
 def classify_candidate(candidate: float) -> CandidateDeviation:

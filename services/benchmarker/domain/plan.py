@@ -53,7 +53,6 @@ def plan_benchmark(staged: VariantStaged, *, hardware: str, prompts: Digest) -> 
             "quality_gate": request.quality_gate.model_dump(mode="json") if request.quality_gate else None,
             "prompts": prompts,
             "attempt": request.attempt,
-            "measurement_number": request.measurement_number,
             "hardware": hardware,
         }
     )
@@ -61,12 +60,7 @@ def plan_benchmark(staged: VariantStaged, *, hardware: str, prompts: Digest) -> 
 
 
 def _identity(deployable: Deployable) -> dict[str, str]:
-    record = deployable.measurement_manifest or deployable.manifest
-    return {
-        "target": str(deployable.target),
-        "manifest": deployable.manifest.digest,
-        "record": record.digest,
-    }
+    return {"target": str(deployable.target), "manifest": deployable.manifest.digest}
 
 
 def plan_arrivals(*, requests: int, rate_rps: float, prompts: int, seed: int) -> tuple[Arrival, ...]:

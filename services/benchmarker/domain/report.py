@@ -45,14 +45,13 @@ def make_report(
     gates: tuple[GateResult, ...] = (void(void_because),)
     if not void_because:
         gates = assess_gates(request.gates, candidate, baseline, comparison)
-    served_gate = gate_of(served_quality, request.quality_gate, measured_again=request.measurement_number > 1)
+    served_gate = gate_of(served_quality, request.quality_gate)
     gates = (*gates, *(gate for gate in (served_gate, tool_call) if gate is not None))
     return BenchmarkReport(
         output_key=plan.output_key,
         target=staged.candidate.target,
         baseline=staged.baseline.target,
         attempt=request.attempt,
-        measurement_number=request.measurement_number,
         hardware=hardware.to_data(),
         load=request.load,
         candidate_summary=candidate,
@@ -76,7 +75,6 @@ def to_event(report: BenchmarkReport, ref: ArtifactRef) -> VariantBenchmarked:
         baseline=report.baseline,
         report=ref,
         attempt=report.attempt,
-        measurement_number=report.measurement_number,
         hardware=str(report.hardware.get("fingerprint", "")),
         candidate_summary=report.candidate_summary,
         baseline_summary=report.baseline_summary,

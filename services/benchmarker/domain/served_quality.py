@@ -102,7 +102,6 @@ def assess_scored(
     *,
     baseline: BaselineScores | None = None,
     measurement: Measurement | None = None,
-    measured_again: bool = False,
 ) -> ServedQuality:
     """Return the verdict on a candidate's scores, by the quantiser's record and then by the policy.
 
@@ -111,10 +110,9 @@ def assess_scored(
         gate: The policy's limits for this variant.
         baseline: Scores of the baseline in the same session; needed only if the candidate differs from its record.
         measurement: How the record was measured, for the reason.
-        measured_again: The record is that of a second measurement.
     """
     baseline = baseline or BaselineScores()
-    evidence = _evidence(scores, baseline, measured_again=measured_again)
+    evidence = _evidence(scores, baseline)
     attribution = assess_evidence(evidence)
     tokens = sum(score.tokens for score in scores)
     served = _mean(scores, lambda score: score.nll)
@@ -165,7 +163,7 @@ def _figures(served: float, recorded: float, reference: float) -> dict[str, floa
     }
 
 
-def _evidence(scores: Sequence[WindowScore], baseline: BaselineScores, *, measured_again: bool) -> Evidence:
+def _evidence(scores: Sequence[WindowScore], baseline: BaselineScores) -> Evidence:
     reference = None
     if baseline.on_candidates:
         reference = _mean(baseline.on_candidates, lambda score: score.nll - score.reference_nll)
@@ -173,7 +171,6 @@ def _evidence(scores: Sequence[WindowScore], baseline: BaselineScores, *, measur
         candidate=mean_deviation(scores),
         baseline=mean_deviation(baseline.own) if baseline.own else None,
         reference=reference,
-        measured_again=measured_again,
     )
 
 
@@ -198,8 +195,8 @@ _AT_FAULT: Mapping[AttributedTo, str] = {
         "At fault: the candidate. The engine does not serve what was measured; check how it loads this format."
     ),
     "measurement": (
-        "At fault: the measurement. The quality was measured wrongly or on other files; measure it again, on another "
-        "machine or in float32."
+        "At fault: the measurement. The quality was measured wrongly or on other files; repair or replace the "
+        "machine that measures, then publish with a higher attempt."
     ),
     "machine": (
         "At fault: a machine, the one that measured or the one that serves, because the baseline differs in the same "
@@ -257,16 +254,11 @@ def not_measured(reason: str) -> ServedQuality:
     return ServedQuality(method="none", verdict="inconclusive", reason=reason)
 
 
-def gate_of(served: ServedQuality, gate: QualityGate | None, *, measured_again: bool = False) -> GateResult | None:
+def gate_of(served: ServedQuality, gate: QualityGate | None) -> GateResult | None:
     """Return the result that counts for the benchmark's verdict.
 
-    None if nothing was measured and the policy has no quality gate for this variant. Only a score on the windows of a
-    second measurement settles a suspect record.
+    None if nothing was measured and the policy has no quality gate for this variant.
     """
-    unsettled = measured_again and served.method != "prompt_logprobs" and served.verdict != "fail"
-    if unsettled:
-        reason = f"The first record is suspect, and the windows of the second were not scored: {served.reason}"
-        return GateResult(name=GATE, verdict="inconclusive", reason=reason, code=SUSPECT)
     if served.method == "none" and gate is None:
         return None
     scored = served.method == "prompt_logprobs"

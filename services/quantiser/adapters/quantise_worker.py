@@ -69,11 +69,9 @@ def make_and_measure(job: QuantisationJob) -> QuantisationResult:
     job.output.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(job.merged)
     report_progress(step="load", done=1, total=1, unit="model")
-    calibration_tokens = 0
-    if not job.measure_again:
-        calibration_tokens = make_weights(job, tokenizer)
-        if job.output != job.merged:
-            copy_small_files(job.merged, job.output)
+    calibration_tokens = make_weights(job, tokenizer)
+    if job.output != job.merged:
+        copy_small_files(job.merged, job.output)
     gc.collect()
     quality, held_out, evaluation_quality, measurement = measure(job, tokenizer)
     return QuantisationResult(
@@ -161,7 +159,7 @@ def measure(
     count = max(plan.held_out.windows // 2, windows_needed(length))
     own_windows = spread_windows(evaluation_ids, length=length, count=count, with_rest=True)
     processor = this_processor()
-    precision, check = "float32" if job.measure_again else choose_precision(processor), None
+    precision, check = choose_precision(processor), None
     everything = [*windows, *own_windows]
     load = partial(evaluation.load_variant, job.output, plan.engine, plan.dtype)
     scratch = Path(tempfile.mkdtemp(dir=temporary_folder(job), prefix="scores-"))

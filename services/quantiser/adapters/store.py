@@ -37,22 +37,11 @@ class StoredArtifacts:
         Raises:
             Permanent: `artifact_not_found`, `digest_mismatch` or `uri_not_allowed`.
         """
-        return self._open(MergedManifest, ref, "merged model")
-
-    def open_variant(self, ref: ArtifactRef) -> VariantManifest:
-        """Return a variant's manifest, verified.
-
-        Raises:
-            Permanent: `artifact_not_found`, `digest_mismatch` or `uri_not_allowed`.
-        """
-        return self._open(VariantManifest, ref, "variant")
-
-    def _open(self, manifest: type[M], ref: ArtifactRef, kind: str) -> M:
         try:
-            return manifest.model_validate_json(self._store.get(ref))
+            return MergedManifest.model_validate_json(self._store.get(ref))
         except ValidationError as error:
             problem = error.errors()[0]
-            reason = f"{ref.uri} is not the manifest of a {kind}: {problem['loc']}: {problem['msg']}."
+            reason = f"{ref.uri} is not the manifest of a merged model: {problem['loc']}: {problem['msg']}."
             raise Permanent("artifact_not_found", reason) from error
 
     def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:

@@ -188,44 +188,6 @@ def _plan(
     )
 
 
-def plan_measurement_key(
-    made: Digest,
-    *,
-    measurement_number: int,
-    release_id: str,
-    held_out: Digest,
-    libraries: Mapping[str, str],
-    processor: Processor,
-    evaluation: Digest | None = None,
-) -> str:
-    """Return the output key of a new measurement of existing files.
-
-    It includes the release: a new attempt after a suspect measurement must not find the old measurement.
-
-    Args:
-        made: Digest of the manifest that names the files.
-        measurement_number: Number of the measurement, from 2.
-        release_id: The release that requests it.
-        held_out: Digest of the text that quality is measured on.
-        libraries: Version by name of every library that can change the result.
-        processor: The processor that computes.
-        evaluation: Digest of the checkpoint's own evaluation set.
-    """
-    return digest_of_json(
-        {
-            "stage": "measure",
-            "format": OUTPUT_FORMAT,
-            "made": made,
-            "measurement": measurement_number,
-            "release": release_id,
-            "held_out": held_out,
-            "libraries": dict(libraries),
-            "processor": processor.model_dump(mode="json"),
-            "evaluation": evaluation,
-        }
-    )
-
-
 def plan_settings_key(variant: Digest, merged: Digest) -> str:
     """Return the output key of a variant with the serving settings of another merged model of the same files.
 

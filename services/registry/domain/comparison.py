@@ -22,7 +22,7 @@ def explain(release: Release) -> Comparison:
 def _compare(release: Release, variant: Variant, ranking: Ranking | None) -> ComparedVariant:
     verdict, code, reason = _verdict(release, variant)
     quantised, quality = release.quantised.get(variant), _quality(release, variant)
-    benchmark = gates.benchmark_of(release, variant)
+    benchmark = release.benchmarked.get(variant)
     side, served = (benchmark.candidate_summary, benchmark.served_quality) if benchmark else (None, None)
     return ComparedVariant(
         variant=variant,

@@ -9,7 +9,7 @@ from decisions.calendar import later
 from decisions.release_holds import start_of_deadline
 from decisions.release_plan import PlannedStep, Step, next_step, plan_release
 from services.registry.domain import gates, plan
-from services.registry.domain.record import SECOND_MEASUREMENT, SHADOW, Release, weight_key
+from services.registry.domain.record import SHADOW, Release, weight_key
 
 
 def awaited_step(release: Release) -> Step | None:
@@ -23,8 +23,6 @@ def awaited_step(release: Release) -> Step | None:
     following = next_step(steps, _done(release))
     if following is None:
         return "canary"
-    if following.step in ("stage", "benchmark") and not _waiting(release):
-        return "measure"
     return following.step
 
 
@@ -38,7 +36,6 @@ def is_at_work(release: Release) -> bool:
         return True
     requests = {
         "quantise": [f"variant.requested:{variant}" for variant in gates.not_quantised(release)],
-        "measure": [f"variant.requested:{variant}:{SECOND_MEASUREMENT}" for variant in measuring(release)],
         "stage": _stage_requests(release),
         "benchmark": _stage_requests(release),
     }
@@ -47,11 +44,7 @@ def is_at_work(release: Release) -> bool:
 
 def _stage_requests(release: Release) -> list[str]:
     """List the requests for the leases that the variants without a verdict wait for."""
-    numbers = {variant: gates.second_measurement_of(release, variant) for variant in _waiting(release)}
-    return [
-        f"stage.requested:{plan.lease_key(variant, 'benchmark', 1 if second is None else SECOND_MEASUREMENT)}"
-        for variant, second in numbers.items()
-    ]
+    return [f"stage.requested:{plan.lease_key(variant, 'benchmark')}" for variant in _unjudged(release)]
 
 
 def is_leaving(release: Release, in_progress: str | None) -> bool:
@@ -62,7 +55,7 @@ def is_leaving(release: Release, in_progress: str | None) -> bool:
 def _done(release: Release) -> frozenset[PlannedStep]:
     """Return the steps of the plan that are done."""
     judged = gates.all_judged(release)
-    staged = any(_is_staged(release, variant) for variant in _waiting(release))
+    staged = any(variant in release.staged for variant in _unjudged(release))
     done: dict[Step, bool] = {
         "merge": release.merged is not None,
         "quantise": gates.all_quantised(release),
@@ -88,35 +81,9 @@ def _shadow_done(release: Release) -> list[PlannedStep]:
     return [begun, PlannedStep("shadow")] if plan.passed_shadow(release) else [begun]
 
 
-def _waiting(release: Release) -> list[Variant]:
-    """Return the variants without a verdict that are not measured a second time."""
-    measured = measuring(release)
-    return [variant for variant in _unjudged(release) if variant not in measured]
-
-
 def _unjudged(release: Release) -> list[Variant]:
     registered = [registered.variant for registered in gates.registered_variants(release)]
     return [variant for variant in registered if gates.verdict_on(release, variant) is None]
-
-
-def _is_staged(release: Release, variant: Variant) -> bool:
-    second = gates.second_measurement_of(release, variant)
-    return variant in release.staged if second is None else second.staged
-
-
-def measuring(release: Release) -> tuple[Variant, ...]:
-    """List the variants whose second measurement is awaited."""
-    return tuple(
-        variant
-        for variant in _unjudged(release)
-        if gates.needs_second_measurement(release, variant) and gates.second_measurement_of(release, variant) is None
-    )
-
-
-def gave_up_measuring(release: Release) -> bool:
-    """Return whether a second measurement was not made before its deadline."""
-    failed = [second.failed for second in release.second_measurements.values() if second.failed is not None]
-    return any(failure.step == "quantise" and failure.code == "deadline_passed" for failure in failed)
 
 
 def awaited_weight(release: Release) -> str | None:
@@ -133,13 +100,7 @@ def _kinds(keys: Iterable[str]) -> set[str]:
 
 
 def since(release: Release, step: Step) -> datetime:
-    """Return when a release began to wait for a step: when it was asked for, or when its last part was answered.
-
-    A second measurement has its time from its request on, whatever else of the release is answered meanwhile.
-    """
-    if step == "measure":
-        keys = [f"variant.requested:{variant}:{SECOND_MEASUREMENT}" for variant in measuring(release)]
-        return max((release.emitted[key] for key in keys if key in release.emitted), default=release.opened_at)
+    """Return when a release began to wait for a step: when it was asked for, or when its last part was answered."""
     asked = {
         "merge": ("release.opened",),
         "quantise": ("variant.requested",),
@@ -175,7 +136,6 @@ def allowed_s(release: Release, step: Step) -> float:
         "queue": limits.queue_s,
         "stage": limits.stage_s,
         "benchmark": limits.benchmark_s,
-        "measure": limits.quantise_s,
         "rehearsal": limits.rehearsal_s,
         "approval": release.policy.promotion.approval_deadline_s,
         "traffic": limits.traffic_s,
@@ -199,15 +159,3 @@ def too_late(release: Release, variant: Variant) -> VariantFailed:
         "deadlines.quantise_s, then publish with a higher attempt."
     )
     return VariantFailed(variant=variant, step="quantise", code="deadline_passed", reason=reason)
-
-
-def not_measured(release: Release, variant: Variant) -> VariantFailed:
-    """Return the failure of a second measurement that was not made before its deadline."""
-    reason = f"It was not measured again within the {allowed_s(release, 'measure'):g} s of deadlines.quantise_s."
-    return VariantFailed(
-        variant=variant,
-        step="quantise",
-        code="deadline_passed",
-        reason=reason,
-        measurement_number=SECOND_MEASUREMENT,
-    )

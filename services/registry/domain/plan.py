@@ -10,7 +10,6 @@ from contracts.facts import (
     ApprovalRequested,
     DeadlinePassed,
     Fact,
-    Quality,
     RegisteredVariant,
     RehearsalRequested,
     StageReleased,
@@ -23,10 +22,10 @@ from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
 from decisions.calendar import later
 from decisions.release_plan import needs_approval, needs_shadow, traffic_shares
 from decisions.suspensions import RETURNS
-from services.registry.domain import deadlines, gates, rehearsals
+from services.registry.domain import gates, rehearsals
 from services.registry.domain.approvals import is_approved
 from services.registry.domain.comparison import explain
-from services.registry.domain.record import SECOND_MEASUREMENT, SHADOW, Release, TurnGranted, weight_key
+from services.registry.domain.record import SHADOW, Release, TurnGranted, weight_key
 
 Emission = tuple[str, Fact]
 """The key of a fact within its release, and the fact."""
@@ -113,89 +112,44 @@ def _registered(release: Release) -> VersionRegistered:
 
 def _staging(release: Release, turn: TurnGranted) -> Iterator[Emission]:
     for registered in gates.registered_variants(release):
-        candidate = gates.deployable(release, registered)
-        yield _benchmark_requested(release, turn, candidate, registered.quality)
+        yield _benchmark_requested(release, turn, registered)
     for registered in gates.registered_variants(release):
-        if gates.needs_second_measurement(release, registered.variant):
-            yield from _second_measurement(release, turn, registered)
-        elif gates.verdict_on(release, registered.variant) is not None and not _keeps_lease(
-            release, registered.variant
-        ):
+        judged = gates.verdict_on(release, registered.variant) is not None
+        if judged and not _keeps_lease(release, registered.variant):
             yield stage_released(release, registered.variant, "benchmark")
 
 
-def _benchmark_requested(
-    release: Release, turn: TurnGranted, candidate: Deployable, quality: Quality, number: int = 1
-) -> Emission:
-    """Return the request to load a variant beside the baseline, to benchmark it for the `number`-th time."""
-    variant = candidate.target.variant
+def _benchmark_requested(release: Release, turn: TurnGranted, registered: RegisteredVariant) -> Emission:
+    """Return the request to load a variant beside the baseline, to benchmark it."""
+    variant = registered.variant
     return (
-        f"stage.requested:{lease_key(variant, 'benchmark', number)}",
+        f"stage.requested:{lease_key(variant, 'benchmark')}",
         StageRequested(
             release_id=release.id,
-            candidate=candidate,
+            candidate=gates.deployable(release, registered),
             baseline=turn.baseline,
             purpose="benchmark",
             load=release.policy.load,
             gates=release.policy.gates,
             evaluation=release.opened.evaluation,
-            quality=quality,
+            quality=registered.quality,
             quality_gate=release.policy.quality.get(variant),
             attempt=release.opened.attempt,
-            measurement_number=number,
         ),
     )
 
 
-def _second_measurement(release: Release, turn: TurnGranted, registered: RegisteredVariant) -> Iterator[Emission]:
-    """Ask for the committed files to be measured again, then for the benchmark against the new record.
-
-    The first lease is released meanwhile: a measurement may take longer than another release can wait.
-    """
-    assert release.merged is not None  # noqa: S101 - for the type checker
-    yield stage_released(release, registered.variant, "benchmark")
-    yield (
-        f"variant.requested:{registered.variant}:{SECOND_MEASUREMENT}",
-        VariantRequested(
-            release_id=release.id,
-            version=release.version,
-            variant=registered.variant,
-            merged=release.merged.manifest,
-            gate=release.policy.quality.get(registered.variant),
-            evaluation=release.opened.evaluation,
-            measurement_number=SECOND_MEASUREMENT,
-            existing_manifest=registered.manifest,
-        ),
-    )
-    second = release.second_measurements.get(registered.variant)
-    if second is not None and second.failed == deadlines.not_measured(release, registered.variant):
-        awaited = f"variant.quantised of {registered.variant}, measurement {SECOND_MEASUREMENT}; it stays inconclusive"
-        passed = DeadlinePassed(release_id=release.id, step="measure", waiting_for=awaited)
-        yield f"deadline.passed:measure:{registered.variant}", passed
-        yield f"variant.failed:{registered.variant}:{SECOND_MEASUREMENT}", second.failed
-    if gates.second_measurement_of(release, registered.variant) is None:
-        return
-    quality = gates.recorded_quality(release, registered.variant)
-    yield _benchmark_requested(release, turn, gates.candidate(release, registered), quality, SECOND_MEASUREMENT)
-    if gates.verdict_on(release, registered.variant) is not None and not _keeps_lease(release, registered.variant):
-        yield stage_released(release, registered.variant, "benchmark", SECOND_MEASUREMENT)
+def lease_key(variant: Variant, purpose: StagingPurpose) -> str:
+    """Return the key of a lease within its release: `int8` or `int8:rehearsal`."""
+    return variant if purpose == "benchmark" else f"{variant}:{purpose}"
 
 
-def lease_key(variant: Variant, purpose: StagingPurpose, number: int = 1) -> str:
-    """Return the key of a lease within its release: `int8`, `int8:2` or `int8:rehearsal`."""
-    if purpose == "rehearsal":
-        return f"{variant}:{purpose}"
-    return variant if number == 1 else f"{variant}:{number}"
-
-
-def stage_released(release: Release, variant: Variant, purpose: StagingPurpose, number: int = 1) -> Emission:
+def stage_released(release: Release, variant: Variant, purpose: StagingPurpose) -> Emission:
     """Return the fact that releases a lease of a variant."""
     target = Target(model=release.model, version=release.version, variant=variant)
     reason = "measured" if purpose == "benchmark" else "rehearsed"
-    released = StageReleased(
-        release_id=release.id, candidate=target, reason=reason, purpose=purpose, measurement_number=number
-    )
-    return f"stage.released:{lease_key(variant, purpose, number)}", released
+    released = StageReleased(release_id=release.id, candidate=target, reason=reason, purpose=purpose)
+    return f"stage.released:{lease_key(variant, purpose)}", released
 
 
 def _keeps_lease(release: Release, variant: Variant) -> bool:
@@ -219,7 +173,7 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
     chosen = gates.choose(release)
     if chosen is None:
         return
-    target = gates.candidate(release, chosen)
+    target = gates.deployable(release, chosen)
     if rehearsals.is_needed(release.policy):
         yield from _rehearsal(release, turn, target)
         rehearsal = rehearsals.assess_rehearsal(release, now)
@@ -317,7 +271,7 @@ def chosen_target(release: Release) -> Target | None:
     if release.opened.returns is not None:
         return release.opened.returns.target
     chosen = gates.choose(release)
-    return gates.candidate(release, chosen).target if chosen else None
+    return gates.deployable(release, chosen).target if chosen else None
 
 
 def weights(release: Release) -> tuple[float, ...]:

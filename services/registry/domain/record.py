@@ -141,19 +141,6 @@ class RouteSeen(Contract):
     quarantined: tuple[Target, ...]
 
 
-SECOND_MEASUREMENT = 2
-"""Number of the measurement that a suspect record leads to; there is no third."""
-
-
-class SecondMeasurement(Contract):
-    """The second measurement of a variant: the same fields as for the first."""
-
-    quantised: VariantQuantised | None = None
-    failed: VariantFailed | None = None
-    staged: bool = False
-    benchmarked: VariantBenchmarked | None = None
-
-
 class Release(OutboxRecord):
     """The record of a release: a field for each fact, and what was emitted.
 
@@ -161,7 +148,6 @@ class Release(OutboxRecord):
 
     `times` holds when each field was filled, `emitted` when each fact was decided. Only `outbox` ever shrinks.
     `timed_out` lists the variants that the registry itself failed, because they were not quantised in time.
-    `second_measurements` counts only where the first benchmark asks for one.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 22
@@ -181,7 +167,6 @@ class Release(OutboxRecord):
     turn: TurnGranted | None = None
     staged: tuple[Variant, ...] = ()
     benchmarked: dict[Variant, VariantBenchmarked] = Field(default_factory=dict)
-    second_measurements: dict[Variant, SecondMeasurement] = Field(default_factory=dict)
     rehearsed: RehearsalCompleted | None = None
     approvals: dict[str, tuple[Approval, ...]] = Field(default_factory=dict)
     deployed: dict[str, Deployed] = Field(default_factory=dict)

@@ -20,11 +20,10 @@ from contracts.facts import (
     WorkAbandoned,
 )
 from contracts.routes import Route
-from contracts.vocabulary import Target, Variant
+from contracts.vocabulary import Target
 from services.registry.domain import admission, deadlines, gates, plan, rehearsals
 from services.registry.domain.orders import keep_order
 from services.registry.domain.record import (
-    SECOND_MEASUREMENT,
     SHADOW,
     DeadlineReached,
     Deployed,
@@ -33,7 +32,6 @@ from services.registry.domain.record import (
     Order,
     Release,
     RouteSeen,
-    SecondMeasurement,
     Superseded,
     TurnGranted,
     weight_key,
@@ -71,21 +69,8 @@ def _merged(release: Release, fact: CheckpointMerged) -> Recorded:
     return ("merged", {"merged": fact}) if rejected is None else _rejected(release, rejected)
 
 
-def _again(release: Release, variant: Variant, number: int, name: str, changes: Changes) -> Recorded:
-    """Fill fields of a variant's second measurement; there is no third."""
-    if number != SECOND_MEASUREMENT or variant not in gates.requested_variants(release):
-        return None
-    second = release.second_measurements.get(variant, SecondMeasurement()).model_copy(update=changes)
-    return f"{name}:{variant} {number}", {"second_measurements": {**release.second_measurements, variant: second}}
-
-
 def _quantised(release: Release, fact: VariantQuantised) -> Recorded:
     variant = fact.variant
-    if fact.measurement_number > 1:
-        known = release.second_measurements.get(variant, SecondMeasurement())
-        answered = known.quantised is not None or (known.failed is not None and known.failed.step == "quantise")
-        number = fact.measurement_number
-        return None if answered else _again(release, variant, number, "quantised", {"quantised": fact})
     if variant not in gates.not_quantised(release):
         return None
     return f"quantised:{variant}", {"quantised": {**release.quantised, variant: fact}}
@@ -99,8 +84,6 @@ def _failed(release: Release, fact: VariantFailed) -> Recorded:
     """
     if fact.step == "stage" and fact.purpose == "rehearsal":
         return _unrehearsed(release, fact)
-    if fact.measurement_number > 1:
-        return _failed_again(release, fact)
     variant, key = fact.variant, f"{fact.variant}:{fact.step}"
     if key in release.failed or variant not in gates.requested_variants(release):
         return None
@@ -108,16 +91,6 @@ def _failed(release: Release, fact: VariantFailed) -> Recorded:
     if (fact.step == "quantise" and variant in release.quantised) or (fact.step != "quantise" and judged):
         return None
     return f"failed:{variant} {fact.step}", {"failed": {**release.failed, key: fact}}
-
-
-def _failed_again(release: Release, fact: VariantFailed) -> Recorded:
-    second = release.second_measurements.get(fact.variant, SecondMeasurement())
-    answered = (
-        second.quantised is not None if fact.step == "quantise" else second.staged and second.benchmarked is not None
-    )
-    if second.failed is not None or answered:
-        return None
-    return _again(release, fact.variant, fact.measurement_number, "failed", {"failed": fact})
 
 
 def _unrehearsed(release: Release, fact: VariantFailed) -> Recorded:
@@ -136,12 +109,9 @@ def _turn(release: Release, data: TurnGranted) -> Recorded:
 
 
 def _staged(release: Release, fact: VariantStaged) -> Recorded:
-    target, number = fact.candidate.target, fact.request.measurement_number
+    target = fact.candidate.target
     if fact.request.purpose != "benchmark" or not release.is_ours(target):
         return None
-    if number > 1:
-        known = release.second_measurements.get(target.variant, SecondMeasurement()).staged
-        return None if known else _again(release, target.variant, number, "staged", {"staged": True})
     if target.variant in release.staged:
         return None
     return f"staged:{target.variant}", {"staged": tuple(sorted((*release.staged, target.variant)))}
@@ -149,21 +119,10 @@ def _staged(release: Release, fact: VariantStaged) -> Recorded:
 
 def _benchmarked(release: Release, fact: VariantBenchmarked) -> Recorded:
     variant = fact.target.variant
-    if fact.measurement_number > 1:
-        return _benchmarked_again(release, fact)
     failed = {f"{variant}:stage", f"{variant}:benchmark"} & set(release.failed)
     if not release.is_ours(fact.target) or variant in release.benchmarked or failed:
         return None
     return f"benchmarked:{variant}", {"benchmarked": {**release.benchmarked, variant: fact}}
-
-
-def _benchmarked_again(release: Release, fact: VariantBenchmarked) -> Recorded:
-    variant = fact.target.variant
-    second = release.second_measurements.get(variant, SecondMeasurement())
-    failed = second.failed is not None and second.failed.step != "quantise"
-    if not release.is_ours(fact.target) or second.benchmarked is not None or failed:
-        return None
-    return _again(release, variant, fact.measurement_number, "benchmarked", {"benchmarked": fact})
 
 
 def _rehearsed(release: Release, fact: RehearsalCompleted) -> Recorded:
@@ -242,8 +201,7 @@ def _refused(release: Release, fact: PromotionRefused) -> Recorded:
 
 def _abandoned(release: Release, fact: WorkAbandoned) -> Recorded:
     """Keep that work was given up, unless it is that of a variant that is no longer awaited."""
-    timed_out = release.timed_out or deadlines.gave_up_measuring(release)
-    if release.abandoned or (timed_out and fact.cause_type == VariantRequested.TYPE):
+    if release.abandoned or (release.timed_out and fact.cause_type == VariantRequested.TYPE):
         return None
     return "abandoned", {"abandoned": fact}
 
@@ -259,8 +217,6 @@ def _deadline(release: Release, data: DeadlineReached, received_at: datetime, no
         return None
     if data.step == "quantise" and gates.registered_variants(release):
         return _time_out(release, received_at)
-    if data.step == "measure":
-        return _not_measured(release, received_at)
     if data.step == SHADOW and release.policy.shadow is not None and release.policy.shadow.on_deadline == "continue":
         return release.model_copy(update={"waived": (*release.waived, SHADOW)})
     weight = deadlines.awaited_weight(release) if data.step == "canary" else None
@@ -278,19 +234,6 @@ def _time_out(release: Release, at: datetime) -> Release:
             "failed": {**release.failed, **{f"{variant}:quantise": fact for variant, fact in late.items()}},
             "times": {**release.times, **{f"failed:{variant} quantise": at for variant in late}},
         }
-    )
-
-
-def _not_measured(release: Release, at: datetime) -> Release:
-    """Fail the second measurements that are not there yet: their variants stay inconclusive, the others continue."""
-    late = {variant: deadlines.not_measured(release, variant) for variant in deadlines.measuring(release)}
-    second = {
-        v: release.second_measurements.get(v, SecondMeasurement()).model_copy(update={"failed": fact})
-        for v, fact in late.items()
-    }
-    times = {f"failed:{variant} {SECOND_MEASUREMENT}": at for variant in late}
-    return release.model_copy(
-        update={"second_measurements": {**release.second_measurements, **second}, "times": {**times, **release.times}}
     )
 
 

@@ -16,7 +16,7 @@ from decisions.release_holds import begins_step
 from services.registry.domain import gates, outcomes, plan
 from services.registry.domain.comparison import explain
 from services.registry.domain.plan import Emission
-from services.registry.domain.record import SECOND_MEASUREMENT, Input, Release
+from services.registry.domain.record import Input, Release
 from services.registry.domain.recording import record
 from services.registry.domain.timeline import timeline
 
@@ -83,10 +83,9 @@ def _emissions(release: Release, now: datetime) -> Iterator[Emission]:
         passed = DeadlinePassed(release_id=release.id, step=release.expired or "", waiting_for=release.expired or "")
         yield f"deadline.passed:{release.expired}", passed
     for registered in gates.registered_variants(release):
-        leases = [*((purpose, 1) for purpose in get_args(StagingPurpose)), ("benchmark", SECOND_MEASUREMENT)]
-        for purpose, number in leases:
-            if f"stage.requested:{plan.lease_key(registered.variant, purpose, number)}" in emitted:
-                yield plan.stage_released(release, registered.variant, purpose, number)
+        for purpose in get_args(StagingPurpose):
+            if f"stage.requested:{plan.lease_key(registered.variant, purpose)}" in emitted:
+                yield plan.stage_released(release, registered.variant, purpose)
     yield "release.finished", _finished(release, ending, now)
 
 

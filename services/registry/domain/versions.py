@@ -301,7 +301,7 @@ def plan_approval_record(release: Release, order: Event[ApprovalGranted]) -> App
     """Return the record of an approval; None if it approves no variant of the release."""
     digest = order.data.manifest_digest
     for registered in gates.registered_variants(release):
-        candidate = gates.candidate(release, registered)
+        candidate = gates.deployable(release, registered)
         if candidate.manifest.digest == digest:
             return ApprovalRecord(
                 target=candidate.target,

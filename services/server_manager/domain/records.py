@@ -44,15 +44,13 @@ class Closed(Contract):
     """A release, or one candidate of it, whose staging ended: its orders are void.
 
     `candidate` is None when the whole release ended. A release stages a candidate once for each purpose, so `purpose`
-    says which order ended; None (facts of an earlier time) ends what was asked for before. A variant that is measured
-    again is staged again: `measurement_number` tells the two apart.
+    says which order ended; None (facts of an earlier time) ends what was asked for before.
     """
 
     release_id: str
     candidate: Target | None
     at: Instant
     purpose: StagingPurpose | None = None
-    measurement_number: int = 1
 
     def covers(self, event: Event[StageRequested]) -> bool:
         """Return whether a staging order was ended by this, in whatever order the two facts arrive."""
@@ -65,7 +63,7 @@ class Closed(Contract):
             return False
         if self.purpose is None:
             return event.time <= self.at
-        return (request.purpose, request.measurement_number) == (self.purpose, self.measurement_number)
+        return request.purpose == self.purpose
 
 
 def target_of(name: str) -> Target | None:

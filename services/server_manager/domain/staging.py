@@ -35,7 +35,6 @@ def release_staging(record: Servers, event: Event[StageReleased]) -> Servers:
         candidate=ended.candidate,
         at=event.time,
         purpose=ended.purpose,
-        measurement_number=ended.measurement_number,
     )
     return _close(record, closed)
 

@@ -186,7 +186,6 @@ def provisional(deployable: Deployable, endpoint: str = "unknown") -> ServedTarg
         target=deployable.target,
         manifest=deployable.manifest,
         weights_bytes=deployable.weights_bytes,
-        measurement_manifest=deployable.measurement_manifest,
         serving=deployable.serving,
         runtime=deployable.runtime,
         endpoints=(endpoint,),

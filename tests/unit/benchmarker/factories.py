@@ -38,7 +38,6 @@ def deployable(target: ServedTarget) -> Deployable:
         target=target.target,
         manifest=target.manifest,
         weights_bytes=target.weights_bytes,
-        measurement_manifest=target.measurement_manifest,
     )
 
 
@@ -51,7 +50,6 @@ def staged(
     evaluation: ArtifactRef | None = None,
     quality_gate: QualityGate | None = None,
     attempt: int = 1,
-    number: int = 1,
     purpose: str = "benchmark",
     lease_id: str = "lease-1",
 ) -> VariantStaged:
@@ -75,7 +73,6 @@ def staged(
             quality=QUALITY,
             quality_gate=quality_gate,
             attempt=attempt,
-            measurement_number=number,
         ),
     )
 

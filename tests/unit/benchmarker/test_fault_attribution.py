@@ -28,26 +28,18 @@ from services.benchmarker.domain.fault_attribution import (
 )
 
 AGREES = {
-    ("agrees", beside, shift, again): PASS
-    for beside, shift, again in product(get_args(BaselineEvidence), get_args(ReferenceEvidence), (False, True))
+    ("agrees", beside, shift): PASS
+    for beside, shift in product(get_args(BaselineEvidence), get_args(ReferenceEvidence))
 }
 BETTER = {
-    ("better", beside, shift, again): MACHINE if beside == "explains" else MEASUREMENT
-    for beside, shift, again in product(get_args(BaselineEvidence), get_args(ReferenceEvidence), (False, True))
+    ("better", beside, shift): MACHINE if beside == "explains" else MEASUREMENT
+    for beside, shift in product(get_args(BaselineEvidence), get_args(ReferenceEvidence))
 }
 WORSE = {
-    **{
-        ("worse", "explains", shift, again): MACHINE
-        for shift, again in product(get_args(ReferenceEvidence), (False, True))
-    },
-    **{
-        ("worse", beside, shift, again): CANDIDATE
-        for beside, shift, again in product(("none", "else"), ("none", "else"), (False, True))
-    },
-    ("worse", "none", "alike", False): MACHINE,
-    ("worse", "none", "alike", True): MACHINE,
-    ("worse", "else", "alike", False): MEASUREMENT,
-    ("worse", "else", "alike", True): CANDIDATE,
+    **{("worse", "explains", shift): MACHINE for shift in get_args(ReferenceEvidence)},
+    **{("worse", beside, shift): CANDIDATE for beside, shift in product(("none", "else"), ("none", "else"))},
+    ("worse", "none", "alike"): MACHINE,
+    ("worse", "else", "alike"): MEASUREMENT,
 }
 TABLE = AGREES | BETTER | WORSE
 WORSE_14, WORSE_48, BETTER_22 = math.log(1.1411), math.log(1.4809), math.log(0.7813)
@@ -59,24 +51,22 @@ maybe = st.none() | deviation | near
 
 @pytest.mark.parametrize(("row", "finding"), TABLE.items())
 def test_every_row_of_the_table(row, finding):
-    own, beside, shift, again = row
-    assert decide(own, beside, shift, measured_again=again) == finding
+    assert decide(*row) == finding
 
 
 def test_the_table_has_a_row_for_everything():
     assert set(TABLE) == set(
-        product(get_args(CandidateDeviation), get_args(BaselineEvidence), get_args(ReferenceEvidence), (False, True))
+        product(get_args(CandidateDeviation), get_args(BaselineEvidence), get_args(ReferenceEvidence))
     )
 
 
-@given(candidate=deviation | near, baseline=maybe, reference=maybe, again=st.booleans())
-def test_any_figures_end_in_a_row_and_no_difference_ever_passes(candidate, baseline, reference, again):
-    attribution = assess_evidence(Evidence(candidate, baseline, reference, again))
+@given(candidate=deviation | near, baseline=maybe, reference=maybe)
+def test_any_figures_end_in_a_row_and_no_difference_ever_passes(candidate, baseline, reference):
+    attribution = assess_evidence(Evidence(candidate, baseline, reference))
     row = (
         classify_candidate(candidate),
         classify_baseline(candidate, baseline),
         classify_reference(candidate, reference),
-        again,
     )
     assert attribution == TABLE[row]
     assert (
@@ -91,8 +81,7 @@ def test_any_figures_end_in_a_row_and_no_difference_ever_passes(candidate, basel
     candidate=st.floats(0.14, 50), baseline=st.none() | st.floats(-50, 0.05), reference=st.none() | st.floats(-50, 0.05)
 )
 def test_a_damaged_candidate_fails_unless_something_else_is_worse_than_recorded_as_well(candidate, baseline, reference):
-    for again in (False, True):
-        assert assess_evidence(Evidence(candidate, baseline, reference, again)) == CANDIDATE
+    assert assess_evidence(Evidence(candidate, baseline, reference)) == CANDIDATE
 
 
 @given(candidate=st.floats(0.06, 50), baseline=st.floats(0.001, 50))
@@ -103,20 +92,14 @@ def test_a_baseline_excuses_no_more_than_it_suffers_itself(candidate, baseline):
 
 
 @pytest.mark.parametrize("baseline", [math.nan, math.inf, 5.0])
-@pytest.mark.parametrize("again", [False, True])
-def test_a_baseline_that_is_broken_itself_excuses_no_candidate(baseline, again):
-    assert assess_evidence(Evidence(0.06, baseline, measured_again=again)) == CANDIDATE
-    assert assess_evidence(Evidence(math.nan, math.nan, measured_again=again)) == MACHINE, "both alike"
+def test_a_baseline_that_is_broken_itself_excuses_no_candidate(baseline):
+    assert assess_evidence(Evidence(0.06, baseline)) == CANDIDATE
+    assert assess_evidence(Evidence(math.nan, math.nan)) == MACHINE, "both alike"
 
 
-@given(candidate=st.floats(-50, -0.06), baseline=maybe, reference=maybe, again=st.booleans())
-def test_nothing_that_is_served_better_than_recorded_is_the_candidates_fault(candidate, baseline, reference, again):
-    assert assess_evidence(Evidence(candidate, baseline, reference, again)) in (MEASUREMENT, MACHINE)
-
-
-@given(candidate=st.floats(0.06, 50), baseline=st.floats(-50, 0.04), reference=maybe)
-def test_a_confirmed_record_excuses_no_candidate_beside_a_baseline_that_is_served_well(candidate, baseline, reference):
-    assert assess_evidence(Evidence(candidate, baseline, reference, measured_again=True)) == CANDIDATE
+@given(candidate=st.floats(-50, -0.06), baseline=maybe, reference=maybe)
+def test_nothing_that_is_served_better_than_recorded_is_the_candidates_fault(candidate, baseline, reference):
+    assert assess_evidence(Evidence(candidate, baseline, reference)) in (MEASUREMENT, MACHINE)
 
 
 @pytest.mark.parametrize(

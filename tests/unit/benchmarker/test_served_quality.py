@@ -84,11 +84,9 @@ def test_the_reason_says_what_the_baseline_showed_with_its_figures():
     assert "differs from its own record (+34.99%)" in machine.reason
 
 
-def test_a_record_whose_merged_model_is_off_as_well_is_measured_again_before_the_candidate_fails():
+def test_a_record_whose_merged_model_is_off_as_well_fails_no_candidate():
     scores = [score_window(window(token_nll=2.0), (-2.3,) * 100)]
     assert assess_scored(scores, None, baseline=baseline_scores(2.5, 2.3)).attributed_to == "measurement"
-    again = assess_scored(scores, None, baseline=baseline_scores(2.5, 2.3), measured_again=True)
-    assert (again.verdict, again.attributed_to) == ("fail", "candidate")
 
 
 def test_a_lost_policy_limit_is_the_candidates():
@@ -190,20 +188,15 @@ def measure(
     context_tokens=2048,
     load=None,
     baseline_windows=None,
-    record=None,
-    number=1,
     baseline_context=2048,
 ):
     """Measure a candidate whose manifest holds windows (None: it cannot be read); gives the report and the engine.
 
-    `baseline_windows` are the windows of the baseline's manifest, `record` those of a later measurement of the candidate.
+    `baseline_windows` are the windows of the baseline's manifest.
     """
     reports = FakeReports()
     manifest = served(CANDIDATE).manifest if windows is None else reports.put_manifest(windows)
-    again = None if record is None else reports.put_manifest(record, "again")
-    staged_candidate = served(CANDIDATE, context_tokens=context_tokens).model_copy(
-        update={"manifest": manifest, "measurement_manifest": again}
-    )
+    staged_candidate = served(CANDIDATE, context_tokens=context_tokens).model_copy(update={"manifest": manifest})
     other = served(BASELINE, context_tokens=baseline_context)
     if baseline_windows is not None:
         other = other.model_copy(update={"manifest": reports.put_manifest(baseline_windows, "baseline_windows")})
@@ -220,9 +213,7 @@ def measure(
     async def note(_done, _total):
         pass
 
-    order = staged(
-        candidate=staged_candidate, baseline=other, quality_gate=gate, evaluation=evaluation, load=load, number=number
-    )
+    order = staged(candidate=staged_candidate, baseline=other, quality_gate=gate, evaluation=evaluation, load=load)
     report, _ = run_virtually(benchmarker.measure(order, note))
     return report, engine
 
@@ -364,20 +355,3 @@ def test_the_baseline_is_asked_only_when_the_candidate_differs():
     assert engine.scored == [101, 41]
     _, engine = measure(Behaviour(token_nll=2.3), baseline=Behaviour(token_nll=1.5), baseline_windows=THEIRS)
     assert engine.scored == [101, 41, 21, 31, 101, 41]
-
-
-def test_a_later_measurement_is_what_the_candidate_is_held_against():
-    wrong, right = (window(token_nll=2.4, reference_nll=2.4),), (window(tokens=50),)
-    first, _ = measure(Behaviour(token_nll=2.0), windows=wrong)
-    assert attributed(first) == SUSPECTED
-    second, engine = measure(Behaviour(token_nll=2.0), windows=wrong, record=right, number=2)
-    assert (second.verdict, second.measurement_number, engine.scored) == ("pass", 2, [51])
-    assert second.output_key != first.output_key
-
-
-@pytest.mark.parametrize("candidate", [Behaviour(), Behaviour(token_nll=2.0, score_error="engine_failed")])
-def test_a_suspect_record_is_not_cleared_by_a_benchmark_that_scores_nothing(candidate):
-    report, _ = measure(candidate, gate=None, record=WINDOWS, number=2)
-    assert attributed(report) == ("inconclusive", "inconclusive", None, "measurement_suspect")
-    empty, _ = measure(Behaviour(token_nll=2.0), gate=None, record=(), number=2)
-    assert attributed(empty) == ("inconclusive", "inconclusive", None, "measurement_suspect")

@@ -180,21 +180,8 @@ BLAMED = f.GateResult(
 )
 
 
-def test_the_attribution_is_shown_and_a_second_measurement_replaces_the_figures_but_not_the_files():
+def test_the_attribution_is_shown():
     first = benchmarked("int8", verdict="inconclusive", gates=(BLAMED,))
     summary = by_variant([*EVENTS, first])["int8"]
     assert (summary.verdict, summary.attributed_to) == ("inconclusive", "measurement")
     assert summary.code == "measurement_suspect"
-    better = quality().model_copy(update={"perplexity_ratio": 1.001})
-    again = logged(f.VariantQuantised, variant="int8", measurement_number=2, quality=better, manifest=KEPT)
-    measured = by_variant([*EVENTS, first, again])["int8"]
-    assert (measured.quality, measured.manifest, measured.verdict) == (better, summary.manifest, None)
-    passed = by_variant([*EVENTS, first, again, benchmarked("int8", measurement_number=2)])["int8"]
-    assert (passed.verdict, passed.code, passed.attributed_to) == ("pass", None, None)
-
-
-def test_a_failed_second_measurement_keeps_the_first_verdict_with_the_reason():
-    first = benchmarked("int8", verdict="inconclusive", gates=(BLAMED,))
-    summary = by_variant([*EVENTS, first, failed("int8", "quantise", "out_of_memory", measurement_number=2)])["int8"]
-    assert (summary.verdict, summary.code) == ("inconclusive", "measurement_suspect")
-    assert summary.reason.endswith("it was not measured again: out_of_memory: quantise broke")

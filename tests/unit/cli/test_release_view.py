@@ -358,40 +358,6 @@ def test_events_of_staging_are_not_steps_of_the_release():
     assert advance(before, moved) == before
 
 
-def test_a_second_measurement_changes_the_benchmark_step_only():
-    gate = f.GateResult(
-        name="served_quality",
-        verdict="inconclusive",
-        reason="why",
-        code="measurement_suspect",
-        attributed_to="measurement",
-    )
-    again = staging_request().model_copy(update={"measurement_number": 2})
-    before = only(project(whole_release()[:6]))
-    release = only(
-        project(
-            [
-                *whole_release()[:6],
-                logged(f.VariantBenchmarked, 85, verdict="inconclusive", gates=(gate,)),
-                logged(f.VariantQuantised, 86, variant="int8", measurement_number=2),
-                logged(f.VariantStaged, 87, request=again),
-                logged(f.VariantBenchmarked, 89, measurement_number=2),
-            ]
-        )
-    )
-    assert [release.steps[name] for name in ("quantised", "staged")] == [
-        before.steps[n] for n in ("quantised", "staged")
-    ]
-    detail = release.steps["benchmarked"].detail
-    assert "int8: inconclusive (measurement_suspect: measurement)" in detail
-    assert "int8: measured again, perplexity x1.014" in detail
-    assert "int8: pass" in detail
-    failed = logged(f.VariantFailed, 86, variant="int8", step="quantise", code="out_of_memory", measurement_number=2)
-    stopped = only(project([*whole_release()[:6], logged(f.VariantBenchmarked, 85), failed]))
-    assert stopped.steps["quantised"] == before.steps["quantised"]
-    assert "int8: out_of_memory" in stopped.steps["benchmarked"].detail
-
-
 @pytest.mark.parametrize(
     ("name", "states", "ends"),
     [

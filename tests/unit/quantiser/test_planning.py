@@ -12,7 +12,6 @@ from services.quantiser.domain import (
     QuantiserDefaults,
     Rejection,
     choose_group_size,
-    plan_measurement_key,
     plan_output_key,
     plan_quantisation,
     read_shape,
@@ -223,31 +222,3 @@ def test_output_key_changes_with_everything_that_decides_the_output(changes):
 
 def test_output_key_does_not_depend_on_order():
     assert key(libraries={"llmcompressor": "0.14.0", "torch": "2.13.0"}) == key()
-
-
-MEASURED = {
-    "made": digest_of(b"made"),
-    "measurement_number": 2,
-    "release_id": "r-1",
-    "held_out": digest_of(b"text"),
-    "libraries": {"torch": "2"},
-    "evaluation": None,
-    "processor": PROCESSOR,
-}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"made": digest_of(b"other")},
-        {"measurement_number": 3},
-        {"release_id": "r-2"},
-        {"held_out": digest_of(b"other")},
-        {"libraries": {"torch": "3"}},
-        {"evaluation": digest_of(b"own")},
-        {"processor": PROCESSOR.model_copy(update={"threads": 4})},
-    ],
-)
-def test_a_second_measurement_is_found_again_only_where_it_would_be_the_same(change):
-    assert plan_measurement_key(**MEASURED) == plan_measurement_key(**MEASURED)
-    assert plan_measurement_key(**MEASURED) != plan_measurement_key(**(MEASURED | change))

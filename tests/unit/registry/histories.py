@@ -138,27 +138,6 @@ REHEARSED = (
 )
 
 
-AGAIN = (
-    k.opened(policy=k.careful_policy()),
-    inputs(
-        k.merged(),
-        k.quantised("bf16", perplexity_ratio=1.2),
-        k.quantised("int8", perplexity_ratio=1.3),
-        k.written(),
-        k.turn(),
-        k.staged("bf16"),
-        k.benchmarked("bf16"),
-        k.staged("int8"),
-        k.suspect("int8"),
-        k.quantised("int8", perplexity_ratio=1.0, number=2),
-        k.staged("int8", number=2),
-        k.benchmarked("int8", number=2),
-        k.rehearsed(),
-        k.changed(k.route(k.target("int8"))),
-    ),
-)
-
-
 HISTORIES = {
     "straight": STRAIGHT,
     "one fails": ONE_FAILS,
@@ -166,7 +145,6 @@ HISTORIES = {
     "careful": CAREFUL,
     "shadowed": SHADOWED,
     "rehearsed": REHEARSED,
-    "measured again": AGAIN,
 }
 
 

@@ -43,22 +43,6 @@ async def test_the_lifecycle_to_production_and_the_next_release_against_it(harne
     assert (record.in_progress, record.open) == (first, (first,))
 
 
-async def test_a_suspect_record_is_measured_again_through_a_restart_and_asked_for_once(harness):
-    (opened,) = await harness.admit(variants=("int8",))
-    first = [k.merged(), k.quantised("int8"), k.staged("int8"), k.suspect("int8")]
-    await harness.handle(opened.release_id, *first)
-    await harness.restarted().handle(opened.release_id, *first[2:], k.quantised("int8", number=2))
-    requests = harness.published(f.VariantRequested)
-    assert [request.measurement_number for request in requests] == [1, 2]
-    assert requests[1].existing_manifest == k.quantised("int8").manifest
-    assert [fact.measurement_number for fact in harness.published(f.StageRequested)] == [1, 2]
-    (manifest,) = harness.out.artifacts.versions.values()
-    assert [variant.manifest for variant in manifest.variants] == [k.quantised("int8").manifest]
-    await harness.handle(opened.release_id, k.staged("int8", number=2), k.benchmarked("int8", number=2))
-    (order,) = harness.published(f.TrafficRequested)
-    assert order.target.measurement_manifest == k.quantised("int8", number=2).manifest
-
-
 async def test_a_release_whose_deadline_is_beyond_the_calendar_is_swept(harness):
     """It was admitted before admission refused such a policy."""
     (opened,) = await harness.admit()

@@ -121,7 +121,6 @@ ONLY_INT8 = inputs(k.merged(), k.quantised("int8"), k.written(), k.turn(), k.sta
 WITHOUT_REHEARSAL = k.opened(policy=k.policy(), variants=("int8",))
 LEASES = {
     "int8": (WITHOUT_REHEARSAL, ONLY_INT8),
-    "int8:2": (k.opened(policy=k.policy()), HISTORIES["measured again"][1][:12]),
     "int8:rehearsal": (REHEARSED[0], REHEARSED[1][:10]),
 }
 
@@ -151,7 +150,7 @@ def test_a_pause_gives_back_the_lease_that_a_canary_kept():
     assert decide(paused.release, RESUME, NOW).publish == ()
 
 
-WORK = ("merge", "quantise", "register", "stage", "benchmark", "measure")
+WORK = ("merge", "quantise", "register", "stage", "benchmark")
 
 
 @pytest.mark.parametrize("name", HISTORIES)
@@ -165,14 +164,14 @@ def test_workers_have_something_to_do_for_a_release_until_what_was_requested_bef
         assert deadlines.is_at_work(paused) == deadlines.is_at_work(release), "the pause itself frees no worker"
         before, paused = deadlines.awaited_step(paused), decide(paused, following, NOW).release
         awaited = deadlines.awaited_step(paused)
-        if (before, awaited) in {("merge", "quantise"), ("queue", "stage"), ("benchmark", "measure")}:
+        if (before, awaited) in {("merge", "quantise"), ("queue", "stage")}:
             held_back.append(awaited)
             assert not deadlines.is_at_work(paused)
             assert deadlines.is_at_work(decide(paused, RESUME, NOW).release)
         for each in received[at + 1 :]:
             paused = decide(paused, each, NOW).release
         assert not deadlines.is_at_work(paused)
-    assert held_back == ["quantise", "stage", *(["measure"] if name == "measured again" else [])]
+    assert held_back == ["quantise", "stage"]
 
 
 # -- what applies -----------------------------------------------------------------------------------------------------

@@ -71,7 +71,6 @@ def stage_requested(
     seconds=0.0,
     weights=100,
     purpose="benchmark",
-    number=1,
     variant="bf16",
 ):
     fact = StageRequested(
@@ -80,16 +79,13 @@ def stage_requested(
         baseline=deployable(baseline),
         purpose=purpose,
         load=LoadProfile(),
-        measurement_number=number,
     )
     return _event(fact, event_id, seconds, "bot")
 
 
-def stage_released(candidate=1, *, release="r1", seconds=10.0, purpose=None, number=1):
-    fact = StageReleased(
-        release_id=release, candidate=deployable(candidate).target, purpose=purpose, measurement_number=number
-    )
-    return _event(fact, f"released-{release}-{candidate}-{seconds}-{purpose}-{number}", seconds, "bot")
+def stage_released(candidate=1, *, release="r1", seconds=10.0, purpose=None):
+    fact = StageReleased(release_id=release, candidate=deployable(candidate).target, purpose=purpose)
+    return _event(fact, f"released-{release}-{candidate}-{seconds}-{purpose}", seconds, "bot")
 
 
 def release_finished(release="r1", *, seconds=20.0):

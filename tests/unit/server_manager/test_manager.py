@@ -320,22 +320,6 @@ async def test_progress_is_told_while_targets_are_on_their_way_and_not_after(wor
     assert len(world.progress.reports) == reports
 
 
-async def test_a_later_record_of_quality_goes_into_the_route_with_its_target(world):
-    order, record = traffic_requested("t1", 1), deployable(7).manifest
-    target = order.data.target.model_copy(update={"measurement_manifest": record})
-    await world.order(order.model_copy(update={"data": order.data.model_copy(update={"target": target})}))
-    await world.ticks()
-    assert world.routes.routes["bot"].active.measurement_manifest == record
-
-
-async def test_a_second_staging_that_fails_says_which_measurement_it_was_for(world):
-    asked = stage_requested("s1", 1, 0, number=2, weights=5000)
-    await world.state.write(lambda record: staging.enqueue_staging(record, asked))
-    await world.ticks()
-    (failed,) = world.said.facts(VariantFailed)
-    assert (failed.code, failed.measurement_number) == ("insufficient_memory", 2)
-
-
 async def test_a_copy_that_cannot_be_deleted_holds_back_no_answer_and_no_alert(world):
     world.artifacts.undeletable = PermissionError(13, "Permission denied")
     world.routes.routes["bot"] = route(1)

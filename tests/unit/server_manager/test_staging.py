@@ -144,20 +144,3 @@ def test_an_alert_opens_once_and_keeps_its_moment():
     again = staging.open_alert(record, OpenAlert(target=target, raised_at=at(9), message="y"))
     assert again == record
     assert not staging.close_alert(record, "engine-bot.v1.bf16").alerts
-
-
-@pytest.mark.parametrize("order", permutations(range(3)))
-def test_the_end_of_one_measurement_never_ends_the_staging_of_the_next(order):
-    first = stage_requested("s1", 1, seconds=1)
-    second = stage_requested("s2", 1, seconds=30, number=2)
-    edits = [
-        lambda record: staging.enqueue_staging(record, first),
-        lambda record: staging.release_staging(record, stage_released(1, seconds=20, purpose="benchmark")),
-        lambda record: staging.enqueue_staging(record, second),
-    ]
-    record = Servers()
-    for index in order:
-        record = edits[index](record)
-    assert [lease.lease_id for lease in record.waiting] == ["s2"]
-    ended = staging.release_staging(record, stage_released(1, seconds=40, purpose="benchmark", number=2))
-    assert not ended.waiting
