@@ -14,7 +14,7 @@ DEFECTS = {
         "\n`SLIPWAY_NO_SUCH`, `slipway_gateway_no_such_total`, `slipway.requested.v1`, `make no-such`\n",
         4,
     ),
-    "docs/faq.md": (
+    "docs/comparison.md": (
         "\n`testbed/no_such.py` `test_no_such.py`\n\n```python\nreturn = 1\n```\n\n```yaml\ntriggers: 1\n```\n",
         4,
     ),

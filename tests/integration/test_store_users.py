@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class MinioAdministration(ThreadingHTTPServer):
-    """What MinIO's administration remembers. No server of MinIO can be had here: docs/not-yet-shown.md."""
+    """What MinIO's administration remembers. No server of MinIO can be had here: docs/status-and-limits.md."""
 
     def __init__(self, keys: KeyFolder) -> None:
         super().__init__(("127.0.0.1", 0), Administration)
