@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints, model_validator
 
-from .stored import Migration, StoredRecord, unchanged
+from .stored import StoredRecord
 from .teams import TeamName
 from .vocabulary import Contract, Digest, Environment, Instant, ModelName
 
@@ -52,9 +51,6 @@ class ApiKey(StoredRecord):
         revoked_at: When it was withdrawn; None if it was not.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 4
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 4), unchanged)
-
     key_id: KeyId
     name: KeyName
     secret_digest: Digest
@@ -67,10 +63,6 @@ class ApiKey(StoredRecord):
     issued_by: Annotated[str, Field(min_length=1, max_length=200)]
     expires_at: Instant | None = None
     revoked_at: Instant | None = None
-
-    def of_newer(self) -> ApiKey | None:
-        """Return the record if it is revoked: a field that is not known may limit a key, and none may extend it."""
-        return self if self.revoked_at is not None else None
 
     @model_validator(mode="after")
     def _ends_after_its_begin(self) -> ApiKey:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -68,8 +68,6 @@ class AuditTail(StoredRecord):
         cursors: The last message that was read, by source.
         signature: The envelope by which the registry signs the head and this record.
     """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
 
     segment: Annotated[int, Field(ge=1)] = 1
     entries: tuple[AuditEntry, ...] = ()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from .records import Migration, StoredRecord, unchanged
+from .records import StoredRecord
 from .vocabulary import Contract, Digest, Instant
 
 EventGroup = Literal["windows", "alerts", "releases"]
@@ -99,9 +98,6 @@ class EventArchive(StoredRecord):
         trimmed_newest: As `newest`, of segments up to that one.
         open_alerts: Alerts that are open where the log was trimmed: by model and id, the segment of their last event.
     """
-
-    SCHEMA_VERSION: ClassVar[int] = 2
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     segment: Annotated[int, Field(ge=1)] = 1

@@ -1,6 +1,6 @@
 """Mirrors as an installation declares them: which models a registry outside shows."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -21,8 +21,6 @@ class Mirror(StoredRecord):
         without: All but these; only together with no `models`.
         paused: Nothing is written to the registry.
     """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
 
     registry: MirrorName
     models: tuple[ModelName, ...] = ()

@@ -6,18 +6,16 @@ from typing import Any
 
 from .envelope import derived_id
 from .facts import Fact
-from .stored import Migration, StoredRecord, unchanged
+from .stored import StoredRecord
 from .vocabulary import ENVIRONMENTS, Contract, Environment, Instant, ModelName
 
 __all__ = [
-    "Migration",
     "OutboxEntry",
     "OutboxRecord",
     "StoredRecord",
     "outbox_entry",
     "parse_record_key",
     "record_key",
-    "unchanged",
 ]
 
 

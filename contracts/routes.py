@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .stored import Migration, StoredRecord, unchanged
+from .stored import StoredRecord
 from .vocabulary import MAX_COPIES, Contract, Deployable, Instant, ModelName, Target
 
 
@@ -99,9 +98,6 @@ class Route(StoredRecord):
         edit_cause_id: Id of the event that caused the last change before the moves. Empty without moves, and if a
             version of before this field moved a target first.
     """
-
-    SCHEMA_VERSION: ClassVar[int] = 11
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 11), unchanged)
 
     model: ModelName
     epoch: Annotated[int, Field(ge=0)] = 0

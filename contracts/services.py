@@ -143,7 +143,6 @@ SERVICES: dict[str, ServiceContract] = {
                 f.AlertResolved, f.WorkProgressed, f.OrderAccepted, f.OrderRefused,
             ),
             owns=("servers", "routes"),
-            hears=(f"{RUNNING_PREFIX}.rollback-controller",),
             calls=("triton", "agent"),
         ),
         ServiceContract(

@@ -31,14 +31,12 @@ BUCKETS: Final = tuple(
 """Every key-value bucket. `policies`, `api-keys` and `mirrors` belong to no service: administrators write them."""
 STREAMS: Final[tuple[Stream, ...]] = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
 LIVE: Final = f"{WorkProgressed.TYPE}.*.*"
-"""Progress of work. Besides it, its inbox, reports and what its replicas exchange, no identity subscribes to anything.
+"""Progress of work. Besides it, its inbox and what its replicas exchange, no identity subscribes to anything.
 
 The server lets a consumer deliver to any subject with a subscriber: one that may create consumers can copy stored
 messages there. So no identity may subscribe to a subject that a stream stores, and who subscribes to one that none
 stores compares it with the subject of each message: a copy keeps its own.
 """
-RUNNING: Final = f"{RUNNING_PREFIX}.*"
-"""Reports of the processes that run, for those who may read all models."""
 OWN_PERMISSIONS: Final = "$SYS.REQ.USER.INFO"
 """The server answers with the permissions of who asks, from which a command learns the models that it may read."""
 _VERSIONS: Final = sorted({fact.TYPE.rpartition(".")[2] for fact in FACTS.values()})
@@ -137,16 +135,14 @@ def user_permissions(identity: Identity) -> Permissions:
     if "administrator" in identity.roles:
         facts = [subject for fact in FACTS.values() for subject in subjects(fact, identity.name)]
         everything = (nats_subject(UPLOADS, "*", identity.name), "$JS.>", "$KV.>", OWN_PERMISSIONS)
-        return Permissions(
-            (*facts, *everything), (own, "_INBOX.>", LIVE, RUNNING)
-        )  # `_INBOX` for the plain NATS command line
+        return Permissions((*facts, *everything), (own, "_INBOX.>", LIVE))  # `_INBOX` for the plain NATS command line
     publish = [subject for role in identity.roles for subject in _orders(role, identity)]
     if set(identity.roles) <= {"publisher"}:
         return Permissions(tuple(publish), (own,))
     if identity.team is not None:
         live = [nats_subject(WorkProgressed.TYPE, model, "*") for model in identity.models]
         return Permissions((*publish, *_reading_models(identity.name, identity.models)), (own, *live))
-    return Permissions((*publish, *_reading_all(identity.name)), (own, LIVE, RUNNING))
+    return Permissions((*publish, *_reading_all(identity.name)), (own, LIVE))
 
 
 def subjects_about(stream: str, model: str) -> list[str]:

@@ -45,7 +45,6 @@ PRELOADED = (
     "shared.runtime.sandbox",
     "shared.runtime.service",
     "shared.storage.blobs",
-    "shared.storage.kept_records",
 )
 """What services and commands import in common. None runs as a program, starts a thread or reads the environment when it
 is imported; numpy and grpc do."""

@@ -10,8 +10,8 @@ from clients.cli.command_list import CommandGroup
 from clients.cli.contexts import request_context
 from clients.cli.errors import EXIT_CODES, CommandError, Exit, asked_for_json, print_error
 from clients.cli.output import show_line
-from clients.cli.versioning import describe_version
 from contracts.codes import ADVICE
+from contracts.version import CONTRACTS, VERSION
 from shared.errors import SlipwayError
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ app = typer.Typer(
 def _show_version(asked: bool) -> None:
     if not asked:
         return
-    show_line(describe_version())
+    show_line(f"slipway {VERSION}, contracts {CONTRACTS}")
     raise typer.Exit
 
 

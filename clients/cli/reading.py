@@ -239,7 +239,7 @@ class RecordsOfModels(Generic[R]):
         message = await last_message(self.js, f"KV_{self.bucket}", f"$KV.{self.bucket}.{key}")
         if message is None or _DELETED in message.headers:
             return None
-        return parse(self.kind, message.data, f"{self.bucket}/{key}")[0]
+        return parse(self.kind, message.data, f"{self.bucket}/{key}")
 
     async def all(self) -> dict[str, R]:
         """Return the records of all models that this identity may read, by key."""
@@ -253,7 +253,7 @@ class RecordsOfModels(Generic[R]):
         prefix = f"$KV.{self.bucket}."
         kept = await _last_of_keys(self.js, self.bucket, pattern)
         keys = {message.subject.removeprefix(prefix): message.data for message in kept}
-        return {key: parse(self.kind, data, f"{self.bucket}/{key}")[0] for key, data in keys.items()}
+        return {key: parse(self.kind, data, f"{self.bucket}/{key}") for key, data in keys.items()}
 
 
 async def keys_of(js: JetStreamContext, bucket: str) -> list[str]:

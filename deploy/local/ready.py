@@ -98,18 +98,6 @@ async def _probe_service(port: int, _keys: Keys) -> str | None:
     return WaitsForDependency(why) if _names_others(answer.text) else why
 
 
-async def ask_version(port: int) -> str | None:
-    """Return the version of the service that listens on a port; None if it does not say."""
-    import httpx
-
-    try:
-        async with httpx.AsyncClient(timeout=ANSWER_S, trust_env=False, verify=False) as client:  # noqa: S501 - no TLS on it
-            version = (await client.get(f"http://{LOOPBACK}:{port}/readyz")).json()["version"]
-    except (httpx.HTTPError, ValueError, LookupError, TypeError):
-        return None
-    return version if isinstance(version, str) else None
-
-
 def _names_others(text: str) -> bool:
     """Return whether a service's answer names the dependency it waits for: each of its checks asks another part."""
     try:

@@ -16,7 +16,7 @@ from deploy.local.plan import Keys, Part, marked
 from deploy.local.processes import Marks, Recorded
 from deploy.local.ready import NotListening, WaitsForDependency, probe_liveness, probe_part
 from deploy.local.watch import HangDetector, HangLimits, read_activity
-from shared.runtime.exits import NEWER_RECORDS, count_memory_kills, describe_exit
+from shared.runtime.exits import count_memory_kills, describe_exit
 from shared.runtime.process import child_command
 
 State = Literal["waiting", "starting", "ready", "restarting", "stopping", "stopped"]
@@ -76,8 +76,6 @@ class Runner:
         self.failures = 0
         self.why = ""
         self.ended = ""
-        self.refuses = False
-        """Its last process refused to run on the records that are there; another try would end in the same way."""
         self.ready = asyncio.Event()
         self.leader: Recorded | None = None
         self._marks = marks
@@ -123,7 +121,6 @@ class Runner:
             self.failures = 1 if steady or was_ready else self.failures + 1
             self.restarts += 1
             delay = restart_delay_s(self.failures)
-            self.refuses = code == NEWER_RECORDS
             self.ended = self._describe_end(code, out_of_memory=self._count_kills() > self._memory_kills[0])
             self._report(f"ended ({self.ended}); restart in {delay:.1f} s")
             self._become("restarting")

@@ -320,8 +320,6 @@ class Supervisor:
                 task.result()
         while waiting := [runner for runner in runners if not runner.ready.is_set()]:
             for runner in waiting:
-                if runner.refuses:
-                    raise self._cannot_start(runner, f"does not run ({runner.ended})")
                 if runner.failures >= MOST_FAILED_STARTS:
                     raise self._cannot_start(
                         runner, f"ended {runner.failures} times without becoming ready ({runner.ended})"

@@ -53,8 +53,7 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
     async def compare_clocks() -> None:
         await clock.keep_comparing(settings.compare_clocks_s)
 
-    kept = {"alerts": lambda _: MonitorState}
-    await serve(bus, connection, background=[sweeper.run, build_routed_sweeper(routed).run, compare_clocks], kept=kept)
+    await serve(bus, connection, background=[sweeper.run, build_routed_sweeper(routed).run, compare_clocks])
 
 
 def main() -> None:

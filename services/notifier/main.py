@@ -45,8 +45,7 @@ async def run(connection: Connection, settings: NotifierSettings) -> None:
         clock=clock,
     )
     try:
-        kept = {"notifications": lambda _: ModelNotices}
-        await serve(bus, connection, background=[build_sweeper(notifier, settings).run], kept=kept)
+        await serve(bus, connection, background=[build_sweeper(notifier, settings).run])
     finally:
         await sender.close()
 

@@ -37,11 +37,11 @@ from services.registry.domain.record import Release
 from services.registry.domain.versions import ModelRecord
 from services.registry.event_archive import EventArchiver, Retain
 from services.registry.metrics import RegistryMetrics
-from services.registry.ports import Artifacts, LockedObjects, Ports, announcements_key, model_key
+from services.registry.ports import Artifacts, LockedObjects, Ports
 from services.registry.release_records import ReleaseRecords
 from services.registry.settings import RegistrySettings
 from services.registry.uploads import ABORT_EVERY_S, Intake
-from services.registry.version_locks import VersionLocks, locks_key
+from services.registry.version_locks import VersionLocks
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
@@ -86,13 +86,6 @@ def connect_ports(
         artifacts=artifacts,
         teams=teams,
     )
-
-
-def kind_of(key: str) -> type[OutboxRecord]:
-    """Return the kind of the record under a key of the bucket `releases`."""
-    kinds: dict[str, type[OutboxRecord]] = {model_key(""): ModelRecord, announcements_key(""): Announcements}
-    kinds[locks_key("")] = ModelLocks
-    return kinds.get(f".{key.rpartition('.')[2]}", Release)
 
 
 def connect_locks(
@@ -164,7 +157,6 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
             connection,
             ready={"store": artifacts.check},
             background=[*(sweeper.run for sweeper in sweepers), uploads.run, count],
-            kept={"releases": kind_of, "audit": lambda _: AuditTail, BUCKET: lambda _: EventArchive},
         )
     finally:
         await registry.admissions.stop()

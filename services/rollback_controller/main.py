@@ -33,7 +33,6 @@ from shared.runtime.sweeper import Sweeper
 from shared.runtime.team_list import TeamList
 from shared.runtime.telemetry import configure_logging
 from shared.serving.inference import Channels
-from shared.storage.kept_records import KindOf
 from shared.storage.kv import Bucket
 
 
@@ -88,8 +87,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     background = [*sweeps, compare_clocks, lambda: routes.follow(bus.client)]
     try:
         await follow_demand(bus.client, watching.take_report)
-        kept: dict[str, KindOf] = {"rollbacks": lambda _: RollbackState}
-        await serve(bus, connection, background=background, kept=kept)
+        await serve(bus, connection, background=background)
     finally:
         await channels.close()
 

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 
 from services.server_manager.domain.records import Servers
-from shared.errors import Transient
 from shared.messaging.records import RecordStore
-from shared.storage.kept_records import NewerRecords
 
 
 class FleetState:
@@ -18,14 +16,6 @@ class FleetState:
     async def read(self) -> Servers:
         """Return the record; an empty one if there is none."""
         return await self._store.read(self._fleet) or Servers()
-
-    async def refuse_newer(self) -> None:
-        """Raise NewerRecords if a newer version of server-manager wrote the record."""
-        try:
-            await self.read()
-        except Transient as error:
-            if error.code == "record_too_new":
-                raise NewerRecords(error.reason) from error
 
     async def write(self, decide: Callable[[Servers], Servers]) -> Servers:
         """Decide, write the record if it changed, return it; `publish` publishes what follows.

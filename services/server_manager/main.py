@@ -80,9 +80,6 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
             connection,
             ready=_checks(store, engines, agents),
             background=[manager.run, lambda: follow_routes(bus, routes, manager), lambda: read_for_metrics(state)],
-            kept={"servers": {settings.fleet: Servers}.get},
-            shared={"routes": lambda _: Route},
-            after="rollback-controller",  # an older one does not edit the routes that this version writes (ADR 0035)
         )
     finally:
         await asyncio.gather(

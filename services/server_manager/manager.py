@@ -123,12 +123,7 @@ class Manager:
         self._wake.set()
 
     async def run(self) -> None:
-        """Reconcile for ever: on every wake, and at least every `tick_s`.
-
-        Raises:
-            NewerRecords: A newer version led meanwhile, and wrote the fleet's record. The lease is released, because
-                its replicas could do nothing while this process held it.
-        """
+        """Reconcile for ever: on every wake, and at least every `tick_s`."""
         try:
             while True:
                 self._wake.clear()
@@ -136,8 +131,6 @@ class Manager:
                     await self.run_pass()
                 except SlipwayError as error:
                     self._log.warning("reconcile postponed", code=error.code, reason=error.reason)
-                    if error.code == "record_too_new":
-                        await self._state.refuse_newer()
                 except LeaseLost as error:
                     self._log.warning("reconcile postponed", why=str(error))
                 except Exception:  # noqa: BLE001 - the next pass begins anew

@@ -140,10 +140,8 @@ class Bus:
         await self._refusals.accept()  # a key may have been refused at first, before the bus had read its keys again
         self._refusals.guard(self.client)
         ask = question(self.client.jetstream(timeout=EVERY_S), self._contract)
-        reports = report_running(self.client, self.service, lambda: self._refusals.refuses_reports)
-        self._watching = tuple(
-            asyncio.create_task(watcher) for watcher in (Isolation(self.client, ask).watch(), reports)
-        )
+        watchers = Isolation(self.client, ask).watch(), report_running(self.client, self.service)
+        self._watching = tuple(map(asyncio.create_task, watchers))
         return self.client
 
     async def check(self) -> None:

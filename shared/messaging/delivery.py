@@ -45,8 +45,7 @@ OUTAGES: frozenset[Code] = frozenset(
         "endpoint_unreachable",
         "disk_full",
         "stream_full",
-        "record_too_new",
-        "record_too_old",
+        "record_version_unknown",
     }
 )
 """Failures of what all messages need: these are retried for so long that no outage ends good work.
@@ -56,7 +55,7 @@ A record that another version wrote is one of them: the message is for a process
 OBJECT_TRIES, OBJECT_LIMIT_S = 5, 120.0
 """How often in a row, and for how long, an object cannot be read before what needs it ends: no short fault ends it."""
 RECORD_FAILURES: frozenset[Code] = frozenset(
-    {"record_too_new", "record_too_old", "too_large", "internal_error", "object_unreadable"}
+    {"record_version_unknown", "too_large", "internal_error", "object_unreadable"}
 )
 """Transient failures of one record or object: all other messages of its consumer can be handled."""
 RECORD_LIMIT_S = 60.0

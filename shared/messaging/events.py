@@ -12,7 +12,7 @@ from contracts.identities import PROVISIONER
 from contracts.limits import TooLarge, event_too_large, too_large
 from contracts.services import FROM_OUTSIDE, SERVICES, emitters
 from contracts.vocabulary import MODEL_NAME_PATTERN, canonical_json
-from shared.errors import Permanent, Transient
+from shared.errors import Permanent
 
 F = TypeVar("F", bound=Fact)
 _PROBLEM_CHARS = 300
@@ -35,8 +35,6 @@ def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
     Raises:
         Permanent: `malformed_event`, `unknown_event_version`, `invalid_model_name`, `subject_mismatch`,
             `sender_mismatch`, `policy_invalid`, each with what is wrong; `too_large` for what came from outside.
-        Transient: `record_too_new`: a service sent a value that only a newer version knows, as a new code. The message
-            waits for a replica of that version (docs/adr/0035).
     """
     outside = fact in FROM_OUTSIDE
     if outside:
@@ -47,9 +45,6 @@ def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
     try:
         event = Event[fact].model_validate(envelope)  # type: ignore[valid-type]  # a class at run time
     except ValidationError as error:
-        by_service = not outside and subject.rpartition(".")[2] in SERVICES
-        if by_service and all(map(_is_of_newer, error.errors())):
-            raise _too_new(fact, error) from error
         raise _explain(error) from error
     sender = subject.rpartition(".")[2]
     expected = nats_subject(event.type, event.subject, sender, event.environment)
@@ -125,28 +120,6 @@ def _check_model(envelope: dict[str, Any], subject: str) -> None:
     for name in names:
         if isinstance(name, str) and not re.fullmatch(MODEL_NAME_PATTERN, name):
             raise Permanent("invalid_model_name", f"{name[:80]!r} is not a valid model name.", subject=subject)
-
-
-_OF_NEWER = frozenset({"literal_error", "union_tag_invalid", "extra_forbidden"})
-"""What a service's event has that this version does not know: a new value of an enumeration, or field of a policy. No
-service sends what its own version does not know."""
-
-
-def _is_of_newer(item: Any) -> bool:
-    """Return whether a newer version may have sent what is refused; the envelope is the same in all of them."""
-    named = item["type"] != "literal_error" or isinstance(item["input"], str)
-    return item["type"] in _OF_NEWER and item["loc"][:1] == ("data",) and named
-
-
-def _too_new(fact: type[Fact], error: ValidationError) -> Transient:
-    unknown = "; ".join(_described(item)[:_PROBLEM_CHARS] for item in error.errors()[:8])
-    reason = f"The {fact.TYPE} has what only a newer version of Slipway knows: {unknown}."
-    return Transient("record_too_new", reason)
-
-
-def _described(item: Any) -> str:
-    path = ".".join(map(str, item["loc"]))
-    return f"the field {path}" if item["type"] == "extra_forbidden" else f"{path} {str(item['input'])[:80]!r}"
 
 
 _UNITS = {"string_too_long": "characters", "too_long": "entries"}

@@ -20,7 +20,6 @@ from shared.storage.compare_and_set import (
     Jitter,
     Records,
     Sleep,
-    check_not_newer,
     edit_record,
     failing_as_transient,
 )
@@ -109,12 +108,10 @@ class RecordStore(Generic[R]):
         """Return a record as it is now; None if there is none.
 
         Raises:
-            Transient: The record could not be read, or a newer version wrote it (`record_too_new`): its caller
-                decides on it, and would decide without the fields that it does not know.
+            Transient: The record could not be read.
         """
         with failing_as_transient(self._name_of(key), "read"):
             entry = await self._records.get(key)
-        check_not_newer(entry, self._name_of(key))
         return self._noted(key, entry)
 
     async def keys(self) -> list[str]:

@@ -3,17 +3,14 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from contracts.identities import describe_refusal
-from contracts.running import RUNNING_PREFIX
 
-REPORT_AGAIN_S: Final = 60.0
-"""How long no report is sent after one that was refused."""
 _AUTHORIZATION = "authorization violation"
 
 
@@ -35,7 +32,6 @@ class Refusals:
         self._on_refusal = on_refusal
         self.rejected: str | None = None
         """Why the bus has ended this connection and takes no other with this key; None while it accepts the key."""
-        self._refused_report_s: float | None = None
         self._waiting: defaultdict[str, set[asyncio.Future[Msg]]] = defaultdict(set)
 
     async def note(self, error: Exception) -> None:
@@ -46,10 +42,6 @@ class Refusals:
         sentence = describe_refusal(str(error), self._identity)
         if sentence is None:
             return
-        if RUNNING_PREFIX in str(error).lower():
-            is_known, self._refused_report_s = self._refused_report_s is not None, _monotonic()
-            if is_known:
-                return
         self._on_refusal(sentence)
         for subject, waiting in self._waiting.items():
             if f'"{subject.lower()}"' in str(error).lower():
@@ -57,17 +49,9 @@ class Refusals:
                     if not request.done():
                         request.set_exception(NotPermitted(sentence))
 
-    @property
-    def refuses_reports(self) -> bool:
-        """Whether the bus refused a report of this process (`shared.messaging.running`) less than a minute ago.
-
-        As one whose permissions are of an earlier version: it may read newer ones without a new connection.
-        """
-        return self._refused_report_s is not None and _monotonic() - self._refused_report_s < REPORT_AGAIN_S
-
     async def accept(self) -> None:
         """Note that the bus accepts the key again."""
-        self.rejected, self._refused_report_s = None, None
+        self.rejected = None
 
     def _reject(self) -> None:
         if self.rejected is None:  # the client tries again and again, each second
@@ -96,7 +80,3 @@ class Refusals:
                     del self._waiting[subject]
 
         client.request = request  # type: ignore[method-assign]  # nats-py has no other place for it
-
-
-def _monotonic() -> float:
-    return asyncio.get_running_loop().time()

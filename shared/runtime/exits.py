@@ -27,8 +27,6 @@ MEANINGS: Mapping[int, str] = MappingProxyType(
 )
 """Usual cause of the exit by each signal."""
 
-NEWER_RECORDS = 65
-"""Exit code of a service that does not run because a newer version of it wrote its records; EX_DATAERR of sysexits."""
 OUT_OF_MEMORY = "perhaps the kernel killed it: memory ran out in this control group just before"
 _SHELL_BASE = 128
 _FULL_RATIO = 0.02
@@ -50,8 +48,6 @@ def describe_exit(code: int, *, out_of_memory: bool = False, shm: Path = Path("/
     number = code - _SHELL_BASE
     if number in MEANINGS:
         return f"exit code {code}, which shells and containers give for {_describe_signal(number, out_of_memory, shm)}"
-    if code == NEWER_RECORDS:
-        return f"exit code {code}: a newer version wrote its records; its log says what to do"
     return f"exit code {code}"
 
 

@@ -19,14 +19,11 @@ from starlette.routing import Mount, Route
 from contracts.version import VERSION
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus
-from shared.messaging.running import await_turn
 from shared.runtime import sandbox
-from shared.runtime.exits import NEWER_RECORDS
 from shared.runtime.failpoints import arm
 from shared.runtime.service_metrics import ServiceMetrics
 from shared.runtime.settings import Connection
 from shared.runtime.tasks import end_tasks
-from shared.storage.kept_records import KeptRecords, KindOf, NewerRecords
 
 Check = Callable[[], Awaitable[object]]
 """Raises an error if a dependency does not work; what it returns is ignored."""
@@ -112,12 +109,9 @@ async def _prepare(steps: Sequence[Callable[[], object]]) -> None:
                 break
 
 
-async def _connect(bus: Bus, records: KeptRecords, prepare: Sequence[Callable[[], object]], after: str | None) -> None:
+async def _connect(bus: Bus, prepare: Sequence[Callable[[], object]]) -> None:
     await _prepare(prepare)
     await connect_with_retries(bus)
-    await records.refuse_newer(lambda: bus.js)
-    if after is not None and records.has_older:
-        await await_turn(bus.client, after)
     await _wait_for_consumers(bus)
 
 
@@ -142,33 +136,23 @@ async def serve(
     background: Sequence[Callable[[], Awaitable[None]]] = (),
     app: Starlette | None = None,
     on_stop: Callable[[], None] = lambda: None,
-    kept: Mapping[str, KindOf] | None = None,
-    shared: Mapping[str, KindOf] | None = None,
-    after: str | None = None,
     prepare: Sequence[Callable[[], object]] = (),
 ) -> None:
     """Run until SIGTERM or SIGINT: start endpoints, bus, handlers and background work; stop them in reverse order.
 
     The endpoints need nothing else: without the bus the service is alive and not ready. If a background task fails, the
     service ends, so that its supervisor restarts it: a part of a service is worse than none. `on_stop` is called before
-    the endpoints wait for the requests in flight: it ends those that would never end. `kept` names the buckets of this
-    service's own records, with what their keys hold. `prepare` are steps that must be done before the first message,
-    each in a thread: one that raises Transient is tried again, while the service is alive and not ready. `after` is the
-    service that an upgrade replaces first: where an older version wrote a record that is kept, or one of the buckets
-    `shared`, this service waits until a process of that one reports this version, for `running.TURN_S` at most.
+    the endpoints wait for the requests in flight: it ends those that would never end. `prepare` are steps that must be
+    done before the first message, each in a thread: one that raises Transient is tried again, while the service is
+    alive and not ready.
 
     Raises:
-        SystemExit: `exits.NEWER_RECORDS` if a newer version wrote one of the records, and 1 if a step of `prepare` is
-            refused for good: nothing is consumed or changed then.
+        SystemExit: 1 if a step of `prepare` is refused for good: nothing is consumed or changed then.
     """
-    records = KeptRecords(bus.service, kept or {}, shared)
-    checks = {"bus": bus.check, **({"records": records.check} if kept else {}), **(ready or {})}
-    connect = partial(_connect, bus, records, prepare, after)
+    checks = {"bus": bus.check, **(ready or {})}
+    connect = partial(_connect, bus, prepare)
     try:
         await _serve(bus, connection, checks, connect, app or Starlette(), background=background, on_stop=on_stop)
-    except NewerRecords as refusal:
-        structlog.get_logger().error("does not run", code="record_too_new", reason=str(refusal))
-        raise SystemExit(NEWER_RECORDS) from None
     except _RefusedError as refusal:
         structlog.get_logger().error("does not run", code=refusal.error.code, reason=refusal.error.reason)
         raise SystemExit(_REFUSED) from None

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from shared.errors import Transient, translate
 from shared.storage.kv import Conflict, Entry
-from shared.storage.record_format import schema_version, too_new
 
 M = TypeVar("M", bound=BaseModel)
 ATTEMPTS = 50
@@ -59,7 +58,7 @@ async def edit_record(
         sleep: Waits for some seconds.
 
     Raises:
-        Transient: The bus's own code if it does not answer; `record_too_new` if a newer version wrote the record;
+        Transient: The bus's own code if it does not answer; `record_version_unknown`;
             `too_large` if the record does not fit; `bus_unavailable` after `ATTEMPTS` conflicts.
     """
     for attempt in range(ATTEMPTS):
@@ -67,24 +66,14 @@ async def edit_record(
             await sleep(wait_s(attempt, jitter()))
         with failing_as_transient(name, "read"):
             entry = known if known is not None and not attempt else await records.get(key)
-        check_not_newer(entry, name)
         before = entry.value if entry else None
         after = decide(before)
         if after is None or after is before or after == before:
             return entry
         with contextlib.suppress(Conflict), failing_as_transient(name, "written"):
             revision = await (records.update(key, after, entry.revision) if entry else records.create(key, after))
-            return Entry(after, revision, schema_version(type(after)))
+            return Entry(after, revision)
     raise kept_changing(name)
-
-
-def check_not_newer(entry: Entry[M] | None, name: str) -> None:
-    """Raise Transient `record_too_new` if a newer version wrote the record.
-
-    A decision would be made without the fields that this version does not know, and a write would drop them.
-    """
-    if entry is not None and entry.schema_version > schema_version(type(entry.value)):
-        raise too_new(type(entry.value), entry.schema_version, name)
 
 
 def kept_changing(name: str) -> Transient:

@@ -15,12 +15,11 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError, NotFound
 from nats.js.kv import KeyValue
 from pydantic import BaseModel
 
-from contracts.stored import StoredRecord
 from shared.errors import Transient
 from shared.messaging.patience import ELECTION_S, ask_again
 from shared.runtime.failpoints import failpoint
 from shared.runtime.tasks import end_tasks
-from shared.storage.record_format import dump, parse, schema_version, too_new
+from shared.storage.record_format import dump, parse
 
 M = TypeVar("M", bound=BaseModel)
 OnChange = Callable[[str, M, int], Awaitable[None]]
@@ -41,11 +40,10 @@ class Conflict(Exception):  # noqa: N818 - it is an answer, not a failure: read 
 
 @dataclass(frozen=True)
 class Entry(Generic[M]):
-    """A record, the revision that it was read at, and the schema version that it was written with."""
+    """A record, and the revision that it was read at."""
 
     value: M
     revision: int
-    schema_version: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,7 @@ class Bucket(Generic[M]):
         entry = await self._get(key)
         if entry is None:
             return None
-        record, version = parse(self._record, entry.value or b"", f"{self._name}/{key}")
-        return Entry(record, entry.revision or 0, version)
+        return Entry(parse(self._record, entry.value or b"", f"{self._name}/{key}"), entry.revision or 0)
 
     async def history(self, key: str) -> list[M]:
         """Return what a record held, oldest first, as far back as the bucket goes; what cannot be read is left out."""
@@ -225,17 +222,10 @@ class Bucket(Generic[M]):
     def read(self, key: str, value: bytes) -> M | None:
         """Return a record; None, and a line in the log, when it cannot be read: it must not hide all the others."""
         try:
-            return self._parse(key, value)
+            return parse(self._record, value, f"{self._name}/{key}")
         except Transient as error:
             structlog.get_logger().error("unreadable record", bucket=self._name, key=key, error=str(error))
             return None
-
-    def _parse(self, key: str, value: bytes) -> M:
-        record, version = parse(self._record, value, f"{self._name}/{key}")
-        newer = version > schema_version(self._record)
-        if newer and isinstance(record, StoredRecord) and record.of_newer() is None:
-            raise too_new(self._record, version, f"{self._name}/{key}")
-        return record
 
     async def watch(self) -> KeyValue.KeyWatcher:
         """Return a watcher of all records and their changes."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from contracts.envelope import nats_subject, plain
 from contracts.facts import RollbackOrdered
 from contracts.identities import Credential
 from contracts.routes import Route
-from contracts.running import RUNNING_PREFIX, RunningReport
+from contracts.running import RUNNING_PREFIX
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.services import ORDERS, dead_letter_subject
 from contracts.vocabulary import canonical_json
@@ -391,8 +390,7 @@ def test_pages_say_that_automatic_rollback_does_not_run_until_its_services_repor
         """Publish what a process of each service publishes every two seconds."""
         harness = await server.connect()
         for name in needed:
-            report = RunningReport(process=secrets.token_hex(8), version="1.0.0")
-            await harness.publish(f"{RUNNING_PREFIX}.{name}", report.model_dump_json().encode())
+            await harness.publish(f"{RUNNING_PREFIX}.{name}")
         await harness.flush(timeout=5)
         await harness.close()
 

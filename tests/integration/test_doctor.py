@@ -183,7 +183,7 @@ async def test_a_model_that_is_not_watched_is_told_by_doctor_and_status(nats_ser
     await provision(js)
     for is_open in (True, False):
         alert = {"kind": "blind", "message": "The policies are not known: 7.", "open": is_open}
-        record = {"schema_version": 99, "alerts": {"a": alert}}
+        record = {"schema_version": 1, "alerts": {"a": alert}}
         await js.publish(f"$KV.alerts.production.{factories.MODEL}", json.dumps(record).encode())
         _, findings = doctor(**variables)
         assert findings["watching"]["state"] == ("failure" if is_open else "ok")

@@ -8,7 +8,7 @@ import pytest
 from testbed.models import tiny_lora
 from testbed.servers import wait_until
 from testbed.stack import Stack
-from tests.kit.rolling_stack import Callers
+from testbed.users import Users
 from tests.kit.small_disk import small_disks
 
 pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(600)]
@@ -35,7 +35,7 @@ def two_versions(stack, tiny, model):
         stack.publish(model, adapter, "--variant", "bf16")
         stack.promoted(model)
     gateway = f"http://127.0.0.1:{stack.part('gateway')['port']}"
-    with Callers([gateway], stack.headers, model) as callers:
+    with Users(gateway, stack.headers, model) as callers:
         yield
     assert callers.failed == []
     assert {f"{model}@v2", f"{model}@v1"} <= set(callers.answered)

@@ -83,5 +83,5 @@ async def test_a_route_of_a_newer_version_is_not_written_by_an_older_controller_
     ):
         with pytest.raises(Transient) as caught:
             await call
-        assert caught.value.code == "record_too_new"
+        assert caught.value.code == "record_version_unknown"
     assert (await (await js.key_value("routes")).get(KEY)).value == newer

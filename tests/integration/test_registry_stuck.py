@@ -61,7 +61,7 @@ async def test_a_stuck_announcement_holds_up_only_its_own_model_and_keeps_its_pl
 
 @pytest.mark.parametrize(
     ("data", "code"),
-    [(b'{"schema_version":99,"model":"support-bot"}', "record_too_new"), (b"{not json", "internal_error")],
+    [(b'{"schema_version":99,"model":"support-bot"}', "record_version_unknown"), (b"{not json", "internal_error")],
 )
 async def test_a_record_of_another_version_holds_up_only_its_own_model(js, settings, checkpoint, data, code):
     log = Log(js)

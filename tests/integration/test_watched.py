@@ -25,7 +25,7 @@ async def js(tmp_path):
 
 
 async def keep(js, bucket, key, **fields):
-    await js.publish(f"$KV.{bucket}.{key}", json.dumps({"schema_version": 99, **fields}).encode())
+    await js.publish(f"$KV.{bucket}.{key}", json.dumps({"schema_version": 1, **fields}).encode())
 
 
 async def test_what_is_not_watched_is_known_without_the_log(js):

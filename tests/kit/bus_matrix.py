@@ -190,10 +190,7 @@ def expected_reads(name):
     own = subscribed_by(SERVICES[name]) if name in SERVICES else ()
     subscribed = [subject for service in SERVICES.values() for subject in subscribed_by(service)]
     tried |= {subject: subject in own for subject in subscribed}
-    sees_running = reads_all or f"{RUNNING_PREFIX}.*" in own
-    tried |= {subject: subject in own or sees_running for subject in subscribed if subject.startswith(RUNNING_PREFIX)}
     follows = SERVICES[name].sees_progress if name in SERVICES else reads_all
-    tried[f"{RUNNING_PREFIX}.*"] = sees_running
     return {**tried, "_INBOX.>": name == "adam", f"{WorkProgressed.TYPE}.*.*": follows, f"_INBOX_{name}.>": True}
 
 

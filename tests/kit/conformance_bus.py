@@ -238,7 +238,7 @@ class BusConformance:
 
         async def handler(event):
             tries.append(event.id)
-            raise Transient("record_too_new", "Version 2.")
+            raise Transient("record_version_unknown", "Version 2.")
 
         async def tried():
             return len(tries) >= 6 or not await world.unacknowledged()

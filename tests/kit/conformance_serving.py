@@ -25,12 +25,8 @@ from tests.unit.server_manager.factories import START, served
 
 NAME = "bot.v1.bf16"
 SPOILT = {
-    "newer": (
-        "record_too_new",
-        dump_newer(Route(model="cat", epoch=3)),
-    ),
-    "newer and unknown": ("record_too_new", b'{"schema_version":99,"model":"cat","epoch":{}}'),
-    "without a version": ("record_too_old", b'{"model":"cat"}'),
+    "of another version": ("record_version_unknown", dump_newer(Route(model="cat", epoch=3))),
+    "without a version": ("record_version_unknown", b'{"model":"cat"}'),
     "damaged": ("internal_error", b'{"schema_version":1,"model":"cat","epoch":'),
 }
 """Bytes of a route that this process cannot read, with the code of the error."""

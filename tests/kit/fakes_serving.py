@@ -215,7 +215,7 @@ class FakeState(FleetState):
     def record(self) -> Servers:
         """The record as it is now, without its outbox."""
         _, data = self.bucket.data.get("main", (0, b""))
-        return parse(Servers, data, "servers/main")[0].model_copy(update={"outbox": ()}) if data else Servers()
+        return parse(Servers, data, "servers/main").model_copy(update={"outbox": ()}) if data else Servers()
 
     @property
     def lost(self) -> bool:
@@ -235,7 +235,7 @@ class StoredRoutes(MutableMapping[str, Route]):
         self._bucket = bucket
 
     def __getitem__(self, model: str) -> Route:
-        return parse(Route, self._bucket.data[model][1], f"routes/{model}")[0]
+        return parse(Route, self._bucket.data[model][1], f"routes/{model}")
 
     def __setitem__(self, model: str, route: Route) -> None:
         self.put(model, dump(route))
@@ -279,7 +279,7 @@ class FakeRuntimesView(KvRuntimes):
     def stored(self) -> dict[str, FleetRuntime]:
         """The endpoints as others read them, by name: a runtime's first one has the name of the runtime."""
         data = self.bucket.data["main.runtimes"][1]
-        runtimes = parse(FleetRuntimes, data, "servers/main.runtimes")[0].runtimes
+        runtimes = parse(FleetRuntimes, data, "servers/main.runtimes").runtimes
         return {runtime.endpoint_name or runtime.name: runtime for runtime in runtimes}
 
 
@@ -314,7 +314,7 @@ class FakeLease:
     def leader(self) -> Leader | None:
         """Who holds the lease, as the bus says."""
         _, data = self.bucket.data.get("main.leader", (0, b""))
-        return parse(Leader, data, "servers/main.leader")[0] if data else None
+        return parse(Leader, data, "servers/main.leader") if data else None
 
     @property
     def revision(self) -> int:

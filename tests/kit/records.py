@@ -59,8 +59,7 @@ class MemoryRecords:
         if key not in self.bucket.data:
             return None
         revision, data = self.bucket.data[key]
-        record, version = parse(self.kind, data, f"memory/{key}")
-        return Entry(record, revision, version)
+        return Entry(parse(self.kind, data, f"memory/{key}"), revision)
 
     async def create(self, key, value):
         return await self._write(key, value, None)

@@ -11,7 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from clients.cli.connection import find_stack
-from clients.cli.doctor import assess, endpoints, gather, numeric, servers, space, stack, versions, watching
+from clients.cli.doctor import assess, endpoints, gather, numeric, servers, space, stack, watching
 from clients.cli.doctor.findings import Finding, failure, skipped
 from deploy.local import plan, triton
 from deploy.local.plan import StackConfig
@@ -98,7 +98,6 @@ def _elsewhere(addresses: Elsewhere) -> Iterator[Check]:
     connection, gateway, engine = addresses.connection, addresses.gateway_url, addresses.triton_url
     yield Check("python", "reading the version of Python", _python)
     yield Check("nats", f"asking {connection.nats_url}", partial(servers.ask_nats, connection))
-    yield Check("versions", "listening to every service", partial(versions.read_versions, connection))
     yield Check("s3", f"asking {connection.s3_endpoint}", partial(servers.ask_s3, connection))
     yield Check(space.BUS, "asking the bus for its limits", partial(space.ask_bus, connection))
     yield Check(space.CONSUMERS, "counting consumers", partial(space.ask_consumers, connection))
@@ -210,7 +209,6 @@ def _shared_memory(folder: StateFolder) -> Finding:
 
 def _running_stack(folder: StateFolder) -> Iterator[Check]:
     yield Check("parts", "asking every part", partial(stack.check_parts, folder))
-    yield Check("versions", "asking every service", partial(stack.check_versions, folder))
     yield Check("nats", "asking the message bus", partial(stack.ask_when_ready, folder, "nats", servers.ask_nats))
     yield Check("s3", "trying a create-only put", partial(stack.ask_when_ready, folder, "s3", servers.ask_s3))
     ask = partial(stack.ask_when_ready, folder)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from clients.cli.doctor import servers, versions
+from clients.cli.doctor import servers
 from clients.cli.doctor.findings import Finding, ease, failure, ok, skipped, warning
 from deploy.local import processes
 from deploy.local.leftovers import is_living
@@ -70,16 +70,6 @@ def check_parts(folder: StateFolder) -> Finding:
         return warning("parts", f"the stack in {folder.shown} is starting or stopping", "try again in a moment")
     description, table = ready
     return servers.ask_parts(table.parts, description.keys(folder.path))
-
-
-def check_versions(folder: StateFolder) -> Finding:
-    """Ask every service of a stack that is ready for its version."""
-    ready = _read_ready(folder)
-    return (
-        skipped(versions.CHECK, "not asked until the stack is ready")
-        if ready is None
-        else versions.ask_versions(ready[1].parts)
-    )
 
 
 def ask_when_ready(folder: StateFolder, check: str, ask: Callable[[Connection], Finding]) -> Finding:

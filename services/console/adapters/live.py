@@ -34,8 +34,8 @@ async def follow_running(client: Client, on_report: Callable[[str], None]) -> No
     """Call `on_report` with the service of each report of a process, for ever."""
 
     async def take(message: Msg) -> None:
-        if read_running(message) is not None:
-            on_report(message.subject.rpartition(".")[2])
+        if service := read_running(message):
+            on_report(service)
 
     await client.subscribe(f"{RUNNING_PREFIX}.*", cb=take)
     await asyncio.Event().wait()

@@ -1,14 +1,13 @@
 """What the monitor keeps of a model in one environment: one record in the bucket `alerts`."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from contracts.facts import PairCounts
 from contracts.policy import FALSE_ALARM_EVERY, JUDGEMENT_S, Canary, ReleasePolicy, Shadow, Trigger
-from contracts.records import Migration, OutboxRecord, unchanged
+from contracts.records import OutboxRecord
 from contracts.vocabulary import ArtifactRef, Contract, Environment, Instant, ModelName, Target
 from decisions.alerts import AlertState
 from decisions.observe_loop import WatchedTarget
@@ -145,15 +144,6 @@ class GatewayClock(Contract):
     last_at: datetime
 
 
-def without_request_evidence(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the record with the evidence of active targets removed, which was of single requests: it begins anew."""
-    targets = {
-        name: {**target, "triggers": {}} if target.get("role") == "active" else target
-        for name, target in fields.get("targets", {}).items()
-    }
-    return {**fields, "targets": targets}
-
-
 class MonitorState(OutboxRecord):
     """The state of one model in one environment.
 
@@ -178,12 +168,6 @@ class MonitorState(OutboxRecord):
         judged: The suspended version that the shadow judges; None without one.
         undecided: What a person is asked to decide about suspended versions that were judged; empty if nothing.
     """
-
-    SCHEMA_VERSION: ClassVar[int] = 26
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {
-        **dict.fromkeys(range(1, 26), unchanged),
-        24: without_request_evidence,
-    }
 
     model: ModelName
     environment: Environment

@@ -1,14 +1,13 @@
 """What the notifier keeps of a model: alerts with what is still to be sent of each, and silences."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from contracts.codes import Code
 from contracts.facts import AlertRaised
 from contracts.facts.watch import Severity
-from contracts.records import Migration, OutboxRecord, unchanged
+from contracts.records import OutboxRecord
 from contracts.vocabulary import Contract, Instant, ModelName, Target
 
 Transition = Literal["raised", "rollback_failed", "acknowledged", "resolved", "silence_ended"]
@@ -132,9 +131,6 @@ class ModelNotices(OutboxRecord):
         failed_rollbacks: Rollbacks that failed, of alerts that are not known yet.
         held: What silences hold back that is over, by trigger or kind, and whether it is critical.
     """
-
-    SCHEMA_VERSION: ClassVar[int] = 7
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 7), unchanged)
 
     model: ModelName
     notices: dict[str, Notice] = Field(default_factory=dict)

@@ -1,12 +1,11 @@
 """The announced checkpoints of a model that are not admitted or rejected yet, in the order of the stream. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import ClassVar
 
 from contracts.codes import Code
 from contracts.facts import CheckpointRejected
-from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
+from contracts.records import OutboxRecord, outbox_entry
 from contracts.teams import Team
 from contracts.vocabulary import Contract, Environment, Instant, ModelName
 from decisions.team_quotas import find_excess_rate, in_same_minute
@@ -52,9 +51,6 @@ class Announcements(OutboxRecord):
         accepted: when the stream stored the announcements of the last minute that were accepted, if their team has a
             quota of them.
     """
-
-    SCHEMA_VERSION: ClassVar[int] = 12
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 12), unchanged)
 
     model: ModelName
     waiting: tuple[Announcement, ...] = ()

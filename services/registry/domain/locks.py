@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from contracts.envelope import derived_id
 from contracts.facts import AlertRaised, AlertResolved
@@ -52,8 +52,6 @@ class ModelLocks(OutboxRecord):
         owner: The process that looks at them now.
         leased_until: Until when no other one does.
     """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
 
     model: ModelName
     owner: str = ""

@@ -1,9 +1,7 @@
 """The record of one release: which facts were received, and which were emitted because of them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -28,7 +26,7 @@ from contracts.facts import (
     WorkAbandoned,
 )
 from contracts.policy import ReleasePolicy
-from contracts.records import Migration, OutboxRecord, unchanged
+from contracts.records import OutboxRecord
 from contracts.vocabulary import ArtifactRef, Contract, Deployable, Instant, Target, Variant
 from decisions.release_holds import HoldOrder
 
@@ -149,9 +147,6 @@ class Release(OutboxRecord):
     `times` holds when each field was filled, `emitted` when each fact was decided. Only `outbox` ever shrinks.
     `timed_out` lists the variants that the registry itself failed, because they were not quantised in time.
     """
-
-    SCHEMA_VERSION: ClassVar[int] = 22
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 22), unchanged)
 
     opened: ReleaseOpened
     opened_at: Instant

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import Final
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from contracts.facts import (
     ReleaseOpened,
 )
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
-from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
+from contracts.records import OutboxRecord, outbox_entry
 from contracts.routes import Route, Suspended
 from contracts.vocabulary import Deployable, ModelName, Target, digest_of_json
 from decisions.release_plan import required_attestations
@@ -39,9 +39,6 @@ class ModelRecord(OutboxRecord):
     `reservations` are the version numbers of the releases that have not ended, and of the newest others.
     `alerts` are open until a release of a later version was registered and has ended.
     """
-
-    SCHEMA_VERSION: ClassVar[int] = 16
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 16), unchanged)
 
     model: ModelName
     next_version: int = 1

@@ -1,8 +1,7 @@
 """The record of a model in one environment, in the bucket `rollbacks`."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -17,7 +16,7 @@ from contracts.facts import (
 )
 from contracts.golden import GoldenPrompts
 from contracts.policy import Trigger
-from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
+from contracts.records import OutboxRecord, outbox_entry
 from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Target, Verdict
 from decisions.golden import GoldenChecks
 
@@ -127,9 +126,6 @@ class RollbackState(OutboxRecord):
         golden: The golden prompts of the frozen policy, by version; without those over today's limits.
         checks: What golden prompts showed of the version that serves; None before the first check.
     """
-
-    SCHEMA_VERSION: ClassVar[int] = 26
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 26), unchanged)
 
     model: ModelName
     environment: Environment

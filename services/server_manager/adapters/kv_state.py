@@ -20,7 +20,7 @@ from services.server_manager.ports import Extent, RouteListing
 from shared.errors import SlipwayError, Transient
 from shared.messaging.delivery import RECORD_FAILURES
 from shared.runtime.clock import Clock
-from shared.storage.compare_and_set import Records, check_not_newer, edit_record
+from shared.storage.compare_and_set import Records, edit_record
 from shared.storage.kv import Bucket, Conflict, Entry
 
 M = TypeVar("M", bound=BaseModel)
@@ -87,7 +87,6 @@ class KvRoutes:
             for model in await self._records.keys():
                 try:
                     entry = await self._records.get(model)
-                    check_not_newer(entry, f"routes/{model}")
                 except Transient as error:
                     if error.code not in RECORD_FAILURES:
                         raise

@@ -25,7 +25,7 @@ class RoutesFile:
         self._read: tuple[tuple[int, int, int], dict[str, Route]] | None = None
 
     def load(self) -> dict[str, Route]:
-        """Return the routes, without those of a newer version; read again only when the file was replaced."""
+        """Return the routes, without those of another version; read again only when the file was replaced."""
         try:
             stat = self._path.stat()
             stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)

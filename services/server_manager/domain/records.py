@@ -1,13 +1,12 @@
 """The record of a fleet, in the bucket `servers`, and the lease on it."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from contracts.envelope import Event
 from contracts.facts import EndpointOrdered, StageRequested, TrafficRequested
-from contracts.records import Migration, OutboxRecord, unchanged
+from contracts.records import OutboxRecord
 from contracts.vocabulary import Contract, Digest, Instant, StagingPurpose, Target
 
 CLOSED_KEPT = 500
@@ -154,27 +153,8 @@ class OpenAlert(Contract):
         return f"standby-{self.target.model}" if self.kind == "standby" else f"{self.kind}-{self.target}"
 
 
-def without_answered(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of version 1 as of version 2, which added `answered`: no order counts as answered."""
-    return fields
-
-
-def with_phase_ready(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of version 2 as of version 3: the phase of a target that generates was `hot`, is `ready`."""
-    loaded = [
-        {**target, "phase": "ready"} if target.get("phase") == "hot" else target for target in fields.get("loaded", ())
-    ]
-    return {**fields, "loaded": loaded}
-
-
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
-
-    SCHEMA_VERSION: ClassVar[int] = 19
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = dict.fromkeys(range(1, 19), unchanged) | {
-        1: without_answered,
-        2: with_phase_ready,
-    }
 
     endpoint: str = ""
     server_ready: bool = False

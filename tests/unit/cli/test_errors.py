@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from clients.cli.errors import EXIT_CODES, CommandError, Exit, asked_for_json, failure_of
-from clients.cli.versioning import find_commit
 from contracts.facts import FACTS
 from contracts.version import CONTRACTS
 from tests.kit.command import run_command
@@ -86,11 +85,6 @@ def test_json_is_asked_for_by_an_option_only():
 
 def test_the_version_of_contracts_is_that_of_every_event():
     assert {name.rpartition(".")[2] for name in FACTS} == {CONTRACTS}
-
-
-def test_the_commit_is_that_of_a_checkout_and_of_nothing_else(tmp_path):
-    assert find_commit(ROOT)
-    assert find_commit(tmp_path) == ""
 
 
 # -- completion -------------------------------------------------------------------------------------------------------

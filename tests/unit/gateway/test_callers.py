@@ -375,4 +375,3 @@ def test_a_key_of_a_newer_version_is_accepted_only_as_revoked():
 
     assert bucket.read(ID, dump(key())) == key()
     assert bucket.read(ID, dump_newer(key())) is None
-    assert bucket.read(ID, dump_newer(key(revoked_at=ISSUED))) == key(revoked_at=ISSUED)

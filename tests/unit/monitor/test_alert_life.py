@@ -1,6 +1,5 @@
 """What an alert says while it is open, and how it ends: drills, recoveries, little traffic."""
 
-import json
 
 import pytest
 
@@ -8,7 +7,6 @@ from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
 from decisions.observation import SLOTS_PER_WINDOW
 from services.monitor.domain import monitoring
 from services.monitor.domain.record import MonitorState
-from shared.storage.record_format import dump, parse
 from testbed import factories as f
 from tests.unit.monitor.factories import RULES, cause, failed, feed, policy, published, record, routed, take, watch
 
@@ -118,16 +116,3 @@ def test_the_alert_of_a_version_that_stays_is_kept_when_another_leaves():
     (alert,) = published(state, AlertRaised)
     state = routed(of=state, epoch=13, at=30.0)
     assert [each.alert_id for each in state.alerts.values() if each.open] == [alert.alert_id]
-
-
-def test_a_record_of_the_version_before_forgets_the_alerts_of_targets_that_are_gone():
-    state = feed(routed(), 20, 1, failed, batch_s=1)
-    (alert,) = state.alerts.values()
-    closed = [alert.model_copy(update={"target": f.target(number), "open": False}) for number in range(1, 6)]
-    old = {f"{each.target}/errors": each for each in closed}
-    fields = json.loads(dump(state.model_copy(update={"alerts": {**state.alerts, **old}})))
-    del fields["routed"]
-    read, _ = parse(MonitorState, json.dumps({**fields, "schema_version": 10}).encode(), "alerts/x")
-    assert len(read.alerts) == 6
-    after = routed(active=9, of=read, epoch=13, at=30.0)
-    assert after.alerts == {}

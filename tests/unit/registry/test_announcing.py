@@ -248,8 +248,8 @@ async def test_two_registries_that_share_the_consumer_admit_in_the_same_order(ha
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (b'{"schema_version":99,"model":"support-bot"}', "record_too_new"),
-        (b'{"model":"support-bot"}', "record_too_old"),
+        (b'{"schema_version":99,"model":"support-bot"}', "record_version_unknown"),
+        (b'{"model":"support-bot"}', "record_version_unknown"),
         (b"{not json", "internal_error"),
     ],
 )

@@ -1,6 +1,5 @@
 """A shadow: a candidate is asked unseen before it takes traffic, and the verdict on that decides about its release."""
 
-import json
 from datetime import timedelta
 
 import pytest
@@ -8,9 +7,8 @@ import pytest
 from contracts.facts import DeadlinePassed, ReleaseHeld
 from contracts.policy import Canary, Promotion, Shadow
 from services.registry.domain.deadlines import awaited_step, deadline_at
-from services.registry.domain.record import DeadlineReached, Hold, Release
+from services.registry.domain.record import DeadlineReached, Hold
 from services.registry.domain.versions import plan_deployment_record
-from shared.storage.record_format import dump, parse
 from tests.kit import fakes_registry as k
 from tests.unit.registry.walks import Walk
 
@@ -114,14 +112,6 @@ def test_the_first_release_of_a_model_has_no_shadow_and_an_approval_comes_before
     asked = Walk(manual).to_verdict(k.turn(first=False, epoch=7))
     assert "traffic.requested:shadow" not in asked.last
     assert awaited_step(asked.release) == "approval"
-
-
-def test_a_record_of_the_version_before_is_read():
-    walk = walk_to_shadow()
-    stored = json.loads(dump(walk.release)) | {"schema_version": 16}
-    del stored["shadowed"]
-    release, version = parse(Release, json.dumps(stored).encode(), "releases/x")
-    assert (release, version) == (walk.release, 16)
 
 
 def test_a_shadow_leaves_no_record_of_a_deployment_and_its_end_leaves_one_without_traffic():

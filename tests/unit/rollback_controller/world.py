@@ -214,7 +214,7 @@ class World:
         _, data = self.bucket.data.get(f"{environment}.{f.MODEL}", (0, b""))
         if not data:
             return RollbackState(model=f.MODEL, environment=environment)
-        return parse(RollbackState, data, "rollbacks")[0]
+        return parse(RollbackState, data, "rollbacks")
 
     def published(self, environment="production"):
         """Return what the controller published: type, and what identifies it, in the order of the log."""

@@ -463,7 +463,7 @@ class FleetWorld:
     def record(self) -> Servers:
         """Return the fleet's record."""
         _, data = self.bucket.data.get("main", (0, b""))
-        return parse(Servers, data, "servers/main")[0] if data else Servers()
+        return parse(Servers, data, "servers/main") if data else Servers()
 
     def answers(self, event: Event) -> list[cf.Fact]:
         """Return the stored answers to an order."""

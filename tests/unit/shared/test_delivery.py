@@ -168,9 +168,9 @@ class Counting:
 @pytest.mark.parametrize(
     ("perishable", "code", "ends", "outcome"),
     [
-        (True, "record_too_new", AckMessage, "dropped"),
+        (True, "record_version_unknown", AckMessage, "dropped"),
         (True, "bus_unavailable", NackMessage, "retried"),
-        (False, "record_too_new", NackMessage, "retried"),
+        (False, "record_version_unknown", NackMessage, "retried"),
     ],
 )
 async def test_telemetry_of_an_unusable_record_is_acknowledged_and_counted(perishable, code, ends, outcome):
