@@ -1,13 +1,7 @@
 """The format of what a stack holds (events, records, artifacts), and the sentence that refuses data of another one."""
 
-DATA_FORMAT = 3
-"""It rises when older data can no longer be used. 2: versions are signed, and what is not is not loaded.
-3: the subject of an event ends with its sender, and who approved or cancelled is no field of the event.
-"""
-CLUSTER_DATA_FORMAT = 4
-"""Of a state folder with three NATS servers, whose data is of the format before it, 3. A Slipway without `up --nats`
-refuses it: it would start one of the servers alone, on what that stored. The next `DATA_FORMAT` is 5, and this then 6.
-"""
+DATA_FORMAT = 5
+"""It rises when older data can no longer be used."""
 
 
 def refuse(where: str, data_format: int | None, advice: str) -> str | None:

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from deploy.data_format import CLUSTER_DATA_FORMAT, DATA_FORMAT, refuse
+from deploy.data_format import DATA_FORMAT, refuse
 from deploy.identity.key_folder import KeyFolder
-from deploy.local.bus import servers_in
 from deploy.local.plan import Keys, Probe, keys_folder
 from deploy.local.ports import LOOPBACK
 from deploy.local.processes import Recorded, is_running
@@ -40,8 +39,7 @@ class AlreadyUp(Exception):  # noqa: N818 - it is an answer, not a failure of th
 class Description:
     """What a restart keeps: the stack's id, ports, addresses, engine environments of runtimes, Tritons (stack.json).
 
-    `data_format` is the `DATA_FORMAT` of the Slipway that created the folder, or `CLUSTER_DATA_FORMAT`; 0 for folders
-    without one.
+    `data_format` is the `DATA_FORMAT` of the Slipway that created the folder; 0 for folders without one.
     """
 
     stack_id: str
@@ -241,11 +239,4 @@ def new_description() -> Description:
 def foreign_data(description: Description, path: Path) -> str | None:
     """Return why the data of a state folder cannot be used, or None if it can be."""
     advice = f"start a new stack with --state FOLDER, or move {path} away"
-    recorded = description.data_format
-    is_cluster = recorded == CLUSTER_DATA_FORMAT
-    return refuse(f"{path} holds", CLUSTER_DATA_FORMAT - 1 if is_cluster else recorded, advice)
-
-
-def format_of(ports: Mapping[str, int]) -> int:
-    """Return the data format of a folder whose stack has these ports: one of its own with several NATS servers."""
-    return CLUSTER_DATA_FORMAT if len(servers_in(ports)) > 1 else DATA_FORMAT
+    return refuse(f"{path} holds", description.data_format, advice)

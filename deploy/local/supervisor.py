@@ -24,7 +24,6 @@ from deploy.local.state import (
     StateFolder,
     Table,
     foreign_data,
-    format_of,
     new_description,
     prepare_keys,
     shorten,
@@ -137,7 +136,6 @@ class Supervisor:
             engine=config.engine,
             runtimes=roots,
             tritons=config.default_tritons,
-            data_format=format_of(ports),
         )
         self._folder.write_description(description)
         return description

@@ -2,14 +2,12 @@
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deploy import data_format
-from deploy.data_format import CLUSTER_DATA_FORMAT, DATA_FORMAT, refuse
-from deploy.local import bus, state
+from deploy.data_format import DATA_FORMAT, refuse
+from deploy.local import bus
 from deploy.local.plan import Programs, StackConfig
 from deploy.local.state import StateFolder, foreign_data, new_description
 from deploy.local.supervisor import Options, Supervisor
@@ -34,7 +32,7 @@ def test_a_new_folder_carries_the_format_of_this_slipway(folder):
 
 
 @pytest.mark.parametrize(
-    ("data_format", "which"), [(None, "an older"), (DATA_FORMAT - 1, "an older"), (CLUSTER_DATA_FORMAT + 1, "a newer")]
+    ("data_format", "which"), [(None, "an older"), (DATA_FORMAT - 1, "an older"), (DATA_FORMAT + 1, "a newer")]
 )
 def test_data_of_another_format_is_refused_in_one_sentence_that_says_what_to_do(folder, data_format, which):
     """Before there was a number, stack.json had none."""
@@ -55,7 +53,7 @@ def test_data_without_a_recorded_format_may_be_of_something_else():
 
 
 def test_the_file_of_a_newer_slipway_is_refused_by_its_format_whatever_fields_it_adds(folder):
-    newer = OLD | {"data_format": CLUSTER_DATA_FORMAT + 1, "a_field_of_the_future": {}}
+    newer = OLD | {"data_format": DATA_FORMAT + 1, "a_field_of_the_future": {}}
     (folder.path / "stack.json").write_text(json.dumps(newer))
     assert "a newer Slipway" in foreign_data(folder.read_description(), folder.path)
 
@@ -68,24 +66,6 @@ def described(folder, servers):
     return folder.read_description()
 
 
-@pytest.mark.parametrize(("servers", "data_format"), [(1, DATA_FORMAT), (3, CLUSTER_DATA_FORMAT)])
-def test_a_folder_with_three_nats_servers_has_a_format_that_an_older_slipway_refuses(folder, servers, data_format):
-    """An older one compares with its own number, and would start the first of the three alone."""
-    started = described(folder, servers)
-    assert started.data_format == data_format
-    older = refuse("it holds", started.data_format, "")
-    assert (older is None) == (servers == 1)
-    assert foreign_data(started, folder.path) is None
-    assert described(folder, servers) == started, "a later start changes nothing"
-
-
-def test_a_folder_that_has_three_nats_servers_already_gets_their_format(folder):
-    """It was made by a Slipway of before the format."""
-    had = {name: 10_000 + number for number, name in enumerate(bus.port_names(3))}
-    (folder.path / "stack.json").write_text(json.dumps(OLD | {"data_format": DATA_FORMAT, "ports": had}))
-    assert described(folder, 3).data_format == CLUSTER_DATA_FORMAT
-
-
 @pytest.mark.parametrize(("before", "now"), [(3, 1), (1, 3)])
 def test_the_number_of_nats_servers_is_fixed_once_one_of_them_has_stored_anything(folder, before, now):
     described(folder, before)
@@ -94,11 +74,3 @@ def test_the_number_of_nats_servers_is_fixed_once_one_of_them_has_stored_anythin
     (folder.path / "nats" / "jetstream").mkdir(parents=True)
     kept = described(folder, before)
     assert set(bus.servers_in(again.ports)) <= set(bus.servers_in(kept.ports)), "what stored anything is never left out"
-
-
-@pytest.mark.parametrize("recorded", [DATA_FORMAT, CLUSTER_DATA_FORMAT])
-def test_once_the_format_has_risen_folders_of_before_are_refused_with_one_server_and_with_three(recorded, monkeypatch):
-    monkeypatch.setattr(data_format, "DATA_FORMAT", CLUSTER_DATA_FORMAT + 1)
-    monkeypatch.setattr(state, "DATA_FORMAT", CLUSTER_DATA_FORMAT + 1)
-    refusal = foreign_data(replace(new_description(), data_format=recorded), Path("folder"))
-    assert "an older Slipway" in refusal
