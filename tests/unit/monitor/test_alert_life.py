@@ -1,6 +1,5 @@
 """What an alert says while it is open, and how it ends: drills, recoveries, little traffic."""
 
-
 import pytest
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated

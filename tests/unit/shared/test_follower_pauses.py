@@ -10,7 +10,7 @@ import pytest
 from nats.js.errors import NotFoundError
 
 from shared.storage.kv import Bucket, Snapshot
-from tests.kit.conformance_records import Migrated
+from tests.kit.records import Tally
 from tests.kit.virtual_time import virtual_time
 
 SOON_S, REGULAR_S = 0.1, 2.0
@@ -72,7 +72,7 @@ class Connected:
 
 @contextlib.asynccontextmanager
 async def following(bus, client, on_snapshot=None):
-    bucket = Bucket(bus, "alerts", Migrated)
+    bucket = Bucket(bus, "alerts", Tally)
     task = asyncio.create_task(bucket.follow(client, nothing, on_snapshot))
     try:
         yield

@@ -8,7 +8,7 @@ from nats.js.errors import NoStreamResponseError
 
 from shared.messaging.patience import ELECTION_S
 from shared.storage.kv import Bucket
-from tests.kit.conformance_records import Migrated
+from tests.kit.records import Tally
 from tests.kit.virtual_time import virtual_time
 
 
@@ -23,7 +23,7 @@ class WithoutStream:
 
 @virtual_time
 async def test_an_update_waits_for_a_leader_where_the_bucket_is_gone():
-    bucket = Bucket(WithoutStream(), "alerts", Migrated)
+    bucket = Bucket(WithoutStream(), "alerts", Tally)
     with pytest.raises(NoStreamResponseError):
-        await bucket.update("bot", Migrated(total=7), 3)
+        await bucket.update("bot", Tally(causes=("a",)), 3)
     assert ELECTION_S <= asyncio.get_running_loop().time() < ELECTION_S + 1
