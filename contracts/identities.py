@@ -37,8 +37,6 @@ PUBLISHED_BY: Final[dict[Role, tuple[type[Fact], ...]]] = {
         f.DrillOrdered,
         f.QuarantineLifted,
         f.SuspensionDecided,
-        f.SilenceOrdered,
-        f.AcknowledgementOrdered,
     ),
     "approver": (f.ApprovalGranted, f.ApprovalDenied, f.CanaryAdvanced),
     "viewer": (),

@@ -389,12 +389,6 @@ NOTIFICATIONS = Metric(
     (),
     _NOTIFIER,
 )
-NOTIFICATIONS_WAITING = Metric(
-    "slipway_notifications_waiting", "gauge", "Notifications that failed and wait", ("receiver",), (), _NOTIFIER
-)
-ALERTS_SILENCED = Metric(
-    "slipway_alerts_silenced", "gauge", "Open alerts that a silence holds back from all receivers", (), (), _NOTIFIER
-)
 
 METRICS: Final[tuple[Metric, ...]] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of them, in the order of their declaration."""

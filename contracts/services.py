@@ -47,8 +47,8 @@ RECORD_KEYS: dict[str, tuple[str, ...]] = {
 
 FROM_OUTSIDE: tuple[type[Fact], ...] = (
     f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted,
-    f.SuspensionDecided, f.ErasureOrdered, f.AuditRecorded, f.SilenceOrdered, f.AcknowledgementOrdered,
-    f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied, f.EndpointOrdered,
+    f.SuspensionDecided, f.ErasureOrdered, f.AuditRecorded, f.ReleaseHeld, f.CanaryAdvanced,
+    f.ApprovalDenied, f.EndpointOrdered,
 )  # fmt: skip
 NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
 
@@ -184,13 +184,8 @@ SERVICES: dict[str, ServiceContract] = {
         ),
         ServiceContract(
             "notifier",
-            consumes=(
-                f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.RollbackFailed,
-                f.SilenceOrdered, f.AcknowledgementOrdered,
-            ),
-            emits=(f.OrderAccepted, f.OrderRefused),
+            consumes=(f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.RollbackFailed),
             owns=("notifications",),
-            looks_up=(ORDERS,),
             calls=("outside",),
         ),
         ServiceContract(

@@ -269,17 +269,6 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "drained": True,
         "expires_at": v.after(900),
     },
-    f.SilenceOrdered: {
-        "reason": "The network is maintained.",
-        "trigger": "ttft-p95",
-        "until": v.after(7200),
-        "expires_at": v.after(900),
-    },
-    f.AcknowledgementOrdered: {
-        "alert_id": "support-bot.v7.int8/ttft-p95/1",
-        "reason": "I look at it.",
-        "expires_at": v.after(900),
-    },
     f.AuditRecorded: {
         "action": "policy.set",
         "about": v.MODEL,

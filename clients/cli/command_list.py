@@ -58,8 +58,6 @@ COMMANDS = {
     "events": Listed("events", "events", OPERATE),
     "alerts": Listed("alerts", "alerts", OPERATE),
     "golden": Listed("golden", "golden", OPERATE),
-    "silence": Listed("silence", "silence", OPERATE),
-    "ack": Listed("silence", "ack", OPERATE),
     "rollback": Listed("rollback", "rollback", OPERATE),
     "drill": Listed("drill", "drill", OPERATE),
     "replay": Listed("replay", "replay_command", OPERATE),

@@ -16,7 +16,6 @@ from .comparison import ComparedVariant, Comparison
 from .fact import Fact
 from .golden import GoldenChecked, GoldenOutcome
 from .ops import (
-    AcknowledgementOrdered,
     ApprovalDenied,
     ApprovalGranted,
     AuditRecorded,
@@ -31,7 +30,6 @@ from .ops import (
     ReleaseCancelled,
     ReleaseHeld,
     RollbackOrdered,
-    SilenceOrdered,
     SuspensionDecided,
 )
 from .release import (
@@ -128,8 +126,6 @@ FACTS: dict[str, type[Fact]] = {
         SuspensionDecided,
         EndpointOrdered,
         ErasureOrdered,
-        SilenceOrdered,
-        AcknowledgementOrdered,
         OrderAccepted,
         OrderRefused,
         AuditRecorded,
@@ -151,7 +147,6 @@ FACTS: dict[str, type[Fact]] = {
 __all__ = [
     "CALIBRATION_DEFAULTS",
     "FACTS",
-    "AcknowledgementOrdered",
     "AlertRaised",
     "AlertResolved",
     "AlertUpdated",
@@ -211,7 +206,6 @@ __all__ = [
     "ShadowAssessed",
     "ShadowCounts",
     "ShareInterval",
-    "SilenceOrdered",
     "StageReleased",
     "StageRequested",
     "Statistics",

@@ -211,35 +211,6 @@ class EndpointOrdered(Fact):
     expires_at: Instant | None = None
 
 
-class SilenceOrdered(Fact):
-    """An operator ordered that alerts of a model are not sent to people for a while.
-
-    They are raised, resolved and rolled back as always: only sending waits. The end of what was sent before is sent.
-
-    Attributes:
-        trigger: Name of a trigger, or kind of an alert without one; None for all alerts of the model
-            but critical ones.
-        until: When it ends; now or earlier ends a silence of the same trigger.
-    """
-
-    TYPE: ClassVar[str] = "slipway.silence.ordered.v1"
-
-    reason: str
-    trigger: str | None = None
-    until: Instant
-    expires_at: Instant | None = None
-
-
-class AcknowledgementOrdered(Fact):
-    """An operator has seen an open alert and takes care of it; the receivers that it was sent to get this, too."""
-
-    TYPE: ClassVar[str] = "slipway.acknowledgement.ordered.v1"
-
-    alert_id: str
-    reason: str = ""
-    expires_at: Instant | None = None
-
-
 class OrderAccepted(Fact):
     """An operator's order was recorded and is carried out, or was carried out at once.
 

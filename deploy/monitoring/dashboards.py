@@ -96,11 +96,7 @@ FLEET = Dashboard(
                 ),
                 Panel(
                     "Notifications",
-                    [
-                        Query(by(increase(m.NOTIFICATIONS, "1h"), "receiver", "outcome"), "{{receiver}}: {{outcome}}"),
-                        Query(f"max by (receiver) ({m.NOTIFICATIONS_WAITING})", "{{receiver}}: waiting"),
-                        Query(f"max({m.ALERTS_SILENCED})", "silenced alerts"),
-                    ],
+                    [Query(by(increase(m.NOTIFICATIONS, "1h"), "receiver", "outcome"), "{{receiver}}: {{outcome}}")],
                 ),
                 Panel("Changes of routes", [Query(by(increase(m.ROUTE_CHANGES, "1h"), "cause"), "{{cause}}")]),
             ],

@@ -346,13 +346,13 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         "SlipwayNotificationsWait",
-        f"max by (receiver) ({m.NOTIFICATIONS_WAITING}) > 0",
+        f"sum by (receiver) ({increase(m.NOTIFICATIONS, '5m', outcome='failed')}) > 0",
         "10m",
         "warning",
-        "{{ $labels.receiver }} has not taken {{ $value }} notifications for 10 minutes",
+        "{{ $labels.receiver }} has taken no notification for 10 minutes",
         "docs/guides/monitoring.md",
-        {f'{m.NOTIFICATIONS_WAITING}{{receiver="pager"}}': "1x120"},
-        {f'{m.NOTIFICATIONS_WAITING}{{receiver="pager"}}': "0x120"},
+        {f'{m.NOTIFICATIONS}{{receiver="pager",outcome="failed"}}': "0+2x120"},
+        {f'{m.NOTIFICATIONS}{{receiver="pager",outcome="failed"}}': "2x120"},
         {"receiver": "pager"},
     ),
     Rule(

@@ -1,139 +1,154 @@
-"""The notifier's handlers: alerts become notifications in a record; orders silence and acknowledge them."""
+"""The notifier's handlers: each notes an event in the model's record, and sends what is due of its alert."""
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from weakref import WeakValueDictionary
 
+from prometheus_client import CollectorRegistry
+
+from contracts import metrics as m
 from contracts.envelope import Event
-from contracts.facts import (
-    AcknowledgementOrdered,
-    AlertRaised,
-    AlertResolved,
-    AlertUpdated,
-    OrderAccepted,
-    RollbackFailed,
-    SilenceOrdered,
-)
-from services.notifier.delivery import Deliverer
-from services.notifier.domain import notices, silences
-from services.notifier.domain.receivers import Receiver
-from services.notifier.domain.record import ModelNotices, Silence
-from services.notifier.metrics import NotifierMetrics
-from services.notifier.ports import DeadLetters, Sender
-from services.notifier.settings import NotifierSettings
-from shared.errors import Permanent
-from shared.messaging.bus import Bus, Received
-from shared.messaging.orders import check_age, order_refused
+from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
+from services.notifier.domain import notices
+from services.notifier.domain.notices import ModelNotices, Notice, Receiver, Transition
+from services.notifier.ports import Sender, SendFailedError
+from shared.errors import Permanent, Transient
+from shared.messaging.bus import Bus
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import Clock
-from shared.runtime.sweeper import Sweeper
+from shared.runtime.metrics import counter
 
 SERVICE = "notifier"
-LONGEST_SILENCE = timedelta(days=30)
 AT_ONCE = 16
+"""Messages of one kind that are handled at once: a receiver that hangs delays few others."""
+OLD, SETTLES = timedelta(minutes=5), timedelta(minutes=2)
+"""An alert that was raised longer ago than `OLD` is sent `SETTLES` later: its end may follow in the log."""
+_HAPPENED = {
+    "raised": "an alert was raised",
+    "rollback_failed": "no automatic rollback follows from an alert",
+    "resolved": "an alert was resolved",
+}
+
+
+class NotifierMetrics:
+    """How many notifications were sent, failed and were given up."""
+
+    def __init__(self, registry: CollectorRegistry, receivers: tuple[str, ...]) -> None:
+        self._sent = counter(m.NOTIFICATIONS, registry)
+        for receiver in receivers:  # rules watch them, and `increase` does not see a series that begins at 1
+            for outcome in ("sent", "failed", "given_up"):
+                self._sent.labels(receiver, outcome)
+
+    def count(self, receiver: str, outcome: str) -> None:
+        """Count a try."""
+        self._sent.labels(receiver, outcome).inc()
 
 
 @dataclass(frozen=True)
 class Notifier:
-    """The use cases, one for each kind of event."""
+    """The use cases. What fails is delivered again by the bus; after `give_up` it becomes a dead letter."""
 
     records: RecordStore[ModelNotices]
     receivers: tuple[Receiver, ...]
-    deliverer: Deliverer
+    sender: Sender
+    metrics: NotifierMetrics
+    give_up: timedelta
     clock: Clock
+    _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    _tried_since: dict[str, datetime] = field(default_factory=dict)
 
-    async def raised(self, event: Event[AlertRaised], received: Received) -> None:
-        """Queue an alert for its receivers."""
-        await self._edit(
+    async def raised(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> None:
+        """Send an alert, or its newer figures to those who did not take it before."""
+        alert, now = event.data, self.clock.now()
+        key = notices.key_of(alert, event.time)
+        record = await self._edit(
             event.subject,
-            lambda record: notices.note_raised(
-                record,
-                event.data,
-                at=event.time,
-                sequence=received.sequence,
-                again=event.requeuedby is not None,
-                receivers=self.receivers,
-                now=self.clock.now(),
-            ),
+            lambda record: notices.note_raised(record, alert, at=event.time, receivers=self.receivers, now=now),
         )
+        notice = record.notices.get(key)
+        if notice is not None and now - event.time > OLD and now - notice.read_at < SETTLES:
+            raise Transient("endpoint_unreachable", f"The end of {key} may follow.")
+        await self._send_all(event, key)
 
-    async def updated(self, event: Event[AlertUpdated], received: Received) -> None:
-        """Keep newer figures of an alert."""
-        await self._edit(
-            event.subject,
-            lambda record: notices.note_updated(
-                record,
-                event.data,
-                at=event.time,
-                sequence=received.sequence,
-                receivers=self.receivers,
-                now=self.clock.now(),
-            ),
-        )
+    async def resolved(self, event: Event[AlertResolved]) -> None:
+        """Send the end of an alert to the receivers that it was sent to."""
+        alert, now = event.data, self.clock.now()
+        await self._edit(event.subject, lambda record: notices.note_resolved(record, alert, at=event.time, now=now))
+        await self._send_all(event, notices.key_of(alert, event.time))
 
-    async def resolved(self, event: Event[AlertResolved], received: Received) -> None:
-        """Queue the end of an alert."""
-        await self._edit(
-            event.subject,
-            lambda record: notices.note_resolved(
-                record, event.data, at=event.time, sequence=received.sequence, now=self.clock.now()
-            ),
-        )
-
-    async def rollback_failed(self, event: Event[RollbackFailed], received: Received) -> None:
-        """Queue that no automatic rollback follows from an alert."""
-        now = self.clock.now()
+    async def rollback_failed(self, event: Event[RollbackFailed]) -> None:
+        """Send that no automatic rollback follows from an alert; who ordered one by hand is told by the command."""
+        age, key = self.clock.now() - event.time, ""
+        if event.data.mode == "manual" or age > notices.OLDEST:
+            return
 
         def decide(record: ModelNotices) -> ModelNotices:
-            return notices.note_rollback_failed(record, event.data, at=event.time, sequence=received.sequence, now=now)
+            nonlocal key
+            record, key = notices.note_rollback_failed(record, event.data, event.time)
+            return record
 
         await self._edit(event.subject, decide)
+        if not key and age < OLD:
+            raise Transient("endpoint_unreachable", f"No alert of {event.data.failed} was read yet.")
+        await self._send_all(event, key)
 
-    async def silence(self, event: Event[SilenceOrdered], received: Received) -> OrderAccepted:
-        """Hold alerts of a model back; raise Permanent if the order is void, or too long."""
-        order, now = event.data, self.clock.now()
-        check_age(event, received.stored_at, now, until=order.expires_at)
-        if order.until - now > LONGEST_SILENCE:
-            reason = f"A silence until {order.until.isoformat()} is longer than {LONGEST_SILENCE.days} days."
-            raise Permanent("malformed_event", f"{reason} Order a shorter one, and another one later.")
-        ordered = Silence(
-            trigger=order.trigger, until=order.until, by=event.sender, reason=order.reason, order_id=event.id
-        )
-        record = await self._edit(event.subject, lambda record: silences.silence(record, ordered, now))
-        open_alerts = [notice.alert.alert_id for notice in notices.open_notices(record)]
-        details = {"until": order.until.isoformat(), "open_alerts": open_alerts[:20]}
-        return OrderAccepted(order_id=event.id, order_type=event.type, details=details)
+    async def repeat(self, model: str) -> None:
+        """Send the open alerts of a model again to Alertmanager, which ends those that are not; forget old ones."""
+        record = await self._edit(model, lambda record: notices.prune(record, self.clock.now()))
+        managers = [receiver.name for receiver in self.receivers if receiver.kind == "alertmanager"]
+        for key in record.notices:
+            async with self._lock(key):
+                notice = (await self._read(model)).notices.get(key)
+                if notice is None or notice.resolved_at is not None:
+                    continue
+                told = [name for name in managers if "raised" in notice.sent.get(name, ())]
+                await asyncio.gather(*(self._send(model, key, notice, name, ["raised"]) for name in told))
 
-    async def acknowledge(self, event: Event[AcknowledgementOrdered], received: Received) -> OrderAccepted:
-        """Note who takes care of an alert, and send it; raise Permanent if the order is void, or no such alert open."""
-        order, now = event.data, self.clock.now()
-        check_age(event, received.stored_at, now, until=order.expires_at)
-        by = ""
+    async def _send_all(self, event: Event[Any], key: str) -> None:
+        """Send what is due of an alert to all receivers at once; raise if one did not take it."""
+        model = event.subject
+        async with self._lock(key):
+            notice = (await self._read(model)).notices.get(key)
+            if notice is None:
+                return
+            names = [receiver.name for receiver in self.receivers]
+            sending = (self._send(model, key, notice, name, notice.due(name)) for name in names)
+            failed = {
+                name: reason for name, reason in zip(names, await asyncio.gather(*sending), strict=True) if reason
+            }
+        since = self._tried_since.pop(event.id, now := self.clock.now())
+        if not failed:
+            return
+        gives_up = now - since >= self.give_up
+        for name in failed:
+            self.metrics.count(name, "given_up" if gives_up else "failed")
+        if gives_up:
+            raise Permanent("endpoint_unreachable", "; ".join(failed.values()))
+        self._tried_since[event.id] = since
+        raise Transient("endpoint_unreachable", "; ".join(failed.values()))
 
-        def decide(record: ModelNotices) -> ModelNotices:
-            nonlocal by
-            after = notices.acknowledge(
-                record,
-                order.alert_id,
-                by=event.sender,
-                reason=order.reason,
-                sequence=received.sequence,
-                now=now,
-            )
-            if after is None:
-                raise Permanent(
-                    "alert_resolved",
-                    f"No alert {order.alert_id} of {event.subject} is open. See `slipway alerts {event.subject}`.",
-                )
-            by = next(
-                notice.acknowledged_by
-                for notice in notices.open_notices(after)
-                if notice.alert.alert_id == order.alert_id
-            )
-            return after
+    async def _send(self, model: str, key: str, notice: Notice, receiver: str, due: list[Transition]) -> str:
+        """Send a receiver what is due; return why it did not take it, "" if it did."""
+        for transition in due:
+            if transition == "raised":  # a receiver that may know of it gets its end
+                await self._edit(model, lambda record: notices.note_sent(record, key, receiver, ("tried",)))
+            try:
+                await self.sender.send(receiver, notice, transition)
+            except SendFailedError as error:
+                return f"{receiver} did not get that {_HAPPENED[transition]}: {error}."
+            self.metrics.count(receiver, "sent")
+            taken = notice.taken_with(transition)
+            await self._edit(model, lambda record: notices.note_sent(record, key, receiver, taken))  # noqa: B023
+        return ""
 
-        await self._edit(event.subject, decide)
-        return OrderAccepted(order_id=event.id, order_type=event.type, details={"acknowledged_by": by})
+    def _lock(self, key: str) -> asyncio.Lock:
+        return self._locks.setdefault(key, asyncio.Lock())
+
+    async def _read(self, model: str) -> ModelNotices:
+        return await self.records.read(model) or ModelNotices(model=model)
 
     async def _edit(self, model: str, change: Callable[[ModelNotices], ModelNotices]) -> ModelNotices:
         def decide(record: ModelNotices | None) -> ModelNotices:
@@ -142,65 +157,9 @@ class Notifier:
         return await self.records.transact(model, decide)
 
 
-def build(
-    bus: Bus,
-    *,
-    records: RecordStore[ModelNotices],
-    receivers: tuple[Receiver, ...],
-    sender: Sender,
-    letters: DeadLetters,
-    metrics: NotifierMetrics,
-    settings: NotifierSettings,
-    clock: Clock,
-) -> Notifier:
-    """Register the handlers on the bus, and return the use cases behind them. Alerts of staging are not read."""
-    deliverer = Deliverer(
-        records=records,
-        receivers=receivers,
-        sender=sender,
-        letters=letters,
-        metrics=metrics,
-        times=settings.times(),
-        clock=clock,
-    )
-    notifier = Notifier(records, receivers, deliverer, clock)
-
-    @bus.on(AlertRaised)
-    async def alert_raised(event: Event[AlertRaised]) -> None:
-        await notifier.raised(event, bus.received)
-
-    @bus.on(AlertUpdated)
-    async def alert_updated(event: Event[AlertUpdated]) -> None:
-        await notifier.updated(event, bus.received)
-
-    @bus.on(AlertResolved)
-    async def alert_resolved(event: Event[AlertResolved]) -> None:
-        await notifier.resolved(event, bus.received)
-
-    @bus.on(RollbackFailed)
-    async def rollback_failed(event: Event[RollbackFailed]) -> None:
-        await notifier.rollback_failed(event, bus.received)
-
-    @bus.on(SilenceOrdered, failure=order_refused)
-    async def silence_ordered(event: Event[SilenceOrdered]) -> OrderAccepted:
-        return await notifier.silence(event, bus.received)
-
-    @bus.on(AcknowledgementOrdered, failure=order_refused)
-    async def acknowledgement_ordered(event: Event[AcknowledgementOrdered]) -> OrderAccepted:
-        return await notifier.acknowledge(event, bus.received)
-
-    return notifier
-
-
-def build_sweeper(notifier: Notifier, settings: NotifierSettings) -> Sweeper[str]:
-    """Return the loop that sends what is due."""
-    deliverer = notifier.deliverer
-    limit_s = settings.timeout_s + 30.0
-    return Sweeper(
-        "notifications",
-        deliverer.models,
-        deliverer.deliver,
-        every_s=settings.sweep_s,
-        item_limit_s=limit_s,
-        at_once=AT_ONCE,
-    )
+def build(bus: Bus, notifier: Notifier) -> None:
+    """Register the handlers on the bus. Alerts of staging are not read."""
+    bus.on(AlertRaised, max_workers=AT_ONCE)(notifier.raised)
+    bus.on(AlertUpdated, max_workers=AT_ONCE)(notifier.raised)
+    bus.on(AlertResolved, max_workers=AT_ONCE)(notifier.resolved)
+    bus.on(RollbackFailed, max_workers=AT_ONCE)(notifier.rollback_failed)

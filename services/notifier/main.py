@@ -1,12 +1,11 @@
 """Starts the notifier: the only place where its parts are put together."""
 
 import asyncio
+from datetime import timedelta
 
-from services.notifier.adapters.dead_letters import StoredDeadLetters
 from services.notifier.adapters.http import HttpSender
-from services.notifier.app import SERVICE, build, build_sweeper
-from services.notifier.domain.record import ModelNotices
-from services.notifier.metrics import NotifierMetrics
+from services.notifier.app import SERVICE, Notifier, NotifierMetrics, build
+from services.notifier.domain.notices import ModelNotices
 from services.notifier.settings import NotifierSettings, read_receivers
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
@@ -16,36 +15,26 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection, read_settings
+from shared.runtime.sweeper import Sweeper
 from shared.runtime.telemetry import configure_logging
 from shared.storage.kv import Bucket
 
 
 async def run(connection: Connection, settings: NotifierSettings) -> None:
     """Connect, build the service and serve until SIGTERM."""
-    clock, destinations = SystemClock(), read_receivers(settings.receivers)
-    receivers = tuple(destination.receiver for destination in destinations)
+    clock, receivers = SystemClock(), read_receivers(settings.receivers)
     bus = Bus(connection, SERVICE, clock)
-    metrics = NotifierMetrics(bus.metrics, tuple(receiver.name for receiver in receivers), clock)
+    metrics = NotifierMetrics(bus.metrics, tuple(receiver.name for receiver in receivers))
     await connect_with_retries(bus)
-    sender = HttpSender(destinations, settings, clock)
-    notifier = build(
-        bus,
-        records=RecordStore(
-            "notifications",
-            Bucket(bus.js, "notifications", ModelNotices, service=SERVICE),
-            LoggedPublisher(bus),
-            service=SERVICE,
-            note=metrics.note,
-        ),
-        receivers=receivers,
-        sender=sender,
-        letters=StoredDeadLetters(bus),
-        metrics=metrics,
-        settings=settings,
-        clock=clock,
-    )
+    bucket = Bucket(bus.js, "notifications", ModelNotices, service=SERVICE)
+    records = RecordStore("notifications", bucket, LoggedPublisher(bus), service=SERVICE)
+    sender = HttpSender(receivers, settings, clock)
+    give_up = timedelta(seconds=settings.give_up_s)
+    notifier = Notifier(records, receivers, sender, metrics, give_up, clock)
+    build(bus, notifier)
+    repeating = Sweeper("repeated alerts", records.keys, notifier.repeat, every_s=settings.resend_s)
     try:
-        await serve(bus, connection, background=[build_sweeper(notifier, settings).run])
+        await serve(bus, connection, background=[repeating.run])
     finally:
         await sender.close()
 

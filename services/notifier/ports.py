@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from services.notifier.domain.notices import Due
+from services.notifier.domain.notices import Notice, Transition
 
 
 class SendFailedError(Exception):
@@ -12,20 +12,5 @@ class SendFailedError(Exception):
 class Sender(Protocol):
     """Sends notifications to receivers."""
 
-    async def send(self, due: Due) -> None:
-        """Send a notification; return once its receiver has taken it.
-
-        Raises:
-            SendFailedError: it did not, or may not have.
-        """
-
-
-class DeadLetters(Protocol):
-    """The stream of messages that were given up."""
-
-    async def store(self, model: str, due: Due, *, attempts: int, reason: str) -> None:
-        """Store the event of a notification that was given up, with the reason.
-
-        Raises:
-            Transient: the stream does not have it.
-        """
+    async def send(self, receiver: str, notice: Notice, transition: Transition) -> None:
+        """Return once its receiver has taken a notification; raise SendFailedError if it may not have."""

@@ -25,12 +25,11 @@ class Receiver:
                 """Print nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        secret = folder / "receiver.secret"
-        secret.write_text("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
+        secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         self.file = folder / "receivers.toml"
         self.file.write_text(
             f'[[receiver]]\nname = "soak"\nkind = "webhook"\nurl = "http://127.0.0.1:{self._server.server_port}/"\n'
-            f'secret_file = "{secret}"\n'
+            f'secrets = ["{secret}"]\n'
         )
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import json
 import time
 import uuid
 
@@ -18,7 +19,7 @@ MODULE = "services.notifier.main"
 CLOCK = SystemClock()
 
 
-QUICK = {"NOTIFIER_SWEEP_S": "0.1", "NOTIFIER_TIMEOUT_S": "0.7", "NOTIFIER_RESEND_S": "1"}
+QUICK = {"NOTIFIER_TIMEOUT_S": "0.7", "NOTIFIER_RESEND_S": "1"}
 
 
 SECRET = b"k" * 32
@@ -28,17 +29,21 @@ SECRET = b"k" * 32
 def notifier(settings, receivers, **more):
     file = settings.state_dir / "receivers.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    (file.parent / "secret").write_text("whsec_" + base64.b64encode(SECRET).decode())
     lines = []
     for fields in receivers:
-        lines += ["[[receiver]]", *(f'{name} = "{value}"' for name, value in fields.items())]
-    file.write_text("\n".join(lines).replace("DIR", str(file.parent)))
+        lines += ["[[receiver]]", *(f"{name} = {json.dumps(value)}" for name, value in fields.items())]
+    file.write_text("\n".join(lines))
     with running_service(MODULE, settings, NOTIFIER_RECEIVERS=str(file), **{**QUICK, **more}) as process:
         yield process
 
 
 def hook(receiver, name="hook"):
-    return {"name": name, "kind": "webhook", "url": f"{receiver.url}/{name}", "secret_file": "DIR/secret"}
+    return {
+        "name": name,
+        "kind": "webhook",
+        "url": f"{receiver.url}/{name}",
+        "secrets": ["whsec_" + base64.b64encode(SECRET).decode()],
+    }
 
 
 def event(fact, *, environment="production", model=k.MODEL, at=None):

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import hmac
-import json
 import time
 from hashlib import sha256
 
@@ -11,15 +10,11 @@ import pytest
 
 from clients.cli import dead_letters
 from contracts import facts as f
-from contracts.routes import Route
 from shared.messaging.bus import publish_event
-from shared.storage.kv import Bucket
 from testbed import factories as k
 from testbed.monitoring import AlertmanagerServer, require
 from testbed.servers import HARNESS, running
-from testbed.services import environment
 from tests.integration.notifier_process import SECRET, alert, event, hook, notifier, until
-from tests.kit.command import run_command
 from tests.kit.receivers import ReceiverServer
 
 
@@ -117,75 +112,3 @@ async def test_what_is_given_up_is_a_dead_letter_that_can_be_requeued(js, bus_se
         before = len(receiver.received)
         await dead_letters.requeue(js, letter, HARNESS)
         await until(lambda: len(receiver.received) > before, "the requeued notification")
-
-
-def ids(received):
-    return [each.data["data"]["alert"]["alert_id"] for each in received if "alert" in each.data["data"]]
-
-
-async def test_a_person_silences_and_acknowledges_by_the_command_line(js, bus_settings, receiver):
-    variables = environment(bus_settings)
-    await Bucket(js, "routes", Route).create(k.MODEL, k.route(model=k.MODEL))
-    with notifier(bus_settings, [hook(receiver)]):
-        order = ("silence", k.MODEL, "--trigger", "noisy", "--for", "1h", "--reason", "works")
-        status, out, err = await asyncio.to_thread(run_command, variables, *order)
-        assert status == 0, err
-        assert f"new alerts of {k.MODEL} (noisy) are not sent until" in out
-        await publish_event(js, event(alert("quiet/1", trigger="noisy")))
-        over = alert("over/1", trigger="noisy")
-        await publish_event(js, event(over))
-        await publish_event(js, event(alert("loud/1", trigger="other")))
-        await until(lambda: receiver.received, "the alert of the other trigger")
-        status, _, err = await asyncio.to_thread(run_command, variables, "ack", "loud/1", "--reason", "mine")
-        assert status == 0, err
-        await until(lambda: "alert.acknowledged" in types(receiver.received), "the acknowledgement")
-        assert receiver.received[-1].data["data"]["acknowledged_because"] == "mine"
-        status, _, err = await asyncio.to_thread(run_command, variables, "ack", "absent/1")
-        assert status != 0
-        assert "no alert 'absent/1' is open; open: " in err
-        assert ids(receiver.received) == ["loud/1", "loud/1"]
-        await publish_event(js, event(ended(over)))
-        last = alert("last/1", trigger="other")
-        await publish_event(js, event(last))
-        await until(lambda: "last/1" in ids(receiver.received), "another alert")
-        await publish_event(js, event(ended(last)))  # one consumer reads the ends in order
-        await until(lambda: "alert.resolved" in types(receiver.received), "the end of another alert")
-        stop = ("silence", k.MODEL, "--trigger", "noisy", "--stop", "--reason", "done")
-        status, _, err = await asyncio.to_thread(run_command, variables, *stop)
-        assert status == 0, err
-        await until(lambda: "alert.silence_ended" in types(receiver.received), "the summary of what was silenced")
-        await until(lambda: "quiet/1" in ids(receiver.received), "what is still open being sent")
-        (summary,) = [each.data["data"] for each in receiver.received if each.data["type"] == "alert.silence_ended"]
-        assert [each["alert_id"] for each in summary["alerts"]] == ["over/1"]
-        assert summary["alerts"][0]["silenced_because"] == "works"
-        assert "over/1" not in ids(receiver.received)
-
-
-async def test_a_model_is_silenced_though_all_records_were_lost_but_not_a_misspelt_one(js, bus_settings, receiver):
-    variables = environment(bus_settings)
-    order = ("silence", k.MODEL, "--trigger", "noisy", "--for", "1h", "--reason", "works")
-    with notifier(bus_settings, [hook(receiver)]):
-        status, _, err = await asyncio.to_thread(run_command, variables, *order)
-        assert status == 0, err
-        await Bucket(js, "routes", Route).create("other", k.route(model="other"))
-        status, _, err = await asyncio.to_thread(run_command, variables, *order)
-        assert status != 0
-        assert f"there is no model {k.MODEL}" in err
-
-
-async def test_a_trigger_is_silenced_for_all_models_that_have_a_route(js, bus_settings, receiver):
-    variables, routes = environment(bus_settings), Bucket(js, "routes", Route)
-    for model in ("first-bot", "second-bot"):
-        await routes.create(model, k.route(model=model))
-    with notifier(bus_settings, [hook(receiver)]):
-        order = ("silence", "--trigger", "noisy", "--for", "1h", "--reason", "works", "--json")
-        status, out, err = await asyncio.to_thread(run_command, variables, *order)
-        assert status == 0, err
-        assert [answer["model"] for answer in json.loads(out)] == ["first-bot", "second-bot"]
-        await publish_event(js, event(alert("quiet/2", trigger="noisy"), model="second-bot"))
-        await publish_event(js, event(alert("loud/2", trigger="noisy"), model="third-bot"))
-        await until(lambda: receiver.received, "the alert of the model without a silence")
-        assert ids(receiver.received) == ["loud/2"]
-        status, _, err = await asyncio.to_thread(run_command, variables, "silence", "--reason", "all")
-        assert status != 0
-        assert "name a model, or a --trigger" in err

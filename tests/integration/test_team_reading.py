@@ -445,7 +445,6 @@ async def test_a_part_that_was_removed_is_named(server, store, audited):
         ["rollback", "shp-bot", "--reason", "slow", "--dry-run"],
         ["rollback", "shp-bot", "--reason", "slow"],
         ["drill", "shp-bot", "--fault", "garble", "--reason", "test"],
-        ["silence", "shp-bot", "--reason", "test"],
         ["quarantine", "lift", "shp-bot@v1", "--reason", "fixed"],
         ["golden", "shp-bot"],
         ["policy", "show", "shp-bot"],

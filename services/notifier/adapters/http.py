@@ -2,16 +2,14 @@
 
 import asyncio
 import json
-import ssl
 from collections.abc import Iterable
 
 import httpx
 
-from services.notifier.domain import webhooks
-from services.notifier.domain.notices import Due
-from services.notifier.domain.payloads import body_of, message_id
+from services.notifier.domain import payloads
+from services.notifier.domain.notices import Notice, Receiver, Transition
 from services.notifier.ports import SendFailedError
-from services.notifier.settings import Destination, NotifierSettings
+from services.notifier.settings import NotifierSettings
 from shared.runtime.clock import Clock
 
 ANSWER_BYTES = 1000
@@ -21,59 +19,41 @@ _ALERTS = "/api/v2/alerts"
 class HttpSender:
     """Sends each receiver what its kind takes (implements `ports.Sender`)."""
 
-    def __init__(self, destinations: Iterable[Destination], settings: NotifierSettings, clock: Clock) -> None:
-        self._destinations = {destination.receiver.name: destination for destination in destinations}
+    def __init__(self, receivers: Iterable[Receiver], settings: NotifierSettings, clock: Clock) -> None:
+        self._receivers = {receiver.name: receiver for receiver in receivers}
         self._settings, self._clock = settings, clock
-        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._client = httpx.AsyncClient(timeout=settings.timeout_s)
 
-    async def send(self, due: Due) -> None:
+    async def send(self, receiver: str, notice: Notice, transition: Transition) -> None:
         """Send a notification; raise SendFailedError unless the answer is 2xx and comes in time."""
-        destination = self._destinations[due.receiver]
-        kind = destination.receiver.kind
-        if kind == "alertmanager" and due.transition == "acknowledged":
-            return  # it has no such state; what is sent again says who acknowledged it
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                await self._post(destination, due)
+                await self._post(self._receivers[receiver], notice, transition)
         except TimeoutError as error:
             raise SendFailedError(f"no answer within {self._settings.timeout_s:g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             raise SendFailedError(f"{type(error).__name__}") from error  # more may show the address
 
-    async def _post(self, destination: Destination, due: Due) -> None:
-        kind, now = destination.receiver.kind, self._clock.now()
-        url, secrets = destination.address().get_secret_value(), destination.secrets()
-        key = secrets[0].get_secret_value() if secrets else ""
-        data = body_of(kind, due, now=now, resend_s=self._settings.resend_s, link=self._settings.alert_link, secret=key)
+    async def _post(self, receiver: Receiver, notice: Notice, transition: Transition) -> None:
+        kind, now, settings = receiver.kind, self._clock.now(), self._settings
+        data = payloads.body_of(
+            kind, notice, transition, now=now, resend_s=settings.resend_s, console_url=settings.console_url
+        )
         body = json.dumps(data, ensure_ascii=False).encode()
-        headers = {"content-type": "application/json", "user-agent": "slipway-notifier"}
+        url, headers = receiver.url, {"content-type": "application/json", "user-agent": "slipway-notifier"}
         if kind == "webhook":
-            keys = [webhooks.parse_secret(secret.get_secret_value()) for secret in secrets]
-            headers |= webhooks.headers(keys, message_id(due), int(now.timestamp()), body)
+            sent_id = payloads.message_id(notice, transition, receiver.name)
+            keys = [payloads.parse_secret(secret) for secret in receiver.secrets]
+            headers |= payloads.signed_headers(keys, sent_id, int(now.timestamp()), body)
         if kind == "alertmanager":
             url = url.rstrip("/").removesuffix(_ALERTS) + _ALERTS
-        async with self._client(destination).stream("POST", url, content=body, headers=headers) as answer:
-            if answer.is_success:
-                return
-            raise SendFailedError(f"answered {answer.status_code}: {await _beginning(answer)}")
-
-    def _client(self, destination: Destination) -> httpx.AsyncClient:
-        name = destination.receiver.name
-        if name not in self._clients:
-            verify = ssl.create_default_context(cafile=str(destination.ca_file)) if destination.ca_file else True
-            self._clients[name] = httpx.AsyncClient(
-                timeout=self._settings.timeout_s,
-                follow_redirects=False,
-                verify=verify,
-                proxy=destination.proxy,
-                trust_env=False,
-                limits=httpx.Limits(max_connections=8, max_keepalive_connections=2),
-            )
-        return self._clients[name]
+        async with self._client.stream("POST", url, content=body, headers=headers) as answer:
+            if not answer.is_success:
+                raise SendFailedError(f"answered {answer.status_code}: {await _beginning(answer)}")
 
     async def close(self) -> None:
         """Close the connections."""
-        await asyncio.gather(*(client.aclose() for client in self._clients.values()))
+        await self._client.aclose()
 
 
 async def _beginning(answer: httpx.Response) -> str:

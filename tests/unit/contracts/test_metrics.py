@@ -14,7 +14,7 @@ from services.gateway.route_table import RouteTable
 from services.gateway.worker_state import WorkerState
 from services.mirror.metrics import MirrorMetrics
 from services.monitor.metrics import MonitorMetrics
-from services.notifier.metrics import NotifierMetrics
+from services.notifier.app import NotifierMetrics
 from services.registry.metrics import RegistryMetrics
 from services.rollback_controller.metrics import RollbackMetrics
 from services.server_manager.metrics import FleetMetrics, show_agents
@@ -42,7 +42,7 @@ OWN = {
     "gateway": of_gateway,
     "mirror": MirrorMetrics,
     "monitor": MonitorMetrics,
-    "notifier": lambda registry: NotifierMetrics(registry, (), SystemClock()),
+    "notifier": lambda registry: NotifierMetrics(registry, ()),
     "registry": RegistryMetrics,
     "rollback-controller": RollbackMetrics,
     "server-manager": of_server_manager,
