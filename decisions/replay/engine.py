@@ -29,11 +29,11 @@ from contracts.vocabulary import Target
 from decisions.alerts import AlertFact
 from decisions.observation import Role
 from decisions.replay.counts import Counted, Unknown, count_bad
-from decisions.replay.route_history import Routes, Span, cut
+from decisions.replay.route_history import Routes, Span, cut, share_of
 from decisions.replay.spread import spread_over
 from decisions.replay.watched import Watched
 from decisions.rollback import decide, evidence_of, has_recovered
-from decisions.route_edits import Changed, EditRefused, roll_back
+from decisions.route_edits import Changed, EditRefused, put_back, roll_back
 from decisions.triggers import Outcome, kind_of, sequential
 
 Result = Literal["rolled back", "canary aborted", "held", "manual", "refused", "unknown"]
@@ -274,7 +274,10 @@ class _History:
         self._leave(target, at)
 
     def _suspended_at(self, serving: Target, at: datetime) -> Target | None:
-        """Return a newer version that a rollback took out of traffic and none brought back."""
+        """Return a newer version that a rollback took out of traffic and none brought back, here or on the route."""
+        route = self._routes.before(at)
+        if route is not None and (held := put_back(route)) and share_of(route, serving) == ("active", 1.0):
+            return held[0].served.target
         return next(
             (
                 target

@@ -9,7 +9,7 @@ from contracts.policy import Trigger
 from contracts.vocabulary import Target
 from decisions.alerts import AlertFact, AlertState, resolve_all
 from decisions.block_tests import BLOCK_S
-from decisions.hard_failures import add_outcomes
+from decisions.hard_failures import LEAST_REQUESTS, add_outcomes
 from decisions.observation import slot_length_s
 from decisions.observe_loop import AlertRules, Assessed, WatchedTarget, assess, begins_anew, close, observe
 from decisions.open_blocks import GRACE_S
@@ -134,10 +134,7 @@ class Watched:
         """Return the target with outcomes observed; without any, nothing begins, as in the monitor's sweep."""
         if not any(outcomes.values()):
             return self._current()
-        after = observe(self._current(), self.triggers, outcomes)
-        failed = {
-            trigger.metric: outcomes.get(trigger.name, ()) for trigger in self.triggers if trigger.name in self.by_block
-        }
+        after, failed = observe(self._current(), self.triggers, outcomes), self._failed(outcomes)
         return after.model_copy(
             update={
                 "failures": add_outcomes(
@@ -146,11 +143,25 @@ class Watched:
             }
         )
 
+    def _failed(self, outcomes: Outcomes) -> Outcomes:
+        """Return what is known by block, by metric."""
+        return {
+            trigger.metric: outcomes.get(trigger.name, ()) for trigger in self.triggers if trigger.name in self.by_block
+        }
+
     def _observe(self, outcomes: Outcomes) -> None:
         self.state = self._after(outcomes)
 
     def _would_fire(self, outcomes: Outcomes, end: datetime) -> bool:
-        """Return whether an alert would be raised: evidence that was strong enough once stays so to the end."""
+        """Return whether an alert would be raised, or might: a hard failure is over with the next good request.
+
+        The evidence of a trigger that was strong enough once stays so to the end.
+        """
+        failures, failed = self._current().failures, self._failed(outcomes)
+        for metric, known in (("error_ratio", failures.errors), ("empty_ratio", failures.empties)):
+            bad = sum(outcome.bad for outcome in failed.get(metric, ()))
+            if bad and bad + known.last.bad + known.open.bad >= LEAST_REQUESTS:
+                return True
         return bool(self._assess(outcomes, end).facts)
 
     def _step(self, outcomes: Outcomes, at: datetime) -> tuple[AlertFact, ...]:

@@ -83,12 +83,14 @@ def settle(state: MonitorState, cause_id: str, now: datetime) -> MonitorState:
     if judged is None or judged.verdict is not None:
         return state
     blocks = int((now - judged.block_at).total_seconds() // BLOCK_S)
-    if judged.asked and trigger is not None and blocks > 0:
-        pairs = [Pair(key, target, other) for key, target, other in judged.pairs]
-        judgement = observe_pairs(judged.judgement, limit_of(trigger), pairs, blocks=blocks)
-        block_at = judged.block_at + timedelta(seconds=blocks * BLOCK_S)
-        judged = judged.model_copy(update={"judgement": judgement, "pairs": (), "block_at": block_at})
-    verdict = _decide(judged, policy, now)
+    if judged.asked and blocks > 0:
+        update: dict[str, Any] = {"blocks": judged.blocks + blocks, "pairs": ()}
+        update["block_at"] = judged.block_at + timedelta(seconds=blocks * BLOCK_S)
+        if trigger is not None:
+            pairs = [Pair(key, target, other) for key, target, other in judged.pairs]
+            update["judgement"] = observe_pairs(judged.judgement, limit_of(trigger), pairs, blocks=blocks)
+        judged = judged.model_copy(update=update)
+    verdict = _decide(judged, policy)
     judged = judged.model_copy(update={"verdict": verdict})
     if judged == state.judged:
         return state
@@ -107,14 +109,14 @@ def settle(state: MonitorState, cause_id: str, now: datetime) -> MonitorState:
     return state.model_copy(update={"outbox": (*state.outbox, entry)})
 
 
-def _decide(judged: Judged, policy: Policy | None, now: datetime) -> JudgementVerdict | None:
+def _decide(judged: Judged, policy: Policy | None) -> JudgementVerdict | None:
     if len(judged.deaths) > MOST_DEATHS:
         return "confirmed"
     verdict = decide_judgement(judged.judgement, alpha=CONFIRM_ALPHA, beta=CLEAR_BETA)
     if verdict != "undecided":
         return verdict
     lasts_s = policy.judgement_s if policy is not None else JUDGEMENT_S
-    return "undecided" if now - judged.since >= timedelta(seconds=lasts_s) else None
+    return "undecided" if judged.blocks * BLOCK_S >= lasts_s else None
 
 
 def find_undecided(state: MonitorState) -> Finding:

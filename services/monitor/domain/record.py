@@ -113,6 +113,7 @@ class Judged(Contract):
         asked: It is in the shadow now; not while a candidate is.
         pairs: Of the block that is open: whose each is, and whether target and other were bad.
         block_at: When the last block closed.
+        blocks: How many passed while it was in the shadow.
         counts: What all pairs showed.
         deaths: Of its engine, with a request that the other version answered.
         verdict: As published.
@@ -126,6 +127,7 @@ class Judged(Contract):
     judgement: Judgement = Judgement()
     pairs: tuple[tuple[str, bool, bool], ...] = ()
     block_at: datetime
+    blocks: int = 0
     counts: PairCounts = PairCounts()
     deaths: tuple[ShadowDeath, ...] = ()
     verdict: JudgementVerdict | None = None

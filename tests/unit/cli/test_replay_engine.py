@@ -7,6 +7,7 @@ import pytest
 
 from contracts import facts as f
 from contracts.policy import Trigger
+from contracts.routes import Suspended
 from decisions.block_tests import BLOCK_S, Block, ShareDetector, observe_detector, plan_line
 from decisions.open_blocks import GRACE_S
 from decisions.replay.engine import replay
@@ -25,6 +26,7 @@ from tests.unit.cli.recordings import (
     minutes,
     on_trial,
     opened,
+    serving,
     window,
 )
 
@@ -87,6 +89,15 @@ def test_recorded_blocks_fire_as_soon_as_the_detector_does():
     assert after(180) < other.at < fired.at, "of another threshold the window says only how many were bad"
 
 
+def test_a_hard_failure_that_ends_within_a_window_fires():
+    loose = ERRORS.model_copy(update={"threshold": 0.9})
+    blocks = tuple((at, 4, 4 if 20 <= at < 30 else 0) for at in range(0, 60, 2))
+    dead = window(60.0, requests=120, failed=20, blocks={"errors": blocks})
+    (fired,) = replay([loose], [*ROUTE, opened(2, [loose]), window(0.0), dead], since=LONG_AGO).fired
+    assert after(86) <= fired.at <= after(92)
+    assert fired.outcome == "rolled back"
+
+
 def test_a_threshold_decides_what_is_slow():
     recorded = [*ROUTE, *minutes(0, 5), *minutes(300, 5, slow=30)]
     loose = SLOW.model_copy(update={"threshold": 1000.0})
@@ -146,6 +157,13 @@ def test_while_a_version_is_suspended_no_trigger_moves_the_traffic_of_the_other(
         ("support-bot.v2.bf16", "errors", "rolled back", None),
         ("support-bot.v1.bf16", "errors", "held", "suspended"),
     ]
+
+
+def test_a_version_that_is_suspended_on_the_recorded_route_counts():
+    held = Suspended(served=serving(2), cause="errors", since=after(-60))
+    back = changed(3, -60, 1, 3, cause="rollback", suspended=(held,))
+    result = replay([ERRORS], [*ROUTE, back, *minutes(0, 8, which=V1, failed=30)], since=LONG_AGO)
+    assert outcomes(result) == [("support-bot.v1.bf16", "errors", "held", "suspended")]
 
 
 def test_without_a_previous_target_it_is_refused_once():

@@ -124,7 +124,7 @@ def test_the_only_caller_of_a_model_confirms_and_a_heavy_good_one_clears_nothing
 
 
 @given(st.lists(st.booleans(), max_size=30), st.integers(0, 200))
-def test_evidence_against_a_version_fades_and_never_grows_by_itself(outcomes, blocks):
+def test_evidence_about_a_version_fades_in_both_directions(outcomes, blocks):
     test = ShareTest()
     for outcome in outcomes:
         test = vt.observe_share(test, 0.5, float(outcome))
@@ -132,8 +132,35 @@ def test_evidence_against_a_version_fades_and_never_grows_by_itself(outcomes, bl
     for _ in range(blocks):
         faded = vt.fade(faded)
     for before, after in zip(test.logs, faded.logs, strict=True):
-        assert after == pytest.approx(before * 0.5 ** (blocks / vt.FADING_BLOCKS) if before > 0.0 else before)
+        assert after == pytest.approx(before * 0.5 ** (blocks / vt.FADING_BLOCKS))
     assert faded.peak == test.peak
+
+
+def test_no_caller_prevents_a_confirmation():
+    hostile = [Pair("hostile", target=False, other=True)] * 3
+    state = Judgement()
+    for _ in range(600):
+        state = vt.observe_pairs(state, LIMIT, hostile)
+    for number in range(30):
+        state = vt.observe_pairs(state, LIMIT, [*hostile, Pair(str(number % 5), target=True, other=False)])
+    assert vt.decide_judgement(state, alpha=ALPHA, beta=BETA) == "confirmed"
+
+
+def test_the_cap_of_a_key_lasts_as_long_as_its_evidence():
+    pairs, state = [Pair("hostile", target=True, other=False)], Judgement()
+    for number in range(2 * vt.FADING_BLOCKS):
+        state = vt.observe_pairs(state, LIMIT, [*pairs, Pair(str(number % 9), target=False, other=False)])
+    assert 5.0 < state.differing["hostile"] <= vt.MOST_OF_KEY
+    assert vt.decide_judgement(state, alpha=ALPHA, beta=BETA) == "undecided"
+
+
+def test_of_many_keys_those_with_most_pairs_are_counted():
+    state = Judgement()
+    for number in range(500):
+        pairs = [Pair("many", target=False, other=False), Pair(str(number), target=True, other=False)]
+        state = vt.observe_pairs(state, LIMIT, pairs)
+    assert (len(state.asked), state.asked["many"]) == (vt.MOST_KEYS, 500)
+    assert len(state.differing) <= vt.MOST_KEYS
 
 
 def test_an_old_incident_does_not_confirm_with_a_new_one_of_half_its_size():

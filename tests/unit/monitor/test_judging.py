@@ -98,6 +98,15 @@ def test_without_enough_pairs_it_is_undecided_when_its_time_is_over(pairs):
     assert (fact.verdict, fact.pairs) == ("undecided", 2 * pairs)
 
 
+def test_its_time_passes_only_while_it_is_in_the_shadow():
+    shadow = ShadowShare(served=k.served(9), share_ratio=0.5)
+    state = follow(begun(), route(epoch=13, shadow=shadow), 10.0)
+    state = follow(monitoring.assess(state, cause(JUDGEMENT_S), RULES), route(epoch=14), JUDGEMENT_S)
+    assert verdicts(monitoring.assess(state, cause(2 * JUDGEMENT_S - 20.0), RULES)) == []
+    (fact,) = verdicts(monitoring.assess(state, cause(2 * JUDGEMENT_S), RULES))
+    assert fact.verdict == "undecided"
+
+
 def test_only_the_metric_that_moved_it_is_judged():
     state = feed(begun(route(entry(trigger="empty"))), 300, target=0.25)
     assert [fact for fact in verdicts(state) if fact.verdict == "confirmed"] == []
