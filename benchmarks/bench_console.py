@@ -28,8 +28,6 @@ from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import Index
 from services.console.adapters.orders import BusRoutes, PersonalOrders
 from services.console.adapters.people import People
-from services.console.adapters.recorded import RecordedEvents
-from services.console.adapters.replays import ChildReplays
 from services.console.adapters.sessions import Sessions
 from services.console.app import build
 from services.console.domain.apply import apply
@@ -124,10 +122,8 @@ def signed_in(folder: Path, index: Index) -> TestClient:
         routes=BusRoutes(bus),
         artifacts=StoredArtifacts(Store(connection), Trust(keys.people)),
         letters=StoredDeadLetters(lambda: bus.js),
-        recorded=RecordedEvents(lambda: bus.js),
         endpoints=Endpoints(BusFleets(lambda: bus.js, clock), GatewayReports(clock), index),
         protection=Protection(clock),
-        replays=ChildReplays(folder / "replays"),
         gateway=None,
         provider=None,
         settings=ConsoleSettings(url=URL),

@@ -49,7 +49,6 @@ def screens(shown: Shown) -> dict[str, Screen]:
         "/models/{model}/versions/{version}": Screen("version", f"{model}/versions/2"),
         "/models/{model}/versions/{version}/proofs": Screen("proofs", f"{model}/versions/2/proofs"),
         "/models/{model}/compare": Screen("compare", f"{model}/compare?left=1&right=2"),
-        "/models/{model}/replay": Screen("replay", f"{model}/replay"),
         "/models/{model}/playground": Screen("playground", f"{model}/playground"),
         "/checkpoints": Screen("checkpoints", "/checkpoints"),
         "/models/{model}/drill": Screen(

@@ -12,8 +12,8 @@ from services.console.settings import ConsoleSettings
 
 Json = dict[str, Any]
 PARTS = (
-    "bus", "index", "progress", "hub", "sessions", "people", "orders", "routes", "artifacts", "letters", "recorded",
-    "endpoints", "protection", "replays", "gateway", "provider", "clock",
+    "bus", "index", "progress", "hub", "sessions", "people", "orders", "routes", "artifacts", "letters",
+    "endpoints", "protection", "gateway", "provider", "clock",
 )  # fmt: skip
 TAGS: Mapping[str, str] = {
     "session": "Session",

@@ -16,10 +16,9 @@ from services.console.endpoints import Endpoints
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
-from services.console.ports import Artifacts, DeadLetters, Directory, Gateway, Orders, Recorded, Replays, Routes
+from services.console.ports import Artifacts, DeadLetters, Directory, Gateway, Orders, Routes
 from services.console.protection import Protection
 from services.console.queries.reading import WholeIndex
-from services.console.replaying import Replaying
 from services.console.settings import ConsoleSettings
 from services.console.web.access import Access, NotSignedInError
 from services.console.web.api import PREFIX, Sources, build_api
@@ -32,7 +31,6 @@ from services.console.web.pages import build_pages
 from services.console.web.playground import build_playground
 from services.console.web.quarantine import build_quarantine
 from services.console.web.rendering import Assets, Pages
-from services.console.web.replay import build_replay
 from shared.errors import SlipwayError, Transient
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
@@ -57,10 +55,8 @@ def build(
     routes: Routes,
     artifacts: Artifacts,
     letters: DeadLetters,
-    recorded: Recorded,
     endpoints: Endpoints,
     protection: Protection,
-    replays: Replays,
     gateway: Gateway | None,
     provider: Provider | None,
     settings: ConsoleSettings,
@@ -87,7 +83,6 @@ def build(
     app.include_router(build_pages(sources, pages))
     app.include_router(build_quarantine(sources, pages))
     app.include_router(build_drill(sources, pages))
-    app.include_router(build_replay(sources, Replaying(recorded, replays, clock), pages))
     app.include_router(build_playground(gateway, routes, pages))
     app.include_router(build_duty(sources, people, pages))
     app.include_router(build_endpoints(endpoints, pages))

@@ -16,8 +16,6 @@ from services.console.adapters.log import StreamLog
 from services.console.adapters.oidc import Provider
 from services.console.adapters.orders import BusRoutes, PersonalOrders
 from services.console.adapters.people import People
-from services.console.adapters.recorded import RecordedEvents
-from services.console.adapters.replays import ChildReplays
 from services.console.adapters.sessions import Sessions
 from services.console.app import SERVICE, build
 from services.console.endpoints import Endpoints
@@ -60,10 +58,8 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         routes=BusRoutes(bus),
         artifacts=artifacts_of(connection),
         letters=StoredDeadLetters(lambda: bus.js),
-        recorded=RecordedEvents(lambda: bus.js, archived=log.of_model if isinstance(log, WholeLog) else None),
         endpoints=endpoints,
         protection=protection,
-        replays=ChildReplays(folder / "replays"),
         gateway=gateway,
         provider=provider_of(settings),
         settings=settings,

@@ -1,19 +1,16 @@
 """What the console needs from outside."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from contracts.envelope import Event
 from contracts.facts import Fact
-from contracts.policy import Trigger
 from contracts.routes import Route
 from services.console.domain.duty_screens import DeadLetter, Listed
 from services.console.domain.endpoint_screen import GatewayUse, ListedFleet
 from services.console.domain.people import Person
 from services.console.domain.playground import Answer
-from services.console.domain.replay_screen import ReplayResult
 from services.console.domain.version_screen import Proofs
 
 
@@ -60,32 +57,6 @@ class DeadLetters(Protocol):
 
         Raises:
             Transient: The bus does not answer.
-        """
-
-
-class Recorded(Protocol):
-    """The recorded traffic of a model."""
-
-    async def read(self, model: str, since: datetime) -> list[Event[Any]]:
-        """Return the windows since a time, and the routes, policies and alerts that they need, in the order of the log.
-
-        Raises:
-            Permanent: There are too many.
-            Transient: The bus or the object store does not answer.
-        """
-
-
-class Replays(Protocol):
-    """Computes replays."""
-
-    async def compute(
-        self, model: str, triggers: Sequence[Trigger], events: Sequence[Event[Any]], since: datetime
-    ) -> ReplayResult:
-        """Return what triggers would have done to the recorded events of a model since a time.
-
-        Raises:
-            ReplayRefusedError: It took too long, or too much memory.
-            SlipwayError: It cannot be computed.
         """
 
 

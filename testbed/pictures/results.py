@@ -1,4 +1,4 @@
-"""What screens show once they were used: answers of the playground, a replay, proofs, a refusal and a dead letter."""
+"""What screens show once they were used: answers of the playground, proofs, a refusal and a dead letter."""
 
 import re
 from collections.abc import Callable
@@ -26,21 +26,13 @@ def ask_both(stack: Stack, page: Page) -> None:
     page.locator("p.answer").nth(1).wait_for()
 
 
-def replay(_stack: Stack, page: Page) -> None:
-    """Replay an edited policy, and wait for its result."""
-    policy = page.get_by_label("Policy")
-    policy.fill(policy.input_value().replace("threshold: 800", "threshold: 400"))
-    page.get_by_role("button", name="Replay").click()
-    page.get_by_role("heading", name="What would have happened").wait_for()
-
-
 def wait_for_proofs(_stack: Stack, page: Page) -> None:
     """Wait until the proofs of a version have come."""
     page.get_by_text("Reading signatures").wait_for(state="detached")
     page.locator("#proofs").get_by_text(re.compile("^(proven|stated)$")).first.wait_for()
 
 
-RESULTS: Final[dict[str, Show]] = {"playground": ask_both, "replay": replay, "version": wait_for_proofs}
+RESULTS: Final[dict[str, Show]] = {"playground": ask_both, "version": wait_for_proofs}
 """What is done on a screen before its picture is taken, by the name of the picture."""
 
 

@@ -12,13 +12,12 @@ import yaml
 from clients.cli.event_log import OF_RELEASES, read_history
 from clients.cli.recent_releases import read_recent
 from contracts.event_archive import BUCKET, KEY, EventArchive
-from contracts.facts import CheckpointReady, DeploymentChanged, WindowSummarised
+from contracts.facts import CheckpointReady, WindowSummarised
 from contracts.services import EVENTS, INBOX
 from decisions.event_archive import segment_key
 from decisions.release_projection import join, project
 from services.console.adapters.archived_log import WholeLog
 from services.console.adapters.log import StreamLog
-from services.console.adapters.recorded import RecordedEvents
 from shared.messaging.publishing import publish_event
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
@@ -143,11 +142,10 @@ class Killed(Exception):  # noqa: N818 - it stands for the end of a process
 async def test_nothing_is_missing_where_a_registry_was_killed_before_it_counted_what_it_removed(
     log, settings, tmp_path, monkeypatch
 ):
-    record, since = Bucket(log.js, BUCKET, EventArchive), datetime.now(UTC) - timedelta(days=1)
+    record = Bucket(log.js, BUCKET, EventArchive)
     command = ({**environment(settings), "SLIPWAY_ATTESTERS": str(attester_keys(tmp_path).listing)}, "events")
     command += ("--model", OTHER, "--json")
     shown = await asyncio.to_thread(run_command, *command)
-    replayed = await RecordedEvents(lambda: log.js).read(MODEL, since)
     events = await read_all(StreamLog(lambda: log.js))
     await log.acknowledge()
 
@@ -161,7 +159,6 @@ async def test_nothing_is_missing_where_a_registry_was_killed_before_it_counted_
     assert ((await record.get(KEY)).value.trimmed, await log.first()) == (0, 16)
     whole = WholeLog(StreamLog(lambda: log.js), lambda: record, Store(settings), trust(tmp_path), retry_s=0)
     assert await read_all(whole) == events
-    assert await RecordedEvents(lambda: log.js, archived=whole.of_model).read(MODEL, since) == replayed
     assert await asyncio.to_thread(run_command, *command) == shown
 
 
@@ -189,17 +186,6 @@ async def test_an_index_that_is_built_while_the_log_is_trimmed_has_all_events(lo
     again = await read_all(whole)
     assert again[:-1] == events
     assert again[-1].event.id == "after"
-
-
-async def test_a_replay_of_the_console_has_what_was_removed_from_the_log(log, settings, tmp_path):
-    record, since = Bucket(log.js, BUCKET, EventArchive), datetime.now(UTC) - timedelta(days=1)
-    whole = WholeLog(StreamLog(lambda: log.js), lambda: record, Store(settings), trust(tmp_path))
-    before = await RecordedEvents(lambda: log.js).read(MODEL, since)
-    assert await RecordedEvents(lambda: log.js, archived=whole.of_model).read(MODEL, since) == before
-    assert {event.type for event in before} > {WindowSummarised.TYPE, DeploymentChanged.TYPE}
-    await log.acknowledge()
-    assert (await log.archive()).trimmed > 3
-    assert await RecordedEvents(lambda: log.js, archived=whole.of_model).read(MODEL, since) == before
 
 
 async def test_what_a_revoked_key_signed_is_shown_with_a_warning_once_a_segment_by_the_new_key_names_it(

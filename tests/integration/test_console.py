@@ -308,17 +308,6 @@ def test_dead_letters_are_listed_without_their_content(server, console):
     assert "content of a message" not in client.get("/deadletters").text
 
 
-def test_a_replay_reads_the_windows_of_the_log(server, console):
-    _, url = console
-    client = sign_in(server, url, "vera")
-    policy = "triggers:\n- {name: slow, metric: ttft_ms, threshold: 100, min_requests: 20}\n"
-    headers = {"x-csrf-token": client.get("/api/v1/me").json()["csrf"]}
-    answer = client.post("/api/v1/models/support-bot/replay", json={"policy": policy, "hours": 12}, headers=headers)
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["windows"] >= 60
-    assert answer.json()["raised"]["slow"] >= 1
-
-
 def test_without_a_key_of_the_store_all_else_works(server, console):
     _, url = console
     client = sign_in(server, url)

@@ -42,14 +42,6 @@ def test_the_page_of_a_model_shows_nothing_of_another_one_whose_name_contains_it
     assert "support-bot" not in page
 
 
-def test_a_replay_begins_with_the_policy_of_the_model_and_shows_its_alerts(world, admin):
-    assert admin.get("/models/bot/replay").status_code == 200
-    policy = "triggers:\n- {name: slow, metric: ttft_ms, threshold: 100, min_requests: 20}\n"
-    form = {"policy": policy, "hours": "24", "csrf": world.csrf(admin)}
-    assert "support-bot" not in admin.post("/models/bot/replay", data=form).text
-    assert admin.get("/models/ot/replay").status_code == 404
-
-
 @pytest.mark.parametrize("name", LISTS)
 def test_a_list_takes_a_part_of_the_name(admin, name):
     assert models(admin, name, "model=port-b") == {"support-bot"}

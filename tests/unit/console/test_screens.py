@@ -271,7 +271,6 @@ def test_seconds_are_written_as_in_the_terminal():
     ("path", "marked"),
     [
         ("/models/shop-bot", "Fleet"),
-        ("/models/shop-bot/replay", "Fleet"),
         ("/alerts", "Alerts"),
         ("/history", "History"),
     ],

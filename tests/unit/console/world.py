@@ -1,18 +1,14 @@
 """A console on a real index and real sessions in files, with a folder of keys; orders are noted instead of published."""
 
-import asyncio
-import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from starlette.testclient import TestClient
 
-from contracts.facts import WindowSummarised
 from contracts.identities import Credential
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntimes
-from decisions.replay.engine import replay
 from deploy.identity.key_folder import KeyFolder
 from services.console.adapters.fleets import GatewayReports
 from services.console.adapters.histograms import percentile_ms
@@ -23,7 +19,6 @@ from services.console.app import build
 from services.console.domain.duty_screens import DeadLetter
 from services.console.domain.endpoint_screen import ListedFleet
 from services.console.domain.logged import LoggedEvent
-from services.console.domain.replay_screen import result_of
 from services.console.domain.version_screen import Proofs
 from services.console.endpoints import Endpoints
 from services.console.follower import Progress, rows_of
@@ -123,33 +118,6 @@ class FakeFleets:
         )
 
 
-class FakeRecorded:
-    """The events of a list about a model, windows since a time; a test may set an error instead."""
-
-    def __init__(self) -> None:
-        self.events: list = []
-        self.error: Exception | None = None
-
-    async def read(self, model, since):
-        if self.error is not None:
-            raise self.error
-        late = (event for event in self.events if event.subject == model)
-        return [e for e in late if not isinstance(e.data, WindowSummarised) or e.data.window.to > since]
-
-
-class InProcessReplays:
-    """Computes replays in this process, once `free`, which a test may clear; `begun` says that one has begun."""
-
-    def __init__(self) -> None:
-        self.begun, self.free = threading.Event(), threading.Event()
-        self.free.set()
-
-    async def compute(self, model, triggers, events, since):
-        self.begun.set()
-        await asyncio.to_thread(self.free.wait, 30)
-        return result_of(model, replay(triggers, events, since=since), triggers, since)
-
-
 def log_of(events) -> list[LoggedEvent]:
     """Return events with the sequence that each has in its stream."""
     counts: dict[str, int] = {}
@@ -181,8 +149,8 @@ class World:
 
     def __post_init__(self) -> None:
         self.clock, self.orders, self.routes = FakeClock(), FakeOrders(), FakeRoutes()
-        self.artifacts, self.letters, self.recorded = FakeArtifacts(), FakeDeadLetters(), FakeRecorded()
-        self.replays, self.fleets, self.reports = InProcessReplays(), FakeFleets(), GatewayReports(self.clock)
+        self.artifacts, self.letters = FakeArtifacts(), FakeDeadLetters()
+        self.fleets, self.reports = FakeFleets(), GatewayReports(self.clock)
         self.keys = KeyFolder(self.folder / "keys")
         self.keys.prepare(["127.0.0.1"], NOW)
         people = {"vera": "viewer", "oscar": "operator", "anna": "approver", "adam": "administrator"}
@@ -211,10 +179,8 @@ class World:
             routes=self.routes,
             artifacts=self.artifacts,
             letters=self.letters,
-            recorded=self.recorded,
             endpoints=Endpoints(self.fleets, self.reports, self.index),
             protection=self.protection,
-            replays=self.replays,
             gateway=gateway,
             provider=provider,
             settings=ConsoleSettings(**({"url": URL, "answer_s": 0.05} | settings)),
@@ -222,8 +188,7 @@ class World:
         )
 
     def fill(self, events=None) -> None:
-        self.recorded.events = list(fleet(NOW) if events is None else events)
-        write(self.index, log_of(self.recorded.events))
+        write(self.index, log_of(list(fleet(NOW) if events is None else events)))
 
     def link(self, name: str, url: str = URL) -> str:
         text = self.keys.credential(name).read_text()
