@@ -2,7 +2,7 @@
 
     python -m deploy.setup.locks [--check] [--upgrade PACKAGE …]
 
-Locks that follow from their inputs stay as they are; the others keep their versions as far as the inputs allow.
+Locks keep their versions as far as the inputs allow.
 `--upgrade` names packages that may move. torch is in locks of its own, because its build differs between machines:
 requirements/torch-*.txt.
 """
@@ -13,12 +13,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,8 +41,6 @@ class Lock:
     torch: bool | None = False
     """Whether it holds torch's packages: False leaves them out, True keeps nothing else, None keeps all."""
     platform: str = "x86_64-manylinux_2_28"
-    audited: bool = True
-    """Whether `make audit` asks about its packages: not about those that are old on purpose, for tests."""
 
     def inputs(self, root: Path) -> list[Path]:
         """Return the files that decide the resolution, included ones too."""
@@ -75,10 +71,10 @@ LOCKS = (
     _lock("wandb", ALL),
     _lock("charts", ALL),
     _lock("examples", ALL, MAIN_OVERRIDES, MAIN),
-    _lock("client-oldest", ("3.9",), torch=None, audited=False),
+    _lock("client-oldest", ("3.9",), torch=None),
     _lock("client-newest", ("3.11",)),
     _lock("build", ALL, None, MAIN),
-    _lock("build-oldest", ("3.9",), source="build", audited=False),
+    _lock("build-oldest", ("3.9",), source="build"),
     _lock("uv", ALL),
     *(
         Lock(f"{IMAGES}/{name}.in", f"{IMAGES}/{name}.txt", ("3.11",), MAIN_OVERRIDES, MAIN)
@@ -200,60 +196,16 @@ def _select(lock: Lock, pins: list[Pin]) -> list[Pin]:
 
 
 def findings(root: Path = ROOT) -> list[str]:
-    """Return what is wrong with the locks of a tree; asks no index."""
-    wrong = [finding for lock in LOCKS for finding in _findings_of(lock, root)]
-    if not wrong:
-        cuda = {pin.name: pin.version for pin in read_pins((root / "requirements/torchvision-cuda.txt").read_text())}
-        for path, name in CPU_BUILDS.items():
-            pins = read_pins((root / path).read_text())
-            if [(pin.name, pin.version) for pin in pins] != [(name, f"{cuda[name]}+cpu")]:
-                wrong.append(f"{path}: holds something else than {name} {cuda[name]}+cpu")
-    return wrong
-
-
-def _findings_of(lock: Lock, root: Path) -> list[str]:
-    path = root / lock.target
-    text = path.read_text() if path.is_file() else ""
-    header = HEADER.match(text)
-    if header is None:
-        return [f"{lock.target}: missing, or without its header"]
-    try:
-        pins = read_pins(text)
-    except ValueError as error:
-        return [f"{lock.target}: {error}"]
+    """Return which locks of a tree do not follow from their inputs, or were edited by hand; asks no index."""
     wrong = []
-    if header["inputs"] != digest_of_inputs(lock, root):
-        wrong.append(f"{lock.target}: its inputs have changed")
-    if header["pins"] != hashlib.sha256(text[header.end() :].encode()).hexdigest():
-        wrong.append(f"{lock.target}: edited by hand")
-    versions = {pin.name: pin.version for pin in pins}
-    wrong += [f"{lock.target}: does not meet {need}" for need in _needs(lock, root) if not _met(need, versions, lock)]
-    if lock.constraints:
-        main = _versions(root / lock.constraints)
-        other = sorted(name for name, version in versions.items() if main.get(name, version) != version)
-        wrong += [f"{lock.target}: {name} is {main[name]} in {lock.constraints}" for name in other]
+    for lock in LOCKS:
+        path = root / lock.target
+        text = path.read_text() if path.is_file() else ""
+        if HEADER.match(text) is None:
+            wrong.append(f"{lock.target}: missing, or without its header")
+        elif text != render(lock, read_pins(text), root):
+            wrong.append(f"{lock.target}: its inputs have changed, or it was edited by hand")
     return wrong
-
-
-def _versions(path: Path) -> dict[str, str]:
-    """Return versions by package of another lock; nothing of one that is wrong itself, which has its own finding."""
-    try:
-        return {pin.name: pin.version for pin in read_pins(path.read_text())}
-    except (OSError, ValueError):
-        return {}
-
-
-def _needs(lock: Lock, root: Path) -> list[Requirement]:
-    files = [path for path in lock.inputs(root) if path.suffix == ".in"]
-    lines = [line.partition("#")[0].strip() for path in files for line in path.read_text().splitlines()]
-    return [Requirement(line) for line in lines if line and not line.startswith("-")]
-
-
-def _met(need: Requirement, versions: dict[str, str], lock: Lock) -> bool:
-    name = canonicalize_name(need.name)
-    if lock.torch is False and TORCH.fullmatch(name):
-        return True
-    return name in versions and need.specifier.contains(versions[name], prereleases=True)
 
 
 def main() -> None:
@@ -264,21 +216,12 @@ def main() -> None:
     options = parser.parse_args()
     if not options.check:
         for lock in LOCKS:
-            if not options.upgrade and not _findings_of(lock, ROOT):
-                continue
             try:
                 (ROOT / lock.target).write_text(render(lock, resolve(lock, options.upgrade), ROOT))
             except Unresolved as error:
                 sys.exit(str(error))
-    end_if_wrong(findings(), "The locks do not follow from their inputs: run `make locks` and commit the result.")
-
-
-def end_if_wrong(wrong: Sequence[str], advice: str) -> None:
-    """Write what is wrong to standard error, and end the process with the advice; return if nothing is."""
-    for finding in wrong:
-        sys.stderr.write(finding + "\n")
-    if wrong:
-        sys.exit(advice)
+    if wrong := findings():
+        sys.exit("\n".join((*wrong, "Run `make locks` and commit the result.")))
 
 
 if __name__ == "__main__":
