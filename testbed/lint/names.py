@@ -33,8 +33,8 @@ FILE = re.compile(rf"`((?:{FOLDERS})/[\w./-]+\.[a-z]+)`")
 TEST_FILE = re.compile(r"`(test_\w+\.py)`")
 DOCUMENT = re.compile(r"\b(docs/[\w/.-]+\.md)\b")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)]*))?\)")
-GONE = {"CHANGELOG.md", "docs/adr/0010-contracts-v1-names-and-freeze.md"}
-"""Documents that list names that are gone, each beside its new one."""
+GONE = {"CHANGELOG.md"}
+"""Documents that list names that are gone."""
 
 
 def problem_of(line: str) -> str | None:
