@@ -150,7 +150,7 @@ UNDESCRIBED = _gateway(
     "slipway_gateway_undescribed_total", "counter", "Answers of the sample without features of their text", ("reason",)
 )
 SLOW_READERS = _gateway(
-    "slipway_gateway_slow_readers_total", "counter", "Callers dropped because they read nothing or vanished"
+    "slipway_gateway_slow_readers_total", "counter", "Callers dropped because they read nothing"
 )
 MIRRORED = _gateway(
     "slipway_gateway_mirrored_total",

@@ -415,7 +415,7 @@ _DEFAULTS: Final[dict[str, Service]] = {
         resources=Resources(requests={"cpu": "1", "memory": "512Mi"}, limits={"memory": "2Gi"}),
         state=Volume(kind="persistent", size="1Gi"),
         stop_s=45,
-        env={"GATEWAY_TRUSTED_PROXIES": "private"},
+        env={"GATEWAY_BEHIND_PROXY": "true"},
     ),
     "console": ConsoleService(replicas=1, state=Volume(kind="persistent", size="10Gi")),
     "mirror": Service(enabled=False, replicas=1, state=Volume(size="50Gi")),

@@ -20,7 +20,7 @@ from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed, describe_failure
 from services.gateway.domain.routing import Choice
-from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limited_writes, problem_response
+from services.gateway.http import Reply, cancel_on_disconnect, limited_writes, problem_response
 from services.gateway.in_flight import InFlight
 from services.gateway.large_bodies import LargeBodies
 from services.gateway.measurement import AcceptedRequest, Arrival, Outcome
@@ -48,8 +48,7 @@ class Endpoint:
             with limited_writes(send, self._dependencies.settings.write_s) as limited:
                 await self._serve(scope, receive, limited)
         except SlowReader:
-            if await abort_connection(scope):  # else the server ended it, and counted it
-                self._dependencies.metrics.slow_readers.inc()
+            self._dependencies.metrics.slow_readers.inc()  # uvicorn closes the connection of an incomplete answer
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         dependencies = self._dependencies

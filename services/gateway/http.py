@@ -13,9 +13,6 @@ from starlette.types import Message, Receive, Scope, Send
 from services.gateway.backlog import SlowReader
 from services.gateway.domain.errors import Problem, RequestRejected
 
-ABORT: Final = "slipway.abort"
-"""The extension of the ASGI scope that closes the connection at once, and returns whether it was open."""
-_CLOSE: Final = {"Connection": "close"}
 _SLICE_BYTES: Final = 2**16
 
 
@@ -49,8 +46,8 @@ class BodyReader:
         """Return the body of a request.
 
         Raises:
-            RequestRejected: 413 if it is too long, 408 if it takes too long or was evicted. The rest is not read, and
-                the connection is closed.
+            RequestRejected: 413 if it is too long: its rest is dropped; 408 if it takes too long or was evicted: the
+                connection is closed.
             ClientDisconnect: the caller disconnected.
         """
         if _declared(request) > self._max_bytes:
@@ -88,7 +85,7 @@ class BodyReader:
 
     def _too_large(self) -> RequestRejected:
         message = f"The body is longer than the limit of {self._max_bytes} bytes."
-        return RequestRejected(Problem(413, message, code="request_too_large", headers=_CLOSE))
+        return RequestRejected(Problem(413, message, code="request_too_large"))
 
     def _too_slow(self, reading: _Reading) -> RequestRejected:
         message = (
@@ -96,7 +93,7 @@ class BodyReader:
             if reading.evicted
             else f"{reading.size} bytes of the body arrived within the limit of {self._deadline_s:g} s; send it faster."
         )
-        return RequestRejected(Problem(408, message, code="request_too_slow", headers=_CLOSE))
+        return RequestRejected(Problem(408, message, code="request_too_slow", headers={"Connection": "close"}))
 
 
 def _declared(request: Request) -> int:
@@ -160,17 +157,6 @@ class _LimitedWrites:
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-
-async def abort_connection(scope: Scope) -> bool:
-    """Close a connection at once, even if written data was not read; do nothing if the server cannot do that.
-
-    Return whether it was open.
-    """
-    abort = scope.get("extensions", {}).get(ABORT)
-    was_open = abort is None or abort()
-    await asyncio.sleep(0)  # the server must process the end before the application returns
-    return bool(was_open)
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:

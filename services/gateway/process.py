@@ -6,10 +6,9 @@ Metrics are created here: in several workers, `share_metrics` must run before th
 import asyncio
 import contextlib
 import socket
-import ssl
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import uvicorn
@@ -19,8 +18,7 @@ from contracts.api_keys import ApiKey
 from contracts.api_usage import EndpointUse, MonthlyUsage
 from contracts.drills import Drill
 from contracts.routes import Route
-from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, limited_protocol
-from services.gateway.adapters.transport import Certificate, tls_context
+from services.gateway.adapters.transport import raise_file_limit
 from services.gateway.app import Applications, build
 from services.gateway.callers import Callers
 from services.gateway.connections import forget_endpoints
@@ -33,6 +31,8 @@ from shared.runtime.service import HttpServer, on_stop_signal
 from shared.runtime.settings import Connection
 from shared.runtime.tasks import end_tasks
 
+BACKLOG: Final = 512
+"""Most connections that wait to be accepted."""
 _LAST_FLUSH_S = 3.0
 
 
@@ -53,24 +53,21 @@ async def serve(
         started_s: when the workers were started, on the monotonic clock; None for now.
     """
     hide_memory()
-    settings = settings.model_copy(update={"max_connections": fit_connections(settings.max_connections)})
+    raise_file_limit()
     parts = compose(connection, settings, started_s)
     apps = make_apps(parts, settings)
-    tls = tls_context(settings)
     server = make_server(
         apps.api,
         connection.http_host,
         connection.http_port,
         settings,
-        for_callers=True,
-        tls=tls,
-        on_unread=parts.metrics.slow_readers.inc,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
     )
-    certificate = Certificate(tls, settings)
     admin = make_server(apps.admin, settings.admin_host, settings.admin_port, settings)
     on_stop_signal(server.stop)
     own = sockets or [None, None]
-    background = (serve_at(admin, own[1]), certificate.follow(), *background_work(parts, apps.endpoints))
+    background = (serve_at(admin, own[1]), *background_work(parts, apps.endpoints))
     tasks = [end_with(asyncio.ensure_future(work), server.stop) for work in background]
     structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
     try:
@@ -150,17 +147,8 @@ async def serve_at(server: HttpServer, listening: socket.socket | None) -> None:
     await server.serve(sockets=None if listening is None else [listening])
 
 
-def make_server(
-    app: ASGIApp,
-    host: str,
-    port: int,
-    settings: GatewaySettings,
-    *,
-    for_callers: bool = False,
-    tls: ssl.SSLContext | None = None,
-    on_unread: Callable[[], None] = lambda: None,
-) -> HttpServer:
-    """Return uvicorn with the gateway's limits of connections and headers (see `limited_protocol`)."""
+def make_server(app: ASGIApp, host: str, port: int, settings: GatewaySettings, **options: Any) -> HttpServer:
+    """Return uvicorn with the gateway's settings, and more options of its own."""
     return HttpServer(
         uvicorn.Config(
             app,
@@ -169,13 +157,15 @@ def make_server(
             log_config=None,
             access_log=False,
             lifespan="off",
-            http=limited_protocol(settings, for_callers=for_callers, tls=tls, on_unread=on_unread),
+            http="httptools",
             proxy_headers=False,
             ws="none",
             backlog=BACKLOG,
+            limit_concurrency=settings.max_connections,
             timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=settings.drain_s,
             server_header=False,
+            **options,
         )
     )
 

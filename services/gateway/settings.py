@@ -1,14 +1,11 @@
 """Settings of the gateway."""
 
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-PRIVATE = "private"
-"""Among the trusted proxies: all addresses of private networks."""
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -20,11 +17,11 @@ class GatewaySettings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share the port; every limit below is that of one worker."""
     tls_certificate: Path | None = None
-    """Certificate chain (PEM) for callers; a replaced file is read again. Without it, HTTP is plain."""
+    """Certificate chain (PEM) for callers, read at the start. Without it, HTTP is plain."""
     tls_key: Path | None = None
     """Its private key (PEM); the two belong together."""
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
-    """Addresses or networks, or `private`, separated by commas, from which plain HTTP is accepted: proxies with TLS."""
+    behind_proxy: bool = False
+    """Whether a proxy ends TLS before the gateway, which then speaks plain HTTP at an address that others reach."""
     oidc: Path | None = None
     """JSON file that names an identity provider whose tokens are accepted beside keys (docs/security.md)."""
     admin_host: str = "127.0.0.1"
@@ -61,14 +58,10 @@ class GatewaySettings(BaseSettings):
     """Bodies that are read at the same time; above it the oldest is dropped with a 408."""
     max_bodies_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
     """The same, in bytes together."""
-    header_s: Seconds = 10.0
-    """Most time in which the headers arrive."""
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 75
     """How long a connection stays open without a request: longer than proxies keep it, which mostly take 60 s."""
-    max_header_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**10
-    """Most bytes of the headers."""
     max_connections: Annotated[int, Field(ge=1)] = 4096
-    """Open connections; above it a new one replaces the one that waited longest for its caller."""
+    """Open connections; above it requests are a 503."""
     write_s: Seconds = 30.0
     """Time in which a caller must read something of its answer."""
     max_lag_bytes: Annotated[int, Field(ge=1024)] = 256 * 2**10
@@ -82,16 +75,8 @@ class GatewaySettings(BaseSettings):
     telemetry_interval_s: Seconds = 0.25
     """Longest wait of a record for others of its message."""
 
-    @field_validator("trusted_proxies", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _check_transport(self) -> Self:
-        for network in self.trusted_proxies:
-            if network != PRIVATE:
-                ip_network(network)
         if (self.tls_certificate is None) != (self.tls_key is None):
             msg = "GATEWAY_TLS_CERTIFICATE and GATEWAY_TLS_KEY belong together: set both"
             raise ValueError(msg)

@@ -17,8 +17,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
-from services.gateway.adapters.http_protocol import BACKLOG
-from services.gateway.process import serve
+from services.gateway.process import BACKLOG, serve
 from services.gateway.settings import GatewaySettings
 from shared.runtime.clock import SystemClock
 from shared.runtime.process_metrics import forget_process, identify_process

@@ -39,6 +39,7 @@ class ServiceMetrics:
         self._bus, self._connection = bus, connection
         files = {"bus-authority": connection.nats_ca, "store-authority": connection.s3_ca, **(certificates or {})}
         self._files = {name: path for name, path in files.items() if path is not None}
+        self._served = frozenset(certificates or {})
         self._failed: set[str] = set()
         self._pending = gauge(m.CONSUMER_PENDING, bus.metrics)
         self._unacknowledged = gauge(m.CONSUMER_UNACKNOWLEDGED, bus.metrics)
@@ -102,11 +103,13 @@ class ServiceMetrics:
 
     async def read_certificates(self) -> None:
         """Export when the certificates expire: those in files, and those that bus and store present."""
-        for name, path in self._files.items():
+        for name, path in list(self._files.items()):
             try:
                 text = await asyncio.to_thread(path.read_bytes)
                 expires_at = min(item.not_valid_after_utc for item in x509.load_pem_x509_certificates(text))
                 self._expiry.labels(name).set(expires_at.timestamp())
+                if name in self._served:
+                    del self._files[name]  # a server shows what it has read at its start, whatever is in the file now
             except (OSError, ValueError) as error:
                 self._note_failure(name, error)
         for name, address in self._servers().items():

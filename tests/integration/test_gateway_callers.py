@@ -24,8 +24,6 @@ pytestmark = pytest.mark.real
 LIMITS = {
     "write_s": 1,
     "body_s": 1,
-    "header_s": 1,
-    "max_header_bytes": 20_000,
     "max_connections": 50,
     "max_lag_bytes": 50_000,
     "first_token_s": 10,
@@ -132,10 +130,10 @@ async def test_hostile_bodies_give_no_5xx_and_no_record_against_the_target(js, g
 
 @pytest.mark.parametrize("token_delay_ms", ["0", "10"])
 async def test_a_caller_that_does_not_read_is_dropped(js, gateway, triton, dial, token_delay_ms):
-    """Its buffers are full at once, and the gateway drops it; or the kernel does before they are full."""
+    """The kernel's buffers are full, and the gateway drops it."""
     served = load_toy(triton, "toy", 1, token_delay_ms=token_delay_ms)
     await put_route(js, gateway, Route(model="toy", epoch=1, active=served))
-    body = json.dumps({"model": "toy", "prompt": "Once", "max_tokens": 2000, "stream": True}).encode()
+    body = json.dumps({"model": "toy", "prompt": "Once", "max_tokens": 2000, "n": 16, "stream": True}).encode()
     callers, presented = [dial() for _ in range(4)], f"Authorization: Bearer {gateway.key}"
     for caller in callers:
         caller.sendall(head(len(body), presented) + body)
@@ -163,6 +161,4 @@ async def test_slow_bodies_and_headers_block_no_other_caller(gateway, toy, dial)
         received = await asyncio.to_thread(is_closed, caller)
         assert received.startswith(b"HTTP/1.1 408 ")
         assert b"request_too_slow" in received
-    for caller in heads:
-        assert await asyncio.to_thread(is_closed, caller) == b""
     assert (await ask(gateway)).status_code == 200

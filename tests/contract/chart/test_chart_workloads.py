@@ -216,7 +216,7 @@ def test_no_setting_is_given_twice_and_those_of_the_chart_are_refused_in_values(
             names = [each["name"] for each in container.get("env", [])]
             assert len(set(names)) == len(names), name
             if case == "external":
-                assert set(names) - {"GATEWAY_TRUSTED_PROXIES"} <= refused, name
+                assert set(names) - {"GATEWAY_BEHIND_PROXY"} <= refused, name
 
 
 def test_scaled_services_are_scaled_by_consumers_that_exist():

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from decisions.attribution import is_excused
 from services.gateway.backlog import Backlog, SlowReader
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.http import ABORT, BodyReader, limited_writes
+from services.gateway.http import BodyReader, limited_writes
 from tests.kit.virtual_time import virtual_time
 from tests.unit.gateway.fakes import FakeEngine, Form, StepClock
 from tests.unit.gateway.world import HELLO, RAW_BEARER, World, only_active
@@ -24,7 +24,6 @@ class Caller:
     def __init__(self, world, body=None, *, reads=True) -> None:
         self.app = world.http._transport.app
         self.sent = []
-        self.aborted = False
         self.reads = asyncio.Event()
         if reads:
             self.reads.set()
@@ -46,7 +45,6 @@ class Caller:
             "server": ("gateway", 80),
             "client": ("caller", 1),
             "root_path": "",
-            "extensions": {ABORT: self.abort},
         }
 
     def send_body(self, data, *, more=False):
@@ -54,10 +52,6 @@ class Caller:
 
     def leave(self):
         self.incoming.put_nowait({"type": "http.disconnect"})
-
-    def abort(self):
-        was_open, self.aborted = not self.aborted, True
-        return was_open
 
     async def send(self, message):
         await self.reads.wait()
@@ -117,21 +111,12 @@ async def test_a_caller_that_does_not_read_is_dropped_and_gives_its_place_back(s
     world = paced(5, write_s=0.05, max_in_flight=1)
     caller = Caller(world, {**HELLO, "stream": stream, "max_tokens": 50}, reads=False)
     await asyncio.wait_for(caller.task, 10)
-    assert caller.aborted
     (record,) = world.records
     assert (record.finish_reason, record.error, record.caused_by) == ("cancelled", None, "caller")
     assert is_excused(record)
     assert record.e2e_ms <= 6000
     assert world.metric("slipway_gateway_slow_readers_total") == ["slipway_gateway_slow_readers_total 1.0"]
     assert await Caller(world, HELLO).status() == 200, "its place is free"
-
-
-async def test_a_caller_that_the_server_has_dropped_at_the_same_moment_is_not_counted_again():
-    world = paced(5, write_s=0.05)
-    caller = Caller(world, {**HELLO, "stream": True, "max_tokens": 50}, reads=False)
-    caller.aborted = True
-    await asyncio.wait_for(caller.task, 10)
-    assert world.metric("slipway_gateway_slow_readers_total") == ["slipway_gateway_slow_readers_total 0.0"]
 
 
 async def test_an_answer_that_waits_for_a_slow_reader_is_bounded_and_aborted_in_the_engine():
@@ -286,7 +271,6 @@ async def test_a_caller_that_leaves_most_of_a_whole_answer_unread_is_dropped():
     world = World(only_active(), engine=Long(), write_s=0.1)
     caller = ReadsTheFirstSlices(world, HELLO)
     await asyncio.wait_for(caller.task, 10)
-    assert caller.aborted
     assert (world.records[-1].finish_reason, world.records[-1].caused_by) == ("cancelled", "caller")
 
 
