@@ -59,6 +59,7 @@ class Balancer:
         self._outstanding: dict[str, int] = {}
         self._ejections: dict[_Key, Ejection] = {}
         self._absences: dict[_Key, Absence] = {}
+        self._away_s: dict[str, float] = {}
         self._checked_s: dict[_Key, float] = {}
         self._checks: dict[_Key, asyncio.Task[None]] = {}
 
@@ -138,8 +139,12 @@ class Balancer:
         if failure.is_not_loaded:
             if len(self._absences) >= MOST and key not in self._absences:
                 del self._absences[next(iter(self._absences))]
-            self._absences[key] = Absence.note(self._absences.get(key), self._clock.monotonic())
-        elif failure.kind != "endpoint_unreachable":  # what fails a request, or is silent, is loaded
+            now_s, away_s = self._clock.monotonic(), self._away_s.get(endpoint)
+            self._absences[key] = Absence.note(self._absences.get(key), now_s, away_s)
+        elif failure.kind == "endpoint_unreachable":
+            self._away_s.pop(endpoint, None)
+            self._away_s = dict([*self._away_s.items(), (endpoint, self._clock.monotonic())][-MOST:])
+        else:  # what fails a request, or is silent, is loaded
             self._absences.pop(key, None)
         if len(served.endpoints) == 1:
             return

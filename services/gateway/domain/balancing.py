@@ -11,6 +11,8 @@ LONGEST_S: Final = 30.0
 """Time until an ejected endpoint is checked, and the most of it: it doubles with each check that fails."""
 UNLOADED_S: Final = 10.0
 """How long a target is loaded nowhere before that is its own doing."""
+RESTARTED_S: Final = 600.0
+"""How long more where its server was away just before: it was started anew, and loads what it had."""
 UNASKED_S: Final = 60.0
 """After so long without a request, nothing is known of the time in between."""
 Finding = Literal["away", "doubtful", "well"]
@@ -49,7 +51,7 @@ class Absence:
     """An endpoint whose server answers that it has not loaded a target.
 
     Attributes:
-        since_s: since when, on the monotonic clock.
+        since_s: since when, on the monotonic clock; after a restart, from when on it is late.
         asked_s: when it was last asked.
     """
 
@@ -57,10 +59,15 @@ class Absence:
     asked_s: float
 
     @classmethod
-    def note(cls, known: "Absence | None", now_s: float) -> "Absence":
-        """Return the absence of a target that is not loaded now; it begins anew after `UNASKED_S` without a request."""
-        lasts = known is not None and now_s - known.asked_s < UNASKED_S
-        return cls(known.since_s if known is not None and lasts else now_s, now_s)
+    def note(cls, known: "Absence | None", now_s: float, away_s: float | None = None) -> "Absence":
+        """Return the absence of a target that is not loaded now; it begins anew after `UNASKED_S` without a request.
+
+        `away_s`: when its server was last out of reach.
+        """
+        if known is not None and now_s - known.asked_s < UNASKED_S:
+            return cls(known.since_s, now_s)
+        restarted = away_s is not None and now_s - away_s < UNASKED_S
+        return cls(now_s + RESTARTED_S if restarted else now_s, now_s)
 
 
 def is_loaded_nowhere(

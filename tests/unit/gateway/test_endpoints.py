@@ -412,12 +412,32 @@ async def test_servers_that_do_not_answer_are_nothing_of_a_target_however_long()
         await made.clock.pause(5.0)
     assert ended(made) == {("endpoint_unreachable", "infrastructure")}
     made.engine.down = {A: GONE, B: ABSENT}
-    await ask(made)
+    for _ in range(21):
+        await ask(made, 4)
+        await made.clock.pause(29.0)
+    assert ended(made) == {("endpoint_unreachable", "infrastructure")}, "it was started anew, and loads what it had"
     await made.clock.pause(10.0)
     await ask(made)
-    made.records.clear()
-    await ask(made)
     assert ended(made) == {("not_loaded", "target")}, "what serves at a server that answers is loaded there"
+
+
+async def test_a_server_that_was_started_anew_loads_its_only_replica_for_as_long_as_it_needs():
+    made = world(A)
+    for down, seconds in ((GONE, 5), (ABSENT, 60)):
+        made.engine.down = {A: down}
+        for _ in range(seconds):
+            await ask(made, 1)
+            await made.clock.pause(1.0)
+    assert ended(made) == {("endpoint_unreachable", "infrastructure")}
+    made.engine.down = {}
+    await ask(made, 1)
+    made.engine.down = {A: ABSENT}
+    await made.clock.pause(61.0)
+    for _ in range(12):
+        made.records.clear()
+        await ask(made, 1)
+        await made.clock.pause(1.0)
+    assert ended(made) == {("not_loaded", "target")}, "its server was there"
 
 
 async def test_what_nobody_asked_for_during_a_minute_may_have_been_loaded_meanwhile():
