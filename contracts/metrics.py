@@ -176,7 +176,9 @@ WORKERS = _gateway("slipway_gateway_workers", "gauge", "Workers that run", share
 WORKER_STARTS = _gateway("slipway_gateway_worker_starts_total", "counter", "Starts of workers since the gateway's")
 BUS_CONNECTED = _gateway("slipway_gateway_bus_connected", "gauge", "1 while the bus is connected", shared="livemin")
 ROUTES_LOST = _gateway(
-    "slipway_gateway_routes_lost", "gauge", "Models that are served although the bucket has no route of them"
+    "slipway_gateway_routes_lost",
+    "gauge",
+    "Models that are served without a route in the bucket, or by a file of routes",
 )
 ROUTES_OLDER = _gateway(
     "slipway_gateway_routes_older", "gauge", "Models whose route in the bucket is older than the served one"

@@ -43,7 +43,6 @@ class GoldenChecks(Contract):
         outcomes: What it showed.
         fallen: Prompts on which the target has fallen in each of the last `agreeing` checks.
         agreeing: Checks in a row that showed a fall.
-        shown_at: When the last of them ended.
         deferred: Checks that were left out since the last one.
         is_open: A check has begun, and not ended: its process may have died.
         raised_at: Since when there is an alert about a fall; None without one.
@@ -56,7 +55,6 @@ class GoldenChecks(Contract):
     outcomes: tuple[GoldenOutcome, ...] = ()
     fallen: tuple[str, ...] = ()
     agreeing: int = 0
-    shown_at: Instant | None = None
     deferred: int = 0
     is_open: bool = False
     raised_at: Instant | None = None
@@ -138,10 +136,10 @@ def note_check(
     lasting = tuple(name for name in checks.fallen if name in fallen or name in unknown)
     update: dict[str, object] = {"outcomes": tuple(outcomes), "checked_at": now, "deferred": 0, "is_open": False}
     if checks.agreeing and len(again) > golden.allowed_falls:
-        update |= {"fallen": lasting, "agreeing": checks.agreeing + 1, "shown_at": now}
+        update |= {"fallen": lasting, "agreeing": checks.agreeing + 1}
     elif not checks.agreeing or len(lasting) <= golden.allowed_falls:
         shows = len(fallen) > golden.allowed_falls
-        update |= {"fallen": fallen if shows else (), "agreeing": int(shows), "shown_at": now if shows else None}
+        update |= {"fallen": fallen if shows else (), "agreeing": int(shows)}
     return checks.model_copy(update=update)
 
 

@@ -115,7 +115,9 @@ def _production(connection: Connection, settings: GatewaySettings) -> RouteTable
     routes = RecordFile(settings.route_file, Route).load()
     if not routes:
         sys.exit(f"gateway: no_routes: GATEWAY_ROUTE_FILE is {settings.route_file}, and no route can be read there")
-    return RouteTable(routes, None)
+    table = RouteTable(routes, None)
+    table.follow_nothing()
+    return table
 
 
 def _api_keys(connection: Connection, settings: GatewaySettings) -> tuple[KeyTable, InstalledKeys]:

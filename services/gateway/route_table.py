@@ -133,6 +133,10 @@ class RouteTable:
         if self._environment == "staging" or self._is_newer(model, route):
             self._serve(model, route)
 
+    def follow_nothing(self) -> None:
+        """Count all routes as lost: they come from a file, and stay as they are whatever the bus has."""
+        self._lost = set(self._routes)
+
     async def note_bucket(self, snapshot: Snapshot) -> None:
         """Record which routes the bucket has, and serve edits of restored routes that have waited long enough."""
         if self._environment == "staging":

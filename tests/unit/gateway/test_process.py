@@ -4,10 +4,13 @@ import asyncio
 
 import pytest
 
+from contracts.routes import Route
+from services.gateway.adapters.record_file import RecordFile
 from services.gateway.parts import compose
 from services.gateway.process import end_with
 from services.gateway.settings import GatewaySettings
 from shared.runtime.settings import Connection
+from testbed import factories
 
 
 async def broken():
@@ -37,3 +40,12 @@ def test_a_file_of_routes_without_any_ends_the_process(tmp_path, content):
         path.write_text(content)
     with pytest.raises(SystemExit, match="no route can be read there"):
         compose(Connection(state_dir=tmp_path), GatewaySettings(route_file=path))
+
+
+def test_routes_of_a_file_count_as_lost(tmp_path):
+    path = tmp_path / "routes.json"
+    RecordFile(path, Route).save({factories.MODEL: factories.route()})
+    parts = compose(Connection(state_dir=tmp_path), GatewaySettings(route_file=path))
+    parts.state.refresh()
+    assert parts.bus.metrics.get_sample_value("slipway_gateway_routes_lost") == 1.0
+    assert "routes_lost" in parts.tables["production"].problem
