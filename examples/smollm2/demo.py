@@ -290,7 +290,7 @@ def events_of(demo: Demo, name: str) -> list[dict[str, Any]]:
 def run_steps(demo: Demo) -> None:
     base = f"{demo.shown}/base"
     with demo.step("check this machine"):
-        demo.slipway("doctor", "--quick")
+        demo.slipway("doctor")
     with demo.step("start the stack: NATS, an S3 store, Triton with vLLM, and every service"):
         demo.slipway("up", "--detach")
     with demo.step("issue a key for the gateway, for this model only"):

@@ -538,7 +538,6 @@ NOT_IN_THE_TOOLS = frozenset(
         "clients.training.trained",
         "clients.cli.doctor.servers",
         "deploy.local.ready",
-        "services.quantiser.adapters.self_check",
         "services.server_manager.agent",
     }
 )

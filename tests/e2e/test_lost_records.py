@@ -157,5 +157,5 @@ def test_after_the_loss_of_each_bucket_or_stream_or_of_all_a_drill_is_rolled_bac
             purge(stack, *lost)
             assert is_moved(stack, bad), f"after the loss of {lost} nothing moved\n{stack.tail()}"
             serve_again(stack, bad)
-    findings = stack.slipway("doctor", "--quick", "--json").stdout
+    findings = stack.slipway("doctor", "--json").stdout
     assert [each["state"] for each in json.loads(findings)["findings"] if each["check"] == "watching"] == ["ok"]

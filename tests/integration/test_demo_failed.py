@@ -85,7 +85,7 @@ def test_on_a_terminal_the_stack_stays_up_and_the_commands_that_work_are_named(f
     asked = (folder / "asked").read_text().splitlines()
     issued = f"keys issue demo --model support-bot --output {folder}/state/demo.key"
     imported = f"base import --from-smollm2 --chat-template examples/smollm2/chat_template.jinja --keep-folder {folder}"
-    assert asked == ["doctor --quick", "up --detach", issued, f"{imported}/state/base"]
+    assert asked == ["doctor", "up --detach", issued, f"{imported}/state/base"]
     assert StateFolder(folder / "state").is_held()
     assert text.index("The demo stopped") < text.index("The demo's stack stays up")
     assert f"slipway deadletters list --state {folder}/state" in text

@@ -7,13 +7,10 @@ import pytest
 from nats.js.api import StreamConfig
 
 from clients.cli.doctor.assess import GIB
-from clients.cli.doctor.space import ask_bus, ask_store
-from contracts.routes import Route
+from clients.cli.doctor.space import ask_bus
 from deploy.local.state import ADMIN, StateFolder, new_description
 from shared.messaging import topology
 from shared.messaging.provision import provision
-from shared.storage.kv import Bucket
-from testbed.factories import route, served
 from testbed.ports import free_port
 from testbed.servers import NatsServer, running
 from tests.kit.small_disk import small_disk
@@ -94,21 +91,4 @@ def test_elsewhere_the_limits_are_named_and_the_disk_is_not_seen(bus):
     finding = ask_bus(bus.settings(ADMIN))
     assert (finding.state, finding.detail) == ("warning", f"{bus.url}: without a limit of size: OTHER")
     bus.stop()
-    assert (ask_bus(bus.settings(ADMIN)).state, ask_store(bus.settings(ADMIN)).state) == ("skipped", "skipped")
-
-
-def test_a_release_of_the_largest_model_is_compared_with_the_disk_of_the_store(bus, folder):
-    assert ask_store(bus.settings(ADMIN), folder).state == "skipped"
-    active = served(2, variant="int8").model_copy(update={"weights_bytes": GIB})
-    serving = route(active=active, canary=None)
-    bus.change(lambda js: Bucket(js, "routes", Route).create(serving.model, serving))
-    finding = ask_store(bus.settings(ADMIN), folder)
-    assert (finding.state, finding.detail) == (
-        "warning",
-        f"a release of {serving.model} needs up to 11.0 GiB; 0.1 GiB free for {folder.shown}",
-    )
-    assert (
-        f"5.0 GiB of {bus.settings(ADMIN).s3_endpoint}, whose disk is not seen" in ask_store(bus.settings(ADMIN)).detail
-    )
-    bus.change(lambda js: js.publish("$KV.routes.damaged", b"{"))
-    assert ask_store(bus.settings(ADMIN), folder).state == "skipped", "nothing is known of what serves"
+    assert ask_bus(bus.settings(ADMIN)).state == "skipped"

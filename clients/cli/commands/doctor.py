@@ -1,10 +1,8 @@
-"""`slipway doctor`: check the requirements of a stack; `slipway up` runs the quick checks."""
+"""`slipway doctor`: check the requirements of a stack; `slipway up` runs them, too."""
 
 import contextlib
-import os
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +11,7 @@ import typer
 from clients.cli.connection import JsonOption, StateOption, find_stack
 from clients.cli.doctor.checks import Check, Elsewhere, Subject, plan_checks, run_check
 from clients.cli.doctor.findings import Finding, as_data, as_line, as_row, passed, summary
-from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line
+from clients.cli.output import Exit, is_terminal, show_json, show_line
 from clients.cli.settings import CliSettings
 from deploy.local.plan import StackConfig
 from deploy.local.state import StateFolder
@@ -24,7 +22,6 @@ NAME_WIDTH = max(len(name) for name in ("engine packages", "shared memory"))
 
 def doctor(
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="Only checks that take at most 2 s.")] = False,
     engine_env: Annotated[
         Path | None, typer.Option(help="Python environment with Triton and vLLM (default: .venv-engine).")
     ] = None,
@@ -36,16 +33,13 @@ def doctor(
     elsewhere = None
     if state is None and settings.nats_url is not None:
         elsewhere = Elsewhere(find_stack(None).connection, settings.gateway_url, settings.triton_url)
-    with _scratch_folder() as scratch:
-        subject = Subject(
-            folder=StateFolder(state or settings.state),
-            config=StackConfig(),
-            engine_root=engine_env or settings.engine_env or default_engine_root(),
-            environment=os.environ,
-            scratch=scratch,
-            elsewhere=elsewhere,
-        )
-        made = [_report(check, as_json=as_json) for check in plan_checks(subject, quick=quick)]
+    subject = Subject(
+        folder=StateFolder(state or settings.state),
+        config=StackConfig(),
+        engine_root=engine_env or settings.engine_env or default_engine_root(),
+        elsewhere=elsewhere,
+    )
+    made = [_report(check, as_json=as_json) for check in plan_checks(subject)]
     findings = [finding for finding, _ in made]
     if as_json:
         show_json({"ok": passed(findings), "findings": [as_data(finding, seconds) for finding, seconds in made]})
@@ -53,19 +47,6 @@ def doctor(
         show_line(summary(findings))
     if not passed(findings):
         raise typer.Exit(int(Exit.FAILED))
-
-
-@contextlib.contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    """Make a temporary folder for the duration of the block."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="slipway-doctor-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise CommandError(
-            f"no temporary folder can be made ({error}); free space in it, or set TMPDIR to another"
-        ) from None
-    with folder as name:
-        yield Path(name)
 
 
 def _report(check: Check, *, as_json: bool) -> tuple[Finding, float]:
@@ -89,10 +70,10 @@ def _status(doing: str, *, shown: bool) -> Iterator[None]:
         yield
 
 
-def preflight(folder: StateFolder, config: StackConfig, engine_root: Path, environment: Mapping[str, str]) -> None:
-    """Run the quick checks before a stack is started; print warnings and failures, and end if a check fails."""
-    subject = Subject(folder, config, engine_root, environment, folder.path)
-    findings = [run_check(check)[0] for check in plan_checks(subject, quick=True)]
+def preflight(folder: StateFolder, config: StackConfig, engine_root: Path) -> None:
+    """Run the checks before a stack is started; print warnings and failures, and end if a check fails."""
+    subject = Subject(folder, config, engine_root)
+    findings = [run_check(check)[0] for check in plan_checks(subject)]
     for finding in findings:
         if finding.state in ("warning", "failure"):
             show_line(as_line(finding, NAME_WIDTH))

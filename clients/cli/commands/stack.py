@@ -158,7 +158,7 @@ def up(
     if not no_preflight:
         from clients.cli.commands.doctor import preflight  # the store's client and more, which the others do without
 
-        preflight(folder, config, root, os.environ)
+        preflight(folder, config, root)
     if detach:
         again = ["--timeout", str(timeout), "--engine-env", str(root.absolute()), "--no-preflight"]
         again += [] if engine is None else ["--engine", engine]

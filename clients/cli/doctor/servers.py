@@ -1,27 +1,17 @@
 """Tries the servers: those of a running stack as they are, else each alone in a temporary folder for a moment."""
 
 import asyncio
-import contextlib
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clients.cli.doctor.copies import Stream, assess_copies, describe_copies
 from clients.cli.doctor.findings import Finding, failure, ok, warning
-from deploy.local import plan, triton
-from deploy.local.plan import Keys, Part, Programs
-from deploy.local.ports import choose_ports
+from deploy.local import plan
+from deploy.local.plan import Keys
 from deploy.local.ready import probe_part
-from deploy.local.state import ADMIN, PartState, new_description, prepare_keys
-from deploy.local.view import last_lines
+from deploy.local.state import PartState
 from shared.errors import SlipwayError
 from shared.messaging import topology
 from shared.messaging.credentials import connect
-from shared.runtime.clock import SystemClock
-from shared.runtime.process import child_command
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
 from shared.storage.object_lock import NO_LOCK
@@ -34,108 +24,6 @@ STOP_S = 10.0
 ASK_S = 3.0
 LOG_LINES = 5
 NAMES = ("nats", "nats-monitor", *plan.S3_PORTS, *plan.triton_ports(plan.TRITON))
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What servers that run for a moment need: a folder of their own, ports, credentials, inherited variables."""
-
-    folder: Path
-    ports: Mapping[str, int]
-    keys: Keys
-    inherited: Mapping[str, str]
-
-
-def prepare(folder: Path, inherited: Mapping[str, str]) -> Trial:
-    """Choose ports and credentials for servers that run for a moment."""
-    prepare_keys(folder, SystemClock())
-    return Trial(folder, choose_ports(NAMES, {}), new_description().keys(folder), inherited)
-
-
-def connection_to(trial: Trial) -> Connection:
-    """Return the settings that reach the servers of a trial."""
-    bus, store = trial.keys.bus(trial.ports["nats"], identity=ADMIN), trial.keys.store(trial.ports["s3"], ADMIN)
-    given = store.model_dump(include={"s3_endpoint", "s3_credentials", "s3_ca", "s3_bucket"})
-    return bus.model_copy(update={**given, "state_dir": trial.folder})
-
-
-def try_nats(trial: Trial, programs: Programs) -> Finding:
-    """Start a message bus, store a message in a stream of its own, and stop it."""
-    part, config = plan.plan_nats(trial.folder, trial.ports, programs)
-    plan.nats_config_file(trial.folder).write_text(config)
-    with _running("nats", part, trial) as problem:
-        if problem is not None:
-            return problem
-        asyncio.run(_store_message(connection_to(trial)))
-    return ok("nats", "started, and JetStream stored a message")
-
-
-async def _store_message(connection: Connection) -> None:
-    client = await connect(connection, connect_timeout=2)
-    try:
-        js = client.jetstream(timeout=5)
-        await js.add_stream(name="KV_doctor", subjects=["$KV.doctor.>"])  # an administrator writes to no other streams
-        await js.publish("$KV.doctor.message", b"stored")
-    finally:
-        await client.close()
-
-
-def try_s3(trial: Trial, programs: Programs) -> Finding:
-    """Start an object store, prove that a create-only put creates once, and stop it."""
-    (trial.folder / "s3").mkdir()
-    part = plan.plan_s3(trial.folder, trial.ports, programs, trial.keys)
-    with _running("s3", part, trial) as problem:
-        return problem or ask_s3(connection_to(trial))
-
-
-def try_triton(trial: Trial, engine: triton.EngineEnvironment) -> Finding:
-    """Start Triton without models, and stop it."""
-    state = trial.folder / "triton"
-    triton.prepare_run_folder(engine, state)
-    listening = triton.Ports(trial.ports["triton"], trial.ports["triton-grpc"], trial.ports["triton-metrics"])
-    command = triton.build_command(engine, state, listening, exit_timeout_s=1)
-    part = plan.plan_triton(command, triton.build_environment(engine, state, trial.inherited), trial.ports)
-    started = time.monotonic()
-    with _running("triton", part, trial) as problem:
-        took = time.monotonic() - started
-        return problem or ok("triton", f"started without models in {took:.1f} s")
-
-
-@contextlib.contextmanager
-def _running(check: str, part: Part, trial: Trial) -> Iterator[Finding | None]:
-    """Start a server and yield None when it is ready, else what is wrong; stop it afterwards."""
-    log = trial.folder / f"{part.name}.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            child_command(part.argv),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            env={**trial.inherited, **part.environment},
-            cwd=trial.folder,
-        )
-    try:
-        why = _await_ready(part, trial.keys, lambda: process.poll() is not None)
-        end = " | ".join(last_lines(log, LOG_LINES))
-        yield None if why is None else failure(check, f"did not start ({why})", f"its log ends with: {end}")
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _await_ready(part: Part, keys: Keys, ended: Callable[[], bool]) -> str | None:
-    deadline = time.monotonic() + START_S
-    while (why := asyncio.run(probe_part(part, keys))) is not None:
-        if ended():
-            return "its process ended"
-        if time.monotonic() > deadline:
-            return f"not ready within {START_S:g} s: {why}"
-        time.sleep(0.05)
-    return None
 
 
 def ask_s3(connection: Connection) -> Finding:

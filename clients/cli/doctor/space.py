@@ -1,9 +1,8 @@
-"""The checks of what bus and store may still take: bytes on their disks, and consumers of the bus's streams."""
+"""The checks of what the bus may still take: bytes on its disk, and consumers of its streams."""
 
 import asyncio
 import contextlib
 import json
-import math
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +18,6 @@ from clients.cli.doctor.findings import Finding, failure, ok, skipped, warning
 from clients.cli.doctor.gather import read_space
 from clients.cli.doctor.servers import once
 from clients.cli.doctor.stack import read_description
-from clients.cli.reading import RecordsOfModels
-from contracts.routes import Route
-from contracts.vocabulary import Variant
 from deploy.local import bus
 from deploy.local.ports import LOOPBACK
 from deploy.local.state import StateFolder
@@ -31,13 +27,7 @@ from shared.messaging.credentials import connect
 from shared.messaging.topology import consumer_limit
 from shared.runtime.settings import Connection
 
-BUS, STORE, CONSUMERS = "bus disk", "store disk", "bus consumers"
-MACHINE_COPIES = 3
-"""Copies beside the store: the merged model and a variant while it is quantised, and the files that Triton loads."""
-OF_16_BITS: Mapping[Variant, int] = {"bf16": 1, "int8": 2, "fp8": 2, "gptq-int4": 4, "awq-int4": 4}
-"""The 16-bit weights of a version are at most so many times those of its variant."""
-STORE_COPIES = sum(1 / ratio for ratio in OF_16_BITS.values())
-"""Copies of its 16-bit weights that a release stores at most: the merged model, and all variants of fewer bits."""
+BUS, CONSUMERS = "bus disk", "bus consumers"
 MOST_CONSUMERS = 0.8
 """Share of the consumers that a stream may have, from which on it is said."""
 _ANSWER_S = 2.0
@@ -93,28 +83,6 @@ def assess_bus(space: BusSpace, where: str) -> Finding:
         advice = f"keep {_gib(space.growth)} GiB free for them, or give {where} a disk of its own"
         return warning(BUS, detail, f"{advice}; while it is full, releases wait (docs/operations.md, The bus)")
     return ok(BUS, detail)
-
-
-def assess_store(weights: Mapping[str, int], free: int | None, where: str) -> Finding:
-    """Return whether the disk under the store holds another release of the largest model.
-
-    Args:
-        weights: Bytes of the 16-bit weights of what serves, by model.
-        free: Bytes free on it, which the work of a release shares; None where it is not seen, and then shares nothing.
-        where: The folder or address, for people.
-    """
-    if not weights:
-        return skipped(STORE, "nothing serves yet, so nothing shows what a release needs")
-    model = max(sorted(weights), key=lambda name: weights[name])
-    need = math.ceil((STORE_COPIES if free is None else STORE_COPIES + MACHINE_COPIES) * weights[model])
-    release = f"a release of {model} needs up to {_gib(need)} GiB"
-    if free is None:
-        return ok(STORE, f"{release} of {where}, whose disk is not seen from here")
-    detail = f"{release}; {_gib(free)} GiB free for {where}"
-    if free < need:
-        advice = f"free {_gib(need)} GiB, or remove what no release refers to (`slipway gc --dry-run`)"
-        return warning(STORE, detail, f"{advice}; while it is full, releases wait (disk_full, store_unavailable)")
-    return ok(STORE, detail)
 
 
 def assess_consumers(used: Mapping[str, tuple[int, int]]) -> Finding:
@@ -174,17 +142,6 @@ def ask_consumers(connection: Connection) -> Finding:
         return skipped(CONSUMERS, f"the bus does not say what consumers it has ({type(error).__name__})")
 
 
-def ask_store(connection: Connection, folder: StateFolder | None = None) -> Finding:
-    """Compare what the largest model needs with the disk of a store, which is seen for a stack on this machine only."""
-    try:
-        weights = asyncio.run(_read_weights(connection))
-    except _REFUSED as error:
-        return skipped(STORE, f"the bus does not say what serves ({type(error).__name__})")
-    if folder is None:
-        return assess_store(weights, None, connection.s3_endpoint)
-    return assess_store(weights, read_space(folder.path / "s3", "").free, folder.shown)
-
-
 def read_file_store(folder: StateFolder) -> int | None:
     """Return `max_file_store` as the server of a stack on this machine reports it, in bytes; None if it does not."""
     description = read_description(folder)
@@ -219,13 +176,6 @@ async def _read_bus(connection: Connection) -> BusSpace:
         unlimited=tuple(sorted(name for name, limit in limits.items() if limit <= 0)),
         file_store=account if account is not None and account > 0 else None,
     )
-
-
-async def _read_weights(connection: Connection) -> dict[str, int]:
-    async with _connected(connection) as client:
-        routes = await RecordsOfModels(client.jetstream(timeout=_ANSWER_S), "routes", Route).all()
-    serving = {model: route.active for model, route in routes.items() if route.active is not None}
-    return {model: OF_16_BITS[served.target.variant] * served.weights_bytes for model, served in serving.items()}
 
 
 @contextlib.asynccontextmanager

@@ -17,7 +17,6 @@ LANES: tuple[tuple[str, ...], ...] = (
         "tests/real/test_merge_smollm2.py",
         "tests/integration/test_up_vllm.py",
         "tests/real/engine_facts",
-        "tests/real/test_doctor.py",
         "tests/real/test_quantiser_service.py",
         "tests/real/test_quantise_worker.py",
         "tests/real/test_quantise_int4.py",

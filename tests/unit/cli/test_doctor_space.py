@@ -1,23 +1,17 @@
-"""What the doctor makes of the disks under bus and store."""
+"""What the doctor makes of the disk under the bus."""
 
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 
 from clients.cli.doctor.assess import GIB
 from clients.cli.doctor.findings import as_line
 from clients.cli.doctor.space import (
-    MACHINE_COPIES,
-    OF_16_BITS,
-    STORE_COPIES,
     BusSpace,
     assess_bus,
     assess_consumers,
-    assess_store,
     plan_bus,
 )
-from contracts.vocabulary import Variant
 from deploy.local import bus as servers
 from deploy.local.state import StateFolder, new_description
 from shared.messaging import topology
@@ -46,18 +40,6 @@ def test_a_disk_holds_what_the_streams_may_still_take_on_each_server(space, stat
     assert as_line(finding, 8) == snapshot
 
 
-def test_a_store_holds_another_release_of_the_largest_model(snapshot):
-    weights, need = {"small": GIB, "large": 2 * GIB}, int((STORE_COPIES + MACHINE_COPIES) * 2 * GIB)
-    findings = [
-        assess_store(weights, need, ".state"),
-        assess_store(weights, need - 1, ".state"),
-        assess_store(weights, None, "store:443"),
-        assess_store({}, 0, ".state"),
-    ]
-    assert [finding.state for finding in findings] == ["ok", "warning", "ok", "skipped"]
-    assert "\n".join(as_line(finding, 10) for finding in findings) == snapshot
-
-
 def test_before_a_stack_runs_its_declared_limits_count_less_what_is_there(tmp_path):
     folder = StateFolder(tmp_path / "state")
     empty = plan_bus(folder).detail
@@ -79,10 +61,6 @@ def test_three_servers_that_do_not_run_each_have_taken_a_third(tmp_path):
         with (folder.path / name / "1.blk").open("wb") as file:
             file.truncate(2 * GIB)
     assert " GiB on each of 3 servers, 2.0 GiB taken; " in plan_bus(folder).detail
-
-
-def test_the_16_bit_weights_of_each_variant_are_known():
-    assert set(OF_16_BITS) == set(get_args(Variant))
 
 
 @pytest.mark.parametrize(("count", "state"), [(0, "ok"), (799, "ok"), (800, "warning"), (1000, "failure")])
