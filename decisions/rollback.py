@@ -4,6 +4,7 @@ The rollback-controller decides every alert with it, `slipway replay` the record
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -85,9 +86,9 @@ def find_behind(route: Route, failed: Target) -> ServedTarget | EditRefused | No
     return edit.route.active if isinstance(edit, Changed) and edit.cause == "rollback" else None
 
 
-def has_replicas(served: ServedTarget, failed: ServedTarget) -> bool:
-    """Return whether a version has replicas for the load of another: half as many at least."""
-    return 2 * len(served.endpoints) >= len(failed.endpoints)
+def replicas_needed(failed: ServedTarget) -> int:
+    """Return on how many replicas a version must generate to take the load of another: on half as many."""
+    return math.ceil(len(failed.endpoints) / 2)
 
 
 def has_recovered(alert: AlertFact) -> bool:

@@ -25,7 +25,7 @@ from contracts.routes import Route
 from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
-from decisions.rollback import rollback_id
+from decisions.rollback import replicas_needed, rollback_id
 from decisions.route_edits import Changed, EditRefused
 from services.rollback_controller.domain import behind, decision, execution
 from services.rollback_controller.domain.behind import Standby
@@ -133,7 +133,10 @@ class Controller:
         if isinstance(served, Standby):
             standby = served
         else:
-            standby = behind.assess_standby(route, served, await self.probe.answers(served))
+            needed = replicas_needed(route.active) if route.active is not None and not event.data.answers_nothing else 1
+            failure = await self.probe.answers(served, needed)
+            generates = failure is not None and needed > 1 and await self.probe.answers(served) is None
+            standby = behind.assess_standby(served, failure, generates=generates, needed=needed)
         if event.data.answers_nothing and standby.behind in ("missing", "not_ready"):
             for suspension in route.suspended:
                 if await self.probe.answers(suspension.served) is None:

@@ -92,8 +92,8 @@ class Publisher(Protocol):
 class Probe(Protocol):
     """Asks targets for answers, past all gateways: neither a caller's limits nor telemetry know of it."""
 
-    async def answers(self, served: ServedTarget) -> str | None:
-        """Return None when any of its endpoints generates a token in time, else why none does."""
+    async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
+        """Return None when so many of its endpoints generate a token in time, else why the others do not."""
 
     async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
         """Return the whole answer to a golden prompt at temperature 0; None if none came in time, or it failed."""

@@ -1,5 +1,6 @@
 """Keeps ready what production can be rolled back to: it generates, and it is proven."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -9,6 +10,7 @@ from contracts.golden import GoldenPrompt
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment
 from decisions.golden import GoldenReply
+from decisions.rollback import replicas_needed
 from services.rollback_controller.domain import standby
 from services.rollback_controller.ports import Probe, Proofs, Routes
 from services.rollback_controller.states import RollbackStates
@@ -24,23 +26,24 @@ class RememberedProbe:
 
     probe: Probe
     clock: Clock
-    _answered_s: dict[str, float] = field(default_factory=dict)
+    _answered: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """When a target generated last, and on how many replicas at least."""
 
-    async def answers(self, served: ServedTarget) -> str | None:
-        """Return None if a target generated a token within `FRESH_S`, or does now; else why it does not."""
-        last_s = self._answered_s.get(_name(served))
-        if last_s is not None and self.clock.monotonic() - last_s < FRESH_S:
+    async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
+        """Return None if a target generated on so many replicas within `FRESH_S`, or does now; else why not."""
+        last_s, replicas = self._answered.get(_name(served), (-math.inf, 0))
+        if replicas >= least and self.clock.monotonic() - last_s < FRESH_S:
             return None
-        return await self.ask_now(served)
+        return await self.ask_now(served, least)
 
-    async def ask_now(self, served: ServedTarget) -> str | None:
+    async def ask_now(self, served: ServedTarget, least: int = 1) -> str | None:
         """Return None if a target generates a token now, else why not: what it generated before counts no more."""
         began_s = self.clock.monotonic()
-        failure = await self.probe.answers(served)
+        failure = await self.probe.answers(served, least)
         if failure is None:
-            self._remember(served, began_s)
+            self._remember(served, began_s, least)
         else:
-            self._answered_s.pop(_name(served), None)
+            self._answered.pop(_name(served), None)
         return failure
 
     async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
@@ -48,13 +51,15 @@ class RememberedProbe:
         began_s = self.clock.monotonic()
         reply = await self.probe.ask(served, prompt)
         if reply is not None:
-            self._remember(served, began_s)
+            self._remember(served, began_s, 1)
         return reply
 
-    def _remember(self, served: ServedTarget, began_s: float) -> None:
+    def _remember(self, served: ServedTarget, began_s: float, replicas: int) -> None:
         """Remember when a target answered, and forget what is fresh no more."""
-        fresh = {name: at_s for name, at_s in self._answered_s.items() if began_s - at_s < FRESH_S}
-        self._answered_s = {**fresh, _name(served): began_s}
+        fresh = {name: known for name, known in self._answered.items() if began_s - known[0] < FRESH_S}
+        if replicas >= fresh.get(_name(served), (0.0, 0))[1]:  # one answer renews no proof of several replicas
+            fresh[_name(served)] = (began_s, replicas)
+        self._answered = fresh
 
 
 def _name(served: ServedTarget) -> str:
@@ -85,7 +90,9 @@ class StandbyProofs:
             if state.standby is not None:
                 await self.states.transact(environment, model, lambda state: standby.clear(state, self.clock.now()))
             return
-        await self.probe.ask_now(route.previous)
+        needed = replicas_needed(route.active) if route.active is not None else 1
+        if await self.probe.ask_now(route.previous, needed) is not None and needed > 1:
+            await self.probe.ask_now(route.previous)
         trust = await self.proofs.trust_digest()
         due = standby.is_due(state, route, trust)
         if due is None:

@@ -188,6 +188,12 @@ class ProbeConformance:
     async def test_a_target_that_generates_answers(self, probe, ready):
         assert await probe.answers(ready) is None
 
+    async def test_as_many_endpoints_as_are_needed_have_to_generate(self, probe, ready):
+        served = ready.model_copy(update={"endpoints": ("127.0.0.1:1", *ready.endpoints)})
+        assert await probe.answers(served) is None
+        assert "127.0.0.1:1" in await probe.answers(served, 2)
+        assert await probe.answers(ready, len(ready.endpoints) + 1) is not None
+
     async def test_a_target_that_is_not_loaded_says_where_and_why(self, probe, unloaded):
         why = await probe.answers(unloaded)
         assert unloaded.endpoints[0] in why

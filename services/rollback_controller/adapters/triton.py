@@ -36,16 +36,19 @@ class TritonProbe:
         self._answer_s = answer_s
         self._answered: dict[str, str] = {}
 
-    async def answers(self, served: ServedTarget) -> str | None:
-        """Return None when any endpoint generates a token in time, else why none does."""
+    async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
+        """Return None when so many endpoints generate a token in time, else why the others do not."""
         asked = [asyncio.ensure_future(self._ask(endpoint, served)) for endpoint in served.endpoints]
-        reasons: list[str] = []
+        reasons, generating = list[str](), 0
         try:
             for done in asyncio.as_completed(asked):
                 why = await done
-                if why is None:
+                if why is not None:
+                    reasons.append(why)
+                    continue
+                generating += 1
+                if generating >= least:
                     return None
-                reasons.append(why)
         finally:
             for attempt in asked:
                 attempt.cancel()

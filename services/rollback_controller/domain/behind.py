@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from contracts.facts import AlertRaised, AlertUpdated
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
-from decisions.rollback import Behind, find_behind, has_replicas
+from decisions.rollback import Behind, find_behind
 from decisions.route_edits import EditRefused
 
 
@@ -39,16 +39,22 @@ def plan_standby(route: Route, alert: AlertRaised | AlertUpdated) -> ServedTarge
     return READY if behind is None else behind
 
 
-def assess_standby(route: Route, served: ServedTarget, failure: str | None) -> Standby:
-    """Return how the version is that traffic would move to; `failure` says why it generates nothing, if so."""
-    if failure is not None:
-        reason = f"{served.target} does not generate: {failure}; traffic moves once it does, if the alert lasts."
-        return Standby("not_ready", reason, served.target)
-    if route.active is None or has_replicas(served, route.active):
+def assess_standby(served: ServedTarget, failure: str | None, *, generates: bool, needed: int) -> Standby:
+    """Return how the version is that traffic would move to.
+
+    Args:
+        served: That version.
+        failure: Why it does not generate on as many replicas as are `needed`; None if it does.
+        generates: It does on one of them.
+        needed: Half of those that serve now.
+    """
+    if failure is None:
         return Standby(target=served.target)
-    have, need = len(served.endpoints), len(route.active.endpoints)
-    reason = f"{served.target} has {have} replicas and {need} serve now; it needs half of them."
-    return Standby("too_few", reason, served.target)
+    if generates:
+        reason = f"{served.target} generates on fewer than {needed} replicas, half of those that serve now. {failure}"
+        return Standby("too_few", reason, served.target)
+    reason = f"{served.target} does not generate: {failure}; traffic moves once it does, if the alert lasts."
+    return Standby("not_ready", reason, served.target)
 
 
 def is_outdated(route: Route | None, alert: AlertRaised | AlertUpdated, standby: Standby) -> bool:

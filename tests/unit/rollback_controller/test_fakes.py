@@ -70,6 +70,7 @@ class TestFakeProbe(ProbeConformance):
         probe = FakeProbe(deadline_s=1.0)
         probe.unloaded.add(str(f.target(6)))
         probe.hanging.add(str(f.target(5)))
+        probe.gone.add("127.0.0.1:1")
         return probe
 
     @pytest.fixture

@@ -1,6 +1,8 @@
-"""Two replicas carry out one rollback: what became of the route is what is published."""
+"""Two replicas carry out one rollback: what became of the route is what is published. Replicas of targets."""
 
 import asyncio
+
+import pytest
 
 from contracts import facts as cf
 from testbed import factories as f
@@ -34,4 +36,31 @@ async def test_a_switch_of_one_replica_counts_although_the_probe_of_the_other_fa
     assert completed.rollback_id == changed.route.cause_id
     world.check()
     await first.close()
+    await world.stop()
+
+
+@pytest.mark.parametrize(("gone", "answers_nothing", "active"), [(1, False, 6), (2, False, 7), (2, True, 6)])
+@virtual_time
+async def test_half_of_the_replicas_of_the_previous_version_have_to_generate(gone, answers_nothing, active):
+    hosts = tuple(f"host-{number}:8001" for number in range(4))
+    world = World()
+    world.routes.set(
+        "production",
+        f.route(
+            active=f.served(7, endpoints=hosts),
+            previous=f.served(6, endpoints=hosts[:3]),
+            canary=None,
+            quarantined=(),
+            suspended=(),
+        ),
+    )
+    world.open_releases(6, 7)
+    world.start()
+    world.probe.gone.update(hosts[:gone])
+    await asyncio.sleep(1)
+    world.publish(world.alert(answers_nothing=answers_nothing))
+    await asyncio.sleep(1)
+    assert world.route().active.target == f.target(active)
+    codes = [failed.code for failed in world.log.facts(cf.RollbackFailed)]
+    assert codes == ["too_few_replicas"] * (active == 7)
     await world.stop()
