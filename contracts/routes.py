@@ -75,14 +75,11 @@ class Returned(Contract):
     at: Instant
 
 
+RouteRole = Literal["active", "canary", "shadow", "previous"]
+
+
 class Route(StoredRecord):
     """What serves production for one model.
-
-    Version 2 has parsers and template options in the serving settings of its targets. A process that does not know them
-    may read it, but not write it: it would drop them, and the target would be loaded without. Version 4 has the share
-    of the pairs of each target, version 5 how much of the epoch is moves, version 6 what led to the route before them,
-    version 7 on how many endpoints each target is to be loaded, version 8 the shadow, version 9 the suspended targets,
-    version 10 how these are judged, version 11 how they return.
 
     Attributes:
         epoch: Rises with every change.
@@ -95,8 +92,7 @@ class Route(StoredRecord):
         suspended: Targets that an alert took out of traffic, newest first.
         returned: The last of them that returned; by itself each does once.
         cause_id: Id of the event that caused the last change.
-        edit_cause_id: Id of the event that caused the last change before the moves. Empty without moves, and if a
-            version of before this field moved a target first.
+        edit_cause_id: Id of the event that caused the last change before the moves; empty without moves.
     """
 
     model: ModelName
@@ -119,6 +115,25 @@ class Route(StoredRecord):
         return self.edit_cause_id if self.moves else self.cause_id
 
     @property
+    def canary_in_traffic(self) -> CanaryShare | None:
+        """The canary that answers a share of the callers; None without one."""
+        canary = self.canary
+        return None if canary is None or not canary.weight_ratio or self.is_barred(canary.served.target) else canary
+
+    @property
+    def by_role(self) -> dict[RouteRole, ServedTarget]:
+        """The targets that serve, are asked unseen, or take over in a rollback, by role: the active one first."""
+        canary = self.canary_in_traffic
+        served = (self.active, canary.served if canary is not None else None, self.shadowed, self.previous)
+        roles: tuple[RouteRole, ...] = ("active", "canary", "shadow", "previous")
+        return {role: target for role, target in zip(roles, served) if target is not None}
+
+    @property
+    def in_traffic(self) -> tuple[ServedTarget, ...]:
+        """The targets that answer callers: the active one first, then the canary."""
+        return tuple(target for role, target in self.by_role.items() if role in ("active", "canary"))
+
+    @property
     def shadowed(self) -> ServedTarget | None:
         """The candidate that is asked what callers asked; None without one."""
         shadow = self.shadow
@@ -131,6 +146,10 @@ class Route(StoredRecord):
         if self.shadowed is not None:
             return None
         return next((entry for entry in self.suspended if entry.trigger and entry.verdict is None), None)
+
+    def takes_traffic(self, target: Target) -> bool:
+        """Return whether a target answers callers."""
+        return any(served.target == target for served in self.in_traffic)
 
     def is_quarantined(self, target: Target) -> bool:
         """Return whether a target is quarantined."""

@@ -16,8 +16,7 @@ def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[
         code = "not_in_traffic" if edit.code == "stale_epoch" else edit.code
         return {**plan, "refused": {"code": code, "reason": edit.reason}}
     after = edit.route
-    aborts = route.canary is not None and route.canary.weight_ratio > 0.0
-    aborts = aborts and (after.canary is None or after.canary.weight_ratio == 0.0)
+    canary = route.canary_in_traffic if after.canary_in_traffic is None else None
     return {
         **plan,
         "refused": None,
@@ -25,7 +24,7 @@ def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[
         "active_before": _name(route.active),
         "active_after": _name(after.active),
         "epoch_after": after.epoch,
-        "aborts_canary": _name(route.canary.served) if aborts and route.canary is not None else None,
+        "aborts_canary": _name(canary.served) if canary is not None else None,
         "ends_shadow": _name(route.shadowed) if after.shadowed is None else None,
         "previous_after": _name(after.previous),
         "quarantined_after": [str(target) for target in after.quarantined],

@@ -244,10 +244,8 @@ def _suspend(served: ServedTarget, by: tuple[str, datetime], judged_by: str) -> 
 
 def _returning(route: Route, target: Target | None = None) -> Suspended | None:
     """Return what the canary, if it takes traffic and is `target`, returns from; None of a candidate."""
-    canary = route.canary
-    if canary is None or canary.returns is None or canary.weight_ratio == 0.0:
-        return None
-    return canary.returns if target in (None, canary.served.target) else None
+    canary = route.canary_in_traffic
+    return canary.returns if canary is not None and target in (None, canary.served.target) else None
 
 
 def is_returning(route: Route, target: Target) -> bool:
@@ -289,8 +287,8 @@ def _without_suspension(route: Route, target: Target) -> dict[str, object]:
 
 def _without_trial(route: Route, failed: Target) -> dict[str, CanaryShare | ShadowShare] | None:
     """Return the fields by which a target is no canary or shadow any more; None if it is neither."""
-    canary, shadow = route.canary, route.shadow
-    if canary is not None and canary.weight_ratio > 0.0 and canary.served.target == failed:
+    canary, shadow = route.canary_in_traffic, route.shadow
+    if canary is not None and canary.served.target == failed:
         return {"canary": CanaryShare(served=canary.served, weight_ratio=0.0)}
     if shadow is not None and shadow.share_ratio > 0.0 and shadow.served.target == failed:
         return {"shadow": ShadowShare(served=shadow.served, share_ratio=0.0)}

@@ -55,8 +55,7 @@ def newest(known: Route | None, stored: Route | None) -> Route | None:
 
 def revives_barred(stored: Route, known: Route) -> bool:
     """Return whether a route sends traffic, or what callers asked, to a target that another route bars."""
-    canary = stored.canary.served if stored.canary is not None and stored.canary.weight_ratio > 0.0 else None
-    asked = (stored.active, canary, stored.shadowed)
+    asked = (*stored.in_traffic, stored.shadowed)
     return any(served is not None and known.is_barred(served.target) for served in asked)
 
 

@@ -140,9 +140,8 @@ def version_in_role(role: Role, route: Route | None, newest_open: int | None) ->
         newest_open: The version of the newest release of the model that is in progress.
     """
     if role == "candidate":
-        canary = route.canary if route is not None else None
-        serves = canary is not None and canary.weight_ratio > 0.0
-        return canary.served.target.version if canary is not None and serves else newest_open
+        canary = route.canary_in_traffic if route is not None else None
+        return canary.served.target.version if canary is not None else newest_open
     served: ServedTarget | None = None
     if route is not None:
         served = route.active if role == "active" else route.previous

@@ -18,7 +18,6 @@ from contracts.envelope import Event
 from contracts.facts import CheckpointReady, ReleaseOpened
 from contracts.manifests import VersionManifest
 from contracts.policy import ReleasePolicy
-from contracts.routes import Route, ServedTarget
 from contracts.runtimes import DEFAULT_RUNTIME, LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntime, FleetRuntimes
 from contracts.vocabulary import Runtime, ServingSettings
 from decisions.runtimes import runtime_name
@@ -140,15 +139,6 @@ async def _read_lease(js: JetStreamContext, fleet: str) -> _Lease | None:
     if message is None or not message.data or message.at is None:
         return None
     return _Lease(message.sequence, message.at, bool(json.loads(message.data).get("holder")))
-
-
-def served_by(route: Route | None) -> list[tuple[str, ServedTarget]]:
-    """Return the targets that a route keeps loaded, each with its role."""
-    if route is None:
-        return []
-    trial = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0.0 else None
-    roles = {"active": route.active, "canary": trial, "shadow": route.shadowed, "previous": route.previous}
-    return [(role, served) for role, served in roles.items() if served is not None]
 
 
 def describe_run(now: Runtime | None, at_release: Runtime | None) -> str:

@@ -32,14 +32,6 @@ def tell_suspended(route: Route) -> list[str]:
     ]
 
 
-def serving(route: Route | None) -> tuple[Target, ...]:
-    """Return the targets that take traffic: the active one first, then a canary."""
-    if route is None:
-        return ()
-    canary = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0.0 else None
-    return tuple(served.target for served in (route.active, canary) if served is not None)
-
-
 def active_target(route: Route | None, model: str, environment: Environment = "production") -> Target:
     """Return the active target.
 

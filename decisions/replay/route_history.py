@@ -78,8 +78,8 @@ def share_of(route: Route, target: Target) -> tuple[Role, float] | None:
     """Return the role and the share of traffic that a target has on a route; None for none."""
     if route.active is not None and route.active.target == target:
         return "active", 1.0
-    canary = route.canary
-    if canary is not None and canary.served.target == target and canary.weight_ratio > 0.0:
+    canary = route.canary_in_traffic
+    if canary is not None and canary.served.target == target:
         return "canary", canary.weight_ratio
     return None
 

@@ -18,7 +18,7 @@ from contracts.facts import (
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.rollback_plan import plan_rollback
-from services.console.domain.operating import plan_drill, plan_lift, serving
+from services.console.domain.operating import plan_drill, plan_lift
 from services.console.domain.order_data import DrillPlan, LiftPlan, OrderAnswer, RollbackPlan
 from services.console.domain.people import ORDERS, Person
 from services.console.domain.release_data import Release
@@ -132,7 +132,8 @@ class Ordering:
 
     async def serving(self, model: str) -> tuple[Target, ...]:
         """Return the targets that take traffic in production now, the active one first."""
-        return serving(await self._routes.get(model))
+        route = await self._routes.get(model)
+        return tuple(served.target for served in route.in_traffic) if route is not None else ()
 
     async def plan_drill(self, target: Target, fault: DrillFault, *, share: float, minutes: int) -> DrillPlan:
         """Return what a drill in production would do now; it changes nothing."""

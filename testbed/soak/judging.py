@@ -181,9 +181,7 @@ def served_by_time(events: Sequence[LoggedEvent], model: str) -> list[Served]:
     periods = []
     for epoch in sorted(changes):
         route = changes[epoch].route
-        allowed = {str(served.target) for served in (route.active,) if served is not None}
-        if route.canary is not None and route.canary.weight_ratio > 0:
-            allowed.add(str(route.canary.served.target))
+        allowed = {str(served.target) for served in route.in_traffic}
         behind = {str(route.previous.target)} if route.previous is not None else set()
         behind |= {str(route.active.target)} if route.active is not None else set()
         periods.append(Served(changes[epoch].at, frozenset(allowed), frozenset(behind)))

@@ -21,7 +21,7 @@ from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import FAULTS, check_model, parse_duration, parse_fault
 from clients.cli.reading import RecordsOfModels
 from clients.cli.resolving import find_target, require_model
-from clients.cli.serving import active_target, read_route, serving
+from clients.cli.serving import active_target, read_route
 from clients.cli.views.render import duration
 from contracts.drills import LONGEST, Drill
 from contracts.envelope import Event
@@ -125,7 +125,7 @@ async def _start(
         if route is None:
             await require_model(js, model)
         target = named or active_target(route, model, environment)
-        if target not in serving(route):
+        if route is None or not route.takes_traffic(target):
             raise CommandError(f"{target} takes no traffic in {environment}, so a drill would affect no request")
         ordered = DrillOrdered(
             reason=reason,

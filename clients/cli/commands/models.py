@@ -37,11 +37,11 @@ async def _models(stack: StackAddress) -> list[dict[str, Any]]:
 
 def row_of(model: str, route: Route | None, newest: ReleaseProgress | None, has_policy: bool) -> dict[str, Any]:
     """Return what is listed of a model, as JSON data."""
-    canary = route.canary if route is not None else None
+    canary = route.canary_in_traffic if route is not None else None
     return {
         "model": model,
         "active": _name(route.active) if route is not None else None,
-        "canary": None if canary is None or canary.weight_ratio == 0.0 else _name(canary.served),
+        "canary": _name(canary.served) if canary is not None else None,
         "canary_ratio": canary.weight_ratio if canary is not None else 0.0,
         "shadow": _name(route.shadowed) if route is not None else None,
         "previous": _name(route.previous) if route is not None else None,

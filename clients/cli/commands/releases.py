@@ -113,8 +113,8 @@ async def _promote(stack: StackAddress, what: str, reason: str, until: datetime)
         from clients.cli.serving import read_route
 
         route = await read_route(js, release.model)
-        canary = route.canary if route is not None else None
-        if canary is None or canary.weight_ratio == 0.0 or canary.served.target.version != release.version:
+        canary = route.canary_in_traffic if route is not None else None
+        if canary is None or canary.served.target.version != release.version:
             raise CommandError(
                 f"{release.name} has no canary; see `slipway status {release.model}`", name="not_applicable"
             )

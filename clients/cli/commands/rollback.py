@@ -43,7 +43,7 @@ from clients.cli.rollback_options import (
     ToOption,
     WaitOption,
 )
-from clients.cli.serving import active_target, read_route, serving
+from clients.cli.serving import active_target, read_route
 from clients.cli.views.alert import RollbackFact, rollback_line
 from clients.cli.views.timeline import timeline_lines, timeline_rows
 from contracts.codes import ADVICE, Code
@@ -240,7 +240,8 @@ async def _rollback(
             if not isinstance(ended, RollbackFailed) or ended.code != "stale_epoch":
                 break
             behind = requested.failed is not None and is_behind(route, ended.reason)
-            if not behind and failed not in serving(await read_route(js, model)):
+            route = await read_route(js, model)
+            if not behind and (route is None or not route.takes_traffic(failed)):
                 break
         return ended
 

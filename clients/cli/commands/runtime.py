@@ -17,7 +17,6 @@ from clients.cli.runtimes import (
     plan_release,
     read_fleets,
     read_runtimes,
-    served_by,
 )
 from clients.cli.version_records import find_version, open_store, read_events, read_routes
 from clients.training.publish import envelope
@@ -86,9 +85,9 @@ def describe_target(running: RunningTarget, routes: Mapping[str, Route], endpoin
 
     Where its route sends requests to another endpoint than the one that holds it, the route's is named: requests fail.
     """
-    roles = [(role, served) for role, served in served_by(routes.get(running.target.model))]
-    notes = [running.phase]
-    for role, served in roles:
+    route = routes.get(running.target.model)
+    notes: list[str] = [running.phase]
+    for role, served in route.by_role.items() if route is not None else ():
         if served.target == running.target:
             notes.append(role)
             before, now = served.runtime, running.runtime

@@ -65,13 +65,7 @@ def _roles(route: Route | None, version: int) -> str:
     """Return the roles in which a version serves, separated by commas."""
     if route is None:
         return ""
-    roles = {
-        "active": route.active,
-        "canary": route.canary.served if route.canary else None,
-        "shadow": route.shadowed,
-        "previous": route.previous,
-    }
-    return ", ".join(role for role, served in roles.items() if served is not None and served.target.version == version)
+    return ", ".join(role for role, served in route.by_role.items() if served.target.version == version)
 
 
 def short_digest(digest: str) -> str:

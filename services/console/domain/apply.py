@@ -183,7 +183,7 @@ def _deployed(event: Event[f.DeploymentChanged], sequence: int) -> tuple[Row, ..
     if event.environment != "production":
         return ()
     data, route = event.data, event.data.route
-    canary = route.canary if route.canary is not None and route.canary.weight_ratio > 0 else None
+    canary = route.canary_in_traffic
     shown: dict[str, Any] = {
         "at": instant(data.at),
         "epoch": route.epoch,

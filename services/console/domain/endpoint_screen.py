@@ -1,12 +1,12 @@
 """The screen of the endpoints: what each Triton serves and holds, as server-manager and the gateways see it. Pure."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from contracts.routes import Route, ServedTarget
+from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, RunningTarget
 from services.console.domain.rows import instant
 from services.console.domain.screens import Screen, Time
@@ -156,7 +156,7 @@ def endpoint_row(
 
 def _held(running: RunningTarget, routes: Mapping[str, Route], address: str) -> HeldTarget:
     route = routes.get(running.target.model)
-    roles = served_by(route) if route is not None else ()
+    roles = route.by_role.items() if route is not None else ()
     role, served = next(((role, served) for role, served in roles if served.target == running.target), ("", None))
     return HeldTarget(
         target=str(running.target),
@@ -167,13 +167,6 @@ def _held(running: RunningTarget, routes: Mapping[str, Route], address: str) -> 
         reserved_bytes=running.memory_bytes,
         measured_bytes=running.measured_bytes or None,
     )
-
-
-def served_by(route: Route) -> Iterable[tuple[str, ServedTarget]]:
-    """Return the targets that a route keeps loaded, each with its role."""
-    canary = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0.0 else None
-    roles = {"active": route.active, "canary": canary, "shadow": route.shadowed, "previous": route.previous}
-    return [(role, served) for role, served in roles.items() if served is not None]
 
 
 def _reasons(

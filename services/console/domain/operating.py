@@ -38,16 +38,6 @@ def plan_drill(route: Route, target: Target, fault: DrillFault, *, share: float,
     )
 
 
-def serving(route: Route | None) -> tuple[Target, ...]:
-    """Return the targets that take traffic, the active one first."""
-    if route is None:
-        return ()
-    targets = [route.active.target] if route.active is not None else []
-    if route.canary is not None and route.canary.weight_ratio > 0.0:
-        targets.append(route.canary.served.target)
-    return tuple(targets)
-
-
 def traffic_of(route: Route, target: Target) -> float:
     """Return the share of a model's requests that a target takes."""
     canary = route.canary.weight_ratio if route.canary is not None else 0.0

@@ -34,11 +34,9 @@ def askable(route: Route | None) -> tuple[Served, ...]:
     """Return the versions that the gateway serves by number: those in the route that are not quarantined."""
     if route is None:
         return ()
-    canary = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0 else None
-    sides = (("active", route.active), ("canary", canary), ("previous", route.previous))
     listed: dict[int, Served] = {}
-    for role, served in sides:
-        if served is not None and not route.is_quarantined(served.target):
+    for role, served in route.by_role.items():
+        if role != "shadow" and not route.is_quarantined(served.target):
             version = served.target.version
             listed.setdefault(version, Served(version=version, target=str(served.target), role=role))
     return tuple(listed.values())

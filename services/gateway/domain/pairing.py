@@ -62,10 +62,8 @@ def still_stands(route: Route, target: Target, other: Choice) -> bool:
 
 def find_other(route: Route, target: Target) -> Choice | None:
     """Return what a target is compared with: the canary and the active one with each other; None without a canary."""
-    active, canary = route.active, route.canary
-    if active is None or canary is None or canary.weight_ratio == 0.0:
-        return None
-    if route.is_barred(active.target) or route.is_barred(canary.served.target):
+    active, canary = route.active, route.canary_in_traffic
+    if active is None or canary is None or route.is_barred(active.target):
         return None
     if target == active.target:
         return Choice(canary.served, canary=True)

@@ -51,11 +51,9 @@ def choose_target(route: Route, key: str) -> Choice | None:
     The same key always gets the same side of a canary, and keeps it if the weight increases. Another canary has another
     hash, so that different callers get it first.
     """
-    canary = route.canary
-    if canary is not None and not route.is_barred(canary.served.target):
-        value = fraction(f"{canary.served.target}|{key}")
-        if value < canary.weight_ratio:
-            return Choice(canary.served, canary=True)
+    canary = route.canary_in_traffic
+    if canary is not None and fraction(f"{canary.served.target}|{key}") < canary.weight_ratio:
+        return Choice(canary.served, canary=True)
     return None if route.active is None else Choice(route.active)
 
 
@@ -66,13 +64,8 @@ def choose_pinned(route: Route, version: int) -> Choice | None:
 
 def pinnable(route: Route) -> list[Choice]:
     """Return the targets that a caller may pin: those in the route that are loaded and not quarantined."""
-    canary = route.canary
-    candidates = [
-        Choice(route.active) if route.active else None,
-        Choice(canary.served, canary=True) if canary and canary.weight_ratio > 0.0 else None,
-        Choice(route.previous) if route.previous else None,
-    ]
-    return [choice for choice in candidates if choice is not None and not route.is_barred(choice.served.target)]
+    candidates = [Choice(served, canary=role == "canary") for role, served in route.by_role.items() if role != "shadow"]
+    return [choice for choice in candidates if not route.is_barred(choice.served.target)]
 
 
 def choose_fallback(route: Route, target: Target) -> ServedTarget | None:

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal
 
-from contracts.routes import Route
-from contracts.vocabulary import Target, digest_of_json
+from contracts.routes import Route, RouteRole
+from contracts.vocabulary import digest_of_json
 
 FORMAT: Final = 1
 """Raise it with every change of what a registry is given: all versions are then written again, once."""
 Alias = Literal["champion", "candidate", "previous"]
-ALIASES: Final[tuple[Alias, ...]] = ("champion", "candidate", "previous")
+ALIASES: Final[Mapping[Alias, RouteRole]] = MappingProxyType(
+    {"champion": "active", "candidate": "canary", "previous": "previous"}
+)
+"""Each alias with the role in the route whose version has it."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,5 @@ def plan_aliases(route: Route | None) -> dict[Alias, int]:
     """
     if route is None:
         return {}
-    canary = route.canary if route.canary is not None and route.canary.weight_ratio > 0 else None
-    served: dict[Alias, Target | None] = {
-        "champion": route.active.target if route.active else None,
-        "candidate": canary.served.target if canary else None,
-        "previous": route.previous.target if route.previous else None,
-    }
-    return {alias: target.version for alias, target in served.items() if target is not None and target.version > 0}
+    versions = {role: served.target.version for role, served in route.by_role.items()}
+    return {alias: versions[role] for alias, role in ALIASES.items() if versions.get(role)}

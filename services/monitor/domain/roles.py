@@ -22,8 +22,8 @@ def roles(route: Route) -> dict[str, Routed]:
     routed = []
     if route.shadow is not None and route.shadowed is not None:
         routed.append(Routed(route.shadowed.target, "shadow", route.shadow.share_ratio))
-    canary = route.canary
-    if canary is not None and canary.weight_ratio > 0.0 and not route.is_barred(canary.served.target):
+    canary = route.canary_in_traffic
+    if canary is not None:
         routed.append(Routed(canary.served.target, "canary", canary.weight_ratio, canary.served.endpoints))
     if route.active is not None:
         routed.append(Routed(route.active.target, "active", 1.0, route.active.endpoints))

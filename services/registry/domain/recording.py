@@ -156,13 +156,9 @@ def _carried_out(release: Release, fact: DeploymentChanged) -> tuple[str, Target
 
 
 def _seen(route: Route) -> RouteSeen:
-    serving = [route.active.target] if route.active else []
-    if route.canary is not None and route.canary.weight_ratio > 0.0:
-        serving.append(route.canary.served.target)
-    if route.shadowed is not None:
-        serving.append(route.shadowed.target)
+    serving = tuple(served.target for role, served in route.by_role.items() if role != "previous")
     barred = (*route.quarantined, *(entry.served.target for entry in route.suspended if not entry.returned_by))
-    return RouteSeen(epoch=route.epoch, serving=tuple(serving), quarantined=barred)
+    return RouteSeen(epoch=route.epoch, serving=serving, quarantined=barred)
 
 
 def _assessed(release: Release, fact: CanaryAssessed) -> Recorded:

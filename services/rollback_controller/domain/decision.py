@@ -319,14 +319,13 @@ def is_current(state: RollbackState, target: Target, route: Route | None, cause:
 
 def takes_traffic(route: Route | None, target: Target) -> bool:
     """Return whether a target takes traffic, as the active one or as a canary."""
-    active = route is not None and route.active is not None and route.active.target == target
-    return active or serving_canary(route) == target
+    return route is not None and route.takes_traffic(target)
 
 
 def serving_canary(route: Route | None) -> Target | None:
     """Return the canary that takes traffic."""
-    canary = route.canary if route is not None else None
-    return canary.served.target if canary is not None and canary.weight_ratio > 0.0 else None
+    canary = route.canary_in_traffic if route is not None else None
+    return canary.served.target if canary is not None else None
 
 
 def shadowed(route: Route | None) -> Target | None:

@@ -107,11 +107,7 @@ def _active(route: Route) -> Target:
 
 def _serving(routes: Mapping[str, Route]) -> dict[str, Target]:
     """Return the targets that take production traffic now."""
-    serving = {}
-    for route in routes.values():
-        trial = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0 else None
-        serving.update({str(served.target): served.target for served in (route.active, trial) if served is not None})
-    return serving
+    return {str(served.target): served.target for route in routes.values() for served in route.in_traffic}
 
 
 def _silent_targets(

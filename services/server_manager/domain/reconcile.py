@@ -155,7 +155,7 @@ class Action:
 def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
     """Return the targets that production keeps loaded: active, then canaries and shadows, then previous."""
     ordered = [routes[model] for model in sorted(routes)]
-    canaries = [served for route in ordered for served in _on_trial(route)]
+    canaries = [served for route in ordered for role, served in route.by_role.items() if role in ("canary", "shadow")]
     production: dict[str, Deployable] = {}
     for served in (*(route.active for route in ordered), *canaries, *(route.previous for route in ordered)):
         if served is not None:
@@ -171,14 +171,7 @@ def plan_standing(routes: Mapping[str, Route]) -> dict[str, Deployable]:
 
 def production_of(route: Route) -> list[ServedTarget]:
     """Return the targets of a route that stay loaded: active, a canary with traffic, a shadow, previous, suspended."""
-    suspended = (entry.served for entry in route.suspended)
-    return [served for served in (route.active, *_on_trial(route), route.previous, *suspended) if served is not None]
-
-
-def _on_trial(route: Route) -> list[ServedTarget]:
-    """Return the canary that takes traffic, and the candidate that is asked unseen."""
-    canary = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0 else None
-    return [served for served in (canary, route.shadowed) if served is not None]
+    return [*route.by_role.values(), *(entry.served for entry in route.suspended)]
 
 
 def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Desired]:

@@ -14,7 +14,7 @@ from clients.cli.commands.rollback import (
 )
 from clients.cli.commands.suspension import pick_suspended
 from clients.cli.output import CommandError, Exit
-from clients.cli.serving import active_target, serving
+from clients.cli.serving import active_target
 from clients.cli.views.timeline import short_span, timeline_rows
 from contracts import facts as f
 from contracts.codes import ADVICE
@@ -92,9 +92,8 @@ def test_a_plan_is_shown_with_source_destination_and_quarantine(capsys, snapshot
 
 
 def test_the_active_target_comes_first_and_an_aborted_canary_serves_nothing():
-    assert serving(route()) == (target(7), target(8))
-    assert serving(route(canary=CanaryShare(served=served(8), weight_ratio=0.0))) == (target(7),)
-    assert serving(None) == ()
+    assert route().in_traffic == (served(7), served(8))
+    assert route(canary=CanaryShare(served=served(8), weight_ratio=0.0)).in_traffic == (served(7),)
     assert active_target(route(), "support-bot") == target(7)
 
 
