@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from decisions.backoff import backoff_s
 from deploy.local import processes
 from deploy.local.plan import Keys, Part, marked
 from deploy.local.processes import Marks, Recorded
@@ -30,11 +31,6 @@ LEFTOVERS_S = 10.0
 MEMORY_LOOKS = 10
 """The kernel counts out-of-memory kills of the whole group: its count is compared with that so many looks (5 s) ago."""
 LOG_LIMIT_BYTES = 32 * 1024 * 1024
-
-
-def restart_delay_s(failures: int) -> float:
-    """Return the delay before the next start, in seconds: doubled at each failed start, up to a limit."""
-    return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(failures - 1, 16))) if failures > 0 else 0.0
 
 
 class Runner:
@@ -120,7 +116,7 @@ class Runner:
             steady = was_ready and time.monotonic() - began > STEADY_S
             self.failures = 1 if steady or was_ready else self.failures + 1
             self.restarts += 1
-            delay = restart_delay_s(self.failures)
+            delay = backoff_s(self.failures, FIRST_DELAY_S, LONGEST_DELAY_S)
             self.ended = self._describe_end(code, out_of_memory=self._count_kills() > self._memory_kills[0])
             self._report(f"ended ({self.ended}); restart in {delay:.1f} s")
             self._become("restarting")

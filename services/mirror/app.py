@@ -49,7 +49,8 @@ class Mirror:
         self._registries = {registry.name: registry for registry in registries}
         self._versions, self._changes, self._metrics, self._clock = versions, changes, metrics, clock
         self._settings = settings
-        self._schedules = {name: Schedule(settings.backoff(), jitter=jitter) for name in self._registries}
+        waits = settings.retry_first_s, settings.retry_longest_s
+        self._schedules = {name: Schedule(*waits, jitter=jitter) for name in self._registries}
         self._resync_at = clock.monotonic()
         self._sources: dict[tuple[ModelName, int], str | None] = {}
         self._declared: Mapping[str, MirrorRecord] = {}

@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.mirror.domain.backoff import Backoff
-
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -54,10 +52,6 @@ class MirrorSettings(BaseSettings):
     """Seconds until the next try after a registry failed; they double with each failure in a row."""
     retry_longest_s: Seconds = 300.0
     """Most seconds until the next try."""
-
-    def backoff(self) -> Backoff:
-        """Return how long a registry that fails is left alone."""
-        return Backoff(self.retry_first_s, self.retry_longest_s)
 
     def require_registry(self) -> "MirrorSettings":
         """Return the settings.

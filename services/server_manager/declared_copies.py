@@ -238,8 +238,7 @@ class DeclaredCopies:
         self, state: CopyState, endpoint: str, served: ServedTarget, taken: Counter[str], *, is_held: bool
     ) -> bool:
         """Return whether a copy may be loaded now, and count its memory."""
-        wait_s = min(self._limits.max_retry_s, self._limits.retry_s * 2 ** min(state.failures, 16))
-        if state.failures and self._clock.monotonic() - state.since < wait_s:
+        if self._clock.monotonic() - state.since < self._limits.retry_after_s(state.failures):
             return False
         if is_held:
             return True

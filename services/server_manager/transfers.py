@@ -67,7 +67,7 @@ class Transfers:
         return {
             name: reason
             for name, (failures, at, reason) in self._failures.items()
-            if now - at < min(self._limits.max_retry_s, self._limits.retry_s * 2 ** min(failures, 16))
+            if now - at < self._limits.retry_after_s(failures)
         }
 
     def begin(self, transfer: Transfer) -> None:

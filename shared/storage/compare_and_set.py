@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import structlog
 from pydantic import BaseModel
 
+from decisions.backoff import backoff_s
 from shared.errors import Transient, translate
 from shared.storage.kv import Conflict, Entry
 
@@ -84,8 +85,7 @@ def kept_changing(name: str) -> Transient:
 
 def wait_s(attempt: int, jitter: float) -> float:
     """Return the seconds to wait before an attempt, at random from 0 to a limit that doubles up to 0.2 s."""
-    limit_s: float = _FIRST_WAIT_S * 2 ** (attempt - 1)
-    return jitter * min(limit_s, _LONGEST_WAIT_S)
+    return jitter * backoff_s(attempt, _FIRST_WAIT_S, _LONGEST_WAIT_S)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from decisions.backoff import backoff_s
 from services.gateway.domain.failures import AnswerFailed
 
 FIRST_S: Final = 1.0
@@ -42,8 +43,7 @@ class Ejection:
     def extend(self, now_s: float) -> "Ejection":
         """Return the ejection after a check that failed: the next comes after twice the time."""
         failed = self.failed_checks + 1
-        wait_s = min(LONGEST_S, FIRST_S * 2.0 ** min(failed, 16))
-        return replace(self, check_s=now_s + wait_s, failed_checks=failed)
+        return replace(self, check_s=now_s + backoff_s(failed + 1, FIRST_S, LONGEST_S), failed_checks=failed)
 
 
 @dataclass(frozen=True)

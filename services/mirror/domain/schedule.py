@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.mirror.domain.backoff import Backoff
+from decisions.backoff import backoff_s
 
 AGAIN_S: Final = (0.0, 5.0, 30.0)
 """Seconds after a change at which a model is compared: the registry appends its records to a version after the fact."""
@@ -15,11 +15,13 @@ class Schedule:
     """The schedule of one registry.
 
     Attributes:
-        backoff: The waits after failures.
+        first_s: Seconds to wait after a first failure; they double with each further one.
+        longest_s: Most seconds to wait.
         jitter: Returns 0 to 1; up to a quarter of a wait is added, so that several installations do not try together.
     """
 
-    backoff: Backoff
+    first_s: float
+    longest_s: float
     jitter: Callable[[], float] = lambda: 0.0
     _due: dict[str, list[float]] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
@@ -82,4 +84,4 @@ class Schedule:
         self._due[model] = sorted({again, *(time for time in self._due.get(model, []) if time > again)})
 
     def _wait_s(self, failures: int) -> float:
-        return self.backoff.wait_s(failures) * (1.0 + 0.25 * self.jitter())
+        return backoff_s(failures, self.first_s, self.longest_s) * (1.0 + 0.25 * self.jitter())

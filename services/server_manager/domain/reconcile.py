@@ -11,6 +11,7 @@ from contracts.codes import Code
 from contracts.routes import Route, ServedTarget
 from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.vocabulary import Deployable, Digest, Runtime, Target
+from decisions.backoff import backoff_s
 from decisions.runtimes import runtime_name
 from decisions.servable_variants import Hardware
 from decisions.serving_memory import WEIGHTS_RATIO, reserved_bytes
@@ -106,7 +107,7 @@ class Limits:
     linger_s: float = 60.0
     load_attempts: int = 2
     order_deadline_s: float = 600.0
-    retry_s: float = 2.0
+    retry_s: float = 4.0
     max_retry_s: float = 60.0
     standby_grace_s: float = 5.0
     order_age_s: float = 86_400.0
@@ -125,6 +126,10 @@ class Limits:
     def reserved_bytes(self, deployable: Deployable) -> int:
         """Return what a target reserves when it is loaded."""
         return reserved_bytes(deployable.weights_bytes, self.overhead_bytes, self.weights_ratio)
+
+    def retry_after_s(self, failures: int) -> float:
+        """Return how long a target is left alone after so many failures in a row."""
+        return backoff_s(failures, self.retry_s, self.max_retry_s)
 
     def memory_bytes(self, deployable: Deployable) -> int:
         """Return what a target needs where something is decided about its place: what it took, if that was more."""
@@ -377,7 +382,7 @@ def _act_on_desired(name: str, desired: Desired, held: Held | None, limits: Limi
     if held.phase in {Phase.FAILED, Phase.DEAD}:
         # What failed reserves nothing, so it competes for memory again like something new.
         kind: Literal["load", "heal"] = "load" if held.phase is Phase.FAILED else "heal"
-        due = held.failures == 0 or held.since_s >= retry_after_s(held, limits)
+        due = held.since_s >= limits.retry_after_s(held.failures)
         return Action(kind, name, desired.deployable) if due else None
     due = held.phase is Phase.UNPROVEN or held.since_probe_s >= limits.probe_interval_s
     return Action("probe", name) if due else None
@@ -386,8 +391,3 @@ def _act_on_desired(name: str, desired: Desired, held: Held | None, limits: Limi
 def is_moved(held: Held, home: str, limits: Limits) -> bool:
     """Return whether a target belongs on another endpoint of the same runtime than the one that has it."""
     return held.endpoint != home and limits.endpoints.get(held.endpoint) == limits.endpoints.get(home)
-
-
-def retry_after_s(held: Held, limits: Limits) -> float:
-    """Return how long to wait after so many failures: doubling, up to a bound."""
-    return float(min(limits.max_retry_s, limits.retry_s * 2 ** min(held.failures, 16)))

@@ -7,7 +7,6 @@ from contracts.services import SERVICES as CONTRACTS
 from deploy.local import plan
 from deploy.local.plan import SERVICES, Keys, Programs, StackConfig
 from deploy.local.ports import SHADOW_OFFSET
-from deploy.local.runner import LONGEST_DELAY_S, restart_delay_s
 from services.server_manager.settings import AgentSettings, ServerManagerSettings
 from shared.messaging import topology
 
@@ -195,11 +194,3 @@ def test_a_part_carries_the_mark_of_its_stack():
     (part, *_) = plan.plan_services(FOLDER, StackConfig(), ports(), PROGRAMS, KEYS)
     marked = plan.marked(part, "abc")
     assert (marked["SLIPWAY_STACK"], marked["SLIPWAY_PART"]) == ("abc", "registry")
-
-
-def test_the_restart_delay_grows_up_to_a_limit():
-    delays = [restart_delay_s(failures) for failures in range(40)]
-    assert delays[0] == 0.0
-    assert delays == sorted(delays)
-    assert delays[1] > 0.0
-    assert delays[-1] == LONGEST_DELAY_S
