@@ -12,7 +12,15 @@ from services.server_manager.domain.declared_copies import Situation, find_parte
 from services.server_manager.domain.drains import names_drained
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.placement import find_all_named, find_lost
-from services.server_manager.domain.reconcile import Desired, Limits, Phase, Rank, plan_desired, production_of
+from services.server_manager.domain.reconcile import (
+    Desired,
+    Limits,
+    Phase,
+    Rank,
+    held_sizes,
+    plan_desired,
+    production_of,
+)
 from services.server_manager.domain.records import Servers, TargetCopies
 from services.server_manager.executor import Executor
 from services.server_manager.ports import Artifacts, Engines, LeaseLost
@@ -204,13 +212,7 @@ class DeclaredCopies:
         return due
 
     def _taken(self, others: Collection[Copy]) -> Counter[str]:
-        taken = Counter[str]()
-        for state in self._executor.held().values():
-            if state.phase is not Phase.FAILED:
-                taken[self._limits.pool(state.endpoint)] += state.memory_bytes
-        for copy in others:
-            taken[self._limits.pool(copy.endpoint)] += copy.memory_bytes
-        return taken
+        return self._limits.by_pool([*held_sizes(self._executor.held().values()), *(copy.size for copy in others)])
 
     def _advance(self, endpoint: str, name: str, served: ServedTarget, taken: Counter[str] | None) -> None:
         """Begin what is due of one copy; `taken` is what each memory has taken, None where it must not be loaded."""

@@ -1,7 +1,6 @@
 """The reconcile loop. Each pass reads, decides and acts; an event only makes the next pass begin sooner."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,7 @@ from services.server_manager.domain.reconcile import (
     plan_kept,
     plan_reconcile,
     plan_temporary,
+    sum_sizes,
 )
 from services.server_manager.domain.records import Servers
 from services.server_manager.domain.runtimes import (
@@ -335,9 +335,7 @@ class Manager:
         for copy in removable:
             if self._drains.may_remove(copy):
                 self.executor.remove_copy(copy)
-        taken = Counter[str]()
-        for copy in copies:
-            taken[copy.endpoint] += copy.memory_bytes
+        taken = sum_sizes(copy.size for copy in copies)
         for action in plan_reconcile(served, held, self._limits, fixed, homes=homes, taken=taken):
             if may_begin(action, held, usable, homes):
                 self.executor.start(action, homes)

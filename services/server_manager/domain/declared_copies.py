@@ -1,15 +1,14 @@
 """Targets that are to be loaded on more than one endpoint: on which ones, and which of them is used first. Pure."""
 
 import itertools
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import MAX_COPIES
 from services.server_manager.domain.moves import Copy
-from services.server_manager.domain.placement import endpoints_of
-from services.server_manager.domain.reconcile import Desired, Held, Limits, Phase, production_of
+from services.server_manager.domain.placement import endpoints_of, homes_bytes
+from services.server_manager.domain.reconcile import Desired, Held, Limits, Phase, held_sizes, production_of
 
 CopyHomes = Mapping[str, tuple[str, ...]]
 """The endpoints on which a target is to be loaded beside its home, by the target's name."""
@@ -61,8 +60,9 @@ class _Plan:
 
     def __init__(self, situation: Situation, limits: Limits) -> None:
         self._situation, self._limits = situation, limits
-        self._reserved = _reserved(situation, limits)
-        self._unneeded = _unneeded(situation, limits)
+        self._reserved = homes_bytes(situation.homes, situation.desired, situation.held, limits)
+        unneeded = (state for name, state in situation.held.items() if name not in situation.desired)
+        self._unneeded = list(held_sizes(unneeded, limits))  # some are never unloaded
         self.planned: dict[str, tuple[str, ...]] = {}
 
     def used_by(self, served: ServedTarget | None) -> frozenset[str]:
@@ -111,38 +111,9 @@ class _Plan:
     def _has_memory(self, endpoint: str, size: int, *, is_there: bool) -> bool:
         """Return whether a copy fits; a new one only beside what nothing needs and is not unloaded yet."""
         pool = self._limits.pool(endpoint)
-        taken = _taken(self._reserved, self._limits)[pool]
-        beside = 0 if is_there else _taken(self._unneeded, self._limits)[pool]
+        taken = self._limits.by_pool(self._reserved.items())[pool]
+        beside = 0 if is_there else self._limits.by_pool(self._unneeded)[pool]
         return taken + beside + size <= self._limits.pool_bytes(pool)
-
-
-def _reserved(situation: Situation, limits: Limits) -> Counter[str]:
-    """Return what homes reserve of each endpoint."""
-    reserved = Counter[str]()
-    for name, target in situation.desired.items():
-        if name in situation.homes:
-            state = situation.held.get(name)
-            is_loaded = state is not None and state.phase is not Phase.FAILED
-            held_bytes = limits.corrected(state.digest, state.memory_bytes) if state and is_loaded else None
-            size = limits.memory_bytes(target.deployable) if held_bytes is None else held_bytes
-            reserved[situation.homes[name]] += size
-    return reserved
-
-
-def _unneeded(situation: Situation, limits: Limits) -> Counter[str]:
-    """Return what targets take of each endpoint that are held and not desired: some are never unloaded."""
-    taken = Counter[str]()
-    for name, state in situation.held.items():
-        if name not in situation.desired and state.phase is not Phase.FAILED:
-            taken[state.endpoint] += limits.corrected(state.digest, state.memory_bytes)
-    return taken
-
-
-def _taken(reserved: Mapping[str, int], limits: Limits) -> Counter[str]:
-    taken = Counter[str]()
-    for endpoint, size in reserved.items():
-        taken[limits.pool(endpoint)] += size
-    return taken
 
 
 def find_survivors(

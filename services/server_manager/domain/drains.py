@@ -1,6 +1,5 @@
 """Endpoints that are drained: which orders are accepted, and what is loaded elsewhere next. Pure."""
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -10,7 +9,7 @@ from contracts.vocabulary import Deployable
 from decisions.orders import assess_expiry
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.placement import Counterparts, choose_endpoint, endpoints_of
-from services.server_manager.domain.reconcile import Held, Limits, Phase
+from services.server_manager.domain.reconcile import Held, Limits, Phase, held_sizes, sum_sizes
 from services.server_manager.domain.records import ANSWERED_KEPT, DrainedEndpoint, EndpointOrder, OrderedAt, Servers
 
 
@@ -97,12 +96,7 @@ def plan_transfer(
         skipped: targets whose last try failed a moment ago.
     """
     homes = {name: state.endpoint for name, state in fleet.held.items()}
-    reserved = Counter[str]()
-    for state in fleet.held.values():
-        size = limits.corrected(state.digest, state.memory_bytes)
-        reserved[state.endpoint] += size if state.phase is not Phase.FAILED else 0
-    for copy in fleet.copies:
-        reserved[copy.endpoint] += copy.memory_bytes
+    reserved = sum_sizes([*held_sizes(fleet.held.values(), limits), *(copy.size for copy in fleet.copies)])
     waits: Waits | None = None
     for name, deployable in fleet.production.items():
         moved = fleet.held.get(name)
@@ -135,9 +129,7 @@ def plan_transfer(
 def _describe_shortage(
     name: str, state: Held, usable: Iterable[str], reserved: Mapping[str, int], limits: Limits
 ) -> str:
-    taken = Counter[str]()
-    for endpoint, size in reserved.items():
-        taken[limits.pool(endpoint)] += size
+    taken = limits.by_pool(reserved.items())
     free = [
         f"{endpoint} has {_free(max(0, limits.pool_bytes(limits.pool(endpoint)) - taken[limits.pool(endpoint)]))} free"
         for endpoint in usable

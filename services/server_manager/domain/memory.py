@@ -1,6 +1,5 @@
 """What the endpoints of a fleet have free, and whether targets fit where they belong."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from contracts.vocabulary import Deployable
@@ -15,7 +14,7 @@ def fits(sizes: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> 
         homes: the endpoint of each.
         limits: the endpoints and their memory.
     """
-    needed = _by_pool(sizes, homes, limits)
+    needed = limits.by_pool((homes.get(name, ""), size) for name, size in sizes.items())
     return all(size <= limits.pool_bytes(pool) for pool, size in needed.items())
 
 
@@ -33,7 +32,7 @@ def describe_free(others: Mapping[str, int], homes: Mapping[str, str], limits: L
     """Return what each endpoint has free beside other targets, as a sentence; nothing if the fleet has one endpoint."""
     if len(limits.endpoints) == 1:
         return ""
-    taken = _by_pool(others, homes, limits)
+    taken = limits.by_pool((homes.get(name, ""), size) for name, size in others.items())
     by_pool: dict[str, list[str]] = {}
     for endpoint in limits.endpoints:
         by_pool.setdefault(limits.pool(endpoint), []).append(endpoint)
@@ -43,10 +42,3 @@ def describe_free(others: Mapping[str, int], homes: Mapping[str, str], limits: L
         for pool, names in by_pool.items()
     ]
     return f" Of the endpoints, {'; '.join(parts)}."
-
-
-def _by_pool(sizes: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> Counter[str]:
-    total = Counter[str]()
-    for name, size in sizes.items():
-        total[limits.pool(homes.get(name, ""))] += size
-    return total

@@ -25,6 +25,11 @@ class Copy:
     digest: Digest | None = field(default=None, compare=False)
     ran_by: Runtime | None = field(default=None, compare=False)
 
+    @property
+    def size(self) -> tuple[str, int]:
+        """The endpoint, and the memory that is taken there."""
+        return self.endpoint, self.memory_bytes
+
 
 @dataclass(frozen=True)
 class Move:

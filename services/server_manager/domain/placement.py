@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from contracts.routes import Route
 from contracts.vocabulary import Deployable
 from decisions.runtimes import runtime_name
-from services.server_manager.domain.reconcile import Desired, Held, Limits, Phase, Rank, production_of, rank
+from services.server_manager.domain.reconcile import Desired, Held, Limits, Phase, Rank, production_of, rank, sum_sizes
 from services.server_manager.domain.records import Lease, Servers
 from services.server_manager.domain.traffic import next_previous
 
@@ -61,7 +61,7 @@ def plan_homes(
             open_ones.append((name, target.deployable, usable))
         elif candidates and fixed is None:
             open_ones.append((name, target.deployable, usable or candidates))
-    reserved = _reserved(homes, desired, held, limits)
+    reserved = homes_bytes(homes, desired, held, limits)
     copied_bytes = _copied_bytes(homes, desired, limits, known)
     for name, deployable, candidates in open_ones:
         size = limits.memory_bytes(deployable)
@@ -123,31 +123,31 @@ def _settled(name: str, target: Desired, held: Mapping[str, Held], known: Known)
         yield known.earlier[name]
 
 
-def _reserved(
+def homes_bytes(
     homes: Mapping[str, str], desired: Mapping[str, Desired], held: Mapping[str, Held], limits: Limits
 ) -> Counter[str]:
     """Return what each endpoint reserves for what is desired; what else it holds goes when its memory is needed."""
-    reserved = Counter[str]()
-    for name, home in homes.items():
+
+    def size(name: str, target: Desired) -> int:
         state = held.get(name)
-        is_there = state is not None and state.phase is not Phase.FAILED
-        held_bytes = limits.corrected(state.digest, state.memory_bytes) if state and is_there else None
-        reserved[home] += limits.memory_bytes(desired[name].deployable) if held_bytes is None else held_bytes
-    return reserved
+        if state is None or state.phase is Phase.FAILED:
+            return limits.memory_bytes(target.deployable)
+        return limits.corrected(state.digest, state.memory_bytes)
+
+    return sum_sizes((homes[name], size(name, target)) for name, target in desired.items() if name in homes)
 
 
 def _copied_bytes(
     homes: Mapping[str, str], desired: Mapping[str, Desired], limits: Limits, known: Known
 ) -> Counter[str]:
     """Return what copies that routes name reserve of each endpoint, beside the homes of their targets."""
-    reserved = Counter[str]()
-    for name, endpoints in known.copied.items():
-        if name in desired:
-            for endpoint in endpoints:
-                reserved[endpoint] += (
-                    limits.memory_bytes(desired[name].deployable) if endpoint != homes.get(name) else 0
-                )
-    return reserved
+    return sum_sizes(
+        (endpoint, limits.memory_bytes(desired[name].deployable))
+        for name, endpoints in known.copied.items()
+        if name in desired
+        for endpoint in endpoints
+        if endpoint != homes.get(name)
+    )
 
 
 def choose_endpoint(
@@ -167,13 +167,7 @@ def choose_endpoint(
     An endpoint without a counterpart is best, then one that has only a copy of a counterpart (`copied`), then the home
     of a counterpart. Of equal ones, one is better where no copy has to give way; `copied_bytes` is what copies reserve.
     """
-    taken = Counter[str]()
-    for endpoint, size in reserved.items():
-        taken[limits.pool(endpoint)] += size
-
-    beside = Counter[str]()
-    for endpoint, size in (copied_bytes or {}).items():
-        beside[limits.pool(endpoint)] += size
+    taken, beside = limits.by_pool(reserved.items()), limits.by_pool((copied_bytes or {}).items())
 
     def cost(endpoint: str) -> tuple[bool, int, int, bool, int]:
         pool = limits.pool(endpoint)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal
@@ -147,6 +147,10 @@ class Limits:
         """Return how much a memory has."""
         return self.budgets[pool] if pool in self.budgets else self.memory_budget_bytes - sum(self.budgets.values())
 
+    def by_pool(self, sizes: Iterable[tuple[str, int]]) -> Counter[str]:
+        """Return the sum of what is taken of each memory, given endpoints with sizes."""
+        return sum_sizes((self.pool(endpoint), size) for endpoint, size in sizes)
+
 
 @dataclass(frozen=True)
 class Action:
@@ -159,12 +163,11 @@ class Action:
 
 def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
     """Return the targets that production keeps loaded: active, then canaries and shadows, then previous."""
-    ordered = [routes[model] for model in sorted(routes)]
-    canaries = [served for route in ordered for role, served in route.by_role.items() if role in ("canary", "shadow")]
+    ordered = [item for model in sorted(routes) for item in routes[model].by_role.items()]
+    ordered.sort(key=lambda item: {"active": 0, "previous": 2}.get(item[0], 1))
     production: dict[str, Deployable] = {}
-    for served in (*(route.active for route in ordered), *canaries, *(route.previous for route in ordered)):
-        if served is not None:
-            production.setdefault(str(served.target), plain_deployable(served))
+    for _, served in ordered:
+        production.setdefault(str(served.target), plain_deployable(served))
     return production
 
 
@@ -299,9 +302,7 @@ def plan_reconcile(
     the order of `desired` holds. `taken` is what copies take besides, by endpoint.
     """
     ranked = rank(desired)
-    used = _used_bytes(held, limits)
-    for endpoint, size in (taken or {}).items():
-        used[limits.pool(endpoint)] += size
+    used = limits.by_pool([*held_sizes(held.values()), *(taken or {}).items()])
     actions: list[Action] = []
     short = Counter[str]()
     for name, target in ranked:
@@ -325,13 +326,19 @@ def rank(desired: Mapping[str, Desired]) -> list[tuple[str, Desired]]:
     return sorted(desired.items(), key=lambda item: _ORDER.index(item[1].rank))
 
 
-def _used_bytes(held: Mapping[str, Held], limits: Limits) -> Counter[str]:
-    """Return what is reserved of each memory."""
-    used = Counter[str]()
-    for target in held.values():
-        if target.phase is not Phase.FAILED:
-            used[limits.pool(target.endpoint)] += target.memory_bytes
-    return used
+def sum_sizes(sizes: Iterable[tuple[str, int]]) -> Counter[str]:
+    """Return the sum of the sizes of each name."""
+    total = Counter[str]()
+    for name, size in sizes:
+        total[name] += size
+    return total
+
+
+def held_sizes(held: Iterable[Held], limits: Limits | None = None) -> Iterator[tuple[str, int]]:
+    """Yield endpoint and size of each target that is there; given limits, corrected by what was measured."""
+    for state in held:
+        if state.phase is not Phase.FAILED:
+            yield state.endpoint, limits.corrected(state.digest, state.memory_bytes) if limits else state.memory_bytes
 
 
 def plan_unloads(

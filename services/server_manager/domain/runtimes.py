@@ -1,6 +1,5 @@
 """Which targets an endpoint that does not answer concerns."""
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 
@@ -9,7 +8,17 @@ from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.vocabulary import Runtime
 from decisions.runtimes import why_no_runtime
 from services.server_manager.domain.moves import Copy
-from services.server_manager.domain.reconcile import Action, Desired, Held, Limits, Phase, home_of, production_of
+from services.server_manager.domain.reconcile import (
+    Action,
+    Desired,
+    Held,
+    Limits,
+    Phase,
+    held_sizes,
+    home_of,
+    production_of,
+    sum_sizes,
+)
 from services.server_manager.domain.records import DrainedEndpoint, LoadedTarget, target_of
 
 SILENT_SERVER = "its server does not answer"
@@ -95,8 +104,8 @@ def describe_endpoint_view(
         now: the time; its state began then, unless it is known to be older (`keep_since`).
     """
     declared, pool = declared or {}, limits.pool(name)
-    reserved = _reserved_bytes(held, copies)
-    taken = sum(size for endpoint, size in reserved.items() if limits.pool(endpoint) == pool)
+    reserved = sum_sizes([*held_sizes(held.values()), *(copy.size for copy in copies)])
+    taken = limits.by_pool(reserved.items())[pool]
     own = [copy for copy in copies if copy.endpoint == name]
     return FleetRuntime(
         name=limits.endpoints.get(name, name),
@@ -119,16 +128,6 @@ def describe_endpoint_view(
         fenced=fenced,
         since=now,
     )
-
-
-def _reserved_bytes(held: Mapping[str, Held], copies: Collection[Copy]) -> Counter[str]:
-    """Return what is reserved on each endpoint."""
-    reserved = Counter[str]()
-    for state in held.values():
-        reserved[state.endpoint] += state.memory_bytes if state.phase is not Phase.FAILED else 0
-    for copy in copies:
-        reserved[copy.endpoint] += copy.memory_bytes
-    return reserved
 
 
 def _running(endpoint: str, held: Mapping[str, Held], limits: Limits) -> Iterator[RunningTarget]:
