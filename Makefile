@@ -118,10 +118,10 @@ audit-tools:
 	@deploy/setup/environment.sh audit
 
 # Accepted although their licence is another, or their metadata names none. LGPL, used unchanged and replaceable: pycountry,
-# pygal. MIT or Apache-2.0 by the file in their wheel: axe-playwright-python, oss-harmony, pyrage. Proprietary, free of charge, installed from the index and
+# pygal. MIT or Apache-2.0 by the file in their wheel: axe-playwright-python, oss-harmony. Proprietary, free of charge, installed from the index and
 # never redistributed here: intel-cmplr-lib-ur, intel-openmp.
 PERMISSIVE := Apache;BSD;MIT;ISC;PSF;Python Software Foundation;Mozilla;MPL-2.0;CC0;Unlicense;ZPL
-ACCEPTED := slipway pycountry pygal axe-playwright-python oss-harmony pyrage intel-cmplr-lib-ur intel-openmp
+ACCEPTED := slipway pycountry pygal axe-playwright-python oss-harmony intel-cmplr-lib-ur intel-openmp
 licences: setup audit-tools ## list the licences of what Slipway runs on; fails on one that was not looked at
 	@deploy/setup/environment.sh wandb
 	@for folder in .venv .venv-engine .venv-wandb; do .venv-audit/bin/pip-licenses --python=$$folder/bin/python \

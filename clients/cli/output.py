@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NoReturn
@@ -89,3 +90,10 @@ def show_pairs(pairs: Mapping[str, Any]) -> None:
     width = max((len(name) for name in pairs), default=0)
     for name, value in pairs.items():
         show_line(f"{name:<{width}}  {'' if value is None else value}")
+
+
+def size_text(size: float) -> str:
+    """Return a number of bytes as people read it."""
+    units = ("bytes", "KiB", "MiB", "GiB", "TiB")
+    power = min(int(math.log(max(size, 1), 1024)), len(units) - 1)
+    return f"{size / 1024**power:.{min(power, 1)}f} {units[power]}"

@@ -36,9 +36,7 @@ def models(tmp_path_factory):
 
 @pytest.mark.timeout(600)
 def test_what_was_backed_up_is_served_again_and_a_release_half_way_is_finished(models, tmp_path):
-    state, kept, passphrase = tmp_path / "state", tmp_path / "backups", tmp_path / "passphrase"
-    passphrase.write_text("correct horse battery staple\n")
-    secret = ("--with-keys", "--passphrase-file", str(passphrase))
+    state, kept, keys = tmp_path / "state", tmp_path / "backups", tmp_path / "keys"
     with Stack(state) as stack:
         stack.ok("base", "import", str(models / "tiny-llama"))
         stack.publish("tiny", models / "lora-1", "--variant", "bf16")
@@ -46,18 +44,21 @@ def test_what_was_backed_up_is_served_again_and_a_release_half_way_is_finished(m
         before, ports = stack.route("tiny"), json.loads((state / "stack.json").read_text())["ports"]
         stack.publish("tiny", models / "lora-2", "--variant", "bf16")
         stack.await_event("checkpoint.merged", "tiny", count=2)
-        first = json.loads(stack.ok("backup", str(kept), *secret, "--json"))
+        first = json.loads(stack.ok("backup", str(kept), "--json"))
         again = json.loads(stack.ok("backup", str(kept), "--json"))
         assert first["objects"] > 20
         assert again["new_bytes"] < first["new_bytes"] / 2  # the release that goes on writes more
         stack.publish("tiny", models / "lora-3", "--variant", "bf16")  # after the backup: it is lost
         wait_until(lambda: len(stack.events("release.opened", "tiny")) == 3, what="the third release being opened")
         assert "is up" in slipway("restore", str(kept), "--state", str(state), code=1).stderr
+    shutil.copytree(state / "keys", keys, symlinks=True)
     shutil.rmtree(state)
+    state.mkdir(mode=0o700)
+    keys.replace(state / "keys")
 
     chosen = ("--backup", first["backup"], "--digest", first["digest"])
     began_s = time.monotonic()
-    slipway("restore", str(kept), *chosen, *secret, "--state", str(state))
+    slipway("restore", str(kept), *chosen, "--state", str(state))
     print(
         f"{first['objects']} objects, {first['new_bytes']} bytes of them: restored in {time.monotonic() - began_s:.1f} s"
     )

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import nats.errors
@@ -14,7 +14,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, StorageType
 from nats.js.errors import NotFoundError
 
-from clients.cli.backup.contents import STREAMS_IN_ORDER, Blob, Position, StreamCopy, is_same_stream
+from clients.cli.backup.contents import STREAMS_IN_ORDER, Blob, Position, StreamCopy
 from clients.cli.backup.locations import BackupLocation
 from clients.cli.output import CommandError
 from contracts.vocabulary import digest_of
@@ -27,8 +27,6 @@ SILENT_S = 30.0
 PIECE_BYTES = 256 * 1024
 """Bytes of a snapshot that one message carries when it is restored."""
 _PENDING_BYTES = 1024 * 1024 * 1024
-Report = Callable[[int], None]
-"""Called with the bytes that were copied."""
 
 
 async def read_positions(js: JetStreamContext) -> tuple[Position, ...]:
@@ -57,10 +55,8 @@ async def _consumers(js: JetStreamContext, stream: str) -> list[ConsumerInfo]:
             return infos
 
 
-async def copy_stream(
-    client: Client, name: str, location: BackupLocation, known: StreamCopy | None, report: Report
-) -> StreamCopy:
-    """Copy a stream, unless an earlier backup has the very messages of it.
+async def copy_stream(client: Client, name: str, location: BackupLocation) -> StreamCopy:
+    """Copy a stream.
 
     Raises:
         Transient: `bus_unavailable`: the snapshot stopped.
@@ -72,25 +68,16 @@ async def copy_stream(
         info = await request(f"$JS.API.STREAM.INFO.{name}")
     except NotFoundError as error:
         raise CommandError(f"the bus has no stream {name}; run `python -m shared.messaging.provision`") from error
-    same = known is not None and is_same_stream(known, info["created"], info["config"], info["state"])
-    if known is not None and same and await asyncio.to_thread(_has_all, location, known):
-        return known
     inbox = client.new_inbox()
     subscription = await client.subscribe(inbox, pending_msgs_limit=-1, pending_bytes_limit=_PENDING_BYTES)
     try:
         body = json.dumps({"deliver_subject": inbox, "no_consumers": False, "chunk_size": PIECE_BYTES}).encode()
         snapshot = await request(f"$JS.API.STREAM.SNAPSHOT.{name}", body)
-        chunks = [chunk async for chunk in _kept(location, _pieces(client, subscription.next_msg, name), report)]
+        chunks = [chunk async for chunk in _kept(location, _pieces(client, subscription.next_msg, name))]
     finally:
         with contextlib.suppress(nats.errors.Error):
             await subscription.unsubscribe()
-    return StreamCopy(
-        name=name, created=info["created"], config=info["config"], state=snapshot["state"], chunks=tuple(chunks)
-    )
-
-
-def _has_all(location: BackupLocation, copy: StreamCopy) -> bool:
-    return all(location.has(chunk) for chunk in copy.chunks)
+    return StreamCopy(name=name, config=info["config"], state=snapshot["state"], chunks=tuple(chunks))
 
 
 def _joined(location: BackupLocation, blob: Blob) -> bytes:
@@ -114,12 +101,11 @@ async def _pieces(client: Client, next_message: Any, name: str) -> AsyncIterator
             await client.publish(message.reply, b"")
 
 
-async def _kept(location: BackupLocation, pieces: AsyncIterator[bytes], report: Report) -> AsyncIterator[Blob]:
+async def _kept(location: BackupLocation, pieces: AsyncIterator[bytes]) -> AsyncIterator[Blob]:
     """Store pieces together in parts of `PART_BYTES`; yield each part."""
     held = bytearray()
     async for piece in pieces:
         held += piece
-        report(len(piece))
         if len(held) >= PART_BYTES:
             yield await _keep(location, bytes(held))
             held.clear()
@@ -204,7 +190,7 @@ async def find_contents(js: JetStreamContext) -> list[str]:
     return contents
 
 
-async def restore_stream(client: Client, copy: StreamCopy, location: BackupLocation, report: Report) -> None:
+async def restore_stream(client: Client, copy: StreamCopy, location: BackupLocation) -> None:
     """Make a stream anew from its copy, with the sequences and consumers that it had; it must not hold anything.
 
     A stream that has its last sequence already was restored before.
@@ -227,7 +213,6 @@ async def restore_stream(client: Client, copy: StreamCopy, location: BackupLocat
         data = await asyncio.to_thread(_joined, location, chunk)
         for start in range(0, len(data), PIECE_BYTES):
             await _send(client, subject, data[start : start + PIECE_BYTES], copy.name)
-        report(len(data))
     done = await _send(client, subject, b"", copy.name)
     restored = json.loads(done)["state"]
     if restored["last_seq"] < copy.state["last_seq"]:

@@ -65,13 +65,11 @@ class StreamCopy(Contract):
     """A snapshot of a stream, as the server made it: messages with their sequences, and consumers.
 
     Attributes:
-        created: When the stream was made; another one if it was deleted and made anew.
         state: Its sequences and sizes when the snapshot began.
         chunks: The snapshot, in parts.
     """
 
     name: str
-    created: str
     config: dict[str, Any]
     state: dict[str, Any]
     chunks: tuple[Blob, ...]
@@ -120,7 +118,6 @@ class BackupManifest(Contract):
         changed: Objects whose bytes are not those that their name promises; they are copied as they are.
         ports: Ports of an embedded stack by name: restored routes name them, so a restored stack takes them again.
         tritons: Tritons of the default runtime of an embedded stack: routes name what each serves.
-        keys: The folder of keys as an archive, encrypted by a passphrase; None if keys are not part of it.
     """
 
     format: int = FORMAT
@@ -136,7 +133,6 @@ class BackupManifest(Contract):
     changed: tuple[str, ...] = ()
     ports: dict[str, int] = Field(default_factory=dict)
     tritons: int = 1
-    keys: Blob | None = None
 
     def name(self) -> str:
         """Return the name of the backup, by which backups sort in the order of time."""
@@ -145,7 +141,7 @@ class BackupManifest(Contract):
     def blobs(self) -> list[Blob]:
         """Return what it names besides the bytes of objects."""
         chunks = [chunk for stream in self.streams for chunk in stream.chunks]
-        return [*chunks, self.objects, *([self.keys] if self.keys is not None else [])]
+        return [*chunks, self.objects]
 
 
 def digest_in(key: str) -> Digest | None:
@@ -181,16 +177,6 @@ def belongs(
         return version is None or int(version["number"]) <= reserved.get(version["model"], 0)
 
     return keep
-
-
-def is_same_stream(copy: StreamCopy, created: str, config: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-    """Return whether a stream has the messages that an earlier copy has of it, so that it needs no new one."""
-    same = ("messages", "bytes", "first_seq", "last_seq", "num_deleted")
-    return (
-        copy.created == created
-        and copy.config == dict(config)
-        and all(copy.state.get(name) == state.get(name) for name in same)
-    )
 
 
 def is_retained(copy: ObjectCopy, now: datetime) -> bool:

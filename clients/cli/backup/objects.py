@@ -17,8 +17,6 @@ from shared.storage.transfer import PART_BYTES
 
 REQUESTS = 8
 """Objects that are copied at the same time."""
-Report = Callable[[int], None]
-"""Called with the bytes of an object that is done."""
 
 
 class SourceStore(LockingStore):
@@ -67,7 +65,6 @@ class ObjectCopier:
     Attributes:
         known: The copies in the newest backup, by key and id of the version.
         keep: Returns whether an object belongs to the backup.
-        report: Called with the bytes of each object that is done.
         changed: Objects whose bytes are not those that their name promises.
         gone: Objects that were removed between the listing and the copy: erased texts, and what nothing refers to.
         new_bytes: Bytes that the location did not have.
@@ -77,7 +74,6 @@ class ObjectCopier:
     location: BackupLocation
     known: Mapping[tuple[str, str], ObjectCopy]
     keep: Callable[[str], bool]
-    report: Report = lambda _size: None
     changed: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     new_bytes: int = 0
@@ -106,7 +102,6 @@ class ObjectCopier:
                 raise
             self.gone.append(version.key)
             return None
-        self.report(version.size)
         return ObjectCopy(
             key=version.key,
             version_id=version.version_id,
@@ -166,7 +161,6 @@ class ObjectRestorer:
     store: SourceStore
     location: BackupLocation
     now: datetime
-    report: Report = lambda _size: None
 
     def restore(self, copies: Iterable[ObjectCopy]) -> int:
         """Write the versions of each object, the oldest first, with their locks; return how many objects there are."""
@@ -188,7 +182,6 @@ class ObjectRestorer:
                 self.store.append(copy.key, blob.size_bytes, self.location.read(blob))
             if locks and number >= there - 1 and is_retained(copy, self.now):  # the last one may lack its lock
                 self.store.retain_latest(copy.key, _retention(copy))
-            self.report(copy.size_bytes)
 
 
 def _retention(copy: ObjectCopy) -> Retention:

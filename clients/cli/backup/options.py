@@ -18,14 +18,6 @@ LocationArgument = Annotated[
         metavar="LOCATION", help="A folder, or s3://BUCKET/PREFIX of the server in SLIPWAY_BACKUP_S3_ENDPOINT."
     ),
 ]
-KeysOption = Annotated[
-    Path | None,
-    typer.Option("--keys-folder", metavar="DIR", help="The folder of keys (default: the one in the state folder)."),
-]
-PassphraseOption = Annotated[
-    Path | None,
-    typer.Option("--passphrase-file", metavar="FILE", help="With --with-keys: the passphrase that encrypts them."),
-]
 _S3 = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>.*))?")
 
 
@@ -63,14 +55,3 @@ def open_location(text: str, installation: Connection | None = None) -> BackupLo
         ca, reason = settings.backup_s3_ca, error.__cause__ or error
         raise CommandError(f"SLIPWAY_BACKUP_S3_CA names {ca}, which is no readable certificate: {reason}") from error
     return BucketPrefix(store, f"{prefix}/" if prefix else "")
-
-
-def required(passphrase_file: Path | None) -> Path:
-    """Return the file with the passphrase.
-
-    Raises:
-        CommandError: none is named.
-    """
-    if passphrase_file is None:
-        raise CommandError("keys are encrypted by a passphrase: name its file with --passphrase-file", Exit.USAGE)
-    return passphrase_file

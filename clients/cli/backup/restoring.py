@@ -9,7 +9,6 @@ from clients.cli.backup.bus import check_restorable, find_contents, put_consumer
 from clients.cli.backup.contents import FORMAT, LEFT_OUT, RESTORING, BackupManifest, Blob, ObjectCopy
 from clients.cli.backup.locations import BackupLocation
 from clients.cli.backup.objects import REQUESTS, ObjectRestorer, SourceStore
-from clients.cli.backup.progress import Progress
 from clients.cli.backup.taking import read_list
 from clients.cli.connection import StackAddress, connected
 from clients.cli.output import CommandError
@@ -59,7 +58,7 @@ def choose(location: BackupLocation, name: str | None, digest: str | None) -> Ch
     return Chosen(location, manifest, actual, read_list(location, manifest))
 
 
-def verify(chosen: Chosen, progress: Progress) -> int:
+def verify(chosen: Chosen) -> int:
     """Read everything that a backup names and compare digests; return how many bytes that were.
 
     Raises:
@@ -67,7 +66,6 @@ def verify(chosen: Chosen, progress: Progress) -> int:
     """
     blobs = {blob.digest: blob for copy in chosen.objects if (blob := copy.blob) is not None}
     blobs |= {blob.digest: blob for blob in chosen.manifest.blobs()}
-    progress.step("verify", total=sum(blob.size_bytes for blob in blobs.values()), items=len(blobs))
 
     def problem(blob: Blob) -> str | None:
         try:
@@ -75,7 +73,6 @@ def verify(chosen: Chosen, progress: Progress) -> int:
                 pass
         except Permanent as error:
             return error.reason
-        progress.add_item(blob.size_bytes)
         return None
 
     with ThreadPoolExecutor(REQUESTS, thread_name_prefix="verify") as threads:
@@ -86,7 +83,7 @@ def verify(chosen: Chosen, progress: Progress) -> int:
     return sum(blob.size_bytes for blob in blobs.values())
 
 
-async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock, progress: Progress) -> None:
+async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock) -> None:
     """Restore a backup into a stack whose services do not run.
 
     Raises:
@@ -105,13 +102,10 @@ async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock, progress: 
                 "Use a new state folder, or empty volumes and an empty bucket, and start no service before"
             )
         await asyncio.to_thread(_mark, store, chosen.digest)
-        size = sum(copy.size_bytes for copy in chosen.objects)
-        progress.step("store", total=size, items=len(chosen.objects))
-        restorer = ObjectRestorer(store, chosen.location, clock.now(), progress.add_item)
+        restorer = ObjectRestorer(store, chosen.location, clock.now())
         await asyncio.to_thread(restorer.restore, chosen.objects)
         for copy in chosen.manifest.streams:
-            progress.step(f"bus: {copy.name}")
-            await restore_stream(client, copy, chosen.location, progress.add)
+            await restore_stream(client, copy, chosen.location)
         await put_consumers_back(js, chosen.manifest.positions)
         await provision_when_joined(js, replicas=stack.connection.replicas)
     await asyncio.to_thread(store.unmark)

@@ -3,15 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from clients.cli.backup.archive import archive_at
 from clients.cli.backup.bus import copy_stream, keys_at, parts_of, read_positions, value_at
-from clients.cli.backup.contents import FORMAT, STREAMS_IN_ORDER, BackupManifest, Blob, ObjectCopy, StreamCopy, belongs
-from clients.cli.backup.keys import pack
+from clients.cli.backup.contents import FORMAT, STREAMS_IN_ORDER, BackupManifest, Blob, ObjectCopy, belongs
 from clients.cli.backup.locations import BackupLocation
 from clients.cli.backup.objects import ObjectCopier, SourceStore
-from clients.cli.backup.progress import Progress
 from clients.cli.connection import StackAddress, connected
 from contracts.event_archive import BUCKET
 from contracts.services import EVENTS
@@ -23,14 +20,6 @@ from shared.runtime.clock import Clock
 _RELEASES = "KV_releases"
 _MODEL = ".model"
 """The ending of the key of a model's record, which holds its version numbers."""
-
-
-@dataclass(frozen=True)
-class KeysToPack:
-    """The folder of keys that a backup contains, and the passphrase that encrypts it."""
-
-    folder: Path
-    passphrase: str
 
 
 @dataclass(frozen=True)
@@ -49,20 +38,14 @@ class Taken:
     gone: Sequence[str]
 
 
-async def take(
-    stack: StackAddress, location: BackupLocation, clock: Clock, keys: KeysToPack | None, progress: Progress
-) -> Taken:
+async def take(stack: StackAddress, location: BackupLocation, clock: Clock) -> Taken:
     """Copy a stack into a location; return the backup once it is whole."""
     began = clock.now()
     before = await asyncio.to_thread(newest, location)
     async with connected(stack) as client:
         js = client.jetstream(timeout=30)
         positions = await read_positions(js)
-        known = {stream.name: stream for stream in before.streams} if before is not None else {}
-        streams: list[StreamCopy] = []
-        for name in STREAMS_IN_ORDER:
-            progress.step(f"bus: {name}")
-            streams.append(await copy_stream(client, name, location, known.get(name), progress.add))
+        streams = [await copy_stream(client, name, location) for name in STREAMS_IN_ORDER]
         last = {stream.name: int(stream.state["last_seq"]) for stream in streams}
         reserved = {}
         for key in await keys_at(js, "releases", _MODEL):
@@ -74,9 +57,8 @@ async def take(
     copier = ObjectCopier(
         SourceStore(stack.connection), location, await asyncio.to_thread(_known, location, before), keep
     )
-    objects = await asyncio.to_thread(_copy_objects, copier, progress)
+    objects = await asyncio.to_thread(lambda: copier.copy(copier.listed()))
     listed = await asyncio.to_thread(keep_list, location, objects)
-    packed = None if keys is None else await asyncio.to_thread(_keep, location, pack(keys.folder, keys.passphrase))
     manifest = BackupManifest(
         format=FORMAT,
         data_format=DATA_FORMAT,
@@ -91,18 +73,10 @@ async def take(
         changed=tuple(sorted(copier.changed)),
         ports=dict(stack.ports),
         tritons=stack.tritons,
-        keys=packed,
     )
     data = canonical_json(manifest.model_dump(mode="json"))
     await asyncio.to_thread(location.commit, manifest.name(), data)
     return Taken(manifest, digest_of(data), copier.new_bytes, tuple(copier.gone))
-
-
-def _copy_objects(copier: ObjectCopier, progress: Progress) -> list[ObjectCopy]:
-    versions = copier.listed()
-    progress.step("store", total=sum(version.size for version in versions), items=len(versions))
-    copier.report = progress.add_item
-    return copier.copy(versions)
 
 
 def newest(location: BackupLocation) -> BackupManifest | None:

@@ -2,18 +2,12 @@
 
 import asyncio
 import time
-from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from clients.cli.backup.keys import read_passphrase
 from clients.cli.backup.locations import BackupLocation
-from clients.cli.backup.options import KeysOption, LocationArgument, PassphraseOption, open_location, required
-from clients.cli.backup.progress import Progress, size_text
-from clients.cli.backup.taking import KeysToPack, Taken, take
+from clients.cli.backup.options import LocationArgument, open_location
+from clients.cli.backup.taking import Taken, take
 from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
-from clients.cli.output import CommandError, show_json, show_line, warn
+from clients.cli.output import CommandError, show_json, show_line, size_text, warn
 from shared.runtime.clock import SystemClock
 
 KEPT_BESIDE = (
@@ -25,11 +19,6 @@ KEPT_BESIDE = (
 def backup(
     location: LocationArgument,
     *,
-    with_keys: Annotated[
-        bool, typer.Option("--with-keys", help="Put the folder of keys into it, encrypted by a passphrase.")
-    ] = False,
-    keys_folder: KeysOption = None,
-    passphrase_file: PassphraseOption = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,12 +29,10 @@ def backup(
     """
     stack = find_stack(state)
     kept = open_location(location, stack.connection)
-    keys = _keys(stack, keys_folder, passphrase_file) if with_keys else None
     began = time.monotonic()
-    taken = _take(stack, kept, keys, shown=not as_json)
+    taken = _take(stack, kept)
     _show(taken, kept, time.monotonic() - began, as_json=as_json)
-    if keys is None:
-        warn(KEPT_BESIDE)
+    warn(KEPT_BESIDE)
     if taken.gone:
         warn(f"{len(taken.gone)} objects were removed meanwhile and are not part of it, such as {taken.gone[0]}")
     if taken.manifest.changed:
@@ -55,13 +42,9 @@ def backup(
         )
 
 
-def _keys(stack: StackAddress, folder: Path | None, passphrase_file: Path | None) -> KeysToPack:
-    return KeysToPack(folder or stack.connection.state_dir / "keys", read_passphrase(required(passphrase_file)))
-
-
-def _take(stack: StackAddress, location: BackupLocation, keys: KeysToPack | None, *, shown: bool) -> Taken:
+def _take(stack: StackAddress, location: BackupLocation) -> Taken:
     try:
-        return asyncio.run(take(stack, location, SystemClock(), keys, Progress(time.monotonic, shown=shown)))
+        return asyncio.run(take(stack, location, SystemClock()))
     except OSError as error:
         raise CommandError(f"the backup in {location} cannot be written: {error}; run it again to go on") from error
 
@@ -74,7 +57,6 @@ def _show(taken: Taken, location: BackupLocation, seconds: float, *, as_json: bo
         "objects": manifest.object_count,
         "bytes": manifest.object_bytes,
         "new_bytes": taken.new_bytes,
-        "with_keys": manifest.keys is not None,
         "seconds": round(seconds, 1),
     }
     if as_json:

@@ -3,35 +3,26 @@
 import asyncio
 import os
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clients.cli.backup.keys import read_passphrase, unpack
-from clients.cli.backup.options import KeysOption, LocationArgument, PassphraseOption, open_location, required
-from clients.cli.backup.progress import Progress, size_text
+from clients.cli.backup.options import LocationArgument, open_location
 from clients.cli.backup.restoring import Chosen, choose, put_back, verify
 from clients.cli.commands.stack import NatsOption, folder_of, inherited_variables, parse_nats
 from clients.cli.connection import JsonOption, StateOption, find_stack
 from clients.cli.contexts import named_context, requested_context
-from clients.cli.output import CommandError, Exit, show_json, show_line, warn
+from clients.cli.output import CommandError, Exit, show_json, show_line, size_text
 from clients.cli.settings import CliSettings
 from deploy.local import bus
 from deploy.local.plan import StackConfig
-from deploy.local.plan import keys_folder as keys_in
 from deploy.local.servers import ServersOnly
 from deploy.local.state import AlreadyUp, StateFolder, new_description
 from deploy.local.supervisor import CannotStart, Options, default_engine_root, programs_of
 from deploy.local.view import View
 from shared.runtime.clock import SystemClock
-
-NEW_KEYS = (
-    "the keys of the backup were not restored: put the old folder of keys back, or no version can be proven and "
-    "none is loaded"
-)
 
 
 def restore(
@@ -46,11 +37,6 @@ def restore(
     check: Annotated[
         bool, typer.Option("--check", help="Read and verify the whole backup, and change nothing.")
     ] = False,
-    with_keys: Annotated[
-        bool, typer.Option("--with-keys", help="Restore the folder of keys first, from the backup.")
-    ] = False,
-    keys_folder: KeysOption = None,
-    passphrase_file: PassphraseOption = None,
     nats: NatsOption = None,
     state: StateOption = None,
     as_json: JsonOption = False,
@@ -62,9 +48,8 @@ def restore(
     """
     if check and nats is not None:
         raise CommandError("--nats changes nothing with --check; leave one of them out", Exit.USAGE)
-    progress = Progress(time.monotonic, shown=not as_json)
     chosen = choose(open_location(location), backup, digest)
-    size = verify(chosen, progress)
+    size = verify(chosen)
     manifest = chosen.manifest
     if not check:
         folder = None if _is_elsewhere(state) else folder_of(state)
@@ -72,11 +57,7 @@ def restore(
             raise CommandError("--nats is for the stack on this machine: the servers elsewhere are there", Exit.USAGE)
         if folder is not None and folder.is_held():
             raise CommandError(f"a stack is up in {folder.shown}; stop it with `slipway down`")
-        if with_keys:
-            _unpack(chosen, keys_folder or (keys_in(folder.path) if folder else None), required(passphrase_file))
-        _restore(folder, chosen, progress, nats)
-        if manifest.keys is not None and not with_keys:
-            warn(NEW_KEYS)
+        _restore(folder, chosen, nats)
     facts = {"backup": manifest.name(), "digest": chosen.digest, "objects": manifest.object_count, "bytes": size}
     if as_json:
         show_json({**facts, "restored": not check})
@@ -92,15 +73,6 @@ def _is_elsewhere(state: Path | None) -> bool:
     if name is not None and state is None:
         return named_context(name).state is None
     return state is None and settings.nats_url is not None
-
-
-def _unpack(chosen: Chosen, folder: Path | None, passphrase_file: Path) -> None:
-    if chosen.manifest.keys is None:
-        raise CommandError("this backup has no keys: it was taken without --with-keys; leave the option out")
-    if folder is None:
-        raise CommandError("the folder for the keys is not known: name it with --keys-folder")
-    data = b"".join(chosen.location.read(chosen.manifest.keys))
-    unpack(data, read_passphrase(passphrase_file), folder)
 
 
 def note_shape(folder: StateFolder, chosen: Chosen, nats: int | None = None) -> int:
@@ -119,11 +91,11 @@ def note_shape(folder: StateFolder, chosen: Chosen, nats: int | None = None) -> 
     return size
 
 
-def _restore(folder: StateFolder | None, chosen: Chosen, progress: Progress, nats: int | None) -> None:
+def _restore(folder: StateFolder | None, chosen: Chosen, nats: int | None) -> None:
     clock = SystemClock()
 
     async def work() -> None:
-        await put_back(find_stack(None if folder is None else folder.path), chosen, clock, progress)
+        await put_back(find_stack(None if folder is None else folder.path), chosen, clock)
 
     if folder is None:
         asyncio.run(work())

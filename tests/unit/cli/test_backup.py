@@ -1,16 +1,13 @@
-"""Backups: what belongs to one, where they are kept, the keys in them, and damage that is found before anything is written."""
+"""Backups: what belongs to one, where they are kept, and damage that is found before anything is written."""
 
-import io
 import json
 import stat
-import tarfile
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from clients.cli.backup import keys
 from clients.cli.backup.contents import (
     BUCKETS_IN_ORDER,
     BackupManifest,
@@ -18,17 +15,14 @@ from clients.cli.backup.contents import (
     StreamCopy,
     belongs,
     digest_in,
-    is_same_stream,
 )
-from clients.cli.backup.keys import extract, pack, read_passphrase, unpack
 from clients.cli.backup.locations import BucketPrefix, Folder
 from clients.cli.backup.options import open_location
-from clients.cli.backup.progress import Progress, size_text
 from clients.cli.backup.restoring import choose, verify
 from clients.cli.backup.taking import keep_list
 from clients.cli.commands.restore import note_shape, restore
 from clients.cli.commands.stack import parse_nats, parse_tritons
-from clients.cli.output import CommandError, Exit
+from clients.cli.output import CommandError, Exit, size_text
 from contracts.event_archive import EventArchive
 from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import DATA_FORMAT
@@ -39,7 +33,6 @@ from shared.runtime.settings import Connection
 from tests.kit.conformance_backup_locations import BackupLocationConformance, blob_of
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
-QUIET = Progress(lambda: 0.0, shown=False)
 
 
 class TestFolder(BackupLocationConformance):
@@ -98,91 +91,12 @@ def test_a_key_names_its_digest_or_none():
     assert digest_in("versions/tiny/1/manifest.json") is None
 
 
-def test_a_stream_is_copied_again_once_anything_of_it_changed():
-    state = {"messages": 3, "bytes": 10, "first_seq": 1, "last_seq": 3, "consumer_count": 1}
-    copy = StreamCopy(name="S", created="t", config={"name": "S"}, state=state, chunks=())
-    assert is_same_stream(copy, "t", {"name": "S"}, {**state, "consumer_count": 2})
-    for changed in ({"messages": 2}, {"last_seq": 4}, {"bytes": 11}, {"first_seq": 2}, {"num_deleted": 1}):
-        assert not is_same_stream(copy, "t", {"name": "S"}, {**state, **changed})
-    assert not is_same_stream(copy, "later", {"name": "S"}, state)
-
-
-def test_keys_open_with_their_passphrase_only(tmp_path):
-    folder, back = tmp_path / "keys", tmp_path / "back"
-    (folder / "credentials").mkdir(parents=True)
-    (folder / "ca-key.pem").write_text("secret")
-    (folder / "ca-key.pem").chmod(0o600)
-    (folder / "console-local").symlink_to("credentials")
-    data = pack(folder, "correct horse battery")
-    assert b"secret" not in data
-    with pytest.raises(CommandError, match="another one"):
-        unpack(data, "incorrect horse battery", back)
-    assert not back.exists() or not any(back.iterdir())
-    unpack(data, "correct horse battery", back)
-    assert (back / "ca-key.pem").read_text() == "secret"
-    assert stat.S_IMODE((back / "ca-key.pem").stat().st_mode) == 0o600
-    assert str((back / "console-local").readlink()) == "credentials"
-    with pytest.raises(CommandError, match="holds keys already"):
-        unpack(data, "correct horse battery", back)
-
-
-def test_keys_that_are_too_much_work_for_a_machine_are_tried_again_and_blame_no_passphrase(tmp_path, monkeypatch):
-    """age estimates the work from how fast the machine is at that moment; a busy one was told of a wrong passphrase."""
-    monkeypatch.setattr(keys, "PAUSE_S", 0.0)
-    (tmp_path / "ca-key.pem").write_text("secret")
-    version, stanza, rest = pack(tmp_path, "correct horse battery").split(b"\n", 2)
-    much = b"\n".join((version, stanza.rpartition(b" ")[0] + b" 40", rest))
-    with pytest.raises(CommandError, match="too busy or too slow") as caught:
-        unpack(much, "correct horse battery", tmp_path / "back")
-    assert "another one" not in str(caught.value)
-    assert not (tmp_path / "back").exists()
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, linkname: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, linkname
-    return info
-
-
-@pytest.mark.parametrize(
-    "members",
-    [
-        [member("../outside")],
-        [member("/outside")],
-        [member("link", tarfile.SYMTYPE, "../outside")],
-        [member("link", tarfile.LNKTYPE, "../outside")],
-        [member("here", tarfile.SYMTYPE, "."), member("up", tarfile.SYMTYPE, "here/.."), member("up/outside")],
-        [member("here", tarfile.SYMTYPE, "."), member("up", tarfile.SYMTYPE, "here/../outside"), member("up")],
-        [member("here", tarfile.SYMTYPE, "."), member("up", tarfile.SYMTYPE, "here/../outside")],
-        [member("up", tarfile.SYMTYPE, "other"), member("up")],
-        [member("pipe", tarfile.FIFOTYPE)],
-        [member("device", tarfile.CHRTYPE)],
-    ],
-)
-def test_keys_that_would_be_written_elsewhere_are_refused(tmp_path, members):
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for info in members:
-            tar.addfile(info)
-    with pytest.raises(CommandError, match="are not as `slipway backup` writes them"):
-        extract(archive.getvalue(), tmp_path / "keys" / "back")
-    assert not list(tmp_path.rglob("*outside"))
-
-
-def test_a_short_passphrase_is_refused(tmp_path):
-    (tmp_path / "short").write_text("secret\n")
-    with pytest.raises(CommandError, match="has 6 characters, the shortest may have 16"):
-        read_passphrase(tmp_path / "short")
-    with pytest.raises(CommandError, match="cannot be read"):
-        read_passphrase(tmp_path / "none")
-
-
 def kept(location: Folder, **changed) -> BackupManifest:
     """Commit a backup of one object and one stream."""
     location.put(blob_of(b"weights"), [memoryview(b"weights")])
     location.put(blob_of(b"messages"), [memoryview(b"messages")])
     copy = ObjectCopy(key="blobs/x", version_id="1", modified=NOW, digest=digest_of(b"weights"), size_bytes=7)
-    stream = StreamCopy(name="S", created="t", config={}, state={}, chunks=(blob_of(b"messages"),))
+    stream = StreamCopy(name="S", config={}, state={}, chunks=(blob_of(b"messages"),))
     manifest = BackupManifest(
         data_format=DATA_FORMAT,
         version="0.1.0",
@@ -203,7 +117,7 @@ def test_a_whole_backup_is_verified(tmp_path):
     manifest = kept(location)
     chosen = choose(location, None, None)
     assert chosen.manifest == manifest
-    assert verify(chosen, QUIET) == 15 + manifest.objects.size_bytes
+    assert verify(chosen) == 15 + manifest.objects.size_bytes
 
 
 def test_a_restored_stack_has_the_ports_and_the_tritons_that_its_routes_name(tmp_path):
@@ -259,7 +173,7 @@ def test_damage_of_any_part_is_found_before_anything_is_restored(tmp_path, data,
     else:
         path.write_bytes(data[:-1] + (b"?" if damage == "flipped" else b""))
     with pytest.raises(CommandError, match="damaged"):
-        verify(choose(location, None, None), QUIET)
+        verify(choose(location, None, None))
 
 
 def test_a_manifest_that_was_changed_is_refused_where_its_digest_was_noted(tmp_path):
@@ -314,14 +228,8 @@ def test_the_authority_and_the_region_of_the_backups_server_are_settings_of_thei
         open_location("s3://backups/x")
 
 
-def test_progress_names_what_is_copied_and_how_much(capsys):
-    times = iter([0.0, 0.0, 1.0, 3.0])
-    progress = Progress(lambda: next(times))
-    progress.step("store", total=4096, items=2)
-    progress.add_item(1024)
-    progress.add_item(1024)
-    assert capsys.readouterr().err.splitlines() == [
-        "store: 0 of 2 objects, 0 bytes of 4.0 KiB",
-        "store: 2 of 2 objects, 2.0 KiB of 4.0 KiB, 683 bytes/s",
-    ]
-    assert size_text(5 * 1024**4) == "5.0 TiB"
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (5 * 1024**5, "5120.0 TiB")]
+)
+def test_a_size_is_written_in_the_unit_that_fits(size, text):
+    assert size_text(size) == text
