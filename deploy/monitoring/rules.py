@@ -55,7 +55,10 @@ _TARGET = '{environment="production",target="chat.v2.int8"'
 
 P95_TTFT = Recording("target:slipway_gateway_ttft_seconds:p95_rate5m", quantile(0.95, m.TTFT, "5m", *m.TTFT.labels))
 P95_E2E = Recording("target:slipway_gateway_e2e_seconds:p95_rate5m", quantile(0.95, m.E2E, "5m", *m.E2E.labels))
-_ALL, _FAILED = (by(rate(m.REQUESTS, "5m", **chosen), *m.TTFT.labels) for chosen in ({}, {"outcome": "error"}))
+_ALL, _FAILED, _REJECTED = (
+    by(rate(m.REQUESTS, "5m", **chosen), *m.TTFT.labels)
+    for chosen in ({}, {"outcome": "error"}, {"outcome": "rejected", "environment": "production"})
+)
 ERROR_RATIO = Recording("target:slipway_gateway_errors:ratio_rate5m", f"({_FAILED} or 0 * {_ALL})\n  / {_ALL}")
 RECORDINGS: Final = (P95_TTFT, P95_E2E, ERROR_RATIO)
 
@@ -101,6 +104,20 @@ RULES: Final[tuple[Rule, ...]] = (
         {
             f'{m.REQUESTS}{_TARGET},outcome="error"}}': "0+1x120",
             f'{m.REQUESTS}{_TARGET},outcome="ok"}}': "0+99x120",
+        },
+        {"environment": "production", "target": "chat.v2.int8"},
+    ),
+    Rule(
+        "SlipwayAllRejected",
+        f"({_REJECTED}) / ({_ALL}) > 0.9",
+        "10m",
+        "warning",
+        "{{ $labels.target }} rejects {{ $value | humanizePercentage }} of its requests: its callers, or the version",
+        "docs/runbooks/errors.md",
+        {f'{m.REQUESTS}{_TARGET},outcome="rejected"}}': "0+99x120", f'{m.REQUESTS}{_TARGET},outcome="ok"}}': "0+1x120"},
+        {
+            f'{m.REQUESTS}{_TARGET},outcome="rejected"}}': "0+50x120",
+            f'{m.REQUESTS}{_TARGET},outcome="ok"}}': "0+50x120",
         },
         {"environment": "production", "target": "chat.v2.int8"},
     ),
