@@ -21,10 +21,9 @@ ATTESTED_BY: Final[Mapping[Step, str]] = {
     "deploy": "registry",
     "audit": "registry",
     "lock": "registry",
-    "archive": "registry",
 }
 """The service whose key attests a step."""
-LISTED_AS: Final[Mapping[Step, Step]] = {"lock": "register", "archive": "audit"}
+LISTED_AS: Final[Mapping[Step, Step]] = {"lock": "register"}
 """Steps that lists of keys do not name, and the listed step whose keys attest them too: earlier lists stay valid."""
 ATTESTERS: Final = tuple(dict.fromkeys(ATTESTED_BY.values()))
 

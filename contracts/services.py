@@ -31,7 +31,6 @@ RECORD_KEYS: dict[str, tuple[str, ...]] = {
     "alerts": ("*.{model}",),
     "api-keys": (),
     "api-usage": (),
-    "archive": (),
     "audit": (),
     "drills": ("*.{model}",),
     "mirrors": (),
@@ -83,7 +82,6 @@ class ServiceContract:
     hears: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream that it only listens to"})
     answers: tuple[Exchange, ...] = field(default=(), metadata={"about": "requests of publishers that it answers"})
     looks_up: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads without a consumer"})
-    trims: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it removes archived messages of"})
     measures: tuple[Stream, ...] = field(default=(), metadata={"about": "streams whose size it reads"})
     follows: tuple[Stream, ...] = field(default=(), metadata={"about": "streams that it reads whole, as people do"})
     calls: tuple[Peer, ...] = field(default=(), metadata={"about": "what it connects to besides bus and store"})
@@ -112,12 +110,11 @@ SERVICES: dict[str, ServiceContract] = {
                 f.StageReleased, f.RehearsalRequested, f.ApprovalRequested, f.TrafficRequested, f.ReleaseFinished,
                 f.DeadlinePassed, f.VariantFailed, f.OrderRefused, f.OrderAccepted, f.AlertRaised, f.AlertResolved,
             ),
-            owns=("releases", "audit", "archive"),
+            owns=("releases", "audit"),
             reads_records=("policies", "routes", "api-keys", "mirrors"),
             answers=(Exchange(UPLOADS, UploadRequest, UploadAnswer),),
             looks_up=(INBOX, ORDERS),
-            measures=(DEADLETTER, EVENTS, INBOX),
-            trims=(EVENTS,),
+            measures=(DEADLETTER, INBOX),
             calls=("outside",),
         ),
         ServiceContract(
@@ -200,7 +197,7 @@ SERVICES: dict[str, ServiceContract] = {
         ServiceContract("mirror", reads_records=("routes", "mirrors"), looks_up=(EVENTS,), calls=("outside",)),
         ServiceContract(
             "console",
-            reads_records=("routes", "archive", "servers"),
+            reads_records=("routes", "servers"),
             follows=(INBOX, ORDERS, EVENTS, DEADLETTER),
             hears=(f"{DEMAND_PREFIX}.*", f"{RUNNING_PREFIX}.*"),
             calls=("gateway", "outside"),

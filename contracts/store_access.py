@@ -7,7 +7,6 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from .event_archive import PREFIX as EVENTS_ARCHIVE
 from .garbage import DECISIONS, HOLDS
 from .garbage import PREFIX as GC
 from .identities import IdentityName, Role
@@ -26,7 +25,6 @@ PREFIXES: Final = (
     "bases/",
     "blobs/",
     "checkpoints/",
-    EVENTS_ARCHIVE,
     GC,
     HOLDS,
     "manifests/benchmark/",
@@ -80,13 +78,13 @@ EVERYTHING: Final = ("",)
 SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
     "registry": StoreAccess(
         reads=(
-            "attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, EVENTS_ARCHIVE, GC, "manifests/", PROBE,
+            "attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, GC, "manifests/", PROBE,
             "versions/",
         ),
-        writes=("audit/", "checkpoints/*/uploads/", EVENTS_ARCHIVE, _CLAIMS, "versions/"),
+        writes=("audit/", "checkpoints/*/uploads/", _CLAIMS, "versions/"),
         deletes=("blobs/", "checkpoints/*/blobs/"),  # erased text, and uploads that are not what was announced
         sees_uploads=True,
-        retains=(*_LOCKED, "audit/", EVENTS_ARCHIVE),
+        retains=(*_LOCKED, "audit/"),
         unmasks=_LOCKED,
         sees_lock=True,
     ),
@@ -132,7 +130,7 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         gets=("blobs/", *_CHECKPOINTS, "manifests/benchmark/", "manifests/merged/"),  # whose names are in manifests
     ),
     "console": StoreAccess(
-        reads=("attestations/", "bases/", *_CHECKPOINTS, EVENTS_ARCHIVE, "manifests/", PROBE, "versions/"),
+        reads=("attestations/", "bases/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),
         gets=("blobs/",),
     ),
 }  # fmt: skip

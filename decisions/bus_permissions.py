@@ -93,8 +93,6 @@ def service_permissions(service: ServiceContract) -> Permissions:
         publish += [f"{DEADLETTER_PREFIX}.{service.name}", f"{DEADLETTER_PREFIX}.*.{service.name}"]
     publish += [f"$JS.API.STREAM.MSG.GET.{stream}" for stream in _looked_up(service)]
     publish += [f"$JS.API.STREAM.INFO.{stream}" for stream in service.measures]
-    for stream in service.trims:
-        publish += [f"$JS.API.STREAM.PURGE.{stream}", f"$JS.API.CONSUMER.INFO.{stream}.*"]
     written, read = (*service.owns, *service.edits), service.reads_records
     publish += [f"$KV.{bucket}.>" for bucket in written]
     publish += [f"$JS.API.STREAM.PURGE.KV_{bucket}" for bucket in service.forgets]

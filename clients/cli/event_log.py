@@ -100,12 +100,6 @@ def subjects_in(stream: str, models: Sequence[str] | None, where: EventFilter | 
     return [">"] if models is None else [each for model in models for each in subjects_about(stream, model)]
 
 
-def subject_matches(pattern: str, subject: str) -> bool:
-    """Return whether a subject is one of a filter's, which has `*` for any token."""
-    tokens, named = pattern.split("."), subject.split(".")
-    return len(tokens) == len(named) and all(a in ("*", b) for a, b in zip(tokens, named, strict=True))
-
-
 async def log_begin(js: JetStreamContext) -> datetime | None:
     """Return when the first event of the log was stored, or the last one of an empty log; None if none was removed."""
     offset, total = 0, 1
@@ -125,19 +119,12 @@ async def read_history(
     model: str | None = None,
     where: EventFilter | None = None,
     since: datetime | None = None,
-    *,
-    before_log: bool = False,
 ) -> list[LoggedEvent]:
     """Return the events of the log so far, or those that a filter selects, in the order of time.
 
-    Without a model, they are about the models that this identity may read. Events before `since` are not read, nor
-    announcements and orders from before the log begins, unless `before_log`: what came of them is in the archive
-    (`archived_events`).
+    Without a model, they are about the models that this identity may read. Events before `since` are not read.
     """
     since = since if where is None else where.since or since
-    begin = None if before_log else await log_begin(js)
-    if begin is not None:
-        since = begin if since is None else max(since, begin)
     history: list[LoggedEvent] = []
     own = await own_models(js)
     models = (model,) if model is not None else own

@@ -21,7 +21,6 @@ from clients.cli.names import (
     target_in_route,
     version_in_role,
 )
-from clients.cli.reading import own_models
 from clients.cli.recorded_releases import recorded_releases
 from clients.cli.serving import read_route
 from contracts.vocabulary import Target
@@ -102,11 +101,8 @@ async def resolve_text(js: JetStreamContext, what: str | None) -> str | None:
 async def unknown_release(js: JetStreamContext, what: str) -> str:
     """Return what an error says of a release that was not found: that it may be older than the log, if it may."""
     name, begin = parse_name(what), await log_begin(js)
-    older = "" if name.model else "name an older one as MODEL@vN"
-    if name.model and await own_models(js) is not None:
-        older = "this identity may not read the archive"
-    if begin is not None and older:
-        return f"there is no release {what} in the event log, which begins at {begin:%Y-%m-%d %H:%M} UTC; {older}"
+    if begin is not None:
+        return f"there is no release {what} in the event log, which begins at {begin:%Y-%m-%d %H:%M} UTC"
     about = f"no release of {what} yet" if name.is_model else f"there is no release {what}"
     return f"{about}{await advice(js, name.model or None, 'slipway status')}"
 

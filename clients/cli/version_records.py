@@ -2,20 +2,19 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from clients.cli.archived_events import read_whole
 from clients.cli.connection import StackAddress, connected
 from clients.cli.event_log import OF_RELEASES, read_history
 from clients.cli.output import CommandError, Exit
 from clients.cli.reading import RecordsOfModels
 from contracts.envelope import Event
-from contracts.facts import ReleaseOpened, VariantBenchmarked
+from contracts.facts import VariantBenchmarked
 from contracts.manifests import BaseManifest, DeploymentRecord, VariantManifest, VersionManifest
 from contracts.routes import Route
-from contracts.vocabulary import ArtifactRef, Variant
+from contracts.vocabulary import ArtifactRef, Target, Variant
 from shared.errors import SlipwayError
 from shared.storage.blobs import Store
 
@@ -27,7 +26,7 @@ FINGERPRINT = re.compile(
 
 @dataclass(frozen=True)
 class Version:
-    """An immutable version, its deployments, and its benchmarks."""
+    """An immutable version, its deployments (oldest first), and its benchmarks."""
 
     manifest: VersionManifest
     digest: str
@@ -77,13 +76,35 @@ def look_up_version(store: Store, model: str, number: int) -> Version | None:
     data = store.find(key)
     if data is None:
         return None
-    records = [store.find(key) for key in store.keys(f"versions/{model}/{number}/deployments/")]
-    deployments = [DeploymentRecord.model_validate_json(record) for record in records if record]
     return Version(
         VersionManifest.model_validate_json(data),
         store.ref_to(key).digest,
-        tuple(sorted(deployments, key=lambda record: (record.deployed_at, record.epoch))),
+        read_deployments(store, f"versions/{model}/{number}/deployments/"),
     )
+
+
+def read_deployments(store: Store, prefix: str) -> tuple[DeploymentRecord, ...]:
+    """Return the deployment records below a prefix, such as `versions/MODEL/`, oldest first."""
+    records = [store.find(key) for key in store.keys(prefix) if "/deployments/" in key]
+    deployments = [DeploymentRecord.model_validate_json(record) for record in records if record]
+    return tuple(sorted(deployments, key=lambda record: (record.deployed_at, record.epoch)))
+
+
+def course_of(records: Iterable[DeploymentRecord], number: int) -> list[tuple[DeploymentRecord, Target | None]]:
+    """Return the deployments of a version and those that took its traffic over, each with what was active before.
+
+    Args:
+        records: The deployments of all versions of its model, oldest first.
+        number: The version.
+    """
+    course: list[tuple[DeploymentRecord, Target | None]] = []
+    active: Target | None = None
+    for record in records:
+        takes_over = record.weight_ratio == 1.0 and record.target != active
+        if record.target.version == number or (takes_over and active is not None and active.version == number):
+            course.append((record, active))
+        active = record.target if takes_over else active
+    return course
 
 
 def kept_variant(store: Store, ref: ArtifactRef) -> VariantManifest | None:
@@ -105,21 +126,10 @@ async def read_routes(stack: StackAddress) -> dict[str, Route]:
         return await RecordsOfModels(client.jetstream(timeout=10), "routes", Route).all()
 
 
-async def read_events(stack: StackAddress, model: str | None, version: int | None = None) -> list[Event[Any]]:
-    """Return the events of releases: of all that the log has, or of one model.
-
-    If the log does not reach back to the model's version, or to any release of it, the archive is read, too.
-    """
-
-    def opens(event: Event[Any]) -> bool:
-        return isinstance(event.data, ReleaseOpened) and version in (None, event.data.version)
-
+async def read_events(stack: StackAddress, model: str) -> list[Event[Any]]:
+    """Return the events of releases of a model that the log has."""
     async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
-        events = [logged.event for logged in await read_history(js, model, OF_RELEASES)]
-        if model is None or any(opens(event) for event in events):
-            return events
-        return [logged.event for logged in await read_whole(js, stack, model, OF_RELEASES, last=opens)]
+        return [logged.event for logged in await read_history(client.jetstream(timeout=10), model, OF_RELEASES)]
 
 
 def benchmarks_in(events: Sequence[Event[Any]], model: str, number: int) -> tuple[VariantBenchmarked, ...]:
@@ -137,7 +147,7 @@ async def gather_version(stack: StackAddress, model: str, number: int) -> Versio
     """Return a version with its deployments and benchmarks."""
     store = await asyncio.to_thread(open_store, stack)
     version = await asyncio.to_thread(find_version, store, model, number)
-    return with_benchmarks(version, await read_events(stack, model, number))
+    return with_benchmarks(version, await read_events(stack, model))
 
 
 def with_benchmarks(version: Version, events: Sequence[Event[Any]]) -> Version:

@@ -13,7 +13,7 @@ from shared.errors import SlipwayError, Transient
 from shared.messaging import topology
 from shared.messaging.credentials import connect, require_identity
 from shared.messaging.patience import NO_LEADER, ask_again
-from shared.messaging.provision import JOIN_S, limits_of, provision_when_joined
+from shared.messaging.provision import JOIN_S, provision_when_joined, settings_of
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
 from shared.storage.object_lock import NO_LOCK
@@ -49,7 +49,7 @@ async def prepare(connection: Connection) -> None:
         await _await_leader(client)
         js = client.jetstream(timeout=30)
         await _check_format(store, js, connection)
-        await provision_when_joined(js, replicas=connection.replicas, limits=limits_of(connection))
+        await provision_when_joined(js, **settings_of(connection))
     finally:
         await client.close()
 

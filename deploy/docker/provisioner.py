@@ -16,7 +16,7 @@ from contracts.identities import PROVISIONER
 from contracts.services import TELEMETRY
 from shared.messaging import topology
 from shared.messaging.credentials import connect, require_identity
-from shared.messaging.provision import limits_of, provision
+from shared.messaging.provision import provision, settings_of
 from shared.runtime.settings import Connection
 
 EVERY_S = 2.0
@@ -53,7 +53,7 @@ async def _look_on(js: JetStreamContext, connection: Connection, stamp: Path, ev
                 names = ", ".join(sorted(missing))
                 _print(f"the bus has no {names}: restore its volume or a backup, or start with an empty one by prepare")
             elif missing or not whole:
-                await provision(js, replicas=connection.replicas, limits=limits_of(connection))
+                await provision(js, **settings_of(connection))
                 if missing:
                     _print(f"the bus was restarted; {TELEMETRY} and its consumers were made again")
         await asyncio.to_thread(stamp.with_name(LOOKED).touch)

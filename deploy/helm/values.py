@@ -109,6 +109,8 @@ class Nats(Strict):
     """Account of Slipway in NATS, for KEDA."""
     events_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 8 * 1024**3
     """Limit of the event log."""
+    events_max_days: Annotated[int, Field(ge=1)] = 90
+    """Days that announcements, orders and events are kept."""
     egress: Peers = Peers()
     volume: Claim = Claim(size="20Gi")
     resources: Resources = Resources(requests={"cpu": "500m", "memory": "512Mi"}, limits={"memory": "2Gi"})

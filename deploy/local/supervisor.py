@@ -337,7 +337,7 @@ class Supervisor:
         import nats
 
         from shared.messaging.credentials import connect
-        from shared.messaging.provision import provision_when_joined
+        from shared.messaging.provision import provision_when_joined, settings_of
 
         async def ignore(_error: Exception) -> None:
             """Drop the error of one address: another server, or the next attempt, may do."""
@@ -348,7 +348,7 @@ class Supervisor:
                 client = await connect(connection, connect_timeout=5, error_cb=ignore)
                 try:
                     js = client.jetstream(timeout=30)
-                    await provision_when_joined(js, replicas=connection.replicas, within_s=JOIN_S)
+                    await provision_when_joined(js, **settings_of(connection), within_s=JOIN_S)
                 finally:
                     await client.close()
             except (nats.errors.Error, OSError) as error:

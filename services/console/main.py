@@ -3,8 +3,6 @@
 import asyncio
 from contextlib import aclosing
 
-from contracts.event_archive import BUCKET, EventArchive
-from services.console.adapters.archived_log import WholeLog
 from services.console.adapters.artifacts import artifacts_of
 from services.console.adapters.dead_letters import StoredDeadLetters
 from services.console.adapters.fleets import BusFleets, GatewayReports
@@ -25,15 +23,12 @@ from services.console.protection import Protection
 from services.console.settings import ConsoleSettings
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
-from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import serve
 from shared.runtime.settings import Connection, read_settings
 from shared.runtime.team_list import TeamList
 from shared.runtime.telemetry import configure_logging
-from shared.storage.blobs import Store
-from shared.storage.kv import Bucket
 
 
 async def run(connection: Connection, settings: ConsoleSettings) -> None:
@@ -42,7 +37,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
     bus, hub = Bus(connection, SERVICE, clock), Hub(settings.stream_clients, clock)
     index, sessions = Index(settings.index or folder / "index.db"), Sessions(folder / "sessions.db", clock)
     people = People(settings.identities, settings.credentials, TeamList(connection.teams, clock, every_s=1.0).require())
-    log = log_of(bus, connection)
+    log = StreamLog(lambda: bus.js)
     follower = Follower(log, index, percentile_ms, hub.publish)
     gateway = GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None
     reports, protection = GatewayReports(clock), Protection(clock)
@@ -88,20 +83,10 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         sessions.close()
 
 
-async def follow(log: StreamLog | WholeLog, follower: Follower) -> None:
+async def follow(log: StreamLog, follower: Follower) -> None:
     """Keep the index up to date, for ever; the log is closed at the end."""
     async with aclosing(log):
         await follower.run()
-
-
-def log_of(bus: Bus, connection: Connection) -> StreamLog | WholeLog:
-    """Return the log; without a key of the store, it begins where the stream does."""
-    log = StreamLog(lambda: bus.js)
-    if connection.s3_credentials is None:
-        return log
-    return WholeLog(
-        log, lambda: Bucket(bus.js, BUCKET, EventArchive), Store(connection), Trust.from_settings(connection)
-    )
 
 
 def provider_of(settings: ConsoleSettings) -> Provider | None:

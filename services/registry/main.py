@@ -4,25 +4,16 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeVar
 
 from contracts.audit import AuditTail
-from contracts.event_archive import BUCKET, EventArchive
 from contracts.policy import ReleasePolicy
 from contracts.records import OutboxRecord
 from contracts.routes import Route
 from contracts.teams import Team
-from decisions.event_archive import Keeping
 from services.registry.adapters.audit import LoggedMessages, StoreAlerts, StoredSegments, segment_retention
-from services.registry.adapters.event_archive import (
-    StoredEventSegments,
-    StreamEventLog,
-    first_unaudited,
-    oldest_open,
-)
 from services.registry.adapters.inbox import StreamInbox, count_dead_letters
 from services.registry.adapters.locks import StoredLocks
 from services.registry.adapters.store import StoredArtifacts
@@ -35,10 +26,8 @@ from services.registry.domain.announcements import Announcements
 from services.registry.domain.locks import ModelLocks
 from services.registry.domain.record import Release
 from services.registry.domain.versions import ModelRecord
-from services.registry.event_archive import EventArchiver, Retain
 from services.registry.metrics import RegistryMetrics
 from services.registry.ports import Artifacts, LockedObjects, Ports
-from services.registry.release_records import ReleaseRecords
 from services.registry.settings import RegistrySettings
 from services.registry.uploads import ABORT_EVERY_S, Intake
 from services.registry.version_locks import VersionLocks
@@ -60,8 +49,6 @@ from shared.storage.kv import Bucket
 from shared.storage.object_lock import LockingStore
 
 R = TypeVar("R", bound=OutboxRecord)
-ARCHIVE_LIMIT_S = 600.0
-"""How long one look at the archive may take; what it did until then is counted."""
 
 
 def connect_ports(
@@ -97,22 +84,6 @@ def connect_locks(
     return VersionLocks(objects, records, ports.routes, settings, owner=uuid.uuid4().hex, clock=clock)
 
 
-def connect_archive(
-    bus: Bus, audit: AuditWriter, segments: StoredEventSegments, records: ReleaseRecords, settings: RegistrySettings
-) -> EventArchiver:
-    """Return what archives and trims the event log, on a connected bus."""
-    keeping = Keeping(timedelta(days=settings.log_keep_days), settings.log_full_ratio)
-    return EventArchiver(
-        log=StreamEventLog(lambda: bus.js),
-        record=Bucket(bus.js, BUCKET, EventArchive, service=SERVICE),
-        segments=segments,
-        oldest_release=oldest_open(records),
-        unaudited=first_unaudited(audit.messages, audit.tail),
-        retain=Retain(timedelta(seconds=settings.archive_s), keeping),
-        clock=audit.clock,
-    )
-
-
 async def run(connection: Connection, settings: RegistrySettings) -> None:
     """Connect, subscribe and serve until SIGTERM."""
     clock, sources = SystemClock(), settings.sources
@@ -134,19 +105,14 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
     tail = Bucket(bus.js, "audit", AuditTail, service=SERVICE)
     segments = StoredSegments(locking, attester, trust, partial(segment_retention, locking, settings, clock))
     audit = AuditWriter(LoggedMessages(lambda: bus.js), tail, segments, StoreAlerts(bus, artifacts), clock)
-    archived = StoredEventSegments(locking, attester, trust, partial(segment_retention, locking, settings, clock))
-    archiver = connect_archive(bus, audit, archived, registry.records, settings)
     auditor = Sweeper("audit", audit.keys, audit.sweep, every_s=settings.audit_s)
-    archives = Sweeper(
-        "archive", archiver.keys, archiver.sweep, every_s=settings.archive_sweep_s, item_limit_s=ARCHIVE_LIMIT_S
-    )
     keeper = Sweeper("locks", registry.records.models, held.sweep, every_s=settings.lock_sweep_s)
 
     staged = StagedUploads(connection, settings.upload_endpoint, settings.upload_url_s, clock)
     intake = Intake(staged, artifacts.sizes, teams.read)
     uploads = UploadRequests(bus.client, intake)
     aborter = Sweeper("uploads", intake.keys, intake.sweep, every_s=ABORT_EVERY_S)
-    sweepers = (*registry.sweepers, auditor, archives, keeper, aborter)
+    sweepers = (*registry.sweepers, auditor, keeper, aborter)
 
     async def count() -> None:
         await metrics.keep_counting(lambda: count_dead_letters(bus.js))

@@ -47,23 +47,7 @@ class RegistrySettings(BaseSettings):
     """Seconds that a promotion waits for its lock at most; then it goes on, and the next sweep locks."""
 
     lock_audit_days: float = Field(default=365.0, gt=0, le=3650)
-    """Days that a segment of the audit log, or of the archived event log, is kept from when it is written; not
-    renewed."""
-
-    archive_s: float = Field(default=3600.0, gt=0)
-    """Seconds after which an event is in a segment of the archive at the latest; 10,000 events or 16 MiB make one at
-    once."""
-
-    archive_sweep_s: float = Field(default=60.0, gt=0)
-    """Seconds between two looks at what the archive of the event log lacks, and at what the log may be trimmed of."""
-
-    log_keep_days: float = Field(default=90.0, ge=1, le=3650)
-    """Days that an event stays in the event log after the archive has it; longer while a release under way needs it, or
-    a service or the audit log has not read it."""
-
-    log_full_ratio: float = Field(default=0.7, gt=0, le=0.9)
-    """Share of its limit (`SLIPWAY_EVENTS_MAX_BYTES`) beyond which the event log is trimmed earlier, of events that are
-    a day old and archived."""
+    """Days that a segment of the audit log is kept from when it is written; not renewed."""
 
     upload_endpoint: str | None = None
     """Host and port at which publishers reach the store (TLS); without it, `SLIPWAY_S3_ENDPOINT`. URLs for uploads are

@@ -37,6 +37,7 @@ async def provision(
     replicas: int = 1,
     dedupe_window_s: float | None = None,
     limits: Mapping[str, int] | None = None,
+    event_days: float = topology.EVENT_DAYS,
 ) -> None:
     """Make the bus look like `shared.messaging.topology` declares; safe to run again at any time.
 
@@ -48,6 +49,7 @@ async def provision(
         replicas: Copies of each stream and bucket.
         dedupe_window_s: How long a stream remembers message ids.
         limits: Bytes by stream name, where they differ from `topology.LIMITS`.
+        event_days: How many days events are kept.
 
     Raises:
         RuntimeError: The server's file store is smaller than the limits of all streams and buckets.
@@ -56,7 +58,8 @@ async def provision(
     allowed = {**topology.LIMITS, **(limits or {})}
     inbox = await _live(js, INBOX)
     try:
-        for stream in topology.streams(replicas=replicas, dedupe_window_s=window, limits=allowed):
+        declared = topology.streams(replicas=replicas, dedupe_window_s=window, limits=allowed, event_days=event_days)
+        for stream in declared:
             await _ensure(js, str(stream.name), stream.as_dict(), partial(js.add_stream, stream))
         await _at_once([partial(js.add_consumer, name, consumer) for name, consumer in topology.consumers()])
         await _at_once(
@@ -77,7 +80,12 @@ async def provision(
 
 
 async def provision_when_joined(
-    js: JetStreamContext, *, replicas: int, limits: Mapping[str, int] | None = None, within_s: float = JOIN_S
+    js: JetStreamContext,
+    *,
+    replicas: int,
+    limits: Mapping[str, int] | None = None,
+    event_days: float = topology.EVENT_DAYS,
+    within_s: float = JOIN_S,
 ) -> None:
     """Provision, once enough servers have joined the cluster for all copies; for the arguments see `provision`.
 
@@ -88,7 +96,7 @@ async def provision_when_joined(
     ends_s = asyncio.get_running_loop().time() + within_s
     while True:
         try:
-            await provision(js, replicas=replicas, limits=limits)
+            await provision(js, replicas=replicas, limits=limits, event_days=event_days)
         except APIError as error:
             if error.err_code not in _NOT_YET or asyncio.get_running_loop().time() > ends_s:
                 raise
@@ -176,16 +184,17 @@ def merge(live: Mapping[str, Any], declared: Mapping[str, Any], *, used_bytes: i
     return settings
 
 
-def limits_of(connection: Connection) -> dict[str, int]:
-    """Return the limits of size that an installation sets for itself."""
-    return {} if connection.events_max_bytes is None else {EVENTS: connection.events_max_bytes}
+def settings_of(connection: Connection) -> dict[str, Any]:
+    """Return what an installation sets for itself: `replicas`, `limits` and `event_days` of `provision`."""
+    limits = {} if connection.events_max_bytes is None else {EVENTS: connection.events_max_bytes}
+    return {"replicas": connection.replicas, "limits": limits, "event_days": connection.events_max_days}
 
 
 async def _main() -> None:
     connection = require_identity(Connection(), PROVISIONER)
     client = await connect(connection, PROVISIONER)
     try:
-        await provision(client.jetstream(timeout=30), replicas=connection.replicas, limits=limits_of(connection))
+        await provision(client.jetstream(timeout=30), **settings_of(connection))
     finally:
         await client.close()
 

@@ -45,7 +45,6 @@ BUCKETS = (
     "api-keys",
     "api-usage",
     "audit",
-    "archive",
     "notifications",
     "mirrors",
 )
@@ -55,7 +54,6 @@ _BUCKET_BYTES = {
     "alerts": 2048 * _MEBIBYTE,
     "rollbacks": 512 * _MEBIBYTE,
     "mirrors": 8 * _MEBIBYTE,
-    "archive": 64 * _MEBIBYTE,
 }
 LIMITS: Mapping[str, int] = {
     INBOX: 256 * _MEBIBYTE,
@@ -70,11 +68,14 @@ LIMITS: Mapping[str, int] = {
 A server whose store is full refuses every write, those of key-value records too. So no stream is without a limit, and
 the server's `max_file_store` is at least `file_bytes`: a full stream then never keeps a route from being written.
 """
-KEEPS_THE_NEWEST = (ORDERS, DEADLETTER)
+KEEPS_THE_NEWEST = (ORDERS, EVENTS, DEADLETTER)
 """Streams on disk that drop the oldest when they are full: what cannot be stored there would hold up other work.
 
-An order counts for a day at most, so an order of now matters more than any old one.
+An order counts for a day at most, so an order of now matters more than any old one. What releases and versions need of
+an event is in their records.
 """
+EVENT_DAYS = 90.0
+"""Days that announcements, orders and events are kept, unless an installation says otherwise."""
 CONSUMERS = 1000
 """Consumers that NATS lets a stream have since 2.15, unless its configuration says so (`default_max_consumers`)."""
 FROM_OUTSIDE_BYTES = EVENT_BYTES + 16 * 1024
@@ -87,9 +88,13 @@ def file_bytes(limits: Mapping[str, int] = LIMITS) -> int:
 
 
 def streams(
-    *, replicas: int = 1, dedupe_window_s: float = DEDUPE_WINDOW_S, limits: Mapping[str, int] = LIMITS
+    *,
+    replicas: int = 1,
+    dedupe_window_s: float = DEDUPE_WINDOW_S,
+    limits: Mapping[str, int] = LIMITS,
+    event_days: float = EVENT_DAYS,
 ) -> list[StreamConfig]:
-    """List the five streams; facts are kept without limit of age, telemetry is in memory and drops the oldest."""
+    """List the five streams; facts are kept for `event_days`, telemetry is in memory and drops the oldest."""
     kept = [
         StreamConfig(
             name=name,
@@ -98,7 +103,7 @@ def streams(
             storage=StorageType.FILE,
             num_replicas=replicas,
             duplicate_window=dedupe_window_s,
-            max_age=0.0,
+            max_age=0.0 if name == DEADLETTER else event_days * 86400.0,
             discard=DiscardPolicy.OLD if name in KEEPS_THE_NEWEST else DiscardPolicy.NEW,
             max_bytes=limits[name],
             allow_direct=True,

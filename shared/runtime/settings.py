@@ -113,6 +113,8 @@ class Connection(BaseSettings):
     """Copies of each stream and bucket in a NATS cluster."""
     events_max_bytes: int | None = Field(default=None, ge=1024 * 1024)
     """Limit of the event log, for disks without 8 GiB; it can raise the limit of an existing log, never lower it."""
+    events_max_days: float = Field(default=90.0, ge=1.0)
+    """Days that announcements, orders and events are kept on the bus; the oldest go earlier where the log is full."""
     failpoint: str = ""
     """For tests: names of points at which the process ends."""
 

@@ -78,14 +78,20 @@ async def bus(bus_settings):
     await started.stop()
 
 
+async def refuse(js):
+    """Let the event log refuse what it has no space for, as a full disk does."""
+    config = (await js.stream_info(EVENTS)).config
+    await js.update_stream(StreamConfig(**{**vars(config), "discard": DiscardPolicy.NEW}))
+
+
 async def fill(js):
-    """Publish to every stream on disk until it takes nothing more."""
+    """Publish to every stream on disk more than it takes."""
     for stream, subject in (
         (EVENTS, "slipway.alert.raised.v1.other.monitor"),
         (INBOX, "slipway.checkpoint.ready.v1.other.paula"),
         (DEADLETTER, "slipway.deadletter.merger"),
     ):
-        if stream == DEADLETTER:  # takes the newest, whatever happens
+        if (await js.stream_info(stream)).config.discard == DiscardPolicy.OLD:  # takes the newest, whatever happens
             for _ in range(80):
                 await js.publish(subject, b"x" * KIBIBYTE, stream=stream)
             continue
@@ -118,6 +124,7 @@ def controller_on(bus):
 
 
 async def test_a_publisher_is_told_at_once_that_the_stream_is_full(js):
+    await refuse(js)
     await fill(js)
     async with asyncio.timeout(1):
         with pytest.raises(Transient) as caught:
@@ -132,6 +139,7 @@ async def test_full_streams_keep_no_rollback_from_being_carried_out(js, bus):
     )
     routes = Bucket(js, "routes", Route)
     await routes.create(k.MODEL, k.route(canary=None))
+    await refuse(js)
     await fill(js)
     await controller.handle_alert(alert(), Received(1, CLOCK.now()))
     route = (await routes.get(k.MODEL)).value
@@ -151,6 +159,7 @@ async def test_what_one_process_decided_and_could_not_publish_the_next_one_publi
     first = controller_on(bus)
     await first.record_policy(k.event(k.fact(f.ReleaseOpened, version=7, policy=k.policy(triggers=(k.trigger(),)))))
     await Bucket(js, "routes", Route).create(k.MODEL, k.route(canary=None))
+    await refuse(js)
     await fill(js)
     await first.handle_alert(alert(), Received(1, CLOCK.now()))
     await provision(js, limits=LARGER)
@@ -167,8 +176,8 @@ async def test_status_names_the_streams_that_are_full(js, nats_server, tmp_path)
         await _show_all(stack, None, every=False, as_json=True)
     lines = errors.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == sorted([EVENTS, INBOX, DEADLETTER])
-    assert ["the oldest messages are dropped; see stream_full" in line for line in lines] == [True, False, False]
-    assert ["it accepts no more messages; see stream_full" in line for line in lines] == [False, True, True]
+    assert ["the oldest messages are dropped; see stream_full" in line for line in lines] == [True, True, False]
+    assert ["it accepts no more messages; see stream_full" in line for line in lines] == [False, False, True]
 
 
 async def receive_behind_an_unreadable_one(js, bus_settings, subject):

@@ -32,7 +32,7 @@ async def test_streams_consumers_and_buckets_are_as_declared(js):
     assert set(streams) == {INBOX, ORDERS, EVENTS, TELEMETRY, DEADLETTER} | {f"KV_{name}" for name in topology.BUCKETS}
     assert set(consumers) == {(stream, config.durable_name) for stream, config in topology.consumers()}
     assert streams[EVENTS].storage == StorageType.FILE
-    assert streams[EVENTS].max_age == 0
+    assert {streams[name].max_age for name in (INBOX, ORDERS, EVENTS)} == {90 * 86400}
     assert streams[TELEMETRY].storage == StorageType.MEMORY
     assert streams[TELEMETRY].max_bytes > 0
     assert {config.max_deliver for config in consumers.values()} == {-1}, (
@@ -115,7 +115,7 @@ async def test_settings_that_drifted_are_set_right_without_losing_facts(js):
     await js.add_consumer(INBOX, ConsumerConfig(**{**vars(consumer), "max_ack_pending": 50}))
     await provision(js, dedupe_window_s=2.0)
     info = await js.stream_info(EVENTS)
-    assert (info.config.max_age, info.state.messages) == (0, 1)
+    assert (info.config.max_age, info.state.messages) == (90 * 86400, 1)
     assert (await js.consumer_info(INBOX, ADMISSION)).config.max_ack_pending == 1
 
 

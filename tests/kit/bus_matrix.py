@@ -93,7 +93,6 @@ def expected(name):
     for owner, stream, durable in CONSUMERS:
         for verb in ("INFO", "MSG.NEXT"):
             reads = reads_all or name == PROVISIONER or (service is not None and stream in service.follows)
-            reads = reads or (service is not None and stream in service.trims)
             allowed = owner == name or (verb == "INFO" and reads)
             tried[f"$JS.API.CONSUMER.{verb}.{stream}.{durable}"] = everything or allowed
         tried[f"$JS.ACK.{stream}.{durable}.1.1.1.1.1"] = everything or owner == name
@@ -114,7 +113,6 @@ def expected(name):
         for verb in ("PURGE", "MSG.DELETE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN"):
             tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything
     tried |= {f"$JS.API.STREAM.PURGE.KV_{bucket}": True for bucket in (service.forgets if service else ())}
-    tried |= {f"$JS.API.STREAM.PURGE.{stream}": True for stream in (service.trims if service else ())}
     for stream in STREAMS:
         publishes = {stream_of(fact) for fact in facts_of(name)} if service is not None else set()
         looks_up = stream in publishes or (service is not None and stream in (*service.looks_up, *service.follows))

@@ -8,8 +8,6 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from contracts.audit import PREFIX as AUDIT
-from contracts.event_archive import PREFIX as EVENTS_ARCHIVE
-from contracts.event_archive import EventArchive
 from contracts.garbage import PREFIX as SWEEPS
 from contracts.manifests import LockMode
 from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS
@@ -20,7 +18,6 @@ FORMAT: Final = 1
 """The format of a backup; it rises when an older program could not restore a newer backup."""
 BUCKETS_IN_ORDER: Final = (
     "audit",
-    "archive",
     "releases",
     "alerts",
     "servers",
@@ -49,8 +46,6 @@ LEFT_OUT: Final = (PROBE, DATA_FORMAT, RESTORING)
 _BLOB = re.compile(r"(?:.*/)?blobs/sha256/[0-9a-f]{2}/(?P<digest>[0-9a-f]{64})")
 _SEGMENT = re.compile(rf"{re.escape(AUDIT)}(?:models/[^/]+/)?(?P<number>[0-9]{{6}})\.jsonl")
 """A segment of the audit log, or the part of it for one model."""
-_ARCHIVED = re.compile(rf"{re.escape(EVENTS_ARCHIVE)}(?P<archive>[^/]+)/(?P<number>[0-9]{{6}})\.json(l\.gz)?")
-"""A segment of the archived event log, or its index."""
 _OF_VERSION = re.compile(r"versions/(?P<model>[^/]+)/(?P<number>[0-9]+)/.*")
 
 
@@ -150,9 +145,7 @@ def digest_in(key: str) -> Digest | None:
     return f"sha256:{match['digest']}" if match is not None else None
 
 
-def belongs(
-    reserved: Mapping[str, int], next_segment: int, archive: EventArchive | None = None
-) -> Callable[[str], bool]:
+def belongs(reserved: Mapping[str, int], next_segment: int) -> Callable[[str], bool]:
     """Return whether objects belong to a backup whose records were copied before the objects.
 
     What was written afterwards for the first time, and not under a digest, would lie in the way of the restored
@@ -162,7 +155,6 @@ def belongs(
     Args:
         reserved: The last version number of each model that the copied records know.
         next_segment: The number of the segment that the copied audit log writes next.
-        archive: How far the event log was archived by then; None if it was not.
     """
 
     def keep(key: str) -> bool:
@@ -171,9 +163,6 @@ def belongs(
         segment, version = _SEGMENT.fullmatch(key), _OF_VERSION.fullmatch(key)
         if segment is not None:
             return int(segment["number"]) < next_segment
-        archived = _ARCHIVED.fullmatch(key)
-        if archived is not None and archive is not None and archived["archive"] == archive.id:
-            return int(archived["number"]) < archive.segment
         return version is None or int(version["number"]) <= reserved.get(version["model"], 0)
 
     return keep

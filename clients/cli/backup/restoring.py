@@ -15,7 +15,7 @@ from clients.cli.output import CommandError
 from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import refuse
 from shared.errors import Permanent
-from shared.messaging.provision import provision_when_joined
+from shared.messaging.provision import provision_when_joined, settings_of
 from shared.runtime.clock import Clock
 
 MOST_NAMED = 5
@@ -107,7 +107,7 @@ async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock) -> None:
         for copy in chosen.manifest.streams:
             await restore_stream(client, copy, chosen.location)
         await put_consumers_back(js, chosen.manifest.positions)
-        await provision_when_joined(js, replicas=stack.connection.replicas)
+        await provision_when_joined(js, **settings_of(stack.connection))
     await asyncio.to_thread(store.unmark)
 
 

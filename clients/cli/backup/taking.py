@@ -4,14 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clients.cli.backup.archive import archive_at
 from clients.cli.backup.bus import copy_stream, keys_at, parts_of, read_positions, value_at
 from clients.cli.backup.contents import FORMAT, STREAMS_IN_ORDER, BackupManifest, Blob, ObjectCopy, belongs
 from clients.cli.backup.locations import BackupLocation
 from clients.cli.backup.objects import ObjectCopier, SourceStore
 from clients.cli.connection import StackAddress, connected
-from contracts.event_archive import BUCKET
-from contracts.services import EVENTS
 from contracts.version import VERSION
 from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import DATA_FORMAT
@@ -52,8 +49,7 @@ async def take(stack: StackAddress, location: BackupLocation, clock: Clock) -> T
             record = await value_at(js, "releases", key, last[_RELEASES])
             reserved[key.removesuffix(_MODEL)] = int(record.get("next_version", 1)) - 1
         tail = await value_at(js, "audit", "tail", last["KV_audit"])
-        archive = await archive_at(js, last[f"KV_{BUCKET}"], next(copy for copy in streams if copy.name == EVENTS))
-    keep = belongs(reserved, int(tail.get("segment", 1)), archive)
+    keep = belongs(reserved, int(tail.get("segment", 1)))
     copier = ObjectCopier(
         SourceStore(stack.connection), location, await asyncio.to_thread(_known, location, before), keep
     )

@@ -7,15 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.archived_events import read_alerts, warn_of_archive
 from clients.cli.completion import complete_models
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import EventFilter, LoggedEvent
+from clients.cli.event_log import EventFilter, LoggedEvent, read_history
 from clients.cli.following import follow
 from clients.cli.last_events import last_sequences
 from clients.cli.output import ended_by_interrupt, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
-from clients.cli.reading import own_models
 from clients.cli.resolving import require_model
 from clients.cli.views.alert import COLUMNS, AlertView, alert_event_line, as_data, blocks, fold, row
 from contracts.envelope import Event, plain
@@ -75,10 +73,7 @@ async def _alerts(
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         after = await last_sequences(js)
-        history = await read_alerts(js, stack, model, EventFilter(ALERTS, environment), resolved=with_resolved)
-        of_team = await own_models(js) is not None  # then not even open alerts are read from the archive
-        if of_team or (with_resolved and model is None):
-            await warn_of_archive(js, "alerts raised" if of_team else "alerts resolved", "`slipway alerts MODEL --all`")
+        history = await read_history(js, model, EventFilter(ALERTS, environment))
         shown = [alert for alert in fold(in_order(history, after)) if alert.open or with_resolved]
         if model is not None and not history:
             await require_model(js, model)

@@ -126,7 +126,7 @@ async def _of_team(stack: StackAddress) -> TeamAudit | None:
         models = await own_models(js)
         if models is None:
             return None
-        history = await read_history(js, before_log=True)
+        history = await read_history(js)
     keys, store = _keys(stack), open_store(stack)
     items = [_item(logged) for logged in history if is_audited(type(logged.event.data))]
     readings = [await asyncio.to_thread(read_model, store, model, keys) for model in models]

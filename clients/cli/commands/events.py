@@ -90,7 +90,7 @@ async def _events(
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         after = await last_sequences(js)
-        history = await read_selected(js, stack, selection, where)
+        history = await read_selected(js, selection, where)
         if not history and selection.model is not None:
             await require_model(js, selection.model)
         for logged in history:

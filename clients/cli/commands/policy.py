@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 import yaml
 
-from clients.cli.archived_events import read_whole
 from clients.cli.audit_facts import state_change
 from clients.cli.connection import (
     JsonOption,
@@ -20,7 +19,7 @@ from clients.cli.connection import (
     sender_of,
 )
 from clients.cli.errors import CommandError, Exit
-from clients.cli.event_log import EventFilter
+from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import show_json, show_line
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.policy_template import TEMPLATE
@@ -195,7 +194,7 @@ async def _rate(stack: StackAddress, model: str) -> float | None:
     now = SystemClock().now()
     where = EventFilter(("window.summarised",), since=now - parse_duration(RATE_OVER))
     async with connected(stack) as client:
-        history = await read_whole(client.jetstream(timeout=10), stack, model, where)
+        history = await read_history(client.jetstream(timeout=10), model, where)
     return mean_rate([logged.event.data for logged in history], now)
 
 

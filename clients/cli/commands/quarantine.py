@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.archived_events import read_whole
 from clients.cli.commands.orders import (
     EPOCH_TRIES,
     EXPIRES,
@@ -22,7 +21,7 @@ from clients.cli.commands.orders import (
     refused_error,
 )
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
-from clients.cli.event_log import EventFilter
+from clients.cli.event_log import EventFilter, read_history
 from clients.cli.names import parse_name
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model
@@ -109,7 +108,7 @@ async def _list(stack: StackAddress, model: str | None) -> list[Quarantined]:
             return []
         where = EventFilter(("rollback.started", "deployment.changed", "alert.raised"), with_orders=True)
         named = {target.model for target in quarantined}
-        events = {each: [logged.event for logged in await read_whole(js, stack, each, where)] for each in named}
+        events = {each: [logged.event for logged in await read_history(js, each, where)] for each in named}
     return [explain(target, events[target.model]) for target in quarantined]
 
 

@@ -173,7 +173,7 @@ async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         named = str(await resolve_text(js, what))
-        release = await find_release(js, stack, named)
+        release = await find_release(js, named)
         if release is None or release.model is None:
             raise CommandError(await unknown_release(js, named))
         if release.outcome is None:
@@ -182,7 +182,7 @@ async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
             )
         if release.outcome == "promoted":
             raise CommandError(f"{release.name} was promoted: there is nothing to retry", name="not_applicable")
-        announced = [logged.event for logged in await read_history(js, release.model, ANNOUNCED, before_log=True)]
+        announced = [logged.event for logged in await read_history(js, release.model, ANNOUNCED)]
         checkpoints = [event.data for event in announced if isinstance(event.data, CheckpointReady)]
         source = source_of(release, announced)
         fact = source.model_copy(update={"attempt": next_attempt(source, checkpoints)})

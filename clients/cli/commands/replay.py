@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.archived_events import read_whole
 from clients.cli.commands.policy import load_policy
 from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import EventFilter
+from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.replay.compare import COLUMNS, Line, as_data, match, read_recorded, row
@@ -72,8 +71,8 @@ async def _read(stack: StackAddress, model: str, begin: datetime) -> list[Event[
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         with _busy("reading the log"):
-            course = await read_whole(js, stack, model, EventFilter(COURSE))
-            windows = await read_whole(js, stack, model, EventFilter(WINDOWS, since=begin))
+            course = await read_history(js, model, EventFilter(COURSE))
+            windows = await read_history(js, model, EventFilter(WINDOWS, since=begin))
     return [logged.event for logged in sorted(course + windows, key=lambda logged: logged.sequence)]
 
 

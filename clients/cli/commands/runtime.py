@@ -185,7 +185,7 @@ async def _plan(stack: StackAddress, name: str, model: str, route: Route | None)
     version = find_version(open_store(stack), model, number)
     async with connected(stack) as client:
         stored = await RecordsOfModels(client.jetstream(timeout=10), "policies", ReleasePolicy).get(model)
-    return plan_release(version.manifest, name, await read_events(stack, model, number), stored)
+    return plan_release(version.manifest, name, await read_events(stack, model), stored)
 
 
 def describe_plan(fact: CheckpointReady, name: str, *, dry_run: bool) -> str:

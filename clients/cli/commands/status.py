@@ -11,10 +11,9 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.archived_events import read_whole, warn_of_archive
 from clients.cli.completion import complete_releases
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import OF_RELEASES, LoggedEvent, log_begin, read_history
+from clients.cli.event_log import OF_RELEASES, LoggedEvent, read_history
 from clients.cli.following import follow
 from clients.cli.last_events import last_sequences
 from clients.cli.names import FORMS, Name, parse_name
@@ -25,8 +24,6 @@ from clients.cli.serving import read_suspended
 from clients.cli.stream_limits import nearly_full
 from clients.cli.views import render
 from clients.cli.watched import read_blind
-from contracts.envelope import Event
-from contracts.facts import ReleaseOpened
 from decisions.release_progress import ReleaseProgress
 from decisions.release_projection import advance, join, latest, project
 from shared.runtime.clock import SystemClock
@@ -86,10 +83,9 @@ def pick(releases: dict[str, ReleaseProgress], what: str | None) -> ReleaseProgr
     return latest(releases, name.model or None)
 
 
-async def find_release(js: JetStreamContext, stack: StackAddress, named: str) -> ReleaseProgress | None:
-    """Return the release that a name means, from the log or else from the archive; None if there is none."""
-    release = pick(_releases(await _read_log(js, model_of(named))), named)
-    return release or await _find_archived(js, stack, named)
+async def find_release(js: JetStreamContext, named: str) -> ReleaseProgress | None:
+    """Return the release of the log that a name means; None if there is none."""
+    return pick(_releases(await _read_log(js, model_of(named))), named)
 
 
 async def _read_log(js: JetStreamContext, model: str | None) -> list[LoggedEvent]:
@@ -97,29 +93,11 @@ async def _read_log(js: JetStreamContext, model: str | None) -> list[LoggedEvent
     return whole_releases(await read_history(js, model, OF_RELEASES))
 
 
-async def _find_archived(js: JetStreamContext, stack: StackAddress, named: str) -> ReleaseProgress | None:
-    """Return a release from before the log begins; without a version, the newest of the model. None if there is none.
-
-    The archive is read by model: a release id alone finds nothing there.
-    """
-    name = parse_name(named)
-
-    def opens(event: Event[Any]) -> bool:
-        return isinstance(event.data, ReleaseOpened) and name.version in (None, event.data.version)
-
-    if not name.model:
-        return None
-    history = await read_whole(js, stack, name.model, OF_RELEASES, last=opens)
-    return pick(_releases(whole_releases(history)), named)
-
-
 def _releases(history: list[LoggedEvent]) -> dict[str, ReleaseProgress]:
     return join(project(logged.dated for logged in history))
 
 
-async def _read_releases(
-    js: JetStreamContext, stack: StackAddress, what: str | None, every: bool
-) -> list[ReleaseProgress]:
+async def _read_releases(js: JetStreamContext, what: str | None, every: bool) -> list[ReleaseProgress]:
     """Return the releases that `what` names: one, those of a model, or the newest and those under way; or every one.
 
     Raises:
@@ -133,11 +111,9 @@ async def _read_releases(
     releases = _releases(history)
     if more:
         warn("earlier releases are left out: `slipway status MODEL` or `slipway status --all` shows them")
-    if named is None or parse_name(named).is_model:
-        await warn_of_archive(js, "releases opened", "`slipway status MODEL@vN`")
     if named is None or (parse_name(named).is_model and releases):
         return sorted(releases.values(), key=lambda release: release.began_at)
-    release = pick(releases, named) or await _find_archived(js, stack, named)
+    release = pick(releases, named)
     if release is None:
         raise CommandError(await unknown_release(js, named))
     return [release]
@@ -152,8 +128,7 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
             warn(sentence)
         for sentence in await read_suspended(js, model_of(what)):
             warn(sentence)
-        shown = await _read_releases(js, stack, what, every)
-        is_trimmed = await log_begin(js) is not None
+        shown = await _read_releases(js, what, every)
     if as_json:
         show_json([render.as_data(release) for release in shown])
         return
@@ -161,8 +136,7 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
     for release in reversed(shown):
         show_line("\n".join(render.plain_block(release, now)))
     if not shown:
-        none = "the event log has no release" if is_trimmed else "no release yet"
-        show_line(f"{none}; publish a checkpoint with `slipway publish`")
+        show_line("no release yet; publish a checkpoint with `slipway publish`")
 
 
 async def _follow(
@@ -186,17 +160,12 @@ async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_e
         what, after = await resolve_text(js, what), await last_sequences(js)
         history, _ = await read_recent(js) if what is None else (await _read_log(js, model_of(what)), False)
         releases = project(logged.dated for logged in history if logged.sequence <= after[logged.stream])
-        archived = None
-        if what is not None and pick(join(releases), what) is None:
-            archived = await _find_archived(js, stack, what)
-            if archived is None and await log_begin(js) is not None:
-                warn(await unknown_release(js, what))
         # closed before the connection is: the readers must end while they can still unsubscribe
         async with contextlib.aclosing(_with_ticks(follow(client, model_of(what), after=after))) as live:
             async for logged in live:
                 if logged is not None:
                     releases = advance(releases, logged.dated)
-                release = pick(join(releases), what) or archived
+                release = pick(join(releases), what)
                 if release is not None:
                     draw(release, clock.now())
                     if stop_at_end and release.outcome is not None:

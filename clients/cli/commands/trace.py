@@ -9,18 +9,23 @@ import typer
 from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
 from clients.cli.completion import complete_models, complete_releases
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import log_begin
-from clients.cli.names import RELEASE_ID, VERSION_FORMS
+from clients.cli.names import RELEASE_ID, VERSION_FORMS, Name
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table
-from clients.cli.resolving import advise, find_version_name, unknown_release
+from clients.cli.recorded_releases import recorded_releases
+from clients.cli.resolving import advise, find_version_name
 from clients.cli.runtimes import describe_run, read_runtimes
 from clients.cli.serving import tell_suspended
-from clients.cli.version_records import FINGERPRINT, gather_version, read_events, read_routes
-from contracts.facts import ReleaseOpened
+from clients.cli.version_records import (
+    FINGERPRINT,
+    find_version,
+    gather_version,
+    open_store,
+    read_routes,
+    version_numbers,
+)
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Runtime, Target
 from decisions.release_progress import ReleaseProgress
-from decisions.release_projection import join, project
 
 
 def trace(
@@ -39,7 +44,7 @@ def trace(
     stack = find_stack(state)
     model, number, variant, digest = asyncio.run(_resolve(stack, what))
     if number == 0:
-        asyncio.run(_trace_base(stack, model, as_json))
+        _trace_base(stack, model, as_json)
         return
     version = asyncio.run(gather_version(stack, model, number))
     running = {each.target: each.runtime for fleet in asyncio.run(read_runtimes(stack)) for each in fleet.targets}
@@ -96,7 +101,7 @@ async def _resolve(stack: StackAddress, what: str) -> tuple[str, int, str | None
     if "@" in what:
         return (*await asyncio.to_thread(find_version_name, stack, what), None, None)
     release = await _find_release(stack, what)
-    if release is None or release.version is None:
+    if release is None or release.model is None or release.version is None:
         raise CommandError(
             f"{what!r} is not a known fingerprint, version or release; write MODEL@vN, or see `slipway versions MODEL`",
             Exit.USAGE,
@@ -105,27 +110,20 @@ async def _resolve(stack: StackAddress, what: str) -> tuple[str, int, str | None
 
 
 async def _find_release(stack: StackAddress, what: str) -> ReleaseProgress | None:
-    """Return a release by its id; None if the log has none.
-
-    Raises:
-        CommandError: it may be older than the log.
-    """
-    releases = join(project(await read_events(stack, None)))
-    release = next((release for release in releases.values() if release.release_id == what), None)
-    if release is None and RELEASE_ID.fullmatch(what):
-        async with connected(stack) as client:
-            js = client.jetstream(timeout=10)
-            if await log_begin(js) is not None:
-                raise CommandError(await unknown_release(js, what))
-    return release
+    """Return a release by its id, as the registry recorded it; None if there is none."""
+    if RELEASE_ID.fullmatch(what) is None:
+        return None
+    async with connected(stack) as client:
+        return (await recorded_releases(client.jetstream(timeout=10), Name(release_id=what))).get(what)
 
 
-async def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:
-    """Print the base model of the model's releases, which is version 0."""
-    opened = [event.data for event in await read_events(stack, model) if isinstance(event.data, ReleaseOpened)]
-    if not opened:
-        raise CommandError(f"{model} has no release yet, so its base model is not known; see `slipway base list`")
-    base = opened[-1].base
+def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:
+    """Print the base model of the model's newest version: it is version 0."""
+    store = open_store(stack)
+    numbers = version_numbers(store, model)
+    if not numbers:
+        raise CommandError(f"{model} has no version yet, so its base model is not known; see `slipway base list`")
+    base = find_version(store, model, numbers[-1]).manifest.base
     if as_json:
         show_json({"model": model, "version": 0, "base": base.model_dump(mode="json")})
         return

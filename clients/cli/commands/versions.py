@@ -9,10 +9,12 @@ from clients.cli.output import CommandError, is_terminal, show_json, show_line, 
 from clients.cli.resolving import VersionArgument, advise, find_version_name
 from clients.cli.version_records import (
     Version,
+    course_of,
     find_version,
     kept_variant,
     look_up_version,
     open_store,
+    read_deployments,
     read_events,
     read_routes,
     version_numbers,
@@ -25,6 +27,7 @@ from contracts.facts import ReleaseOpened, VariantBenchmarked
 from contracts.facts.staging import SideSummary
 from contracts.manifests import DeploymentRecord
 from contracts.routes import Route
+from contracts.vocabulary import Target
 from decisions.serving_settings import describe_settings
 from shared.storage.blobs import Store
 
@@ -91,7 +94,7 @@ def show(
     """Show a version: its manifest, lineage, deployments and benchmarks, and a comparison of its variants."""
     stack = find_stack(state)
     model, number = find_version_name(stack, what)
-    store, events = open_store(stack), asyncio.run(read_events(stack, model, number))
+    store, events = open_store(stack), asyncio.run(read_events(stack, model))
     registered = look_up_version(store, model, number)
     opened = comparison.find_release(events, model, number)
     if registered is None and opened is None:
@@ -114,7 +117,7 @@ def show(
     if own:
         show_line(f"  {own}")
     if version is not None:
-        _show_history(version)
+        _show_history(version, course_of(read_deployments(store, f"versions/{model}/"), number))
 
 
 def _compared(
@@ -146,17 +149,17 @@ def _show_identity(
         show_pairs({"version": f"{what}, not registered", "release": opened.release_id, "outcome": outcome})
 
 
-def _show_history(version: Version) -> None:
+def _show_history(version: Version, course: Sequence[tuple[DeploymentRecord, Target | None]]) -> None:
     for benchmark in version.benchmarks:
         show_line()
         _show_benchmark(benchmark)
-    if version.deployments:
+    if course:
         show_line()
         rows = [
-            (record.epoch, record.target, record.cause, f"{record.weight_ratio:.0%}", deployment_time(record))
-            for record in version.deployments
+            (each.epoch, each.target, each.cause, f"{each.weight_ratio:.0%}", deployment_time(each), active or "-")
+            for each, active in course
         ]
-        show_table(("epoch", "deployed", "cause", "share", "at"), rows)
+        show_table(("epoch", "deployed", "cause", "share", "at", "active before"), rows)
 
 
 def deployment_time(record: DeploymentRecord) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from clients.cli.gc.store import Listed, SweepStore
-from contracts.event_archive import PREFIX as EVENTS_ARCHIVE
 from contracts.garbage import DECISIONS, DROPPED, MOST_PLANNED, OPEN, PLAN, PREFIX, SWEPT, GcPlan
 from contracts.store_access import DATA_FORMAT, PROBE
 from contracts.vocabulary import canonical_json, digest_of
@@ -22,7 +21,7 @@ from decisions.garbage import (
 )
 from shared.storage.objects import AlreadyExists
 
-HISTORY = ("audit/", EVENTS_ARCHIVE, PREFIX, PROBE, DATA_FORMAT)
+HISTORY = ("audit/", PREFIX, PROBE, DATA_FORMAT)
 """Objects that name others and hold none of them: what happened is known without them."""
 CLOCKS = timedelta(hours=1)
 """How far the clocks of this machine and of the store may be apart."""

@@ -40,10 +40,6 @@ class StreamLog:
             else:
                 return (info.created.isoformat() if info.created else ""), int(info.state.last_seq)
 
-    async def first(self, stream: str) -> int:
-        """Return the number of a stream's first message."""
-        return int((await self._js().stream_info(stream)).state.first_seq)
-
     async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[Logged]]:
         """Return the next sequence after what was read, and what the log has from `start` on; none after `wait_s`."""
         reader = self._readers.get(stream)

@@ -23,7 +23,6 @@ from clients.cli.backup.taking import keep_list
 from clients.cli.commands.restore import note_shape, restore
 from clients.cli.commands.stack import parse_nats, parse_tritons
 from clients.cli.output import CommandError, Exit, size_text
-from contracts.event_archive import EventArchive
 from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import DATA_FORMAT
 from deploy.local import bus
@@ -74,10 +73,6 @@ def test_what_the_copied_records_do_not_know_stays_out():
     assert keep("audit/models/tiny/000002.jsonl")
     assert not keep("audit/models/tiny/000003.jsonl")
     assert not keep("gc/plan.json")
-    archived = belongs({}, 1, EventArchive(id="0123456789abcdef", segment=3))
-    names = [f"events/0123456789abcdef/00000{number}.{ending}" for number in (2, 3) for ending in ("json", "jsonl.gz")]
-    assert [archived(name) for name in names] == [True, True, False, False]
-    assert archived("events/fedcba9876543210/000003.json"), "an archive of an earlier log is whole"
     assert not keep("gc/decisions/0123/sources/" + "ab" * 32)
     assert keep("blobs/sha256/ab/" + "ab" * 32)
     assert keep("manifests/merged/x.json")
