@@ -1,4 +1,4 @@
-"""What the audit log and the archive of the event log need of a store: one suite, over objects in memory and a real store."""
+"""What the audit log needs of a store: one suite, over objects in memory and a real store."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Versions of objects in memory: what the audit log and the archive of the event log use of the store."""
+"""Versions of objects in memory: what the audit log uses of the store."""
 
 from dataclasses import dataclass, field
 
