@@ -101,9 +101,9 @@ async def resolve_text(js: JetStreamContext, what: str | None) -> str | None:
 async def unknown_release(js: JetStreamContext, what: str) -> str:
     """Return what an error says of a release that was not found: that it may be older than the log, if it may."""
     name, begin = parse_name(what), await log_begin(js)
-    if begin is not None:
-        return f"there is no release {what} in the event log, which begins at {begin:%Y-%m-%d %H:%M} UTC"
     about = f"no release of {what} yet" if name.is_model else f"there is no release {what}"
+    if begin is not None:
+        about = f"there is no release {what} in the event log, which begins at {begin:%Y-%m-%d %H:%M} UTC"
     return f"{about}{await advice(js, name.model or None, 'slipway status')}"
 
 
