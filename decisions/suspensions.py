@@ -7,6 +7,7 @@ from contracts.facts import ShareInterval
 from contracts.policy import Trigger
 from contracts.routes import Route, Suspended
 from decisions.block_tests import SMALLEST_LIMIT, STAKES, plan_stakes
+from decisions.route_edits import put_back
 from decisions.triggers import kind_of, sequential
 
 JUDGED_RATIO: Final = 0.5
@@ -43,6 +44,14 @@ def describe_suspended(route: Route, entry: Suspended) -> str:
     if route.judged is not entry:
         return f"judged by {entry.trigger} once the shadow is free"
     return f"judged by its shadow, by {entry.trigger}: it is asked what callers asked"
+
+
+def describe_protection(route: Route) -> str:
+    """Return where traffic can still go while a version is suspended or returns as a canary; empty if none is."""
+    if not put_back(route) or route.active is None:
+        return ""
+    to = f"for {route.previous.target}" if route.previous is not None else "for a suspended version that generates"
+    return f"until that is decided, {route.active.target} is left only if it answers nothing, {to}"
 
 
 def interval(bad: int, requests: int) -> ShareInterval:

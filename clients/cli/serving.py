@@ -6,7 +6,7 @@ from clients.cli.output import CommandError
 from clients.cli.reading import RecordsOfModels
 from contracts.routes import Route
 from contracts.vocabulary import Environment, Target
-from decisions.suspensions import describe_suspended
+from decisions.suspensions import describe_protection, describe_suspended
 
 BUCKETS: dict[Environment, str] = {"production": "routes", "staging": "staging-routes"}
 
@@ -24,12 +24,14 @@ async def read_suspended(js: JetStreamContext, model: str | None = None) -> list
 
 
 def tell_suspended(route: Route) -> list[str]:
-    """Return a sentence about each suspended version of a route: how it is judged, or what a person is to do."""
-    return [
+    """Return a sentence about each suspended version of a route, and one about what protects the one that serves."""
+    suspended = [
         f"{entry.served.target} is suspended since {entry.since:%Y-%m-%d %H:%M:%S} UTC ({entry.cause}), "
         f"{describe_suspended(route, entry)}"
         for entry in route.suspended
     ]
+    protection = describe_protection(route)
+    return [*suspended, protection] if protection else suspended
 
 
 def active_target(route: Route | None, model: str, environment: Environment = "production") -> Target:

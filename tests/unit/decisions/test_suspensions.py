@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.routes import Suspended
-from decisions.suspensions import can_judge, describe_suspended, interval, least_confirmed
+from contracts.routes import CanaryShare, Suspended
+from decisions.suspensions import can_judge, describe_protection, describe_suspended, interval, least_confirmed
 from testbed import factories as f
 
 
@@ -45,6 +45,16 @@ def test_a_suspended_version_says_how_it_is_judged(about, says):
     text = describe_suspended(f.route(suspended=(entry,), shadow=None), entry)
     assert text.startswith(says)
     assert about.get("evidence", "") in text
+
+
+@pytest.mark.parametrize(("previous", "named"), [(f.served(5), str(f.target(5))), (None, "suspended version")])
+def test_while_a_version_is_suspended_it_is_said_where_traffic_can_still_go(previous, named):
+    entry = Suspended(served=f.served(7), cause="errors", since=f.START)
+    on = f.route(active=f.served(6), previous=previous, canary=None, suspended=(entry,))
+    returning = CanaryShare(served=f.served(7), weight_ratio=0.1, returns=entry)
+    for route in (on, on.model_copy(update={"suspended": (), "canary": returning})):
+        assert named in describe_protection(route)
+    assert describe_protection(on.model_copy(update={"suspended": ()})) == ""
 
 
 @given(st.integers(1, 10_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
