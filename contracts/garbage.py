@@ -15,8 +15,6 @@ SWEPT: Final = b"swept"
 """The object is being removed; no writer may rely on it. Once it is removed, the decision is removed as well."""
 OPEN: Final = b"open"
 """Content of the mark of a plan, the decision about the plan itself: while it is there the plan may be carried out."""
-DROPPED: Final = b"dropped"
-"""Content of the mark of a plan that is never carried out: its writer ended before it wrote the mark itself."""
 HOLDS: Final = "holds/"
 """Objects whose names and digests hold other objects: `holds/NAME.json` keeps what it names, in any form."""
 MOST_PLANNED: Final = 100_000
@@ -44,11 +42,9 @@ class GcPlan(Contract):
     Attributes:
         id: Name of the plan; what is decided about its objects is below it.
         objects: Sizes in bytes, by key; `MOST_PLANNED` at most.
-        left: How many objects, which nothing referred to either, are for the next plan.
     """
 
     id: str
     marked_at: Instant
     sweep_after: Instant
     objects: dict[str, int]
-    left: int = 0

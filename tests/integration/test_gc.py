@@ -184,31 +184,9 @@ def test_the_command_plans_waits_and_removes_and_both_are_in_the_audit_log(serve
     assert swept["overtaken"] is False
     size = sum(plan.objects.values())
     assert audited(servers) == [
-        ("gc.planned", plan.id, {"objects": len(plan.objects), "bytes": size, "left": 0}),
+        ("gc.planned", plan.id, {"objects": len(plan.objects), "bytes": size}),
         ("gc.swept", plan.id, {"planned": len(plan.objects)}),
     ]
-
-
-def test_the_command_names_a_plan_whose_writer_was_interrupted_and_plans_anew(servers, stack, monkeypatch):
-    output(as_service(servers, "merger"), "f")
-    store, now = StoredObjects(stack.connection), [datetime.now(UTC) + timedelta(days=8)]
-    sweeper = Sweeper(store, set, WAIT, lambda: now[0])
-    begun = sweeper.plan_steps(timedelta(days=1))
-    while (plan := sweeper.find_plan()) is None:
-        next(begun)
-    begun.close()
-    monkeypatch.setattr("clients.cli.commands.gc.SystemClock", lambda: FixedClock(now[0]))
-    variables = as_variables(stack)
-    status, out, _ = run_command(variables, "gc")
-    assert (status, f"the plan {plan.id} cannot be carried out" in out) == (0, True)
-    assert json.loads(run_command(variables, "gc", "--json")[1])["plan"]["interrupted"] is True
-    status, out, _ = run_command(variables, "gc", "--yes", "--wait", "2m")
-    assert (status, f"dropped the plan {plan.id}" in out, "planned to remove" in out) == (0, True, True)
-    again = sweeper.find_plan()
-    assert again.id != plan.id
-    assert json.loads(run_command(variables, "gc", "--json")[1])["plan"]["interrupted"] is False
-    now[0] += timedelta(minutes=3)
-    assert json.loads(run_command(variables, "gc", "--yes", "--json")[1])["plan"] == again.id
 
 
 def test_services_read_plans_and_write_claims_and_nothing_else_of_a_sweep(servers):

@@ -18,7 +18,7 @@ from clients.cli.gc.store import StoredObjects
 from clients.cli.gc.sweeping import Sweeper, Swept
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table, size_text
 from clients.cli.parsing import parse_duration
-from contracts.garbage import MOST_PLANNED, SHORTEST_WAIT_S, GcPlan
+from contracts.garbage import SHORTEST_WAIT_S, GcPlan
 from shared.runtime.clock import SystemClock
 from shared.storage.objects import AlreadyExists
 
@@ -64,37 +64,26 @@ def gc(
     sweeper = Sweeper(store, lambda: asyncio.run(names_on_bus(stack, clock.now() - young)), young, clock.now)
     plan = sweeper.find_plan()
     if not yes:
-        interrupted = plan is not None and sweeper.is_interrupted(plan)
-        _show_unreferenced(sweeper.unreferenced(clock.now()), plan, interrupted=interrupted, as_json=as_json)
-    elif plan is None or sweeper.is_interrupted(plan):
-        _plan(stack, sweeper, pause, dropped=plan, as_json=as_json)
+        _show_unreferenced(sweeper.unreferenced(clock.now()), plan, as_json=as_json)
+    elif plan is None:
+        _plan(stack, sweeper, pause, as_json=as_json)
     elif clock.now() < plan.sweep_after:
-        _refuse(plan)
+        raise CommandError(
+            f"the plan {plan.id} with {len(plan.objects)} objects is carried out from "
+            f"{plan.sweep_after:%Y-%m-%d %H:%M:%S} UTC on; run `slipway gc --yes` again then"
+        )
     else:
         _sweep(stack, sweeper, plan, as_json=as_json)
 
 
-def _refuse(plan: GcPlan) -> None:
-    raise CommandError(
-        f"the plan {plan.id} with {len(plan.objects)} objects is carried out from {plan.sweep_after:%Y-%m-%d %H:%M:%S} "
-        "UTC on; run `slipway gc --yes` again then"
-    )
-
-
-def _show_unreferenced(objects: Mapping[str, int], plan: GcPlan | None, *, interrupted: bool, as_json: bool) -> None:
+def _show_unreferenced(objects: Mapping[str, int], plan: GcPlan | None, *, as_json: bool) -> None:
     if as_json:
         waiting = plan.model_dump(mode="json", exclude={"objects"}) if plan is not None else None
-        known = None if waiting is None else {**waiting, "interrupted": interrupted}
-        show_json({"unreferenced": objects, "bytes": sum(objects.values()), "plan": known})
+        show_json({"unreferenced": objects, "bytes": sum(objects.values()), "plan": waiting})
         return
     _show_by_kind(objects)
     show_line(f"nothing refers to {len(objects)} objects with {size_text(sum(objects.values()))}; nothing was changed")
-    if plan is not None and interrupted:
-        show_line(
-            f"the plan {plan.id} cannot be carried out: the `slipway gc` that wrote it was interrupted; "
-            "`slipway gc --yes` drops it and plans again"
-        )
-    elif plan is not None:
+    if plan is not None:
         show_line(f"the plan {plan.id} waits until {plan.sweep_after:%Y-%m-%d %H:%M:%S} UTC")
 
 
@@ -110,12 +99,7 @@ def _show_by_kind(objects: Mapping[str, int]) -> None:
         show_table(("kind", "objects", "size"), rows)
 
 
-def _plan(
-    stack: StackAddress, sweeper: Sweeper, wait: timedelta, *, dropped: GcPlan | None = None, as_json: bool
-) -> None:
-    """Write a plan, in place of one that was interrupted if there is one."""
-    for _ in sweeper.drop_steps(dropped) if dropped is not None else ():
-        pass
+def _plan(stack: StackAddress, sweeper: Sweeper, wait: timedelta, *, as_json: bool) -> None:
     try:
         for _ in sweeper.plan_steps(wait):
             pass
@@ -125,19 +109,15 @@ def _plan(
     if plan is None:
         raise CommandError("no plan was written: another `slipway gc` removed it again; run it again")
     size = sum(plan.objects.values())
-    asyncio.run(_state(stack, "gc.planned", plan.id, {"objects": len(plan.objects), "bytes": size, "left": plan.left}))
+    asyncio.run(_state(stack, "gc.planned", plan.id, {"objects": len(plan.objects), "bytes": size}))
     if as_json:
-        show_json({"plan": plan.model_dump(mode="json"), "dropped": dropped.id if dropped is not None else None})
+        show_json({"plan": plan.model_dump(mode="json")})
         return
-    if dropped is not None:
-        show_line(f"dropped the plan {dropped.id}: the `slipway gc` that wrote it was interrupted")
     _show_by_kind(plan.objects)
     show_line(
         f"planned to remove {len(plan.objects)} objects with {size_text(size)}; run `slipway gc --yes` again after "
         f"{plan.sweep_after:%Y-%m-%d %H:%M:%S} UTC"
     )
-    if plan.left:
-        show_line(f"a plan has {MOST_PLANNED} objects at most: {plan.left} more are for the plan after this one")
 
 
 def _sweep(stack: StackAddress, sweeper: Sweeper, plan: GcPlan, *, as_json: bool) -> None:
@@ -155,10 +135,7 @@ def _sweep(stack: StackAddress, sweeper: Sweeper, plan: GcPlan, *, as_json: bool
         f"{len(swept.kept)} are used again and stay, {len(swept.locked)} are under lock"
     )
     if swept.overtaken:
-        show_line(
-            f"the plan {plan.id} has ended: another `slipway gc` carried out its rest, or the one that wrote it was "
-            "interrupted; run it again for a new plan"
-        )
+        show_line(f"the plan {plan.id} has ended, maybe by another `slipway gc`; run it again for a new plan")
 
 
 async def _state(stack: StackAddress, action: str, plan: str, details: dict[str, Any]) -> None:

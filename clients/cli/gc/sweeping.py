@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from clients.cli.gc.store import Listed, SweepStore
-from contracts.garbage import DECISIONS, DROPPED, MOST_PLANNED, OPEN, PLAN, PREFIX, SWEPT, GcPlan
+from contracts.garbage import DECISIONS, MOST_PLANNED, OPEN, PLAN, PREFIX, SWEPT, GcPlan
 from contracts.store_access import DATA_FORMAT, PROBE
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.garbage import (
@@ -25,8 +25,6 @@ HISTORY = ("audit/", PREFIX, PROBE, DATA_FORMAT)
 """Objects that name others and hold none of them: what happened is known without them."""
 CLOCKS = timedelta(hours=1)
 """How far the clocks of this machine and of the store may be apart."""
-UNMARKED = timedelta(minutes=1)
-"""How long a plan may be without its mark, which is written right after it, until it counts as interrupted."""
 _ATTESTATIONS = "attestations/"
 
 
@@ -38,7 +36,7 @@ class Swept:
         removed: Sizes of what was removed, by key.
         kept: Objects that something refers to now, or that a writer claimed.
         locked: Objects that the store keeps because they are under lock.
-        overtaken: The plan had ended before this sweep did: another one carried it out, or its mark was never written.
+        overtaken: The plan had ended before this sweep did: another one carried it out, or its mark was removed.
     """
 
     removed: dict[str, int] = field(default_factory=dict)
@@ -68,7 +66,7 @@ class Sweeper:
     most: int = MOST_PLANNED
 
     def find_plan(self) -> GcPlan | None:
-        """Return the plan that waits, or that was interrupted; None if there is none."""
+        """Return the plan that waits, or is being carried out; None if there is none."""
         data = self.store.find(PLAN)
         return GcPlan.model_validate_json(data) if data is not None else None
 
@@ -101,41 +99,20 @@ class Sweeper:
 
         Of more objects than a plan may name, documents are planned before what they refer to: what stays in the store
         until the next plan then refers to nothing that this one removes. The wait begins when the plan is written: that
-        may be long after the search for what it names began, and no writer knows the plan before.
+        may be long after the search for what it names began, and no writer knows the plan before. Its mark is written
+        first: a plan without one is never carried out.
         """
         marked_at = self.clock()
         unreferenced = self.unreferenced(marked_at)
-        objects = unreferenced
-        if len(unreferenced) > self.most:
-            ordered = in_order(unreferenced, unreferenced, self.store.find)
-            objects = {key: unreferenced[key] for key in ordered[: self.most]}
+        ordered = in_order(unreferenced, unreferenced, self.store.find)
+        objects = {key: unreferenced[key] for key in ordered[: self.most]}
         yield
         self._forget()  # claims that came too late for an earlier plan
-        left = len(unreferenced) - len(objects)
-        after = self.clock() + wait
-        plan = GcPlan(id=secrets.token_hex(8), marked_at=marked_at, sweep_after=after, objects=objects, left=left)
+        name = secrets.token_hex(8)
+        self.store.create(mark_key(name), OPEN)
+        yield
+        plan = GcPlan(id=name, marked_at=marked_at, sweep_after=self.clock() + wait, objects=objects)
         self.store.create(PLAN, canonical_json(plan.model_dump(mode="json")))
-        yield
-        self.store.create(mark_key(plan.id), OPEN)
-        yield
-
-    def is_interrupted(self, plan: GcPlan) -> bool:
-        """Return whether a plan is never carried out: it was dropped, or has had no mark for longer than a minute."""
-        mark = self.store.find(mark_key(plan.id))
-        if mark is not None:
-            return mark == DROPPED
-        written = self.store.listing().get(PLAN)
-        return written is not None and self.clock() - written.modified > UNMARKED
-
-    def drop_steps(self, plan: GcPlan) -> Iterator[None]:
-        """Remove an interrupted plan; who is first to write its mark decides whether it is carried out or dropped."""
-        try:
-            self.store.create(mark_key(plan.id), DROPPED)
-        except AlreadyExists:
-            if self._stands(plan):
-                return
-        yield
-        self._erase_plan(plan)
         yield
 
     def sweep_steps(self, plan: GcPlan, swept: Swept) -> Iterator[None]:
@@ -192,7 +169,7 @@ class Sweeper:
         swept.kept = [key for key in plan.objects if key in listed and key not in gone]
 
     def _stands(self, plan: GcPlan) -> bool:
-        """Return whether a plan may be carried out: no other sweep has done so, and it was not dropped."""
+        """Return whether a plan may be carried out: no other sweep has done so."""
         return self.store.find(mark_key(plan.id)) == OPEN
 
     def _sweeps(self, plan: GcPlan, key: str) -> bool:

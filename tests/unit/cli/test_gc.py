@@ -15,7 +15,7 @@ from contracts.envelope import nats_subject
 from contracts.facts import FACTS
 from contracts.garbage import DECISIONS, PLAN, PLAN_READ_S, SHORTEST_WAIT_S, SWEPT
 from contracts.vocabulary import canonical_json, digest_of
-from decisions.garbage import decision_key, is_candidate, is_document, name_of, names_in, reached
+from decisions.garbage import decision_key, is_candidate, is_document, mark_key, name_of, names_in, reached
 from shared.errors import Permanent, Transient
 from shared.storage.blobs import blob_key, manifest_key
 from shared.storage.claims import Claims
@@ -264,7 +264,7 @@ def test_who_plans_too_late_leaves_the_claims_on_the_other_plan_alone():
     list(sweeper.plan_steps(WAIT))
     Claims(lambda: 0.0).claim(store, key, AlreadyExists)
     with pytest.raises(AlreadyExists):
-        next(slower)
+        list(slower)
     sweep(sweeper, BEGIN + WAIT)
     assert list(store.objects) == [key]
 
@@ -282,70 +282,29 @@ def test_the_wait_of_a_plan_begins_when_it_is_written():
     assert (plan.marked_at, plan.sweep_after) == (BEGIN, times[0] + WAIT)
 
 
-def test_a_plan_whose_writer_was_killed_at_once_removes_nothing_and_the_next_one_does():
-    store, sweeper, times = world()
-    key = put(store, key_of(BLOBS[0]), BLOBS[0])
-    times[0] = BEGIN
-    begun = sweeper.plan_steps(WAIT)
-    while sweeper.find_plan() is None:
-        next(begun)
-    begun.close()
-    assert sweep(sweeper, BEGIN + WAIT).overtaken
-    assert list(store.objects) == [key]
-    list(sweeper.plan_steps(WAIT))
-    sweep(sweeper, BEGIN + WAIT)
-    assert store.objects == {}
-
-
-def unmarked():
-    """A store with a plan whose writer ended before it wrote the mark."""
-    store, sweeper, times = world()
-    put(store, key_of(BLOBS[0]), BLOBS[0])
-    times[0] = BEGIN
-    begun = sweeper.plan_steps(WAIT)
-    while sweeper.find_plan() is None:
-        next(begun)
-    return store, sweeper, times, begun
-
-
-def test_a_plan_whose_writer_was_killed_at_once_is_known_and_dropped_after_a_minute():
+def test_a_writer_of_a_plan_may_be_killed_at_any_step():
     for steps in range(4):
-        store, sweeper, times, begun = unmarked()
-        begun.close()
-        plan = sweeper.find_plan()
-        assert not sweeper.is_interrupted(plan)
-        times[0] = BEGIN + timedelta(seconds=61)
-        assert sweeper.is_interrupted(plan)
-        dropping = sweeper.drop_steps(plan)
+        store, sweeper, times = world()
+        put(store, key_of(BLOBS[0]), BLOBS[0])
+        times[0] = BEGIN
+        begun = sweeper.plan_steps(WAIT)
         for _ in range(steps):
-            next(dropping, None)
-        dropping.close()
-        if sweeper.find_plan() is not None:
-            assert sweeper.is_interrupted(plan)
-            list(sweeper.drop_steps(plan))
-        list(sweeper.plan_steps(WAIT))
-        assert sweeper.find_plan().id != plan.id
-        assert not sweeper.is_interrupted(sweeper.find_plan())
-        sweep(sweeper, times[0] + WAIT)
+            next(begun, None)
+        begun.close()
+        if sweeper.find_plan() is None:
+            list(sweeper.plan_steps(WAIT))
+        sweep(sweeper, BEGIN + WAIT)
         assert store.objects == {}
 
 
-def test_of_a_slow_writer_of_a_plan_and_who_drops_it_the_first_one_decides():
-    store, sweeper, _, begun = unmarked()
-    plan = sweeper.find_plan()
-    dropping = sweeper.drop_steps(plan)
-    next(dropping)
-    with pytest.raises(AlreadyExists):
-        next(begun)
+def test_a_plan_without_its_mark_removes_nothing_and_ends():
+    store, sweeper, times = world()
+    key = put(store, key_of(BLOBS[0]), BLOBS[0])
+    times[0] = BEGIN
+    list(sweeper.plan_steps(WAIT))
+    store.erase(mark_key(sweeper.find_plan().id))
     assert sweep(sweeper, BEGIN + WAIT).overtaken
-    list(dropping)
-    assert list(store.objects) == [key_of(BLOBS[0])]
-
-    _, sweeper, _, begun = unmarked()
-    plan = sweeper.find_plan()
-    list(begun)
-    list(sweeper.drop_steps(plan))
-    assert (sweeper.find_plan(), sweeper.is_interrupted(plan)) == (plan, False)
+    assert list(store.objects) == [key]
 
 
 def test_a_plan_is_bounded_and_leaves_no_document_whose_files_it_removes():
@@ -359,7 +318,7 @@ def test_a_plan_is_bounded_and_leaves_no_document_whose_files_it_removes():
         sweeper.most = most
         list(sweeper.plan_steps(WAIT))
         plan = sweeper.find_plan()
-        assert (len(plan.objects), plan.left) == (most, 8 - most)
+        assert len(plan.objects) == most
         staying = [name for name in OUTPUTS if manifest_of(name) not in plan.objects]
         for name in staying:
             numbers, parent = OUTPUTS[name]
@@ -574,8 +533,6 @@ class GcBesideReleases(RuleBasedStateMachine):
             return
         if plan is None:
             self.sweeping[which] = self.sweeper.plan_steps(WAIT)
-        elif self.sweeper.is_interrupted(plan):
-            self.sweeping[which] = self.sweeper.drop_steps(plan)
         elif self.now >= plan.sweep_after:
             self.sweeping[which] = self.sweeper.sweep_steps(plan, Swept())
 
