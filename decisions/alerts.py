@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
 from contracts.facts.watch import AlertKind, PairCounts, Severity, Window
+from contracts.records import OutboxEntry, outbox_entry
 from contracts.vocabulary import ArtifactRef, Contract, Environment, Target
 
 AlertFact = AlertRaised | AlertUpdated | AlertResolved
@@ -16,6 +18,7 @@ RUNBOOKS: dict[AlertKind, str] = {
         "suspended",
     )
 }
+LOST = "The record of this alert was lost. If what it says lasts, it is raised again."
 _FIGURES = (
     *("value", "limit", "window", "requests", "e_value", "first_bad_at", "drill", "evidence", "message"),
     *("answers_nothing", "pairs"),
@@ -52,6 +55,39 @@ class AlertState(Contract):
     answers_nothing: bool = False
     pairs: PairCounts | None = None
     updates: int = 0
+
+
+@dataclass(frozen=True)
+class PlainAlert:
+    """An alert without figures, which a record raises and resolves once each."""
+
+    alert_id: str
+    kind: AlertKind
+    severity: Severity
+    target: Target
+    raised_at: datetime
+    environment: Environment = "production"
+
+    def entry(self, change: Literal["raised", "resolved"], message: str, now: datetime) -> OutboxEntry:
+        """Return the fact that raises or resolves it, as a record publishes it."""
+        fact = (AlertRaised if change == "raised" else AlertResolved)(
+            alert_id=self.alert_id,
+            kind=self.kind,
+            severity=self.severity,
+            target=self.target,
+            runbook=RUNBOOKS[self.kind],
+            raised_at=self.raised_at,
+            message=message,
+        )
+        return outbox_entry(
+            fact,
+            model=self.target.model,
+            environment=self.environment,
+            cause_id=None,
+            id=f"{self.alert_id}-{self.raised_at.isoformat()}-{change}",
+            correlation_id=self.alert_id,
+            decided_at=now,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,8 +146,7 @@ def alert_id(environment: Environment, target: Target, key: str, raised_at: date
 
 def resolve_lost(alert: AlertRaised) -> AlertResolved:
     """Return the resolution of an alert that the log has open, and whose record was lost."""
-    message = "The record of this alert was lost. If what it says lasts, it is raised again."
-    return AlertResolved.model_validate({**alert.model_dump(), "message": message})
+    return AlertResolved.model_validate({**alert.model_dump(), "message": LOST})
 
 
 def decide_alerts(

@@ -8,8 +8,6 @@ import structlog
 from contracts.codes import Code
 from contracts.envelope import Event
 from contracts.facts import (
-    AlertRaised,
-    AlertResolved,
     DeploymentChanged,
     Fact,
     PromotionRefused,
@@ -21,6 +19,7 @@ from contracts.facts.watch import Severity
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable, Runtime
+from decisions.alerts import PlainAlert
 from decisions.route_edits import Changed, Edit, EditRefused, end_trial, has_trial, promote
 from decisions.route_edits import move as move_target
 from decisions.runtimes import why_no_runtime
@@ -38,7 +37,7 @@ from services.server_manager.domain.answer_types import (
 )
 from services.server_manager.domain.moves import Move
 from services.server_manager.domain.reconcile import Limits, production_of
-from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers, TrafficOrder
+from services.server_manager.domain.records import FleetAlert, Servers, TrafficOrder
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Artifacts, Engines, Routes
 from shared.errors import Permanent, Transient, translate
@@ -158,15 +157,10 @@ class Answers:
     async def change_alert(self, change: AlertChange) -> None:
         """Raise or resolve an alert."""
         alert = change.alert
-        if change.kind == "raise":
-            raised = AlertRaised(**_about(alert), message=alert.message)
-            await self._write(
-                lambda record: staging.open_alert(record, alert), self._alert_entry(alert, raised, "raised")
-            )
-        else:
-            resolved = AlertResolved(**_about(alert), message=change.message)
-            entry = self._alert_entry(alert, resolved, "resolved")
-            await self._write(lambda record: staging.close_alert(record, alert.alert_id), entry)
+        about = PlainAlert(alert.alert_id, alert.kind, SEVERITY[alert.kind], alert.target, alert.raised_at)
+        entry = about.entry(change.kind, change.message, self._clock.now())
+        edit = staging.open_alert if change.kind == "raised" else staging.close_alert
+        await self._write(lambda record: edit(record, alert), entry)
 
     async def _write(self, edit: Callable[[Servers], Servers], entry: OutboxEntry) -> None:
         """Edit the record and put a fact into its outbox; neither, where the edit changes nothing any more."""
@@ -299,17 +293,6 @@ class Answers:
             decided_at=self._clock.now(),
         )
 
-    def _alert_entry(self, alert: OpenAlert, fact: AlertRaised | AlertResolved, change: str) -> OutboxEntry:
-        """Return the fact of an alert; its id names the moment at which the alert was raised."""
-        return outbox_entry(
-            fact,
-            model=alert.target.model,
-            cause_id=None,
-            id=f"{alert.alert_id}-{alert.raised_at.isoformat()}-{change}",
-            correlation_id=alert.alert_id,
-            decided_at=self._clock.now(),
-        )
-
 
 def _keep_endpoints(route: Route, served: ServedTarget) -> ServedTarget:
     """Return a target with the endpoints that the route names for it already, if the one of the new order is one."""
@@ -324,15 +307,3 @@ def _ordered(request: TrafficRequested) -> Literal["shadow", "canary", "promote"
     if request.weight_ratio == 0.0:
         return "shadow"
     return "canary" if request.weight_ratio < 1.0 else "promote"
-
-
-def _about(alert: OpenAlert) -> dict[str, Any]:
-    """Return what the facts of an alert have in common."""
-    return {
-        "alert_id": alert.alert_id,
-        "kind": alert.kind,
-        "severity": SEVERITY[alert.kind],
-        "target": alert.target,
-        "runbook": f"docs/runbooks/{alert.kind}.md",
-        "raised_at": alert.raised_at,
-    }

@@ -7,13 +7,13 @@ sequence numbers of messages say whether anything new arrived, so that no clock 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final
 
-from contracts.facts import AlertRaised, AlertResolved
+from contracts.facts import AlertRaised
 from contracts.vocabulary import Target
-from decisions.alerts import resolve_lost
+from decisions.alerts import LOST, PlainAlert
 from decisions.route_versions import describe_unknown
-from services.rollback_controller.domain.record import Arriving, OpenBlindness, RollbackState, Unseen, publish_alert
+from services.rollback_controller.domain.record import Arriving, OpenBlindness, RollbackState, Unseen, with_entries
 
 GAP_S: Final = 10.0
 """Traffic that is interrupted for longer begins anew. Gateways report about every second, for some seconds after a
@@ -108,23 +108,27 @@ def assess(state: RollbackState, target: Target | None, seen: Seen, now: datetim
         why = _why_ended(before, target, seen, limits)
         if why is None:
             return state
-        return _publish(state, before, "resolved", why, now).model_copy(update={"blind": None})
+        resolved = _about(state, before).entry("resolved", why, now)
+        return with_entries(state, resolved).model_copy(update={"blind": None})
     unseen = find_unseen(seen, limits) if target is not None else None
     if unseen is None or target is None:
         return state
     sequence = 0 if unseen == "policies" else seen.arrived[unseen].sequence
     message = _describe(unseen, target.model, seen, limits)
     raised = OpenBlindness(target=target, unseen=unseen, sequence=sequence, raised_at=now, message=message)
-    return _publish(state, raised, "raised", message, now).model_copy(update={"blind": raised})
+    entry = _about(state, raised).entry("raised", message, now)
+    return with_entries(state, entry).model_copy(update={"blind": raised})
 
 
 def resolve_past(state: RollbackState, still_open: Sequence[AlertRaised], now: datetime) -> RollbackState:
     """Return the record with the alerts resolved that the log has open, and that it does not have itself."""
     known = {about.raised_at for about in (state.blind, state.standby) if about is not None}
-    for alert in still_open:
-        if alert.raised_at not in known:
-            state = publish_alert(state, resolve_lost(alert), f"{alert.alert_id}-{now.isoformat()}-lost", now)
-    return state.model_copy(update={"past_read": True})
+    lost = [
+        PlainAlert(alert.alert_id, alert.kind, alert.severity, alert.target, alert.raised_at, state.environment)
+        for alert in still_open
+        if alert.raised_at is not None and alert.raised_at not in known
+    ]
+    return with_entries(state.model_copy(update={"past_read": True}), *(x.entry("resolved", LOST, now) for x in lost))
 
 
 def _why_ended(before: OpenBlindness, target: Target | None, seen: Seen, limits: Limits) -> str | None:
@@ -158,17 +162,6 @@ def _describe(unseen: Unseen, model: str, seen: Seen, limits: Limits) -> str:
     )
 
 
-def _publish(
-    state: RollbackState, about: OpenBlindness, change: Literal["raised", "resolved"], message: str, now: datetime
-) -> RollbackState:
-    fields: dict[str, Any] = {
-        "alert_id": f"blind-{about.unseen}-{about.target.model}-{about.raised_at.isoformat()}",
-        "kind": "blind",
-        "severity": "critical",
-        "target": about.target,
-        "runbook": "docs/runbooks/blind.md",
-        "raised_at": about.raised_at,
-        "message": message,
-    }
-    fact = AlertRaised(**fields) if change == "raised" else AlertResolved(**fields)
-    return publish_alert(state, fact, f"{fact.alert_id}-{change}", now)
+def _about(state: RollbackState, blind: OpenBlindness) -> PlainAlert:
+    alert_id = f"blind-{blind.unseen}-{blind.target.model}-{blind.raised_at.isoformat()}"
+    return PlainAlert(alert_id, "blind", "critical", blind.target, blind.raised_at, state.environment)

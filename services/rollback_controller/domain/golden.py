@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from contracts.envelope import derived_id
-from contracts.facts import AlertRaised, AlertResolved, GoldenChecked, GoldenOutcome
+from contracts.facts import GoldenChecked, GoldenOutcome
 from contracts.golden import GoldenPrompts
 from contracts.records import outbox_entry
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
 from decisions import golden
-from services.rollback_controller.domain.record import RollbackState, publish_alert
+from decisions.alerts import PlainAlert
+from services.rollback_controller.domain.record import RollbackState, with_entries
 
 
 def due_check(
@@ -35,8 +36,10 @@ def begin_check(
     if not golden.is_due(state.checks, target, other, declared, now):
         return state
     after = golden.begin(state.checks, target, other, now)
-    if state.checks is not None and state.checks.raised_at is not None and after.raised_at is None:
-        state = _publish(state, state.checks, "Other versions serve by now.", now)
+    before = state.checks
+    if before is not None and before.raised_at is not None and after.raised_at is None:
+        alert = _about(state, before.target, before.raised_at)
+        state = with_entries(state, alert.entry("resolved", "Other versions serve by now.", now))
     return state.model_copy(update={"checks": after})
 
 
@@ -82,7 +85,7 @@ def end_check(
         correlation_id=name,
         decided_at=now,
     )
-    return state.model_copy(update={"outbox": (*state.outbox, entry)})
+    return with_entries(state, entry)
 
 
 def _with_alert(
@@ -93,23 +96,13 @@ def _with_alert(
     message = golden.describe(checks, declared)
     if shows and checks.raised_at is None:
         checks = checks.model_copy(update={"raised_at": now})
-        return _publish(state, checks, message, now, raised=True), checks
+        return with_entries(state, _about(state, checks.target, now).entry("raised", message, now)), checks
     if not shows and checks.raised_at is not None:
-        return _publish(state, checks, message, now), checks.model_copy(update={"raised_at": None})
+        resolved = _about(state, checks.target, checks.raised_at).entry("resolved", message, now)
+        return with_entries(state, resolved), checks.model_copy(update={"raised_at": None})
     return state, checks
 
 
-def _publish(
-    state: RollbackState, checks: golden.GoldenChecks, message: str, now: datetime, *, raised: bool = False
-) -> RollbackState:
-    assert checks.raised_at is not None  # noqa: S101 - there is an alert
-    fact = (AlertRaised if raised else AlertResolved)(
-        alert_id=f"golden-{checks.target}-{checks.raised_at.isoformat()}",
-        kind="quality",
-        severity="warning",
-        target=checks.target,
-        runbook="docs/runbooks/quality.md",
-        raised_at=checks.raised_at,
-        message=message,
-    )
-    return publish_alert(state, fact, f"{fact.alert_id}-{'raised' if raised else 'resolved'}", now)
+def _about(state: RollbackState, target: Target, raised_at: datetime) -> PlainAlert:
+    alert_id = f"golden-{target}-{raised_at.isoformat()}"
+    return PlainAlert(alert_id, "quality", "warning", target, raised_at, state.environment)

@@ -7,8 +7,6 @@ from pydantic import BeforeValidator, Field
 
 from contracts.codes import Code
 from contracts.facts import (
-    AlertRaised,
-    AlertResolved,
     Fact,
     RehearsalCompleted,
     RehearsalRequested,
@@ -16,7 +14,7 @@ from contracts.facts import (
 )
 from contracts.golden import GoldenPrompts
 from contracts.policy import Trigger
-from contracts.records import OutboxRecord, outbox_entry
+from contracts.records import OutboxEntry, OutboxRecord, outbox_entry
 from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Target, Verdict
 from decisions.golden import GoldenChecks
 
@@ -176,20 +174,9 @@ def publish(state: RollbackState, fact: Fact, about: Rollback, decided_at: datet
         correlation_id=about.correlation_id,
         decided_at=decided_at,
     )
-    return state.model_copy(update={"outbox": (*state.outbox, entry)})
+    return with_entries(state, entry)
 
 
-def publish_alert(
-    state: RollbackState, fact: AlertRaised | AlertResolved, event_id: str, decided_at: datetime
-) -> RollbackState:
-    """Return the record with an alert of its own, raised or resolved, in its outbox."""
-    entry = outbox_entry(
-        fact,
-        model=state.model,
-        environment=state.environment,
-        cause_id=None,
-        id=event_id,
-        correlation_id=fact.alert_id,
-        decided_at=decided_at,
-    )
-    return state.model_copy(update={"outbox": (*state.outbox, entry)})
+def with_entries(state: RollbackState, *entries: OutboxEntry) -> RollbackState:
+    """Return the record with more facts in its outbox."""
+    return state.model_copy(update={"outbox": (*state.outbox, *entries)})

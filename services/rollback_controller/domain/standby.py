@@ -1,13 +1,12 @@
 """The verdict on the target that production can be rolled back to, and the alert about it. Pure."""
 
 from datetime import datetime
-from typing import Any
 
-from contracts.facts import AlertRaised, AlertResolved
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest, digest_of
+from decisions.alerts import PlainAlert
 from decisions.provenance import Problem
-from services.rollback_controller.domain.record import RollbackState, StandbyVerdict, publish_alert
+from services.rollback_controller.domain.record import RollbackState, StandbyVerdict, with_entries
 
 
 def subject_digest(served: ServedTarget) -> Digest:
@@ -49,14 +48,14 @@ def record_verdict(
     )
     if before is not None and is_open and after.raised_at is None:
         why = "proven" if about_same else "no longer the target to roll back to"
-        state = _publish(state, AlertResolved(**_about(before), message=f"{before.target} is {why}."), "resolved", now)
+        state = with_entries(state, _about(state, before).entry("resolved", f"{before.target} is {why}.", now))
     if problem is not None and after.raised_at is None:
         after = after.model_copy(update={"raised_at": now})
         message = (
             f"{served.target}, the target to roll back to, is not proven: {problem.reason} Rollback stays armed: the "
             "target was proven before it was loaded, and is not unloaded."
         )
-        state = _publish(state, AlertRaised(**_about(after), message=message), "raised", now)
+        state = with_entries(state, _about(state, after).entry("raised", message, now))
     return state.model_copy(update={"standby": after})
 
 
@@ -67,21 +66,11 @@ def clear(state: RollbackState, now: datetime) -> RollbackState:
         return state
     if before.raised_at is not None:
         message = f"{before.target} is no longer the target to roll back to."
-        state = _publish(state, AlertResolved(**_about(before), message=message), "resolved", now)
+        state = with_entries(state, _about(state, before).entry("resolved", message, now))
     return state.model_copy(update={"standby": None})
 
 
-def _about(verdict: StandbyVerdict) -> dict[str, Any]:
-    return {
-        "alert_id": f"provenance-standby-{verdict.target}",
-        "kind": "provenance",
-        "severity": "warning",
-        "target": verdict.target,
-        "runbook": "docs/runbooks/provenance.md",
-        "raised_at": verdict.raised_at,
-    }
-
-
-def _publish(state: RollbackState, fact: AlertRaised | AlertResolved, change: str, now: datetime) -> RollbackState:
-    raised_at = fact.raised_at.isoformat() if fact.raised_at else ""
-    return publish_alert(state, fact, f"{fact.alert_id}-{raised_at}-{change}", now)
+def _about(state: RollbackState, verdict: StandbyVerdict) -> PlainAlert:
+    assert verdict.raised_at is not None  # noqa: S101 - there is an alert
+    alert_id = f"provenance-standby-{verdict.target}"
+    return PlainAlert(alert_id, "provenance", "warning", verdict.target, verdict.raised_at, state.environment)

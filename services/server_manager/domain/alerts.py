@@ -18,7 +18,7 @@ NOT_PROVEN = frozenset({"attestation_missing", "signature_invalid", "key_not_tru
 class AlertChange:
     """An alert to raise or to resolve."""
 
-    kind: Literal["raise", "resolve"]
+    kind: Literal["raised", "resolved"]
     alert: OpenAlert
     message: str
 
@@ -57,13 +57,13 @@ def plan_alerts(
         if disarmed_s.get(model, 0.0) >= grace_s
     ]
     fresh = [OpenAlert(kind=kind, target=target, raised_at=now, message=message) for kind, target, message in wrong]
-    changes = [AlertChange("raise", alert, alert.message) for alert in fresh if alert.alert_id not in opened]
+    changes = [AlertChange("raised", alert, alert.message) for alert in fresh if alert.alert_id not in opened]
     for alert in record.alerts:
         if alert.target.model in unreadable and alert.target.model not in routes:
             continue  # whether it still serves is not known
         over = _why_over(alert, routes, held, disarmed, silent)
         if over is not None:
-            changes.append(AlertChange("resolve", alert, over))
+            changes.append(AlertChange("resolved", alert, over))
     return changes
 
 

@@ -140,9 +140,9 @@ def open_alert(record: Servers, alert: OpenAlert) -> Servers:
     return record.model_copy(update={"alerts": (*record.alerts, alert)})
 
 
-def close_alert(record: Servers, alert_id: str) -> Servers:
+def close_alert(record: Servers, alert: OpenAlert) -> Servers:
     """Remove an alert that was resolved."""
-    return record.model_copy(update={"alerts": tuple(alert for alert in record.alerts if alert.alert_id != alert_id)})
+    return record.model_copy(update={"alerts": tuple(x for x in record.alerts if x.alert_id != alert.alert_id)})
 
 
 def publish_if_changed(before: Servers, after: Servers, entry: OutboxEntry) -> Servers:

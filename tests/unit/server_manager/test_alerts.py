@@ -43,11 +43,11 @@ ENGINE = "engine-bot.v1.bf16"
 def test_it_is_raised_once_for_what_died_and_resolved_when_ready():
     dead = {**READY, V1: held(1, Phase.DEAD, reason="killed")}
     (change,) = plan(dead)
-    assert (change.kind, change.alert.alert_id, change.alert.raised_at) == ("raise", ENGINE, at(7))
+    assert (change.kind, change.alert.alert_id, change.alert.raised_at) == ("raised", ENGINE, at(7))
     assert change.message == f"{V1} does not generate: killed"
     assert names(dead, opened("engine", 1)) == []
     assert names({**READY, V1: held(1, Phase.LOADING)}, opened("engine", 1)) == []
-    assert names(READY, opened("engine", 1)) == [("resolve", ENGINE)]
+    assert names(READY, opened("engine", 1)) == [("resolved", ENGINE)]
 
 
 def test_a_target_on_its_way_raises_nothing():
@@ -58,19 +58,19 @@ def test_a_target_on_its_way_raises_nothing():
 @pytest.mark.parametrize("phase", [Phase.DEAD, Phase.FAILED])
 def test_a_canary_on_trial_is_production_and_an_aborted_one_is_not(phase):
     broken = {**READY, V2: held(2, phase)}
-    assert names(broken, routes={"bot": route(1, 0, 2)}) == [("raise", "engine-bot.v2.bf16")]
+    assert names(broken, routes={"bot": route(1, 0, 2)}) == [("raised", "engine-bot.v2.bf16")]
     assert names(broken, routes={"bot": route(1, 0, 2, weight=0.0)}) == []
 
 
 def test_a_silent_server_alerts_for_all_that_serves_and_only_for_it():
-    assert names({**READY, V2: held(2)}, silent=SILENT) == [("raise", ENGINE)]
+    assert names({**READY, V2: held(2)}, silent=SILENT) == [("raised", ENGINE)]
     assert names(READY, opened("engine", 1), silent=SILENT) == []
 
 
 def test_what_takes_no_traffic_any_more_is_resolved():
     other = {"cat": route(1, 0, model="cat")}
-    assert names({}, opened("engine", 2), routes=other) == [("resolve", "engine-bot.v2.bf16")]
-    assert names(READY | {V0: held(0, Phase.DEAD)}, opened("engine", 0)) == [("resolve", "engine-bot.v0.bf16")]
+    assert names({}, opened("engine", 2), routes=other) == [("resolved", "engine-bot.v2.bf16")]
+    assert names(READY | {V0: held(0, Phase.DEAD)}, opened("engine", 0)) == [("resolved", "engine-bot.v0.bf16")]
 
 
 # -- standby -----------------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_a_standby_that_is_not_ready_raises_one_alert_after_the_grace_period(nam
     targets = {V1: held(1)} | ({V0: previous} if previous is not None else {})
     assert plan(targets, disarmed_s=GRACE_S - 0.1) == []
     (change,) = plan(targets, disarmed_s=GRACE_S)
-    assert (change.kind, change.alert.kind, change.alert.alert_id) == ("raise", "standby", "standby-bot")
+    assert (change.kind, change.alert.kind, change.alert.alert_id) == ("raised", "standby", "standby-bot")
     assert change.alert.target == deployable(1).target, "the alert is about what serves"
     assert change.message == f"Automatic rollback of bot is disarmed: {why}."
     assert plan(targets, opened("standby", 1), disarmed_s=600) == []
@@ -107,7 +107,7 @@ def test_a_missing_standby_raises_an_alert_too():
 
 def test_the_alert_is_resolved_as_soon_as_the_standby_is_ready():
     (change,) = plan(READY, opened("standby", 1), disarmed_s=0)
-    assert (change.kind, change.message) == ("resolve", f"Automatic rollback of bot is armed: {V0} generates.")
+    assert (change.kind, change.message) == ("resolved", f"Automatic rollback of bot is armed: {V0} generates.")
 
 
 def test_it_stays_open_while_the_reason_changes_and_across_a_rollback():
@@ -120,18 +120,18 @@ def test_it_stays_open_while_the_reason_changes_and_across_a_rollback():
 def test_a_model_without_an_active_target_needs_no_standby(routes):
     assert plan({}, routes=routes, disarmed_s=600) == []
     (change,) = plan({}, opened("standby", 1), routes=routes)
-    assert (change.kind, change.message) == ("resolve", "bot serves nothing.")
+    assert (change.kind, change.message) == ("resolved", "bot serves nothing.")
 
 
 def test_a_dead_previous_is_no_engine_alert_and_a_dead_active_no_standby_alert():
     both = {V1: held(1, Phase.DEAD), V0: held(0, Phase.DEAD)}
-    assert names(both, disarmed_s=GRACE_S) == [("raise", ENGINE), ("raise", "standby-bot")]
-    assert names({**READY, V1: held(1, Phase.DEAD)}, disarmed_s=GRACE_S) == [("raise", ENGINE)]
-    assert names({**READY, V0: held(0, Phase.DEAD)}, disarmed_s=GRACE_S) == [("raise", "standby-bot")]
+    assert names(both, disarmed_s=GRACE_S) == [("raised", ENGINE), ("raised", "standby-bot")]
+    assert names({**READY, V1: held(1, Phase.DEAD)}, disarmed_s=GRACE_S) == [("raised", ENGINE)]
+    assert names({**READY, V0: held(0, Phase.DEAD)}, disarmed_s=GRACE_S) == [("raised", "standby-bot")]
 
 
 def test_behind_a_silent_server_nothing_is_armed():
-    assert names(READY, silent=SILENT, disarmed_s=GRACE_S) == [("raise", ENGINE), ("raise", "standby-bot")]
+    assert names(READY, silent=SILENT, disarmed_s=GRACE_S) == [("raised", ENGINE), ("raised", "standby-bot")]
     assert assess_standby({"bot": route(1, 0)}, READY, SILENT) == {
         "bot": f"{V0} is out of reach, its server does not answer"
     }
@@ -142,7 +142,7 @@ def test_each_model_is_looked_at_by_itself():
     routes = {"bot": route(1, 0), "cat": route(1, 0, model="cat")}
     holding = {**READY, "cat.v1.bf16": held(1, model="cat")}
     assert assess_standby(routes, holding, {}) == {"cat": "cat.v0.bf16 is not loaded"}
-    assert names(holding, routes=routes, disarmed_s=GRACE_S) == [("raise", "standby-cat")]
+    assert names(holding, routes=routes, disarmed_s=GRACE_S) == [("raised", "standby-cat")]
 
 
 # -- what was not said --------------------------------------------------------------------------------------------------
@@ -155,11 +155,11 @@ def test_each_model_is_looked_at_by_itself():
 def test_a_target_that_is_not_proven_is_alerted_until_it_is_loaded_or_forgotten(code):
     blocked = {**READY, V2: held(2, Phase.FAILED, code=code, reason="its key was revoked")}
     (change,) = plan(blocked)
-    assert (change.kind, change.alert.alert_id) == ("raise", "provenance-bot.v2.bf16")
+    assert (change.kind, change.alert.alert_id) == ("raised", "provenance-bot.v2.bf16")
     assert change.message == f"{V2} is not loaded: its key was revoked"
     assert names(blocked, opened("provenance", 2)) == []
     for holding in ({**READY, V2: held(2)}, READY):
-        assert names(holding, opened("provenance", 2)) == [("resolve", "provenance-bot.v2.bf16")]
+        assert names(holding, opened("provenance", 2)) == [("resolved", "provenance-bot.v2.bf16")]
 
 
 def test_a_load_that_failed_otherwise_is_no_question_of_provenance():
