@@ -107,6 +107,7 @@ class BodyBans:
         self._last_s = -math.inf  # of any death
         self.reports: asyncio.Queue[DeathReport] = asyncio.Queue(_MOST)
         """What the other processes have to know."""
+        self._running: set[asyncio.Task[None]] = set()
 
     @property
     def is_empty(self) -> bool:
@@ -131,11 +132,23 @@ class BodyBans:
         callers = [accepted for accepted in there if not accepted.choice.shadow]
         if not callers:
             return
+        self._last_s = self.clock.monotonic()
+        task = asyncio.ensure_future(self._report(callers))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def settle(self) -> None:
+        """Return once what was in flight at the last death is known."""
+        await asyncio.gather(*self._running)
+
+    async def _report(self, callers: list[AcceptedRequest]) -> None:
+        """Refuse the bodies of requests; their digests are computed beside the answers in progress."""
+        bodies = await asyncio.to_thread(lambda: {digest_of(accepted.parsed) for accepted in callers})
         report = DeathReport(
             process=self.process,
             environment=callers[0].environment,
             target=callers[0].choice.served.target,
-            bodies=tuple({digest_of(accepted.parsed) for accepted in callers})[:MOST_BODIES],
+            bodies=tuple(bodies)[:MOST_BODIES],
         )
         self.take(report)
         for _ in report.bodies:

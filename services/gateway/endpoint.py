@@ -89,6 +89,7 @@ class Endpoint:
         is_suspect = False
         if not dependencies.bans.is_empty:
             digest = await self._large.process(len(raw), digest_of, parsed)
+            await dependencies.bans.settle()
             is_suspect = dependencies.bans.check(environment, served, digest)
         prompt, answers = most_tokens(parsed.kind, parsed.body, len(raw), served.context_tokens)
         expected = min(prompt, len(raw) // _BYTES_PER_TOKEN)

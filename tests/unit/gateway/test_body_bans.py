@@ -87,6 +87,7 @@ async def test_a_body_that_killed_two_versions_is_refused_everywhere_for_ten_min
 
 async def test_other_gateways_are_told_and_refuse_it():
     world = await killed()
+    await world.bans.settle()
     report = world.bans.reports.get_nowait()
     assert (report.target, len(report.bodies)) == (f.target(7), 1)
     other = World(route(6), engine=Dying(), keys=(*OWN_KEYS, OTHER_KEY))
@@ -116,6 +117,7 @@ async def test_all_that_were_in_flight_are_refused_and_telemetry_names_their_bod
     await world.chat(headers=OTHER, **KILL)
     gate.set()
     await waiting
+    await world.bans.settle()
     assert len(world.bans.reports.get_nowait().bodies) == 2
     assert [len(record.body) for record in world.records if record.error] == [12]
 
