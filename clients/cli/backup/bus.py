@@ -193,16 +193,12 @@ async def find_contents(js: JetStreamContext) -> list[str]:
 async def restore_stream(client: Client, copy: StreamCopy, location: BackupLocation) -> None:
     """Make a stream anew from its copy, with the sequences and consumers that it had; it must not hold anything.
 
-    A stream that has its last sequence already was restored before.
-
     Raises:
         CommandError: the server refuses the copy.
     """
     js = client.jetstream(timeout=ANSWER_S)
     request = js._api_request  # noqa: SLF001 - no public call
     with contextlib.suppress(NotFoundError):
-        if (await js.stream_info(copy.name)).state.last_seq == copy.state["last_seq"] != 0:
-            return
         await js.delete_stream(copy.name)
     config = {**copy.config, "num_replicas": 1}  # provisioning raises it to what the installation has
     answer = await request(

@@ -38,9 +38,7 @@ So a change that the copy of the first one takes for done is in the copy of the 
 """
 STREAMS_IN_ORDER: Final = (*(f"KV_{bucket}" for bucket in BUCKETS_IN_ORDER), ORDERS, INBOX, EVENTS, DEADLETTER)
 """Everything that is copied of the bus. Telemetry is not: it is kept in memory, for an hour."""
-RESTORING: Final = "restoring.json"
-"""The object that names the backup which is being restored into a store; it exists until that is done."""
-LEFT_OUT: Final = (PROBE, DATA_FORMAT, RESTORING)
+LEFT_OUT: Final = (PROBE, DATA_FORMAT)
 """Objects that belong to a store, and not to what it holds."""
 
 _BLOB = re.compile(r"(?:.*/)?blobs/sha256/[0-9a-f]{2}/(?P<digest>[0-9a-f]{64})")

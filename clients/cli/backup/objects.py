@@ -1,13 +1,13 @@
 """Objects of the store in a backup: every version with its bytes and its lock, copied once, and put back in order."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 
-from clients.cli.backup.contents import RESTORING, Blob, ObjectCopy, digest_in, is_retained
+from clients.cli.backup.contents import Blob, ObjectCopy, digest_in, is_retained
 from clients.cli.backup.locations import BackupLocation
 from decisions.object_versions import ObjectVersion
 from shared.errors import Permanent
@@ -53,17 +53,12 @@ class SourceStore(LockingStore):
         with self._translated("the bucket"):
             return [str(entry.object_name) for entry in self._client.list_objects(bucket_name=self.bucket)]
 
-    def unmark(self) -> None:
-        """Remove the object that names the backup which is being restored."""
-        self._erase(RESTORING)
-
 
 @dataclass
 class ObjectCopier:
-    """Copies objects into a location, except those that it has from an earlier backup.
+    """Copies objects into a location, except blobs that it has from an earlier backup.
 
     Attributes:
-        known: The copies in the newest backup, by key and id of the version.
         keep: Returns whether an object belongs to the backup.
         changed: Objects whose bytes are not those that their name promises.
         gone: Objects that were removed between the listing and the copy: erased texts, and what nothing refers to.
@@ -72,7 +67,6 @@ class ObjectCopier:
 
     store: SourceStore
     location: BackupLocation
-    known: Mapping[tuple[str, str], ObjectCopy]
     keep: Callable[[str], bool]
     changed: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
@@ -117,9 +111,7 @@ class ObjectCopier:
 
     def _bytes(self, version: ObjectVersion) -> Blob:
         """Return where the bytes of a version are in the location, after they were copied if it did not have them."""
-        known = self.known.get((version.key, version.version_id))
-        is_known = known is not None and (known.modified, known.size_bytes) == (version.modified, version.size)
-        digest = known.digest if known is not None and is_known else digest_in(version.key)
+        digest = digest_in(version.key)
         if digest is not None:
             blob = Blob(digest=digest, size_bytes=version.size)
             if self.location.has(blob):
@@ -156,31 +148,27 @@ class ObjectCopier:
 
 @dataclass(frozen=True)
 class ObjectRestorer:
-    """Writes copied objects into a store that held nothing, or what an interrupted restore of the same backup wrote."""
+    """Writes copied objects into a store that holds nothing."""
 
     store: SourceStore
     location: BackupLocation
     now: datetime
 
-    def restore(self, copies: Iterable[ObjectCopy]) -> int:
-        """Write the versions of each object, the oldest first, with their locks; return how many objects there are."""
-        there: dict[str, int] = {}
-        for version in self.store.versions(""):
-            there[version.key] = there.get(version.key, 0) + 1
+    def restore(self, copies: Iterable[ObjectCopy]) -> None:
+        """Write the versions of each object, the oldest first, with their locks."""
         locks = self.store.has_lock()
         objects = [list(versions) for _, versions in groupby(copies, key=lambda copy: copy.key)]
         with ThreadPoolExecutor(REQUESTS, thread_name_prefix="restore") as threads:
-            done = threads.map(lambda each: self._object(each, there.get(each[0].key, 0), locks=locks), objects)
-            return sum(1 for _ in done)
+            for _ in threads.map(lambda versions: self._object(versions, locks=locks), objects):
+                pass
 
-    def _object(self, versions: list[ObjectCopy], there: int, *, locks: bool) -> None:
-        for number, copy in enumerate(versions):
-            blob = copy.blob
-            if number >= there and blob is None:
+    def _object(self, versions: list[ObjectCopy], *, locks: bool) -> None:
+        for copy in versions:
+            if copy.blob is None:
                 self.store.hide(copy.key)
-            elif number >= there and blob is not None:
-                self.store.append(copy.key, blob.size_bytes, self.location.read(blob))
-            if locks and number >= there - 1 and is_retained(copy, self.now):  # the last one may lack its lock
+            else:
+                self.store.append(copy.key, copy.size_bytes, self.location.read(copy.blob))
+            if locks and is_retained(copy, self.now):
                 self.store.retain_latest(copy.key, _retention(copy))
 
 

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from clients.cli.backup.bus import check_restorable, find_contents, put_consumers_back, restore_stream
-from clients.cli.backup.contents import FORMAT, LEFT_OUT, RESTORING, BackupManifest, Blob, ObjectCopy
+from clients.cli.backup.contents import FORMAT, LEFT_OUT, BackupManifest, Blob, ObjectCopy
 from clients.cli.backup.locations import BackupLocation
 from clients.cli.backup.objects import REQUESTS, ObjectRestorer, SourceStore
 from clients.cli.backup.taking import read_list
 from clients.cli.connection import StackAddress, connected
 from clients.cli.output import CommandError
-from contracts.vocabulary import canonical_json, digest_of
+from contracts.vocabulary import digest_of
 from deploy.data_format import refuse
 from shared.errors import Permanent
 from shared.messaging.provision import provision_when_joined, settings_of
@@ -93,41 +93,18 @@ async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock) -> None:
     async with connected(stack) as client:
         js = client.jetstream(timeout=30)
         await check_restorable(js)
-        resumed = await asyncio.to_thread(_is_resumed, store, chosen.digest)
-        problems = [] if resumed else await find_contents(js)
-        problems += [] if resumed else await asyncio.to_thread(_objects_there, store)
+        problems = [*await find_contents(js), *await asyncio.to_thread(_objects_there, store)]
         if problems:
             raise CommandError(
                 f"this installation is not empty, and a restore replaces nothing: {'; '.join(problems[:MOST_NAMED])}. "
                 "Use a new state folder, or empty volumes and an empty bucket, and start no service before"
             )
-        await asyncio.to_thread(_mark, store, chosen.digest)
         restorer = ObjectRestorer(store, chosen.location, clock.now())
         await asyncio.to_thread(restorer.restore, chosen.objects)
         for copy in chosen.manifest.streams:
             await restore_stream(client, copy, chosen.location)
         await put_consumers_back(js, chosen.manifest.positions)
         await provision_when_joined(js, **settings_of(stack.connection))
-    await asyncio.to_thread(store.unmark)
-
-
-def _is_resumed(store: SourceStore, digest: str) -> bool:
-    """Return whether an interrupted restore of the very same backup left what is there."""
-    marked = store.find(RESTORING)
-    if marked is not None and marked != _marker(digest):
-        raise CommandError(
-            "a restore of another backup was interrupted here; empty the installation first, or finish that one"
-        )
-    return marked is not None
-
-
-def _mark(store: SourceStore, digest: str) -> None:
-    if store.find(RESTORING) is None:
-        store.create(RESTORING, _marker(digest))
-
-
-def _marker(digest: str) -> bytes:
-    return canonical_json({"manifest": digest})
 
 
 def _objects_there(store: SourceStore) -> list[str]:

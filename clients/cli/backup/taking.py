@@ -38,7 +38,6 @@ class Taken:
 async def take(stack: StackAddress, location: BackupLocation, clock: Clock) -> Taken:
     """Copy a stack into a location; return the backup once it is whole."""
     began = clock.now()
-    before = await asyncio.to_thread(newest, location)
     async with connected(stack) as client:
         js = client.jetstream(timeout=30)
         positions = await read_positions(js)
@@ -50,9 +49,7 @@ async def take(stack: StackAddress, location: BackupLocation, clock: Clock) -> T
             reserved[key.removesuffix(_MODEL)] = int(record.get("next_version", 1)) - 1
         tail = await value_at(js, "audit", "tail", last["KV_audit"])
     keep = belongs(reserved, int(tail.get("segment", 1)))
-    copier = ObjectCopier(
-        SourceStore(stack.connection), location, await asyncio.to_thread(_known, location, before), keep
-    )
+    copier = ObjectCopier(SourceStore(stack.connection), location, keep)
     objects = await asyncio.to_thread(lambda: copier.copy(copier.listed()))
     listed = await asyncio.to_thread(keep_list, location, objects)
     manifest = BackupManifest(
@@ -75,25 +72,10 @@ async def take(stack: StackAddress, location: BackupLocation, clock: Clock) -> T
     return Taken(manifest, digest_of(data), copier.new_bytes, tuple(copier.gone))
 
 
-def newest(location: BackupLocation) -> BackupManifest | None:
-    """Return the newest backup of a location; None if it has none, or a newer program wrote it."""
-    names = location.names()
-    if not names:
-        return None
-    manifest = BackupManifest.model_validate_json(location.manifest(names[-1]))
-    return manifest if manifest.format == FORMAT else None
-
-
 def read_list(location: BackupLocation, manifest: BackupManifest) -> list[ObjectCopy]:
     """Return the copies of objects that a backup lists; raise Permanent if the list is not what it was."""
     data = b"".join(location.read(manifest.objects))
     return [ObjectCopy.model_validate_json(line) for line in data.splitlines()]
-
-
-def _known(location: BackupLocation, manifest: BackupManifest | None) -> dict[tuple[str, str], ObjectCopy]:
-    if manifest is None or not location.has(manifest.objects):
-        return {}
-    return {(copy.key, copy.version_id): copy for copy in read_list(location, manifest)}
 
 
 def keep_list(location: BackupLocation, copies: Sequence[ObjectCopy]) -> Blob:

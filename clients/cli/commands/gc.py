@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.audit_facts import state_change
-from clients.cli.backup.contents import RESTORING
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.gc.roots import names_on_bus
 from clients.cli.gc.store import StoredObjects
@@ -59,8 +58,6 @@ def gc(
             f"--older-than {older_than} is too short: an upload may wait as long; use 1h or more", Exit.USAGE
         )
     store, clock = StoredObjects(stack.connection), SystemClock()
-    if store.find(RESTORING) is not None:
-        raise CommandError("a backup is being restored here; finish that with `slipway restore` first")
     sweeper = Sweeper(store, lambda: asyncio.run(names_on_bus(stack, clock.now() - young)), young, clock.now)
     plan = sweeper.find_plan()
     if not yes:

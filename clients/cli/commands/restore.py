@@ -43,8 +43,8 @@ def restore(
 ) -> None:
     """Restore a backup into an empty installation whose services do not run; anything else is refused.
 
-    Of the stack on this machine it starts bus and store itself, and stops them afterwards. An interrupted restore goes
-    on when it is run again. It takes an administrator's credential.
+    Of the stack on this machine it starts bus and store itself, and stops them afterwards. It takes an administrator's
+    credential.
     """
     if check and nats is not None:
         raise CommandError("--nats changes nothing with --check; leave one of them out", Exit.USAGE)
@@ -115,4 +115,4 @@ def _restore(folder: StateFolder | None, chosen: Chosen, nats: int | None) -> No
     except CannotStart as error:
         raise CommandError(str(error)) from error
     if not servers.completed:
-        raise CommandError("the restore was interrupted; run it again to go on")
+        raise CommandError("the restore was interrupted; empty the installation, and run it again")
