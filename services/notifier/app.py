@@ -7,9 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from weakref import WeakValueDictionary
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import Counter
 
-from contracts import metrics as m
 from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
 from services.notifier.domain import notices
@@ -19,7 +18,6 @@ from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import Clock
-from shared.runtime.metrics import counter
 
 SERVICE = "notifier"
 AT_ONCE = 16
@@ -33,20 +31,6 @@ _HAPPENED = {
 }
 
 
-class NotifierMetrics:
-    """How many notifications were sent, failed and were given up."""
-
-    def __init__(self, registry: CollectorRegistry, receivers: tuple[str, ...]) -> None:
-        self._sent = counter(m.NOTIFICATIONS, registry)
-        for receiver in receivers:  # rules watch them, and `increase` does not see a series that begins at 1
-            for outcome in ("sent", "failed", "given_up"):
-                self._sent.labels(receiver, outcome)
-
-    def count(self, receiver: str, outcome: str) -> None:
-        """Count a try."""
-        self._sent.labels(receiver, outcome).inc()
-
-
 @dataclass(frozen=True)
 class Notifier:
     """The use cases. What fails is delivered again by the bus; after `give_up` it becomes a dead letter."""
@@ -54,7 +38,7 @@ class Notifier:
     records: RecordStore[ModelNotices]
     receivers: tuple[Receiver, ...]
     sender: Sender
-    metrics: NotifierMetrics
+    counted: Counter
     give_up: timedelta
     clock: Clock
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
@@ -124,7 +108,7 @@ class Notifier:
             return
         gives_up = now - since >= self.give_up
         for name in failed:
-            self.metrics.count(name, "given_up" if gives_up else "failed")
+            self.counted.labels(name, "given_up" if gives_up else "failed").inc()
         if gives_up:
             raise Permanent("endpoint_unreachable", "; ".join(failed.values()))
         self._tried_since[event.id] = since
@@ -139,7 +123,7 @@ class Notifier:
                 await self.sender.send(receiver, notice, transition)
             except SendFailedError as error:
                 return f"{receiver} did not get that {_HAPPENED[transition]}: {error}."
-            self.metrics.count(receiver, "sent")
+            self.counted.labels(receiver, "sent").inc()
             taken = notice.taken_with(transition)
             await self._edit(model, lambda record: notices.note_sent(record, key, receiver, taken))  # noqa: B023
         return ""

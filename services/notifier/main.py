@@ -2,9 +2,11 @@
 
 import asyncio
 from datetime import timedelta
+from itertools import product
 
+from contracts import metrics as m
 from services.notifier.adapters.http import HttpSender
-from services.notifier.app import SERVICE, Notifier, NotifierMetrics, build
+from services.notifier.app import SERVICE, Notifier, build
 from services.notifier.domain.notices import ModelNotices
 from services.notifier.settings import NotifierSettings, read_receivers
 from shared.messaging.bus import Bus
@@ -12,6 +14,7 @@ from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
+from shared.runtime.metrics import counter
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection, read_settings
@@ -24,13 +27,15 @@ async def run(connection: Connection, settings: NotifierSettings) -> None:
     """Connect, build the service and serve until SIGTERM."""
     clock, receivers = SystemClock(), read_receivers(settings.receivers)
     bus = Bus(connection, SERVICE, clock)
-    metrics = NotifierMetrics(bus.metrics, tuple(receiver.name for receiver in receivers))
+    counted = counter(m.NOTIFICATIONS, bus.metrics)
+    for receiver, outcome in product(receivers, ("sent", "failed", "given_up")):
+        counted.labels(receiver.name, outcome)  # rules watch them, and `increase` does not see what begins at 1
     await connect_with_retries(bus)
     bucket = Bucket(bus.js, "notifications", ModelNotices, service=SERVICE)
     records = RecordStore("notifications", bucket, LoggedPublisher(bus), service=SERVICE)
     sender = HttpSender(receivers, settings, clock)
     give_up = timedelta(seconds=settings.give_up_s)
-    notifier = Notifier(records, receivers, sender, metrics, give_up, clock)
+    notifier = Notifier(records, receivers, sender, counted, give_up, clock)
     build(bus, notifier)
     repeating = Sweeper("repeated alerts", records.keys, notifier.repeat, every_s=settings.resend_s)
     try:

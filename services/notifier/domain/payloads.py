@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from services.notifier.domain.notices import Notice, Transition
 
-_SLACK_CHARS: Final = 2900
+_HEAD_CHARS, _MESSAGE_CHARS = 150, 300
+"""Together with runbook and link below the 3,000 characters of a block of Slack, though each may be escaped as five."""
 _HEAD: Final = {"raised": "Raised", "rollback_failed": "No automatic rollback", "resolved": "Resolved"}
 _PREFIX: Final = "whsec_"
 _LEAST_BYTES, _MOST_BYTES = 24, 64
@@ -93,15 +94,14 @@ def _webhook(notice: Notice, transition: Transition, now: datetime, link: str) -
 def _slack(notice: Notice, transition: Transition, link: str) -> dict[str, Any]:
     """Return a message for an incoming webhook of Slack; no text can mention people or hide an address."""
     alert = notice.alert
-    head = f"{_HEAD[transition]} ({alert.severity}): {_summary(notice)}"
-    lines = [f"*{_escape(head)}*", _escape(alert.message)]
+    head = _escape(f"{_HEAD[transition]} ({alert.severity}): {_summary(notice)}", _HEAD_CHARS)
+    lines = [f"*{head}*", _escape(alert.message, _MESSAGE_CHARS)]
     if alert.runbook:
-        lines.append(_escape(f"Runbook: {alert.runbook}"))
+        lines.append(_escape(f"Runbook: {alert.runbook}", _HEAD_CHARS))
     if link:
         lines.append(f"<{link}|Details>")
-    text = _cut("\n".join(lines), _SLACK_CHARS)
-    block = {"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}}
-    return {"text": _cut(_escape(head), _SLACK_CHARS), "blocks": [block], "unfurl_links": False}
+    block = {"type": "section", "text": {"type": "mrkdwn", "text": "\n".join(lines), "verbatim": True}}
+    return {"text": head, "blocks": [block], "unfurl_links": False}
 
 
 def _summary(notice: Notice) -> str:
@@ -113,18 +113,10 @@ def _summary(notice: Notice) -> str:
     return " ".join(text.split())
 
 
-def _escape(text: str) -> str:
-    """Return a text as Slack shows it: `<` begins mentions and links there."""
+def _escape(text: str, most: int) -> str:
+    """Return so many characters of a text as Slack shows them: `<` begins mentions and links there."""
+    text = text if len(text) <= most else f"{text[: most - 1]}…"
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _cut(text: str, most: int) -> str:
-    """Return a text, shortened to so many characters; no escaped character is cut in two."""
-    if len(text) <= most:
-        return text
-    kept = text[: most - 1]
-    start = kept.rfind("&", len(kept) - 5)
-    return (kept[:start] if start >= 0 and ";" not in kept[start:] else kept) + "…"
 
 
 def parse_secret(text: str) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from contracts.metrics import METRICS, Metric
+from contracts.metrics import METRICS, NOTIFICATIONS, Metric
 from contracts.services import SERVICES
 from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
@@ -14,12 +14,12 @@ from services.gateway.route_table import RouteTable
 from services.gateway.worker_state import WorkerState
 from services.mirror.metrics import MirrorMetrics
 from services.monitor.metrics import MonitorMetrics
-from services.notifier.app import NotifierMetrics
 from services.registry.metrics import RegistryMetrics
 from services.rollback_controller.metrics import RollbackMetrics
 from services.server_manager.metrics import FleetMetrics, show_agents
 from shared.messaging.bus import Bus
 from shared.runtime.clock import SystemClock
+from shared.runtime.metrics import counter
 from shared.runtime.service_metrics import ServiceMetrics
 from shared.runtime.settings import Connection
 
@@ -42,7 +42,7 @@ OWN = {
     "gateway": of_gateway,
     "mirror": MirrorMetrics,
     "monitor": MonitorMetrics,
-    "notifier": lambda registry: NotifierMetrics(registry, ()),
+    "notifier": lambda registry: counter(NOTIFICATIONS, registry),
     "registry": RegistryMetrics,
     "rollback-controller": RollbackMetrics,
     "server-manager": of_server_manager,

@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from contracts import metrics as m
 from contracts.envelope import Event, source_of
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
-from services.notifier.app import OLD, SETTLES, Notifier, NotifierMetrics
+from services.notifier.app import OLD, SETTLES, Notifier
 from services.notifier.domain import notices
 from services.notifier.domain.notices import KEPT, MOST_NOTICES, OLDEST, ModelNotices, Receiver
 from services.notifier.ports import SendFailedError
 from shared.errors import Permanent, Transient
 from shared.messaging.records import RecordStore
+from shared.runtime.metrics import counter
 from testbed import factories as f
 from tests.kit.records import MemoryPublisher, MemoryRecords
 
@@ -35,8 +37,8 @@ class World:
         records = RecordStore(
             "notifications", MemoryRecords(ModelNotices), MemoryPublisher("notifier"), service="notifier"
         )
-        metrics = NotifierMetrics(CollectorRegistry(), tuple(receiver.name for receiver in receivers))
-        self.notifier = Notifier(records, receivers, self, metrics, timedelta(hours=1), self)
+        counted = counter(m.NOTIFICATIONS, CollectorRegistry())
+        self.notifier = Notifier(records, receivers, self, counted, timedelta(hours=1), self)
 
     def now(self):
         return f.after(self.at_s)
@@ -289,7 +291,7 @@ async def test_a_receiver_that_is_no_longer_configured_keeps_nothing():
     world = World()
     await world.raised()
     fewer = World((CHAT,))
-    fewer.notifier = Notifier(world.notifier.records, (CHAT,), fewer, fewer.notifier.metrics, timedelta(hours=1), fewer)
+    fewer.notifier = Notifier(world.notifier.records, (CHAT,), fewer, fewer.notifier.counted, timedelta(hours=1), fewer)
     assert await fewer.resolved() == [("chat", "resolved")]
 
 
