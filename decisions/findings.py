@@ -87,6 +87,7 @@ def assess_trigger(
         message = f"{_describe_pairs(mirrored.counts)} {message}"
     if kind_of(trigger) == "errors":
         message += _describe_error(error)
+    message += _describe_callers(state.callers)
     if shown.drilled:
         message += f" A drill touched {shown.drilled} of the bad ones ({state.drill})."
     return Finding(
@@ -112,6 +113,14 @@ def assess_trigger(
 
 def _describe_error(error: str) -> str:
     return f" The last one failed with {error}." if error else ""
+
+
+def _describe_callers(callers: Mapping[str, int]) -> str:
+    """Return who sent most of what was bad, by the names that `slipway keys list --json` has for keys."""
+    known = [(caller, bad) for caller, bad in callers.items() if caller]
+    most = sorted(known, key=lambda entry: -entry[1])[:3]
+    named = ", ".join(f"{caller} ({bad})" for caller, bad in most)
+    return f" Most of them by caller: {named}." if named else ""
 
 
 def _describe_pairs(counts: PairCounts) -> str:

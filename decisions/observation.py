@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from pydantic import Field
+
 from contracts.facts import Inference
 from contracts.facts.watch import Window
 from contracts.policy import Trigger
@@ -20,6 +22,8 @@ Role = Literal["active", "canary", "shadow"]
 SLOTS_PER_WINDOW = 12
 CALM_REQUESTS = 10
 """So many outcomes show that an alert's condition is gone, however long they took."""
+CALLERS_KEPT = 16
+"""Callers whose bad requests are counted one by one; above it those with fewest are forgotten."""
 REPEATS_KEPT = 256
 """Failed bodies of a target that are remembered for a minute."""
 
@@ -42,6 +46,7 @@ class TriggerState(Contract):
         blocks: Of the active target: the blocks that still take requests.
         first_bad_at: Arrival of the first bad request since the evidence last spoke for the target.
         drill: The last drill that touched a bad request.
+        callers: Bad requests since then by caller, of those with most.
         mirrored: What pairs of the same requests on two versions showed.
         hidden: Of a canary: requests that the callers' parameters hide from the trigger.
     """
@@ -53,6 +58,7 @@ class TriggerState(Contract):
     slots: tuple[Slot, ...] = ()
     first_bad_at: datetime | None = None
     drill: str | None = None
+    callers: dict[str, int] = Field(default_factory=dict)
     mirrored: MirrorTest | None = None
     hidden: int = 0
 
@@ -89,7 +95,7 @@ def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[O
         return state
     is_active = state.detector is not None
     bet, evidence = plan_bet(limit_of(trigger)), state.evidence
-    first_bad_at, drill = state.first_bad_at, state.drill
+    first_bad_at, drill, callers = state.first_bad_at, state.drill, dict(state.callers)
     for outcome in outcomes:
         evidence = evidence if is_active else observe_process(evidence, bet, [outcome.bad])
         if evidence.trials <= trigger.min_requests:
@@ -97,14 +103,16 @@ def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[O
         if outcome.bad:
             first_bad_at = first_bad_at or outcome.at
             drill = outcome.drill or drill
+            callers[outcome.caller] = callers.get(outcome.caller, 0) + 1
         elif not is_active and evidence.log_e <= 0.0:
-            first_bad_at, drill = None, None
+            first_bad_at, drill, callers = None, None, {}
     update = {
         "evidence": evidence,
         "blocks": add_to_blocks(state.blocks, outcomes) if is_active else state.blocks,
         "first_bad_at": first_bad_at,
         "slots": add_to_slots(state.slots, trigger.window_s, outcomes),
         "drill": drill if first_bad_at else None,
+        "callers": dict(sorted(callers.items(), key=lambda entry: entry[1])[-CALLERS_KEPT:]),
     }
     return state.model_copy(update=update)
 
@@ -118,7 +126,7 @@ def close_trigger(state: TriggerState, trigger: Trigger, now: datetime | None) -
     detector = observe_detector(state.detector, limit, closed.values())
     update: dict[str, object] = {"detector": detector, "blocks": blocks}
     if not blocks.bad and is_at_rest(detector, limit):
-        update |= {"first_bad_at": None, "drill": None}
+        update |= {"first_bad_at": None, "drill": None, "callers": {}}
     return state.model_copy(update=update), closed
 
 

@@ -38,12 +38,14 @@ class Outcome:
         at: When the request arrived.
         ended_at: When it ended; it counts in the window of that time.
         drill: The drill that touched it.
+        caller: A pseudonym of the key that was presented; empty if unknown.
     """
 
     bad: bool
     at: datetime
     ended_at: datetime
     drill: str | None = None
+    caller: str = ""
 
 
 def limit_of(trigger: Trigger) -> float:
@@ -121,6 +123,7 @@ def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequen
             at=record.scheduled_at,
             ended_at=ended_at(record),
             drill=record.drill,
+            caller=record.caller or "",
         )
         for record, bad in observed
         if bad is not None

@@ -1,7 +1,6 @@
 """Admits callers by their keys: what a key opens, and what its bearer used of its limits in this process."""
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Final
 
 from contracts.api_keys import ApiKey, KeyLimits
 from contracts.vocabulary import Environment
-from decisions.api_keys import assess_key, opens_model, parse_key
+from decisions.api_keys import assess_key, opens_model, parse_key, pseudonym
 from decisions.request_rates import Allowance
 from decisions.token_budgets import seconds_to_next_month
 from services.gateway.budgets import Budget, Budgets
@@ -64,21 +63,17 @@ class Caller:
     @property
     def pseudonym(self) -> str:
         """Return the name of the account in telemetry: the same at all gateways, and no key or person."""
-        return _pseudonym(self.account)
+        return pseudonym(self.account)
 
     @property
     def holder_pseudonym(self) -> str:
         """Return the name of the holder in telemetry."""
-        return _pseudonym(self.holder)
+        return pseudonym(self.holder)
 
     @property
     def cache_salt(self) -> str | None:
         """Return what keeps cached prefixes of its team apart from those of others."""
         return self.teams.cache_salt(self.key.team)
-
-
-def _pseudonym(name: str) -> str:
-    return hashlib.sha256(f"caller|{name}".encode()).hexdigest()[:12]
 
 
 @dataclass

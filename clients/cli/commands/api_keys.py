@@ -22,7 +22,7 @@ from contracts.api_keys import KEY_ID_PATTERN, ApiKey
 from contracts.api_usage import TEAM_PREFIX, MonthlyUsage
 from contracts.teams import Team
 from contracts.vocabulary import Environment
-from decisions.api_keys import DEFAULT_LIMITS, ID_BYTES, SECRET_BYTES, digest_of_secret, format_key
+from decisions.api_keys import DEFAULT_LIMITS, ID_BYTES, SECRET_BYTES, digest_of_secret, format_key, pseudonym
 from decisions.teams import find_problem
 from decisions.token_budgets import month_of
 from shared.errors import Transient
@@ -201,9 +201,10 @@ def team_usage(listing: Listing) -> dict[str, int]:
 
 
 def as_plain(record: ApiKey, usage: MonthlyUsage | None = None) -> dict[str, Any]:
-    """Return the JSON of a key with what it used this month; the digest of its secret is left out."""
+    """Return the JSON of a key with its name in telemetry and its use this month, without its secret's digest."""
     used = {"month": usage.month, "tokens": usage.tokens, "requests": usage.requests} if usage is not None else None
-    return {**record.model_dump(mode="json", exclude={"secret_digest"}), "used": used}
+    caller = pseudonym(record.key_id)
+    return {**record.model_dump(mode="json", exclude={"secret_digest"}), "caller": caller, "used": used}
 
 
 def revoke_key(key_id: str, state: Path | None, installed: Mapping[str, ApiKey]) -> None:

@@ -53,6 +53,19 @@ def test_a_regression_is_raised_once_updated_and_resolved_after_it_was_calm():
     assert len(raised(state)) == 1
 
 
+def test_an_alert_names_the_callers_of_most_bad_requests_since_it_began():
+    names = random.Random(1)
+
+    def slow(at):
+        return m.record(at, ttft_ms=2000.0, caller=names.choice(["a" * 12] * 8 + ["b" * 12]))
+
+    state = m.feed(m.routed(), 60, 3, m.mixed(0.0, caller="c" * 12))
+    (alert,) = raised(m.feed(state, 60, 3, slow, start=60))
+    named = alert.message.partition("by caller: ")[2]
+    assert [name in named for name in ("a" * 12, "b" * 12, "c" * 12)] == [True, True, False]
+    assert named.index("a" * 12) < named.index("b" * 12)
+
+
 def test_the_next_time_is_another_alert_with_fresh_evidence():
     state = m.feed(m.routed(), 30, 3, m.mixed(1.0))
     state = m.feed(state, 240, 3, m.mixed(0.0), start=30)
