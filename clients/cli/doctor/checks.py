@@ -107,8 +107,6 @@ def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
     yield Check("sandbox", "starting a child in the sandbox", lambda: assess.assess_sandbox(sandbox.probe()))
     yield Check("state folder", "reading the state folder", partial(stack.check_folder, subject.folder))
     yield Check("disk", "reading free space", partial(_disk, subject.folder))
-    if not running:  # the server of one that runs is asked
-        yield Check(space.BUS, "reading free space", partial(space.plan_bus, subject.folder))
     yield Check("shared memory", "reading free space", partial(_shared_memory, subject.folder))
 
 
@@ -174,7 +172,7 @@ def _running_stack(folder: StateFolder) -> Iterator[Check]:
     yield Check("nats", "asking the message bus", partial(stack.ask_when_ready, folder, "nats", servers.ask_nats))
     yield Check("s3", "trying a create-only put", partial(stack.ask_when_ready, folder, "s3", servers.ask_s3))
     ask = partial(stack.ask_when_ready, folder)
-    yield Check(space.BUS, "asking the bus for its limits", partial(ask, space.BUS, lambda c: space.ask_bus(c, folder)))
+    yield Check(space.BUS, "asking the bus for its limits", partial(ask, space.BUS, space.ask_bus))
     yield Check(space.CONSUMERS, "counting consumers", partial(ask, space.CONSUMERS, space.ask_consumers))
     fleet = partial(ask, "endpoints", lambda _: endpoints.check_endpoints(folder))
     yield Check("endpoints", "reading the endpoints of the fleet", fleet)

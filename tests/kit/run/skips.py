@@ -7,7 +7,6 @@ import pytest
 
 EXPECTED = {
     "tests/integration/test_chart_bus_in_containers.py": "containers need root, podman and a kernel that lets them",
-    "tests/integration/test_doctor_space.py": "as test_full_disk.py",
     "tests/integration/test_full_disk.py": "a small disk needs a mount in a namespace, which containers may forbid",
     "tests/integration/test_full_disks.py": "as test_full_disk.py",
     "tests/integration/test_full_store.py": "as test_full_disk.py",
