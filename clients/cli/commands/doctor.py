@@ -1,16 +1,14 @@
 """`slipway doctor`: check the requirements of a stack; `slipway up` runs them, too."""
 
-import contextlib
-import sys
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clients.cli.connection import JsonOption, StateOption, find_stack
-from clients.cli.doctor.checks import Check, Elsewhere, Subject, plan_checks, run_check
-from clients.cli.doctor.findings import Finding, as_data, as_line, as_row, passed, summary
+from clients.cli.doctor.checks import Elsewhere, Subject, plan_checks, run_check
+from clients.cli.doctor.findings import as_line, as_row, passed, summary
 from clients.cli.output import Exit, is_terminal, show_json, show_line
 from clients.cli.settings import CliSettings
 from deploy.local.plan import StackConfig
@@ -39,41 +37,23 @@ def doctor(
         engine_root=engine_env or settings.engine_env or default_engine_root(),
         elsewhere=elsewhere,
     )
-    made = [_report(check, as_json=as_json) for check in plan_checks(subject)]
-    findings = [finding for finding, _ in made]
+    findings = []
+    for check in plan_checks(subject):
+        findings.append(finding := run_check(check))
+        if not as_json:
+            show_line(as_line(finding, NAME_WIDTH) if is_terminal() else as_row(finding))
     if as_json:
-        show_json({"ok": passed(findings), "findings": [as_data(finding, seconds) for finding, seconds in made]})
+        show_json({"ok": passed(findings), "findings": [asdict(finding) for finding in findings]})
     elif is_terminal():
         show_line(summary(findings))
     if not passed(findings):
         raise typer.Exit(int(Exit.FAILED))
 
 
-def _report(check: Check, *, as_json: bool) -> tuple[Finding, float]:
-    """Run a check and return its finding and seconds; show what it does, then its line."""
-    with _status(check.doing, shown=not as_json):
-        finding, seconds = run_check(check)
-    if not as_json:
-        show_line(as_line(finding, NAME_WIDTH) if is_terminal() else as_row(finding))
-    return finding, seconds
-
-
-@contextlib.contextmanager
-def _status(doing: str, *, shown: bool) -> Iterator[None]:
-    """Show a spinner with a text, on standard output or standard error if one of them is a terminal."""
-    if not shown or not (is_terminal() or sys.stderr.isatty()):
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=not is_terminal()).status(doing):
-        yield
-
-
 def preflight(folder: StateFolder, config: StackConfig, engine_root: Path) -> None:
     """Run the checks before a stack is started; print warnings and failures, and end if a check fails."""
     subject = Subject(folder, config, engine_root)
-    findings = [run_check(check)[0] for check in plan_checks(subject)]
+    findings = [run_check(check) for check in plan_checks(subject)]
     for finding in findings:
         if finding.state in ("warning", "failure"):
             show_line(as_line(finding, NAME_WIDTH))

@@ -129,7 +129,7 @@ def up(
         Path | None, typer.Option(help="Python environment with Triton and vLLM (default: .venv-engine).")
     ] = None,
     no_preflight: Annotated[
-        bool, typer.Option("--no-preflight", help="Start without the quick checks of `slipway doctor`.")
+        bool, typer.Option("--no-preflight", help="Start without the checks of `slipway doctor`.")
     ] = False,
 ) -> None:
     """Start the whole stack on this machine and keep it running until Ctrl-C. A later start resumes from its state."""

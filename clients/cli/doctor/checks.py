@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +27,10 @@ class Check:
 
     Attributes:
         name: As in its finding.
-        doing: What it does, shown while it runs.
         run: Makes it.
     """
 
     name: str
-    doing: str
     run: Callable[[], Finding]
 
 
@@ -63,14 +60,12 @@ class Subject:
     elsewhere: Elsewhere | None = None
 
 
-def run_check(check: Check) -> tuple[Finding, float]:
-    """Make a check; return its finding and how long it took, in seconds."""
-    started = time.monotonic()
+def run_check(check: Check) -> Finding:
+    """Make a check; return its finding."""
     try:
-        finding = check.run()
+        return check.run()
     except Exception as error:  # noqa: BLE001 - a check that cannot be made must not hide the others
-        finding = failure(check.name, f"the check ended with {error!r}", "report it with `slipway doctor --json`")
-    return finding, time.monotonic() - started
+        return failure(check.name, f"the check ended with {error!r}", "report it with `slipway doctor --json`")
 
 
 def plan_checks(subject: Subject) -> list[Check]:
@@ -84,30 +79,30 @@ def plan_checks(subject: Subject) -> list[Check]:
 
 def _elsewhere(addresses: Elsewhere) -> Iterator[Check]:
     connection, gateway, engine = addresses.connection, addresses.gateway_url, addresses.triton_url
-    yield Check("python", "reading the version of Python", _python)
-    yield Check("nats", f"asking {connection.nats_url}", partial(servers.ask_nats, connection))
-    yield Check("s3", f"asking {connection.s3_endpoint}", partial(servers.ask_s3, connection))
-    yield Check(space.BUS, "asking the bus for its limits", partial(space.ask_bus, connection))
-    yield Check(space.CONSUMERS, "counting consumers", partial(space.ask_consumers, connection))
+    yield Check("python", _python)
+    yield Check("nats", partial(servers.ask_nats, connection))
+    yield Check("s3", partial(servers.ask_s3, connection))
+    yield Check(space.BUS, partial(space.ask_bus, connection))
+    yield Check(space.CONSUMERS, partial(space.ask_consumers, connection))
     watched = partial(watching.check_watching, partial(find_stack, None))
-    yield Check(watching.CHECK, "reading open alerts", watched)
+    yield Check(watching.CHECK, watched)
     if gateway is not None:
-        yield Check("gateway", f"asking {gateway}", partial(servers.ask_gateway, gateway))
+        yield Check("gateway", partial(servers.ask_gateway, gateway))
     if engine is not None:
-        yield Check("triton", f"asking {engine}", partial(servers.ask_triton, engine))
+        yield Check("triton", partial(servers.ask_triton, engine))
 
 
 def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
-    yield Check("python", "reading the version of Python", _python)
-    yield Check("engine python", "asking the engine's interpreter", partial(_engine_python, subject.engine_root))
-    yield Check("programs", "looking for server programs", partial(_programs, subject.engine_root))
+    yield Check("python", _python)
+    yield Check("engine python", partial(_engine_python, subject.engine_root))
+    yield Check("programs", partial(_programs, subject.engine_root))
     if not running:  # its own models fill memory, and its own parts listen on its ports
-        yield Check("memory", "reading memory", partial(_memory, subject.folder, subject.config))
-        yield Check("ports", "trying ports", partial(_ports, subject.folder, subject.config))
-    yield Check("sandbox", "starting a child in the sandbox", lambda: assess.assess_sandbox(sandbox.probe()))
-    yield Check("state folder", "reading the state folder", partial(stack.check_folder, subject.folder))
-    yield Check("disk", "reading free space", partial(_disk, subject.folder))
-    yield Check("shared memory", "reading free space", partial(_shared_memory, subject.folder))
+        yield Check("memory", partial(_memory, subject.folder, subject.config))
+        yield Check("ports", partial(_ports, subject.folder, subject.config))
+    yield Check("sandbox", lambda: assess.assess_sandbox(sandbox.probe()))
+    yield Check("state folder", partial(stack.check_folder, subject.folder))
+    yield Check("disk", partial(_disk, subject.folder))
+    yield Check("shared memory", partial(_shared_memory, subject.folder))
 
 
 def _python() -> Finding:
@@ -168,13 +163,13 @@ def _shared_memory(folder: StateFolder) -> Finding:
 
 
 def _running_stack(folder: StateFolder) -> Iterator[Check]:
-    yield Check("parts", "asking every part", partial(stack.check_parts, folder))
-    yield Check("nats", "asking the message bus", partial(stack.ask_when_ready, folder, "nats", servers.ask_nats))
-    yield Check("s3", "trying a create-only put", partial(stack.ask_when_ready, folder, "s3", servers.ask_s3))
+    yield Check("parts", partial(stack.check_parts, folder))
+    yield Check("nats", partial(stack.ask_when_ready, folder, "nats", servers.ask_nats))
+    yield Check("s3", partial(stack.ask_when_ready, folder, "s3", servers.ask_s3))
     ask = partial(stack.ask_when_ready, folder)
-    yield Check(space.BUS, "asking the bus for its limits", partial(ask, space.BUS, space.ask_bus))
-    yield Check(space.CONSUMERS, "counting consumers", partial(ask, space.CONSUMERS, space.ask_consumers))
+    yield Check(space.BUS, partial(ask, space.BUS, space.ask_bus))
+    yield Check(space.CONSUMERS, partial(ask, space.CONSUMERS, space.ask_consumers))
     fleet = partial(ask, "endpoints", lambda _: endpoints.check_endpoints(folder))
-    yield Check("endpoints", "reading the endpoints of the fleet", fleet)
+    yield Check("endpoints", fleet)
     watched = partial(ask, watching.CHECK, lambda _: watching.check_watching(partial(find_stack, folder.path)))
-    yield Check(watching.CHECK, "reading open alerts", watched)
+    yield Check(watching.CHECK, watched)

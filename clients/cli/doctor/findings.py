@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 State = Literal["ok", "warning", "failure", "skipped"]
 MARKS: dict[State, str] = {"ok": "ok", "warning": "warn", "failure": "FAIL", "skipped": "-"}
@@ -65,17 +65,6 @@ def as_line(finding: Finding, name_width: int) -> str:
 def as_row(finding: Finding) -> str:
     """Return a finding as one tab-separated line for programs."""
     return f"{finding.state}\t{finding.check}\t{finding.detail}\t{finding.advice}".rstrip()
-
-
-def as_data(finding: Finding, seconds: float) -> dict[str, Any]:
-    """Return a finding as JSON data."""
-    return {
-        "check": finding.check,
-        "state": finding.state,
-        "detail": finding.detail,
-        "advice": finding.advice,
-        "seconds": round(seconds, 3),
-    }
 
 
 def summary(findings: list[Finding]) -> str:
