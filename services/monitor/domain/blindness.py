@@ -1,15 +1,20 @@
 """Finds that a model is not watched: no telemetry of it can be true, or triggers of its versions are not known."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
+from contracts.policy import Trigger
 from decisions.alerts import Finding
 from decisions.route_versions import describe_unknown
-from services.monitor.domain.record import MonitorState
+from services.monitor.domain.record import MonitorState, TargetState
 
 LONGEST_S = 60.0
 """How long telemetry may come of which no record counts."""
 KEY = "blind"
 KEY_OF_POLICIES = "blind-policies"
+KEY_OF_KEYS = "blind-keys"
+UNFED_REQUESTS = 100
+"""So many requests without any that is evidence are an alert, where triggers are automatic."""
 
 
 def note_batch(state: MonitorState, *, records: int, implausible: int, now: datetime) -> MonitorState:
@@ -40,6 +45,27 @@ def find_blindness(state: MonitorState) -> Finding:
         message=message if since is not None else "Telemetry counts again.",
         value=round(for_s, 1),
         limit=LONGEST_S,
+    )
+
+
+def find_unfed(watched: TargetState, triggers: Sequence[Trigger]) -> Finding:
+    """Return whether a version has automatic triggers, and no request that it ever answered is evidence."""
+    automatic = [trigger.name for trigger in triggers if trigger.action == "automatic"]
+    unfed = bool(automatic) and watched.requests >= UNFED_REQUESTS and watched.evident == 0
+    message = (
+        f"None of {watched.requests} requests to {watched.target} is evidence: the keys of all callers are issued with "
+        f"--no-evidence, so that nothing feeds {', '.join(automatic)}."
+    )
+    return Finding(
+        key=KEY_OF_KEYS,
+        kind="blind",
+        severity="critical",
+        trigger=None,
+        fired=unfed,
+        calm=not unfed,
+        hold_s=0.0,
+        message=message if unfed else "Requests are evidence again.",
+        value=float(watched.evident),
     )
 
 

@@ -19,7 +19,7 @@ from decisions.observe_loop import AlertRules
 from decisions.route_versions import versions_on
 from decisions.triggers import ended_at, sequential
 from services.monitor.domain import clocks, judging
-from services.monitor.domain.blindness import find_blindness, find_unknown_policies, note_batch
+from services.monitor.domain.blindness import find_blindness, find_unfed, find_unknown_policies, note_batch
 from services.monitor.domain.canary import assess_canary
 from services.monitor.domain.deaths import find_killers, note_deaths
 from services.monitor.domain.observation import observe_mirrored_pairs, observe_records, pair_records
@@ -226,10 +226,10 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
     policy = state.policies.get(str(watched.target.version))
     of_model: tuple[Finding, ...] = ()
     if watched.role == "active":
-        of_clocks = clocks.find_wrong_clocks(state, cause.own_offset_s, cause.at)
         of_model = (
-            *of_clocks,
+            *clocks.find_wrong_clocks(state, cause.own_offset_s, cause.at),
             find_blindness(state),
+            find_unfed(watched, policy.triggers if policy else ()),
             find_unknown_policies(state),
             find_killers(state.deaths, cause.at),
             judging.find_undecided(state),

@@ -41,6 +41,7 @@ def observe_records(
             "repeats": repeats,
             "drift": drift,
             "requests": state.requests + len(records),
+            "evident": state.evident + sum(record.is_evidence for record in records),
             "release_id": policy.release_id if policy else "",
             "last_at": max(state.last_at, *(ended_at(record) for record in records)),
         }

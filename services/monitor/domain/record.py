@@ -84,7 +84,7 @@ class ShadowDeath(Contract):
 class TargetState(WatchedTarget):
     """A watched target with its open windows, its drift rows and the last assessment of its canary or shadow.
 
-    Of a shadow, `requests` are those that were compared.
+    Of a shadow, `requests` are those that were compared; `evident` are those that count as evidence.
 
     Attributes:
         deaths: Of a shadow: deaths of its engine.
@@ -93,6 +93,7 @@ class TargetState(WatchedTarget):
 
     epoch: int = 0
     requests: int = 0
+    evident: int = 0
     deaths: tuple[ShadowDeath, ...] = ()
     since: datetime
     last_at: datetime

@@ -35,6 +35,17 @@ def test_a_version_that_a_rollback_brings_back_after_many_releases_is_watched(pl
     assert len(after.policies) == POLICIES_KEPT
 
 
+def test_that_no_key_feeds_automatic_triggers_is_an_alert_until_one_does():
+    state = feed(
+        watching.follow_route(watch(), route(7, 1), cause(0), RULES), 60, 4, lambda at: record(at, is_evidence=False)
+    )
+    (alert,) = published(state, AlertRaised)
+    assert (alert.kind, alert.severity, alert.trigger) == ("blind", "critical", None)
+    assert published(state, AlertResolved) == []
+    fed = feed(state, 5, 4, record, start=60)
+    assert [resolved.alert_id for resolved in published(fed, AlertResolved)] == [alert.alert_id]
+
+
 def test_a_version_that_left_the_route_is_forgotten():
     after = watching.follow_route(watch(versions=(2, 3)), route(3, 1, previous=f.served(2)), cause(0), RULES)
     after = watching.follow_route(after, route(4, 2, previous=f.served(3)), cause(1), RULES)
