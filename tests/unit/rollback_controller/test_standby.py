@@ -5,11 +5,15 @@ import asyncio
 import pytest
 
 from contracts.facts import AlertRaised, AlertResolved
+from contracts.golden import GoldenPrompt
 from decisions.provenance import Problem
 from services.rollback_controller.domain import standby
 from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.standby import RememberedProbe
 from shared.errors import Transient
 from testbed import factories as f
+from tests.kit.fakes_rollback import FakeProbe
+from tests.kit.fakes_serving import FakeClock
 from tests.kit.virtual_time import run_virtual
 from tests.unit.rollback_controller.world import World
 
@@ -103,3 +107,17 @@ def test_a_verdict_is_kept_over_a_restart_and_renewed_when_the_keys_change():
         await world.stop()
 
     run_virtual(scenario())
+
+
+async def test_a_proof_of_one_replica_is_none_of_two():
+    clock, inner = FakeClock(), FakeProbe()
+    probe, served = RememberedProbe(inner, clock), f.served(6, endpoints=("a:1", "b:1"))
+    assert [await probe.answers(served, least) for least in (1, 1, 2, 2, 1)] == [None] * 5
+    assert len(inner.asked) == 2, "once for one, once for both"
+    clock.seconds = 9.0
+    await probe.ask(served, GoldenPrompt(name="two", prompt="1 + 1", expect={"contains": ["2"]}))
+    inner.gone.add("b:1")
+    assert await probe.answers(served, 2) is None
+    clock.seconds = 11.0
+    assert await probe.answers(served, 2) is not None
+    assert await probe.answers(served) is None
