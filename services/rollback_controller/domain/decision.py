@@ -21,7 +21,7 @@ from contracts.vocabulary import Target
 from decisions.orders import assess_epoch, assess_expiry, expiry
 from decisions.rollback import decide, evidence_of, has_recovered, rollback_id
 from decisions.route_edits import put_back
-from decisions.suspensions import can_judge
+from decisions.suspensions import can_judge, describe_protection
 from services.rollback_controller.domain.behind import READY, Standby, plan_standby
 from services.rollback_controller.domain.record import (
     HELD_KEPT,
@@ -111,7 +111,9 @@ def decide_on_alert(
         standby = planned
     is_active = route.active is not None and route.active.target == alert.target
     suspended = [entry.served.target for entry in put_back(route)] if is_active else []
-    why = _describe_suspended(suspended[0], alert.target) if suspended and not alert.answers_nothing else standby.why
+    why = standby.why
+    if suspended and not alert.answers_nothing:
+        why = f"{suspended[0]} is suspended; {describe_protection(route)}."
     evidence = evidence_of(alert, state.trigger(alert.target, alert.trigger))
     decided = decide(evidence, standby.behind, suspended=bool(suspended), why=why)
     timeline = RollbackTimeline(
@@ -174,10 +176,6 @@ def concerns(
 def _is_of(rollback: Rollback, alert: AlertRaised | AlertUpdated) -> bool:
     """Return whether an alert led to a rollback: where a record was lost, a later alert may have the id again."""
     return rollback.alert_id == alert.alert_id and alert.raised_at in (None, rollback.timeline.detected_at)
-
-
-def _describe_suspended(suspended: Target, failed: Target) -> str:
-    return f"{suspended} is suspended; until that is decided, {failed} is left only if it answers nothing."
 
 
 def _is_rehearsed(state: RollbackState, alert: AlertRaised | AlertUpdated, cause: Cause) -> bool:
