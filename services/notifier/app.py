@@ -106,10 +106,9 @@ class Notifier:
         since = self._tried_since.pop(event.id, now := self.clock.now())
         if not failed:
             return
-        gives_up = now - since >= self.give_up
-        for name in failed:
-            self.counted.labels(name, "given_up" if gives_up else "failed").inc()
-        if gives_up:
+        if now - since >= self.give_up:
+            for name in failed:
+                self.counted.labels(name, "given_up").inc()
             raise Permanent("endpoint_unreachable", "; ".join(failed.values()))
         self._tried_since[event.id] = since
         raise Transient("endpoint_unreachable", "; ".join(failed.values()))
@@ -122,6 +121,7 @@ class Notifier:
             try:
                 await self.sender.send(receiver, notice, transition)
             except SendFailedError as error:
+                self.counted.labels(receiver, "failed").inc()
                 return f"{receiver} did not get that {_HAPPENED[transition]}: {error}."
             self.counted.labels(receiver, "sent").inc()
             taken = notice.taken_with(transition)

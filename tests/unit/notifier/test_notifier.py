@@ -153,6 +153,7 @@ async def test_alertmanager_is_tried_on_after_a_failed_repeat():
     world.refusing = {"manager"}
     assert await world.repeated() == [("manager", "raised")]
     assert await world.repeated() == [("manager", "raised")]
+    assert world.notifier.counted.labels("manager", "failed")._value.get() == 2
 
 
 async def test_the_next_occurrence_is_another_alert():
