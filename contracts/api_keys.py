@@ -24,13 +24,11 @@ class KeyLimits(Contract):
     Attributes:
         requests_per_minute: Requests that are admitted, in each minute on average.
         tokens_per_minute: Tokens of prompts and answers, in each minute on average.
-        concurrency: Requests that are answered at the same time.
         tokens_per_month: Tokens of prompts and answers in each calendar month (UTC).
     """
 
     requests_per_minute: Amount | None = None
     tokens_per_minute: Amount | None = None
-    concurrency: Amount | None = None
     tokens_per_month: Amount | None = None
 
 

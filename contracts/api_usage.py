@@ -1,4 +1,4 @@
-"""What keys of the API used: records of the bucket `api-usage`, and the demand that gateways report to each other."""
+"""What keys of the API used: records of the bucket `api-usage`, and what gateways report of their traffic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from .vocabulary import Contract, ModelName
 
 DEMAND_PREFIX: Final = "slipway.gateway-demand.v1"
 """Subjects of demand reports are this, a dot, and the id of the gateway's process. No stream stores them."""
-MOST_ACCOUNTS: Final = 5_000
 MOST_MODELS: Final = 5_000
 MOST_ENDPOINTS: Final = 1_000
 TEAM_PREFIX: Final = "team-"
@@ -31,7 +30,7 @@ class MonthlyUsage(StoredRecord):
         account: The id of a key, a digest of a subject of an identity provider, or a team.
         month: As `2026-11`.
         tokens: Tokens of prompts and answers.
-        requests: Requests that were dispatched.
+        requests: Requests that were admitted.
         writer: The process that added last.
         mark: The number of its addition, so that it recognises one whose acknowledgement was lost.
     """
@@ -75,10 +74,8 @@ class DemandReport(EndpointsReport):
     """What is asked of one process of a gateway, about every second.
 
     Attributes:
-        demand: By account, requests per second, whether admitted or not; accounts without demand are left out.
         traffic: By model, requests per second that its active version or its canary has answered or failed in
             production. The monitor gets telemetry of each.
     """
 
-    demand: Annotated[dict[Account, PerSecond], Field(max_length=MOST_ACCOUNTS)] = {}
     traffic: Annotated[dict[ModelName, PerSecond], Field(max_length=MOST_MODELS)] = {}

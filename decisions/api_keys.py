@@ -15,7 +15,7 @@ SECRET_BYTES: Final = 32
 ID_BYTES: Final = 6
 _KEY: Final = re.compile(rf"{PREFIX}-(?P<id>[0-9a-f]{{12}})-(?P<secret>[0-9a-f]{{64}})")
 
-DEFAULT_LIMITS: Final = KeyLimits(requests_per_minute=6_000, concurrency=32)
+DEFAULT_LIMITS: Final = KeyLimits(requests_per_minute=6_000)
 """Limits of a key that is issued without others: more than a program mostly needs, and less than fills a gateway."""
 
 KeyProblem = Literal[

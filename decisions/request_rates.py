@@ -44,14 +44,13 @@ class Allowance:
         left = min(per_minute, now.left + per_minute - now.per_minute)
         return replace(now, per_minute=per_minute, left=left)
 
-    def with_share(self, per_minute: float, now_s: float) -> "Allowance":
-        """Return the allowance with another share of the same limit.
+    def take_elsewhere(self, amount: float, now_s: float) -> "Allowance":
+        """Return the allowance after others used something of the same limit; at most a minute's is owed for that.
 
-        It only fills faster or slower: what others have left does not come here, so that all together never get more
-        because shares change.
+        A negative amount gives back what was counted as used by others and was not.
         """
         now = self.at(now_s)
-        return replace(now, per_minute=per_minute, left=min(per_minute, now.left))
+        return replace(now, left=max(now.left - amount, min(now.left, -self.per_minute)))
 
     def take(self, amount: float, now_s: float) -> "Allowance":
         """Return the allowance after something was used, which may be more than is left."""

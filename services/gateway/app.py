@@ -35,6 +35,7 @@ from services.gateway.rescues import RescueBudgets
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.stalls import Stalls
+from services.gateway.traffic import Traffic
 from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
@@ -50,6 +51,7 @@ def build(
     *,
     tables: Mapping[Environment, RouteTable],
     callers: Callers,
+    traffic: Traffic,
     drills: DrillTable,
     engine: Engine,
     telemetry: Telemetry,
@@ -67,6 +69,7 @@ def build(
     dependencies = Dependencies(
         tables=tables,
         callers=callers,
+        traffic=traffic,
         drills=drills,
         engine=engine,
         checks=checks,

@@ -1,6 +1,6 @@
 """What keys used this month: what all gateways have recorded, and what this process has not recorded yet."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,6 +8,10 @@ from contracts.api_usage import MonthlyUsage
 from contracts.teams import TeamName
 from decisions.token_budgets import fits, is_forgotten, month_of
 from shared.runtime.clock import Clock
+from shared.storage.kv import Snapshot
+
+OnElsewhere = Callable[[str, int, int], None]
+"""Takes an account, and the tokens and requests that other processes used of it; below 0 to correct the last ones."""
 
 
 @dataclass
@@ -18,6 +22,8 @@ class _Account:
         recorded: the record as it was read last; None before.
         revision: of that record.
         tokens, requests: used here and not recorded yet.
+        written: tokens and requests of the record that this process has added.
+        elsewhere: those that others have added; None until the bucket has been read.
         held: what requests in progress may still take.
     """
 
@@ -26,6 +32,8 @@ class _Account:
     tokens: int = 0
     requests: int = 0
     held: int = 0
+    written: tuple[int, int] = (0, 0)
+    elsewhere: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ class Budgets:
         self._accounts: dict[str, _Account] = {}
         self._mark = 0
         self._cleared = ""
+        self._on_elsewhere: OnElsewhere = _ignore
+        self._is_complete = False
         self.process = process
 
     @property
@@ -88,11 +98,15 @@ class Budgets:
         """Hold so many tokens more, or less."""
         self._of(account).held += tokens
 
-    def add(self, account: str, tokens: int) -> None:
-        """Count a request that has ended."""
+    def add(self, account: str, *, tokens: int = 0, requests: int = 0) -> None:
+        """Count what was used here."""
         state = self._of(account)
         state.tokens += tokens
-        state.requests += 1
+        state.requests += requests
+
+    def follow_elsewhere(self, on_elsewhere: OnElsewhere) -> None:
+        """Call this from now on with what other processes used, as soon as they have recorded it."""
+        self._on_elsewhere = on_elsewhere
 
     def unrecorded(self) -> Mapping[str, tuple[int, int]]:
         """Return the tokens and requests that are to be recorded, by account."""
@@ -118,11 +132,20 @@ class Budgets:
         state.tokens -= tokens
         state.requests -= requests
         self._take(state, written, revision)
+        state.written = (state.written[0] + tokens, state.written[1] + requests)
+        self._note_elsewhere(written.account, state)
 
     async def apply(self, key: str, record: MonthlyUsage, revision: int) -> None:
-        """Take a record from the bus."""
+        """Take a record from the bus; of one that this process wrote, `note_recorded` knows what is its own."""
         if record.account == key:
-            self._take(self._of(key), record, revision)
+            state = self._of(key)
+            self._take(state, record, revision)
+            if record.writer != self.process:
+                self._note_elsewhere(key, state)
+
+    async def note_bucket(self, _bucket: Snapshot) -> None:
+        """Note that the bucket was read: what is recorded from now on is used now."""
+        self._is_complete = True
 
     def forgotten(self, now: datetime) -> list[tuple[str, int]]:
         """Return the accounts that have used nothing for months, each with the revision of its record."""
@@ -154,8 +177,27 @@ class Budgets:
 
     @staticmethod
     def _take(state: _Account, record: MonthlyUsage, revision: int) -> None:
-        if revision > state.revision:
-            state.recorded, state.revision = record, revision
+        if revision <= state.revision:
+            return
+        if state.recorded is not None and state.recorded.month != record.month:  # it began again
+            state.written = state.elsewhere = (0, 0)
+        state.recorded, state.revision = record, revision
+
+    def _note_elsewhere(self, account: str, state: _Account) -> None:
+        """Report what others have added since the last time; of what was there at the start, nothing."""
+        record, before = state.recorded, state.elsewhere
+        if record is None:
+            return
+        state.elsewhere = after = (record.tokens - state.written[0], record.requests - state.written[1])
+        if before is not None and after != before:
+            self._on_elsewhere(account, after[0] - before[0], after[1] - before[1])
 
     def _of(self, account: str) -> _Account:
-        return self._accounts.setdefault(account, _Account())
+        state = self._accounts.get(account)
+        if state is None:
+            state = self._accounts[account] = _Account(elsewhere=(0, 0) if self._is_complete else None)
+        return state
+
+
+def _ignore(_account: str, _tokens: int, _requests: int) -> None:
+    """Do nothing."""

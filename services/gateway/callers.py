@@ -1,8 +1,7 @@
-"""Admits callers by their keys: what a key opens, and what its bearer used of its limits in this process."""
+"""Admits callers by their keys: what a key opens, and what its bearer used of its limits."""
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +15,6 @@ from services.gateway.domain import errors
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.key_table import KeyTable
 from services.gateway.ports import Tokens
-from services.gateway.shares import Shares
 from services.gateway.team_table import TeamTable
 from shared.runtime.clock import Clock
 
@@ -78,14 +76,13 @@ class Caller:
 
 @dataclass
 class Usage:
-    """What the bearer of a key used, and what is left of its share in this process."""
+    """What the bearer of a key used, and what is left of its limits as far as this process knows."""
 
     account: str
     limits: KeyLimits
     requests: Allowance | None
     tokens: Allowance | None
     in_flight: int = 0
-    share: float = 1.0
 
     def is_idle(self, now_s: float) -> bool:
         """Return whether nothing is used or held, so that all of the limits is left."""
@@ -101,8 +98,7 @@ class Callers:
     Args:
         keys: the keys that are known.
         clock: expiry by its time, allowances by its monotonic seconds.
-        shares: the share of each limit that this process admits.
-        budgets: what was used this month.
+        budgets: what was used this month, here and by other processes.
         teams: which models belong to which team.
         tokens: verifies tokens of the identity provider; None without one.
     """
@@ -111,7 +107,6 @@ class Callers:
         self,
         keys: KeyTable,
         clock: Clock,
-        shares: Shares,
         budgets: Budgets,
         *,
         teams: TeamTable,
@@ -120,11 +115,11 @@ class Callers:
         self._teams = teams
         self._keys = keys
         self._clock = clock
-        self._shares = shares
         self._budgets = budgets
         self._tokens = tokens
         self._usage: dict[str, Usage] = {}
         self._most = KEPT
+        budgets.follow_elsewhere(self.note_elsewhere)
 
     def authenticate(self, authorization: Sequence[str], environment: Environment) -> Caller:
         """Return who asks, from the values of the header `Authorization`.
@@ -172,13 +167,14 @@ class Callers:
         Raises:
             RequestRejected: 429 above a limit of the key.
         """
-        self._shares.note(caller.account)
-        usage, now_s = self._usage_of(caller), self._clock.monotonic()
+        usage, now_s = self._usage_of(caller.account, caller.key.limits), self._clock.monotonic()
         self._check(usage, now_s)
         budgets = caller.budgets
         self.check_budgets(budgets, 1)
         usage.in_flight += 1
         usage.requests = usage.requests.take(1, now_s) if usage.requests else None
+        for budget in budgets:
+            self._budgets.add(budget.account, requests=1)
         spending = Spending(self, usage, self._budgets, budgets)
         try:
             yield spending
@@ -199,27 +195,31 @@ class Callers:
             wait_s = seconds_to_next_month(self._clock.now()) if used >= budget.tokens else 1.0
             raise RequestRejected(errors.budget_used_up(budget.tokens, used, wait_s, budget.team))
 
-    def note_traffic(self, model: str) -> None:
-        """Note a request whose telemetry the monitor must get."""
-        self._shares.note_traffic(model)
+    def note_elsewhere(self, account: str, tokens: int, requests: int) -> None:
+        """Take what other processes used of the limits of a key."""
+        record = self._keys.get(account)
+        usage = self._usage.get(account) if record is None else self._usage_of(account, record.limits)
+        if usage is None:
+            return
+        now_s = self._clock.monotonic()
+        usage.requests = usage.requests.take_elsewhere(requests, now_s) if usage.requests else None
+        usage.tokens = usage.tokens.take_elsewhere(tokens, now_s) if usage.tokens else None
 
     def now_s(self) -> float:
         """Return the monotonic seconds of now."""
         return self._clock.monotonic()
 
-    def _usage_of(self, caller: Caller) -> Usage:
+    def _usage_of(self, account: str, limits: KeyLimits) -> Usage:
         """Return what a key used; its allowances follow when its limits are changed."""
-        now_s, limits = self._clock.monotonic(), caller.key.limits
-        usage = self._usage.get(caller.account)
+        now_s = self._clock.monotonic()
+        usage = self._usage.get(account)
         if usage is None:
             self._drop_idle(now_s)
-            usage = self._usage[caller.account] = Usage(caller.account, KeyLimits(), None, None)
-        share = self._shares.of(caller.account)
-        if usage.limits != limits or usage.share != share:
-            change = Allowance.with_share if usage.limits == limits else Allowance.resized
-            usage.limits, usage.share = limits, share
-            usage.requests = _changed(usage.requests, limits.requests_per_minute, share, change, now_s)
-            usage.tokens = _changed(usage.tokens, limits.tokens_per_minute, share, change, now_s)
+            usage = self._usage[account] = Usage(account, KeyLimits(), None, None)
+        if usage.limits != limits:
+            usage.limits = limits
+            usage.requests = _changed(usage.requests, limits.requests_per_minute, now_s)
+            usage.tokens = _changed(usage.tokens, limits.tokens_per_minute, now_s)
         return usage
 
     def _drop_idle(self, now_s: float) -> None:
@@ -230,9 +230,6 @@ class Callers:
 
     def _check(self, usage: Usage, now_s: float) -> None:
         limits = usage.limits
-        most = math.ceil(limits.concurrency * usage.share) if limits.concurrency is not None else None
-        if most is not None and usage.in_flight >= most:
-            raise RequestRejected(errors.key_limit_reached("concurrent requests", limits.concurrency or 0, 1.0, {}))
         for kind, allowance, limit in (
             ("requests per minute", usage.requests, limits.requests_per_minute),
             ("tokens per minute", usage.tokens, limits.tokens_per_minute),
@@ -250,25 +247,16 @@ class Callers:
             if allowance is None or limit is None:
                 continue
             headers[f"x-ratelimit-limit-{name}"] = str(limit)
-            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(allowance.available(now_s) / usage.share)))
+            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, int(allowance.available(now_s))))
             headers[f"x-ratelimit-reset-{name}"] = f"{allowance.wait_s(allowance.per_minute, now_s):.3f}s"
         return headers
 
 
-def _changed(
-    allowance: Allowance | None,
-    limit: int | None,
-    share: float,
-    change: Callable[[Allowance, float, float], Allowance],
-    now_s: float,
-) -> Allowance | None:
-    """Return an allowance for a share of a limit, which is at least one a minute; None without a limit."""
+def _changed(allowance: Allowance | None, limit: int | None, now_s: float) -> Allowance | None:
+    """Return the allowance of a limit; None without one."""
     if limit is None:
         return None
-    per_minute = max(1.0, limit * share)
-    if allowance is None:
-        return Allowance.filled(per_minute, now_s)
-    return allowance if allowance.per_minute == per_minute else change(allowance, per_minute, now_s)
+    return Allowance.filled(limit, now_s) if allowance is None else allowance.resized(limit, now_s)
 
 
 class Spending:
@@ -335,7 +323,7 @@ class Spending:
         self._hold(-self._held)
         if self._prompt or self._answers:
             for budget in self._counted_in:
-                self._budgets.add(budget.account, tokens)
+                self._budgets.add(budget.account, tokens=tokens)
         if self._usage.tokens is not None:
             self._usage.tokens = self._usage.tokens.take(tokens, self._callers.now_s())
 

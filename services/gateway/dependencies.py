@@ -19,6 +19,7 @@ from services.gateway.request_traces import RequestTraces
 from services.gateway.rescues import RescueBudgets
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
+from services.gateway.traffic import Traffic
 from shared.runtime.clock import Clock
 
 
@@ -28,6 +29,7 @@ class Dependencies:
 
     Attributes:
         tables: the routes of each environment.
+        traffic: counts requests whose telemetry the monitor must get.
         telemetry: takes records of requests and pairs of answers that are not complete.
         features: takes records and pairs of complete answers, with their texts.
         traces: makes the spans of each request.
@@ -41,6 +43,7 @@ class Dependencies:
 
     tables: Mapping[Environment, RouteTable]
     callers: Callers
+    traffic: Traffic
     drills: DrillTable
     engine: Engine
     checks: EndpointChecks

@@ -223,7 +223,7 @@ class Endpoint:
         if not accepted.parsed.computes:
             return
         if record.environment == "production" and accepted.parsed.model == record.target.model:  # no pinned version
-            self._dependencies.callers.note_traffic(record.target.model)
+            self._dependencies.traffic.note(record.target.model)
         self._mirrors.note(record)
         if answer.engine_died or answer.other_failed is not None or (rescue is not None and rescue.engine_died):
             self._mirrors.release(accepted)  # what may have killed an engine goes to no other

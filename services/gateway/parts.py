@@ -28,9 +28,9 @@ from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
-from services.gateway.shares import Shares
 from services.gateway.team_table import TeamTable, load_secret
 from services.gateway.telemetry import Recorder
+from services.gateway.traffic import Traffic
 from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock, SystemClock
@@ -49,7 +49,7 @@ class Parts:
     keys: KeyTable
     installed: InstalledKeys
     tokens: Tokens | None
-    shares: Shares
+    traffic: Traffic
     budgets: Budgets
     bans: BodyBans
     drills: DrillTable
@@ -90,7 +90,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         keys=keys,
         installed=installed,
         tokens=_tokens(settings),
-        shares=Shares(clock, process, settings.workers),
+        traffic=Traffic(process),
         budgets=Budgets(clock, process),
         bans=BodyBans(clock, process, lambda change: metrics.body_bans.labels(change).inc()),
         drills=DrillTable(clock),

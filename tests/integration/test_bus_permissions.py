@@ -191,7 +191,7 @@ async def test_no_one_has_their_own_message_stored_under_anothers_name(server, h
         await mallory.close()
 
 
-DEMAND = DemandReport(process="deadbeefdeadbeef", demand={"0123456789ab": 1e9})
+DEMAND = DemandReport(process="deadbeefdeadbeef", traffic={"support-bot": 1e9})
 
 
 @pytest.mark.parametrize("how", ["push consumer", "pull", "read"])

@@ -101,15 +101,15 @@ async def test_a_key_has_limits_unless_others_or_none_are_named_and_is_one_calle
     def issue(*arguments):
         return json.loads(slipway("keys", "issue", *arguments, "--json").stdout)
 
-    none = {"requests_per_minute": None, "tokens_per_minute": None, "concurrency": None, "tokens_per_month": None}
-    default = {**none, "requests_per_minute": 6000, "concurrency": 32}
+    none = {"requests_per_minute": None, "tokens_per_minute": None, "tokens_per_month": None}
+    default = {**none, "requests_per_minute": 6000}
     issued = {
         "first": issue("shop"),
-        "other limit": issue("shop", "--tokens-per-minute", "5000", "--concurrency", "50"),
+        "other limit": issue("shop", "--tokens-per-minute", "5000"),
         "without": issue("lab", "--unlimited", "--tokens-per-month", "7000000"),
     }
     assert issued["first"]["limits"] == default
-    assert issued["other limit"]["limits"] == {**default, "tokens_per_minute": 5000, "concurrency": 50}
+    assert issued["other limit"]["limits"] == {**default, "tokens_per_minute": 5000}
     assert issued["without"]["limits"] == {**none, "tokens_per_month": 7_000_000}
     for key in issued.values():
         wait_until(lambda key=key: ask(gateway, key["key"]).status_code == 200)

@@ -48,10 +48,6 @@ RequestsPerMinuteOption = Annotated[
     int | None,
     typer.Option(metavar="N", help=f"Most requests in a minute (default: {DEFAULT_LIMITS.requests_per_minute})."),
 ]
-ConcurrencyOption = Annotated[
-    int | None,
-    typer.Option(metavar="N", help=f"Most requests at the same time (default: {DEFAULT_LIMITS.concurrency})."),
-]
 UnlimitedOption = Annotated[bool, typer.Option("--unlimited", help="Only the limits that are named, no default.")]
 TokensPerMinuteOption = Annotated[
     int | None, typer.Option(metavar="N", help="Most tokens of prompts and answers in a minute.")
@@ -77,7 +73,6 @@ def issue(
     both: Annotated[bool, typer.Option("--both", help="The key opens production and staging.")] = False,
     requests_per_minute: RequestsPerMinuteOption = None,
     tokens_per_minute: TokensPerMinuteOption = None,
-    concurrency: ConcurrencyOption = None,
     tokens_per_month: TokensPerMonthOption = None,
     unlimited: UnlimitedOption = False,
     evidence: Annotated[
@@ -98,7 +93,6 @@ def issue(
     named = {
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
-        "concurrency": concurrency,
         "tokens_per_month": tokens_per_month,
     }
     limits = {} if unlimited else DEFAULT_LIMITS.model_dump()
@@ -287,7 +281,6 @@ def _row(record: ApiKey, usage: MonthlyUsage | None, now: datetime) -> list[str]
         for limit, unit in (
             (record.limits.requests_per_minute, "requests/min"),
             (record.limits.tokens_per_minute, "tokens/min"),
-            (record.limits.concurrency, "at once"),
             (record.limits.tokens_per_month, "tokens/month"),
         )
         if limit is not None

@@ -14,10 +14,9 @@ from contracts.facts import InferenceBatch
 from contracts.vocabulary import Environment
 from services.gateway.body_bans import BodyBans
 from services.gateway.budgets import Budgets
-from services.gateway.shares import Shares
+from services.gateway.traffic import Traffic
 from shared.errors import SlipwayError, Transient
 from shared.messaging.bus import Bus, Emit, publish_event
-from shared.messaging.demand import follow_demand
 from shared.runtime.service import connect_with_retries
 from shared.storage.kv import Bucket, Conflict, M, OnChange, OnSnapshot
 
@@ -116,28 +115,18 @@ class BusConnection:
         except (nats.errors.Error, TimeoutError) as error:
             structlog.get_logger().warning("old usage cannot be removed yet", error=repr(error))
 
-    async def exchange(self, shares: Shares, endpoints: Callable[[], Mapping[str, EndpointUse]]) -> None:
-        """Publish the demand here to the other processes, about every second, and take their reports, for ever.
-
-        Args:
-            shares: The demand here.
-            endpoints: Returns what is outstanding at each endpoint; it is published, too.
-        """
+    async def report(self, traffic: Traffic, endpoints: Callable[[], Mapping[str, EndpointUse]]) -> None:
+        """Publish what is answered here, and what is outstanding at each endpoint, about every second, for ever."""
         await self._has_connected.wait()
-
-        client = self._bus.client
-        await follow_demand(client, shares.take_report)
         while True:
             await asyncio.sleep(_EVERY_S)
-            report = shares.report().model_copy(update={"endpoints": endpoints()})
+            report = traffic.report().model_copy(update={"endpoints": endpoints()})
             if not self.connected:
                 continue
             try:
-                await client.publish(f"{DEMAND_PREFIX}.{report.process}", report.model_dump_json().encode())
+                await self._bus.client.publish(f"{DEMAND_PREFIX}.{report.process}", report.model_dump_json().encode())
             except nats.errors.Error as error:
-                structlog.get_logger().warning("demand cannot be reported", error=repr(error))
-                continue
-            shares.divide()
+                structlog.get_logger().warning("traffic cannot be reported", error=repr(error))
 
     async def exchange_deaths(self, bans: BodyBans) -> None:
         """Publish to the other processes what was in flight when an engine died, and take their reports, for ever."""

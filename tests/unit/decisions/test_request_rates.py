@@ -55,3 +55,12 @@ def test_a_clock_that_goes_back_adds_nothing(limit, first_s, second_s):
 def test_what_was_used_stays_used_when_the_limit_changes(limit, other, used):
     allowance = Allowance.filled(limit, 0.0).take(used, 0.0).resized(other, 0.0)
     assert abs(allowance.left - (other - used)) < 1e-6
+
+
+def test_what_others_used_is_owed_up_to_a_minutes_worth_and_can_be_given_back():
+    allowance = Allowance.filled(60.0, 0.0).take_elsewhere(50.0, 0.0)
+    assert allowance.available(0.0) == 10.0
+    assert allowance.take_elsewhere(-20.0, 0.0).available(0.0) == 30.0
+    assert allowance.take_elsewhere(500.0, 0.0).available(0.0) == -60.0
+    owing = allowance.take(200.0, 0.0)
+    assert owing.take_elsewhere(1.0, 0.0).available(0.0) == owing.available(0.0)

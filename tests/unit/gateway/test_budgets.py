@@ -1,13 +1,11 @@
-"""Budgets of keys, and the shares of their limits, as callers and the gateway's processes meet them."""
+"""Budgets of keys, and limits that several processes admit together."""
 
 from datetime import timedelta
 
-import pytest
-
 from contracts.api_keys import KeyLimits
-from contracts.api_usage import DemandReport, MonthlyUsage
+from contracts.api_usage import MonthlyUsage
 from services.gateway.budgets import Budgets
-from services.gateway.shares import MOST_PROCESSES, Shares
+from shared.storage.kv import Snapshot
 from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import BEARER, ID, World, key, only_active
 
@@ -61,7 +59,7 @@ async def test_what_was_not_used_for_months_is_forgotten_unless_a_clock_is_wrong
     budgets = Budgets(clock, OTHER)
     for account, month in (("old", "2025-12"), ("kept", "2026-01"), ("busy", "2025-01")):
         await budgets.apply(account, MonthlyUsage(account=account, month=month, tokens=5), 3)
-    budgets.add("busy", 1)
+    budgets.add("busy", tokens=1)
     now = clock.now()
     assert budgets.forgotten(now) == [("old", 3)]
     assert budgets.forgotten(now + timedelta(days=900)) == [("old", 3)], "the clock of the bus is ahead"
@@ -75,9 +73,9 @@ async def test_what_was_not_used_for_months_is_forgotten_unless_a_clock_is_wrong
 
 async def test_what_is_recorded_is_not_counted_twice():
     budgets = Budgets(StepClock(), OTHER)
-    budgets.add(ID, 10)
+    budgets.add(ID, tokens=10, requests=1)
     written = budgets.next_record(ID, None, 10, 1)
-    budgets.add(ID, 3)  # while it is written
+    budgets.add(ID, tokens=3, requests=1)  # while it is written
     budgets.note_recorded(written, 1, 10, 1)
     assert (budgets.used(ID), budgets.unrecorded()) == (13, {ID: (3, 1)})
     await budgets.apply(ID, written, 1)
@@ -86,23 +84,43 @@ async def test_what_is_recorded_is_not_counted_twice():
     assert budgets.used("another") == 0
 
 
-async def test_a_process_without_demand_has_a_small_share_and_one_with_all_has_the_rest():
+def recorded(requests, **changes):
+    return MonthlyUsage(account=ID, month="2026-03", requests=requests, writer="other", **changes)
+
+
+async def test_what_other_processes_recorded_is_taken_of_the_limits_of_a_key():
     gateway = world(requests_per_minute=60)
-    for _ in range(20):
-        await gateway.chat(BEARER)
-    gateway.shares.report()
-    gateway.shares.take_report(DemandReport(process=OTHER, demand={}))
-    gateway.shares.divide()
-    assert 0.97 < gateway.shares.of(ID) < 1
-    gateway.shares.take_report(DemandReport(process=OTHER, demand={ID: 990.0}))
-    gateway.shares.divide()
-    assert 0.01 < gateway.shares.of(ID) < 0.05
+    await gateway.budgets.apply(ID, recorded(1000), 1)  # before this process began
+    await gateway.budgets.note_bucket(Snapshot(None, frozenset()))
+    assert (await gateway.chat(BEARER)).headers["x-ratelimit-remaining-requests"] == "59"
+    await gateway.budgets.apply(ID, recorded(1040), 2)
+    assert (await gateway.chat(BEARER)).headers["x-ratelimit-remaining-requests"] == "18"
+    await gateway.budgets.apply(ID, recorded(2000), 3)
     refused = await gateway.chat(BEARER)
-    assert refused.headers["x-ratelimit-limit-requests"] == "60"
-    await gateway.clock.pause(6)
-    assert gateway.shares.of(ID) < 0.05, "without the bus the last share stands"
-    gateway.shares.divide()
-    assert gateway.shares.of(ID) == 1, "one that vanished is forgotten"
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "61"), "a minute's is owed at most"
+
+
+async def test_a_key_that_was_not_asked_with_here_has_what_others_left():
+    gateway = world(requests_per_minute=60, tokens_per_minute=10_000)
+    await gateway.budgets.note_bucket(Snapshot(None, frozenset()))
+    await gateway.budgets.apply(ID, recorded(50, tokens=9_000), 1)
+    answer = await gateway.chat(BEARER)
+    assert answer.headers["x-ratelimit-remaining-requests"] == "9"
+    assert int(answer.headers["x-ratelimit-remaining-tokens"]) < 1000
+
+
+async def test_what_this_process_recorded_is_not_taken_again():
+    gateway = world(requests_per_minute=60)
+    budgets = gateway.budgets
+    await budgets.note_bucket(Snapshot(None, frozenset()))
+    await gateway.chat(BEARER)
+    ((tokens, requests),) = budgets.unrecorded().values()
+    written = budgets.next_record(ID, recorded(5), tokens, requests)
+    await budgets.apply(ID, written, 2)
+    budgets.note_recorded(written, 2, tokens, requests)
+    assert (await gateway.chat(BEARER)).headers["x-ratelimit-remaining-requests"] == "53"
+    await budgets.apply(ID, written.model_copy(update={"month": "2026-04", "requests": 3, "writer": "other"}), 3)
+    assert (await gateway.chat(BEARER)).headers["x-ratelimit-remaining-requests"] == "49"
 
 
 async def test_a_list_of_models_is_a_request():
@@ -112,24 +130,13 @@ async def test_a_list_of_models_is_a_request():
     assert answers[0].headers["x-ratelimit-remaining-requests"] == "1"
 
 
-async def test_workers_share_equally_until_they_have_reports():
-    gateway = World(only_active(), keys=(key(),), workers=4)
-    assert gateway.shares.of(ID) == 0.25
-    for number in range(3):
-        gateway.shares.take_report(DemandReport(process=f"{number:016x}"))
-    assert gateway.shares.of(ID) == 0.25
-    gateway.shares.take_report(gateway.shares.report())
-    assert gateway.shares.of(ID) == 0.25, "its own report is none of another"
-
-
 async def test_strangers_leave_nothing_behind():
-    """10,000 unknown keys have no allowance, no demand, no usage and no metric of their own."""
+    """10,000 unknown keys have no allowance, no usage and no metric of their own."""
     gateway = world(requests_per_minute=60)
     before = len((await gateway.admin.get("/metrics/")).text.splitlines())
     for number in range(300):
         answer = await gateway.chat({"authorization": f"Bearer sk-slipway-{number:012x}-{'0' * 64}"})
         assert answer.status_code == 401
-    assert gateway.shares.report().demand == {}
     assert gateway.budgets.unrecorded() == {}
     assert not gateway.callers._usage
     assert len((await gateway.admin.get("/metrics/")).text.splitlines()) <= before + 8
@@ -141,14 +148,3 @@ async def test_a_key_that_has_just_expired_is_refused_whatever_it_has_left():
     assert (await gateway.chat(BEARER)).status_code == 200
     await clock.pause(600)
     assert (await gateway.chat(BEARER)).json()["error"]["code"] == "key_expired"
-
-
-def test_reports_of_too_many_processes_are_ignored():
-    shares = Shares(StepClock(), "a" * 16, 1)
-    for number in range(2 * MOST_PROCESSES):
-        shares.take_report(DemandReport(process=f"{number:016x}", demand={ID: 1.0}))
-    shares.note(ID)
-    shares.report()
-    shares.divide()
-    shares.divide()
-    assert shares.of(OTHER) == pytest.approx(1 / (1 + MOST_PROCESSES))

@@ -140,20 +140,6 @@ async def test_tokens_that_an_answer_used_count():
     assert (await gateway.chat(BEARER)).status_code == 200
 
 
-async def test_concurrent_requests_of_a_key_are_limited_and_end():
-    gateway = world(key(limits=KeyLimits(concurrency=2)))
-    record = gateway.callers.authenticate([BEARER["authorization"]], "production")
-    with gateway.callers.admit(record), gateway.callers.admit(record):
-        assert (await gateway.chat(BEARER)).status_code == 429
-    assert (await gateway.chat(BEARER)).status_code == 200
-
-
-async def test_workers_share_a_limit():
-    gateway = world(key(limits=KeyLimits(requests_per_minute=8)), workers=4)
-    statuses = [(await gateway.chat(BEARER)).status_code for _ in range(3)]
-    assert statuses == [200, 200, 429]
-
-
 async def test_one_caller_whose_answers_do_not_end_leaves_capacity_for_others():
     """Of eight places, one is for callers that have none."""
     engine = FakeEngine(gate=asyncio.Event())
@@ -217,7 +203,7 @@ async def test_a_record_under_another_id_is_ignored():
 
 
 async def test_a_caller_that_hangs_up_frees_its_place():
-    gateway = world(key(limits=KeyLimits(concurrency=1)))
+    gateway = world(key(), max_in_flight=1)
     asked = asyncio.ensure_future(gateway.chat(BEARER))
     await asyncio.sleep(0)
     asked.cancel()

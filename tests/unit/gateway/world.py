@@ -18,8 +18,8 @@ from services.gateway.key_table import KeyTable
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
-from services.gateway.shares import Shares
 from services.gateway.team_table import TeamTable
+from services.gateway.traffic import Traffic
 from services.gateway.worker_state import WorkerState
 from shared.messaging.bus import Bus
 from shared.runtime.settings import Connection
@@ -62,11 +62,9 @@ class World:
         self.staging = RouteTable({route.model: route for route in staging}, None, "staging")
         known = OWN_KEYS if keys is None else keys
         self.keys = KeyTable({key.key_id: key for key in known} or None, None)
-        self.shares = Shares(self.clock, "0123456789abcdef", limits.get("workers", 1))
+        self.traffic = Traffic("0123456789abcdef")
         self.budgets = Budgets(self.clock, "0123456789abcdef")
-        self.callers = Callers(
-            self.keys, self.clock, self.shares, self.budgets, teams=teams or TeamTable(None, b"", self.clock)
-        )
+        self.callers = Callers(self.keys, self.clock, self.budgets, teams=teams or TeamTable(None, b"", self.clock))
         self.drills = DrillTable(self.clock)
         self.checks = EndpointChecks(self.engine, self.clock)
         bus = Bus(Connection(), SERVICE, self.clock)
@@ -88,6 +86,7 @@ class World:
             bus,
             tables={"production": self.table, "staging": self.staging},
             callers=self.callers,
+            traffic=self.traffic,
             drills=self.drills,
             engine=self.engine,
             telemetry=self.telemetry,

@@ -223,4 +223,4 @@ def test_a_process_that_starts_finds_the_alert_of_the_one_before():
 
 
 def test_an_older_gateway_reports_no_traffic():
-    assert DemandReport.model_validate({"process": "0" * 8, "demand": {"k": 1.0}}).traffic == {}
+    assert DemandReport.model_validate({"process": "0" * 8, "endpoints": {}}).traffic == {}
