@@ -62,7 +62,7 @@ class TestBusConnection(SinkConformance):
         await bucket.put("aaaaaaaaaaaa", b"{")
         budgets = Budgets(SystemClock(), "a" * 16)
         for account in ("aaaaaaaaaaaa", "bbbbbbbbbbbb", "team-shop"):
-            budgets.add(account, 7)
+            budgets.add(account, tokens=7, requests=1)
         await sink.record_all(budgets)
         assert budgets.unrecorded() == {"aaaaaaaaaaaa": (7, 1)}
         entry = await Bucket(js, "api-usage", MonthlyUsage).get("bbbbbbbbbbbb")
