@@ -93,6 +93,4 @@ async def test_a_release_and_a_rollback_end_once_though_leaders_step_down_and_a_
     logged = [json.loads(line)["id"] for line in stack.ok("events", "--json").splitlines()]
     assert [event_id for event_id, times in Counter(logged).items() if times > 1] == []
     assert stack.ask_json("deadletters", "list") == []
-    wait_until(
-        lambda: "3 copies of each" in stack.slipway("doctor").stdout, what="copies that are up to date"
-    )
+    wait_until(lambda: "3 copies of each" in stack.slipway("doctor").stdout, what="copies that are up to date")
