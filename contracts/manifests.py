@@ -118,8 +118,7 @@ class HeldOutWindow(Contract):
         token_ids: The tokens, as the merged model's tokenizer returns them.
         reference_nll: Negative log-likelihood of all tokens but the first under the merged model, in nats.
         nll: The same under the variant, reloaded from what was written.
-        reference_token_nlls: `reference_nll` token by token, so that a beginning of the window can be scored as well;
-            empty in older records.
+        reference_token_nlls: `reference_nll` token by token, so that a beginning of the window can be scored as well.
         token_nlls: `nll` token by token.
     """
 
@@ -143,7 +142,6 @@ class VariantManifest(Contract):
     Attributes:
         held_out_text: The blob with what the quality was measured on (`HeldOutText`), so that a server of the files can
             measure again on the same tokens. Erasing it changes no manifest.
-        held_out: The same in manifests of before, which contain it; empty in newer ones.
         measurement: In which precision and on what processor the quality was measured.
         serving: The merged manifest's serving settings.
     """
@@ -158,7 +156,6 @@ class VariantManifest(Contract):
     settings: dict[str, Any]
     calibration_digest: Digest | None
     held_out_digest: Digest
-    held_out: tuple[HeldOutWindow, ...] = ()
     held_out_text: FileEntry | None = None
     size_ratio: float
     quality: Quality
@@ -176,8 +173,7 @@ class VersionManifest(Contract):
     """An immutable model version with its lineage: `versions/<model>/<version>/manifest.json`.
 
     Attributes:
-        policy: The frozen release policy as JSON, which `policy_digest` is of; None where it was not signed yet. It is
-            parsed by who needs it: a field of a newer version makes no manifest unreadable.
+        policy: The frozen release policy as JSON, which `policy_digest` is of.
     """
 
     kind: Literal["version"] = "version"
@@ -193,9 +189,9 @@ class VersionManifest(Contract):
     variants: tuple[RegisteredVariant, ...]
     serving: ServingSettings | None = None
     policy_digest: Digest
-    policy: dict[str, Any] | None = None
+    policy: dict[str, Any]
     registered_at: Instant
-    attestations: RequiredAttestations | None = None
+    attestations: RequiredAttestations
 
 
 class RehearsalRecord(Contract):

@@ -109,10 +109,8 @@ def as_error_kind(code: str) -> ErrorKind:
 def attribute(error: str | None, caused_by: Party | None = None) -> Party | None:
     """Return which party caused an error; None if there was none, or if nothing is known about its kind.
 
-    The target only if the table names it and the record names no other. A record of an older gateway has no
-    `caused_by`: the table decides. A kind that it does not know is never the target's, whatever the record names:
-    a reader that does not know the kind cannot know that no caller causes it. So whatever reads records is upgraded
-    before the gateways.
+    The target only if the table names it and the record names no other. A kind that the table does not know is never
+    the target's, whatever the record names.
     """
     listed = ATTRIBUTION.get(cast("ErrorKind", error)) if error is not None else None
     if listed == "target":

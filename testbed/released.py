@@ -33,6 +33,7 @@ from testbed import factories
 from testbed.attesters import attester, trust
 
 AT = datetime(2026, 11, 24, tzinfo=UTC)
+NOTHING = RequiredAttestations(steps=())
 TRAINED_ON_BASE = 900
 """The version that signs a base model: a number that tests do not use."""
 VARIANTS: tuple[Variant, ...] = ("bf16", "int8")
@@ -58,7 +59,7 @@ def release(
     folder: Path,
     model: str = factories.MODEL,
     version: int = 2,
-    attestations: RequiredAttestations | None = None,
+    attestations: RequiredAttestations = NOTHING,
     **changes: Any,
 ) -> Released:
     """Put a version with two variants into a store; keys are in a folder, `changes` are of the version's manifest."""
@@ -82,6 +83,7 @@ def release(
             for variant, (_, ref) in made.items()
         ),
         policy_digest=digest_of(b"policy"),
+        policy={},
         registered_at=AT,
         attestations=attestations,
     ).model_copy(update=changes)
@@ -124,7 +126,9 @@ def sign_target(store: Store, folder: Path, deployable: Deployable) -> None:
         variants=(registered,),
         serving=deployable.serving,
         policy_digest=ref.digest,
+        policy={},
         registered_at=AT,
+        attestations=NOTHING,
     )
     asyncio.run(RegistryArtifacts(store, attester(folder, "registry"), trust(folder)).put_version(manifest))
 

@@ -132,8 +132,8 @@ class CanaryAssessed(Fact):
         requests: Of the candidate since it has had this share.
         e_values: The highest e-value so far of each test, which decides: `NAME` against the trigger's limit,
             `NAME:baseline` beside concurrent requests of the active target, `NAME:pairs` by requests that both
-            versions answered. A monitor of an earlier version names the latest e-value.
-        counts: What each trigger counted for these e-values; a monitor of an earlier version leaves it empty.
+            versions answered.
+        counts: What each trigger counted for these e-values.
     """
 
     TYPE: ClassVar[str] = "slipway.canary.assessed.v1"

@@ -69,8 +69,8 @@ class Inference(Contract):
             for them.
         rescued_by: The version that answered the caller in the end, after this one failed before its first token. The
             failure counts as any other.
-        caller: A pseudonym of the key that was presented, the same at all gateways; None from an older gateway.
-        holder: A pseudonym of the team of that key, or of its name if it is of no team; None from an older gateway.
+        caller: A pseudonym of the key that was presented, the same at all gateways; None without one.
+        holder: A pseudonym of the team of that key, or of its name if it is of no team; None without a key.
         engine_died: The engine died while it had the request, or was dead before; None if it did neither.
         is_evidence: Whether the caller's key is evidence (`slipway keys issue --no-evidence`).
         body: Of a request that its target failed: the first characters of a digest of what it asked; None of others.

@@ -72,7 +72,7 @@ def _count(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str, T
 
 
 def _histogram_of(trigger: Trigger, summary: WindowSummarised) -> str | None:
-    """Return the histogram of a latency; None for other metrics, and where an older monitor wrote none."""
+    """Return the histogram of a latency; None for other metrics, and where the window has none."""
     optional = {"itl_ms": summary.itl_histogram, "queue_ms": summary.queue_histogram}
     required = {"ttft_ms": summary.ttft_histogram, "e2e_ms": summary.e2e_histogram}
     return required.get(trigger.metric, optional.get(trigger.metric) or None)

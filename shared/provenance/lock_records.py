@@ -167,6 +167,6 @@ def pin_version(store: Store, keys: Sequence[AttesterKey], model: str, version: 
     """
     try:
         return store.pinned(read_locks(store, keys, model, version).pins)
-    except Permanent as error:  # of a store without versions, or of permissions of an older version
+    except Permanent as error:  # of a store without versions
         structlog.get_logger().warning("locked versions cannot be listed", model=model, version=version, why=str(error))
         return store

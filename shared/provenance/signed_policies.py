@@ -30,8 +30,6 @@ def read_policy(store: Store, trust: Trust, model: str, version: int) -> SignedP
         return error.reason
     if isinstance(signed, Problem):
         return signed.reason
-    if signed.policy is None:
-        return f"Version {version} of {model} was signed without its policy."
     try:
         return SignedPolicy(signed.release_id, ReleasePolicy.model_validate(ReleasePolicy.readable(signed.policy)))
     except ValidationError as error:

@@ -40,7 +40,7 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
     if _as_json(version) != (None if deployable.serving is None else deployable.serving.model_dump_json()):
         return Problem("digest_mismatch", f"{target} is to be loaded with other serving settings than were signed.")
     steps: tuple[tuple[RequiredStep, ArtifactRef], ...] = (("quantise", registered.manifest), ("merge", version.merged))
-    allowed = version.attestations.attesters if version.attestations is not None else {}
+    allowed = version.attestations.attesters
     checked = (find_attestation(store, keys, step, ref, allowed.get(step, ())) for step, ref in steps)
     return next((result for result in checked if isinstance(result, Problem)), None)
 
@@ -70,7 +70,7 @@ def _keys_of_versions(store: Store, model: str) -> list[str]:
     prefix = f"versions/{model}/"
     try:
         return [stored.key for stored in store.versions(prefix)]
-    except Permanent:  # of a store without versions, or of permissions of an older installation
+    except Permanent:  # of a store without versions
         return store.keys(prefix)
 
 

@@ -26,7 +26,7 @@ def put_held_out(store: Store, windows: tuple[HeldOutWindow, ...], prefix: str =
 
 
 def read_held_out(store: Store, ref: ArtifactRef, manifest: VariantManifest) -> tuple[HeldOutWindow, ...]:
-    """Return the windows that a variant was measured on, verified; those in the manifest itself if it is an older one.
+    """Return the windows that a variant was measured on, verified.
 
     Args:
         store: Where they are stored.
@@ -39,7 +39,7 @@ def read_held_out(store: Store, ref: ArtifactRef, manifest: VariantManifest) -> 
     """
     entry = manifest.held_out_text
     if entry is None:
-        return manifest.held_out
+        return ()
     uri = store.uri(blob_key(entry.digest, store.prefix_of(ref)))
     try:
         data = store.get(ArtifactRef(uri=uri, digest=entry.digest, size_bytes=entry.size_bytes))
@@ -112,10 +112,7 @@ def _files_of(store: Store, key: str, digest: str) -> tuple[FileEntry, ...]:
 
 
 def erase_held_out(store: Store, ref: ArtifactRef, manifest: VariantManifest) -> bool:
-    """Erase the text that a variant was measured on; return whether it had one. Its figures and digests stay.
-
-    What an older manifest contains itself cannot be erased.
-    """
+    """Erase the text that a variant was measured on; return whether it had one. Its figures and digests stay."""
     if manifest.held_out_text is None:
         return False
     store.erase_blob(manifest.held_out_text, store.prefix_of(ref))

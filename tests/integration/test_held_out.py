@@ -25,11 +25,9 @@ def windows():
     return tuple(HeldOutWindow(token_ids=(start + n, 7, 9), reference_nll=2.5, nll=2.75) for n in range(3))
 
 
-def committed(store, windows, *, inline=False, prefix=""):
+def committed(store, windows, prefix=""):
     """Commit a variant that was measured on these windows: (ref, manifest)."""
-    manifest = variant_manifest(TARGET, windows if inline else ())
-    if not inline:
-        manifest = manifest.model_copy(update={"held_out_text": put_held_out(store, windows, prefix)})
+    manifest = variant_manifest(TARGET, put_held_out(store, windows, prefix))
     key = manifest_key("variant", f"sha256:{uuid.uuid4().hex}", prefix)
     ref, _ = store.put_manifest(key, manifest)
     return ref, VariantManifest.model_validate_json(store.get(ref))
@@ -37,18 +35,11 @@ def committed(store, windows, *, inline=False, prefix=""):
 
 @pytest.mark.parametrize("prefix", ["", "teams/a/"])
 def test_the_text_is_read_back_and_the_manifest_has_only_its_digest(store, windows, prefix):
-    ref, manifest = committed(store, windows, prefix=prefix)
+    ref, manifest = committed(store, windows, prefix)
     assert read_held_out(store, ref, manifest) == windows
     data = store.get(ref)
     assert str(windows[0].token_ids[0]).encode() not in data
     assert manifest.held_out_text.digest.encode() in data
-
-
-def test_an_older_manifest_that_contains_the_text_is_read(store, windows):
-    ref, manifest = committed(store, windows, inline=True)
-    assert manifest.held_out_text is None
-    assert read_held_out(store, ref, manifest) == windows
-    assert not erase_held_out(store, ref, manifest)
 
 
 def test_erased_text_is_gone_and_no_manifest_changes(store, windows):

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from contracts.attested_steps import RequiredAttestations
 from contracts.facts import RegisteredVariant, RehearsalCompleted, VariantBenchmarked
 from contracts.manifests import ApprovalRecord, BenchmarkReport, DeploymentRecord, RehearsalRecord, VersionManifest
 from contracts.vocabulary import Target
@@ -32,6 +33,8 @@ def manifest(model=factories.MODEL, version=3, **changes):
             ),
         ),
         "policy_digest": factories.digest("policy"),
+        "policy": {},
+        "attestations": RequiredAttestations(),
         "registered_at": AT,
     }
     return VersionManifest(**{**fields, **changes})

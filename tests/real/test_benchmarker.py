@@ -27,6 +27,7 @@ from shared.errors import Permanent
 from shared.messaging.bus import publish_event
 from shared.serving.inference import Channels
 from shared.storage.blobs import Store
+from shared.storage.held_out import put_held_out
 from testbed.attesters import attester, attester_variables, trust
 from testbed.ports import free_port
 from testbed.servers import Server, bus_variables, running, store_variables
@@ -208,7 +209,7 @@ class TestTritonEngine(EngineConformance):
 
 def put_manifest(store, target, windows, measurement=None):
     """Commit the manifest of a variant that was measured on these windows."""
-    manifest = variant_manifest(target, windows, measurement=measurement)
+    manifest = variant_manifest(target, put_held_out(store, windows), measurement=measurement)
     ref, _ = store.put_manifest(f"manifests/variant/{uuid.uuid4().hex}.json", manifest)
     return ref
 

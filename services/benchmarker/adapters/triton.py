@@ -54,7 +54,7 @@ class TritonEngine:
                 yield delta
 
     async def _has_salt(self, endpoint: str, served: ServedTarget, timeout_s: float) -> bool:
-        """Return whether a target was loaded with an input for the salt: one loaded by an earlier version was not."""
+        """Return whether a target was loaded with an input for the salt: Triton's own backend has none."""
         name = served.target.triton_name
         if (endpoint, name) not in self._takes_salt:
             metadata = await self._metadata(endpoint, name, timeout_s)

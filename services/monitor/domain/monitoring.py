@@ -103,8 +103,7 @@ def add_policy(
     if returns or str(version) not in known:
         known[str(version)] = Policy.of(release_id, policy)
     needed = {*state.routed, *(target.target.version for target in state.targets.values())}
-    is_known = state.routed or not state.route_known  # a record of an earlier version has a route without its versions
-    spare = [name for name in sorted(known, key=int) if int(name) not in needed] if is_known else []
+    spare = [name for name in sorted(known, key=int) if int(name) not in needed]
     for name in spare[: max(0, len(known) - POLICIES_KEPT)]:
         del known[name]
     return _applied(state.model_copy(update={"policies": known}), cause.id)

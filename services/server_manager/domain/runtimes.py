@@ -164,10 +164,7 @@ def _running_copies(
 
 
 def keep_since(new: FleetRuntimes, stored: FleetRuntimes | None) -> FleetRuntimes:
-    """Return endpoints as they are now; each state that was there before began when the stored record says.
-
-    Where that record has the same state and no time, as one of a version before has none, the time is not known.
-    """
+    """Return endpoints as they are now; each state that was there before began when the stored record says."""
     before = {endpoint.endpoint_name: endpoint for endpoint in stored.runtimes} if stored is not None else {}
 
     def kept(endpoint: FleetRuntime) -> FleetRuntime:

@@ -11,7 +11,7 @@ from contracts.facts import (
     StageRequested,
     VariantStaged,
 )
-from contracts.manifests import HeldOutWindow, VariantManifest
+from contracts.manifests import FileEntry, HeldOutWindow, VariantManifest
 from contracts.policy import LoadProfile, MetricGate, QualityGate
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
@@ -95,12 +95,12 @@ MEASUREMENT = Measurement(
 
 def variant_manifest(
     target: Target,
-    windows: tuple[HeldOutWindow, ...],
+    held_out: FileEntry | None,
     *,
     quality: Quality = QUALITY,
     measurement: Measurement | None = None,
 ) -> VariantManifest:
-    """The manifest of a variant that was measured on these windows."""
+    """The manifest of a variant that was measured on the windows of this blob."""
     return VariantManifest(
         model=target.model,
         variant=target.variant,
@@ -111,7 +111,7 @@ def variant_manifest(
         settings={},
         calibration_digest=None,
         held_out_digest=digest_of(b"text"),
-        held_out=windows,
+        held_out_text=held_out,
         size_ratio=1.0,
         quality=quality,
         weights_bytes=1,

@@ -8,6 +8,7 @@ from clients.cli.commands.stack import parse_engine, parse_nats, parse_runtimes,
 from clients.cli.output import CommandError, Exit
 from clients.cli.runtimes import describe_run, plan_release
 from clients.training.publish import envelope
+from contracts.attested_steps import RequiredAttestations
 from contracts.facts import CheckpointReady, ReleaseFinished
 from contracts.manifests import VersionManifest
 from contracts.runtimes import FleetRuntime, RunningTarget
@@ -49,7 +50,9 @@ def version(number, serving):
         variants=(),
         serving=serving,
         policy_digest=digest_of(b"policy"),
+        policy={},
         registered_at=k.START,
+        attestations=RequiredAttestations(),
     )
 
 

@@ -54,17 +54,6 @@ def test_a_version_that_left_the_route_is_forgotten():
     assert {"3", "4"} <= set(after.policies)
 
 
-def test_a_record_that_does_not_know_the_versions_of_its_route_yet_forgets_none():
-    """One of schema version 10, until its route changes: it knows that there is a route, and not what it names."""
-    before = watching.follow_route(watch(versions=(2, 3)), route(3, 1, previous=f.served(2)), cause(0), RULES)
-    after = with_releases(before.model_copy(update={"routed": ()}), range(4, 5 + 2 * POLICIES_KEPT))
-    assert "2" in after.policies
-    after = watching.follow_route(after, route(3, 2, previous=f.served(2)), cause(1), RULES)
-    after = with_releases(after, [500])
-    assert len(after.policies) == POLICIES_KEPT
-    assert {"2", "3", "500"} <= set(after.policies)
-
-
 EMPTY = Features(prompt_chars=5, output_chars=0, empty=True)
 
 
