@@ -150,7 +150,7 @@ ADVICE: dict[Code, str] = {
     "disk_full": "Free disk space on the named machine; what waits is tried again, and a rejected release can be retried.",
     "gate_failed": "A gate of the release policy failed; slipway show has the figures.",
     "inconclusive": "There was not enough evidence to pass; give more requests or a longer deadline.",
-    "measurement_suspect": "The recorded quality contradicts what is served, and a second measurement did not settle it; compare the machines that measured and that serve.",
+    "measurement_suspect": "The recorded quality contradicts what is served; compare the machines that measured and that serve.",
     "rehearsal_failed": "The rollback rehearsal failed in staging; slipway status names trigger and step.",
     "approval_expired": "The approval deadline passed; publish again with a higher attempt.",
     "approval_denied": "An approver ended the release; the reason says why. It can be published again with a higher attempt (slipway retry).",
