@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from decisions import block_tests as bt
-from decisions import evidence as ev
 from decisions.hard_failures import LEAST_BLOCKS, LEAST_REQUESTS
 
 Flags = npt.NDArray[np.bool_]
@@ -80,6 +79,10 @@ class Blocks:
         return hit
 
 
+ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
+"""Of the alternatives that the rule of single requests had."""
+
+
 class SingleRequests:
     """The e-detector on single requests, with a run of eight: as it was before blocks, or with one alternative."""
 
@@ -87,8 +90,8 @@ class SingleRequests:
         self, p0: float, streams: int, *, p1: float | None = None, line: float = 20_000.0, least: int = 20
     ) -> None:
         if p1 is None:
-            bet = ev.plan_bet(p0)
-            self.hit, self.miss = np.exp(np.array(bet.hit))[:, None], np.exp(np.array(bet.miss))[:, None]
+            p1s = np.array([[odds * p0 / (1.0 - p0 + odds * p0)] for odds in ODDS])
+            self.hit, self.miss = p1s / p0, (1.0 - p1s) / (1.0 - p0)
         else:
             self.hit, self.miss = np.array([[p1 / p0]]), np.array([[(1.0 - p1) / (1.0 - p0)]])
         self.line, self.least = line, least

@@ -134,6 +134,10 @@ class Approvals(_Strict):
     """Whether an approval by the publisher of the checkpoint is refused."""
 
 
+PASS_BETA = 0.05
+"""The probability with which a candidate of twice a limit passes, unless a policy says."""
+
+
 class Canary(_Strict):
     """Traffic shares before full promotion; without steps the release goes to 100 % at once."""
 
@@ -141,6 +145,9 @@ class Canary(_Strict):
     """Shares of production traffic, rising; after the last one the target gets all. A first version has no canary."""
     min_requests: Annotated[int, Field(ge=1)] = 100
     """Fewest requests of a step before it can pass."""
+    beta: Annotated[float, Field(gt=0.0, lt=1.0, exclude_if=lambda beta: beta == PASS_BETA)] = PASS_BETA
+    """Probability that a version with twice the bad requests that a trigger allows passes the shadow and all steps. A
+    smaller one needs more requests."""
     deadline_s: Seconds = 3_600.0
     """Most time of one step."""
     on_deadline: Literal["abort", "promote"] = "abort"

@@ -38,12 +38,9 @@ GREATEST_FACTOR: Final = 14.0
 STAKES: Final = 4
 SMALLEST_LIMIT: Final = 1e-4
 """A limit of zero would make one failure of a million an alarm; this is what it means instead."""
-LEAST_ACCEPTED: Final = 500
-"""Fewest accepted blocks that a relative limit is computed from: 17 minutes with traffic."""
 _LARGEST_SUM: Final = 1e15
 _NEAR_REST: Final = 1.1
 """The evidence returns to its value at rest from above, and never quite reaches it."""
-_UPPER_95: Final = 1.645
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -155,32 +152,3 @@ def is_at_rest(state: ShareDetector, limit: float) -> bool:
 def _sums_at_rest(stakes: Iterable[float]) -> tuple[float, ...]:
     """Return the sums to which a detector returns while nothing is bad, the fixed points of R <- (1 + R) * (1 - c)."""
     return tuple((1.0 - stake) / stake for stake in stakes)
-
-
-class Accepted(Contract):
-    """The shares of a version's blocks while it was accepted: their number, sum and sum of squares."""
-
-    blocks: Count = 0
-    total: float = 0.0
-    squares: float = 0.0
-
-
-def accept(accepted: Accepted, block: Block) -> Accepted:
-    """Return the accepted history with one more block; one without requests changes nothing."""
-    share = block.share
-    if share is None:
-        return accepted
-    return Accepted(blocks=accepted.blocks + 1, total=accepted.total + share, squares=accepted.squares + share * share)
-
-
-def relative_limit(accepted: Accepted, allowed_factor: float) -> float | None:
-    """Return the limit that a version's own history sets; None while it is too short.
-
-    It is a factor of the upper 95 % bound of the accepted share. A latency is bounded by its accepted percentile: the
-    bad requests are those beyond it. Blocks are the unit, so that bursts inside them widen the bound.
-    """
-    if accepted.blocks < LEAST_ACCEPTED:
-        return None
-    mean = accepted.total / accepted.blocks
-    variance = max(0.0, accepted.squares / accepted.blocks - mean * mean)
-    return min(1.0, allowed_factor * (mean + _UPPER_95 * math.sqrt(variance / accepted.blocks)))

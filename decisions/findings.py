@@ -4,17 +4,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from contracts.facts.watch import AlertKind, PairCounts, Severity
+from contracts.facts.watch import AlertKind, Severity
 from contracts.policy import Trigger
 from decisions.alerts import Finding
-from decisions.evidence import as_e_value
+from decisions.candidates import judge
 from decisions.hard_failures import Failures, HardFailure, assess_failures
 from decisions.observation import CALM_REQUESTS, Recent, TriggerState, is_calm, recent
-from decisions.pairs import has_fired
 from decisions.triggers import kind_of, limit_of
 
 HARD_HOLD_S = 60.0
 NO_FAILURES = Failures()
+NEVER_PASSES = 1e-300
+"""An alert asks only whether a candidate fails."""
 HARD_KEYS: dict[AlertKind, str] = {"errors": "all-failing", "quality": "all-empty"}
 _HARD_METRICS: dict[AlertKind, str] = {"errors": "error_ratio", "quality": "empty_ratio"}
 
@@ -62,29 +63,24 @@ def assess_trigger(
     error: str = "",
 ) -> Finding:
     """Return the finding of one trigger; `error` is how the last request failed."""
-    evidence, limit = state.evidence, limit_of(trigger)
-    if state.detector is not None:
-        over_limit, calm_requests = state.detector.peak >= line, CALM_REQUESTS
+    limit, candidate = limit_of(trigger), state.candidate
+    calm_requests = CALM_REQUESTS if candidate is None else min(trigger.min_requests, CALM_REQUESTS)
+    if candidate is not None:
+        fired = judge(candidate, trigger, NEVER_PASSES) == "fail"
     else:
-        over_limit = evidence.crossed(trigger.alpha) and evidence.trials >= trigger.min_requests
-        calm_requests = min(trigger.min_requests, CALM_REQUESTS)
-    pair = state.pair
-    worse = pair is not None and pair.pairs >= trigger.min_requests and pair.discordant.crossed(trigger.alpha)
-    mirrored = state.mirrored
-    by_pairs = has_fired(trigger, mirrored)
+        fired = state.detector is not None and state.detector.peak >= line
     calm = hard is None and is_calm(state.slots, trigger.window_s, now, limit=limit, requests=calm_requests)
     # The whole window would hide a regression that began a moment ago among the good requests before it.
     shown = recent(state.slots, trigger.window_s, now, state.first_bad_at)
     message = _message(trigger, shown, limit)
     if hard is not None:
         message = f"{hard.message} {message}"
-    elif worse and not over_limit and pair is not None:
+    elif fired and candidate is not None and candidate.everyone.test.worse.crossed(trigger.alpha):
+        own, beside = candidate.candidate, candidate.active
         message = (
-            f"Worse than the concurrent baseline: bad on {pair.candidate_hits} of {pair.pairs} against "
-            f"{pair.baseline_hits}. {message}"
+            f"Worse than the active version at the same time: bad on {own.bad} of {own.requests} against {beside.bad} "
+            f"of {beside.requests}. {message}"
         )
-    elif by_pairs and not over_limit and mirrored is not None:
-        message = f"{_describe_pairs(mirrored.counts)} {message}"
     if kind_of(trigger) == "errors":
         message += _describe_error(error)
     message += _describe_callers(state.callers)
@@ -95,7 +91,7 @@ def assess_trigger(
         kind=kind_of(trigger),
         severity=severity_of(trigger),
         trigger=trigger.name,
-        fired=over_limit or worse or hard is not None or by_pairs,
+        fired=fired or hard is not None,
         calm=calm,
         hold_s=trigger.window_s,
         message=message,
@@ -103,11 +99,11 @@ def assess_trigger(
         limit=limit,
         window=shown.window,
         requests=shown.trials,
-        e_value=max(state.peak, as_e_value(pair.discordant.peak) if worse and pair is not None else 0.0),
+        e_value=state.peak,
         first_bad_at=state.first_bad_at,
         drill=state.drill if 2 * shown.drilled >= shown.hits else None,
         answers_nothing=hard is not None and hard.kind == "errors",
-        pairs=mirrored.counts if mirrored is not None else None,
+        pairs=state.mirrored,
     )
 
 
@@ -121,14 +117,6 @@ def _describe_callers(callers: Mapping[str, int]) -> str:
     most = sorted(known, key=lambda entry: -entry[1])[:3]
     named = ", ".join(f"{caller} ({bad})" for caller, bad in most)
     return f" Most of them by caller: {named}." if named else ""
-
-
-def _describe_pairs(counts: PairCounts) -> str:
-    total = counts.both + counts.neither + counts.only_target + counts.only_other
-    return (
-        f"Of {total} requests that the other version answered as well, {counts.only_target} were bad on this one only, "
-        f"{counts.only_other} on the other only, {counts.both} on both."
-    )
 
 
 def severity_of(trigger: Trigger) -> Severity:

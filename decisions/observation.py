@@ -1,6 +1,7 @@
 """The evidence of one trigger about one target: how outcomes of requests are added to it, and its sliding window."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,13 +10,12 @@ from typing import Literal
 from pydantic import Field
 
 from contracts.facts import Inference
-from contracts.facts.watch import Window
+from contracts.facts.watch import PairCounts, Window
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract
 from decisions.block_tests import ShareDetector, is_at_rest, observe_detector
-from decisions.evidence import EProcess, PairTest, as_e_value, observe_process, plan_bet
+from decisions.candidates import CandidateState, add_beside, close_candidate
 from decisions.open_blocks import Closed, OpenBlocks, add_to_blocks, close_blocks
-from decisions.pairs import MirrorTest
 from decisions.triggers import Outcome, ended_at, limit_of
 
 Role = Literal["active", "canary", "shadow"]
@@ -41,93 +41,99 @@ class TriggerState(Contract):
     """One trigger's evidence about one target.
 
     Attributes:
-        evidence: Of a candidate: the e-process of its requests.
         detector: Of the active target: the e-detector of its blocks; None for a candidate.
         blocks: Of the active target: the blocks that still take requests.
+        candidate: Of a canary or shadow: its blocks, and what they show beside the active version's.
         first_bad_at: Arrival of the first bad request since the evidence last spoke for the target.
         drill: The last drill that touched a bad request.
         callers: Bad requests since then by caller, of those with most.
-        mirrored: What pairs of the same requests on two versions showed.
+        mirrored: What pairs of the same requests on two versions showed; they are evidence in their blocks.
         hidden: Of a canary: requests that the callers' parameters hide from the trigger.
     """
 
-    evidence: EProcess = EProcess()
     detector: ShareDetector | None = None
     blocks: OpenBlocks = OpenBlocks()
-    pair: PairTest | None = None
+    candidate: CandidateState | None = None
     slots: tuple[Slot, ...] = ()
     first_bad_at: datetime | None = None
     drill: str | None = None
     callers: dict[str, int] = Field(default_factory=dict)
-    mirrored: MirrorTest | None = None
+    mirrored: PairCounts | None = None
     hidden: int = 0
 
     @property
     def e_value(self) -> float:
         """Evidence now."""
-        return as_e_value(self.evidence.log_e) if self.detector is None else self.detector.value
+        return self.peak if self.detector is None else self.detector.value
 
     @property
     def peak(self) -> float:
         """The strongest evidence so far."""
-        return as_e_value(self.evidence.peak) if self.detector is None else self.detector.peak
+        if self.detector is not None:
+            return self.detector.peak
+        return self.candidate.peak if self.candidate is not None else 0.0
 
 
 def fresh_trigger(role: Role) -> TriggerState:
-    """Return a trigger without evidence: an e-detector for the active target, an e-process for a candidate."""
-    return TriggerState(detector=ShareDetector() if role == "active" else None)
+    """Return a trigger without evidence: an e-detector for the active target, the tests of a candidate otherwise."""
+    return TriggerState(detector=ShareDetector()) if role == "active" else TriggerState(candidate=CandidateState())
 
 
 def begin_anew(state: TriggerState, role: Role) -> TriggerState:
     """Return a trigger whose evidence begins anew; open blocks still take requests."""
-    return fresh_trigger(role).model_copy(update={"blocks": state.blocks})
+    fresh = fresh_trigger(role)
+    if state.candidate is not None and fresh.candidate is not None:
+        return fresh.model_copy(update={"candidate": state.candidate.begun_anew()})
+    return fresh.model_copy(update={"blocks": state.blocks})
 
 
 def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[Outcome]) -> TriggerState:
-    """Return a trigger's evidence after some outcomes, in the order in which they came.
+    """Return a trigger after some outcomes: counted in their blocks, which are evidence once they are over.
 
-    Those of the active target are counted in their blocks, which are evidence once they are over (`close_trigger`).
-    Of a candidate, the highest evidence is counted from request number `min_requests` on, which only delays a decision,
-    and a later time of an anytime-valid test is as valid: what a cold start showed decides only as far as it still
-    holds then.
+    `close_trigger` takes them into the evidence.
     """
     if not outcomes:
         return state
-    is_active = state.detector is not None
-    bet, evidence = plan_bet(limit_of(trigger)), state.evidence
-    first_bad_at, drill, callers = state.first_bad_at, state.drill, dict(state.callers)
-    for outcome in outcomes:
-        evidence = evidence if is_active else observe_process(evidence, bet, [outcome.bad])
-        if evidence.trials <= trigger.min_requests:
-            evidence = evidence.model_copy(update={"peak": evidence.log_e})
-        if outcome.bad:
-            first_bad_at = first_bad_at or outcome.at
-            drill = outcome.drill or drill
-            callers[outcome.caller] = callers.get(outcome.caller, 0) + 1
-        elif not is_active and evidence.log_e <= 0.0:
-            first_bad_at, drill, callers = None, None, {}
-    update = {
-        "evidence": evidence,
-        "blocks": add_to_blocks(state.blocks, outcomes) if is_active else state.blocks,
-        "first_bad_at": first_bad_at,
-        "slots": add_to_slots(state.slots, trigger.window_s, outcomes),
-        "drill": drill if first_bad_at else None,
-        "callers": dict(sorted(callers.items(), key=lambda entry: entry[1])[-CALLERS_KEPT:]),
-    }
+    update: dict[str, object] = {"slots": add_to_slots(state.slots, trigger.window_s, outcomes)}
+    if state.candidate is not None:
+        update["candidate"] = add_beside(state.candidate, outcomes, ())
+    else:
+        update["blocks"] = add_to_blocks(state.blocks, outcomes)
+    bad = [outcome for outcome in outcomes if outcome.bad]
+    if bad:
+        update["first_bad_at"] = state.first_bad_at or bad[0].at
+        callers = Counter(state.callers) + Counter(outcome.caller for outcome in bad)
+        update["callers"] = dict(callers.most_common(CALLERS_KEPT))
+        update["drill"] = next((outcome.drill for outcome in reversed(bad) if outcome.drill), state.drill)
     return state.model_copy(update=update)
+
+
+def observe_beside(state: TriggerState, candidate: Sequence[Outcome], active: Sequence[Outcome]) -> TriggerState:
+    """Return a candidate's trigger with outcomes that count in its blocks only: of the active version, or of pairs."""
+    if state.candidate is None or not (candidate or active):
+        return state
+    return state.model_copy(update={"candidate": add_beside(state.candidate, candidate, active)})
 
 
 def close_trigger(state: TriggerState, trigger: Trigger, now: datetime | None) -> tuple[TriggerState, Closed]:
     """Return a trigger with the blocks that are over at a time as evidence, and these; all are over without a time."""
+    if state.candidate is not None:
+        after, closed = close_candidate(state.candidate, trigger, now)
+        if after is state.candidate:
+            return state, {}
+        return _at_rest(state, {"candidate": after}, is_quiet=after.is_at_rest), closed
     blocks, closed = close_blocks(state.blocks, now)
     if state.detector is None or not closed:
         return state, {}
     limit = limit_of(trigger)
     detector = observe_detector(state.detector, limit, closed.values())
-    update: dict[str, object] = {"detector": detector, "blocks": blocks}
-    if not blocks.bad and is_at_rest(detector, limit):
-        update |= {"first_bad_at": None, "drill": None, "callers": {}}
-    return state.model_copy(update=update), closed
+    is_quiet = not blocks.bad and is_at_rest(detector, limit)
+    return _at_rest(state, {"detector": detector, "blocks": blocks}, is_quiet=is_quiet), closed
+
+
+def _at_rest(state: TriggerState, update: dict[str, object], *, is_quiet: bool) -> TriggerState:
+    rest: dict[str, object] = {"first_bad_at": None, "drill": None, "callers": {}} if is_quiet else {}
+    return state.model_copy(update={**update, **rest})
 
 
 def without_repeats(

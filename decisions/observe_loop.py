@@ -18,7 +18,7 @@ from decisions.findings import assess_triggers
 from decisions.hard_failures import Failures, count_closed, keep_endpoints
 from decisions.observation import Role, TriggerState, begin_anew, close_trigger, fresh_trigger, observe_outcomes
 from decisions.open_blocks import Closed
-from decisions.triggers import Outcome
+from decisions.triggers import Outcome, kind_of
 
 
 class WatchedTarget(Contract):
@@ -64,7 +64,7 @@ class Assessed(Generic[T]):
 
 
 def begins_anew(known: WatchedTarget | None, role: Role, weight_ratio: float) -> bool:
-    """Return whether a target's evidence begins anew because its role or its share of traffic changes."""
+    """Return whether a target is watched anew because its role or its share of traffic changes."""
     return known is None or (known.role, known.weight_ratio) != (role, weight_ratio)
 
 
@@ -72,6 +72,18 @@ def follow_endpoints(watched: T, endpoints: tuple[str, ...]) -> T:
     """Return a target that is served at these endpoints: what is known of the engines of others is forgotten."""
     failures = keep_endpoints(watched.failures, endpoints)
     return watched.model_copy(update={"endpoints": endpoints, "failures": failures})
+
+
+def carried(known: WatchedTarget | None, role: Role, triggers: Iterable[Trigger]) -> dict[str, TriggerState]:
+    """Return the evidence that a target keeps in a new role or with a new share of traffic.
+
+    That of a candidate adds up over its shadow and all steps. What its shadow showed of latency is left out: there it
+    had next to no load.
+    """
+    if known is None or role != "canary" or known.role not in ("canary", "shadow"):
+        return {}
+    kept = [trigger for trigger in triggers if known.role == "canary" or kind_of(trigger) != "latency"]
+    return {trigger.name: known.triggers[trigger.name] for trigger in kept if trigger.name in known.triggers}
 
 
 def observe(watched: T, triggers: Iterable[Trigger], outcomes: Mapping[str, Sequence[Outcome]]) -> T:
@@ -104,7 +116,7 @@ def close(watched: T, triggers: Iterable[Trigger], now: datetime | None) -> tupl
             states[trigger.name], closed = close_trigger(known, trigger, now)
             by_trigger |= {trigger.name: closed} if closed else {}
     failures = count_closed(watched.failures, now)
-    if not by_trigger and failures is watched.failures:
+    if failures is watched.failures and all(states[name] is watched.triggers[name] for name in states):
         return watched, {}
     return watched.model_copy(update={"triggers": states, "failures": failures}), by_trigger
 

@@ -69,6 +69,8 @@ def _canary_weaknesses(proposed: Canary, stored: Canary) -> list[str]:
         weaker.append(f"canary.steps {list(proposed.steps)} are fewer or larger than the stored {list(stored.steps)}")
     if stored.steps and proposed.min_requests < stored.min_requests:
         weaker.append(f"canary.min_requests is {proposed.min_requests}, below the stored {stored.min_requests}")
+    if stored.steps and proposed.beta > stored.beta:
+        weaker.append(f"canary.beta is {proposed.beta:g}, above the stored {stored.beta:g}")
     if stored.on_deadline == "abort" and proposed.on_deadline == "promote":
         weaker.append("canary.on_deadline is promote where the stored policy says abort")
     if (

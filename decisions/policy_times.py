@@ -1,5 +1,6 @@
 """How long the steps of a policy take at a rate of requests, and how often its triggers raise false alarms. Pure."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
@@ -10,7 +11,8 @@ from decisions.block_tests import BLOCK_S, LEAST_REQUESTS, count_bad_blocks, pla
 from decisions.policy_sentences import period
 from decisions.release_plan import needs_shadow, traffic_shares
 from decisions.suspensions import JUDGED_RATIO, can_judge, least_confirmed
-from decisions.triggers import limit_of, sequential
+from decisions.triggers import kind_of, limit_of, sequential
+from decisions.version_tests import CandidateTest, count_blocks_to_pass
 
 _RECORDED_LATER = timedelta(minutes=2)
 """The requests of the last two minutes may not be in a window yet."""
@@ -42,31 +44,35 @@ def explain_times(policy: ReleasePolicy, rps: float, *, first: bool = False) -> 
     ]
 
 
-def canary_requests(policy: ReleasePolicy, share: float) -> float:
-    """Return the fewest requests of the model after which a canary of this share can pass.
+def blocks_to_pass(triggers: Sequence[Trigger], beta: float) -> int:
+    """Return in how many blocks with requests, all of them good, a candidate passes by all triggers."""
+    return max((count_blocks_to_pass(CandidateTest(), limit_of(trigger), beta) for trigger in triggers), default=0)
 
-    Each trigger needs its own requests on the canary, and as many pairs of canary and active version as the step needs.
-    """
-    declared = sequential(policy.triggers)
-    beside = min(share, 1.0 - share) if declared else share
-    own = max((trigger.min_requests for trigger in declared), default=0)
-    return max(policy.canary.min_requests / beside, own / share)
+
+def requests_to_pass(policy: ReleasePolicy, triggers: Sequence[Trigger], own_rps: float) -> float:
+    """Return how many good requests of its own, at so many a second, a candidate passes with."""
+    in_block = own_rps * BLOCK_S
+    each = in_block / -math.expm1(-in_block)  # of the blocks that have any
+    return blocks_to_pass(triggers, policy.canary.beta) * each
 
 
 def _steps(policy: ReleasePolicy, rps: float, *, first: bool) -> Iterator[str]:
     load = policy.load
     yield f"Benchmark: {load.requests} requests to each side, {about(load.requests / load.rate_rps)} for each variant."
+    unproved = sequential(policy.triggers)
     if policy.shadow is not None and needs_shadow(policy, first=first):
         shadow = policy.shadow
-        requests = shadow.min_requests / shadow.share_ratio
+        own = max(shadow.min_requests, requests_to_pass(policy, unproved, shadow.share_ratio * rps))
+        requests = own / shadow.share_ratio
         least = about(max(shadow.duration_s, requests / rps))
-        yield f"Shadow: {shadow.min_requests:,} of {requests:,.0f} requests, at least {least}."
+        yield f"Shadow: {own:,.0f} of {requests:,.0f} requests, at least {least}."
         yield from _late("shadow", requests, shadow.deadline_s, rps)
+        unproved = tuple(trigger for trigger in unproved if kind_of(trigger) == "latency")
     for share in traffic_shares(policy, first=first):
         if share < 1.0:
-            requests = canary_requests(policy, share)
-            own, least = requests * share, about(requests / rps)
-            yield f"Canary of {share:.0%}: {own:,.0f} of {requests:,.0f} requests, at least {least}."
+            own = max(policy.canary.min_requests, requests_to_pass(policy, unproved, share * rps))
+            requests, unproved = own / share, ()
+            yield f"Canary of {share:.0%}: {own:,.0f} of {requests:,.0f} requests, at least {about(requests / rps)}."
             yield from _late("canary", requests, policy.canary.deadline_s, rps)
 
 
@@ -75,7 +81,8 @@ def _late(step: str, requests: float, deadline_s: float, rps: float) -> Iterator
     if requests > rps * deadline_s:
         yield (
             f"  That is after its deadline of {period(deadline_s)}, so that it ends without a verdict: raise "
-            f"{step}.deadline_s or the share, or lower min_requests; or send {requests / deadline_s:.3g} requests/s."
+            f"{step}.deadline_s, the share or canary.beta, or lower min_requests; or send {requests / deadline_s:.3g} "
+            "requests/s."
         )
 
 

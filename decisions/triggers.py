@@ -39,6 +39,7 @@ class Outcome:
         ended_at: When it ended; it counts in the window of that time.
         drill: The drill that touched it.
         caller: A pseudonym of the key that was presented; empty if unknown.
+        holder: The team of its caller's key, or that key; empty if unknown.
     """
 
     bad: bool
@@ -46,6 +47,7 @@ class Outcome:
     ended_at: datetime
     drill: str | None = None
     caller: str = ""
+    holder: str = ""
 
 
 def limit_of(trigger: Trigger) -> float:
@@ -124,6 +126,7 @@ def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequen
             ended_at=ended_at(record),
             drill=record.drill,
             caller=record.caller or "",
+            holder=record.holder or "",
         )
         for record, bad in observed
         if bad is not None

@@ -11,6 +11,7 @@ All are e-processes of `decisions.block_tests` for the mean of a figure between 
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -32,6 +33,7 @@ FADING_BLOCKS: Final = 900
 MOST_KEYS: Final = 64
 """Keys that are counted one by one; above it those with fewest pairs are forgotten."""
 LEAST_PAUSE_BLOCKS: Final = 10
+MOST_BLOCKS: Final = 10_000_000
 
 CandidateVerdict = Literal["pass", "fail", "load", "undecided"]
 JudgementVerdict = Literal["confirmed", "cleared", "undecided"]
@@ -68,7 +70,7 @@ def fade(test: ShareTest, blocks: int = 1) -> ShareTest:
 
 def _least_bad(limit: float) -> float:
     """Return the share that a version must be shown to stay below: twice the limit, and below 1."""
-    return min(2.0 * limit, (1.0 + limit) / 2.0)
+    return min(2.0 * limit, (1.0 + limit) / 2.0, 1.0 - SMALLEST_LIMIT)
 
 
 class CandidateTest(Contract):
@@ -84,8 +86,18 @@ class CandidateTest(Contract):
     active: ShareTest = ShareTest()
 
 
-def observe_candidate(test: CandidateTest, limit: float, candidate: Block, active: Block) -> CandidateTest:
-    """Return the test after one block of both versions; a block without requests of the candidate changes nothing."""
+def observe_candidate(
+    test: CandidateTest, limit: float, candidate: Block, active: Block, *, least: int = LEAST_REQUESTS
+) -> CandidateTest:
+    """Return the test after one block of both versions; a block without requests of the candidate changes nothing.
+
+    Args:
+        test: The test so far.
+        limit: The share of bad requests that is allowed.
+        candidate: The candidate's requests of the block.
+        active: The active version's.
+        least: So many of the candidate's first requests are judged together, so that a cold start is outweighed.
+    """
     limit = max(limit, SMALLEST_LIMIT)
     share, beside = candidate.share, active.share
     if share is None:
@@ -95,12 +107,28 @@ def observe_candidate(test: CandidateTest, limit: float, candidate: Block, activ
         "open": joined,
         "passing": observe_share(test.passing, 1.0 - _least_bad(limit), 1.0 - share),
     }
-    if joined.share is not None and joined.requests >= LEAST_REQUESTS:
+    is_first = not any(test.beyond.logs)
+    is_full = joined.requests >= (max(least, LEAST_REQUESTS) if is_first else LEAST_REQUESTS)
+    if joined.share is not None and is_full:
         update |= {"open": Block(), "beyond": observe_share(test.beyond, limit, joined.share)}
     if beside is not None:
         update["active"] = observe_share(test.active, limit, beside)
+    if beside is not None and (is_full or not is_first or joined.requests > least):
         update["worse"] = observe_share(test.worse, (limit / 2.0 + 1.0) / 2.0, (share - beside + 1.0) / 2.0)
     return test.model_copy(update=update)
+
+
+def count_blocks_to_pass(test: CandidateTest, limit: float, beta: float) -> int:
+    """Return how many more blocks without a bad request it takes to pass."""
+    bound = 1.0 - _least_bad(max(limit, SMALLEST_LIMIT))
+    growths = [math.log(factor(stake, 1.0, bound)) for stake in plan_stakes(bound)]
+
+    def is_enough(blocks: int) -> bool:
+        logs = [log + blocks * growth for log, growth in zip(test.passing.logs, growths, strict=True)]
+        top = max(logs)
+        return top + math.log(math.fsum(math.exp(log - top) for log in logs) / STAKES) >= -math.log(beta)
+
+    return 0 if test.passing.crossed(beta) else bisect_left(range(MOST_BLOCKS), True, key=is_enough)
 
 
 def decide_candidate(

@@ -156,12 +156,10 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "target": v.target(8),
         "weight_ratio": 0.05,
         "requests": 212,
-        "e_values": {"slow-first-token": 1.37, "errors": 1.5, "errors:pairs": 1.0},
+        "e_values": {"slow-first-token": 1.37, "errors": 1.5, "errors:baseline": 1.0},
         "counts": {
-            "slow-first-token": f.TriggerCounts(requests=212, bad=4, pairs=180, bad_in_pairs=3, active_bad_in_pairs=5),
-            "errors": f.TriggerCounts(
-                requests=212, bad=1, pairs=180, bad_in_pairs=1, mirrored=f.PairCounts(neither=11)
-            ),
+            "slow-first-token": f.TriggerCounts(requests=212, bad=4, active_requests=840, active_bad=15),
+            "errors": f.TriggerCounts(requests=212, bad=1, active_requests=840, mirrored=f.PairCounts(neither=11)),
         },
         "requests_needed": 0,
         "verdict": "pass",

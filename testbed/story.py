@@ -197,14 +197,14 @@ class Story:
                     f.CanaryAssessed, target=chosen, weight_ratio=weight, requests=18 * step,
                     verdict="pass" if done else "inconclusive", requests_needed=0 if done else max(86, 300 - 18 * step),
                     e_values={
-                        "slow-first-token": 4 * e_value, "errors": 1.0, "errors:baseline": e_value, "errors:pairs": 1.0,
+                        "slow-first-token": 4 * e_value, "errors": 1.0, "errors:baseline": e_value,
                     },
                     counts={
                         "slow-first-token": f.TriggerCounts(
-                            requests=18 * step, bad=step, pairs=15 * step, bad_in_pairs=step, active_bad_in_pairs=2
+                            requests=18 * step, bad=step, active_requests=15 * step, active_bad=2
                         ),
                         "errors": f.TriggerCounts(
-                            requests=18 * step, pairs=15 * step, mirrored=f.PairCounts(neither=2 * step)
+                            requests=18 * step, active_requests=15 * step, mirrored=f.PairCounts(neither=2 * step)
                         ),
                     },
                     reason=f"{18 * step} of 200 requests; slow-first-token: {step} of {18 * step} bad, 0.05 allowed.",

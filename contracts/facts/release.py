@@ -106,22 +106,20 @@ class PromotionRefused(Fact):
 
 
 class TriggerCounts(Contract):
-    """The requests that a trigger judged since the canary has had its share, and how many of them were bad.
+    """The requests that a trigger judged, over the shadow and all shares, and how many of them were bad.
 
     Attributes:
         requests: Of the candidate.
         bad: Those of them that were bad.
-        pairs: Requests of the candidate that were compared with one of the active target at the same time.
-        bad_in_pairs: Those of the candidate in these pairs that were bad.
-        active_bad_in_pairs: Those of the active target in these pairs that were bad.
+        active_requests: Of the active target at the same time.
+        active_bad: Those of them that were bad.
         mirrored: What pairs showed: requests that both versions answered. None if there was none.
     """
 
     requests: int = 0
     bad: int = 0
-    pairs: int = 0
-    bad_in_pairs: int = 0
-    active_bad_in_pairs: int = 0
+    active_requests: int = 0
+    active_bad: int = 0
     mirrored: PairCounts | None = None
 
 
@@ -131,8 +129,7 @@ class CanaryAssessed(Fact):
     Attributes:
         requests: Of the candidate since it has had this share.
         e_values: The highest e-value so far of each test, which decides: `NAME` against the trigger's limit,
-            `NAME:baseline` beside concurrent requests of the active target, `NAME:pairs` by requests that both
-            versions answered.
+            `NAME:baseline` beside requests of the active target in the same seconds.
         counts: What each trigger counted for these e-values.
     """
 
@@ -153,7 +150,7 @@ class ShadowCounts(Contract):
 
     Attributes:
         pairs: Of the requests that both versions were asked: `only_target` were bad on the candidate only.
-        e_value: The evidence now that the candidate is the worse one; for errors and quality, the highest so far.
+        e_value: The highest evidence so far that the candidate is beyond its limit, or worse than the active version.
     """
 
     pairs: PairCounts

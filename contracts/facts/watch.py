@@ -151,7 +151,7 @@ class WindowSummarised(Fact):
     Attributes:
         errors: Requests that ended with an error, by code, whatever caused it.
         observed: Per trigger, how many requests it observed and how many of them were bad.
-        blocks: Per trigger of the active target, the blocks of two seconds that became evidence since the last window:
+        blocks: Per trigger, the blocks of two seconds that became evidence since the last window:
             seconds from the begin of the window, requests, and the bad ones among them.
         drills: Per drill, how many requests it affected.
         target_failures: Requests that failed because of the target.

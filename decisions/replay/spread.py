@@ -35,10 +35,10 @@ def spread_over(
 ) -> Iterable[Spread]:
     """Yield outcomes and times for each part of a window, which begins at a time.
 
-    A target that was active all the time has the requests of each block in it. Otherwise they come evenly, as if the
-    parts were adjacent, the bad ones from the moment on at which an alert was really raised, if one was.
+    Where the blocks are known, each has its requests in it. Otherwise they come evenly, as if the parts were adjacent,
+    the bad ones from the moment on at which an alert was really raised, if one was.
     """
-    if counted.blocks and all(span.role == "active" for span, _, _ in parts):
+    if counted.blocks:
         return _spread_blocks(counted.blocks, parts, begin)
     return _spread_evenly(counted, parts, raised)
 

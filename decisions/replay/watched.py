@@ -11,7 +11,7 @@ from decisions.alerts import AlertFact, AlertState, resolve_all
 from decisions.block_tests import BLOCK_S
 from decisions.hard_failures import LEAST_REQUESTS, add_outcomes
 from decisions.observation import slot_length_s
-from decisions.observe_loop import AlertRules, Assessed, WatchedTarget, assess, begins_anew, close, observe
+from decisions.observe_loop import AlertRules, Assessed, WatchedTarget, assess, begins_anew, carried, close, observe
 from decisions.open_blocks import GRACE_S
 from decisions.policy_limits import LONGEST_S
 from decisions.replay.route_history import Span
@@ -124,7 +124,10 @@ class Watched:
         """Begin anew where the monitor does: a route that only confirms role and share changes nothing."""
         self.span = span
         if begins_anew(self.state, span.role, span.weight_ratio):
-            self.state = WatchedTarget(target=self.target, role=span.role, weight_ratio=span.weight_ratio)
+            kept = carried(self.state, span.role, self.triggers)
+            self.state = WatchedTarget(
+                target=self.target, role=span.role, weight_ratio=span.weight_ratio, triggers=kept
+            )
 
     def _current(self) -> WatchedTarget:
         assert self.state is not None  # noqa: S101 - `advance` enters a span first

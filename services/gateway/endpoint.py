@@ -81,7 +81,7 @@ class Endpoint:
         dependencies, environment = self._dependencies, arrival.environment
         parsed = requests.read_request(path, raw, await self._large.process(len(raw), json_body.parse_body, raw))
         table = dependencies.tables[environment]
-        choice = table.choose(parsed.model, key=parsed.user or arrival.draw_id, opens=arrival.caller.opens)
+        choice = table.choose(parsed.model, key=arrival.draw_id, opens=arrival.caller.opens)
         served = choice.served
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))

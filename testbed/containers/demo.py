@@ -26,7 +26,7 @@ AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s
 RELEASE_POLICY = {
     **POLICY,
     "rehearsal": "required",
-    "canary": {"steps": [0.4], "min_requests": 20, "deadline_s": PROMOTED_S},
+    "canary": {"steps": [0.4], "min_requests": 20, "beta": 0.9, "deadline_s": PROMOTED_S},
     "triggers": [
         {"name": "slow", "metric": "ttft_ms", "threshold": 3000, "allowed_ratio": 0.1, **AUTOMATIC},
         {"name": "errors", "metric": "error_ratio", "threshold": 0.1, **AUTOMATIC},

@@ -32,7 +32,7 @@ TRIGGERS = (
 FIRST = {
     **POLICY,
     "triggers": [{**trigger, "action": "manual"} for trigger in TRIGGERS],
-    "canary": {"steps": [0.4], "min_requests": 100, "deadline_s": 600},
+    "canary": {"steps": [0.4], "min_requests": 100, "beta": 0.9, "deadline_s": 600},
 }
 FULL = {
     **FIRST,

@@ -27,7 +27,7 @@ SLOW = {"name": "slow", "metric": "ttft_ms", "threshold": 800, "allowed_ratio": 
 MANUAL = {
     **POLICY,
     "promotion": {"mode": "manual"},
-    "canary": {"steps": [0.4], "min_requests": 20, "deadline_s": 240},
+    "canary": {"steps": [0.4], "min_requests": 20, "beta": 0.9, "deadline_s": 240},
     "triggers": [{**SLOW, "alpha": 0.01, "action": "manual", "window_s": 5}],
 }
 

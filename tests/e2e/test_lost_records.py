@@ -30,7 +30,7 @@ AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s
 WITH_ROLLBACK = {
     **POLICY,
     "rehearsal": "required",
-    "canary": {"steps": [0.4], "min_requests": 20, "deadline_s": 240},
+    "canary": {"steps": [0.4], "min_requests": 20, "beta": 0.9, "deadline_s": 240},
     "triggers": [{"name": "errors", "metric": "error_ratio", "threshold": 0.05, **AUTOMATIC}],
 }
 

@@ -15,7 +15,7 @@ SHADOW = {"share_ratio": 1.0, "duration_s": 4, "min_requests": 60, "deadline_s":
 WITH_SHADOW = {
     **POLICY,
     "shadow": SHADOW,
-    "canary": {"steps": [0.4], "min_requests": 20, "deadline_s": 240},
+    "canary": {"steps": [0.4], "min_requests": 20, "beta": 0.5, "deadline_s": 240},
     "triggers": [
         {"name": "errors", "metric": "error_ratio", "threshold": 0.05, "alpha": 0.02, "min_requests": 10,
          "action": "manual"},

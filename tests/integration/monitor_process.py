@@ -85,7 +85,7 @@ def batch(records):
 
 
 async def open_release(js, version, *, triggers=TRIGGERS, min_requests=100):
-    policy = k.policy(triggers=triggers, canary=Canary(steps=(0.3,), min_requests=min_requests))
+    policy = k.policy(triggers=triggers, canary=Canary(steps=(0.3,), min_requests=min_requests, beta=0.5))
     opened = k.fact(f.ReleaseOpened, version=version, release_id=f"r-{version}", policy=policy)
     await publish(js, opened, correlation=f"r-{version}")
 

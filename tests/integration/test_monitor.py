@@ -88,12 +88,12 @@ async def test_a_canary_is_judged_beside_its_baseline(js, monitor):
     await open_release(js, 8)
     await go_live(js, active=7, canary=8)
     await watched(js, k.target(8))
-    await publish(js, batch([record(version=8, canary=True) if n % 2 else record() for n in range(60)]))
+    await publish(js, batch([record(version=7 + n % 2, canary=n % 2 == 1, ago_s=100) for n in range(60)]))
     (first,) = (await wait_for_fact(js, f.CanaryAssessed))[:1]
     assert first.data.verdict == "inconclusive"
     assert first.data.requests_needed > 0
-    for _ in range(4):
-        await publish(js, batch([record(version=8, canary=True) if n % 2 else record() for n in range(60)]))
+    sides = [for_seconds(record, 80, ago_s=5, version=version, canary=version == 8) for version in (7, 8)]
+    await publish(js, batch(of_both for pair in zip(*sides, strict=True) for of_both in pair))
     async with asyncio.timeout(60):
         while (last := (await stored_facts(js, f.CanaryAssessed))[-1]).data.verdict != "pass":
             await asyncio.sleep(0.1)
@@ -107,7 +107,7 @@ async def test_a_bad_canary_fails_and_raises_an_alert(js, monitor):
     await open_release(js, 8)
     await go_live(js, active=7, canary=8)
     await watched(js, k.target(8))
-    await publish(js, batch([slow(version=8, canary=True) if n % 2 else record() for n in range(80)]))
+    await publish(js, batch(for_seconds(slow, 40, ago_s=5, version=8, canary=True)))
     (alert,) = await wait_for_fact(js, f.AlertRaised)
     assert alert.data.target == k.target(8)
     async with asyncio.timeout(60):

@@ -19,7 +19,7 @@ CANDIDATE = k.target(8)
 
 
 async def begin_shadow(js):
-    policy = k.policy(triggers=of_monitor.TRIGGERS, canary=Canary(steps=(0.3,)), shadow=SHADOW)
+    policy = k.policy(triggers=of_monitor.TRIGGERS, canary=Canary(steps=(0.3,), beta=0.5), shadow=SHADOW)
     for version in (7, 8):
         opened = k.fact(f.ReleaseOpened, version=version, release_id=f"r-{version}", policy=policy)
         await of_monitor.publish(js, opened, correlation=f"r-{version}")
@@ -30,10 +30,12 @@ async def begin_shadow(js):
     await of_monitor.watched(js, CANDIDATE)
 
 
-def pairs(count, **candidate):
+def pairs(count, ago_s, **candidate):
+    """Return a batch of pairs, one in two seconds, the last of which ended so many seconds ago."""
     compared = []
     for number in range(count):
         about = {"request_id": uuid.uuid4().hex, "caller": f"key-{number % 5}", "holder": f"key-{number % 5}"}
+        about |= {"ago_s": ago_s + 2.0 * (count - 1 - number)}
         sides = of_monitor.record(**about), of_monitor.record(version=8, **about, **candidate)
         compared.append(f.MirroredPair(served=sides[0], mirrored=sides[1], shadow=True))
     return f.InferenceBatch(gateway="gateway-test", records=(), pairs=tuple(compared))
@@ -54,11 +56,11 @@ async def test_a_monitor_that_is_killed_in_a_shadow_comes_to_the_same_verdict_on
         keeper = asyncio.create_task(of_monitor.keep_running(process, settings, failpoint, times, deaths))
         try:
             await begin_shadow(js)
-            await of_monitor.publish(js, pairs(35, **changes), event_id="one")
+            await of_monitor.publish(js, pairs(35, 75.0, **changes), event_id="one")
             await of_monitor.settled_watch(js, "one")
             if not failpoint:
                 process.kill()
-            await of_monitor.publish(js, pairs(35, **changes), event_id="two")
+            await of_monitor.publish(js, pairs(35, 5.0, **changes), event_id="two")
             async with asyncio.timeout(120):  # each death costs the 12 s after which its message is delivered again
                 while not (given := await verdicts(js)) or len(deaths) < times:
                     await asyncio.sleep(0.1)

@@ -12,7 +12,7 @@ from services.console.domain.release_data import CanaryStep
 from services.console.domain.screens import Screen, Time
 
 Entry = Mapping[str, Any]
-SUFFIXES: Final = {"": "", ":baseline": " beside active", ":pairs": " in pairs"}
+SUFFIXES: Final = {"": "", ":baseline": " beside active"}
 """Of the keys of e-values: what each test compares the candidate with, for people."""
 FIGURES: Final = ("ttft_p95_ms", "itl_p95_ms", "e2e_p95_ms")
 
@@ -52,13 +52,11 @@ class Evidence(Screen):
 
     Attributes:
         e_value: The highest so far against the trigger's own limit.
-        baseline_e_value: The highest so far beside an equal share of concurrent requests of the active target.
-        pairs_e_value: The highest so far by pairs: requests that both versions answered. None if no pair fails it.
+        baseline_e_value: The highest so far beside the active target in the same seconds.
         allowed_ratio: The share of bad requests that the trigger allows.
         line: 1/alpha.
         candidate: Requests of the candidate that the last assessment counted; None if it names no counts.
-        candidate_beside: Those that were compared with a request of the active target at the same time.
-        active_beside: The requests of the active target that they were compared with.
+        active_beside: Requests of the active target at the same time.
         pairs: Requests that both versions answered, and which of them were bad on which; None if there was none.
     """
 
@@ -70,15 +68,13 @@ class Evidence(Screen):
     line: float
     e_value: float | None
     baseline_e_value: float | None
-    pairs_e_value: float | None
     candidate: Bad | None
-    candidate_beside: Bad | None
     active_beside: Bad | None
     pairs: PairCounts | None
 
 
 class EvidenceTest(Screen):
-    """A test of a trigger whose e-values are drawn: against its limit, beside the active target, or by pairs.
+    """A test of a trigger whose e-values are drawn: against its limit, or beside the active target.
 
     Attributes:
         key: Its name among the e-values of an assessment.
@@ -92,7 +88,7 @@ class EvidenceTest(Screen):
 
 
 class CanaryPoint(Screen):
-    """An assessment of the canary: evidence by test (`NAME`, `NAME:baseline`, `NAME:pairs`), and what is missing."""
+    """An assessment of the canary: evidence by test (`NAME`, `NAME:baseline`), and what is missing."""
 
     at: Time
     weight: float
@@ -114,7 +110,8 @@ class Canary(Screen):
     """A canary: which target takes which share, candidate over active, and the evidence over time, oldest first.
 
     Attributes:
-        requests: Of the candidate in the current step, as the last assessment counted them; the evidence is of these.
+        requests: Of the candidate in the current step, as the last assessment counted them; the evidence is of
+            the shadow and all steps.
         windows: Windows of both targets that the figures of the sides are of; 0 if the index has none.
     """
 
@@ -180,7 +177,7 @@ def evidence_of(policy: ReleasePolicy, latest: CanaryStep | None) -> tuple[Evide
 
 
 def _strongest(row: Evidence) -> float:
-    return max(row.e_value or 0.0, row.baseline_e_value or 0.0, row.pairs_e_value or 0.0)
+    return max(row.e_value or 0.0, row.baseline_e_value or 0.0)
 
 
 def _evidence(trigger: Trigger, latest: CanaryStep | None) -> Evidence:
@@ -195,10 +192,8 @@ def _evidence(trigger: Trigger, latest: CanaryStep | None) -> Evidence:
         line=1.0 / trigger.alpha,
         e_value=e_values.get(trigger.name),
         baseline_e_value=e_values.get(f"{trigger.name}:baseline"),
-        pairs_e_value=e_values.get(f"{trigger.name}:pairs"),
         candidate=Bad(bad=counts.bad, requests=counts.requests) if counts else None,
-        candidate_beside=Bad(bad=counts.bad_in_pairs, requests=counts.pairs) if counts else None,
-        active_beside=Bad(bad=counts.active_bad_in_pairs, requests=counts.pairs) if counts else None,
+        active_beside=Bad(bad=counts.active_bad, requests=counts.active_requests) if counts else None,
         pairs=counts.mirrored if counts else None,
     )
 

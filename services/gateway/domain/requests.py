@@ -32,7 +32,6 @@ class ParsedRequest:
         body: the same, parsed.
         model: the model name as the caller wrote it.
         stream: the answer comes as server-sent events.
-        user: the caller's name for its user; the same user always gets the same side of a canary.
     """
 
     path: str
@@ -41,7 +40,6 @@ class ParsedRequest:
     body: Mapping[str, Any]
     model: str
     stream: bool = False
-    user: str | None = None
 
     @property
     def generates(self) -> bool:
@@ -88,7 +86,8 @@ def read_request(path: str, raw: bytes, body: Mapping[str, Any]) -> ParsedReques
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise bad_request("stream must be true or false.", "stream")
-    return ParsedRequest(path, PATHS[path], raw, body, model, bool(stream), _read_text(body, "user", MAX_USER_CHARS))
+    _read_text(body, "user", MAX_USER_CHARS)
+    return ParsedRequest(path, PATHS[path], raw, body, model, bool(stream))
 
 
 def check_request(parsed: ParsedRequest, context_tokens: int, limits: CostLimits) -> None:

@@ -48,8 +48,7 @@ def parse_model_name(name: str) -> RequestedModel | None:
 def choose_target(route: Route, key: str) -> Choice | None:
     """Return the active target or the canary, chosen by weight; None if no target serves.
 
-    The same key always gets the same side of a canary, and keeps it if the weight increases. Another canary has another
-    hash, so that different callers get it first.
+    The key is the gateway's own id of the request, so that no caller can choose a side or take many of one.
     """
     canary = route.canary_in_traffic
     if canary is not None and fraction(f"{canary.served.target}|{key}") < canary.weight_ratio:

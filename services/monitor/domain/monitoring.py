@@ -22,18 +22,17 @@ from services.monitor.domain import clocks, judging
 from services.monitor.domain.blindness import find_blindness, find_unfed, find_unknown_policies, note_batch
 from services.monitor.domain.canary import assess_canary
 from services.monitor.domain.deaths import find_killers, note_deaths
-from services.monitor.domain.observation import observe_mirrored_pairs, observe_records, pair_records
+from services.monitor.domain.observation import observe_active, observe_mirrored_pairs, observe_records
 from services.monitor.domain.plausibility import is_plausible
 from services.monitor.domain.record import (
     APPLIED_KEPT,
     POLICIES_KEPT,
-    DriftState,
     MonitorState,
     Policy,
     TargetState,
 )
 from services.monitor.domain.roles import roles
-from services.monitor.domain.shadow import assess_shadow
+from services.monitor.domain.shadow import assess_shadow, triggers_of_shadow
 from services.monitor.domain.windows import Windowing, close_windows
 
 SEEN_KEPT = 4096
@@ -124,11 +123,12 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
     for name, each in routed.items():
         known = targets.get(name)
         if observe_loop.begins_anew(known, each.role, each.weight_ratio):
-            fresh = _fresh(state, each.target, each.role, cause.at).model_copy(
-                update={"weight_ratio": each.weight_ratio, "epoch": route.epoch}
-            )
-            kept = ("windows", "closed_until_s", "late", "closed", "drift") if known is not None else ()
-            targets[name] = fresh.model_copy(update={item: getattr(known, item) for item in kept})
+            fresh = _fresh(state, each.target, each.role, cause.at)
+            items = ("windows", "closed_until_s", "late", "closed", "drift") if known is not None else ()
+            kept = {item: getattr(known, item) for item in items}
+            kept |= {"triggers": observe_loop.carried(known, each.role, _watching(state, fresh))}
+            begun = {"weight_ratio": each.weight_ratio, "epoch": route.epoch}
+            targets[name] = fresh.model_copy(update=begun | kept)
         targets[name] = observe_loop.follow_endpoints(targets[name], each.endpoints)
     routes = {"epoch": route.epoch, "route_known": True, "routed": tuple(sorted(versions_on(route)))}
     state = state.model_copy(update={"targets": targets, **routes, **judging.follow(state, route, cause.at)})
@@ -159,23 +159,23 @@ def add_records(
     groups: dict[str, list[Inference]] = {}
     for record in fresh:
         groups.setdefault(str(record.target), []).append(record)
-    targets = dict(state.targets)
+    targets, counted = dict(state.targets), dict[str, Sequence[Inference]]()
     for name, group in groups.items():
         watched = targets.get(name) or _newcomer(state, group[0], cause.at)
         if watched is None or watched.role == "shadow":
             state = state.model_copy(update={"unwatched": state.unwatched + len(group)})
             continue
-        gather = _may_gather(state, watched)
+        rows = rules.drift_rows if _may_gather(state, watched) else 0
         policy = state.policies.get(str(watched.target.version))
-        targets[name] = observe_records(watched, group, policy, rules.windowing, gather=gather, rows=rules.drift_rows)
-    targets = pair_records(targets, state.policies, fresh)
+        targets[name], counted[name] = observe_records(watched, group, policy, rules.windowing, rows=rows)
+    targets = observe_active(targets, state.policies, counted)
     believed = [pair for pair in pairs if _is_believed(state, pair)]
     targets = observe_mirrored_pairs(targets, state.policies, believed)
     state = judging.observe(state, believed)
     paired = {str(side.target) for pair in believed for side in (pair.served, pair.mirrored)}
     state = state.model_copy(update={"targets": targets, "deaths": note_deaths(state.deaths, fresh)})
-    read_until = cause.at if sender is None else min(cause.at, sender.stored_at)
-    return assess(state, cause, rules, tuple(name for name in targets if name in {*groups, *paired}), read_until)
+    until = cause.at if sender is None else min(cause.at, sender.stored_at)
+    return assess(state, cause, rules, tuple(name for name in targets if name in {*groups, *paired}), until)
 
 
 def _is_believed(state: MonitorState, pair: MirroredPair) -> bool:
@@ -205,7 +205,7 @@ def assess(
     for name in tuple(state.targets) if names is None else names:
         watched = state.targets[name]
         if watched.role == "shadow":  # it has no callers: nothing of it is an alert, and it has no windows
-            state = _assess_shadow(state, watched, cause, rules)
+            state = _assess_shadow(state, watched, cause, rules, read_until or cause.at)
             continue
         quiet = cause.at - watched.last_at > timedelta(seconds=rules.quiet_s)
         if state.environment == "staging" and quiet:
@@ -269,13 +269,15 @@ def _assess_canary(state: MonitorState, watched: TargetState, cause: Cause, rule
     return _publish_verdict(state, watched, assess_canary(policy, watched), cause, rules)
 
 
-def _assess_shadow(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules) -> MonitorState:
-    """Return the record with the verdict on a shadow published."""
+def _assess_shadow(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules, at: datetime) -> MonitorState:
+    """Return the record with the blocks of a shadow closed, and the verdict on it published."""
     policy = state.policies.get(str(watched.target.version))
     if policy is None or policy.shadow is None:
         return state
     watched = watched.model_copy(update={"release_id": policy.release_id})
-    return _publish_verdict(state, watched, assess_shadow(policy, policy.shadow, watched, cause.at), cause, rules)
+    watched, _ = observe_loop.close(watched, triggers_of_shadow(policy), at)
+    fact = assess_shadow(policy, policy.shadow, watched, cause.at)
+    return _publish_verdict(_with_target(state, watched), watched, fact, cause, rules)
 
 
 def _publish_verdict(
@@ -372,8 +374,7 @@ def _newcomer(state: MonitorState, record: Inference, now: datetime) -> TargetSt
 
 def _fresh(state: MonitorState, target: Target, role: Role, now: datetime) -> TargetState:
     policy = state.policies.get(str(target.version))
-    release = policy.release_id if policy else ""
-    return TargetState(target=target, role=role, release_id=release, since=now, last_at=now, drift=DriftState())
+    return TargetState(target=target, role=role, release_id=policy.release_id if policy else "", since=now, last_at=now)
 
 
 def _may_gather(state: MonitorState, watched: TargetState) -> bool:

@@ -1,15 +1,14 @@
-"""Adds the records of one target to its evidence, windows and drift rows; pairs a canary with its baseline."""
+"""Adds the records of one target to its evidence, windows and drift rows; a candidate's beside the active version's."""
 
 from collections.abc import Mapping, Sequence
 
 from contracts.facts import Inference, MirroredPair
 from contracts.policy import Trigger
 from decisions import observe_loop
-from decisions.evidence import PairTest, observe_pair
 from decisions.hard_failures import note_failures
-from decisions.observation import TriggerState, fresh_trigger, without_repeats
-from decisions.pairs import MirrorTest, observe_mirrored, outcomes_of_pair
-from decisions.triggers import ended_at, is_hidden, observe, outcomes_of, sequential
+from decisions.observation import TriggerState, fresh_trigger, observe_beside, without_repeats
+from decisions.pairs import count_pair, outcomes_of_pair
+from decisions.triggers import Outcome, ended_at, is_hidden, kind_of, outcomes_of, sequential
 from services.monitor.domain.record import DriftState, Policy, TargetState
 from services.monitor.domain.shadow import triggers_of_shadow
 from services.monitor.domain.shadow_deaths import note_shadow_pair
@@ -22,19 +21,20 @@ def observe_records(
     policy: Policy | None,
     windowing: Windowing,
     *,
-    gather: bool,
     rows: int,
-) -> TargetState:
-    """Return a target with records added, in the order in which they came."""
+) -> tuple[TargetState, tuple[Inference, ...]]:
+    """Return a target with records added, in the order in which they came, and those that are evidence.
+
+    `rows`: the drift rows become so many; none are gathered at 0.
+    """
     declared = policy.triggers if policy else ()
     triggers = sequential(declared)
     repeats, counted = without_repeats(state.repeats, records)
-    seen = counted if state.role == "active" else records
-    outcomes = {trigger.name: outcomes_of(trigger, seen, declared) for trigger in triggers}
+    outcomes = {trigger.name: outcomes_of(trigger, counted, declared) for trigger in triggers}
     state = observe_loop.observe(state, triggers, outcomes)
     if state.role == "canary":
         state = _with_hidden(state, triggers, records, declared)
-    drift = _gathered(state.drift, records, rows) if gather else state.drift
+    drift = _gathered(state.drift, records, rows) if rows else state.drift
     changed = state.model_copy(
         update={
             "failures": note_failures(state.failures, records, counted),
@@ -46,7 +46,7 @@ def observe_records(
             "last_at": max(state.last_at, *(ended_at(record) for record in records)),
         }
     )
-    return add_to_windows(changed, records, windowing)
+    return add_to_windows(changed, records, windowing), counted
 
 
 def _with_hidden(
@@ -61,26 +61,21 @@ def _with_hidden(
     return state.model_copy(update={"triggers": known})
 
 
-def pair_records(
-    targets: Mapping[str, TargetState], policies: Mapping[str, Policy], records: Sequence[Inference]
+def observe_active(
+    targets: Mapping[str, TargetState], policies: Mapping[str, Policy], counted: Mapping[str, Sequence[Inference]]
 ) -> dict[str, TargetState]:
-    """Return the targets with every canary compared with the concurrent active target, by the canary's triggers."""
+    """Return the targets with what the active target did beside every canary, as the canary's triggers see it."""
     after = dict(targets)
-    active = next((name for name, state in targets.items() if state.role == "active"), None)
+    active = next((name for name, state in targets.items() if state.role == "active"), "")
+    records = counted.get(active, ())
     for name, state in targets.items():
         policy = policies.get(str(state.target.version))
-        if state.role != "canary" or active is None or policy is None:
+        if state.role != "canary" or policy is None or not records:
             continue
         triggers = dict(state.triggers)
         for trigger in sequential(policy.triggers):
-            trigger_state = triggers.get(trigger.name) or fresh_trigger("canary")
-            pair = trigger_state.pair or PairTest()
-            for record in records:
-                side = {name: "candidate", active: "baseline"}.get(str(record.target))
-                outcome = observe(trigger, record, policy.triggers)
-                if side is not None and outcome is not None:
-                    pair = observe_pair(pair, side, outcome)
-            triggers[trigger.name] = trigger_state.model_copy(update={"pair": pair})
+            known = triggers.get(trigger.name) or fresh_trigger("canary")
+            triggers[trigger.name] = observe_beside(known, (), outcomes_of(trigger, records, policy.triggers))
         after[name] = state.model_copy(update={"triggers": triggers})
     return after
 
@@ -126,7 +121,10 @@ def _judged_by(pair: MirroredPair, targets: Mapping[str, TargetState]) -> str:
 def _observe_pair(
     state: TargetState, pair: MirroredPair, triggers: Sequence[Trigger], declared: Sequence[Trigger]
 ) -> dict[str, TriggerState]:
-    """Return the triggers of a target that a pair shows something for, with the pair added."""
+    """Return the triggers of a target that a pair shows something for, with the pair added.
+
+    Of a canary's latency a pair is no evidence: the request that is asked again may find its prompt in a cache.
+    """
     changed: dict[str, TriggerState] = {}
     for trigger in triggers:
         outcomes = outcomes_of_pair(trigger, pair, declared)
@@ -134,15 +132,18 @@ def _observe_pair(
             continue
         target, other = outcomes if state.target == pair.served.target else reversed(outcomes)
         known = state.triggers.get(trigger.name) or fresh_trigger(state.role)
-        test = observe_mirrored(
-            known.mirrored or MirrorTest(),
-            target=target,
-            other=other,
-            holder=pair.served.holder or "",
-            alpha=trigger.alpha,
-        )
-        changed[trigger.name] = known.model_copy(update={"mirrored": test})
+        if state.role == "shadow" or kind_of(trigger) != "latency":
+            known = observe_beside(known, [_of_side(pair, bad=target)], [_of_side(pair, bad=other)])
+        counts = count_pair(known.mirrored, target=target, other=other)
+        changed[trigger.name] = known.model_copy(update={"mirrored": counts})
     return changed
+
+
+def _of_side(pair: MirroredPair, *, bad: bool) -> Outcome:
+    """Return one side of a pair: both count in the block in which the later one ended."""
+    sides = (pair.served, pair.mirrored)
+    at, ended = (max(of(side) for side in sides) for of in (lambda side: side.scheduled_at, ended_at))
+    return Outcome(bad=bad, at=at, ended_at=ended, drill=pair.mirrored.drill, holder=pair.served.holder or "")
 
 
 def _gathered(drift: DriftState, records: Sequence[Inference], rows: int) -> DriftState:

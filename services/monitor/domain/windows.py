@@ -153,7 +153,7 @@ def _summary(
         features={name: _column(*sums) for name, sums in window.columns.items()},
         e_values=dict(e_values),
         drills=window.drills,
-        pairs={name: test.counts for name, trigger in state.triggers.items() if (test := trigger.mirrored) is not None},
+        pairs={name: trigger.mirrored for name, trigger in state.triggers.items() if trigger.mirrored is not None},
         blocks={
             name: tuple((at - window.start_s, block.requests, block.bad) for at, block in of.items())
             for name, of in blocks.items()

@@ -32,7 +32,6 @@ def test_a_running_canary_says_what_is_still_needed_and_how_far_the_evidence_is(
     assert by_name["slow-first-token"]["e_value"] == shown["points"][-1]["e_values"]["slow-first-token"]
     assert by_name["slow-first-token"]["line"] == pytest.approx(1000)
     assert by_name["errors"]["baseline_e_value"] == shown["points"][-1]["e_values"]["errors:baseline"]
-    assert by_name["errors"]["pairs_e_value"] == shown["points"][-1]["e_values"]["errors:pairs"]
 
 
 def test_the_card_the_reason_and_the_triggers_show_the_counts_of_one_assessment(admin):
@@ -42,7 +41,6 @@ def test_the_card_the_reason_and_the_triggers_show_the_counts_of_one_assessment(
         assert row["candidate"]["requests"] == shown["requests"] == 216
     assert "slow-first-token: 12 of 216 bad" in shown["reason"]
     assert by_name["slow-first-token"]["candidate"]["bad"] == 12
-    assert by_name["slow-first-token"]["candidate_beside"] == {"bad": 12, "requests": 180}
     assert by_name["slow-first-token"]["active_beside"] == {"bad": 2, "requests": 180}
     assert (by_name["slow-first-token"]["pairs"], by_name["errors"]["pairs"]["neither"]) == (None, 24)
 
@@ -121,9 +119,7 @@ def test_each_test_is_drawn_as_a_share_of_its_own_line(world, admin):
     shown = Canary.model_validate(canary_of(admin, RUNNING))
     latest = shown.points[-1].e_values
     tests = strongest_tests(shown)
-    assert (
-        {test.key for test in tests} == set(latest) == {"slow-first-token", "errors", "errors:baseline", "errors:pairs"}
-    )
+    assert {test.key for test in tests} == set(latest) == {"slow-first-token", "errors", "errors:baseline"}
     heights = [latest[test.key] / test.line for test in tests]
     assert heights == sorted(heights, reverse=True)
     root = ET.fromstring(evidence_plot(shown, tests))
@@ -131,7 +127,7 @@ def test_each_test_is_drawn_as_a_share_of_its_own_line(world, admin):
     assert "1" in labels
     series = [part for part in root.findall(".//*[@class]") if "series" in part.get("class")]
     drawn = [line for part in series for line in part.findall("{*}path")]
-    assert len(drawn) == 1 + 4
+    assert len(drawn) == 1 + 3
     ends = [float(line.get("d").split()[-1]) for line in drawn]
     assert ends[1:] == sorted(ends[1:])  # the strongest is nearest to the line, which is above all
     assert ends[0] < ends[1]
@@ -142,13 +138,13 @@ def test_a_canary_that_pairs_failed_shows_what_failed_it(tmp_path, snapshot):
     events = [*story.release("m", 1, 1), *story.release("m", 2, 2, until="canary")]
     for event in events:
         if isinstance(event.data, f.CanaryAssessed):
-            event.data.e_values["errors:pairs"] = 5000.0
+            event.data.e_values["errors:baseline"] = 5000.0
             counted = event.data.counts["errors"]
             event.data.counts["errors"] = counted.model_copy(update={"mirrored": f.PairCounts(only_target=20, both=1)})
     made.fill(events)
     admin = made.client("adam")
     shown = Canary.model_validate(canary_of(admin, release_id(2)))
-    assert (shown.evidence[0].trigger, strongest_tests(shown)[0].label) == ("errors", "errors in pairs")
+    assert (shown.evidence[0].trigger, strongest_tests(shown)[0].label) == ("errors", "errors beside active")
     pages = [admin.get(path).text for path in (f"/releases/{release_id(2)}/canary", f"/releases/{release_id(2)}")]
     assert "\n\n".join(map(page_text, pages)) == snapshot
     made.close()
@@ -161,6 +157,8 @@ def paths_of(plot):
 
 def test_lines_of_equal_evidence_are_drawn_so_that_each_can_be_seen(admin):
     shown = Canary.model_validate(canary_of(admin, RUNNING))
+    for point in shown.points:
+        point.e_values["errors:baseline"] = point.e_values["errors"]
     drawn = paths_of(evidence_plot(shown, strongest_tests(shown)))
     equal = [line for line in drawn[1:] if line.get("d") == drawn[-1].get("d")]
     assert len(equal) == 2

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decisions import block_tests as bt
-from decisions.block_tests import Accepted, Block, ShareDetector
+from decisions.block_tests import Block, ShareDetector
 
 limits = st.floats(0.001, 0.9)
 blocks = st.lists(st.integers(0, 9).flatmap(lambda n: st.builds(Block, requests=st.just(n), bad=st.integers(0, n))))
@@ -130,14 +130,3 @@ def test_evidence_is_at_rest_before_and_long_after_a_bad_block(limit, bad):
 def test_a_line_that_good_requests_could_reach_is_refused(hours, triggers):
     with pytest.raises(ValueError, match="the least is"):
         bt.plan_line(hours, triggers)
-
-
-def test_a_relative_limit_follows_the_accepted_share_and_bursts_widen_it():
-    accepted = {"alone": Accepted(), "together": Accepted()}
-    for number in range(5000):
-        accepted["alone"] = bt.accept(accepted["alone"], Block(requests=10, bad=number % 10 == 0))
-        accepted["together"] = bt.accept(accepted["together"], Block(requests=10, bad=10 * (number % 100 == 0)))
-    alone, bursts = (bt.relative_limit(each, 1.3) for each in accepted.values())
-    assert 0.013 < alone < bursts < 0.017
-    assert bt.accept(Accepted(), Block()) == Accepted()
-    assert bt.relative_limit(Accepted(blocks=bt.LEAST_ACCEPTED - 1, total=5.0, squares=1.0), 1.3) is None

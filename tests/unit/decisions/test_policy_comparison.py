@@ -125,6 +125,7 @@ PAIRS = [
     ("canary.steps", with_canary(steps=(0.05, 0.25)), with_canary(steps=(0.1, 0.25))),
     ("canary.steps", with_canary(steps=(0.05, 0.25)), with_canary(steps=(0.05, 0.5))),
     ("canary.min_requests", with_canary(min_requests=200), with_canary(min_requests=100)),
+    ("canary.beta", with_canary(beta=0.05), with_canary(beta=0.5)),
     ("canary.on_deadline", with_canary(on_deadline="abort"), with_canary(on_deadline="promote")),
     (
         "canary.deadline_s",
@@ -264,7 +265,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "min_requests",
         "action",
     }
-    assert set(Canary.model_fields) == {"steps", "min_requests", "deadline_s", "on_deadline"}
+    assert set(Canary.model_fields) == {"steps", "min_requests", "beta", "deadline_s", "on_deadline"}
     assert set(Shadow.model_fields) == {"share_ratio", "duration_s", "min_requests", "deadline_s", "on_deadline"}
     assert set(LoadProfile.model_fields) == {
         "requests",
@@ -318,6 +319,7 @@ policies = st.builds(
         Canary,
         steps=st.sets(st.sampled_from([0.01, 0.05, 0.25, 0.5]), max_size=3).map(sorted).map(tuple),
         min_requests=st.integers(1, 99),
+        beta=st.floats(0.01, 0.9),
         deadline_s=st.floats(1, 99),
         on_deadline=st.sampled_from(["abort", "promote"]),
     ),

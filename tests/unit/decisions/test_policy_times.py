@@ -9,29 +9,26 @@ from hypothesis import strategies as st
 from contracts.facts import CanaryAssessed, WindowSummarised
 from contracts.facts.watch import Window
 from contracts.policy import Canary
-from decisions.policy_times import about, canary_requests, explain_times, mean_rate
+from decisions.policy_times import about, blocks_to_pass, explain_times, mean_rate, requests_to_pass
 from testbed import factories as f
 from tests.unit.monitor.factories import policy, published, record, routed, take, watch
 
 
-def verdict(the_policy, share, *, canary, active):
-    """Return the verdict on a canary after so many good requests to each side."""
+def verdict(the_policy, share, *, canary):
+    """Return the verdict on a canary after so many good requests, one in each block, beside four of the active one."""
     state = routed(canary=8, weight=share, of=watch(versions=(7, 8), the_policy=the_policy))
-    sides = [record(at / 1000, version=8) for at in range(canary)] + [record(at / 1000) for at in range(active)]
-    return published(take(state, sides, 2.0), CanaryAssessed)[-1].verdict
+    sides = [record(2.0 * at + part / 8, version=8 if part == 0 else 7) for at in range(canary) for part in range(5)]
+    return published(take(state, sides, 2.0 * canary + 5.0), CanaryAssessed)[-1].verdict
 
 
-@pytest.mark.parametrize(
-    ("share", "of_step", "of_trigger", "needed"),
-    [(0.2, 40, 20, 200), (0.8, 40, 20, 200), (0.25, 10, 50, 200), (0.5, 60, 20, 120)],
-)
-def test_a_canary_passes_with_the_requests_that_are_explained_and_not_with_fewer(share, of_step, of_trigger, needed):
-    of_one = f.trigger(name="errors", metric="error_ratio", threshold=0.02, min_requests=of_trigger)
-    the_policy = policy(triggers=(of_one,), canary=Canary(steps=(share,), min_requests=of_step))
-    assert canary_requests(the_policy, share) == pytest.approx(needed)
-    canary = round(needed * share)
-    assert verdict(the_policy, share, canary=canary, active=needed - canary) == "pass"
-    assert verdict(the_policy, share, canary=canary - 1, active=needed - canary - 1) == "inconclusive"
+@pytest.mark.parametrize(("limit", "beta"), [(0.02, 0.05), (0.1, 0.05), (0.02, 0.5)])
+def test_a_canary_passes_with_the_requests_that_are_explained_and_not_with_fewer(limit, beta):
+    of_one = f.trigger(name="errors", metric="error_ratio", threshold=limit)
+    the_policy = policy(triggers=(of_one,), canary=Canary(steps=(0.2,), min_requests=10, beta=beta))
+    needed = round(requests_to_pass(the_policy, (of_one,), 1e-6))
+    assert needed == blocks_to_pass((of_one,), beta)
+    assert verdict(the_policy, 0.2, canary=needed) == "pass"
+    assert verdict(the_policy, 0.2, canary=needed - 1) == "inconclusive"
 
 
 @given(st.floats(0.01, 1000))

@@ -89,12 +89,10 @@ async def test_the_table_decides_between_two_requests():
     assert (await world.chat()).headers["x-slipway-version"] == "support-bot.v8.int8"
 
 
-async def test_a_canary_gets_its_share_and_is_labelled():
+async def test_a_canary_gets_its_share_and_no_caller_chooses_the_side():
     world = World(route(canary=CanaryShare(served=served(8), weight_ratio=0.5)))
-    seen = {user: (await world.chat(user=user)).headers["x-slipway-version"] for user in map(str, range(40))}
-    assert 8 < sum(version == "support-bot.v8.int8" for version in seen.values()) < 32
-    again = {user: (await world.chat(user=user)).headers["x-slipway-version"] for user in seen}
-    assert again == seen
+    seen = [(await world.chat(user="u")).headers["x-slipway-version"] for _ in range(40)]
+    assert 8 < seen.count("support-bot.v8.int8") < 32
     assert all(record.canary == (record.target.version == 8) for record in world.records)
 
 

@@ -29,7 +29,7 @@ def refusal(call, *args, **changes):
 
 def test_what_is_read_of_a_plain_request():
     parsed = read(messages=HELLO, stream=True, user="u")
-    assert (parsed.kind, parsed.model, parsed.stream, parsed.user, parsed.text) == ("chat", "m", True, "u", "Hello")
+    assert (parsed.kind, parsed.model, parsed.stream, parsed.text) == ("chat", "m", True, "Hello")
     assert parsed.generates
     assert not parsed.has_stops
     check(parsed)

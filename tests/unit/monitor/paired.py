@@ -23,15 +23,15 @@ def answer(version, at, *, empty=False, fails=False, **changes):
 
 
 def pairs(count, served, mirrored, *, at=0.0, callers=("shop", "desk", "bot")):
-    """Return pairs of the same kind; their callers take turns."""
+    """Return pairs of the same kind, one in two seconds; their callers take turns."""
     return [
         MirroredPair(
             served=answer(
-                at=at,
+                at=at + 2.0 * index,
                 request_id=f"q-{index}",
                 **{"caller": callers[index % len(callers)], "holder": callers[index % len(callers)]} | served,
             ),
-            mirrored=answer(at=at, request_id=f"q-{index}", **mirrored),
+            mirrored=answer(at=at + 2.0 * index, request_id=f"q-{index}", **mirrored),
         )
         for index in range(count)
     ]

@@ -344,10 +344,10 @@ def verdicts(state):
 
 
 def test_a_healthy_canary_passes_after_enough_requests_and_says_what_is_missing_before():
-    state = m.feed(canary_state(), 100, 10, both(0.01, 0.01))
+    state = m.feed(canary_state(), 300, 10, both(0.003, 0.003))
     assessed = m.published(state, cf.CanaryAssessed)
     assert [assessment.verdict for assessment in assessed[:-1]] == ["inconclusive"] * (len(assessed) - 1)
-    assert assessed[0].requests_needed > assessed[-2].requests_needed > 0
+    assert assessed[2].requests_needed > assessed[-2].requests_needed > 0
     assert assessed[-1].verdict == "pass"
     assert assessed[-1].requests >= 100
     assert assessed[-1].weight_ratio == 0.33
@@ -361,22 +361,24 @@ def test_an_assessment_carries_the_counts_that_its_reason_and_its_e_values_are_o
         assert set(assessed.counts) == {"errors", "slow-first-token"}
         counts = assessed.counts["slow-first-token"]
         assert counts.requests == assessed.requests
-        assert 0 < counts.pairs <= counts.requests
-        assert counts.bad_in_pairs <= counts.bad
+        assert counts.bad <= counts.requests
         if "slow-first-token: " in assessed.reason:
             own = f"slow-first-token: {counts.bad} of {counts.requests} bad"
-            paired = f"slow-first-token: bad on {counts.bad_in_pairs} of {counts.pairs} against"
-            waits = f"slow-first-token: {counts.pairs} requests beside the baseline"
-            assert any(text in assessed.reason for text in (own, paired, waits))
+            beside = f"{counts.active_bad} of {counts.active_requests} on the active version"
+            assert own in assessed.reason
+            assert beside in assessed.reason or not counts.active_requests
     assert counts.bad > 0
 
 
-def test_the_counts_of_a_canary_begin_anew_with_its_next_share():
-    state = m.feed(canary_state(), 20, 10, both(0.5, 0.01))
+def test_the_evidence_about_a_canary_adds_up_over_its_shares_and_begins_anew_with_another_role():
+    state = m.feed(canary_state(), 20, 10, both(0.1, 0.01))
+    before = state.targets[str(f.target(8))].triggers
     state = m.routed(canary=8, weight=0.5, epoch=13, of=state, at=21.0)
+    assert (state.targets[str(f.target(8))].requests, state.targets[str(f.target(8))].triggers) == (0, before)
     state = m.feed(state, 5, 10, both(0.0, 0.0), start=22.0)
     counts = m.published(state, cf.CanaryAssessed)[-1].counts["slow-first-token"]
-    assert (counts.bad, counts.bad_in_pairs) == (0, 0)
+    assert counts.bad == before["slow-first-token"].candidate.candidate.bad > 0
+    assert m.routed(active=8, epoch=14, of=state, at=30.0).targets[str(f.target(8))].triggers == {}
 
 
 def test_a_slow_canary_fails_and_raises_an_alert_while_its_baseline_is_left_alone():
@@ -387,13 +389,13 @@ def test_a_slow_canary_fails_and_raises_an_alert_while_its_baseline_is_left_alon
 
 
 def test_a_canary_within_its_limit_but_worse_than_the_baseline_fails():
-    lenient = m.policy(triggers=(f.trigger(allowed_ratio=0.5),), canary=Canary(steps=(0.33,), min_requests=400))
+    lenient = m.policy(triggers=(f.trigger(allowed_ratio=0.5),), canary=Canary(steps=(0.33,), min_requests=4000))
     state = m.routed(canary=8, weight=0.33, of=m.watch(versions=(7, 8), the_policy=lenient))
-    state = m.feed(state, 120, 10, both(0.3, 0.02))
+    state = m.feed(state, 240, 10, both(0.48, 0.0))
     fact = m.published(state, cf.CanaryAssessed)[-1]
     assert fact.verdict == "fail"
-    assert "of the baseline" in fact.reason
-    assert "Worse than the concurrent baseline" in raised(state)[0].message
+    assert "it is worse than the active version" in fact.reason
+    assert "Worse than the active version at the same time" in raised(state)[0].message
 
 
 def test_a_slow_hour_of_both_sides_fails_neither_by_comparison():
@@ -410,19 +412,22 @@ def test_no_traffic_is_never_a_pass():
     assert {verdict for verdict, _ in verdicts(state)} == {"inconclusive"}
 
 
-def test_a_canary_alone_without_baseline_traffic_stays_inconclusive():
-    state = m.feed(canary_state(), 60, 10, m.mixed(0.0, version=8, canary=True))
-    assert {verdict for verdict, _ in verdicts(state)} == {"inconclusive"}
-
-
-def test_each_step_is_proved_anew():
-    state = m.feed(canary_state(), 100, 10, both(0.01, 0.01))
+def test_a_later_step_needs_its_own_requests_and_no_proof_anew():
+    state = m.feed(canary_state(), 300, 10, both(0.0, 0.0))
     assert verdicts(state)[-1][0] == "pass"
-    state = m.routed(canary=8, weight=0.5, epoch=13, of=state, at=101)
+    state = m.routed(canary=8, weight=0.5, epoch=13, of=state, at=301)
     assert state.targets[str(f.target(8))].requests == 0
-    state = m.feed(state, 100, 10, both(0.01, 0.01), start=102)
-    assert m.published(state, cf.CanaryAssessed)[-1].weight_ratio == 0.5
-    assert verdicts(state)[-1][0] == "pass"
+    state = m.feed(state, 40, 10, both(0.0, 0.0), start=302)
+    last = m.published(state, cf.CanaryAssessed)[-1]
+    assert (last.weight_ratio, last.verdict, last.requests >= 100) == (0.5, "pass", True)
+
+
+def test_where_both_versions_are_beyond_the_limit_the_candidate_waits_and_the_reason_says_so():
+    state = m.feed(canary_state(), 100, 10, both(0.6, 0.6))
+    fact = m.published(state, cf.CanaryAssessed)[-1]
+    assert (fact.verdict, "the active version is beyond its limit, too" in fact.reason) == ("inconclusive", True)
+    assert raised(state)
+    assert {alert.target for alert in raised(state)} == {f.target(7)}
 
 
 def test_a_promoted_canary_is_watched_by_blocks_from_then_on():

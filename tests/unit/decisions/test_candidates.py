@@ -1,0 +1,70 @@
+"""A candidate passes and fails with the declared probabilities, whichever callers it has and whenever one looks."""
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from contracts.policy import PASS_BETA, Canary
+from decisions.block_tests import BLOCK_S
+from decisions.candidates import CandidateState, add_beside, close_candidate, judge
+from decisions.open_blocks import GRACE_S
+from decisions.triggers import Outcome
+from testbed import factories as k
+
+SEED, RUNS = 31, 100
+BEGIN = datetime(2026, 12, 1, tzinfo=UTC)
+LIMIT = 0.1
+TRIGGER = k.trigger(name="errors", metric="error_ratio", threshold=LIMIT, alpha=0.01)
+DEADLINE_S = Canary().deadline_s
+
+
+def outcomes(draw, at, count, share, callers):
+    return [
+        Outcome(bad=draw.random() < share, at=at, ended_at=at, drill=None, holder=f"key-{draw.randrange(callers)}")
+        for _ in range(count)
+    ]
+
+
+def until_verdict(share, seed, *, callers, active=LIMIT / 4):
+    """Return the first verdict of a candidate that is looked at after each block, and after how many seconds."""
+    draw, state = random.Random(seed), CandidateState()
+    for second in range(0, int(DEADLINE_S), BLOCK_S):
+        at = BEGIN + timedelta(seconds=second)
+        own = outcomes(draw, at, draw.randint(0, 3), share, callers)
+        state = add_beside(state, own, outcomes(draw, at, 6, active, callers))
+        state, _ = close_candidate(state, TRIGGER, at + timedelta(seconds=BLOCK_S + GRACE_S))
+        verdict = judge(state, TRIGGER, PASS_BETA)
+        if verdict in ("pass", "fail"):
+            return verdict, second
+    return "undecided", DEADLINE_S
+
+
+@pytest.mark.parametrize("callers", [1, 5])
+def test_twice_the_limit_passes_in_one_of_twenty_and_a_good_candidate_before_its_deadline(callers):
+    verdicts = {
+        share: [until_verdict(share, f"{SEED}:{run}", callers=callers) for run in range(RUNS)]
+        for share in (2 * LIMIT, LIMIT / 4)
+    }
+    for share, of in verdicts.items():
+        counts = {verdict: sum(each == verdict for each, _ in of) for verdict in ("pass", "fail", "undecided")}
+        print(
+            f"seed {SEED}, {callers} callers, limit {LIMIT:g}: {share:g} bad: {counts}, last {max(s for _, s in of)} s"
+        )
+    bad, good = ([verdict for verdict, _ in of] for of in verdicts.values())
+    assert bad.count("pass") <= PASS_BETA * RUNS
+    assert good.count("pass") >= 0.99 * RUNS
+
+
+def test_no_caller_passes_a_candidate_that_fails_the_others():
+    """One of six sends 18 of 19 requests, none of which fails; of those of the others one in five does."""
+    draw, state = random.Random(SEED), CandidateState()
+    for second in range(0, 1200, BLOCK_S):
+        at = BEGIN + timedelta(seconds=second)
+        own = outcomes(draw, at, 18, 0.0, 1) + outcomes(draw, at, 2, 2 * LIMIT, 6)[1:]
+        beside = outcomes(draw, at, 6, 0.0, 6)
+        state = add_beside(state, own, beside)
+        state, _ = close_candidate(state, TRIGGER, at + timedelta(seconds=BLOCK_S + GRACE_S))
+        assert judge(state, TRIGGER, PASS_BETA) != "pass"
+    assert state.heaviest == "key-0"
+    assert state.everyone.test.passing.crossed(PASS_BETA)
