@@ -57,25 +57,17 @@ class EndpointUse(Contract):
     stalled: bool = False
 
 
-class EndpointsReport(Contract):
-    """The part of a report of demand that is about endpoints, for readers that need no more: the rest may be long.
+class DemandReport(Contract):
+    """What is asked of one process of a gateway, about every second.
 
     Attributes:
         process: The id of the process, a new one at each start.
         endpoints: By address, what is outstanding there, and whether it is ejected; without an entry, nothing. None if
-            the process does not report it, as one of before does not.
-    """
-
-    process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
-    endpoints: Annotated[dict[EndpointAddress, EndpointUse], Field(max_length=MOST_ENDPOINTS)] | None = None
-
-
-class DemandReport(EndpointsReport):
-    """What is asked of one process of a gateway, about every second.
-
-    Attributes:
+            the process does not report it.
         traffic: By model, requests per second that its active version or its canary has answered or failed in
             production. The monitor gets telemetry of each.
     """
 
+    process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
+    endpoints: Annotated[dict[EndpointAddress, EndpointUse], Field(max_length=MOST_ENDPOINTS)] | None = None
     traffic: Annotated[dict[ModelName, PerSecond], Field(max_length=MOST_MODELS)] = {}

@@ -11,11 +11,11 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from contracts.api_usage import EndpointsReport, EndpointUse
+from contracts.api_usage import DemandReport, EndpointUse
 from contracts.runtimes import LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntimes
 from services.console.domain.endpoint_screen import GatewayUse, ListedFleet
 from shared.errors import Transient
-from shared.messaging.demand import follow_endpoints
+from shared.messaging.demand import follow_demand
 from shared.runtime.clock import Clock
 from shared.storage.kv import Bucket
 
@@ -121,10 +121,10 @@ class GatewayReports:
 
     async def follow(self, client: Client) -> None:
         """Take the reports of gateways, for ever."""
-        await follow_endpoints(client, self.take)
+        await follow_demand(client, self.take)
         await asyncio.Event().wait()
 
-    def take(self, report: EndpointsReport) -> None:
+    def take(self, report: DemandReport) -> None:
         """Take a report that has endpoints, unless too many processes report."""
         if report.endpoints is None:
             return
