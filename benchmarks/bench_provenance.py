@@ -13,25 +13,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 
 from contracts.attested_steps import RequiredAttestations
 from contracts.facts import RehearsalCompleted
 from contracts.manifests import ApprovalRecord, RehearsalRecord
 from contracts.vocabulary import Deployable, Target, digest_of
-from services.registry.adapters.locks import StoredLocks
 from services.registry.adapters.store import StoredArtifacts
-from services.registry.settings import RegistrySettings
 from services.rollback_controller.adapters.provenance import StoredProofs
 from services.server_manager.adapters.load_check import LoadCheck
 from shared.provenance.attestations import AttestedCommits
 from shared.provenance.envelopes import Subjects
-from shared.provenance.lock_records import pin_version, read_locks
-from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
-from shared.storage.object_lock import LockingStore
 from testbed import factories
 from testbed.attesters import attester, trust
 from testbed.released import release
@@ -59,7 +54,6 @@ def main() -> None:
         folder = Path(name)
         with running(NatsServer(folder / "nats")) as nats:
             run(Store(connection(nats, s3, folder)), folder)
-        lock(Store(s3.settings()), s3, folder)
 
 
 def run(store: Store, folder: Path) -> None:
@@ -106,62 +100,6 @@ def run(store: Store, folder: Path) -> None:
     print(
         f"\na release (merge, 2 variants, 2 benchmarks, rehearsal, approval, 3 loads, 2 traffic orders): {whole:.0f} ms"
     )
-
-
-def lock(store: Store, s3: S3Server, folder: Path) -> None:
-    """Measure what object lock adds to a promotion, to a load and to a sweep, and count the requests."""
-    versions = [release(store, folder, model=f"locked-{number}") for number in range(TIMES)]
-    locking, reader = LockingStore(s3.settings("registry")), Store(s3.settings("server-manager"))
-    clock, keys = SystemClock(), trust(folder).keys()
-    locks = StoredLocks(locking, RegistrySettings(), clock, attester(folder, "registry"), trust(folder))
-    sent = count_requests(locking)
-    served = [
-        Deployable(
-            target=Target(model=each.manifest.model, version=2, variant="int8"),
-            manifest=next(variant.manifest for variant in each.manifest.variants if variant.variant == "int8"),
-            weights_bytes=1,
-        )
-        for each in versions
-    ]
-    print("\n| object lock, ms | p50 | p95 |\n|---|---|---|")
-    locking.why_unlocked()
-    before = sent[0]
-    measure("lock a version at its promotion", lambda number: asyncio.run(locks.lock([served[number]])))
-    promotion = (sent[0] - before) / TIMES
-    objects = len(read_locks(reader, keys, "locked-0", 2).pins)
-    measure(
-        "read which versions are locked, before a load",
-        lambda number: pin_version(reader, keys, f"locked-{number}", 2),
-    )
-    before = sent[0]
-    measure("sweep a version: renew, inspect, lock what was added", lambda number: sweep_of(locks, served[number]))
-    sweep = (sent[0] - before) / TIMES
-    counted = f"{promotion:.0f} requests at its promotion, {sweep:.0f} per sweep"
-    print(f"\n{objects} objects of a version with 2 variants: {counted}")
-
-
-def sweep_of(locks: StoredLocks, served: Deployable) -> None:
-    """Do what a sweep does about one version to which nothing was done."""
-
-    async def sweep() -> None:
-        await locks.renew({2: [served]})
-        await locks.inspect({2: [served]})
-        await locks.lock([served])
-
-    asyncio.run(sweep())
-
-
-def count_requests(store: LockingStore) -> list[int]:
-    """Return a list whose only item is the number of requests that a store has sent since."""
-    pool, sent = store._client._http, [0]  # noqa: SLF001 - the client has no hook
-    send = pool.urlopen
-
-    def counted(*args: Any, **kw: Any) -> Any:
-        sent[0] += 1
-        return send(*args, **kw)
-
-    pool.urlopen = counted
-    return sent
 
 
 if __name__ == "__main__":

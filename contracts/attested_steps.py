@@ -6,9 +6,9 @@ from pydantic import StringConstraints
 
 from .vocabulary import Contract
 
-Step = Literal["merge", "quantise", "register", "benchmark", "rehearse", "approve", "deploy", "audit", "lock"]
+Step = Literal["merge", "quantise", "register", "benchmark", "rehearse", "approve", "deploy", "audit"]
 STEPS: Final[tuple[Step, ...]] = get_args(Step)
-"""`audit` and `lock` are no steps of a version: the registry signs the audit log and locks."""
+"""`audit` is no step of a version: the registry signs the audit log."""
 RequiredStep = Literal["merge", "quantise", "benchmark", "rehearse", "approve"]
 AttesterPattern = Annotated[
     str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?|[0-9a-f]{64})$", max_length=64)

@@ -240,32 +240,6 @@ LockMode = Literal["governance", "compliance"]
 """`governance`: a right of its own can lift it, which no identity of Slipway has. `compliance`: nothing can."""
 
 
-class LockedObject(Contract):
-    """An object in the store, in the version that readers read, whatever is written over it or deletes it."""
-
-    key: str
-    version_id: str
-
-
-class VersionLock(Contract):
-    """Objects of a promoted version that the store keeps, appended: `versions/<model>/<version>/locks/<number>.json`.
-
-    The first record of an object counts whose version is still there. Later records have what was added since:
-    attestations, deployments. Version 0 is the base model.
-
-    Attributes:
-        number: From 1, six digits in the key.
-    """
-
-    kind: Literal["version-lock"] = "version-lock"
-    model: ModelName
-    version: int
-    number: Annotated[int, Field(ge=1)]
-    mode: LockMode
-    objects: tuple[LockedObject, ...]
-    locked_at: Instant
-
-
 class BenchmarkReport(Contract):
     """A benchmark in full: load, both sides, ratios, quality, verdicts, and every request."""
 

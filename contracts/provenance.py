@@ -20,11 +20,8 @@ ATTESTED_BY: Final[Mapping[Step, str]] = {
     "approve": "registry",
     "deploy": "registry",
     "audit": "registry",
-    "lock": "registry",
 }
 """The service whose key attests a step."""
-LISTED_AS: Final[Mapping[Step, Step]] = {"lock": "register"}
-"""Steps that lists of keys do not name, and the listed step whose keys attest them too: earlier lists stay valid."""
 ATTESTERS: Final = tuple(dict.fromkeys(ATTESTED_BY.values()))
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"

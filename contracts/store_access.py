@@ -52,8 +52,6 @@ class StoreAccess:
         sees_uploads: It lists multipart uploads that have not ended, of all keys.
         manages_bucket: It makes the bucket and changes its settings.
         retains: Keys that it sets and reads the retention of; it only extends it: no identity may bypass a retention.
-        unmasks: Keys of which it removes single versions, so that what was written over a locked one goes away; the
-            store refuses to remove a version that is retained.
         sees_lock: It sees whether the bucket has object lock.
     """
 
@@ -64,12 +62,9 @@ class StoreAccess:
     sees_uploads: bool = False
     manages_bucket: bool = False
     retains: tuple[str, ...] = ()
-    unmasks: tuple[str, ...] = ()
     sees_lock: bool = False
 
 
-_LOCKED = ("attestations/", "bases/", "blobs/", "checkpoints/", "manifests/", "sources/", "versions/")
-"""What the registry puts under lock of a promoted version, and where it removes what was written over it."""
 _CHECKPOINTS = ("checkpoints/", "sources/")
 _CLAIMS = DECISIONS
 """Where a service that relies on an object which it did not write says so (`contracts.garbage`)."""
@@ -84,8 +79,7 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         writes=("audit/", "checkpoints/*/uploads/", _CLAIMS, "versions/"),
         deletes=("blobs/", "checkpoints/*/blobs/"),  # erased text, and uploads that are not what was announced
         sees_uploads=True,
-        retains=(*_LOCKED, "audit/"),
-        unmasks=_LOCKED,
+        retains=("audit/",),
         sees_lock=True,
     ),
     "merger": StoreAccess(

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from contracts.attested_steps import Step
-from contracts.provenance import LISTED_AS, PREDICATE_PREFIX, AttesterKey, Claim, Statement
+from contracts.provenance import PREDICATE_PREFIX, AttesterKey, Claim, Statement
 
 Code = Literal["attestation_missing", "signature_invalid", "key_not_trusted", "digest_mismatch"]
 
@@ -33,7 +33,7 @@ def assess_key(key: AttesterKey | None, claim: Claim) -> Problem | None:
         problem = f"{name} was revoked at {_time(key.revoked_at)}."
     elif claim.attester != key.attester:
         problem = f"{name} signed as {claim.attester}."
-    elif LISTED_AS.get(claim.step, claim.step) not in key.steps:
+    elif claim.step not in key.steps:
         problem = f"{name} may not attest {claim.step}."
     elif claim.attested_at < key.valid_from:
         problem = f"{name} is valid from {_time(key.valid_from)}, and signed something earlier."

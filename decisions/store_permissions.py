@@ -20,7 +20,6 @@ LIST: Final = ("s3:ListBucket", "s3:ListBucketVersions")
 WRITE: Final = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
 DELETE: Final = ("s3:DeleteObject", "s3:DeleteObjectVersion")
 RETAIN: Final = ("s3:GetObjectRetention", "s3:PutObjectRetention")
-UNMASK: Final = ("s3:DeleteObjectVersion",)
 SEE_LOCK: Final = ("s3:GetBucketObjectLockConfiguration",)
 SEE_UPLOADS: Final = ("s3:ListBucketMultipartUploads",)
 MANAGE: Final = (
@@ -76,7 +75,6 @@ def policy(access: StoreAccess, bucket: str) -> dict[str, Any]:
         _allow(WRITE, _objects(whole, access.writes)),
         _allow(DELETE, _objects(whole, access.deletes)),
         _allow(RETAIN, _objects(whole, access.retains)),
-        _allow(UNMASK, _objects(whole, access.unmasks)),
     ]
     if access.reads and not access.manages_bucket:
         statements.append(_allow(LIST, [whole], _beginning_with(access.reads)))

@@ -1,9 +1,7 @@
 """Starts the registry: the only place where its parts are put together."""
 
 import asyncio
-import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -15,7 +13,6 @@ from contracts.routes import Route
 from contracts.teams import Team
 from services.registry.adapters.audit import LoggedMessages, StoreAlerts, StoredSegments, segment_retention
 from services.registry.adapters.inbox import StreamInbox, count_dead_letters
-from services.registry.adapters.locks import StoredLocks
 from services.registry.adapters.store import StoredArtifacts
 from services.registry.adapters.upload_requests import UploadRequests
 from services.registry.adapters.uploads import StagedUploads
@@ -23,20 +20,18 @@ from services.registry.app import SERVICE, build
 from services.registry.audit import AuditWriter
 from services.registry.domain.admission import AllowedLocations
 from services.registry.domain.announcements import Announcements
-from services.registry.domain.locks import ModelLocks
 from services.registry.domain.record import Release
 from services.registry.domain.versions import ModelRecord
 from services.registry.metrics import RegistryMetrics
-from services.registry.ports import Artifacts, LockedObjects, Ports
+from services.registry.ports import Artifacts, Ports
 from services.registry.settings import RegistrySettings
 from services.registry.uploads import ABORT_EVERY_S, Intake
-from services.registry.version_locks import VersionLocks
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import Note, RecordStore
 from shared.provenance.envelopes import Attester, Trust
-from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection, read_settings
@@ -46,7 +41,6 @@ from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
 from shared.storage.credentials import require_store
 from shared.storage.kv import Bucket
-from shared.storage.object_lock import LockingStore
 
 R = TypeVar("R", bound=OutboxRecord)
 
@@ -75,15 +69,6 @@ def connect_ports(
     )
 
 
-def connect_locks(
-    bus: Bus, objects: LockedObjects, ports: Ports, settings: RegistrySettings, clock: Clock
-) -> VersionLocks:
-    """Return what keeps versions under lock, on a connected bus."""
-    bucket = Bucket(bus.js, "releases", ModelLocks, service=SERVICE)
-    records = RecordStore("releases", bucket, LoggedPublisher(bus), service=SERVICE)
-    return VersionLocks(objects, records, ports.routes, settings, owner=uuid.uuid4().hex, clock=clock)
-
-
 async def run(connection: Connection, settings: RegistrySettings) -> None:
     """Connect, subscribe and serve until SIGTERM."""
     clock, sources = SystemClock(), settings.sources
@@ -92,27 +77,23 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
     bus = Bus(connection, SERVICE, clock)
     await connect_with_retries(bus)
     trust = Trust.from_settings(connection)
-    artifacts = StoredArtifacts(Store(connection), attester, trust, sources.file_roots)
+    store = Store(connection)
+    artifacts = StoredArtifacts(store, attester, trust, sources.file_roots)
     roots = tuple(PurePosixPath(root) for root in sources.file_roots)
     locations = AllowedLocations(bucket=connection.s3_bucket, file_roots=roots, hub=sources.hf_endpoint is not None)
     metrics = RegistryMetrics(bus.metrics)
     ports = connect_ports(bus, artifacts, teams.read, metrics.note)
-    locking = LockingStore(connection)
-    objects = StoredLocks(locking, settings, clock, attester, trust)
-    held = connect_locks(bus, objects, ports, settings, clock)
-    ports = replace(ports, before_traffic=held.before_traffic)
     registry = build(bus, ports=ports, locations=locations, settings=settings, clock=clock)
     tail = Bucket(bus.js, "audit", AuditTail, service=SERVICE)
-    segments = StoredSegments(locking, attester, trust, partial(segment_retention, locking, settings, clock))
+    segments = StoredSegments(store, attester, trust, partial(segment_retention, store, settings, clock))
     audit = AuditWriter(LoggedMessages(lambda: bus.js), tail, segments, StoreAlerts(bus, artifacts), clock)
     auditor = Sweeper("audit", audit.keys, audit.sweep, every_s=settings.audit_s)
-    keeper = Sweeper("locks", registry.records.models, held.sweep, every_s=settings.lock_sweep_s)
 
     staged = StagedUploads(connection, settings.upload_endpoint, settings.upload_url_s, clock)
     intake = Intake(staged, artifacts.sizes, teams.read)
     uploads = UploadRequests(bus.client, intake)
     aborter = Sweeper("uploads", intake.keys, intake.sweep, every_s=ABORT_EVERY_S)
-    sweepers = (*registry.sweepers, auditor, keeper, aborter)
+    sweepers = (*registry.sweepers, auditor, aborter)
 
     async def count() -> None:
         await metrics.keep_counting(lambda: count_dead_letters(bus.js))

@@ -1,6 +1,6 @@
 """What the registry needs from outside."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, TypeVar
@@ -8,16 +8,14 @@ from typing import Literal, Protocol, TypeVar
 from pydantic import BaseModel
 
 from contracts.envelope import Event
-from contracts.facts import BaseModelRef, CheckpointReady, ReleaseOpened, TrafficRequested
+from contracts.facts import BaseModelRef, CheckpointReady, ReleaseOpened
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.teams import Team
 from contracts.uploads import UploadPermit
-from contracts.vocabulary import ArtifactRef, Deployable, Target
-from decisions.object_versions import Disturbance
+from contracts.vocabulary import ArtifactRef
 from services.registry.domain.announcements import Announcements
-from services.registry.domain.locks import Kept, KeptVersion
 from services.registry.domain.record import Release
 from services.registry.domain.uploads import Piece, StoredFile
 from services.registry.domain.versions import ModelRecord, StoredVersions
@@ -99,27 +97,6 @@ class Inbox(Protocol):
         """Return the announcement with this sequence; None if it is not there (any more)."""
 
 
-class LockedObjects(Protocol):
-    """Objects under lock in the store."""
-
-    async def lock(self, served: Sequence[Deployable], lost: Iterable[str] = ()) -> KeptVersion:
-        """Put what a version needs under lock, as far as it is not; return what is known then.
-
-        Args:
-            served: Targets of the version.
-            lost: Objects whose locked version is not there any more; another one takes its place.
-        """
-
-    async def inspect(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
-        """Return what was done to objects under lock of these versions of a model."""
-
-    async def repair(self, model: str, disturbances: Sequence[Disturbance]) -> list[Disturbance]:
-        """Remove what lies over locked versions; return what could not be repaired."""
-
-    async def renew(self, kept: Kept) -> list[tuple[Target, Disturbance]]:
-        """Extend every retention of which less than half of the period is left; return what cannot be kept."""
-
-
 class UploadStore(Protocol):
     """Files of publishers in the store. Its methods block: they are called in threads."""
 
@@ -157,10 +134,6 @@ class UploadStore(Protocol):
         """Return the names of the imported base models, each once."""
 
 
-async def without_locks(_order: TrafficRequested) -> None:
-    """Return at once: nothing is put under lock before traffic."""
-
-
 @dataclass(frozen=True)
 class Ports:
     """Everything around the registry.
@@ -172,7 +145,6 @@ class Ports:
         policies: Stored policies, by model.
         routes: Production routes, by model.
         teams: Returns the teams as they are now.
-        before_traffic: Does what is to be done before an order for traffic is published; it never fails.
     """
 
     releases: RecordStore[Release]
@@ -183,7 +155,6 @@ class Ports:
     routes: Lookup[Route]
     artifacts: Artifacts
     teams: Callable[[], tuple[Team, ...]] = tuple
-    before_traffic: Callable[[TrafficRequested], Awaitable[None]] = without_locks
 
 
 def release_key(model: str, release_id: str) -> str:

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 import structlog
 
-from contracts.facts import CheckpointReady, CheckpointRejected, ReleaseOpened, TrafficRequested
+from contracts.facts import CheckpointReady, CheckpointRejected, ReleaseOpened
 from contracts.manifests import BaseManifest
 from contracts.routes import Suspended
 from services.registry.domain import admission, deadlines, releases, versions
@@ -16,7 +16,6 @@ from services.registry.ports import Ports, model_key, release_key
 from shared.errors import Permanent, Transient, translate
 from shared.messaging.delivery import given_up
 from shared.runtime.clock import Clock
-from shared.runtime.failpoints import failpoint
 
 Leaving = Callable[[Release], AbstractAsyncContextManager[bool]]
 """Enters with whether a release that is in progress leaves its model's queue now; its team's others wait meanwhile."""
@@ -107,15 +106,7 @@ class ReleaseRecords:
                 return release
             return releases.decide(release, received, now).release
 
-        key = release_key(model, release_id)
-        written = await self._ports.releases.write(key, decide)
-        if written is None or not written.outbox:
-            return written
-        for pending in written.outbox:
-            if pending.type == TrafficRequested.TYPE:
-                await self._ports.before_traffic(TrafficRequested.model_validate(pending.data))
-                failpoint("registry.locked_before_traffic")
-        return await self._ports.releases.publish(key)
+        return await self._ports.releases.transact(release_key(model, release_id), decide)
 
     async def _decide_own(
         self, release: Release, name: str, data: ManifestWritten | TurnGranted, cause: str

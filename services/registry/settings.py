@@ -34,17 +34,8 @@ class RegistrySettings(BaseSettings):
     """Seconds that announcements of all models wait for one model's record that cannot be read or written."""
 
     lock_mode: LockMode = "governance"
-    """Mode of locks in the store. `governance`: a right of its own can lift one, which no identity of Slipway has.
-    `compliance`: nothing can before its end, not even the store's administrator."""
-
-    lock_days: float = Field(default=30.0, gt=0, le=3650)
-    """Days that objects of a version are kept; renewed when half of them are over, while a rollback could go to it."""
-
-    lock_sweep_s: float = Field(default=300.0, gt=0)
-    """Seconds between two looks at the locked objects of each model."""
-
-    lock_wait_s: float = Field(default=10.0, gt=0, le=20)
-    """Seconds that a promotion waits for its lock at most; then it goes on, and the next sweep locks."""
+    """Mode of the locks of the audit log. `governance`: a right of its own lifts one, which no identity of Slipway has.
+    `compliance`: nothing does before its end, not even the store's administrator."""
 
     lock_audit_days: float = Field(default=365.0, gt=0, le=3650)
     """Days that a segment of the audit log is kept from when it is written; not renewed."""

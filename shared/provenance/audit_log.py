@@ -13,12 +13,11 @@ from contracts.audit import GENESIS, PREFIX, AuditEntry, AuditTail
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import Digest, canonical_json, digest_of
 from decisions.audit import LOST, append, assess_chain, cursors_of, digest_of_entry, line_of, lost_item
-from decisions.object_versions import ObjectVersion
 from decisions.provenance import Problem, assess_key, assess_link, find_key
 from shared.errors import Permanent
 from shared.provenance.envelopes import Attester, Signed, Subjects, open_envelope
 from shared.storage.blobs import Store
-from shared.storage.objects import AlreadyExists, Retention
+from shared.storage.objects import AlreadyExists, ObjectVersion, Retention
 
 _SEGMENT = re.compile(rf"{re.escape(PREFIX)}([0-9]{{6}})\.jsonl", re.ASCII)
 _HEAD, _RECORD = "audit/head", "audit/tail"

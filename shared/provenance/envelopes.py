@@ -17,7 +17,7 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # it lists no exports
 
 from contracts.attested_steps import STEPS, Step
-from contracts.provenance import ATTESTED_BY, LISTED_AS, PAYLOAD_TYPE, AttesterKey, Claim, Material, Statement, Subject
+from contracts.provenance import ATTESTED_BY, PAYLOAD_TYPE, AttesterKey, Claim, Material, Statement, Subject
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.provenance import Problem, assess_key, find_key, predicate_type
 from shared.errors import Permanent
@@ -186,7 +186,7 @@ class Trust:
 
 def listed(name: str, public_key: str, **dates: object) -> AttesterKey:
     """Return the entry of a key in the list, with the steps that its service attests."""
-    steps = tuple(step for step in STEPS if ATTESTED_BY[step] == name and step not in LISTED_AS)
+    steps = tuple(step for step in STEPS if ATTESTED_BY[step] == name)
     return AttesterKey.model_validate(
         {"attester": name, "key_id": key_id(public_key), "public_key": public_key, "steps": steps, **dates}
     )

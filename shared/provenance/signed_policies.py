@@ -8,7 +8,6 @@ from contracts.policy import ReleasePolicy
 from decisions.provenance import Problem
 from shared.errors import SlipwayError
 from shared.provenance.envelopes import Trust
-from shared.provenance.lock_records import pin_version
 from shared.provenance.target_check import signed_version
 from shared.storage.blobs import Store
 
@@ -25,7 +24,7 @@ def read_policy(store: Store, trust: Trust, model: str, version: int) -> SignedP
     """Return the policy of a version, from the manifest that the registry signed; else a sentence that says why not."""
     try:
         keys = trust.keys()
-        signed = signed_version(pin_version(store, keys, model, version), keys, model, version)
+        signed = signed_version(store, keys, model, version)
     except SlipwayError as error:
         return error.reason
     if isinstance(signed, Problem):

@@ -9,10 +9,8 @@ from contracts.manifests import VersionManifest
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import ArtifactRef, Deployable, digest_of
 from decisions.provenance import Problem
-from shared.errors import Permanent
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Signed
-from shared.provenance.lock_records import pin_version
 from shared.storage.blobs import Store
 
 
@@ -45,33 +43,22 @@ def check_target(store: Store, keys: Sequence[AttesterKey], deployable: Deployab
     return next((result for result in checked if isinstance(result, Problem)), None)
 
 
-def version_on_base(
-    store: Store, keys: Sequence[AttesterKey], deployable: Deployable, *, oldest: bool = False
-) -> int | Problem:
+def version_on_base(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> int | Problem:
     """Return the number of a signed version that was trained on a base model (version 0), the newest; else why not.
 
     Raises:
         Transient: `store_unavailable`.
     """
     target = deployable.target
-    numbers = (key.split("/")[2] for key in _keys_of_versions(store, target.model))
+    numbers = (key.split("/")[2] for key in store.keys(f"versions/{target.model}/"))
     problem = Problem("attestation_missing", f"No signed version of {target.model} was trained on this base model.")
-    for number in sorted({int(digits) for digits in numbers if digits.isdigit()}, reverse=not oldest):
-        version = signed_version(pin_version(store, keys, target.model, number), keys, target.model, number)
+    for number in sorted({int(digits) for digits in numbers if digits.isdigit()}, reverse=True):
+        version = signed_version(store, keys, target.model, number)
         if isinstance(version, VersionManifest) and version.base.digest == deployable.manifest.digest:
             return number
         if isinstance(version, Problem):
             problem = version
     return problem
-
-
-def _keys_of_versions(store: Store, model: str) -> list[str]:
-    """Return the keys of all versions of a model, also those that a delete marker hides."""
-    prefix = f"versions/{model}/"
-    try:
-        return [stored.key for stored in store.versions(prefix)]
-    except Permanent:  # of a store without versions
-        return store.keys(prefix)
 
 
 def signed_version(store: Store, keys: Sequence[AttesterKey], model: str, number: int) -> VersionManifest | Problem:

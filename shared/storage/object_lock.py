@@ -1,54 +1,24 @@
-"""Objects under lock in a bucket that was made for it: retentions, and versions under and over them."""
+"""Objects under lock in a bucket that was made for it: retentions, and single versions."""
 
-import hashlib
-import os
-import time
-from pathlib import Path
-
-import structlog
 from minio.commonconfig import COMPLIANCE, GOVERNANCE
 from minio.error import S3Error
 from minio.retention import Retention as S3Retention
 
-from contracts.vocabulary import Digest
-from shared.errors import Permanent
 from shared.storage.blobs import Store
 from shared.storage.objects import Retention
 
 _MODES = {"governance": GOVERNANCE, "compliance": COMPLIANCE}
 _NO_RETENTION = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError")
 """Codes that servers answer for a version that is not retained: S3's own, and SeaweedFS's."""
-_ASKED_AGAIN_S = 300.0
-"""After how long a bucket that could not lock is asked again."""
 NO_LOCK = (
-    "The bucket {bucket} was made without object lock: who may delete in the store can delete promoted versions and "
-    "the audit log. Switch on versioning and object lock of the bucket, or make a new one, as docs/operations.md says; "
-    "until then everything goes on without."
+    "The bucket {bucket} was made without object lock: who may delete in the store can delete the audit log. Switch on "
+    "versioning and object lock of the bucket, or make a new one, as docs/operations.md says; until then everything "
+    "goes on without."
 )
 
 
 class LockingStore(Store):
-    """The store for the one service that sets retentions."""
-
-    _why: str | None = None
-    _asked_at: float | None = None
-
-    def why_unlocked(self) -> str | None:
-        """Return why nothing can be locked; None if it can. A bucket that cannot is asked again later.
-
-        Raises:
-            Transient: `store_unavailable`.
-        """
-        now = time.monotonic()
-        if self._asked_at is None or (self._why is not None and now - self._asked_at >= _ASKED_AGAIN_S):
-            try:
-                self._why = None if self.has_lock() else NO_LOCK.format(bucket=self.bucket)
-            except Permanent as error:
-                self._why = error.reason
-            if self._why is not None:
-                structlog.get_logger().warning("nothing is put under lock", why=self._why)
-            self._asked_at = now
-        return self._why
+    """The store for commands that set retentions, or remove single versions."""
 
     def retain(self, key: str, version_id: str, retention: Retention) -> None:
         """Set how long a version is kept; it can only be extended.
@@ -76,13 +46,6 @@ class LockingStore(Store):
         if config is None:
             return None
         return Retention("compliance" if config.mode == COMPLIANCE else "governance", config.retain_until_date)
-
-    def digest(self, key: str, version_id: str, size_bytes: int) -> Digest:
-        """Read a version of an object, without keeping it, and return its digest."""
-        hasher = hashlib.sha256()
-        with self._translated(key), Path(os.devnull).open("wb") as nowhere:
-            self._client.download(self.bucket, key, size_bytes, nowhere, hasher.update, version=version_id)
-        return f"sha256:{hasher.hexdigest()}"
 
     def remove_version(self, key: str, version_id: str) -> None:
         """Remove a version or a delete marker; the store refuses to remove what is retained."""

@@ -17,7 +17,6 @@ from minio.error import S3Error
 from contracts.manifests import LockMode
 from contracts.store_access import PROBE
 from contracts.vocabulary import ArtifactRef, digest_of
-from decisions.object_versions import ObjectVersion
 from shared.errors import Permanent, Transient, is_failed_answer, translate
 from shared.runtime.settings import Connection
 from shared.storage.credentials import FileProvider, describe_refusal, trusted
@@ -50,13 +49,6 @@ class Retention:
     mode: LockMode
     until: datetime
 
-    def join(self, other: "Retention | None") -> "Retention":
-        """Return the later end of both, in the stricter mode: stores refuse to shorten or weaken one."""
-        if other is None:
-            return self
-        mode: LockMode = "compliance" if "compliance" in (self.mode, other.mode) else "governance"
-        return Retention(mode, max(self.until, other.until))
-
     def headers(self, data: bytes) -> dict[str, str]:
         """Return the headers of a request that writes these bytes under lock; stores ask for a checksum with them."""
         checksum = hashlib.md5(data, usedforsecurity=False).digest()
@@ -65,6 +57,23 @@ class Retention:
             "x-amz-object-lock-retain-until-date": self.until.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "Content-MD5": base64.b64encode(checksum).decode(),
         }
+
+
+@dataclass(frozen=True)
+class ObjectVersion:
+    """A version of an object, or a delete marker over it.
+
+    Attributes:
+        version_id: Its id; `null` for one that was written before the bucket had versions.
+        latest: A reader who names no version gets this one, or of a marker the answer that there is nothing.
+    """
+
+    key: str
+    version_id: str
+    marker: bool
+    latest: bool
+    size: int
+    modified: datetime
 
 
 class ObjectStore:

@@ -32,10 +32,8 @@ REPLACED = {
     ("vllm_plugin.py", "__init__"): "of vLLM's test server: it starts none, because one is there",
     ("vllm_plugin.py", "_shutdown"): "of vLLM's test server, which did not start one",
     ("test_rollback_ports.py", "close"): "of asyncio's server: closes the connections that it took too",
-    ("test_lock_retentions.py", "_client"): "an attribute: the store's client gets an address where no server is",
     ("test_prepare.py", "connect"): "watches the real one",
     ("test_prepare.py", "request"): "of the client of NATS: watches the real one",
-    ("test_version_locks.py", "failpoint"): "the real one kills the process that all tests of a worker run in",
 }
 """Functions and classes of ours that a test replaces, or that are called like ours, each with its reason."""
 

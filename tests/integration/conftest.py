@@ -1,8 +1,8 @@
-"""Fixtures of several files: the engine's environment, a store with object lock, a promoted version, publishers who upload."""
+"""Fixtures of several files: the engine's environment, a store with object lock, publishers who upload."""
 
 import pytest
 
-from tests.kit.promoted import locking_server, promoted  # noqa: F401 - fixtures
+from tests.kit.locking import locking_server  # noqa: F401 - fixtures
 from tests.kit.uploading import http, intake, publishers, store  # noqa: F401 - fixtures
 from tests.kit.wiring import ROOT
 

@@ -20,7 +20,7 @@ from testbed.attesters import attester_keys
 from testbed.servers import connection
 from testbed.services import environment, running_service
 from tests.kit.command import run_command
-from tests.kit.promoted import mask, remove_version
+from tests.kit.locking import mask, remove_version
 
 KEY = segment_key(1)
 STORED = (*SERVICE_ACCESS, PROVISIONER, ADMIN)

@@ -120,9 +120,6 @@ class AllProven:
     def verify(self, deployable):
         """Let everything be loaded."""
 
-    def pin(self, store, deployable):  # noqa: ARG002
-        return store
-
     def assess_traffic(self, deployable):  # noqa: ARG002
         return None
 

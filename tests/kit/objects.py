@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from decisions.object_versions import ObjectVersion
 from shared.errors import Permanent
-from shared.storage.objects import AlreadyExists
+from shared.storage.objects import AlreadyExists, ObjectVersion
 from testbed import factories as f
 
 

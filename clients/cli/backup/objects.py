@@ -9,10 +9,9 @@ from itertools import groupby
 
 from clients.cli.backup.contents import Blob, ObjectCopy, digest_in, is_retained
 from clients.cli.backup.locations import BackupLocation
-from decisions.object_versions import ObjectVersion
 from shared.errors import Permanent
 from shared.storage.object_lock import LockingStore
-from shared.storage.objects import Retention
+from shared.storage.objects import ObjectVersion, Retention
 from shared.storage.transfer import PART_BYTES
 
 REQUESTS = 8

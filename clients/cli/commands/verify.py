@@ -14,7 +14,6 @@ from clients.cli.version_records import FINGERPRINT, find_version, open_store, v
 from contracts.vocabulary import Variant
 from shared.errors import SlipwayError
 from shared.provenance.envelopes import Trust
-from shared.provenance.lock_records import pin_version
 from shared.provenance.verification import Finding, Verification
 
 
@@ -59,7 +58,7 @@ def _verify(stack: StackAddress, what: str, *, files: bool) -> tuple[Finding, ..
         keys = Trust.from_settings(stack.connection).keys()
     except (SlipwayError, ValueError) as error:
         raise CommandError(f"the keys of attesters are not known: {error}") from error
-    store = pin_version(open_store(stack), keys, model, number)
+    store = open_store(stack)
     if not version_numbers(store, model):
         raise CommandError(f"{model} has no registered version{advise(stack, model, f'slipway status {model}')}")
     version = find_version(store, model, number)

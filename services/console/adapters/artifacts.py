@@ -9,7 +9,6 @@ from services.console.domain.version_screen import Proof, Proofs
 from services.console.ports import Artifacts
 from shared.errors import Permanent, Transient
 from shared.provenance.envelopes import Trust
-from shared.provenance.lock_records import pin_version
 from shared.provenance.verification import Verification
 from shared.provenance.version_history import read_version_history
 from shared.runtime.settings import Connection
@@ -67,12 +66,11 @@ class StoredArtifacts:
             Transient: The store does not answer.
         """
         keys = self._trust.keys()
-        store = pin_version(self._store, keys, model, version)
-        findings = Verification(store, keys, read_files=False).version(model, version)
+        findings = Verification(self._store, keys, read_files=False).version(model, version)
         proofs = tuple(Proof(what=finding.what, verdict=finding.verdict, detail=finding.detail) for finding in findings)
         problem, card = "", ""
         try:
-            history = read_version_history(store, keys, model, version)
+            history = read_version_history(self._store, keys, model, version)
             card = render_card(history) if history is not None else ""
         except Permanent as error:
             problem = error.sentence()

@@ -12,7 +12,7 @@ from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.facts import FACTS
 from contracts.vocabulary import Digest
 from decisions.audit import Source, item_of, revision_item, unreadable_item
-from services.registry.domain.locks import A, StoreAlert, alert_fact
+from services.registry.domain.store_alerts import A, StoreAlert, alert_fact
 from services.registry.ports import Artifacts
 from services.registry.settings import RegistrySettings
 from shared.errors import Permanent
@@ -24,7 +24,6 @@ from shared.provenance.model_audit import put_parts
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.storage.blobs import Store
-from shared.storage.object_lock import LockingStore
 from shared.storage.objects import Retention
 
 _UNKNOWN = datetime.fromtimestamp(0, UTC)
@@ -121,8 +120,8 @@ class StoreAlerts:
             )
 
 
-def segment_retention(store: LockingStore, settings: RegistrySettings, clock: Clock) -> Retention | None:
+def segment_retention(store: Store, settings: RegistrySettings, clock: Clock) -> Retention | None:
     """Return how long a segment that is written now is kept; None if the bucket has no object lock."""
-    if store.why_unlocked() is not None:
+    if not store.has_lock():
         return None
     return Retention(settings.lock_mode, clock.now() + timedelta(days=settings.lock_audit_days))

@@ -27,7 +27,6 @@ from services.registry.ports import ErasedText
 from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Attester, Signed, Subjects, Trust
-from shared.provenance.lock_records import pin_version
 from shared.provenance.model_signatures import sign_files, signature_key
 from shared.provenance.version_history import read_version_history
 from shared.storage.blobs import Store
@@ -253,8 +252,7 @@ class StoredArtifacts:
             chain.append(self._attester, "deploy", Subjects(named={ref.uri: ref.digest}), details)
 
     def _chain(self, model: str, version: int) -> Chain:
-        """Return the chain of a version; links under lock are there whatever hides them, so none is written twice."""
-        return Chain(pin_version(self._store, self._trust.known(), model, version), model, version)
+        return Chain(self._store, model, version)
 
     async def check(self) -> None:
         """Raise when the store does not answer."""

@@ -23,8 +23,8 @@ from contracts.routes import Route, Suspended
 from contracts.vocabulary import Deployable, ModelName, Target, digest_of_json
 from decisions.release_plan import required_attestations
 from services.registry.domain import admission, gates
-from services.registry.domain.locks import StoreAlert, alert_entry
 from services.registry.domain.record import Release, TurnGranted
+from services.registry.domain.store_alerts import StoreAlert, alert_entry
 
 REMEMBERED: Final = 64
 """How many of a model's newest releases stay among its reservations after they have ended."""

@@ -10,7 +10,6 @@ from services.rollback_controller.controller import SERVICE
 from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Attester, Subjects, Trust
-from shared.provenance.lock_records import pin_version
 from shared.provenance.signed_policies import SignedPolicy, read_policy
 from shared.provenance.target_check import check_target
 from shared.runtime.clock import Clock
@@ -83,8 +82,7 @@ class StoredProofs:
             raise Permanent("digest_mismatch", f"{ref.uri} is another rehearsal, and no other is attested.")
         triggers = ", ".join(certificate.trigger for certificate in record.completed.certificates)
         details = {"target": str(target), "verdict": record.completed.verdict, "triggers": triggers}
-        pinned = pin_version(self._store, self._trust.known(), target.model, target.version)
-        chain = Chain(pinned, target.model, target.version)
+        chain = Chain(self._store, target.model, target.version)
         chain.append(self._attester, "rehearse", Subjects(named={ref.uri: ref.digest}), details)
 
     async def trust_digest(self) -> Digest:
@@ -107,8 +105,7 @@ class StoredProofs:
             keys = self._trust.keys()
         except Permanent as error:
             return Problem("key_not_trusted", error.reason)
-        target = deployable.target
-        return check_target(pin_version(self._store, keys, target.model, target.version), keys, deployable)
+        return check_target(self._store, keys, deployable)
 
     async def policy(self, model: str, version: int) -> SignedPolicy | str:
         """Return the policy that is signed with a version; a sentence that says why it cannot be read else."""

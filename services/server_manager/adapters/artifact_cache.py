@@ -24,10 +24,7 @@ _MAX_TEXT_BYTES = 32 * 1024 * 1024
 
 
 class TargetCheck(Protocol):
-    """Knows which targets are proven, and which versions of their objects are locked."""
-
-    def pin(self, store: Store, deployable: Deployable) -> Store:
-        """Return a store that reads a target's objects as they were locked."""
+    """Knows which targets are proven."""
 
     def verify(self, deployable: Deployable) -> None:
         """Raise Permanent unless a target may be loaded."""
@@ -98,8 +95,7 @@ class ArtifactCache:
 
     def _materialise(self, deployable: Deployable, progress: Progress | None) -> Path:
         target = self.folder(deployable.manifest.digest)
-        store = self._check.pin(self._store, deployable)
-        files, prefix = self._files_of(store, deployable.manifest)
+        files, prefix = self._files_of(self._store, deployable.manifest)
         if target.is_dir():
             if is_intact(target, files):
                 return target
@@ -108,7 +104,7 @@ class ArtifactCache:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            store.fetch_files(files, partial, prefix, progress)
+            self._store.fetch_files(files, partial, prefix, progress)
             partial.replace(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

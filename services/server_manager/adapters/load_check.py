@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
@@ -13,7 +12,6 @@ from decisions.provenance import Problem
 from services.server_manager.adapters.repository_files import replace_file
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust
-from shared.provenance.lock_records import pin_version
 from shared.provenance.target_check import check_target
 from shared.provenance.traffic_check import check_traffic
 from shared.storage.blobs import Store
@@ -59,23 +57,11 @@ class LoadCheck:
             Transient: `store_unavailable`.
         """
         keys = self._keys()
-        return (
-            keys if isinstance(keys, Problem) else check_traffic(_pin(self._store, keys, deployable), keys, deployable)
-        )
-
-    def pin(self, store: Store, deployable: Deployable) -> Store:
-        """Return a store that reads a target's objects as they were locked.
-
-        Raises:
-            Transient: `store_unavailable`.
-        """
-        return _pin(store, self._trust.known(), deployable)
+        return keys if isinstance(keys, Problem) else check_traffic(self._store, keys, deployable)
 
     def _check(self, deployable: Deployable) -> Problem | None:
         keys = self._keys()
-        return (
-            keys if isinstance(keys, Problem) else check_target(_pin(self._store, keys, deployable), keys, deployable)
-        )
+        return keys if isinstance(keys, Problem) else check_target(self._store, keys, deployable)
 
     def _keys(self) -> tuple[AttesterKey, ...] | Problem:
         try:
@@ -101,10 +87,6 @@ class LoadCheck:
                 replace_file(self._path, json.dumps({**kept, name: digest}).encode())
             except OSError as error:
                 structlog.get_logger().warning("a verdict could not be kept", path=str(self._path), error=repr(error))
-
-
-def _pin(store: Store, keys: Sequence[AttesterKey], deployable: Deployable) -> Store:
-    return pin_version(store, keys, deployable.target.model, deployable.target.version)
 
 
 def _digest_of(deployable: Deployable) -> Digest:

@@ -1,6 +1,5 @@
 """Orders and approvals as the registry answers them, on fakes: attested, applied once, of the right team."""
 
-import dataclasses
 from datetime import timedelta
 
 import pytest
@@ -8,12 +7,9 @@ import pytest
 from contracts import facts as f
 from contracts.policy import Promotion
 from contracts.teams import Team
-from services.registry.app import Registry
-from services.registry.settings import RegistrySettings
 from shared.errors import Permanent, Transient
 from tests.kit import fakes_registry as k
-from tests.kit.records import Killed
-from tests.unit.registry.harness import PLACES, harness
+from tests.unit.registry.harness import harness
 
 __all__ = ["harness"]  # a fixture
 
@@ -122,30 +118,3 @@ async def test_text_is_erased_by_an_order_that_is_answered_with_what_was_erased(
     void = k.event(f.ErasureOrdered(reason="asked for", version=99), "o-2", source="/slipway/ana")
     with pytest.raises(Permanent, match="has no version 99"):
         await harness.registry.erase(void, void.time)
-
-
-async def test_what_is_done_before_traffic_is_done_before_the_order_is_published_also_after_a_crash(harness):
-    """The order is written first: killed while it is done, the next process does it again and publishes."""
-    done = []
-
-    async def lock(order):
-        assert harness.published(f.TrafficRequested) == []
-        done.append(str(order.target.target))
-        if len(done) == 1:
-            raise Killed("while the version was locked")
-
-    ports = dataclasses.replace(harness.out.ports(), before_traffic=lock)
-    settings = RegistrySettings()
-    harness.registry = Registry(ports, locations=PLACES, settings=settings, clock=harness.out.clock)
-    (opened,) = await harness.admit()
-    await harness.to_registered(opened.release_id)
-    await harness.handle(opened.release_id, *(k.staged(v, 1) for v in ("bf16", "int8")))
-    with pytest.raises(Killed):
-        await harness.handle(opened.release_id, *(k.benchmarked(v, 1) for v in ("bf16", "int8")))
-    assert harness.published(f.TrafficRequested) == []
-    harness.registry = Registry(ports, locations=PLACES, settings=settings, clock=harness.out.clock)
-    await harness.sweep()
-    (order,) = harness.published(f.TrafficRequested)
-    assert done == [str(order.target.target)] * 2
-    await harness.sweep()
-    assert len(done) == 2
