@@ -277,7 +277,7 @@ def _open_segments(store: Store, problems: list[str]) -> tuple[Store, list[int]]
     versions: dict[str, list[ObjectVersion]] = {}
     for version in store.versions(PREFIX):
         versions.setdefault(version.key, []).append(version)
-    pins: dict[str, tuple[str, ...]] = {}
+    pins: dict[str, str] = {}
     numbers = []
     for key, there in sorted(versions.items()):
         name, written = _SEGMENT.fullmatch(key), [version for version in there if not version.marker]
@@ -286,7 +286,7 @@ def _open_segments(store: Store, problems: list[str]) -> tuple[Store, list[int]]
         numbers.append(int(name[1]))
         if len(there) == 1:
             continue
-        pins[key] = (written[0].version_id,)
+        pins[key] = written[0].version_id
         if any(version.marker and version.latest for version in there):
             problems.append(f"{key}: a delete marker hides it; the version before the marker was read.")
         else:

@@ -84,7 +84,7 @@ def _pinned(store: Store, model: str, problems: list[str]) -> tuple[Store, list[
     """Return the store as a model's parts are read from, and their segments; add what hides or replaces one."""
     prefix = f"{MODELS}{model}/"
     first: dict[int, str] = {}
-    pins: dict[str, tuple[str, ...]] = {}
+    pins: dict[str, str] = {}
     for version in store.versions(prefix):
         match = _NUMBER.fullmatch(version.key.removeprefix(prefix))
         if match is None:
@@ -93,7 +93,7 @@ def _pinned(store: Store, model: str, problems: list[str]) -> tuple[Store, list[
             problems.append(f"{version.key}: it is hidden or replaced; its first version was read.")
         if not version.marker and version.key not in pins:
             first[int(match[1])] = version.key
-            pins[version.key] = (version.version_id,)
+            pins[version.key] = version.version_id
     return store.pinned(pins), sorted(first)
 
 

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -32,8 +32,6 @@ _OTHERS_READ = 3
 """Other objects that are read where one cannot be, until the store reads one of them."""
 _ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion")
 _NO_LOCK = ("ObjectLockConfigurationNotFoundError", "NotImplemented")
-_NOT_THIS_VERSION = (*_ABSENT, "InvalidArgument", "MethodNotAllowed")
-"""Answers about a version that is not there: also of a store that ids of versions were not made by, or of a marker."""
 _PRECONDITION_FAILED = "PreconditionFailed"
 _URI = re.compile(r"^s3://(?P<bucket>[^/]+)/(?P<key>.+)$")
 
@@ -82,7 +80,7 @@ class ObjectStore:
     def __init__(self, connection: Connection) -> None:
         """Take the settings; raise ValueError if `s3_ca` names no readable certificate."""
         self.bucket = connection.s3_bucket
-        self._pins: Mapping[str, Sequence[str]] = {}
+        self._pins: Mapping[str, str] = {}
         self._unreadable = UnreadableObjects()
         self._key = FileProvider(connection.s3_credentials)
         self._client = TransferClient(
@@ -213,17 +211,6 @@ class ObjectStore:
             self._client.write(self.bucket, key, memoryview(data), headers=headers)
         return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
 
-    def read_range(self, key: str, start: int, length: int, size: int) -> bytes:
-        """Read a part of an object that has `size` bytes; the caller verifies it.
-
-        Raises:
-            Permanent: artifact_not_found; digest_mismatch when the object has another size.
-        """
-        out, read = bytearray(length), self._client.read_into
-        with self._translated(key):
-            self._pinned(key, lambda version: read(self.bucket, key, start, memoryview(out), size, version=version))
-        return bytes(out)
-
     def ref_to(self, key: str) -> ArtifactRef:
         """Return the ref of an object that exists; raise Permanent artifact_not_found when it does not."""
         data = self.find(key)
@@ -232,12 +219,10 @@ class ObjectStore:
         return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
 
     def keys(self, prefix: str) -> list[str]:
-        """List the keys below a prefix; those of pinned versions too, whatever hides them."""
+        """List the keys below a prefix."""
         with self._translated(prefix):
             listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
-            keys = [entry.object_name for entry in listed if entry.object_name]
-        pinned = {key for key in self._pins if key.startswith(prefix)}
-        return sorted({*keys, *pinned}) if pinned else keys
+            return [entry.object_name for entry in listed if entry.object_name]
 
     def folders(self, prefix: str) -> list[str]:
         """List what the keys below a prefix begin with, up to their next slash, without it."""
@@ -287,15 +272,10 @@ class ObjectStore:
         versions.reverse()  # a server lists the newest first; the client adds delete markers, of any second, behind
         return sorted(versions, key=lambda version: (version.key, version.modified, version.latest))
 
-    def pinned(self, pins: Mapping[str, Sequence[str]]) -> Self:
-        """Return this store with the versions that are read of some keys, whatever was written over them.
-
-        The first version of a key that is there counts, those that this store pins already last. A key of which none is
-        there is read as it is now: so it is after a store was restored elsewhere, and readers compare digests anyway.
-        """
+    def pinned(self, pins: Mapping[str, str]) -> Self:
+        """Return this store with the version that is read of some keys, whatever was written over it."""
         store = copy(self)
-        added = {key: (*versions, *self._pins.get(key, ())) for key, versions in pins.items()}
-        store._pins = {**self._pins, **added}  # noqa: SLF001 - of the same class
+        store._pins = pins  # noqa: SLF001 - of the same class
         return store
 
     def _pinned(self, key: str, read: Callable[[str | None], T]) -> T:
@@ -305,7 +285,7 @@ class ObjectStore:
             Transient: `object_unreadable`: the store fails at this object, and reads others.
         """
         try:
-            content = self._read_pinned(key, read)
+            content = read(self._pins.get(key))
         except Exception as error:
             if not is_failed_answer(error) or not self._reads_others(key):
                 raise
@@ -330,15 +310,6 @@ class ObjectStore:
         except Exception:  # noqa: BLE001 - then the store does not answer, whatever the object
             return False
         return False
-
-    def _read_pinned(self, key: str, read: Callable[[str | None], T]) -> T:
-        for version in self._pins.get(key, ()):
-            try:
-                return read(version)
-            except S3Error as error:
-                if error.code not in _NOT_THIS_VERSION:
-                    raise
-        return read(None)
 
     def _erase(self, key: str) -> None:
         """Remove each version of an object: removing the object itself would only put a marker over them."""

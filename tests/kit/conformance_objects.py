@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from shared.errors import Permanent
 from shared.storage.objects import AlreadyExists
 
 
@@ -37,13 +36,5 @@ class ObjectsConformance:
             (key, True, True),
         ]
         assert [each.size for each in versions[:2]] == [3, 5]
-        read = [objects.pinned({key: (each.version_id,)}).find(key) for each in versions[:2]]
+        read = [objects.pinned({key: each.version_id}).find(key) for each in versions[:2]]
         assert read == [b"one", b"three"]
-
-    def test_a_part_is_read_of_an_object_of_the_size_that_is_expected(self, objects, prefix):
-        objects.create(f"{prefix}a", b"0123456789")
-        assert objects.read_range(f"{prefix}a", 3, 4, 10) == b"3456"
-        with pytest.raises(Permanent, match="digest_mismatch"):
-            objects.read_range(f"{prefix}a", 3, 4, 11)
-        with pytest.raises(Permanent, match="artifact_not_found"):
-            objects.read_range(f"{prefix}b", 3, 4, 10)

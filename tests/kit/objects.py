@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from shared.errors import Permanent
 from shared.storage.objects import AlreadyExists, ObjectVersion
 from testbed import factories as f
 
@@ -12,7 +11,7 @@ class Objects:
     """Versions of objects in memory; `reads` is the key of each read."""
 
     versions_of: dict[str, list[bytes | None]] = field(default_factory=dict)
-    pins: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    pins: dict[str, str] = field(default_factory=dict)
     reads: list[str] = field(default_factory=list)
 
     def create(self, key, data, _retention=None):
@@ -26,7 +25,7 @@ class Objects:
     def find(self, key):
         self.reads.append(key)
         there = self.versions_of.get(key, [None])
-        return there[int(self.pins[key][0])] if key in self.pins else there[-1]
+        return there[int(self.pins[key])] if key in self.pins else there[-1]
 
     def versions(self, prefix):
         for key in sorted(key for key in self.versions_of if key.startswith(prefix)):
@@ -39,11 +38,3 @@ class Objects:
 
     def pinned(self, pins):
         return Objects(self.versions_of, dict(pins), self.reads)
-
-    def read_range(self, key, start, length, size):
-        data = self.find(key)
-        if data is None:
-            raise Permanent("artifact_not_found", f"{key} does not exist.")
-        if len(data) != size:
-            raise Permanent("digest_mismatch", f"{key} has {len(data)} bytes, not {size}.")
-        return data[start : start + length]
