@@ -11,7 +11,7 @@ from benchmarks.detection_rules import Flags, Floats, ShareTests
 from benchmarks.parts import show_table
 from decisions import block_tests as bt
 from decisions import version_tests as vt
-from decisions.block_tests import BLOCK_S, Block
+from decisions.block_tests import BLOCK_S
 from decisions.suspensions import CLEAR_BETA, CONFIRM_ALPHA
 
 RATE_RPS, LIMIT, ALPHA, PASS_BETA = 3.0, 0.02, CONFIRM_ALPHA, 0.05
@@ -31,7 +31,6 @@ class Canary:
         redrawn: The side of each key is drawn anew every minute.
         spells: Keys fail altogether for 50 s on average, on both sides, and not otherwise.
         heavy_good: The heaviest key sends what never fails.
-        alone: The active version's share while the candidate has no traffic.
     """
 
     title: str
@@ -42,7 +41,6 @@ class Canary:
     redrawn: bool = False
     spells: bool = False
     heavy_good: bool = False
-    alone: float = 0.01
 
 
 CANARIES = (
@@ -56,13 +54,12 @@ CANARIES = (
     Canary("2 %: at the limit", 0.02),
     Canary("3 %", 0.03),
     Canary("4 %: twice the limit", 0.04),
-    Canary("the same, active 4 %, too", 0.04, active=0.04, alone=0.04),
+    Canary("the same, active 4 %, too", 0.04, active=0.04),
     Canary("the same, sticky keys, 40 %", 0.04, share=0.4, sticky=True),
     Canary("the same, drawn anew every minute", 0.04, share=0.4, sticky=True, redrawn=True),
     Canary("5 %", 0.05),
     Canary("20 %, none of the heaviest key", 0.2, share=0.4, heavy_good=True),
-    Canary("30 % on both: load", 0.3, active=0.3, alone=0.3),
-    Canary("30 % on both: candidate hogs", 0.3, active=0.3),
+    Canary("30 % on both", 0.3, active=0.3),
 )
 
 
@@ -138,19 +135,6 @@ def run_canaries(canary: Canary, runs: int, seed: int) -> tuple[npt.NDArray[np.s
     return verdict, at_s
 
 
-def pause(canary: Canary, runs: int, seed: int) -> Counter[str]:
-    """Return what a minute without the candidate's traffic showed."""
-    draw, shown = np.random.default_rng(seed), Counter[str]()
-    for _ in range(runs):
-        minutes = []
-        for share in (canary.active, canary.alone):
-            requests = draw.poisson(RATE_RPS * BLOCK_S, 60 // BLOCK_S)
-            bad = draw.binomial(requests, share)
-            minutes.append([Block(requests=int(n), bad=int(fails)) for n, fails in zip(requests, bad, strict=True)])
-        shown[vt.decide_pause(LIMIT, *minutes)] += 1
-    return shown
-
-
 def judge_candidates(runs: int, seed: int) -> None:
     """Print the verdicts about candidates."""
     print(f"\nCandidates, limit 2 %, {RATE_RPS:g} requests/s of {KEYS} keys (Zipf), 10 % to the candidate, an hour\n")
@@ -158,13 +142,11 @@ def judge_candidates(runs: int, seed: int) -> None:
     for canary in CANARIES:
         verdict, at_s = run_canaries(canary, runs, seed)
         counts = Counter(verdict.tolist())
-        paused = pause(canary, counts["load"], seed)
-        after = "-" if not paused else ", ".join(f"{name} {count / runs:.1%}" for name, count in paused.items())
         known = at_s[np.isfinite(at_s)]
         minutes = f"{np.median(known) / 60:.0f}" if len(known) else "-"
         cells = [f"{counts[name] / runs:.1%}" for name in ("pass", "fail", "load", "undecided")]
-        rows.append([canary.title, *cells, after, minutes])
-    show_table(("candidate's errors", "pass", "fail", "load", "undecided", "after the pause", "median, min"), rows)
+        rows.append([canary.title, *cells, minutes])
+    show_table(("candidate's errors", "pass", "fail", "load", "undecided", "median, min"), rows)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,12 @@ def _steps(policy: ReleasePolicy, rps: float, *, first: bool) -> Iterator[str]:
     load = policy.load
     yield f"Benchmark: {load.requests} requests to each side, {about(load.requests / load.rate_rps)} for each variant."
     unproved = sequential(policy.triggers)
+    blocks = 0 if first else blocks_to_pass(unproved, policy.canary.beta)
+    if blocks and (policy.shadow is not None or policy.canary.steps):
+        yield (
+            f"To pass, a candidate needs a good request in {blocks} blocks of {BLOCK_S} s and no bad one: "
+            f"{about(blocks * BLOCK_S)} or more, however many requests come."
+        )
     if policy.shadow is not None and needs_shadow(policy, first=first):
         shadow = policy.shadow
         own = max(shadow.min_requests, requests_to_pass(policy, unproved, shadow.share_ratio * rps))

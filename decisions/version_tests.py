@@ -12,9 +12,8 @@ All are e-processes of `decisions.block_tests` for the mean of a figure between 
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Final, Literal
 
 from pydantic import Field
@@ -32,7 +31,6 @@ FADING_BLOCKS: Final = 900
 """In so many blocks, half an hour, evidence about a suspended version fades to its square root, and caps to half."""
 MOST_KEYS: Final = 64
 """Keys that are counted one by one; above it those with fewest pairs are forgotten."""
-LEAST_PAUSE_BLOCKS: Final = 10
 MOST_BLOCKS: Final = 10_000_000
 
 CandidateVerdict = Literal["pass", "fail", "load", "undecided"]
@@ -136,8 +134,8 @@ def decide_candidate(
 ) -> CandidateVerdict:
     """Return the verdict: a good candidate fails with probability 2 `alpha` at most, a bad one passes with `beta`.
 
-    Bad: a share of twice the limit. `load`: both versions are beyond the limit, and the candidate's traffic is taken
-    away for a minute (`decide_pause`).
+    Bad: a share of twice the limit. `load`: both versions are beyond the limit, so that machine or load may be at
+    fault.
 
     Args:
         everyone: Of all requests.
@@ -156,17 +154,6 @@ def _decide(test: CandidateTest, alpha: float, beta: float) -> CandidateVerdict:
     if test.beyond.crossed(alpha):
         return "load" if test.active.crossed(math.sqrt(alpha)) else "fail"
     return "pass" if test.passing.crossed(beta) else "undecided"
-
-
-def decide_pause(limit: float, before: Sequence[Block], during: Sequence[Block]) -> CandidateVerdict:
-    """Return whose doing it is that both versions were beyond the limit, by the active version's blocks.
-
-    `fail`: while the candidate had no traffic its share fell to the limit, or to half of what it was. Else `load`.
-    """
-    earlier, later = ([block.share for block in blocks if block.share is not None] for blocks in (before, during))
-    if min(len(earlier), len(later)) < LEAST_PAUSE_BLOCKS:
-        return "undecided"
-    return "fail" if fmean(later) <= max(limit, fmean(earlier) / 2.0) else "load"
 
 
 @dataclass(frozen=True)

@@ -85,18 +85,6 @@ def test_every_combination_has_its_verdict(worse, beyond, active, passing):
     assert vt.decide_candidate(test, without, callers=3, alpha=ALPHA, beta=BETA) == "undecided"
 
 
-@pytest.mark.parametrize(
-    ("before", "during", "verdict"),
-    [(30, 1, "fail"), (30, 15, "fail"), (30, 16, "load"), (30, 30, "load"), (3, 2, "fail"), (4, 3, "load")],
-)
-def test_a_minute_without_the_candidate_shows_whose_doing_it_was(before, during, verdict):
-    def minute(bad):
-        return [Block(requests=100, bad=bad)] * 30
-
-    assert vt.decide_pause(LIMIT, minute(before), minute(during)) == verdict
-    assert vt.decide_pause(LIMIT, minute(before), minute(during)[:9]) == "undecided"
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_a_bad_version_is_confirmed_and_a_healthy_one_cleared(seed):
     assert judged([1] * 5, 0.25, 0.01, blocks=300, seed=seed) == "confirmed"
