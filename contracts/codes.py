@@ -154,7 +154,7 @@ ADVICE: dict[Code, str] = {
     "rehearsal_failed": "The rollback rehearsal failed in staging; slipway status names trigger and step.",
     "approval_expired": "The approval deadline passed; publish again with a higher attempt.",
     "approval_denied": "An approver ended the release; the reason says why. It can be published again with a higher attempt (slipway retry).",
-    "promotion_not_allowed": "The policy waits for a verdict of each canary (canary.on_deadline: abort); let the canary go on, or change the policy of later releases.",
+    "promotion_not_allowed": "The policy waits for a verdict of each canary (canary.on_deadline: ask) until its deadline; let the canary go on, or change the policy of later releases.",
     "not_applicable": "The release is not in the state that this order is for; see slipway status.",
     "deadline_passed": "A step took longer than its deadline; see which one and why, then publish with a higher attempt.",
     "work_abandoned": "A message of this release failed permanently; see slipway deadletters, fix the cause, then publish with a higher attempt.",

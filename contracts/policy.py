@@ -150,8 +150,8 @@ class Canary(_Strict):
     smaller one needs more requests."""
     deadline_s: Seconds = 3_600.0
     """Most time of one step."""
-    on_deadline: Literal["abort", "promote"] = "abort"
-    """What happens to a step that is undecided at its deadline."""
+    on_deadline: Literal["ask", "promote"] = "ask"
+    """What happens to a step that is undecided at its deadline: it waits, and a person is asked, or it goes on."""
 
     @model_validator(mode="after")
     def _steps_rise(self) -> Canary:
@@ -177,8 +177,8 @@ class Shadow(_Strict):
     """Fewest requests that both versions were asked before it can pass."""
     deadline_s: Seconds = 3_600.0
     """Most time; without a verdict by then, too few requests were compared, or chance is not excluded."""
-    on_deadline: Literal["abort", "continue"] = "abort"
-    """What happens at the deadline without a verdict: the release ends, or goes on to its traffic as if none were."""
+    on_deadline: Literal["ask", "continue"] = "ask"
+    """What happens at the deadline without a verdict: a person is asked, or the release goes on to its traffic."""
 
     @model_validator(mode="after")
     def _can_pass(self) -> Shadow:

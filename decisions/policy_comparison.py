@@ -71,8 +71,8 @@ def _canary_weaknesses(proposed: Canary, stored: Canary) -> list[str]:
         weaker.append(f"canary.min_requests is {proposed.min_requests}, below the stored {stored.min_requests}")
     if stored.steps and proposed.beta > stored.beta:
         weaker.append(f"canary.beta is {proposed.beta:g}, above the stored {stored.beta:g}")
-    if stored.on_deadline == "abort" and proposed.on_deadline == "promote":
-        weaker.append("canary.on_deadline is promote where the stored policy says abort")
+    if stored.on_deadline == "ask" and proposed.on_deadline == "promote":
+        weaker.append("canary.on_deadline is promote where the stored policy says ask")
     if (
         stored.steps
         and proposed.on_deadline == stored.on_deadline == "promote"
@@ -100,8 +100,8 @@ def _shadow_weaknesses(proposed: Shadow | None, stored: Shadow | None) -> list[s
         for field in fields
         if getattr(proposed, field) < getattr(stored, field)
     ]
-    if stored.on_deadline == "abort" and proposed.on_deadline == "continue":
-        weaker.append("shadow.on_deadline is continue where the stored policy says abort")
+    if stored.on_deadline == "ask" and proposed.on_deadline == "continue":
+        weaker.append("shadow.on_deadline is continue where the stored policy says ask")
     if proposed.on_deadline == stored.on_deadline == "continue" and proposed.deadline_s < stored.deadline_s:
         weaker.append(
             f"shadow.deadline_s goes on after {proposed.deadline_s:g} s, before the stored {stored.deadline_s:g} s"

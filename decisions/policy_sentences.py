@@ -70,7 +70,7 @@ def _of_approval(policy: ReleasePolicy) -> str:
 def _traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
     if policy.shadow is not None and not first:
         shadow = policy.shadow
-        late = "ends" if shadow.on_deadline == "abort" else "goes on without a verdict"
+        late = "waits for a person" if shadow.on_deadline == "ask" else "goes on without a verdict"
         yield (
             f"Before any traffic, it is asked {shadow.share_ratio:.3g} of the requests again, unseen by callers, for "
             f"{period(shadow.duration_s)} and until {shadow.min_requests} are compared with what serves; if it is "
@@ -82,7 +82,7 @@ def _traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
     elif shares == [PlannedStep("traffic", 1.0)]:
         yield "It takes all traffic at once: the policy has no canary."
     canary = policy.canary
-    late = "takes the next share without a verdict" if canary.on_deadline == "promote" else "is taken out of traffic"
+    late = "takes the next share without a verdict" if canary.on_deadline == "promote" else "waits for a person"
     for step in shares:
         if step.step == "canary":
             yield (

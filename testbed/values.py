@@ -101,7 +101,7 @@ def policy(**changes) -> ReleasePolicy:
         ),
         "load": LoadProfile(requests=40, rate_rps=2.0, output_tokens=24, warmup_requests=2, timeout_s=60.0),
         "promotion": Promotion(mode="manual", approval_deadline_s=86_400.0),
-        "canary": Canary(steps=(0.05, 0.25), min_requests=200, beta=0.02, deadline_s=3600.0, on_deadline="abort"),
+        "canary": Canary(steps=(0.05, 0.25), min_requests=200, beta=0.02, deadline_s=3600.0, on_deadline="ask"),
         "triggers": (trigger(), trigger(name="errors", metric="error_ratio", threshold=0.02)),
     }
     return ReleasePolicy(**(whole | changes))

@@ -28,10 +28,10 @@ promotion: {mode: automatic}
 # approvals: {count: 2, not_by_publisher: true}
 
 # Requests that the candidate is asked as well before it takes any traffic; no caller gets its answers.
-# shadow: {share_ratio: 0.1, duration_s: 600, min_requests: 100, deadline_s: 3600, on_deadline: abort}
+# shadow: {share_ratio: 0.1, duration_s: 600, min_requests: 100, deadline_s: 3600, on_deadline: ask}
 
 # Shares of production traffic before all of it; without steps the release goes to all traffic at once.
-canary: {steps: [0.05, 0.25], min_requests: 200, deadline_s: 3600, on_deadline: abort}
+canary: {steps: [0.05, 0.25], min_requests: 200, deadline_s: 3600, on_deadline: ask}
 
 # Each automatic trigger rolls back once in staging before the release may take traffic.
 rehearsal: required

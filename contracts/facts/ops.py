@@ -57,17 +57,17 @@ class ReleaseHeld(Fact):
 
 
 class CanaryAdvanced(Fact):
-    """An approver let a canary take the next share before there is a verdict; only where the policy promotes without.
+    """An approver let a candidate go on without a verdict: where the policy does so, too, or after its deadline.
 
     Attributes:
-        weight_ratio: The share that is not waited for any more.
+        weight_ratio: The share that is not waited for any more; 0 for the shadow.
         epoch: The route's epoch at that moment: the order is void for another route.
     """
 
     TYPE: ClassVar[str] = "slipway.canary.advanced.v1"
 
     release_id: str
-    weight_ratio: Annotated[float, Field(gt=0.0, lt=1.0)]
+    weight_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
     reason: str = ""
     expires_at: Instant | None = None
     epoch: Epoch | None = None

@@ -96,13 +96,13 @@ def promote(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Move the canary of a release on to its next share of traffic before there is a verdict.
+    """Move the canary, or the shadow, of a release on to its next share of traffic without a verdict.
 
-    It is accepted only if the policy has `canary.on_deadline: promote`, with which the deadline does the same later. It
-    takes the role approver. A canary with a bad verdict ends nevertheless.
+    It is accepted after the deadline, or earlier if the policy has `canary.on_deadline: promote`. It takes the role
+    approver. A canary with a bad verdict ends nevertheless.
     """
     release, share = asyncio.run(_promote(find_stack(state), what, reason, expires_at(expires)))
-    line = f"{release.name} does not wait for the verdict of its canary with {share:.0%} any more"
+    line = f"{release.name} does not wait for the verdict at {share:.0%} of the traffic any more"
     show_result(as_json, {**_data(release), "weight_ratio": share}, line)
 
 
@@ -114,19 +114,21 @@ async def _promote(stack: StackAddress, what: str, reason: str, until: datetime)
 
         route = await read_route(js, release.model)
         canary = route.canary_in_traffic if route is not None else None
-        if canary is None or canary.served.target.version != release.version:
+        share = canary.weight_ratio if canary and canary.served.target.version == release.version else 0.0
+        shadowed = route.shadowed if route is not None else None
+        if not share and (shadowed is None or shadowed.target.version != release.version):
             raise CommandError(
-                f"{release.name} has no canary; see `slipway status {release.model}`", name="not_applicable"
+                f"{release.name} has no canary or shadow; see `slipway status {release.model}`", name="not_applicable"
             )
         fact = CanaryAdvanced(
             release_id=str(release.release_id),
-            weight_ratio=canary.weight_ratio,
+            weight_ratio=share,
             reason=reason,
             expires_at=until,
             epoch=await epoch_of(js, release.model),
         )
         await order_and_confirm(js, stack, release, fact)
-    return release, canary.weight_ratio
+    return release, share
 
 
 def reject(

@@ -86,6 +86,11 @@ def _unjudged(release: Release) -> list[Variant]:
     return [variant for variant in registered if gates.verdict_on(release, variant) is None]
 
 
+def awaited_key(release: Release) -> str | None:
+    """Return the share that waits for its verdict, `shadow` for the shadow; None without one."""
+    return SHADOW if awaited_step(release) == SHADOW else awaited_weight(release)
+
+
 def awaited_weight(release: Release) -> str | None:
     """Return the deployed share that waits to be assessed; None when no canary is under way."""
     for weight in plan.weights(release):
@@ -145,9 +150,9 @@ def allowed_s(release: Release, step: Step) -> float:
 
 
 def deadline_at(release: Release) -> datetime | None:
-    """Return the deadline of the awaited step; None while the release is paused, and when it is finished."""
+    """Return the deadline of the awaited step; None while it is paused or a person is asked, and at its end."""
     step = awaited_step(release)
-    if step is None or release.is_paused:
+    if step is None or release.is_paused or awaited_key(release) in release.overdue:
         return None
     return later(start_of_deadline(since(release, step), release.hold_order), allowed_s(release, step))
 

@@ -8,6 +8,7 @@ from decisions.release_holds import newest_hold
 from services.registry.domain import approvals, deadlines
 from services.registry.domain.admission import Refusal
 from services.registry.domain.record import (
+    SHADOW,
     Advance,
     Approval,
     Cancellation,
@@ -51,14 +52,14 @@ def _assess_denial(release: Release) -> Refusal | None:
 
 
 def _assess_advance(release: Release, order: CanaryAdvanced, sender: str) -> Refusal | None:
-    awaited = deadlines.awaited_weight(release)
-    if awaited is None or awaited != weight_key(order.weight_ratio):
+    awaited = deadlines.awaited_key(release)
+    if awaited is None or awaited != (weight_key(order.weight_ratio) if order.weight_ratio else SHADOW):
         shown = "no canary is under way" if awaited is None else f"the canary under way has {awaited}"
         return Refusal(
             _NOT_APPLICABLE, f"The order is for a canary with {order.weight_ratio:g} of the traffic; {shown}."
         )
-    if release.policy.canary.on_deadline != "promote":
-        reason = f"The policy of {release.id} has canary.on_deadline: abort, so each canary needs a verdict."
+    if release.policy.canary.on_deadline != "promote" and awaited not in release.overdue:
+        reason = f"The policy of {release.id} has canary.on_deadline: ask, so a verdict is awaited until the deadline."
         return Refusal("promotion_not_allowed", reason)
     return approvals.assess_approval(release, sender)
 

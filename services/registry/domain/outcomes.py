@@ -10,7 +10,7 @@ from contracts.facts.release import Outcome
 from decisions.variant_verdicts import SUSPECT
 from services.registry.domain import gates, plan, rehearsals
 from services.registry.domain.orders import is_past_approval
-from services.registry.domain.record import SHADOW, Release
+from services.registry.domain.record import Release
 
 NOT_SERVABLE: Final[frozenset[Code]] = frozenset({"variant_not_servable", "runtime_unknown"})
 """Codes by which the serving fleet refuses a variant before anything is made."""
@@ -177,14 +177,9 @@ def _expired(release: Release) -> Ending | None:
     if release.expired is None:
         return None
     code: Code = "approval_expired" if release.expired == "approval" else "deadline_passed"
-    reason = f"The step {release.expired} took longer than the policy allows."
-    return Ending("expired", code, f"{reason} {_NO_VERDICT}" if release.expired == SHADOW else reason)
+    return Ending("expired", code, f"The step {release.expired} took longer than the policy allows.")
 
 
-_NO_VERDICT = (
-    "shadow.assessed says how many requests were compared and what was missing. Where the candidate has a "
-    "smaller context than the active version only short ones are, and without a chat template no conversations."
-)
 _ENDINGS: tuple[Callable[[Release], Ending | None], ...] = (
     _rejected,
     _nothing_servable,

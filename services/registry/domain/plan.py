@@ -65,6 +65,10 @@ def _waived_deadlines(release: Release) -> Iterator[Emission]:
             f"deadline.passed:canary:{weight}",
             DeadlinePassed(release_id=release.id, step="canary", waiting_for=awaited),
         )
+    for key in release.overdue:
+        step, name = (SHADOW, SHADOW) if key == SHADOW else ("canary", f"canary:{key}")
+        awaited = f"{step}.assessed with a verdict; a person decides: slipway promote, or slipway cancel"
+        yield f"deadline.passed:{name}", DeadlinePassed(release_id=release.id, step=step, waiting_for=awaited)
 
 
 def _variant_requests(release: Release) -> Iterator[Emission]:
@@ -292,7 +296,8 @@ def has_shadow(release: Release) -> bool:
 def passed_shadow(release: Release) -> bool:
     """Return whether the shadow, which has begun, showed enough to take traffic, or the policy goes on without."""
     shadowed = release.shadowed
-    return SHADOW in release.waived or (shadowed is not None and shadowed.verdict == "pass")
+    is_told = SHADOW in release.waived or weight_key(0.0) in release.advanced
+    return is_told or (shadowed is not None and shadowed.verdict == "pass")
 
 
 def passed_canary(release: Release, key: str) -> bool:

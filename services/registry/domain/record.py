@@ -168,6 +168,7 @@ class Release(OutboxRecord):
     shadowed: ShadowAssessed | None = None
     assessed: dict[str, CanaryAssessed] = Field(default_factory=dict)
     waived: tuple[str, ...] = ()
+    overdue: tuple[str, ...] = ()
     advanced: dict[str, Advance] = Field(default_factory=dict)
     hold: Hold | None = None
     route: RouteSeen | None = None

@@ -218,6 +218,9 @@ def _deadline(release: Release, data: DeadlineReached, received_at: datetime, no
     weight = deadlines.awaited_weight(release) if data.step == "canary" else None
     if weight is not None and release.policy.canary.on_deadline == "promote":
         return release.model_copy(update={"waived": (*release.waived, weight)})
+    key = SHADOW if data.step == SHADOW else weight
+    if key is not None:  # lack of evidence ends nothing: a person decides
+        return release.model_copy(update={"overdue": (*release.overdue, key)})
     return release.model_copy(update={"expired": data.step})
 
 

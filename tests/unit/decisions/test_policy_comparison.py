@@ -126,7 +126,7 @@ PAIRS = [
     ("canary.steps", with_canary(steps=(0.05, 0.25)), with_canary(steps=(0.05, 0.5))),
     ("canary.min_requests", with_canary(min_requests=200), with_canary(min_requests=100)),
     ("canary.beta", with_canary(beta=0.05), with_canary(beta=0.5)),
-    ("canary.on_deadline", with_canary(on_deadline="abort"), with_canary(on_deadline="promote")),
+    ("canary.on_deadline", with_canary(on_deadline="ask"), with_canary(on_deadline="promote")),
     (
         "canary.deadline_s",
         with_canary(on_deadline="promote", deadline_s=900),
@@ -186,7 +186,7 @@ def test_a_shadow_may_only_be_tightened():
         "shadow.share_ratio is 0.1, below the stored 0.2",
         "shadow.duration_s is 30, below the stored 60",
         "shadow.min_requests is 10, below the stored 50",
-        "shadow.on_deadline is continue where the stored policy says abort",
+        "shadow.on_deadline is continue where the stored policy says ask",
     ]
     goes_on = policy(shadow=Shadow(deadline_s=4000.0, on_deadline="continue"))
     sooner = policy(shadow=Shadow(deadline_s=700.0, on_deadline="continue"))
@@ -321,7 +321,7 @@ policies = st.builds(
         min_requests=st.integers(1, 99),
         beta=st.floats(0.01, 0.9),
         deadline_s=st.floats(1, 99),
-        on_deadline=st.sampled_from(["abort", "promote"]),
+        on_deadline=st.sampled_from(["ask", "promote"]),
     ),
     shadow=st.none()
     | st.builds(
@@ -330,7 +330,7 @@ policies = st.builds(
         duration_s=st.floats(1, 99),
         min_requests=st.integers(1, 99),
         deadline_s=st.floats(100, 999),
-        on_deadline=st.sampled_from(["abort", "continue"]),
+        on_deadline=st.sampled_from(["ask", "continue"]),
     ),
     rehearsal=st.sampled_from(["required", "not_required"]),
     no_previous=st.sampled_from(["base", "hold"]),

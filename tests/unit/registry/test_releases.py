@@ -406,16 +406,20 @@ def test_stale_and_early_deadlines_are_ignored():
     assert walk.end is None
 
 
-@pytest.mark.parametrize(("rule", "outcome"), [("abort", "expired"), ("promote", None)])
-def test_a_canary_without_evidence_does_what_the_policy_says(rule, outcome):
+@pytest.mark.parametrize("rule", ["ask", "promote"])
+def test_lack_of_traffic_asks_a_person_or_goes_on_and_ends_no_canary(rule):
     canary = Canary(steps=(0.1,), deadline_s=50, on_deadline=rule)
     walk = Walk(k.policy(canary=canary)).to_verdict(k.turn(first=False, epoch=1))
     walk.handle(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
     walk.now += timedelta(seconds=50)
     emitted = walk.handle(DeadlineReached(step="canary"))
-    assert (walk.end.outcome if walk.end else None) == outcome
+    assert walk.end is None
     assert ("traffic.requested:1" in emitted) == (rule == "promote")
     assert any(key.startswith("deadline.passed:canary") for key in emitted)
+    assert (deadline_at(walk.release) is None) == (rule == "ask")
+    if rule == "ask":
+        assert walk.handle(DeadlineReached(step="canary")) == {}
+        assert "traffic.requested:1" in walk.handle(k.assessed("int8")), "evidence that comes later counts"
 
 
 def test_the_timeline_tells_when_each_step_happened():

@@ -4,9 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from contracts.facts import DeadlinePassed, ReleaseHeld
+from contracts.facts import CanaryAdvanced, DeadlinePassed, ReleaseHeld
 from contracts.policy import Canary, Promotion, Shadow
 from services.registry.domain.deadlines import awaited_step, deadline_at
+from services.registry.domain.orders import assess_order
 from services.registry.domain.record import DeadlineReached, Hold
 from services.registry.domain.versions import plan_deployment_record
 from tests.kit import fakes_registry as k
@@ -69,13 +70,13 @@ def test_a_failure_replaces_a_pass_while_the_release_is_held_and_not_once_traffi
     assert (held.end.outcome, held.end.code) == ("aborted", "gate_failed")
 
 
-@pytest.mark.parametrize(("rule", "outcome"), [("abort", "expired"), ("continue", None)])
-def test_a_shadow_without_a_verdict_does_what_the_policy_says(rule, outcome):
+@pytest.mark.parametrize("rule", ["ask", "continue"])
+def test_a_shadow_without_a_verdict_does_what_the_policy_says(rule):
     walk = walk_to_shadow(duration_s=10, deadline_s=50, on_deadline=rule)
     assert deadline_at(walk.release) == walk.now + timedelta(seconds=50)
     walk.now += timedelta(seconds=50)
     emitted = walk.handle(DeadlineReached(step="shadow"))
-    assert (walk.end.outcome if walk.end else None) == outcome
+    assert walk.end is None
     assert ("traffic.requested:0.1" in emitted) == (rule == "continue")
     passed = DeadlinePassed.model_validate(emitted["deadline.passed:shadow"])
     assert passed.step == "shadow"
@@ -83,8 +84,11 @@ def test_a_shadow_without_a_verdict_does_what_the_policy_says(rule, outcome):
         assert "the policy goes on without it" in passed.waiting_for
         assert awaited_step(walk.release) == "traffic"
     else:
-        assert walk.end.code == "deadline_passed"
-        assert "smaller context than the active version only short ones are" in walk.end.reason
+        assert "a person decides" in passed.waiting_for
+        assert deadline_at(walk.release) is None
+        order = CanaryAdvanced(release_id=k.RELEASE, weight_ratio=0.0, reason="too little traffic")
+        assert assess_order(walk.release, order, "anna") is None
+        assert "traffic.requested:0.1" in walk.handle(order)
 
 
 def test_a_cancellation_ends_a_shadow():
