@@ -46,7 +46,7 @@ CLOCK = SystemClock()
 class Answers:
     """A target behind the route that generates; the real one is tested with Triton."""
 
-    async def answers(self, _served):
+    async def answers(self, _served, _least=1):
         return None
 
 

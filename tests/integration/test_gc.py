@@ -93,7 +93,7 @@ def test_what_no_release_needs_is_removed_and_what_one_finds_meanwhile_stays(ser
 
     another = as_service(servers, "merger")  # its own look at the plan
     assert another.find_made(reused) is not None
-    locking = LockingStore(servers[1].settings("registry"))
+    locking = LockingStore(stack.connection)
     locking.retain(
         blobs[lost][0], locking.latest_version(blobs[lost][0]), Retention("governance", now + timedelta(days=1))
     )
