@@ -223,6 +223,9 @@ class Trigger(_Strict):
     bound: Annotated[Literal["upper", "lower"] | None, Field(exclude_if=lambda bound: bound is None)] = None
     allowed_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """Share of requests that may be beyond the threshold, for metrics with a figure of each request."""
+    own_factor: Annotated[float | None, Field(gt=1.0, le=10.0, exclude_if=lambda factor: factor is None)] = None
+    """While the version is active, at most this factor of its own share of bad requests in its first hour with traffic
+    is allowed, too; None for the declared limit alone."""
     window_s: Seconds = 60.0
     """An alert is resolved when so long a time, or the newest ten requests if it had fewer, was within the limit, and
     stayed so as long again."""
@@ -252,6 +255,9 @@ class Trigger(_Strict):
             raise ValueError(msg)
         if self.metric != "output_tokens" and self.bound not in (None, own):
             msg = f"the trigger {self.name!r}: bound is {self.bound}; for {self.metric} it is {own}, so leave it out"
+            raise ValueError(msg)
+        if self.metric == "drift" and self.own_factor is not None:
+            msg = f"the trigger {self.name!r}: drift is no share of bad requests, so leave own_factor out"
             raise ValueError(msg)
         return self
 

@@ -38,7 +38,10 @@ GREATEST_FACTOR: Final = 14.0
 STAKES: Final = 4
 SMALLEST_LIMIT: Final = 1e-4
 """A limit of zero would make one failure of a million an alarm; this is what it means instead."""
+LEARNED: Final = 1800
+"""So many first blocks with requests, an hour, are a version's own history."""
 _LARGEST_SUM: Final = 1e15
+_UPPER_95: Final = 1.645
 _NEAR_REST: Final = 1.1
 """The evidence returns to its value at rest from above, and never quite reaches it."""
 
@@ -152,3 +155,34 @@ def is_at_rest(state: ShareDetector, limit: float) -> bool:
 def _sums_at_rest(stakes: Iterable[float]) -> tuple[float, ...]:
     """Return the sums to which a detector returns while nothing is bad, the fixed points of R <- (1 + R) * (1 - c)."""
     return tuple((1.0 - stake) / stake for stake in stakes)
+
+
+class History(Contract):
+    """The shares of bad requests of a version's first blocks: their number, their sum, and that of their squares."""
+
+    blocks: Count = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+
+def learn(history: History, blocks: Iterable[Block]) -> History:
+    """Return the history with some more blocks; without requests one is nothing, and beyond `LEARNED` none counts."""
+    shares = [block.share for block in blocks if block.share is not None][: LEARNED - history.blocks]
+    return History(
+        blocks=history.blocks + len(shares),
+        total=history.total + sum(shares),
+        squares=history.squares + sum(share * share for share in shares),
+    )
+
+
+def own_limit(history: History, allowed_factor: float) -> float:
+    """Return the limit that a version's own history sets; 1 while it is too short.
+
+    It is a factor of the upper 95 % bound of its share of bad requests. Blocks are the unit, so that bursts inside them
+    widen the bound.
+    """
+    if history.blocks < LEARNED:
+        return 1.0
+    mean = history.total / history.blocks
+    variance = max(0.0, history.squares / history.blocks - mean * mean)
+    return allowed_factor * (mean + _UPPER_95 * math.sqrt(variance / history.blocks))

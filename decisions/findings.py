@@ -9,8 +9,8 @@ from contracts.policy import Trigger
 from decisions.alerts import Finding
 from decisions.candidates import judge
 from decisions.hard_failures import Failures, HardFailure, assess_failures
-from decisions.observation import CALM_REQUESTS, Recent, TriggerState, is_calm, recent
-from decisions.triggers import kind_of, limit_of
+from decisions.observation import CALM_REQUESTS, Recent, TriggerState, current_limit, is_calm, recent
+from decisions.triggers import kind_of
 
 HARD_HOLD_S = 60.0
 NO_FAILURES = Failures()
@@ -63,7 +63,7 @@ def assess_trigger(
     error: str = "",
 ) -> Finding:
     """Return the finding of one trigger; `error` is how the last request failed."""
-    limit, candidate = limit_of(trigger), state.candidate
+    limit, candidate = current_limit(state, trigger), state.candidate
     calm_requests = CALM_REQUESTS if candidate is None else min(trigger.min_requests, CALM_REQUESTS)
     if candidate is not None:
         fired = judge(candidate, trigger, NEVER_PASSES) == "fail"

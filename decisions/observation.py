@@ -13,7 +13,7 @@ from contracts.facts import Inference
 from contracts.facts.watch import PairCounts, Window
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract
-from decisions.block_tests import ShareDetector, is_at_rest, observe_detector
+from decisions.block_tests import History, ShareDetector, is_at_rest, learn, observe_detector, own_limit
 from decisions.candidates import CandidateState, add_beside, close_candidate
 from decisions.open_blocks import Closed, OpenBlocks, add_to_blocks, close_blocks
 from decisions.triggers import Outcome, ended_at, limit_of
@@ -42,6 +42,7 @@ class TriggerState(Contract):
 
     Attributes:
         detector: Of the active target: the e-detector of its blocks; None for a candidate.
+        history: Of the active target: its share of bad requests in its first hour, where a trigger declares a factor.
         blocks: Of the active target: the blocks that still take requests.
         candidate: Of a canary or shadow: its blocks, and what they show beside the active version's.
         first_bad_at: Arrival of the first bad request since the evidence last spoke for the target.
@@ -52,6 +53,7 @@ class TriggerState(Contract):
     """
 
     detector: ShareDetector | None = None
+    history: History = History()
     blocks: OpenBlocks = OpenBlocks()
     candidate: CandidateState | None = None
     slots: tuple[Slot, ...] = ()
@@ -74,6 +76,12 @@ class TriggerState(Contract):
         return self.candidate.peak if self.candidate is not None else 0.0
 
 
+def current_limit(state: TriggerState, trigger: Trigger) -> float:
+    """Return the share of bad requests that a trigger allows a target: the declared one, or less by its own history."""
+    declared = limit_of(trigger)
+    return declared if trigger.own_factor is None else min(declared, own_limit(state.history, trigger.own_factor))
+
+
 def fresh_trigger(role: Role) -> TriggerState:
     """Return a trigger without evidence: an e-detector for the active target, the tests of a candidate otherwise."""
     return TriggerState(detector=ShareDetector()) if role == "active" else TriggerState(candidate=CandidateState())
@@ -84,7 +92,7 @@ def begin_anew(state: TriggerState, role: Role) -> TriggerState:
     fresh = fresh_trigger(role)
     if state.candidate is not None and fresh.candidate is not None:
         return fresh.model_copy(update={"candidate": state.candidate.begun_anew()})
-    return fresh.model_copy(update={"blocks": state.blocks})
+    return fresh.model_copy(update={"blocks": state.blocks, "history": state.history})
 
 
 def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[Outcome]) -> TriggerState:
@@ -125,10 +133,16 @@ def close_trigger(state: TriggerState, trigger: Trigger, now: datetime | None) -
     blocks, closed = close_blocks(state.blocks, now)
     if state.detector is None or not closed:
         return state, {}
-    limit = limit_of(trigger)
+    limit = current_limit(state, trigger)
     detector = observe_detector(state.detector, limit, closed.values())
     is_quiet = not blocks.bad and is_at_rest(detector, limit)
-    return _at_rest(state, {"detector": detector, "blocks": blocks}, is_quiet=is_quiet), closed
+    update: dict[str, object] = {"detector": detector, "blocks": blocks}
+    if trigger.own_factor is not None:
+        update["history"] = learn(state.history, closed.values())
+    known = _at_rest(state, update, is_quiet=is_quiet)
+    if current_limit(known, trigger) < limit:  # known from here on: its stakes differ from those of the evidence so far
+        known = known.model_copy(update={"detector": ShareDetector(open=detector.open)})
+    return known, closed
 
 
 def _at_rest(state: TriggerState, update: dict[str, object], *, is_quiet: bool) -> TriggerState:

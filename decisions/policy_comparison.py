@@ -1,5 +1,7 @@
 """Comparison of release policies: an event's policy may only tighten the stored one."""
 
+import math
+
 from contracts.golden import GoldenPrompts
 from contracts.policy import Canary, LoadProfile, MetricGate, QualityGate, ReleasePolicy, Shadow, Trigger
 
@@ -183,6 +185,8 @@ def _trigger_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[st
             weaker.append(f"trigger {trigger.name} ({trigger.metric}) of the stored policy is missing")
             continue
         weaker += _threshold_weaknesses(proposed, trigger)
+        if trigger.own_factor is not None and (proposed.own_factor or math.inf) > trigger.own_factor:
+            weaker.append(f"trigger {trigger.name}: own_factor is not the stored {trigger.own_factor:g}, nor below it")
         if trigger.action == "automatic" and proposed.action == "manual":
             weaker.append(f"trigger {trigger.name}: action is manual where the stored policy says automatic")
         if proposed.min_requests > trigger.min_requests or proposed.alpha < trigger.alpha:

@@ -126,7 +126,8 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
 
 
 def _trigger(trigger: Trigger) -> str:
-    when = f"when {_condition(trigger)}; of a candidate, after at least {trigger.min_requests} requests"
+    own = f", or {trigger.own_factor:g} times as many as in its own first hour" if trigger.own_factor else ""
+    when = f"when {_condition(trigger)}{own}; of a candidate, after at least {trigger.min_requests} requests"
     if trigger.action == "automatic":
         return f"{trigger.name}: rolls back by itself {when}."
     return f"{trigger.name}: raises an alert {when}; people decide."

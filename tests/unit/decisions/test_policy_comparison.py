@@ -99,6 +99,8 @@ PAIRS = [
     ("gate ttft_ms.p95 of", with_gate(max_value=500.0), policy(gates=())),
     ("threshold", with_trigger(threshold=700.0), with_trigger(threshold=900.0)),
     ("allowed_ratio", with_trigger(allowed_ratio=0.01), with_trigger(allowed_ratio=0.1)),
+    ("own_factor", with_trigger(own_factor=1.2), with_trigger()),
+    ("own_factor", with_trigger(own_factor=1.2), with_trigger(own_factor=1.3)),
     (
         "slow-first-token: threshold is below",
         with_trigger(metric="logprob_mean", threshold=-2.0),
@@ -255,6 +257,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "deadlines",  # say what a release prefers and how long it waits, not what it proves
     }
     assert set(Trigger.model_fields) == {
+        "own_factor",
         "name",
         "metric",
         "threshold",
