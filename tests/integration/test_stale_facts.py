@@ -52,7 +52,7 @@ class Shifted:
 class Answers:
     """A target behind the route that generates; the real one is tested with Triton."""
 
-    async def answers(self, _served):
+    async def answers(self, _served, _least=1):
         return None
 
 
