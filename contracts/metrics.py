@@ -149,7 +149,9 @@ TELEMETRY_DROPPED = _gateway(
 UNDESCRIBED = _gateway(
     "slipway_gateway_undescribed_total", "counter", "Answers of the sample without features of their text", ("reason",)
 )
-SLOW_READERS = _gateway("slipway_gateway_slow_readers_total", "counter", "Callers dropped because they read nothing")
+SLOW_READERS = _gateway(
+    "slipway_gateway_slow_readers_total", "counter", "Answers given up because their callers read nothing"
+)
 MIRRORED = _gateway(
     "slipway_gateway_mirrored_total",
     "counter",

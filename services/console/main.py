@@ -30,11 +30,14 @@ from shared.runtime.settings import Connection, read_settings
 from shared.runtime.team_list import TeamList
 from shared.runtime.telemetry import configure_logging
 
+_OPEN_PAGES = 500
+"""Pages that changes are sent to at the same time."""
+
 
 async def run(connection: Connection, settings: ConsoleSettings) -> None:
     """Build the service and serve until SIGTERM."""
     clock, folder = SystemClock(), connection.work_dir(SERVICE)
-    bus, hub = Bus(connection, SERVICE, clock), Hub(settings.stream_clients, clock)
+    bus, hub = Bus(connection, SERVICE, clock), Hub(_OPEN_PAGES, clock)
     index, sessions = Index(settings.index or folder / "index.db"), Sessions(folder / "sessions.db", clock)
     people = People(settings.identities, settings.credentials, TeamList(connection.teams, clock, every_s=1.0).require())
     log = StreamLog(lambda: bus.js)

@@ -38,8 +38,6 @@ class ConsoleSettings(BaseSettings):
     """Certificate (PEM) of the authority of the gateway's certificate; without it, the system's list counts."""
     answer_s: float = Field(default=4.0, ge=0)
     """How long the page of an order waits for the answer, in seconds; it comes to the other pages in any case."""
-    stream_clients: int = Field(default=500, ge=1)
-    """Open pages that changes are sent to at the same time."""
 
     @field_validator("url")
     @classmethod

@@ -8,7 +8,7 @@ _PIECE_BYTES = 64
 
 
 class SlowReader(Exception):  # noqa: N818 - the caller is slow; it is no error of ours
-    """The caller reads its answer too slowly and is dropped."""
+    """The caller reads its answer too slowly: the answer is given up."""
 
 
 class Backlog:

@@ -43,12 +43,12 @@ class Endpoint:
         self._mirrors = Mirrors(dependencies, self._new_answer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; drop a caller that does not read its answer."""
+        """Answer one request; give up the answer of a caller that does not read it."""
         try:
             with limited_writes(send, self._dependencies.settings.write_s) as limited:
                 await self._serve(scope, receive, limited)
         except SlowReader:
-            self._dependencies.metrics.slow_readers.inc()  # uvicorn closes the connection of an incomplete answer
+            self._dependencies.metrics.slow_readers.inc()  # the connection stays until the caller reads or leaves
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         dependencies = self._dependencies

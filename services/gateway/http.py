@@ -104,7 +104,7 @@ def _declared(request: Request) -> int:
 
 @contextlib.contextmanager
 def limited_writes(send: Send, limit_s: float) -> Iterator[Send]:
-    """Yield `send` with a time limit for each message, so that callers that do not read are dropped.
+    """Yield `send` with a time limit for each message, so that an answer that is not read is given up.
 
     Raises (what is yielded):
         SlowReader: the caller read nothing for so long.

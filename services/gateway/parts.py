@@ -38,6 +38,9 @@ from shared.runtime.service_metrics import ServiceMetrics
 from shared.runtime.settings import Connection
 from shared.serving.inference import Deadlines
 
+_BATCH = 500
+"""Most telemetry records of one message."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -134,7 +137,7 @@ def _recorder(bus_connection: BusConnection, settings: GatewaySettings, metrics:
         bus_connection,
         gateway=f"gateway-{socket.gethostname()[:63]}-{uuid.uuid4().hex[:8]}",
         queue=settings.telemetry_queue,
-        batch=settings.telemetry_batch,
+        batch=_BATCH,
         interval_s=settings.telemetry_interval_s,
         on_drop=metrics.dropped.inc,
     )

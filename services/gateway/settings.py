@@ -63,15 +63,13 @@ class GatewaySettings(BaseSettings):
     max_connections: Annotated[int, Field(ge=1)] = 4096
     """Open connections; above it requests are a 503."""
     write_s: Seconds = 30.0
-    """Time in which a caller must read something of its answer."""
+    """Time in which a caller must read something of its answer; then the answer is given up, the connection stays."""
     max_lag_bytes: Annotated[int, Field(ge=1024)] = 256 * 2**10
     """Most bytes of an answer that wait for its caller."""
     features_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the answers whose texts are described; drills and staging always are."""
     telemetry_queue: Annotated[int, Field(ge=1)] = 20_000
     """Telemetry records that wait for the bus; above it the oldest is dropped."""
-    telemetry_batch: Annotated[int, Field(ge=1, le=2000)] = 500
-    """Most records of one message."""
     telemetry_interval_s: Seconds = 0.25
     """Longest wait of a record for others of its message."""
 

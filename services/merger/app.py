@@ -147,7 +147,6 @@ def build(
         proof=ServingProof(artifacts, templates),
         clock=clock,
         dtype=settings.save_dtype,
-        limits=settings.parity_limits(),
     )
 
     @bus.on(ReleaseOpened, failure=_rejected)

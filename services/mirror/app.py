@@ -19,6 +19,8 @@ from shared.runtime.clock import Clock
 from shared.runtime.sweeper import Sweeper
 
 SERVICE = "mirror"
+_MODEL_S = 600.0
+"""Most seconds that one model may take in one turn; the rest is done in the next."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,4 @@ def build(
 
 def build_sweeper(mirror: Mirror, settings: MirrorSettings) -> Sweeper[Item]:
     """Return the loop."""
-    return Sweeper(
-        "mirror", mirror.due, mirror.mirror, every_s=settings.sweep_s, item_limit_s=settings.model_s, at_once=2
-    )
+    return Sweeper("mirror", mirror.due, mirror.mirror, every_s=settings.sweep_s, item_limit_s=_MODEL_S, at_once=2)

@@ -52,7 +52,7 @@ async def run(connection: Connection, settings: MirrorSettings) -> None:
 def _mlflow(settings: MirrorSettings) -> MlflowApi | None:
     if settings.mlflow_url is None:
         return None
-    access = MlflowAccess(settings.mlflow_url, settings.mlflow_token_file, settings.mlflow_ca, settings.call_s)
+    access = MlflowAccess(settings.mlflow_url, settings.mlflow_token_file, settings.mlflow_ca)
     return MlflowApi(access)
 
 
@@ -70,7 +70,6 @@ def _others(store: Store, folder: Path, settings: MirrorSettings) -> list[Regist
             offline=settings.wandb_mode == "offline",
             url=settings.wandb_url,
             key_file=settings.wandb_key_file,
-            call_s=settings.call_s,
         )
         registries.append(WandbRegistry(wandb, folder / "wandb"))
     return registries

@@ -44,10 +44,6 @@ class MirrorSettings(BaseSettings):
     """Seconds between two looks at what changed."""
     resync_s: Seconds = 300.0
     """Seconds after which every model is compared again, whether or not anything is known to have changed."""
-    call_s: Seconds = 30.0
-    """Most seconds of one call of a registry."""
-    model_s: Seconds = 600.0
-    """Most seconds that one model may take in one turn; the rest is done in the next."""
     retry_first_s: Seconds = 2.0
     """Seconds until the next try after a registry failed; they double with each failure in a row."""
     retry_longest_s: Seconds = 300.0

@@ -50,10 +50,7 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
         monitor, KvRoutes(lambda: bus.js), SignedPolicies(store, connection), AlertLog(lambda: bus.js, SERVICE)
     )
 
-    async def compare_clocks() -> None:
-        await clock.keep_comparing(settings.compare_clocks_s)
-
-    await serve(bus, connection, background=[sweeper.run, build_routed_sweeper(routed).run, compare_clocks])
+    await serve(bus, connection, background=[sweeper.run, build_routed_sweeper(routed).run, clock.keep_comparing])
 
 
 def main() -> None:

@@ -20,8 +20,6 @@ class MonitorSettings(BaseSettings):
     """Length of the windows that are summarised."""
     lateness_s: Seconds = 15.0
     """How long after its end a window still takes records: longer than the bus waits to deliver a batch again."""
-    ahead_s: Seconds = 30.0
-    """How far a record may be ahead, once a wrong clock of its gateway is put right."""
     update_every_s: Seconds = 15.0
     """Least time between two updates of an alert."""
     assess_every_s: Seconds = 10.0
@@ -32,14 +30,12 @@ class MonitorSettings(BaseSettings):
     """Answers of a drift window."""
     sweep_s: Seconds = 1.0
     """Seconds between two sweeps."""
-    compare_clocks_s: Seconds = 10.0
-    """How often the monitor's own clock is compared with the bus's."""
     report_timeout_s: Seconds = 180.0
     """Most time of a drift report, with its wait for others; after it the alert is raised without one."""
 
     def rules(self) -> Rules:
         """Return the settings as the domain takes them."""
-        windowing = Windowing(self.window_s, self.lateness_s, self.ahead_s)
+        windowing = Windowing(self.window_s, self.lateness_s)
         return Rules(
             windowing=windowing,
             update_every_s=self.update_every_s,

@@ -20,8 +20,6 @@ class QuantiserSettings(WorkerSettings):
     """`auto`: a GPU where there is one; `cpu`: no GPU, for example where an engine serves from it."""
     awq_engine: AwqEngine = "autoawq"
     """Engine of `awq-int4`; llmcompressor makes it for architectures that AutoAWQ does not support."""
-    smoothing_strength: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
-    """How much of the activations' range INT8 moves into the weights."""
     min_calibration_tokens: Annotated[int, Field(ge=1)] = 1024
     """Fewest tokens of a calibration set; fewer are `calibration_too_small`."""
     held_out_windows: Annotated[int, Field(ge=1)] = 8
@@ -35,7 +33,6 @@ class QuantiserSettings(WorkerSettings):
         return QuantiserDefaults(
             dtype=self.serving_dtype,
             awq_engine=self.awq_engine,
-            smoothing_strength=self.smoothing_strength,
             min_calibration_tokens=self.min_calibration_tokens,
             held_out_windows=self.held_out_windows,
             held_out_tokens=self.held_out_tokens,

@@ -17,6 +17,9 @@ from services.rollback_controller.ports import Probe, Routes
 from services.rollback_controller.states import RollbackStates
 from shared.runtime.clock import Clock
 
+GOLDEN_EVERY_S = 5.0
+"""Seconds between two looks at whether golden prompts are due."""
+
 
 @dataclass(frozen=True)
 class GoldenProbes:

@@ -12,10 +12,10 @@ from services.rollback_controller.adapters.triton import TritonProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
-from services.rollback_controller.golden_probes import GoldenProbes
+from services.rollback_controller.golden_probes import GOLDEN_EVERY_S, GoldenProbes
 from services.rollback_controller.metrics import RollbackMetrics
 from services.rollback_controller.settings import RollbackControllerSettings
-from services.rollback_controller.standby import RememberedProbe, StandbyProofs
+from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProofs
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from shared.messaging.alert_log import AlertLog
@@ -71,20 +71,15 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
 
     sweeper = Sweeper("rollbacks", states.keys, controller.sweep, every_s=settings.sweep_s)
     standby = StandbyProofs(states, routes, proofs, probe, clock)
-    verifier = Sweeper("standbys", standby.keys, standby.sweep, every_s=settings.standby_sweep_s)
+    verifier = Sweeper("standbys", standby.keys, standby.sweep, every_s=STANDBYS_EVERY_S)
     arrivals, past = StreamArrivals(lambda: bus.js), AlertLog(lambda: bus.js, SERVICE)
     watching = Watching(states, routes, arrivals, controller.policies, past, clock=clock, limits=settings.watch_limits)
     watcher = Sweeper("watched models", watching.keys, watching.sweep, every_s=settings.watch_sweep_s)
     golden = GoldenProbes(states, routes, probe, clock)
-    asker = Sweeper(
-        "golden prompts", golden.keys, golden.sweep, every_s=settings.golden_sweep_s, item_limit_s=CHECK_S + 20
-    )
-
-    async def compare_clocks() -> None:
-        await clock.keep_comparing(settings.compare_clocks_s)
+    asker = Sweeper("golden prompts", golden.keys, golden.sweep, every_s=GOLDEN_EVERY_S, item_limit_s=CHECK_S + 20)
 
     sweeps = [sweeper.run, verifier.run, watcher.run, asker.run]
-    background = [*sweeps, compare_clocks, lambda: routes.follow(bus.client)]
+    background = [*sweeps, clock.keep_comparing, lambda: routes.follow(bus.client)]
     try:
         await follow_demand(bus.client, watching.take_report)
         await serve(bus, connection, background=background)
@@ -99,7 +94,7 @@ def _traffic(settings: RollbackControllerSettings) -> GatewayTraffic:
         settings.gateway_key,
         settings.gateway_ca,
         rps=settings.rehearsal_rps,
-        tokens=settings.rehearsal_tokens,
+        tokens=settings.pace.load.tokens,
         timeout_s=settings.rehearsal_detect_s,
     )
 

@@ -12,7 +12,6 @@ from services.rollback_controller.domain.rules import Rules
 from services.rollback_controller.rehearsal import Pace
 
 Seconds = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class RollbackControllerSettings(BaseSettings):
@@ -32,20 +31,12 @@ class RollbackControllerSettings(BaseSettings):
     gateway_key: Path | None = None
     gateway_ca: Path | None = None
     probe_s: Seconds = 5.0
-    verify_requests: Count = 5
-    """Live requests that verify a switch."""
     verify_s: Seconds = 30.0
-    """How long they are waited for."""
+    """How long the live requests that verify a switch are waited for."""
     sweep_s: Seconds = 1.0
     """Seconds between two sweeps."""
-    compare_clocks_s: Seconds = 10.0
-    """Seconds between two comparisons of this machine's clock with the bus's, by which alerts and orders are old."""
     production_drills: str = ""
     """Models that drills may run on in production, with commas between; `*` for all. In staging they always may."""
-    standby_sweep_s: Seconds = 5.0
-    """Seconds between two looks at whether the version to roll back to is proven, and generates."""
-    golden_sweep_s: Seconds = 5.0
-    """Seconds between two looks at whether golden prompts are due."""
     watch_sweep_s: Seconds = 5.0
     """Seconds between two looks at whether what production answers is watched."""
     telemetry_silent_s: Seconds = 60.0
@@ -54,12 +45,8 @@ class RollbackControllerSettings(BaseSettings):
     """The same without a window of the monitor: more than two of its windows and its `MONITOR_LATENESS_S` take."""
     rehearsal_rps: Annotated[float, Field(gt=0, le=100)] = 4.0
     """Requests per second of a rehearsal."""
-    rehearsal_tokens: Annotated[int, Field(ge=1, le=512)] = 4
-    """Tokens of each answer of a rehearsal."""
-    rehearsal_healthy_requests: Count = 5
-    """Good answers before the fault of a rehearsal."""
     rehearsal_healthy_s: Seconds = 60.0
-    """How long they may take."""
+    """How long the good answers before the fault of a rehearsal may take."""
     rehearsal_detect_s: Seconds = 120.0
     """How long alert and switch of a rehearsal may take; more than an answer under the fault of its trigger takes."""
 
@@ -71,10 +58,7 @@ class RollbackControllerSettings(BaseSettings):
     @property
     def rules(self) -> Rules:
         """The rules of decisions."""
-        return Rules(
-            verify_requests=self.verify_requests,
-            verify_s=self.verify_s,
-        )
+        return Rules(verify_s=self.verify_s)
 
     @property
     def watch_limits(self) -> Limits:
@@ -85,9 +69,8 @@ class RollbackControllerSettings(BaseSettings):
     def pace(self) -> Pace:
         """The limits of rehearsals."""
         return Pace(
-            healthy_requests=self.rehearsal_healthy_requests,
             healthy_s=self.rehearsal_healthy_s,
             detect_s=self.rehearsal_detect_s,
             verify_s=2 * self.verify_s,
-            load=Load(self.rehearsal_rps, self.rehearsal_tokens),
+            load=Load(self.rehearsal_rps),
         )

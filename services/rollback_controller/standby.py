@@ -19,6 +19,9 @@ from shared.runtime.clock import Clock
 FRESH_S: Final = 10.0
 """How long a token that a target generated shows that it is ready."""
 
+STANDBYS_EVERY_S: Final = 5.0
+"""Seconds between two looks at whether the version to roll back to is proven, and generates."""
+
 
 @dataclass
 class RememberedProbe:

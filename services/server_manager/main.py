@@ -130,7 +130,6 @@ def _engine(
         settings.engine_config(),
         advertised=endpoint.advertised_endpoint,
         agent=agent,
-        load_timeout_s=settings.load_timeout_s,
         superseded=superseded,
         runtime_file=endpoint.runtime_file,
     )

@@ -11,6 +11,7 @@ from nats.js import JetStreamContext
 from decisions.clocks import is_wrong
 from shared.runtime.clock import Clock
 
+_EVERY_S = 10.0
 _SLOWEST_S = 2.0
 
 
@@ -59,8 +60,8 @@ class BusClock:
                 ahead_s=round(self.offset_s, 1),
             )
 
-    async def keep_comparing(self, every_s: float) -> None:
-        """Compare for ever."""
+    async def keep_comparing(self) -> None:
+        """Compare for ever, every 10 s."""
         while True:
             await self.try_comparing()
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(_EVERY_S)

@@ -33,7 +33,9 @@ class ParityLimits:
     """
 
     max_mean_kl: float = 0.05
+    """Highest mean divergence of the merged model from base and LoRA, in nats per token."""
     min_top1_agreement_ratio: float = 0.85
+    """Least share of positions at which both have the same likeliest token."""
     max_lost_ratio: float = 0.25
     """Most of the LoRA's own effect (as mean KL) that may be lost, where the loss is above `ignored_mean_kl`."""
     ignored_mean_kl: float = 0.01

@@ -40,7 +40,7 @@ class WandbAccess:
     offline: bool = False
     url: str | None = None
     key_file: Path | None = None
-    call_s: float = 60.0
+    call_s: float = 30.0
 
 
 class WandbRegistry:

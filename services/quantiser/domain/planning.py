@@ -29,6 +29,7 @@ class QuantiserDefaults(Contract):
     dtype: Dtype = "bfloat16"
     awq_engine: AwqEngine = "autoawq"
     smoothing_strength: float = 0.8
+    """How much of the activations' range INT8 moves into the weights."""
     min_calibration_tokens: int = 1024
     held_out_windows: int = 8
     held_out_tokens: int = 512

@@ -107,7 +107,7 @@ async def test_times_are_those_of_the_engine_however_slowly_the_caller_reads(str
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_caller_that_does_not_read_is_dropped_and_gives_its_place_back(stream):
+async def test_the_answer_of_a_caller_that_does_not_read_is_given_up_and_its_place_is_free(stream):
     world = paced(5, write_s=0.05, max_in_flight=1)
     caller = Caller(world, {**HELLO, "stream": stream, "max_tokens": 50}, reads=False)
     await asyncio.wait_for(caller.task, 10)

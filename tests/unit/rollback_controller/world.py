@@ -12,9 +12,9 @@ from decisions.golden import CHECK_S
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
-from services.rollback_controller.golden_probes import GoldenProbes
+from services.rollback_controller.golden_probes import GOLDEN_EVERY_S, GoldenProbes
 from services.rollback_controller.settings import RollbackControllerSettings
-from services.rollback_controller.standby import RememberedProbe, StandbyProofs
+from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProofs
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from shared.messaging.records import RecordStore
@@ -94,10 +94,10 @@ class World:
         )
         if self.verifies_standby:  # not where each step of a process is counted
             standby = StandbyProofs(states, self.routes, self.proofs, probe, self.clock)
-            life.spawn(Sweeper("standbys", standby.keys, standby.sweep, every_s=self.settings.standby_sweep_s).run())
+            life.spawn(Sweeper("standbys", standby.keys, standby.sweep, every_s=STANDBYS_EVERY_S).run())
         if self.asks_golden:
             asking = GoldenProbes(states, self.routes, probe, self.clock)
-            every_s, limit_s = self.settings.golden_sweep_s, CHECK_S + 20
+            every_s, limit_s = GOLDEN_EVERY_S, CHECK_S + 20
             life.spawn(
                 Sweeper("golden prompts", asking.keys, asking.sweep, every_s=every_s, item_limit_s=limit_s).run()
             )
