@@ -9,8 +9,8 @@ from pydantic import Field, StringConstraints
 from .stored import StoredRecord
 from .vocabulary import Contract, ModelName
 
-DEMAND_PREFIX: Final = "slipway.gateway-demand.v1"
-"""Subjects of demand reports are this, a dot, and the id of the gateway's process. No stream stores them."""
+TRAFFIC_PREFIX: Final = "slipway.gateway-traffic.v1"
+"""Subjects of traffic reports are this, a dot, and the id of the gateway's process. No stream stores them."""
 MOST_MODELS: Final = 5_000
 MOST_ENDPOINTS: Final = 1_000
 TEAM_PREFIX: Final = "team-"
@@ -57,17 +57,16 @@ class EndpointUse(Contract):
     stalled: bool = False
 
 
-class DemandReport(Contract):
-    """What is asked of one process of a gateway, about every second.
+class TrafficReport(Contract):
+    """What one process of a gateway answers and has outstanding, about every second.
 
     Attributes:
         process: The id of the process, a new one at each start.
-        endpoints: By address, what is outstanding there, and whether it is ejected; without an entry, nothing. None if
-            the process does not report it.
+        endpoints: By address, what is outstanding there, and whether it is ejected; without an entry, nothing.
         traffic: By model, requests per second that its active version or its canary has answered or failed in
             production. The monitor gets telemetry of each.
     """
 
     process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
-    endpoints: Annotated[dict[EndpointAddress, EndpointUse], Field(max_length=MOST_ENDPOINTS)] | None = None
+    endpoints: Annotated[dict[EndpointAddress, EndpointUse], Field(max_length=MOST_ENDPOINTS)] = {}
     traffic: Annotated[dict[ModelName, PerSecond], Field(max_length=MOST_MODELS)] = {}

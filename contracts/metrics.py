@@ -189,7 +189,6 @@ ROUTE_SHARE = _gateway(
     "Share of a model's production traffic that a target takes, 0 to 1",
     ("target",),
 )
-API_KEYS = _gateway("slipway_gateway_api_keys", "gauge", "Keys of the API that are known, those that ended included")
 API_KEY_EXPIRY = _gateway(
     "slipway_gateway_api_key_next_expiry_timestamp_seconds",
     "gauge",
@@ -294,23 +293,10 @@ ALERTS_OPEN = Metric(
     ("environment", "kind", "severity"),
     services=_ALERTING,
 )
-ALERTS_RAISED = Metric(
-    "slipway_alerts_raised_total",
-    "counter",
-    "Alerts raised; `drill` says whether a drill caused it",
-    ("environment", "kind", "severity", "drill"),
-    services=_ALERTING,
-)
 CLOCK_OFFSET = _monitor(
     "slipway_gateway_clock_offset_seconds",
     "gauge",
     "Seconds that a gateway's clock is ahead of the bus's",
-    ("gateway",),
-)
-RECORDS_SHIFTED = _monitor(
-    "slipway_records_at_a_wrong_time_total",
-    "counter",
-    "Records of gateways with a wrong clock, whose times were corrected by the bus's clock",
     ("gateway",),
 )
 RECORDS_ARRIVED = _monitor(
@@ -334,9 +320,6 @@ DRIFT = _monitor(
     "Largest distance of the last comparison between a target's answers and its reference (Kolmogorov-Smirnov, 0 to 1)",
     ("environment", "target", "feature"),
 )
-DRIFT_COMPARISONS = _monitor(
-    "slipway_drift_comparisons_total", "counter", "Windows compared with a reference", ("drifted",)
-)
 ROLLBACKS = Metric(
     "slipway_rollbacks_total",
     "counter",
@@ -351,9 +334,6 @@ ROLLBACK_SECONDS = Metric(
     ("environment", "stage"),
     SWITCH_S,
     _ROLLBACK,
-)
-ROLLBACKS_OPEN = Metric(
-    "slipway_rollbacks_open", "gauge", "Rollbacks that are under way", ("environment",), (), _ROLLBACK
 )
 STANDBYS_UNPROVEN = Metric(
     "slipway_standbys_unproven", "gauge", "Models whose target to roll back to is not proven", (), (), _ROLLBACK

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from . import facts as f
-from .api_usage import DEMAND_PREFIX
+from .api_usage import TRAFFIC_PREFIX
 from .engine_deaths import DEATHS_PREFIX
 from .facts import Fact
 from .running import RUNNING_PREFIX
@@ -18,7 +18,7 @@ Stream = Literal["SLIPWAY_INBOX", "SLIPWAY_ORDERS", "SLIPWAY_EVENTS", "SLIPWAY_T
 
 Peer = Literal["triton", "agent", "gateway", "outside"]
 """What a service connects to besides bus and store. `agent` is that of a Triton; `outside` is beyond the installation:
-hubs, registries, pagers."""
+hubs, registries, receivers of alerts."""
 
 INBOX: Stream = "SLIPWAY_INBOX"
 ORDERS: Stream = "SLIPWAY_ORDERS"
@@ -78,6 +78,7 @@ class ServiceContract:
     edits: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of another that it may write too"})
     staging: tuple[type[Fact], ...] = field(default=(), metadata={"about": "what it reads of staging as well"})
     reads_records: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of others that it reads"})
+    reports: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream that it publishes"})
     exchanges: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream, among its replicas"})
     hears: tuple[str, ...] = field(default=(), metadata={"about": "subjects without a stream that it only listens to"})
     answers: tuple[Exchange, ...] = field(default=(), metadata={"about": "requests of publishers that it answers"})
@@ -176,7 +177,7 @@ SERVICES: dict[str, ServiceContract] = {
             staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
             looks_up=(TELEMETRY,),
             measures=(TELEMETRY,),
-            hears=(f"{DEMAND_PREFIX}.*",),
+            hears=(f"{TRAFFIC_PREFIX}.*",),
             calls=("triton", "gateway"),
         ),
         ServiceContract(
@@ -191,7 +192,8 @@ SERVICES: dict[str, ServiceContract] = {
             owns=("api-usage",),
             forgets=("api-usage",),
             reads_records=("routes", "staging-routes", "drills", "api-keys"),
-            exchanges=(f"{DEMAND_PREFIX}.*", f"{DEATHS_PREFIX}.*"),
+            reports=(f"{TRAFFIC_PREFIX}.*",),
+            exchanges=(f"{DEATHS_PREFIX}.*",),
             calls=("triton",),
         ),
         ServiceContract("mirror", reads_records=("routes", "mirrors"), looks_up=(EVENTS,), calls=("outside",)),
@@ -199,7 +201,7 @@ SERVICES: dict[str, ServiceContract] = {
             "console",
             reads_records=("routes", "servers"),
             follows=(INBOX, ORDERS, EVENTS, DEADLETTER),
-            hears=(f"{DEMAND_PREFIX}.*", f"{RUNNING_PREFIX}.*"),
+            hears=(f"{TRAFFIC_PREFIX}.*", f"{RUNNING_PREFIX}.*"),
             calls=("gateway", "outside"),
             sees_progress=True,
         ),

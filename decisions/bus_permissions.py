@@ -97,7 +97,7 @@ def service_permissions(service: ServiceContract) -> Permissions:
     publish += [f"$KV.{bucket}.>" for bucket in written]
     publish += [f"$JS.API.STREAM.PURGE.KV_{bucket}" for bucket in service.forgets]
     publish += _reading_records(sorted({*written, *read}))
-    publish += [*service.exchanges, f"{RUNNING_PREFIX}.{service.name}"]
+    publish += [*service.reports, *service.exchanges, f"{RUNNING_PREFIX}.{service.name}"]
     subscribed = (
         *service.exchanges,
         *service.hears,

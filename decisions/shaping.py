@@ -104,49 +104,6 @@ FORCED: Final[Mapping[str, tuple[_Rule, ...]]] = {
 }
 """By parameter: the values that force metrics, and which."""
 
-PLAIN: Final = frozenset(
-    {
-        "documents",
-        "include",
-        "include_reasoning",
-        "include_stop_str_in_output",
-        "input",
-        "instructions",
-        "logprob_token_ids",
-        "logprobs",
-        "max_tool_calls",
-        "messages",
-        "metadata",
-        "min_p",
-        "model",
-        "parallel_tool_calls",
-        "prompt",
-        "prompt_cache_key",
-        "reasoning",
-        "reasoning_effort",
-        "response_format",
-        "return_prompt_text",
-        "return_token_ids",
-        "return_tokens_as_token_ids",
-        "seed",
-        "spaces_between_special_tokens",
-        "stream",
-        "stream_options",
-        "structured_outputs",
-        "temperature",
-        "text",
-        "tool_choice",
-        "tools",
-        "top_k",
-        "top_logprobs",
-        "top_p",
-        "truncation",
-        "truncation_side",
-        "user",
-    }
-)
-"""The other fields of a generating request: what it asks, how the answer is delivered, and ordinary sampling."""
-
 
 def forced_metrics(path: str, body: Mapping[str, Any]) -> tuple[TriggerMetric, ...]:
     """Return the metrics that the caller's parameters force, sorted.

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,20 @@ from testbed.servers import Server, accepts, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / ".venv-engine"
+
+
+def find_marked(state: Path, *, proc: Path = Path("/proc")) -> Iterator[int]:
+    """Yield the process ids of a tritonserver of this run folder and of everything that it started."""
+    mark = f"{triton.MARKER}={state}".encode()
+    for folder in proc.iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if mark in variables:
+            yield int(folder.name)
 
 
 def marked_engine(folder: Path, marker: str) -> Path:
@@ -113,7 +127,7 @@ class TritonServer(Server):
     def processes(self) -> list[psutil.Process]:
         """Return the live processes of this server, itself included."""
         alive = []
-        for pid in triton.find_marked(self.folder):
+        for pid in find_marked(self.folder):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
                 if process.status() != psutil.STATUS_ZOMBIE:

@@ -1,8 +1,7 @@
 """Command line, environment and run folder of a tritonserver with our engine backends, without containers.
 
-All functions are pure except :func:`find_engine` (asks the engine's interpreter for its paths),
-:func:`prepare_run_folder` (copies backends) and :func:`find_marked` (reads /proc). None starts a process that outlives
-the call.
+All functions are pure except :func:`find_engine` (asks the engine's interpreter for its paths)
+and :func:`prepare_run_folder` (copies backends). None starts a process that outlives the call.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ import json
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -252,17 +251,3 @@ def _make_executable(path: Path) -> None:
     mode = path.stat().st_mode
     if not mode & stat.S_IXUSR:
         path.chmod(mode | stat.S_IXUSR)
-
-
-def find_marked(state: Path, *, proc: Path = Path("/proc")) -> Iterator[int]:
-    """Yield the process ids of a tritonserver of this run folder and of everything that it started."""
-    mark = f"{MARKER}={state}".encode()
-    for folder in proc.iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            variables = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if mark in variables:
-            yield int(folder.name)

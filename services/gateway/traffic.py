@@ -5,7 +5,7 @@ from heapq import nlargest
 from operator import itemgetter
 from typing import Final
 
-from contracts.api_usage import MOST_MODELS, DemandReport
+from contracts.api_usage import MOST_MODELS, TrafficReport
 
 SMOOTHING: Final = 0.5
 """Weight of the last second."""
@@ -28,7 +28,7 @@ class Traffic:
         """Note a request whose telemetry the monitor must get."""
         self._answered[model] += 1
 
-    def report(self) -> DemandReport:
+    def report(self) -> TrafficReport:
         """Return the rates after another second; of too many models, the highest."""
         after = {
             model: (1.0 - SMOOTHING) * self._rates.get(model, 0.0) + SMOOTHING * self._answered[model]
@@ -36,6 +36,6 @@ class Traffic:
         }
         self._rates = {model: rate for model, rate in after.items() if rate > _LEAST_RPS}
         self._answered.clear()
-        return DemandReport(
+        return TrafficReport(
             process=self.process, traffic=dict(nlargest(MOST_MODELS, self._rates.items(), key=itemgetter(1)))
         )

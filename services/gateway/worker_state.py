@@ -57,7 +57,6 @@ class WorkerState:
         self._routes_lost = gauge(m.ROUTES_LOST, registry)
         self._routes_older = gauge(m.ROUTES_OLDER, registry)
         self._route_share = gauge(m.ROUTE_SHARE, registry)
-        self._api_keys = gauge(m.API_KEYS, registry)
         self._api_key_expiry = gauge(m.API_KEY_EXPIRY, registry)
         self._target, self._shares = BoundedLabel(), dict[str, float]()
         counter(m.WORKER_STARTS, registry).inc()
@@ -76,7 +75,6 @@ class WorkerState:
         self._routes_lost.set(len(self._table.lost))
         self._routes_older.set(len(self._table.older))
         self._export_shares()
-        self._api_keys.set(len(self._keys))
         expires_at = self._keys.next_expiry(self._clock.now())
         self._api_key_expiry.set(math.inf if expires_at is None else expires_at.timestamp())
         return ready

@@ -81,7 +81,7 @@ class Monitor:
         self.metrics.count_arrived(batch.records)
         if sender is not None:
             self.read[event.environment, event.subject] = Read(cause.at, sender.stored_at)
-            self.metrics.count(sender, len(batch.records), implausible)
+            self.metrics.count(sender, implausible)
 
     async def follow(self, event: Event[DeploymentChanged]) -> None:
         """Follow a route."""

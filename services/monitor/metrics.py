@@ -9,7 +9,6 @@ from prometheus_client import CollectorRegistry
 from contracts import metrics as m
 from contracts.facts import Inference
 from contracts.vocabulary import Environment, Target
-from decisions.clocks import is_wrong
 from services.monitor.domain.drift import DriftVerdict
 from services.monitor.domain.monitoring import Sender
 from services.monitor.domain.record import MonitorState
@@ -21,21 +20,17 @@ class MonitorMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._offset = gauge(m.CLOCK_OFFSET, registry)
-        self._shifted = counter(m.RECORDS_SHIFTED, registry)
         self._arrived = counter(m.RECORDS_ARRIVED, registry)
         self._swept = gauge(m.MONITOR_SWEPT, registry)
         self._implausible = counter(m.RECORDS_IMPLAUSIBLE, registry)
         self._open = Counts(gauge(m.ALERTS_OPEN, registry))
         self._drift = gauge(m.DRIFT, registry)
-        self._comparisons = counter(m.DRIFT_COMPARISONS, registry)
         self._gateway, self._target = BoundedLabel(), BoundedLabel()
 
-    def count(self, sender: Sender, records: int, implausible: int) -> None:
+    def count(self, sender: Sender, implausible: int) -> None:
         """Count a batch of a gateway."""
         gateway = self._gateway(sender.gateway)
         self._offset.labels(gateway).set(sender.offset_s)
-        if is_wrong(sender.offset_s):
-            self._shifted.labels(gateway).inc(records)
         self._implausible.labels(gateway).inc(implausible)
 
     def count_arrived(self, records: Iterable[Inference]) -> None:
@@ -56,4 +51,3 @@ class MonitorMetrics:
         """Export how far each feature of a target's answers is from its reference."""
         for column in verdict.columns:
             self._drift.labels(environment, self._target(target), column.column).set(column.statistic)
-        self._comparisons.labels("true" if verdict.drifted else "false").inc()

@@ -16,8 +16,8 @@ from services.notifier.domain.notices import ModelNotices, Notice, Receiver, Tra
 from services.notifier.ports import Sender, SendFailedError
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus
-from shared.messaging.records import RecordStore
 from shared.runtime.clock import Clock
+from shared.storage.compare_and_set import Records, edit_record, failing_as_transient
 
 SERVICE = "notifier"
 AT_ONCE = 16
@@ -35,7 +35,7 @@ _HAPPENED = {
 class Notifier:
     """The use cases. What fails is delivered again by the bus; after `give_up` it becomes a dead letter."""
 
-    records: RecordStore[ModelNotices]
+    records: Records[ModelNotices]
     receivers: tuple[Receiver, ...]
     sender: Sender
     counted: Counter
@@ -106,6 +106,8 @@ class Notifier:
         since = self._tried_since.pop(event.id, now := self.clock.now())
         if not failed:
             return
+        for old in [each for each, tried in self._tried_since.items() if now - tried > 2 * self.give_up]:
+            del self._tried_since[old]  # another process had the last delivery
         if now - since >= self.give_up:
             for name in failed:
                 self.counted.labels(name, "given_up").inc()
@@ -132,13 +134,17 @@ class Notifier:
         return self._locks.setdefault(key, asyncio.Lock())
 
     async def _read(self, model: str) -> ModelNotices:
-        return await self.records.read(model) or ModelNotices(model=model)
+        with failing_as_transient(f"notifications/{model}", "read"):
+            entry = await self.records.get(model)
+        return entry.value if entry is not None else ModelNotices(model=model)
 
     async def _edit(self, model: str, change: Callable[[ModelNotices], ModelNotices]) -> ModelNotices:
         def decide(record: ModelNotices | None) -> ModelNotices:
             return change(record or ModelNotices(model=model))
 
-        return await self.records.transact(model, decide)
+        async with self._lock(model):
+            entry = await edit_record(self.records, model, decide, name=f"notifications/{model}")
+        return entry.value if entry is not None else ModelNotices(model=model)
 
 
 def build(bus: Bus, notifier: Notifier) -> None:

@@ -11,8 +11,6 @@ from services.notifier.domain.notices import ModelNotices
 from services.notifier.settings import NotifierSettings, read_receivers
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
-from shared.messaging.event_log import LoggedPublisher
-from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.runtime.metrics import counter
 from shared.runtime.program_imports import finish_imports
@@ -31,8 +29,7 @@ async def run(connection: Connection, settings: NotifierSettings) -> None:
     for receiver, outcome in product(receivers, ("sent", "failed", "given_up")):
         counted.labels(receiver.name, outcome)  # rules watch them, and `increase` does not see what begins at 1
     await connect_with_retries(bus)
-    bucket = Bucket(bus.js, "notifications", ModelNotices, service=SERVICE)
-    records = RecordStore("notifications", bucket, LoggedPublisher(bus), service=SERVICE)
+    records = Bucket(bus.js, "notifications", ModelNotices, service=SERVICE)
     sender = HttpSender(receivers, settings, clock)
     give_up = timedelta(seconds=settings.give_up_s)
     notifier = Notifier(records, receivers, sender, counted, give_up, clock)

@@ -22,9 +22,9 @@ from shared.messaging.alert_log import AlertLog
 from shared.messaging.bus import Bus
 from shared.messaging.bus_clock import BusClock
 from shared.messaging.credentials import require_identity
-from shared.messaging.demand import follow_demand
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
+from shared.messaging.traffic_reports import follow_traffic
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import connect_with_retries, serve
@@ -81,7 +81,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     sweeps = [sweeper.run, verifier.run, watcher.run, asker.run]
     background = [*sweeps, clock.keep_comparing, lambda: routes.follow(bus.client)]
     try:
-        await follow_demand(bus.client, watching.take_report)
+        await follow_traffic(bus.client, watching.take_report)
         await serve(bus, connection, background=background)
     finally:
         await channels.close()

@@ -1,4 +1,4 @@
-"""The rollback-controller's Prometheus metrics: rollbacks under way, standbys without a proof."""
+"""The rollback-controller's Prometheus metrics: standbys without a proof, open alerts."""
 
 from prometheus_client import CollectorRegistry
 
@@ -11,15 +11,12 @@ class RollbackMetrics:
     """What follows from the records."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._open = Counts(gauge(m.ROLLBACKS_OPEN, registry))
         self._unproven = Counts(gauge(m.STANDBYS_UNPROVEN, registry))
         self._alerts = Counts(gauge(m.ALERTS_OPEN, registry))
         self._unproven.replace("", {(): 0.0})
 
     def note(self, key: str, state: RollbackState) -> None:
         """Export what is open in a record."""
-        under_way = sum(rollback.phase in ("decided", "switched") for rollback in state.rollbacks)
-        self._open.replace(key, {(state.environment,): under_way})
         standby = state.standby
         self._unproven.replace(key, {(): 1.0} if standby is not None and standby.code is not None else {})
         alerts: dict[tuple[str, ...], float] = {}

@@ -1,6 +1,6 @@
 """Notices that production is not watched: no telemetry or windows arrive, or triggers are not known."""
 
-from contracts.api_usage import DemandReport
+from contracts.api_usage import TrafficReport
 from contracts.vocabulary import Environment
 from services.rollback_controller.domain import blindness
 from services.rollback_controller.domain.blindness import Arrived, Limits, Seen, Traffic
@@ -41,7 +41,7 @@ class Watching:
         self._traffic: dict[str, Traffic] = {}
         self._arrived: dict[tuple[str, Arriving], Arrived] = {}
 
-    def take_report(self, report: DemandReport) -> None:
+    def take_report(self, report: TrafficReport) -> None:
         """Note what a gateway reports to answer."""
         self._traffic = blindness.note_traffic(self._traffic, report.traffic, self._clock.monotonic())
 

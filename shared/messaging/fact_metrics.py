@@ -105,11 +105,6 @@ def _deployment_changed(metrics: FactMetrics, event: Event[f.DeploymentChanged])
     metrics.count(m.ROUTE_CHANGES, event.environment, event.data.cause)
 
 
-def _alert_raised(metrics: FactMetrics, event: Event[f.AlertRaised]) -> None:
-    alert = event.data
-    metrics.count(m.ALERTS_RAISED, event.environment, alert.kind, alert.severity, "true" if alert.drill else "false")
-
-
 def _rollback_completed(metrics: FactMetrics, event: Event[f.RollbackCompleted]) -> None:
     metrics.count(m.ROLLBACKS, event.environment, event.data.mode, event.data.verdict)
     times = event.data.timeline
@@ -132,7 +127,7 @@ def _rehearsal_completed(metrics: FactMetrics, event: Event[f.RehearsalCompleted
 
 
 _COUNTERS = (
-    m.RELEASES_FINISHED, m.DEADLINES_PASSED, m.VARIANTS_FAILED, m.GATES, m.ROUTE_CHANGES, m.ALERTS_RAISED,
+    m.RELEASES_FINISHED, m.DEADLINES_PASSED, m.VARIANTS_FAILED, m.GATES, m.ROUTE_CHANGES,
     m.ROLLBACKS, m.REHEARSALS,
 )  # fmt: skip
 _HISTOGRAMS = (m.RELEASE_SECONDS, m.STEP_SECONDS, m.QUANTISE_SECONDS, m.LOAD_SECONDS, m.ROLLBACK_SECONDS)
@@ -144,7 +139,6 @@ _RULES: dict[type[f.Fact], Callable[[FactMetrics, Event[Any]], None]] = {
     f.VariantStaged: _variant_staged,
     f.VariantBenchmarked: _variant_benchmarked,
     f.DeploymentChanged: _deployment_changed,
-    f.AlertRaised: _alert_raised,
     f.RollbackCompleted: _rollback_completed,
     f.RollbackFailed: _rollback_failed,
     f.RehearsalCompleted: _rehearsal_completed,

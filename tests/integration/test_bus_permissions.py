@@ -14,7 +14,7 @@ import nats.errors
 import nats.js.errors
 import pytest
 
-from contracts.api_usage import DEMAND_PREFIX, DemandReport
+from contracts.api_usage import TRAFFIC_PREFIX, TrafficReport
 from contracts.envelope import nats_subject, plain, source_of
 from contracts.facts import CheckpointReady, RollbackOrdered
 from contracts.identities import PROVISIONER
@@ -28,9 +28,9 @@ from contracts.vocabulary import canonical_json
 from deploy.identity.key_folder import KeyFolder
 from shared.errors import Permanent
 from shared.messaging import credentials
-from shared.messaging.demand import read_demand
 from shared.messaging.events import parse_event
 from shared.messaging.provision import provision
+from shared.messaging.traffic_reports import read_traffic
 from shared.runtime.settings import Connection
 from testbed import factories
 from testbed.servers import NatsServer
@@ -191,21 +191,21 @@ async def test_no_one_has_their_own_message_stored_under_anothers_name(server, h
         await mallory.close()
 
 
-DEMAND = DemandReport(process="deadbeefdeadbeef", traffic={"support-bot": 1e9})
+REPORT = TrafficReport(process="deadbeefdeadbeef", traffic={"support-bot": 1e9})
 
 
 @pytest.mark.parametrize("how", ["push consumer", "pull", "read"])
-async def test_no_copy_of_a_message_counts_as_demand_that_a_gateway_reported(server, how):
-    """Else a publisher who also reads takes the limits of every key from the gateways."""
-    reports = f"{DEMAND_PREFIX}.{DEMAND.process}"
+async def test_no_copy_of_a_message_counts_as_traffic_that_a_gateway_reported(server, how):
+    """Else a publisher who also reads could hide that nobody watches a model."""
+    reports = f"{TRAFFIC_PREFIX}.{REPORT.process}"
     gateway, mallory = await connect(server, "gateway"), await connect(server, "mallory")
     arrived: asyncio.Queue = asyncio.Queue()
     js = mallory.jetstream(timeout=5)
     try:
-        await gateway.subscribe(f"{DEMAND_PREFIX}.*", cb=arrived.put)
+        await gateway.subscribe(f"{TRAFFIC_PREFIX}.*", cb=arrived.put)
         await gateway.flush(timeout=5)
         own = nats_subject(CheckpointReady.TYPE, "support-bot", "mallory")
-        sequence = (await js.publish(own, DEMAND.model_dump_json().encode())).seq
+        sequence = (await js.publish(own, REPORT.model_dump_json().encode())).seq
         name = f"mallory-{1 if how == 'pull' else 2}"
         config = {"name": name, "ack_policy": "none", "deliver_policy": "last"}
         config |= {"deliver_subject": reports} if how == "push consumer" else {}
@@ -219,11 +219,11 @@ async def test_no_copy_of_a_message_counts_as_demand_that_a_gateway_reported(ser
                 f"$JS.API.STREAM.MSG.GET.{INBOX}", json.dumps({"seq": sequence}).encode(), reply=reports
             )
         await mallory.flush(timeout=5)
-        own_report = DEMAND.model_copy(update={"demand": {"0123456789ab": 1.0}})
+        own_report = REPORT.model_copy(update={"traffic": {"support-bot": 1.0}})
         async with asyncio.timeout(20):
-            copies = [] if how == "push consumer" else [read_demand(await arrived.get())]
+            copies = [] if how == "push consumer" else [read_traffic(await arrived.get())]
             await gateway.publish(reports, own_report.model_dump_json().encode())
-            while (report := read_demand(await arrived.get())) != own_report:
+            while (report := read_traffic(await arrived.get())) != own_report:
                 copies.append(report)
         assert copies == [None] * len(copies)
     finally:

@@ -11,7 +11,7 @@ import httpx
 import nats.errors
 import pytest
 
-from contracts.api_usage import DEMAND_PREFIX, DemandReport, EndpointUse
+from contracts.api_usage import TRAFFIC_PREFIX, EndpointUse, TrafficReport
 from contracts.envelope import nats_subject, plain
 from contracts.facts import RollbackOrdered
 from contracts.identities import Credential
@@ -152,8 +152,8 @@ async def store(server, key, value):
 async def report_use(server, endpoint, tokens=40):
     client = await server.connect("gateway")
     use = EndpointUse(outstanding_tokens=tokens, ejected=1)
-    report = DemandReport(process="0123456789abcdef", endpoints={endpoint.endpoint: use})
-    await client.publish(f"{DEMAND_PREFIX}.{report.process}", report.model_dump_json().encode())
+    report = TrafficReport(process="0123456789abcdef", endpoints={endpoint.endpoint: use})
+    await client.publish(f"{TRAFFIC_PREFIX}.{report.process}", report.model_dump_json().encode())
     await client.close()
 
 

@@ -127,7 +127,7 @@ def expected(name):
     tried |= {
         subject.replace("*", "0123456789ab"): owner == name
         for owner, other in SERVICES.items()
-        for subject in other.exchanges
+        for subject in (*other.reports, *other.exchanges)
     }
     tried |= {f"{RUNNING_PREFIX}.{other}": other == name for other in SERVICES}
     tried["$JS.API.STREAM.CREATE.another"] = everything

@@ -11,11 +11,11 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from contracts.api_usage import DemandReport, EndpointUse
+from contracts.api_usage import EndpointUse, TrafficReport
 from contracts.runtimes import LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntimes
 from services.console.domain.endpoint_screen import GatewayUse, ListedFleet
 from shared.errors import Transient
-from shared.messaging.demand import follow_demand
+from shared.messaging.traffic_reports import follow_traffic
 from shared.runtime.clock import Clock
 from shared.storage.kv import Bucket
 
@@ -121,13 +121,11 @@ class GatewayReports:
 
     async def follow(self, client: Client) -> None:
         """Take the reports of gateways, for ever."""
-        await follow_demand(client, self.take)
+        await follow_traffic(client, self.take)
         await asyncio.Event().wait()
 
-    def take(self, report: DemandReport) -> None:
-        """Take a report that has endpoints, unless too many processes report."""
-        if report.endpoints is None:
-            return
+    def take(self, report: TrafficReport) -> None:
+        """Take a report, unless too many processes report."""
         before = self._reports.get(report.process)
         if before is None and len(self._reports) >= MOST_PROCESSES:
             self._forget()

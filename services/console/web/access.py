@@ -13,7 +13,6 @@ from services.console.adapters.sessions import LONGEST, Session, Sessions
 from services.console.domain.people import Person
 from services.console.ports import Directory
 
-CSRF_HEADER: Final = "x-csrf-token"
 CSRF_FIELD: Final = "csrf"
 
 

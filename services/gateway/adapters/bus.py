@@ -8,7 +8,7 @@ import structlog
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
-from contracts.api_usage import DEMAND_PREFIX, EndpointUse, MonthlyUsage
+from contracts.api_usage import TRAFFIC_PREFIX, EndpointUse, MonthlyUsage
 from contracts.engine_deaths import DEATHS_PREFIX, DeathReport
 from contracts.facts import InferenceBatch
 from contracts.vocabulary import Environment
@@ -124,7 +124,7 @@ class BusConnection:
             if not self.connected:
                 continue
             try:
-                await self._bus.client.publish(f"{DEMAND_PREFIX}.{report.process}", report.model_dump_json().encode())
+                await self._bus.client.publish(f"{TRAFFIC_PREFIX}.{report.process}", report.model_dump_json().encode())
             except nats.errors.Error as error:
                 structlog.get_logger().warning("traffic cannot be reported", error=repr(error))
 

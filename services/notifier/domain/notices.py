@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 from contracts.codes import Code
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
 from contracts.facts.watch import Severity
-from contracts.records import OutboxRecord
+from contracts.stored import StoredRecord
 from contracts.vocabulary import Contract, Instant, ModelName
 
 Transition = Literal["raised", "rollback_failed", "resolved"]
@@ -84,7 +84,7 @@ class Notice(Contract):
         return ["rollback_failed"]
 
 
-class ModelNotices(OutboxRecord):
+class ModelNotices(StoredRecord):
     """The record of a model: its notices by the id of the alert and when it was raised."""
 
     model: ModelName

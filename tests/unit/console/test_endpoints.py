@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from contracts.api_usage import DemandReport, EndpointUse
+from contracts.api_usage import EndpointUse, TrafficReport
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.vocabulary import Runtime
 from services.console.adapters.fleets import FORGET_S, MOST_PROCESSES, Renewals
@@ -70,7 +70,7 @@ def shown(filled):
 
 def report(world, process, **uses):
     endpoints = {FIRST: EndpointUse(**uses)} if uses else {}
-    world.reports.take(DemandReport(process=process * 8, endpoints=endpoints))
+    world.reports.take(TrafficReport(process=process * 8, endpoints=endpoints))
 
 
 def test_an_endpoint_has_its_state_its_targets_with_roles_and_its_memory(shown, snapshot):
@@ -207,17 +207,9 @@ def test_an_ejection_is_as_old_as_it_lasts(filled):
     filled.reports._reports.clear()
 
 
-def test_of_gateways_that_do_not_report_endpoints_nothing_is_known(shown, filled):
-    """Those of before report their demand only: that is no endpoint without requests."""
-    filled.reports.take(DemandReport(process="0" * 8))
-    (row,), page = shown(USED)
-    assert (row["outstanding_tokens"], row["gateways"]) == (None, 0)
-    assert "no gateway reports" in page
-
-
 def test_too_many_processes_are_ignored(filled):
     for number in range(MOST_PROCESSES + 9):
-        filled.reports.take(DemandReport(process=f"{number:08x}", endpoints={}))
+        filled.reports.take(TrafficReport(process=f"{number:08x}", endpoints={}))
     assert filled.reports.use(FIRST).processes == MOST_PROCESSES
     filled.reports._reports.clear()
 

@@ -12,7 +12,6 @@ from deploy.local.triton import (
     build_command,
     build_environment,
     find_engine,
-    find_marked,
     prepare_run_folder,
 )
 
@@ -101,15 +100,6 @@ def test_an_environment_without_triton_is_named(tmp_path):
     python.chmod(0o755)
     with pytest.raises(FileNotFoundError, match="no tritonserver"):
         find_engine(tmp_path)
-
-
-def test_marked_processes_are_found_by_their_run_folder(tmp_path):
-    for pid, variables in ((7, b"A=1\0SLIPWAY_TRITON=/run\0"), (8, b"SLIPWAY_TRITON=/run2\0"), (9, b"")):
-        (tmp_path / str(pid)).mkdir()
-        (tmp_path / str(pid) / "environ").write_bytes(variables)
-    (tmp_path / "self").mkdir()
-    (tmp_path / "10").mkdir()
-    assert list(find_marked(Path("/run"), proc=tmp_path)) == [7]
 
 
 @pytest.fixture

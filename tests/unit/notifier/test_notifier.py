@@ -17,10 +17,9 @@ from services.notifier.domain import notices
 from services.notifier.domain.notices import KEPT, MOST_NOTICES, OLDEST, ModelNotices, Receiver
 from services.notifier.ports import SendFailedError
 from shared.errors import Permanent, Transient
-from shared.messaging.records import RecordStore
 from shared.runtime.metrics import counter
 from testbed import factories as f
-from tests.kit.records import MemoryPublisher, MemoryRecords
+from tests.kit.records import MemoryRecords
 
 PAGER = Receiver(name="pager", kind="webhook", url="http://pager", severities=("critical",))
 CHAT = Receiver(name="chat", kind="slack", url="http://chat")
@@ -34,9 +33,7 @@ class World:
 
     def __init__(self, receivers=ALL):
         self.at_s, self.sent, self.refusing = 0.0, [], set()
-        records = RecordStore(
-            "notifications", MemoryRecords(ModelNotices), MemoryPublisher("notifier"), service="notifier"
-        )
+        records = MemoryRecords(ModelNotices)
         counted = counter(m.NOTIFICATIONS, CollectorRegistry())
         self.notifier = Notifier(records, receivers, self, counted, timedelta(hours=1), self)
 
@@ -49,7 +46,8 @@ class World:
             raise SendFailedError("answered 500")
 
     async def record(self):
-        return await self.notifier.records.read(f.MODEL) or ModelNotices(model=f.MODEL)
+        entry = await self.notifier.records.get(f.MODEL)
+        return entry.value if entry else ModelNotices(model=f.MODEL)
 
     def took(self):
         """Return what was tried since the last call."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.api_usage import DemandReport
+from contracts.api_usage import TrafficReport
 from contracts.facts import AlertRaised, AlertResolved
 from services.rollback_controller.domain import blindness
 from services.rollback_controller.domain.blindness import GAP_S, Arrived, Limits, Seen, Traffic
@@ -19,7 +19,7 @@ from tests.unit.rollback_controller.world import World
 
 LIMITS = Limits(60.0, 150.0)
 STATE = RollbackState(model=f.MODEL, environment="production")
-REPORT = DemandReport(process="0" * 8, traffic={f.MODEL: 0.5})
+REPORT = TrafficReport(process="0" * 8, traffic={f.MODEL: 0.5})
 
 
 def seen(*, lasts_s=1000.0, telemetry_s=0.0, windows_s=0.0, sequences=(5, 5), known_s=1000.0):
@@ -220,7 +220,3 @@ def test_a_process_that_starts_finds_the_alert_of_the_one_before():
         assert len(watched.alerts()) == 2
 
     scenario(story)
-
-
-def test_an_older_gateway_reports_no_traffic():
-    assert DemandReport.model_validate({"process": "0" * 8, "endpoints": {}}).traffic == {}

@@ -103,7 +103,6 @@ def test_a_finished_release_counts_with_its_steps():
 @pytest.mark.parametrize(
     ("service", "name", "metric"),
     [
-        ("monitor", "alert.raised", m.ALERTS_RAISED),
         ("benchmarker", "variant.benchmarked", m.GATES),
         ("quantiser", "variant.failed", m.VARIANTS_FAILED),
         ("server-manager", "deployment.changed", m.ROUTE_CHANGES),
