@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 PROMPTS: Final = 16
 """The most golden prompts of a policy."""
@@ -14,8 +13,6 @@ SET_BYTES: Final = 16_384
 """The most bytes of all golden prompts of a policy together, as JSON: each version on a route has its own."""
 TOKENS_PER_S: Final = 64.0
 """The most tokens per second that the golden prompts of a policy may ask of each of the two versions, on average."""
-_OVER: Final = frozenset({"value_error", "too_long", "string_too_long", "less_than_equal", "greater_than_equal"})
-"""Errors of a set that is over a limit; what a newer version declares has other ones."""
 _FOLDED: Final = 3
 """A character has at most so many where upper and lower case are the same: ß is ss."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
@@ -122,17 +119,3 @@ class GoldenPrompts(_Strict):
             msg = f"golden has {size:,} bytes as JSON; the limit is {SET_BYTES:,}; use fewer or shorter prompts"
             raise ValueError(msg)
         return self
-
-    @classmethod
-    def readable(cls, stored: Any) -> Any:
-        """Return stored golden prompts to be parsed; none, where an earlier state allowed what today's limits refuse.
-
-        A version without golden prompts keeps its triggers and their alerts; a record that cannot be read has none.
-        """
-        if not isinstance(stored, Mapping):
-            return stored
-        try:
-            cls.model_validate(stored)
-        except ValidationError as error:
-            return {} if all(each["type"] in _OVER for each in error.errors()) else stored
-        return stored

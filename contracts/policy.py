@@ -6,8 +6,7 @@ Unknown fields are errors in a policy, and only there: a misspelt gate must not 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -345,13 +344,6 @@ class ReleasePolicy(_Strict):
     def automatic(self) -> tuple[Trigger, ...]:
         """The triggers that roll back without an operator; each of them must have been rehearsed."""
         return tuple(trigger for trigger in self.triggers if trigger.action == "automatic")
-
-    @classmethod
-    def readable(cls, stored: Any) -> Any:
-        """Return a stored policy to be parsed: without golden prompts that today's limits refuse."""
-        if not isinstance(stored, Mapping) or "golden" not in stored:
-            return stored
-        return {**stored, "golden": GoldenPrompts.readable(stored["golden"])}
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> ReleasePolicy:

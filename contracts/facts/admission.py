@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from ..codes import Code
 from ..limits import AtMost
@@ -93,11 +93,6 @@ class ReleaseOpened(Fact):
     publishers: tuple[str, ...] = ()
     serving: ServingSettings | None = None
     returns: Annotated[Deployable | None, Field(exclude_if=lambda returns: returns is None)] = None
-
-    @field_validator("policy", mode="before")
-    @classmethod
-    def _reads_earlier_golden_prompts(cls, stored: Any) -> Any:
-        return ReleasePolicy.readable(stored)
 
 
 class CheckpointRejected(Fact):

@@ -30,6 +30,6 @@ def read_policy(store: Store, trust: Trust, model: str, version: int) -> SignedP
     if isinstance(signed, Problem):
         return signed.reason
     try:
-        return SignedPolicy(signed.release_id, ReleasePolicy.model_validate(ReleasePolicy.readable(signed.policy)))
+        return SignedPolicy(signed.release_id, ReleasePolicy.model_validate(signed.policy))
     except ValidationError as error:
         return f"The policy that was signed with version {version} of {model} is not valid: {error.errors()[0]['msg']}."

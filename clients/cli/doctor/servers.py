@@ -1,11 +1,10 @@
-"""Tries the servers: those of a running stack as they are, else each alone in a temporary folder for a moment."""
+"""Asks the servers and parts of a running stack."""
 
 import asyncio
 from typing import TYPE_CHECKING, Any
 
 from clients.cli.doctor.copies import Stream, assess_copies, describe_copies
 from clients.cli.doctor.findings import Finding, failure, ok, warning
-from deploy.local import plan
 from deploy.local.plan import Keys
 from deploy.local.ready import probe_part
 from deploy.local.state import PartState
@@ -19,11 +18,7 @@ from shared.storage.object_lock import NO_LOCK
 if TYPE_CHECKING:
     from nats.js.api import StreamInfo
 
-START_S = 30.0
-STOP_S = 10.0
 ASK_S = 3.0
-LOG_LINES = 5
-NAMES = ("nats", "nats-monitor", *plan.S3_PORTS, *plan.triton_ports(plan.TRITON))
 
 
 def ask_s3(connection: Connection) -> Finding:

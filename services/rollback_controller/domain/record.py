@@ -1,9 +1,9 @@
 """The record of a model in one environment, in the bucket `rollbacks`."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from contracts.codes import Code
 from contracts.facts import (
@@ -121,7 +121,7 @@ class RollbackState(OutboxRecord):
         standby: The verdict on the target that production can be rolled back to; None without one.
         blind: The alert that production is not watched; None while it is.
         past_read: Whether the log was read for open alerts that the record does not have.
-        golden: The golden prompts of the frozen policy, by version; without those over today's limits.
+        golden: The golden prompts of the frozen policy, by version.
         checks: What golden prompts showed of the version that serves; None before the first check.
     """
 
@@ -137,7 +137,7 @@ class RollbackState(OutboxRecord):
     standby: StandbyVerdict | None = None
     blind: OpenBlindness | None = None
     past_read: bool = False
-    golden: dict[str, Annotated[GoldenPrompts, BeforeValidator(GoldenPrompts.readable)]] = Field(default_factory=dict)
+    golden: dict[str, GoldenPrompts] = Field(default_factory=dict)
     checks: GoldenChecks | None = None
 
     def trigger(self, target: Target, name: str | None) -> Trigger | None:

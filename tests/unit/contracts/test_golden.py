@@ -1,18 +1,12 @@
 """Golden prompts: what a set may be, and the sentence about one that may not."""
 
-import json
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
-from contracts.facts import ReleaseOpened
 from contracts.golden import PROMPTS, SET_BYTES, Expectation, GoldenPrompt, GoldenPrompts
 from contracts.policy import ReleasePolicy
-from services.rollback_controller.domain.record import RollbackState
 from testbed import factories as f
 
-SAMPLES = Path("contracts/samples")
 PARIS = {"name": "capital", "prompt": "Capital of France?", "expect": {"contains": ["Paris"]}}
 
 
@@ -79,29 +73,3 @@ def test_a_policy_without_golden_prompts_is_written_as_before():
     assert "golden" not in f.policy().model_dump(mode="json")
     declared = f.policy(golden=GoldenPrompts(prompts=(GoldenPrompt(**PARIS),)))
     assert ReleasePolicy.model_validate_json(declared.model_dump_json()) == declared
-
-
-def opened_release():
-    """Return the data of the event by which a release is opened."""
-    return json.loads((SAMPLES / "slipway.release.opened.v1@shadow.json").read_text())["data"]
-
-
-GREEDY = golden(every_s=10.0, prompts=[PARIS | {"name": f"n{n}", "max_tokens": 256} for n in range(9)])
-
-
-def test_a_stored_set_over_the_limits_of_today_leaves_its_record_readable():
-    sets = {"6": golden("capital"), "7": GREEDY}
-    assert "64" in refused(GoldenPrompts, **GREEDY), "what is declared today is refused"
-    state = RollbackState.model_validate({"model": f.MODEL, "environment": "production", "golden": sets})
-    assert [len(state.golden[version].prompts) for version in ("6", "7")] == [1, 0]
-    opened = opened_release()
-    opened["policy"]["golden"] = GREEDY
-    assert ReleaseOpened.model_validate(opened).policy.golden == GoldenPrompts()
-    opened["policy"]["golden"] = golden("capital")
-    assert len(ReleaseOpened.model_validate(opened).policy.golden.prompts) == 1
-
-
-def test_what_a_newer_version_declares_is_not_taken_for_too_much():
-    opened = opened_release()
-    opened["policy"]["golden"] = golden("capital") | {"judge": "another model"}
-    assert "Extra inputs are not permitted" in refused(ReleaseOpened, **opened)
