@@ -1,4 +1,4 @@
-"""`slipway gc`: remove what no version, release, record, lock or hold refers to, safely beside releases."""
+"""`slipway gc`: remove what no version, release, record or hold refers to, safely beside releases."""
 
 import asyncio
 import time
@@ -43,7 +43,7 @@ def gc(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove objects of the store that no version, release, record, lock or hold refers to.
+    """Remove objects of the store that no version, release, record or hold refers to.
 
     Run it with --yes twice: the first run plans, the second one, after the wait, removes. What a release begins to
     use in between stays. It takes an administrator's credential, and is in the audit log.

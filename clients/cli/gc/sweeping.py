@@ -112,7 +112,11 @@ class Sweeper:
         self.store.create(mark_key(name), OPEN)
         yield
         plan = GcPlan(id=name, marked_at=marked_at, sweep_after=self.clock() + wait, objects=objects)
-        self.store.create(PLAN, canonical_json(plan.model_dump(mode="json")))
+        try:
+            self.store.create(PLAN, canonical_json(plan.model_dump(mode="json")))
+        except AlreadyExists:
+            self.store.erase(mark_key(name))
+            raise
         yield
 
     def sweep_steps(self, plan: GcPlan, swept: Swept) -> Iterator[None]:

@@ -265,6 +265,7 @@ def test_who_plans_too_late_leaves_the_claims_on_the_other_plan_alone():
     Claims(lambda: 0.0).claim(store, key, AlreadyExists)
     with pytest.raises(AlreadyExists):
         list(slower)
+    assert [each for each in store.objects if each.endswith(PLAN)] == [mark_key(sweeper.find_plan().id), PLAN]
     sweep(sweeper, BEGIN + WAIT)
     assert list(store.objects) == [key]
 
