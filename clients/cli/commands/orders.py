@@ -18,20 +18,19 @@ from clients.cli.connection import (
     find_stack,
     sender_of,
 )
-from clients.cli.event_log import parse
-from clients.cli.last_events import answer_to, last_event, last_sequences
+from clients.cli.last_events import answer_to, last_sequences
 from clients.cli.names import parse_name
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import parse_duration
-from clients.cli.reading import read_messages
-from clients.cli.recorded_releases import recorded_releases
+from clients.cli.reading import RecordsOfModels
+from clients.cli.recorded_releases import BUCKET, recorded_releases
 from clients.cli.resolving import ReleaseArgument, advice, resolve
 from clients.cli.serving import read_route
-from contracts.envelope import Event, nats_subject
-from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderAccepted, OrderRefused, ReleaseCancelled
+from contracts.envelope import Event
+from contracts.facts import ApprovalGranted, Fact, OrderAccepted, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
 from contracts.services import EVENTS, ORDERS, durable_name
-from contracts.vocabulary import Environment
+from contracts.vocabulary import Contract, Digest, Environment
 from decisions.orders import LONGEST_ORDER, ORDER_AGE
 from decisions.release_progress import ReleaseProgress
 from shared.messaging.orders import new_order
@@ -65,12 +64,9 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         release = await open_release(js, what)
-        asked = await _approval_asked(js, release)
-        if asked is None:
-            raise CommandError(f"{release.name} does not wait for an approval; see `slipway status {release.model}`")
         fact = ApprovalGranted(
-            release_id=asked.release_id,
-            manifest_digest=asked.manifest_digest,
+            release_id=str(release.release_id),
+            manifest_digest=await _digest_asked(js, release),
             reason=reason,
             expires_at=until,
             epoch=await epoch_of(js, release.model),
@@ -83,18 +79,22 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
     )
 
 
-async def _approval_asked(js: JetStreamContext, release: ReleaseProgress) -> ApprovalRequested | None:
-    """Return what a release asks approval of; None if it does not. The last one to ask is the one that waits.
+class _Asked(Contract):
+    """Of the registry's record of a release: the digest that it asks approval of."""
 
-    A consumer is needed only if another release of the model asked last: two wait where records of releases were lost.
+    asked: Digest | None = None
+
+
+async def _digest_asked(js: JetStreamContext, release: ReleaseProgress) -> Digest:
+    """Return the digest that a release asks approval of.
+
+    Raises:
+        CommandError: it does not ask.
     """
-    last = await last_event(js, ApprovalRequested, release.model)
-    asked: list[ApprovalRequested] = [] if last is None else [last.data]
-    if last is not None and last.data.release_id != release.release_id:
-        messages = await read_messages(js, EVENTS, nats_subject(ApprovalRequested.TYPE, release.model, "*"))
-        events = (parse(message.subject, message.data) for message in messages)
-        asked = [event.data for event in events if event is not None]
-    return next((each for each in reversed(asked) if each.release_id == release.release_id), None)
+    record = await RecordsOfModels(js, BUCKET, _Asked).get(f"{release.model}.{release.release_id}")
+    if record is None or record.asked is None:
+        raise CommandError(f"{release.name} does not wait for an approval; see `slipway status {release.model}`")
+    return record.asked
 
 
 def _count_after(release: ReleaseProgress, sender: str) -> str:

@@ -27,7 +27,7 @@ from contracts.facts import (
 )
 from contracts.policy import ReleasePolicy
 from contracts.records import OutboxRecord
-from contracts.vocabulary import ArtifactRef, Contract, Deployable, Instant, Target, Variant
+from contracts.vocabulary import ArtifactRef, Contract, Deployable, Digest, Instant, Target, Variant
 from decisions.release_holds import HoldOrder
 
 
@@ -145,7 +145,8 @@ class Release(OutboxRecord):
     The first of each fact wins; the failure of a shadow or a canary also replaces its pass.
 
     `times` holds when each field was filled, `emitted` when each fact was decided. Only `outbox` ever shrinks.
-    `timed_out` lists the variants that the registry itself failed, because they were not quantised in time.
+    `timed_out` lists the variants that the registry itself failed, because they were not quantised in time. `asked` is
+    the digest that approval was requested of.
     """
 
     opened: ReleaseOpened
@@ -163,6 +164,7 @@ class Release(OutboxRecord):
     staged: tuple[Variant, ...] = ()
     benchmarked: dict[Variant, VariantBenchmarked] = Field(default_factory=dict)
     rehearsed: RehearsalCompleted | None = None
+    asked: Digest | None = None
     approvals: dict[str, tuple[Approval, ...]] = Field(default_factory=dict)
     deployed: dict[str, Deployed] = Field(default_factory=dict)
     shadowed: ShadowAssessed | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import get_args
 
-from contracts.facts import DeadlinePassed, ReleaseFinished, ReleaseOpened
+from contracts.facts import ApprovalRequested, DeadlinePassed, ReleaseFinished, ReleaseOpened
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.vocabulary import StagingPurpose
 from decisions.release_holds import begins_step
@@ -60,10 +60,12 @@ def _advance(release: Release, cause_id: str, now: datetime) -> Decision:
         for key, fact in fresh.items()
     )
     finished = [fact for fact in fresh.values() if isinstance(fact, ReleaseFinished)]
+    asked = [fact.manifest_digest for fact in fresh.values() if isinstance(fact, ApprovalRequested)]
     update = {
         "emitted": {**release.emitted, **dict.fromkeys(fresh, now)},
         "outbox": (*release.outbox, *entries),
         "finished": finished[0] if finished else None,
+        "asked": asked[0] if asked else release.asked,
     }
     return Decision(release.model_copy(update=update), entries)
 

@@ -126,7 +126,7 @@ def test_the_lease_of_a_measured_variant_is_freed_for_the_next():
 def test_approval_must_cite_the_digest_of_what_would_be_deployed():
     walk = Walk(k.policy(promotion=Promotion(mode="manual", approval_deadline_s=60))).to_verdict()
     awaited = ApprovalRequested.model_validate(walk.last["approval.requested"])
-    assert awaited.manifest_digest == k.quantised("int8").manifest.digest
+    assert awaited.manifest_digest == walk.release.asked == k.quantised("int8").manifest.digest
     assert awaited.deadline_at == walk.now + timedelta(seconds=60) == deadline_at(walk.release)
     assert walk.handle(k.approval(k.ref("something else").digest)) == {}
     assert awaited_step(walk.release) == "approval"
