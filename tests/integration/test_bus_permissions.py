@@ -199,11 +199,12 @@ async def test_no_copy_of_a_message_counts_as_traffic_that_a_gateway_reported(se
     """Else a publisher who also reads could hide that nobody watches a model."""
     reports = f"{TRAFFIC_PREFIX}.{REPORT.process}"
     gateway, mallory = await connect(server, "gateway"), await connect(server, "mallory")
+    controller = await connect(server, "rollback-controller")
     arrived: asyncio.Queue = asyncio.Queue()
     js = mallory.jetstream(timeout=5)
     try:
-        await gateway.subscribe(f"{TRAFFIC_PREFIX}.*", cb=arrived.put)
-        await gateway.flush(timeout=5)
+        await controller.subscribe(f"{TRAFFIC_PREFIX}.*", cb=arrived.put)
+        await controller.flush(timeout=5)
         own = nats_subject(CheckpointReady.TYPE, "support-bot", "mallory")
         sequence = (await js.publish(own, REPORT.model_dump_json().encode())).seq
         name = f"mallory-{1 if how == 'pull' else 2}"
@@ -229,6 +230,7 @@ async def test_no_copy_of_a_message_counts_as_traffic_that_a_gateway_reported(se
     finally:
         await mallory.close()
         await gateway.close()
+        await controller.close()
 
 
 NAMED_ELSEWHERE = {
