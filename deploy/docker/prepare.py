@@ -50,28 +50,23 @@ async def prepare(connection: Connection) -> None:
         js = client.jetstream(timeout=30)
         await _check_format(store, js, connection)
         await provision_when_joined(js, **settings_of(connection))
+    except (nats.errors.TimeoutError, *NO_LEADER) as error:
+        raise Transient(
+            "bus_unavailable",
+            "The bus does not say which streams it has. Servers of a cluster do so once most of them reach each other: "
+            "look at their logs, then start this again.",
+        ) from error
     finally:
         await client.close()
 
 
 async def _await_leader(client: Client) -> None:
-    """Return once the servers of the bus have a leader: those of a new cluster have none until they know each other.
-
-    Raises:
-        SlipwayError: They have none for `LEADER_S`.
-    """
+    """Return once the servers of the bus have a leader: those of a new cluster have none until they know each other."""
 
     async def ask(limit_s: float) -> object:
         return await client.jetstream(timeout=limit_s).streams_info()
 
-    try:
-        await ask_again(ask, within_s=LEADER_S, without_leader_s=LEADER_S, soon_s=LEADER_S)
-    except (nats.errors.TimeoutError, *NO_LEADER) as error:
-        raise Transient(
-            "bus_unavailable",
-            f"The bus does not say which streams it has, for {LEADER_S:g} s. Servers of a cluster do so once most of "
-            "them reach each other: look at their logs, then start this again.",
-        ) from error
+    await ask_again(ask, within_s=LEADER_S, without_leader_s=LEADER_S, soon_s=LEADER_S)
 
 
 async def _check_format(store: Store, js: JetStreamContext, connection: Connection) -> None:
