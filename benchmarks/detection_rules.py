@@ -144,19 +144,19 @@ class ShareTests:
 
     def __init__(self, limit: float, streams: int) -> None:
         self.limit, self.stakes = limit, np.array(bt.plan_stakes(limit))
-        self.logs, self.peak = np.zeros((streams, bt.STAKES)), np.zeros(streams)
+        self.logs = np.zeros((streams, bt.STAKES))
 
     def observe(self, share: Floats, has: Flags) -> None:
         growth = np.minimum(1.0 + self.stakes * (share[:, None] - self.limit) / self.limit, bt.GREATEST_FACTOR)
         self.logs += np.where(has[:, None], np.log(growth), 0.0)
-        top = self.logs.max(1)
-        self.peak = np.maximum(self.peak, top + np.log(np.exp(self.logs - top[:, None]).mean(1)))
 
     def fade(self, kept: float) -> None:
         self.logs = np.where(self.logs > 0.0, self.logs * kept, self.logs)
 
     def crossed(self, alpha: float) -> Flags:
-        return self.peak >= -math.log(alpha)
+        top = self.logs.max(1)
+        log_e: Floats = top + np.log(np.exp(self.logs - top[:, None]).mean(1))
+        return log_e >= -math.log(alpha)
 
 
 def check() -> float:

@@ -126,8 +126,8 @@ def run_canaries(canary: Canary, runs: int, seed: int) -> tuple[npt.NDArray[np.s
         rest, rest_fails = whole - sent[:, rows, heaviest], fails - failed[:, rows, heaviest]
         others.observe((rest[0], rest_fails[0]), (rest[1], rest_fails[1]))
         total += sent[0]
-        first, second = everyone.verdicts(), others.verdicts()
-        agreed = np.where(((total > 0).sum(1) < vt.FEW_CALLERS) | (first == second), first, "undecided")
+        found, passes = everyone.verdicts(), others.passing.crossed(PASS_BETA)
+        agreed = np.where(((total > 0).sum(1) < vt.FEW_CALLERS) | (passes == (found == "pass")), found, "undecided")
         new = (verdict == "undecided") & (agreed != "undecided")
         verdict[new], at_s[new] = agreed[new], (block + 1) * BLOCK_S
         if (verdict != "undecided").all():

@@ -57,19 +57,19 @@ class CandidateState(Contract):
     blocks: Count = 0
 
     @property
-    def peak(self) -> float:
-        """The strongest evidence against the candidate so far."""
+    def e_value(self) -> float:
+        """The strongest evidence against the candidate."""
         return max(self.beyond, self.worse)
 
     @property
     def beyond(self) -> float:
-        """The highest e-value so far that it is beyond its limit."""
-        return as_e_value(self.everyone.test.beyond.peak)
+        """The e-value that it is beyond its limit."""
+        return as_e_value(self.everyone.test.beyond.log_e)
 
     @property
     def worse(self) -> float:
-        """The highest e-value so far that it is worse than the active version beside it."""
-        return as_e_value(self.everyone.test.worse.peak)
+        """The e-value that it is worse than the active version beside it."""
+        return as_e_value(self.everyone.test.worse.log_e)
 
     @property
     def is_at_rest(self) -> bool:
@@ -78,9 +78,11 @@ class CandidateState(Contract):
         return not (self.everyone.candidate.bad or test.open.bad) and max(test.beyond.logs) <= 0.0
 
     def begun_anew(self) -> "CandidateState":
-        """Return what begins anew; open blocks still take requests."""
-        everyone, others = (Beside(candidate=known.candidate, active=known.active) for known in self.both)
-        return CandidateState(everyone=everyone, others=others, heaviest=self.heaviest, callers=self.callers)
+        """Return it with evidence against it that begins anew; open blocks still take requests."""
+        everyone, others = (
+            known.model_copy(update={"test": CandidateTest(passing=known.test.passing)}) for known in self.both
+        )
+        return self.model_copy(update={"everyone": everyone, "others": others})
 
     @property
     def both(self) -> tuple[Beside, Beside]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from contracts.facts.watch import AlertKind, Severity
-from contracts.policy import Trigger
+from contracts.policy import PASS_BETA, Trigger
 from decisions.alerts import Finding
 from decisions.candidates import judge
 from decisions.hard_failures import Failures, HardFailure, assess_failures
@@ -14,8 +14,6 @@ from decisions.triggers import kind_of
 
 HARD_HOLD_S = 60.0
 NO_FAILURES = Failures()
-NEVER_PASSES = 1e-300
-"""An alert asks only whether a candidate fails."""
 HARD_KEYS: dict[AlertKind, str] = {"errors": "all-failing", "quality": "all-empty"}
 _HARD_METRICS: dict[AlertKind, str] = {"errors": "error_ratio", "quality": "empty_ratio"}
 
@@ -66,7 +64,7 @@ def assess_trigger(
     limit, candidate = current_limit(state, trigger), state.candidate
     calm_requests = CALM_REQUESTS if candidate is None else min(trigger.min_requests, CALM_REQUESTS)
     if candidate is not None:
-        fired = judge(candidate, trigger, NEVER_PASSES) == "fail"
+        fired = judge(candidate, trigger, PASS_BETA) == "fail"
     else:
         fired = state.detector is not None and state.detector.peak >= line
     calm = hard is None and is_calm(state.slots, trigger.window_s, now, limit=limit, requests=calm_requests)

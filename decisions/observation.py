@@ -73,7 +73,7 @@ class TriggerState(Contract):
         """The strongest evidence so far."""
         if self.detector is not None:
             return self.detector.peak
-        return self.candidate.peak if self.candidate is not None else 0.0
+        return self.candidate.e_value if self.candidate is not None else 0.0
 
 
 def current_limit(state: TriggerState, trigger: Trigger) -> float:
@@ -88,7 +88,7 @@ def fresh_trigger(role: Role) -> TriggerState:
 
 
 def begin_anew(state: TriggerState, role: Role) -> TriggerState:
-    """Return a trigger whose evidence begins anew; open blocks still take requests."""
+    """Return a trigger whose evidence begins anew, but for what a candidate passes by; open blocks take requests."""
     fresh = fresh_trigger(role)
     if state.candidate is not None and fresh.candidate is not None:
         return fresh.model_copy(update={"candidate": state.candidate.begun_anew()})

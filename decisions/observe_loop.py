@@ -77,13 +77,14 @@ def follow_endpoints(watched: T, endpoints: tuple[str, ...]) -> T:
 def carried(known: WatchedTarget | None, role: Role, triggers: Iterable[Trigger]) -> dict[str, TriggerState]:
     """Return the evidence that a target keeps in a new role or with a new share of traffic.
 
-    That of a candidate adds up over its shadow and all steps. What its shadow showed of latency is left out: there it
-    had next to no load.
+    A candidate's evidence for passing adds up over its shadow and all steps. What its shadow showed of latency is left
+    out: there it had next to no load.
     """
     if known is None or role != "canary" or known.role not in ("canary", "shadow"):
         return {}
     kept = [trigger for trigger in triggers if known.role == "canary" or kind_of(trigger) != "latency"]
-    return {trigger.name: known.triggers[trigger.name] for trigger in kept if trigger.name in known.triggers}
+    names = [trigger.name for trigger in kept if trigger.name in known.triggers]
+    return {name: begin_anew(known.triggers[name], role) for name in names}
 
 
 def observe(watched: T, triggers: Iterable[Trigger], outcomes: Mapping[str, Sequence[Outcome]]) -> T:

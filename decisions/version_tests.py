@@ -22,7 +22,7 @@ from contracts.vocabulary import Contract
 from decisions.block_tests import LEAST_REQUESTS, SMALLEST_LIMIT, STAKES, Block, factor, plan_stakes
 
 FEW_CALLERS: Final = 3
-"""From so many callers on, a verdict must hold without the heaviest one."""
+"""From so many callers on, what those without the heaviest one show counts, too."""
 MOST_OF_KEY: Final = 6
 """So many pairs that differ count of one key: less than half of what confirms."""
 LEAST_PAIRS: Final = 50
@@ -38,23 +38,26 @@ JudgementVerdict = Literal["confirmed", "cleared", "undecided"]
 
 
 class ShareTest(Contract):
-    """An e-process: the logarithms of its products by stake, and the highest log e-value that it ever had."""
+    """An e-process: the logarithms of its products by stake. Its value now counts: what was shown once, time undoes."""
 
     logs: tuple[float, ...] = (0.0,) * STAKES
-    peak: float = 0.0
+
+    @property
+    def log_e(self) -> float:
+        """The logarithm of the e-value."""
+        top = max(self.logs)
+        return top + math.log(math.fsum(math.exp(log - top) for log in self.logs) / STAKES)
 
     def crossed(self, alpha: float) -> bool:
-        """Return whether the null hypothesis was rejected at a level."""
-        return self.peak >= -math.log(alpha)
+        """Return whether the null hypothesis is rejected at a level."""
+        return self.log_e >= -math.log(alpha)
 
 
 def observe_share(test: ShareTest, limit: float, share: float) -> ShareTest:
     """Return a test after one figure between 0 and 1, whose mean is at most the limit under the null hypothesis."""
     stakes = plan_stakes(limit)
     logs = tuple(log + math.log(factor(stake, share, limit)) for stake, log in zip(stakes, test.logs, strict=True))
-    top = max(logs)
-    log_e = top + math.log(math.fsum(math.exp(log - top) for log in logs) / STAKES)
-    return ShareTest(logs=logs, peak=max(test.peak, log_e))
+    return ShareTest(logs=logs)
 
 
 def fade(test: ShareTest, blocks: int = 1) -> ShareTest:
@@ -63,7 +66,7 @@ def fade(test: ShareTest, blocks: int = 1) -> ShareTest:
     Its level holds for some hours, as simulated: 9 of 12,000 equal versions crossed 0.001 in six.
     """
     kept = 0.5 ** (blocks / FADING_BLOCKS)
-    return test.model_copy(update={"logs": tuple(log * kept for log in test.logs)})
+    return ShareTest(logs=tuple(log * kept for log in test.logs))
 
 
 def _least_bad(limit: float) -> float:
@@ -72,7 +75,9 @@ def _least_bad(limit: float) -> float:
 
 
 class CandidateTest(Contract):
-    """What blocks showed of a candidate, over the shadow and all steps; `active` is of the active version in them.
+    """What blocks showed of a candidate; `active` is of the active version in them.
+
+    Evidence for passing adds up over the shadow and all steps; that against it begins anew with each of them.
 
     `open` is the block that does not hold enough requests yet to speak against it: few bad ones in a row are no proof.
     """
@@ -122,11 +127,10 @@ def count_blocks_to_pass(test: CandidateTest, limit: float, beta: float) -> int:
     growths = [math.log(factor(stake, 1.0, bound)) for stake in plan_stakes(bound)]
 
     def is_enough(blocks: int) -> bool:
-        logs = [log + blocks * growth for log, growth in zip(test.passing.logs, growths, strict=True)]
-        top = max(logs)
-        return top + math.log(math.fsum(math.exp(log - top) for log in logs) / STAKES) >= -math.log(beta)
+        logs = tuple(log + blocks * growth for log, growth in zip(test.passing.logs, growths, strict=True))
+        return ShareTest(logs=logs).crossed(beta)
 
-    return 0 if test.passing.crossed(beta) else bisect_left(range(MOST_BLOCKS), True, key=is_enough)
+    return bisect_left(range(MOST_BLOCKS), True, key=is_enough)
 
 
 def decide_candidate(
@@ -135,7 +139,7 @@ def decide_candidate(
     """Return the verdict: a good candidate fails with probability 2 `alpha` at most, a bad one passes with `beta`.
 
     Bad: a share of twice the limit. `load`: both versions are beyond the limit, so that machine or load may be at
-    fault.
+    fault. From `FEW_CALLERS` on, passing needs both counts; failing needs everyone's, unless the others' passes.
 
     Args:
         everyone: Of all requests.
@@ -145,7 +149,9 @@ def decide_candidate(
         beta: Level of the test that it must pass.
     """
     verdict = _decide(everyone, alpha, beta)
-    return verdict if callers < FEW_CALLERS or _decide(others, alpha, beta) == verdict else "undecided"
+    if callers < FEW_CALLERS or others.passing.crossed(beta) == (verdict == "pass"):
+        return verdict
+    return "undecided"
 
 
 def _decide(test: CandidateTest, alpha: float, beta: float) -> CandidateVerdict:

@@ -128,9 +128,9 @@ class CanaryAssessed(Fact):
 
     Attributes:
         requests: Of the candidate since it has had this share.
-        e_values: The highest e-value so far of each test, which decides: `NAME` against the trigger's limit,
+        e_values: The e-value of each test, which decides: `NAME` against the trigger's limit,
             `NAME:baseline` beside requests of the active target in the same seconds.
-        counts: What each trigger counted for these e-values.
+        counts: What each trigger counted, over the shadow and all steps.
     """
 
     TYPE: ClassVar[str] = "slipway.canary.assessed.v1"
@@ -150,7 +150,7 @@ class ShadowCounts(Contract):
 
     Attributes:
         pairs: Of the requests that both versions were asked: `only_target` were bad on the candidate only.
-        e_value: The highest evidence so far that the candidate is beyond its limit, or worse than the active version.
+        e_value: The evidence that the candidate is beyond its limit, or worse than the active version.
     """
 
     pairs: PairCounts

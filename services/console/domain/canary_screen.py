@@ -51,8 +51,8 @@ class Evidence(Screen):
     """The evidence against a candidate by one trigger; the canary is aborted when a value reaches `line`.
 
     Attributes:
-        e_value: The highest so far against the trigger's own limit.
-        baseline_e_value: The highest so far beside the active target in the same seconds.
+        e_value: Against the trigger's own limit.
+        baseline_e_value: Beside the active target in the same seconds.
         allowed_ratio: The share of bad requests that the trigger allows.
         line: 1/alpha.
         candidate: Requests of the candidate that the last assessment counted; None if it names no counts.

@@ -93,14 +93,14 @@ def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
 
 
 def _e_values(state: TargetState) -> dict[str, float]:
-    """Return the highest e-value so far of each test that can fail the canary: the highest decides, not the latest."""
+    """Return the e-value of each test that can fail the canary."""
     known = {name: trigger.candidate for name, trigger in state.triggers.items() if trigger.candidate is not None}
     beyond = {name: seen.beyond for name, seen in known.items()}
     return beyond | {f"{name}:baseline": seen.worse for name, seen in known.items() if seen.active.requests}
 
 
 def _counts(trigger: TriggerState) -> TriggerCounts:
-    """Return the counts that the e-values of a trigger were computed from."""
+    """Return the requests that a trigger has seen, over the shadow and all steps."""
     seen = trigger.candidate or CandidateState()
     return TriggerCounts(
         requests=seen.candidate.requests,

@@ -10,6 +10,7 @@ from decisions.block_tests import BLOCK_S
 from decisions.candidates import CandidateState, add_beside, close_candidate, judge
 from decisions.open_blocks import GRACE_S
 from decisions.triggers import Outcome
+from decisions.version_tests import CandidateTest
 from testbed import factories as k
 
 SEED, RUNS = 31, 100
@@ -68,3 +69,38 @@ def test_no_caller_passes_a_candidate_that_fails_the_others():
         assert judge(state, TRIGGER, PASS_BETA) != "pass"
     assert state.heaviest == "key-0"
     assert state.everyone.test.passing.crossed(PASS_BETA)
+
+
+def heaviest_is_bad(state, seconds, draw, *, others):
+    """Return a candidate whose heaviest caller, of 19 of 20 requests, always fails; of the others' a share does."""
+    for second in seconds:
+        at = BEGIN + timedelta(seconds=second)
+        own = outcomes(draw, at, 19, 1.0, 1) + outcomes(draw, at, 2, others, 6)[1:]
+        state = add_beside(state, own, outcomes(draw, at, 6, 0.0, 6))
+        state, _ = close_candidate(state, TRIGGER, at + timedelta(seconds=BLOCK_S + GRACE_S))
+    return state
+
+
+def test_a_candidate_that_fails_its_main_caller_fails():
+    state = heaviest_is_bad(CandidateState(), range(0, 20, BLOCK_S), random.Random(SEED), others=0.0)
+    assert judge(state, TRIGGER, PASS_BETA) == "fail"
+
+
+def test_what_one_caller_alone_fails_with_fails_nothing_once_the_others_pass():
+    """One of six is the heaviest, and begins to fail after a quarter of an hour in which all is well."""
+    draw, state = random.Random(SEED), CandidateState()
+    for second in range(0, 900, BLOCK_S):
+        at = BEGIN + timedelta(seconds=second)
+        own = outcomes(draw, at, 18, 0.0, 1) + outcomes(draw, at, 2, 0.0, 6)
+        state = add_beside(state, own, outcomes(draw, at, 6, 0.0, 6))
+        state, _ = close_candidate(state, TRIGGER, at + timedelta(seconds=BLOCK_S + GRACE_S))
+    state = heaviest_is_bad(state, range(900, 1800, BLOCK_S), draw, others=0.0)
+    assert judge(state, TRIGGER, PASS_BETA) == "undecided"
+
+
+def test_with_another_share_only_the_evidence_for_passing_is_kept():
+    state = heaviest_is_bad(CandidateState(), range(0, 20, BLOCK_S), random.Random(SEED), others=0.0)
+    begun = state.begun_anew()
+    assert begun.everyone.test == CandidateTest(passing=state.everyone.test.passing)
+    assert begun.others.test == CandidateTest(passing=state.others.test.passing)
+    assert (begun.callers, begun.candidate) == (state.callers, state.candidate)

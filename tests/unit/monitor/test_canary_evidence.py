@@ -15,7 +15,7 @@ def last(after):
     return published(after, f.CanaryAssessed)[-1]
 
 
-def test_evidence_that_fell_back_after_it_crossed_its_line_is_reported_as_it_decides():
+def test_evidence_that_fell_back_fails_no_candidate_and_is_reported_as_it_decides():
     trigger = k.trigger(name="errors", metric="error_ratio", threshold=0.1, min_requests=6)
     the_policy = policy(triggers=(trigger,), canary=Canary(steps=(0.33,), min_requests=60))
     after = routed(canary=8, weight=0.33, of=watch(versions=(7, 8), the_policy=the_policy))
@@ -23,9 +23,8 @@ def test_evidence_that_fell_back_after_it_crossed_its_line_is_reported_as_it_dec
     after = take(after, [*bad, *(record(at, version=8) for at in range(40, 400))], 410.0)
     assert max(after.targets[str(k.target(8))].triggers[trigger.name].candidate.everyone.test.beyond.logs) < 0.0
     assessed = last(after)
-    assert assessed.verdict == "fail"
-    assert assessed.e_values[trigger.name] >= 1.0 / trigger.alpha
-    assert f"e-value {assessed.e_values[trigger.name]:.3g}" in assessed.reason
+    assert assessed.verdict == "pass"
+    assert assessed.e_values[trigger.name] < 1.0 / trigger.alpha
 
 
 @pytest.mark.parametrize("threshold", [0.0, 5e-324])

@@ -11,6 +11,7 @@ from contracts.facts import MirroredPair
 from contracts.facts.watch import Features
 from contracts.policy import Canary, Shadow
 from contracts.routes import ShadowShare
+from decisions.observation import begin_anew
 from services.monitor.domain import monitoring
 from services.monitor.domain.shadow import EMPTY as EMPTY_IN_SHADOW
 from services.monitor.domain.shadow import ERRORS, triggers_of_shadow
@@ -209,17 +210,16 @@ def test_a_candidate_that_fails_one_request_in_ten_never_passes_and_one_that_is_
     assert walk(1, callers, (0.0, 0.0)) == "pass"
 
 
-def test_a_candidate_that_fails_its_heaviest_caller_neither_passes_nor_fails():
-    """One caller cannot end a release, and what fails one customer must not go to it."""
-    state = begun()
-    for index in range(200):
+@pytest.mark.parametrize(("well", "verdict"), [(0, "fail"), (300, "inconclusive")])
+def test_a_candidate_that_fails_its_heaviest_caller_fails_unless_the_others_requests_pass(well, verdict):
+    """What fails the customer with most requests must not go to it; once the others pass, one caller ends nothing."""
+    state = begun(shadow=Shadow(share_ratio=0.5, duration_s=60.0, min_requests=10_000))
+    for index in range(well + 150):
         own = index % 3 == 0
-        caller = "bad" if own else f"c{index % 7}"
-        state = give(state, [pair(index, {"fails": True} if own else None, caller=caller)], 2.0 * index + 5.0)
-    assert set(verdicts(state)) == {"inconclusive"}
-    fact = published(state, f.ShadowAssessed)[-1]
-    assert fact.counts["errors"].pairs.only_target >= 60
-    assert "which may be one caller's alone" in fact.reason
+        bad = {"fails": True} if own and index >= well else None
+        state = give(state, [pair(index, bad, caller="bad" if own else f"c{index % 7}")], 2.0 * index + 5.0)
+    assert verdicts(state)[-1] == verdict
+    assert well == 0 or "which may be one caller's alone" in published(state, f.ShadowAssessed)[-1].reason
 
 
 def test_a_pair_that_is_late_or_of_no_shadow_is_dropped():
@@ -239,8 +239,9 @@ def test_the_canary_keeps_what_the_shadow_showed_but_of_latency():
     canary = k.CanaryShare(served=k.served(8), weight_ratio=0.2)
     after = monitoring.follow_route(shadowed, route(epoch=13, shadow=None, canary=canary), cause(70.0), RULES)
     of_shadow = shadowed.targets[CANDIDATE].triggers
-    kept = {name: of_shadow[name] for name in ("errors", "empty")}
+    kept = {name: begin_anew(of_shadow[name], "canary") for name in ("errors", "empty")}
     assert (after.targets[CANDIDATE].requests, after.targets[CANDIDATE].triggers) == (0, kept)
+    assert kept["errors"].candidate.everyone.test.passing == of_shadow["errors"].candidate.everyone.test.passing
 
 
 def test_an_aborted_or_quarantined_shadow_is_not_watched():
