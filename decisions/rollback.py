@@ -20,15 +20,13 @@ from decisions.route_edits import Changed, EditRefused, roll_back
 Evidence = Literal["answers_nothing", "trigger", "none"]
 """What speaks against the target: it answers nothing; an automatic trigger is at its line; or nothing that moves it."""
 Behind = Literal["ready", "too_few", "not_ready", "missing"]
-"""The previous version: it generates; it generates on too few replicas; it does not generate; there is none."""
+"""The previous version: it generates; for a trigger, on too few replicas; it does not generate; there is none."""
 Action = Literal["move", "stay", "page"]
 
 _TABLE: Final[Mapping[tuple[Evidence, Behind, bool], Code | Literal["move"]]] = {
     # evidence, previous, a version is suspended already: traffic moves, or the code of the page
     ("answers_nothing", "ready", False): "move",
     ("answers_nothing", "ready", True): "move",
-    ("answers_nothing", "too_few", False): "move",
-    ("answers_nothing", "too_few", True): "move",
     ("answers_nothing", "not_ready", False): "previous_not_ready",
     ("answers_nothing", "not_ready", True): "previous_not_ready",
     ("answers_nothing", "missing", False): "no_previous_target",

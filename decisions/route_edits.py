@@ -120,8 +120,8 @@ def roll_back(
         route: The route.
         failed: The target that is to go.
         cause_id: What the edit is recorded under.
-        to_version: Chooses an older version of the history; the versions between stay in it. For an alert also a
-            suspended one: what answers nothing is left for whatever generates.
+        to_version: Chooses an older version of the history, or one that returns as a canary; the versions between stay
+            in it. For an alert also a suspended one: what answers nothing is left for whatever generates.
         suspended_by: The alert that moves traffic, and when: an active target, and one that returns as a canary, is
             suspended then, not quarantined.
         judged_by: Its trigger, if a shadow can judge the suspended target by it.
@@ -147,19 +147,21 @@ def roll_back(
             f"{failed} is neither active nor canary nor shadow of {route.model}; there is nothing to roll back.",
         )
     barred |= set(quarantined)
-    revived = [entry.served for entry in route.suspended if suspended_by and entry.served.target.version == to_version]
-    if not revived and (route.previous is None or route.previous.target in barred):
+    held, returning = put_back(route), _returning(route)
+    revived = [entry.served for entry in held if suspended_by and entry.served.target.version == to_version]
+    if not (revived or returning) and (route.previous is None or route.previous.target in barred):
         return EditRefused("no_previous_target", f"{route.model} has no previous target to roll back to.")
     behind = [served for served in (route.previous, *route.history) if served is not None]
-    named = [each for each in behind if to_version in (None, each.target.version) and each.target not in barred]
+    usable = [*behind, returning.served] if returning is not None else behind
+    named = [each for each in usable if to_version in (None, each.target.version) and each.target not in barred]
     chosen = next(iter([*revived, *named]), None)
     if chosen is None:
         return EditRefused("no_previous_target", f"{route.model} has no version {to_version} in its history.")
-    update |= {"active": chosen, "canary": None, "shadow": None, "suspended": put_back(route)}
+    held = tuple(entry for entry in held if entry.served.target != chosen.target)
+    update |= {"active": chosen, "canary": None, "shadow": None, "suspended": held}
     if suspended_by is not None and route.active is not None:
         suspension = _suspend(route.active, suspended_by, judged_by)
-        others = tuple(entry for entry in put_back(route) if entry.served.target != chosen.target)
-        update |= {"quarantined": route.quarantined, "suspended": (suspension, *others)}
+        update |= {"quarantined": route.quarantined, "suspended": (suspension, *held)}
         if revived:
             update["returned"] = _with_return(route, chosen.target, suspended_by[1])
     update |= _behind(behind, chosen.target, barred)
@@ -220,10 +222,10 @@ def order_return(route: Route, target: Target, *, at: datetime, cause_id: str) -
 
 
 def return_suspended(route: Route, target: Target, *, at: datetime, cause_id: str) -> Edit:
-    """Make a suspended target active again: it was not the cause. The active one is behind it; no canary goes on."""
+    """Make a suspended target active again, or one that returns: it was not the cause. The active one is behind it."""
     if cause_id == route.last_edit_id:
         return AlreadyApplied(route)
-    suspension = route.suspension(target)
+    suspension = next((entry for entry in put_back(route) if entry.served.target == target), None)
     if suspension is None:
         return _not_suspended(target)
     kept = tuple(entry for entry in put_back(route) if entry.served.target != target)

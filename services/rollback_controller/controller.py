@@ -26,7 +26,7 @@ from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
 from decisions.rollback import replicas_needed, rollback_id
-from decisions.route_edits import Changed, EditRefused
+from decisions.route_edits import Changed, EditRefused, put_back
 from services.rollback_controller.domain import behind, decision, execution
 from services.rollback_controller.domain.behind import Standby
 from services.rollback_controller.domain.decision import Cause, VoidOrder
@@ -138,7 +138,7 @@ class Controller:
             generates = failure is not None and needed > 1 and await self.probe.answers(served) is None
             standby = behind.assess_standby(served, failure, generates=generates, needed=needed)
         if event.data.answers_nothing and standby.behind in ("missing", "not_ready"):
-            for suspension in route.suspended:
+            for suspension in put_back(route):
                 if await self.probe.answers(suspension.served) is None:
                     return Standby(target=suspension.served.target, suspended=True)
         return standby
@@ -302,9 +302,9 @@ class Controller:
         return None
 
     async def _is_ready(self, environment: Environment, model: str, rollback: Rollback, after: Route) -> bool:
-        """Return whether the target that becomes active generates; record the failure if it does not."""
+        """Return whether the target that becomes active generates, as when it was decided; record it if it does not."""
         served = after.active
-        failure = await self.probe.answers(served) if served is not None else "there is none"
+        failure = await self.probe.answers(served, rollback.replicas) if served is not None else "there is none"
         if failure is None:
             return True
         name = served.target if served is not None else "the previous target"

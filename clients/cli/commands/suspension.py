@@ -14,8 +14,9 @@ from clients.cli.parsing import check_model
 from clients.cli.resolving import require_model
 from clients.cli.serving import read_route
 from contracts.facts import SuspensionDecided
-from contracts.routes import Route
+from contracts.routes import Route, Suspended
 from contracts.vocabulary import Target
+from decisions.route_edits import put_back
 from decisions.suspensions import RETURNS
 
 Decision = Literal["confirm", "return"]
@@ -46,18 +47,24 @@ def decide_suspension(stack: StackAddress, model: str, decided: DecisionOrder, *
         show_line(f"{target} takes all traffic again (epoch {epoch})")
 
 
-def _is_decided(route: Route, target: Target, order_id: str) -> bool:
-    suspension = route.suspension(target)
-    return suspension is None or suspension.returned_by == order_id
+def _held(route: Route, *, at_once: bool) -> tuple[Suspended, ...]:
+    """Return the suspended targets; for a return at once also one that returns as a canary."""
+    return put_back(route) if at_once else route.suspended
 
 
-def pick_suspended(route: Route | None, model: str, named: Target | None = None) -> Target:
+def _is_decided(route: Route, target: Target, order_id: str, *, at_once: bool) -> bool:
+    held = _held(route, at_once=at_once)
+    return all(entry.served.target != target or entry.returned_by == order_id for entry in held)
+
+
+def pick_suspended(route: Route | None, model: str, named: Target | None = None, *, at_once: bool = False) -> Target:
     """Return the named target of a model, or the one that was suspended last; raise CommandError if it is not."""
-    if route is None or not route.suspended:
+    held = [entry.served.target for entry in _held(route, at_once=at_once)] if route is not None else []
+    if not held:
         raise CommandError(f"no version of {model} is suspended; see `slipway routes`")
-    if named is not None and route.suspension(named) is None:
+    if named is not None and named not in held:
         raise CommandError(f"{named} is not suspended; see `slipway routes`")
-    return named or route.suspended[0].served.target
+    return named or held[0]
 
 
 async def _decide(stack: StackAddress, model: str, decided: DecisionOrder, wait_s: float) -> tuple[Target, int]:
@@ -67,7 +74,7 @@ async def _decide(stack: StackAddress, model: str, decided: DecisionOrder, wait_
             route = await read_route(js, model)
             if route is None:
                 await require_model(js, model)
-            target = pick_suspended(route, model, decided.target)
+            target = pick_suspended(route, model, decided.target, at_once=decided.at_once)
             fact = SuspensionDecided(
                 reason=decided.reason,
                 target=target,
@@ -84,7 +91,7 @@ async def _decide(stack: StackAddress, model: str, decided: DecisionOrder, wait_
                 after,
                 wait_s,
                 target,
-                is_done=functools.partial(_is_decided, order_id=event.id),
+                is_done=functools.partial(_is_decided, order_id=event.id, at_once=decided.at_once),
                 left=f"{target} is still suspended",
             )
             if isinstance(answer, int):

@@ -6,7 +6,7 @@ from contracts.facts import AlertRaised, AlertUpdated
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
 from decisions.rollback import Behind, find_behind
-from decisions.route_edits import EditRefused
+from decisions.route_edits import EditRefused, put_back
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,14 @@ class Standby:
     Attributes:
         why: What it lacks.
         target: Which was asked; None: nothing has to be asked.
+        needed: On how many replicas it has to generate.
         suspended: It is not previous, but a suspended version that generates, where the active one answers nothing.
     """
 
     behind: Behind = "ready"
     why: str = ""
     target: Target | None = None
+    needed: int = 1
     suspended: bool = False
 
 
@@ -49,7 +51,7 @@ def assess_standby(served: ServedTarget, failure: str | None, *, generates: bool
         needed: Half of those that serve now.
     """
     if failure is None:
-        return Standby(target=served.target)
+        return Standby(target=served.target, needed=needed)
     if generates:
         reason = f"{served.target} generates on fewer than {needed} replicas, half of those that serve now. {failure}"
         return Standby("too_few", reason, served.target)
@@ -62,6 +64,6 @@ def is_outdated(route: Route | None, alert: AlertRaised | AlertUpdated, standby:
     if route is None:
         return False
     if standby.suspended:
-        return route.suspension(standby.target) is None if standby.target is not None else True
+        return all(entry.served.target != standby.target for entry in put_back(route))
     planned = plan_standby(route, alert)
     return not isinstance(planned, Standby) and planned.target != standby.target

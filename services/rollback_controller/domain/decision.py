@@ -132,6 +132,7 @@ def decide_on_alert(
         trigger=alert.trigger or "",
         judged_by=_judged_by(state, alert),
         to_version=standby.target.version if standby.target is not None and standby.suspended else None,
+        replicas=standby.needed,
         cause_sequence=cause.sequence,
     )
     if decided.action == "move":
@@ -254,9 +255,9 @@ def record_refusal(
 def _is_repeated(known: Rollback, cause: Cause) -> bool:
     """Return whether an order is the one that a rollback was recorded for, and not another event with its id.
 
-    The place in the log tells them apart. Older releases recorded 0 for orders, which tells nothing.
+    The place in the log tells them apart.
     """
-    return known.origin == "order" and known.cause_sequence in (0, cause.sequence)
+    return known.origin == "order" and known.cause_sequence == cause.sequence
 
 
 def _void_code(code: Code | None) -> Code:

@@ -37,6 +37,7 @@ class Rollback(Contract):
         origin: What kind of event that was.
         expires_at: When the order that asked for it is void; None without an order.
         epoch: The epoch of the route that the order named, if any.
+        replicas: On how many of them the version that traffic moves to has to generate.
         judged_by: The trigger by which the shadow can judge the version that traffic moved from; else empty.
         good: Requests since the switch that `trigger` finds good; without a trigger, those that were answered.
         bad: The other ones.
@@ -58,6 +59,7 @@ class Rollback(Contract):
     expires_at: Instant | None = None
     epoch: int | None = None
     to_version: int | None = None
+    replicas: int = 1
     to: Target | None = None
     phase: Phase = "decided"
     route_event_id: str = ""

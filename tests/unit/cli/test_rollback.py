@@ -214,3 +214,7 @@ def test_a_decision_is_about_the_last_suspended_version_or_the_named_one():
     assert pick_suspended(both, "support-bot", target(7)) == target(7)
     with pytest.raises(CommandError, match="is not suspended"):
         pick_suspended(both, "support-bot", target(5))
+    canary = CanaryShare(served=served(6), weight_ratio=0.1, returns=left[0])
+    returning = both.model_copy(update={"canary": canary, "suspended": left[1:]})
+    assert pick_suspended(returning, "support-bot", at_once=True) == target(6)
+    assert pick_suspended(returning, "support-bot") == target(7)

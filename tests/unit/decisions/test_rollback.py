@@ -11,7 +11,6 @@ MOVE = "move"
 TABLE = {
     # evidence, previous: without a suspended version, with one
     ("answers_nothing", "ready"): (MOVE, MOVE),
-    ("answers_nothing", "too_few"): (MOVE, MOVE),
     ("answers_nothing", "not_ready"): ("previous_not_ready", "previous_not_ready"),
     ("answers_nothing", "missing"): ("no_previous_target", "no_previous_target"),
     ("trigger", "ready"): (MOVE, "suspended"),

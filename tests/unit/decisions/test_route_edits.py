@@ -400,6 +400,29 @@ def test_of_a_model_one_version_a_day_returns_by_itself():
     assert not returns_by_itself(at_once, target(3), NOW + timedelta(days=9))
 
 
+def alone_behind_its_return():
+    """Return a route whose active version has nothing behind it but the version that returns as a canary."""
+    return returning(0.1).model_copy(update={"previous": None, "history": ()})
+
+
+@pytest.mark.parametrize("to_version", [None, 3])
+def test_an_order_to_leave_the_active_version_finds_the_one_that_returns(to_version):
+    state = alone_behind_its_return()
+    after = apply(state, roll_back(state, target(2), cause_id="o", to_version=to_version))
+    assert (after.active, after.canary, after.suspended, after.quarantined) == (served(3), None, (), (target(2),))
+
+
+def test_what_returns_takes_over_where_the_active_version_answers_nothing():
+    state = returning(0.1)
+    after = apply(state, roll_back(state, target(2), cause_id="d", to_version=3, suspended_by=("dead", NOW)))
+    assert (after.active, [entry.served for entry in after.suspended]) == (served(3), [served(2)])
+
+
+def test_what_returns_as_a_canary_takes_all_traffic_at_once_if_a_person_says_so():
+    edit = return_suspended(returning(0.1), target(3), at=NOW, cause_id="r")
+    assert (edit.cause, edit.route.active, edit.route.canary, edit.route.suspended) == ("return", served(3), None, ())
+
+
 def test_a_canary_that_returns_moves_to_another_endpoint():
     canary = returning(0.1)
     moved = apply(canary, move(canary, target(3), ("b:2",), epoch=canary.epoch, cause_id="m"))

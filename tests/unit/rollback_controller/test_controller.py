@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from contracts import facts as cf
+from decisions.route_edits import order_return, promote
 from services.rollback_controller.domain.record import VERSIONS_KEPT
 from testbed import factories as f
 from tests.kit.virtual_time import virtual_time
@@ -51,6 +52,24 @@ async def test_what_answers_nothing_is_left_for_a_suspended_version_that_generat
     route = world.route()
     assert (route.active.target, [entry.served.target for entry in route.suspended]) == (f.target(7), [f.target(6)])
     world.check()
+    await world.stop()
+
+
+@virtual_time
+async def test_what_answers_nothing_is_left_for_a_version_that_returns_as_a_canary():
+    world = started()
+    await asyncio.sleep(1)
+    world.publish(world.alert(), event_id="a-1")
+    await asyncio.sleep(30)
+    asked = order_return(world.route(), f.target(7), at=f.START, cause_id="o").route
+    order = {"weight_ratio": 0.2, "epoch": asked.epoch, "cause_id": "return"}
+    world.routes.set("production", promote(asked, f.served(7), **order).route)
+    world.probe.unloaded.add(str(f.target(5)))
+    dead = {"target": f.target(6), "trigger": None, "answers_nothing": True, "alert_id": "dead"}
+    world.publish(world.alert(**dead), event_id="a-2")
+    await asyncio.sleep(1)
+    route = world.route()
+    assert (route.active.target, [entry.served.target for entry in route.suspended]) == (f.target(7), [f.target(6)])
     await world.stop()
 
 

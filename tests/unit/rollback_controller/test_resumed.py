@@ -11,10 +11,14 @@ from tests.kit.virtual_time import virtual_time
 from tests.unit.rollback_controller.world import World
 
 
-async def left_pending(*facts) -> World:
+async def left_pending(*facts, endpoints=None) -> World:
     """Return a world whose process died after its decision, before it moved traffic."""
     world = World()
     world.serve()
+    if endpoints:
+        active, previous = (f.served(version, endpoints=endpoints) for version in (7, 6))
+        update = {"active": active, "previous": previous, "epoch": 13, "cause_id": "copies"}
+        world.routes.set("production", world.route().model_copy(update=update))
     world.open_releases(6, 7)
     life = world.start(kill_at="before FakeRoutes.put")
     for number, fact in enumerate(facts):
@@ -49,6 +53,14 @@ async def test_what_was_left_pending_a_moment_ago_is_carried_out():
     assert world.route().active.target == f.target(6)
     assert world.log.facts(cf.RollbackFailed) == []
     await world.stop()
+
+
+@virtual_time
+async def test_a_previous_version_that_lost_too_many_replicas_meanwhile_takes_no_traffic():
+    hosts = tuple(f"host-{number}:8001" for number in range(4))
+    world = await left_pending(World.alert, endpoints=hosts)
+    world.probe.gone.update(hosts[:3])
+    await resumed(world, "previous_not_ready")
 
 
 @virtual_time

@@ -104,13 +104,6 @@ def test_the_place_in_the_log_tells_a_repetition_from_another_order(known):
     assert decision.record_refusal(before, order(), route(), cause(6), another) is before
 
 
-@pytest.mark.parametrize("known", [refused, carried_out])
-def test_an_order_that_an_older_release_recorded_without_its_place_counts_as_repeated(known):
-    before = known(0)
-    again = decision.decide_on_order(before, order(), route(), cause(6), RULES)
-    assert again is before if known is carried_out else again.code == "not_in_traffic"
-
-
 def test_an_order_with_the_id_of_an_alert_is_refused():
     before = switch(take(state(), alert(), fact_id="rb-bot"))
     void = decision.decide_on_order(before, order(), route(), cause(6), RULES)
