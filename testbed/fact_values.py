@@ -340,6 +340,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
                 caller=v.CALLER,
                 rescued_by=v.target(6),
                 holder=v.CALLER,
+                pinned=True,
                 engine_died="meanwhile",
                 body="5f2b8c7d1e90",
             ),

@@ -72,6 +72,7 @@ class Inference(Contract):
         caller: A pseudonym of the key that was presented, the same at all gateways; None without one.
         holder: A pseudonym of the team of that key, or of its name if it is of no team; None without a key.
         engine_died: The engine died while it had the request, or was dead before; None if it did neither.
+        pinned: The caller named the version, and so chose the side of a canary: no evidence about a candidate.
         is_evidence: Whether the caller's key is evidence (`slipway keys issue --no-evidence`).
         body: Of a request that its target failed: the first characters of a digest of what it asked; None of others.
     """
@@ -81,6 +82,7 @@ class Inference(Contract):
     endpoint: str
     environment: Environment = "production"
     canary: bool = False
+    pinned: bool = False
     drill: str | None = None
     scheduled_at: Instant
     sent_at: Instant

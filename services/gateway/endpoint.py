@@ -222,7 +222,7 @@ class Endpoint:
             self._dependencies.metrics.retries.labels(record.environment, answer.retried).inc()
         if not accepted.parsed.computes:
             return
-        if record.environment == "production" and accepted.parsed.model == record.target.model:  # no pinned version
+        if record.environment == "production" and not record.pinned:
             self._dependencies.traffic.note(record.target.model)
         self._mirrors.note(record)
         if answer.engine_died or answer.other_failed is not None or (rescue is not None and rescue.engine_died):

@@ -30,7 +30,8 @@ def observe_records(
     declared = policy.triggers if policy else ()
     triggers = sequential(declared)
     repeats, counted = without_repeats(state.repeats, records)
-    outcomes = {trigger.name: outcomes_of(trigger, counted, declared) for trigger in triggers}
+    shown = _without_pinned(counted) if state.role == "canary" else counted
+    outcomes = {trigger.name: outcomes_of(trigger, shown, declared) for trigger in triggers}
     state = observe_loop.observe(state, triggers, outcomes)
     if state.role == "canary":
         state = _with_hidden(state, triggers, records, declared)
@@ -47,6 +48,11 @@ def observe_records(
         }
     )
     return add_to_windows(changed, records, windowing), counted
+
+
+def _without_pinned(records: Sequence[Inference]) -> list[Inference]:
+    """Return the records whose callers left the side of a canary to the gateway."""
+    return [record for record in records if not record.pinned]
 
 
 def _with_hidden(
@@ -67,7 +73,7 @@ def observe_active(
     """Return the targets with what the active target did beside every canary, as the canary's triggers see it."""
     after = dict(targets)
     active = next((name for name, state in targets.items() if state.role == "active"), "")
-    records = counted.get(active, ())
+    records = _without_pinned(counted.get(active, ()))
     for name, state in targets.items():
         policy = policies.get(str(state.target.version))
         if state.role != "canary" or policy is None or not records:

@@ -128,6 +128,13 @@ async def test_requests_of_a_key_that_is_no_evidence_say_so():
     assert [record.is_evidence for record in world.records] == [False]
 
 
+async def test_requests_that_name_a_version_say_so():
+    world = World(route())
+    await world.chat()
+    await world.chat(model="support-bot@v7")
+    assert [record.pinned for record in world.records] == [False, True]
+
+
 async def test_once_deaths_count_no_more_no_digest_is_computed():
     world = await killed()
     assert not world.bans.is_empty

@@ -384,6 +384,15 @@ def test_the_evidence_about_a_canary_adds_up_over_its_shares_and_begins_anew_wit
     assert m.routed(active=8, epoch=14, of=state, at=30.0).targets[str(f.target(8))].triggers == {}
 
 
+@pytest.mark.parametrize("version", [7, 8])
+def test_a_request_that_names_its_version_is_no_evidence_about_a_candidate(version):
+    pinned = m.mixed(1.0, version=version, canary=version == 8, pinned=True)
+    state = m.feed(canary_state(), 30, 10, pinned)
+    for trigger in state.targets[str(f.target(8))].triggers.values():
+        assert (trigger.candidate.candidate.requests, trigger.candidate.active.requests) == (0, 0)
+    assert {alert.target for alert in raised(state)} == ({f.target(7)} if version == 7 else set())
+
+
 def test_a_slow_canary_fails_and_raises_an_alert_while_its_baseline_is_left_alone():
     state = m.feed(canary_state(), 60, 10, both(0.5, 0.01))
     assert verdicts(state)[-1] == ("fail", 0)
