@@ -158,8 +158,11 @@ class Watched:
     def _would_fire(self, outcomes: Outcomes, end: datetime) -> bool:
         """Return whether an alert would be raised, or might: a hard failure is over with the next good request.
 
-        The evidence of a trigger that was strong enough once stays so to the end.
+        The evidence against an active target that was strong enough once stays so to the end; that against a canary
+        counts as it is in each second.
         """
+        if self._current().role == "canary":
+            return True
         failures, failed = self._current().failures, self._failed(outcomes)
         for metric, known in (("error_ratio", failures.errors), ("empty_ratio", failures.empties)):
             bad = sum(outcome.bad for outcome in failed.get(metric, ()))
