@@ -12,7 +12,7 @@ from testbed.servers import wait_until
 from testbed.stack import POLICY
 from testbed.triton import marked_engine
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(900)]
 
 MODEL = "bot"
 V1, V2 = f"{MODEL}.v1.bf16", f"{MODEL}.v2.bf16"
