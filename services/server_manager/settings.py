@@ -120,6 +120,8 @@ class ServerManagerSettings(BaseSettings):
     """Seconds between two probes of a target."""
     linger_s: float = 60.0
     """Seconds until a target that is no longer needed is unloaded."""
+    order_deadline_s: float = 600.0
+    """How long a traffic order waits for its target to be ready; then it is refused."""
     standby_grace_s: float = 5.0
     silent_limit_s: Annotated[float, Field(gt=0)] = 120.0
     """Seconds that an endpoint may be silent until what it holds of production is loaded on another one."""
@@ -208,6 +210,7 @@ class ServerManagerSettings(BaseSettings):
             overhead_bytes=self.overhead_bytes or OVERHEAD_BYTES[self.engine][self.device],
             probe_interval_s=self.probe_interval_s,
             linger_s=self.linger_s,
+            order_deadline_s=self.order_deadline_s,
             standby_grace_s=self.standby_grace_s,
             silent_limit_s=self.silent_limit_s,
         )

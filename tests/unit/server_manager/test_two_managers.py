@@ -91,7 +91,7 @@ async def test_a_clock_that_jumps_by_less_than_a_day_changes_nothing_of_how_long
         world.process.clock.jump(-jump_s)
         world.engine.load_s = 400.0
         slow = world.publish(traffic_requested("t2", 3, epoch=2))
-        await asyncio.sleep(SETTINGS.limits.order_deadline_s - 5)
+        await asyncio.sleep(SETTINGS.order_deadline_s - 5)
         assert world.answers(slow) == []
         await asyncio.sleep(10)
         assert [fact.code for fact in world.answers(slow)] == ["load_failed"]
