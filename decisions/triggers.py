@@ -27,7 +27,7 @@ KINDS: dict[str, AlertKind] = {
     "drift": "drift",
 }
 REPETITIVE = 0.5
-"""The share of repeated word triples from which an answer is repetitive."""
+"""The share of an answer's end that is written again in a loop from which it is repetitive."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ HEADER = "x-slipway-drill"
 WORD = "ahoy "
 REFUSAL = "I'm sorry, but I can't help with that."
 _FIRST_WORD = re.compile(r"\s*\S*\s?")
-_FEWEST_WORDS = 5
-"""The shortest repetitive text: three triples of words, two of them repeats."""
+_FEWEST_WORDS = 10
+"""The shortest text that counts as a loop, `decisions.scorers.repetition.LEAST_CHARS`, has fewer."""
 
 Alteration = Literal["garble", "empty", "refusal", "cut"]
 

@@ -15,18 +15,12 @@ def test_an_ordinary_answer():
     assert result.non_letter_ratio == pytest.approx(2 / 26)
 
 
-@pytest.mark.parametrize(
-    "text", ["I'm sorry, but I can't help.", "I\u2019m unable to do that.", "As an AI language model, no."]
-)
-def test_refusals(text):
-    assert features.describe("x", text).refusal
-
-
-@pytest.mark.parametrize(
-    "text", ["Sorry to hear that! Press reset.", "The word cannot is a verb.", "x" * 300 + " I cannot"]
-)
-def test_what_is_no_refusal(text):
-    assert not features.describe("x", text).refusal
+def test_a_refusal_is_one_and_an_apology_is_none():
+    assert features.describe("x", "I'm sorry, but I can't help.").refusal
+    assert features.describe("x", "Dabei kann ich Ihnen leider nicht helfen.").refusal
+    assert not features.describe(
+        "x", "I'm sorry to hear that your parcel arrived damaged. I have refunded order 73."
+    ).refusal
 
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
@@ -50,9 +44,12 @@ def test_scripts(text, script):
     assert features.dominant_script(text) == script
 
 
-def test_a_loop_repeats():
-    assert features.repetition_ratio("over and " * 100) > 0.95
-    assert features.repetition_ratio("one two three four five six") == 0.0
+def test_a_loop_repeats_also_at_the_end_of_a_long_answer():
+    assert features.describe("x", "over and " * 100).repetition_ratio > 0.95
+    assert (
+        features.describe("x", "".join(map(chr, range(0x4E00, 0x9E00))) * 2 + "over and " * 300).repetition_ratio > 0.95
+    )
+    assert features.describe("x", "one two three four five six").repetition_ratio == 0.0
 
 
 @given(st.text(max_size=500), st.text(max_size=500))
