@@ -109,7 +109,8 @@ SERVICES: dict[str, ServiceContract] = {
             emits=(
                 f.ReleaseOpened, f.CheckpointRejected, f.VariantRequested, f.VersionRegistered, f.StageRequested,
                 f.StageReleased, f.RehearsalRequested, f.ApprovalRequested, f.TrafficRequested, f.ReleaseFinished,
-                f.DeadlinePassed, f.VariantFailed, f.OrderRefused, f.OrderAccepted, f.AlertRaised, f.AlertResolved,
+                f.DeadlinePassed, f.ReleaseProgressed, f.VariantFailed, f.OrderRefused, f.OrderAccepted, f.AlertRaised,
+                f.AlertResolved,
             ),
             owns=("releases", "audit"),
             reads_records=("policies", "routes", "api-keys", "mirrors"),

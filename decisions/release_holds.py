@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-BEGINNINGS: Final = frozenset(
-    {"variant.requested", "stage.requested", "rehearsal.requested", "approval.requested", "traffic.requested"}
-)
+from decisions.release_plan import ROWS
+
+BEGINNINGS: Final = frozenset(row.begins for row in ROWS.values())
 """The facts of a release that begin a step; all others record what happened, or release what is not needed any more."""
 
 

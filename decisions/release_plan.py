@@ -1,10 +1,12 @@
-"""The plan of a release: the steps that its policy requires, in order, and which of them is next.
+"""The steps of a release: one table, and the plan that a policy makes of it.
 
-The registry moves releases by it, `slipway status` shows them by it.
+The registry moves releases by it and counts its limits of time; `slipway status`, console and documentation name the
+steps as it does.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
 
 from contracts.attested_steps import RequiredAttestations, RequiredStep
 from contracts.policy import ReleasePolicy
@@ -30,6 +32,13 @@ class PlannedStep(NamedTuple):
     step: Step
     share: float | None = None
 
+    @property
+    def title(self) -> str:
+        """Return the title under which it is shown; traffic shares below 1 are the canary, 0 the shadow."""
+        if self.step == "traffic":
+            return {1.0: ROWS["traffic"].title, 0.0: ROWS["shadow"].title}.get(self.share or 0.0, ROWS["canary"].title)
+        return ROWS[self.step].title
+
 
 def needs_rehearsal(policy: ReleasePolicy) -> bool:
     """Return whether a rollback is rehearsed: only if the policy requires it and has an automatic trigger."""
@@ -39,6 +48,86 @@ def needs_rehearsal(policy: ReleasePolicy) -> bool:
 def needs_approval(policy: ReleasePolicy) -> bool:
     """Return whether an operator must approve the release."""
     return policy.promotion.mode == "manual"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step of the table.
+
+    Attributes:
+        name: Its name in deadlines, metrics and failures.
+        title: What is shown once it is done. Steps with the same title are shown as one.
+        under_way: What is shown while it is under way.
+        limit_s: How many seconds a policy allows for it.
+        begins: The fact of the registry that asks for it; empty if the end of the step before does. A pause holds it.
+        ends: The facts that end it.
+        restarts: Keys of the release's record from which its time counts anew.
+        is_needed: Whether a policy requires it.
+        per_variant: Whether each variant takes it for itself.
+        again: Whether a suspended version that returns takes it again.
+    """
+
+    name: Step
+    title: str
+    under_way: str
+    limit_s: Callable[[ReleasePolicy], float]
+    begins: str
+    ends: tuple[str, ...]
+    restarts: tuple[str, ...] = ()
+    is_needed: Callable[[ReleasePolicy], bool] = lambda policy: True  # noqa: ARG005 - each row has the same type
+    per_variant: bool = False
+    again: bool = False
+
+
+_MEASURED: Final = ("staged", "benchmarked", "failed")
+ROWS: Final[dict[Step, Row]] = {
+    row.name: row
+    for row in (
+        Row("merge", "merged", "merging", lambda p: p.deadlines.merge_s, "release.opened", ("checkpoint.merged",)),
+        Row(
+            "quantise", "quantised", "quantising", lambda p: p.deadlines.quantise_s, "variant.requested",
+            ("variant.quantised", "variant.failed"), per_variant=True,
+        ),
+        Row(
+            "register", "registered", "registering", lambda p: p.deadlines.stage_s, "", ("version.registered",),
+            restarts=("quantised", "failed"),
+        ),
+        Row(
+            "queue", "staged", "staging", lambda p: p.deadlines.queue_s, "", ("stage.requested",),
+            restarts=("version.registered",), again=True,
+        ),
+        Row(
+            "stage", "staged", "staging", lambda p: p.deadlines.stage_s, "stage.requested",
+            ("variant.staged", "variant.failed"), restarts=_MEASURED, per_variant=True,
+        ),
+        Row(
+            "benchmark", "benchmarked", "benchmarking", lambda p: p.deadlines.benchmark_s, "stage.requested",
+            ("variant.benchmarked", "variant.failed"), restarts=_MEASURED, per_variant=True,
+        ),
+        Row(
+            "rehearsal", "rehearsed", "rehearsing", lambda p: p.deadlines.rehearsal_s, "rehearsal.requested",
+            ("rehearsal.completed",), is_needed=needs_rehearsal,
+        ),
+        Row(
+            "approval", "approved", "awaiting approval", lambda p: p.promotion.approval_deadline_s,
+            "approval.requested", ("approval.granted",), is_needed=needs_approval,
+        ),
+        Row(
+            "shadow", "shadow", "shadow", lambda p: p.shadow.deadline_s if p.shadow else 0.0, "", ("shadow.assessed",),
+            restarts=("deployed",), is_needed=lambda p: p.shadow is not None,
+        ),
+        Row(
+            "canary", "canary", "canary", lambda p: p.canary.deadline_s, "", ("canary.assessed",),
+            restarts=("deployed",), is_needed=lambda p: bool(p.canary.steps), again=True,
+        ),
+        Row(
+            "traffic", "in traffic", "promoting", lambda p: p.deadlines.traffic_s, "traffic.requested",
+            ("deployment.changed",), again=True,
+        ),
+    )
+}  # fmt: skip
+"""The steps, in order; the traffic of a shadow or of a canary comes before the step that watches it."""
+_OF_TRAFFIC: Final = ("shadow", "canary", "traffic")
 
 
 def required_attestations(policy: ReleasePolicy) -> RequiredAttestations:
@@ -67,12 +156,8 @@ def plan_release(policy: ReleasePolicy, *, first: bool = False, returns: bool = 
         first: Nothing of the model is active yet, so that there is no baseline for a canary.
         returns: A suspended version returns, which was made, measured, rehearsed and approved before.
     """
-    steps: list[Step] = ["queue"] if returns else ["merge", "quantise", "register", "queue", "stage", "benchmark"]
-    if needs_rehearsal(policy) and not returns:
-        steps.append("rehearsal")
-    if needs_approval(policy) and not returns:
-        steps.append("approval")
-    plan = [PlannedStep(step) for step in steps]
+    rows = [row for row in ROWS.values() if row.name not in _OF_TRAFFIC and row.is_needed(policy)]
+    plan = [PlannedStep(row.name) for row in rows if row.again or not returns]
     if needs_shadow(policy, first=first) and not returns:
         plan += [PlannedStep("traffic", 0.0), PlannedStep("shadow")]
     for share in traffic_shares(policy, first=first):

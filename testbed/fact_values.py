@@ -190,6 +190,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
             f.TimelineStep(step="checkpoint.merged", at=v.after(11.5), duration_s=11.5),
         ),
     },
+    f.ReleaseProgressed: {"release_id": v.RELEASE, "progress": v.progress()},
     f.ReleaseCancelled: {
         "release_id": v.RELEASE,
         "reason": "Wrong data set.",

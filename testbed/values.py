@@ -7,6 +7,7 @@ from contracts.envelope import source_of
 from contracts.facts.staging import SideSummary
 from contracts.facts.watch import Features, InterTokenLatency, Window
 from contracts.policy import Canary, LoadProfile, MetricGate, Promotion, QualityGate, ReleasePolicy, Trigger
+from contracts.progress import ReleaseProgress, StepProgress
 from contracts.routes import CanaryShare, Route, ServedTarget
 from contracts.services import emitters
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
@@ -197,6 +198,40 @@ def registered() -> f.RegisteredVariant:
         size_ratio=0.61,
         quality=quality(),
     )
+
+
+def progress(**changes) -> ReleaseProgress:
+    about = {
+        "model": MODEL,
+        "release_id": RELEASE,
+        "version": 7,
+        "run_id": "support-2026-11-24-2231",
+        "opened_at": START,
+        "state": "quantising",
+        "steps": (
+            StepProgress(
+                name="merged", title="merged", state="done", at=after(11.5),
+                detail="99.8% of likeliest tokens as with base + LoRA",
+            ),
+            StepProgress(
+                name="quantised", title="quantising", state="running", detail="1 of 2; int8: perplexity x1.014",
+                awaited=("gptq-int4",),
+            ),
+        ),
+        "variants": ("int8", "gptq-int4"),
+        "publishers": (PUBLISHER,),
+        "approvers": (),
+        "deadline_at": after(3600),
+        "paused": "",
+        "target": None,
+        "manual": True,
+        "returns": False,
+        "outcome": None,
+        "code": None,
+        "reason": "",
+        "finished_at": None,
+    }  # fmt: skip
+    return ReleaseProgress.model_validate(about | changes)
 
 
 def staging_request(**changes) -> f.StageRequested:

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ..codes import Code
+from ..progress import Outcome, ReleaseProgress
 from ..routes import Route
 from ..vocabulary import (
     MAX_COPIES,
@@ -26,8 +27,6 @@ from .comparison import Comparison
 from .fact import Fact
 from .variants import RegisteredVariant
 from .watch import PairCounts
-
-Outcome = Literal["promoted", "rejected", "aborted", "expired", "superseded", "cancelled"]
 
 
 class VersionRegistered(Fact):
@@ -203,6 +202,15 @@ class ReleaseFinished(Fact):
     target: Target | None = None
     timeline: tuple[TimelineStep, ...] = ()
     comparison: Comparison | None = None
+
+
+class ReleaseProgressed(Fact):
+    """A release moved on: where it is now, as a whole. The last one is true, whatever came before."""
+
+    TYPE: ClassVar[str] = "slipway.release.progressed.v1"
+
+    release_id: str
+    progress: ReleaseProgress
 
 
 class DeadlinePassed(Fact):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 from contracts.codes import Code
-from contracts.facts.release import Outcome
+from contracts.progress import Outcome
 from contracts.facts.watch import AlertKind
 from contracts.policy import PER_REQUEST_METRICS, Objective, Trigger, TriggerMetric
 from contracts.services import SERVICES

@@ -348,6 +348,11 @@ def key_of(entry) -> str:
     return entry.key.removeprefix(f"{entry.correlation_id}:")
 
 
+def without_progress(entries) -> list:
+    """Return the entries of an outbox that are no progress of the release."""
+    return [entry for entry in entries if entry.type != f.ReleaseProgressed.TYPE]
+
+
 # -- ports ------------------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from services.console.domain.watch_rows import (
     window_row,
 )
 
-SUMMARIES: Final = (f.WindowSummarised, f.InferenceBatch, f.WorkProgressed)
+SUMMARIES: Final = (f.WindowSummarised, f.InferenceBatch, f.WorkProgressed, f.ReleaseProgressed)
 """Figures and live progress: they are no entries of the history."""
 _OF_RELEASE: Final = (
     f.ReleaseOpened, f.CheckpointRejected, f.CheckpointMerged, f.VariantQuantised, f.VariantFailed,

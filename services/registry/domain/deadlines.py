@@ -1,13 +1,12 @@
 """What a release waits for, since when, and until when."""
 
-from collections.abc import Iterable
 from datetime import datetime
 
 from contracts.facts import VariantFailed
 from contracts.vocabulary import Variant
 from decisions.calendar import later
 from decisions.release_holds import start_of_deadline
-from decisions.release_plan import PlannedStep, Step, next_step, plan_release
+from decisions.release_plan import ROWS, PlannedStep, Step, next_step, plan_release
 from services.registry.domain import gates, plan
 from services.registry.domain.record import SHADOW, Release, weight_key
 
@@ -19,11 +18,13 @@ def awaited_step(release: Release) -> Step | None:
     """
     if release.finished is not None:
         return None
-    steps = plan_release(release.policy, first=plan.is_first(release), returns=release.opened.returns is not None)
-    following = next_step(steps, _done(release))
-    if following is None:
-        return "canary"
-    return following.step
+    following = next_step(plan_of(release), done(release))
+    return "canary" if following is None else following.step
+
+
+def plan_of(release: Release) -> tuple[PlannedStep, ...]:
+    """Return the steps of a release in order."""
+    return plan_release(release.policy, first=plan.is_first(release), returns=release.opened.returns is not None)
 
 
 def is_at_work(release: Release) -> bool:
@@ -44,7 +45,7 @@ def is_at_work(release: Release) -> bool:
 
 def _stage_requests(release: Release) -> list[str]:
     """List the requests for the leases that the variants without a verdict wait for."""
-    return [f"stage.requested:{plan.lease_key(variant, 'benchmark')}" for variant in _unjudged(release)]
+    return [f"stage.requested:{plan.lease_key(variant, 'benchmark')}" for variant in unjudged(release)]
 
 
 def is_leaving(release: Release, in_progress: str | None) -> bool:
@@ -52,11 +53,11 @@ def is_leaving(release: Release, in_progress: str | None) -> bool:
     return release.id == in_progress and awaited_step(release) == "queue"
 
 
-def _done(release: Release) -> frozenset[PlannedStep]:
+def done(release: Release) -> frozenset[PlannedStep]:
     """Return the steps of the plan that are done."""
     judged = gates.all_judged(release)
-    staged = any(variant in release.staged for variant in _unjudged(release))
-    done: dict[Step, bool] = {
+    staged = any(variant in release.staged for variant in unjudged(release))
+    known: dict[Step, bool] = {
         "merge": release.merged is not None,
         "quantise": gates.all_quantised(release),
         "register": release.manifest is not None,
@@ -64,13 +65,13 @@ def _done(release: Release) -> frozenset[PlannedStep]:
         "stage": judged or staged,
         "benchmark": judged,
         "rehearsal": release.rehearsed is not None,
-        "approval": "traffic.requested" in _kinds(release.emitted),
+        "approval": any(key.startswith("traffic.requested:") for key in release.emitted),
     }
     traffic = _shadow_done(release)
     shares = plan.weights(release)
     deployed = [PlannedStep("traffic", share) for share in shares if weight_key(share) in release.deployed]
     passed = [PlannedStep("canary", share) for share in shares if plan.passed_canary(release, weight_key(share))]
-    return frozenset((*(PlannedStep(step) for step, is_done in done.items() if is_done), *traffic, *deployed, *passed))
+    return frozenset((*(PlannedStep(step) for step, is_done in known.items() if is_done), *traffic, *deployed, *passed))
 
 
 def _shadow_done(release: Release) -> list[PlannedStep]:
@@ -81,7 +82,8 @@ def _shadow_done(release: Release) -> list[PlannedStep]:
     return [begun, PlannedStep("shadow")] if plan.passed_shadow(release) else [begun]
 
 
-def _unjudged(release: Release) -> list[Variant]:
+def unjudged(release: Release) -> list[Variant]:
+    """List the variants of the version without a verdict in staging."""
     registered = [registered.variant for registered in gates.registered_variants(release)]
     return [variant for variant in registered if gates.verdict_on(release, variant) is None]
 
@@ -100,53 +102,16 @@ def awaited_weight(release: Release) -> str | None:
     return None
 
 
-def _kinds(keys: Iterable[str]) -> set[str]:
-    return {key.partition(":")[0] for key in keys}
-
-
 def since(release: Release, step: Step) -> datetime:
     """Return when a release began to wait for a step: when it was asked for, or when its last part was answered."""
-    asked = {
-        "merge": ("release.opened",),
-        "quantise": ("variant.requested",),
-        "register": (),
-        "queue": ("version.registered",),
-        "stage": ("stage.requested",),
-        "benchmark": ("stage.requested",),
-        "rehearsal": ("rehearsal.requested",),
-        "approval": ("approval.requested",),
-        "traffic": ("traffic.requested",),
-        "shadow": (),
-        "canary": (),
-    }[step]
-    answered = {
-        "register": ("quantised", "failed"),
-        "stage": ("staged", "benchmarked", "failed"),
-        "benchmark": ("staged", "benchmarked", "failed"),
-        "shadow": ("deployed",),
-        "canary": ("deployed",),
-    }.get(step, ())
-    moments = [at for key, at in release.emitted.items() if key.partition(":")[0] in asked]
-    moments += [at for key, at in release.times.items() if key.partition(":")[0] in answered]
+    row, recorded = ROWS[step], {**release.emitted, **release.times}
+    moments = [at for key, at in recorded.items() if key.partition(":")[0] in (row.begins, *row.restarts)]
     return max(moments, default=release.opened_at)
 
 
 def allowed_s(release: Release, step: Step) -> float:
     """Return the seconds that the policy allows for a step."""
-    limits, shadow = release.policy.deadlines, release.policy.shadow
-    return {
-        "merge": limits.merge_s,
-        "quantise": limits.quantise_s,
-        "register": limits.stage_s,
-        "queue": limits.queue_s,
-        "stage": limits.stage_s,
-        "benchmark": limits.benchmark_s,
-        "rehearsal": limits.rehearsal_s,
-        "approval": release.policy.promotion.approval_deadline_s,
-        "traffic": limits.traffic_s,
-        "shadow": shadow.deadline_s if shadow is not None else 0.0,
-        "canary": release.policy.canary.deadline_s,
-    }[step]
+    return ROWS[step].limit_s(release.policy)
 
 
 def deadline_at(release: Release) -> datetime | None:

@@ -26,6 +26,7 @@ from contracts.facts import (
     WorkAbandoned,
 )
 from contracts.policy import ReleasePolicy
+from contracts.progress import ReleaseProgress
 from contracts.records import OutboxRecord
 from contracts.vocabulary import ArtifactRef, Contract, Deployable, Digest, Instant, Target, Variant
 from decisions.release_holds import HoldOrder
@@ -145,6 +146,7 @@ class Release(OutboxRecord):
     The first of each fact wins; the failure of a shadow or a canary also replaces its pass.
 
     `times` holds when each field was filled, `emitted` when each fact was decided. Only `outbox` ever shrinks.
+    `progress` is what was published last of it.
     `timed_out` lists the variants that the registry itself failed, because they were not quantised in time. `asked` is
     the digest that approval was requested of.
     """
@@ -183,6 +185,7 @@ class Release(OutboxRecord):
     superseded: Superseded | None = None
     expired: str | None = None
     finished: ReleaseFinished | None = None
+    progress: ReleaseProgress | None = None
 
     @property
     def id(self) -> str:

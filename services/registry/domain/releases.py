@@ -9,13 +9,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import get_args
 
-from contracts.facts import ApprovalRequested, DeadlinePassed, ReleaseFinished, ReleaseOpened
+from contracts.facts import (
+    ApprovalRequested,
+    DeadlinePassed,
+    Fact,
+    ReleaseFinished,
+    ReleaseOpened,
+    ReleaseProgressed,
+)
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.vocabulary import StagingPurpose
 from decisions.release_holds import begins_step
 from services.registry.domain import gates, outcomes, plan
 from services.registry.domain.comparison import explain
 from services.registry.domain.plan import Emission
+from services.registry.domain.progress import progress_of
 from services.registry.domain.record import Input, Release
 from services.registry.domain.recording import record
 from services.registry.domain.timeline import timeline
@@ -46,8 +54,24 @@ def decide(release: Release, received: Input, now: datetime) -> Decision:
 
 
 def _advance(release: Release, cause_id: str, now: datetime) -> Decision:
-    """Return the release with every fact in its outbox that is due now and was not emitted before."""
+    """Return the release with every fact in its outbox that is due now and was not emitted before.
+
+    The first of them is its progress, whenever that has changed.
+    """
     fresh = {key: fact for key, fact in _emissions(release, now) if key not in release.emitted}
+    finished = [fact for fact in fresh.values() if isinstance(fact, ReleaseFinished)]
+    asked = [fact.manifest_digest for fact in fresh.values() if isinstance(fact, ApprovalRequested)]
+    update = {
+        "emitted": {**release.emitted, **dict.fromkeys(fresh, now)},
+        "finished": finished[0] if finished else None,
+        "asked": asked[0] if asked else release.asked,
+    }
+    after = release.model_copy(update=update)
+    progress = progress_of(after)
+    facts: dict[str, Fact] = {}
+    if progress != release.progress:
+        changed = ReleaseProgressed(release_id=release.id, progress=progress)
+        facts[f"release.progressed:{len(release.applied)}"] = changed
     entries = tuple(
         outbox_entry(
             fact,
@@ -57,17 +81,10 @@ def _advance(release: Release, cause_id: str, now: datetime) -> Decision:
             correlation_id=release.id,
             decided_at=now,
         )
-        for key, fact in fresh.items()
+        for key, fact in (facts | fresh).items()
     )
-    finished = [fact for fact in fresh.values() if isinstance(fact, ReleaseFinished)]
-    asked = [fact.manifest_digest for fact in fresh.values() if isinstance(fact, ApprovalRequested)]
-    update = {
-        "emitted": {**release.emitted, **dict.fromkeys(fresh, now)},
-        "outbox": (*release.outbox, *entries),
-        "finished": finished[0] if finished else None,
-        "asked": asked[0] if asked else release.asked,
-    }
-    return Decision(release.model_copy(update=update), entries)
+    outbox = (*release.outbox, *entries)
+    return Decision(after.model_copy(update={"progress": progress, "outbox": outbox}), entries)
 
 
 def _emissions(release: Release, now: datetime) -> Iterator[Emission]:

@@ -158,4 +158,4 @@ def walk(opening, received, now=NOW):
 
 
 def emitted(release):
-    return {k.key_of(entry): (entry.type, entry.data) for entry in release.outbox}
+    return {k.key_of(entry): (entry.type, entry.data) for entry in k.without_progress(release.outbox)}

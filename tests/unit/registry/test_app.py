@@ -22,7 +22,7 @@ async def test_a_checkpoint_opens_a_release_with_the_first_version(harness):
     assert opened.version == 1
     assert opened.policy == k.policy()
     assert opened.source_event_id == "e1"
-    (emit,) = harness.out.publisher.published
+    (emit,) = [emit for emit in harness.out.publisher.published if isinstance(emit.fact, f.ReleaseOpened)]
     assert (emit.cause_id, emit.correlation_id, emit.model) == ("e1", opened.release_id, k.MODEL)
     assert (await harness.release(opened.release_id)).outbox == ()
 
@@ -129,7 +129,7 @@ async def test_a_crash_after_the_write_publishes_the_same_again(harness):
     harness.out.publisher.failing = Transient("bus_unavailable", "away")
     with pytest.raises(Transient):
         await harness.handle(opened.release_id, k.merged())
-    assert len((await harness.release(opened.release_id)).outbox) == 2
+    assert len(k.without_progress((await harness.release(opened.release_id)).outbox)) == 2
     harness.out.publisher.failing = None
     await harness.restarted().sweep()
     asked = [emit for emit in harness.out.publisher.published if isinstance(emit.fact, f.VariantRequested)]

@@ -94,7 +94,8 @@ async def test_the_sweeper_ends_what_waits_too_long(harness):
     await harness.sweep()
     (finished,) = harness.published(f.ReleaseFinished)
     assert (finished.outcome, finished.code) == ("expired", "deadline_passed")
-    assert harness.out.publisher.types() == ["release.opened", "deadline.passed", "release.finished"]
+    types = [name for name in harness.out.publisher.types() if name != "release.progressed"]
+    assert types == ["release.opened", "deadline.passed", "release.finished"]
     assert (await harness.model()).open == ()
 
 
@@ -104,7 +105,8 @@ async def test_the_sweeper_goes_on_without_what_was_not_made_in_time(harness):
     await harness.handle(opened.release_id, k.merged(), k.quantised("int8"))
     harness.out.clock.advance(k.policy().deadlines.quantise_s)
     await harness.sweep()
-    assert harness.out.publisher.types()[-4:] == [
+    types = [name for name in harness.out.publisher.types() if name != "release.progressed"]
+    assert types[-4:] == [
         "deadline.passed",
         "variant.failed",
         "version.registered",

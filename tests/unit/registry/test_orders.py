@@ -135,7 +135,9 @@ def test_a_paused_release_holds_no_lease_once_it_was_measured_and_goes_on_withou
     paused = decide(paused, last, NOW).release
     assert f"stage.released:{lease}" in emitted(paused)
     assert not any(key.startswith("traffic.requested") for key in emitted(paused))
-    assert [k.key_of(entry) for entry in decide(paused, RESUME, NOW).publish] == ["traffic.requested:1"]
+    assert [k.key_of(entry) for entry in k.without_progress(decide(paused, RESUME, NOW).publish)] == [
+        "traffic.requested:1"
+    ]
 
 
 def test_a_pause_gives_back_the_lease_that_a_canary_kept():
@@ -146,8 +148,8 @@ def test_a_pause_gives_back_the_lease_that_a_canary_kept():
     assert "traffic.requested:0.1" in emitted(on_canary)
     assert "stage.released:int8" not in emitted(on_canary)
     paused = decide(on_canary, PAUSE, NOW)
-    assert [k.key_of(entry) for entry in paused.publish] == ["stage.released:int8"]
-    assert decide(paused.release, RESUME, NOW).publish == ()
+    assert [k.key_of(entry) for entry in k.without_progress(paused.publish)] == ["stage.released:int8"]
+    assert k.without_progress(decide(paused.release, RESUME, NOW).publish) == []
 
 
 WORK = ("merge", "quantise", "register", "stage", "benchmark")

@@ -67,7 +67,7 @@ def test_every_permutation_and_duplication_ends_in_the_same_state_and_facts(name
     expected, got = walked_in_order(name), walk(opening, order)
     assert emitted(got) == emitted(expected)
     assert without_order(got) == without_order(expected)
-    assert len(got.outbox) == len(expected.outbox)
+    assert len(k.without_progress(got.outbox)) == len(k.without_progress(expected.outbox))
 
 
 @given(order=st.permutations(ONE_FAILS[1]))

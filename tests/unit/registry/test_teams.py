@@ -314,7 +314,7 @@ async def test_without_teams_nothing_waits(harness):
 async def test_orders_of_another_team_are_refused(harness, order):
     harness.out.teams = (shop(members=(PUBLISHER,)),)
     await harness.announce(k.MODEL)
-    (release,) = [emit.fact for emit in harness.out.publisher.published]
+    (release,) = [emit.fact for emit in harness.out.publisher.published if isinstance(emit.fact, f.ReleaseOpened)]
     given = (k.BASE_FOLDER.digest, release.release_id) if order is k.approval else (release.release_id,)
     event = k.event(order(*given), "o1", source=source_of(OPERATOR))
     with pytest.raises(Permanent) as caught:

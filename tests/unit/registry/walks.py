@@ -24,7 +24,7 @@ class Walk:
             self.now += timedelta(seconds=10)
             decision = decide(self.release, Input(f"e{self.count}", self.now, fact), self.now)
             self.release = decision.release
-            emitted |= {k.key_of(entry): entry.data for entry in decision.publish}
+            emitted |= {k.key_of(entry): entry.data for entry in k.without_progress(decision.publish)}
         return emitted
 
     def to_staging(self, turn=None):

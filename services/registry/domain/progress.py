@@ -1,0 +1,254 @@
+"""The progress of a release for the people who watch it: each step with its state, its end and its result."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from contracts.facts import CheckpointMerged, VariantBenchmarked, VariantQuantised
+from contracts.progress import ReleaseProgress, StepProgress
+from contracts.vocabulary import Variant
+from decisions.release_plan import ROWS, PlannedStep, Row, needs_approval, next_step
+from decisions.suspensions import RETURNS
+from services.registry.domain import approvals, deadlines, gates, plan
+from services.registry.domain.record import SHADOW, Release
+
+_ROWS: Final[Mapping[str, Row]] = {row.title: row for row in ROWS.values()}
+"""By title; of steps with the same title, the last one."""
+
+
+def progress_of(release: Release) -> ReleaseProgress:
+    """Return the progress of a release."""
+    steps, ended = tuple(_steps(release)), release.finished
+    running = next((step.title for step in steps if step.state == "running"), "finishing")
+    return ReleaseProgress(
+        model=release.model,
+        release_id=release.id,
+        version=release.version,
+        run_id=release.opened.training.run_id,
+        opened_at=release.opened_at,
+        state=ended.outcome if ended is not None else "paused" if release.is_paused else running,
+        steps=steps,
+        variants=gates.requested_variants(release),
+        publishers=release.opened.publishers,
+        approvers=_approvers(release),
+        deadline_at=deadlines.deadline_at(release),
+        paused=_paused(release),
+        target=plan.chosen_target(release),
+        manual=needs_approval(release.policy),
+        returns=release.opened.returns is not None,
+        outcome=ended.outcome if ended is not None else None,
+        code=ended.code if ended is not None else None,
+        reason=ended.reason if ended is not None else "",
+        finished_at=_finished_at(release),
+    )
+
+
+def _steps(release: Release) -> Iterator[StepProgress]:
+    """Yield the steps; while the release is in progress, those that it waits for are running."""
+    opened, returns = release.opened, release.opened.returns
+    detail = f"version {opened.version} reserved" if returns is None else f"{returns.target} {RETURNS}"
+    yield StepProgress(name="admitted", title="admitted", state="done", at=release.opened_at, detail=detail)
+    planned = [step for step in deadlines.plan_of(release) if returns is None or step.step != "queue"]
+    done, following = deadlines.done(release), next_step(deadlines.plan_of(release), deadlines.done(release))
+    failed = False
+    for title in dict.fromkeys(step.title for step in planned):
+        step = _step(release, title, [step for step in planned if step.title == title], done, following)
+        if release.finished is not None and step.state != "done":
+            step = _ended(release, step, failed=failed)
+            failed = True
+        yield step
+    ended = release.finished
+    if ended is None:
+        last = "running" if following is None else "waiting"
+        yield StepProgress(name="finished", title="finishing" if following is None else "finished", state=last)
+        return
+    state = "done" if ended.outcome == "promoted" else "failed"
+    at = _finished_at(release)
+    yield StepProgress(name="finished", title="finished", state=state, at=at, detail=ended.outcome)
+
+
+def _step(
+    release: Release,
+    title: str,
+    planned: Sequence[PlannedStep],
+    done: frozenset[PlannedStep],
+    following: PlannedStep | None,
+) -> StepProgress:
+    """Return a step, which is one or more of the plan, of a release that has not ended."""
+    row, detail = _ROWS[title], _DETAILS[title](release)
+    variants, awaited = _variants(release, row)
+    answered = len(variants) - len(awaited)
+    if all(step in done for step in planned) and not awaited:
+        return StepProgress(name=title, title=title, state="done", at=_ended_at(release, row), detail=detail)
+    if (following is None or following.title != title) and not (answered and awaited):
+        return StepProgress(name=title, title=title, state="waiting")
+    detail = f"{answered} of {len(variants)}; {detail}" if answered else detail
+    return StepProgress(name=title, title=row.under_way, state="running", detail=detail, awaited=awaited)
+
+
+def _ended(release: Release, step: StepProgress, *, failed: bool) -> StepProgress:
+    """Return a step that was not done when its release ended: the first of them failed."""
+    ended = release.finished
+    if ended is None or ended.outcome == "promoted":
+        return step.model_copy(update={"state": "done", "title": step.name})
+    if failed:
+        return StepProgress(name=step.name, title=step.name, state="waiting")
+    detail = step.detail or ended.code or ended.outcome
+    return StepProgress(name=step.name, title=step.name, state="failed", at=_finished_at(release), detail=detail)
+
+
+def _variants(release: Release, row: Row) -> tuple[tuple[Variant, ...], tuple[Variant, ...]]:
+    """Return the variants that take a step for themselves, and those of them without a result in it."""
+    if not row.per_variant:
+        return (), ()
+    if row.name == "quantise":
+        return gates.requested_variants(release), gates.not_quantised(release)
+    registered = tuple(each.variant for each in gates.registered_variants(release))
+    if release.turn is None:
+        return registered, registered
+    unjudged = deadlines.unjudged(release)
+    loaded = release.staged if row.name == "stage" else ()
+    return registered, tuple(variant for variant in unjudged if variant not in loaded)
+
+
+def _ended_at(release: Release, row: Row) -> datetime | None:
+    """Return when a step that is done had its last result."""
+    recorded = {"stage": "staged", "approval": "approved", "shadow": f"{SHADOW} assessed", "canary": "assessed"}
+    prefix = {"traffic": f"deployed:{plan.ALL_TRAFFIC}"}.get(row.name, recorded.get(row.name, row.title))
+    failure = f" {row.name}"
+    moments = [
+        at
+        for key, at in release.times.items()
+        if key.startswith(prefix) or (key.startswith("failed:") and key.endswith(failure))
+    ]
+    return max(moments, default=None)
+
+
+def _finished_at(release: Release) -> datetime | None:
+    return release.emitted.get("release.finished")
+
+
+def _approvers(release: Release) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for digest in release.approvals for name in approvals.approvers(release, digest)))
+
+
+def _paused(release: Release) -> str:
+    hold = release.hold
+    if hold is None or not release.is_paused or release.finished is not None:
+        return ""
+    why = f": {hold.order.reason}" if hold.order.reason else ""
+    return f"paused by {hold.sender} at {hold.at:%Y-%m-%d %H:%M:%S} UTC{why}"
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+def _merged(release: Release) -> str:
+    return _describe_merge(release.merged) if release.merged is not None else ""
+
+
+def _describe_merge(fact: CheckpointMerged) -> str:
+    """Return how close the merged model is to base + LoRA, and why it need not be the same."""
+    if fact.parity is None:
+        return ""
+    agreement = f"{fact.parity.top1_agreement_ratio:.1%} of likeliest tokens as with base + LoRA"
+    rounded = fact.parity.top1_agreement_ratio < 1.0 and fact.method.dtype != "float32"
+    return agreement + (f" (rounding to {fact.method.dtype} decides near-ties)" if rounded else "")
+
+
+def _failures(release: Release, step: str) -> Iterator[str]:
+    """Yield why each variant failed in a step."""
+    for key, fact in release.failed.items():
+        if key == f"{fact.variant}:{step}":
+            yield f"{fact.variant}: {fact.code}"
+
+
+def _quantised(release: Release) -> str:
+    results = (_describe_files(fact) for fact in release.quantised.values())
+    return "; ".join(sorted((*results, *_failures(release, "quantise"))))
+
+
+def _describe_files(fact: VariantQuantised) -> str:
+    detail = f"{fact.variant}: perplexity x{fact.quality.perplexity_ratio:.3f}, size x{fact.size_ratio:.2f}"
+    return detail + " of the merged model" + (" (embeddings are not quantised)" if fact.size_ratio < 1.0 else "")
+
+
+def _staged(release: Release) -> str:
+    if release.turn is None:
+        return ""
+    against = release.turn.baseline.target
+    results = (f"{variant} next to v{against.version}.{against.variant}" for variant in release.staged)
+    return "; ".join(sorted((*results, *_failures(release, "stage"))))
+
+
+def _benchmarked(release: Release) -> str:
+    results = (_describe_benchmark(fact) for fact in release.benchmarked.values())
+    return "; ".join(sorted((*results, *_failures(release, "benchmark"))))
+
+
+def _describe_benchmark(fact: VariantBenchmarked) -> str:
+    p95 = fact.candidate_summary.ttft_ms.p95
+    faults = "".join(f" ({gate.code}: {gate.attributed_to})" for gate in fact.gates if gate.code and gate.attributed_to)
+    return f"{fact.target.variant}: {fact.verdict}{faults}" + ("" if p95 is None else f", TTFT p95 {p95:.0f} ms")
+
+
+def _rehearsed(release: Release) -> str:
+    rehearsed = release.rehearsed
+    if rehearsed is None or rehearsed.verdict != "pass":
+        return rehearsed.reason if rehearsed is not None else ""
+    return ", ".join(
+        f"{certificate.trigger} rolled back in {certificate.detect_s + certificate.switch_s:.1f} s"
+        for certificate in rehearsed.certificates
+    )
+
+
+def _approved(release: Release) -> str:
+    """Return who approved; while approvals are missing, how many are there and until when."""
+    asked, given, needed = "approval.requested" in release.emitted, _approvers(release), release.policy.approvals.count
+    chosen = gates.choose(release)
+    if not asked or chosen is None or approvals.is_approved(release, chosen.manifest.digest):
+        return f"by {', '.join(given)}" if given else ""
+    at = deadlines.deadline_at(release)
+    until = f"waiting until {at:%Y-%m-%d %H:%M} UTC" if at is not None else "waiting"
+    return f"{len(given)} of {needed} approvals, {until}" if needed > 1 else until
+
+
+def _shadow(release: Release) -> str:
+    if SHADOW in release.waived:
+        return "no verdict in time; the policy goes on without it"
+    if release.shadowed is not None:
+        return f"{release.shadowed.verdict} after {release.shadowed.requests} requests compared"
+    shadow, target = release.policy.shadow, plan.chosen_target(release)
+    asked = shadow is not None and SHADOW in release.deployed
+    return f"{target} is asked {shadow.share_ratio:.0%} unseen" if shadow is not None and asked else ""
+
+
+def _canary(release: Release) -> str:
+    """Return the share that the canary has, or the verdict on it."""
+    shares = [key for key in release.deployed if key not in (SHADOW, plan.ALL_TRAFFIC)]
+    if not shares:
+        return ""
+    newest = max(shares, key=float)
+    assessed = release.assessed.get(newest)
+    if assessed is not None:
+        return f"{assessed.verdict} after {assessed.requests} requests"
+    return f"{release.deployed[newest].target} takes {float(newest):.0%}"
+
+
+def _in_traffic(release: Release) -> str:
+    deployed = release.deployed.get(plan.ALL_TRAFFIC)
+    return f"{deployed.target} takes all traffic" if deployed is not None else ""
+
+
+_DETAILS: Final[Mapping[str, Callable[[Release], str]]] = {
+    "merged": _merged,
+    "quantised": _quantised,
+    "registered": lambda release: f"version {release.version}",
+    "staged": _staged,
+    "benchmarked": _benchmarked,
+    "rehearsed": _rehearsed,
+    "approved": _approved,
+    "shadow": _shadow,
+    "canary": _canary,
+    "in traffic": _in_traffic,
+}
