@@ -23,14 +23,11 @@ class HoldOrder:
         at: When the bus stored it, by the bus's clock.
         id: Id of its event.
         paused: Whether it holds the release.
-        by: Whose order it is.
     """
 
     at: datetime
     id: str
     paused: bool
-    by: str = ""
-    reason: str = ""
 
 
 def newest_hold(orders: Iterable[HoldOrder | None]) -> HoldOrder | None:
@@ -46,15 +43,3 @@ def begins_step(key: str) -> bool:
 def start_of_deadline(moment: datetime, hold: HoldOrder | None) -> datetime:
     """Return when the time of an awaited step begins: a release that goes on has it anew."""
     return moment if hold is None or hold.paused else max(moment, hold.at)
-
-
-def state_before(hold: HoldOrder | None, *, paused: bool) -> str | None:
-    """Return in which state a release was already that an order puts it into; None if the order changes its state.
-
-    Such an order counts all the same: one before it may arrive later.
-    """
-    if paused and hold is not None and hold.paused:
-        return f"was paused already, by {hold.by} since {hold.at:%Y-%m-%d %H:%M:%S} UTC"
-    if not paused and (hold is None or not hold.paused):
-        return "was not paused"
-    return None

@@ -4,7 +4,7 @@ The registry moves releases by it and counts its limits of time; `slipway status
 steps as it does.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -58,7 +58,7 @@ class Row:
         name: Its name in deadlines, metrics and failures.
         title: What is shown once it is done. Steps with the same title are shown as one.
         under_way: What is shown while it is under way.
-        limit_s: How many seconds a policy allows for it.
+        limit: The field of a policy with the seconds that it allows for it.
         begins: The fact of the registry that asks for it; empty if the end of the step before does. A pause holds it.
         ends: The facts that end it.
         restarts: Keys of the release's record from which its time counts anew.
@@ -70,7 +70,7 @@ class Row:
     name: Step
     title: str
     under_way: str
-    limit_s: Callable[[ReleasePolicy], float]
+    limit: str
     begins: str
     ends: tuple[str, ...]
     restarts: tuple[str, ...] = ()
@@ -78,50 +78,55 @@ class Row:
     per_variant: bool = False
     again: bool = False
 
+    def limit_s(self, policy: ReleasePolicy) -> float:
+        """Return how many seconds a policy allows for it."""
+        part, _, name = self.limit.partition(".")
+        return float(getattr(getattr(policy, part), name, 0.0))
+
 
 _MEASURED: Final = ("staged", "benchmarked", "failed")
 ROWS: Final[dict[Step, Row]] = {
     row.name: row
     for row in (
-        Row("merge", "merged", "merging", lambda p: p.deadlines.merge_s, "release.opened", ("checkpoint.merged",)),
+        Row("merge", "merged", "merging", "deadlines.merge_s", "release.opened", ("checkpoint.merged",)),
         Row(
-            "quantise", "quantised", "quantising", lambda p: p.deadlines.quantise_s, "variant.requested",
+            "quantise", "quantised", "quantising", "deadlines.quantise_s", "variant.requested",
             ("variant.quantised", "variant.failed"), per_variant=True,
         ),
         Row(
-            "register", "registered", "registering", lambda p: p.deadlines.stage_s, "", ("version.registered",),
+            "register", "registered", "registering", "deadlines.stage_s", "", ("version.registered",),
             restarts=("quantised", "failed"),
         ),
         Row(
-            "queue", "staged", "staging", lambda p: p.deadlines.queue_s, "", ("stage.requested",),
+            "queue", "staged", "staging", "deadlines.queue_s", "", ("stage.requested",),
             restarts=("version.registered",), again=True,
         ),
         Row(
-            "stage", "staged", "staging", lambda p: p.deadlines.stage_s, "stage.requested",
+            "stage", "staged", "staging", "deadlines.stage_s", "stage.requested",
             ("variant.staged", "variant.failed"), restarts=_MEASURED, per_variant=True,
         ),
         Row(
-            "benchmark", "benchmarked", "benchmarking", lambda p: p.deadlines.benchmark_s, "stage.requested",
+            "benchmark", "benchmarked", "benchmarking", "deadlines.benchmark_s", "stage.requested",
             ("variant.benchmarked", "variant.failed"), restarts=_MEASURED, per_variant=True,
         ),
         Row(
-            "rehearsal", "rehearsed", "rehearsing", lambda p: p.deadlines.rehearsal_s, "rehearsal.requested",
+            "rehearsal", "rehearsed", "rehearsing", "deadlines.rehearsal_s", "rehearsal.requested",
             ("rehearsal.completed",), is_needed=needs_rehearsal,
         ),
         Row(
-            "approval", "approved", "awaiting approval", lambda p: p.promotion.approval_deadline_s,
+            "approval", "approved", "awaiting approval", "promotion.approval_deadline_s",
             "approval.requested", ("approval.granted",), is_needed=needs_approval,
         ),
         Row(
-            "shadow", "shadow", "shadow", lambda p: p.shadow.deadline_s if p.shadow else 0.0, "", ("shadow.assessed",),
+            "shadow", "shadow", "shadow", "shadow.deadline_s", "", ("shadow.assessed",),
             restarts=("deployed",), is_needed=lambda p: p.shadow is not None,
         ),
         Row(
-            "canary", "canary", "canary", lambda p: p.canary.deadline_s, "", ("canary.assessed",),
+            "canary", "canary", "canary", "canary.deadline_s", "", ("canary.assessed",),
             restarts=("deployed",), is_needed=lambda p: bool(p.canary.steps), again=True,
         ),
         Row(
-            "traffic", "in traffic", "promoting", lambda p: p.deadlines.traffic_s, "traffic.requested",
+            "traffic", "in traffic", "promoting", "deadlines.traffic_s", "traffic.requested",
             ("deployment.changed",), again=True,
         ),
     )
@@ -170,12 +175,3 @@ def plan_release(policy: ReleasePolicy, *, first: bool = False, returns: bool = 
 def next_step(plan: Iterable[PlannedStep], done: Collection[PlannedStep]) -> PlannedStep | None:
     """Return the first step that is not done; None after the last one."""
     return next((step for step in plan if step not in done), None)
-
-
-def with_earlier(plan: Sequence[PlannedStep], done: Collection[PlannedStep]) -> frozenset[PlannedStep]:
-    """Return the steps that are done, and every step before the last of them.
-
-    For readers of a log, whose events may arrive in any order and which may begin anywhere.
-    """
-    last = max((index for index, step in enumerate(plan) if step in done), default=-1)
-    return frozenset(plan[: last + 1])

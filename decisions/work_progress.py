@@ -1,52 +1,32 @@
-"""The work in progress on a release: the newest progress event of each variant. Pure."""
+"""The work in progress on a release. Pure."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any
+from collections.abc import Iterable
 
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
+from contracts.progress import ReleaseProgress
+from contracts.vocabulary import Variant
 
 
-@dataclass(frozen=True)
-class Progress:
-    """The progress of a step, of one variant if it names one."""
+def ongoing(release: ReleaseProgress, reports: Iterable[Event[WorkProgressed]]) -> tuple[WorkProgressed, ...]:
+    """Return the last report about each variant whose result is awaited, in the order of the variants.
 
-    step: str
-    done: float
-    total: float
-    unit: str
-    variant: str = ""
-    detail: str = ""
+    Other reports count if they are newer than every step that is done: they are of the merge, or of loading again what
+    takes traffic.
 
-    @property
-    def ratio(self) -> float:
-        """Return the share of the work that is done."""
-        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
-
-
-@dataclass(frozen=True)
-class OngoingWork:
-    """The work in progress; `answered` is when a service answered about a variant."""
-
-    progress: tuple[Progress, ...] = ()
-    answered: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
-
-    def settle(self, event: Event[Any], variant: str = "") -> "OngoingWork":
-        """Return the work without the variant that an event answers; older progress of its sender is ignored."""
-        left = tuple(progress for progress in self.progress if progress.variant != variant)
-        return OngoingWork(left, {**self.answered, (event.source, variant): event.time})
-
-    def advance(self, event: Event[WorkProgressed], variants: Sequence[str]) -> "OngoingWork":
-        """Return the work after a progress event, in the order in which the variants were requested."""
-        data, variant = event.data, event.data.variant or ""
-        answered_at = self.answered.get((event.source, variant))
-        if answered_at is not None and event.time <= answered_at:
-            return self
-        latest = Progress(data.step, data.done, data.total, data.unit, variant, data.detail)
-        others = (progress for progress in self.progress if progress.variant != variant)
-        order = {name: index for index, name in enumerate(variants)}
-        return replace(
-            self, progress=tuple(sorted((*others, latest), key=lambda progress: order.get(progress.variant, -1)))
-        )
+    Args:
+        release: The release.
+        reports: Reports about it, in the order in which they came.
+    """
+    if release.outcome is not None:
+        return ()
+    awaited = {variant for step in release.steps if step.state == "running" for variant in step.awaited}
+    since = max((step.at for step in release.steps if step.state == "done" and step.at), default=release.opened_at)
+    chosen = release.target.variant if release.target is not None else None
+    last: dict[Variant | None, WorkProgressed] = {}
+    for report in reports:
+        variant = report.data.variant
+        if variant in awaited or (variant in (None, chosen) and report.time > since):
+            last[variant] = report.data
+    order = (None, *release.variants)
+    return tuple(sorted(last.values(), key=lambda work: order.index(work.variant) if work.variant in order else 0))

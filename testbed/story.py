@@ -17,6 +17,7 @@ from contracts.routes import CanaryShare, Suspended
 from contracts.services import EVENTS, emitters, stream_of
 from contracts.vocabulary import ArtifactRef, Target
 from testbed import factories
+from testbed.progress import with_progress
 
 WINDOW_S = 30
 VARIANTS = {
@@ -407,7 +408,7 @@ def fleet(now: datetime) -> list[Event]:
         if model == "faq-de":  # whose canary has windows of its own
             continue
         events += story.windows(model, 60, ttft_ms=120.0 + 60 * number, requests=40 + 30 * number)
-    return events
+    return list(with_progress(events))
 
 
 def stream_for(event: Event) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -98,20 +97,6 @@ def subjects_in(stream: str, models: Sequence[str] | None, where: EventFilter | 
     if where is not None and stream == EVENTS:
         return where.subjects(models)
     return [">"] if models is None else [each for model in models for each in subjects_about(stream, model)]
-
-
-async def log_begin(js: JetStreamContext) -> datetime | None:
-    """Return when the first event of the log was stored, or the last one of an empty log; None if none was removed."""
-    offset, total = 0, 1
-    while offset < total:
-        page = await js._api_request("$JS.API.STREAM.LIST", json.dumps({"offset": offset}).encode())  # noqa: SLF001 - the client leaves the times out
-        for stream in page["streams"]:
-            state = stream["state"]
-            if stream["config"]["name"] == EVENTS:
-                begin = state["first_ts"] if state["messages"] else state["last_ts"]
-                return datetime.fromisoformat(begin) if state["first_seq"] > 1 else None
-        total, offset = page["total"], offset + max(1, len(page["streams"]))
-    return None
 
 
 async def read_history(

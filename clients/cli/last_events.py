@@ -1,6 +1,7 @@
 """Read the last events of the log without a consumer, and the answers to orders."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from nats.js import JetStreamContext
@@ -19,14 +20,16 @@ async def last_sequences(js: JetStreamContext) -> dict[str, int]:
     return {stream: last[stream] for stream in STREAMS}
 
 
-async def last_event(js: JetStreamContext, fact: type[Fact], model: str) -> Event[Any] | None:
-    """Return the last event of a type about a model in production, or None if there is none."""
-    message = await _last_of(js, fact, model)
+async def last_event(
+    js: JetStreamContext, fact: type[Fact], model: str, sender: str | None = None
+) -> Event[Any] | None:
+    """Return the last event of a type about a model in production, of one sender or of all; None if there is none."""
+    message = await _last_of(js, fact, model, emitters(fact) if sender is None else (sender,))
     return parse(message.subject, message.data) if message is not None else None
 
 
-async def _last_of(js: JetStreamContext, fact: type[Fact], model: str) -> LastMessage | None:
-    subjects = [nats_subject(fact.TYPE, model, sender) for sender in emitters(fact)]
+async def _last_of(js: JetStreamContext, fact: type[Fact], model: str, senders: Sequence[str]) -> LastMessage | None:
+    subjects = [nats_subject(fact.TYPE, model, sender) for sender in senders]
     messages = await asyncio.gather(*(last_message(js, EVENTS, subject) for subject in subjects))
     return max(filter(None, messages), key=lambda message: message.sequence, default=None)
 
@@ -43,7 +46,7 @@ async def answer_to(js: JetStreamContext, fact: type[Fact], model: str, order_id
         order_id: The order.
         after: The last sequence of the events before the order was published.
     """
-    last = await _last_of(js, fact, model)
+    last = await _last_of(js, fact, model, emitters(fact))
     if last is None or last.sequence <= after:
         return None
     answer = _answer(last.subject, last.data, order_id)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -233,6 +234,8 @@ class RecordsOfModels(Generic[R]):
     js: JetStreamContext
     bucket: str
     kind: type[R]
+    only: re.Pattern[str] = re.compile("")
+    """Keys without it are left out: the bucket has records of other kinds, too."""
 
     async def get(self, key: str) -> R | None:
         """Return a record; None if there is none."""
@@ -253,7 +256,9 @@ class RecordsOfModels(Generic[R]):
         prefix = f"$KV.{self.bucket}."
         kept = await _last_of_keys(self.js, self.bucket, pattern)
         keys = {message.subject.removeprefix(prefix): message.data for message in kept}
-        return {key: parse(self.kind, data, f"{self.bucket}/{key}") for key, data in keys.items()}
+        return {
+            key: parse(self.kind, data, f"{self.bucket}/{key}") for key, data in keys.items() if self.only.search(key)
+        }
 
 
 async def keys_of(js: JetStreamContext, bucket: str) -> list[str]:

@@ -1,16 +1,51 @@
-"""Read the registry's records of releases, without a consumer: what an order about a release needs to know of it."""
+"""The releases of models, as the registry recorded them, and checkpoints that have none (yet)."""
+
+import asyncio
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from nats.js import JetStreamContext
+from nats.js.api import DeliverPolicy
 from pydantic import Field
 
-from clients.cli.names import Name
-from clients.cli.reading import RecordsOfModels, last_message, own_models
-from contracts.facts import ReleaseFinished, ReleaseHeld, ReleaseOpened
+from clients.cli.event_log import EventFilter, parse, read_history
+from clients.cli.last_events import last_event
+from clients.cli.names import RELEASE_ID, Name
+from clients.cli.reading import RecordsOfModels, last_message, own_models, read_messages
+from clients.cli.serving import read_route
+from contracts.envelope import Event
+from contracts.facts import CanaryAssessed, CheckpointRejected, Fact, ReleaseOpened, RollbackCompleted, ShadowAssessed
+from contracts.progress import ReleaseProgress, StepProgress
+from contracts.services import INBOX
 from contracts.vocabulary import Contract, Instant
-from decisions.release_holds import HoldOrder
-from decisions.release_progress import ReleaseProgress
+from decisions.bus_permissions import subjects_about
 
-BUCKET = "releases"
+BUCKET: Final = "releases"
+_IDS: Final = re.compile(rf"\.{RELEASE_ID.pattern}$")
+_ENDS: Final = EventFilter(("checkpoint.rejected", "rollback.completed"))
+_EVIDENCE: Final[dict[str, type[Fact]]] = {"canary": CanaryAssessed, "shadow": ShadowAssessed}
+_SAME_TIME: Final = timedelta(milliseconds=1)
+"""What the client of the bus may round the same time by."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release, or a checkpoint without one.
+
+    Attributes:
+        progress: Where it is.
+        source_id: Of the announcement of its checkpoint.
+        opened: What it releases; None of a checkpoint without a release.
+        rolled_back: What became of its version after it was promoted.
+    """
+
+    progress: ReleaseProgress
+    source_id: str
+    opened: ReleaseOpened | None = None
+    rolled_back: str = ""
 
 
 class ReleasesOfModel(Contract):
@@ -19,58 +54,129 @@ class ReleasesOfModel(Contract):
     open: tuple[str, ...] = ()
     reservations: dict[str, int] = Field(default_factory=dict)
 
+    def ids(self, version: int | None = None) -> tuple[str, ...]:
+        """Return the releases that are in progress, and those of a version, else of the newest."""
+        version = version or max(self.reservations.values(), default=0)
+        named = (release_id for release_id, number in self.reservations.items() if number == version)
+        return tuple(dict.fromkeys((*self.open, *named)))
 
-class _Approval(Contract):
-    sender: str
 
-
-class _Hold(Contract):
-    at: Instant
+class _Waiting(Contract):
     event_id: str
-    sender: str
-    order: ReleaseHeld
-
-    @property
-    def as_order(self) -> HoldOrder:
-        return HoldOrder(self.at, self.event_id, self.order.paused, self.sender, self.order.reason)
+    correlation_id: str
+    stored_at: Instant
+    reason: str = ""
 
 
-class _Release(Contract):
-    """Of the registry's record of a release: what orders about it name, and change."""
+class _Announcements(Contract):
+    """Of the registry's record of the announcements of a model."""
+
+    waiting: tuple[_Waiting, ...] = ()
+    last_sequence: int = 0
+    last_stored_at: Instant | None = None
+
+
+class _Recorded(Contract):
+    """Of the registry's record of a release."""
 
     opened: ReleaseOpened
-    opened_at: Instant
-    approvals: dict[str, tuple[_Approval, ...]] = Field(default_factory=dict)
-    hold: _Hold | None = None
-    finished: ReleaseFinished | None = None
+    progress: ReleaseProgress
 
     @property
-    def progress(self) -> ReleaseProgress:
-        """Its progress, without its steps."""
-        opened = self.opened
-        senders = (approval.sender for approvals in self.approvals.values() for approval in approvals)
-        return ReleaseProgress(
-            key=opened.release_id,
-            model=opened.model,
-            began_at=self.opened_at,
-            release_id=opened.release_id,
-            version=opened.version,
-            outcome=self.finished.outcome if self.finished is not None else None,
-            policy=opened.policy,
-            returns=opened.returns is not None,
-            approvers=tuple(dict.fromkeys(senders)),
-            hold=self.hold.as_order if self.hold is not None else None,
-        )
+    def release(self) -> Release:
+        return Release(self.progress, self.opened.source_event_id, self.opened)
 
 
-async def recorded_releases(js: JetStreamContext, name: Name) -> dict[str, ReleaseProgress]:
-    """Return the releases that a name without a role may mean, by id, without their steps.
+async def recorded_releases(js: JetStreamContext, name: Name) -> list[Release]:
+    """Return the releases that a name without a role may mean.
 
     These are a release by its id, or those of a model that are in progress and that of the version, else of the newest.
     """
-    records = RecordsOfModels(js, BUCKET, _Release)
-    releases = [await records.get(key) for key in await _keys(js, name)]
-    return {release.opened.release_id: release.progress for release in releases if release is not None}
+    return sorted(await _read(js, await _keys(js, name)), key=_age)
+
+
+async def read_releases(js: JetStreamContext, model: str | None, *, every: bool = False) -> list[Release]:
+    """Return releases and checkpoints without one, the newest last.
+
+    Args:
+        js: The bus.
+        model: Whose releases are read; None for all models.
+        every: Whether all releases of all models are read, and not only the newest of each and those in progress.
+    """
+    whole = every or model is not None
+    if whole:
+        records = RecordsOfModels(js, BUCKET, _Recorded, only=_IDS)
+        found = await (records.all() if model is None else records.matching(f"{model}.*"))
+        releases = [record.release for record in found.values()]
+    else:
+        models = await _of_models(js, ReleasesOfModel, "model")
+        releases = await _read(js, [f"{name}.{each}" for name, record in models.items() for each in record.ids()])
+    history = [logged.event for logged in await read_history(js, model, _ENDS)]
+    refused = [_refused(event) for event in history if event.origin == "registry"]
+    if not whole:
+        newest = {each.progress.model: each for each in sorted((*releases, *refused), key=_age)}
+        refused = [each for each in refused if newest[each.progress.model] is each]
+    waiting = await _waiting(js, model)
+    shown = [await _with_evidence(js, await _with_rollback(js, release, history)) for release in releases]
+    return sorted((*shown, *refused, *waiting), key=_age)
+
+
+def pick(releases: Iterable[Release], name: Name) -> Release | None:
+    """Return the release of a list, oldest first, that a name means; of a model the last one. None if there is none."""
+    asked = {"release_id": name.release_id, "version": name.version, "model": name.model or None}
+    given = {field: value for field, value in asked.items() if value is not None}
+    named = [each for each in releases if all(getattr(each.progress, key) == value for key, value in given.items())]
+    return named[-1] if named else None
+
+
+async def newest_release(
+    js: JetStreamContext, name: Name, announced: "tuple[int, datetime, Release] | None"
+) -> Release | None:
+    """Return the release that a name means, of a model its newest one, or the checkpoint that is newer; None if none.
+
+    Args:
+        js: The bus.
+        name: The name, without a role.
+        announced: The last announcement of the model, as `last_announced` returned it.
+    """
+    releases = await recorded_releases(js, name)
+    if name.version is not None:
+        releases = [release for release in releases if release.progress.version == name.version]
+    elif name.release_id is None:
+        record = await RecordsOfModels(js, BUCKET, _Announcements).get(f"{name.model}.announcements")
+        if record is not None and record.waiting:
+            return _announced(name.model, record.waiting[-1])
+        refused = await last_event(js, CheckpointRejected, name.model, sender="registry")
+        releases += [] if refused is None else [_refused(refused)]
+        if announced is not None and not _is_settled(announced, record, releases):
+            return announced[2]
+    found = max(releases, key=_age, default=None)
+    if found is None or found.progress.outcome != "promoted":
+        return found and await _with_evidence(js, found)
+    rollback = await last_event(js, RollbackCompleted, found.progress.model)
+    return await _with_rollback(js, found, [] if rollback is None else [rollback])
+
+
+async def last_announced(js: JetStreamContext, model: str) -> tuple[int, datetime, Release] | None:
+    """Return the sequence, the time and the checkpoint of a model's last announcement; None if there is none."""
+    (subject,) = subjects_about(INBOX, model)
+    for message in await read_messages(js, INBOX, subject, most=1, deliver_policy=DeliverPolicy.LAST):
+        event, about = parse(message.subject, message.data), message.metadata
+        if event is not None:
+            waiting = _Waiting(event_id=event.id, correlation_id=event.correlationid, stored_at=about.timestamp)
+            return about.sequence.stream, about.timestamp, _announced(model, waiting)
+    return None
+
+
+def _is_settled(
+    announced: tuple[int, datetime, Release], record: _Announcements | None, releases: Iterable[Release]
+) -> bool:
+    """Return whether the registry has dealt with an announcement: it is noted as received, or was refused before."""
+    sequence, at, checkpoint = announced
+    if any(release.source_id == checkpoint.source_id for release in releases):
+        return True
+    last = record.last_stored_at if record is not None else None
+    return record is not None and last is not None and sequence <= record.last_sequence and at - last <= _SAME_TIME
 
 
 async def _keys(js: JetStreamContext, name: Name) -> list[str]:
@@ -82,8 +188,93 @@ async def _keys(js: JetStreamContext, name: Name) -> list[str]:
         message = await last_message(js, f"KV_{BUCKET}", f"{prefix}*.{name.release_id}")
         return [] if message is None else [message.subject.removeprefix(prefix)]
     record = await RecordsOfModels(js, BUCKET, ReleasesOfModel).get(f"{name.model}.model")
-    if record is None:
-        return []
-    version = name.version or max(record.reservations.values(), default=0)
-    named = [release_id for release_id, number in record.reservations.items() if number == version]
-    return [f"{name.model}.{release_id}" for release_id in dict.fromkeys((*record.open, *named))]
+    return [] if record is None else [f"{name.model}.{release_id}" for release_id in record.ids(name.version)]
+
+
+async def _read(js: JetStreamContext, keys: Sequence[str]) -> list[Release]:
+    records = RecordsOfModels(js, BUCKET, _Recorded)
+    found = await asyncio.gather(*(records.get(key) for key in keys))
+    return [record.release for record in found if record is not None]
+
+
+async def _of_models(js: JetStreamContext, kind: type[Any], name: str) -> dict[str, Any]:
+    """Return the records of a name of all models that this identity may read, by model."""
+    records, own = RecordsOfModels(js, BUCKET, kind), await own_models(js)
+    if own is None:
+        found = await records.matching(f"*.{name}")
+        return {key.removesuffix(f".{name}"): record for key, record in found.items()}
+    read = [(model, await records.get(f"{model}.{name}")) for model in own]
+    return {model: record for model, record in read if record is not None}
+
+
+async def _waiting(js: JetStreamContext, model: str | None) -> list[Release]:
+    """Return the checkpoints that wait for their admission."""
+    if model is None:
+        records = await _of_models(js, _Announcements, "announcements")
+    else:
+        record = await RecordsOfModels(js, BUCKET, _Announcements).get(f"{model}.announcements")
+        records = {} if record is None else {model: record}
+    return [_announced(name, each) for name, record in records.items() for each in record.waiting]
+
+
+def _announced(model: str, waiting: _Waiting) -> Release:
+    step = StepProgress(name="admitted", title="admitting", state="running", detail=waiting.reason)
+    progress = _checkpoint(model, waiting.correlation_id, waiting.stored_at, "admitting", step)
+    return Release(progress, waiting.event_id)
+
+
+def _refused(event: Event[CheckpointRejected]) -> Release:
+    data = event.data
+    step = StepProgress(name="admitted", title="admitted", state="failed", at=event.time, detail=data.code)
+    progress = _checkpoint(event.subject, event.correlationid, event.time, "rejected", step)
+    ended = {"outcome": "rejected", "code": data.code, "reason": data.reason, "finished_at": event.time}
+    return Release(progress.model_copy(update=ended), event.causationid or "")
+
+
+def _checkpoint(model: str, run_id: str, at: datetime, state: str, step: StepProgress) -> ReleaseProgress:
+    """Return the progress of a checkpoint without a release."""
+    return ReleaseProgress(
+        model=model, release_id=None, version=None, run_id=run_id, opened_at=at, state=state, steps=(step,)
+    )
+
+
+async def _with_evidence(js: JetStreamContext, release: Release) -> Release:
+    """Return a release with what its canary or shadow that is under way has shown so far."""
+    progress = release.progress
+    name = next((step.name for step in progress.steps if step.state == "running" and step.name in _EVIDENCE), None)
+    event = await last_event(js, _EVIDENCE[name], progress.model) if name is not None else None
+    if event is None or event.correlationid != progress.release_id or event.data.verdict != "inconclusive":
+        return release
+    shown = f"{event.data.requests} requests, {event.data.requests_needed} more needed"
+    steps = tuple(
+        step.model_copy(update={"detail": f"{step.detail}; {shown}"}) if step.name == name else step
+        for step in progress.steps
+    )
+    return replace(release, progress=progress.model_copy(update={"steps": steps}))
+
+
+async def _with_rollback(js: JetStreamContext, release: Release, history: Iterable[Event[Any]]) -> Release:
+    """Return a release with how its version was rolled back after it was promoted, unless it serves again."""
+    progress = release.progress
+    for event in history:
+        failed = event.data.failed if isinstance(event.data, RollbackCompleted) else None
+        if failed is None or (failed.model, failed.version) != (progress.model, progress.version):
+            continue
+        if progress.outcome == "promoted" and progress.finished_at is not None and event.time > progress.finished_at:
+            release = replace(release, rolled_back=describe_rollback(event))
+    route = await read_route(js, progress.model) if release.rolled_back else None
+    serves = route is not None and route.active is not None and route.active.target.version == progress.version
+    return replace(release, rolled_back="") if serves else release
+
+
+def describe_rollback(event: Event[RollbackCompleted]) -> str:
+    """Return what a rollback did, when and by whom."""
+    data = event.data
+    cause = "automatically" if data.mode == "automatic" else "by an operator"
+    to = f" to {data.to}" if data.to is not None else ""
+    when = data.timeline.switched_at or event.time
+    return f"{data.failed} was rolled back{to} {cause} at {when:%Y-%m-%d %H:%M:%S} UTC."
+
+
+def _age(release: Release) -> tuple[datetime, int]:
+    return release.progress.opened_at, release.progress.version or 0

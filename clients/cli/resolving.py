@@ -11,7 +11,6 @@ from nats.js import JetStreamContext
 from clients.cli.completion import complete_releases, complete_versions, model_names
 from clients.cli.connection import StackAddress, connected
 from clients.cli.errors import CommandError, Exit
-from clients.cli.event_log import log_begin
 from clients.cli.names import (
     VERSION_FORMS,
     Name,
@@ -51,7 +50,7 @@ async def resolve(js: JetStreamContext, name: Name) -> Name:
     route = await read_route(js, name.model)
     version = version_in_role(name.role, route, None)
     if version is None and name.role == "candidate":
-        releases = (await recorded_releases(js, Name(name.model))).values()
+        releases = [each.progress for each in await recorded_releases(js, Name(name.model))]
         version = max((each.version for each in releases if each.outcome is None and each.version), default=None)
     if version is None:
         what = "has no candidate: no canary and no release in progress" if name.role == "candidate" else ""
@@ -99,11 +98,9 @@ async def resolve_text(js: JetStreamContext, what: str | None) -> str | None:
 
 
 async def unknown_release(js: JetStreamContext, what: str) -> str:
-    """Return what an error says of a release that was not found: that it may be older than the log, if it may."""
-    name, begin = parse_name(what), await log_begin(js)
+    """Return what an error says of a release that was not found."""
+    name = parse_name(what)
     about = f"no release of {what} yet" if name.is_model else f"there is no release {what}"
-    if begin is not None:
-        about = f"there is no release {what} in the event log, which begins at {begin:%Y-%m-%d %H:%M} UTC"
     return f"{about}{await advice(js, name.model or None, 'slipway status')}"
 
 

@@ -177,6 +177,11 @@ class WorkProgressed(Fact):
     variant: Variant | None = None
     detail: str = ""
 
+    @property
+    def ratio(self) -> float:
+        """Return the share of the work that is done."""
+        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
 
 class RegisteredVariant(Contract):
     """A variant as part of an immutable version."""

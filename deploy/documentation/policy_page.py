@@ -1,17 +1,33 @@
-"""The fields of a release policy, from its JSON Schema and the text beside each field."""
+"""The steps of a release, and the fields of its policy, from its JSON Schema and the text beside each field."""
 
 from contracts import golden, policy
 from contracts.policy import ReleasePolicy
+from decisions.release_plan import ROWS
 from deploy.documentation.events_page import fields_table
 from deploy.documentation.field_notes import field_notes
 from deploy.documentation.markdown import escape
 
 
 def render() -> str:
-    """Return a section for the policy and one for each object in it, in the order in which they are used."""
+    """Return the steps that a policy makes, a section for the policy, and one for each object in it as it is used."""
     schema = ReleasePolicy.model_json_schema()
     objects = {"ReleasePolicy": schema, **schema["$defs"]}
-    return "\n".join(_section(name, objects[name]) for name in objects if "properties" in objects[name])
+    sections = (_section(name, objects[name]) for name in objects if "properties" in objects[name])
+    return "\n".join((_steps(), *sections))
+
+
+def _steps() -> str:
+    """Return the table of the steps of a release."""
+    rows = [
+        f"| {row.name} | {row.title} | {row.under_way} | {_codes(row.begins)} | {_codes(*row.ends)} | `{row.limit}` |"
+        for row in ROWS.values()
+    ]
+    heading = "| step | shown when done | under way | begins with | ends with | limit |"
+    return "\n".join(("### Steps of a release", "", heading, "|---|---|---|---|---|---|", *rows, ""))
+
+
+def _codes(*names: str) -> str:
+    return ", ".join(f"`{name}`" for name in names if name) or "the end of the step before"
 
 
 def _section(name: str, schema: dict[str, object]) -> str:

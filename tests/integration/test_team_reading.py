@@ -49,6 +49,7 @@ from tests.kit.wiring import ROOT
 STREAMS = (INBOX, ORDERS, EVENTS, TELEMETRY, DEADLETTER)
 MEMBERS: dict[str, tuple[Role, ...]] = {"vera": ("viewer",), "sam": ("publisher", "operator", "approver")}
 OWN, FOREIGN = "shop-bot", "bank-bot"
+RELEASE = "r-0123456789abcdef-1"
 LIKE_TOKENS = ("v1", "v2", "staging", "production", "alert", "raised", "deadletter", "registry")
 """Names of models that are parts of other subjects and keys, too."""
 
@@ -117,7 +118,19 @@ async def fill(server):
                 key = pattern.format(model=model).replace("*", "production")
                 if bucket not in ("routes", "policies"):
                     await js.publish(f"$KV.{bucket}.{key}", b"{}")
+        for key, record in released_as(model).items():
+            await js.publish(f"$KV.releases.{model}.{key}", canonical_json(record))
     await client.close()
+
+
+def released_as(model):
+    """Return the registry's records of a model with one release, by the ends of their keys."""
+    opened = factories.fact(f.ReleaseOpened, release_id=RELEASE, model=model)
+    progress = factories.progress(release_id=RELEASE, model=model)
+    release = {
+        name: fact.model_dump(mode="json", by_alias=True) for name, fact in (("opened", opened), ("progress", progress))
+    }
+    return {RELEASE: release, "model": {"open": [RELEASE], "reservations": {RELEASE: 7}}}
 
 
 def about(kind, model):

@@ -4,12 +4,11 @@ import asyncio
 from typing import Any
 
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import OF_RELEASES, read_history
 from clients.cli.output import show_json, show_line, show_table
 from clients.cli.reading import RecordsOfModels, keys_of
+from clients.cli.recorded_releases import read_releases
+from contracts.progress import ReleaseProgress
 from contracts.routes import Route, ServedTarget
-from decisions.release_progress import ReleaseProgress
-from decisions.release_projection import join, latest, project
 
 COLUMNS = ("model", "active", "canary or shadow", "previous", "quarantined", "newest release", "policy")
 
@@ -30,9 +29,9 @@ async def _models(stack: StackAddress) -> list[dict[str, Any]]:
         js = client.jetstream(timeout=10)
         routes = await RecordsOfModels(js, "routes", Route).all()
         policies = set(await keys_of(js, "policies"))
-        releases = join(project(logged.dated for logged in await read_history(js, None, OF_RELEASES)))
-    known = {*routes, *policies, *(release.model for release in releases.values())}
-    return [row_of(model, routes.get(model), latest(releases, model), model in policies) for model in sorted(known)]
+        newest = {release.progress.model: release.progress for release in await read_releases(js, None)}
+    known = sorted({*routes, *policies, *newest})
+    return [row_of(model, routes.get(model), newest.get(model), model in policies) for model in known]
 
 
 def row_of(model: str, route: Route | None, newest: ReleaseProgress | None, has_policy: bool) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import typer
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from clients.cli.commands.status import pick
 from clients.cli.connection import (
     JsonOption,
     StackAddress,
@@ -23,16 +22,16 @@ from clients.cli.names import parse_name
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import parse_duration
 from clients.cli.reading import RecordsOfModels
-from clients.cli.recorded_releases import BUCKET, recorded_releases
+from clients.cli.recorded_releases import BUCKET, Release, pick, recorded_releases
 from clients.cli.resolving import ReleaseArgument, advice, resolve
 from clients.cli.serving import read_route
 from contracts.envelope import Event
 from contracts.facts import ApprovalGranted, Fact, OrderAccepted, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
+from contracts.progress import ReleaseProgress
 from contracts.services import EVENTS, ORDERS, durable_name
 from contracts.vocabulary import Contract, Digest, Environment
 from decisions.orders import LONGEST_ORDER, ORDER_AGE
-from decisions.release_progress import ReleaseProgress
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
@@ -63,7 +62,8 @@ def approve(
 async def _approve(stack: StackAddress, what: str, reason: str, until: datetime, as_json: bool) -> None:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        release = await open_release(js, what)
+        opened = await open_release(js, what)
+        release = opened.progress
         fact = ApprovalGranted(
             release_id=str(release.release_id),
             manifest_digest=await _digest_asked(js, release),
@@ -75,7 +75,7 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
     show_result(
         as_json,
         {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest},
-        f"approved {release.name}{_count_after(release, published.sender)}",
+        f"approved {release.name}{_count_after(opened, published.sender)}",
     )
 
 
@@ -97,10 +97,10 @@ async def _digest_asked(js: JetStreamContext, release: ReleaseProgress) -> Diges
     return record.asked
 
 
-def _count_after(release: ReleaseProgress, sender: str) -> str:
+def _count_after(release: Release, sender: str) -> str:
     """Return how many have approved of how many, if more than one must."""
-    needed = release.policy.approvals.count if release.policy is not None else 1
-    given = len({*release.approvers, sender})
+    needed = release.opened.policy.approvals.count if release.opened is not None else 1
+    given = len({*release.progress.approvers, sender})
     return f"; {given} of {needed} approvals are there" if needed > 1 else ""
 
 
@@ -119,7 +119,7 @@ def cancel(
 async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, as_json: bool) -> None:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        release = await open_release(js, what)
+        release = (await open_release(js, what)).progress
         release_id = str(release.release_id)
         fact = ReleaseCancelled(release_id=release_id, reason=reason, expires_at=until)
         await order_and_confirm(js, stack, release, fact)
@@ -130,20 +130,20 @@ async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, 
     )
 
 
-async def open_release(js: JetStreamContext, what: str) -> ReleaseProgress:
-    """Return the release in progress that `what` names, without its steps.
+async def open_release(js: JetStreamContext, what: str) -> Release:
+    """Return the release in progress that `what` names.
 
     Raises:
         CommandError: there is none.
     """
     name = await resolve(js, parse_name(what))
     releases = await recorded_releases(js, name)
-    release = pick({key: release for key, release in releases.items() if release.outcome is None}, str(name))
+    release = pick((each for each in releases if each.progress.outcome is None), name)
     if release is None:
-        ended = pick(releases, str(name))
+        ended = pick(releases, name)
         about = f"no release of {what} is in progress"
         if ended is not None:
-            about = f"the release of {ended.name} is not in progress, it ended as {ended.outcome}"
+            about = f"the release of {ended.progress.name} is not in progress, it ended as {ended.progress.outcome}"
         raise CommandError(f"{about}{await advice(js, name.model or None, 'slipway status')}")
     return release
 

@@ -12,20 +12,19 @@ from typing import Any, get_args
 from clients.cli import publish_options as options
 from clients.cli.commands.policy import check_policy, load_policy
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import OF_RELEASES, LoggedEvent, read_history
 from clients.cli.external_source import describe_weights
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model
+from clients.cli.recorded_releases import Release, read_releases
 from clients.cli.settings import CliSettings
 from clients.cli.upload import Advance, model_files, progress_bar
 from clients.cli.views.render import duration
 from clients.training import Connection as TrainingConnection
 from clients.training import Published, PublishError, Run, publish_checkpoint
 from contracts.facts import EvalResult, Weights
+from contracts.progress import ReleaseProgress
 from contracts.sources import scheme_of
 from contracts.vocabulary import ServingSettings, Variant
-from decisions.release_progress import ReleaseProgress
-from decisions.release_projection import join, project
 from decisions.serving_settings import assess_settings, combine
 from shared.runtime.clock import SystemClock
 
@@ -149,25 +148,21 @@ def upload(stack: StackAddress, base: str, adapter: str, release: dict[str, Any]
 
 
 def find_earlier(stack: StackAddress, published: Published) -> ReleaseProgress | None:
-    """Return the release of the same checkpoint if it was published before.
+    """Return the release of the same checkpoint that has ended, if it was published before.
 
-    None if this identity may not read the event log.
+    None if this identity may not read the records of releases.
     """
 
-    async def read() -> Sequence[LoggedEvent]:
+    async def read() -> list[Release]:
         async with connected(stack) as client:
-            return await read_history(client.jetstream(timeout=10), published.model, OF_RELEASES)
+            return await read_releases(client.jetstream(timeout=10), published.model)
 
     try:
-        history = asyncio.run(read())
+        releases = asyncio.run(read())
     except CommandError:
         return None
-    announced = [logged for logged in history if logged.event.id == published.event_id]
-    if len(announced) < 2 and not published.duplicate:
-        return None
-    releases = join(project(logged.dated for logged in history)).values()
-    same = [release for release in releases if published.event_id in (release.key, release.source_id)]
-    return max(same, key=lambda release: release.began_at, default=None)
+    same = [release.progress for release in releases if release.source_id == published.event_id]
+    return next((release for release in reversed(same) if release.outcome is not None), None)
 
 
 def show_published(published: Published, earlier: ReleaseProgress | None, run_id: str, *, as_json: bool) -> None:
@@ -178,21 +173,21 @@ def show_published(published: Published, earlier: ReleaseProgress | None, run_id
         if earlier is not None:
             known = {"earlier": {"version": earlier.version, "outcome": earlier.outcome}}
         show_json({"event_id": event_id, "model": model, "run_id": run_id, "weights": ref, **known})
-    elif earlier is not None and earlier.outcome is not None:
-        show_line(_describe_earlier(earlier, earlier.outcome))
+    elif earlier is not None:
+        show_line(_describe_earlier(earlier))
     else:
-        again = " again" if published.duplicate or earlier is not None else ""
+        again = " again" if published.duplicate else ""
         follow = f"follow the release with `slipway status {model} --follow`"
         show_line(f"published a checkpoint of {model}{again} (run {run_id}); {follow}")
 
 
-def _describe_earlier(earlier: ReleaseProgress, outcome: str) -> str:
+def _describe_earlier(earlier: ReleaseProgress) -> str:
     """Return what became of a checkpoint that was published before, and what releases it once more."""
     named = f"{earlier.model}@v{earlier.version}" if earlier.version is not None else earlier.model
-    again = "a higher --attempt" if outcome == "promoted" else f"`slipway retry {named}`"
+    again = "a higher --attempt" if earlier.outcome == "promoted" else f"`slipway retry {named}`"
     when = earlier.finished_at
     ago = f" {duration((SystemClock().now() - when).total_seconds())} ago" if when is not None else ""
-    return f"this checkpoint was already released as {named} ({outcome}{ago}); {again} releases it once more"
+    return f"this checkpoint was already released as {named} ({earlier.outcome}{ago}); {again} releases it once more"
 
 
 def find_weights(adapter: str, *, quiet: bool) -> Path | Weights:

@@ -15,16 +15,15 @@ from clients.cli.commands.orders import (
     order_and_confirm,
     show_result,
 )
-from clients.cli.commands.status import find_release
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
 from clients.cli.event_log import EventFilter, read_history
+from clients.cli.names import parse_name
 from clients.cli.output import CommandError
-from clients.cli.resolving import ReleaseArgument, resolve_text, unknown_release
+from clients.cli.recorded_releases import Release, newest_release
+from clients.cli.resolving import ReleaseArgument, resolve, unknown_release
 from contracts.envelope import Event
-from contracts.facts import ApprovalDenied, CanaryAdvanced, CheckpointReady, Fact, ReleaseHeld
-from decisions.release_events import inputs_of
-from decisions.release_holds import state_before
-from decisions.release_progress import ReleaseProgress
+from contracts.facts import ApprovalDenied, CanaryAdvanced, CheckpointReady, Fact, ReleaseHeld, ReleaseOpened
+from contracts.progress import ReleaseProgress
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
@@ -59,18 +58,25 @@ def resume(
 
 
 def _show_hold(before: ReleaseProgress, paused: bool, as_json: bool) -> None:
-    changed = state_before(before.hold, paused=paused) is None
+    changed = _already(before, paused=paused) is None
     show_result(as_json, _data(before, paused=paused, changed=changed), hold_line(before, paused=paused))
 
 
 def hold_line(before: ReleaseProgress, *, paused: bool) -> str:
     """Return the line about an order that held a release, or let it go on, which was in a state before it."""
-    already = state_before(before.hold, paused=paused)
+    already = _already(before, paused=paused)
     if already is not None:
         return f"{before.name} {already}; see `slipway status {before.model}`"
     if paused:
         return f"paused {before.name} before its next step; `slipway resume {before.model}` lets it go on"
     return f"{before.name} goes on; see `slipway status {before.model}`"
+
+
+def _already(before: ReleaseProgress, *, paused: bool) -> str | None:
+    """Return in which state a release was already that an order puts it into; None if the order changes its state."""
+    if paused and before.paused:
+        return f"was {before.paused}"
+    return None if paused or before.paused else "was not paused"
 
 
 async def _hold(stack: StackAddress, what: str, paused: bool, reason: str, until: datetime) -> ReleaseProgress:
@@ -84,7 +90,7 @@ async def _hold(stack: StackAddress, what: str, paused: bool, reason: str, until
 
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        release = await open_release(js, what)
+        release = (await open_release(js, what)).progress
         await order_and_confirm(js, stack, release, fact(release))
     return release
 
@@ -109,7 +115,7 @@ def promote(
 async def _promote(stack: StackAddress, what: str, reason: str, until: datetime) -> tuple[ReleaseProgress, float]:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        release = await open_release(js, what)
+        release = (await open_release(js, what)).progress
         from clients.cli.serving import read_route
 
         route = await read_route(js, release.model)
@@ -150,7 +156,7 @@ def reject(
 async def _reject(stack: StackAddress, what: str, reason: str, until: datetime) -> ReleaseProgress:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        release = await open_release(js, what)
+        release = (await open_release(js, what)).progress
         fact = ApprovalDenied(release_id=str(release.release_id), reason=reason, expires_at=until)
         await order_and_confirm(js, stack, release, fact)
     return release
@@ -174,28 +180,29 @@ def retry(
 async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        named = str(await resolve_text(js, what))
-        release = await find_release(js, named)
-        if release is None or release.model is None:
-            raise CommandError(await unknown_release(js, named))
-        if release.outcome is None:
+        name = await resolve(js, parse_name(what))
+        release = await newest_release(js, name, None)
+        if release is None:
+            raise CommandError(await unknown_release(js, str(name)))
+        progress = release.progress
+        if progress.outcome is None:
             raise CommandError(
-                f"{release.name} is in progress; see `slipway status {release.model}`", name="not_applicable"
+                f"{progress.name} is in progress; see `slipway status {progress.model}`", name="not_applicable"
             )
-        if release.outcome == "promoted":
-            raise CommandError(f"{release.name} was promoted: there is nothing to retry", name="not_applicable")
-        announced = [logged.event for logged in await read_history(js, release.model, ANNOUNCED)]
+        if progress.outcome == "promoted":
+            raise CommandError(f"{progress.name} was promoted: there is nothing to retry", name="not_applicable")
+        announced = [logged.event for logged in await read_history(js, progress.model, ANNOUNCED)]
         checkpoints = [event.data for event in announced if isinstance(event.data, CheckpointReady)]
         source = source_of(release, announced)
         fact = source.model_copy(update={"attempt": next_attempt(source, checkpoints)})
         event = new_order(
-            sender_of(stack), release.model, fact, now=SystemClock().now(), release_id=source.training.run_id
+            sender_of(stack), progress.model, fact, now=SystemClock().now(), release_id=source.training.run_id
         )
         await publish_event(js, event, random_id=True)
-    return release, fact.attempt
+    return progress, fact.attempt
 
 
-def source_of(release: ReleaseProgress, history: Iterable[Event[Any]]) -> CheckpointReady:
+def source_of(release: Release, history: Iterable[Event[Any]]) -> CheckpointReady:
     """Return the checkpoint that a release was opened from.
 
     The id of an event is its publisher's choice, so it does not tell one checkpoint from another.
@@ -206,23 +213,32 @@ def source_of(release: ReleaseProgress, history: Iterable[Event[Any]]) -> Checkp
     named = [
         event
         for event in history
-        if isinstance(event.data, CheckpointReady) and event.id == (release.source_id or release.key)
+        if isinstance(event.data, CheckpointReady) and event.id == release.source_id and _is_of(event, release.opened)
     ]
-    if release.release_id is not None:
-        named = [
-            event
-            for event in named
-            if inputs_of(event.data) == release.inputs and event.sender in (release.publishers or (event.sender,))
-        ]
+    about = release.progress.name
     if not named:
-        raise CommandError(f"the log has the checkpoint of {release.name} no more; publish it with `slipway publish`")
+        raise CommandError(f"the log has the checkpoint of {about} no more; publish it with `slipway publish`")
     if any(event.data != named[0].data for event in named):
         raise CommandError(
-            f"the log has several checkpoints with the id {named[0].id} that {release.name} may have been opened from; "
+            f"the log has several checkpoints with the id {named[0].id} that {about} may have been opened from; "
             "publish the right one with `slipway publish`"
         )
     source: CheckpointReady = named[0].data
     return source
+
+
+def _is_of(event: Event[CheckpointReady], opened: ReleaseOpened | None) -> bool:
+    """Return whether a checkpoint may be the one that a release was opened from: by its inputs and who published it."""
+    if opened is None:
+        return True
+    published = not opened.publishers or event.sender in opened.publishers
+    return published and _inputs(event.data) == _inputs(opened)
+
+
+def _inputs(fact: CheckpointReady | ReleaseOpened) -> tuple[object, ...]:
+    """Return the inputs that identify a checkpoint: two with the same inputs are the same one."""
+    files, variants = (fact.weights.ref.digest, fact.base.digest), sorted(set(fact.variants))
+    return (fact.model, *files, fact.training.run_id, fact.attempt, *variants)
 
 
 def next_attempt(source: CheckpointReady, known: list[CheckpointReady]) -> int:

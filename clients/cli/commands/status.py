@@ -3,34 +3,39 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 
+import nats.errors
 import typer
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from clients.cli.completion import complete_releases
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
-from clients.cli.event_log import OF_RELEASES, LoggedEvent, read_history
-from clients.cli.following import follow
-from clients.cli.last_events import last_sequences
-from clients.cli.names import FORMS, Name, parse_name
+from clients.cli.event_log import parse
+from clients.cli.names import FORMS, parse_name
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, is_terminal, show_json, show_line, warn
-from clients.cli.recent_releases import read_recent, whole_releases
+from clients.cli.reading import own_models
+from clients.cli.recorded_releases import Release, last_announced, newest_release, read_releases
 from clients.cli.resolving import resolve_text, unknown_release
 from clients.cli.serving import read_suspended
 from clients.cli.stream_limits import nearly_full
 from clients.cli.views import render
 from clients.cli.watched import read_blind
-from decisions.release_progress import ReleaseProgress
-from decisions.release_projection import advance, join, latest, project
+from contracts.envelope import Event, nats_subject
+from contracts.facts import WorkProgressed
+from contracts.progress import ReleaseProgress
+from decisions.work_progress import ongoing
+from shared.errors import Transient
 from shared.runtime.clock import SystemClock
 
-Draw = Callable[[ReleaseProgress, datetime], None]
+Draw = Callable[[Release, Sequence[WorkProgressed], datetime], None]
+EVERY_S = 0.5
 
-MODEL_HELP = f"{FORMS} (default: the newest releases and all under way; with --follow or --until, the newest)."
+MODEL_HELP = f"{FORMS} (default: the newest of each model and all under way; with --follow or --until, the newest)."
 UNTIL = "finished"
 
 
@@ -47,7 +52,7 @@ def status(
     ] = None,
     every: Annotated[
         bool,
-        typer.Option("--all", help="Show every release that the log has, not only the newest and those under way."),
+        typer.Option("--all", help="Show every release, not only the newest and those under way."),
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="Maximum time to wait for the end, in seconds.")] = None,
     state: StateOption = None,
@@ -72,51 +77,21 @@ def model_of(what: str | None) -> str | None:
     return None if what is None else parse_name(what).model or None
 
 
-def pick(releases: dict[str, ReleaseProgress], what: str | None) -> ReleaseProgress | None:
-    """Return the release that `what` names, or the newest if it is None; None if there is none."""
-    name = Name() if what is None else parse_name(what)
-    if name.release_id is not None:
-        return next((release for release in releases.values() if release.release_id == what), None)
-    if name.version is not None:
-        named = (name.model, name.version)
-        return next((each for each in releases.values() if (each.model, each.version) == named), None)
-    return latest(releases, name.model or None)
-
-
-async def find_release(js: JetStreamContext, named: str) -> ReleaseProgress | None:
-    """Return the release of the log that a name means; None if there is none."""
-    return pick(_releases(await _read_log(js, model_of(named))), named)
-
-
-async def _read_log(js: JetStreamContext, model: str | None) -> list[LoggedEvent]:
-    """Return the events of the releases that the log has whole, of a model or of all."""
-    return whole_releases(await read_history(js, model, OF_RELEASES))
-
-
-def _releases(history: list[LoggedEvent]) -> dict[str, ReleaseProgress]:
-    return join(project(logged.dated for logged in history))
-
-
-async def _read_releases(js: JetStreamContext, what: str | None, every: bool) -> list[ReleaseProgress]:
-    """Return the releases that `what` names: one, those of a model, or the newest and those under way; or every one.
+async def _read(js: JetStreamContext, what: str | None, every: bool) -> list[Release]:
+    """Return the releases that `what` names: one, those of a model, or the newest and those in progress; or every one.
 
     Raises:
         CommandError: it names one that there is not.
     """
     named = await resolve_text(js, what)
-    if every or named is not None:
-        history, more = await _read_log(js, model_of(named)), False
-    else:
-        history, more = await read_recent(js)
-    releases = _releases(history)
-    if more:
-        warn("earlier releases are left out: `slipway status MODEL` or `slipway status --all` shows them")
-    if named is None or (parse_name(named).is_model and releases):
-        return sorted(releases.values(), key=lambda release: release.began_at)
-    release = pick(releases, named)
-    if release is None:
+    if named is None:
+        return await read_releases(js, None, every=every)
+    name = parse_name(named)
+    releases = [await newest_release(js, name, None)] if not name.is_model else await read_releases(js, name.model)
+    known = [release for release in releases if release is not None]
+    if not known:
         raise CommandError(await unknown_release(js, named))
-    return [release]
+    return known
 
 
 async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json: bool) -> None:
@@ -128,13 +103,13 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
             warn(sentence)
         for sentence in await read_suspended(js, model_of(what)):
             warn(sentence)
-        shown = await _read_releases(js, what, every)
+        shown = await _read(js, what, every)
     if as_json:
         show_json([render.as_data(release) for release in shown])
         return
     now = SystemClock().now()
     for release in reversed(shown):
-        show_line("\n".join(render.plain_block(release, now)))
+        show_line("\n".join(render.plain_block(release, (), now)))
     if not shown:
         show_line("no release yet; publish a checkpoint with `slipway publish`")
 
@@ -148,51 +123,57 @@ async def _follow(
                 ended = await _watch(stack, what, draw, stop_at_end=until is not None)
     except TimeoutError:
         raise CommandError(f"the release had not ended after {timeout_s:g} s; see `slipway status`") from None
-    if ended is not None and ended.outcome != "promoted":
+    if ended is not None and ended.progress.outcome != "promoted":
         raise typer.Exit(int(Exit.NOT_PROMOTED))
 
 
-async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_end: bool) -> ReleaseProgress | None:
-    """Draw a release at every event and at intervals; return it once it has ended, if `stop_at_end`."""
-    clock = SystemClock()
+async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_end: bool) -> Release:
+    """Draw a release at intervals; return it once it has ended, if `stop_at_end`. It survives restarts of the bus."""
+    clock, reports = SystemClock(), Reports()
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        what, after = await resolve_text(js, what), await last_sequences(js)
-        history, _ = await read_recent(js) if what is None else (await _read_log(js, model_of(what)), False)
-        releases = project(logged.dated for logged in history if logged.sequence <= after[logged.stream])
-        # closed before the connection is: the readers must end while they can still unsubscribe
-        async with contextlib.aclosing(_with_ticks(follow(client, model_of(what), after=after))) as live:
-            async for logged in live:
-                if logged is not None:
-                    releases = advance(releases, logged.dated)
-                release = pick(join(releases), what)
-                if release is not None:
-                    draw(release, clock.now())
-                    if stop_at_end and release.outcome is not None:
-                        return release
-    return None
-
-
-async def _with_ticks(
-    source: AsyncGenerator[LoggedEvent, None], every_s: float = 0.5
-) -> AsyncGenerator[LoggedEvent | None, None]:
-    """Yield the events of a source, and None at once and whenever none has arrived for a while."""
-    yield None
-    waiting: asyncio.Task[LoggedEvent] | None = None
-    try:
+        name = parse_name(await resolve_text(js, what) or await _newest_model(js))
+        announced = await last_announced(js, name.model) if name.is_model else None
+        followed = [name.model] if name.model else await own_models(js) or ["*"]
+        for model in followed:
+            await client.subscribe(nats_subject(WorkProgressed.TYPE, model, "*"), cb=reports.take)
         while True:
-            waiting = waiting or asyncio.ensure_future(anext(source))
-            done, _ = await asyncio.wait([waiting], timeout=every_s)
-            if done:
-                logged, waiting = waiting.result(), None
-                yield logged
-            else:
-                yield None
-    finally:
-        if waiting is not None:
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-        await source.aclose()
+            with contextlib.suppress(TimeoutError, nats.errors.Error, Transient):
+                release = await newest_release(js, name, announced)
+                if release is not None:
+                    draw(release, ongoing(release.progress, reports.about(release.progress)), clock.now())
+                    if stop_at_end and release.progress.outcome is not None:
+                        return release
+            await asyncio.sleep(EVERY_S)
+
+
+async def _newest_model(js: JetStreamContext) -> str:
+    """Return the model of the newest release.
+
+    Raises:
+        CommandError: there is no release.
+    """
+    releases = await read_releases(js, None)
+    if not releases:
+        raise CommandError("no release yet; publish a checkpoint with `slipway publish`")
+    return releases[-1].progress.model
+
+
+class Reports:
+    """Keeps the last reports of work, by release and variant."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str | None], Event[WorkProgressed]] = {}
+
+    async def take(self, message: Msg) -> None:
+        """Keep the report of a message."""
+        event = parse(message.subject, message.data)
+        if event is not None and isinstance(event.data, WorkProgressed):
+            self._last[event.correlationid, event.data.variant] = event
+
+    def about(self, release: ReleaseProgress) -> list[Event[WorkProgressed]]:
+        """Return the last reports about a release."""
+        return [event for (release_id, _), event in self._last.items() if release_id == release.release_id]
 
 
 @contextlib.contextmanager
@@ -201,7 +182,7 @@ def _drawing(as_json: bool) -> Any:
         from rich.live import Live
 
         with Live(refresh_per_second=8) as live:
-            yield lambda release, now: live.update(render.rich_block(release, now))
+            yield lambda release, work, now: live.update(render.rich_block(release, work, now))
     else:
         yield PlainDrawing(as_json=as_json)
 
@@ -213,22 +194,24 @@ class PlainDrawing:
         self._as_json = as_json
         self._printed: set[tuple[str, ...]] = set()
 
-    def __call__(self, release: ReleaseProgress, now: datetime) -> None:
+    def __call__(self, release: Release, work: Sequence[WorkProgressed], now: datetime) -> None:
         """Print what changed since the last call."""
+        progress = release.progress
+        key = progress.release_id or release.source_id
         if self._as_json:
-            self._once((release.key, repr(release)), lambda: show_json(render.as_data(release)))
+            self._once((key, repr((release, work))), lambda: show_json(render.as_data(release, work)))
             return
-        self._once((release.key, "head", release.name), lambda: show_line(render.headline(release, now)))
-        for step in release.listed():
+        self._once((key, "head", progress.name), lambda: show_line(render.headline(progress, now)))
+        for step in progress.steps:
             if step.state != "waiting":
-                line = f"  {render.step_line(step, release.began_at)}"
-                self._once((release.key, line), partial(show_line, line))
-        for progress in release.work.progress:
-            about = re.sub(r"\d s\b", "", progress.detail)  # a note that counts seconds is printed every ten seconds
-            key = (release.key, progress.step, progress.variant, about, str(int(progress.ratio * 10)))
-            self._once(key, partial(show_line, f"    {render.work_line(progress)} ({progress.ratio:.0%})"))
+                line = f"  {render.step_line(step, progress.opened_at)}"
+                self._once((key, line), partial(show_line, line))
+        for each in work:
+            about = re.sub(r"\d s\b", "", each.detail)  # a note that counts seconds is printed every ten seconds
+            tenth = (key, each.step, each.variant or "", about, str(int(each.ratio * 10)))
+            self._once(tenth, partial(show_line, f"    {render.work_line(each)} ({each.ratio:.0%})"))
         if (end := render.ending(release)) is not None:
-            self._once((release.key, "end", end), lambda: show_line(f"{release.name}  {end}"))
+            self._once((key, "end", end), lambda: show_line(f"{progress.name}  {end}"))
 
     def _once(self, key: tuple[str, ...], show: Callable[[], None]) -> None:
         if key not in self._printed:

@@ -23,9 +23,9 @@ from clients.cli.version_records import (
     read_routes,
     version_numbers,
 )
+from contracts.progress import ReleaseProgress
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Runtime, Target
-from decisions.release_progress import ReleaseProgress
 
 
 def trace(
@@ -101,7 +101,7 @@ async def _resolve(stack: StackAddress, what: str) -> tuple[str, int, str | None
     if "@" in what:
         return (*await asyncio.to_thread(find_version_name, stack, what), None, None)
     release = await _find_release(stack, what)
-    if release is None or release.model is None or release.version is None:
+    if release is None or release.version is None:
         raise CommandError(
             f"{what!r} is not a known fingerprint, version or release; write MODEL@vN, or see `slipway versions MODEL`",
             Exit.USAGE,
@@ -114,7 +114,8 @@ async def _find_release(stack: StackAddress, what: str) -> ReleaseProgress | Non
     if RELEASE_ID.fullmatch(what) is None:
         return None
     async with connected(stack) as client:
-        return (await recorded_releases(client.jetstream(timeout=10), Name(release_id=what))).get(what)
+        releases = await recorded_releases(client.jetstream(timeout=10), Name(release_id=what))
+    return releases[0].progress if releases else None
 
 
 def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:

@@ -1,14 +1,13 @@
 """Render releases and events: for a terminal, as plain lines, and as data for JSON."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from clients.cli.recorded_releases import Release
 from contracts.envelope import Event
-from decisions.release_plan import needs_approval, needs_rehearsal
-from decisions.release_progress import ReleaseProgress, StepProgress
-from decisions.work_progress import Progress
+from contracts.facts import WorkProgressed
+from contracts.progress import ReleaseProgress, StepProgress
 
 MARKS = {"waiting": "·", "running": "…", "done": "✓", "failed": "✗"}
 COLOURS = {"waiting": "dim", "running": "yellow", "done": "green", "failed": "red"}
@@ -26,87 +25,82 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def bar(progress: Progress) -> str:
+def bar(work: WorkProgressed) -> str:
     """Return a progress bar with its text."""
-    filled = round(progress.ratio * BAR_WIDTH)
-    return f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {progress.ratio:4.0%} {work_line(progress)}"
+    filled = round(work.ratio * BAR_WIDTH)
+    return f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {work.ratio:4.0%} {work_line(work)}"
 
 
-def work_line(progress: Progress) -> str:
+def work_line(work: WorkProgressed) -> str:
     """Return the progress of work as text: `quantise gptq-int4: layer 12 of 30`."""
-    name = f"{progress.step} {progress.variant}".rstrip()
-    counted = f"{progress.unit.removesuffix('s')} {progress.done:.0f} of {progress.total:.0f}"
-    if progress.unit == "bytes":
-        counted = f"{progress.done / 1e6:.0f} of {progress.total / 1e6:.0f} MB"
-    return f"{name}: {counted}" + (f", {progress.detail}" if progress.detail else "")
+    name = f"{work.step} {work.variant or ''}".rstrip()
+    counted = f"{work.unit.removesuffix('s')} {work.done:.0f} of {work.total:.0f}"
+    if work.unit == "bytes":
+        counted = f"{work.done / 1e6:.0f} of {work.total / 1e6:.0f} MB"
+    return f"{name}: {counted}" + (f", {work.detail}" if work.detail else "")
 
 
 def headline(release: ReleaseProgress, now: datetime) -> str:
     """Return one line with the identity and the state of a release."""
-    took = duration(((release.finished_at or now) - release.began_at).total_seconds())
+    took = duration(((release.finished_at or now) - release.opened_at).total_seconds())
     identity = f"{release.name}  {release.release_id or 'no release yet'}  run {release.run_id or '?'}"
     if release.outcome is not None and release.release_id is None:
         return f"{release.name}  refused before a release began  run {release.run_id or '?'}"
-    if release.is_paused and release.hold is not None:
-        why = f": {release.hold.reason}" if release.hold.reason else ""
-        return f"{identity}  paused by {release.hold.by} at {release.hold.at:%H:%M:%S} UTC{why}"
+    if release.paused:
+        return f"{identity}  {release.paused}"
     if release.outcome is None:
         return f"{identity}  in progress for {took}"
     return f"{identity}  {release.outcome} after {took}"
 
 
-def step_line(step: StepProgress, began_at: datetime) -> str:
+def step_line(step: StepProgress, opened_at: datetime) -> str:
     """Return one line with the state of a step."""
-    when = "" if step.at is None else f"+{duration((step.at - began_at).total_seconds())}"
+    when = "" if step.at is None else f"+{duration((step.at - opened_at).total_seconds())}"
     return f"{MARKS[step.state]} {step.title:<17}{when:>13}  {step.detail}".rstrip()
 
 
-def ending(release: ReleaseProgress) -> str | None:
+def ending(release: Release) -> str | None:
     """Return the outcome of a release and its reason, or None while it is in progress."""
-    if release.outcome is None:
+    progress = release.progress
+    if progress.outcome is None:
         return None
-    code = f"{release.code}: " if release.code else ""
+    code = f"{progress.code}: " if progress.code else ""
     later = f" Since then: {release.rolled_back}" if release.rolled_back else ""
-    return f"{release.outcome}: {code}{release.reason}{later}"
+    return f"{progress.outcome}: {code}{progress.reason}{later}"
 
 
-def plain_block(release: ReleaseProgress, now: datetime) -> list[str]:
-    """Return a release as lines without colours."""
-    lines = [headline(release, now), *(f"  {step_line(step, release.began_at)}" for step in release.listed())]
-    lines += [f"  {bar(progress)}" for progress in release.work.progress]
-    end = ending(release)
+def plain_block(release: Release, work: Iterable[WorkProgressed], now: datetime) -> list[str]:
+    """Return a release and the work on it as lines without colours."""
+    progress, end = release.progress, ending(release)
+    lines = [headline(progress, now), *(f"  {step_line(step, progress.opened_at)}" for step in progress.steps)]
+    lines += [f"  {bar(each)}" for each in work]
     return [*lines, f"  {end}"] if end is not None else lines
 
 
-def rich_block(release: ReleaseProgress, now: datetime) -> Any:
+def rich_block(release: Release, work: Iterable[WorkProgressed], now: datetime) -> Any:
     """Return a release as a rich renderable, with a spinner while it is in progress."""
     from rich.console import Group
     from rich.spinner import Spinner
     from rich.text import Text
 
-    rows: list[Any] = [Text(headline(release, now), style="bold")]
-    rows += [Text(f"  {step_line(step, release.began_at)}", style=COLOURS[step.state]) for step in release.listed()]
-    if release.outcome is None:
-        for text in [bar(progress) for progress in release.work.progress] or ["working"]:
-            rows.append(Spinner("dots", text=Text(f" {text}", style="yellow")))
+    progress = release.progress
+    rows: list[Any] = [Text(headline(progress, now), style="bold")]
+    steps = progress.steps
+    rows += [Text(f"  {step_line(step, progress.opened_at)}", style=COLOURS[step.state]) for step in steps]
+    if progress.outcome is None:
+        texts = [bar(each) for each in work] or ["working"]
+        rows += [Spinner("dots", text=Text(f" {text}", style="yellow")) for text in texts]
     elif (end := ending(release)) is not None:
-        serves = release.outcome == "promoted" and not release.rolled_back
+        serves = progress.outcome == "promoted" and not release.rolled_back
         rows.append(Text(f"  {end}", style="green" if serves else "red"))
     return Group(*rows)
 
 
-def as_data(release: ReleaseProgress) -> dict[str, Any]:
+def as_data(release: Release, work: Iterable[WorkProgressed] = ()) -> dict[str, Any]:
     """Return a release as JSON data."""
-    data = asdict(release)
-    data["steps"] = [asdict(step) for step in release.listed()]
-    data["paused"] = release.is_paused
-    data["progress"] = [asdict(progress) for progress in release.work.progress]
-    for hidden in ("key", "inputs", "source_id", "work", "policy", "first", "passed", "registered", "answered"):
-        del data[hidden]
-    policy = release.policy
-    data["manual"] = policy is not None and needs_approval(policy)
-    data["rehearsal"] = policy is not None and needs_rehearsal(policy)
-    return data
+    data = release.progress.model_dump(mode="json")
+    reports = [each.model_dump(mode="json") for each in work]
+    return {**data, "rolled_back": release.rolled_back, "progress": reports}
 
 
 def event_line(event: Event[Any]) -> str:

@@ -23,7 +23,6 @@ _INDEXES: Final = (
     "CREATE INDEX events_sender ON events (sender, at DESC)",
     "CREATE INDEX releases_opened ON releases (opened_at DESC)",
     "CREATE INDEX releases_model ON releases (model, opened_at DESC)",
-    "CREATE INDEX release_ends_at ON release_ends (at DESC)",
     "CREATE INDEX refused_checkpoints_at ON refused_checkpoints (at DESC)",
     "CREATE INDEX deployments_at ON deployments (at DESC)",
     "CREATE INDEX alerts_state ON alerts (state, model)",

@@ -7,7 +7,6 @@ from typing import Any, Final
 from contracts import facts as f
 from contracts.envelope import Event, plain
 from contracts.services import EVENTS, INBOX
-from decisions.release_plan import needs_approval
 from decisions.suspensions import describe_suspended
 from services.console.domain.logged import Unreadable
 from services.console.domain.packing import pack
@@ -26,12 +25,9 @@ from services.console.domain.watch_rows import (
 SUMMARIES: Final = (f.WindowSummarised, f.InferenceBatch, f.WorkProgressed, f.ReleaseProgressed)
 """Figures and live progress: they are no entries of the history."""
 _OF_RELEASE: Final = (
-    f.ReleaseOpened, f.CheckpointRejected, f.CheckpointMerged, f.VariantQuantised, f.VariantFailed,
-    f.VersionRegistered, f.VariantStaged, f.VariantBenchmarked, f.RehearsalCompleted, f.ApprovalRequested,
-    f.ApprovalGranted, f.TrafficRequested, f.DeploymentChanged, f.PromotionRefused, f.CanaryAssessed,
-    f.ShadowAssessed,
-    f.ReleaseFinished, f.ReleaseCancelled, f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied, f.DeadlinePassed,
-    f.WorkAbandoned, f.OrderRefused, f.OrderAccepted,
+    f.ReleaseOpened, f.CheckpointMerged, f.VariantQuantised, f.VariantFailed, f.VersionRegistered, f.VariantBenchmarked,
+    f.RehearsalCompleted, f.ApprovalRequested, f.TrafficRequested, f.CanaryAssessed, f.ShadowAssessed,
+    f.ReleaseFinished, f.ReleaseProgressed,
 )  # fmt: skip
 """Events whose bodies the screen of a release needs."""
 
@@ -88,8 +84,8 @@ def _of_release(stream: str, sequence: int, event: Event[Any]) -> list[Row]:
     slot = f"{stream}:{sequence:012d}"
     if isinstance(data, f.CanaryAssessed):  # each replaces the one before
         slot = f"canary:{data.weight_ratio:g}"
-    if isinstance(data, f.ShadowAssessed):
-        slot = "shadow"
+    if isinstance(data, f.ShadowAssessed | f.ReleaseProgressed):
+        slot = event.type
     return [
         row(
             "release_events",
@@ -103,40 +99,26 @@ def _of_release(stream: str, sequence: int, event: Event[Any]) -> list[Row]:
     ]
 
 
-def _opened(event: Event[f.ReleaseOpened], _sequence: int) -> tuple[Row, ...]:
-    data = event.data
-    opened = row(
+def _progressed(event: Event[f.ReleaseProgressed], _sequence: int) -> tuple[Row, ...]:
+    release = event.data.progress
+    known = row(
         "releases",
-        release_id=data.release_id,
-        model=data.model,
-        version=data.version,
-        run_id=data.training.run_id,
-        opened_at=instant(event.time),
-        variants=json.dumps(data.variants),
-        publishers=json.dumps(data.publishers),
-        mode="manual" if needs_approval(data.policy) else "automatic",
+        release_id=event.data.release_id,
+        model=release.model,
+        version=release.version,
+        run_id=release.run_id,
+        opened_at=instant(release.opened_at),
+        publishers=json.dumps(release.publishers),
+        mode="manual" if release.manual else "automatic",
+        state=release.state,
+        state_at=instant(release.finished_at or event.time),
+        target=str(release.target) if release.target else None,
+        paused=int(bool(release.paused)),
+        outcome=release.outcome,
+        code=release.code,
+        reason=release.reason,
     )
-    return opened, _state(event, data.release_id, "merging" if data.returns is None else "registered")
-
-
-def _state(event: Event[Any], release_id: str, state: str, target: str | None = None) -> Row:
-    return row("release_states", release_id=release_id, state=state, at=instant(event.time), target=target)
-
-
-def _step(state: str) -> "Callable[[Event[Any], int], tuple[Row, ...]]":
-    """Return what writes that a release has come to a state."""
-
-    def rows(event: Event[Any], _sequence: int) -> tuple[Row, ...]:
-        release_id = getattr(event.data, "release_id", None) or event.correlationid
-        known = event.environment == "production" and RELEASE_ID.fullmatch(release_id)
-        return (_state(event, release_id, state),) if known else ()
-
-    return rows
-
-
-def _traffic(event: Event[f.TrafficRequested], _sequence: int) -> tuple[Row, ...]:
-    state = {0.0: "shadow", 1.0: "promoting"}.get(event.data.weight_ratio, "canary")
-    return (_state(event, event.data.release_id, state, target=str(event.data.target.target)),)
+    return (known,)
 
 
 def _refused(event: Event[f.CheckpointRejected], _sequence: int) -> tuple[Row, ...]:
@@ -155,28 +137,6 @@ def _refused(event: Event[f.CheckpointRejected], _sequence: int) -> tuple[Row, .
         reason=data.reason,
     )
     return (refused,)
-
-
-def _held(event: Event[f.OrderAccepted], _sequence: int) -> tuple[Row, ...]:
-    """Return the row of an order that held a release or let it go on, as the registry accepted it."""
-    data = event.data
-    if data.order_type != f.ReleaseHeld.TYPE or not RELEASE_ID.fullmatch(event.correlationid):
-        return ()
-    return (row("release_holds", release_id=event.correlationid, paused=int(data.details.get("paused") is True)),)
-
-
-def _finished(event: Event[f.ReleaseFinished], _sequence: int) -> tuple[Row, ...]:
-    data = event.data
-    ended = row(
-        "release_ends",
-        release_id=data.release_id,
-        outcome=data.outcome,
-        at=instant(event.time),
-        code=data.code,
-        reason=data.reason,
-        target=str(data.target) if data.target else None,
-    )
-    return (ended,)
 
 
 def _deployed(event: Event[f.DeploymentChanged], sequence: int) -> tuple[Row, ...]:
@@ -226,19 +186,10 @@ def _deployed(event: Event[f.DeploymentChanged], sequence: int) -> tuple[Row, ..
 
 
 _ROWS: Final[Mapping[type[f.Fact], Callable[[Event[Any], int], tuple[Row, ...]]]] = {
-    f.ReleaseOpened: _opened,
+    f.ReleaseProgressed: _progressed,
     f.CheckpointRejected: _refused,
-    f.CheckpointMerged: _step("quantising"),
-    f.VersionRegistered: _step("registered"),
-    f.StageRequested: _step("staging"),
-    f.VariantStaged: _step("benchmarking"),
-    f.RehearsalRequested: _step("rehearsing"),
     f.RehearsalCompleted: rehearsal_rows,
-    f.ApprovalRequested: _step("awaiting approval"),
-    f.TrafficRequested: _traffic,
     f.CanaryAssessed: canary_rows,
-    f.OrderAccepted: _held,
-    f.ReleaseFinished: _finished,
     f.DeploymentChanged: _deployed,
     f.AlertRaised: alert_rows,
     f.AlertUpdated: alert_rows,

@@ -1,14 +1,12 @@
 """The screen of a release, from the events of the release. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from contracts import facts as f
 from contracts.envelope import Event
-from decisions.release_progress import ReleaseProgress
-from decisions.release_projection import project
+from contracts.progress import ReleaseProgress
+from decisions.work_progress import ongoing
 from services.console.domain.release_data import (
     Approval,
     CanaryStep,
@@ -26,41 +24,29 @@ from services.console.domain.screens import EventRow
 Events = Sequence[Event[Any]]
 
 
-def build_release(
-    release_id: str,
-    events: Events,
-    live: Iterable[Event[Any]],
-    history: tuple[EventRow, ...],
-    announced_at: datetime | None = None,
-) -> Release | None:
-    """Return the screen of a release; None if its opening is not among its events.
+def build_release(events: Events, live: Iterable[Event[Any]], history: tuple[EventRow, ...]) -> Release | None:
+    """Return the screen of a release; None if its opening or its progress is not among its events.
 
     Args:
-        release_id: The release.
         events: Its events, in the order of time.
         live: The newest progress of work on it.
         history: The entries of its history.
-        announced_at: When its checkpoint was announced: the progress counts from then, as `slipway status` does.
     """
-    projected = project([*events, *live])
-    progress = projected.get(release_id)
-    opened = last(events, f.ReleaseOpened)
-    if progress is None or opened is None:
+    progressed, opened = last(events, f.ReleaseProgressed), last(events, f.ReleaseOpened)
+    if progressed is None or opened is None:
         return None
-    opened_at = progress.began_at
-    if announced_at is not None:
-        progress = replace(progress, began_at=min(opened_at, announced_at))
+    progress: ReleaseProgress = progressed.progress
     return Release(
-        release_id=release_id,
+        release_id=opened.release_id,
         model=progress.model,
         version=progress.version,
         state=progress.state,
-        paused=_paused(progress),
+        paused=progress.paused[:1].upper() + progress.paused[1:],
         outcome=progress.outcome,
         code=progress.code,
         reason=progress.reason,
-        rolled_back=progress.rolled_back,
-        opened_at=instant(opened_at) or "",
+        rolled_back="",
+        opened_at=instant(progress.opened_at) or "",
         finished_at=instant(progress.finished_at),
         run_id=progress.run_id,
         base=f"{opened.base.name}@{opened.base.revision}",
@@ -68,7 +54,7 @@ def build_release(
         weights_digest=opened.weights.ref.digest,
         publishers=progress.publishers,
         steps=tuple(_steps(progress)),
-        work=tuple(_work(progress)) if progress.outcome is None else (),
+        work=tuple(_work(work) for work in ongoing(progress, live)),
         variants=tuple(variants_of(events, progress.variants)),
         gates=tuple(gates_of(events)),
         shadow=_shadow(events),
@@ -85,16 +71,9 @@ def last(events: Events, kind: type[f.Fact]) -> Any:
     return next((event.data for event in reversed(events) if isinstance(event.data, kind)), None)
 
 
-def _paused(progress: ReleaseProgress) -> str:
-    hold = progress.hold
-    if not progress.is_paused or hold is None:
-        return ""
-    return f"Paused by {hold.by} at {hold.at:%Y-%m-%d %H:%M:%S} UTC{f': {hold.reason}' if hold.reason else ''}"
-
-
 def _steps(progress: ReleaseProgress) -> Iterable[Step]:
-    for step in progress.listed():
-        elapsed = None if step.at is None else round((step.at - progress.began_at).total_seconds(), 3)
+    for step in progress.steps:
+        elapsed = None if step.at is None else round((step.at - progress.opened_at).total_seconds(), 3)
         yield Step(
             name=step.name,
             title=step.title,
@@ -105,17 +84,16 @@ def _steps(progress: ReleaseProgress) -> Iterable[Step]:
         )
 
 
-def _work(progress: ReleaseProgress) -> Iterable[Work]:
-    for work in progress.work.progress:
-        yield Work(
-            step=work.step,
-            variant=work.variant,
-            done=work.done,
-            total=work.total,
-            unit=work.unit,
-            detail=work.detail,
-            ratio=work.ratio,
-        )
+def _work(work: f.WorkProgressed) -> Work:
+    return Work(
+        step=work.step,
+        variant=work.variant or "",
+        done=work.done,
+        total=work.total,
+        unit=work.unit,
+        detail=work.detail,
+        ratio=work.ratio,
+    )
 
 
 def gates_of(events: Events) -> Iterable[Gate]:
@@ -226,13 +204,12 @@ def _approval(events: Events, progress: ReleaseProgress) -> Approval | None:
     asked = last(events, f.ApprovalRequested)
     if asked is None:
         return None
-    deadline: datetime = asked.deadline_at
-    step = progress.steps.get("approved")
+    waits = any(step.name == "approved" and step.state == "running" for step in progress.steps)
     return Approval(
         manifest_digest=asked.manifest_digest,
         target=str(asked.target),
-        deadline_at=instant(deadline) or "",
+        deadline_at=instant(asked.deadline_at) or "",
         needed=asked.approvals,
         given=progress.approvers,
-        open=progress.outcome is None and (step is None or step.state != "done"),
+        open=waits,
     )

@@ -12,7 +12,7 @@ from typing import Final
 
 RELEASE_ID: Final = re.compile(r"^r-[0-9a-f]{16}-\d+$")
 Scalar = str | int | float | bytes | None
-SCHEMA: Final = 11
+SCHEMA: Final = 12
 """Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
 
 TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -21,13 +21,13 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         ("id", "at", "type", "model", "sender", "environment", "correlation", "cause", "about", "title"),
     ),
     "unreadable": (("stream", "sequence"), ("model", "sender")),
-    "releases": (("release_id",), ("model", "version", "run_id", "opened_at", "variants", "publishers", "mode")),
-    "release_states": (
+    "releases": (
         ("release_id",),
-        ("state", "at", "target"),
+        (
+            "model", "version", "run_id", "opened_at", "publishers", "mode", "state", "state_at", "target", "paused",
+            "outcome", "code", "reason",
+        ),
     ),
-    "release_holds": (("release_id",), ("paused",)),
-    "release_ends": (("release_id",), ("outcome", "at", "code", "reason", "target")),
     "release_events": (("release_id", "slot"), ("stream", "type", "at", "body")),
     "rehearsals": (
         ("release_id", "variant"),

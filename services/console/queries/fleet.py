@@ -68,8 +68,6 @@ def fleet(
 
 def totals(reader: Reader, refused_since: str = "") -> Totals:
     """Return the counts over all models; of refused checkpoints, those since a time."""
-    unfinished = "FROM releases WHERE release_id NOT IN (SELECT release_id FROM release_ends)"
-    awaiting = f"AND release_id IN (SELECT release_id {unfinished})"
     return Totals(
         models=count(reader, _ALL_MODELS),
         canaries=count(reader, "SELECT count(*) FROM routes WHERE canary IS NOT NULL"),
@@ -77,11 +75,8 @@ def totals(reader: Reader, refused_since: str = "") -> Totals:
         open_alerts=count(reader, f"SELECT count(*) FROM alerts WHERE {OPEN}"),  # noqa: S608 - a text of ours
         critical_alerts=count(reader, f"SELECT count(*) FROM alerts WHERE {OPEN} AND severity = 'critical'"),  # noqa: S608 - a text of ours
         refused_checkpoints=count(reader, "SELECT count(*) FROM refused_checkpoints WHERE at >= ?", (refused_since,)),
-        releases_open=count(reader, f"SELECT count(*) {unfinished}"),
-        awaiting_approval=count(
-            reader,
-            f"SELECT count(*) FROM release_states WHERE state = 'awaiting approval' {awaiting}",  # noqa: S608 - a text of ours
-        ),
+        releases_open=count(reader, "SELECT count(*) FROM releases WHERE outcome IS NULL"),
+        awaiting_approval=count(reader, "SELECT count(*) FROM releases WHERE state = 'awaiting approval'"),
     )
 
 
@@ -135,20 +130,16 @@ def _rollbacks(reader: Reader, names: list[str]) -> dict[str, Any]:
 def _releases(reader: Reader, names: list[str]) -> dict[str, Any]:
     """Return the newest release in progress of each model; without one, its newest release unless that serves on."""
     query = (
-        "SELECT releases.model, releases.release_id, releases.version, s.state, e.outcome, h.paused, "  # noqa: S608 - marks
-        f"{ROLLED_BACK_AT}, max((e.outcome IS NULL) || releases.opened_at) FROM releases "
-        "LEFT JOIN release_states AS s USING (release_id) LEFT JOIN release_ends AS e USING (release_id) "
-        f"LEFT JOIN release_holds AS h USING (release_id) WHERE releases.model IN ({_marks(names)}) "
-        "GROUP BY releases.model"
+        f"SELECT releases.*, {ROLLED_BACK_AT}, max((outcome IS NULL) || opened_at) FROM releases "  # noqa: S608 - marks
+        f"WHERE model IN ({_marks(names)}) "
+        "GROUP BY model"
     )
     known = {entry["model"]: entry | {"state": _state(entry)} for entry in reader.read(query, names)}
     return {model: entry for model, entry in known.items() if entry["state"] != "promoted"}
 
 
-def _state(release: Mapping[str, Any]) -> str | None:
-    if release["outcome"] is None:
-        return "paused" if release["paused"] else release["state"]
-    return "rolled back" if release["rolled_back_at"] else release["outcome"]
+def _state(release: Mapping[str, Any]) -> str:
+    return "rolled back" if release["rolled_back_at"] else release["state"]
 
 
 def _series(reader: Reader, routes: list[dict[str, Any]]) -> dict[str, tuple[Points, Points]]:

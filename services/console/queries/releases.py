@@ -1,46 +1,38 @@
 """Releases: the list, and one with its events."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from contracts.envelope import Event
-from contracts.facts import ReleaseOpened
 from services.console.domain.logged import parse_stored
 from services.console.domain.packing import unpack
 from services.console.domain.release_data import Release, ReleaseRow
-from services.console.domain.release_screen import build_release, last
+from services.console.domain.release_screen import build_release
 from services.console.domain.screens import Page
-from services.console.queries.reading import Reader, count, event_rows, following, like, moment
+from services.console.queries.reading import Reader, count, event_rows, following, like
 
 HISTORY: Final = 200
 _RELEASES: Final = """
-FROM releases LEFT JOIN release_states AS s USING (release_id) LEFT JOIN release_ends AS e USING (release_id)
- LEFT JOIN release_holds AS h USING (release_id)
-WHERE (:model = '' OR releases.model LIKE :like ESCAPE '\\')
-  AND (:since = '' OR releases.opened_at >= :since) AND (:until = '' OR releases.opened_at < :until)
+FROM releases WHERE (:model = '' OR model LIKE :like ESCAPE '\\')
+  AND (:since = '' OR opened_at >= :since) AND (:until = '' OR opened_at < :until)
 """
 _STATES: Final[Mapping[str, str]] = {
     "": "",
-    "open": " AND e.outcome IS NULL",
-    "finished": " AND e.outcome IS NOT NULL",
+    "open": " AND outcome IS NULL",
+    "finished": " AND outcome IS NOT NULL",
 }
 NOT_RETURNED: Final = """NOT EXISTS (SELECT 1 FROM deployments AS d
   WHERE d.model = r.model AND d.cause IN ('return', 'promote') AND d.active = r.failed
   AND d.at > coalesce(r.switched_at, r.at))"""
 ROLLED_BACK_AT: Final = f"""
 (SELECT min(coalesce(r.switched_at, r.at)) FROM rollbacks AS r
-  WHERE e.outcome = 'promoted' AND r.model = releases.model AND r.state = 'completed'
+  WHERE releases.outcome = 'promoted' AND r.model = releases.model AND r.state = 'completed'
     AND r.environment = 'production' AND r.failed LIKE releases.model || '.v' || releases.version || '.%'
     AND r.at > releases.opened_at AND {NOT_RETURNED}) AS rolled_back_at
 """  # noqa: S608 - a text of ours
 """When the version of a release was rolled back after it was promoted, unless it took all traffic again."""
-_COLUMNS: Final = f"""
-SELECT releases.*, coalesce(e.outcome, s.state) AS state, coalesce(e.at, s.at, releases.opened_at) AS state_at,
-       e.outcome, e.code, e.reason, coalesce(e.target, s.target) AS target,
-       e.outcome IS NULL AND coalesce(h.paused, 0) AS paused, {ROLLED_BACK_AT}
-"""
+_COLUMNS: Final = f"SELECT releases.*, {ROLLED_BACK_AT}"
 
 
 def releases(
@@ -74,10 +66,10 @@ def releases(
         "after": after,
         "limit": limit,
     }
-    query = _RELEASES + _STATES.get(state, " AND coalesce(e.outcome, s.state) = :state")
+    query = _RELEASES + _STATES.get(state, " AND state = :state")
     values["state"] = state
     total = count(reader, f"SELECT count(*) {query}", values)
-    order = "ORDER BY releases.opened_at DESC, releases.release_id LIMIT :limit OFFSET :after"
+    order = "ORDER BY opened_at DESC, release_id LIMIT :limit OFFSET :after"
     rows = tuple(_row(entry) for entry in reader.read(f"{_COLUMNS} {query} {order}", values))
     return Page[ReleaseRow](items=rows, total=total, next=following(after, limit, total))
 
@@ -89,7 +81,7 @@ def _row(entry: Mapping[str, Any]) -> ReleaseRow:
         version=entry["version"],
         run_id=entry["run_id"],
         opened_at=entry["opened_at"],
-        state=entry["state"] or "merging",
+        state=entry["state"],
         state_at=entry["state_at"],
         outcome=entry["outcome"],
         code=entry["code"],
@@ -104,23 +96,13 @@ def _row(entry: Mapping[str, Any]) -> ReleaseRow:
 
 def release(reader: Reader, release_id: str, live: Iterable[Event[Any]] = ()) -> Release | None:
     """Return a release with all that its screen shows; None if there is none."""
-    events = release_events(reader, release_id)
     history = reader.read(
         "SELECT * FROM events WHERE correlation = ? AND type NOT IN ('canary.assessed', 'shadow.assessed') "
         "ORDER BY at DESC, sequence DESC LIMIT ?",
         (release_id, HISTORY),
     )
-    built = build_release(release_id, events, live, event_rows(history), _announced_at(reader, events))
+    built = build_release(release_events(reader, release_id), live, event_rows(history))
     return None if built is None else built.model_copy(update={"rolled_back": _rolled_back(reader, built)})
-
-
-def _announced_at(reader: Reader, events: Sequence[Event[Any]]) -> datetime | None:
-    """Return when the checkpoint of a release was announced; None if the log no longer has it."""
-    opened = last(events, ReleaseOpened)
-    if opened is None:
-        return None
-    query = "SELECT min(at) AS at FROM events WHERE id = ? AND model = ? AND type = 'checkpoint.ready'"
-    return moment(reader.read(query, (opened.source_event_id, opened.model))[0]["at"])
 
 
 def release_events(reader: Reader, release_id: str) -> list[Event[Any]]:

@@ -5,11 +5,11 @@ from typing import Any, Final
 
 from services.console.domain.screens import ShadowProgress
 from services.console.domain.shadow_screen import shadow_of
-from services.console.queries.reading import Reader, moment
+from services.console.queries.reading import Reader
 from services.console.queries.releases import release_events
 
 _BEGAN: Final = """
-SELECT at, correlation FROM deployments WHERE model = ? AND cause = 'shadow' AND shadow = ?
+SELECT correlation FROM deployments WHERE model = ? AND cause = 'shadow' AND shadow = ?
 ORDER BY sequence DESC LIMIT 1
 """
 
@@ -23,5 +23,4 @@ def _shadow(reader: Reader, entry: Mapping[str, Any]) -> ShadowProgress:
     began = next(iter(reader.read(_BEGAN, (entry["model"], entry["shadow"]))), None)
     release_id = began["correlation"] if began is not None and str(began["correlation"]).startswith("r-") else None
     events = release_events(reader, release_id) if release_id is not None else []
-    began_at = moment(began["at"]) if began is not None else None
-    return shadow_of(entry["shadow"], entry["shadow_share"], release_id, began_at, events)
+    return shadow_of(entry["shadow"], entry["shadow_share"], release_id, events)

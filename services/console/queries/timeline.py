@@ -101,7 +101,7 @@ def _cancellation(reader: Reader, release_id: str) -> dict[str, Any] | None:
     """Return the order of a person that ended a release; None if its end has another reason."""
     entries = reader.read(
         "SELECT * FROM events WHERE correlation = :release AND type IN ('release.cancelled', 'approval.denied') "
-        "AND (SELECT code FROM release_ends WHERE release_id = :release) IN ('cancelled', 'approval_denied') "
+        "AND (SELECT code FROM releases WHERE release_id = :release) IN ('cancelled', 'approval_denied') "
         "AND NOT EXISTS (SELECT 1 FROM events AS answer WHERE answer.about = events.id "
         "AND answer.type = 'order.refused') ORDER BY at, sequence LIMIT 1",
         {"release": release_id},

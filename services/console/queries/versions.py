@@ -13,8 +13,8 @@ from services.console.queries.releases import ROLLED_BACK_AT, release_events
 from services.console.queries.timeline import deployments_of
 
 _RELEASE: Final = f"""
-SELECT releases.release_id, e.outcome, {ROLLED_BACK_AT} FROM releases LEFT JOIN release_ends AS e USING (release_id)
-WHERE releases.model = ? AND releases.version = ? ORDER BY releases.opened_at LIMIT 1
+SELECT release_id, outcome, {ROLLED_BACK_AT} FROM releases
+WHERE model = ? AND version = ? ORDER BY opened_at LIMIT 1
 """  # noqa: S608 - a text of ours
 
 

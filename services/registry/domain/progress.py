@@ -14,6 +14,7 @@ from services.registry.domain.record import SHADOW, Release
 
 _ROWS: Final[Mapping[str, Row]] = {row.title: row for row in ROWS.values()}
 """By title; of steps with the same title, the last one."""
+_LATE: Final = "no verdict in time; a person decides: slipway promote, or slipway cancel"
 
 
 def progress_of(release: Release) -> ReleaseProgress:
@@ -214,8 +215,8 @@ def _approved(release: Release) -> str:
 
 
 def _shadow(release: Release) -> str:
-    if SHADOW in release.waived:
-        return "no verdict in time; the policy goes on without it"
+    if SHADOW in (*release.waived, *release.overdue):
+        return _LATE if SHADOW in release.overdue else "no verdict in time; the policy goes on without it"
     if release.shadowed is not None:
         return f"{release.shadowed.verdict} after {release.shadowed.requests} requests compared"
     shadow, target = release.policy.shadow, plan.chosen_target(release)
@@ -232,6 +233,8 @@ def _canary(release: Release) -> str:
     assessed = release.assessed.get(newest)
     if assessed is not None:
         return f"{assessed.verdict} after {assessed.requests} requests"
+    if newest in release.overdue:
+        return _LATE
     return f"{release.deployed[newest].target} takes {float(newest):.0%}"
 
 

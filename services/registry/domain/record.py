@@ -112,7 +112,7 @@ class Hold(Contract):
     @property
     def as_order(self) -> HoldOrder:
         """The order as `decisions.release_holds` compares it."""
-        return HoldOrder(self.at, self.event_id, self.order.paused, self.sender, self.order.reason)
+        return HoldOrder(self.at, self.event_id, self.order.paused)
 
 
 class Advance(Contract):

@@ -1,17 +1,15 @@
-"""Facts of a release from its begin to its end."""
+"""Facts of a release from its begin to its end, and the release as the command line reads it."""
 
+from clients.cli.recorded_releases import Release
 from contracts import facts as f
 from contracts.policy import Promotion
-from decisions.release_projection import join
 from testbed.factories import after, event, fact, policy, route, served
+from testbed.progress import with_progress
 
 RELEASE = "r-0123456789abcdef-1"
-
-
 READY_ID = "ready-1"
-
-
 AUTOMATIC = policy(promotion=Promotion(mode="automatic"))
+THREE = ("int8", "gptq-int4", "awq-int4")
 
 
 def ready(**changes):
@@ -35,7 +33,6 @@ def finished(outcome="promoted", **fields):
 def whole_release():
     promoted = route(active=served(7), canary=None)
     return [
-        ready(),
         opened(),
         logged(f.CheckpointMerged, 12),
         logged(f.VariantQuantised, 50),
@@ -48,24 +45,14 @@ def whole_release():
     ]
 
 
-def only(releases):
-    (release,) = join(releases).values()
-    return release
-
-
-THREE = ("int8", "gptq-int4", "awq-int4")
+def release_of(events, rolled_back="") -> Release:
+    """Return the release that events are about, as the registry would have recorded it."""
+    facts = [each.data for each in with_progress(events)]
+    opening = next(each for each in facts if isinstance(each, f.ReleaseOpened))
+    last = [each for each in facts if isinstance(each, f.ReleaseProgressed)][-1]
+    return Release(last.progress, opening.source_event_id, opening, rolled_back)
 
 
 def progressed(variant, seconds, **fields):
     live = logged(f.WorkProgressed, seconds, variant=variant, **fields)
     return live.model_copy(update={"source": "/slipway/quantiser"})
-
-
-def rolled_back(seconds, version=7, mode="automatic", **fields):
-    failed = served(version).target
-    return event(
-        fact(f.RollbackCompleted, failed=failed, to=served(5).target, mode=mode, **fields),
-        correlationid="alert-1",
-        time=after(seconds),
-        id=f"rollback-{seconds}",
-    )

@@ -14,20 +14,21 @@ from clients.cli.commands.base import import_command
 from clients.cli.commands.policy import load_policy
 from clients.cli.commands.publish import check_serving, parse_eval, parse_values, parse_variants, steps
 from clients.cli.commands.stack import inherited_variables, parse_replicas
-from clients.cli.commands.status import model_of, pick
+from clients.cli.commands.status import model_of
 from clients.cli.commands.trace import find_runtimes
 from clients.cli.main import _end_of_library, app
+from clients.cli.names import Name, parse_name
 from clients.cli.output import CommandError, Exit
+from clients.cli.recorded_releases import pick
 from clients.cli.settings import CliSettings
 from clients.cli.version_records import FINGERPRINT
 from contracts import facts as f
 from contracts.routes import Route
 from contracts.vocabulary import Runtime, ServingSettings, Variant
-from decisions.release_projection import join, project
 from shared.runtime.settings import SourceSettings, describe_variables
 from testbed.factories import digest, fact, served
 from tests.kit.command import run_command
-from tests.unit.cli.release_facts import RELEASE, whole_release
+from tests.unit.cli.release_facts import RELEASE, release_of, whole_release
 
 POLICY = Path(__file__).resolve().parents[3] / "examples" / "smollm2" / "policy.yaml"
 
@@ -139,12 +140,11 @@ def test_a_missing_policy_file_is_refused(tmp_path):
 
 
 def test_a_release_is_found_by_model_version_and_release():
-    releases = join(project(whole_release()))
-    (release,) = releases.values()
-    assert pick(releases, None) is pick(releases, "support-bot") is release
-    assert pick(releases, "support-bot@v7") is pick(releases, RELEASE) is release
-    assert pick(releases, "support-bot@v8") is None
-    assert pick(releases, "other") is None
+    release = release_of(whole_release())
+    for name in (Name(), *map(parse_name, ("support-bot", "support-bot@v7", RELEASE))):
+        assert pick([release], name) is release
+    for text in ("support-bot@v8", "other", "r-0123456789abcdef-2"):
+        assert pick([release], parse_name(text)) is None
 
 
 def test_a_release_id_names_no_model():

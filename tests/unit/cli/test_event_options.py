@@ -11,10 +11,9 @@ from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import parse_moment
 from contracts.facts import FACTS, AlertRaised
 from contracts.routes import CanaryShare, Route
-from decisions.release_projection import join, project
 from testbed import factories
 from testbed.factories import served
-from tests.unit.cli.release_facts import whole_release
+from tests.unit.cli.release_facts import release_of, whole_release
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 
@@ -74,8 +73,7 @@ def test_a_model_is_listed_with_what_serves_and_its_newest_release():
         previous=served(1),
         canary=CanaryShare(served=served(3), weight_ratio=0.1),
     )
-    (release,) = join(project(whole_release())).values()
-    row = row_of("support-bot", route, release, True)
+    row = row_of("support-bot", route, release_of(whole_release()).progress, True)
     assert (row["canary_ratio"], row["epoch"], row["policy"]) == (0.1, 4, True)
     assert row["release"]["state"] == "promoted"
     aborted = route.model_copy(update={"canary": CanaryShare(served=served(3), weight_ratio=0.0)})

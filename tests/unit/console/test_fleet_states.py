@@ -1,7 +1,5 @@
 """The list of all models shows what is not well: a rejected release, a pause, a version that was rolled back."""
 
-from datetime import UTC, datetime
-
 import pytest
 
 from contracts import facts as f
@@ -45,23 +43,17 @@ def test_a_release_that_serves_on_has_no_state_and_one_that_was_rolled_back_has(
 def test_a_paused_release_is_shown_as_paused_until_it_goes_on(world):
     story, known = Story(NOW), release_id(1)
 
-    def held(minute, *, paused):
-        at = datetime(2026, 11, 27, 1, minute, tzinfo=UTC).isoformat()
-        fact = factories.fact(
-            f.OrderAccepted,
-            order_id=f"hold-{paused}",
-            order_type=f.ReleaseHeld.TYPE,
-            release_id=known,
-            details={"paused": paused, "by": "oscar", "at": at, "reason": "incident"},
-        )
-        return story.event(fact, "m", known)
+    def held(*, paused):
+        story.wait(60)
+        order = factories.fact(f.ReleaseHeld, release_id=known, paused=paused, reason="incident")
+        return story.event(order, "m", known, by="oscar")
 
-    running = [*story.release("m", 1, 1, until="merging"), held(1, paused=True)]
+    running = [*story.release("m", 1, 1, until="merging"), held(paused=True)]
     row, client = shown(world, *running)
     assert row["release_state"] == "paused"
     release = client.get(f"/api/v1/releases/{known}").json()
     assert (release["state"], "oscar" in release["paused"]) == ("paused", True)
     (listed,) = client.get("/api/v1/releases").json()["items"]
-    assert (listed["state"], listed["paused"]) == ("merging", True)
-    row, client = shown(world, *running, held(2, paused=False))
+    assert (listed["state"], listed["paused"]) == ("paused", True)
+    row, client = shown(world, *running, held(paused=False))
     assert (row["release_state"], client.get(f"/api/v1/releases/{known}").json()["paused"]) == ("merging", "")

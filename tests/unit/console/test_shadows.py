@@ -103,19 +103,16 @@ def test_both_change_with_an_assessment(shown):
         assert set(listed) & topics_of(assessed), path
 
 
-def test_a_shadow_without_an_assessment_waits_for_the_requests_of_its_policy_and_a_pause_has_no_deadline():
+def test_a_shadow_without_an_assessment_waits_for_the_requests_of_its_policy_until_the_deadline_of_its_release():
     policy = factories.policy(shadow=Shadow(min_requests=70, deadline_s=900.0, duration_s=60.0))
     story = Story(NOW)
     opened = story.event(factories.fact(f.ReleaseOpened, policy=policy), "m", "r")
-    begun = shadow_of("m.v2.int8", 0.1, None, NOW, [opened])
+    progress = factories.fact(f.ReleaseProgressed)
+    progressed = story.event(progress, "m", "r")
+    begun = shadow_of("m.v2.int8", 0.1, None, [opened, progressed])
     assert (begun.requests, begun.requests_needed, begun.verdict) == (0, 70, "waiting")
-    assert begun.deadline_at == "2026-11-27T02:15:00.000Z"
-    events = [opened]
-    for paused, deadline in ((True, None), (False, "2026-11-27T02:16:40.000Z")):
-        story.wait(50)
-        events.append(story.event(factories.fact(f.ReleaseHeld, paused=paused), "m", "r"))
-        assert shadow_of("m.v2.int8", 0.1, None, NOW, events).deadline_at == deadline
-    unknown = shadow_of("m.v2.int8", 0.1, None, None, [])
+    assert begun.deadline_at == "2026-11-24T10:30:00.000Z"
+    unknown = shadow_of("m.v2.int8", 0.1, None, [])
     assert (unknown.requests_needed, unknown.deadline_at) == (None, None)
 
 

@@ -31,6 +31,7 @@ from shared.messaging.orders import new_order
 from shared.provenance.login_links import login_link
 from shared.runtime.settings import Connection
 from shared.runtime.team_list import TeamList
+from testbed.progress import with_progress
 from testbed.story import fleet, stream_for
 
 URL = "http://127.0.0.1:8082"
@@ -188,7 +189,7 @@ class World:
         )
 
     def fill(self, events=None) -> None:
-        write(self.index, log_of(list(fleet(NOW) if events is None else events)))
+        write(self.index, log_of(fleet(NOW) if events is None else with_progress(events)))
 
     def link(self, name: str, url: str = URL) -> str:
         text = self.keys.credential(name).read_text()

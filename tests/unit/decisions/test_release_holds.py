@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.release_holds import BEGINNINGS, HoldOrder, begins_step, newest_hold, start_of_deadline, state_before
+from decisions.release_holds import BEGINNINGS, HoldOrder, begins_step, newest_hold, start_of_deadline
 
 START = datetime(2026, 11, 27, tzinfo=UTC)
 ORDERS = st.builds(
@@ -30,15 +30,6 @@ def test_a_pause_holds_what_begins_a_step_and_nothing_else():
     assert begins_step("traffic.requested:0.5")
     assert all(begins_step(f"{kind}:x") for kind in BEGINNINGS)
     assert not any(begins_step(key) for key in ("release.finished", "stage.released:int8", "version.registered"))
-
-
-def test_an_order_that_changes_nothing_is_told_who_gave_the_one_before():
-    held = HoldOrder(START, "a", paused=True, by="oscar")
-    assert state_before(None, paused=True) is None
-    assert state_before(held, paused=True) == "was paused already, by oscar since 2026-11-27 00:00:00 UTC"
-    assert state_before(held, paused=False) is None
-    assert state_before(None, paused=False) == "was not paused"
-    assert state_before(HoldOrder(START, "a", paused=False), paused=False) == "was not paused"
 
 
 def test_a_release_that_goes_on_has_the_whole_time_of_its_step_again():

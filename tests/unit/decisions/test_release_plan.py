@@ -1,11 +1,14 @@
 """The plan of a release, and which of its steps is next."""
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.facts import FACTS
 from contracts.policy import Canary, Promotion, Shadow
-from decisions.release_plan import PlannedStep, needs_rehearsal, next_step, plan_release, traffic_shares, with_earlier
+from decisions.release_plan import ROWS, Step, needs_rehearsal, next_step, plan_release, traffic_shares
 from testbed import factories as f
 
 ALWAYS = ["merge", "quantise", "register", "queue", "stage", "benchmark"]
@@ -60,10 +63,11 @@ def test_the_next_step_is_the_first_that_is_not_done(done):
     before = plan if following is None else plan[: plan.index(following)]
     assert set(before) <= done
     assert following not in done
-    assert with_earlier(plan, done) >= done
 
 
-def test_a_later_step_stands_for_the_earlier_ones():
-    plan = plan_release(f.policy())
-    assert next_step(plan, with_earlier(plan, [PlannedStep("register")])) == PlannedStep("queue")
-    assert with_earlier(plan, []) == frozenset()
+def test_a_policy_limits_every_step_and_events_of_the_table_exist():
+    policy = f.policy(shadow=Shadow(), canary=Canary(steps=(0.05,)), promotion=Promotion(mode="manual"))
+    assert all(row.limit_s(policy) > 0.0 for row in ROWS.values())
+    assert {row.name for row in ROWS.values()} == set(get_args(Step)) == {step.step for step in plan_release(policy)}
+    named = {f"slipway.{name}.v1" for row in ROWS.values() for name in (row.begins, *row.ends) if name}
+    assert named <= set(FACTS)
