@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
-from contracts.progress import ReleaseProgress
+from contracts.facts.progress import ReleaseProgress
 from contracts.vocabulary import Variant
 
 

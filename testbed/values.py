@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 from contracts import facts as f
 from contracts.envelope import source_of
+from contracts.facts.progress import ReleaseProgress, StepProgress
 from contracts.facts.staging import SideSummary
 from contracts.facts.watch import Features, InterTokenLatency, Window
 from contracts.policy import Canary, LoadProfile, MetricGate, Promotion, QualityGate, ReleasePolicy, Trigger
-from contracts.progress import ReleaseProgress, StepProgress
 from contracts.routes import CanaryShare, Route, ServedTarget
 from contracts.services import emitters
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
@@ -200,6 +200,27 @@ def registered() -> f.RegisteredVariant:
     )
 
 
+def comparison() -> f.Comparison:
+    compared = f.ComparedVariant(
+        variant="int8",
+        verdict="pass",
+        reason="Best by quality, decided by perplexity_ratio.",
+        on_pareto_front=True,
+        size_bytes=165_000_000,
+        size_ratio=0.61,
+        perplexity_ratio=1.014,
+        served_perplexity_ratio=1.016,
+        own_perplexity_ratio=1.02,
+        mean_kl=0.0142,
+        p99_kl=0.21,
+        top1_agreement_ratio=0.97,
+        ttft_p50_ms=122.5,
+        ttft_p95_ms=232.75,
+        tps_system=61.75,
+    )
+    return f.Comparison(objective="quality", criteria=("perplexity_ratio",), winner="int8", variants=(compared,))
+
+
 def progress(**changes) -> ReleaseProgress:
     about = {
         "model": MODEL,
@@ -224,6 +245,7 @@ def progress(**changes) -> ReleaseProgress:
         "deadline_at": after(3600),
         "paused": "",
         "target": None,
+        "comparison": comparison(),
         "manual": True,
         "returns": False,
         "outcome": None,

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from clients.cli.reading import ANSWER_S, Subscription, own_models, subscribe
 from contracts.envelope import Event, nats_subject
-from contracts.facts import FACTS, AlertRaised, AlertResolved, AlertUpdated, WindowSummarised
-from contracts.services import EVENTS, INBOX, ORDERS, stream_of
+from contracts.facts import FACTS
+from contracts.services import EVENTS, INBOX, ORDERS
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.bus_permissions import subjects_about
 from shared.errors import Transient
@@ -63,19 +63,6 @@ class EventFilter:
             for name in self.names
             for model in named
         ]
-
-
-OBSERVATIONS = (AlertRaised, AlertResolved, AlertUpdated, WindowSummarised)
-"""What the monitor says of live traffic: nearly all events of a log, and no part of any release."""
-OF_RELEASES = EventFilter(
-    tuple(
-        fact.TYPE.removeprefix("slipway.").rpartition(".")[0]
-        for fact in FACTS.values()
-        if stream_of(fact) == EVENTS and fact not in OBSERVATIONS
-    ),
-    with_orders=True,
-)
-"""What the progress of releases is computed from."""
 
 
 def parse(subject: str, body: bytes) -> Event[Any] | None:

@@ -17,10 +17,18 @@ from clients.cli.names import RELEASE_ID, Name
 from clients.cli.reading import RecordsOfModels, last_message, own_models, read_messages
 from clients.cli.serving import read_route
 from contracts.envelope import Event
-from contracts.facts import CanaryAssessed, CheckpointRejected, Fact, ReleaseOpened, RollbackCompleted, ShadowAssessed
-from contracts.progress import ReleaseProgress, StepProgress
+from contracts.facts import (
+    CanaryAssessed,
+    CheckpointRejected,
+    Fact,
+    ReleaseOpened,
+    RollbackCompleted,
+    ShadowAssessed,
+    VariantBenchmarked,
+)
+from contracts.facts.progress import ReleaseProgress, StepProgress
 from contracts.services import INBOX
-from contracts.vocabulary import Contract, Instant
+from contracts.vocabulary import Contract, Instant, Variant
 from decisions.bus_permissions import subjects_about
 
 BUCKET: Final = "releases"
@@ -40,12 +48,14 @@ class Release:
         source_id: Of the announcement of its checkpoint.
         opened: What it releases; None of a checkpoint without a release.
         rolled_back: What became of its version after it was promoted.
+        benchmarks: The benchmarks of its variants.
     """
 
     progress: ReleaseProgress
     source_id: str
     opened: ReleaseOpened | None = None
     rolled_back: str = ""
+    benchmarks: tuple[VariantBenchmarked, ...] = ()
 
 
 class ReleasesOfModel(Contract):
@@ -81,10 +91,12 @@ class _Recorded(Contract):
 
     opened: ReleaseOpened
     progress: ReleaseProgress
+    benchmarked: dict[Variant, VariantBenchmarked] = Field(default_factory=dict)
 
     @property
     def release(self) -> Release:
-        return Release(self.progress, self.opened.source_event_id, self.opened)
+        benchmarks = tuple(self.benchmarked.values())
+        return Release(self.progress, self.opened.source_event_id, self.opened, benchmarks=benchmarks)
 
 
 async def recorded_releases(js: JetStreamContext, name: Name) -> list[Release]:
@@ -93,6 +105,11 @@ async def recorded_releases(js: JetStreamContext, name: Name) -> list[Release]:
     These are a release by its id, or those of a model that are in progress and that of the version, else of the newest.
     """
     return sorted(await _read(js, await _keys(js, name)), key=_age)
+
+
+async def recorded_release(js: JetStreamContext, model: str, release_id: str) -> Release | None:
+    """Return a release of a model by its id; None if there is no record of it."""
+    return next(iter(await _read(js, [f"{model}.{release_id}"])), None)
 
 
 async def read_releases(js: JetStreamContext, model: str | None, *, every: bool = False) -> list[Release]:

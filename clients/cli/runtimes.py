@@ -6,16 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from nats.js import JetStreamContext
 
 from clients.cli.connection import StackAddress, connected
 from clients.cli.reading import RecordsOfModels, last_message
-from clients.cli.views import comparison
+from clients.cli.recorded_releases import Release
 from clients.cli.views.render import duration
-from contracts.envelope import Event
-from contracts.facts import CheckpointReady, ReleaseOpened
+from contracts.facts import CheckpointReady
 from contracts.manifests import VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.runtimes import DEFAULT_RUNTIME, LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntime, FleetRuntimes
@@ -149,32 +148,32 @@ def describe_run(now: Runtime | None, at_release: Runtime | None) -> str:
 
 
 def plan_release(
-    version: VersionManifest, runtime: str, events: Sequence[Event[Any]], stored: ReleasePolicy | None
+    version: VersionManifest, runtime: str, releases: Sequence[Release], stored: ReleasePolicy | None
 ) -> CheckpointReady | str:
     """Return the checkpoint of a version with another runtime, to be published; or why nothing is to be published.
 
     Args:
         version: the version that serves.
         runtime: name of the other runtime.
-        events: the log of the model: what was requested when the version was released, and how often for this runtime.
+        releases: those of the model: what was requested for the version, and how often for this runtime.
         stored: the stored policy of the model; without one the release has the policy of the version's own release.
     """
     name = f"{version.model}@v{version.version}"
     if runtime_name(version.serving) == runtime:
         return f"{name} is served by the runtime {runtime} already"
-    own = comparison.find_release(events, version.model, version.version)
+    released = [(release.opened, release.progress.outcome) for release in releases if release.opened is not None]
+    own = next((opened for opened, _ in released if opened.release_id == version.release_id), None)
     # What the release declined, a manifest does not say: it would be detected again.
     settings = combine(own.serving if own is not None else None, version.serving) or ServingSettings()
     chosen = None if runtime == DEFAULT_RUNTIME else runtime
     serving = combine(settings.model_copy(update={"runtime": chosen}), None)
     same = [
-        event.data
-        for event in events
-        if isinstance(event.data, ReleaseOpened)
-        and (event.data.weights.ref.digest, event.data.base.digest) == (version.weights.ref.digest, version.base.digest)
-        and combine(event.data.serving, None) == serving
+        (opened, outcome)
+        for opened, outcome in released
+        if (opened.weights.ref.digest, opened.base.digest) == (version.weights.ref.digest, version.base.digest)
+        and combine(opened.serving, None) == serving
     ]
-    open_ids = [opened.release_id for opened in same if comparison.find_end(events, opened.release_id) is None]
+    open_ids = [opened.release_id for opened, outcome in same if outcome is None]
     if open_ids:
         return f"the release {open_ids[-1]} of {name} for the runtime {runtime} is in progress"
     return CheckpointReady(
@@ -187,6 +186,6 @@ def plan_release(
         evaluation=own.evaluation if own is not None else None,
         variants=own.variants if own is not None else tuple(each.variant for each in version.variants),
         policy=own.policy if own is not None and stored is None else None,
-        attempt=1 + max((opened.attempt for opened in same), default=0),
+        attempt=1 + max((opened.attempt for opened, _ in same), default=0),
         serving=serving,
     )

@@ -1,20 +1,20 @@
-"""Read what the store and the event log hold about versions, for `versions`, `show` and `trace`."""
+"""Read what the store and the records of releases hold about versions, for `versions`, `show` and `trace`."""
 
 import asyncio
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 from clients.cli.connection import StackAddress, connected
-from clients.cli.event_log import OF_RELEASES, read_history
+from clients.cli.names import Name
 from clients.cli.output import CommandError, Exit
 from clients.cli.reading import RecordsOfModels
-from contracts.envelope import Event
+from clients.cli.recorded_releases import Release, recorded_release, recorded_releases
 from contracts.facts import VariantBenchmarked
-from contracts.manifests import BaseManifest, DeploymentRecord, VariantManifest, VersionManifest
+from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
 from contracts.routes import Route
-from contracts.vocabulary import ArtifactRef, Target, Variant
+from contracts.vocabulary import Target, Variant
 from shared.errors import SlipwayError
 from shared.storage.blobs import Store
 
@@ -107,13 +107,6 @@ def course_of(records: Iterable[DeploymentRecord], number: int) -> list[tuple[De
     return course
 
 
-def kept_variant(store: Store, ref: ArtifactRef) -> VariantManifest | None:
-    """Return the manifest of a variant, or None if it is no longer stored."""
-    if store.find(store.key_of(ref.uri)) is None:
-        return None
-    return VariantManifest.model_validate_json(store.get(ref))
-
-
 def list_bases(store: Store) -> list[BaseManifest]:
     """Return the manifests of the imported base models."""
     manifests = (store.find(key) for key in store.keys("bases/"))
@@ -126,30 +119,23 @@ async def read_routes(stack: StackAddress) -> dict[str, Route]:
         return await RecordsOfModels(client.jetstream(timeout=10), "routes", Route).all()
 
 
-async def read_events(stack: StackAddress, model: str) -> list[Event[Any]]:
-    """Return the events of releases of a model that the log has."""
+async def read_release(stack: StackAddress, model: str, number: int, version: Version | None) -> Release | None:
+    """Return the release of a version, by its manifest if it is registered; None if there is no record of it."""
     async with connected(stack) as client:
-        return [logged.event for logged in await read_history(client.jetstream(timeout=10), model, OF_RELEASES)]
-
-
-def benchmarks_in(events: Sequence[Event[Any]], model: str, number: int) -> tuple[VariantBenchmarked, ...]:
-    """Return the benchmarks of a version: the last of each variant and attempt."""
-    benchmarks = {
-        (event.data.target.variant, event.data.attempt): event.data
-        for event in events
-        if isinstance(event.data, VariantBenchmarked)
-        and (event.data.target.model, event.data.target.version) == (model, number)
-    }
-    return tuple(benchmarks.values())
+        js = client.jetstream(timeout=10)
+        if version is not None:
+            return await recorded_release(js, model, version.manifest.release_id)
+        releases = await recorded_releases(js, Name(model, number))
+    return next((each for each in releases if each.progress.version == number), None)
 
 
 async def gather_version(stack: StackAddress, model: str, number: int) -> Version:
     """Return a version with its deployments and benchmarks."""
     store = await asyncio.to_thread(open_store, stack)
     version = await asyncio.to_thread(find_version, store, model, number)
-    return with_benchmarks(version, await read_events(stack, model))
+    return with_benchmarks(version, await read_release(stack, model, number, version))
 
 
-def with_benchmarks(version: Version, events: Sequence[Event[Any]]) -> Version:
-    """Return the version with the benchmarks that the log records."""
-    return replace(version, benchmarks=benchmarks_in(events, version.manifest.model, version.manifest.version))
+def with_benchmarks(version: Version, release: Release | None) -> Version:
+    """Return the version with the benchmarks of its release."""
+    return version if release is None else replace(version, benchmarks=release.benchmarks)

@@ -10,9 +10,9 @@ from ..vocabulary import Contract, Variant, Verdict
 class ComparedVariant(Contract):
     """A requested variant with its measurements, its verdict and the reason; what was not measured is None.
 
-    `perplexity_ratio` (through the serving engine: `served_perplexity_ratio`) and `mean_kl` are against the merged
-    model, `size_ratio` is against its weights. `on_pareto_front`: no other passed variant is at least as good in
-    every criterion and better in one.
+    `perplexity_ratio` (through the serving engine: `served_perplexity_ratio`, on the checkpoint's own evaluation set:
+    `own_perplexity_ratio`) and `mean_kl` are against the merged model, `size_ratio` is against its weights.
+    `on_pareto_front`: no other passed variant is at least as good in every criterion and better in one.
     """
 
     variant: Variant
@@ -24,10 +24,18 @@ class ComparedVariant(Contract):
     size_ratio: float | None = None
     perplexity_ratio: float | None = None
     served_perplexity_ratio: float | None = None
+    own_perplexity_ratio: float | None = None
     mean_kl: float | None = None
+    p99_kl: float | None = None
+    top1_agreement_ratio: float | None = None
     ttft_p50_ms: float | None = None
     ttft_p95_ms: float | None = None
     tps_system: float | None = None
+
+    @property
+    def is_judged(self) -> bool:
+        """Return whether it has its verdict; that of one that is under way is inconclusive, without a code."""
+        return self.verdict == "pass" or self.code is not None
 
 
 class Comparison(Contract):

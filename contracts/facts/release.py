@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ..codes import Code
-from ..progress import Outcome, ReleaseProgress
 from ..routes import Route
 from ..vocabulary import (
     MAX_COPIES,
@@ -25,6 +24,7 @@ from ..vocabulary import (
 from .admission import BaseModelRef, EvalResult, Training
 from .comparison import Comparison
 from .fact import Fact
+from .progress import Outcome, ReleaseProgress
 from .variants import RegisteredVariant
 from .watch import PairCounts
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import get_args
 
 from contracts.codes import Code
+from contracts.facts.progress import Outcome
 from contracts.facts.watch import AlertKind
 from contracts.policy import PER_REQUEST_METRICS, Objective, Trigger, TriggerMetric
-from contracts.progress import Outcome
 from contracts.services import SERVICES
 from decisions.alerts import RUNBOOKS
 from decisions.drills import describe_fault

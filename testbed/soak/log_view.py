@@ -10,13 +10,23 @@ from datetime import timedelta
 import nats.errors
 
 from clients.cli.connection import connected, find_stack
-from clients.cli.event_log import OF_RELEASES, LoggedEvent, merge, read_history
+from clients.cli.event_log import EventFilter, LoggedEvent, merge, read_history
 from clients.cli.output import CommandError
+from contracts.facts import FACTS, AlertRaised, AlertResolved, AlertUpdated, WindowSummarised
+from contracts.services import EVENTS, stream_of
 from shared.errors import SlipwayError
 from shared.runtime.clock import SystemClock
 from testbed.soak.threads import Threads
 from testbed.stack import Stack
 
+OF_RELEASES = EventFilter(
+    tuple(
+        fact.TYPE.removeprefix("slipway.").rpartition(".")[0]
+        for fact in FACTS.values()
+        if stream_of(fact) == EVENTS and fact not in (AlertRaised, AlertResolved, AlertUpdated, WindowSummarised)
+    ),
+    with_orders=True,
+)
 EVERY_S = 2.5
 OVERLAP = timedelta(seconds=60)
 AWAY = (nats.errors.Error, OSError, TimeoutError, SlipwayError, CommandError, asyncio.CancelledError)

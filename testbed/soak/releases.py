@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clients.cli.event_log import LoggedEvent
-from contracts.progress import Outcome
+from contracts.facts.progress import Outcome
 from shared.runtime.clock import SystemClock
 from testbed.soak import release_log
 from testbed.soak.checkpoints import make_adapter

@@ -7,7 +7,7 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.output import show_json, show_line, show_table
 from clients.cli.reading import RecordsOfModels, keys_of
 from clients.cli.recorded_releases import read_releases
-from contracts.progress import ReleaseProgress
+from contracts.facts.progress import ReleaseProgress
 from contracts.routes import Route, ServedTarget
 
 COLUMNS = ("model", "active", "canary or shadow", "previous", "quarantined", "newest release", "policy")

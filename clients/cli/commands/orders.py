@@ -28,7 +28,6 @@ from clients.cli.serving import read_route
 from contracts.envelope import Event
 from contracts.facts import ApprovalGranted, Fact, OrderAccepted, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
-from contracts.progress import ReleaseProgress
 from contracts.services import EVENTS, ORDERS, durable_name
 from contracts.vocabulary import Contract, Digest, Environment
 from decisions.orders import LONGEST_ORDER, ORDER_AGE

@@ -22,7 +22,7 @@ from clients.cli.views.render import duration
 from clients.training import Connection as TrainingConnection
 from clients.training import Published, PublishError, Run, publish_checkpoint
 from contracts.facts import EvalResult, Weights
-from contracts.progress import ReleaseProgress
+from contracts.facts.progress import ReleaseProgress
 from contracts.sources import scheme_of
 from contracts.vocabulary import ServingSettings, Variant
 from decisions.serving_settings import assess_settings, combine

@@ -23,7 +23,7 @@ from clients.cli.recorded_releases import Release, newest_release
 from clients.cli.resolving import ReleaseArgument, resolve, unknown_release
 from contracts.envelope import Event
 from contracts.facts import ApprovalDenied, CanaryAdvanced, CheckpointReady, Fact, ReleaseHeld, ReleaseOpened
-from contracts.progress import ReleaseProgress
+from contracts.facts.progress import ReleaseProgress
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock

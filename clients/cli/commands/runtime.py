@@ -10,6 +10,7 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.reading import RecordsOfModels
+from clients.cli.recorded_releases import read_releases
 from clients.cli.runtimes import (
     RENEWED_WITHIN_S,
     ListedFleet,
@@ -18,7 +19,7 @@ from clients.cli.runtimes import (
     read_fleets,
     read_runtimes,
 )
-from clients.cli.version_records import find_version, open_store, read_events, read_routes
+from clients.cli.version_records import find_version, open_store, read_routes
 from clients.training.publish import envelope
 from contracts.facts import CheckpointReady
 from contracts.policy import ReleasePolicy
@@ -184,8 +185,10 @@ async def _plan(stack: StackAddress, name: str, model: str, route: Route | None)
         return "it serves its base model, which has no checkpoint; publish one with `slipway publish --runtime`"
     version = find_version(open_store(stack), model, number)
     async with connected(stack) as client:
-        stored = await RecordsOfModels(client.jetstream(timeout=10), "policies", ReleasePolicy).get(model)
-    return plan_release(version.manifest, name, await read_events(stack, model), stored)
+        js = client.jetstream(timeout=10)
+        stored = await RecordsOfModels(js, "policies", ReleasePolicy).get(model)
+        releases = await read_releases(js, model)
+    return plan_release(version.manifest, name, releases, stored)
 
 
 def describe_plan(fact: CheckpointReady, name: str, *, dry_run: bool) -> str:

@@ -23,7 +23,7 @@ from clients.cli.version_records import (
     read_routes,
     version_numbers,
 )
-from contracts.progress import ReleaseProgress
+from contracts.facts.progress import ReleaseProgress
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Runtime, Target
 

@@ -6,30 +6,27 @@ from typing import Any
 
 from clients.cli.connection import JsonOption, ModelArgument, StateOption, find_stack
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_pairs, show_table
+from clients.cli.recorded_releases import Release
 from clients.cli.resolving import VersionArgument, advise, find_version_name
 from clients.cli.version_records import (
     Version,
     course_of,
     find_version,
-    kept_variant,
     look_up_version,
     open_store,
     read_deployments,
-    read_events,
+    read_release,
     read_routes,
     version_numbers,
     with_benchmarks,
 )
 from clients.cli.views import comparison
-from clients.cli.views.comparison import VariantSummary
-from contracts.envelope import Event
-from contracts.facts import ReleaseOpened, VariantBenchmarked
+from contracts.facts import VariantBenchmarked
 from contracts.facts.staging import SideSummary
 from contracts.manifests import DeploymentRecord
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.serving_settings import describe_settings
-from shared.storage.blobs import Store
 
 
 def versions(model: ModelArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
@@ -94,59 +91,47 @@ def show(
     """Show a version: its manifest, lineage, deployments and benchmarks, and a comparison of its variants."""
     stack = find_stack(state)
     model, number = find_version_name(stack, what)
-    store, events = open_store(stack), asyncio.run(read_events(stack, model))
-    registered = look_up_version(store, model, number)
-    opened = comparison.find_release(events, model, number)
-    if registered is None and opened is None:
+    store = open_store(stack)
+    version = look_up_version(store, model, number)
+    release = asyncio.run(read_release(stack, model, number, version))
+    if version is None and release is None:
         raise CommandError(f"{model} has no version {number}{advise(stack, model, f'slipway versions {model}')}")
-    version = None if registered is None else with_benchmarks(registered, events)
-    compared = _compared(store, events, opened, version)
+    version = version and with_benchmarks(version, release)
+    compared = release.progress.comparison if release is not None else None
+    compared = compared or comparison.of_registered(version.manifest.variants if version is not None else ())
     if as_json:
-        data = {"manifest": None, "release": opened and opened.release_id} if version is None else version_data(version)
-        show_json({**data, "variants": [each.as_data() for each in compared]})
+        known = {"manifest": None, "release": release and release.progress.release_id}
+        data = known if version is None else version_data(version)
+        rows = [
+            each.model_dump(mode="json") | {"chosen": each.variant == compared.winner} for each in compared.variants
+        ]
+        show_json({**data, "variants": rows})
         return
-    _show_identity(f"{model}@v{number}", version, opened, events)
+    _show_identity(f"{model}@v{number}", version, release)
     show_line()
-    show_table(comparison.COLUMNS, [each.row() for each in compared])
+    show_table(comparison.COLUMNS, [comparison.row(each, compared) for each in compared.variants])
     if is_terminal():
         show_line(f"  {comparison.LEGEND}")
-    for each in compared:
-        if each.reason:
-            show_line(f"  {each.why()}")
-    own = comparison.on_own_set(compared)
+    for each in compared.variants:
+        if each.reason and each.is_judged:
+            show_line(f"  {comparison.why(each)}")
+    own = comparison.on_own_set(compared.variants)
     if own:
         show_line(f"  {own}")
     if version is not None:
         _show_history(version, course_of(read_deployments(store, f"versions/{model}/"), number))
 
 
-def _compared(
-    store: Store, events: Sequence[Event[Any]], opened: ReleaseOpened | None, version: Version | None
-) -> list[VariantSummary]:
-    """Return the variants to compare; those that were stored but never registered are completed from the store."""
-    registered = () if version is None else version.manifest.variants
-    if opened is None:  # the log does not reach back to it
-        return [comparison.registered_alone(each) for each in registered]
-    compared = []
-    for each in comparison.compare(events, opened, registered):
-        unknown = each.manifest is not None and each.size_bytes is None
-        kept = kept_variant(store, each.manifest) if unknown and each.manifest is not None else None
-        compared.append(each if kept is None else comparison.with_manifest(each, kept))
-    return compared
-
-
-def _show_identity(
-    what: str, version: Version | None, opened: ReleaseOpened | None, events: Sequence[Event[Any]]
-) -> None:
+def _show_identity(what: str, version: Version | None, release: Release | None) -> None:
     if version is not None:
         registered = f"{version.manifest.registered_at:%Y-%m-%d %H:%M:%S} UTC"
         manifests = {f"variant {each.variant}": each.manifest.digest for each in version.manifest.variants}
         known = {"release": version.manifest.release_id, "registered": registered, "manifest": version.digest}
         show_pairs({"version": what, **known, **manifests, **lineage(version)})
-    elif opened is not None:
-        end = comparison.find_end(events, opened.release_id)
-        outcome = "in progress" if end is None else f"{end.outcome}: {end.code}: {end.reason}"
-        show_pairs({"version": f"{what}, not registered", "release": opened.release_id, "outcome": outcome})
+    elif release is not None:
+        progress = release.progress
+        outcome = f"{progress.outcome}: {progress.code}: {progress.reason}" if progress.outcome else "in progress"
+        show_pairs({"version": f"{what}, not registered", "release": progress.release_id, "outcome": outcome})
 
 
 def _show_history(version: Version, course: Sequence[tuple[DeploymentRecord, Target | None]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from clients.cli.recorded_releases import Release
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
-from contracts.progress import ReleaseProgress, StepProgress
+from contracts.facts.progress import ReleaseProgress, StepProgress
 
 MARKS = {"waiting": "·", "running": "…", "done": "✓", "failed": "✗"}
 COLOURS = {"waiting": "dim", "running": "yellow", "done": "green", "failed": "red"}

@@ -25,9 +25,8 @@ from services.console.domain.watch_rows import (
 SUMMARIES: Final = (f.WindowSummarised, f.InferenceBatch, f.WorkProgressed, f.ReleaseProgressed)
 """Figures and live progress: they are no entries of the history."""
 _OF_RELEASE: Final = (
-    f.ReleaseOpened, f.CheckpointMerged, f.VariantQuantised, f.VariantFailed, f.VersionRegistered, f.VariantBenchmarked,
-    f.RehearsalCompleted, f.ApprovalRequested, f.TrafficRequested, f.CanaryAssessed, f.ShadowAssessed,
-    f.ReleaseFinished, f.ReleaseProgressed,
+    f.ReleaseOpened, f.CheckpointMerged, f.VariantQuantised, f.VersionRegistered, f.VariantBenchmarked,
+    f.RehearsalCompleted, f.ApprovalRequested, f.CanaryAssessed, f.ShadowAssessed, f.ReleaseProgressed,
 )  # fmt: skip
 """Events whose bodies the screen of a release needs."""
 

@@ -70,18 +70,18 @@ class VariantRow(Screen):
 
     variant: str
     state: str
-    chosen: bool
-    on_pareto_front: bool
-    reason: str
-    code: str | None
-    size_bytes: int | None
-    size_ratio: float | None
-    perplexity_ratio: float | None
-    mean_kl: float | None
-    ttft_p50_ms: float | None
-    ttft_p95_ms: float | None
-    baseline_ttft_p95_ms: float | None
-    tps: float | None
+    chosen: bool = False
+    on_pareto_front: bool = False
+    reason: str = ""
+    code: str | None = None
+    size_bytes: int | None = None
+    size_ratio: float | None = None
+    perplexity_ratio: float | None = None
+    mean_kl: float | None = None
+    ttft_p50_ms: float | None = None
+    ttft_p95_ms: float | None = None
+    baseline_ttft_p95_ms: float | None = None
+    tps: float | None = None
 
 
 class CanaryStep(Screen):

@@ -5,7 +5,7 @@ from typing import Any
 
 from contracts import facts as f
 from contracts.envelope import Event
-from contracts.progress import ReleaseProgress
+from contracts.facts.progress import ReleaseProgress
 from decisions.work_progress import ongoing
 from services.console.domain.release_data import (
     Approval,
@@ -117,42 +117,33 @@ def _is(event: Event[Any], kind: type[f.Fact]) -> bool:
 
 
 def variants_of(events: Events, requested: Sequence[str]) -> Iterable[VariantRow]:
-    """Yield the requested variants with what was measured of each."""
-    quantised = {event.data.variant: event.data for event in events if _is(event, f.VariantQuantised)}
-    failed = {event.data.variant: event.data for event in events if _is(event, f.VariantFailed)}
+    """Yield the requested variants with what was measured of each, as the registry compared them."""
     measured = {event.data.target.variant: event.data for event in events if _is(event, f.VariantBenchmarked)}
-    comparison = _comparison(events)
-    compared: dict[str, f.ComparedVariant] = {}
-    if comparison is not None:
-        compared = {variant.variant: variant for variant in comparison.variants}
+    progressed = last(events, f.ReleaseProgressed)
+    comparison = progressed.progress.comparison if progressed is not None else None
+    compared = {row.variant: row for row in comparison.variants} if comparison is not None else {}
     for name in requested:
-        files, failure, benchmark = (known.get(name) for known in (quantised, failed, measured))
-        row = compared.get(name)
-        summary = benchmark.candidate_summary if benchmark is not None else None
-        verdict = row.verdict if row is not None else benchmark.verdict if benchmark is not None else None
-        state = "failed" if failure is not None else verdict or ("quantised" if files is not None else "waiting")
+        row, benchmark = compared.get(name), measured.get(name)
+        if row is None or comparison is None:
+            yield VariantRow(variant=name, state="waiting")
+            continue
+        state = row.verdict if row.is_judged else "waiting" if row.size_bytes is None else "quantised"
         yield VariantRow(
             variant=name,
             state=state,
-            chosen=comparison is not None and comparison.winner == name,
-            on_pareto_front=row is not None and row.on_pareto_front,
-            reason=failure.reason if failure is not None else row.reason if row is not None else "",
-            code=failure.code if failure is not None else row.code if row is not None else None,
-            size_bytes=files.weights_bytes if files is not None else None,
-            size_ratio=files.size_ratio if files is not None else None,
-            perplexity_ratio=files.quality.perplexity_ratio if files is not None else None,
-            mean_kl=files.quality.mean_kl if files is not None else None,
-            ttft_p50_ms=summary.ttft_ms.p50 if summary is not None else None,
-            ttft_p95_ms=summary.ttft_ms.p95 if summary is not None else None,
+            chosen=comparison.winner == name,
+            on_pareto_front=row.on_pareto_front,
+            reason=row.reason if row.is_judged else "",
+            code=row.code,
+            size_bytes=row.size_bytes,
+            size_ratio=row.size_ratio,
+            perplexity_ratio=row.perplexity_ratio,
+            mean_kl=row.mean_kl,
+            ttft_p50_ms=row.ttft_p50_ms,
+            ttft_p95_ms=row.ttft_p95_ms,
             baseline_ttft_p95_ms=benchmark.baseline_summary.ttft_ms.p95 if benchmark is not None else None,
-            tps=summary.tps_system if summary is not None else None,
+            tps=row.tps_system,
         )
-
-
-def _comparison(events: Events) -> f.Comparison | None:
-    """Return the last comparison of the variants that an event has."""
-    comparisons = (getattr(event.data, "comparison", None) for event in reversed(events))
-    return next((comparison for comparison in comparisons if comparison is not None), None)
 
 
 def _shadow(events: Events) -> ShadowStep | None:

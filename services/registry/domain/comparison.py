@@ -24,6 +24,7 @@ def _compare(release: Release, variant: Variant, ranking: Ranking | None) -> Com
     quantised, quality = release.quantised.get(variant), _quality(release, variant)
     benchmark = release.benchmarked.get(variant)
     side, served = (benchmark.candidate_summary, benchmark.served_quality) if benchmark else (None, None)
+    own = quantised.evaluation_quality if quantised else None
     return ComparedVariant(
         variant=variant,
         verdict=verdict,
@@ -33,7 +34,10 @@ def _compare(release: Release, variant: Variant, ranking: Ranking | None) -> Com
         size_bytes=quantised.weights_bytes if quantised else None,
         size_ratio=quantised.size_ratio if quantised else None,
         perplexity_ratio=quality.perplexity_ratio if quality else None,
+        own_perplexity_ratio=own.perplexity_ratio if own else None,
         mean_kl=quality.mean_kl if quality else None,
+        p99_kl=quality.p99_kl if quality else None,
+        top1_agreement_ratio=quality.top1_agreement_ratio if quality else None,
         served_perplexity_ratio=served.perplexity_ratio if served and served.method == "prompt_logprobs" else None,
         ttft_p50_ms=side.ttft_ms.p50 if side else None,
         ttft_p95_ms=side.ttft_ms.p95 if side else None,

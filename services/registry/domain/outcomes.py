@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from contracts.codes import Code
-from contracts.progress import Outcome
+from contracts.facts.progress import Outcome
 from decisions.variant_verdicts import SUSPECT
 from services.registry.domain import gates, plan, rehearsals
 from services.registry.domain.orders import is_past_approval

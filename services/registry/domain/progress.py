@@ -5,11 +5,12 @@ from datetime import datetime
 from typing import Final
 
 from contracts.facts import CheckpointMerged, VariantBenchmarked, VariantQuantised
-from contracts.progress import ReleaseProgress, StepProgress
+from contracts.facts.progress import ReleaseProgress, StepProgress
 from contracts.vocabulary import Variant
 from decisions.release_plan import ROWS, PlannedStep, Row, needs_approval, next_step
 from decisions.suspensions import RETURNS
 from services.registry.domain import approvals, deadlines, gates, plan
+from services.registry.domain.comparison import explain
 from services.registry.domain.record import SHADOW, Release
 
 _ROWS: Final[Mapping[str, Row]] = {row.title: row for row in ROWS.values()}
@@ -35,6 +36,7 @@ def progress_of(release: Release) -> ReleaseProgress:
         deadline_at=deadlines.deadline_at(release),
         paused=_paused(release),
         target=plan.chosen_target(release),
+        comparison=explain(release) if release.quantised or release.failed else None,
         manual=needs_approval(release.policy),
         returns=release.opened.returns is not None,
         outcome=ended.outcome if ended is not None else None,

@@ -25,8 +25,8 @@ from contracts.facts import (
     VariantQuantised,
     WorkAbandoned,
 )
+from contracts.facts.progress import ReleaseProgress
 from contracts.policy import ReleasePolicy
-from contracts.progress import ReleaseProgress
 from contracts.records import OutboxRecord
 from contracts.vocabulary import ArtifactRef, Contract, Deployable, Digest, Instant, Target, Variant
 from decisions.release_holds import HoldOrder

@@ -6,6 +6,7 @@ import typer
 from clients.cli.commands.runtime import CHANGED, check_runtime, describe_plan, describe_target
 from clients.cli.commands.stack import parse_engine, parse_nats, parse_runtimes, parse_tritons
 from clients.cli.output import CommandError, Exit
+from clients.cli.recorded_releases import Release
 from clients.cli.runtimes import describe_run, plan_release
 from clients.training.publish import envelope
 from contracts.attested_steps import RequiredAttestations
@@ -15,7 +16,7 @@ from contracts.runtimes import FleetRuntime, RunningTarget
 from contracts.vocabulary import Runtime, ServingSettings, digest_of
 from deploy.local import bus
 from deploy.local.state import Description
-from testbed.factories import route, served
+from testbed.factories import progress, route, served
 from tests.kit import fakes_registry as k
 
 HERMES = ServingSettings(tool_parser="hermes")
@@ -35,8 +36,11 @@ def finished(version, outcome="promoted"):
     )
 
 
-def log(*facts):
-    return [k.event(fact, str(number)) for number, fact in enumerate(facts)]
+def released(*facts):
+    """Return the releases of facts of their openings and ends."""
+    ends = {fact.release_id: fact.outcome for fact in facts if isinstance(fact, ReleaseFinished)}
+    opened = [fact for fact in facts if not isinstance(fact, ReleaseFinished)]
+    return [Release(progress(outcome=ends.get(fact.release_id)), fact.source_event_id, fact) for fact in opened]
 
 
 def version(number, serving):
@@ -57,7 +61,7 @@ def version(number, serving):
 
 
 def plan(*facts, number=1, serving=HERMES, runtime="next", stored=None):
-    return plan_release(version(number, serving), runtime, log(*facts), stored)
+    return plan_release(version(number, serving), runtime, released(*facts), stored)
 
 
 def test_the_checkpoint_is_that_of_the_version_with_the_other_runtime():

@@ -1,7 +1,7 @@
 """Reports of work are shown while their results are awaited."""
 
 from contracts import facts as f
-from contracts.progress import StepProgress
+from contracts.facts.progress import StepProgress
 from decisions.work_progress import ongoing
 from testbed import factories
 from testbed.factories import after

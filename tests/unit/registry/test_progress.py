@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from contracts import facts as f
+from contracts.facts.progress import ReleaseProgress
 from contracts.policy import Approvals, Canary, Promotion, Shadow
-from contracts.progress import ReleaseProgress
 from services.registry.domain.deadlines import awaited_step, deadline_at
 from services.registry.domain.record import Input
 from services.registry.domain.releases import decide

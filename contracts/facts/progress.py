@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .codes import Code
-from .vocabulary import Contract, Instant, ModelName, Target, Variant
+from ..codes import Code
+from ..vocabulary import Contract, Instant, ModelName, Target, Variant
+from .comparison import Comparison
 
 Outcome = Literal["promoted", "rejected", "aborted", "expired", "superseded", "cancelled"]
 
@@ -38,6 +39,7 @@ class ReleaseProgress(Contract):
         deadline_at: When the step that it waits for takes too long; None while it is paused.
         paused: By whom, since when and why it is held before its next step; empty if it is not.
         target: What is chosen to take traffic, or returns.
+        comparison: The variants side by side, with what was measured so far; None before anything was.
         manual: Whether it takes traffic only with an approval.
         returns: Whether it brings a suspended version back.
     """
@@ -55,6 +57,7 @@ class ReleaseProgress(Contract):
     deadline_at: Instant | None = None
     paused: str = ""
     target: Target | None = None
+    comparison: Comparison | None = None
     manual: bool = False
     returns: bool = False
     outcome: Outcome | None = None
