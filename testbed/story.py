@@ -134,21 +134,6 @@ class Story:
             manifest=factories.ref(f"{version}.{variant}", "manifests/variant"),
         )
 
-    def _comparison(self, chosen: str) -> f.Comparison:
-        rows = tuple(
-            f.ComparedVariant(
-                variant=name,
-                verdict="pass",
-                reason="Chosen: the smallest that keeps quality." if name == chosen else f"{chosen} is better.",
-                on_pareto_front=True,
-                size_bytes=size,
-                size_ratio=share,
-                perplexity_ratio=perplexity,
-            )
-            for name, (size, share, perplexity) in VARIANTS.items()
-        )
-        return f.Comparison(objective="quality", criteria=("perplexity_ratio", "size"), winner=chosen, variants=rows)
-
     def _staged(self, known: str, measured: Target) -> f.VariantStaged:
         staged = factories.fact(f.VariantStaged)
         request = staged.request.model_copy(update={"purpose": "benchmark", "release_id": known})
@@ -164,7 +149,6 @@ class Story:
                 target=chosen,
                 deadline_at=self.moment + timedelta(days=1),
                 approvals=1,
-                comparison=self._comparison(chosen.variant),
             )
             yield self.event(asked, model, known)
             if until == "approval":
@@ -227,7 +211,6 @@ class Story:
             release_id=known,
             target=served,
             weight_ratio=weight,
-            comparison=self._comparison(chosen.variant),
         )
         event = self.event(asked, model, known)
         yield event

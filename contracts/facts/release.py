@@ -22,7 +22,6 @@ from ..vocabulary import (
     Verdict,
 )
 from .admission import BaseModelRef, EvalResult, Training
-from .comparison import Comparison
 from .fact import Fact
 from .progress import Outcome, ReleaseProgress
 from .variants import RegisteredVariant
@@ -53,7 +52,6 @@ class ApprovalRequested(Fact):
     manifest_digest: Digest
     deadline_at: Instant
     approvals: int = 1
-    comparison: Comparison | None = None
 
 
 class TrafficRequested(Fact):
@@ -73,7 +71,6 @@ class TrafficRequested(Fact):
     epoch: Annotated[int, Field(ge=0)]
     fallback: Deployable | None = None
     reason: str = ""
-    comparison: Comparison | None = None
     pair_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     copies: Annotated[int, Field(ge=1, le=MAX_COPIES)] = 1
     shadow_ratio: Annotated[Ratio, Field(exclude_if=lambda ratio: ratio == 0.0)] = 0.0
@@ -201,7 +198,6 @@ class ReleaseFinished(Fact):
     reason: str
     target: Target | None = None
     timeline: tuple[TimelineStep, ...] = ()
-    comparison: Comparison | None = None
 
 
 class ReleaseProgressed(Fact):

@@ -19,7 +19,6 @@ from ..vocabulary import (
     Variant,
     Verdict,
 )
-from .comparison import Comparison
 from .fact import Fact
 from .variants import Quality
 
@@ -177,7 +176,6 @@ class RehearsalRequested(Fact):
     triggers: tuple[Trigger, ...]
     policy_digest: Digest | None = None
     valid_s: float = 604_800.0
-    comparison: Comparison | None = None
 
 
 class RehearsalCertificate(Contract):

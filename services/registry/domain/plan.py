@@ -24,7 +24,6 @@ from decisions.release_plan import needs_approval, needs_shadow, traffic_shares
 from decisions.suspensions import RETURNS
 from services.registry.domain import gates, rehearsals
 from services.registry.domain.approvals import is_approved
-from services.registry.domain.comparison import explain
 from services.registry.domain.record import SHADOW, Release, TurnGranted, weight_key
 
 Emission = tuple[str, Fact]
@@ -195,7 +194,6 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
                 manifest_digest=target.manifest.digest,
                 deadline_at=deadline_at,
                 approvals=release.policy.approvals.count,
-                comparison=explain(release),
             ),
         )
         if not is_approved(release, target.manifest.digest):
@@ -225,7 +223,6 @@ def _rehearsal(release: Release, turn: TurnGranted, target: Deployable) -> Itera
             triggers=release.policy.automatic,
             policy_digest=rehearsals.policy_digest(release),
             valid_s=release.policy.rehearsal_valid_s,
-            comparison=explain(release),
         ),
     )
 
@@ -263,7 +260,6 @@ def _traffic_order(
         epoch=epoch,
         fallback=fallback,
         reason=reason,
-        comparison=explain(release) if release.opened.returns is None else None,
         pair_ratio=release.policy.pairs.share_ratio,
         copies=release.policy.copies if weight > 0.0 else 1,
         shadow_ratio=shadow.share_ratio if shadow is not None and weight == 0.0 else 0.0,

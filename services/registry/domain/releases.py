@@ -21,7 +21,6 @@ from contracts.records import OutboxEntry, outbox_entry
 from contracts.vocabulary import StagingPurpose
 from decisions.release_holds import begins_step
 from services.registry.domain import gates, outcomes, plan
-from services.registry.domain.comparison import explain
 from services.registry.domain.plan import Emission
 from services.registry.domain.progress import progress_of
 from services.registry.domain.record import Input, Release
@@ -118,5 +117,4 @@ def _finished(release: Release, ending: outcomes.Ending, now: datetime) -> Relea
         reason=ending.reason,
         target=plan.chosen_target(release) if ending.outcome == "promoted" else None,
         timeline=timeline(release, now),
-        comparison=explain(release) if release.quantised or release.failed else None,
     )

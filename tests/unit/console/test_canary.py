@@ -10,6 +10,7 @@ from services.console.domain.canary_screen import Canary, strongest_tests
 from services.console.domain.release_data import VariantRow
 from services.console.web.plots import _powers, evidence_plot, latency_plot, pareto_plot
 from testbed import factories
+from testbed.progress import with_progress
 from testbed.story import WINDOW_S, Story, release_id
 from tests.kit.page_text import page_text
 from tests.unit.console.world import NOW, World, log_of, write
@@ -263,15 +264,16 @@ def test_a_canary_of_staging_or_of_no_release_is_not_indexed(tmp_path):
 @pytest.mark.parametrize(("front", "says"), [(("bf16",), False), (("bf16", "int8"), True)])
 def test_a_front_of_one_variant_is_not_called_a_line(tmp_path, front, says):
     made, story = World(tmp_path), Story(NOW)
-    events = list(story.release("m", 1, 1))
-    for event in events:
-        if getattr(event.data, "comparison", None) is not None:
-            variants = event.data.comparison.variants
-            compared = [v.model_copy(update={"on_pareto_front": v.variant in front}) for v in variants]
-            comparison = event.data.comparison.model_copy(update={"variants": tuple(compared)})
-            changed = event.model_copy(update={"data": event.data.model_copy(update={"comparison": comparison})})
-            events[events.index(event)] = changed
-    made.fill(events)
+    events = list(with_progress(story.release("m", 1, 1)))
+    for at, event in enumerate(events):
+        if isinstance(event.data, f.ReleaseProgressed) and event.data.progress.comparison is not None:
+            comparison = event.data.progress.comparison
+            compared = [v.model_copy(update={"on_pareto_front": v.variant in front}) for v in comparison.variants]
+            comparison = comparison.model_copy(update={"variants": tuple(compared)})
+            progress = event.data.progress.model_copy(update={"comparison": comparison})
+            changed = event.data.model_copy(update={"progress": progress})
+            events[at] = event.model_copy(update={"data": changed})
+    write(made.index, log_of(events))
     client = made.client("adam")
     shown = client.get(f"/api/v1/releases/{release_id(1)}").json()["variants"]
     assert {row["variant"] for row in shown if row["on_pareto_front"]} == set(front)

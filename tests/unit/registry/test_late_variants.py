@@ -59,8 +59,8 @@ def test_the_release_goes_on_with_those_that_are_made_and_says_which_are_not():
 def test_at_its_end_the_late_one_stands_beside_the_others_with_its_reason():
     walk, _ = overdue(("int8", "awq-int4"), k.quantised("int8"))
     walk.handle(k.written(), k.turn(), k.staged("int8"), k.benchmarked("int8"), k.changed(k.route(k.target("int8"))))
-    assert (walk.end.outcome, walk.end.comparison.winner) == ("promoted", "int8")
-    late = {variant.variant: variant for variant in walk.end.comparison.variants}["awq-int4"]
+    assert (walk.end.outcome, walk.comparison.winner) == ("promoted", "int8")
+    late = {variant.variant: variant for variant in walk.comparison.variants}["awq-int4"]
     assert (late.verdict, late.code, late.reason) == ("fail", "deadline_passed", TOLD)
     assert "failed awq-int4 quantise" in {step.step for step in walk.end.timeline}
 
@@ -179,10 +179,7 @@ def test_whatever_is_made_in_time_and_whatever_comes_late_in_any_order(data):
     assert set(end.quantised) == set(quantised)
     traffic = [entry for entry in end.outbox if k.key_of(entry) == "traffic.requested:1"]
     assert len(traffic) == 1
-    verdicts = {
-        variant["variant"]: (variant["verdict"], variant["code"])
-        for variant in traffic[0].data["comparison"]["variants"]
-    }
+    verdicts = {variant.variant: (variant.verdict, variant.code) for variant in end.progress.comparison.variants}
     assert {v: verdicts[v] for v in late} == dict.fromkeys(late, ("fail", "deadline_passed"))
     assert Release.model_validate_json(end.model_dump_json()) == end
     assert {k.key_of(entry) for entry in end.outbox if entry.type == VariantRequested.TYPE} == {

@@ -222,8 +222,8 @@ def test_a_variant_that_cannot_be_served_is_still_measured_and_another_is_promot
     assert {"variant.requested:fp8", "variant.requested:int8"} <= set(walk.handle(k.merged()))
     walk.handle(k.quantised("fp8", perplexity_ratio=1.0), k.quantised("int8"), k.written(), k.turn())
     walk.handle(k.staged("int8"), k.benchmarked("int8"), k.changed(k.route(k.target("int8"))))
-    assert (walk.end.outcome, walk.end.comparison.winner) == ("promoted", "int8")
-    fp8, _ = walk.end.comparison.variants
+    assert (walk.end.outcome, walk.comparison.winner) == ("promoted", "int8")
+    fp8, _ = walk.comparison.variants
     assert (fp8.verdict, fp8.code, fp8.perplexity_ratio) == ("fail", "variant_not_servable", 1.0)
 
 
@@ -236,13 +236,12 @@ def test_a_release_goes_on_with_the_variants_that_pass_and_keeps_why_the_others_
     walk = Walk(k.policy(quality={"awq-int4": QualityGate(max_mean_kl=0.1)}), variants=FOUR)
     walk.handle(k.merged(), OUTSIDE, k.quantised("awq-int4", mean_kl=0.2), k.quantised("bf16"), k.quantised("int8"))
     walk.handle(k.written(), k.turn(), k.failed("bf16", "stage", "insufficient_memory"), k.staged("int8"))
-    order = TrafficRequested.model_validate(walk.handle(k.benchmarked("int8"))["traffic.requested:1"])
+    walk.handle(k.benchmarked("int8"))
+    compared = walk.comparison
     walk.handle(k.changed(k.route(k.target("int8"))))
-    assert walk.end.comparison == order.comparison
-    assert (walk.end.outcome, order.comparison.winner, order.comparison.objective) == ("promoted", "int8", "quality")
-    verdicts = {
-        variant.variant: (variant.verdict, variant.code, variant.reason) for variant in order.comparison.variants
-    }
+    assert walk.comparison == compared
+    assert (walk.end.outcome, compared.winner, compared.objective) == ("promoted", "int8", "quality")
+    verdicts = {variant.variant: (variant.verdict, variant.code, variant.reason) for variant in compared.variants}
     assert verdicts == {
         "bf16": ("fail", "insufficient_memory", "it broke"),
         "int8": ("pass", None, "The only one that passed."),
@@ -251,7 +250,7 @@ def test_a_release_goes_on_with_the_variants_that_pass_and_keeps_why_the_others_
     }
     figures = {
         variant.variant: (variant.perplexity_ratio, variant.mean_kl, variant.size_bytes, variant.ttft_p95_ms)
-        for variant in order.comparison.variants
+        for variant in compared.variants
     }
     assert figures == {
         "bf16": (1.01, 0.01, 100, None),
@@ -269,30 +268,27 @@ def test_when_each_fails_in_its_own_way_the_end_tells_of_all_and_its_code_is_of_
     assert walk.end.reason == (
         "No variant passed. bf16: ttft_ms.p95: it is a fail; int8: it broke; gptq-int4: it broke."
     )
-    assert walk.end.comparison.winner is None
-    assert {variant.verdict for variant in walk.end.comparison.variants} == {"fail"}
+    assert walk.comparison.winner is None
+    assert {variant.verdict for variant in walk.comparison.variants} == {"fail"}
 
 
-def test_events_about_the_chosen_variant_say_why_it_was_chosen():
+def test_the_chosen_variant_says_why_it_was_chosen():
     walk = Walk(k.careful_policy(promotion=Promotion(mode="manual")), variants=("bf16", "int8")).to_verdict()
-    asked = walk.last["rehearsal.requested"]["comparison"]
-    assert [(variant["variant"], variant["reason"]) for variant in asked["variants"]] == [
+    assert [(variant.variant, variant.reason) for variant in walk.comparison.variants] == [
         ("bf16", "Best by quality."),
         ("int8", "As good as bf16 in everything."),
     ]
-    awaited = walk.handle(k.rehearsed(of=walk.release.policy, variant="bf16"))["approval.requested"]
-    assert awaited["comparison"] == asked
 
 
 def test_what_was_not_judged_says_so_at_the_end():
     walk = Walk(variants=("bf16", "int8")).to_staging()
     walk.handle(k.cancel())
-    assert {(variant.verdict, variant.reason) for variant in walk.end.comparison.variants} == {
+    assert {(variant.verdict, variant.reason) for variant in walk.comparison.variants} == {
         ("inconclusive", "It was not judged.")
     }
     walk = Walk()
     walk.handle(k.cancel())
-    assert walk.end.comparison is None
+    assert walk.comparison is None
 
 
 def test_a_failed_canary_aborts():

@@ -44,6 +44,10 @@ class Walk:
         return self
 
     @property
+    def comparison(self):
+        return self.release.progress.comparison
+
+    @property
     def end(self):
         return self.release.finished
 
