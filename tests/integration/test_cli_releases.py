@@ -16,6 +16,7 @@ from testbed.factories import MODEL, after
 
 KNOWN = ("r-0123456789abcdef-1", "r-0123456789abcdef-2", "r-0123456789abcdef-3")
 NAME = Name(MODEL)
+RECORD = {"schema_version": 1}
 
 
 @pytest.fixture
@@ -30,10 +31,10 @@ def written(js):
             opened = factories.fact(f.ReleaseOpened, release_id=known, version=version, source_event_id=f"e{version}")
             record = {"opened": opened, "progress": factories.progress(**about)}
             whole = {name: each.model_dump(mode="json", by_alias=True) for name, each in record.items()}
-            await js.publish(f"$KV.releases.{MODEL}.{known}", canonical_json(whole))
+            await js.publish(f"$KV.releases.{MODEL}.{known}", canonical_json({**RECORD, **whole}))
         reservations = {KNOWN[version - 1]: version for version in range(1, number + 1)}
         open_ids = [] if last.get("outcome") else [KNOWN[number - 1]]
-        model = {"open": open_ids, "reservations": reservations}
+        model = {**RECORD, "open": open_ids, "reservations": reservations}
         await js.publish(f"$KV.releases.{MODEL}.model", canonical_json(model))
 
     return write
@@ -47,7 +48,7 @@ async def publish(js, kind, **changes):
 
 async def announcements(js, last_sequence, *waiting):
     """Write the registry's record of announcements: it has received those up to a sequence."""
-    record = {"waiting": waiting, "last_sequence": last_sequence, "last_stored_at": "2126-01-01T00:00:00Z"}
+    record = {**RECORD, "waiting": waiting, "last_sequence": last_sequence, "last_stored_at": "2126-01-01T00:00:00Z"}
     await js.publish(f"$KV.releases.{MODEL}.announcements", canonical_json(record))
 
 

@@ -130,7 +130,8 @@ def released_as(model):
     release = {
         name: fact.model_dump(mode="json", by_alias=True) for name, fact in (("opened", opened), ("progress", progress))
     }
-    return {RELEASE: release, "model": {"open": [RELEASE], "reservations": {RELEASE: 7}}}
+    known = {"open": [RELEASE], "reservations": {RELEASE: 7}}
+    return {RELEASE: {"schema_version": 1, **release}, "model": {"schema_version": 1, **known}}
 
 
 def about(kind, model):

@@ -11,6 +11,7 @@ from decisions.release_plan import ROWS, PlannedStep, Row, needs_approval, next_
 from decisions.suspensions import RETURNS
 from services.registry.domain import approvals, deadlines, gates, plan
 from services.registry.domain.comparison import explain
+from services.registry.domain.orders import is_past_approval
 from services.registry.domain.record import SHADOW, Release
 
 _ROWS: Final[Mapping[str, Row]] = {row.title: row for row in ROWS.values()}
@@ -207,9 +208,8 @@ def _rehearsed(release: Release) -> str:
 
 def _approved(release: Release) -> str:
     """Return who approved; while approvals are missing, how many are there and until when."""
-    asked, given, needed = "approval.requested" in release.emitted, _approvers(release), release.policy.approvals.count
-    chosen = gates.choose(release)
-    if not asked or chosen is None or approvals.is_approved(release, chosen.manifest.digest):
+    given, needed = _approvers(release), release.policy.approvals.count
+    if "approval.requested" not in release.emitted or is_past_approval(release):
         return f"by {', '.join(given)}" if given else ""
     at = deadlines.deadline_at(release)
     until = f"waiting until {at:%Y-%m-%d %H:%M} UTC" if at is not None else "waiting"
@@ -221,9 +221,10 @@ def _shadow(release: Release) -> str:
         return _LATE if SHADOW in release.overdue else "no verdict in time; the policy goes on without it"
     if release.shadowed is not None:
         return f"{release.shadowed.verdict} after {release.shadowed.requests} requests compared"
-    shadow, target = release.policy.shadow, plan.chosen_target(release)
-    asked = shadow is not None and SHADOW in release.deployed
-    return f"{target} is asked {shadow.share_ratio:.0%} unseen" if shadow is not None and asked else ""
+    shadow, begun = release.policy.shadow, release.deployed.get(SHADOW)
+    return (
+        f"{begun.target} is asked {shadow.share_ratio:.0%} unseen" if shadow is not None and begun is not None else ""
+    )
 
 
 def _canary(release: Release) -> str:
@@ -248,7 +249,7 @@ def _in_traffic(release: Release) -> str:
 _DETAILS: Final[Mapping[str, Callable[[Release], str]]] = {
     "merged": _merged,
     "quantised": _quantised,
-    "registered": lambda release: f"version {release.version}",
+    "registered": lambda release: f"version {release.version}" if release.manifest is not None else "",
     "staged": _staged,
     "benchmarked": _benchmarked,
     "rehearsed": _rehearsed,

@@ -39,6 +39,7 @@ def test_a_drill_of_a_target_without_automatic_triggers_promises_no_rollback(wor
             policy = event.data.policy.model_copy(update={"triggers": manual})
             data = event.data.model_copy(update={"policy": policy})
             world.events[world.events.index(event)] = event.model_copy(update={"data": data})
+    world.index.clear()
     world.fill(world.events)
     page = world.client("oscar").get("/models/shop-bot/drill", params=ASKED).text
     assert f"no trigger of {TARGET} is automatic" in page

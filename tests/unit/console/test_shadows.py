@@ -1,7 +1,7 @@
 """The shadow of a release on its screens: what was compared, what it needs, and how it ended."""
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -27,7 +27,10 @@ def shown(tmp_path):
         events = [*story.release("m", 1, 1)]
         known, candidate = release_id(2), factories.served(2, "int8", "m")
         policy = factories.policy(
-            shadow=Shadow(share_ratio=0.2), canary=Canary(steps=(0.1,)), promotion=Promotion(mode="automatic")
+            shadow=Shadow(share_ratio=0.2),
+            canary=Canary(steps=(0.1,)),
+            promotion=Promotion(mode="automatic"),
+            gates=(),
         )
         for event in story.release("m", 2, 2, until="canary"):
             if isinstance(event.data, f.TrafficRequested):
@@ -41,7 +44,9 @@ def shown(tmp_path):
         shadow = ShadowShare(served=candidate, share_ratio=0.2)
         about = {"active": factories.served(1, "int8", "m"), "canary": None, "quarantined": (), "epoch": 9}
         route = factories.route(model="m", shadow=shadow, **about)
-        changed = factories.fact(f.DeploymentChanged, route=route, cause="shadow")
+        changed = factories.fact(
+            f.DeploymentChanged, route=route, cause="shadow", at=story.moment + timedelta(seconds=10)
+        )
         verdicts = [
             factories.fact(
                 f.ShadowAssessed, target=candidate.target, share_ratio=0.2, requests=100 * number, counts=COUNTS,

@@ -16,8 +16,9 @@ def test_of_each_awaited_variant_the_last_report_is_shown_in_the_order_of_the_va
     reports += [report("quantise", 21, "int8"), report("merge", 9)]
     shown = ongoing(factories.progress(variants=("int8", "gptq-int4")), reports)
     assert [(work.variant, work.done) for work in shown] == [("gptq-int4", 2.0)], "int8 is quantised, the rest merged"
+    merged = factories.progress().steps[0]
     both = StepProgress(name="quantised", title="quantising", state="running", awaited=("int8", "gptq-int4"))
-    shown = ongoing(factories.progress(variants=("int8", "gptq-int4"), steps=(both,)), reports)
+    shown = ongoing(factories.progress(variants=("int8", "gptq-int4"), steps=(merged, both)), reports)
     assert [work.variant for work in shown] == ["int8", "gptq-int4"]
 
 
