@@ -28,7 +28,7 @@ from contracts.facts import (
 )
 from contracts.facts.progress import ReleaseProgress, StepProgress
 from contracts.services import INBOX
-from contracts.vocabulary import Contract, Instant, Variant
+from contracts.vocabulary import Contract, Digest, Instant, Variant
 from decisions.bus_permissions import subjects_about
 
 BUCKET: Final = "releases"
@@ -49,6 +49,7 @@ class Release:
         opened: What it releases; None of a checkpoint without a release.
         rolled_back: What became of its version after it was promoted.
         benchmarks: The benchmarks of its variants.
+        asked: The digest that it asks approval of.
     """
 
     progress: ReleaseProgress
@@ -56,6 +57,7 @@ class Release:
     opened: ReleaseOpened | None = None
     rolled_back: str = ""
     benchmarks: tuple[VariantBenchmarked, ...] = ()
+    asked: Digest | None = None
 
 
 class ReleasesOfModel(Contract):
@@ -92,11 +94,12 @@ class _Recorded(Contract):
     opened: ReleaseOpened
     progress: ReleaseProgress
     benchmarked: dict[Variant, VariantBenchmarked] = Field(default_factory=dict)
+    asked: Digest | None = None
 
     @property
     def release(self) -> Release:
         benchmarks = tuple(self.benchmarked.values())
-        return Release(self.progress, self.opened.source_event_id, self.opened, benchmarks=benchmarks)
+        return Release(self.progress, self.opened.source_event_id, self.opened, benchmarks=benchmarks, asked=self.asked)
 
 
 async def recorded_releases(js: JetStreamContext, name: Name) -> list[Release]:

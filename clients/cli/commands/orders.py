@@ -21,15 +21,15 @@ from clients.cli.last_events import answer_to, last_sequences
 from clients.cli.names import parse_name
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import parse_duration
-from clients.cli.reading import RecordsOfModels
-from clients.cli.recorded_releases import BUCKET, Release, pick, recorded_releases
+from clients.cli.recorded_releases import Release, pick, recorded_releases
 from clients.cli.resolving import ReleaseArgument, advice, resolve
 from clients.cli.serving import read_route
 from contracts.envelope import Event
 from contracts.facts import ApprovalGranted, Fact, OrderAccepted, OrderRefused, ReleaseCancelled
+from contracts.facts.progress import ReleaseProgress
 from contracts.limits import too_large
 from contracts.services import EVENTS, ORDERS, durable_name
-from contracts.vocabulary import Contract, Digest, Environment
+from contracts.vocabulary import Environment
 from decisions.orders import LONGEST_ORDER, ORDER_AGE
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
@@ -63,9 +63,11 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
         js = client.jetstream(timeout=10)
         opened = await open_release(js, what)
         release = opened.progress
+        if opened.asked is None:
+            raise CommandError(f"{release.name} does not wait for an approval; see `slipway status {release.model}`")
         fact = ApprovalGranted(
             release_id=str(release.release_id),
-            manifest_digest=await _digest_asked(js, release),
+            manifest_digest=opened.asked,
             reason=reason,
             expires_at=until,
             epoch=await epoch_of(js, release.model),
@@ -76,24 +78,6 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
         {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest},
         f"approved {release.name}{_count_after(opened, published.sender)}",
     )
-
-
-class _Asked(Contract):
-    """Of the registry's record of a release: the digest that it asks approval of."""
-
-    asked: Digest | None = None
-
-
-async def _digest_asked(js: JetStreamContext, release: ReleaseProgress) -> Digest:
-    """Return the digest that a release asks approval of.
-
-    Raises:
-        CommandError: it does not ask.
-    """
-    record = await RecordsOfModels(js, BUCKET, _Asked).get(f"{release.model}.{release.release_id}")
-    if record is None or record.asked is None:
-        raise CommandError(f"{release.name} does not wait for an approval; see `slipway status {release.model}`")
-    return record.asked
 
 
 def _count_after(release: Release, sender: str) -> str:
