@@ -11,7 +11,7 @@ from shared.runtime.clock import Clock
 from shared.storage.kv import Snapshot
 
 OnElsewhere = Callable[[str, int, int], None]
-"""Takes an account, and the tokens and requests that other processes used of it; below 0 to correct the last ones."""
+"""Takes an account, and the tokens and requests that other processes used of it."""
 
 
 @dataclass
@@ -20,15 +20,16 @@ class _Account:
 
     Attributes:
         recorded: the record as it was read last; None before.
-        revision: of that record.
+        revision, followed: of that record, and of the one that the bus sent last.
         tokens, requests: used here and not recorded yet.
         written: tokens and requests of the record that this process has added.
-        elsewhere: those that others have added; None until the bucket has been read.
+        elsewhere: those that others have added, as far as they are reported; None until the bucket has been read.
         held: what requests in progress may still take.
     """
 
     recorded: MonthlyUsage | None = None
     revision: int = 0
+    followed: int = 0
     tokens: int = 0
     requests: int = 0
     held: int = 0
@@ -131,7 +132,7 @@ class Budgets:
         state = self._of(written.account)
         state.tokens -= tokens
         state.requests -= requests
-        self._take(state, written, revision)
+        self._take(state, written, revision, known=state.revision)
         state.written = (state.written[0] + tokens, state.written[1] + requests)
         self._note_elsewhere(written.account, state)
 
@@ -139,7 +140,8 @@ class Budgets:
         """Take a record from the bus; of one that this process wrote, `note_recorded` knows what is its own."""
         if record.account == key:
             state = self._of(key)
-            self._take(state, record, revision)
+            self._take(state, record, revision, known=state.followed)
+            state.followed = revision
             if record.writer != self.process:
                 self._note_elsewhere(key, state)
 
@@ -176,7 +178,11 @@ class Budgets:
         }
 
     @staticmethod
-    def _take(state: _Account, record: MonthlyUsage, revision: int) -> None:
+    def _take(state: _Account, record: MonthlyUsage, revision: int, *, known: int) -> None:
+        """Take a record; one before a `known` revision is of a restored bucket: what is known of it counts no more."""
+        if revision < known:
+            state.written, state.elsewhere = (0, 0), None
+            state.recorded, state.revision, state.followed = record, revision, revision
         if revision <= state.revision:
             return
         if state.recorded is not None and state.recorded.month != record.month:  # it began again
@@ -188,9 +194,12 @@ class Budgets:
         record, before = state.recorded, state.elsewhere
         if record is None:
             return
-        state.elsewhere = after = (record.tokens - state.written[0], record.requests - state.written[1])
-        if before is not None and after != before:
-            self._on_elsewhere(account, after[0] - before[0], after[1] - before[1])
+        tokens, requests = record.tokens - state.written[0], record.requests - state.written[1]
+        if before is not None:  # an own addition that is not noted yet counts as another's until the next one
+            tokens, requests = max(tokens, before[0]), max(requests, before[1])
+            if (tokens, requests) != before:
+                self._on_elsewhere(account, tokens - before[0], requests - before[1])
+        state.elsewhere = (tokens, requests)
 
     def _of(self, account: str) -> _Account:
         state = self._accounts.get(account)

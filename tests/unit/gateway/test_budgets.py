@@ -123,6 +123,44 @@ async def test_what_this_process_recorded_is_not_taken_again():
     assert (await gateway.chat(BEARER)).headers["x-ratelimit-remaining-requests"] == "49"
 
 
+def noted():
+    """Return budgets whose bucket was read, and what they report of other processes."""
+    budgets, reported = Budgets(StepClock(), OTHER), []
+    budgets.follow_elsewhere(lambda _account, tokens, requests: reported.append((tokens, requests)))
+    return budgets, reported
+
+
+async def test_after_a_restored_bucket_nothing_is_given_back_and_what_others_use_is_taken_again():
+    budgets, reported = noted()
+    await budgets.note_bucket(Snapshot(None, frozenset()))
+    await budgets.apply(ID, recorded(90, tokens=900), 40)
+    await budgets.apply(ID, recorded(20, tokens=200), 7)  # as it was some time ago
+    assert (budgets.used(ID), reported) == (200, [(900, 90)])
+    await budgets.apply(ID, recorded(25, tokens=250), 8)
+    assert reported[1:] == [(50, 5)]
+
+
+async def test_an_own_addition_to_a_restored_record_gives_nothing_back():
+    budgets, reported = noted()
+    await budgets.note_bucket(Snapshot(None, frozenset()))
+    await budgets.apply(ID, recorded(90, tokens=900), 40)
+    budgets.add(ID, tokens=10, requests=1)
+    budgets.note_recorded(budgets.next_record(ID, recorded(20, tokens=200), 10, 1), 8, 10, 1)
+    assert (budgets.used(ID), reported) == (210, [(900, 90)])
+    await budgets.apply(ID, recorded(26, tokens=260), 9)
+    assert reported[1:] == [(50, 5)]
+
+
+async def test_a_record_that_comes_late_is_not_a_restored_one():
+    budgets, reported = noted()
+    await budgets.note_bucket(Snapshot(None, frozenset()))
+    await budgets.apply(ID, recorded(5, tokens=50), 1)
+    budgets.add(ID, tokens=10, requests=1)
+    budgets.note_recorded(budgets.next_record(ID, recorded(8, tokens=80), 10, 1), 3, 10, 1)
+    await budgets.apply(ID, recorded(8, tokens=80), 2)
+    assert (budgets.used(ID), reported) == (90, [(50, 5), (30, 3)])
+
+
 async def test_a_list_of_models_is_a_request():
     gateway = world(requests_per_minute=2)
     answers = [await gateway.http.get(path, headers=BEARER) for path in ("/v1/models", "/v1/models/none", "/v1/models")]
