@@ -15,8 +15,11 @@ from contracts.routes import ServedTarget
 from services.gateway.domain import routing
 from services.gateway.domain.balancing import (
     FIRST_S,
+    RESTARTED_S,
+    UNASKED_S,
     Absence,
     Ejection,
+    Grace,
     assess_failure,
     choose_endpoint,
     count_outstanding,
@@ -60,6 +63,7 @@ class Balancer:
         self._ejections: dict[_Key, Ejection] = {}
         self._absences: dict[_Key, Absence] = {}
         self._away_s: dict[str, float] = {}
+        self._graces: dict[_Key, Grace] = {}
         self._checked_s: dict[_Key, float] = {}
         self._checks: dict[_Key, asyncio.Task[None]] = {}
 
@@ -139,9 +143,10 @@ class Balancer:
         if failure.is_not_loaded:
             if len(self._absences) >= MOST and key not in self._absences:
                 del self._absences[next(iter(self._absences))]
-            now_s, away_s = self._clock.monotonic(), self._away_s.get(endpoint)
-            self._absences[key] = Absence.note(self._absences.get(key), now_s, away_s)
+            now_s = self._clock.monotonic()
+            self._absences[key] = Absence.note(self._absences.get(key), now_s, self._grace_of(key, now_s))
         elif failure.kind == "endpoint_unreachable":
+            self._interrupt(key)
             self._away_s.pop(endpoint, None)
             self._away_s = dict([*self._away_s.items(), (endpoint, self._clock.monotonic())][-MOST:])
         else:  # what fails a request, or is silent, is loaded
@@ -153,6 +158,21 @@ class Balancer:
         elif finding == "doubtful" and key not in self._ejections and self._may_check(key):
             self._start_check(served, endpoint, kind)
 
+    def _grace_of(self, key: _Key, now_s: float) -> Grace | None:
+        """Return the time that a target has to load where its server was out of reach just before; None elsewhere."""
+        self._interrupt(key)
+        away_s = self._away_s.get(key[0])
+        if away_s is None or now_s - away_s >= UNASKED_S:
+            return None
+        grace = self._graces.pop(key, Grace(now_s + RESTARTED_S))
+        self._graces = dict([*self._graces.items(), (key, grace)][-MOST:])
+        return grace
+
+    def _interrupt(self, key: _Key) -> None:
+        """Note that a target does not answer."""
+        if key in self._graces:
+            self._graces[key] = Grace(self._graces[key].until_s)
+
     def note_token(self, served: ServedTarget, endpoint: str, ejection: Ejection) -> None:
         """Note that an endpoint generates that was ejected when it was asked, because all were."""
         key = (endpoint, str(served.target))
@@ -161,7 +181,12 @@ class Balancer:
 
     def note_answer(self, served: ServedTarget, endpoint: str) -> None:
         """Note that an endpoint has begun to answer a request."""
-        self._absences.pop((endpoint, str(served.target)), None)
+        key = (endpoint, str(served.target))
+        self._absences.pop(key, None)
+        grace = self._graces.pop(key, None)
+        grace = grace.note_answer(self._clock.monotonic()) if grace is not None else None
+        if grace is not None:
+            self._graces[key] = grace
 
     def _eject(self, key: _Key, reason: str) -> None:
         if key in self._ejections:

@@ -14,6 +14,8 @@ UNLOADED_S: Final = 10.0
 """How long a target is loaded nowhere before that is its own doing."""
 RESTARTED_S: Final = 600.0
 """How long more where its server was away just before: it was started anew, and loads what it had."""
+STEADY_S: Final = 60.0
+"""After so long of answers a target that is gone again has that time anew."""
 UNASKED_S: Final = 60.0
 """After so long without a request, nothing is known of the time in between."""
 Finding = Literal["away", "doubtful", "well"]
@@ -47,6 +49,25 @@ class Ejection:
 
 
 @dataclass(frozen=True)
+class Grace:
+    """The time that a target has at an endpoint whose server was started anew: one, until it has answered for a while.
+
+    Attributes:
+        until_s: its end, on the monotonic clock.
+        answers_s: since when the target answers again; None while it does not.
+    """
+
+    until_s: float
+    answers_s: float | None = None
+
+    def note_answer(self, now_s: float) -> "Grace | None":
+        """Return the grace after an answer; None once the target has answered for `STEADY_S`."""
+        if self.answers_s is None:
+            return replace(self, answers_s=now_s)
+        return None if now_s - self.answers_s >= STEADY_S else self
+
+
+@dataclass(frozen=True)
 class Absence:
     """An endpoint whose server answers that it has not loaded a target.
 
@@ -59,15 +80,14 @@ class Absence:
     asked_s: float
 
     @classmethod
-    def note(cls, known: "Absence | None", now_s: float, away_s: float | None = None) -> "Absence":
+    def note(cls, known: "Absence | None", now_s: float, grace: Grace | None = None) -> "Absence":
         """Return the absence of a target that is not loaded now; it begins anew after `UNASKED_S` without a request.
 
-        `away_s`: when its server was last out of reach.
+        `grace`: what it has because its server was out of reach just before.
         """
         if known is not None and now_s - known.asked_s < UNASKED_S:
             return cls(known.since_s, now_s)
-        restarted = away_s is not None and now_s - away_s < UNASKED_S
-        return cls(now_s + RESTARTED_S if restarted else now_s, now_s)
+        return cls(now_s if grace is None else max(now_s, grace.until_s), now_s)
 
 
 def is_loaded_nowhere(

@@ -440,6 +440,22 @@ async def test_a_server_that_was_started_anew_loads_its_only_replica_for_as_long
     assert ended(made) == {("not_loaded", "target")}, "its server was there"
 
 
+@pytest.mark.parametrize(("steady_s", "caused_by"), [(20, "target"), (80, "infrastructure")])
+async def test_a_server_that_dies_again_and_again_has_its_time_to_load_once(steady_s, caused_by):
+    """The time is a grace of ten minutes; it begins anew once the target has answered for a minute."""
+    made = world(A)
+    for _ in range(6):
+        for down, seconds in ((GONE, 5), (ABSENT, 120), (None, steady_s)):
+            made.engine.down = {A: down} if down else {}
+            for _ in range(seconds // 5):
+                made.records.clear()
+                await ask(made, 1)
+                await made.clock.pause(5.0)
+            if down is ABSENT:
+                last = ended(made)
+    assert {caused_by for _, caused_by in last} == {caused_by}
+
+
 async def test_what_nobody_asked_for_during_a_minute_may_have_been_loaded_meanwhile():
     made = world(A)
     made.engine.down = {A: ABSENT}
