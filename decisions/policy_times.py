@@ -11,7 +11,7 @@ from decisions.block_tests import BLOCK_S, LEAST_REQUESTS, count_bad_blocks, pla
 from decisions.policy_sentences import period
 from decisions.release_plan import needs_shadow, traffic_shares
 from decisions.suspensions import JUDGED_RATIO, can_judge, least_confirmed
-from decisions.triggers import kind_of, limit_of, sequential
+from decisions.triggers import kind_of, limit_of, sequential, triggers_of_shadow
 from decisions.version_tests import CandidateTest, count_blocks_to_pass
 
 _RECORDED_LATER = timedelta(minutes=2)
@@ -59,14 +59,15 @@ def requests_to_pass(policy: ReleasePolicy, triggers: Sequence[Trigger], own_rps
 def _steps(policy: ReleasePolicy, rps: float, *, first: bool) -> Iterator[str]:
     load = policy.load
     yield f"Benchmark: {load.requests} requests to each side, {about(load.requests / load.rate_rps)} for each variant."
-    unproved = sequential(policy.triggers)
+    has_shadow = needs_shadow(policy, first=first)
+    unproved = (triggers_of_shadow if has_shadow else sequential)(policy.triggers)
     blocks = 0 if first else blocks_to_pass(unproved, policy.canary.beta)
-    if blocks and (policy.shadow is not None or policy.canary.steps):
+    if blocks and (has_shadow or policy.canary.steps):
         yield (
             f"To pass, a candidate needs a good request in {blocks} blocks of {BLOCK_S} s and no bad one: "
             f"{about(blocks * BLOCK_S)} or more, however many requests come."
         )
-    if policy.shadow is not None and needs_shadow(policy, first=first):
+    if policy.shadow is not None and has_shadow:
         shadow = policy.shadow
         own = max(shadow.min_requests, requests_to_pass(policy, unproved, shadow.share_ratio * rps))
         requests = own / shadow.share_ratio

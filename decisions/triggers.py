@@ -26,6 +26,12 @@ KINDS: dict[str, AlertKind] = {
     "nan_logits": "quality",
     "drift": "drift",
 }
+ERRORS_IN_SHADOW = Trigger(
+    name="errors-in-shadow", metric="error_ratio", threshold=0.01, min_requests=1, action="manual"
+)
+"""Errors where the active version answers count also where a policy has no trigger for them."""
+EMPTY_IN_SHADOW = Trigger(name="empty-in-shadow", metric="empty_ratio", threshold=0.5, min_requests=1, action="manual")
+"""Without a trigger for empty answers, a candidate most of whose answers are empty fails all the same."""
 REPETITIVE = 0.5
 """The share of an answer's end that is written again in a loop from which it is repetitive."""
 
@@ -65,6 +71,14 @@ def kind_of(trigger: Trigger) -> AlertKind:
 def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
     """Return the triggers that watch request by request: all but drift, and but those that nothing can exceed."""
     return tuple(trigger for trigger in triggers if trigger.metric != "drift" and limit_of(trigger) < 1.0)
+
+
+def triggers_of_shadow(declared: Iterable[Trigger]) -> tuple[Trigger, ...]:
+    """Return the triggers by which a shadow is judged: the policy's, and own ones that it lacks."""
+    watching = sequential(declared)
+    metrics = {trigger.metric for trigger in watching}
+    own = (trigger for trigger in (ERRORS_IN_SHADOW, EMPTY_IN_SHADOW) if trigger.metric not in metrics)
+    return (*watching, *own)
 
 
 def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = ()) -> bool | None:

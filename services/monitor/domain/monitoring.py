@@ -17,7 +17,7 @@ from decisions.clocks import put_right
 from decisions.observation import Role
 from decisions.observe_loop import AlertRules
 from decisions.route_versions import versions_on
-from decisions.triggers import ended_at, sequential
+from decisions.triggers import ended_at, sequential, triggers_of_shadow
 from services.monitor.domain import clocks, judging
 from services.monitor.domain.blindness import find_blindness, find_unfed, find_unknown_policies, note_batch
 from services.monitor.domain.canary import assess_canary
@@ -32,7 +32,7 @@ from services.monitor.domain.record import (
     TargetState,
 )
 from services.monitor.domain.roles import roles
-from services.monitor.domain.shadow import assess_shadow, triggers_of_shadow
+from services.monitor.domain.shadow import assess_shadow
 from services.monitor.domain.windows import Windowing, close_windows
 
 SEEN_KEPT = 4096
@@ -275,7 +275,7 @@ def _assess_shadow(state: MonitorState, watched: TargetState, cause: Cause, rule
     if policy is None or policy.shadow is None:
         return state
     watched = watched.model_copy(update={"release_id": policy.release_id})
-    watched, _ = observe_loop.close(watched, triggers_of_shadow(policy), at)
+    watched, _ = observe_loop.close(watched, triggers_of_shadow(policy.triggers), at)
     fact = assess_shadow(policy, policy.shadow, watched, cause.at)
     return _publish_verdict(_with_target(state, watched), watched, fact, cause, rules)
 

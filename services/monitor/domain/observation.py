@@ -8,9 +8,8 @@ from decisions import observe_loop
 from decisions.hard_failures import note_failures
 from decisions.observation import TriggerState, fresh_trigger, observe_beside, without_repeats
 from decisions.pairs import count_pair, outcomes_of_pair
-from decisions.triggers import Outcome, ended_at, is_hidden, kind_of, outcomes_of, sequential
+from decisions.triggers import Outcome, ended_at, is_hidden, kind_of, outcomes_of, sequential, triggers_of_shadow
 from services.monitor.domain.record import DriftState, Policy, TargetState
-from services.monitor.domain.shadow import triggers_of_shadow
 from services.monitor.domain.shadow_deaths import note_shadow_pair
 from services.monitor.domain.windows import Windowing, add_to_windows, features_of
 
@@ -100,7 +99,7 @@ def observe_mirrored_pairs(
         deaths = note_shadow_pair(state.deaths, pair) if pair.shadow else state.deaths
         if deaths is None:
             continue
-        watching = triggers_of_shadow(policy) if pair.shadow else sequential(policy.triggers)
+        watching = triggers_of_shadow(policy.triggers) if pair.shadow else sequential(policy.triggers)
         triggers = {**state.triggers, **_observe_pair(state, pair, watching, policy.triggers)}
         update: dict[str, object] = {"triggers": triggers}
         if pair.shadow:

@@ -8,24 +8,13 @@ from datetime import datetime
 from typing import Final
 
 from contracts.facts import PairCounts, ShadowAssessed, ShadowCounts
-from contracts.policy import Shadow, Trigger
-from decisions.triggers import sequential
+from contracts.policy import Shadow
+from decisions.triggers import triggers_of_shadow
 from services.monitor.domain.canary import Part, assess_trigger, decide
 from services.monitor.domain.record import Policy, TargetState
 
-ERRORS: Final = Trigger(name="errors-in-shadow", metric="error_ratio", threshold=0.01, min_requests=1, action="manual")
-"""Errors where the active version answers count also where a policy has no trigger for them."""
-EMPTY: Final = Trigger(name="empty-in-shadow", metric="empty_ratio", threshold=0.5, min_requests=1, action="manual")
-"""Without a trigger for empty answers, a candidate most of whose answers are empty fails all the same."""
 MOST_DEATHS: Final = 1
 """A candidate whose engine died more often does not pass: one death can be one request's."""
-
-
-def triggers_of_shadow(policy: Policy) -> tuple[Trigger, ...]:
-    """Return the triggers by which a shadow is judged: the policy's, and own ones that it lacks."""
-    declared = sequential(policy.triggers)
-    metrics = {trigger.metric for trigger in declared}
-    return (*declared, *(trigger for trigger in (ERRORS, EMPTY) if trigger.metric not in metrics))
 
 
 def assess_shadow(policy: Policy, shadow: Shadow, state: TargetState, now: datetime) -> ShadowAssessed:
@@ -37,7 +26,7 @@ def assess_shadow(policy: Policy, shadow: Shadow, state: TargetState, now: datet
         state: The candidate, with the pairs since its shadow began.
         now: The time.
     """
-    triggers = triggers_of_shadow(policy)
+    triggers = triggers_of_shadow(policy.triggers)
     known = {trigger.name: seen for trigger in triggers if (seen := state.triggers.get(trigger.name)) is not None}
     parts = [_missing(shadow, state.requests), *_deaths(state)]
     parts += [assess_trigger(trigger, known.get(trigger.name), policy.canary.beta) for trigger in triggers]

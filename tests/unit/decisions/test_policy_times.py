@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from contracts.facts import CanaryAssessed, WindowSummarised
 from contracts.facts.watch import Window
-from contracts.policy import Canary
+from contracts.policy import Canary, Shadow
 from decisions.policy_times import about, blocks_to_pass, explain_times, mean_rate, requests_to_pass
+from decisions.triggers import triggers_of_shadow
 from testbed import factories as f
 from tests.unit.monitor.factories import policy, published, record, routed, take, watch
 
@@ -29,6 +30,17 @@ def test_a_canary_passes_with_the_requests_that_are_explained_and_not_with_fewer
     assert needed == blocks_to_pass((of_one,), beta)
     assert verdict(the_policy, 0.2, canary=needed) == "pass"
     assert verdict(the_policy, 0.2, canary=needed - 1) == "inconclusive"
+
+
+def test_a_shadow_waits_for_its_own_triggers_too():
+    of_one = f.trigger(name="slow", metric="ttft_ms", threshold=800.0, allowed_ratio=0.1)
+    the_policy = policy(triggers=(of_one,), shadow=Shadow(min_requests=10, share_ratio=1.0))
+    blocks = blocks_to_pass(triggers_of_shadow((of_one,)), the_policy.canary.beta)
+    assert blocks > blocks_to_pass((of_one,), the_policy.canary.beta)
+    own = requests_to_pass(the_policy, triggers_of_shadow((of_one,)), 100.0)
+    told = explain_times(the_policy, 100.0)
+    assert any(sentence.startswith(f"Shadow: {own:,.0f} of ") for sentence in told)
+    assert any(f"in {blocks} blocks" in sentence for sentence in told)
 
 
 @given(st.floats(0.01, 1000))

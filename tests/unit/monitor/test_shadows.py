@@ -12,9 +12,8 @@ from contracts.facts.watch import Features
 from contracts.policy import Canary, Shadow
 from contracts.routes import ShadowShare
 from decisions.observation import begin_anew
+from decisions.triggers import EMPTY_IN_SHADOW, ERRORS_IN_SHADOW, triggers_of_shadow
 from services.monitor.domain import monitoring
-from services.monitor.domain.shadow import EMPTY as EMPTY_IN_SHADOW
-from services.monitor.domain.shadow import ERRORS, triggers_of_shadow
 from testbed import factories as k
 from tests.kit.soak import often
 from tests.unit.monitor.factories import RULES, cause, policy, published, record, watch
@@ -134,8 +133,8 @@ def test_a_cold_start_is_outweighed():
 
 
 def test_errors_count_without_a_trigger_for_them():
-    assert triggers_of_shadow(policy(triggers=(EMPTY,))) == (EMPTY, ERRORS)
-    assert triggers_of_shadow(policy(triggers=TRIGGERS[:2])) == (*TRIGGERS[:2], EMPTY_IN_SHADOW)
+    assert triggers_of_shadow((EMPTY,)) == (EMPTY, ERRORS_IN_SHADOW)
+    assert triggers_of_shadow(TRIGGERS[:2]) == (*TRIGGERS[:2], EMPTY_IN_SHADOW)
     after = give(begun(triggers=(EMPTY,)), [pair(index, {"fails": True}) for index in range(40)])
     assert verdicts(after) == ["fail"]
     assert "errors-in-shadow" in published(after, f.ShadowAssessed)[0].reason
