@@ -17,6 +17,7 @@ from decisions.open_blocks import Closed, OpenBlocks, add_to_blocks, close_block
 from decisions.triggers import Outcome, limit_of
 from decisions.version_tests import (
     FEW_CALLERS,
+    MOST_KEYS,
     CandidateTest,
     CandidateVerdict,
     count_blocks_to_pass,
@@ -43,7 +44,7 @@ class CandidateState(Contract):
         everyone: Of all requests.
         others: Without those of the heaviest caller.
         heaviest: The caller that sent the candidate most when the last block closed.
-        callers: Requests of the candidate by caller.
+        callers: Requests of the candidate by caller, of those with most.
         candidate, active: All counted requests of each.
         blocks: So many blocks of the candidate are over.
     """
@@ -100,7 +101,7 @@ def add_beside(state: CandidateState, candidate: Sequence[Outcome], active: Sequ
         update={
             "everyone": _added(state.everyone, candidate, active),
             "others": _added(state.others, *rest),
-            "callers": callers,
+            "callers": dict(sorted(callers.items(), key=lambda entry: entry[1])[-MOST_KEYS:]),
             "candidate": state.candidate.joined(_count(candidate)),
             "active": state.active.joined(_count(active)),
         }

@@ -10,7 +10,7 @@ from decisions.block_tests import BLOCK_S
 from decisions.candidates import CandidateState, add_beside, close_candidate, judge
 from decisions.open_blocks import GRACE_S
 from decisions.triggers import Outcome
-from decisions.version_tests import CandidateTest
+from decisions.version_tests import MOST_KEYS, CandidateTest
 from testbed import factories as k
 
 SEED, RUNS = 31, 100
@@ -96,6 +96,14 @@ def test_what_one_caller_alone_fails_with_fails_nothing_once_the_others_pass():
         state, _ = close_candidate(state, TRIGGER, at + timedelta(seconds=BLOCK_S + GRACE_S))
     state = heaviest_is_bad(state, range(900, 1800, BLOCK_S), draw, others=0.0)
     assert judge(state, TRIGGER, PASS_BETA) == "undecided"
+
+
+def test_of_many_callers_those_with_most_requests_are_counted():
+    state = CandidateState()
+    for number in range(200):
+        own = [Outcome(bad=False, at=BEGIN, ended_at=BEGIN, drill=None, holder=name) for name in ("many", str(number))]
+        state = add_beside(state, own, ())
+    assert (len(state.callers), state.callers["many"]) == (MOST_KEYS, 200)
 
 
 def test_with_another_share_only_the_evidence_for_passing_is_kept():
