@@ -117,12 +117,11 @@ def test_approvals_are_counted_without_those_of_publishers():
     policy = k.policy(promotion=Promotion(mode="manual"), approvals=Approvals(count=2, not_by_publisher=True))
     on_way = Walk(policy).to_verdict()
     assert step(on_way.release, "approved").detail.startswith("0 of 2 approvals, waiting until ")
-    digest = k.quantised("int8").manifest.digest
+    digest, release = k.quantised("int8").manifest.digest, on_way.release
     for name in ("anna", "ben"):
-        approval = Input(name, on_way.now, k.approval(digest), sender=name)
-        on_way.release = decide(on_way.release, approval, on_way.now).release
-    assert (step(on_way.release, "approved").state, step(on_way.release, "approved").detail) == ("done", "by anna, ben")
-    assert on_way.release.progress.approvers == ("anna", "ben")
+        release = decide(release, Input(name, on_way.now, k.approval(digest), sender=name), on_way.now).release
+    assert (step(release, "approved").state, step(release, "approved").detail) == ("done", "by anna, ben")
+    assert release.progress.approvers == ("anna", "ben")
 
 
 def test_shadow_and_canary_show_what_they_have_and_their_verdicts():
