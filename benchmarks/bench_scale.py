@@ -42,6 +42,7 @@ from shared.messaging.provision import provision
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from testbed import factories as k
+from testbed.progress import with_progress
 from testbed.servers import NatsServer, S3Server, connection, running
 from testbed.services import running_service
 from testbed.story import Story
@@ -134,7 +135,7 @@ async def bytes_of(js: JetStreamContext, stream: str) -> tuple[int, int]:
 
 def release_events(model: str) -> list[dict]:
     """Return the facts of one release with a canary, as they travel."""
-    return [plain(event) for event in Story(datetime.now(UTC)).release(model, 1, 1)]
+    return [plain(event) for event in with_progress(Story(datetime.now(UTC)).release(model, 1, 1))]
 
 
 async def measure_bus(js: JetStreamContext) -> dict[str, float]:

@@ -28,6 +28,7 @@ from shared.storage.kv import Bucket
 from shared.storage.record_format import dump
 from testbed import factories
 from testbed.browser import chromium, grave_findings, open_window
+from testbed.progress import with_progress
 from testbed.servers import NatsServer, connection, running, wait_until
 from testbed.services import running_service
 from testbed.story import Story, fleet
@@ -71,7 +72,7 @@ async def fill(server):
 
 async def publish(server, *events):
     client = await server.connect()
-    for event in events:
+    for event in with_progress(events):
         await client.jetstream().publish(event.nats_subject, canonical_json(plain(event)))
     await client.close()
 

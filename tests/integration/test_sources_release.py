@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from decisions.release_projection import project
 
 from clients.cli.main import main
 from contracts.envelope import Event
@@ -22,7 +23,6 @@ from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, 
 from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
 from contracts.sources import travels
 from contracts.vocabulary import ArtifactRef, digest_of
-from decisions.release_projection import project
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import publish_event
 from shared.runtime.settings import Connection, SourceSettings
