@@ -13,42 +13,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from .attested_steps import AttesterPattern, RequiredStep
 from .golden import GoldenPrompts
 from .sources import check_pattern
+from .trigger_metrics import METRICS, SLO_METRICS, MetricRule, TriggerMetric
 from .vocabulary import MAX_COPIES, Variant
 
 Metric = Literal["ttft_ms", "itl_ms", "e2e_ms", "tps_system", "tps_request", "error_ratio"]
 Statistic = Literal["mean", "p50", "p95", "p99"]
-TriggerMetric = Literal[
-    "ttft_ms",
-    "itl_ms",
-    "e2e_ms",
-    "queue_ms",
-    "goodput_ratio",
-    "error_ratio",
-    "refusal_ratio",
-    "empty_ratio",
-    "repetition_ratio",
-    "cut_off_ratio",
-    "output_tokens",
-    "logprob_mean",
-    "nan_logits",
-    "drift",
-]
-SLO_METRICS: tuple[TriggerMetric, ...] = ("ttft_ms", "itl_ms", "e2e_ms", "queue_ms")
-"""The metrics whose triggers are the SLOs of a policy: `goodput_ratio` counts the requests that meet all of them."""
-PER_REQUEST_METRICS: tuple[TriggerMetric, ...] = (*SLO_METRICS, "output_tokens", "logprob_mean")
-"""The metrics whose threshold bounds the figure of one request; `allowed_ratio` bounds the requests beyond it."""
-LOWER_BOUNDED_METRICS: tuple[TriggerMetric, ...] = ("logprob_mean", "goodput_ratio")
-"""The metrics of which low figures are bad."""
-_THRESHOLDS: dict[TriggerMetric, tuple[float, float]] = {
-    "itl_ms": (0.0, 299_000.0),  # what the longest delay of a drill clearly exceeds
-    "queue_ms": (0.0, 299_000.0),
-    "goodput_ratio": (0.001, 1.0),
-    "cut_off_ratio": (0.0, 0.999),
-    "nan_logits": (0.0, 0.999),
-    "output_tokens": (0.0, 100_000_000.0),
-    "logprob_mean": (-1000.0, -0.001),
-}
-"""The lowest and the highest threshold that a metric takes; the others take any from 0."""
 FALSE_ALARM_EVERY = 168.0
 """Hours in which the triggers of an active version may have one false alarm together, unless a policy says."""
 Hours = Annotated[float, Field(ge=1.0, le=87_600.0, exclude_if=lambda hours: hours == FALSE_ALARM_EVERY)]
@@ -200,12 +169,8 @@ class Pairs(_Strict):
 class Trigger(_Strict):
     """A limit on a metric, declared before deployment, and the action when evidence says that it is exceeded.
 
-    The threshold bounds a figure of each request, and `allowed_ratio` the requests beyond it: latencies in milliseconds
-    (`ttft_ms`, `itl_ms`, which is the mean of an answer, `e2e_ms`, `queue_ms`), `output_tokens` of an answer, and
-    `logprob_mean` in nats. Or it bounds the share of bad requests: `error_ratio`, `refusal_ratio`, `empty_ratio`,
-    `repetition_ratio`, `cut_off_ratio` (answers that ended at the token limit, which the caller did not set) and
-    `nan_logits`. `goodput_ratio` is the least share of requests that meet every SLO of the policy: its triggers for
-    latencies. `decisions.triggers` defines which requests count.
+    The threshold bounds a figure of each request, and `allowed_ratio` the requests beyond it; or it bounds the share of
+    bad requests, or for `goodput_ratio` the least share of good ones. `contracts.trigger_metrics` declares the metrics.
 
     Attributes:
         bound: `upper` if figures above the threshold are bad, `lower` if those below it are; None for the metric's own,
@@ -239,25 +204,29 @@ class Trigger(_Strict):
     """`automatic` moves traffic to the previous version at once and must be rehearsed; `manual` raises an alert."""
 
     @property
+    def rule(self) -> MetricRule:
+        """Return what its metric is."""
+        return METRICS[self.metric]
+
+    @property
     def is_lower_bound(self) -> bool:
         """Return whether figures below the threshold are bad, so that a lower threshold asks for less."""
-        return self.bound == "lower" or self.metric in LOWER_BOUNDED_METRICS
+        return (self.rule.bound or self.bound) == "lower"
 
     @model_validator(mode="after")
     def _threshold_fits(self) -> Trigger:
-        low, high = _THRESHOLDS.get(self.metric, (0.0, math.inf))
-        if self.metric == "output_tokens" and self.bound == "lower":
+        own, (low, high) = self.rule.bound, self.rule.thresholds
+        if own is None and self.is_lower_bound:
             low = 1.0
-        own = "lower" if self.metric in LOWER_BOUNDED_METRICS else "upper"
         if not low <= self.threshold <= high:
             upwards = f"from {low:g} to {high:,.16g}" if high < math.inf else f"{low:g} or more"
             msg = f"the trigger {self.name!r}: threshold is {self.threshold:g}; for {self.metric} it must be {upwards}"
             raise ValueError(msg)
-        if self.metric != "output_tokens" and self.bound not in (None, own):
+        if own is not None and self.bound not in (None, own):
             msg = f"the trigger {self.name!r}: bound is {self.bound}; for {self.metric} it is {own}, so leave it out"
             raise ValueError(msg)
-        if self.metric == "drift" and self.own_factor is not None:
-            msg = f"the trigger {self.name!r}: drift is no share of bad requests, so leave own_factor out"
+        if self.rule.limits == "distance" and self.own_factor is not None:
+            msg = f"the trigger {self.name!r}: {self.metric} is no share of bad requests, so leave own_factor out"
             raise ValueError(msg)
         return self
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
+from . import precisions
 from .limits import AtMost
 
 MODEL_NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -20,7 +21,7 @@ ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
 """Safe in NATS subjects, S3 keys, Triton model names and DNS labels."""
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
-Variant = Literal["bf16", "int8", "fp8", "gptq-int4", "awq-int4"]
+Variant = precisions.Variant
 Verdict = Literal["pass", "fail", "inconclusive"]
 AttributedTo = Literal["candidate", "measurement", "machine"]
 """What a difference between served and recorded quality is attributed to: the candidate as it is served, the recorded

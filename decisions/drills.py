@@ -1,19 +1,15 @@
 """Rules of drills: when one is in progress, the text of its fault, and what that changes in telemetry."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from contracts.drills import LONGEST, Drill
 from contracts.facts import DrillFault, Inference
-from contracts.policy import TriggerMetric
-from decisions.triggers import CANCELLED
+from contracts.trigger_metrics import CANCELLED, METRICS, TriggerMetric
 
-_OF_ANSWER: Final[Mapping[Literal["empty", "refusal", "cut"], TriggerMetric]] = {
-    "empty": "empty_ratio",
-    "refusal": "refusal_ratio",
-    "cut": "cut_off_ratio",
-}
+FLAGS: Final = tuple(name for name, field in DrillFault.model_fields.items() if field.default is False)
+"""The faults without a value."""
+_DELAYS: Final = frozenset({"delay_ms", "token_delay_ms", "queue_delay_ms"})
 
 
 def is_in_progress(drill: Drill, now: datetime) -> bool:
@@ -23,18 +19,9 @@ def is_in_progress(drill: Drill, now: datetime) -> bool:
 
 def describe_fault(fault: DrillFault) -> str:
     """Return a fault as it is typed on the command line."""
-    parts = {
-        f"delay_ms={fault.delay_ms}": fault.delay_ms,
-        f"error_ratio={fault.error_ratio:g}": fault.error_ratio,
-        "garble": fault.garble,
-        f"answer={fault.answer}": fault.answer,
-        f"token_delay_ms={fault.token_delay_ms}": fault.token_delay_ms,
-        f"queue_delay_ms={fault.queue_delay_ms}": fault.queue_delay_ms,
-        f"output_tokens={fault.output_tokens}": fault.output_tokens is not None,
-        f"logprob_shift={fault.logprob_shift:g}": fault.logprob_shift,
-        "nan_logits": fault.nan_logits,
-    }
-    return " ".join(name for name, on in parts.items() if on) or "nothing"
+    given = fault.model_dump(exclude_defaults=True)
+    parts = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in given.items())
+    return " ".join(part.removesuffix("=True") for part in parts) or "nothing"
 
 
 def change_record(fault: DrillFault, record: Inference) -> Inference:
@@ -56,18 +43,15 @@ def change_record(fault: DrillFault, record: Inference) -> Inference:
 
 def _metrics_of(fault: DrillFault) -> set[TriggerMetric]:
     """Return the metrics that a fault makes worse on purpose."""
-    worse: set[TriggerMetric] = {_OF_ANSWER[fault.answer]} if fault.answer is not None else set()
-    if fault.delay_ms or fault.token_delay_ms or fault.queue_delay_ms:
-        worse |= {"ttft_ms", "itl_ms", "e2e_ms", "queue_ms"}
-    if fault.garble:
-        worse.add("repetition_ratio")
-    if fault.output_tokens is not None:
-        worse.add("output_tokens")
-    if fault.logprob_shift:
-        worse.add("logprob_mean")
-    if fault.nan_logits:
-        worse.add("nan_logits")
-    return worse
+    given = fault.model_dump(exclude_defaults=True)
+    if not _DELAYS.isdisjoint(given):
+        given |= dict.fromkeys(_DELAYS)
+    return {
+        metric
+        for metric, rule in METRICS.items()
+        if rule.limits != "good_share"
+        and any(name in given and (callable(value) or given[name] == value) for name, value in rule.fault.items())
+    }
 
 
 def _changes_of_answer(fault: DrillFault, record: Inference) -> dict[str, Any]:

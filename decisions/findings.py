@@ -122,26 +122,9 @@ def severity_of(trigger: Trigger) -> Severity:
     return "critical" if trigger.action == "automatic" else "warning"
 
 
-_DESCRIPTIONS = {
-    "ttft_ms": "of answers began after {threshold:g} ms",
-    "itl_ms": "of answers took more than {threshold:g} ms per token",
-    "e2e_ms": "of answers took more than {threshold:g} ms",
-    "queue_ms": "of requests waited more than {threshold:g} ms in the engine's queue",
-    "goodput_ratio": "of requests failed or missed an SLO",
-    "error_ratio": "of requests failed",
-    "refusal_ratio": "of answers were refusals",
-    "empty_ratio": "of answers were empty",
-    "repetition_ratio": "of answers were repetitive",
-    "cut_off_ratio": "of answers were cut off at the token limit",
-    "output_tokens": "of answers had {side} than {threshold:g} tokens",
-    "logprob_mean": "of answers had a mean log-probability below {threshold:g} nats",
-    "nan_logits": "of requests met NaN logits",
-}
-
-
 def _message(trigger: Trigger, last: Recent, limit: float) -> str:
     side = "fewer" if trigger.is_lower_bound else "more"
-    description = _DESCRIPTIONS[trigger.metric].format(threshold=trigger.threshold, side=side)
+    description = trigger.rule.says.format(threshold=trigger.threshold, side=side)
     share = "none" if last.ratio is None else f"{100 * last.ratio:.3g} %"
     length_s = (last.window.to - last.window.from_).total_seconds()
     counted = f"in the last {length_s:.3g} s ({last.hits} of {last.trials})"

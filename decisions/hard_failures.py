@@ -9,11 +9,12 @@ from pydantic import Field
 
 from contracts.facts import Inference
 from contracts.facts.watch import AlertKind
+from contracts.trigger_metrics import CANCELLED
 from contracts.vocabulary import Contract
 from decisions.attribution import is_excused
 from decisions.block_tests import Block, Count
 from decisions.open_blocks import OpenBlocks, add_to_blocks, close_blocks
-from decisions.triggers import CANCELLED, Outcome, ended_at, is_empty
+from decisions.triggers import Outcome, ended_at, is_empty
 
 NOT_LOADED = "not_loaded"
 """How a request fails whose target has been loaded nowhere for ten seconds."""

@@ -6,12 +6,10 @@ frozen before a check existed stays readable.
 
 from collections.abc import Iterator
 
-from contracts.policy import PER_REQUEST_METRICS, MetricGate, ReleasePolicy, Trigger
+from contracts.policy import MetricGate, ReleasePolicy, Trigger
+from contracts.trigger_metrics import LONGEST_REHEARSED_MS, SLO_METRICS
 from decisions.gate_samples import find_unanswerable
 from decisions.policy_limits import PolicyProblem, find_endless
-
-LONGEST_REHEARSED_MS = 299_000.0
-"""The largest latency that the longest delay of a drill clearly exceeds."""
 
 
 def list_problems(policy: ReleasePolicy) -> list[PolicyProblem]:
@@ -53,15 +51,14 @@ def _never_passes(gate: MetricGate) -> str | None:
 
 def _of_trigger(trigger: Trigger) -> Iterator[tuple[str, str]]:
     """Yield the field and the problem of each field of a trigger."""
-    is_share = trigger.metric not in (*PER_REQUEST_METRICS, "goodput_ratio")
-    if is_share and trigger.threshold >= 1.0:
+    if trigger.rule.limits in ("bad_share", "distance") and trigger.threshold >= 1.0:
         meant = f" ({trigger.threshold:g} % is {trigger.threshold / 100:g})" if trigger.threshold < 100.0 else ""
         seen = f"is {trigger.threshold:g}, and {trigger.metric} is at most 1, so that nothing would be watched"
         yield "threshold", f"{seen}: set it below 1{meant}."
     if trigger.action == "manual":
         return
-    if trigger.metric == "drift":
-        yield "action", "is automatic, and no fault can rehearse drift: set it to manual."
-    if trigger.metric in ("ttft_ms", "e2e_ms") and trigger.threshold > LONGEST_REHEARSED_MS:
+    if not trigger.rule.fault:
+        yield "action", f"is automatic, and no fault can rehearse {trigger.metric}: set it to manual."
+    if trigger.metric in SLO_METRICS and trigger.threshold > LONGEST_REHEARSED_MS:
         seen = f"is {trigger.threshold:g} ms, and a rehearsal can exceed {LONGEST_REHEARSED_MS:,.0f} ms at most"
         yield "threshold", f"{seen}: lower it, or set action to manual."

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from contracts.policy import PER_REQUEST_METRICS, MetricGate, ReleasePolicy, Trigger
+from contracts.policy import MetricGate, ReleasePolicy, Trigger
 from decisions.release_plan import PlannedStep, plan_release
 from decisions.suspensions import can_judge
 from decisions.triggers import limit_of
@@ -12,7 +12,6 @@ _OBJECTIVES = {
     "latency": "the fastest one",
     "cost": "the smallest one",
 }
-_UNITS = {"ttft_ms": "ms", "itl_ms": "ms", "e2e_ms": "ms", "queue_ms": "ms", "output_tokens": "tokens"}
 _PERIODS = ((86_400.0, "days", "day"), (3_600.0, "h", "h"), (60.0, "min", "min"))
 
 
@@ -134,13 +133,13 @@ def _trigger(trigger: Trigger) -> str:
 
 
 def _condition(trigger: Trigger) -> str:
-    if trigger.metric == "drift":
+    limits, unit = trigger.rule.limits, trigger.rule.unit and f" {trigger.rule.unit}"
+    if limits == "distance":
         return f"the requests of the window differ from earlier ones by more than {trigger.threshold:g}"
-    if trigger.metric == "goodput_ratio":
+    if limits == "good_share":
         return f"fewer than {trigger.threshold:.4g} of the requests meet every latency limit"
-    if trigger.metric in PER_REQUEST_METRICS:
+    if limits == "figure":
         side = "below" if trigger.is_lower_bound else "above"
-        unit = f" {_UNITS[trigger.metric]}" if trigger.metric in _UNITS else ""
         limit = f"{side} {trigger.threshold:g}{unit}"
         return f"{trigger.metric} is {limit} for more than {limit_of(trigger):.3g} of the requests"
     return f"{trigger.metric} is above {trigger.threshold:g}"

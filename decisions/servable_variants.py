@@ -1,27 +1,12 @@
 """Which hardware can serve which precision, and on how many devices: what placement and releases rely on."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import get_args
 
+from contracts.precisions import PRECISIONS, Capability
 from contracts.vocabulary import ServingSettings, Variant
 
-Capability = tuple[int, int]
-"""Compute capability of an NVIDIA GPU: (8, 9) is Ada, (9, 0) Hopper."""
-
-ON_CPU: frozenset[Variant] = frozenset(get_args(Variant)) - {"fp8"}
-"""What vLLM serves on a CPU. It loads FP8 there, too, but emulates its products: measured, a tenth of bf16's tokens per
-second (docs/precisions.md)."""
-MIN_CAPABILITY: Mapping[Variant, Capability] = {
-    "bf16": (8, 0),
-    "int8": (8, 0),
-    "fp8": (8, 9),
-    "gptq-int4": (8, 0),
-    "awq-int4": (8, 0),
-}
-"""The lowest compute capability per precision. All of them compute in bfloat16 outside of quantised products, which
-needs 8.0. Below 8.9 vLLM rounds no activation of an FP8 model, which is not what was measured."""
 _CUDA = re.compile(r"cuda:(\d{1,2})\.(\d)")
 
 
@@ -75,11 +60,11 @@ def why_not_servable(variant: Variant, hardware: Hardware, serving: ServingSetti
     """Return why the hardware cannot serve a precision with these settings, and what to do; None if it can."""
     if _is_servable(variant, hardware):
         return _too_few_devices(hardware, serving)
-    others = [other for other in get_args(Variant) if _is_servable(other, hardware)]
+    others = [other for other in PRECISIONS if _is_servable(other, hardware)]
     instead = f", or request {', '.join(others)}" if others else ""
     return (
         f"The serving fleet has {hardware}; {variant} needs a GPU with compute capability "
-        f"{format_capability(MIN_CAPABILITY[variant])} or higher. Serve it from such a machine{instead}."
+        f"{format_capability(PRECISIONS[variant].capability)} or higher. Serve it from such a machine{instead}."
     )
 
 
@@ -96,5 +81,5 @@ def _too_few_devices(hardware: Hardware, serving: ServingSettings | None) -> str
 
 def _is_servable(variant: Variant, hardware: Hardware) -> bool:
     if hardware.capability is None:
-        return variant in ON_CPU
-    return hardware.capability >= MIN_CAPABILITY[variant]
+        return PRECISIONS[variant].on_cpu
+    return hardware.capability >= PRECISIONS[variant].capability

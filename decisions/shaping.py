@@ -7,28 +7,21 @@ whatever the parameters (`decisions.attribution`), and so do schemas, tools, `n`
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, get_args
+from typing import Any, Final
 
-from contracts.policy import TriggerMetric
+from contracts.trigger_metrics import METRICS, Parameter, TriggerMetric
 from decisions.openai_paths import PATHS
 
 GENERATING: Final = frozenset({"chat", "completion", "responses"})
 """The kinds of request whose answers are generated token by token."""
 TEXT_TOKENS: Final = 16
 """An answer of this many tokens can hold text: without any it is empty, even at the caller's token limit."""
-_TEXT: Final[tuple[TriggerMetric, ...]] = (
-    "refusal_ratio",
-    "empty_ratio",
-    "repetition_ratio",
-    "cut_off_ratio",
-    "output_tokens",
-    "logprob_mean",
-    "e2e_ms",
-)
-_LENGTH: Final = tuple(metric for metric in _TEXT if metric != "refusal_ratio")
-TIMES: Final[tuple[TriggerMetric, ...]] = ("ttft_ms", "itl_ms", "e2e_ms", "queue_ms", "output_tokens")
-"""What several prompts in one request force."""
-_ALL: Final = tuple(sorted(set(get_args(TriggerMetric)) - {"error_ratio"}))
+_ALL: Final = tuple(sorted(metric for metric, rule in METRICS.items() if rule.kind != "errors"))
+
+
+def _by(parameter: Parameter) -> tuple[TriggerMetric, ...]:
+    """Return the metrics that parameters of a kind force."""
+    return tuple(metric for metric, rule in METRICS.items() if parameter in rule.forced_by)
 
 
 def _is_set(value: Any) -> bool:
@@ -67,9 +60,9 @@ def _are_several(value: Any) -> bool:
 
 
 _Rule = tuple[Callable[[Any], bool], tuple[TriggerMetric, ...]]
-_LIMIT: Final[tuple[_Rule, ...]] = ((_is_given, ("cut_off_ratio",)), (_is_small, ("empty_ratio",)))
-_STOP: Final[tuple[_Rule, ...]] = ((_is_set, ("empty_ratio", "output_tokens")),)
-_MINIMUM: Final[tuple[_Rule, ...]] = ((_is_set, _LENGTH),)
+_LIMIT: Final[tuple[_Rule, ...]] = ((_is_given, _by("limit")), (_is_small, _by("short_limit")))
+_STOP: Final[tuple[_Rule, ...]] = ((_is_set, _by("stop")),)
+_MINIMUM: Final[tuple[_Rule, ...]] = ((_is_set, _by("length")),)
 
 _SHAPING: Final[Mapping[str, Callable[[Any], bool]]] = {
     "add_generation_prompt": _is_off,
@@ -97,10 +90,10 @@ FORCED: Final[Mapping[str, tuple[_Rule, ...]]] = {
     "stop_token_ids": _STOP,
     "ignore_eos": _MINIMUM,
     "min_tokens": _MINIMUM,
-    "n": ((_above_one, ("output_tokens",)),),  # their sum is what is known
-    "prompt_logprobs": ((_is_given, ("ttft_ms", "e2e_ms")),),
-    "skip_special_tokens": ((_is_off, ("empty_ratio",)),),
-    **{name: ((forces, _TEXT),) for name, forces in _SHAPING.items()},
+    "n": ((_above_one, _by("several")),),  # their sum is what is known
+    "prompt_logprobs": ((_is_given, _by("prompt_logprobs")),),
+    "skip_special_tokens": ((_is_off, _by("special_tokens")),),
+    **{name: ((forces, _by("shape")),) for name, forces in _SHAPING.items()},
 }
 """By parameter: the values that force metrics, and which."""
 
@@ -129,7 +122,7 @@ def forced_metrics(path: str, body: Mapping[str, Any]) -> tuple[TriggerMetric, .
         for metric in metrics
     }
     if kind == "completion":
-        forced |= {"cut_off_ratio", *(TIMES if _are_several(body.get("prompt")) else ())}
+        forced |= {*_by("limit"), *(_by("prompts") if _are_several(body.get("prompt")) else ())}
     return tuple(sorted(forced))
 
 

@@ -5,35 +5,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.facts import Inference
-from contracts.facts.watch import AlertKind, Features
-from contracts.policy import PER_REQUEST_METRICS, SLO_METRICS, Trigger, TriggerMetric
+from contracts.facts.watch import AlertKind
+from contracts.policy import Trigger
+from contracts.trigger_metrics import CANCELLED, SLO_METRICS
 from decisions.attribution import is_excused
 
-CANCELLED = "cancelled"
-KINDS: dict[str, AlertKind] = {
-    "ttft_ms": "latency",
-    "itl_ms": "latency",
-    "e2e_ms": "latency",
-    "queue_ms": "latency",
-    "goodput_ratio": "latency",
-    "error_ratio": "errors",
-    "refusal_ratio": "quality",
-    "empty_ratio": "quality",
-    "repetition_ratio": "quality",
-    "cut_off_ratio": "quality",
-    "output_tokens": "quality",
-    "logprob_mean": "quality",
-    "nan_logits": "quality",
-    "drift": "drift",
-}
 ERRORS_IN_SHADOW = Trigger(
     name="errors-in-shadow", metric="error_ratio", threshold=0.01, min_requests=1, action="manual"
 )
 """Errors where the active version answers count also where a policy has no trigger for them."""
 EMPTY_IN_SHADOW = Trigger(name="empty-in-shadow", metric="empty_ratio", threshold=0.5, min_requests=1, action="manual")
 """Without a trigger for empty answers, a candidate most of whose answers are empty fails all the same."""
-REPETITIVE = 0.5
-"""The share of an answer's end that is written again in a loop from which it is repetitive."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +40,19 @@ class Outcome:
 
 def limit_of(trigger: Trigger) -> float:
     """Return the ratio of bad requests that a trigger allows (the p0 of its test)."""
-    if trigger.metric in PER_REQUEST_METRICS:
+    if trigger.rule.limits == "figure":
         return trigger.allowed_ratio
-    return 1.0 - trigger.threshold if trigger.metric == "goodput_ratio" else min(trigger.threshold, 1.0)
+    return 1.0 - trigger.threshold if trigger.rule.limits == "good_share" else min(trigger.threshold, 1.0)
 
 
 def kind_of(trigger: Trigger) -> AlertKind:
     """Return the kind of alert that a trigger raises."""
-    return KINDS[trigger.metric]
+    return trigger.rule.kind
 
 
 def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
     """Return the triggers that watch request by request: all but drift, and but those that nothing can exceed."""
-    return tuple(trigger for trigger in triggers if trigger.metric != "drift" and limit_of(trigger) < 1.0)
+    return tuple(trigger for trigger in triggers if trigger.rule.limits != "distance" and limit_of(trigger) < 1.0)
 
 
 def triggers_of_shadow(declared: Iterable[Trigger]) -> tuple[Trigger, ...]:
@@ -97,22 +79,13 @@ def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = (
     """
     cancelled = record.finish_reason == CANCELLED
     excused = not record.is_evidence or (is_excused(record) and not cancelled)
-    if excused or is_forced(record, trigger.metric):
+    if excused or trigger.metric in record.forced_metrics:
         return None
-    if trigger.metric == "goodput_ratio":
+    rule = trigger.rule
+    if rule.limits == "good_share":
         return _of_all([observe(slo, record) for slo in declared if slo.metric in SLO_METRICS], record)
-    if trigger.metric in SLO_METRICS:
-        return _of_latency(trigger, record)
-    if cancelled:
-        return None
-    if trigger.metric in ("error_ratio", "nan_logits"):
-        return record.nan_logits if trigger.metric == "nan_logits" else record.error is not None
-    return _of_answer(trigger, record)
-
-
-def is_forced(record: Inference, metric: TriggerMetric) -> bool:
-    """Return whether the caller's parameters force a metric."""
-    return metric in record.forced_metrics
+    unseen = (cancelled and rule.sees != "all") or (record.error is not None and rule.sees == "answered")
+    return None if unseen else rule.is_bad(record, trigger)
 
 
 def is_hidden(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = ()) -> bool:
@@ -147,16 +120,6 @@ def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequen
     ]
 
 
-def _of_latency(trigger: Trigger, record: Inference) -> bool | None:
-    if trigger.metric == "ttft_ms":
-        return _of_first_token(record, trigger.threshold)
-    if trigger.metric == "e2e_ms":
-        return _of_length(record, trigger.threshold)
-    if trigger.metric == "itl_ms":
-        return None if record.itl_ms is None else record.itl_ms.mean > trigger.threshold
-    return None if record.queue_ms is None else record.queue_ms > trigger.threshold
-
-
 def _of_all(slos: Sequence[bool | None], record: Inference) -> bool | None:
     """Return whether a request failed or missed an SLO; None if nothing is known of any.
 
@@ -170,71 +133,6 @@ def _of_all(slos: Sequence[bool | None], record: Inference) -> bool | None:
     return False if is_known else None
 
 
-def _of_first_token(record: Inference, limit_ms: float) -> bool | None:
-    if record.ttft_ms is not None:
-        return record.ttft_ms > limit_ms
-    explained = record.output_tokens > 0 and not _shows_text(record)
-    return True if record.e2e_ms > limit_ms and not explained else None
-
-
-def _of_length(record: Inference, limit_ms: float) -> bool | None:
-    over = record.e2e_ms > limit_ms
-    if record.finish_reason == CANCELLED:
-        waited_in_vain = over and record.ttft_ms is None and not record.output_tokens
-        return True if waited_in_vain else None
-    if over:
-        return True
-    return False if record.error is None else None
-
-
-def _shows_text(record: Inference) -> bool:
-    """Return whether an answer would hold text if the target gave any, whatever the caller's parameters."""
-    return not is_forced(record, "empty_ratio")
-
-
-def _of_answer(trigger: Trigger, record: Inference) -> bool | None:
-    """Return whether a complete answer is bad; None where the caller's parameters explain it or nothing is known."""
-    if record.error is not None:
-        return None
-    if trigger.metric in ("refusal_ratio", "repetition_ratio", "empty_ratio"):
-        return None if record.features is None else _of_text(trigger, record.features)
-    return _of_end(trigger, record)
-
-
-def _of_text(trigger: Trigger, features: Features) -> bool:
-    if trigger.metric == "empty_ratio":
-        return features.empty
-    return features.refusal if trigger.metric == "refusal_ratio" else features.repetition_ratio >= REPETITIVE
-
-
-def _of_end(trigger: Trigger, record: Inference) -> bool | None:
-    if trigger.metric == "cut_off_ratio":
-        return _is_cut_off(record)
-    if trigger.metric == "output_tokens":
-        return _of_tokens(trigger, record)
-    known = trigger.metric == "logprob_mean" and record.logprob_mean is not None
-    return (record.logprob_mean or 0.0) < trigger.threshold if known else None
-
-
-def _is_cut_off(record: Inference) -> bool | None:
-    """Return whether an answer ended at the target's own token limit.
-
-    A prompt that is longer than its answer may have filled the context by itself: None.
-    """
-    if record.finish_reason != "length":
-        return None if record.finish_reason is None else False
-    fills_context = record.output_tokens < record.input_tokens and record.drill is None
-    return None if fills_context else True
-
-
-def _of_tokens(trigger: Trigger, record: Inference) -> bool | None:
-    if record.finish_reason is None:
-        return None
-    if not trigger.is_lower_bound:
-        return record.output_tokens > trigger.threshold
-    return record.output_tokens < trigger.threshold and record.finish_reason != "length"
-
-
 def is_empty(record: Inference) -> bool:
     """Return whether an answer held no text though the caller's own parameters allowed for some."""
-    return record.features is not None and record.features.empty and _shows_text(record)
+    return record.features is not None and record.features.empty and "empty_ratio" not in record.forced_metrics

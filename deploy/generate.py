@@ -25,7 +25,8 @@ from deploy.monitoring import panels, rules
 from deploy.monitoring.dashboards import DASHBOARDS
 
 ROOT = Path(__file__).resolve().parent.parent
-SCHEMA_BASE = "urn:slipway:schema:"
+DEFINITIONS = "definitions.json"
+"""The schema file with everything that events and records contain: each is there once, and all others refer to it."""
 RECORDS: tuple[Any, ...] = (
     ReleasePolicy,
     Route,
@@ -41,10 +42,13 @@ RECORDS: tuple[Any, ...] = (
 
 def generated() -> dict[Path, str]:
     """Return every generated file and its content."""
-    files = {Path("contracts/schemas") / f"{type_}.json": _json(event_schema(fact)) for type_, fact in FACTS.items()}
-    for record in RECORDS:
-        name = Path("contracts/schemas/records") / f"{record.__name__}.json"
-        files[name] = _json({"$id": f"{SCHEMA_BASE}{record.__name__}", **record.model_json_schema()})
+    schemas = {f"{type_}.json": event_schema(fact) for type_, fact in FACTS.items()} | {DEFINITIONS: definitions()}
+    files = {
+        Path("contracts/schemas") / name: _json(
+            {"$id": name, "$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+        )
+        for name, schema in schemas.items()
+    }
     files[Path("contracts/asyncapi.yaml")] = yaml.safe_dump(asyncapi(), sort_keys=False, width=120, allow_unicode=True)
     files[Path("deploy/nats/permissions.yaml")] = permissions()
     files[Path("deploy/store/policies.json")] = policies()
@@ -54,20 +58,29 @@ def generated() -> dict[Path, str]:
     return files | chart.files()
 
 
+def definitions() -> dict[str, Any]:
+    """Return the JSON Schema of facts, records and the envelope, and of everything in them."""
+    envelope = Event[Fact].model_json_schema(by_alias=True)
+    del envelope["properties"]["data"], envelope["$defs"]
+    _, found = models_json_schema([(model, "validation") for model in (*FACTS.values(), *RECORDS)])
+    return {"$defs": {**found["$defs"], "Envelope": envelope}}
+
+
 def event_schema(fact: type[Fact]) -> dict[str, Any]:
     """Return the JSON Schema of a whole event: envelope and data."""
-    schema = Event[fact].model_json_schema(by_alias=True)  # type: ignore[valid-type]
-    schema["properties"]["type"] = {"const": fact.TYPE}
-    schema["required"] = sorted({*schema.get("required", []), "specversion"})
-    return {"$id": SCHEMA_BASE + fact.TYPE, "$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return {
+        "allOf": [{"$ref": f"{DEFINITIONS}#/$defs/Envelope"}],
+        "properties": {"type": {"const": fact.TYPE}, "data": {"$ref": f"{DEFINITIONS}#/$defs/{fact.__name__}"}},
+        "required": ["specversion"],
+    }
 
 
 def asyncapi() -> dict[str, Any]:
     """Return the AsyncAPI 3 document: one channel per fact and per kind of request, send and receive per service."""
     exchanges = [exchange for service in SERVICES.values() for exchange in service.answers]
     bodies = [body for exchange in exchanges for body in (exchange.request, exchange.answer)]
-    _, definitions = models_json_schema(
-        [(model, "serialization") for model in (*FACTS.values(), *bodies)], ref_template="#/components/schemas/{model}"
+    _, found = models_json_schema(
+        [(body, "serialization") for body in bodies], ref_template="#/components/schemas/{model}"
     )
     channels = {type_: _channel(fact) for type_, fact in FACTS.items()}
     for exchange in exchanges:
@@ -96,7 +109,7 @@ def asyncapi() -> dict[str, Any]:
                 **{fact.__name__: _message(fact) for fact in FACTS.values()},
                 **{body.__name__: _body(body) for body in bodies},
             },
-            "schemas": definitions["$defs"],
+            "schemas": found["$defs"],
         },
     }
 
@@ -163,7 +176,6 @@ def _message(fact: type[Fact]) -> dict[str, Any]:
         "summary": (fact.__doc__ or "").strip().splitlines()[0],
         "contentType": CONTENT_TYPE,
         "payload": {"$ref": f"./schemas/{fact.TYPE}.json"},
-        "x-data": {"$ref": f"#/components/schemas/{fact.__name__}"},
     }
 
 

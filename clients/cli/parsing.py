@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from clients.cli.output import CommandError, Exit
 from contracts.facts import DrillFault
 from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE
+from decisions.drills import FLAGS
 from decisions.refused_values import describe_refusal
 
 DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd])")
@@ -20,7 +21,6 @@ FAULTS = (
     "delay_ms=800, error_ratio=0.5, garble, answer=empty, answer=refusal, answer=cut, token_delay_ms=50, "
     "queue_delay_ms=800, output_tokens=0, logprob_shift=-2 or nan_logits"
 )
-FLAGS = ("garble", "nan_logits")
 
 
 def check_model(text: str) -> str:

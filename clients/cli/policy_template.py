@@ -1,15 +1,14 @@
 """The policy that `slipway policy init` writes: every choice with its meaning, the unusual ones as comments."""
 
+from contracts.precisions import PRECISIONS
+
 TEMPLATE = """\
 # Release policy: what a release must prove before it takes traffic, and what rolls it back afterwards.
 # `slipway policy explain FILE` says what it means; docs/reference/policy.md has every field. Unknown fields are errors.
 
 # The most that each variant may lose by quantisation, on held-out text.
 quality:
-  int8: {max_perplexity_ratio: 1.05}
-  fp8: {max_perplexity_ratio: 1.05}
-  awq-int4: {max_perplexity_ratio: 1.25}
-  gptq-int4: {max_perplexity_ratio: 1.35}
+QUALITY
 
 # Bounds on the benchmark: absolute (max_value, min_value), or relative to the active version (max_ratio, min_ratio).
 gates:
@@ -81,4 +80,11 @@ pairs: {share_ratio: 0.02}
 
 # Who may attest a step; without it, every listed key of the step's service.
 # attesters: {merge: [merger]}
-"""
+""".replace(
+    "QUALITY\n",
+    "".join(
+        f"  {name}: {{max_perplexity_ratio: {precision.perplexity_ratio}}}\n"
+        for name, precision in sorted(PRECISIONS.items(), key=lambda each: each[1].perplexity_ratio or 0.0)
+        if precision.perplexity_ratio
+    ),
+)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from contracts.precisions import PRECISIONS
+
 ModelName = Annotated[str, typer.Option(help="Name of the model that the checkpoint belongs to.")]
 Base = Annotated[str, typer.Option(help="Imported base model, NAME or NAME@REVISION.")]
 Adapter = Annotated[
@@ -43,7 +45,7 @@ Variants = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PRECISION",
-        help="Precision to produce: bf16, int8, fp8, gptq-int4, awq-int4; repeatable (default: int8).",
+        help=f"Precision to produce: {', '.join(PRECISIONS)}; repeatable (default: int8).",
     ),
 ]
 Policy = Annotated[

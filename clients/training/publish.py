@@ -54,7 +54,7 @@ def publish_checkpoint(
         base: The imported base model: `NAME`, `NAME@REVISION`, or its reference.
         run: The training run that produced the checkpoint.
         connection: The address of Slipway; by default from the `SLIPWAY_*` environment variables.
-        variants: Precisions to produce: bf16, int8, fp8, gptq-int4, awq-int4.
+        variants: Precisions to produce (`slipway_client.contracts.precisions`).
         policy: Release policy; None if operations stored one for the model.
         calibration: JSON lines to calibrate quantisation on: strings, or objects with `messages`, `prompt` (and
             `completion`) or `text`. Unusable lines are skipped.

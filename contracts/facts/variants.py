@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from ..codes import Code
 from ..policy import QualityGate
+from ..precisions import PRECISIONS
 from ..vocabulary import ArtifactRef, Contract, Digest, Ratio, StagingPurpose, Variant
 from .fact import Fact
 
@@ -24,14 +25,9 @@ class QuantiseSettings(Contract):
 
 
 CALIBRATION_DEFAULTS: Mapping[Variant, QuantiseSettings] = {
-    "bf16": QuantiseSettings(calibration_samples=0),
-    "int8": QuantiseSettings(calibration_samples=16, calibration_tokens=384),
-    "fp8": QuantiseSettings(calibration_samples=0),
-    "gptq-int4": QuantiseSettings(calibration_samples=32, calibration_tokens=512),
-    "awq-int4": QuantiseSettings(calibration_samples=4, calibration_tokens=512),
+    variant: QuantiseSettings(calibration_samples=precision.samples, calibration_tokens=precision.tokens)
+    for variant, precision in PRECISIONS.items()
 }
-"""The defaults of each method, chosen by the figures in docs/benchmarks.md: AWQ tries 20 scales per layer on every
-sample."""
 
 
 class EngineVersion(Contract):

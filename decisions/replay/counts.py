@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from contracts.facts import WindowSummarised
-from contracts.policy import PER_REQUEST_METRICS, Trigger
+from contracts.policy import Trigger
 from decisions.replay.latencies import UnreadableHistogramError, count_over
-
-_FLAGS = {"refusal_ratio": "refusal", "empty_ratio": "empty"}
 
 
 @dataclass(frozen=True)
@@ -57,36 +55,29 @@ def _blocks_of(
 
 
 def _count(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str, Trigger]) -> Counted | Unknown:
-    text = _histogram_of(trigger, summary)
-    if text is not None:
+    rule = trigger.rule
+    text = getattr(summary, rule.histogram) if rule.histogram else ""
+    if text:
         try:
             return Counted(*count_over(text, trigger.threshold))
         except UnreadableHistogramError as error:
             return Unknown(f"the window's histogram cannot be read ({error})")
-    if trigger.metric == "error_ratio":
+    if rule.kind == "errors":
         trials = max(0, summary.requests - summary.other_failures)
         return Counted(trials, min(trials, summary.target_failures))
-    if trigger.metric == "drift":
-        return Unknown("drift compares the answers themselves, which window summaries do not hold")
+    if rule.limits == "distance":
+        return Unknown(f"{trigger.metric} compares the answers themselves, which window summaries do not hold")
     return _of_flags(trigger, summary) or _of_observed(trigger, summary, recorded)
-
-
-def _histogram_of(trigger: Trigger, summary: WindowSummarised) -> str | None:
-    """Return the histogram of a latency; None for other metrics, and where the window has none."""
-    optional = {"itl_ms": summary.itl_histogram, "queue_ms": summary.queue_histogram}
-    required = {"ttft_ms": summary.ttft_histogram, "e2e_ms": summary.e2e_histogram}
-    return required.get(trigger.metric, optional.get(trigger.metric) or None)
 
 
 def _of_flags(trigger: Trigger, summary: WindowSummarised) -> Counted | None:
     """Read refusals and empty answers, which are features of their own; None where the window has none of them."""
-    flag = _FLAGS.get(trigger.metric)
-    if flag is None:
+    if not trigger.rule.column:
         return None
     if sum(summary.errors.values()) >= summary.requests:
         return Counted(0, 0)  # nothing was answered
     try:
-        column: Any = summary.features[flag]
+        column: Any = summary.features[trigger.rule.column]
         trials, mean = int(column["count"]), float(column["mean"])
     except (TypeError, KeyError, ValueError):  # whatever the log holds
         return None
@@ -107,6 +98,6 @@ def _of_observed(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[
 
 def _counts_alike(recorded: Trigger, trigger: Trigger) -> bool:
     """Return whether two triggers of one metric find the same requests bad."""
-    if trigger.metric not in PER_REQUEST_METRICS:
+    if trigger.rule.limits != "figure":
         return True
     return (recorded.threshold, recorded.is_lower_bound) == (trigger.threshold, trigger.is_lower_bound)

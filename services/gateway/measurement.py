@@ -5,11 +5,11 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from contracts.facts import Inference
+from contracts.trigger_metrics import CANCELLED
 from contracts.vocabulary import Environment, Party
 from decisions.attribution import ErrorKind
 from decisions.drills import change_record
 from decisions.shaping import forced_metrics, forces_length
-from decisions.triggers import CANCELLED
 from services.gateway.callers import Caller, Spending
 from services.gateway.domain import drills, timing
 from services.gateway.domain.body_digests import digest_of

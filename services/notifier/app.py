@@ -13,6 +13,7 @@ from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
 from services.notifier.domain import notices
 from services.notifier.domain.notices import ModelNotices, Notice, Receiver, Transition
+from services.notifier.domain.payloads import CHANNELS
 from services.notifier.ports import Sender, SendFailedError
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus
@@ -82,7 +83,7 @@ class Notifier:
     async def repeat(self, model: str) -> None:
         """Send the open alerts of a model again to Alertmanager, which ends those that are not; forget old ones."""
         record = await self._edit(model, lambda record: notices.prune(record, self.clock.now()))
-        managers = [receiver.name for receiver in self.receivers if receiver.kind == "alertmanager"]
+        managers = [receiver.name for receiver in self.receivers if CHANNELS[receiver.kind].repeated]
         for key in record.notices:
             async with self._lock(key):
                 notice = (await self._read(model)).notices.get(key)

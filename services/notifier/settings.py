@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.vocabulary import Contract
 from services.notifier.domain.notices import Receiver
-from services.notifier.domain.payloads import parse_secret
+from services.notifier.domain.payloads import CHANNELS, parse_secret
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -43,7 +43,7 @@ class ReceiversFile(Contract):
             msg = f"two receivers have the name {', '.join(sorted(twice))}"
             raise ValueError(msg)
         for receiver in self.receiver:
-            if (receiver.kind == "webhook") != bool(receiver.secrets):
+            if CHANNELS[receiver.kind].signed != bool(receiver.secrets):
                 msg = f"{receiver.name}: a webhook needs secrets, and no other kind takes one"
                 raise ValueError(msg)
             for secret in receiver.secrets:

@@ -18,8 +18,9 @@ from contracts.facts import (
     VariantStaged,
 )
 from contracts.manifests import RehearsalRecord
-from contracts.policy import SLO_METRICS, Trigger
+from contracts.policy import Trigger
 from contracts.routes import ServedTarget
+from contracts.trigger_metrics import SLO_METRICS
 from contracts.vocabulary import Digest
 from decisions.calendar import later
 from decisions.drills import describe_fault

@@ -8,11 +8,11 @@ from typing import get_args
 from contracts.codes import Code
 from contracts.facts.progress import Outcome
 from contracts.facts.watch import AlertKind
-from contracts.policy import PER_REQUEST_METRICS, Objective, Trigger, TriggerMetric
+from contracts.policy import Objective, Trigger
 from contracts.services import SERVICES
+from contracts.trigger_metrics import METRICS
 from decisions.alerts import RUNBOOKS
 from decisions.drills import describe_fault
-from decisions.triggers import KINDS
 from deploy.documentation import policy_page, settings_page
 from deploy.helm.scaling import SCALED
 from deploy.helm.values import ScaledService, Values
@@ -47,15 +47,16 @@ def triggers() -> Iterator[str]:
     path = "docs/triggers.md"
     page = text(path)
     rows = {match[1]: match for match in re.finditer(r"^\| `(\w+)` \|.*\| (\w+) \| `([\w=]+)` \|$", page, re.MULTILINE)}
-    metrics = {*get_args(TriggerMetric)} - {"drift"}
+    metrics = METRICS.keys() - {"drift"}
     yield from (problem(path, 1, f"the tables and the contract differ in {metric}") for metric in {*rows} ^ metrics)
     for metric, match in ((metric, rows[metric]) for metric in sorted(metrics & {*rows})):
         threshold = -2.0 if metric == "logprob_mean" else 0.5
         planned = plan_fault(Trigger(name="t", metric=metric, threshold=threshold))
         fault = describe_fault(planned) if planned else "none"
-        if match[2] != KINDS[metric] or not fault.startswith(match[3]):
-            yield problem(path, match, f"{metric} raises {KINDS[metric]} and is rehearsed by {fault}")
-        if (match.start() < page.index("Or the threshold bounds")) != (metric in PER_REQUEST_METRICS):
+        rule = METRICS[metric]
+        if match[2] != rule.kind or not fault.startswith(match[3]):
+            yield problem(path, match, f"{metric} raises {rule.kind} and is rehearsed by {fault}")
+        if (match.start() < page.index("Or the threshold bounds")) != (rule.limits == "figure"):
             yield problem(path, match, f"{metric} is in the table of the other kind of threshold")
 
 

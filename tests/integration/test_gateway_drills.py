@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from contracts.routes import CanaryShare, Route
-from decisions.triggers import REPETITIVE
+from contracts.trigger_metrics import REPETITIVE
 from services.gateway.domain.drills import REFUSAL
 from shared.storage.record_format import dump
 from testbed.gateway import Gateway, load_toy

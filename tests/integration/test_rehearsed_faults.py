@@ -5,8 +5,9 @@ from typing import get_args
 import httpx
 import pytest
 
-from contracts.policy import Trigger, TriggerMetric
+from contracts.policy import Trigger
 from contracts.routes import Route
+from contracts.trigger_metrics import TriggerMetric
 from decisions.triggers import observe
 from services.rollback_controller.adapters.gateway import STAGING, GatewayFlow
 from services.rollback_controller.domain.rehearsal_plan import plan_fault

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.facts import DrillFault
+from decisions.drills import FLAGS
 from services.console.domain.operating import LONGEST_MINUTES
 
 FAULTS: Final = {
@@ -19,7 +20,6 @@ FAULTS: Final = {
     "nan_logits": "NaN logits in telemetry (no value)",
 }
 """Faults by their name in the contract, with what a person writes as the value."""
-FLAGS: Final = ("garble", "nan_logits")
 
 
 class DrillForm(BaseModel):

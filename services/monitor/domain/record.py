@@ -45,10 +45,7 @@ class OpenWindow(Contract):
     errors: dict[str, int] = Field(default_factory=dict)
     target_failures: int = 0
     other_failures: int = 0
-    ttft: str = ""
-    e2e: str = ""
-    itl: str = ""
-    queue: str = ""
+    histograms: dict[str, str] = Field(default_factory=dict)
     columns: dict[str, tuple[int, float, float]] = Field(default_factory=dict)
     drills: dict[str, int] = Field(default_factory=dict)
 

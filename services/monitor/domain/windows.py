@@ -5,14 +5,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from contracts.facts import Inference, WindowSummarised
-from contracts.policy import Trigger, TriggerMetric
+from contracts.policy import Trigger
+from contracts.trigger_metrics import METRICS
 from decisions import observe_loop
 from decisions.attribution import is_excused, is_failure
 from decisions.observation import span
 from decisions.open_blocks import Closed
-from decisions.triggers import ended_at, is_empty, is_forced
+from decisions.triggers import ended_at, is_empty
 from services.monitor.domain import sketch
 from services.monitor.domain.record import OpenWindow, TargetState
 
@@ -34,7 +36,7 @@ class Windowing:
 def features_of(record: Inference) -> dict[str, float]:
     """Return the numbers that drift looks at; none without an answer, of a forced text, or of what is no evidence."""
     features = record.features
-    if features is None or not record.is_evidence or is_forced(record, "refusal_ratio"):
+    if features is None or not record.is_evidence or "refusal_ratio" in record.forced_metrics:
         return {}
     return {
         "prompt_chars": float(features.prompt_chars),
@@ -42,11 +44,6 @@ def features_of(record: Inference) -> dict[str, float]:
         "non_letter_ratio": features.non_letter_ratio,
         "repetition_ratio": features.repetition_ratio,
     }
-
-
-def _free(records: Iterable[Inference], metric: TriggerMetric) -> list[Inference]:
-    """Return the records whose callers do not force a metric."""
-    return [record for record in records if not is_forced(record, metric)]
 
 
 def add_to_windows(state: TargetState, records: Iterable[Inference], windowing: Windowing) -> TargetState:
@@ -70,12 +67,24 @@ def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
     measured = [record for record in records if record.error is None and record.caused_by is None]
     errors = Counter(window.errors) + Counter(record.error for record in records if record.error is not None)
     drills = Counter(window.drills) + Counter(record.drill for record in records if record.drill is not None)
+    histograms = {
+        rule.histogram: sketch.add(
+            window.histograms.get(rule.histogram, ""),
+            (
+                figure
+                for record in measured
+                if metric not in record.forced_metrics and (figure := rule.figure(record)) is not None
+            ),
+        )
+        for metric, rule in METRICS.items()
+        if rule.histogram
+    }
     columns = dict(window.columns)
     for record in records:
         for name, value in features_of(record).items():
             number, total, squares = columns.get(name, (0, 0.0, 0.0))
             columns[name] = (number + 1, total + value, squares + value * value)
-        if record.features is not None and not is_forced(record, "refusal_ratio"):
+        if record.features is not None and "refusal_ratio" not in record.forced_metrics:
             for name in ("refusal", "empty"):
                 number, total, squares = columns.get(name, (0, 0.0, 0.0))
                 flag = float(is_empty(record) if name == "empty" else record.features.refusal)
@@ -87,12 +96,7 @@ def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
             "drills": dict(drills),
             "target_failures": window.target_failures + sum(is_failure(record) for record in records),
             "other_failures": window.other_failures + sum(is_excused(record) for record in records),
-            "ttft": sketch.add(window.ttft, (r.ttft_ms for r in _free(measured, "ttft_ms") if r.ttft_ms is not None)),
-            "e2e": sketch.add(window.e2e, (r.e2e_ms for r in _free(measured, "e2e_ms"))),
-            "itl": sketch.add(window.itl, (r.itl_ms.mean for r in _free(measured, "itl_ms") if r.itl_ms is not None)),
-            "queue": sketch.add(
-                window.queue, (r.queue_ms for r in _free(measured, "queue_ms") if r.queue_ms is not None)
-            ),
+            "histograms": histograms,
             "columns": columns,
         }
     )
@@ -139,17 +143,19 @@ def _split(closed: Mapping[str, Closed], end_s: int) -> tuple[dict[str, Closed],
 def _summary(
     state: TargetState, window: OpenWindow, e_values: Mapping[str, float], blocks: Mapping[str, Closed]
 ) -> WindowSummarised:
+    histograms: dict[str, Any] = {
+        rule.histogram: window.histograms.get(rule.histogram) or sketch.empty_sketch()
+        for rule in METRICS.values()
+        if rule.histogram
+    }
     return WindowSummarised(
+        **histograms,
         target=state.target,
         window=span(window.start_s, window.length_s),
         requests=window.requests,
         errors=window.errors,
         target_failures=window.target_failures,
         other_failures=window.other_failures,
-        ttft_histogram=window.ttft or sketch.empty_sketch(),
-        e2e_histogram=window.e2e or sketch.empty_sketch(),
-        itl_histogram=window.itl or sketch.empty_sketch(),
-        queue_histogram=window.queue or sketch.empty_sketch(),
         features={name: _column(*sums) for name, sums in window.columns.items()},
         e_values=dict(e_values),
         drills=window.drills,

@@ -12,8 +12,6 @@ from services.notifier.ports import SendFailedError
 from services.notifier.settings import NotifierSettings
 from shared.runtime.clock import Clock
 
-_ALERTS = "/api/v2/alerts"
-
 
 class HttpSender:
     """Sends each receiver what its kind takes (implements `ports.Sender`)."""
@@ -34,18 +32,18 @@ class HttpSender:
             raise SendFailedError(f"{type(error).__name__}") from error  # more may show the address
 
     async def _post(self, receiver: Receiver, notice: Notice, transition: Transition) -> None:
-        kind, now, settings = receiver.kind, self._clock.now(), self._settings
+        channel, now, settings = payloads.CHANNELS[receiver.kind], self._clock.now(), self._settings
         data = payloads.body_of(
-            kind, notice, transition, now=now, resend_s=settings.resend_s, console_url=settings.console_url
+            receiver.kind, notice, transition, now=now, resend_s=settings.resend_s, console_url=settings.console_url
         )
         body = json.dumps(data, ensure_ascii=False).encode()
         url, headers = receiver.url, {"content-type": "application/json", "user-agent": "slipway-notifier"}
-        if kind == "webhook":
+        if channel.signed:
             sent_id = payloads.message_id(notice, transition, receiver.name)
             keys = [payloads.parse_secret(secret) for secret in receiver.secrets]
             headers |= payloads.signed_headers(keys, sent_id, int(now.timestamp()), body)
-        if kind == "alertmanager":
-            url = url.rstrip("/").removesuffix(_ALERTS) + _ALERTS
+        if channel.path:
+            url = url.rstrip("/").removesuffix(channel.path) + channel.path
         async with self._client.stream("POST", url, content=body, headers=headers) as answer:
             if not answer.is_success:
                 raise SendFailedError(f"answered {answer.status_code}")

@@ -25,6 +25,7 @@ class Receiver(Contract):
     """A system that alerts are sent to.
 
     Attributes:
+        kind: One of `payloads.CHANNELS`.
         url: Its address; that of an incoming webhook of Slack is a secret.
         secrets: Of a webhook: what signs; two while one replaces the other.
         severities: Severities that it gets.

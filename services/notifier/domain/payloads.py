@@ -3,7 +3,8 @@
 import base64
 import binascii
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
@@ -28,9 +29,7 @@ def body_of(
 ) -> Any:
     """Return the body for a kind of receiver, as JSON data; it links to the alert in the console if that is known."""
     page = f"{console_url.rstrip('/')}/alerts/{quote(notice.alert.alert_id, safe='')}" if console_url else ""
-    if kind == "alertmanager":
-        return _alertmanager(notice, now, resend_s, page)
-    return _slack(notice, transition, page) if kind == "slack" else _webhook(notice, transition, now, page)
+    return CHANNELS[kind].body(notice, transition, now, resend_s, page)
 
 
 def _group(notice: Notice) -> str:
@@ -102,6 +101,35 @@ def _slack(notice: Notice, transition: Transition, link: str) -> dict[str, Any]:
         lines.append(f"<{link}|Details>")
     block = {"type": "section", "text": {"type": "mrkdwn", "text": "\n".join(lines), "verbatim": True}}
     return {"text": head, "blocks": [block], "unfurl_links": False}
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A kind of receiver.
+
+    Attributes:
+        body: The body as JSON data, from a notice, its transition, the time, the period of repetition in seconds, and a
+            link, which may be empty.
+        path: What its address ends with.
+        signed: It has secrets, and gets a signature by each.
+        repeated: An open alert is sent again, because the receiver ends what is not.
+    """
+
+    body: Callable[[Notice, Transition, datetime, float, str], Any]
+    path: str = ""
+    signed: bool = False
+    repeated: bool = False
+
+
+CHANNELS: Final = {
+    "alertmanager": Channel(
+        lambda notice, _transition, now, resend_s, link: _alertmanager(notice, now, resend_s, link),
+        path="/api/v2/alerts",
+        repeated=True,
+    ),
+    "webhook": Channel(lambda notice, transition, now, _s, link: _webhook(notice, transition, now, link), signed=True),
+    "slack": Channel(lambda notice, transition, _now, _s, link: _slack(notice, transition, link)),
+}
 
 
 def _summary(notice: Notice) -> str:

@@ -5,12 +5,12 @@ from typing import Literal
 
 from contracts.codes import Code
 from contracts.facts import Processor, QuantiseSettings
+from contracts.precisions import PRECISIONS, Method
 from contracts.vocabulary import Contract, Digest, Variant, digest_of_json
 from services.quantiser.domain.shape import GROUP_SIZES, Dtype, ModelShape, choose_group_size
 
 Engine = Literal["pass-through", "cast", "llmcompressor", "autoawq"]
 AwqEngine = Literal["autoawq", "llmcompressor"]
-Method = Literal["none", "round-to-nearest", "smoothquant-gptq", "gptq", "awq"]
 
 SUPPORTED_ARCHITECTURES = frozenset(
     {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GraniteForCausalLM"}
@@ -79,114 +79,63 @@ def plan_quantisation(
 ) -> QuantisationPlan | Rejection:
     """Return the plan of a variant, or why it is rejected.
 
-    FP8 is always rounded to nearest (its activations are scaled as they come), INT8 without calibration samples as
-    well. The 16-bit variant consists of the merged files themselves
-    if they already have the dtype that is served.
+    The 16-bit variant consists of the merged files themselves if they already have the dtype that is served.
     """
+    precision = PRECISIONS[variant]
     if shape.quantised:
         return Rejection(code="quantised_base", reason="The merged model is already quantised.")
-    if variant == "bf16":
-        engine: Engine = "pass-through" if shape.dtype == defaults.dtype else "cast"
-        return _plan(variant, shape, defaults, engine=engine, method="none")
-    if shape.architecture not in SUPPORTED_ARCHITECTURES:
+    if precision.scheme is not None and shape.architecture not in SUPPORTED_ARCHITECTURES:
         supported = ", ".join(sorted(SUPPORTED_ARCHITECTURES))
         reason = f"{variant} does not support {shape.architecture}, only {supported}. Request bf16."
         return Rejection(code="unsupported_architecture", reason=reason)
-    if variant == "fp8":
-        return _plan(variant, shape, defaults, engine="llmcompressor", method="round-to-nearest", scheme="FP8_DYNAMIC")
-    calibration = _calibration(settings, defaults)
-    if variant == "int8":
-        return _plan_int8(shape, calibration, defaults)
-    return _plan_int4(variant, shape, calibration, defaults)
-
-
-def _calibration(settings: QuantiseSettings, defaults: QuantiserDefaults) -> CalibrationPlan | None:
-    samples, tokens = settings.calibration_samples, settings.calibration_tokens
-    if samples == 0:
-        return None
-    least = min(defaults.min_calibration_tokens, samples * tokens)
-    return CalibrationPlan(samples=samples, tokens=tokens, seed=settings.seed, min_tokens=least)
-
-
-def _plan_int8(shape: ModelShape, calibration: CalibrationPlan | None, defaults: QuantiserDefaults) -> QuantisationPlan:
-    if calibration is None:
-        return _plan("int8", shape, defaults, engine="llmcompressor", method="round-to-nearest", scheme="W8A8")
-    return _plan(
-        "int8",
-        shape,
-        defaults,
-        engine="llmcompressor",
-        method="smoothquant-gptq",
-        scheme="W8A8",
-        smoothing_strength=defaults.smoothing_strength,
-        calibration=calibration,
-    )
-
-
-def _plan_int4(
-    variant: Variant, shape: ModelShape, calibration: CalibrationPlan | None, defaults: QuantiserDefaults
-) -> QuantisationPlan | Rejection:
-    group_size = choose_group_size(shape.linear_dims)
-    if group_size is None:
-        dims = ", ".join(str(dim) for dim in shape.linear_dims)
-        reason = f"No group size of {GROUP_SIZES} divides all layer widths {dims}."
-        return Rejection(code="group_size_impossible", reason=reason)
-    narrow = [str(dim) for dim in shape.output_dims if dim % OUTPUT_MULTIPLE]
-    if narrow:
-        reason = f"The layer widths {', '.join(narrow)} are not multiples of {OUTPUT_MULTIPLE}, as 4-bit kernels need."
-        return Rejection(code="group_size_impossible", reason=reason)
-    if calibration is None:
+    group_size = choose_group_size(shape.linear_dims) if precision.grouped else None
+    impossible = _why_no_groups(group_size, shape) if precision.grouped else ""
+    if impossible:
+        return Rejection(code="group_size_impossible", reason=impossible)
+    samples, tokens = settings.calibration_samples if precision.samples else 0, settings.calibration_tokens
+    rounded = samples == 0 and precision.samples > 0
+    if rounded and precision.grouped:
         reason = f"{variant} cannot be made with 0 calibration samples; request some, or request int8."
         return Rejection(code="calibration_too_small", reason=reason)
-    if variant == "gptq-int4":
-        return _plan(
-            variant,
-            shape,
-            defaults,
-            engine="llmcompressor",
-            method="gptq",
-            scheme="W4A16",
-            group_size=group_size,
-            calibration=calibration,
-        )
-    autoawq = defaults.awq_engine == "autoawq" and shape.architecture in AUTOAWQ_ARCHITECTURES
-    return _plan(
-        variant,
-        shape,
-        defaults,
-        engine="autoawq" if autoawq else "llmcompressor",
-        method="awq",
-        scheme="W4A16_ASYM",
-        group_size=group_size,
-        calibration=calibration,
-    )
-
-
-def _plan(
-    variant: Variant,
-    shape: ModelShape,
-    defaults: QuantiserDefaults,
-    *,
-    engine: Engine,
-    method: Method,
-    scheme: str | None = None,
-    group_size: int | None = None,
-    smoothing_strength: float | None = None,
-    calibration: CalibrationPlan | None = None,
-) -> QuantisationPlan:
+    method: Method = "round-to-nearest" if rounded else precision.method
     return QuantisationPlan(
         variant=variant,
-        engine=engine,
+        engine=_engine(method, shape, defaults),
         method=method,
-        scheme=scheme,
+        scheme=precision.scheme,
         group_size=group_size,
-        smoothing_strength=smoothing_strength,
-        ignored_modules=("lm_head",) if scheme else (),
+        smoothing_strength=defaults.smoothing_strength if method == "smoothquant-gptq" else None,
+        ignored_modules=("lm_head",) if precision.scheme else (),
         dtype=defaults.dtype,
         layers=shape.layers,
-        calibration=calibration,
+        calibration=CalibrationPlan(
+            samples=samples,
+            tokens=tokens,
+            seed=settings.seed,
+            min_tokens=min(defaults.min_calibration_tokens, samples * tokens),
+        )
+        if samples
+        else None,
         held_out=HeldOutPlan(windows=defaults.held_out_windows, tokens=defaults.held_out_tokens),
     )
+
+
+def _why_no_groups(group_size: int | None, shape: ModelShape) -> str:
+    """Return why weights cannot be quantised in groups; empty if they can."""
+    if group_size is None:
+        return f"No group size of {GROUP_SIZES} divides all layer widths {', '.join(map(str, shape.linear_dims))}."
+    narrow = [str(dim) for dim in shape.output_dims if dim % OUTPUT_MULTIPLE]
+    if not narrow:
+        return ""
+    return f"The layer widths {', '.join(narrow)} are not multiples of {OUTPUT_MULTIPLE}, as 4-bit kernels need."
+
+
+def _engine(method: Method, shape: ModelShape, defaults: QuantiserDefaults) -> Engine:
+    """Return the library that carries out a method."""
+    if method == "none":
+        return "pass-through" if shape.dtype == defaults.dtype else "cast"
+    autoawq = method == "awq" and defaults.awq_engine == "autoawq" and shape.architecture in AUTOAWQ_ARCHITECTURES
+    return "autoawq" if autoawq else "llmcompressor"
 
 
 def plan_settings_key(variant: Digest, merged: Digest) -> str:

@@ -8,10 +8,11 @@ from contracts.codes import Code
 from contracts.envelope import derived_id
 from contracts.facts import DeploymentChanged, Fact, Inference, RollbackCompleted, RollbackFailed
 from contracts.routes import Route
+from contracts.trigger_metrics import CANCELLED
 from contracts.vocabulary import Verdict
 from decisions.attribution import is_excused
 from decisions.route_edits import Edit, end_trial, is_returning, roll_back
-from decisions.triggers import CANCELLED, observe
+from decisions.triggers import observe
 from services.rollback_controller.domain.record import Rollback, RollbackState, publish
 from services.rollback_controller.domain.rules import Rules
 

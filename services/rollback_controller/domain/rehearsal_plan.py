@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from contracts.facts import DrillFault, RehearsalCertificate, RehearsalCompleted, RehearsalRequested
 from contracts.policy import FALSE_ALARM_EVERY, Trigger
 from contracts.routes import Route, ServedTarget
+from contracts.trigger_metrics import LONGEST_DELAY_MS
 from contracts.vocabulary import Digest
 from decisions.block_tests import BLOCK_S, LEAST_REQUESTS, count_bad_blocks, plan_line
 from decisions.drills import describe_fault
@@ -17,7 +18,6 @@ from services.rollback_controller.domain.record import REHEARSALS_KEPT, Rollback
 
 REQUESTS_AT_ONCE = 64
 """Requests of a rehearsal that wait for their answers at most."""
-_LONGEST_DELAY_MS = 600_000
 _SLOWER = 1.5
 _TRIGGERS = 16
 """Triggers that a policy has at most, in the advice."""
@@ -34,30 +34,10 @@ class Load:
 
 
 def plan_fault(trigger: Trigger) -> DrillFault | None:
-    """Return the fault that a trigger must detect; None for drift, which no fault of seconds can show.
-
-    Every affected request is clearly beyond the threshold: latencies and lengths come out at twice the threshold and
-    more. A request that fails misses every SLO.
-    """
-    twice = int(min(2 * trigger.threshold, 1e9)) + 100
-    beyond = min(twice, _LONGEST_DELAY_MS)
-    if trigger.metric == "output_tokens":
-        return DrillFault(output_tokens=0 if trigger.is_lower_bound else twice)
-    if trigger.metric == "logprob_mean":
-        return DrillFault(logprob_shift=trigger.threshold - 1.0)
-    return {
-        "ttft_ms": DrillFault(delay_ms=beyond),
-        "e2e_ms": DrillFault(delay_ms=beyond),
-        "itl_ms": DrillFault(token_delay_ms=beyond),
-        "queue_ms": DrillFault(queue_delay_ms=beyond),
-        "goodput_ratio": DrillFault(error_ratio=1.0),
-        "cut_off_ratio": DrillFault(answer="cut"),
-        "nan_logits": DrillFault(nan_logits=True),
-        "error_ratio": DrillFault(error_ratio=1.0),
-        "empty_ratio": DrillFault(answer="empty"),
-        "refusal_ratio": DrillFault(answer="refusal"),
-        "repetition_ratio": DrillFault(garble=True),
-    }.get(trigger.metric)
+    """Return the fault that a trigger must detect; None for drift, which no fault of seconds can show."""
+    fault = trigger.rule.fault
+    given = {name: value(trigger) if callable(value) else value for name, value in fault.items()}
+    return DrillFault.model_validate(given) if fault else None
 
 
 def assess_fault(trigger: Trigger, fault: DrillFault | None, load: Load, detect_s: float) -> str:
@@ -116,8 +96,8 @@ def allow_as_before(trigger: Trigger, seconds: Sequence[float], load: Load) -> T
     """
     if not seconds:
         return trigger
-    slowest_ms = 1000 * max(seconds) / (load.tokens if trigger.metric == "itl_ms" else 1)
-    allowed_ms = min(_SLOWER * slowest_ms, _LONGEST_DELAY_MS / 3)
+    slowest_ms = 1000 * max(seconds) / (load.tokens if "token_delay_ms" in trigger.rule.fault else 1)
+    allowed_ms = min(_SLOWER * slowest_ms, LONGEST_DELAY_MS / 3)
     return trigger.model_copy(update={"threshold": max(trigger.threshold, allowed_ms)})
 
 

@@ -4,8 +4,9 @@ from typing import get_args
 
 import pytest
 
+from contracts.precisions import PRECISIONS
 from contracts.vocabulary import Variant
-from decisions.servable_variants import MIN_CAPABILITY, Hardware, parse_hardware, weakest, why_not_servable
+from decisions.servable_variants import Hardware, parse_hardware, weakest, why_not_servable
 
 CPU = Hardware(name="AMD EPYC")
 AMPERE, ADA, HOPPER = (Hardware(capability, "a card") for capability in ((8, 6), (8, 9), (9, 0)))
@@ -16,7 +17,7 @@ def servable(hardware):
 
 
 def test_the_table_has_every_precision():
-    assert set(MIN_CAPABILITY) == set(get_args(Variant))
+    assert set(PRECISIONS) == set(get_args(Variant))
 
 
 def test_a_cpu_and_a_gpu_before_ada_serve_everything_but_fp8():

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from contracts.policy import TriggerMetric
+from contracts.trigger_metrics import TriggerMetric
 from decisions import shaping
 from decisions.openai_fields import ALLOWED_FIELDS
 from services.rollback_controller.adapters.gateway import GatewayFlow
@@ -53,6 +53,7 @@ UNSHAPING = {
 """What a request asks, how the answer is delivered, and ordinary sampling."""
 LENGTH = ("cut_off_ratio", "e2e_ms", "empty_ratio", "logprob_mean", "output_tokens", "repetition_ratio")
 TEXT = tuple(sorted((*LENGTH, "refusal_ratio")))
+TIMES = ("ttft_ms", "itl_ms", "e2e_ms", "queue_ms", "output_tokens")
 ALL = tuple(sorted(set(get_args(TriggerMetric)) - {"error_ratio"}))
 
 
@@ -125,7 +126,7 @@ def test_other_parameters_force_none(parameter):
         (COMPLETION, {"prompt": "One"}, ("cut_off_ratio",)),  # the API's own limit
         (COMPLETION, {"prompt": ["One"]}, ("cut_off_ratio",)),
         (COMPLETION, {"prompt": [5, 6, 7]}, ("cut_off_ratio",)),
-        (COMPLETION, {"prompt": [[5, 6], [7]]}, tuple(sorted((*shaping.TIMES, "cut_off_ratio")))),
+        (COMPLETION, {"prompt": [[5, 6], [7]]}, tuple(sorted((*TIMES, "cut_off_ratio")))),
         (COMPLETION, {"prompt": "One", "echo": True}, TEXT),
         (COMPLETION, {"prompt": "One", "suffix": "Two"}, TEXT),
         (RESPONSES, {"input": "One"}, ()),

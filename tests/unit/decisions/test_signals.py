@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from contracts.facts import DrillFault, Inference
 from contracts.facts.watch import Features, InterTokenLatency
-from contracts.policy import SLO_METRICS, Trigger
+from contracts.policy import Trigger
+from contracts.trigger_metrics import CANCELLED, METRICS, REPETITIVE, SLO_METRICS
 from decisions.block_tests import plan_line
 from decisions.drills import change_record
 from decisions.findings import assess_trigger
 from decisions.observation import close_trigger, fresh_trigger, observe_outcomes
-from decisions.triggers import CANCELLED, KINDS, REPETITIVE, limit_of, observe, outcomes_of, sequential
+from decisions.triggers import limit_of, observe, outcomes_of, sequential
 from services.rollback_controller.domain.rehearsal_plan import plan_fault
 from testbed import factories as f
 from tests.unit.monitor import factories as m
@@ -168,7 +169,7 @@ def test_the_ratio_that_each_trigger_allows():
     assert limit_of(GOODPUT) == pytest.approx(0.05)
     assert limit_of(ERRORS.model_copy(update={"threshold": 2.0})) == 1.0
     assert sequential(ALL) == ALL
-    assert {trigger.metric for trigger in ALL} == set(KINDS) - {"drift"}
+    assert {trigger.metric for trigger in ALL} == set(METRICS) - {"drift"}
 
 
 # -- no evidence that a caller causes ---------------------------------------------------------------------------------
@@ -196,7 +197,7 @@ records = st.builds(
 )
 
 
-@given(records, st.sets(st.sampled_from(sorted(set(KINDS) - {"drift"}))))
+@given(records, st.sets(st.sampled_from(sorted(set(METRICS) - {"drift"}))))
 def test_a_metric_that_the_caller_forces_and_no_other_is_without_evidence(record, metrics):
     forced = record.model_copy(update={"forced_metrics": tuple(sorted(metrics))})
     for trigger in ALL:
@@ -337,7 +338,7 @@ thresholds = {
 
 @pytest.mark.parametrize(
     ("metric", "bound"),
-    [*((metric, None) for metric in sorted(set(KINDS) - {"drift"})), ("output_tokens", "lower")],
+    [*((metric, None) for metric in sorted(set(METRICS) - {"drift"})), ("output_tokens", "lower")],
 )
 @given(data=st.data(), logprob=st.none() | st.floats(-5, 0), queue=st.none() | st.floats(0, 10))
 def test_every_trigger_finds_a_rehearsed_answer_bad(metric, bound, data, logprob, queue):

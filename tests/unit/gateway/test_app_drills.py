@@ -6,7 +6,7 @@ import json
 import pytest
 
 from contracts.routes import CanaryShare, Route
-from decisions.triggers import REPETITIVE
+from contracts.trigger_metrics import REPETITIVE
 from services.gateway.domain.drills import REFUSAL
 from shared.errors import Permanent, Transient
 from testbed.factories import MODEL, route, served, target

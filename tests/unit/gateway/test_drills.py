@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.drills import LONGEST
-from decisions.triggers import REPETITIVE
+from contracts.trigger_metrics import REPETITIVE
 from services.gateway.domain import drills, features
 from services.gateway.domain.drills import DrillEffect
 from testbed.factories import target

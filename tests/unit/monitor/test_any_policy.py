@@ -6,7 +6,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contracts.policy import Canary, Shadow, Trigger, TriggerMetric
+from contracts.policy import Canary, Shadow, Trigger
+from contracts.trigger_metrics import TriggerMetric
 from decisions.policy_limits import find_endless
 from decisions.policy_sentences import explain_policy
 from services.monitor.domain import monitoring

@@ -5,7 +5,8 @@ from typing import get_args
 import pytest
 
 from contracts import facts as f
-from contracts.policy import Canary, TriggerMetric
+from contracts.policy import Canary
+from contracts.trigger_metrics import TriggerMetric
 from testbed import factories as k
 from tests.unit.monitor.factories import failed, policy, published, record, routed, take, watch
 from tests.unit.monitor.paired import EMPTY, give, pairs, state

@@ -6,7 +6,8 @@ import pytest
 
 from contracts import facts as cf
 from contracts.facts.watch import Features, InterTokenLatency
-from decisions.triggers import KINDS, limit_of
+from contracts.trigger_metrics import METRICS
+from decisions.triggers import limit_of
 from testbed import factories as f
 from tests.unit.monitor import factories as m
 
@@ -73,7 +74,7 @@ def test_a_regression_raises_an_alert_that_says_what_is_bad(trigger, bad, kind, 
 
 @pytest.mark.parametrize(("trigger", "bad", "kind", "text"), CASES, ids=lambda part: getattr(part, "metric", ""))
 def test_what_callers_force_raises_none(trigger, bad, kind, text):
-    assert m.published(watch(trigger, bad, forced_metrics=tuple(KINDS)), cf.AlertRaised) == []
+    assert m.published(watch(trigger, bad, forced_metrics=tuple(METRICS)), cf.AlertRaised) == []
 
 
 def test_forced_texts_enter_no_features_of_windows_and_no_drift_rows():

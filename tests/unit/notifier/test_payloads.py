@@ -15,7 +15,7 @@ from services.notifier.domain.notices import Notice
 from testbed import factories as f
 
 HOSTILE = "<!channel> <https://evil.example|Click> & `code` *bold* \u202e\n```"
-KINDS = ("alertmanager", "webhook", "slack")
+KINDS = tuple(payloads.CHANNELS)
 TRANSITIONS = ("raised", "rollback_failed", "resolved")
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=4000)
 

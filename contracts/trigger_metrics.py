@@ -1,0 +1,263 @@
+"""Each metric of triggers, declared once in `METRICS`; whatever else knows metrics reads it (docs/extending.md)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    from .facts.watch import AlertKind, Features, Inference
+    from .policy import Trigger
+
+TriggerMetric = Literal[
+    "ttft_ms",
+    "itl_ms",
+    "e2e_ms",
+    "queue_ms",
+    "goodput_ratio",
+    "error_ratio",
+    "refusal_ratio",
+    "empty_ratio",
+    "repetition_ratio",
+    "cut_off_ratio",
+    "output_tokens",
+    "logprob_mean",
+    "nan_logits",
+    "drift",
+]
+Parameter = Literal[
+    "shape", "length", "limit", "short_limit", "stop", "several", "prompts", "prompt_logprobs", "special_tokens"
+]
+"""The kinds of callers' parameters that force metrics; `decisions.shaping` has the parameters of each."""
+CANCELLED: Final = "cancelled"
+REPETITIVE: Final = 0.5
+"""The share of an answer's end that is written again in a loop from which it is repetitive."""
+LONGEST_DELAY_MS: Final = 600_000
+LONGEST_REHEARSED_MS: Final = 299_000.0
+"""The largest latency that the longest delay of a drill clearly exceeds."""
+
+
+@dataclass(frozen=True)
+class MetricRule:
+    """A metric of triggers.
+
+    Attributes:
+        kind: The kind of alert that it raises.
+        says: What bad requests are, in an alert behind their share; `{threshold}` and `{side}` are the trigger's.
+        limits: What a threshold bounds: the figure of each request, the share of bad or of good requests, or a distance
+            between distributions.
+        bound: `lower` if what is below the threshold is bad; None if the trigger says.
+        thresholds: The lowest and the highest threshold.
+        sees: Which requests count: also those that were given up (`all`), or that failed (`ended`), or none of them.
+        is_bad: Whether a request that counts is bad for a trigger; None where nothing is known.
+        fault: What rehearses it: fields of `DrillFault`, each with a value or with its function of the trigger; empty
+            if no fault of seconds can. Every affected request is clearly beyond the threshold then.
+        forced_by: The parameters of callers that force it.
+        figure: The figure of a request.
+        histogram: The field of a window's summary that holds the figures, so that a replay counts by another threshold.
+        column: The feature in a window's summary that is the share of bad requests.
+    """
+
+    kind: AlertKind
+    fault: Mapping[str, Any]
+    says: str = ""
+    limits: Literal["figure", "bad_share", "good_share", "distance"] = "bad_share"
+    bound: Literal["upper", "lower"] | None = "upper"
+    thresholds: tuple[float, float] = (0.0, math.inf)
+    unit: str = ""
+    sees: Literal["all", "ended", "answered"] = "answered"
+    is_bad: Callable[[Inference, Trigger], bool | None] = lambda _record, _trigger: None
+    forced_by: tuple[Parameter, ...] = ()
+    figure: Callable[[Inference], float | None] = lambda _record: None
+    histogram: str = ""
+    column: str = ""
+
+
+def _is_beyond(record: Inference, trigger: Trigger) -> bool | None:
+    figure = trigger.rule.figure(record)
+    if figure is None:
+        return None
+    return figure < trigger.threshold if trigger.is_lower_bound else figure > trigger.threshold
+
+
+def _is_late(record: Inference, trigger: Trigger) -> bool | None:
+    if record.ttft_ms is not None:
+        return record.ttft_ms > trigger.threshold
+    explained = record.output_tokens > 0 and "empty_ratio" in record.forced_metrics
+    return True if record.e2e_ms > trigger.threshold and not explained else None
+
+
+def _is_long(record: Inference, trigger: Trigger) -> bool | None:
+    over = record.e2e_ms > trigger.threshold
+    if record.finish_reason == CANCELLED:
+        waited_in_vain = over and record.ttft_ms is None and not record.output_tokens
+        return True if waited_in_vain else None
+    if over:
+        return True
+    return False if record.error is None else None
+
+
+def _is_cut_off(record: Inference, _trigger: Trigger) -> bool | None:
+    """Return whether an answer ended at the target's own token limit.
+
+    A prompt that is longer than its answer may have filled the context by itself: None.
+    """
+    if record.finish_reason != "length":
+        return None if record.finish_reason is None else False
+    fills_context = record.output_tokens < record.input_tokens and record.drill is None
+    return None if fills_context else True
+
+
+def _has_odd_length(record: Inference, trigger: Trigger) -> bool | None:
+    if record.finish_reason is None:
+        return None
+    return bool(_is_beyond(record, trigger)) and not (trigger.is_lower_bound and record.finish_reason == "length")
+
+
+def _if_described(is_bad: Callable[[Features], bool]) -> Callable[[Inference, Trigger], bool | None]:
+    return lambda record, _trigger: None if record.features is None else is_bad(record.features)
+
+
+def _twice(trigger: Trigger) -> int:
+    return int(min(2 * trigger.threshold, 1e9)) + 100
+
+
+def _longer_ms(trigger: Trigger) -> int:
+    return min(_twice(trigger), LONGEST_DELAY_MS)
+
+
+METRICS: Final[Mapping[TriggerMetric, MetricRule]] = {
+    "ttft_ms": MetricRule(
+        kind="latency",
+        says="of answers began after {threshold:g} ms",
+        limits="figure",
+        unit="ms",
+        sees="all",
+        is_bad=_is_late,
+        fault={"delay_ms": _longer_ms},
+        forced_by=("prompts", "prompt_logprobs"),
+        figure=lambda record: record.ttft_ms,
+        histogram="ttft_histogram",
+    ),
+    "itl_ms": MetricRule(
+        kind="latency",
+        says="of answers took more than {threshold:g} ms per token",
+        limits="figure",
+        thresholds=(0.0, LONGEST_REHEARSED_MS),
+        unit="ms",
+        sees="all",
+        is_bad=_is_beyond,
+        fault={"token_delay_ms": _longer_ms},
+        forced_by=("prompts",),
+        figure=lambda record: None if record.itl_ms is None else record.itl_ms.mean,
+        histogram="itl_histogram",
+    ),
+    "e2e_ms": MetricRule(
+        kind="latency",
+        says="of answers took more than {threshold:g} ms",
+        limits="figure",
+        unit="ms",
+        sees="all",
+        is_bad=_is_long,
+        fault={"delay_ms": _longer_ms},
+        forced_by=("shape", "length", "prompts", "prompt_logprobs"),
+        figure=lambda record: record.e2e_ms,
+        histogram="e2e_histogram",
+    ),
+    "queue_ms": MetricRule(
+        kind="latency",
+        says="of requests waited more than {threshold:g} ms in the engine's queue",
+        limits="figure",
+        thresholds=(0.0, LONGEST_REHEARSED_MS),
+        unit="ms",
+        sees="all",
+        is_bad=_is_beyond,
+        fault={"queue_delay_ms": _longer_ms},
+        forced_by=("prompts",),
+        figure=lambda record: record.queue_ms,
+        histogram="queue_histogram",
+    ),
+    "goodput_ratio": MetricRule(  # a request is bad that failed, or missed an SLO of its policy
+        kind="latency",
+        says="of requests failed or missed an SLO",
+        limits="good_share",
+        bound="lower",
+        thresholds=(0.001, 1.0),
+        sees="all",
+        fault={"error_ratio": 1.0},
+    ),
+    "error_ratio": MetricRule(
+        kind="errors",
+        says="of requests failed",
+        sees="ended",
+        is_bad=lambda record, _trigger: record.error is not None,
+        fault={"error_ratio": 1.0},
+    ),
+    "refusal_ratio": MetricRule(
+        kind="quality",
+        says="of answers were refusals",
+        is_bad=_if_described(lambda features: features.refusal),
+        fault={"answer": "refusal"},
+        forced_by=("shape",),
+        column="refusal",
+    ),
+    "empty_ratio": MetricRule(
+        kind="quality",
+        says="of answers were empty",
+        is_bad=_if_described(lambda features: features.empty),
+        fault={"answer": "empty"},
+        forced_by=("shape", "length", "short_limit", "stop", "special_tokens"),
+        column="empty",
+    ),
+    "repetition_ratio": MetricRule(
+        kind="quality",
+        says="of answers were repetitive",
+        is_bad=_if_described(lambda features: features.repetition_ratio >= REPETITIVE),
+        fault={"garble": True},
+        forced_by=("shape", "length"),
+    ),
+    "cut_off_ratio": MetricRule(
+        kind="quality",
+        says="of answers were cut off at the token limit",
+        thresholds=(0.0, 0.999),
+        is_bad=_is_cut_off,
+        fault={"answer": "cut"},
+        forced_by=("shape", "length", "limit"),
+    ),
+    "output_tokens": MetricRule(
+        kind="quality",
+        says="of answers had {side} than {threshold:g} tokens",
+        limits="figure",
+        bound=None,
+        thresholds=(0.0, 100_000_000.0),
+        unit="tokens",
+        is_bad=_has_odd_length,
+        fault={"output_tokens": lambda trigger: 0 if trigger.is_lower_bound else _twice(trigger)},
+        forced_by=("shape", "length", "stop", "several", "prompts"),
+        figure=lambda record: record.output_tokens,
+    ),
+    "logprob_mean": MetricRule(
+        kind="quality",
+        says="of answers had a mean log-probability below {threshold:g} nats",
+        limits="figure",
+        bound="lower",
+        thresholds=(-1000.0, -0.001),
+        is_bad=_is_beyond,
+        fault={"logprob_shift": lambda trigger: trigger.threshold - 1.0},
+        forced_by=("shape", "length"),
+        figure=lambda record: record.logprob_mean,
+    ),
+    "nan_logits": MetricRule(
+        kind="quality",
+        says="of requests met NaN logits",
+        thresholds=(0.0, 0.999),
+        sees="ended",
+        is_bad=lambda record, _trigger: record.nan_logits,
+        fault={"nan_logits": True},
+    ),
+    "drift": MetricRule(kind="drift", limits="distance", fault={}),
+}
+SLO_METRICS: Final = tuple(name for name, rule in METRICS.items() if (rule.kind, rule.limits) == ("latency", "figure"))
+"""The metrics whose triggers are the SLOs of a policy: `goodput_ratio` counts the requests that meet all of them."""
