@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
 from contracts.facts.watch import AlertKind, PairCounts, Severity, Window
@@ -11,6 +11,7 @@ from contracts.records import OutboxEntry, outbox_entry
 from contracts.vocabulary import ArtifactRef, Contract, Environment, Target
 
 AlertFact = AlertRaised | AlertUpdated | AlertResolved
+A = TypeVar("A", AlertRaised, AlertResolved)
 RUNBOOKS: dict[AlertKind, str] = {
     kind: f"docs/runbooks/{kind}.md"
     for kind in (
@@ -68,9 +69,9 @@ class PlainAlert:
     raised_at: datetime
     environment: Environment = "production"
 
-    def entry(self, change: Literal["raised", "resolved"], message: str, now: datetime) -> OutboxEntry:
-        """Return the fact that raises or resolves it, as a record publishes it."""
-        fact = (AlertRaised if change == "raised" else AlertResolved)(
+    def fact(self, fact: type[A], message: str) -> A:
+        """Return the fact that raises or resolves it."""
+        return fact(
             alert_id=self.alert_id,
             kind=self.kind,
             severity=self.severity,
@@ -79,8 +80,11 @@ class PlainAlert:
             raised_at=self.raised_at,
             message=message,
         )
+
+    def entry(self, change: Literal["raised", "resolved"], message: str, now: datetime) -> OutboxEntry:
+        """Return the fact that raises or resolves it, as a record publishes it."""
         return outbox_entry(
-            fact,
+            self.fact(AlertRaised, message) if change == "raised" else self.fact(AlertResolved, message),
             model=self.target.model,
             environment=self.environment,
             cause_id=None,

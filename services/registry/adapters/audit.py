@@ -11,8 +11,8 @@ from nats.js.errors import NotFoundError
 from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.facts import FACTS
 from contracts.vocabulary import Digest
+from decisions.alerts import A, PlainAlert
 from decisions.audit import Source, item_of, revision_item, unreadable_item
-from services.registry.domain.store_alerts import A, StoreAlert, alert_fact
 from services.registry.ports import Artifacts
 from services.registry.settings import RegistrySettings
 from shared.errors import Permanent
@@ -108,11 +108,11 @@ class StoreAlerts:
             target = (await self._artifacts.versions_of(model, 1)).newest
             if target is None:
                 continue
-            about = alert_fact(fact, StoreAlert(target=target, raised_at=entry.at, message=message), message)
             alert_id = f"audit-{entry.index}-{entry.at:%Y%m%dT%H%M%S}-{model}"
+            about = PlainAlert(alert_id, "store", "critical", target, entry.at)
             await self._bus.publish(
                 Emit(
-                    about.model_copy(update={"alert_id": alert_id}),
+                    about.fact(fact, message),
                     model=model,
                     id=f"{alert_id}/{fact.TYPE}",
                     correlation_id=alert_id,

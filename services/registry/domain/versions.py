@@ -9,8 +9,6 @@ from pydantic import Field
 
 from contracts.envelope import Event, derived_id
 from contracts.facts import (
-    AlertRaised,
-    AlertResolved,
     ApprovalGranted,
     CheckpointReady,
     DeploymentChanged,
@@ -24,7 +22,7 @@ from contracts.vocabulary import Deployable, ModelName, Target, digest_of_json
 from decisions.release_plan import required_attestations
 from services.registry.domain import admission, gates
 from services.registry.domain.record import Release, TurnGranted
-from services.registry.domain.store_alerts import StoreAlert, alert_entry
+from services.registry.domain.store_alerts import StoreAlert
 
 REMEMBERED: Final = 64
 """How many of a model's newest releases stay among its reservations after they have ended."""
@@ -116,7 +114,7 @@ def rebuild(
 
 def _alerted(record: ModelRecord, target: Target, message: str, now: datetime) -> ModelRecord:
     alert = StoreAlert(target=target, raised_at=now, message=message)
-    entry = alert_entry(AlertRaised, alert, message, now)
+    entry = alert.about.entry("raised", message, now)
     return record.model_copy(update={"alerts": (*record.alerts, alert), "outbox": (*record.outbox, entry)})
 
 
@@ -135,7 +133,7 @@ def note_end(record: ModelRecord, release: Release, now: datetime) -> ModelRecor
         return record
     message = f"Release {release.id} was registered as {record.model}@v{release.version}, and ended as {ended.outcome}."
     resolved = [alert for alert in record.alerts if alert.target.version < release.version]
-    entries = tuple(alert_entry(AlertResolved, alert, message, now) for alert in resolved)
+    entries = tuple(alert.about.entry("resolved", message, now) for alert in resolved)
     kept = tuple(alert for alert in record.alerts if alert not in resolved)
     return record.model_copy(update={"alerts": kept, "outbox": (*record.outbox, *entries)}) if entries else record
 
