@@ -178,11 +178,11 @@ def learn(history: History, blocks: Iterable[Block]) -> History:
 def own_limit(history: History, allowed_factor: float) -> float:
     """Return the limit that a version's own history sets; 1 while it is too short.
 
-    It is a factor of the upper 95 % bound of its share of bad requests. Blocks are the unit, so that bursts inside them
-    widen the bound.
+    It is a factor of the upper 95 % bound of its share of bad requests, three blocks in `LEARNED` at least. Blocks are
+    the unit, so that bursts inside them widen the bound.
     """
     if history.blocks < LEARNED:
         return 1.0
     mean = history.total / history.blocks
     variance = max(0.0, history.squares / history.blocks - mean * mean)
-    return allowed_factor * (mean + _UPPER_95 * math.sqrt(variance / history.blocks))
+    return allowed_factor * max(mean + _UPPER_95 * math.sqrt(variance / history.blocks), 3.0 / history.blocks)

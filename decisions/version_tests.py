@@ -148,10 +148,8 @@ def decide_candidate(
         alpha: Level of each test against the candidate.
         beta: Level of the test that it must pass.
     """
-    verdict = _decide(everyone, alpha, beta)
-    if callers < FEW_CALLERS or others.passing.crossed(beta) == (verdict == "pass"):
-        return verdict
-    return "undecided"
+    verdict, rest = _decide(everyone, alpha, beta), _decide(others, alpha, beta)
+    return verdict if callers < FEW_CALLERS or (rest == "pass") == (verdict == "pass") else "undecided"
 
 
 def _decide(test: CandidateTest, alpha: float, beta: float) -> CandidateVerdict:

@@ -29,19 +29,21 @@ def observe_records(
     declared = policy.triggers if policy else ()
     triggers = sequential(declared)
     repeats, counted = without_repeats(state.repeats, records)
-    shown = _without_pinned(counted) if state.role == "canary" else counted
+    told, shown = records, counted
+    if state.role == "canary":
+        told, shown = _without_pinned(records), _without_pinned(counted)
     outcomes = {trigger.name: outcomes_of(trigger, shown, declared) for trigger in triggers}
     state = observe_loop.observe(state, triggers, outcomes)
     if state.role == "canary":
-        state = _with_hidden(state, triggers, records, declared)
+        state = _with_hidden(state, triggers, told, declared)
     drift = _gathered(state.drift, records, rows) if rows else state.drift
     changed = state.model_copy(
         update={
-            "failures": note_failures(state.failures, records, counted),
+            "failures": note_failures(state.failures, told, shown),
             "repeats": repeats,
             "drift": drift,
-            "requests": state.requests + len(records),
-            "evident": state.evident + sum(record.is_evidence for record in records),
+            "requests": state.requests + len(told),
+            "evident": state.evident + sum(record.is_evidence for record in told),
             "release_id": policy.release_id if policy else "",
             "last_at": max(state.last_at, *(ended_at(record) for record in records)),
         }
@@ -49,9 +51,9 @@ def observe_records(
     return add_to_windows(changed, records, windowing), counted
 
 
-def _without_pinned(records: Sequence[Inference]) -> list[Inference]:
+def _without_pinned(records: Sequence[Inference]) -> tuple[Inference, ...]:
     """Return the records whose callers left the side of a canary to the gateway."""
-    return [record for record in records if not record.pinned]
+    return tuple(record for record in records if not record.pinned)
 
 
 def _with_hidden(

@@ -67,6 +67,12 @@ def test_what_was_accepted_stays_accepted_and_known_after_an_alert_ends(known):
     assert current_limit(later, OWN) == limit
 
 
+def test_a_spotless_first_hour_allows_a_bad_request_a_minute():
+    state = after(fresh_trigger("active"), OWN, Draw(31), LEARNED, 0.0)
+    assert current_limit(state, OWN) > 1 / 600, "of six requests a block, of two seconds each"
+    assert after(state, OWN, Draw(33, LEARNED), LEARNED, 1 / 600).peak < LINE
+
+
 def test_before_its_first_hour_and_after_a_bad_one_the_declared_limit_holds():
     state = after(fresh_trigger("active"), OWN, Draw(31), LEARNED - 1, 0.001)
     assert current_limit(state, OWN) == 0.02

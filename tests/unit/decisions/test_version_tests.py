@@ -85,6 +85,8 @@ def test_every_combination_has_its_verdict(worse, beyond, active, passing):
     assert vt.decide_candidate(test, without, callers=3, alpha=ALPHA, beta=BETA) == of_heaviest
     of_others = expected if expected == "pass" else "undecided"
     assert vt.decide_candidate(test, good, callers=3, alpha=ALPHA, beta=BETA) == of_others
+    once_good = with_evidence(worse=SURE, passing=SURE)
+    assert vt.decide_candidate(test, once_good, callers=3, alpha=ALPHA, beta=BETA) == of_heaviest
 
 
 def test_what_both_had_is_over_once_both_are_well_again():

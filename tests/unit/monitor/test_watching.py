@@ -390,6 +390,7 @@ def test_a_request_that_names_its_version_is_no_evidence_about_a_candidate(versi
     state = m.feed(canary_state(), 30, 10, pinned)
     for trigger in state.targets[str(f.target(8))].triggers.values():
         assert (trigger.candidate.candidate.requests, trigger.candidate.active.requests) == (0, 0)
+    assert state.targets[str(f.target(8))].requests == 0
     assert {alert.target for alert in raised(state)} == ({f.target(7)} if version == 7 else set())
 
 
