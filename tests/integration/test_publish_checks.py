@@ -13,11 +13,11 @@ from clients.cli.errors import CommandError
 from clients.training import Published
 from contracts import facts as f
 from contracts.envelope import plain
+from contracts.facts.progress import ReleaseProgress
 from contracts.policy import ReleasePolicy
-from contracts.vocabulary import ArtifactRef, canonical_json
-from shared.messaging.publishing import publish_event
+from contracts.vocabulary import ArtifactRef, Contract, canonical_json
 from shared.storage.kv import Bucket
-from testbed import factories
+from testbed import factories, values
 from testbed.story import release_id
 
 WEIGHTS = ArtifactRef(uri="s3://slipway/a", digest="sha256:" + "a" * 64, size_bytes=1)
@@ -56,6 +56,13 @@ async def test_a_policy_that_is_weaker_than_the_stored_one_is_refused_before_the
         await asyncio.to_thread(check_policy, stack, model, policy_file)
 
 
+class Recorded(Contract):
+    """What the command reads of the registry's record of a release."""
+
+    opened: f.ReleaseOpened
+    progress: ReleaseProgress
+
+
 async def announce(js, model, event_id):
     """Publish the event of a checkpoint, whatever the bus remembers of it."""
     event = factories.event(factories.fact(f.CheckpointReady, model=model), id=event_id, subject=model)
@@ -69,9 +76,9 @@ async def test_a_checkpoint_that_was_released_before_is_found_with_what_became_o
     known = release_id(int(model[4:], 16))
     about = {"release_id": known, "model": model, "version": 1, "source_event_id": published.event_id}
     opened = factories.fact(f.ReleaseOpened, **about)
-    for fact in (opened, factories.fact(f.ReleaseFinished, outcome="rejected", code="gate_failed", version=1)):
-        changes = {"id": str(uuid.uuid4()), "subject": model, "correlationid": known}
-        await publish_event(js, factories.event(fact, **changes))
+    ended = {"state": "rejected", "outcome": "rejected", "code": "gate_failed"}
+    progress = values.progress(model=model, release_id=known, version=1, **ended)
+    await Bucket(js, "releases", Recorded).create(f"{model}.{known}", Recorded(opened=opened, progress=progress))
     await announce(js, model, published.event_id)
     earlier = await asyncio.to_thread(find_earlier, stack, published)
     assert (earlier.version, earlier.outcome) == (1, "rejected")

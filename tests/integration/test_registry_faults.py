@@ -103,6 +103,7 @@ async def test_killed_at_any_moment_the_release_ends_once_with_one_version(js, s
         assert process.deaths == [-9] * times
         await _is_quiet(js, log)
     emitted = Counter(FACTS[event.type] for event in await log.all() if event.source == "/slipway/registry")
+    assert emitted.pop(f.ReleaseProgressed) > 1
     assert emitted == EXPECTED
 
 
