@@ -219,7 +219,7 @@ class Mirrors:
         return None if again.record.error is not None else pairing.as_failed(served.record, mirrored.record)
 
     def _as_pair(self, served: _Side, mirrored: _Side, choice: Choice, other: Choice) -> MirroredPair | None:
-        """Return the pair of two sides; a death of a candidate's engine counts once, with its first request."""
+        """Return the pair of two sides; None if the engine was dead before it was asked."""
         if not mirrored.died:
             record, context_tokens = mirrored.record, other.served.context_tokens
             if context_tokens < choice.served.context_tokens:
