@@ -26,6 +26,7 @@ def assess_triggers(
     failures: Failures = NO_FAILURES,
     endpoints: Collection[str] = (),
     line: float,
+    beta: float = PASS_BETA,
 ) -> tuple[Finding, ...]:
     """Return the finding of every trigger of a target, and of the hard failures that no trigger covers.
 
@@ -36,6 +37,7 @@ def assess_triggers(
         failures: Whether the target may answer nothing, or only empty answers.
         endpoints: Where the target is served.
         line: The evidence at which a trigger of the active target raises an alert.
+        beta: The level at which a candidate passes.
     """
     hard = assess_failures(failures, endpoints)
     findings = []
@@ -43,7 +45,7 @@ def assess_triggers(
         state = states.get(trigger.name)
         if state is not None:
             applies = hard if hard is not None and trigger.metric == _HARD_METRICS[hard.kind] else None
-            findings.append(assess_trigger(trigger, state, now, applies, line=line, error=failures.error))
+            findings.append(assess_trigger(trigger, state, now, applies, line=line, beta=beta, error=failures.error))
     covered = {trigger.metric for trigger in triggers}
     for kind, metric in _HARD_METRICS.items():  # one that a trigger covers only ends an alert from before its policy
         finding = _assess_hard(kind, failures, hard)
@@ -58,13 +60,14 @@ def assess_trigger(
     hard: HardFailure | None = None,
     *,
     line: float,
+    beta: float = PASS_BETA,
     error: str = "",
 ) -> Finding:
     """Return the finding of one trigger; `error` is how the last request failed."""
     limit, candidate = current_limit(state, trigger), state.candidate
     calm_requests = CALM_REQUESTS if candidate is None else min(trigger.min_requests, CALM_REQUESTS)
     if candidate is not None:
-        fired = judge(candidate, trigger, PASS_BETA) == "fail"
+        fired = judge(candidate, trigger, beta) == "fail"
     else:
         fired = state.detector is not None and state.detector.peak >= line
     calm = hard is None and is_calm(state.slots, trigger.window_s, now, limit=limit, requests=calm_requests)

@@ -64,13 +64,8 @@ class TriggerState(Contract):
     hidden: int = 0
 
     @property
-    def e_value(self) -> float:
-        """Evidence now."""
-        return self.peak if self.detector is None else self.detector.value
-
-    @property
     def peak(self) -> float:
-        """The strongest evidence so far."""
+        """The strongest evidence so far against the active target; against a candidate, the evidence now."""
         if self.detector is not None:
             return self.detector.peak
         return self.candidate.e_value if self.candidate is not None else 0.0

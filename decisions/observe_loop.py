@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from pydantic import Field
 
-from contracts.policy import FALSE_ALARM_EVERY, Trigger
+from contracts.policy import FALSE_ALARM_EVERY, PASS_BETA, Trigger
 from contracts.vocabulary import Contract, Environment, Target
 from decisions.alerts import AlertFact, AlertState, Finding, decide_alerts
 from decisions.block_tests import plan_line
@@ -130,6 +130,7 @@ def assess(
     *,
     rules: AlertRules,
     false_alarm_every: float = FALSE_ALARM_EVERY,
+    beta: float = PASS_BETA,
     environment: Environment = "production",
     findings: tuple[Finding, ...] = (),
 ) -> Assessed[T]:
@@ -142,6 +143,7 @@ def assess(
         now: The time.
         rules: When alerts are raised and updated.
         false_alarm_every: The hours in which the triggers together may have one false alarm.
+        beta: The level at which a candidate passes.
         environment: Where the target is served.
         findings: Findings of other checks, decided together.
     """
@@ -152,6 +154,7 @@ def assess(
         failures=watched.failures,
         endpoints=watched.endpoints,
         line=plan_line(false_alarm_every, max(1, len(triggers))),
+        beta=beta,
     )
     decided = decide_alerts(
         alerts,

@@ -11,8 +11,8 @@ from typing import Final
 
 from decisions.release_plan import ROWS
 
-BEGINNINGS: Final = frozenset(row.begins for row in ROWS.values())
-"""The facts of a release that begin a step; all others record what happened, or release what is not needed any more."""
+BEGINNINGS: Final = frozenset(row.begins for row in ROWS.values() if row.begins)
+"""The facts by which the registry begins a step. A pause holds none of the others."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,6 @@ class Row:
         under_way: What is shown while it is under way.
         limit: The field of a policy with the seconds that it allows for it.
         begins: The fact of the registry that asks for it; empty if the end of the step before does. A pause holds it.
-        ends: The facts that end it.
         restarts: Keys of the release's record from which its time counts anew.
         is_needed: Whether a policy requires it.
         per_variant: Whether each variant takes it for itself.
@@ -72,7 +71,6 @@ class Row:
     under_way: str
     limit: str
     begins: str
-    ends: tuple[str, ...]
     restarts: tuple[str, ...] = ()
     is_needed: Callable[[ReleasePolicy], bool] = lambda policy: True  # noqa: ARG005 - each row has the same type
     per_variant: bool = False
@@ -88,47 +86,35 @@ _MEASURED: Final = ("staged", "benchmarked", "failed")
 ROWS: Final[dict[Step, Row]] = {
     row.name: row
     for row in (
-        Row("merge", "merged", "merging", "deadlines.merge_s", "release.opened", ("checkpoint.merged",)),
-        Row(
-            "quantise", "quantised", "quantising", "deadlines.quantise_s", "variant.requested",
-            ("variant.quantised", "variant.failed"), per_variant=True,
-        ),
-        Row(
-            "register", "registered", "registering", "deadlines.stage_s", "", ("version.registered",),
-            restarts=("quantised", "failed"),
-        ),
-        Row(
-            "queue", "staged", "staging", "deadlines.queue_s", "", ("stage.requested",),
-            restarts=("version.registered",), again=True,
-        ),
+        Row("merge", "merged", "merging", "deadlines.merge_s", "release.opened"),
+        Row("quantise", "quantised", "quantising", "deadlines.quantise_s", "variant.requested", per_variant=True),
+        Row("register", "registered", "registering", "deadlines.stage_s", "", restarts=("quantised", "failed")),
+        Row("queue", "staged", "staging", "deadlines.queue_s", "", restarts=("version.registered",), again=True),
         Row(
             "stage", "staged", "staging", "deadlines.stage_s", "stage.requested",
-            ("variant.staged", "variant.failed"), restarts=_MEASURED, per_variant=True,
+            restarts=_MEASURED, per_variant=True,
         ),
         Row(
             "benchmark", "benchmarked", "benchmarking", "deadlines.benchmark_s", "stage.requested",
-            ("variant.benchmarked", "variant.failed"), restarts=_MEASURED, per_variant=True,
+            restarts=_MEASURED, per_variant=True,
         ),
         Row(
             "rehearsal", "rehearsed", "rehearsing", "deadlines.rehearsal_s", "rehearsal.requested",
-            ("rehearsal.completed",), is_needed=needs_rehearsal,
+            is_needed=needs_rehearsal,
         ),
         Row(
-            "approval", "approved", "awaiting approval", "promotion.approval_deadline_s",
-            "approval.requested", ("approval.granted",), is_needed=needs_approval,
+            "approval", "approved", "awaiting approval", "promotion.approval_deadline_s", "approval.requested",
+            is_needed=needs_approval,
         ),
         Row(
-            "shadow", "shadow", "shadow", "shadow.deadline_s", "", ("shadow.assessed",),
+            "shadow", "shadow", "shadow", "shadow.deadline_s", "",
             restarts=("deployed",), is_needed=lambda p: p.shadow is not None,
         ),
         Row(
-            "canary", "canary", "canary", "canary.deadline_s", "", ("canary.assessed",),
+            "canary", "canary", "canary", "canary.deadline_s", "",
             restarts=("deployed",), is_needed=lambda p: bool(p.canary.steps), again=True,
         ),
-        Row(
-            "traffic", "in traffic", "promoting", "deadlines.traffic_s", "traffic.requested",
-            ("deployment.changed",), again=True,
-        ),
+        Row("traffic", "in traffic", "promoting", "deadlines.traffic_s", "traffic.requested", again=True),
     )
 }  # fmt: skip
 """The steps, in order; the traffic of a shadow or of a canary comes before the step that watches it."""

@@ -11,8 +11,8 @@ from contracts.vocabulary import Variant
 def ongoing(release: ReleaseProgress, reports: Iterable[Event[WorkProgressed]]) -> tuple[WorkProgressed, ...]:
     """Return the last report about each variant whose result is awaited, in the order of the variants.
 
-    Other reports count if they are newer than every step that is done: they are of the merge, or of loading again what
-    takes traffic.
+    Other reports are of the merge, or of loading again what takes traffic. One that is older than the end of a step
+    counts no more.
 
     Args:
         release: The release.
@@ -21,12 +21,11 @@ def ongoing(release: ReleaseProgress, reports: Iterable[Event[WorkProgressed]]) 
     if release.outcome is not None:
         return ()
     awaited = {variant for step in release.steps if step.state == "running" for variant in step.awaited}
-    since = max((step.at for step in release.steps if step.state == "done" and step.at), default=release.opened_at)
     chosen = release.target.variant if release.target is not None else None
     last: dict[Variant | None, WorkProgressed] = {}
     for report in reports:
         variant = report.data.variant
-        if variant in awaited or (variant in (None, chosen) and report.time > since):
+        if variant in (None, chosen, *awaited) and report.time > release.since:
             last[variant] = report.data
     order = (None, *release.variants)
     return tuple(sorted(last.values(), key=lambda work: order.index(work.variant) if work.variant in order else 0))

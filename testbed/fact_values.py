@@ -308,7 +308,6 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "itl_histogram": "HISTFAAAABx4nJNpmSzMwMDAygABzFCaEUoz2X+AsQA/7wKE",
         "queue_histogram": "HISTFAAAABx4nJNpmSzMwMDAygABzFCaEUoz2X+AsQA/7wKE",
         "features": {"output_chars": {"mean": 118.5, "count": 64}},
-        "e_values": {"slow-first-token": 12.5},
         "observed": {"slow-first-token": (64, 20)},
         "drills": {"drill-3": 18},
         "pairs": {"slow-first-token": f.PairCounts(both=3, neither=40, only_target=19, only_other=2)},

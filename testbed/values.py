@@ -247,7 +247,6 @@ def progress(**changes) -> ReleaseProgress:
         "target": None,
         "comparison": comparison(),
         "manual": True,
-        "returns": False,
         "outcome": None,
         "code": None,
         "reason": "",

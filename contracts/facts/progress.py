@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from ..codes import Code
@@ -35,13 +36,12 @@ class ReleaseProgress(Contract):
 
     Attributes:
         release_id: None of a checkpoint that has no release (yet); so is `version`.
-        state: Its outcome, `paused`, or the title of the step that it waits for.
+        state: Its outcome, or the title of the step that it waits for, also while it is paused.
         deadline_at: When the step that it waits for takes too long; None while it is paused.
         paused: By whom, since when and why it is held before its next step; empty if it is not.
         target: What is chosen to take traffic, or returns.
         comparison: The variants side by side, with what was measured so far; None before anything was.
         manual: Whether it takes traffic only with an approval.
-        returns: Whether it brings a suspended version back.
     """
 
     model: ModelName
@@ -59,7 +59,6 @@ class ReleaseProgress(Contract):
     target: Target | None = None
     comparison: Comparison | None = None
     manual: bool = False
-    returns: bool = False
     outcome: Outcome | None = None
     code: Code | None = None
     reason: str = ""
@@ -69,3 +68,8 @@ class ReleaseProgress(Contract):
     def name(self) -> str:
         """Return the display name: `support-bot v3`, or the model alone if no version was reserved."""
         return f"{self.model} v{self.version}" if self.version is not None else self.model
+
+    @property
+    def since(self) -> datetime:
+        """Return when the last of its steps ended."""
+        return max((step.at for step in self.steps if step.at is not None), default=self.opened_at)

@@ -173,7 +173,6 @@ class WindowSummarised(Fact):
     ttft_histogram: str
     e2e_histogram: str
     features: dict[str, Any] = {}
-    e_values: dict[str, float] = {}
     observed: dict[str, tuple[int, int]] = {}
     blocks: dict[str, tuple[tuple[int, int, int], ...]] = {}
     drills: dict[str, int] = {}

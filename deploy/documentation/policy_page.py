@@ -2,7 +2,7 @@
 
 from contracts import golden, policy
 from contracts.policy import ReleasePolicy
-from decisions.release_plan import ROWS
+from decisions.release_plan import ROWS, Row
 from deploy.documentation.events_page import fields_table
 from deploy.documentation.field_notes import field_notes
 from deploy.documentation.markdown import escape
@@ -18,16 +18,13 @@ def render() -> str:
 
 def _steps() -> str:
     """Return the table of the steps of a release."""
-    rows = [
-        f"| {row.name} | {row.title} | {row.under_way} | {_codes(row.begins)} | {_codes(*row.ends)} | `{row.limit}` |"
-        for row in ROWS.values()
-    ]
-    heading = "| step | shown when done | under way | begins with | ends with | limit |"
-    return "\n".join(("### Steps of a release", "", heading, "|---|---|---|---|---|---|", *rows, ""))
+    rows = [f"| {row.name} | {row.title} | {row.under_way} | {_begins(row)} | `{row.limit}` |" for row in ROWS.values()]
+    heading = "| step | shown when done | under way | begins with | limit |"
+    return "\n".join(("### Steps of a release", "", heading, "|---|---|---|---|---|", *rows, ""))
 
 
-def _codes(*names: str) -> str:
-    return ", ".join(f"`{name}`" for name in names if name) or "the end of the step before"
+def _begins(row: Row) -> str:
+    return f"`{row.begins}`" if row.begins else "the end of the step before"
 
 
 def _section(name: str, schema: dict[str, object]) -> str:

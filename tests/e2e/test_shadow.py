@@ -86,7 +86,7 @@ def test_a_candidate_that_raises_on_one_prompt_in_ten_ends_in_its_shadow_and_no_
     assert counts["only_target"] >= 6
     assert (counts["only_other"], counts["both"]) == (0, 0)
     shown = stack.ok("status", ended["release_id"])
-    assert f"fail after {last['requests']} requests compared" in " ".join(shown.split())
+    assert f"fail after {last['requests']} requests" in " ".join(shown.split())
 
 
 def test_a_good_candidate_passes_and_goes_on_to_its_canary_though_each_service_dies_meanwhile(stack, tiny):

@@ -139,7 +139,9 @@ def _releases(reader: Reader, names: list[str]) -> dict[str, Any]:
 
 
 def _state(release: Mapping[str, Any]) -> str:
-    return "rolled back" if release["rolled_back_at"] else release["state"]
+    if release["rolled_back_at"]:
+        return "rolled back"
+    return "paused" if release["paused"] else str(release["state"])
 
 
 def _series(reader: Reader, routes: list[dict[str, Any]]) -> dict[str, tuple[Points, Points]]:

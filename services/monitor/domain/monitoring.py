@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from contracts.facts import CanaryAssessed, Fact, Inference, MirroredPair, ShadowAssessed
-from contracts.policy import FALSE_ALARM_EVERY, ReleasePolicy, Trigger
+from contracts.policy import FALSE_ALARM_EVERY, PASS_BETA, ReleasePolicy, Trigger
 from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.vocabulary import Target
@@ -243,6 +243,7 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
         cause.at,
         rules=rules.alerts,
         false_alarm_every=policy.false_alarm_every if policy else FALSE_ALARM_EVERY,
+        beta=policy.canary.beta if policy else PASS_BETA,
         environment=state.environment,
         findings=of_model,
     )

@@ -41,8 +41,7 @@ def assess_shadow(policy: Policy, shadow: Shadow, state: TargetState, now: datet
         share_ratio=state.weight_ratio,
         requests=state.requests,
         counts={
-            name: ShadowCounts(pairs=seen.mirrored or PairCounts(), e_value=seen.e_value)
-            for name, seen in known.items()
+            name: ShadowCounts(pairs=seen.mirrored or PairCounts(), e_value=seen.peak) for name, seen in known.items()
         },
         requests_needed=0 if verdict == "fail" else max(part.needed for part in parts),
         seconds_needed=0.0 if verdict == "fail" else remaining_s,

@@ -113,11 +113,10 @@ def close_windows(
         return state, ()
     until = max(state.closed_until_s, *(window.start_s + window.length_s for window in due))
     kept = tuple(window for window in state.windows if window not in due)
-    e_values = {name: trigger.e_value for name, trigger in state.triggers.items()}
     summaries = []
     for window in due:
         blocks, later = _split(state.closed, window.start_s + window.length_s)
-        summaries.append(_summary(state, window, e_values, blocks))
+        summaries.append(_summary(state, window, blocks))
         state = state.model_copy(update={"closed": later})
     return state.model_copy(update={"windows": kept, "closed_until_s": until}), tuple(summaries)
 
@@ -140,9 +139,7 @@ def _split(closed: Mapping[str, Closed], end_s: int) -> tuple[dict[str, Closed],
     return before, later
 
 
-def _summary(
-    state: TargetState, window: OpenWindow, e_values: Mapping[str, float], blocks: Mapping[str, Closed]
-) -> WindowSummarised:
+def _summary(state: TargetState, window: OpenWindow, blocks: Mapping[str, Closed]) -> WindowSummarised:
     histograms: dict[str, Any] = {
         rule.histogram: window.histograms.get(rule.histogram) or sketch.empty_sketch()
         for rule in METRICS.values()
@@ -157,7 +154,6 @@ def _summary(
         target_failures=window.target_failures,
         other_failures=window.other_failures,
         features={name: _column(*sums) for name, sums in window.columns.items()},
-        e_values=dict(e_values),
         drills=window.drills,
         pairs={name: trigger.mirrored for name, trigger in state.triggers.items() if trigger.mirrored is not None},
         blocks={

@@ -62,10 +62,9 @@ def verdict_on(release: Release, variant: Variant) -> tuple[Verdict, Code, str] 
 
 
 def all_judged(release: Release) -> bool:
-    """Return whether the version's variants are known and each has its outcome in staging."""
-    return all_quantised(release) and all(
-        verdict_on(release, registered.variant) is not None for registered in registered_variants(release)
-    )
+    """Return whether the version's variants are known and each has its outcome in staging; not if it has none."""
+    verdicts = [verdict_on(release, registered.variant) for registered in registered_variants(release)]
+    return all_quantised(release) and bool(verdicts) and None not in verdicts
 
 
 def measured_quality(release: Release, variant: Variant) -> Quality:

@@ -73,8 +73,7 @@ def _nothing_quantised(release: Release) -> Ending | None:
 
 
 def _nothing_passed(release: Release) -> Ending | None:
-    registered = gates.registered_variants(release)
-    if release.turn is None or not registered or not gates.all_judged(release) or gates.choose(release) is not None:
+    if release.turn is None or not gates.all_judged(release) or gates.choose(release) is not None:
         return None
     return _no_variant(release)
 

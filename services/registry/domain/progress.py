@@ -12,7 +12,7 @@ from decisions.suspensions import RETURNS
 from services.registry.domain import approvals, deadlines, gates, plan
 from services.registry.domain.comparison import explain
 from services.registry.domain.orders import is_past_approval
-from services.registry.domain.record import SHADOW, Release
+from services.registry.domain.record import SHADOW, Release, weight_key
 
 _ROWS: Final[Mapping[str, Row]] = {row.title: row for row in ROWS.values()}
 """By title; of steps with the same title, the last one."""
@@ -29,7 +29,7 @@ def progress_of(release: Release) -> ReleaseProgress:
         version=release.version,
         run_id=release.opened.training.run_id,
         opened_at=release.opened_at,
-        state=ended.outcome if ended is not None else "paused" if release.is_paused else running,
+        state=ended.outcome if ended is not None else running,
         steps=steps,
         variants=gates.requested_variants(release),
         publishers=release.opened.publishers,
@@ -39,7 +39,6 @@ def progress_of(release: Release) -> ReleaseProgress:
         target=plan.chosen_target(release),
         comparison=explain(release) if release.quantised or release.failed else None,
         manual=needs_approval(release.policy),
-        returns=release.opened.returns is not None,
         outcome=ended.outcome if ended is not None else None,
         code=ended.code if ended is not None else None,
         reason=ended.reason if ended is not None else "",
@@ -53,7 +52,8 @@ def _steps(release: Release) -> Iterator[StepProgress]:
     detail = f"version {opened.version} reserved" if returns is None else f"{returns.target} {RETURNS}"
     yield StepProgress(name="admitted", title="admitted", state="done", at=release.opened_at, detail=detail)
     planned = [step for step in deadlines.plan_of(release) if returns is None or step.step != "queue"]
-    done, following = deadlines.done(release), next_step(deadlines.plan_of(release), deadlines.done(release))
+    done = deadlines.done(release)
+    following = next_step(planned, done)
     failed = False
     for title in dict.fromkeys(step.title for step in planned):
         step = _step(release, title, [step for step in planned if step.title == title], done, following)
@@ -86,6 +86,8 @@ def _step(
         return StepProgress(name=title, title=title, state="done", at=_ended_at(release, row), detail=detail)
     if (following is None or following.title != title) and not (answered and awaited):
         return StepProgress(name=title, title=title, state="waiting")
+    if deadlines.awaited_step(release) == "queue":
+        detail = "waits for its turn"
     detail = f"{answered} of {len(variants)}; {detail}" if answered else detail
     return StepProgress(name=title, title=row.under_way, state="running", detail=detail, awaited=awaited)
 
@@ -217,28 +219,32 @@ def _approved(release: Release) -> str:
 
 
 def _shadow(release: Release) -> str:
-    if SHADOW in (*release.waived, *release.overdue):
-        return _LATE if SHADOW in release.overdue else "no verdict in time; the policy goes on without it"
-    if release.shadowed is not None:
-        return f"{release.shadowed.verdict} after {release.shadowed.requests} requests compared"
     shadow, begun = release.policy.shadow, release.deployed.get(SHADOW)
-    return (
-        f"{begun.target} is asked {shadow.share_ratio:.0%} unseen" if shadow is not None and begun is not None else ""
-    )
+    if shadow is None or begun is None:
+        return ""
+    return _decided(release, SHADOW) or f"{begun.target} is asked {shadow.share_ratio:.0%} unseen"
 
 
 def _canary(release: Release) -> str:
-    """Return the share that the canary has, or the verdict on it."""
+    """Return the share that the canary has, or what was decided about it."""
     shares = [key for key in release.deployed if key not in (SHADOW, plan.ALL_TRAFFIC)]
     if not shares:
         return ""
     newest = max(shares, key=float)
-    assessed = release.assessed.get(newest)
+    return _decided(release, newest) or f"{release.deployed[newest].target} takes {float(newest):.0%}"
+
+
+def _decided(release: Release, key: str) -> str:
+    """Return the verdict on a share or on the shadow, or what happens without one; empty while it is awaited."""
+    assessed = release.shadowed if key == SHADOW else release.assessed.get(key)
+    advance = release.advanced.get(weight_key(0.0) if key == SHADOW else key)
     if assessed is not None:
         return f"{assessed.verdict} after {assessed.requests} requests"
-    if newest in release.overdue:
-        return _LATE
-    return f"{release.deployed[newest].target} takes {float(newest):.0%}"
+    if advance is not None:
+        return f"without a verdict, by {advance.sender}"
+    if key in release.waived:
+        return "no verdict in time; the policy goes on without it"
+    return _LATE if key in release.overdue else ""
 
 
 def _in_traffic(release: Release) -> str:

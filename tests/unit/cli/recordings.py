@@ -55,7 +55,6 @@ def window(
         "ttft_histogram": sketch.add("", answered) or sketch.empty_sketch(),
         "e2e_histogram": sketch.add("", [name + 300.0 for name in answered]) or sketch.empty_sketch(),
         "features": {},
-        "e_values": {},
     }
     name = f"w-{which}-{at}"
     return event(f.WindowSummarised(**(whole | changes)), id=name, time=after(at + length + 10))

@@ -52,8 +52,9 @@ def test_a_paused_release_is_shown_as_paused_until_it_goes_on(world):
     row, client = shown(world, *running)
     assert row["release_state"] == "paused"
     release = client.get(f"/api/v1/releases/{known}").json()
-    assert (release["state"], "oscar" in release["paused"]) == ("paused", True)
-    (listed,) = client.get("/api/v1/releases").json()["items"]
-    assert (listed["state"], listed["paused"]) == ("paused", True)
+    assert (release["state"], "oscar" in release["paused"]) == ("merging", True)
+    (listed,) = client.get("/api/v1/releases?state=merging").json()["items"]
+    assert (listed["state"], listed["paused"]) == ("merging", True)
+    assert listed["state_at"] == listed["opened_at"], "the pause begins no other state"
     row, client = shown(world, *running, held(paused=False))
     assert (row["release_state"], client.get(f"/api/v1/releases/{known}").json()["paused"]) == ("merging", "")

@@ -1,5 +1,6 @@
 """A candidate passes and fails with the declared probabilities, whichever callers it has and whenever one looks."""
 
+import math
 import random
 from datetime import UTC, datetime, timedelta
 
@@ -8,6 +9,8 @@ import pytest
 from contracts.policy import PASS_BETA, Canary
 from decisions.block_tests import BLOCK_S
 from decisions.candidates import CandidateState, add_beside, close_candidate, judge
+from decisions.findings import assess_trigger
+from decisions.observation import TriggerState
 from decisions.open_blocks import GRACE_S
 from decisions.triggers import Outcome
 from decisions.version_tests import MOST_KEYS, CandidateTest
@@ -96,6 +99,11 @@ def test_what_one_caller_alone_fails_with_fails_nothing_once_the_others_pass():
         state, _ = close_candidate(state, TRIGGER, at + timedelta(seconds=BLOCK_S + GRACE_S))
     state = heaviest_is_bad(state, range(900, 1800, BLOCK_S), draw, others=0.0)
     assert judge(state, TRIGGER, PASS_BETA) == "undecided"
+    assert [is_fired(state, beta) for beta in (PASS_BETA, 1e-300)] == [False, True], "an alert decides as the verdict"
+
+
+def is_fired(state, beta):
+    return assess_trigger(TRIGGER, TriggerState(candidate=state), BEGIN, line=math.inf, beta=beta).fired
 
 
 def test_of_many_callers_those_with_most_requests_are_counted():

@@ -1,6 +1,7 @@
 """The progress of a release that the registry publishes: its steps, their results, and what it waits for."""
 
 import itertools
+from datetime import timedelta
 
 import pytest
 
@@ -8,8 +9,8 @@ from contracts import facts as f
 from contracts.facts.progress import ReleaseProgress
 from contracts.policy import Approvals, Canary, Promotion, Shadow
 from services.registry.domain.deadlines import awaited_step, deadline_at
-from services.registry.domain.record import Input
-from services.registry.domain.releases import decide
+from services.registry.domain.record import DeadlineReached, Input
+from services.registry.domain.releases import decide, open_release
 from tests.kit import fakes_registry as k
 from tests.unit.registry.histories import HISTORIES, walk
 from tests.unit.registry.walks import Walk
@@ -104,11 +105,29 @@ def test_the_step_at_which_a_release_ends_has_failed():
     assert states(on_way.release.progress)["benchmarked"] == "done"
 
 
+def test_nothing_is_benchmarked_where_no_variant_was_quantised():
+    on_way = Walk()
+    on_way.handle(k.merged(), k.failed("int8"))
+    after = itertools.dropwhile(lambda each: each.name != "quantised", on_way.release.progress.steps)
+    assert [each.state for each in after] == ["done", "failed", "waiting", "waiting", "waiting", "failed"]
+
+
+def test_a_version_that_returns_waits_for_its_turn_before_its_first_share():
+    policy = k.policy(canary=Canary(steps=(0.1,)))
+    returns = k.opened(policy=policy).model_copy(update={"returns": k.served(k.target("int8"))})
+    waiting = open_release(returns, cause_id="e0", now=k.START).release
+    assert awaited_step(waiting) == "queue"
+    assert (waiting.progress.state, step(waiting, "canary").state) == ("canary", "running")
+    assert step(waiting, "canary").detail
+    begun = decide(waiting, Input("turn", k.START, k.turn(first=False)), k.START).release
+    assert (begun.progress.state, step(begun, "canary").detail) == ("canary", "")
+
+
 def test_a_pause_is_shown_with_who_and_why_and_has_no_deadline():
     on_way = Walk()
     hold = Input("h", on_way.now, f.ReleaseHeld(release_id=k.RELEASE, paused=True, reason="wait"), sender="oscar")
     shown = decide(on_way.release, hold, on_way.now).release.progress
-    assert (shown.state, shown.deadline_at) == ("paused", None)
+    assert (shown.state, shown.deadline_at) == ("merging", None)
     assert shown.paused.startswith("paused by oscar at ")
     assert shown.paused.endswith(": wait")
 
@@ -135,3 +154,44 @@ def test_shadow_and_canary_show_what_they_have_and_their_verdicts():
     assert step(on_way.release, "canary").detail.endswith("int8 takes 10%")
     on_way.handle(k.assessed("int8", 0.1, "fail"))
     assert (step(on_way.release, "canary").state, step(on_way.release, "canary").detail[:4]) == ("failed", "fail")
+
+
+def late(rule):
+    """Return a release whose canary or shadow has no verdict in time."""
+    name = "canary" if rule in ("ask", "promote") else "shadow"
+    if name == "canary":
+        policy = k.policy(canary=Canary(steps=(0.1,), deadline_s=50, on_deadline=rule))
+        begun = k.changed(k.route(OLD, k.target("int8"), weight=0.1, epoch=1), "canary")
+    else:
+        shadow = Shadow(duration_s=10, deadline_s=50, on_deadline=rule.removeprefix("shadow "))
+        policy = k.policy(canary=Canary(steps=(0.1,)), shadow=shadow)
+        begun = k.changed(k.route(OLD, shadow=k.target("int8"), epoch=1), "shadow")
+    on_way = Walk(policy).to_verdict(turn=k.turn(first=False))
+    on_way.handle(begun)
+    under_way = step(on_way.release, name).detail
+    on_way.now += timedelta(seconds=50)
+    on_way.handle(DeadlineReached(step=name))
+    assert step(on_way.release, name).detail != under_way
+    return on_way, name
+
+
+@pytest.mark.parametrize("rule", ["ask", "shadow ask"])
+@pytest.mark.parametrize("verdict", ["pass", "fail"])
+def test_a_verdict_that_comes_late_is_shown(rule, verdict):
+    on_way, name = late(rule)
+    on_way.handle(k.assessed("int8", 0.1, verdict) if name == "canary" else k.shadow_assessed("int8", verdict))
+    assert step(on_way.release, name).detail.startswith(f"{verdict} after ")
+
+
+@pytest.mark.parametrize("rule", ["ask", "shadow ask"])
+def test_who_lets_a_release_go_on_without_a_verdict_is_shown(rule):
+    on_way, name = late(rule)
+    order = f.CanaryAdvanced(release_id=k.RELEASE, weight_ratio=0.1 if name == "canary" else 0.0, reason="few requests")
+    release = decide(on_way.release, Input("advance", on_way.now, order, sender="anna"), on_way.now).release
+    assert (step(release, name).state, "anna" in step(release, name).detail) == ("done", True)
+
+
+@pytest.mark.parametrize("rule", ["promote", "shadow continue"])
+def test_what_the_policy_goes_on_without_is_done(rule):
+    on_way, name = late(rule)
+    assert step(on_way.release, name).state == "done"
