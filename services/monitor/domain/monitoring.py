@@ -213,9 +213,8 @@ def assess(
             continue
         watched, summaries = close_windows(watched, _watching(state, watched), read_until or cause.at, rules.windowing)
         state = _with_target(state, watched) if watched is not state.targets[name] else state
-        state = _publish(
-            state, cause, [(f"{name}:{summary.window.from_.isoformat()}", summary) for summary in summaries], watched
-        )
+        windows = [(f"{name}:{summary.window.from_.isoformat()}", summary) for summary in summaries]
+        state = _publish(state, cause, windows, watched)
         state = _decide_alerts(state, watched, cause, rules)
         state = _assess_canary(state, state.targets[name], cause, rules)
     return judging.settle(state, cause.id, cause.at)
