@@ -21,7 +21,7 @@ from benchmarks.detection_rules import Blocks, Floats, Rule, SingleRequests, Win
 from benchmarks.detection_traffic import INDEPENDENT, Pattern, Traffic
 from benchmarks.detection_verdicts import judge_candidates, judge_suspended
 from benchmarks.parts import show_table
-from decisions.block_tests import BLOCK_S
+from decisions.evidence.block_tests import BLOCK_S
 
 LIMIT, WARM_BLOCKS, LONGEST_BLOCKS, HEALTHY_BLOCKS = 0.02, 300, 3600, 1500
 WEEK_BLOCKS = 168 * 1800
@@ -162,7 +162,7 @@ def main() -> None:
     options = parser.parse_args()
     began, seed = time.perf_counter(), options.seed
     streams, watched, runs = (60, 300, 300) if options.quick else (300, 1000, 1000)
-    print(f"seed {seed}; vectorised and `decisions.block_tests` differ by {check():.1e}\n")
+    print(f"seed {seed}; vectorised and `decisions.evidence.block_tests` differ by {check():.1e}\n")
     print("Seconds from the change to the move, median (90th percentile); at 3 requests/s where nothing else is said\n")
     head = ("fault", "blocks, 1/s", "3/s", "10/s", "own history x 1.3", "before", "5 in a row", "first", "oracle")
     show_table(head, fault_rows(streams, seed))

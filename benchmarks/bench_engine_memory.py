@@ -23,7 +23,7 @@ import tritonclient.grpc
 
 from benchmarks.parts import show_table
 from clients.cli.gguf import convert_gguf, find_packaged_gguf
-from decisions.serving_memory import OVERHEAD_BYTES, WEIGHTS_RATIO
+from decisions.serving.memory import OVERHEAD_BYTES, WEIGHTS_RATIO
 from services.server_manager.domain.model_config import plan_model_files
 from services.server_manager.settings import ServerManagerSettings
 from shared.serving.inference import Channels, Deadlines, generate

@@ -16,7 +16,7 @@ import httpx
 
 from benchmarks.parts import MODEL, Parts, Steady, quantile, show_table, steady, toy_parts, until
 from contracts.routes import Route, ServedTarget
-from decisions.route_edits import Changed, roll_back
+from decisions.routes.edits import Changed, roll_back
 from shared.storage.kv import Bucket
 from testbed.gateway import load_toy
 from testbed.servers import running

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from decisions import block_tests as bt
-from decisions.hard_failures import LEAST_BLOCKS, LEAST_REQUESTS
+from decisions.evidence import block_tests as bt
+from decisions.evidence.hard_failures import LEAST_BLOCKS, LEAST_REQUESTS
 
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -44,7 +44,7 @@ class Rule(Protocol):
 
 
 class Blocks:
-    """The detector by blocks, `decisions.block_tests`; with `hard`, also that a target answers nothing."""
+    """The detector by blocks, `decisions.evidence.block_tests`; with `hard`, also that a target answers nothing."""
 
     def __init__(self, limit: float, streams: int, *, hard: bool = True, once_a_minute: bool = False) -> None:
         self.limit, self.hard, self.once_a_minute = limit, hard, once_a_minute
@@ -140,7 +140,7 @@ class Windows:
 
 
 class ShareTests:
-    """`decisions.version_tests.ShareTest` for many streams."""
+    """`decisions.evidence.version_tests.ShareTest` for many streams."""
 
     def __init__(self, limit: float, streams: int) -> None:
         self.limit, self.stakes = limit, np.array(bt.plan_stakes(limit))
@@ -160,7 +160,7 @@ class ShareTests:
 
 
 def check() -> float:
-    """Return the largest difference between the rule here and `decisions.block_tests`, relative, on one stream."""
+    """Return the largest difference between the rule here and `decisions.evidence.block_tests`, on one stream."""
     draw, here, state, worst = np.random.default_rng(7), Blocks(0.02, 1, hard=False), bt.ShareDetector(), 0.0
     for _ in range(3000):
         there = np.ones((draw.poisson(3), 1), bool)

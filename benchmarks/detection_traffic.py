@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.detection_rules import Floats, Requests
-from decisions.block_tests import BLOCK_S
+from decisions.evidence.block_tests import BLOCK_S
 
 
 @dataclass(frozen=True)

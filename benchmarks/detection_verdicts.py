@@ -1,4 +1,4 @@
-"""Verdicts about candidates and suspended versions, many runs at once, by the rules of `decisions.version_tests`."""
+"""Verdicts about candidates and suspended versions, many runs at once, by `decisions.evidence.version_tests`."""
 
 import math
 from collections import Counter
@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from benchmarks.detection_rules import Flags, Floats, ShareTests
 from benchmarks.parts import show_table
-from decisions import block_tests as bt
-from decisions import version_tests as vt
-from decisions.block_tests import BLOCK_S
-from decisions.suspensions import CLEAR_BETA, CONFIRM_ALPHA
+from decisions.evidence import block_tests as bt
+from decisions.evidence import version_tests as vt
+from decisions.evidence.block_tests import BLOCK_S
+from decisions.rollback.suspensions import CLEAR_BETA, CONFIRM_ALPHA
 
 RATE_RPS, LIMIT, ALPHA, PASS_BETA = 3.0, 0.02, CONFIRM_ALPHA, 0.05
 CANARY_BLOCKS, JUDGEMENT_BLOCKS, REDRAWN_BLOCKS, SPELL_BLOCKS = 1800, 900, 30, 25
@@ -64,7 +64,7 @@ CANARIES = (
 
 
 class Tests:
-    """`decisions.version_tests.CandidateTest` of many runs."""
+    """`decisions.evidence.version_tests.CandidateTest` of many runs."""
 
     def __init__(self, runs: int) -> None:
         self.joined = np.zeros((2, runs), int)

@@ -15,7 +15,7 @@ its fault makes worse count, too, if its caller forced them):
     nan_logits: the record's `nan_logits` is true.
 
 No delay lasts beyond the end of the drill. The faults that only change the record, those from `output_tokens` on,
-apply to complete answers; `decisions.drills.change_record` changes it.
+apply to complete answers; `decisions.rollback.drills.change_record` changes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The desired production state of a model; `decisions.route_edits` has the only functions that edit it."""
+"""The desired production state of a model; `decisions.routes.edits` has the only functions that edit it."""
 
 from __future__ import annotations
 

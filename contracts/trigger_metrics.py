@@ -30,7 +30,7 @@ TriggerMetric = Literal[
 Parameter = Literal[
     "shape", "length", "limit", "short_limit", "stop", "several", "prompts", "prompt_logprobs", "special_tokens"
 ]
-"""The kinds of callers' parameters that force metrics; `decisions.shaping` has the parameters of each."""
+"""The kinds of callers' parameters that force metrics; `services.gateway.domain.shaping` has the parameters of each."""
 CANCELLED: Final = "cancelled"
 REPETITIVE: Final = 0.5
 """The share of an answer's end that is written again in a loop from which it is repetitive."""

@@ -18,9 +18,9 @@ from contracts.routes import Route
 from contracts.services import FROM_OUTSIDE, SERVICES, Exchange, stream_of
 from contracts.store_access import BUCKET
 from contracts.vocabulary import IDENTITY_PATTERN, MODEL_NAME_PATTERN, Contract
-from decisions.bus_permissions import permissions_of
-from decisions.store_permissions import access_of, policy
+from decisions.access.bus_permissions import permissions_of
 from deploy.helm import facts as chart
+from deploy.identity.store_permissions import access_of, policy
 from deploy.monitoring import panels, rules
 from deploy.monitoring.dashboards import DASHBOARDS
 

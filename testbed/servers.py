@@ -16,7 +16,7 @@ import nkeys
 from nats.aio.client import Client
 
 from contracts.identities import PROVISIONER, Credential, inbox_prefix
-from decisions.bus_permissions import LIVE, Permissions
+from decisions.access.bus_permissions import LIVE, Permissions
 from deploy.identity.bus_config import permission_map, tls
 from deploy.identity.files import write_file
 from deploy.identity.key_folder import KeyFolder

@@ -61,7 +61,7 @@ async def _observe() -> dict[str, Any]:
     from vllm.entrypoints.pooling.embed import api_router
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    from decisions.openai_limits import CostLimits
+    from decisions.openai.limits import CostLimits
 
     app = build_app(make_arg_parser(FlexibleArgumentParser()).parse_args([]), supported_tasks=("generate",))
     app.include_router(api_router.router)

@@ -2,7 +2,7 @@
 
 from clients.cli.connection import StackAddress
 from clients.cli.output import CommandError
-from decisions.api_keys import parse_key
+from decisions.access.api_keys import parse_key
 
 
 def read_key(stack: StackAddress) -> str:

@@ -12,7 +12,7 @@ from clients.cli.reading import own_models, read_messages
 from contracts.envelope import source_of
 from contracts.services import DEADLETTER, DEADLETTER_PREFIX, FROM_OUTSIDE
 from contracts.vocabulary import canonical_json
-from decisions.bus_permissions import subjects_about
+from decisions.access.bus_permissions import subjects_about
 from shared.errors import Permanent
 
 _OUTSIDE: Final = {fact.TYPE for fact in FROM_OUTSIDE}

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from clients.cli.contexts import holds_secret
+from clients.cli.declared_state import Key, Kind
 from clients.cli.errors import CommandError, Exit
 from clients.cli.names import nearest
 from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents
@@ -17,8 +18,7 @@ from contracts.mirrors import Mirror, MirrorName
 from contracts.policy import ReleasePolicy
 from contracts.teams import Team, TeamName, TeamQuota
 from contracts.vocabulary import Environment, Instant, ModelName
-from decisions.declared_state import Key, Kind
-from decisions.policy_problems import list_problems
+from decisions.policies.problems import list_problems
 
 KINDS = ("Policy", "Team", "ApiKey", "Mirror")
 SUFFIXES = (".yaml", ".yml", ".json")

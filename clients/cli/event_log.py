@@ -17,7 +17,7 @@ from contracts.envelope import Event, nats_subject
 from contracts.facts import FACTS
 from contracts.services import EVENTS, INBOX, ORDERS
 from contracts.vocabulary import ENVIRONMENTS, Environment
-from decisions.bus_permissions import subjects_about
+from decisions.access.bus_permissions import subjects_about
 from shared.errors import Transient
 
 STREAMS = (INBOX, ORDERS, EVENTS)

@@ -11,7 +11,7 @@ from contracts.envelope import Event
 from contracts.facts import FACTS
 from contracts.services import EVENTS, FROM_OUTSIDE, stream_of
 from contracts.vocabulary import Environment
-from decisions.orders import CLOCK_SKEW
+from decisions.rollback.orders import CLOCK_SKEW
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAMES = {

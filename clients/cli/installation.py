@@ -25,12 +25,12 @@ from clients.cli.declared import (
     scopes_of,
     team_data,
 )
+from clients.cli.declared_state import Change, Key, Kind
 from clients.cli.errors import CommandError
 from contracts import mirrors
 from contracts.api_keys import ApiKey, KeyLimits
 from contracts.policy import ReleasePolicy
 from contracts.teams import TeamQuota
-from decisions.declared_state import Change, Key, Kind
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict, Entry
 

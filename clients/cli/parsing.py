@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from clients.cli.output import CommandError, Exit
 from contracts.facts import DrillFault
 from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE
-from decisions.drills import FLAGS
-from decisions.refused_values import describe_refusal
+from decisions.policies.refused_values import describe_refusal
+from decisions.rollback.drills import FLAGS
 
 DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd])")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}

@@ -22,7 +22,7 @@ from nats.js.errors import BadRequestError, NotFoundError
 from pydantic import BaseModel
 
 from contracts.services import RECORD_KEYS
-from decisions.bus_permissions import OWN_PERMISSIONS, consumer_names, readable_models
+from decisions.access.bus_permissions import OWN_PERMISSIONS, consumer_names, readable_models
 from shared.errors import Transient
 from shared.messaging.patience import NO_LEADER, ask_again, ask_beside
 from shared.storage.record_format import parse

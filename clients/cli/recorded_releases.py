@@ -29,7 +29,7 @@ from contracts.facts import (
 from contracts.facts.progress import ReleaseProgress, StepProgress
 from contracts.services import INBOX
 from contracts.vocabulary import Contract, Digest, Instant, Variant
-from decisions.bus_permissions import subjects_about
+from decisions.access.bus_permissions import subjects_about
 
 BUCKET: Final = "releases"
 _IDS: Final = re.compile(rf"\.{RELEASE_ID.pattern}$")

@@ -19,8 +19,8 @@ from contracts.manifests import VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.runtimes import DEFAULT_RUNTIME, LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntime, FleetRuntimes
 from contracts.vocabulary import Runtime, ServingSettings
-from decisions.runtimes import runtime_name
-from decisions.serving_settings import combine
+from decisions.serving.runtimes import runtime_name
+from decisions.serving.settings import combine
 from shared.runtime.clock import SystemClock
 
 LEASE_POLL_S = 0.25

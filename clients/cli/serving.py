@@ -6,7 +6,7 @@ from clients.cli.output import CommandError
 from clients.cli.reading import RecordsOfModels
 from contracts.routes import Route
 from contracts.vocabulary import Environment, Target
-from decisions.suspensions import describe_protection, describe_suspended
+from decisions.rollback.suspensions import describe_protection, describe_suspended
 
 BUCKETS: dict[Environment, str] = {"production": "routes", "staging": "staging-routes"}
 

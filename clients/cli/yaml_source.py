@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from clients.cli.errors import CommandError, Exit
 from clients.cli.names import nearest
-from decisions.refused_values import describe_refusal
+from decisions.policies.refused_values import describe_refusal
 
 LARGEST_BYTES = 1024 * 1024
 

@@ -59,14 +59,13 @@ class Inference(Contract):
 
     Attributes:
         caused_by: What kept the request from a complete answer; None if it has one, or if the gateway does not
-            know. `decisions.attribution` defines what counts as evidence.
+            know. `decisions.evidence.attribution` defines what counts as evidence.
         queue_ms: Time that the request waited in the engine before the engine began to compute it, in milliseconds,
             0 or more; None if unknown.
         logprob_mean: Mean log-probability of the generated tokens, before temperature, in nats, 0 or less; None where
             the engine computed none.
         nan_logits: The engine met a NaN among the logits of this request; None where it does not check for them.
-        forced_metrics: The metrics that the caller's parameters force (`decisions.shaping`): the request is no evidence
-            for them.
+        forced_metrics: The metrics that the parameters of the request force: it is no evidence for them.
         rescued_by: The version that answered the caller in the end, after this one failed before its first token. The
             failure counts as any other.
         caller: A pseudonym of the key that was presented, the same at all gateways; None without one.

@@ -7,10 +7,10 @@ which the target took traffic). Where an alert of the same kind was really raise
 moment on, without gaps if few requests follow it: the good requests before it would otherwise outweigh a regression
 that was rolled back after a few seconds. There the replay errs on the side of firing.
 
-Alerts are those of `decisions.observe_loop`, which the monitor runs too. A dead last replica, a target that is loaded
-nowhere, and the comparison of a canary with the active target need single requests and are not replayed. The route is
-the recorded one: the replay does not invent the traffic that another rollback would have caused, except that a target
-which would have been rolled back takes no traffic until it was promoted again.
+Alerts are those of `observe_loop`, which the monitor runs too. A dead last replica, a target that is loaded nowhere,
+and the comparison of a canary with the active target need single requests and are not replayed. The route is the
+recorded one: the replay does not invent the traffic that another rollback would have caused, except that a target which
+would have been rolled back takes no traffic until it was promoted again.
 
 The previous version is taken to generate. While one version is suspended, no trigger moves traffic.
 """
@@ -26,15 +26,15 @@ from contracts.facts import AlertRaised, AlertUpdated, ReleaseOpened, WindowSumm
 from contracts.facts.watch import AlertKind
 from contracts.policy import FALSE_ALARM_EVERY, Trigger
 from contracts.vocabulary import Target
-from decisions.alerts import AlertFact
-from decisions.observation import Role
+from decisions.evidence.alerts import AlertFact
+from decisions.evidence.observation import Role
+from decisions.evidence.triggers import Outcome, kind_of, sequential
 from decisions.replay.counts import Counted, Unknown, count_bad
 from decisions.replay.route_history import Routes, Span, cut, share_of
 from decisions.replay.spread import spread_over
 from decisions.replay.watched import Watched
-from decisions.rollback import decide, evidence_of, has_recovered
-from decisions.route_edits import Changed, EditRefused, put_back, roll_back
-from decisions.triggers import Outcome, kind_of, sequential
+from decisions.rollback.rule import decide, evidence_of, has_recovered
+from decisions.routes.edits import Changed, EditRefused, put_back, roll_back
 
 Result = Literal["rolled back", "canary aborted", "held", "manual", "refused", "unknown"]
 EVER = datetime.min.replace(tzinfo=UTC)

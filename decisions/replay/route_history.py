@@ -11,7 +11,7 @@ from contracts.envelope import Event
 from contracts.facts import DeploymentChanged
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from decisions.observation import Role
+from decisions.evidence.observation import Role
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from decisions.block_tests import BLOCK_S
+from decisions.evidence.block_tests import BLOCK_S
 from decisions.replay.counts import Counted
 from decisions.replay.route_history import Span
 

@@ -1,4 +1,4 @@
-"""The observe loop over a recorded window of one target: the monitor's own loop (`decisions.observe_loop`). Pure."""
+"""The observe loop over a recorded window of one target: the monitor's own loop (`observe_loop`). Pure."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -7,15 +7,24 @@ from datetime import UTC, datetime, timedelta
 
 from contracts.policy import Trigger
 from contracts.vocabulary import Target
-from decisions.alerts import AlertFact, AlertState, resolve_all
-from decisions.block_tests import BLOCK_S
-from decisions.hard_failures import LEAST_REQUESTS, add_outcomes
-from decisions.observation import slot_length_s
-from decisions.observe_loop import AlertRules, Assessed, WatchedTarget, assess, begins_anew, carried, close, observe
-from decisions.open_blocks import GRACE_S
-from decisions.policy_limits import LONGEST_S
+from decisions.evidence.alerts import AlertFact, AlertState, resolve_all
+from decisions.evidence.block_tests import BLOCK_S
+from decisions.evidence.hard_failures import LEAST_REQUESTS, add_outcomes
+from decisions.evidence.observation import slot_length_s
+from decisions.evidence.observe_loop import (
+    AlertRules,
+    Assessed,
+    WatchedTarget,
+    assess,
+    begins_anew,
+    carried,
+    close,
+    observe,
+)
+from decisions.evidence.open_blocks import GRACE_S
+from decisions.evidence.triggers import Outcome
+from decisions.policies.limits import LONGEST_S
 from decisions.replay.route_history import Span
-from decisions.triggers import Outcome
 
 Outcomes = Mapping[str, Sequence[Outcome]]
 """By the name of a trigger, in the order in which the requests ended."""

@@ -14,10 +14,10 @@ from typing import Any, ParamSpec, TypeVar
 
 from engine_tensors import HttpAsk, HttpPiece
 
-from decisions.json_values import find_excess_values
-from decisions.openai_limits import CostLimits, Refusal
-from decisions.openai_requests import check_body, check_path
-from decisions.turns import Turns
+from decisions.openai.json_values import find_excess_values
+from decisions.openai.limits import CostLimits, Refusal
+from decisions.openai.requests import check_body, check_path
+from decisions.openai.turns import Turns
 
 JSON_HEADERS = (("content-type", "application/json"),)
 P = ParamSpec("P")

@@ -2,7 +2,7 @@
 
 from contracts import golden, policy
 from contracts.policy import ReleasePolicy
-from decisions.release_plan import ROWS, Row
+from decisions.releases.plan import ROWS, Row
 from deploy.documentation.events_page import fields_table
 from deploy.documentation.field_notes import field_notes
 from deploy.documentation.markdown import escape

@@ -12,7 +12,7 @@ from typing import Final
 
 from contracts.api_keys import ApiKey
 from contracts.vocabulary import Environment
-from decisions.api_keys import ID_BYTES, SECRET_BYTES, digest_of_secret, format_key, parse_key
+from decisions.access.api_keys import ID_BYTES, SECRET_BYTES, digest_of_secret, format_key, parse_key
 from deploy.identity.files import make_folder, write_file, write_secret
 from shared.storage.record_format import dump_all, parse_all
 

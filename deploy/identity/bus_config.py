@@ -6,8 +6,8 @@ from pathlib import Path
 
 from contracts.identities import Identity
 from contracts.teams import Team
-from decisions.bus_permissions import Permissions, permissions_of
-from decisions.teams import narrowed
+from decisions.access.bus_permissions import Permissions, permissions_of
+from decisions.access.teams import narrowed
 from deploy.identity.key_files import KeyFiles
 
 ANSWER_WITHIN = "2m"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from contracts.identities import Identity
 from contracts.teams import Team
-from decisions.teams import narrowed, with_members
+from decisions.access.teams import narrowed, with_members
 from deploy.identity import bus_config
 from deploy.identity.files import make_folder, write_file
 from deploy.identity.key_files import KeyFiles

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from contracts.identities import Identity
 from contracts.teams import Team
-from decisions.teams import narrowed
+from decisions.access.teams import narrowed
 from deploy.identity.api_key_files import ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.store_keys import StoreKeys

@@ -30,7 +30,7 @@ from contracts.provenance import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
 from contracts.teams import Team, TeamQuota
 from contracts.vocabulary import IDENTITY_PATTERN, Environment
-from decisions.teams import find_problem, owner_of
+from decisions.access.teams import find_problem, owner_of
 from deploy.identity import operator_mode
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.bus_keys import make_key, public_key

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.identities import Credential, Identity
-from decisions.bus_permissions import permissions_of
+from decisions.access.bus_permissions import permissions_of
 from deploy.identity.files import make_folder, write_secret
 
 
@@ -29,7 +29,7 @@ def export(
     """Write `NAME.creds` for each identity whose secret is in a folder of credentials; return the files.
 
     Args:
-        identities: Who may connect, with the models that they may act on now (`decisions.teams.narrowed`).
+        identities: Who may connect, with the models that they may act on now (`decisions.access.teams.narrowed`).
         credentials: The folder with `NAME.nk`.
         signing_key: File with the seed (`SA…`) of the account, or of one of its signing keys.
         into: A folder, which is made.

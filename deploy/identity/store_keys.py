@@ -21,8 +21,8 @@ from pydantic import SecretStr
 
 from contracts.identities import Identity
 from contracts.store_access import BUCKET, StoreCredential
-from decisions.store_permissions import access_of, policy
 from deploy.identity.files import make_folder, write_secret
+from deploy.identity.store_permissions import access_of, policy
 
 Keys = tuple[StoreCredential, ...]
 """The keys of one identity that are accepted, the newest last."""

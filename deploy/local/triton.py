@@ -13,33 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import decisions
-from decisions import (
-    json_values,
-    openai_conversations,
-    openai_fields,
-    openai_limits,
-    openai_paths,
-    openai_requests,
-    turns,
-)
+import decisions.openai
 
 LOOPBACK = "127.0.0.1"
 BACKENDS = Path(__file__).resolve().parent.parent / "backends"
-REQUEST_RULES = tuple(
-    Path(module.__file__ or "")
-    for module in (
-        decisions,
-        json_values,
-        openai_conversations,
-        openai_fields,
-        openai_limits,
-        openai_paths,
-        openai_requests,
-        turns,
-    )
-)
-"""The modules by which the backend judges requests of the OpenAI API: the gateway's own."""
+REQUEST_RULES = Path(decisions.openai.__file__).parent
+"""The package by which the backend judges requests of the OpenAI API: the gateway's own."""
 
 RUNTIME_FILE = "runtime.json"
 """The file of the run folder that says which environment runs the targets."""
@@ -236,9 +215,9 @@ def copy_backends(target: Path, *, backends: Path = BACKENDS) -> None:
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))
         for shared in sorted(backends.glob("*.py")):
             shutil.copy2(shared, folder / shared.name)
-        (folder / "decisions").mkdir()
-        for module in REQUEST_RULES:
-            shutil.copy2(module, folder / "decisions" / module.name)
+        rules = folder / "decisions" / REQUEST_RULES.name
+        shutil.copytree(REQUEST_RULES, rules, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy2(REQUEST_RULES.parent / "__init__.py", rules.parent)
         for script in folder.glob("*.sh"):
             _make_executable(script)
 

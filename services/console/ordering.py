@@ -17,7 +17,7 @@ from contracts.facts import (
 )
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from decisions.rollback_plan import plan_rollback
+from decisions.routes.rollback_plan import plan_rollback
 from services.console.domain.operating import plan_drill, plan_lift
 from services.console.domain.order_data import DrillPlan, LiftPlan, OrderAnswer, RollbackPlan
 from services.console.domain.people import ORDERS, Person

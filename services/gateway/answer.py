@@ -9,7 +9,7 @@ from typing import Literal
 
 from contracts.facts import Inference
 from contracts.vocabulary import Target
-from decisions.attribution import ATTRIBUTION, PROVABLE, ErrorKind, as_error_kind
+from decisions.evidence.attribution import ATTRIBUTION, PROVABLE, ErrorKind, as_error_kind
 from services.gateway.backlog import Backlog
 from services.gateway.balancer import Balancer, Load
 from services.gateway.body_bans import BodyBans, Flight

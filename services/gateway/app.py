@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from contracts.api_usage import EndpointUse
 from contracts.version import VERSION
 from contracts.vocabulary import Environment
-from decisions.openai_paths import PATHS
-from decisions.openai_requests import check_path
+from decisions.openai.paths import PATHS
+from decisions.openai.requests import check_path
 from services.gateway.balancer import Balancer
 from services.gateway.body_bans import BodyBans
 from services.gateway.callers import Callers

@@ -1,6 +1,6 @@
 """Attributes the failure of a request to one of the parties: caller, target, infrastructure or gateway."""
 
-from decisions.attribution import ATTRIBUTION, COMPARED, PROVABLE
+from decisions.evidence.attribution import ATTRIBUTION, COMPARED, PROVABLE
 from services.gateway.answer import Answer
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain.failures import REJECTED, AnswerFailed

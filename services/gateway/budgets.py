@@ -6,7 +6,7 @@ from datetime import datetime
 
 from contracts.api_usage import MonthlyUsage
 from contracts.teams import TeamName
-from decisions.token_budgets import fits, is_forgotten, month_of
+from decisions.access.token_budgets import fits, is_forgotten, month_of
 from shared.runtime.clock import Clock
 from shared.storage.kv import Snapshot
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment, Target
-from decisions.openai_limits import CostLimits
+from decisions.openai.limits import CostLimits
 from services.gateway.balancer import Balancer
 from services.gateway.body_bans import BodyBans
 from services.gateway.callers import Callers

@@ -9,8 +9,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from contracts.vocabulary import Environment
-from decisions.attribution import ErrorKind
-from decisions.openai_limits import most_tokens
+from decisions.evidence.attribution import ErrorKind
+from decisions.openai.limits import most_tokens
 from services.gateway.answer import Answer
 from services.gateway.attribution import attribute_failure
 from services.gateway.backlog import SlowReader

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Final, ParamSpec, TypeVar
 
-from decisions.turns import Turns
+from decisions.openai.turns import Turns
 from services.gateway.domain import errors
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.metrics import GatewayMetrics

@@ -7,9 +7,8 @@ from typing import Literal
 from contracts.facts import Inference
 from contracts.trigger_metrics import CANCELLED
 from contracts.vocabulary import Environment, Party
-from decisions.attribution import ErrorKind
-from decisions.drills import change_record
-from decisions.shaping import forced_metrics, forces_length
+from decisions.evidence.attribution import ErrorKind
+from decisions.rollback.drills import change_record
 from services.gateway.callers import Caller, Spending
 from services.gateway.domain import drills, timing
 from services.gateway.domain.body_digests import digest_of
@@ -17,6 +16,7 @@ from services.gateway.domain.drills import DrillEffect
 from services.gateway.domain.records import EngineRecord
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
+from services.gateway.domain.shaping import forced_metrics, forces_length
 from services.gateway.request_traces import RequestTrace
 from shared.serving.openai_stream import ApiRequest
 

@@ -17,7 +17,7 @@ import structlog
 from contracts.facts import Inference, MirroredPair
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from decisions.attribution import ATTRIBUTION
+from decisions.evidence.attribution import ATTRIBUTION
 from services.gateway.answer import Answer
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import drills, pairing

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from contracts.routes import ServedTarget
-from decisions.attribution import PROVABLE
-from decisions.request_rates import Allowance
+from decisions.evidence.attribution import PROVABLE
 from services.gateway.answer import Answer
 from services.gateway.domain import pairing
 from services.gateway.domain.failures import AnswerFailed
+from services.gateway.domain.request_rates import Allowance
 from services.gateway.measurement import AcceptedRequest
 from shared.runtime.clock import Clock
 

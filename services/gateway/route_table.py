@@ -7,7 +7,7 @@ import structlog
 
 from contracts.routes import Route
 from contracts.vocabulary import Environment
-from decisions.route_versions import newest, revives_barred
+from decisions.routes.versions import newest, revives_barred
 from services.gateway.domain import errors, routing
 from services.gateway.domain.errors import RequestRejected
 from shared.runtime.clock import Clock, SystemClock

@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 
 from contracts.api_usage import TEAM_PREFIX
-from decisions.teams import models_of
+from decisions.access.teams import models_of
 from services.gateway.budgets import Budget
 from shared.runtime.clock import Clock
 from shared.runtime.team_list import TeamList

@@ -7,7 +7,7 @@ from contracts.envelope import Event
 from contracts.facts import CheckpointMerged, CheckpointRejected, MergeMethod, ReleaseOpened
 from contracts.manifests import MergedManifest
 from contracts.vocabulary import ArtifactRef, ServingSettings
-from decisions.serving_settings import combine, settle
+from decisions.serving.settings import combine, settle
 from services.merger import domain
 from services.merger.ports import Artifacts, Folder, MergeEngine, MergeJob, MergeResult, Templates
 from services.merger.rejections import raise_rejection

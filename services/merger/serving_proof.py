@@ -7,7 +7,7 @@ from typing import Any
 
 from contracts.manifests import FileEntry
 from contracts.vocabulary import ServingSettings
-from decisions.serving_settings import SERVING_FILE, SettingsRefused, assess_settings, combine, parse_settings, settle
+from decisions.serving.settings import SERVING_FILE, SettingsRefused, assess_settings, combine, parse_settings, settle
 from services.merger import domain
 from services.merger.domain import serving
 from services.merger.ports import Artifacts, Folder, Templates

@@ -9,7 +9,7 @@ from contracts.manifests import FileEntry
 from contracts.mirrors import Mirror
 from contracts.routes import Route
 from contracts.vocabulary import ModelName
-from decisions.version_history import VersionHistory
+from decisions.releases.version_history import VersionHistory
 from services.mirror.domain.plan import Alias, Mirrored
 from shared.errors import Transient
 

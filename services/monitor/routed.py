@@ -9,7 +9,7 @@ from contracts.policy import ReleasePolicy
 from contracts.records import record_key
 from contracts.routes import Route
 from contracts.vocabulary import ENVIRONMENTS, Environment
-from decisions.route_versions import without_policy
+from decisions.routes.versions import without_policy
 from services.monitor.app import Monitor, Watched
 from services.monitor.domain import rebuilding
 from services.monitor.domain.monitoring import Cause, follow_route

@@ -10,8 +10,8 @@ import structlog
 from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.facts import AlertRaised, AlertResolved
 from contracts.vocabulary import Digest
-from decisions.alerts import A
-from decisions.audit import LOST, SOURCES, Source, append, is_due, lost_item, missing_item, seal
+from decisions.evidence.alerts import A
+from decisions.sealed_log.audit import LOST, SOURCES, Source, append, is_due, lost_item, missing_item, seal
 from shared.errors import Permanent
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint

@@ -8,7 +8,7 @@ there, settled or not. The order within a model stays: what is taken next follow
 from collections.abc import Sequence
 
 from contracts.teams import Team
-from decisions.teams import owner_of
+from decisions.access.teams import owner_of
 from services.registry.admissions import Admissions
 from services.registry.domain.announcements import Announcement
 from services.registry.ports import Backlog, Ports, announcements_key

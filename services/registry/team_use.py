@@ -13,11 +13,11 @@ import structlog
 from contracts.facts import ReleaseOpened
 from contracts.records import OutboxRecord
 from contracts.teams import Team
-from decisions.fair_share import TeamWork
-from decisions.team_quotas import most_bytes
-from decisions.teams import owner_of
+from decisions.access.teams import owner_of
 from services.registry.domain import admission, announcements, deadlines
+from services.registry.domain.fair_share import TeamWork
 from services.registry.domain.record import Release
+from services.registry.domain.team_quotas import most_bytes
 from services.registry.domain.versions import ModelRecord
 from services.registry.ports import Ports, announcements_key, model_key, release_key
 from shared.errors import Transient

@@ -10,7 +10,7 @@ from contracts.manifests import FileEntry, FolderManifest
 from contracts.teams import Team
 from contracts.uploads import AnnouncedFile, UploadAnswer, UploadPermit, UploadRequest
 from contracts.vocabulary import ArtifactRef, digest_of
-from decisions.teams import find_foreign, owner_of
+from decisions.access.teams import find_foreign, owner_of
 from services.registry.domain import uploads as domain
 from services.registry.domain.admission import Refusal
 from services.registry.domain.uploads import StoredFile

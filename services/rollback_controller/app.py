@@ -27,7 +27,7 @@ from contracts.facts import (
 )
 from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS
-from decisions.rollback import rollback_id
+from decisions.rollback.rule import rollback_id
 from services.rollback_controller.controller import Controller
 from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.operator_orders import OperatorOrders

@@ -25,8 +25,8 @@ from contracts.routes import Route
 from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
-from decisions.rollback import replicas_needed, rollback_id
-from decisions.route_edits import Changed, EditRefused, put_back
+from decisions.rollback.rule import replicas_needed, rollback_id
+from decisions.routes.edits import Changed, EditRefused, put_back
 from services.rollback_controller.domain import behind, decision, execution
 from services.rollback_controller.domain.behind import Standby
 from services.rollback_controller.domain.decision import Cause, VoidOrder

@@ -10,7 +10,7 @@ from contracts.facts import GoldenOutcome
 from contracts.golden import GoldenPrompts
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment
-from decisions.golden import CHECK_S, QUEUED_MS, GoldenReply, judge_answers, may_defer
+from decisions.evidence.golden import CHECK_S, QUEUED_MS, GoldenReply, judge_answers, may_defer
 from services.rollback_controller.domain import golden
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.ports import Probe, Routes

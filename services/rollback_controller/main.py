@@ -2,7 +2,7 @@
 
 import asyncio
 
-from decisions.golden import CHECK_S
+from decisions.evidence.golden import CHECK_S
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.arrivals import StreamArrivals
 from services.rollback_controller.adapters.gateway import GatewayTraffic

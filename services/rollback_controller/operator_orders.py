@@ -14,7 +14,7 @@ from contracts.drills import LONGEST, Drill
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, DrillOrdered, QuarantineLifted, SuspensionDecided, SuspensionJudged
 from contracts.routes import Route
-from decisions.route_edits import (
+from decisions.routes.edits import (
     Changed,
     Edit,
     EditRefused,

@@ -9,8 +9,8 @@ from contracts.golden import GoldenPrompt
 from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest, Environment
-from decisions.golden import GoldenReply
-from decisions.provenance import Problem
+from decisions.evidence.golden import GoldenReply
+from decisions.releases.provenance import Problem
 from services.rollback_controller.domain.record import Arriving
 from shared.messaging.bus import Emit
 from shared.provenance.signed_policies import SignedPolicy

@@ -22,8 +22,8 @@ from contracts.policy import Trigger
 from contracts.routes import ServedTarget
 from contracts.trigger_metrics import SLO_METRICS
 from contracts.vocabulary import Digest
-from decisions.calendar import later
-from decisions.drills import describe_fault
+from decisions.releases.calendar import later
+from decisions.rollback.drills import describe_fault
 from services.rollback_controller.domain import rehearsal_plan
 from services.rollback_controller.domain.record import Rollback, RollbackState
 from services.rollback_controller.domain.rehearsal_plan import Load

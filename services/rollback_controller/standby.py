@@ -9,8 +9,8 @@ import structlog
 from contracts.golden import GoldenPrompt
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment
-from decisions.golden import GoldenReply
-from decisions.rollback import replicas_needed
+from decisions.evidence.golden import GoldenReply
+from decisions.rollback.rule import replicas_needed
 from services.rollback_controller.domain import standby
 from services.rollback_controller.ports import Probe, Proofs, Routes
 from services.rollback_controller.states import RollbackStates

@@ -19,10 +19,10 @@ from contracts.facts.watch import Severity
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable, Runtime
-from decisions.alerts import PlainAlert
-from decisions.route_edits import Changed, Edit, EditRefused, end_trial, has_trial, promote
-from decisions.route_edits import move as move_target
-from decisions.runtimes import why_no_runtime
+from decisions.evidence.alerts import PlainAlert
+from decisions.routes.edits import Changed, Edit, EditRefused, end_trial, has_trial, promote
+from decisions.routes.edits import move as move_target
+from decisions.serving.runtimes import why_no_runtime
 from services.server_manager.domain import staging
 from services.server_manager.domain.alerts import AlertChange
 from services.server_manager.domain.answer_types import (

@@ -15,11 +15,11 @@ from contracts.facts import (
     TrafficRequested,
     VariantFailed,
 )
-from decisions.runtimes import why_no_runtime
-from decisions.servable_variants import Hardware, why_not_servable
+from decisions.serving.runtimes import why_no_runtime
 from services.server_manager.domain import staging
 from services.server_manager.domain.drains import enqueue_endpoint_order
 from services.server_manager.domain.records import EndpointOrder
+from services.server_manager.domain.servable_variants import Hardware, why_not_servable
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.manager import Manager
 from services.server_manager.ports import Artifacts, Engines, Leadership, Routes, RuntimesView

@@ -6,8 +6,8 @@ from typing import Protocol
 import structlog
 
 from contracts.routes import Route
-from decisions.route_edits import AlreadyApplied, Changed, Edit
-from decisions.route_versions import newest
+from decisions.routes.edits import AlreadyApplied, Changed, Edit
+from decisions.routes.versions import newest
 from services.server_manager.ports import RouteListing, Routes
 from shared.errors import translate
 

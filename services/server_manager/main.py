@@ -8,7 +8,6 @@ import structlog
 
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
-from decisions.servable_variants import Hardware, parse_hardware
 from services.server_manager.adapters.agent_client import AgentClient
 from services.server_manager.adapters.agent_requests import Signer
 from services.server_manager.adapters.artifact_cache import ArtifactCache
@@ -19,6 +18,7 @@ from services.server_manager.adapters.repository_files import LeaseFile, LeaseFi
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.app import SERVICE, build
 from services.server_manager.domain.records import Leader, Servers
+from services.server_manager.domain.servable_variants import Hardware, parse_hardware
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import Manager

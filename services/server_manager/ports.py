@@ -11,8 +11,8 @@ from contracts.facts import WorkProgressed
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntimes
 from contracts.vocabulary import Deployable, Digest, Runtime, ServingSettings
-from decisions.provenance import Problem
-from decisions.route_edits import Edit
+from decisions.releases.provenance import Problem
+from decisions.routes.edits import Edit
 from services.server_manager.domain.description import Description
 from shared.errors import Transient
 

@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.runtimes import DEFAULT_RUNTIME
-from decisions.runtimes import NAME_RULE, is_runtime_name
-from decisions.servable_variants import parse_hardware
-from decisions.serving_memory import OVERHEAD_BYTES, budget_bytes
+from decisions.serving.memory import OVERHEAD_BYTES, budget_bytes
+from decisions.serving.runtimes import NAME_RULE, is_runtime_name
 from services.server_manager.domain.model_config import Device, EngineConfig, EngineKind
 from services.server_manager.domain.reconcile import Limits
+from services.server_manager.domain.servable_variants import parse_hardware
 
 
 class AgentSettings(BaseSettings):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from decisions.provenance import Problem
+from decisions.releases.provenance import Problem
 from services.server_manager.domain.answer_types import ApplyOrder, RefuseOrder
 from services.server_manager.ports import Artifacts
 from shared.errors import translate

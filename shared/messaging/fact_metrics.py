@@ -15,7 +15,7 @@ from contracts import metrics as m
 from contracts.envelope import Event
 from contracts.metrics import Metric
 from contracts.vocabulary import Environment, Verdict
-from decisions.release_plan import Step
+from decisions.releases.plan import Step
 from shared.runtime.metrics import BoundedLabel, counter, histogram, metrics_of
 
 _STEPS = frozenset(

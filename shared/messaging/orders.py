@@ -8,8 +8,8 @@ from typing import Any
 from contracts.envelope import Event, source_of
 from contracts.facts import Fact, OrderRefused
 from contracts.teams import Team
-from decisions.orders import assess_epoch, assess_expiry
-from decisions.teams import find_foreign
+from decisions.access.teams import find_foreign
+from decisions.rollback.orders import assess_epoch, assess_expiry
 from shared.errors import Permanent
 from shared.messaging.bus import Failed
 

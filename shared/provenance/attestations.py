@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from contracts.attested_steps import Step
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import ArtifactRef, digest_of
-from decisions.provenance import Problem, assess_allowed, assess_link, assess_statement, trust_epoch
+from decisions.releases.provenance import Problem, assess_allowed, assess_link, assess_statement, trust_epoch
 from shared.errors import Permanent, Transient
 from shared.provenance.envelopes import Attester, Signed, Subjects, Trust, open_envelope
 from shared.storage.blobs import Store, manifest_bytes, manifest_key

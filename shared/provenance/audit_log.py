@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from contracts.audit import GENESIS, PREFIX, AuditEntry, AuditTail
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import Digest, canonical_json, digest_of
-from decisions.audit import LOST, append, assess_chain, cursors_of, digest_of_entry, line_of, lost_item
-from decisions.provenance import Problem, assess_key, assess_link, find_key
+from decisions.releases.provenance import Problem, assess_key, assess_link, find_key
+from decisions.sealed_log.audit import LOST, append, assess_chain, cursors_of, digest_of_entry, line_of, lost_item
 from shared.errors import Permanent
 from shared.provenance.envelopes import Attester, Signed, Subjects, open_envelope
 from shared.storage.blobs import Store

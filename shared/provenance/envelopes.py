@@ -19,7 +19,7 @@ from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-
 from contracts.attested_steps import STEPS, Step
 from contracts.provenance import ATTESTED_BY, PAYLOAD_TYPE, AttesterKey, Claim, Material, Statement, Subject
 from contracts.vocabulary import canonical_json, digest_of
-from decisions.provenance import Problem, assess_key, find_key, predicate_type
+from decisions.releases.provenance import Problem, assess_key, find_key, predicate_type
 from shared.errors import Permanent
 from shared.runtime.clock import Clock
 from shared.runtime.settings import Connection

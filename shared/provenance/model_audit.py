@@ -16,8 +16,8 @@ from contracts.audit import PREFIX, AuditEntry, AuditItem
 from contracts.provenance import AttesterKey
 from contracts.services import EVENTS
 from contracts.vocabulary import MODEL_NAME_PATTERN, Digest, canonical_json, digest_of
-from decisions.audit import line_of
-from decisions.provenance import assess_link
+from decisions.releases.provenance import assess_link
+from decisions.sealed_log.audit import line_of
 from shared.errors import Permanent
 from shared.provenance.audit_log import AuditReading
 from shared.provenance.envelopes import Attester, Subjects

@@ -9,7 +9,7 @@ from typing import Any, Final
 from contracts.manifests import FileEntry
 from contracts.provenance import STATEMENT_TYPE, AttesterKey
 from contracts.vocabulary import canonical_json
-from decisions.provenance import Problem, find_key
+from decisions.releases.provenance import Problem, find_key
 from shared.provenance.envelopes import Attester, is_signed
 
 PREDICATE_TYPE: Final = "https://model_signing/signature/v1.0"

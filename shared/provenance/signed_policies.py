@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from contracts.policy import ReleasePolicy
-from decisions.provenance import Problem
+from decisions.releases.provenance import Problem
 from shared.errors import SlipwayError
 from shared.provenance.envelopes import Trust
 from shared.provenance.target_check import signed_version

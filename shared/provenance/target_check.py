@@ -8,7 +8,7 @@ from contracts.attested_steps import RequiredStep
 from contracts.manifests import VersionManifest
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import ArtifactRef, Deployable, digest_of
-from decisions.provenance import Problem
+from decisions.releases.provenance import Problem
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Signed
 from shared.storage.blobs import Store

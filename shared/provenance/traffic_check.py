@@ -9,7 +9,7 @@ from contracts.attested_steps import RequiredAttestations, RequiredStep
 from contracts.manifests import ApprovalRecord, BenchmarkReport, RehearsalRecord
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import Deployable, digest_of
-from decisions.provenance import Problem, assess_allowed
+from decisions.releases.provenance import Problem, assess_allowed
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Signed

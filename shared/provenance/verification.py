@@ -20,7 +20,7 @@ from contracts.manifests import (
 from contracts.provenance import BASE_IMPORT, AttesterKey
 from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
-from decisions.provenance import Problem
+from decisions.releases.provenance import Problem
 from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Signed

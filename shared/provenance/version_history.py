@@ -14,8 +14,8 @@ from contracts.manifests import (
 )
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import digest_of
-from decisions.provenance import Problem
-from decisions.version_history import VersionHistory
+from decisions.releases.provenance import Problem
+from decisions.releases.version_history import VersionHistory
 from shared.errors import Permanent
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Signed

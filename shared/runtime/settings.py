@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from decisions.refused_values import describe_refusal
+from decisions.policies.refused_values import describe_refusal
 
 REGION_PATTERN = r"^[a-z0-9-]+$"
 Kind = TypeVar("Kind", bound=BaseSettings)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from contracts.garbage import KEPT, PLAN, PLAN_READ_S, SWEPT, GcPlan
 from contracts.vocabulary import ArtifactRef
-from decisions.garbage import decision_key, is_candidate
+from decisions.sealed_log.garbage import decision_key, is_candidate
 from shared.errors import Permanent, Transient
 
 

@@ -11,8 +11,8 @@ from contracts.facts.watch import AlertKind
 from contracts.policy import Objective, Trigger
 from contracts.services import SERVICES
 from contracts.trigger_metrics import METRICS
-from decisions.alerts import RUNBOOKS
-from decisions.drills import describe_fault
+from decisions.evidence.alerts import RUNBOOKS
+from decisions.rollback.drills import describe_fault
 from deploy.documentation import policy_page, settings_page
 from deploy.helm.scaling import SCALED
 from deploy.helm.values import ScaledService, Values
@@ -39,7 +39,7 @@ def runbooks() -> Iterator[str]:
             yield problem("docs/runbooks/README.md", 1, f"{code} has {entries[code]} entries in {', '.join(FAMILIES)}")
     for kind in get_args(AlertKind):
         if RUNBOOKS[kind] != f"docs/runbooks/{kind}.md" or RUNBOOKS[kind] not in committed():
-            yield problem("decisions/alerts.py", 1, f"the alert {kind} has no page docs/runbooks/{kind}.md")
+            yield problem("decisions/evidence/alerts.py", 1, f"the alert {kind} has no page docs/runbooks/{kind}.md")
 
 
 def triggers() -> Iterator[str]:

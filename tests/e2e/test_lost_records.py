@@ -13,7 +13,7 @@ from clients.cli.version_records import read_routes
 from contracts.facts import DrillFault, DrillOrdered, Fact, SuspensionDecided
 from contracts.routes import Route
 from contracts.vocabulary import Deployable
-from decisions.bus_permissions import STREAMS
+from decisions.access.bus_permissions import STREAMS
 from shared.messaging.credentials import connect
 from shared.messaging.publishing import publish_event
 from shared.messaging.topology import BUCKETS

@@ -11,6 +11,7 @@ from clients.cli.commands.apply import make_all
 from clients.cli.completion import complete_api_keys, complete_teams
 from clients.cli.connection import find_stack
 from clients.cli.declared import policy_data, read_declarations
+from clients.cli.declared_state import Change
 from clients.cli.errors import CommandError
 from clients.cli.installation import Installation
 from contracts.api_keys import ApiKey
@@ -18,7 +19,6 @@ from contracts.mirrors import Mirror
 from contracts.policy import ReleasePolicy
 from contracts.services import ORDERS
 from contracts.teams import TeamQuota
-from decisions.declared_state import Change
 from deploy.identity.key_folder import KeyFolder
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket

@@ -13,7 +13,7 @@ from contracts import facts as cf
 from contracts.audit import AuditTail
 from contracts.policy import ReleasePolicy
 from contracts.services import FROM_OUTSIDE
-from decisions import audit as domain
+from decisions.sealed_log import audit as domain
 from services.registry.adapters.audit import LoggedMessages, StoreAlerts, StoredSegments
 from services.registry.audit import AuditWriter
 from shared.errors import Permanent

@@ -10,7 +10,7 @@ import pytest
 from contracts import facts
 from contracts.policy import Canary
 from contracts.routes import Route
-from decisions.attribution import is_failure
+from decisions.evidence.attribution import is_failure
 from services.monitor.domain import monitoring as watching
 from services.monitor.domain.monitoring import Cause, Rules
 from services.monitor.domain.record import MonitorState

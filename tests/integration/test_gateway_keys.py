@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from contracts.routes import Route
-from decisions.api_keys import parse_key
+from decisions.access.api_keys import parse_key
 from deploy.identity.api_key_files import REHEARSALS
 from deploy.identity.key_folder import KeyFolder
 from deploy.local.state import ADMIN

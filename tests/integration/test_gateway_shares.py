@@ -13,7 +13,7 @@ import pytest
 from contracts.api_keys import ApiKey, KeyLimits
 from contracts.api_usage import MonthlyUsage
 from contracts.routes import Route
-from decisions.api_keys import digest_of_secret, format_key
+from decisions.access.api_keys import digest_of_secret, format_key
 from deploy.local.state import ADMIN
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket

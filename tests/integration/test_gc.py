@@ -17,7 +17,7 @@ from contracts.garbage import PLAN, PREFIX
 from contracts.manifests import FolderManifest
 from contracts.services import stream_of
 from contracts.vocabulary import canonical_json
-from decisions.garbage import decision_key
+from decisions.sealed_log.garbage import decision_key
 from deploy.local.state import ADMIN
 from shared.errors import Transient
 from shared.messaging.provision import provision

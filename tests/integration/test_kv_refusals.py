@@ -6,7 +6,7 @@ import pytest
 from nats.js.errors import BadRequestError
 
 from contracts.routes import Route
-from decisions.route_edits import Changed
+from decisions.routes.edits import Changed
 from services.rollback_controller.adapters.kv import KvRoutes as ControllerRoutes
 from services.server_manager.adapters.kv_state import KvRecords, KvRoutes
 from services.server_manager.domain.records import Servers

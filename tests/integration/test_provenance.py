@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from contracts.vocabulary import Deployable, ServingSettings, Target, digest_of
-from decisions.provenance import Problem
+from decisions.releases.provenance import Problem
 from services.console.adapters.artifacts import StoredArtifacts
 from services.server_manager.adapters.load_check import LoadCheck
 from shared.errors import Permanent

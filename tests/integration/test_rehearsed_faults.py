@@ -8,7 +8,7 @@ import pytest
 from contracts.policy import Trigger
 from contracts.routes import Route
 from contracts.trigger_metrics import TriggerMetric
-from decisions.triggers import observe
+from decisions.evidence.triggers import observe
 from services.rollback_controller.adapters.gateway import STAGING, GatewayFlow
 from services.rollback_controller.domain.rehearsal_plan import plan_fault
 from testbed.gateway import Gateway, load_toy

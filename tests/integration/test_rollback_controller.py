@@ -12,7 +12,7 @@ from contracts import facts as f
 from contracts.api_usage import TRAFFIC_PREFIX, TrafficReport
 from contracts.drills import Drill
 from contracts.services import DEADLETTER, DEADLETTER_PREFIX, SERVICES, durable_name, stream_of
-from decisions.route_edits import promote
+from decisions.routes.edits import promote
 from deploy.local.state import ADMIN
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket

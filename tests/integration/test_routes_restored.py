@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contracts.routes import Route
-from decisions.route_edits import Changed, roll_back
+from decisions.routes.edits import Changed, roll_back
 from services.rollback_controller.adapters.kv import KvRoutes as ControllerRoutes
 from services.server_manager.adapters.kv_state import KvRecords, KvRoutes
 from services.server_manager.adapters.repository_files import RoutesFile

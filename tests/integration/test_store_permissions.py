@@ -25,8 +25,8 @@ from minio.signer import sign_v4_s3
 
 from contracts.identities import PROVISIONER, Identity
 from contracts.store_access import DATA_FORMAT, PREFIXES, SERVICE_ACCESS
-from decisions.store_permissions import access_of
 from deploy.identity.key_folder import KeyFolder
+from deploy.identity.store_permissions import access_of
 from shared.errors import Permanent, Transient
 from shared.storage.blobs import Store
 from shared.storage.credentials import read_credential, trusted

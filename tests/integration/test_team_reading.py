@@ -25,9 +25,9 @@ from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.services import DEADLETTER, DEADLETTER_PREFIX, EVENTS, INBOX, ORDERS, RECORD_KEYS, TELEMETRY
 from contracts.vocabulary import ArtifactRef, canonical_json
-from decisions import audit
-from decisions.bus_permissions import permissions_of
-from decisions.teams import narrowed
+from decisions.access.bus_permissions import permissions_of
+from decisions.access.teams import narrowed
+from decisions.sealed_log import audit
 from deploy.identity.key_folder import KeyFolder
 from services.registry.adapters.audit import LoggedMessages, StoredSegments
 from services.registry.audit import AuditWriter

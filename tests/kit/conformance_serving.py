@@ -14,7 +14,7 @@ from contracts.codes import ADVICE
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.vocabulary import Runtime, Target, digest_of
-from decisions.route_edits import AlreadyApplied, Changed, EditRefused, promote
+from decisions.routes.edits import AlreadyApplied, Changed, EditRefused, promote
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import OpenAlert, Servers
 from services.server_manager.ports import Extent, LeaseLost, RouteListing

@@ -16,8 +16,8 @@ from contracts.policy import ReleasePolicy
 from contracts.records import record_key
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import digest_of
-from decisions.golden import GoldenReply
-from decisions.provenance import Problem
+from decisions.evidence.golden import GoldenReply
+from decisions.releases.provenance import Problem
 from shared.errors import Transient
 from shared.messaging.publishing import Emit, envelope, id_taken, message_of
 from shared.messaging.topology import DEDUPE_WINDOW_S

@@ -13,7 +13,7 @@ from nats.js.errors import NotFoundError
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, FleetRuntimes
 from contracts.vocabulary import Runtime, ServingSettings
-from decisions.provenance import Problem
+from decisions.releases.provenance import Problem
 from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvRuntimes
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Leader, Servers

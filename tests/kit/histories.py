@@ -6,7 +6,7 @@ from contracts.attested_steps import RequiredAttestations
 from contracts.facts import RegisteredVariant, RehearsalCompleted, VariantBenchmarked
 from contracts.manifests import ApprovalRecord, BenchmarkReport, DeploymentRecord, RehearsalRecord, VersionManifest
 from contracts.vocabulary import Target
-from decisions.version_history import VersionHistory
+from decisions.releases.version_history import VersionHistory
 from testbed import factories
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -15,7 +15,7 @@ from contracts.facts import (
     VariantStaged,
 )
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
-from decisions.route_edits import roll_back
+from decisions.routes.edits import roll_back
 from shared.errors import Transient
 from shared.messaging.provision import provision
 from shared.serving.inference import Channels, generate

@@ -8,7 +8,7 @@ import torch
 
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.vocabulary import Target
-from decisions.attribution import is_failure
+from decisions.evidence.attribution import is_failure
 from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.domain.served_quality import BaselineScores, assess_scored, score_window
 from services.quantiser.adapters.evaluation import load_reference, measure_quality

@@ -16,7 +16,7 @@ from clients.cli.doctor.endpoints import assess_endpoints
 from clients.cli.runtimes import list_fleets
 from contracts.codes import Code
 from contracts.facts import AlertRaised, EndpointOrdered, OrderAccepted
-from decisions.route_edits import roll_back
+from decisions.routes.edits import roll_back
 from services.gateway.connections import endpoints_of
 from testbed.gateway import Gateway
 from testbed.servers import connection, running

@@ -22,9 +22,9 @@ from contracts.api_keys import KEY_ID_PATTERN, ApiKey
 from contracts.api_usage import TEAM_PREFIX, MonthlyUsage
 from contracts.teams import Team
 from contracts.vocabulary import Environment
-from decisions.api_keys import DEFAULT_LIMITS, ID_BYTES, SECRET_BYTES, digest_of_secret, format_key, pseudonym
-from decisions.teams import find_problem
-from decisions.token_budgets import month_of
+from decisions.access.api_keys import DEFAULT_LIMITS, ID_BYTES, SECRET_BYTES, digest_of_secret, format_key, pseudonym
+from decisions.access.teams import find_problem
+from decisions.access.token_budgets import month_of
 from shared.errors import Transient
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict

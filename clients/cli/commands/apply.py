@@ -9,10 +9,10 @@ import typer
 
 from clients.cli.connection import JsonOption, StateOption, find_stack
 from clients.cli.declared import Declarations, read_declarations
+from clients.cli.declared_state import Change, Key, plan_changes, undeclared
 from clients.cli.errors import CommandError, Exit
 from clients.cli.installation import Installation
 from clients.cli.output import show_json, show_line, warn
-from decisions.declared_state import Change, Key, plan_changes, undeclared
 
 FilesOption = Annotated[
     list[Path], typer.Option("--file", "-f", metavar="FILE|FOLDER", help="File, or folder of files; repeatable.")

@@ -18,7 +18,7 @@ from clients.cli.reading import own_models
 from clients.cli.version_records import open_store
 from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.provenance import AttesterKey
-from decisions.audit import append, attribute, is_audited, item_of
+from decisions.sealed_log.audit import append, attribute, is_audited, item_of
 from deploy.local.plan import keys_folder
 from shared.errors import Permanent
 from shared.provenance.audit_log import AuditReading, export_log, read_export, read_log

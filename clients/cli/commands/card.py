@@ -6,7 +6,7 @@ from clients.cli.connection import StateOption, find_stack
 from clients.cli.output import CommandError, Exit
 from clients.cli.resolving import VersionArgument, advise, find_version_name
 from clients.cli.version_records import open_store
-from decisions.model_cards import render_card
+from decisions.releases.model_cards import render_card
 from shared.errors import Permanent, SlipwayError
 from shared.provenance.envelopes import Trust
 from shared.provenance.version_history import read_version_history

@@ -28,7 +28,7 @@ from contracts.envelope import Event
 from contracts.facts import DrillFault, DrillOrdered
 from contracts.records import record_key
 from contracts.vocabulary import ENVIRONMENTS, Environment, Target
-from decisions.drills import describe_fault, is_in_progress
+from decisions.rollback.drills import describe_fault, is_in_progress
 from shared.runtime.clock import SystemClock
 
 BUCKET = "drills"

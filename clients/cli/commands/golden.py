@@ -15,7 +15,7 @@ from clients.cli.serving import read_route
 from contracts.envelope import Event, plain
 from contracts.facts import GoldenChecked
 from contracts.vocabulary import Target
-from decisions.golden import AGREEING
+from decisions.evidence.golden import AGREEING
 
 COLUMNS = ("prompt", "serves", "behind", "the answer")
 _VERDICTS = {True: "pass", False: "fail", None: "-"}

@@ -30,7 +30,7 @@ from contracts.facts.progress import ReleaseProgress
 from contracts.limits import too_large
 from contracts.services import EVENTS, ORDERS, durable_name
 from contracts.vocabulary import Environment
-from decisions.orders import LONGEST_ORDER, ORDER_AGE
+from decisions.rollback.orders import LONGEST_ORDER, ORDER_AGE
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock

@@ -22,15 +22,15 @@ from clients.cli.errors import CommandError, Exit
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import show_json, show_line
 from clients.cli.parsing import check_model, parse_duration
+from clients.cli.policy_sentences import explain_policy
 from clients.cli.policy_template import TEMPLATE
+from clients.cli.policy_times import explain_times, mean_rate
 from clients.cli.reading import RecordsOfModels
 from clients.cli.resolving import advise
 from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents, validated
 from contracts.policy import ReleasePolicy
-from decisions.policy_comparison import weaknesses
-from decisions.policy_problems import list_problems
-from decisions.policy_sentences import explain_policy
-from decisions.policy_times import explain_times, mean_rate
+from decisions.policies.comparison import weaknesses
+from decisions.policies.problems import list_problems
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict
 

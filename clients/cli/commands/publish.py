@@ -25,7 +25,7 @@ from contracts.facts import EvalResult, Weights
 from contracts.facts.progress import ReleaseProgress
 from contracts.sources import scheme_of
 from contracts.vocabulary import ServingSettings, Variant
-from decisions.serving_settings import assess_settings, combine
+from decisions.serving.settings import assess_settings, combine
 from shared.runtime.clock import SystemClock
 
 

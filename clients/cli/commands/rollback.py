@@ -59,8 +59,8 @@ from contracts.facts import (
 from contracts.routes import Route
 from contracts.services import EVENTS
 from contracts.vocabulary import Target
-from decisions.orders import epoch_in_reason
-from decisions.rollback_plan import plan_rollback
+from decisions.rollback.orders import epoch_in_reason
+from decisions.routes.rollback_plan import plan_rollback
 from shared.errors import Transient, as_code
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock

@@ -25,7 +25,7 @@ from contracts.facts import CheckpointReady
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, RunningTarget
-from decisions.serving_settings import describe_settings
+from decisions.serving.settings import describe_settings
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
 

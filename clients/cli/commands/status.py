@@ -28,7 +28,7 @@ from clients.cli.watched import read_blind
 from contracts.envelope import Event, nats_subject
 from contracts.facts import WorkProgressed
 from contracts.facts.progress import ReleaseProgress
-from decisions.work_progress import ongoing
+from decisions.releases.work_progress import ongoing
 from shared.errors import Transient
 from shared.runtime.clock import SystemClock
 

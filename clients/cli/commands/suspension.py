@@ -16,8 +16,8 @@ from clients.cli.serving import read_route
 from contracts.facts import SuspensionDecided
 from contracts.routes import Route, Suspended
 from contracts.vocabulary import Target
-from decisions.route_edits import put_back
-from decisions.suspensions import RETURNS
+from decisions.rollback.suspensions import RETURNS
+from decisions.routes.edits import put_back
 
 Decision = Literal["confirm", "return"]
 

@@ -26,7 +26,7 @@ from contracts.facts.staging import SideSummary
 from contracts.manifests import DeploymentRecord
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from decisions.serving_settings import describe_settings
+from decisions.serving.settings import describe_settings
 
 
 def versions(model: ModelArgument, state: StateOption = None, as_json: JsonOption = False) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from clients.cli.doctor.findings import Finding, failure, ok, warning
-from decisions.serving_memory import BUDGET_RATIO, OVERHEAD_BYTES, reserved_bytes
+from decisions.serving.memory import BUDGET_RATIO, OVERHEAD_BYTES, reserved_bytes
 from shared.runtime.sandbox import Protection
 
 GIB = 1024**3

@@ -11,8 +11,8 @@ from clients.cli.connection import StackAddress, connected
 from clients.cli.reading import read_messages
 from contracts.facts import CheckpointReady
 from contracts.services import EVENTS, INBOX, durable_name
-from decisions.bus_permissions import BUCKETS
-from decisions.garbage import names_in
+from decisions.access.bus_permissions import BUCKETS
+from decisions.sealed_log.garbage import names_in
 
 HOLDING: Final = (
     "checkpoint",

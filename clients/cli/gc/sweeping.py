@@ -9,7 +9,7 @@ from clients.cli.gc.store import Listed, SweepStore
 from contracts.garbage import DECISIONS, MOST_PLANNED, OPEN, PLAN, PREFIX, SWEPT, GcPlan
 from contracts.store_access import DATA_FORMAT, PROBE
 from contracts.vocabulary import canonical_json, digest_of
-from decisions.garbage import (
+from decisions.sealed_log.garbage import (
     DOCUMENT_BYTES,
     decision_key,
     is_candidate,

@@ -12,9 +12,9 @@ from contracts.facts import RollbackCompleted, RollbackFailed
 from contracts.facts.watch import AlertKind
 from contracts.policy import Trigger
 from contracts.vocabulary import Target
-from decisions.policy_limits import LONGEST_S
+from decisions.evidence.triggers import kind_of, limit_of
+from decisions.policies.limits import LONGEST_S
 from decisions.replay.engine import Fired, Replay
-from decisions.triggers import kind_of, limit_of
 
 NEAR = timedelta(seconds=120)
 """Recorded events this close to a replayed one are shown on its line; long windows of a trigger reach further."""

@@ -39,7 +39,7 @@ import stub_guard  # noqa: E402 - found by the path above
 import text_answers  # noqa: E402 - found by the path above
 import triton_python_backend_utils as pb_utils  # noqa: E402 - found by the path above
 
-from decisions import openai_limits  # noqa: E402 - found by the path above
+from decisions.openai import limits as openai_limits  # noqa: E402 - found by the path above
 
 CANCEL_POLL_S = 0.1
 STOP_S = 10.0

@@ -20,7 +20,7 @@ from engine_tensors import HttpAsk, HttpPiece
 from openai_record import Recorder, current
 from schema_check import SchemaCheck
 
-from decisions.openai_limits import CostLimits, Refusal
+from decisions.openai.limits import CostLimits, Refusal
 
 DISCONNECT_S = 1.0
 CHECK_S = 30.0

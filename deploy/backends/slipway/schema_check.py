@@ -17,7 +17,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from decisions.openai_limits import Refusal
+from decisions.openai.limits import Refusal
 
 CHILD = Path(__file__).resolve().parent / "schema_child.py"
 KEPT_OUTCOMES = 4_096

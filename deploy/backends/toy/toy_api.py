@@ -21,7 +21,7 @@ from toy_answers import DONE, AnswerFormat, Record, TextAnswer, event
 from toy_engine import EngineDeadError, ToyEngine
 from toy_requests import Asked, RequestError, read
 
-from decisions.openai_limits import CostLimits, Refusal
+from decisions.openai.limits import CostLimits, Refusal
 
 KINDS = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
 PROGRESS_S = 0.5

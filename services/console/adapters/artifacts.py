@@ -4,7 +4,7 @@ from typing import Final
 
 from contracts.manifests import FolderManifest
 from contracts.vocabulary import digest_of
-from decisions.model_cards import render_card
+from decisions.releases.model_cards import render_card
 from services.console.domain.version_screen import Proof, Proofs
 from services.console.ports import Artifacts
 from shared.errors import Permanent, Transient

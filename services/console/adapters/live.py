@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
 from contracts.running import RUNNING_PREFIX
-from decisions.bus_permissions import LIVE
+from decisions.access.bus_permissions import LIVE
 from services.console.domain.logged import parse_message
 from shared.messaging.running import read_running
 

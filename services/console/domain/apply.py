@@ -7,7 +7,7 @@ from typing import Any, Final
 from contracts import facts as f
 from contracts.envelope import Event, plain
 from contracts.services import EVENTS, INBOX
-from decisions.suspensions import describe_suspended
+from decisions.rollback.suspensions import describe_suspended
 from services.console.domain.logged import Unreadable
 from services.console.domain.packing import pack
 from services.console.domain.rows import RELEASE_ID, Row, instant, row

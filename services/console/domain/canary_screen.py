@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from contracts.facts import PairCounts
 from contracts.policy import ReleasePolicy, Trigger
-from decisions.triggers import limit_of, sequential
+from decisions.evidence.triggers import limit_of, sequential
 from services.console.domain.release_data import CanaryStep
 from services.console.domain.screens import Screen, Time
 

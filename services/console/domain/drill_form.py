@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.facts import DrillFault
-from decisions.drills import FLAGS
+from decisions.rollback.drills import FLAGS
 from services.console.domain.operating import LONGEST_MINUTES
 
 FAULTS: Final = {

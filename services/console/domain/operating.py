@@ -6,8 +6,8 @@ from contracts.drills import LONGEST
 from contracts.facts import DrillFault
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from decisions import route_edits
-from decisions.drills import describe_fault
+from decisions.rollback.drills import describe_fault
+from decisions.routes import edits as route_edits
 from services.console.domain.order_data import DrillPlan, LiftPlan
 
 LONGEST_MINUTES: Final = int(LONGEST.total_seconds() // 60)

@@ -8,7 +8,7 @@ from contracts import facts as f
 from contracts.facts import Fact
 from contracts.identities import PUBLISHED_BY, Identity, Role
 from contracts.teams import Team
-from decisions.teams import narrowed
+from decisions.access.teams import narrowed
 
 ORDERS: Final[dict[str, type[Fact]]] = {
     "approve": f.ApprovalGranted,

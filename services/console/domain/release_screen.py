@@ -6,7 +6,7 @@ from typing import Any
 from contracts import facts as f
 from contracts.envelope import Event
 from contracts.facts.progress import ReleaseProgress
-from decisions.work_progress import ongoing
+from decisions.releases.work_progress import ongoing
 from services.console.domain.release_data import (
     Approval,
     CanaryStep,

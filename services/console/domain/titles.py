@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from contracts import facts as f
 from contracts.envelope import Event
-from decisions.suspensions import RETURNS
+from decisions.rollback.suspensions import RETURNS
 
 LONGEST: Final = 400
 _FIELDS: Final = ("alert_id", "rollback_id", "order_id")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from contracts.facts import FACTS
-from decisions.audit import is_audited
+from decisions.sealed_log.audit import is_audited
 from services.console.domain.screens import Deployment, EventRow, Page
 from services.console.queries.reading import Reader, count, event_rows, following, like
 

@@ -14,8 +14,8 @@ from pydantic import Field, field_validator
 
 from contracts.api_keys import ApiKey
 from contracts.vocabulary import Contract
-from decisions.oidc_grants import Grant, account_of, record_of
 from services.gateway.adapters.transport import is_loopback
+from services.gateway.domain.oidc_grants import Grant, account_of, record_of
 
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Asymmetric ones only: who can verify must not be able to sign."""

@@ -11,7 +11,7 @@ from contracts.drills import LONGEST, Drill
 from contracts.facts import DrillFault
 from contracts.records import record_key
 from contracts.vocabulary import Target
-from decisions.drills import is_in_progress
+from decisions.rollback.drills import is_in_progress
 from services.gateway.domain.sampling import fraction
 
 HEADER = "x-slipway-drill"
@@ -46,7 +46,7 @@ class DrillEffect:
         until_s: the end of the drill on the monotonic clock: no delay lasts longer.
         fails: the request fails without reaching the target.
         alteration: change of the answer's text.
-        fault: what the drill changes in the telemetry record (`decisions.drills.change_record`).
+        fault: what the drill changes in the telemetry record (`decisions.rollback.drills.change_record`).
     """
 
     drill_id: str

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from contracts.vocabulary import Environment
-from decisions.api_keys import PREFIX, KeyProblem
-from decisions.attribution import ErrorKind
+from decisions.access.api_keys import PREFIX, KeyProblem
+from decisions.evidence.attribution import ErrorKind
 
 _MESSAGE_CHARS = 1_000
 _PARAM_CHARS = 200

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from decisions.attribution import ErrorKind
+from decisions.evidence.attribution import ErrorKind
 from services.gateway.domain.records import EngineRecord
 
 _OK = 200

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from decisions.json_values import find_excess_values
+from decisions.openai.json_values import find_excess_values
 from services.gateway.domain.errors import bad_request
 
 MAX_DEPTH = 64

@@ -4,8 +4,8 @@ from contracts.facts import Inference, MirroredPair
 from contracts.routes import Route, ServedTarget
 from contracts.trigger_metrics import CANCELLED
 from contracts.vocabulary import Target
-from decisions.attribution import COMPARED
-from decisions.suspensions import JUDGED_RATIO
+from decisions.evidence.attribution import COMPARED
+from decisions.rollback.suspensions import JUDGED_RATIO
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice, parse_model_name
 from services.gateway.domain.sampling import fraction

@@ -1,17 +1,17 @@
 """What the gateway reads of a request of the OpenAI API: the model, who decides its length, and what shapes its answer.
 
-The body itself goes to the engine as it came; `decisions.openai_requests` judges its fields and its cost.
+The body itself goes to the engine as it came; `decisions.openai.requests` judges its fields and its cost.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from decisions.openai_limits import CostLimits
-from decisions.openai_paths import PATHS
-from decisions.openai_requests import check_body
-from decisions.shaping import GENERATING
+from decisions.openai.limits import CostLimits
+from decisions.openai.paths import PATHS
+from decisions.openai.requests import check_body
 from services.gateway.domain.errors import Problem, RequestRejected, bad_request
+from services.gateway.domain.shaping import GENERATING
 
 MAX_MODEL_CHARS = 256
 MAX_USER_CHARS = 512
@@ -27,7 +27,7 @@ class ParsedRequest:
     """A request that the gateway can route.
 
     Attributes:
-        path, kind: its endpoint, and the kind of request that it takes (`decisions.openai_paths.PATHS`).
+        path, kind: its endpoint, and the kind of request that it takes (`decisions.openai.paths.PATHS`).
         raw: the body as it came.
         body: the same, parsed.
         model: the model name as the caller wrote it.

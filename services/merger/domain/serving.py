@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from contracts.vocabulary import Digest, ServingSettings, digest_of_json
-from decisions.engine_parsers import CALL_MARKERS
-from decisions.openai_fields import GIVEN_VARIABLES
+from decisions.openai.fields import GIVEN_VARIABLES
+from decisions.serving.engine_parsers import CALL_MARKERS
 from services.merger.domain.checks import MODEL_CONFIG, Rejection
 
 RenderingCode = Literal["serving_invalid", "tools_not_rendered"]

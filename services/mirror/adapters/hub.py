@@ -12,8 +12,8 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from contracts.vocabulary import ModelName
-from decisions.model_cards import render_card
-from decisions.version_history import VersionHistory
+from decisions.releases.model_cards import render_card
+from decisions.releases.version_history import VersionHistory
 from services.mirror.domain.plan import ALIASES, Alias, Mirrored
 from services.mirror.ports import Refused, Unavailable, Weights
 from shared.errors import SlipwayError

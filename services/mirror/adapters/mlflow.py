@@ -7,7 +7,7 @@ from typing import Any, Final
 import structlog
 
 from contracts.vocabulary import ModelName, digest_of_json
-from decisions.version_history import VersionHistory
+from decisions.releases.version_history import VersionHistory
 from services.mirror.domain.plan import ALIASES, Alias, Mirrored
 from services.mirror.domain.summary import summarise
 from services.mirror.domain.tags import PREFIX, version_tags

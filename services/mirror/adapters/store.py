@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from contracts.manifests import FolderManifest, MergedManifest, VersionManifest
 from contracts.sources import scheme_of
 from contracts.vocabulary import MODEL_NAME_PATTERN, ModelName
-from decisions.version_history import VersionHistory
+from decisions.releases.version_history import VersionHistory
 from services.mirror.domain.plan import fingerprint
 from services.mirror.ports import StoredFiles
 from shared.errors import Permanent

@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 
 from contracts.vocabulary import ModelName
-from decisions.model_cards import render_card
-from decisions.version_history import VersionHistory
+from decisions.releases.model_cards import render_card
+from decisions.releases.version_history import VersionHistory
 from services.mirror.domain.plan import Alias, Mirrored
 from services.mirror.domain.summary import summarise
 from services.mirror.domain.tags import version_tags

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from decisions.model_cards import inline
-from decisions.version_history import VersionHistory
+from decisions.releases.model_cards import inline
+from decisions.releases.version_history import VersionHistory
 
 CHARS: Final = 4000
 """MLflow keeps 5,000 characters of a description in most databases."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from contracts.version import VERSION
 from contracts.vocabulary import digest_of
-from decisions.version_history import VersionHistory
+from decisions.releases.version_history import VersionHistory
 
 PREFIX: Final = "slipway."
 VALUE_CHARS: Final = 5000

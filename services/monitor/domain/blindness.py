@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from contracts.policy import Trigger
-from decisions.alerts import Finding
-from decisions.route_versions import describe_unknown
+from decisions.evidence.alerts import Finding
+from decisions.routes.versions import describe_unknown
 from services.monitor.domain.record import MonitorState, TargetState
 
 LONGEST_S = 60.0

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from contracts.facts import CanaryAssessed, TriggerCounts
 from contracts.policy import Trigger
 from contracts.vocabulary import Verdict
-from decisions.candidates import CandidateState, count_needed, judge
-from decisions.observation import TriggerState
-from decisions.triggers import limit_of, sequential
+from decisions.evidence.candidates import CandidateState, count_needed, judge
+from decisions.evidence.observation import TriggerState
+from decisions.evidence.triggers import limit_of, sequential
 from services.monitor.domain.record import Policy, TargetState
 
 

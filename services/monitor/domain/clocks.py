@@ -2,8 +2,8 @@
 
 from datetime import datetime, timedelta
 
-from decisions.alerts import Finding, drop_alerts
 from decisions.clocks import TOLERANCE_S, is_wrong
+from decisions.evidence.alerts import Finding, drop_alerts
 from services.monitor.domain.record import GatewayClock, MonitorState
 
 BATCHES = 3

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from contracts.facts import Inference
-from decisions.alerts import Finding
-from decisions.triggers import ended_at
+from decisions.evidence.alerts import Finding
+from decisions.evidence.triggers import ended_at
 
 KEY: Final = "kills-every-version"
 KEPT_FOR: Final = timedelta(minutes=10)

@@ -8,12 +8,12 @@ from contracts.facts import MirroredPair, ShareInterval, SuspensionJudged
 from contracts.policy import JUDGEMENT_S, Trigger
 from contracts.records import outbox_entry
 from contracts.routes import Route
-from decisions.alerts import Finding
-from decisions.block_tests import BLOCK_S
-from decisions.pairs import outcomes_of_pair
-from decisions.suspensions import CLEAR_BETA, CONFIRM_ALPHA, describe_suspended, interval
-from decisions.triggers import limit_of
-from decisions.version_tests import JudgementVerdict, Pair, decide_judgement, observe_pairs
+from decisions.evidence.alerts import Finding
+from decisions.evidence.block_tests import BLOCK_S
+from decisions.evidence.triggers import limit_of
+from decisions.evidence.version_tests import JudgementVerdict, Pair, decide_judgement, observe_pairs
+from decisions.rollback.suspensions import CLEAR_BETA, CONFIRM_ALPHA, describe_suspended, interval
+from services.monitor.domain.pairs import outcomes_of_pair
 from services.monitor.domain.record import Judged, MonitorState, Policy
 from services.monitor.domain.shadow import MOST_DEATHS
 from services.monitor.domain.shadow_deaths import note_shadow_pair

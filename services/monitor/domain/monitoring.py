@@ -11,13 +11,13 @@ from contracts.policy import FALSE_ALARM_EVERY, PASS_BETA, ReleasePolicy, Trigge
 from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from decisions import observe_loop
-from decisions.alerts import AlertFact, AlertState, Finding, drop_alerts, resolve_all
 from decisions.clocks import put_right
-from decisions.observation import Role
-from decisions.observe_loop import AlertRules
-from decisions.route_versions import versions_on
-from decisions.triggers import ended_at, sequential, triggers_of_shadow
+from decisions.evidence import observe_loop
+from decisions.evidence.alerts import AlertFact, AlertState, Finding, drop_alerts, resolve_all
+from decisions.evidence.observation import Role
+from decisions.evidence.observe_loop import AlertRules
+from decisions.evidence.triggers import ended_at, sequential, triggers_of_shadow
+from decisions.routes.versions import versions_on
 from services.monitor.domain import clocks, judging
 from services.monitor.domain.blindness import find_blindness, find_unfed, find_unknown_policies, note_batch
 from services.monitor.domain.canary import assess_canary

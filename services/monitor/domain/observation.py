@@ -4,11 +4,19 @@ from collections.abc import Mapping, Sequence
 
 from contracts.facts import Inference, MirroredPair
 from contracts.policy import Trigger
-from decisions import observe_loop
-from decisions.hard_failures import note_failures
-from decisions.observation import TriggerState, fresh_trigger, observe_beside, without_repeats
-from decisions.pairs import count_pair, outcomes_of_pair
-from decisions.triggers import Outcome, ended_at, is_hidden, kind_of, outcomes_of, sequential, triggers_of_shadow
+from decisions.evidence import observe_loop
+from decisions.evidence.hard_failures import note_failures
+from decisions.evidence.observation import TriggerState, fresh_trigger, observe_beside, without_repeats
+from decisions.evidence.triggers import (
+    Outcome,
+    ended_at,
+    is_hidden,
+    kind_of,
+    outcomes_of,
+    sequential,
+    triggers_of_shadow,
+)
+from services.monitor.domain.pairs import count_pair, outcomes_of_pair
 from services.monitor.domain.record import DriftState, Policy, TargetState
 from services.monitor.domain.shadow_deaths import note_shadow_pair
 from services.monitor.domain.windows import Windowing, add_to_windows, features_of

@@ -6,8 +6,8 @@ from contracts.facts import AlertRaised
 from contracts.policy import ReleasePolicy
 from contracts.records import outbox_entry
 from contracts.routes import Route
-from decisions.alerts import resolve_lost
-from decisions.route_versions import without_policy
+from decisions.evidence.alerts import resolve_lost
+from decisions.routes.versions import without_policy
 from services.monitor.domain.monitoring import Cause, add_policy
 from services.monitor.domain.record import MonitorState
 

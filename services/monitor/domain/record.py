@@ -9,10 +9,10 @@ from contracts.facts import PairCounts
 from contracts.policy import FALSE_ALARM_EVERY, JUDGEMENT_S, Canary, ReleasePolicy, Shadow, Trigger
 from contracts.records import OutboxRecord
 from contracts.vocabulary import ArtifactRef, Contract, Environment, Instant, ModelName, Target
-from decisions.alerts import AlertState
-from decisions.observe_loop import WatchedTarget
-from decisions.open_blocks import Closed
-from decisions.version_tests import Judgement, JudgementVerdict
+from decisions.evidence.alerts import AlertState
+from decisions.evidence.observe_loop import WatchedTarget
+from decisions.evidence.open_blocks import Closed
+from decisions.evidence.version_tests import Judgement, JudgementVerdict
 
 APPLIED_KEPT = 512
 POLICIES_KEPT = 64

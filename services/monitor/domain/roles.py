@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from decisions.observation import Role
+from decisions.evidence.observation import Role
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Final
 
 from contracts.facts import PairCounts, ShadowAssessed, ShadowCounts
 from contracts.policy import Shadow
-from decisions.triggers import triggers_of_shadow
+from decisions.evidence.triggers import triggers_of_shadow
 from services.monitor.domain.canary import Part, assess_trigger, decide
 from services.monitor.domain.record import Policy, TargetState
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Final
 
 from contracts.facts import MirroredPair
-from decisions.triggers import ended_at
+from decisions.evidence.triggers import ended_at
 from services.monitor.domain.record import ShadowDeath
 
 STILL_DEAD: Final = timedelta(seconds=60)

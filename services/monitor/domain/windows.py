@@ -10,11 +10,11 @@ from typing import Any
 from contracts.facts import Inference, WindowSummarised
 from contracts.policy import Trigger
 from contracts.trigger_metrics import METRICS
-from decisions import observe_loop
-from decisions.attribution import is_excused, is_failure
-from decisions.observation import span
-from decisions.open_blocks import Closed
-from decisions.triggers import ended_at, is_empty
+from decisions.evidence import observe_loop
+from decisions.evidence.attribution import is_excused, is_failure
+from decisions.evidence.observation import span
+from decisions.evidence.open_blocks import Closed
+from decisions.evidence.triggers import ended_at, is_empty
 from services.monitor.domain import sketch
 from services.monitor.domain.record import OpenWindow, TargetState
 

@@ -11,8 +11,8 @@ from nats.js.errors import NotFoundError
 from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.facts import FACTS
 from contracts.vocabulary import Digest
-from decisions.alerts import A, PlainAlert
-from decisions.audit import Source, item_of, revision_item, unreadable_item
+from decisions.evidence.alerts import A, PlainAlert
+from decisions.sealed_log.audit import Source, item_of, revision_item, unreadable_item
 from services.registry.ports import Artifacts
 from services.registry.settings import RegistrySettings
 from shared.errors import Permanent

@@ -16,10 +16,10 @@ from contracts.manifests import BaseManifest
 from contracts.policy import ReleasePolicy
 from contracts.sources import parse_file_uri, parse_hub_uri, scheme_of
 from contracts.vocabulary import Digest, ServingSettings, digest_of_json
-from decisions.policy_comparison import weaknesses
-from decisions.policy_problems import list_problems
-from decisions.serving_settings import assess_settings, combine, find_departure
-from decisions.source_rules import is_covered
+from decisions.policies.comparison import weaknesses
+from decisions.policies.problems import list_problems
+from decisions.serving.settings import assess_settings, combine, find_departure
+from services.registry.domain.source_rules import is_covered
 
 RECORD_BYTES = 1024 * 1024
 """The most bytes of an opened release, and of a model's record; the bus takes eight times as much."""

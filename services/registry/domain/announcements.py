@@ -8,8 +8,8 @@ from contracts.facts import CheckpointRejected
 from contracts.records import OutboxRecord, outbox_entry
 from contracts.teams import Team
 from contracts.vocabulary import Contract, Environment, Instant, ModelName
-from decisions.team_quotas import find_excess_rate, in_same_minute
 from services.registry.domain.admission import Refusal
+from services.registry.domain.team_quotas import find_excess_rate, in_same_minute
 
 UNKNOWN_ERROR_TRIES = 5
 """How often an announcement is tried that fails with an error that nothing maps."""

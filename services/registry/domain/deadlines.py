@@ -4,11 +4,11 @@ from datetime import datetime
 
 from contracts.facts import VariantFailed
 from contracts.vocabulary import Variant
-from decisions.calendar import later
-from decisions.release_holds import start_of_deadline
-from decisions.release_plan import ROWS, PlannedStep, Step, next_step, plan_release
+from decisions.releases.calendar import later
+from decisions.releases.plan import ROWS, PlannedStep, Step, next_step, plan_release
 from services.registry.domain import gates, plan
 from services.registry.domain.record import SHADOW, Release, weight_key
+from services.registry.domain.release_holds import start_of_deadline
 
 
 def awaited_step(release: Release) -> Step | None:

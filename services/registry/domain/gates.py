@@ -3,9 +3,9 @@
 from contracts.codes import Code
 from contracts.facts import Quality, RegisteredVariant
 from contracts.vocabulary import Deployable, Target, Variant, Verdict
-from decisions.variant_verdicts import assess_benchmark, assess_quality_gate
 from services.registry.domain.record import Release
 from services.registry.domain.selection import Entrant, Ranking, rank
+from services.registry.domain.variant_verdicts import assess_benchmark, assess_quality_gate
 
 
 def requested_variants(release: Release) -> tuple[Variant, ...]:

@@ -4,7 +4,6 @@ from typing import Any
 
 from contracts.codes import Code
 from contracts.facts import ApprovalDenied, ApprovalGranted, CanaryAdvanced, ReleaseCancelled, ReleaseHeld
-from decisions.release_holds import newest_hold
 from services.registry.domain import approvals, deadlines
 from services.registry.domain.admission import Refusal
 from services.registry.domain.record import (
@@ -19,6 +18,7 @@ from services.registry.domain.record import (
     Release,
     weight_key,
 )
+from services.registry.domain.release_holds import newest_hold
 
 Changes = dict[str, Any]
 _NOT_APPLICABLE: Code = "not_applicable"

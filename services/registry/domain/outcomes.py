@@ -7,10 +7,10 @@ from typing import Final
 
 from contracts.codes import Code
 from contracts.facts.progress import Outcome
-from decisions.variant_verdicts import SUSPECT
 from services.registry.domain import gates, plan, rehearsals
 from services.registry.domain.orders import is_past_approval
 from services.registry.domain.record import Release
+from services.registry.domain.variant_verdicts import SUSPECT
 
 NOT_SERVABLE: Final[frozenset[Code]] = frozenset({"variant_not_servable", "runtime_unknown"})
 """Codes by which the serving fleet refuses a variant before anything is made."""

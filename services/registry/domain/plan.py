@@ -19,9 +19,9 @@ from contracts.facts import (
     VersionRegistered,
 )
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
-from decisions.calendar import later
-from decisions.release_plan import needs_approval, needs_shadow, traffic_shares
-from decisions.suspensions import RETURNS
+from decisions.releases.calendar import later
+from decisions.releases.plan import needs_approval, needs_shadow, traffic_shares
+from decisions.rollback.suspensions import RETURNS
 from services.registry.domain import gates, rehearsals
 from services.registry.domain.approvals import is_approved
 from services.registry.domain.record import SHADOW, Release, TurnGranted, weight_key

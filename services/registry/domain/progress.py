@@ -7,8 +7,8 @@ from typing import Final
 from contracts.facts import CheckpointMerged, VariantBenchmarked, VariantQuantised
 from contracts.facts.progress import ReleaseProgress, StepProgress
 from contracts.vocabulary import Variant
-from decisions.release_plan import ROWS, PlannedStep, Row, needs_approval, next_step
-from decisions.suspensions import RETURNS
+from decisions.releases.plan import ROWS, PlannedStep, Row, needs_approval, next_step
+from decisions.rollback.suspensions import RETURNS
 from services.registry.domain import approvals, deadlines, gates, plan
 from services.registry.domain.comparison import explain
 from services.registry.domain.orders import is_past_approval

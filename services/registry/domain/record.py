@@ -29,7 +29,7 @@ from contracts.facts.progress import ReleaseProgress
 from contracts.policy import ReleasePolicy
 from contracts.records import OutboxRecord
 from contracts.vocabulary import ArtifactRef, Contract, Deployable, Digest, Instant, Target, Variant
-from decisions.release_holds import HoldOrder
+from services.registry.domain.release_holds import HoldOrder
 
 
 class ManifestWritten(Contract):
@@ -111,7 +111,7 @@ class Hold(Contract):
 
     @property
     def as_order(self) -> HoldOrder:
-        """The order as `decisions.release_holds` compares it."""
+        """The order as `services.registry.domain.release_holds` compares it."""
         return HoldOrder(self.at, self.event_id, self.order.paused)
 
 

@@ -6,7 +6,7 @@ from contracts.codes import Code
 from contracts.facts import RegisteredVariant, RehearsalCertificate
 from contracts.policy import ReleasePolicy
 from contracts.vocabulary import Digest, Variant, Verdict, digest_of_json
-from decisions.release_plan import needs_rehearsal
+from decisions.releases.plan import needs_rehearsal
 from services.registry.domain import gates
 from services.registry.domain.record import Release, TurnGranted
 

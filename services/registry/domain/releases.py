@@ -19,12 +19,12 @@ from contracts.facts import (
 )
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.vocabulary import StagingPurpose
-from decisions.release_holds import begins_step
 from services.registry.domain import gates, outcomes, plan
 from services.registry.domain.plan import Emission
 from services.registry.domain.progress import progress_of
 from services.registry.domain.record import Input, Release
 from services.registry.domain.recording import record
+from services.registry.domain.release_holds import begins_step
 from services.registry.domain.timeline import timeline
 
 

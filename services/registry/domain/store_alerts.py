@@ -1,7 +1,7 @@
 """Alerts about the store and the records of versions."""
 
 from contracts.vocabulary import Contract, Instant, Target
-from decisions.alerts import PlainAlert
+from decisions.evidence.alerts import PlainAlert
 
 
 class StoreAlert(Contract):

@@ -1,8 +1,8 @@
 """What exceeds a team's quota."""
 
 from contracts.teams import Team
-from decisions.team_quotas import find_excess_bytes, find_excess_releases
 from services.registry.domain.admission import Refusal
+from services.registry.domain.team_quotas import find_excess_bytes, find_excess_releases
 
 
 def assess_releases(team: Team | None, under_way: int) -> Refusal | None:

@@ -8,8 +8,8 @@ from contracts.sources import travels
 from contracts.teams import Team
 from contracts.uploads import PART_BYTES, UPLOADS, AnnouncedFile, UploadRequest
 from contracts.vocabulary import MODEL_NAME_PATTERN
-from decisions.team_quotas import find_excess_upload
 from services.registry.domain.admission import Refusal
+from services.registry.domain.team_quotas import find_excess_upload
 
 MOST_PERMITS = 64
 """Permits in one answer: 4 GiB in parts, which are on their way before the permits expire."""

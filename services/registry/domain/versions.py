@@ -19,7 +19,7 @@ from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, 
 from contracts.records import OutboxRecord, outbox_entry
 from contracts.routes import Route, Suspended
 from contracts.vocabulary import Deployable, ModelName, Target, digest_of_json
-from decisions.release_plan import required_attestations
+from decisions.releases.plan import required_attestations
 from services.registry.domain import admission, gates
 from services.registry.domain.record import Release, TurnGranted
 from services.registry.domain.store_alerts import StoreAlert

@@ -11,7 +11,7 @@ from contracts.drills import Drill
 from contracts.records import record_key
 from contracts.routes import Route
 from contracts.vocabulary import Environment
-from decisions.route_versions import newest
+from decisions.routes.versions import newest
 from shared.storage.compare_and_set import edit_record
 from shared.storage.kv import Bucket, Entry
 

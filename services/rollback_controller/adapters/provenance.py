@@ -5,7 +5,7 @@ import asyncio
 from contracts.manifests import RehearsalRecord
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Deployable, Digest, digest_of
-from decisions.provenance import Problem
+from decisions.releases.provenance import Problem
 from services.rollback_controller.controller import SERVICE
 from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain

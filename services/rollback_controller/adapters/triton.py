@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from contracts.golden import GoldenPrompt
 from contracts.routes import ServedTarget
-from decisions.golden import GoldenReply
+from decisions.evidence.golden import GoldenReply
 from shared.errors import SlipwayError
 from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Channels, Deadlines, first_token

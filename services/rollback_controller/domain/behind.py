@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from contracts.facts import AlertRaised, AlertUpdated
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
-from decisions.rollback import Behind, find_behind
-from decisions.route_edits import EditRefused, put_back
+from decisions.rollback.rule import Behind, find_behind
+from decisions.routes.edits import EditRefused, put_back
 
 
 @dataclass(frozen=True)

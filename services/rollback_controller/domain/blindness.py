@@ -11,8 +11,8 @@ from typing import Final
 
 from contracts.facts import AlertRaised
 from contracts.vocabulary import Target
-from decisions.alerts import LOST, PlainAlert
-from decisions.route_versions import describe_unknown
+from decisions.evidence.alerts import LOST, PlainAlert
+from decisions.routes.versions import describe_unknown
 from services.rollback_controller.domain.record import Arriving, OpenBlindness, RollbackState, Unseen, with_entries
 
 GAP_S: Final = 10.0

@@ -10,9 +10,9 @@ from contracts.facts import DeploymentChanged, Fact, Inference, RollbackComplete
 from contracts.routes import Route
 from contracts.trigger_metrics import CANCELLED
 from contracts.vocabulary import Verdict
-from decisions.attribution import is_excused
-from decisions.route_edits import Edit, end_trial, is_returning, roll_back
-from decisions.triggers import observe
+from decisions.evidence.attribution import is_excused
+from decisions.evidence.triggers import observe
+from decisions.routes.edits import Edit, end_trial, is_returning, roll_back
 from services.rollback_controller.domain.record import Rollback, RollbackState, publish
 from services.rollback_controller.domain.rules import Rules
 

@@ -9,8 +9,8 @@ from contracts.golden import GoldenPrompts
 from contracts.records import outbox_entry
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
-from decisions import golden
-from decisions.alerts import PlainAlert
+from decisions.evidence import golden
+from decisions.evidence.alerts import PlainAlert
 from services.rollback_controller.domain.record import RollbackState, with_entries
 
 

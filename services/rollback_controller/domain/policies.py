@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
-from decisions.route_versions import versions_on
+from decisions.routes.versions import versions_on
 from services.rollback_controller.domain.record import GOLDEN_KEPT, VERSIONS_KEPT, RollbackState
 
 Declared = TypeVar("Declared")

@@ -16,7 +16,7 @@ from contracts.golden import GoldenPrompts
 from contracts.policy import Trigger
 from contracts.records import OutboxEntry, OutboxRecord, outbox_entry
 from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Target, Verdict
-from decisions.golden import GoldenChecks
+from decisions.evidence.golden import GoldenChecks
 
 ROLLBACKS_KEPT = 50
 VERSIONS_KEPT = 64

@@ -10,9 +10,9 @@ from contracts.policy import FALSE_ALARM_EVERY, Trigger
 from contracts.routes import Route, ServedTarget
 from contracts.trigger_metrics import LONGEST_DELAY_MS
 from contracts.vocabulary import Digest
-from decisions.block_tests import BLOCK_S, LEAST_REQUESTS, count_bad_blocks, plan_line
-from decisions.drills import describe_fault
-from decisions.triggers import limit_of
+from decisions.evidence.block_tests import BLOCK_S, LEAST_REQUESTS, count_bad_blocks, plan_line
+from decisions.evidence.triggers import limit_of
+from decisions.rollback.drills import describe_fault
 from services.rollback_controller.domain import execution
 from services.rollback_controller.domain.record import REHEARSALS_KEPT, Rollback, RollbackState
 

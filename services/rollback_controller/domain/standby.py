@@ -4,8 +4,8 @@ from datetime import datetime
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest, digest_of
-from decisions.alerts import PlainAlert
-from decisions.provenance import Problem
+from decisions.evidence.alerts import PlainAlert
+from decisions.releases.provenance import Problem
 from services.rollback_controller.domain.record import RollbackState, StandbyVerdict, with_entries
 
 

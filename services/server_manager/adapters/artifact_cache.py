@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from contracts.manifests import FileEntry, FolderManifest
 from contracts.vocabulary import ArtifactRef, Deployable, Digest
-from decisions.provenance import Problem
+from decisions.releases.provenance import Problem
 from services.server_manager.domain.description import DESCRIBING_FILES, Description, describe_model
 from services.server_manager.ports import Progress
 from shared.errors import Permanent, SlipwayError, Transient, translate

@@ -5,7 +5,7 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
-from decisions.servable_variants import Hardware, weakest
+from services.server_manager.domain.servable_variants import Hardware, weakest
 
 QUERY = ("nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader")
 TIMEOUT_S = 20.0

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from contracts.routes import Route
 from contracts.runtimes import LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntimes
-from decisions.route_edits import Changed, Edit
+from decisions.routes.edits import Changed, Edit
 from services.server_manager.domain.records import Leader
 from services.server_manager.domain.runtimes import keep_since
 from services.server_manager.ports import Extent, RouteListing

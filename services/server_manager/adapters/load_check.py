@@ -8,7 +8,7 @@ import structlog
 
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import Deployable, Digest, digest_of
-from decisions.provenance import Problem
+from decisions.releases.provenance import Problem
 from services.server_manager.adapters.repository_files import replace_file
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust

@@ -7,10 +7,10 @@ from contracts.codes import Code
 from contracts.envelope import derived_id
 from contracts.facts import TrafficRequested
 from contracts.vocabulary import Deployable
-from decisions.runtimes import why_no_runtime
-from decisions.servable_variants import why_not_servable
+from decisions.serving.runtimes import why_no_runtime
 from services.server_manager.domain.reconcile import Held, Limits, Phase
 from services.server_manager.domain.records import Lease, TrafficOrder
+from services.server_manager.domain.servable_variants import why_not_servable
 
 
 @dataclass(frozen=True)

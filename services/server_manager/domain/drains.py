@@ -6,7 +6,7 @@ from datetime import datetime
 
 from contracts.codes import Code
 from contracts.vocabulary import Deployable
-from decisions.orders import assess_expiry
+from decisions.rollback.orders import assess_expiry
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.placement import Counterparts, choose_endpoint, endpoints_of
 from services.server_manager.domain.reconcile import Held, Limits, Phase, held_sizes, sum_sizes

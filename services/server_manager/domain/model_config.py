@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from contracts.vocabulary import Digest, ServingSettings
-from decisions.fingerprints import fingerprint
-from decisions.serving_settings import api_settings, engine_arguments
+from decisions.serving.settings import api_settings, engine_arguments
+from services.server_manager.domain.fingerprints import fingerprint
 
 EngineKind = Literal["slipway", "toy"]
 Device = Literal["cpu", "gpu"]

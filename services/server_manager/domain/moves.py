@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest, Runtime, Target
-from decisions.runtimes import runtime_name
+from decisions.serving.runtimes import runtime_name
 from services.server_manager.domain.reconcile import Held, Limits, Phase, production_of
 
 MOVED = "moved-"

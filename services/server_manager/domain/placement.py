@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from contracts.routes import Route
 from contracts.vocabulary import Deployable
-from decisions.runtimes import runtime_name
+from decisions.serving.runtimes import runtime_name
 from services.server_manager.domain.reconcile import Desired, Held, Limits, Phase, Rank, production_of, rank, sum_sizes
 from services.server_manager.domain.records import Lease, Servers
 from services.server_manager.domain.traffic import next_previous

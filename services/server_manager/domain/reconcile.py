@@ -12,10 +12,10 @@ from contracts.routes import Route, ServedTarget
 from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.vocabulary import Deployable, Digest, Runtime, Target
 from decisions.backoff import backoff_s
-from decisions.runtimes import runtime_name
-from decisions.servable_variants import Hardware
-from decisions.serving_memory import WEIGHTS_RATIO, reserved_bytes
+from decisions.serving.memory import WEIGHTS_RATIO, reserved_bytes
+from decisions.serving.runtimes import runtime_name
 from services.server_manager.domain.records import Servers
+from services.server_manager.domain.servable_variants import Hardware
 
 
 class Phase(StrEnum):

@@ -6,7 +6,7 @@ from datetime import datetime
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.vocabulary import Runtime
-from decisions.runtimes import why_no_runtime
+from decisions.serving.runtimes import why_no_runtime
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import (
     Action,

@@ -6,7 +6,7 @@ from functools import partial
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable
-from decisions.route_edits import EditRefused, has_trial, promote
+from decisions.routes.edits import EditRefused, has_trial, promote
 from services.server_manager.domain.answer_types import (
     Answer,
     ApplyOrder,

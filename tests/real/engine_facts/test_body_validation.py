@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from decisions.openai_paths import PATHS
+from decisions.openai.paths import PATHS
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
-from decisions.openai_fields import ALLOWED_FIELDS, GIVEN_VARIABLES, REFUSED_FIELDS, WITHOUT_EFFECT
-from decisions.openai_paths import PATHS, REFUSED_PATHS
+from decisions.openai.fields import ALLOWED_FIELDS, GIVEN_VARIABLES, REFUSED_FIELDS, WITHOUT_EFFECT
+from decisions.openai.paths import PATHS, REFUSED_PATHS
+from decisions.serving.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
 

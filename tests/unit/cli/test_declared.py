@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from clients.cli.declared import is_declarable, read_declarations, scopes_of
+from clients.cli.declared_state import plan_changes
 from clients.cli.errors import CommandError
 from clients.cli.yaml_source import InvalidError
 from contracts.api_keys import ApiKey
-from decisions.declared_state import plan_changes
 from tests.kit.command import run_command
 
 AT = datetime(2026, 11, 24, tzinfo=UTC)

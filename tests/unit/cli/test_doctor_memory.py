@@ -4,7 +4,7 @@ import pytest
 
 from clients.cli.doctor.assess import GIB, Memory, assess_memory
 from clients.cli.doctor.checks import WEIGHTS_BYTES
-from decisions.serving_memory import OVERHEAD_BYTES, budget_bytes
+from decisions.serving.memory import OVERHEAD_BYTES, budget_bytes
 from services.server_manager.domain import staging
 from services.server_manager.domain.answer_types import FailLease, GrantLease
 from services.server_manager.domain.decide import decide_answers

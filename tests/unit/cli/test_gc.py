@@ -15,7 +15,7 @@ from contracts.envelope import nats_subject
 from contracts.facts import FACTS
 from contracts.garbage import DECISIONS, PLAN, PLAN_READ_S, SHORTEST_WAIT_S, SWEPT
 from contracts.vocabulary import canonical_json, digest_of
-from decisions.garbage import decision_key, is_candidate, is_document, mark_key, name_of, names_in, reached
+from decisions.sealed_log.garbage import decision_key, is_candidate, is_document, mark_key, name_of, names_in, reached
 from shared.errors import Permanent, Transient
 from shared.storage.blobs import blob_key, manifest_key
 from shared.storage.claims import Claims

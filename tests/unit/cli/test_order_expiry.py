@@ -8,7 +8,7 @@ from clients.cli.commands.orders import EXPIRES, expires_at, order
 from clients.cli.output import CommandError
 from contracts import facts as f
 from contracts.codes import ADVICE
-from decisions.orders import ORDER_AGE
+from decisions.rollback.orders import ORDER_AGE
 from shared.runtime.clock import SystemClock
 from testbed.factories import fact
 

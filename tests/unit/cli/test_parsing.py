@@ -13,7 +13,7 @@ from clients.cli.parsing import (
     parse_fault,
 )
 from contracts.facts import DrillFault
-from decisions.drills import describe_fault
+from decisions.rollback.drills import describe_fault
 from testbed.factories import after
 
 

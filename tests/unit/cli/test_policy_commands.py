@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.cli.errors import CommandError
+from clients.cli.policy_sentences import explain_policy, period
 from clients.cli.policy_template import TEMPLATE
 from clients.cli.yaml_source import InvalidError, read_documents
 from contracts.policy import ReleasePolicy
-from decisions.policy_sentences import explain_policy, period
 from testbed.factories import policy
 from tests.kit.command import run_command
 

@@ -8,7 +8,7 @@ from contracts import facts as f
 from contracts.envelope import plain
 from contracts.services import EVENTS, ORDERS
 from contracts.vocabulary import canonical_json
-from decisions.work_progress import ongoing
+from decisions.releases.work_progress import ongoing
 from testbed.factories import after, event, fact, served
 from tests.unit.cli.release_facts import THREE, logged, opened, progressed, release_of, whole_release
 

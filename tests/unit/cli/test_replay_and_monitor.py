@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from contracts import facts as f
 from contracts.policy import Trigger
-from decisions.block_tests import BLOCK_S
+from decisions.evidence.block_tests import BLOCK_S
 from decisions.replay.engine import replay
 from decisions.replay.spread import spread
 from testbed import factories

@@ -19,8 +19,8 @@ from clients.cli.views.timeline import short_span, timeline_rows
 from contracts import facts as f
 from contracts.codes import ADVICE
 from contracts.routes import CanaryShare, ShadowShare, Suspended
-from decisions.orders import assess_epoch
-from decisions.rollback_plan import plan_rollback
+from decisions.rollback.orders import assess_epoch
+from decisions.routes.rollback_plan import plan_rollback
 from testbed.factories import after, fact, route, served, target
 
 

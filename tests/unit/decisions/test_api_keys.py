@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from contracts.api_keys import ApiKey, KeyLimits
-from decisions.api_keys import assess_key, digest_of_secret, format_key, opens_model, parse_key
+from decisions.access.api_keys import assess_key, digest_of_secret, format_key, opens_model, parse_key
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SECRET = "ab" * 32

@@ -8,9 +8,9 @@ import pytest
 
 from contracts.codes import Code
 from contracts.vocabulary import Party
-from decisions.attribution import ATTRIBUTION, ErrorKind, as_error_kind, attribute, is_excused, is_failure
-from decisions.hard_failures import Failures, note_failures
-from decisions.triggers import observe
+from decisions.evidence.attribution import ATTRIBUTION, ErrorKind, as_error_kind, attribute, is_excused, is_failure
+from decisions.evidence.hard_failures import Failures, note_failures
+from decisions.evidence.triggers import observe
 from services.gateway.domain.errors import UPSTREAM_STATUS
 from testbed import factories as f
 from tests.unit.monitor import factories as m

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from contracts.audit import GENESIS, AuditItem, AuditTail
 from contracts.facts import FACTS, ApprovalGranted, AuditRecorded, CheckpointReady, OrderRefused
 from contracts.services import EVENTS, FROM_OUTSIDE, ORDERS, stream_of
-from decisions import audit
-from decisions.audit import SOURCES, append, assess_chain, attribute, digest_of_entry, is_due, seal
+from decisions.sealed_log import audit
+from decisions.sealed_log.audit import SOURCES, append, assess_chain, attribute, digest_of_entry, is_due, seal
 from testbed import factories as f
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=12)

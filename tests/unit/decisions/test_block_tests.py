@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions import block_tests as bt
-from decisions.block_tests import Block, ShareDetector
+from decisions.evidence import block_tests as bt
+from decisions.evidence.block_tests import Block, ShareDetector
 
 limits = st.floats(0.001, 0.9)
 blocks = st.lists(st.integers(0, 9).flatmap(lambda n: st.builds(Block, requests=st.just(n), bad=st.integers(0, n))))

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from contracts.policy import PASS_BETA, Canary
-from decisions.block_tests import BLOCK_S
-from decisions.candidates import CandidateState, add_beside, close_candidate, judge
-from decisions.findings import assess_trigger
-from decisions.observation import TriggerState
-from decisions.open_blocks import GRACE_S
-from decisions.triggers import Outcome
-from decisions.version_tests import MOST_KEYS, CandidateTest
+from decisions.evidence.block_tests import BLOCK_S
+from decisions.evidence.candidates import CandidateState, add_beside, close_candidate, judge
+from decisions.evidence.findings import assess_trigger
+from decisions.evidence.observation import TriggerState
+from decisions.evidence.open_blocks import GRACE_S
+from decisions.evidence.triggers import Outcome
+from decisions.evidence.version_tests import MOST_KEYS, CandidateTest
 from testbed import factories as k
 
 SEED, RUNS = 31, 100

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from contracts.facts import GoldenOutcome
 from contracts.golden import Expectation, GoldenPrompt, GoldenPrompts
-from decisions import golden as g
+from decisions.evidence import golden as g
 from testbed import factories as f
 
 NOW = f.START

@@ -2,8 +2,8 @@
 
 import pytest
 
-from decisions.hard_failures import Failures, assess_failures, count_closed, keep_endpoints, note_failures
-from decisions.observation import REPEATS_KEPT, without_repeats
+from decisions.evidence.hard_failures import Failures, assess_failures, count_closed, keep_endpoints, note_failures
+from decisions.evidence.observation import REPEATS_KEPT, without_repeats
 from testbed import factories as f
 from tests.unit.monitor import factories as m
 

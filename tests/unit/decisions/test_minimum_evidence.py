@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from contracts.policy import Trigger
-from decisions.findings import assess_trigger
-from decisions.observation import close_trigger, fresh_trigger, observe_outcomes
-from decisions.triggers import Outcome
+from decisions.evidence.findings import assess_trigger
+from decisions.evidence.observation import close_trigger, fresh_trigger, observe_outcomes
+from decisions.evidence.triggers import Outcome
 from testbed.factories import after
 
 

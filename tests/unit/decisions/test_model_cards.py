@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from contracts.facts import EvalResult
-from decisions.markdown_text import inline, scalar, yaml_block
-from decisions.model_cards import metadata, render_card
+from decisions.releases.markdown_text import inline, scalar, yaml_block
+from decisions.releases.model_cards import metadata, render_card
 from testbed import factories
 from tests.kit.histories import history
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.openai_fields import ALLOWED_FIELDS, FOR_THE_CALLER, REFUSED_FIELDS, WITHOUT_EFFECT
-from decisions.openai_limits import CostLimits
-from decisions.openai_paths import PATHS, REFUSED_PATHS
-from decisions.openai_requests import check_body, check_path
+from decisions.openai.fields import ALLOWED_FIELDS, FOR_THE_CALLER, REFUSED_FIELDS, WITHOUT_EFFECT
+from decisions.openai.limits import CostLimits
+from decisions.openai.paths import PATHS, REFUSED_PATHS
+from decisions.openai.requests import check_body, check_path
 
 CONTEXT = 2_048
 LIMITS = CostLimits()

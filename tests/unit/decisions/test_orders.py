@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.orders import CLOCK_SKEW, LONGEST_ORDER, ORDER_AGE, assess_epoch, assess_expiry, epoch_in_reason, expiry
+from decisions.rollback.orders import (
+    CLOCK_SKEW,
+    LONGEST_ORDER,
+    ORDER_AGE,
+    assess_epoch,
+    assess_expiry,
+    epoch_in_reason,
+    expiry,
+)
 from testbed import factories as f
 
 seconds = st.integers(min_value=-40 * 86_400, max_value=40 * 86_400)

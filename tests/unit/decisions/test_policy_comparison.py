@@ -19,7 +19,7 @@ from contracts.policy import (
     Shadow,
     Trigger,
 )
-from decisions.policy_comparison import weaknesses
+from decisions.policies.comparison import weaknesses
 from testbed.factories import policy, trigger
 
 FIRST = {"metric": "ttft_ms", "statistic": "p95"}

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.policy import Canary, Deadlines, LoadProfile, Promotion, Shadow
-from decisions.calendar import later
-from decisions.observation import recent
-from decisions.policy_limits import LONGEST_S, PolicyProblem, find_endless
+from decisions.evidence.observation import recent
+from decisions.policies.limits import LONGEST_S, PolicyProblem, find_endless
+from decisions.releases.calendar import later
 from testbed.factories import policy, trigger
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)

@@ -5,7 +5,7 @@ import yaml
 
 from clients.cli.policy_template import TEMPLATE
 from contracts.policy import ReleasePolicy
-from decisions.policy_problems import list_problems
+from decisions.policies.problems import list_problems
 from services.registry.domain.admission import Refusal, decide_policy
 from testbed.factories import policy, trigger
 from tests.kit.command import run_command

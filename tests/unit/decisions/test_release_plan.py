@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from contracts.facts import FACTS
 from contracts.policy import Canary, Promotion, Shadow
-from decisions.release_plan import ROWS, Step, needs_rehearsal, next_step, plan_release, traffic_shares
+from decisions.releases.plan import ROWS, Step, needs_rehearsal, next_step, plan_release, traffic_shares
 from testbed import factories as f
 
 ALWAYS = ["merge", "quantise", "register", "queue", "stage", "benchmark"]

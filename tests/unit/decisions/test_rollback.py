@@ -3,8 +3,8 @@
 import pytest
 
 from contracts.facts import AlertRaised, AlertUpdated
-from decisions.rollback import decide, evidence_of, find_behind, has_recovered, replicas_needed
-from decisions.route_edits import Changed, EditRefused, roll_back
+from decisions.rollback.rule import decide, evidence_of, find_behind, has_recovered, replicas_needed
+from decisions.routes.edits import Changed, EditRefused, roll_back
 from testbed import factories as f
 
 MOVE = "move"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.routes import Route
-from decisions.route_edits import (
+from decisions.routes.edits import (
     HISTORY_KEPT,
     AlreadyApplied,
     Changed,
@@ -27,7 +27,7 @@ from decisions.route_edits import (
     returns_by_itself,
     roll_back,
 )
-from decisions.route_versions import newest
+from decisions.routes.versions import newest
 from testbed.factories import MODEL, route, served, target
 
 EMPTY = Route(model=MODEL)

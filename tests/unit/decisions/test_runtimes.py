@@ -2,7 +2,7 @@
 
 from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.vocabulary import Runtime, ServingSettings
-from decisions.runtimes import runtime_name, why_no_runtime
+from decisions.serving.runtimes import runtime_name, why_no_runtime
 
 NEXT = ServingSettings(runtime="next")
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from contracts.vocabulary import ServingSettings
-from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
-from decisions.serving_settings import (
+from decisions.serving.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
+from decisions.serving.settings import (
     ENGINE_OPTIONS,
     NO_PARSER,
     SettingsRefused,

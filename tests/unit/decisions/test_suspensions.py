@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.routes import CanaryShare, Suspended
-from decisions.suspensions import can_judge, describe_protection, describe_suspended, interval, least_confirmed
+from decisions.rollback.suspensions import can_judge, describe_protection, describe_suspended, interval, least_confirmed
 from testbed import factories as f
 
 

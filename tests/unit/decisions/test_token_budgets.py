@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.token_budgets import MONTHS_BEFORE, fits, is_forgotten, month_of, seconds_to_next_month
+from decisions.access.token_budgets import MONTHS_BEFORE, fits, is_forgotten, month_of, seconds_to_next_month
 
 
 @given(st.integers(1, 1000), st.lists(st.tuples(st.sampled_from(["ask", "end"]), st.integers(1, 400), st.floats(0, 1))))

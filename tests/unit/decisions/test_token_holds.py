@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.openai_limits import most_tokens
-from decisions.request_rates import MINUTE_S, Allowance
+from decisions.openai.limits import most_tokens
+from services.gateway.domain.request_rates import MINUTE_S, Allowance
 
 LIMIT = 1000.0
 

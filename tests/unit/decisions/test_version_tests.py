@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions import version_tests as vt
-from decisions.block_tests import STAKES, Block, factor, plan_stakes
-from decisions.version_tests import CandidateTest, Judgement, Pair, ShareTest
+from decisions.evidence import version_tests as vt
+from decisions.evidence.block_tests import STAKES, Block, factor, plan_stakes
+from decisions.evidence.version_tests import CandidateTest, Judgement, Pair, ShareTest
 
 ALPHA, BETA, LIMIT = 0.001, 0.05, 0.02
 HALF, SURE = (ShareTest(logs=(-part * math.log(ALPHA),) * STAKES) for part in (0.6, 1.001))

@@ -2,7 +2,7 @@
 
 from contracts import facts as f
 from contracts.facts.progress import StepProgress
-from decisions.work_progress import ongoing
+from decisions.releases.work_progress import ongoing
 from testbed import factories
 from testbed.factories import after
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from clients.cli.commands.keys import keys_app
 from contracts.identities import PROVISIONER, RESERVED, Credential
 from contracts.services import SERVICES
-from decisions.api_keys import assess_key, parse_key
+from decisions.access.api_keys import assess_key, parse_key
 from deploy.identity.api_key_files import REHEARSALS
 from deploy.identity.bus_keys import public_key
 from deploy.identity.certificates import KeyPair, belong_together, hosts_of, valid_until

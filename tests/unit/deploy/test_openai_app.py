@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from decisions.openai_limits import CostLimits
+from decisions.openai.limits import CostLimits
 
 BACKENDS = Path(__file__).resolve().parents[3] / "deploy" / "backends"
 CHAT = "/v1/chat/completions"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from decisions.json_values import MAX_VALUES
-from decisions.openai_limits import CostLimits
+from decisions.openai.json_values import MAX_VALUES
+from decisions.openai.limits import CostLimits
 
 BACKENDS = Path(__file__).resolve().parents[3] / "deploy" / "backends"
 CHAT = "/v1/chat/completions"

@@ -10,11 +10,11 @@ import pytest
 from contracts.facts import ApprovalGranted, CheckpointReady, RollbackOrdered
 from contracts.teams import TeamQuota
 from contracts.uploads import UPLOADS
-from decisions.bus_permissions import permissions_of, readable_models
-from decisions.store_permissions import access_of
-from decisions.teams import find_foreign, narrowed
+from decisions.access.bus_permissions import permissions_of, readable_models
+from decisions.access.teams import find_foreign, narrowed
 from deploy.identity.key_files import KeysRefused
 from deploy.identity.key_folder import KeyFolder
+from deploy.identity.store_permissions import access_of
 from shared.runtime.clock import SystemClock
 from shared.runtime.team_list import TeamList
 

@@ -3,7 +3,7 @@
 import json
 import random
 
-from decisions.openai_limits import CostLimits
+from decisions.openai.limits import CostLimits
 from services.gateway.domain import json_body, requests
 from services.gateway.domain.errors import RequestRejected
 from tests.kit.mutation import attack, hostile_json

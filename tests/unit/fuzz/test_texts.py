@@ -5,7 +5,7 @@ import random
 
 from contracts.text_sets import evaluation_records, read_text_records
 from contracts.vocabulary import ServingSettings
-from decisions.serving_settings import SettingsRefused, assess_settings, combine, parse_settings, settle
+from decisions.serving.settings import SettingsRefused, assess_settings, combine, parse_settings, settle
 from services.merger.domain import MODEL_CONFIG, serving
 from tests.kit.mutation import attack, damage, hostile_json
 

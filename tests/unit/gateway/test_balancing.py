@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.attribution import ErrorKind
+from decisions.evidence.attribution import ErrorKind
 from services.gateway.domain.balancing import (
     FIRST_S,
     LONGEST_S,

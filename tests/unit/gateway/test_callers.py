@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from contracts.api_keys import ApiKey, KeyLimits
-from decisions.api_keys import format_key
+from decisions.access.api_keys import format_key
 from services.gateway.adapters.record_file import RecordFile
 from services.gateway.key_table import KeyTable
 from shared.storage.kv import Bucket, Snapshot

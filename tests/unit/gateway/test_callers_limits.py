@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from starlette.requests import Request
 
-from decisions.attribution import is_excused
+from decisions.evidence.attribution import is_excused
 from services.gateway.backlog import Backlog, SlowReader
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.http import BodyReader, limited_writes

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.attribution import ATTRIBUTION
+from decisions.evidence.attribution import ATTRIBUTION
 from services.gateway.domain.failures import read_failure, read_message
 from services.gateway.domain.records import read_record
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.facts import MirroredPair
-from decisions.hard_failures import Failures, note_failures
+from decisions.evidence.hard_failures import Failures, note_failures
 from services.gateway.domain.features import SAMPLED_CHARS, Excerpts, describe, describe_excerpts
 from services.gateway.feature_queue import FeatureQueue, QueueLimits
 from testbed.factories import inference, target

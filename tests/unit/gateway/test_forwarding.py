@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from decisions.triggers import observe
+from decisions.evidence.triggers import observe
 from services.gateway.domain.failures import read_failure
 from services.gateway.domain.records import read_record
 from shared.errors import Permanent, Transient

@@ -5,10 +5,10 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decisions.openai_limits import CostLimits
-from decisions.shaping import forced_metrics
+from decisions.openai.limits import CostLimits
 from services.gateway.domain import json_body, requests
 from services.gateway.domain.errors import RequestRejected
+from services.gateway.domain.shaping import forced_metrics
 from tests.kit import hostile
 from tests.kit.soak import often
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from prometheus_client import CollectorRegistry
 
-from decisions.json_values import MAX_OTHER_VALUES, MAX_VALUES
+from decisions.openai.json_values import MAX_OTHER_VALUES, MAX_VALUES
 from services.gateway.domain import json_body
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.large_bodies import MOST_WAITING, LargeBodies

@@ -4,8 +4,8 @@ import contextlib
 
 import pytest
 
-from decisions.openai_limits import CostLimits
-from decisions.openai_paths import PATHS
+from decisions.openai.limits import CostLimits
+from decisions.openai.paths import PATHS
 from services.gateway.domain import requests
 from services.gateway.domain.errors import RequestRejected
 

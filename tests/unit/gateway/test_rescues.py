@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.triggers import observe
+from decisions.evidence.triggers import observe
 from services.gateway.rescues import HEADER, RescueBudgets
 from shared.errors import Permanent, Transient
 from testbed import factories as f

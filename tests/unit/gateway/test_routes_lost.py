@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.routes import CanaryShare, Route
-from decisions.route_edits import lift_quarantine, promote, roll_back
+from decisions.routes.edits import lift_quarantine, promote, roll_back
 from services.gateway.route_table import SETTLE_S, RouteTable
 from shared.storage.kv import Snapshot
 from testbed.factories import MODEL, served

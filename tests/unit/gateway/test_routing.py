@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.routes import CanaryShare, Route
-from decisions.fingerprints import fingerprint
 from services.gateway.domain import routing
 from services.gateway.domain.routing import RequestedModel
+from services.server_manager.domain.fingerprints import fingerprint
 from testbed.factories import MODEL, route, served, target
 
 KEYS = [f"user-{number}" for number in range(4000)]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.routes import ShadowShare, Suspended
-from decisions.triggers import observe
+from decisions.evidence.triggers import observe
 from services.gateway.body_bans import ONE_S as STILL_DEAD_S
 from services.gateway.domain import pairing
 from services.gateway.domain.requests import read_request

@@ -6,7 +6,7 @@ import pytest
 
 from contracts.api_keys import ApiKey, KeyLimits
 from contracts.api_usage import MonthlyUsage
-from decisions.api_keys import digest_of_secret, format_key
+from decisions.access.api_keys import digest_of_secret, format_key
 from services.gateway.team_table import TeamTable, load_secret
 from testbed.factories import MODEL, START
 from tests.unit.gateway.fakes import StepClock

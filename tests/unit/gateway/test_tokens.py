@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from pydantic import ValidationError
 
 from contracts.api_keys import KeyLimits
-from decisions.oidc_grants import Grant
 from services.gateway.adapters.tokens import IdentityProvider, Tokens, read_keys
 from services.gateway.callers import KEPT, Caller
+from services.gateway.domain.oidc_grants import Grant
 from services.gateway.team_table import TeamTable
 from testbed.factories import MODEL
 from tests.unit.gateway.fakes import StepClock

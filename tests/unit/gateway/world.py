@@ -7,7 +7,7 @@ import httpx
 from prometheus_client import generate_latest
 
 from contracts.api_keys import ApiKey
-from decisions.api_keys import digest_of_secret, format_key
+from decisions.access.api_keys import digest_of_secret, format_key
 from services.gateway.app import SERVICE, build
 from services.gateway.body_bans import BodyBans
 from services.gateway.budgets import Budgets

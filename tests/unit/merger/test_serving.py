@@ -5,7 +5,7 @@ import json
 import pytest
 
 from contracts.vocabulary import ServingSettings
-from decisions.engine_parsers import CALL_MARKERS, TOOL_PARSERS
+from decisions.serving.engine_parsers import CALL_MARKERS, TOOL_PARSERS
 from services.merger.domain import serving
 from shared.errors import Permanent, Transient
 from testbed.factories import base

@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
-from decisions.observation import SLOTS_PER_WINDOW
+from decisions.evidence.observation import SLOTS_PER_WINDOW
 from services.monitor.domain import monitoring
 from services.monitor.domain.record import MonitorState
 from testbed import factories as f

@@ -6,10 +6,10 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from clients.cli.policy_sentences import explain_policy
 from contracts.policy import Canary, Shadow, Trigger
 from contracts.trigger_metrics import TriggerMetric
-from decisions.policy_limits import find_endless
-from decisions.policy_sentences import explain_policy
+from decisions.policies.limits import find_endless
 from services.monitor.domain import monitoring
 from services.rollback_controller.domain.rehearsal_plan import Load, advise_time, assess_fault, plan_fault
 from testbed import factories as f

@@ -7,7 +7,7 @@ import pytest
 from contracts import facts as cf
 from contracts.facts.watch import Features, InterTokenLatency
 from contracts.trigger_metrics import METRICS
-from decisions.triggers import limit_of
+from decisions.evidence.triggers import limit_of
 from testbed import factories as f
 from tests.unit.monitor import factories as m
 

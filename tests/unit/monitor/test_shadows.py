@@ -11,8 +11,8 @@ from contracts.facts import MirroredPair
 from contracts.facts.watch import Features
 from contracts.policy import Canary, Shadow
 from contracts.routes import ShadowShare
-from decisions.observation import begin_anew
-from decisions.triggers import EMPTY_IN_SHADOW, ERRORS_IN_SHADOW, triggers_of_shadow
+from decisions.evidence.observation import begin_anew
+from decisions.evidence.triggers import EMPTY_IN_SHADOW, ERRORS_IN_SHADOW, triggers_of_shadow
 from services.monitor.domain import monitoring
 from testbed import factories as k
 from tests.kit.soak import often

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.facts.watch import Features
-from decisions import triggers as meaning
-from decisions.block_tests import Block
-from decisions.hard_failures import Failures, note_failures
+from decisions.evidence import triggers as meaning
+from decisions.evidence.block_tests import Block
+from decisions.evidence.hard_failures import Failures, note_failures
 from services.monitor.domain import sketch
 from services.monitor.domain.windows import features_of
 from testbed import factories as f

@@ -7,8 +7,8 @@ import pytest
 from contracts import facts as cf
 from contracts.facts.watch import Features
 from contracts.policy import Canary
-from decisions.block_tests import plan_line
-from decisions.version_tests import CandidateTest
+from decisions.evidence.block_tests import plan_line
+from decisions.evidence.version_tests import CandidateTest
 from services.monitor.domain import monitoring as watching
 from services.monitor.domain.monitoring import Cause, Sender
 from services.monitor.domain.record import MonitorState

@@ -3,8 +3,7 @@
 import pytest
 
 from contracts.policy import MetricGate, QualityGate
-from decisions import variant_verdicts
-from services.registry.domain import gates
+from services.registry.domain import gates, variant_verdicts
 from services.registry.domain.record import Input
 from services.registry.domain.releases import decide, open_release
 from tests.kit import fakes_registry as k

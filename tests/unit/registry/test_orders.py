@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from contracts import facts as f
 from contracts.policy import Canary, Promotion
-from decisions.release_holds import begins_step
 from services.registry.domain import deadlines
 from services.registry.domain.orders import assess_order
 from services.registry.domain.record import DeadlineReached, Input, Release
+from services.registry.domain.release_holds import begins_step
 from services.registry.domain.releases import decide, open_release
 from tests.kit import fakes_registry as k
 from tests.kit.soak import often

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from contracts.teams import Team, TeamQuota
 from contracts.uploads import PART_BYTES, UPLOADS, AnnouncedFile, UploadRequest
-from decisions.team_quotas import find_excess_upload
 from services.registry.adapters.presigned import Signer
+from services.registry.domain.team_quotas import find_excess_upload
 from services.registry.domain.uploads import assess_request, bytes_of, missing_parts, parse_subject
 
 DIGEST = "sha256:" + "a" * 64

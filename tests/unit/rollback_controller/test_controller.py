@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contracts import facts as cf
-from decisions.route_edits import order_return, promote
+from decisions.routes.edits import order_return, promote
 from services.rollback_controller.domain.record import VERSIONS_KEPT
 from testbed import factories as f
 from tests.kit.virtual_time import virtual_time

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
-from decisions.route_edits import promote
+from decisions.routes.edits import promote
 from testbed import factories as f
 from tests.kit.soak import often
 from tests.kit.virtual_time import run_virtual

@@ -5,8 +5,8 @@ import pytest
 from contracts import facts as cf
 from contracts.envelope import derived_id
 from contracts.facts.watch import InterTokenLatency
-from decisions.drills import describe_fault
-from decisions.rollback import rollback_id
+from decisions.rollback.drills import describe_fault
+from decisions.rollback.rule import rollback_id
 from services.rollback_controller.domain import execution, rehearsal_plan
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.domain.rules import Rules

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts import facts as cf
-from decisions.route_edits import Changed, promote
+from decisions.routes.edits import Changed, promote
 from testbed import factories as f
 from tests.kit.fake_bus import Message
 from tests.kit.virtual_time import run_virtual

@@ -8,7 +8,7 @@ import pytest
 
 from contracts import facts as cf
 from contracts.golden import Expectation, GoldenPrompt, GoldenPrompts
-from decisions.golden import CHECK_S, GoldenReply
+from decisions.evidence.golden import CHECK_S, GoldenReply
 from services.rollback_controller.domain.policies import record_policy
 from services.rollback_controller.domain.record import GOLDEN_KEPT, RollbackState
 from services.rollback_controller.golden_probes import GoldenProbes

@@ -1,7 +1,7 @@
 """What a record keeps of its rollbacks, when there are more than it keeps."""
 
 from contracts import facts as cf
-from decisions.rollback import rollback_id
+from decisions.rollback.rule import rollback_id
 from services.rollback_controller.domain import decision
 from services.rollback_controller.domain.decision import Cause
 from services.rollback_controller.domain.record import ROLLBACKS_KEPT

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
-from decisions.block_tests import BLOCK_S, count_bad_blocks, plan_line
+from decisions.evidence.block_tests import BLOCK_S, count_bad_blocks, plan_line
 from services.rollback_controller.domain.rehearsal_plan import Load, advise_time, answer_s, assess_fault, plan_fault
 from testbed import factories as f
 from tests.kit.soak import often

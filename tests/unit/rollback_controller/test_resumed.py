@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contracts import facts as cf
-from decisions.route_edits import move, promote
+from decisions.routes.edits import move, promote
 from testbed import factories as f
 from tests.kit.virtual_time import virtual_time
 from tests.unit.rollback_controller.world import World

@@ -6,7 +6,7 @@ import pytest
 
 from contracts.facts import AlertRaised, AlertResolved
 from contracts.golden import GoldenPrompt
-from decisions.provenance import Problem
+from decisions.releases.provenance import Problem
 from services.rollback_controller.domain import standby
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.standby import RememberedProbe

@@ -8,7 +8,7 @@ from datetime import datetime
 from contracts import facts as cf
 from contracts.envelope import Event, source_of
 from contracts.services import SERVICES
-from decisions.golden import CHECK_S
+from decisions.evidence.golden import CHECK_S
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState

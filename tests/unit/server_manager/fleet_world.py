@@ -7,11 +7,11 @@ from contracts import facts as cf
 from contracts.envelope import Event
 from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.services import SERVICES
-from decisions.route_edits import Changed, roll_back
-from decisions.servable_variants import Hardware
+from decisions.routes.edits import Changed, roll_back
 from services.server_manager.app import SERVICE, build
 from services.server_manager.domain.reconcile import Phase, plan_production, production_of
 from services.server_manager.domain.records import Servers
+from services.server_manager.domain.servable_variants import Hardware
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.ports import LeaseLost

@@ -7,7 +7,7 @@ import pytest
 
 from contracts.facts import OrderAccepted, OrderRefused
 from contracts.vocabulary import Runtime
-from decisions.route_edits import roll_back
+from decisions.routes.edits import roll_back
 from services.server_manager.domain.declared_copies import find_parted
 from services.server_manager.domain.reconcile import Phase
 from shared.errors import Transient

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from contracts import facts as cf
 from contracts.routes import CanaryShare
-from decisions.route_edits import Changed, roll_back
+from decisions.routes.edits import Changed, roll_back
 from services.server_manager.domain.reconcile import production_of
 from tests.kit.soak import often
 from tests.kit.virtual_time import run_virtual

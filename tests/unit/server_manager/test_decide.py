@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from contracts.routes import Route
-from decisions.route_edits import move
+from decisions.routes.edits import move
 from services.server_manager.domain import staging
 from services.server_manager.domain.answer_types import (
     AnnounceStaged,

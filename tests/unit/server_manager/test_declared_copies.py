@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.facts import AlertRaised, DeploymentChanged, OrderAccepted, VariantFailed, VariantStaged
-from decisions.route_edits import roll_back
+from decisions.routes.edits import roll_back
 from services.server_manager.domain import staging
 from services.server_manager.domain.declared_copies import Situation, find_survivors, plan_copies
 from services.server_manager.domain.moves import Copy, plan_moves

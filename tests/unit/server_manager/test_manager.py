@@ -13,7 +13,7 @@ from contracts.facts import (
     VariantStaged,
 )
 from contracts.runtimes import DEFAULT_RUNTIME
-from decisions.provenance import Problem
+from decisions.releases.provenance import Problem
 from services.server_manager.domain import staging
 from services.server_manager.indexes import DOWN_AFTER_S
 from shared.errors import Permanent, Transient

@@ -13,7 +13,7 @@ from contracts.facts import (
     VariantFailed,
     VariantStaged,
 )
-from decisions.route_edits import roll_back
+from decisions.routes.edits import roll_back
 from services.server_manager.domain import staging
 from services.server_manager.ports import LeaseLost
 from shared.errors import Transient

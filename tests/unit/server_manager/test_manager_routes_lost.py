@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.routes import Route
-from decisions.route_edits import roll_back
+from decisions.routes.edits import roll_back
 from services.server_manager.domain import staging
 from tests.unit.server_manager.factories import deployable, route, stage_released, stage_requested
 from tests.unit.server_manager.world import V0, V1, V2, World

@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.facts import DeploymentChanged, PromotionRefused
-from decisions.route_edits import roll_back
+from decisions.routes.edits import roll_back
 from services.server_manager.domain.staging import finish_release
 from services.server_manager.ports import LeaseLost
 from tests.kit.fakes_serving import FakeArtifacts, FakeRoutes

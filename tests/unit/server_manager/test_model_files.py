@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.vocabulary import ServingSettings
-from decisions.serving_settings import ENGINE_OPTIONS, engine_arguments
+from decisions.serving.settings import ENGINE_OPTIONS, engine_arguments
 from services.server_manager.domain.description import Description, describe_model
 from services.server_manager.domain.model_config import ENGINE_ARGUMENTS, EngineConfig, plan_model_files, plan_target
 from services.server_manager.settings import ServerManagerSettings

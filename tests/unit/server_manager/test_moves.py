@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from contracts.routes import CanaryShare
 from contracts.vocabulary import ServingSettings
-from decisions.route_edits import AlreadyApplied, Changed, EditRefused, move
+from decisions.routes.edits import AlreadyApplied, Changed, EditRefused, move
 from services.server_manager.domain.moves import Copy, find_removable, find_removed, find_unpublished, plan_moves
 from services.server_manager.domain.reconcile import (
     Action,

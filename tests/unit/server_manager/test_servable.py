@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from contracts.facts import VariantFailed
 from contracts.vocabulary import ServingSettings
-from decisions.servable_variants import Hardware
 from services.server_manager.adapters import hardware
 from services.server_manager.adapters.hardware import parse_gpus
 from services.server_manager.app import refuse_variants
@@ -16,6 +15,7 @@ from services.server_manager.domain import staging
 from services.server_manager.domain.answer_types import FailLease, GrantLease, RefuseOrder
 from services.server_manager.domain.decide import decide_answers
 from services.server_manager.domain.records import Servers
+from services.server_manager.domain.servable_variants import Hardware
 from services.server_manager.settings import ServerManagerSettings
 from tests.kit import fakes_registry
 from tests.unit.server_manager.factories import LIMITS, START, route, stage_requested, traffic_requested

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from contracts.attested_steps import STEPS
 from contracts.provenance import ATTESTED_BY, ATTESTERS, PAYLOAD_TYPE, AttesterKey
 from contracts.vocabulary import canonical_json, digest_of
-from decisions.provenance import Problem, assess_allowed
+from decisions.releases.provenance import Problem, assess_allowed
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.key_files import KeysRefused
 from deploy.identity.key_folder import KeyFolder

@@ -9,7 +9,7 @@ import pytest
 from nats.js import JetStreamContext
 
 from contracts.services import SERVICES
-from decisions.bus_permissions import service_permissions
+from decisions.access.bus_permissions import service_permissions
 from shared.messaging.isolation import EVERY_S, SILENT_S, Isolation, question
 from tests.kit.virtual_time import virtual_time
 

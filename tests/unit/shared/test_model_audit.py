@@ -7,7 +7,7 @@ import pytest
 from clients.cli.backup.contents import belongs
 from contracts.audit import AuditItem, AuditTail
 from contracts.vocabulary import canonical_json
-from decisions.audit import append, line_of
+from decisions.sealed_log.audit import append, line_of
 from shared.errors import Permanent
 from shared.provenance.audit_log import AuditReading, put_segment, segment_key
 from shared.provenance.model_audit import (

@@ -51,9 +51,9 @@ def test_what_reaches_a_line_is_what_it_belongs_to_and_what_uses_that():
 
 
 def test_the_tests_that_name_the_function_come_first_and_all_import_the_module():
-    source = Path("decisions/rollback.py").read_text()
+    source = Path("decisions/rollback/rule.py").read_text()
     line = source[: source.index("def has_recovered")].count("\n") + 2
-    first, *others = choose_tests("decisions/rollback.py", line, 5)
+    first, *others = choose_tests("decisions/rollback/rule.py", line, 5)
     assert first == "tests/unit/decisions/test_rollback.py"
     assert len(others) == 4
 

@@ -1,0 +1,165 @@
+"""What a release policy means, in sentences: what happens to a candidate in order, and what rolls it back. Pure."""
+
+from collections.abc import Iterator
+
+from contracts.policy import MetricGate, ReleasePolicy, Trigger
+from decisions.evidence.triggers import limit_of
+from decisions.releases.plan import PlannedStep, plan_release
+from decisions.rollback.suspensions import can_judge
+
+_OBJECTIVES = {
+    "quality": "the one that loses least quality",
+    "latency": "the fastest one",
+    "cost": "the smallest one",
+}
+_PERIODS = ((86_400.0, "days", "day"), (3_600.0, "h", "h"), (60.0, "min", "min"))
+
+
+def explain_policy(policy: ReleasePolicy, *, first: bool = False) -> dict[str, list[str]]:
+    """Return sentences by heading.
+
+    Args:
+        policy: The policy.
+        first: Whether nothing of the model serves yet.
+    """
+    return {
+        "A candidate": list(_before_traffic(policy, first=first)),
+        "Traffic": list(_traffic(policy, first=first)),
+        "Rollback": list(_rollback(policy)),
+    }
+
+
+def _before_traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
+    d = policy.deadlines
+    yield f"It is merged within {period(d.merge_s)}; its variants are quantised within {period(d.quantise_s)}."
+    for variant, gate in policy.quality.items():
+        bounds = []
+        if gate.max_perplexity_ratio is not None:
+            bounds.append(f"its perplexity is above {gate.max_perplexity_ratio:g} times that of the merged model")
+        if gate.max_mean_kl is not None:
+            bounds.append(f"its mean KL divergence from the merged model is above {gate.max_mean_kl:g} nats")
+        if bounds:
+            yield f"{variant} is left out if {' or '.join(bounds)}."
+    load = policy.load
+    beside = "the base model" if first else "what serves now"
+    yield f"Each variant gets {load.requests} requests at {load.rate_rps:g}/s beside {beside} and must pass every gate:"
+    yield from (f"  {_gate(gate)}" for gate in policy.gates)
+    if not policy.gates:
+        yield "  no gate is declared, so only failures of the benchmark itself reject a variant."
+    yield f"Of the variants that pass, {_OBJECTIVES[policy.objective]} is released; if none passes, it is rejected."
+    plan = [planned.step for planned in plan_release(policy, first=first)]
+    if "rehearsal" in plan:
+        names = ", ".join(trigger.name for trigger in policy.automatic)
+        yield f"In staging, a fault makes each automatic trigger ({names}) roll back; otherwise it is rejected."
+    if "approval" in plan:
+        yield _approval(policy)
+
+
+def _approval(policy: ReleasePolicy) -> str:
+    count = policy.approvals.count
+    who = "one person" if count == 1 else f"{count} different people"
+    but = ", none of whom published the checkpoint" if policy.approvals.not_by_publisher else ""
+    return f"It waits for the approval of {who}{but}; without it the release expires after {_of_approval(policy)}."
+
+
+def _of_approval(policy: ReleasePolicy) -> str:
+    return period(policy.promotion.approval_deadline_s)
+
+
+def _traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
+    if policy.shadow is not None and not first:
+        shadow = policy.shadow
+        late = "waits for a person" if shadow.on_deadline == "ask" else "goes on without a verdict"
+        yield (
+            f"Before any traffic, it is asked {shadow.share_ratio:.3g} of the requests again, unseen by callers, for "
+            f"{period(shadow.duration_s)} and until {shadow.min_requests} are compared with what serves; if it is "
+            f"worse, the release ends. Undecided after {period(shadow.deadline_s)}, it {late}."
+        )
+    shares = [step for step in plan_release(policy, first=first) if step.step == "canary" or step.share]
+    if first:
+        yield "It is the model's first release and takes all traffic at once: there is nothing to compare it with."
+    elif shares == [PlannedStep("traffic", 1.0)]:
+        yield "It takes all traffic at once: the policy has no canary."
+    canary = policy.canary
+    late = "takes the next share without a verdict" if canary.on_deadline == "promote" else "waits for a person"
+    for step in shares:
+        if step.step == "canary":
+            yield (
+                f"It takes {step.share:.0%} of the traffic for at least {canary.min_requests} requests, until the "
+                f"bad ones are within every limit; undecided after {period(canary.deadline_s)}, it {late}."
+            )
+    if len(shares) > 1:
+        yield "After that it takes all traffic, and the version before it stays loaded."
+    waits = "waits until this release has ended" if policy.on_newer == "queue" else "ends this release"
+    yield f"A newer version of the model {waits}."
+
+
+def _rollback(policy: ReleasePolicy) -> Iterator[str]:
+    for trigger in policy.triggers:
+        yield _trigger(trigger)
+    if policy.pairs.share_ratio and policy.canary.steps:
+        yield (
+            f"During a canary, {policy.pairs.share_ratio:.3g} of the requests are asked of both versions again, unseen "
+            "by callers; what only one of the two fails counts."
+        )
+    if policy.golden.prompts:
+        count = len(policy.golden.prompts)
+        more = f"more than {policy.golden.allowed_falls} of them" if policy.golden.allowed_falls else "one of them"
+        yield (
+            f"{count} golden {'prompt is' if count == 1 else 'prompts are'} asked of both every "
+            f"{period(policy.golden.every_s)}; there is an alert while only the version fails {more}."
+        )
+    if any(trigger.action == "automatic" for trigger in policy.triggers):
+        to = "the base model" if policy.no_previous == "base" else "nothing: it stays in traffic"
+        yield f"A rollback goes to the version before; from the first version it goes to {to}."
+    judged = [trigger.name for trigger in policy.automatic if can_judge(trigger)]
+    if judged:
+        yield (
+            f"A version that {', '.join(judged)} moved traffic from is asked what callers asked, unseen, until that "
+            f"shows whether it was the cause; undecided after {period(policy.judgement_s)}, or moved by another "
+            "trigger, a person decides."
+        )
+        by_itself = policy.after_move == "canary" and policy.canary.steps
+        again = "it returns as a canary; moved again, it waits for a person" if by_itself else "a person returns it"
+        yield f"If it was not the cause, {again}."
+
+
+def _trigger(trigger: Trigger) -> str:
+    own = f", or {trigger.own_factor:g} times as many as in its own first hour" if trigger.own_factor else ""
+    when = f"when {_condition(trigger)}{own}; of a candidate, after at least {trigger.min_requests} requests"
+    if trigger.action == "automatic":
+        return f"{trigger.name}: rolls back by itself {when}."
+    return f"{trigger.name}: raises an alert {when}; people decide."
+
+
+def _condition(trigger: Trigger) -> str:
+    limits, unit = trigger.rule.limits, trigger.rule.unit and f" {trigger.rule.unit}"
+    if limits == "distance":
+        return f"the requests of the window differ from earlier ones by more than {trigger.threshold:g}"
+    if limits == "good_share":
+        return f"fewer than {trigger.threshold:.4g} of the requests meet every latency limit"
+    if limits == "figure":
+        side = "below" if trigger.is_lower_bound else "above"
+        limit = f"{side} {trigger.threshold:g}{unit}"
+        return f"{trigger.metric} is {limit} for more than {limit_of(trigger):.3g} of the requests"
+    return f"{trigger.metric} is above {trigger.threshold:g}"
+
+
+def _gate(gate: MetricGate) -> str:
+    bounds = (
+        ("at most", gate.max_value, ""),
+        ("at least", gate.min_value, ""),
+        ("at most", gate.max_ratio, " times the baseline"),
+        ("at least", gate.min_ratio, " times the baseline"),
+    )
+    parts = [f"{word} {bound:g}{unit}" for word, bound, unit in bounds if bound is not None]
+    return f"{gate.name} is {' and '.join(parts)};"
+
+
+def period(seconds: float) -> str:
+    """Return a time as people write it: `90 s`, `15 min`, `4 h`, `7 days`."""
+    for size, many, single in _PERIODS:
+        if seconds >= size and seconds % size == 0:
+            count = int(seconds // size)
+            return f"{count} {single if count == 1 else many}"
+    return f"{seconds:g} s"

@@ -1,0 +1,1 @@
+"""Keys, teams, and who may do what on the bus."""

@@ -1,0 +1,1 @@
+"""What requests show about a version, and the alerts that follow."""

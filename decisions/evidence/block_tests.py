@@ -1,0 +1,188 @@
+"""Evidence by blocks of time that a share of bad requests is above its limit, whatever happens inside a block.
+
+A block is two seconds of counted requests, equal bodies of one key once; blocks are joined until they hold
+`LEAST_REQUESTS`. With m the share of bad requests of a block, p the limit and c a stake, one block multiplies the
+evidence by
+
+    factor(m) = min(1 + c * (m - p) / p, GREATEST_FACTOR),    0 < c < 1.
+
+**Null hypothesis:** given everything before a block and its number of requests, its expected share is at most p. Then
+the factor's expectation is at most 1, because it is linear in m below its bound; it is never below 1 - c. Nothing is
+assumed about the requests inside a block, where a burst is one observation, nor about their number, which may follow
+the load. What is assumed is that a bad block does not foretell a bad one: a burst that is longer than a block counts in
+each of its blocks, by at most `GREATEST_FACTOR`, so that no less than four wholly bad blocks cross a line of a week.
+
+- The **e-detector**, the mean over the stakes of R <- (1 + R) * factor, is compared with a line A. The mean of R less
+  the number of blocks is a supermartingale, so that on average A - R0 blocks with traffic, or more, pass before a false
+  alarm (R0, below 50: its value at rest, at which it begins). It watches a version that serves.
+- The **e-process**, the mean over the stakes of the products, exceeds 1/alpha at any time with probability at most
+  alpha (Ville's inequality). It judges a version once (`decisions.evidence.version_tests`).
+
+Sources: Shin, Ramdas and Rinaldo, "E-detectors: a nonparametric framework for sequential change detection" (2022), for
+bounded means; Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (2024).
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from contracts.vocabulary import Contract
+
+BLOCK_S: Final = 2
+LEAST_REQUESTS: Final = 4
+GREATEST_FACTOR: Final = 14.0
+STAKES: Final = 4
+SMALLEST_LIMIT: Final = 1e-4
+"""A limit of zero would make one failure of a million an alarm; this is what it means instead."""
+LEARNED: Final = 1800
+"""So many first blocks with requests, an hour, are a version's own history."""
+_LARGEST_SUM: Final = 1e15
+_UPPER_95: Final = 1.645
+_NEAR_REST: Final = 1.1
+"""The evidence returns to its value at rest from above, and never quite reaches it."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Block(Contract):
+    """The requests of one block that a metric counts, and the bad ones among them."""
+
+    requests: Count = 0
+    bad: Count = 0
+
+    @property
+    def share(self) -> float | None:
+        """Share of bad requests; None without any request."""
+        return self.bad / self.requests if self.requests else None
+
+    def joined(self, other: "Block") -> "Block":
+        """Return both blocks as one."""
+        return Block(requests=self.requests + other.requests, bad=self.bad + other.bad)
+
+
+@lru_cache(maxsize=4096)
+def plan_stakes(limit: float) -> tuple[float, ...]:
+    """Return the stakes for a limit, each of equal weight; the greatest reaches `GREATEST_FACTOR` at a share of 1."""
+    low = max(0.02, 0.4 * limit)
+    high = max(low, min(0.8, (GREATEST_FACTOR - 1.0) * limit))
+    return tuple(low * (high / low) ** (index / (STAKES - 1)) for index in range(STAKES))
+
+
+def factor(stake: float, share: float, limit: float) -> float:
+    """Return by what one block multiplies the evidence that shares are above a limit."""
+    return min(1.0 + stake * (share - limit) / limit, GREATEST_FACTOR)
+
+
+class ShareDetector(Contract):
+    """An e-detector of one metric of a serving version.
+
+    Attributes:
+        open: The block that does not hold enough requests yet.
+        sums: The sums by stake; none before the first block.
+        peak: The highest mean of the sums.
+    """
+
+    open: Block = Block()
+    sums: tuple[float, ...] = ()
+    peak: float = 0.0
+
+    @property
+    def value(self) -> float:
+        """Evidence now."""
+        return math.fsum(self.sums) / STAKES
+
+
+def plan_line(false_alarm_every_h: float, triggers: int) -> float:
+    """Return the line of each trigger of a model whose triggers together may have one false alarm in so many hours.
+
+    Raises:
+        ValueError: the hours are below one, or there is no trigger.
+    """
+    if false_alarm_every_h < 1.0 or triggers < 1:
+        msg = f"false_alarm_every is {false_alarm_every_h:g} h for {triggers} triggers; the least is 1 h for 1 trigger"
+        raise ValueError(msg)
+    return false_alarm_every_h * 3600.0 / BLOCK_S * triggers
+
+
+def observe_detector(state: ShareDetector, limit: float, blocks: Iterable[Block]) -> ShareDetector:
+    """Return a detector after some blocks, in the order of their time."""
+    limit = max(limit, SMALLEST_LIMIT)
+    stakes = plan_stakes(limit)
+    sums = state.sums or _sums_at_rest(stakes)
+    pending, peak = state.open, state.peak
+    for block in blocks:
+        pending = pending.joined(block)
+        share = pending.share
+        if share is None or pending.requests < LEAST_REQUESTS:
+            continue
+        sums = tuple(
+            min((1.0 + total) * factor(stake, share, limit), _LARGEST_SUM)
+            for stake, total in zip(stakes, sums, strict=True)
+        )
+        pending, peak = Block(), max(peak, math.fsum(sums) / STAKES)
+    return ShareDetector(open=pending, sums=sums, peak=peak)
+
+
+def count_bad_blocks(limit: float, line: float) -> int:
+    """Return after how many blocks in a row in which every request is bad the evidence of a good version is enough."""
+    limit = max(limit, SMALLEST_LIMIT)
+    stakes = plan_stakes(limit)
+    growths = [factor(stake, 1.0, limit) for stake in stakes]
+
+    def is_enough(blocks: int) -> bool:
+        """Return whether the mean of R, which is R * g**n + g + g**2 + … + g**n after n blocks, is at the line."""
+        total = 0.0
+        for rest, growth in zip(_sums_at_rest(stakes), growths, strict=True):
+            power = math.exp(min(blocks * math.log(growth), 100.0))
+            total += rest * power + (growth * (power - 1.0) / (growth - 1.0) if growth > 1.0 else blocks)
+        return total / STAKES >= line
+
+    return bisect_left(range(math.ceil(line)), True, key=is_enough)
+
+
+def is_at_rest(state: ShareDetector, limit: float) -> bool:
+    """Return whether the good requests since outweigh all bad ones: the evidence is back where it began."""
+    if state.open.bad:
+        return False
+    rest = math.fsum(_sums_at_rest(plan_stakes(max(limit, SMALLEST_LIMIT)))) / STAKES
+    return not state.sums or state.value <= _NEAR_REST * rest
+
+
+def _sums_at_rest(stakes: Iterable[float]) -> tuple[float, ...]:
+    """Return the sums to which a detector returns while nothing is bad, the fixed points of R <- (1 + R) * (1 - c)."""
+    return tuple((1.0 - stake) / stake for stake in stakes)
+
+
+class History(Contract):
+    """The shares of bad requests of a version's first blocks: their number, their sum, and that of their squares."""
+
+    blocks: Count = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+
+def learn(history: History, blocks: Iterable[Block]) -> History:
+    """Return the history with some more blocks; without requests one is nothing, and beyond `LEARNED` none counts."""
+    shares = [block.share for block in blocks if block.share is not None][: LEARNED - history.blocks]
+    return History(
+        blocks=history.blocks + len(shares),
+        total=history.total + sum(shares),
+        squares=history.squares + sum(share * share for share in shares),
+    )
+
+
+def own_limit(history: History, allowed_factor: float) -> float:
+    """Return the limit that a version's own history sets; 1 while it is too short.
+
+    It is a factor of the upper 95 % bound of its share of bad requests, three blocks in `LEARNED` at least. Blocks are
+    the unit, so that bursts inside them widen the bound.
+    """
+    if history.blocks < LEARNED:
+        return 1.0
+    mean = history.total / history.blocks
+    variance = max(0.0, history.squares / history.blocks - mean * mean)
+    return allowed_factor * max(mean + _UPPER_95 * math.sqrt(variance / history.blocks), 3.0 / history.blocks)

@@ -1,0 +1,164 @@
+"""The evidence of one trigger about a candidate: its blocks, and those of the active version in the same seconds.
+
+Both count the same requests twice: of everyone, and without those of the caller that sent the candidate most, as known
+when the last block closed (`decisions.evidence.version_tests`).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from pydantic import Field
+
+from contracts.policy import Trigger
+from contracts.vocabulary import Contract
+from decisions.evidence.block_tests import Block, Count
+from decisions.evidence.open_blocks import Closed, OpenBlocks, add_to_blocks, close_blocks
+from decisions.evidence.triggers import Outcome, limit_of
+from decisions.evidence.version_tests import (
+    FEW_CALLERS,
+    MOST_KEYS,
+    CandidateTest,
+    CandidateVerdict,
+    count_blocks_to_pass,
+    decide_candidate,
+    observe_candidate,
+)
+
+_LARGEST_LOG = 690.0
+"""An e-value stays a JSON number."""
+
+
+class Beside(Contract):
+    """The open blocks of a candidate and of the active version, and what those that are over showed."""
+
+    candidate: OpenBlocks = OpenBlocks()
+    active: OpenBlocks = OpenBlocks()
+    test: CandidateTest = CandidateTest()
+
+
+class CandidateState(Contract):
+    """What a trigger knows of a candidate.
+
+    Attributes:
+        everyone: Of all requests.
+        others: Without those of the heaviest caller.
+        heaviest: The caller that sent the candidate most when the last block closed.
+        callers: Requests of the candidate by caller, of those with most.
+        candidate, active: All counted requests of each.
+        blocks: So many blocks of the candidate are over.
+    """
+
+    everyone: Beside = Beside()
+    others: Beside = Beside()
+    heaviest: str | None = None
+    callers: dict[str, Count] = Field(default_factory=dict)
+    candidate: Block = Block()
+    active: Block = Block()
+    blocks: Count = 0
+
+    @property
+    def e_value(self) -> float:
+        """The strongest evidence against the candidate."""
+        return max(self.beyond, self.worse)
+
+    @property
+    def beyond(self) -> float:
+        """The e-value that it is beyond its limit."""
+        return as_e_value(self.everyone.test.beyond.log_e)
+
+    @property
+    def worse(self) -> float:
+        """The e-value that it is worse than the active version beside it."""
+        return as_e_value(self.everyone.test.worse.log_e)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Return whether the good requests since outweigh all bad ones."""
+        test = self.everyone.test
+        return not (self.everyone.candidate.bad or test.open.bad) and max(test.beyond.logs) <= 0.0
+
+    def begun_anew(self) -> "CandidateState":
+        """Return it with evidence against it that begins anew; open blocks still take requests."""
+        everyone, others = (
+            known.model_copy(update={"test": CandidateTest(passing=known.test.passing)}) for known in self.both
+        )
+        return self.model_copy(update={"everyone": everyone, "others": others})
+
+    @property
+    def both(self) -> tuple[Beside, Beside]:
+        """Both counts of the requests."""
+        return self.everyone, self.others
+
+
+def add_beside(state: CandidateState, candidate: Sequence[Outcome], active: Sequence[Outcome]) -> CandidateState:
+    """Return a candidate with outcomes counted in the blocks in which their requests ended."""
+    callers = dict(state.callers)
+    for outcome in candidate:
+        callers[outcome.holder] = callers.get(outcome.holder, 0) + 1
+    rest = [[outcome for outcome in of if outcome.holder != state.heaviest] for of in (candidate, active)]
+    return state.model_copy(
+        update={
+            "everyone": _added(state.everyone, candidate, active),
+            "others": _added(state.others, *rest),
+            "callers": dict(sorted(callers.items(), key=lambda entry: entry[1])[-MOST_KEYS:]),
+            "candidate": state.candidate.joined(_count(candidate)),
+            "active": state.active.joined(_count(active)),
+        }
+    )
+
+
+def _added(known: Beside, candidate: Sequence[Outcome], active: Sequence[Outcome]) -> Beside:
+    return known.model_copy(
+        update={
+            "candidate": add_to_blocks(known.candidate, candidate) if candidate else known.candidate,
+            "active": add_to_blocks(known.active, active) if active else known.active,
+        }
+    )
+
+
+def _count(outcomes: Iterable[Outcome]) -> Block:
+    bad = [outcome.bad for outcome in outcomes]
+    return Block(requests=len(bad), bad=sum(bad))
+
+
+def close_candidate(state: CandidateState, trigger: Trigger, now: datetime | None) -> tuple[CandidateState, Closed]:
+    """Return a candidate with its blocks that are over at a time as evidence, and these; all are without a time."""
+    everyone, closed = _closed(state.everyone, trigger, now)
+    others, _ = _closed(state.others, trigger, now)
+    if everyone is state.everyone and others is state.others:
+        return state, {}
+    heaviest = max(state.callers, key=state.callers.__getitem__, default=None) if closed else state.heaviest
+    update = {"everyone": everyone, "others": others, "heaviest": heaviest, "blocks": state.blocks + len(closed)}
+    return state.model_copy(update=update), closed
+
+
+def _closed(known: Beside, trigger: Trigger, now: datetime | None) -> tuple[Beside, Closed]:
+    candidate, closed = close_blocks(known.candidate, now)
+    active, beside = close_blocks(known.active, now)
+    if not closed and not beside:
+        return known, {}
+    test, limit = known.test, limit_of(trigger)
+    for start, block in closed.items():
+        test = observe_candidate(test, limit, block, beside.get(start, Block()), least=trigger.min_requests)
+    return Beside(candidate=candidate, active=active, test=test), closed
+
+
+def judge(state: CandidateState, trigger: Trigger, beta: float) -> CandidateVerdict:
+    """Return the verdict of one trigger on a candidate."""
+    return decide_candidate(
+        state.everyone.test, state.others.test, callers=len(state.callers), alpha=trigger.alpha, beta=beta
+    )
+
+
+def count_needed(state: CandidateState, trigger: Trigger, beta: float) -> int:
+    """Return how many more requests it takes to pass if all of them are good, at as many in a block as so far."""
+    tests = [known.test for known in (state.both if len(state.callers) >= FEW_CALLERS else state.both[:1])]
+    blocks = max(count_blocks_to_pass(test, limit_of(trigger), beta) for test in tests)
+    still_open = sum(block.requests for block in state.everyone.candidate.counts.values())
+    return math.ceil(blocks * max(1.0, (state.candidate.requests - still_open) / max(1, state.blocks)))
+
+
+def as_e_value(log_e: float) -> float:
+    """Return an e-value for publication."""
+    return math.exp(min(log_e, _LARGEST_LOG))

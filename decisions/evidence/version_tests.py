@@ -1,0 +1,234 @@
+"""Whether a candidate passes and a suspended version is guilty, each with a declared probability of error.
+
+All are e-processes of `decisions.evidence.block_tests` for the mean of a figure between 0 and 1:
+
+| test | figure of a block or pair | mean if the null hypothesis holds |
+|---|---|---|
+| `beyond` | share of bad requests | at most the limit |
+| `passing` | share of good requests | at most 1 - twice the limit |
+| `worse` | (candidate's share - active version's share + 1) / 2 | at most (half of the limit + 1) / 2 |
+| `pairs` | 1 if only the target is bad, 0 if only the other version | at most 1/2 |
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pydantic import Field
+
+from contracts.vocabulary import Contract
+from decisions.evidence.block_tests import LEAST_REQUESTS, SMALLEST_LIMIT, STAKES, Block, factor, plan_stakes
+
+FEW_CALLERS: Final = 3
+"""From so many callers on, what those without the heaviest one show counts, too."""
+MOST_OF_KEY: Final = 6
+"""So many pairs that differ count of one key: less than half of what confirms."""
+LEAST_PAIRS: Final = 50
+"""So many pairs without a third caller show that there are fewer; then all of their pairs count."""
+FADING_BLOCKS: Final = 900
+"""In so many blocks, half an hour, evidence about a suspended version fades to its square root, and caps to half."""
+MOST_KEYS: Final = 64
+"""Keys that are counted one by one; above it those with fewest pairs are forgotten."""
+MOST_BLOCKS: Final = 10_000_000
+
+CandidateVerdict = Literal["pass", "fail", "load", "undecided"]
+JudgementVerdict = Literal["confirmed", "cleared", "undecided"]
+
+
+class ShareTest(Contract):
+    """An e-process: the logarithms of its products by stake. Its value now counts: what was shown once, time undoes."""
+
+    logs: tuple[float, ...] = (0.0,) * STAKES
+
+    @property
+    def log_e(self) -> float:
+        """The logarithm of the e-value."""
+        top = max(self.logs)
+        return top + math.log(math.fsum(math.exp(log - top) for log in self.logs) / STAKES)
+
+    def crossed(self, alpha: float) -> bool:
+        """Return whether the null hypothesis is rejected at a level."""
+        return self.log_e >= -math.log(alpha)
+
+
+def observe_share(test: ShareTest, limit: float, share: float) -> ShareTest:
+    """Return a test after one figure between 0 and 1, whose mean is at most the limit under the null hypothesis."""
+    stakes = plan_stakes(limit)
+    logs = tuple(log + math.log(factor(stake, share, limit)) for stake, log in zip(stakes, test.logs, strict=True))
+    return ShareTest(logs=logs)
+
+
+def fade(test: ShareTest, blocks: int = 1) -> ShareTest:
+    """Return a test some blocks later: evidence for a version fades as that against it does.
+
+    Its level holds for some hours, as simulated: 9 of 12,000 equal versions crossed 0.001 in six.
+    """
+    kept = 0.5 ** (blocks / FADING_BLOCKS)
+    return ShareTest(logs=tuple(log * kept for log in test.logs))
+
+
+def _least_bad(limit: float) -> float:
+    """Return the share that a version must be shown to stay below: twice the limit, and below 1."""
+    return min(2.0 * limit, (1.0 + limit) / 2.0, 1.0 - SMALLEST_LIMIT)
+
+
+class CandidateTest(Contract):
+    """What blocks showed of a candidate; `active` is of the active version in them.
+
+    Evidence for passing adds up over the shadow and all steps; that against it begins anew with each of them.
+
+    `open` is the block that does not hold enough requests yet to speak against it: few bad ones in a row are no proof.
+    """
+
+    open: Block = Block()
+    beyond: ShareTest = ShareTest()
+    passing: ShareTest = ShareTest()
+    worse: ShareTest = ShareTest()
+    active: ShareTest = ShareTest()
+
+
+def observe_candidate(
+    test: CandidateTest, limit: float, candidate: Block, active: Block, *, least: int = LEAST_REQUESTS
+) -> CandidateTest:
+    """Return the test after one block of both versions; a block without requests of the candidate changes nothing.
+
+    Args:
+        test: The test so far.
+        limit: The share of bad requests that is allowed.
+        candidate: The candidate's requests of the block.
+        active: The active version's.
+        least: So many of the candidate's first requests are judged together, so that a cold start is outweighed.
+    """
+    limit = max(limit, SMALLEST_LIMIT)
+    share, beside = candidate.share, active.share
+    if share is None:
+        return test
+    joined = test.open.joined(candidate)
+    update: dict[str, Block | ShareTest] = {
+        "open": joined,
+        "passing": observe_share(test.passing, 1.0 - _least_bad(limit), 1.0 - share),
+    }
+    is_first = not any(test.beyond.logs)
+    is_full = joined.requests >= (max(least, LEAST_REQUESTS) if is_first else LEAST_REQUESTS)
+    if joined.share is not None and is_full:
+        update |= {"open": Block(), "beyond": observe_share(test.beyond, limit, joined.share)}
+    if beside is not None:
+        update["active"] = observe_share(test.active, limit, beside)
+    if beside is not None and (is_full or not is_first or joined.requests > least):
+        update["worse"] = observe_share(test.worse, (limit / 2.0 + 1.0) / 2.0, (share - beside + 1.0) / 2.0)
+    return test.model_copy(update=update)
+
+
+def count_blocks_to_pass(test: CandidateTest, limit: float, beta: float) -> int:
+    """Return how many more blocks without a bad request it takes to pass."""
+    bound = 1.0 - _least_bad(max(limit, SMALLEST_LIMIT))
+    growths = [math.log(factor(stake, 1.0, bound)) for stake in plan_stakes(bound)]
+
+    def is_enough(blocks: int) -> bool:
+        logs = tuple(log + blocks * growth for log, growth in zip(test.passing.logs, growths, strict=True))
+        return ShareTest(logs=logs).crossed(beta)
+
+    return bisect_left(range(MOST_BLOCKS), True, key=is_enough)
+
+
+def decide_candidate(
+    everyone: CandidateTest, others: CandidateTest, *, callers: int, alpha: float, beta: float
+) -> CandidateVerdict:
+    """Return the verdict: a good candidate fails with probability 2 `alpha` at most, a bad one passes with `beta`.
+
+    Bad: a share of twice the limit. `load`: both versions are beyond the limit, so that machine or load may be at
+    fault. From `FEW_CALLERS` on, passing needs both counts; failing needs everyone's, unless the others' passes.
+
+    Args:
+        everyone: Of all requests.
+        others: Without those of the caller with most requests, as known before each block.
+        callers: How many callers the candidate had.
+        alpha: Level of each test against the candidate.
+        beta: Level of the test that it must pass.
+    """
+    verdict, rest = _decide(everyone, alpha, beta), _decide(others, alpha, beta)
+    return verdict if callers < FEW_CALLERS or (rest == "pass") == (verdict == "pass") else "undecided"
+
+
+def _decide(test: CandidateTest, alpha: float, beta: float) -> CandidateVerdict:
+    if test.worse.crossed(alpha):
+        return "fail"
+    if test.beyond.crossed(alpha):
+        return "load" if test.active.crossed(math.sqrt(alpha)) else "fail"
+    return "pass" if test.passing.crossed(beta) else "undecided"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A request that a suspended version and the one that replaced it were both asked: whose it is, and who was bad."""
+
+    key: str
+    target: bool
+    other: bool
+
+
+class Judgement(Contract):
+    """What pairs showed of a suspended version.
+
+    Attributes:
+        pairs: Of the pairs that differ, whether the target is the bad one; `uncapped` with all pairs of each key.
+        passing: Of all pairs, in blocks; `passing_others` without those of the key with most.
+        asked, differing: Pairs by key, and the counted ones that differ, which fade as the evidence does.
+    """
+
+    pairs: ShareTest = ShareTest()
+    uncapped: ShareTest = ShareTest()
+    passing: ShareTest = ShareTest()
+    passing_others: ShareTest = ShareTest()
+    asked: dict[str, int] = Field(default_factory=dict)
+    differing: dict[str, float] = Field(default_factory=dict)
+
+
+def observe_pairs(state: Judgement, limit: float, pairs: Iterable[Pair], *, blocks: int = 1) -> Judgement:
+    """Return the judgement after a block of pairs, which may be empty: time fades the evidence.
+
+    `blocks`: so many passed since the last one that was observed; those between were empty. Whether a pair counts is
+    known before its outcome: a key that is full is left out with the good and the bad ones.
+    """
+    test, uncapped = fade(state.pairs, blocks), fade(state.uncapped, blocks)
+    asked = dict(state.asked)
+    differing = {key: pairs * 0.5 ** (blocks / FADING_BLOCKS) for key, pairs in state.differing.items()}
+    heaviest = max(state.asked, key=state.asked.__getitem__, default=None)
+    everyone, others = Block(), Block()
+    for pair in pairs:
+        asked[pair.key] = asked.get(pair.key, 0) + 1
+        shown = Block(requests=1, bad=int(pair.target and not pair.other))
+        everyone = everyone.joined(shown)
+        if pair.key != heaviest:
+            others = others.joined(shown)
+        if pair.target == pair.other:
+            continue
+        uncapped = observe_share(uncapped, 0.5, float(pair.target))
+        if (counted := differing.get(pair.key, 0.0) + 1.0) <= MOST_OF_KEY:
+            differing[pair.key] = counted
+            test = observe_share(test, 0.5, float(pair.target))
+    asked = dict(sorted(asked.items(), key=lambda entry: entry[1])[-MOST_KEYS:])
+    return Judgement(
+        pairs=test,
+        uncapped=uncapped,
+        passing=_observe_good(state.passing, limit, everyone),
+        passing_others=_observe_good(state.passing_others, limit, others),
+        asked=asked,
+        differing={key: pairs for key, pairs in differing.items() if key in asked},
+    )
+
+
+def _observe_good(test: ShareTest, limit: float, block: Block) -> ShareTest:
+    share = block.share
+    return test if share is None else observe_share(test, 1.0 - _least_bad(max(limit, SMALLEST_LIMIT)), 1.0 - share)
+
+
+def decide_judgement(state: Judgement, *, alpha: float, beta: float) -> JudgementVerdict:
+    """Return the verdict: `alpha` bounds that a version no worse is confirmed, `beta` that a bad one is cleared."""
+    is_of_few = len(state.asked) < FEW_CALLERS and sum(state.asked.values()) >= LEAST_PAIRS
+    if state.pairs.crossed(alpha) or (is_of_few and state.uncapped.crossed(alpha)):
+        return "confirmed"
+    is_shown = is_of_few or state.passing_others.crossed(beta)
+    return "cleared" if is_shown and state.passing.crossed(beta) else "undecided"

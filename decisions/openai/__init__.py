@@ -1,0 +1,1 @@
+"""Requests of the OpenAI API: paths, fields, limits."""

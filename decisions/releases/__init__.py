@@ -1,0 +1,1 @@
+"""A release: its steps, what its version's history and card say."""

@@ -1,0 +1,104 @@
+"""What an alert leads to: traffic moves to the previous version at once, stays, or stays and a person is paged.
+
+The rollback-controller decides every alert with it, `slipway replay` the recorded ones.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from contracts.codes import Code
+from contracts.facts import AlertUpdated
+from contracts.policy import Trigger
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Target
+from decisions.evidence.alerts import AlertFact
+from decisions.routes.edits import Changed, EditRefused, roll_back
+
+Evidence = Literal["answers_nothing", "trigger", "none"]
+"""What speaks against the target: it answers nothing; an automatic trigger is at its line; or nothing that moves it."""
+Behind = Literal["ready", "too_few", "not_ready", "missing"]
+"""The previous version: it generates; for a trigger, on too few replicas; it does not generate; there is none."""
+Action = Literal["move", "stay", "page"]
+
+_TABLE: Final[Mapping[tuple[Evidence, Behind, bool], Code | Literal["move"]]] = {
+    # evidence, previous, a version is suspended already: traffic moves, or the code of the page
+    ("answers_nothing", "ready", False): "move",
+    ("answers_nothing", "ready", True): "move",
+    ("answers_nothing", "not_ready", False): "previous_not_ready",
+    ("answers_nothing", "not_ready", True): "previous_not_ready",
+    ("answers_nothing", "missing", False): "no_previous_target",
+    ("answers_nothing", "missing", True): "no_previous_target",
+    ("trigger", "ready", False): "move",
+    ("trigger", "ready", True): "suspended",
+    ("trigger", "too_few", False): "too_few_replicas",
+    ("trigger", "too_few", True): "suspended",
+    ("trigger", "not_ready", False): "previous_not_ready",
+    ("trigger", "not_ready", True): "suspended",
+    ("trigger", "missing", False): "no_previous_target",
+    ("trigger", "missing", True): "suspended",
+}
+"""What decides. Without evidence that moves traffic, it stays."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What an alert leads to; a page has the code and the sentence that it is published with."""
+
+    action: Action
+    code: Code | None = None
+    reason: str = ""
+
+
+def decide(evidence: Evidence, behind: Behind, *, suspended: bool, why: str = "") -> Decision:
+    """Return what an alert leads to.
+
+    Args:
+        evidence: What speaks against the target.
+        behind: The version that traffic would move to.
+        suspended: A version of the model is suspended already.
+        why: What the previous version lacks, or which version is suspended, for the page.
+    """
+    outcome = _TABLE.get((evidence, behind, suspended))
+    if outcome is None:
+        return Decision("stay")
+    return Decision("move") if outcome == "move" else Decision("page", outcome, why)
+
+
+def evidence_of(alert: AlertFact, trigger: Trigger | None) -> Evidence:
+    """Return what an alert shows; `action: manual` asks for a person, also where the target answers nothing."""
+    if trigger is not None and trigger.action != "automatic":
+        return "none"
+    if alert.answers_nothing:
+        return "answers_nothing"
+    return "none" if trigger is None else "trigger"
+
+
+def find_behind(route: Route, failed: Target) -> ServedTarget | EditRefused | None:
+    """Return the version that traffic would move to, or why it cannot; None if it needs none, as of a canary."""
+    edit = roll_back(route, failed, cause_id="plan")
+    if isinstance(edit, EditRefused):
+        return edit
+    return edit.route.active if isinstance(edit, Changed) and edit.cause == "rollback" else None
+
+
+def replicas_needed(failed: ServedTarget) -> int:
+    """Return on how many replicas a version must generate to take the load of another: on half as many."""
+    return math.ceil(len(failed.endpoints) / 2)
+
+
+def has_recovered(alert: AlertFact) -> bool:
+    """Return whether an alert that lasts is within its limit by now, so that an update of it moves nothing.
+
+    A window without requests is within any limit: if bad ones come again, the next update exceeds it.
+    """
+    if not isinstance(alert, AlertUpdated) or alert.limit is None or alert.answers_nothing:
+        return False
+    return alert.value is None or alert.value <= alert.limit
+
+
+def rollback_id(cause_id: str) -> str:
+    """Return the id of the rollback that an event leads to: always the same one."""
+    return "rb-" + hashlib.sha256(cause_id.encode()).hexdigest()[:16]

@@ -1,0 +1,81 @@
+"""How a suspended version is judged by its shadow, and what is said about it. Pure."""
+
+import math
+from typing import Final
+
+from contracts.facts import ShareInterval
+from contracts.policy import Trigger
+from contracts.routes import Route, Suspended
+from decisions.evidence.block_tests import SMALLEST_LIMIT, STAKES, plan_stakes
+from decisions.evidence.triggers import kind_of, sequential
+from decisions.routes.edits import put_back
+
+JUDGED_RATIO: Final = 0.5
+"""Share of the active version's requests that a suspended one is asked, within spare capacity."""
+CONFIRM_ALPHA: Final = 0.001
+"""Probability that a version that is no worse is confirmed."""
+CLEAR_BETA: Final = 0.003
+"""Probability that a version with twice the limit is cleared."""
+PERSON_DECIDES: Final = (
+    "a person decides: a shadow, which is idle, shows nothing of latency, queueing, memory or deaths, nor why a "
+    "version answered nothing"
+)
+RETURNS: Final = "returns as a canary"
+_SIGMAS = 1.96
+
+
+def can_judge(trigger: Trigger | None) -> bool:
+    """Return whether a shadow shows anything of what a trigger watches: errors and answers, of each request."""
+    return trigger is not None and bool(sequential([trigger])) and kind_of(trigger) in ("errors", "quality")
+
+
+def describe_suspended(route: Route, entry: Suspended) -> str:
+    """Return how a suspended version is judged, or what a person is to do about it."""
+    back = f"slipway rollback return {route.model} --reason …"
+    if entry.returned_by:
+        return f"{RETURNS} after any release under way; if its release has ended: {back} {entry.evidence}"
+    orders = f"{back}, or slipway rollback confirm {route.model} --reason …"
+    if entry.verdict == "cleared":
+        return f"cleared: {back} {entry.evidence}"
+    if entry.verdict == "undecided":
+        return f"undecided, so a person decides: {orders} {entry.evidence}"
+    if not entry.trigger:
+        return f"{PERSON_DECIDES}: {orders}"
+    if route.judged is not entry:
+        return f"judged by {entry.trigger} once the shadow is free"
+    return f"judged by its shadow, by {entry.trigger}: it is asked what callers asked"
+
+
+def describe_protection(route: Route) -> str:
+    """Return where traffic can still go while a version is suspended or returns as a canary; empty if none is."""
+    if not put_back(route) or route.active is None:
+        return ""
+    to = f"for {route.previous.target}" if route.previous is not None else "for a suspended version that generates"
+    return f"until that is decided, {route.active.target} is left only if it answers nothing, {to}"
+
+
+def interval(bad: int, requests: int) -> ShareInterval:
+    """Return a share with Wilson's interval of 95 %."""
+    ratio, spread = bad / requests, _SIGMAS**2 / requests
+    middle = (ratio + spread / 2.0) / (1.0 + spread)
+    half = _SIGMAS / (1.0 + spread) * math.sqrt(ratio * (1.0 - ratio) / requests + spread / (4.0 * requests))
+    return ShareInterval(
+        bad=bad, ratio=ratio, low=min(ratio, max(0.0, middle - half)), high=max(ratio, min(1.0, middle + half))
+    )
+
+
+def least_confirmed(limit: float, pairs: float) -> float | None:
+    """Return the share of bad requests that some pairs confirm in most cases; None if they confirm none.
+
+    The other version has half of the limit, and what each fails is independent.
+    """
+    other = max(limit, SMALLEST_LIMIT) / 2.0
+    needed = -math.log(CONFIRM_ALPHA) + math.log(STAKES)
+
+    def confirms(share: float) -> bool:
+        worse, better = share * (1.0 - other), other * (1.0 - share)
+        grown = (worse * math.log1p(stake) + better * math.log1p(-stake) for stake in plan_stakes(0.5))
+        return pairs * max(grown) >= needed
+
+    shares = (number / 200.0 for number in range(1, 201))
+    return next((share for share in shares if share > other and confirms(share)), None)

@@ -1,0 +1,1 @@
+"""Routes: which versions take traffic, and edits of them."""
