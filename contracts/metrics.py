@@ -366,7 +366,7 @@ _NOTIFIER: Final = ("notifier",)
 NOTIFICATIONS = Metric(
     "slipway_notifications_total",
     "counter",
-    "Tries to send an alert to a receiver: sent or failed; given_up is a dead letter",
+    "Tries to send an alert to a receiver: sent or failed",
     ("receiver", "outcome"),
     (),
     _NOTIFIER,

@@ -1,7 +1,6 @@
 """Starts the notifier: the only place where its parts are put together."""
 
 import asyncio
-from datetime import timedelta
 from itertools import product
 
 from contracts import metrics as m
@@ -26,15 +25,14 @@ async def run(connection: Connection, settings: NotifierSettings) -> None:
     clock, receivers = SystemClock(), read_receivers(settings.receivers)
     bus = Bus(connection, SERVICE, clock)
     counted = counter(m.NOTIFICATIONS, bus.metrics)
-    for receiver, outcome in product(receivers, ("sent", "failed", "given_up")):
+    for receiver, outcome in product(receivers, ("sent", "failed")):
         counted.labels(receiver.name, outcome)  # rules watch them, and `increase` does not see what begins at 1
     await connect_with_retries(bus)
     records = Bucket(bus.js, "notifications", ModelNotices, service=SERVICE)
     sender = HttpSender(receivers, settings, clock)
-    give_up = timedelta(seconds=settings.give_up_s)
-    notifier = Notifier(records, receivers, sender, counted, give_up, clock)
+    notifier = Notifier(records, receivers, sender, counted, clock)
     build(bus, notifier)
-    repeating = Sweeper("repeated alerts", records.keys, notifier.repeat, every_s=settings.resend_s)
+    repeating = Sweeper("notifications", records.keys, notifier.repeat, every_s=settings.resend_s)
     try:
         await serve(bus, connection, background=[repeating.run])
     finally:

@@ -25,10 +25,8 @@ class NotifierSettings(BaseSettings):
     """Address of the console that people open: notifications link to its alerts; empty for no link."""
     timeout_s: Seconds = 10.0
     """Most time of one try."""
-    resend_s: Seconds = 60.0
-    """How often an open alert is sent again to Alertmanager."""
-    give_up_s: Seconds = 3600.0
-    """For how long a notification is tried before it becomes a dead letter."""
+    resend_s: Seconds = 15.0
+    """How often an open alert is sent again to Alertmanager, and to any receiver what it did not take."""
 
 
 class ReceiversFile(Contract):

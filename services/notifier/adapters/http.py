@@ -33,9 +33,7 @@ class HttpSender:
 
     async def _post(self, receiver: Receiver, notice: Notice, transition: Transition) -> None:
         channel, now, settings = payloads.CHANNELS[receiver.kind], self._clock.now(), self._settings
-        data = payloads.body_of(
-            receiver.kind, notice, transition, now=now, resend_s=settings.resend_s, console_url=settings.console_url
-        )
+        data = payloads.body_of(receiver.kind, notice, transition, now=now, console_url=settings.console_url)
         body = json.dumps(data, ensure_ascii=False).encode()
         url, headers = receiver.url, {"content-type": "application/json", "user-agent": "slipway-notifier"}
         if channel.signed:

@@ -1,6 +1,6 @@
 """What the notifier keeps of a model: its alerts, what each receiver got of them, and what follows from events."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
@@ -18,6 +18,8 @@ KEPT = timedelta(days=1)
 """How long a resolved alert is remembered, so that what comes again is not sent again."""
 OLDEST = timedelta(days=7)
 """An alert that was raised longer ago and is not in the record is not sent."""
+OLD, SETTLES = timedelta(minutes=5), timedelta(minutes=2)
+"""An alert that was raised longer ago than `OLD` is sent `SETTLES` later: its end may follow in the log."""
 MOST_NOTICES = 1000
 
 
@@ -72,9 +74,16 @@ class Notice(Contract):
         told = (self.key_of("rollback_failed"),) if transition == "raised" and self.rollback_code is not None else ()
         return (self.key_of(transition), *told)
 
-    def due(self, receiver: str) -> list[Transition]:
+    def repeats(self, receiver: str) -> list[Transition]:
+        """Return what is sent again to a receiver that ends an alert which is not."""
+        is_open = self.resolved_at is None and "raised" in self.sent.get(receiver, ())
+        return ["raised"] if is_open else []
+
+    def due(self, receiver: str, now: datetime) -> list[Transition]:
         """Return what a receiver is yet to get, in this order."""
         sent = self.sent.get(receiver)
+        if self.read_at - self.raised_at > OLD and now - self.read_at < SETTLES:
+            return []
         if sent is None or "resolved" in sent or (self.resolved_at is not None and not sent):
             return []
         due: list[Transition] = [] if "raised" in sent else ["raised"]
@@ -136,28 +145,35 @@ def note_resolved(record: ModelNotices, alert: AlertResolved, *, at: datetime, n
     return record.with_notice(key, notice.model_copy(update=changes))
 
 
-def note_rollback_failed(record: ModelNotices, rollback: RollbackFailed, at: datetime) -> tuple[ModelNotices, str]:
-    """Note that no automatic rollback follows, and return the key of the alert; "" if the target has none open.
+def find_alert(record: ModelNotices, rollback: RollbackFailed, at: datetime) -> str | None:
+    """Return the key of the open alert that a rollback failed after; None if the target has none.
 
     It is the newest alert that was raised before, rather one of a trigger.
     """
-    known = {key: notice for key, notice in record.notices.items() if notice.resolved_at is None}
-    of_target = {key: each for key, each in known.items() if each.alert.target == rollback.failed}
-    before = [(each.alert.trigger is not None, each.raised_at, key) for key, each in of_target.items()]
-    key = max((rank for rank in before if rank[1] <= at), default=(False, at, ""))[2]
-    if not key:
-        return record, ""
-    changes = {"rollback_code": rollback.code, "rollback_reason": rollback.reason}
-    return record.with_notice(key, known[key].model_copy(update=changes)), key
+    before = [
+        (notice.alert.trigger is not None, notice.raised_at, key)
+        for key, notice in record.notices.items()
+        if notice.resolved_at is None and notice.alert.target == rollback.failed and notice.raised_at <= at
+    ]
+    return max(before)[2] if before else None
 
 
-def note_sent(record: ModelNotices, key: str, receiver: str, taken: tuple[str, ...]) -> ModelNotices:
-    """Note what a receiver took of an alert."""
-    notice = record.notices.get(key)
-    if notice is None:
+def note_rollback_failed(record: ModelNotices, rollback: RollbackFailed, at: datetime) -> ModelNotices:
+    """Note that no automatic rollback follows from an alert, if the target has one open."""
+    key = find_alert(record, rollback, at)
+    if key is None:
         return record
-    sent = {**notice.sent, receiver: tuple(dict.fromkeys((*notice.sent.get(receiver, ()), *taken)))}
-    return record.with_notice(key, notice.model_copy(update={"sent": sent}))
+    changes = {"rollback_code": rollback.code, "rollback_reason": rollback.reason}
+    return record.with_notice(key, record.notices[key].model_copy(update=changes))
+
+
+def note_sent(record: ModelNotices, taken: Mapping[tuple[str, str], tuple[str, ...]]) -> ModelNotices:
+    """Note what receivers took of alerts, by the key of the alert and the receiver's name."""
+    for (key, receiver), added in taken.items():
+        if (notice := record.notices.get(key)) is not None:
+            sent = {**notice.sent, receiver: tuple(dict.fromkeys((*notice.sent.get(receiver, ()), *added)))}
+            record = record.with_notice(key, notice.model_copy(update={"sent": sent}))
+    return record
 
 
 def prune(record: ModelNotices, now: datetime) -> ModelNotices:

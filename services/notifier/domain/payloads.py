@@ -14,6 +14,8 @@ from services.notifier.domain.notices import Notice, Transition
 
 _HEAD_CHARS, _MESSAGE_CHARS = 150, 300
 """Together with runbook and link below the 3,000 characters of a block of Slack, though each may be escaped as five."""
+ENDS: Final = timedelta(minutes=5)
+"""How long Alertmanager keeps an open alert that is not sent again."""
 _HEAD: Final = {"raised": "Raised", "rollback_failed": "No automatic rollback", "resolved": "Resolved"}
 _PREFIX: Final = "whsec_"
 _LEAST_BYTES, _MOST_BYTES = 24, 64
@@ -24,12 +26,10 @@ def message_id(notice: Notice, transition: Transition, receiver: str) -> str:
     return f"msg_{_digest(f'{_group(notice)}/{notice.key_of(transition)}/{receiver}')}"
 
 
-def body_of(
-    kind: str, notice: Notice, transition: Transition, *, now: datetime, resend_s: float, console_url: str
-) -> Any:
+def body_of(kind: str, notice: Notice, transition: Transition, *, now: datetime, console_url: str) -> Any:
     """Return the body for a kind of receiver, as JSON data; it links to the alert in the console if that is known."""
     page = f"{console_url.rstrip('/')}/alerts/{quote(notice.alert.alert_id, safe='')}" if console_url else ""
-    return CHANNELS[kind].body(notice, transition, now, resend_s, page)
+    return CHANNELS[kind].body(notice, transition, now, page)
 
 
 def _group(notice: Notice) -> str:
@@ -40,13 +40,13 @@ def _digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:32]
 
 
-def _alertmanager(notice: Notice, now: datetime, resend_s: float, link: str) -> list[dict[str, Any]]:
+def _alertmanager(notice: Notice, _transition: Transition, now: datetime, link: str) -> list[dict[str, Any]]:
     """Return an alert for Alertmanager's API v2, and another one if no automatic rollback follows from it.
 
-    It ends by itself if it is not sent again for four periods: a notifier that is gone leaves no alert open for ever.
+    It ends by itself if it is not sent again for `ENDS`: a notifier that is gone leaves no alert open for ever.
     """
     alert = notice.alert
-    ends_at = notice.resolved_at or now + timedelta(seconds=4 * resend_s)
+    ends_at = notice.resolved_at or now + ENDS
     labels = {
         "alertname": "SlipwayAlert",
         "alert_id": alert.alert_id,
@@ -90,7 +90,7 @@ def _webhook(notice: Notice, transition: Transition, now: datetime, link: str) -
     }
 
 
-def _slack(notice: Notice, transition: Transition, link: str) -> dict[str, Any]:
+def _slack(notice: Notice, transition: Transition, _now: datetime, link: str) -> dict[str, Any]:
     """Return a message for an incoming webhook of Slack; no text can mention people or hide an address."""
     alert = notice.alert
     head = _escape(f"{_HEAD[transition]} ({alert.severity}): {_summary(notice)}", _HEAD_CHARS)
@@ -108,27 +108,22 @@ class Channel:
     """A kind of receiver.
 
     Attributes:
-        body: The body as JSON data, from a notice, its transition, the time, the period of repetition in seconds, and a
-            link, which may be empty.
+        body: The body as JSON data, from a notice, its transition, the time, and a link, which may be empty.
         path: What its address ends with.
         signed: It has secrets, and gets a signature by each.
         repeated: An open alert is sent again, because the receiver ends what is not.
     """
 
-    body: Callable[[Notice, Transition, datetime, float, str], Any]
+    body: Callable[[Notice, Transition, datetime, str], Any]
     path: str = ""
     signed: bool = False
     repeated: bool = False
 
 
 CHANNELS: Final = {
-    "alertmanager": Channel(
-        lambda notice, _transition, now, resend_s, link: _alertmanager(notice, now, resend_s, link),
-        path="/api/v2/alerts",
-        repeated=True,
-    ),
-    "webhook": Channel(lambda notice, transition, now, _s, link: _webhook(notice, transition, now, link), signed=True),
-    "slack": Channel(lambda notice, transition, _now, _s, link: _slack(notice, transition, link)),
+    "alertmanager": Channel(_alertmanager, path="/api/v2/alerts", repeated=True),
+    "webhook": Channel(_webhook, signed=True),
+    "slack": Channel(_slack),
 }
 
 

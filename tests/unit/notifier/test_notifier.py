@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -12,11 +11,11 @@ from prometheus_client import CollectorRegistry
 from contracts import metrics as m
 from contracts.envelope import Event, source_of
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
-from services.notifier.app import OLD, SETTLES, Notifier
+from services.notifier.app import WAITS, Notifier
 from services.notifier.domain import notices
-from services.notifier.domain.notices import KEPT, MOST_NOTICES, OLDEST, ModelNotices, Receiver
+from services.notifier.domain.notices import KEPT, MOST_NOTICES, OLDEST, SETTLES, ModelNotices, Receiver
 from services.notifier.ports import SendFailedError
-from shared.errors import Permanent, Transient
+from shared.errors import Transient
 from shared.runtime.metrics import counter
 from testbed import factories as f
 from tests.kit.records import MemoryRecords
@@ -35,7 +34,7 @@ class World:
         self.at_s, self.sent, self.refusing = 0.0, [], set()
         records = MemoryRecords(ModelNotices)
         counted = counter(m.NOTIFICATIONS, CollectorRegistry())
-        self.notifier = Notifier(records, receivers, self, counted, timedelta(hours=1), self)
+        self.notifier = Notifier(records, receivers, self, counted, self)
 
     def now(self):
         return f.after(self.at_s)
@@ -163,51 +162,52 @@ async def test_the_next_occurrence_is_another_alert():
 
 
 async def test_what_failed_is_tried_again_and_the_end_waits_behind_it():
-    world = World((CHAT, MANAGER))
+    world = World((CHAT, PAGER))
     world.refusing = {"chat"}
-    raised = world.event(AlertRaised)
+    assert await world.raised() == [("chat", "raised"), ("pager", "raised")]
     for _ in range(3):
-        with pytest.raises(Transient, match="chat did not get that an alert was raised"):
-            await world.raised(raised)
-    assert world.took() == [("chat", "raised"), ("manager", "raised"), ("chat", "raised"), ("chat", "raised")]
-    with pytest.raises(Transient):
-        await world.resolved()
-    assert sorted(world.took()) == [("chat", "raised"), ("manager", "resolved")]
+        assert await world.repeated() == [("chat", "raised")]
+    assert sorted(await world.resolved()) == [("chat", "raised"), ("pager", "resolved")]
     world.refusing = set()
-    assert await world.raised(raised) == [("chat", "raised"), ("chat", "resolved")]
+    assert await world.repeated() == [("chat", "raised"), ("chat", "resolved")]
+    assert await world.repeated() == []
 
 
-async def test_it_is_given_up_after_an_hour_and_sent_again_when_an_administrator_says_so():
-    world = World()
-    world.refusing, raised = {"chat"}, world.event(AlertRaised)
-    with pytest.raises(Transient):
-        await world.raised(raised)
-    world.at_s = 3601
-    with pytest.raises(Permanent, match="chat did not get"):
-        await world.raised(raised)
-    world.refusing, _ = set(), world.took()
-    assert await world.raised(raised) == [("chat", "raised")], "as after a requeue"
+async def test_it_is_tried_while_the_alert_is_open_and_a_day_longer():
+    world = World((CHAT,))
+    world.refusing = {"chat"}
+    await world.raised()
+    world.at_s = 2 * OLDEST.total_seconds()
+    assert await world.repeated() == [("chat", "raised")]
+    await world.resolved()
+    world.took()
+    world.at_s += KEPT.total_seconds()
+    assert await world.repeated() == []
+
+
+async def test_what_was_noted_before_a_process_died_is_sent_by_the_next():
+    world = World((CHAT,))
+    event = world.event(AlertRaised)
+    noted = notices.note_raised(await world.record(), event.data, at=NOW, receivers=(CHAT,), now=NOW)
+    await world.notifier.records.create(f.MODEL, noted)
+    assert await world.repeated() == [("chat", "raised")]
 
 
 async def test_an_old_alert_is_sent_later_and_one_of_last_week_not_at_all():
     world = World()
-    old = world.event(AlertRaised, at_s=-3600, raised_at=f.after(-3600))
-    with pytest.raises(Transient):
-        await world.raised(old)
+    assert await world.raised(at_s=-3600, raised_at=f.after(-3600)) == []
     world.at_s = SETTLES.total_seconds()
-    assert await world.raised(old) == to_all("raised")
+    assert sorted(await world.repeated()) == sorted(to_all("raised"))
     long_ago = -OLDEST.total_seconds() - 1
     assert await World().raised(at_s=long_ago, raised_at=f.after(long_ago)) == []
 
 
 async def test_an_old_alert_that_ends_meanwhile_is_not_sent():
     world = World()
-    old = world.event(AlertRaised, at_s=-3600, raised_at=f.after(-3600))
-    with pytest.raises(Transient):
-        await world.raised(old)
+    assert await world.raised(at_s=-3600, raised_at=f.after(-3600)) == []
     assert await world.resolved(raised_at=f.after(-3600)) == []
     world.at_s = SETTLES.total_seconds()
-    assert await world.raised(old) == []
+    assert await world.repeated() == []
 
 
 async def test_the_end_of_an_alert_that_was_sent_is_sent_however_long_it_was_open():
@@ -255,20 +255,19 @@ async def test_a_failed_rollback_that_is_read_before_its_alert_waits_for_it():
     world = World((CHAT,))
     with pytest.raises(Transient):
         await world.rollback_failed(at_s=5)
-    world.refusing, raised = {"chat"}, world.event(AlertRaised)
-    with pytest.raises(Transient):
-        await world.raised(raised)
-    world.refusing, world.sent = set(), []
+    world.refusing = {"chat"}
+    await world.raised()
+    world.refusing = set()
     assert await world.rollback_failed(at_s=5) == [("chat", "raised")], "what is sent first says it, too"
-    assert await world.raised(raised) == []
+    assert await world.repeated() == []
     unknown = World((CHAT,))
-    unknown.at_s = OLD.total_seconds() + 5
+    unknown.at_s = WAITS.total_seconds() + 5
     assert await unknown.rollback_failed(at_s=5) == []
 
 
 async def test_a_rollback_of_a_person_of_another_target_or_before_the_alert_changes_nothing():
     world = World()
-    world.at_s = OLD.total_seconds() + 1
+    world.at_s = WAITS.total_seconds() + 1
     await world.updated()
     other = f.fact(AlertRaised).target.model_copy(update={"version": 99})
     assert await world.rollback_failed(mode="manual") == []
@@ -290,7 +289,7 @@ async def test_a_receiver_that_is_no_longer_configured_keeps_nothing():
     world = World()
     await world.raised()
     fewer = World((CHAT,))
-    fewer.notifier = Notifier(world.notifier.records, (CHAT,), fewer, fewer.notifier.counted, timedelta(hours=1), fewer)
+    fewer.notifier = Notifier(world.notifier.records, (CHAT,), fewer, fewer.notifier.counted, fewer)
     assert await fewer.resolved() == [("chat", "resolved")]
 
 

@@ -26,7 +26,7 @@ def notice_of(message=HOSTILE, resolved_at=None, failed=None, **changes):
 
 
 def body(kind, notice, transition="raised", console_url="https://slipway.example/"):
-    return payloads.body_of(kind, notice, transition, now=f.after(10), resend_s=60.0, console_url=console_url)
+    return payloads.body_of(kind, notice, transition, now=f.after(10), console_url=console_url)
 
 
 def test_slack_can_mention_nobody_and_hide_no_address():
@@ -60,7 +60,7 @@ def test_the_id_is_that_of_the_transition_and_the_receiver():
 
 def test_an_open_alert_ends_by_itself_if_it_is_not_sent_again():
     (open_alert,) = body("alertmanager", notice_of())
-    assert open_alert["endsAt"] == f.after(10 + 4 * 60).isoformat()
+    assert open_alert["endsAt"] == (f.after(10) + payloads.ENDS).isoformat()
     (ended,) = body("alertmanager", notice_of(resolved_at=f.after(30)), "resolved")
     assert ended["endsAt"] == f.after(30).isoformat()
     assert ended["labels"] == open_alert["labels"], "else it would be another alert"
