@@ -26,7 +26,8 @@ from clients.cli.gguf import convert_gguf, find_packaged_gguf
 from decisions.serving.memory import OVERHEAD_BYTES, WEIGHTS_RATIO
 from services.server_manager.domain.model_config import plan_model_files
 from services.server_manager.settings import ServerManagerSettings
-from shared.serving.inference import Channels, Deadlines, generate
+from shared.serving.channels import Channels
+from shared.serving.inference import Deadlines, generate
 from testbed.servers import running
 from testbed.triton import TritonServer
 

@@ -33,7 +33,8 @@ from contracts.envelope import Event
 from contracts.routes import Route
 from services.rollback_controller.domain.record import RollbackState
 from shared.messaging.bus import publish_event
-from shared.serving.inference import Channels, first_token
+from shared.serving.channels import Channels
+from shared.serving.inference import first_token
 from shared.storage.kv import Bucket
 from testbed import factories as k
 from testbed.gateway import order

@@ -33,7 +33,7 @@ from services.quantiser.adapters.engine import WorkerEngine
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read_shape
 from services.quantiser.ports import QuantisationJob
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
-from shared.serving.inference import Channels
+from shared.serving.channels import Channels
 from testbed.servers import running
 from testbed.triton import TritonServer
 

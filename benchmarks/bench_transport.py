@@ -20,8 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from shared.serving.channels import Channels
 from shared.serving.engine_streams import stream_api
-from shared.serving.inference import Channels, Deadlines, stream_responses
+from shared.serving.inference import Deadlines, stream_responses
 from shared.serving.openai_stream import ApiPiece, ApiRequest, build_message, read_pieces
 from testbed.gateway import load_toy
 from testbed.servers import running

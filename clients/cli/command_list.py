@@ -11,8 +11,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
-from clients.cli.completion import ContextOption
 from clients.cli.contexts import request_context
+from clients.cli.options import ContextOption
 from shared.runtime.program_imports import import_program
 
 STACK, RELEASES, INSPECT, OPERATE = "Embedded stack", "Releases", "Inspect", "Operations"

@@ -5,7 +5,7 @@ import contextlib
 import io
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from nats.aio.client import Client
@@ -39,7 +39,7 @@ def complete_api_keys(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_teams(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the teams of the folder of keys that begin so."""
-    from clients.cli.commands.keys import keys_of_folder
+    from clients.cli.key_folder import keys_of_folder
 
     # no folder of keys, or one that cannot be read: a shell that completes a word shows no error
     with contextlib.suppress(OSError, ValueError):
@@ -113,14 +113,3 @@ async def _read_releases(client: Client) -> list[str]:
 
     keys = await keys_of(client.jetstream(timeout=LIMIT_S), "releases")
     return [name for name in (key.partition(".")[2] for key in keys) if RELEASE_ID.fullmatch(name)]
-
-
-ContextOption = Annotated[
-    str | None,
-    typer.Option(
-        "--context",
-        metavar="NAME",
-        help="Installation to use: see `slipway context list` (default: $SLIPWAY_CONTEXT, else the current one).",
-        autocompletion=complete_contexts,
-    ),
-]

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import nats
 import typer
@@ -16,7 +16,6 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamInfo
 
-from clients.cli.completion import complete_models
 from clients.cli.contexts import named_context, read_contexts, requested_context
 from clients.cli.errors import CommandError, Exit, asked_for_json
 from clients.cli.settings import CliSettings
@@ -28,13 +27,6 @@ from shared.messaging.credentials import connect, identify
 from shared.messaging.refusals import Refusals
 from shared.runtime.settings import Connection
 
-StateOption = Annotated[
-    Path | None, typer.Option("--state", help="State folder of the embedded stack (default: $SLIPWAY_STATE or .state).")
-]
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Name of the model.", autocompletion=complete_models)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CONNECT_S = 3.0
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from nats.js import JetStreamContext
 
 from clients.cli.audit_facts import ALL_MODELS, state_change
-from clients.cli.commands.keys import change_keys, keys_of_folder
+from clients.cli.commands.keys import change_keys
 from clients.cli.connection import StackAddress, connected, sender_of
 from clients.cli.declared import (
     AnyDeclared,
@@ -27,6 +27,7 @@ from clients.cli.declared import (
 )
 from clients.cli.declared_state import Change, Key, Kind
 from clients.cli.errors import CommandError
+from clients.cli.key_folder import keys_of_folder
 from contracts import mirrors
 from contracts.api_keys import ApiKey, KeyLimits
 from contracts.policy import ReleasePolicy

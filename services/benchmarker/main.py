@@ -17,8 +17,8 @@ from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import check_sandbox, serve
 from shared.runtime.settings import Connection, read_settings
 from shared.runtime.telemetry import configure_logging
+from shared.serving.channels import Channels
 from shared.serving.chat_templates import ChatTemplates
-from shared.serving.inference import Channels
 from shared.storage.blobs import Store
 from shared.storage.credentials import require_store
 

@@ -189,12 +189,10 @@ class Registry:
             await self.records.end_lost(event.subject, release_id, event.id)
         return release
 
-    async def handle_order(self, event: Event[Any], stored: datetime) -> OrderAccepted | None:
+    async def handle_order(self, event: Event[Any], stored: datetime) -> OrderAccepted:
         """Apply an order to its release; raise Permanent if it is void and was not carried out.
 
         The same goes for one whose sender may not act on the model now. An approval is attested before it counts.
-        Return None for an order that changes nothing: its release is not known or has ended, or a newer order to pause
-        or to resume counts.
         """
         check_sender(event, self._ports.teams())
         known = admission.is_release_id(event.data.release_id)
@@ -212,16 +210,16 @@ class Registry:
             raise Permanent("malformed_event", reason)
         if release is not None and release.finished is None and isinstance(event.data, ApprovalGranted):
             await self._attest_approval(release, event)
-        if not known:
-            return None
         # of a pause, the bus's time decides: that of the publisher is its own
         at = stored if isinstance(event.data, ReleaseHeld) else event.time
         received = Input(event.id, at, event.data, sender=event.sender)
         applied = await self.records.apply(event.subject, event.data.release_id, received)
-        if applied is None or event.id not in applied.applied:
-            return None
-        details = orders.describe_order(applied, event.id)
-        return OrderAccepted(order_id=event.id, order_type=event.type, release_id=applied.id, details=details)
+        if applied is None or event.id not in applied.applied:  # it ended meanwhile
+            _refuse(orders.assess_order(applied, event.data, event.sender))
+        details = orders.describe_order(applied, event.id) if applied is not None else {}
+        return OrderAccepted(
+            order_id=event.id, order_type=event.type, release_id=event.data.release_id, details=details
+        )
 
     async def _attest_approval(self, release: Release, event: Event[ApprovalGranted]) -> None:
         record = versions.plan_approval_record(release, event)
@@ -312,8 +310,8 @@ def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: Regi
     return registry
 
 
-def _order_handler(bus: Bus, registry: Registry) -> Callable[[Event[Any]], Coroutine[Any, Any, OrderAccepted | None]]:
-    async def handle(event: Event[Any]) -> OrderAccepted | None:
+def _order_handler(bus: Bus, registry: Registry) -> Callable[[Event[Any]], Coroutine[Any, Any, OrderAccepted]]:
+    async def handle(event: Event[Any]) -> OrderAccepted:
         return await registry.handle_order(event, bus.received.stored_at)
 
     return handle

@@ -1,6 +1,7 @@
 """Subscribes the handlers: read, ask the domain, act, return facts. Failure belongs to `shared.messaging.bus`."""
 
 from collections.abc import Callable
+from typing import Any
 
 from contracts.envelope import Event
 from contracts.facts import (
@@ -137,12 +138,12 @@ def _subscribe_orders(bus: Bus, controller: Controller, orders: OperatorOrders) 
     @bus.on(QuarantineLifted, failure=order_refused)
     async def quarantine_lifted(event: Event[QuarantineLifted]) -> list[DeploymentChanged | OrderAccepted]:
         changed = await orders.lift_quarantine(event, bus.received)
-        return [changed, OrderAccepted(order_id=event.id, order_type=event.type)]
+        return [changed, _accepted(event, changed)]
 
     @bus.on(SuspensionDecided, failure=order_refused)
     async def suspension_decided(event: Event[SuspensionDecided]) -> list[DeploymentChanged | OrderAccepted]:
         changed = await orders.end_suspension(event, bus.received)
-        return [changed, OrderAccepted(order_id=event.id, order_type=event.type)]
+        return [changed, _accepted(event, changed)]
 
     @bus.on(SuspensionJudged)
     async def suspension_judged(event: Event[SuspensionJudged]) -> DeploymentChanged | None:
@@ -152,6 +153,11 @@ def _subscribe_orders(bus: Bus, controller: Controller, orders: OperatorOrders) 
     async def drill_ordered(event: Event[DrillOrdered]) -> OrderAccepted:
         await orders.order_drill(event, bus.received)
         return OrderAccepted(order_id=event.id, order_type=event.type)
+
+
+def _accepted(event: Event[Any], changed: DeploymentChanged) -> OrderAccepted:
+    details = {"target": event.data.target.model_dump(), "epoch": changed.route.epoch}
+    return OrderAccepted(order_id=event.id, order_type=event.type, details=details)
 
 
 def order_failed(failed: Failed) -> RollbackFailed | OrderRefused | None:

@@ -32,7 +32,7 @@ from shared.runtime.settings import Connection, read_settings
 from shared.runtime.sweeper import Sweeper
 from shared.runtime.team_list import TeamList
 from shared.runtime.telemetry import configure_logging
-from shared.serving.inference import Channels
+from shared.serving.channels import Channels
 from shared.storage.kv import Bucket
 
 

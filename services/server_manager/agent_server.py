@@ -23,7 +23,7 @@ from services.server_manager.adapters.agent_requests import (
 from services.server_manager.adapters.term_file import TermFile
 from services.server_manager.domain.fencing import MOST, AgentRequest, Sequences, assess_term
 from services.server_manager.domain.records import Leader
-from shared.serving.inference import CHANNEL_OPTIONS
+from shared.serving.channels import CHANNEL_OPTIONS
 
 READS: Final = METHODS["RepositoryIndex"]
 BUSY_S: Final = 2.0

@@ -7,21 +7,13 @@ deadlines here detect it.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.serving.tensors import USUAL_FLAGS, Delta, build_request, read_delta
 
-CHANNEL_OPTIONS: Final = (
-    ("grpc.max_send_message_length", 2**31 - 1),
-    ("grpc.max_receive_message_length", 2**31 - 1),
-    # gRPC backs off for seconds by default; with these values a restarted Triton is usable after 0.3 s.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-)
 ABORTED: Final = frozenset({"abort", "error"})
 """Finish reasons of an answer that the engine aborted."""
 
@@ -38,40 +30,6 @@ class Deadlines:
 
     first_token_s: float = 60.0
     inter_token_s: float = 20.0
-
-
-class Channels:
-    """One gRPC channel per endpoint, shared by all requests (one carries more than a hundred streams)."""
-
-    def __init__(self) -> None:
-        self._open: dict[str, Any] = {}
-
-    def get(self, endpoint: str) -> Any:
-        """Return the channel of an endpoint, `host:port`; it connects in the background."""
-        if endpoint not in self._open:
-            import grpc.aio
-
-            self._open[endpoint] = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
-        return self._open[endpoint]
-
-    def in_use(self) -> list[str]:
-        """Return the endpoints whose channel has a stream that has not ended."""
-        from shared.serving.engine_streams import count_streams
-
-        return [endpoint for endpoint, channel in self._open.items() if count_streams(channel)]
-
-    async def keep_only(self, endpoints: Iterable[str]) -> None:
-        """Close the channels of all other endpoints; their streams must have ended."""
-        from shared.serving.engine_streams import close_streams
-
-        for endpoint in set(self._open) - set(endpoints):
-            channel = self._open.pop(endpoint)
-            await close_streams(channel)
-            await channel.close()
-
-    async def close(self) -> None:
-        """Close every channel."""
-        await self.keep_only(())
 
 
 async def generate(

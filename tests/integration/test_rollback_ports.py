@@ -14,7 +14,7 @@ from services.rollback_controller.adapters.triton import TritonProbe
 from shared.errors import Transient
 from shared.messaging.alert_log import AlertLog
 from shared.messaging.publishing import publish_event
-from shared.serving.inference import Channels
+from shared.serving.channels import Channels
 from testbed import factories as f
 from testbed.gateway import load_toy
 from tests.kit.conformance_rollback import (

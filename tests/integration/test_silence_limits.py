@@ -7,8 +7,9 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from shared.errors import Transient
+from shared.serving.channels import Channels
 from shared.serving.engine_streams import stream_api
-from shared.serving.inference import Channels, Deadlines
+from shared.serving.inference import Deadlines
 from shared.serving.openai_stream import ApiRequest
 from shared.serving.tensors import encode_text
 from tests.kit.triton_servicer import serve

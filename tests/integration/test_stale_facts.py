@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from clients.cli.commands.orders import order, publish_order, raise_if_refused, refusal
+from clients.cli.commands.orders import await_answer, order, publish_order
 from clients.cli.output import CommandError
 from contracts import facts as f
 from contracts.drills import Drill
@@ -198,23 +198,23 @@ async def test_the_command_line_sees_why_its_order_was_refused(js, bus_settings)
         after = await publish_order(js, given)
         await publish_event(js, order("eve", k.MODEL, None, lifted))
         await wait_for_fact(js, f.OrderRefused, count=2)
-    assert (await refusal(js, given, after)).code == "stale_epoch", "though another order was refused after it"
     with pytest.raises(CommandError, match="stale_epoch"):
-        await raise_if_refused(js, given, after, wait_s=0.0)
+        await await_answer(js, given, after, 0.0)  # though another order was refused after it
     another = order("ada", k.MODEL, None, lifted)
-    assert await refusal(js, another, after) is None, "another order's answer is not this one's"
+    with pytest.raises(CommandError, match="not answered"):
+        await await_answer(js, another, after, 0.0)  # another order's answer is not this one's
 
 
 async def test_an_order_that_no_registry_handles_is_no_success(js):
-    """No registry runs here: the order waits in its consumer until it expires."""
+    """No registry runs here: the order waits in its stream until it expires."""
     given = order("ada", k.MODEL, "r-7", f.ReleaseHeld(release_id="r-7", paused=True))
     after = await publish_order(js, given)
-    unhandled = rf"order {given.id} was published, but no registry has handled it within 0.3 s: .* `slipway ps`"
+    unhandled = rf"order {given.id} was published and not answered within 0.3 s: .* `slipway ps`"
     with pytest.raises(CommandError, match=unhandled):
-        await raise_if_refused(js, given, after, wait_s=0.3)
+        await await_answer(js, given, after, 0.3)
     accepted = f.OrderAccepted(order_id=given.id, order_type=given.type, release_id="r-7")
     await publish(js, accepted)
-    await raise_if_refused(js, given, after, wait_s=0.3)  # handled, while the consumer waits for another order
+    assert await await_answer(js, given, after, 0.3) == accepted
 
 
 @pytest.mark.parametrize("ahead", [timedelta(minutes=20), timedelta(minutes=-20)])

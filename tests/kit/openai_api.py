@@ -8,8 +8,9 @@ import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from shared.serving.channels import Channels
 from shared.serving.engine_streams import stream_api
-from shared.serving.inference import Channels, Deadlines
+from shared.serving.inference import Deadlines
 from shared.serving.openai_stream import ApiRequest, FramedPiece, build_message, read_pieces
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

@@ -25,7 +25,7 @@ from services.benchmarker.adapters.triton import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
 from shared.errors import Permanent
 from shared.messaging.bus import publish_event
-from shared.serving.inference import Channels
+from shared.serving.channels import Channels
 from shared.storage.blobs import Store
 from shared.storage.held_out import put_held_out
 from testbed.attesters import attester, attester_variables, trust

@@ -18,7 +18,8 @@ from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
 from decisions.routes.edits import roll_back
 from shared.errors import Transient
 from shared.messaging.provision import provision
-from shared.serving.inference import Channels, generate
+from shared.serving.channels import Channels
+from shared.serving.inference import generate
 from shared.storage.blobs import blob_key
 from testbed.attesters import attester_keys
 from testbed.servers import running

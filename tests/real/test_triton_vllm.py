@@ -13,7 +13,8 @@ from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.domain.served_quality import BaselineScores, assess_scored, score_window
 from services.quantiser.adapters.evaluation import load_reference, measure_quality
 from shared.errors import Permanent, Transient
-from shared.serving.inference import Channels, Deadlines, generate
+from shared.serving.channels import Channels
+from shared.serving.inference import Deadlines, generate
 from shared.storage.blobs import Store
 from testbed.gateway import Gateway
 from testbed.models import tiny_base

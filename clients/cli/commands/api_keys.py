@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from clients.cli.audit_facts import state_change
 from clients.cli.completion import complete_api_keys, complete_teams
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, connected, find_stack, sender_of
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model, describe_problems, parse_duration
 from contracts.api_keys import KEY_ID_PATTERN, ApiKey

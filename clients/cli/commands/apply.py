@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.connection import JsonOption, StateOption, find_stack
+from clients.cli.connection import find_stack
 from clients.cli.declared import Declarations, read_declarations
 from clients.cli.declared_state import Change, Key, plan_changes, undeclared
 from clients.cli.errors import CommandError, Exit
 from clients.cli.installation import Installation
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import show_json, show_line, warn
 
 FilesOption = Annotated[

@@ -8,7 +8,8 @@ import httpx
 import typer
 
 from clients.cli.api_key import read_key
-from clients.cli.connection import JsonOption, StateOption, find_stack
+from clients.cli.connection import find_stack
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, is_terminal, show_json
 
 CONNECT_S = 5.0

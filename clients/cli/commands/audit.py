@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.audit_facts import publish_journal
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.event_log import LoggedEvent, read_history
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table, warn
 from clients.cli.parsing import parse_duration
 from clients.cli.reading import own_models

@@ -6,7 +6,8 @@ import time
 from clients.cli.backup.locations import BackupLocation
 from clients.cli.backup.options import LocationArgument, open_location
 from clients.cli.backup.taking import Taken, take
-from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
+from clients.cli.connection import StackAddress, find_stack
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, show_json, show_line, size_text, warn
 from shared.runtime.clock import SystemClock
 

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.connection import JsonOption, StateOption, find_stack
+from clients.cli.connection import find_stack
 from clients.cli.external_source import open_source
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
 from clients.cli.upload import model_files, progress_bar, upload_files
 from clients.cli.version_records import list_bases, open_store

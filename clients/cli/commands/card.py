@@ -2,7 +2,8 @@
 
 import typer
 
-from clients.cli.connection import StateOption, find_stack
+from clients.cli.connection import find_stack
+from clients.cli.options import StateOption
 from clients.cli.output import CommandError, Exit
 from clients.cli.resolving import VersionArgument, advise, find_version_name
 from clients.cli.version_records import open_store

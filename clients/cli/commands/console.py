@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.connection import StateOption, credential_in, find_stack, read_credential
+from clients.cli.connection import credential_in, find_stack, read_credential
+from clients.cli.options import StateOption
 from clients.cli.output import CommandError, show_line
 from shared.provenance.login_links import login_link
 from shared.runtime.clock import SystemClock

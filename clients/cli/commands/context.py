@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.completion import complete_contexts
-from clients.cli.connection import JsonOption
 from clients.cli.contexts import Context, contexts_file, make_context, named_context, read_contexts, write_contexts
+from clients.cli.options import JsonOption
 from clients.cli.output import CommandError, show_json, show_line, show_pairs, show_table
 from clients.cli.settings import CliSettings
 from contracts.vocabulary import Environment

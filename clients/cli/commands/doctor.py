@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.connection import JsonOption, StateOption, find_stack
+from clients.cli.connection import find_stack
 from clients.cli.doctor.checks import Elsewhere, Subject, plan_checks, run_check
 from clients.cli.doctor.findings import as_line, as_row, passed, summary
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import Exit, is_terminal, show_json, show_line
 from clients.cli.settings import CliSettings
 from deploy.local.plan import StackConfig

@@ -7,16 +7,9 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import ReasonOption, order, publish_order, refusal, refused_error
-from clients.cli.connection import (
-    JsonOption,
-    ModelArgument,
-    StackAddress,
-    StateOption,
-    connected,
-    find_stack,
-    sender_of,
-)
+from clients.cli.commands.orders import ReasonOption, give_order
+from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import FAULTS, check_model, parse_duration, parse_fault
 from clients.cli.reading import RecordsOfModels
@@ -24,7 +17,6 @@ from clients.cli.resolving import find_target, require_model
 from clients.cli.serving import active_target, read_route
 from clients.cli.views.render import duration
 from contracts.drills import LONGEST, Drill
-from contracts.envelope import Event
 from contracts.facts import DrillFault, DrillOrdered
 from contracts.records import record_key
 from contracts.vocabulary import ENVIRONMENTS, Environment, Target
@@ -136,7 +128,7 @@ async def _start(
             environment=environment,
             epoch=route.epoch if route is not None else None,
         )
-        return await _order(js, order(sender_of(stack), model, None, ordered), wait_s)
+        return await _order(js, stack, model, ordered, wait_s)
 
 
 async def _stop(
@@ -154,30 +146,21 @@ async def _stop(
                 expires_at=SystemClock().now(),
                 environment=running.environment,
             )
-            ended.append(await _order(js, order(sender_of(stack), model, None, over), wait_s, until=running))
+            ended.append(await _order(js, stack, model, over, wait_s))
     return ended
 
 
-async def _order(js: JetStreamContext, event: Event[Any], wait_s: float, *, until: Drill | None = None) -> Drill:
-    """Publish an order and return its drill once gateways can see it."""
-    ordered: DrillOrdered = event.data
-    after = await publish_order(js, event)
-    records = RecordsOfModels(js, BUCKET, Drill)
-    key = record_key(ordered.environment, event.subject)
-    deadline = asyncio.get_running_loop().time() + wait_s
-    while asyncio.get_running_loop().time() < deadline:
-        drill = await records.get(key)
-        if drill is not None and drill.drill_id == event.id:
-            return drill
-        answer = await refusal(js, event, after)
-        if answer is not None:
-            raise refused_error(answer)
-        await asyncio.sleep(POLL_S)
-    until_when = f"; the drill ends by itself at {until.expires_at:%H:%M:%S} UTC" if until is not None else ""
-    raise CommandError(
-        f"the order {event.id} was published, but no service handled it within {wait_s:g} s{until_when}; "
-        "see `slipway ps` for the rollback-controller, and `slipway events`"
-    )
+async def _order(js: JetStreamContext, stack: StackAddress, model: str, ordered: DrillOrdered, wait_s: float) -> Drill:
+    """Return the drill that an order made, as gateways see it.
+
+    Raises:
+        CommandError: as `give_order`; another order replaced it already.
+    """
+    answer = await give_order(js, stack, model, ordered, wait_s=wait_s)
+    drill = await RecordsOfModels(js, BUCKET, Drill).get(record_key(ordered.environment, model))
+    if drill is None or drill.drill_id != answer.order_id:
+        raise CommandError(f"another order replaced the drill {answer.order_id}; see `slipway drill {model}`")
+    return drill
 
 
 async def _running_drills(stack: StackAddress, model: str, environment: Environment | None) -> list[Drill]:

@@ -12,13 +12,12 @@ from clients.cli.commands.orders import (
     EXPIRES,
     ExpiresOption,
     ReasonOption,
-    await_answer,
     expires_at,
-    order,
-    publish_order,
+    give_order,
 )
 from clients.cli.commands.runtime import describe_json, describe_target, show_silent
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import parse_duration
 from clients.cli.runtimes import ListedFleet, read_fleets, read_runtimes
@@ -160,8 +159,7 @@ async def _order(stack: StackAddress, fact: EndpointOrdered) -> None:
     check_name(fact.endpoint, await read_runtimes(stack))
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        published = order(sender_of(stack), ALL_MODELS, None, fact)
-        await await_answer(js, published, await publish_order(js, published), ANSWER_S)
+        await give_order(js, stack, ALL_MODELS, fact)
 
 
 def check_name(name: str, endpoints: Sequence[FleetRuntime]) -> None:

@@ -9,12 +9,11 @@ from clients.cli.commands.orders import (
     EXPIRES,
     ExpiresOption,
     ReasonOption,
-    await_answer,
     expires_at,
-    order,
-    publish_order,
+    give_order,
 )
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import show_json, show_line
 from clients.cli.resolving import VersionArgument, find_version_name
 from contracts.facts import ErasureOrdered
@@ -57,7 +56,6 @@ def erase(
 async def _erase(stack: StackAddress, model: str, fact: ErasureOrdered) -> list[str]:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        published = order(sender_of(stack), model, None, fact)
-        answer = await await_answer(js, published, await publish_order(js, published), WAIT_S)
+        answer = await give_order(js, stack, model, fact, wait_s=WAIT_S)
     digests: list[str] = answer.details.get("digests", [])
     return digests

@@ -10,13 +10,14 @@ import typer
 
 from clients.cli.audit_facts import state_change
 from clients.cli.completion import complete_models
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, connected, find_stack, sender_of
 from clients.cli.dead_letters import DeadLetter, find, list_all, requeue
 from clients.cli.event_log import EventFilter, LoggedEvent
 from clients.cli.event_selection import Selection, read_selected
 from clients.cli.event_types import types_matching
 from clients.cli.following import follow
 from clients.cli.last_events import last_sequences
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line, show_pairs, show_table
 from clients.cli.parsing import check_model, parse_moment
 from clients.cli.resolving import require_model

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.audit_facts import state_change
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, connected, find_stack, sender_of
 from clients.cli.gc.roots import names_on_bus
 from clients.cli.gc.store import StoredObjects
 from clients.cli.gc.sweeping import Sweeper, Swept
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table, size_text
 from clients.cli.parsing import parse_duration
 from contracts.garbage import SHORTEST_WAIT_S, GcPlan

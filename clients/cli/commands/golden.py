@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.completion import complete_models
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.last_events import last_event
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.resolving import require_model

@@ -19,10 +19,10 @@ from clients.cli.commands.api_keys import (
     team_usage,
 )
 from clients.cli.completion import complete_teams
-from clients.cli.connection import JsonOption, StateOption
+from clients.cli.key_folder import keys_of_folder
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
-from clients.cli.settings import CliSettings
 from contracts.identities import ROLES, Identity, Role
 from contracts.provenance import AttesterKey
 from contracts.teams import TeamQuota
@@ -337,12 +337,6 @@ def _files(keys: KeyFolder, name: str) -> str:
     """Name the files with an identity's keys: that of the bus, and that of the store if it has one."""
     store = keys.store.credential(name)
     return f"{keys.credential(name)} and {store.name}" if store.is_file() else str(keys.credential(name))
-
-
-def keys_of_folder(folder: Path | None, state: Path | None) -> KeyFolder:
-    """Return the folder of keys that a command uses: the one that it names, else that of the state folder."""
-    default = keys_folder(state if state is not None else CliSettings().state)
-    return KeyFolder((folder or default).absolute())
 
 
 def _identities(keys: KeyFolder) -> tuple[Identity, ...]:

@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any
 
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import show_json, show_line, show_table
 from clients.cli.reading import RecordsOfModels, keys_of
 from clients.cli.recorded_releases import read_releases

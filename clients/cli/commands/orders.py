@@ -1,34 +1,27 @@
-"""`slipway approve`, `cancel` and `policy`: orders of an operator, and how orders are published and answered."""
+"""`slipway approve` and `cancel`: orders of an operator, and how orders are published and answered."""
 
 import asyncio
-import contextlib
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
 
-from clients.cli.connection import (
-    JsonOption,
-    StackAddress,
-    StateOption,
-    connected,
-    find_stack,
-    sender_of,
-)
+from clients.cli.connection import StackAddress, connected, find_stack, sender_of
 from clients.cli.last_events import answer_to, last_sequences
 from clients.cli.names import parse_name
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import parse_duration
 from clients.cli.recorded_releases import Release, pick, recorded_releases
-from clients.cli.resolving import ReleaseArgument, advice, resolve
+from clients.cli.resolving import ReleaseArgument, advice, require_model, resolve
 from clients.cli.serving import read_route
 from contracts.envelope import Event
 from contracts.facts import ApprovalGranted, Fact, OrderAccepted, OrderRefused, ReleaseCancelled
-from contracts.facts.progress import ReleaseProgress
 from contracts.limits import too_large
-from contracts.services import EVENTS, ORDERS, durable_name
+from contracts.routes import Route
+from contracts.services import EVENTS
 from contracts.vocabulary import Environment
 from decisions.rollback.orders import LONGEST_ORDER, ORDER_AGE
 from shared.messaging.orders import new_order
@@ -72,11 +65,11 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
             expires_at=until,
             epoch=await epoch_of(js, release.model),
         )
-        published = await order_and_confirm(js, stack, release, fact)
+        await give_order(js, stack, release.model, fact, release_id=fact.release_id)
     show_result(
         as_json,
         {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest},
-        f"approved {release.name}{_count_after(opened, published.sender)}",
+        f"approved {release.name}{_count_after(opened, sender_of(stack))}",
     )
 
 
@@ -105,7 +98,7 @@ async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, 
         release = (await open_release(js, what)).progress
         release_id = str(release.release_id)
         fact = ReleaseCancelled(release_id=release_id, reason=reason, expires_at=until)
-        await order_and_confirm(js, stack, release, fact)
+        await give_order(js, stack, release.model, fact, release_id=release_id)
     show_result(
         as_json,
         {"release_id": release_id},
@@ -149,17 +142,42 @@ async def epoch_of(js: JetStreamContext, model: str, environment: Environment = 
     return route.epoch if route is not None else 0
 
 
-async def order_and_confirm(
-    js: JetStreamContext, stack: StackAddress, release: ReleaseProgress, fact: Fact
-) -> Event[Any]:
-    """Publish an order about a release; return it once the registry has handled it.
+async def give_order(
+    js: JetStreamContext,
+    stack: StackAddress,
+    model: str,
+    fact: Fact,
+    *,
+    release_id: str | None = None,
+    wait_s: float = ANSWER_S,
+) -> OrderAccepted:
+    """Publish an order and return its answer: each order has one, also where it changes nothing.
 
     Raises:
-        CommandError: it was refused, or not handled within a short time.
+        CommandError: it was refused, or not answered within the time.
     """
-    published = order(sender_of(stack), release.model, str(release.release_id), fact)
-    await raise_if_refused(js, published, await publish_order(js, published))
-    return published
+    published = order(sender_of(stack), model, release_id, fact)
+    return await await_answer(js, published, await publish_order(js, published), wait_s)
+
+
+async def give_for_route(
+    js: JetStreamContext, stack: StackAddress, model: str, fact_for: Callable[[Route | None], Fact], wait_s: float
+) -> OrderAccepted:
+    """Publish an order for the route as it is now, and again if the route changed after it was read.
+
+    Raises:
+        CommandError: as `give_order`; the model is unknown.
+    """
+    for attempt in range(1, EPOCH_TRIES + 1):
+        route = await read_route(js, model)
+        if route is None:
+            await require_model(js, model)
+        try:
+            return await give_order(js, stack, model, fact_for(route), wait_s=wait_s)
+        except CommandError as error:
+            if error.name != "stale_epoch" or attempt == EPOCH_TRIES:
+                raise
+    raise AssertionError  # the loop ends by return or raise
 
 
 async def publish_order(js: JetStreamContext, published: Event[Any]) -> int:
@@ -169,60 +187,29 @@ async def publish_order(js: JetStreamContext, published: Event[Any]) -> int:
     return after
 
 
-async def refusal(js: JetStreamContext, published: Event[Any], after: int) -> OrderRefused | None:
-    """Return the refusal of an order after a sequence, whatever else is refused; None while there is none."""
-    event = await answer_to(js, OrderRefused, published.subject, published.id, after)
-    return event.data if event is not None else None
-
-
-async def raise_if_refused(js: JetStreamContext, published: Event[Any], after: int, wait_s: float = ANSWER_S) -> None:
-    """Raise CommandError if an order is refused, or not handled, within a short time.
-
-    An order that changes nothing has no answer, so the wait ends when the registry has acknowledged the message.
-    """
-    acknowledged = await _await_acknowledgement(js, published, wait_s)
-    answer = await refusal(js, published, after)
-    if answer is not None:
-        raise refused_error(answer)
-    if acknowledged or await answer_to(js, OrderAccepted, published.subject, published.id, after) is not None:
-        return
-    expires = published.data.expires_at or published.time + ORDER_AGE
-    raise CommandError(
-        f"the order {published.id} was published, but no registry has handled it within {wait_s:g} s: it is carried "
-        f"out if one does before {expires:%Y-%m-%d %H:%M:%S} UTC; see `slipway ps` for the registry, and "
-        f"`slipway status {published.subject}`"
-    )
-
-
-async def _await_acknowledgement(js: JetStreamContext, published: Event[Any], wait_s: float) -> bool:
-    """Return whether the registry acknowledged an order, and all before it, within a time."""
-    deadline = asyncio.get_running_loop().time() + wait_s
-    while asyncio.get_running_loop().time() < deadline:
-        if await _acknowledged(js, published):
-            return True
-        await asyncio.sleep(ANSWER_TRY_S)
-    return False
-
-
 async def await_answer(js: JetStreamContext, published: Event[Any], after: int, wait_s: float) -> OrderAccepted:
-    """Return the answer to an order that is answered in any case, also where it changes nothing.
+    """Return the answer to an order that was published after a sequence of events.
 
     Raises:
         CommandError: it was refused, or not answered within the time.
     """
     deadline = asyncio.get_running_loop().time() + wait_s
-    while asyncio.get_running_loop().time() < deadline:
-        accepted = await answer_to(js, OrderAccepted, published.subject, published.id, after)
-        if accepted is not None:
-            answer: OrderAccepted = accepted.data
-            return answer
-        refused = await refusal(js, published, after)
-        if refused is not None:
-            raise refused_error(refused)
+    while True:
+        for kind in (OrderAccepted, OrderRefused):
+            event = await answer_to(js, kind, published.subject, published.id, after)
+            if event is not None and isinstance(event.data, OrderRefused):
+                raise refused_error(event.data)
+            if event is not None:
+                answer: OrderAccepted = event.data
+                return answer
+        if asyncio.get_running_loop().time() >= deadline:
+            break
         await asyncio.sleep(ANSWER_TRY_S)
+    expires = getattr(published.data, "expires_at", None) or published.time + ORDER_AGE
     raise CommandError(
-        f"the order {published.id} was published and not answered within {wait_s:g} s: see `slipway ps` for the "
-        "service that answers it"
+        f"the order {published.id} was published and not answered within {wait_s:g} s: it is carried out if its "
+        f"service handles it before {expires:%Y-%m-%d %H:%M:%S} UTC; see `slipway ps` for the services, and "
+        f"`slipway events`"
     )
 
 
@@ -230,14 +217,6 @@ def refused_error(answer: OrderRefused) -> CommandError:
     """Return the error that a refused order ends a command with: its code is that of the service."""
     sentence = f"the order was refused: {answer.code}: {answer.reason}"
     return CommandError(sentence, name=answer.code)
-
-
-async def _acknowledged(js: JetStreamContext, published: Event[Any]) -> bool:
-    durable = durable_name("registry", type(published.data))
-    with contextlib.suppress(NotFoundError):
-        info = await js.consumer_info(ORDERS, durable)
-        return not info.num_pending and not info.num_ack_pending
-    return False
 
 
 def order(sender: str, model: str, release_id: str | None, fact: Fact) -> Event[Any]:

@@ -9,17 +9,10 @@ import typer
 import yaml
 
 from clients.cli.audit_facts import state_change
-from clients.cli.connection import (
-    JsonOption,
-    ModelArgument,
-    StackAddress,
-    StateOption,
-    connected,
-    find_stack,
-    sender_of,
-)
+from clients.cli.connection import StackAddress, connected, find_stack, sender_of
 from clients.cli.errors import CommandError, Exit
 from clients.cli.event_log import EventFilter, read_history
+from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import show_json, show_line
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.policy_sentences import explain_policy

@@ -11,8 +11,9 @@ from typing import Any, get_args
 
 from clients.cli import publish_options as options
 from clients.cli.commands.policy import check_policy, load_policy
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.external_source import describe_weights
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model
 from clients.cli.recorded_releases import Release, read_releases

@@ -1,38 +1,32 @@
 """`slipway quarantine`: list targets that were quarantined by a rollback, and lift a quarantine."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from nats.js import JetStreamContext
 
 from clients.cli.commands.orders import (
-    EPOCH_TRIES,
     EXPIRES,
     ExpiresOption,
     ReasonOption,
     expires_at,
-    order,
-    publish_order,
-    refusal,
-    refused_error,
+    give_for_route,
 )
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.names import parse_name
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.reading import RecordsOfModels
 from clients.cli.resolving import require_model
-from clients.cli.serving import read_route
 from contracts.envelope import Event
 from contracts.facts import (
     AlertRaised,
     DeploymentChanged,
-    OrderRefused,
     QuarantineLifted,
     RollbackOrdered,
     RollbackStarted,
@@ -44,7 +38,6 @@ quarantine_app = typer.Typer(
     help="List targets that a rollback quarantined, and lift a quarantine.", no_args_is_help=True
 )
 WAIT_S = 15.0
-POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -186,63 +179,11 @@ def pick_quarantined(route: Route | None, what: str) -> Target:
 
 
 async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wait_s: float) -> tuple[Target, int]:
+    def lifted(route: Route | None) -> QuarantineLifted:
+        target = pick_quarantined(route, what)
+        return QuarantineLifted(reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0)
+
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        for attempt in range(1, EPOCH_TRIES + 1):
-            route = await read_route(js, model_named(what))
-            if route is None:
-                await require_model(js, model_named(what))
-            target = pick_quarantined(route, what)
-            lifted = QuarantineLifted(reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0)
-            event = order(sender_of(stack), target.model, None, lifted)
-            after = await publish_order(js, event)
-            answer = await await_route(
-                js,
-                event,
-                after,
-                wait_s,
-                target,
-                is_done=lambda route, target: not route.is_quarantined(target),
-                left=f"{target} is still quarantined",
-            )
-            if isinstance(answer, int):
-                return target, answer
-            if answer.code != "stale_epoch" or attempt == EPOCH_TRIES:
-                raise refused_error(answer)
-    raise AssertionError  # the loop ends by return or raise
-
-
-async def await_route(
-    js: JetStreamContext,
-    event: Event[Any],
-    after: int,
-    wait_s: float,
-    target: Target,
-    *,
-    is_done: Callable[[Route, Target], bool],
-    left: str,
-) -> int | OrderRefused:
-    """Return the epoch of the first route that an order has changed as it asks, or the answer that refuses it.
-
-    Args:
-        js: The bus.
-        event: The order.
-        after: The sequence number of the log before it.
-        wait_s: How long to wait.
-        target: What the order is about.
-        is_done: Whether a route is as ordered.
-        left: What has not changed, for the error.
-    """
-    deadline = asyncio.get_running_loop().time() + wait_s
-    while asyncio.get_running_loop().time() < deadline:
-        route = await read_route(js, event.subject)
-        if route is not None and is_done(route, target):
-            return route.epoch
-        answer = await refusal(js, event, after)
-        if answer is not None:
-            return answer
-        await asyncio.sleep(POLL_S)
-    raise CommandError(
-        f"the order {event.id} was published, but {left} after {wait_s:g} s; "
-        "see `slipway ps` for the rollback-controller, and `slipway events`"
-    )
+        answer = await give_for_route(js, stack, model_named(what), lifted, wait_s)
+    return Target.model_validate(answer.details["target"]), answer.details["epoch"]

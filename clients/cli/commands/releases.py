@@ -11,13 +11,14 @@ from clients.cli.commands.orders import (
     ReasonOption,
     epoch_of,
     expires_at,
+    give_order,
     open_release,
-    order_and_confirm,
     show_result,
 )
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, connected, find_stack, sender_of
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.names import parse_name
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError
 from clients.cli.recorded_releases import Release, newest_release
 from clients.cli.resolving import ReleaseArgument, resolve, unknown_release
@@ -91,7 +92,7 @@ async def _hold(stack: StackAddress, what: str, paused: bool, reason: str, until
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         release = (await open_release(js, what)).progress
-        await order_and_confirm(js, stack, release, fact(release))
+        await give_order(js, stack, release.model, fact(release), release_id=release.release_id)
     return release
 
 
@@ -133,7 +134,7 @@ async def _promote(stack: StackAddress, what: str, reason: str, until: datetime)
             expires_at=until,
             epoch=await epoch_of(js, release.model),
         )
-        await order_and_confirm(js, stack, release, fact)
+        await give_order(js, stack, release.model, fact, release_id=release.release_id)
     return release, share
 
 
@@ -158,7 +159,7 @@ async def _reject(stack: StackAddress, what: str, reason: str, until: datetime) 
         js = client.jetstream(timeout=10)
         release = (await open_release(js, what)).progress
         fact = ApprovalDenied(release_id=str(release.release_id), reason=reason, expires_at=until)
-        await order_and_confirm(js, stack, release, fact)
+        await give_order(js, stack, release.model, fact, release_id=release.release_id)
     return release
 
 

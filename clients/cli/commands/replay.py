@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.commands.policy import load_policy
-from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.event_log import EventFilter, read_history
+from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.replay.compare import COLUMNS, Line, as_data, match, read_recorded, row

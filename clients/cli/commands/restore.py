@@ -12,8 +12,9 @@ import typer
 from clients.cli.backup.options import LocationArgument, open_location
 from clients.cli.backup.restoring import Chosen, choose, put_back, verify
 from clients.cli.commands.stack import NatsOption, folder_of, inherited_variables, parse_nats
-from clients.cli.connection import JsonOption, StateOption, find_stack
+from clients.cli.connection import find_stack
 from clients.cli.contexts import named_context, requested_context
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, size_text
 from clients.cli.settings import CliSettings
 from deploy.local import bus

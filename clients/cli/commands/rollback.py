@@ -21,16 +21,9 @@ from clients.cli.commands.orders import (
     refused_error,
 )
 from clients.cli.commands.suspension import Decision, DecisionOrder, decide_suspension
-from clients.cli.connection import (
-    JsonOption,
-    ModelArgument,
-    StackAddress,
-    StateOption,
-    connected,
-    find_stack,
-    sender_of,
-)
+from clients.cli.connection import StackAddress, connected, find_stack, sender_of
 from clients.cli.last_events import answer_to, last_event, last_sequences
+from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs
 from clients.cli.parsing import check_model
 from clients.cli.resolving import find_target, require_model, version_of

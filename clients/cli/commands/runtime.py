@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, connected, find_stack, sender_of
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.reading import RecordsOfModels

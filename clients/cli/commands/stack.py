@@ -13,8 +13,8 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from clients.cli.connection import JsonOption
 from clients.cli.errors import warn
+from clients.cli.options import JsonOption
 from clients.cli.output import Exit, fail, show_json, show_line, show_table
 from clients.cli.settings import CliSettings
 from contracts.runtimes import DEFAULT_RUNTIME

@@ -14,9 +14,10 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from clients.cli.completion import complete_releases
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.event_log import parse
 from clients.cli.names import FORMS, parse_name
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, is_terminal, show_json, show_line, warn
 from clients.cli.reading import own_models
 from clients.cli.recorded_releases import Release, last_announced, newest_release, read_releases

@@ -1,18 +1,14 @@
 """`slipway rollback confirm` and `slipway rollback return`: decide about a version that an alert suspended."""
 
 import asyncio
-import functools
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from clients.cli.commands.orders import EPOCH_TRIES, order, publish_order, refused_error
-from clients.cli.commands.quarantine import await_route
-from clients.cli.connection import StackAddress, connected, sender_of
+from clients.cli.commands.orders import give_for_route
+from clients.cli.connection import StackAddress, connected
 from clients.cli.output import CommandError, show_json, show_line
 from clients.cli.parsing import check_model
-from clients.cli.resolving import require_model
-from clients.cli.serving import read_route
 from contracts.facts import SuspensionDecided
 from contracts.routes import Route, Suspended
 from contracts.vocabulary import Target
@@ -52,11 +48,6 @@ def _held(route: Route, *, at_once: bool) -> tuple[Suspended, ...]:
     return put_back(route) if at_once else route.suspended
 
 
-def _is_decided(route: Route, target: Target, order_id: str, *, at_once: bool) -> bool:
-    held = _held(route, at_once=at_once)
-    return all(entry.served.target != target or entry.returned_by == order_id for entry in held)
-
-
 def pick_suspended(route: Route | None, model: str, named: Target | None = None, *, at_once: bool = False) -> Target:
     """Return the named target of a model, or the one that was suspended last; raise CommandError if it is not."""
     held = [entry.served.target for entry in _held(route, at_once=at_once)] if route is not None else []
@@ -68,34 +59,16 @@ def pick_suspended(route: Route | None, model: str, named: Target | None = None,
 
 
 async def _decide(stack: StackAddress, model: str, decided: DecisionOrder, wait_s: float) -> tuple[Target, int]:
+    def fact(route: Route | None) -> SuspensionDecided:
+        return SuspensionDecided(
+            reason=decided.reason,
+            target=pick_suspended(route, model, decided.target, at_once=decided.at_once),
+            decision=decided.decision,
+            at_once=decided.at_once,
+            expires_at=decided.until,
+            epoch=route.epoch if route is not None else 0,
+        )
+
     async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
-        for attempt in range(1, EPOCH_TRIES + 1):
-            route = await read_route(js, model)
-            if route is None:
-                await require_model(js, model)
-            target = pick_suspended(route, model, decided.target, at_once=decided.at_once)
-            fact = SuspensionDecided(
-                reason=decided.reason,
-                target=target,
-                decision=decided.decision,
-                at_once=decided.at_once,
-                expires_at=decided.until,
-                epoch=route.epoch if route is not None else 0,
-            )
-            event = order(sender_of(stack), model, None, fact)
-            after = await publish_order(js, event)
-            answer = await await_route(
-                js,
-                event,
-                after,
-                wait_s,
-                target,
-                is_done=functools.partial(_is_decided, order_id=event.id, at_once=decided.at_once),
-                left=f"{target} is still suspended",
-            )
-            if isinstance(answer, int):
-                return target, answer
-            if answer.code != "stale_epoch" or attempt == EPOCH_TRIES:
-                raise refused_error(answer)
-    raise AssertionError  # the loop ends by return or raise
+        answer = await give_for_route(client.jetstream(timeout=10), stack, model, fact, wait_s)
+    return Target.model_validate(answer.details["target"]), answer.details["epoch"]

@@ -8,8 +8,9 @@ import typer
 
 from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
 from clients.cli.completion import complete_models, complete_releases
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.names import RELEASE_ID, VERSION_FORMS, Name
+from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table
 from clients.cli.recorded_releases import recorded_releases
 from clients.cli.resolving import advise, find_version_name

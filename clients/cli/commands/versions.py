@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from clients.cli.connection import JsonOption, ModelArgument, StateOption, find_stack
+from clients.cli.connection import find_stack
+from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_pairs, show_table
 from clients.cli.recorded_releases import Release
 from clients.cli.resolving import VersionArgument, advise, find_version_name

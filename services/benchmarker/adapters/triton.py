@@ -8,8 +8,9 @@ from typing import Any
 from contracts.routes import ServedTarget
 from services.benchmarker.domain.tool_calls import ApiAnswer
 from shared.errors import Transient
+from shared.serving.channels import Channels
 from shared.serving.engine_streams import stream_api
-from shared.serving.inference import Channels, Deadlines, classify_rpc_error, generate, stream_responses
+from shared.serving.inference import Deadlines, classify_rpc_error, generate, stream_responses
 from shared.serving.openai_stream import ApiRequest
 from shared.serving.tensors import USUAL_FLAGS, Delta, build_request, raw_outputs, read_json
 

@@ -5,8 +5,9 @@ import contextlib
 from collections.abc import AsyncGenerator, Collection
 
 from contracts.vocabulary import Target
+from shared.serving.channels import Channels
 from shared.serving.engine_streams import stream_api
-from shared.serving.inference import Channels, Deadlines
+from shared.serving.inference import Deadlines
 from shared.serving.openai_stream import ApiPiece, ApiRequest
 
 

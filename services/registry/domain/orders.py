@@ -25,19 +25,17 @@ _NOT_APPLICABLE: Code = "not_applicable"
 
 
 def assess_order(release: Release | None, order: Order, sender: str) -> Refusal | None:
-    """Refuse an order that does not apply to the release as it is; one to approve or to cancel that comes late is not.
+    """Refuse an order that does not apply to the release as it is.
 
-    Those two change nothing then, as they always did. One to pause or to resume that changes nothing is not refused
-    either: orders may arrive in any order, and the one that the bus stored last counts.
+    One to pause or to resume that changes nothing is not refused: orders may arrive in any order, and the one that the
+    bus stored last counts. Nor is a second approval by the same sender.
     """
-    if isinstance(order, ApprovalGranted | ReleaseCancelled):
-        return None
     if release is None:
         return Refusal(_NOT_APPLICABLE, f"There is no release {order.release_id} of this model.")
     if release.finished is not None:
         return Refusal(_NOT_APPLICABLE, f"The release {release.id} has ended as {release.finished.outcome}.")
     match order:
-        case ReleaseHeld():
+        case ApprovalGranted() | ReleaseCancelled() | ReleaseHeld():
             return None
         case ApprovalDenied():
             return _assess_denial(release)

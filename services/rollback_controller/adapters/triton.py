@@ -10,8 +10,9 @@ from contracts.golden import GoldenPrompt
 from contracts.routes import ServedTarget
 from decisions.evidence.golden import GoldenReply
 from shared.errors import SlipwayError
+from shared.serving.channels import Channels
 from shared.serving.engine_streams import stream_api
-from shared.serving.inference import Channels, Deadlines, first_token
+from shared.serving.inference import Deadlines, first_token
 from shared.serving.openai_stream import ApiPiece, ApiRequest
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from services.server_manager.adapters.agent_requests import (
 from services.server_manager.domain.fencing import AgentRequest
 from services.server_manager.domain.records import Leader
 from services.server_manager.ports import AgentSilent, LeaseLost
-from shared.serving.inference import Channels
+from shared.serving.channels import Channels
 
 _IS_TERM = re.compile(r"[0-9]{1,16}")
 

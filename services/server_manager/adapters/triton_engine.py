@@ -15,7 +15,8 @@ from services.server_manager.domain.model_config import EngineConfig, plan_model
 from services.server_manager.ports import AgentSilent, Indexed, LeaseLost, Permit, RepositoryCalls, allow
 from shared.errors import SlipwayError, Transient, translate
 from shared.runtime.exits import explain_codes
-from shared.serving.inference import Channels, classify_rpc_error, first_token
+from shared.serving.channels import Channels
+from shared.serving.inference import classify_rpc_error, first_token
 
 SIDECAR = "slipway.json"
 MEASURED = "slipway-memory.json"

@@ -9,8 +9,9 @@ import pytest
 
 from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.domain import tool_calls
+from shared.serving.channels import Channels
 from shared.serving.engine_streams import stream_api
-from shared.serving.inference import Channels, Deadlines
+from shared.serving.inference import Deadlines
 from shared.serving.openai_stream import ApiRequest
 from tests.kit import openai_api
 from tests.kit.one_engine import NAME, SLOTS

@@ -44,12 +44,17 @@ async def test_an_approval_that_arrives_before_its_variant_is_quantised_waits_an
     assert set(harness.out.artifacts.approvals) == {"o-1"}
 
 
-async def test_an_order_for_a_release_that_ended_is_not_answered_as_accepted(harness):
+async def test_an_order_for_a_release_that_ended_or_is_unknown_is_refused(harness):
     (opened,) = await harness.admit()
     cancelled = k.event(k.cancel(opened.release_id), "o-1", source="/slipway/ana")
     assert (await harness.registry.handle_order(cancelled, cancelled.time)).order_id == "o-1"
     late = k.event(k.cancel(opened.release_id), "o-2", source="/slipway/ana")
-    assert await harness.registry.handle_order(late, late.time) is None
+    unknown = k.event(k.approval(k.ref("x").digest, "r-unknown"), "o-3", source="/slipway/ana")
+    for order in (late, unknown):
+        with pytest.raises(Permanent) as refused:
+            await harness.registry.handle_order(order, order.time)
+        assert refused.value.code == "not_applicable"
+    assert (await harness.registry.handle_order(cancelled, cancelled.time)).order_id == "o-1", "delivered again"
 
 
 def held(release_id, order_id, *, paused, sender="oscar"):
