@@ -194,9 +194,9 @@ class Trigger(_Strict):
     """An alert is resolved when so long a time, or the newest ten requests if it had fewer, was within the limit, and
     stayed so as long again."""
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.001
-    """Probability of a false alarm of a candidate, in each of two tests over its shadow and over each share of traffic,
-    and of drift in each comparison. Of the active version, `false_alarm_every` of the policy says how often there is
-    one."""
+    """Probability of a false alarm of a candidate, in each of two tests in an hour of its shadow and of each share of
+    traffic, and of drift in each comparison. Of the active version, `false_alarm_every` of the policy says how often
+    there is one."""
     min_requests: Annotated[int, Field(ge=1)] = 20
     """Fewest requests of a candidate before there is an alert, judged together when they are complete, so that a cold
     start among them is outweighed. The active version needs none: its evidence is counted in blocks of two seconds."""

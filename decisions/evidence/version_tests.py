@@ -19,7 +19,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from contracts.vocabulary import Contract
-from decisions.evidence.block_tests import LEAST_REQUESTS, SMALLEST_LIMIT, STAKES, Block, factor, plan_stakes
+from decisions.evidence.block_tests import LEARNED, LEAST_REQUESTS, SMALLEST_LIMIT, STAKES, Block, factor, plan_stakes
 
 FEW_CALLERS: Final = 3
 """From so many callers on, what those without the heaviest one show counts, too."""
@@ -32,6 +32,8 @@ FADING_BLOCKS: Final = 900
 MOST_KEYS: Final = 64
 """Keys that are counted one by one; above it those with fewest pairs are forgotten."""
 MOST_BLOCKS: Final = 10_000_000
+_BEGINS: Final = math.log(0.5 / LEARNED)
+"""The logarithm of the weight with which evidence against a candidate begins anew with each block."""
 
 CandidateVerdict = Literal["pass", "fail", "load", "undecided"]
 JudgementVerdict = Literal["confirmed", "cleared", "undecided"]
@@ -53,11 +55,25 @@ class ShareTest(Contract):
         return self.log_e >= -math.log(alpha)
 
 
+AGAINST: Final = ShareTest(logs=(math.log(0.5),) * STAKES)
+"""Evidence against a candidate at its begin: the other half of the weight is that of later begins."""
+
+
 def observe_share(test: ShareTest, limit: float, share: float) -> ShareTest:
     """Return a test after one figure between 0 and 1, whose mean is at most the limit under the null hypothesis."""
     stakes = plan_stakes(limit)
     logs = tuple(log + math.log(factor(stake, share, limit)) for stake, log in zip(stakes, test.logs, strict=True))
     return ShareTest(logs=logs)
+
+
+def observe_change(test: ShareTest, limit: float, share: float) -> ShareTest:
+    """Return a test after one figure as `observe_share`, where good ones before a change hide little of it.
+
+    The evidence is the mean of e-processes that begin with each block: half of the weight is on the first one, and half
+    on those of an hour. So its level is the declared one in that hour, and half of it more in each further hour.
+    """
+    logs = tuple(max(log, _BEGINS) + math.log1p(math.exp(-abs(log - _BEGINS))) for log in test.logs)
+    return observe_share(ShareTest(logs=logs), limit, share)
 
 
 def fade(test: ShareTest, blocks: int = 1) -> ShareTest:
@@ -77,16 +93,17 @@ def _least_bad(limit: float) -> float:
 class CandidateTest(Contract):
     """What blocks showed of a candidate; `active` is of the active version in them.
 
-    Evidence for passing adds up over the shadow and all steps; that against it begins anew with each of them.
+    Evidence for passing adds up over the shadow and all steps; that against it begins anew with each of them, and with
+    each block.
 
     `open` is the block that does not hold enough requests yet to speak against it: few bad ones in a row are no proof.
     """
 
     open: Block = Block()
-    beyond: ShareTest = ShareTest()
+    beyond: ShareTest = AGAINST
     passing: ShareTest = ShareTest()
-    worse: ShareTest = ShareTest()
-    active: ShareTest = ShareTest()
+    worse: ShareTest = AGAINST
+    active: ShareTest = AGAINST
 
 
 def observe_candidate(
@@ -110,14 +127,14 @@ def observe_candidate(
         "open": joined,
         "passing": observe_share(test.passing, 1.0 - _least_bad(limit), 1.0 - share),
     }
-    is_first = not any(test.beyond.logs)
+    is_first = test.beyond == AGAINST
     is_full = joined.requests >= (max(least, LEAST_REQUESTS) if is_first else LEAST_REQUESTS)
     if joined.share is not None and is_full:
-        update |= {"open": Block(), "beyond": observe_share(test.beyond, limit, joined.share)}
+        update |= {"open": Block(), "beyond": observe_change(test.beyond, limit, joined.share)}
     if beside is not None:
-        update["active"] = observe_share(test.active, limit, beside)
+        update["active"] = observe_change(test.active, limit, beside)
     if beside is not None and (is_full or not is_first or joined.requests > least):
-        update["worse"] = observe_share(test.worse, (limit / 2.0 + 1.0) / 2.0, (share - beside + 1.0) / 2.0)
+        update["worse"] = observe_change(test.worse, (limit / 2.0 + 1.0) / 2.0, (share - beside + 1.0) / 2.0)
     return test.model_copy(update=update)
 
 

@@ -60,6 +60,27 @@ def test_twice_the_limit_passes_in_one_of_twenty_and_a_good_candidate_before_its
     assert good.count("pass") >= 0.99 * RUNS
 
 
+def until_failed(seed, good_blocks):
+    """Return after how many seconds a candidate fails that becomes bad, four times its limit, after so many blocks."""
+    draw, state = random.Random(seed), CandidateState()
+    for block in range(good_blocks + 450):
+        at = BEGIN + timedelta(seconds=block * BLOCK_S)
+        own = outcomes(draw, at, draw.randint(0, 4), LIMIT / 4 if block < good_blocks else 4 * LIMIT, 5)
+        state = add_beside(state, own, outcomes(draw, at, 6, LIMIT / 4, 5))
+        state, _ = close_candidate(state, TRIGGER, at + timedelta(seconds=BLOCK_S + GRACE_S))
+        if judge(state, TRIGGER, PASS_BETA) == "fail":
+            return (block + 1 - good_blocks) * BLOCK_S
+    return math.inf
+
+
+def test_a_candidate_that_becomes_bad_after_a_good_hour_fails_in_twice_the_time_of_one_that_was_bad_at_once():
+    at_once, later = (sorted(until_failed(f"{SEED}:{run}", blocks) for run in range(9)) for blocks in (0, 1800))
+    print(f"seed {SEED}: fails after {at_once[4]} s (median of 9), after a good hour after {later[4]} s")
+    assert at_once[0] > 0
+    assert later[0] > 0, "failed while it was good"
+    assert later[4] <= 2.5 * at_once[4]
+
+
 def test_no_caller_passes_a_candidate_that_fails_the_others():
     """One of six sends 18 of 19 requests, none of which fails; of those of the others one in five does."""
     draw, state = random.Random(SEED), CandidateState()

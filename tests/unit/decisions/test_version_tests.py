@@ -64,7 +64,7 @@ def test_a_candidate_is_failed_for_its_own_errors_not_for_those_of_both():
     verdicts = [vt.decide_candidate(test, test, callers=9, alpha=ALPHA, beta=BETA) for test in (alone, both)]
     assert verdicts == ["fail", "load"]
     assert vt.observe_candidate(both, LIMIT, Block(), Block(requests=9, bad=9)) == both
-    assert vt.observe_candidate(CandidateTest(), LIMIT, Block(requests=1), Block()).worse == ShareTest()
+    assert vt.observe_candidate(CandidateTest(), LIMIT, Block(requests=1), Block()).worse == vt.AGAINST
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_a_canary_with_one_error_where_none_is_allowed_is_undecided_and_fails_wi
     after = take(after, [*beside, failed(0, version=8), *(record(at, version=8) for at in range(1, 40))], 45.0)
     assessed = last(after)
     assert (assessed.verdict, assessed.requests_needed > 0) == ("inconclusive", True)
-    after = take(after, [failed(50 + at, version=8) for at in range(10)], 65.0)
+    after = take(after, [failed(50 + at, version=8) for at in range(14)], 69.0)
     assert last(after).verdict == "fail"
 
 
