@@ -1,4 +1,4 @@
-"""Writes what follows from the contracts: schemas, permissions, rules, dashboards, the chart; `--check` compares."""
+"""Writes what follows from the contracts: schemas, permissions, facts of the chart; `--check` compares."""
 
 import json
 import sys
@@ -21,8 +21,6 @@ from contracts.vocabulary import IDENTITY_PATTERN, MODEL_NAME_PATTERN, Contract
 from decisions.access.bus_permissions import permissions_of
 from deploy.helm import facts as chart
 from deploy.identity.store_permissions import access_of, policy
-from deploy.monitoring import panels, rules
-from deploy.monitoring.dashboards import DASHBOARDS
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFINITIONS = "definitions.json"
@@ -52,9 +50,6 @@ def generated() -> dict[Path, str]:
     files[Path("contracts/asyncapi.yaml")] = yaml.safe_dump(asyncapi(), sort_keys=False, width=120, allow_unicode=True)
     files[Path("deploy/nats/permissions.yaml")] = permissions()
     files[Path("deploy/store/policies.json")] = policies()
-    for file, document in {"rules": rules.render(), "prometheus": rules.render_scrapes()}.items():
-        files[Path(f"deploy/prometheus/{file}.yaml")] = yaml.safe_dump(document, sort_keys=False, width=120)
-    files |= {Path(f"deploy/grafana/{uid}.json"): _json(panels.render(board)) for uid, board in DASHBOARDS.items()}
     return files | chart.files()
 
 
@@ -221,7 +216,7 @@ def stale() -> list[str]:
     """Name every generated file that is missing, different or left over."""
     files = generated()
     wrong = [str(name) for name, text in files.items() if not _same(ROOT / name, text)]
-    folders = ("contracts/schemas", "deploy/grafana", "deploy/prometheus", "deploy/helm/slipway/files")
+    folders = ("contracts/schemas", "deploy/helm/slipway/files")
     on_disk = {path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.*")}
     return wrong + [str(path) for path in sorted(on_disk - set(files))]
 

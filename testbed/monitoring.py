@@ -1,7 +1,8 @@
-"""A real Prometheus on a free loopback port, with the rules of `deploy/prometheus`."""
+"""A real Prometheus on a free loopback port with the rules of `deploy/prometheus`, and the dashboards' queries."""
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ def require(program: str, package: str) -> str:
     if path is None:
         pytest.skip(f"no {program}: install the package `{package}`")
     return path
+
+
+def dashboard_queries() -> Iterator[tuple[str, str]]:
+    """Yield title of the panel and expression of each query of the Grafana dashboards."""
+    for path in sorted((ROOT / "deploy/grafana").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel.get("targets", []):
+                yield panel["title"], target["expr"]
 
 
 class PrometheusServer(Throwaway):

@@ -1,1 +1,1 @@
-"""The Helm chart, and the modules that generate its facts, values and schema."""
+"""The Helm chart, and what of it follows from the contracts: facts, secrets."""

@@ -7,21 +7,24 @@ from typing import Any, Final
 
 import yaml
 
+from contracts import facts as f
 from contracts import metrics
 from contracts.provenance import ATTESTERS
-from contracts.services import EVENTS, OPTIONAL, SERVICES
+from contracts.services import EVENTS, OPTIONAL, SERVICES, durable_name, stream_of
 from contracts.store_access import SERVICE_ACCESS
-from deploy.helm import scaling
-from deploy.helm.values import Values
-from deploy.helm.values_file import render_values
-from deploy.monitoring import panels, rules
-from deploy.monitoring.dashboards import DASHBOARDS
 from shared.messaging.topology import LIMITS, file_bytes
 
 CHART: Final = Path("deploy/helm/slipway")
 HEADER: Final = "# Generated from contracts/ by deploy.generate; do not edit.\n"
 ADMIN_PORTS: Final = {"gateway": 8081}
 """Ports of probes and metrics, where they are not the port of the service."""
+SCALED: Final[dict[str, type[f.Fact]]] = {
+    "merger": f.ReleaseOpened,
+    "quantiser": f.VariantRequested,
+    "benchmarker": f.VariantStaged,
+    "monitor": f.InferenceBatch,
+}
+"""Services that scale by the lag of a consumer, and what it consumes; `keda.lag` of the values has the thresholds."""
 
 
 def bus_takes() -> int:
@@ -36,7 +39,6 @@ def facts() -> dict[str, Any]:
         peer: sorted(name for name, contract in SERVICES.items() if peer in contract.calls)
         for peer in ("triton", "agent", "gateway")
     }
-    consumers = scaling.consumers()
     services = {
         name: {
             "optional": name in OPTIONAL,
@@ -45,7 +47,7 @@ def facts() -> dict[str, Any]:
             "calls": list(contract.calls),
             "calledBy": callers.get(name, []),
             "adminPort": ADMIN_PORTS.get(name, 8080),
-            **({"scales": consumers[name]} if name in consumers else {}),
+            **({"scales": _consumer(name)} if name in SCALED else {}),
         }
         for name, contract in SERVICES.items()
     }
@@ -64,23 +66,18 @@ def facts() -> dict[str, Any]:
 
 def files() -> dict[Path, str]:
     """Return the chart's generated files and their content."""
-    schema = {"$schema": "http://json-schema.org/draft-07/schema#", **closed(Values.model_json_schema(by_alias=True))}
+    boards = {
+        f"files/dashboards/{board.name}": json.dumps(json.loads(board.read_text()), ensure_ascii=False) + "\n"
+        for board in Path("deploy/grafana").glob("*.json")
+    }
     rendered = {
         "files/facts.yaml": HEADER + yaml.safe_dump(facts(), sort_keys=False, width=120),
-        "files/rules.yaml": HEADER + yaml.safe_dump(rules.render(), sort_keys=False, width=120),
-        "values.yaml": render_values(),
-        "values.schema.json": json.dumps(schema, indent=1, sort_keys=True) + "\n",
+        "files/rules.yaml": Path("deploy/prometheus/rules.yaml").read_text(),
+        **boards,
     }
-    boards = {f"files/dashboards/{uid}.json": panels.render(board) for uid, board in DASHBOARDS.items()}
-    rendered |= {name: json.dumps(board, sort_keys=True, ensure_ascii=False) + "\n" for name, board in boards.items()}
     return {CHART / name: text for name, text in rendered.items()}
 
 
-def closed(schema: Any) -> Any:
-    """Return a schema in which an object refuses keys that match none of its patterns."""
-    if isinstance(schema, list):
-        return [closed(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    parts = {name: closed(part) for name, part in schema.items()}
-    return {**parts, "additionalProperties": False} if "patternProperties" in schema else parts
+def _consumer(service: str) -> dict[str, str | None]:
+    fact = SCALED[service]
+    return {"stream": stream_of(fact), "consumer": durable_name(service, fact)}

@@ -1,5 +1,6 @@
 """Rules and dashboards: they name what exists, and each rule fires and stays quiet as it says (`promtool`)."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,26 +10,28 @@ import yaml
 
 from contracts.metrics import METRICS
 from contracts.services import OPTIONAL, SERVICES
-from deploy.monitoring import panels, promql, rules
-from deploy.monitoring.dashboards import DASHBOARDS
+from testbed.monitoring import dashboard_queries
 from tests.kit.wiring import ROOT
+
+PROMETHEUS = ROOT / "deploy/prometheus"
+
+
+def load(name):
+    return yaml.safe_load((PROMETHEUS / name).read_text())
+
+
+RULES = [rule for group in load("rules.yaml")["groups"] for rule in group["rules"]]
 
 NAME = re.compile(r"\b(?:target:)?slipway_[a-z0-9_:]+")
 LABELS = re.compile(r"\{([^{}]*)\}|\bby \(([^)]*)\)")
 SERIES = {series: metric for metric in METRICS for series in metric.series}
-RECORDED = {rule.name for rule in rules.RECORDINGS}
+RECORDED = {rule["record"] for rule in RULES if "record" in rule}
+ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 OF_PROMETHEUS = {"job", "instance", "le", "model"}
 AT = "100m"
 EXPRESSIONS = {
-    **{rule.name: rule.expr for rule in rules.RULES},
-    **{rule.name: rule.expr for rule in rules.RECORDINGS},
-    **{
-        f"{board.title}: {panel.title} {number}": query.expr
-        for board in DASHBOARDS.values()
-        for row in board.rows
-        for panel in row.panels
-        for number, query in enumerate(panel.queries)
-    },
+    **{rule.get("alert") or rule["record"]: rule["expr"] for rule in RULES},
+    **{f"{title} {number}": expr for number, (title, expr) in enumerate(dashboard_queries())},
 }
 
 
@@ -60,30 +63,26 @@ def test_what_every_replica_shows_is_never_added_up(name):
     assert not {metric for pair in added for metric in pair} & OF_RECORDS
 
 
-def test_a_selector_refuses_a_label_that_the_metric_does_not_have():
-    with pytest.raises(ValueError, match="slipway_releases has no label outcome; it has step"):
-        promql.select(next(metric for metric in METRICS if metric.name == "slipway_releases"), outcome="promoted")
-
-
 def test_every_metric_that_an_operator_watches_is_on_a_dashboard():
     shown = {name for expr in EXPRESSIONS.values() for name in NAME.findall(expr)}
     assert {metric.name for metric in METRICS if not {*metric.series, metric.name} & shown} == set()
 
 
 def test_runbooks_of_rules_exist():
-    assert [rule.runbook for rule in rules.RULES if not (ROOT / rule.runbook).is_file()] == []
+    pages = {name: rule["annotations"]["runbook_url"] for name, rule in ALERTS.items()}
+    assert {name for name, page in pages.items() if not (ROOT / page).is_file()} == set()
 
 
 def test_all_services_are_scraped():
-    (job,) = rules.render_scrapes()["scrape_configs"]
+    (job,) = load("prometheus.yaml")["scrape_configs"]
     assert [target.split(":")[0] for target in job["static_configs"][0]["targets"]] == [
         service for service in SERVICES if service not in OPTIONAL
     ]
 
 
 def test_panels_do_not_overlap_and_have_ids_of_their_own():
-    for board in DASHBOARDS.values():
-        shown = panels.render(board)["panels"]
+    for path in (ROOT / "deploy/grafana").glob("*.json"):
+        shown = json.loads(path.read_text())["panels"]
         assert len({panel["id"] for panel in shown}) == len(shown)
         cells = [
             (x, y)
@@ -103,31 +102,28 @@ def promtool():
     return path
 
 
-def checks(rule):
-    """Return the two tests of a rule: by its series it fires, by others it does not."""
-    alert = {"exp_labels": {"severity": rule.severity, **rule.labels}}
-    fires = {"alertname": rule.name, "eval_time": AT, "exp_alerts": [alert]}
-    quiet = {"alertname": rule.name, "eval_time": AT, "exp_alerts": []}
-    for series, expected in ((rule.fires, fires), (rule.quiet, quiet)):
-        inputs = [{"series": name, "values": values} for name, values in series.items()]
-        yield {"name": rule.name, "interval": "1m", "input_series": inputs, "alert_rule_test": [expected]}
+def test_each_rule_has_series_on_which_it_fires_and_some_on_which_it_does_not():
+    tested = {name: set() for name in ALERTS if name != "SlipwayWatchdog"}
+    for test in load("rules.test.yaml")["tests"]:
+        for check in test["alert_rule_test"]:
+            tested[check["alertname"]].add(bool(check["exp_alerts"]))
+    assert {name for name, seen in tested.items() if seen != {True, False}} == set()
 
 
 def test_each_rule_fires_and_stays_quiet_as_it_says(promtool, tmp_path):
-    tested = [rule for rule in rules.RULES if rule.name != "SlipwayWatchdog"]
-    document = rules.render()
+    document = load("rules.yaml")
     for group in document["groups"]:
         for rule in group["rules"]:
-            rule.pop("annotations", None)  # they hold figures: the next test reads them
+            rule.pop("annotations", None)  # they hold figures
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(document))
-    test = {
-        "rule_files": ["rules.yaml"],
-        "evaluation_interval": "1m",
-        "tests": [check for rule in tested for check in checks(rule)],
-    }
-    (tmp_path / "test.yaml").write_text(yaml.safe_dump(test))
+    shutil.copy(PROMETHEUS / "rules.test.yaml", tmp_path)
     done = subprocess.run(
-        [promtool, "test", "rules", "test.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [promtool, "test", "rules", "rules.test.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -142,4 +138,4 @@ def test_prometheus_accepts_the_committed_files(promtool):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(rules.RULES) + len(rules.RECORDINGS)} rules found" in done.stdout + done.stderr
+    assert f"{len(RULES)} rules found" in done.stdout + done.stderr

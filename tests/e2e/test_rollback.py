@@ -11,9 +11,8 @@ import pytest
 from clients.cli.connection import find_stack
 from contracts.envelope import CONTENT_TYPE
 from contracts.services import OPTIONAL, SERVICES
-from deploy.monitoring.dashboards import DASHBOARDS
 from shared.messaging.credentials import connect
-from testbed.monitoring import PrometheusServer, require
+from testbed.monitoring import PrometheusServer, dashboard_queries, require
 from testbed.servers import running, wait_until
 from testbed.stack import POLICY
 from testbed.users import Users
@@ -163,13 +162,9 @@ def test_prometheus_and_the_dashboards_tell_the_story(stack, prometheus):
     now_s = time.time()
     wait_until(lambda: prometheus.query(f"min(timestamp(up)) > {now_s}"), what="a scrape of every part")
     empty = set()
-    for board in DASHBOARDS.values():
-        for row in board.rows:
-            for panel in row.panels:
-                for query in panel.queries:
-                    expr = query.expr.replace("$__rate_interval", "10m").replace("$model", MODEL)
-                    if not prometheus.query(expr):
-                        empty.add(panel.title)
+    for title, query in dashboard_queries():
+        if not prometheus.query(query.replace("$__rate_interval", "10m").replace("$model", MODEL)):
+            empty.add(title)
     assert empty <= QUIET | QUIET_HERE
     assert [sample["value"][1] for sample in prometheus.query("sum(up)")] == [str(len(SERVICES) - len(OPTIONAL))]
     by_outcome = prometheus.query('sum by (outcome) (slipway_rollbacks_total{environment="production"}) > 0')

@@ -1,1 +1,0 @@
-"""Prometheus rules and Grafana dashboards, generated from the declarations of the metrics."""
