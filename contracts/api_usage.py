@@ -32,7 +32,6 @@ class MonthlyUsage(StoredRecord):
         tokens: Tokens of prompts and answers.
         requests: Requests that were admitted.
         writer: The process that added last.
-        mark: The number of its addition, so that it recognises one whose acknowledgement was lost.
     """
 
     account: Account
@@ -40,7 +39,6 @@ class MonthlyUsage(StoredRecord):
     tokens: Count = 0
     requests: Count = 0
     writer: Annotated[str, Field(max_length=100)] = ""
-    mark: Count = 0
 
 
 class EndpointUse(Contract):

@@ -74,7 +74,6 @@ class ServiceContract:
     consumes: tuple[type[Fact], ...] = ()
     emits: tuple[type[Fact], ...] = ()
     owns: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets that only this service writes"})
-    forgets: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of which it removes old records"})
     edits: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of another that it may write too"})
     staging: tuple[type[Fact], ...] = field(default=(), metadata={"about": "what it reads of staging as well"})
     reads_records: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of others that it reads"})
@@ -191,7 +190,6 @@ SERVICES: dict[str, ServiceContract] = {
             "gateway",
             emits=(f.InferenceBatch,),
             owns=("api-usage",),
-            forgets=("api-usage",),
             reads_records=("routes", "staging-routes", "drills", "api-keys"),
             reports=(f"{TRAFFIC_PREFIX}.*",),
             exchanges=(f"{DEATHS_PREFIX}.*",),

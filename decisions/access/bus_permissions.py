@@ -95,7 +95,6 @@ def service_permissions(service: ServiceContract) -> Permissions:
     publish += [f"$JS.API.STREAM.INFO.{stream}" for stream in service.measures]
     written, read = (*service.owns, *service.edits), service.reads_records
     publish += [f"$KV.{bucket}.>" for bucket in written]
-    publish += [f"$JS.API.STREAM.PURGE.KV_{bucket}" for bucket in service.forgets]
     publish += _reading_records(sorted({*written, *read}))
     publish += [*service.reports, *service.exchanges, f"{RUNNING_PREFIX}.{service.name}"]
     subscribed = (

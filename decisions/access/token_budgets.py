@@ -1,10 +1,6 @@
 """Budgets of tokens per calendar month in UTC. Pure."""
 
 from datetime import UTC, datetime
-from typing import Final
-
-MONTHS_BEFORE: Final = 2
-"""Months before this one of which usage is kept."""
 
 
 def month_of(now: datetime) -> str:
@@ -17,13 +13,6 @@ def seconds_to_next_month(now: datetime) -> float:
     utc = now.astimezone(UTC)
     year, month = (utc.year + 1, 1) if utc.month == 12 else (utc.year, utc.month + 1)
     return (datetime(year, month, 1, tzinfo=UTC) - utc).total_seconds()
-
-
-def is_forgotten(month: str, now: datetime) -> bool:
-    """Return whether what was used last in a month is kept no more: this month and the two before are."""
-    utc = now.astimezone(UTC)
-    year, number = (int(part) for part in month.split("-"))
-    return 12 * utc.year + utc.month - (12 * year + number) > MONTHS_BEFORE
 
 
 def fits(budget: int, used: int, held: int, most: int) -> bool:

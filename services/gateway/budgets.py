@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from contracts.api_usage import MonthlyUsage
 from contracts.teams import TeamName
-from decisions.access.token_budgets import fits, is_forgotten, month_of
+from decisions.access.token_budgets import fits, month_of
 from shared.runtime.clock import Clock
 from shared.storage.kv import Snapshot
 
@@ -20,10 +19,8 @@ class _Account:
 
     Attributes:
         recorded: the record as it was read last; None before.
-        revision, followed: of that record, and of the one that the bus sent last.
+        revision, followed: of that record, and of the one that the bus reported last.
         tokens, requests: used here and not recorded yet.
-        written: tokens and requests of the record that this process has added.
-        elsewhere: those that others have added, as far as they are reported; None until the bucket has been read.
         held: what requests in progress may still take.
     """
 
@@ -33,8 +30,6 @@ class _Account:
     tokens: int = 0
     requests: int = 0
     held: int = 0
-    written: tuple[int, int] = (0, 0)
-    elsewhere: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,6 @@ class Budgets:
     def __init__(self, clock: Clock, process: str) -> None:
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
-        self._mark = 0
         self._cleared = ""
         self._on_elsewhere: OnElsewhere = _ignore
         self._is_complete = False
@@ -120,53 +114,39 @@ class Budgets:
 
     def next_record(self, account: str, before: MonthlyUsage | None, tokens: int, requests: int) -> MonthlyUsage:
         """Return the record with an addition; that of an earlier month begins again."""
-        self._mark += 1
         month = max(self.month, before.month if before else "")
         if before is None or before.month < month:
             before = MonthlyUsage(account=account, month=month)
         changes = {"tokens": before.tokens + tokens, "requests": before.requests + requests}
-        return before.model_copy(update={**changes, "writer": self.process, "mark": self._mark})
+        return before.model_copy(update={**changes, "writer": self.process})
 
     def note_recorded(self, written: MonthlyUsage, revision: int, tokens: int, requests: int) -> None:
         """Note that an addition is in the record."""
         state = self._of(written.account)
         state.tokens -= tokens
         state.requests -= requests
-        self._take(state, written, revision, known=state.revision)
-        state.written = (state.written[0] + tokens, state.written[1] + requests)
-        self._note_elsewhere(written.account, state)
+        self._take(state, written, revision, own=(tokens, requests))
 
     async def apply(self, key: str, record: MonthlyUsage, revision: int) -> None:
-        """Take a record from the bus; of one that this process wrote, `note_recorded` knows what is its own."""
-        if record.account == key:
-            state = self._of(key)
-            self._take(state, record, revision, known=state.followed)
-            state.followed = revision
-            if record.writer != self.process:
-                self._note_elsewhere(key, state)
+        """Take a record that the bus reports; of one that this process wrote, `note_recorded` knows what is its own.
+
+        A revision that went back is of a restored bucket: nothing that it lacks is given back.
+        """
+        if record.account != key:
+            return
+        state = self._of(key)
+        if revision < state.followed:
+            state.recorded, state.revision = record, revision
+        elif record.writer != self.process:
+            self._take(state, record, revision)
+        state.followed = revision
 
     async def note_bucket(self, _bucket: Snapshot) -> None:
         """Note that the bucket was read: what is recorded from now on is used now."""
         self._is_complete = True
 
-    def forgotten(self, now: datetime) -> list[tuple[str, int]]:
-        """Return the accounts that have used nothing for months, each with the revision of its record."""
-        return [
-            (name, state.revision)
-            for name, state in self._accounts.items()
-            if state.recorded is not None
-            and not (state.tokens or state.requests or state.held)
-            and is_forgotten(state.recorded.month, min(now, self._clock.now()))
-        ]
-
-    def note_removed(self, account: str, revision: int) -> None:
-        """Note that the record of an account was removed; one that was written since counts."""
-        state = self._accounts.get(account)
-        if state is not None and state.revision <= revision and not (state.tokens or state.requests or state.held):
-            del self._accounts[account]
-
     def _clear(self) -> None:
-        """Drop, once a month, accounts that are not in use and have no record."""
+        """Drop, once a month, accounts that are not in use."""
         month = self.month
         if month == self._cleared:
             return
@@ -174,38 +154,23 @@ class Budgets:
         self._accounts = {
             name: state
             for name, state in self._accounts.items()
-            if state.tokens or state.requests or state.held or state.recorded
+            if state.tokens or state.requests or state.held or (state.recorded and state.recorded.month >= month)
         }
 
-    @staticmethod
-    def _take(state: _Account, record: MonthlyUsage, revision: int, *, known: int) -> None:
-        """Take a record; one before a `known` revision is of a restored bucket: what is known of it counts no more."""
-        if revision < known:
-            state.written, state.elsewhere = (0, 0), None
-            state.recorded, state.revision, state.followed = record, revision, revision
+    def _take(self, state: _Account, record: MonthlyUsage, revision: int, *, own: tuple[int, int] = (0, 0)) -> None:
+        """Take a record, and report what others added to it; of what was there at the start, nothing."""
         if revision <= state.revision:
             return
-        if state.recorded is not None and state.recorded.month != record.month:  # it began again
-            state.written = state.elsewhere = (0, 0)
+        before = state.recorded
+        if before is not None or self._is_complete:
+            known = (before.tokens, before.requests) if before and before.month == record.month else (0, 0)
+            tokens, requests = record.tokens - known[0] - own[0], record.requests - known[1] - own[1]
+            if tokens > 0 or requests > 0:
+                self._on_elsewhere(record.account, max(0, tokens), max(0, requests))
         state.recorded, state.revision = record, revision
 
-    def _note_elsewhere(self, account: str, state: _Account) -> None:
-        """Report what others have added since the last time; of what was there at the start, nothing."""
-        record, before = state.recorded, state.elsewhere
-        if record is None:
-            return
-        tokens, requests = record.tokens - state.written[0], record.requests - state.written[1]
-        if before is not None:  # an own addition that is not noted yet counts as another's until the next one
-            tokens, requests = max(tokens, before[0]), max(requests, before[1])
-            if (tokens, requests) != before:
-                self._on_elsewhere(account, tokens - before[0], requests - before[1])
-        state.elsewhere = (tokens, requests)
-
     def _of(self, account: str) -> _Account:
-        state = self._accounts.get(account)
-        if state is None:
-            state = self._accounts[account] = _Account(elsewhere=(0, 0) if self._is_complete else None)
-        return state
+        return self._accounts.setdefault(account, _Account())
 
 
 def _ignore(_account: str, _tokens: int, _requests: int) -> None:

@@ -120,7 +120,6 @@ def background_work(
         bus_connection.follow("api-keys", ApiKey, parts.keys.apply, parts.keys.note_bucket),
         bus_connection.follow("api-usage", MonthlyUsage, parts.budgets.apply, parts.budgets.note_bucket),
         bus_connection.record_usage(parts.budgets),
-        bus_connection.forget_usage(parts.budgets),
         bus_connection.report(parts.traffic, endpoints),
         bus_connection.exchange_deaths(parts.bans),
         parts.installed.follow(),

@@ -122,6 +122,7 @@ async def _ensure_bucket(js: JetStreamContext, bucket: KeyValueConfig) -> None:
         "num_replicas": bucket.replicas,
         "max_msgs_per_subject": bucket.history,
         "max_bytes": bucket.max_bytes,
+        "max_age": int((bucket.ttl or 0.0) * 1e9),
         "allow_direct": bucket.direct,
     }
     await _ensure(js, f"KV_{bucket.bucket}", declared, partial(js.create_key_value, bucket))

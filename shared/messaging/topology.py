@@ -48,6 +48,8 @@ BUCKETS = (
     "notifications",
     "mirrors",
 )
+USAGE_DAYS = 100.0
+"""Days that what an account used is kept after its last request: this month, and the two before."""
 _MEBIBYTE = 1024 * 1024
 _BUCKET_BYTES = {
     "releases": 2048 * _MEBIBYTE,
@@ -160,6 +162,13 @@ def consumers() -> list[tuple[Stream, ConsumerConfig]]:
 def buckets(*, replicas: int = 1, limits: Mapping[str, int] = LIMITS) -> list[KeyValueConfig]:
     """List the key-value buckets."""
     return [
-        KeyValueConfig(bucket=name, history=16, replicas=replicas, max_bytes=limits[f"KV_{name}"], direct=True)
+        KeyValueConfig(
+            bucket=name,
+            history=16,
+            ttl=USAGE_DAYS * 86400.0 if name == "api-usage" else None,
+            replicas=replicas,
+            max_bytes=limits[f"KV_{name}"],
+            direct=True,
+        )
         for name in BUCKETS
     ]

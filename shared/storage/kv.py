@@ -161,7 +161,7 @@ class Bucket(Generic[M]):
     async def remove(self, key: str, revision: int) -> None:
         """Remove a record with its history, unless it was written after a revision; that a key was there is forgotten.
 
-        The identity needs the right to purge the bucket (`contracts.services`, `forgets`).
+        The identity needs the right to purge the bucket, which an administrator has.
         """
         await self._js.purge_stream(f"KV_{self._name}", seq=revision + 1, subject=f"$KV.{self._name}.{key}")
 
@@ -174,14 +174,6 @@ class Bucket(Generic[M]):
         if _KV_OPERATION in (message.headers or {}) or message.time is None:
             return None
         return message.seq or 0, message.time
-
-    async def newest_at(self) -> datetime | None:
-        """Return when the newest record was written, by the clock of the bus; None if it was removed, or none was."""
-        last = (await self._js.stream_info(f"KV_{self._name}")).state.last_seq
-        try:
-            return (await self._js.get_msg(f"KV_{self._name}", last)).time if last else None
-        except NotFoundError:
-            return None
 
     async def keys(self) -> list[str]:
         """List all keys.

@@ -44,19 +44,6 @@ class TestBusConnection(SinkConformance):
         assert len(stored) == count
         return stored
 
-    async def test_old_usage_is_removed_and_what_was_added_since_is_not(self, sink, js):
-        records = Bucket(js, "api-usage", MonthlyUsage)
-        budgets = Budgets(SystemClock(), "a" * 16)
-        for account in ("oidc-gone", "oidc-back"):
-            usage = MonthlyUsage(account=account, month="2020-01", tokens=7)
-            await budgets.apply(account, usage, await records.create(account, usage))
-        entry = await records.get("oidc-back")
-        await records.update("oidc-back", entry.value.model_copy(update={"month": "2020-02"}), entry.revision)
-        await sink.forget_all(budgets)
-        assert "oidc-gone" not in await records.keys()
-        assert (await records.get("oidc-back")).value.month == "2020-02"
-        assert budgets.used("oidc-gone") == 0
-
     async def test_usage_is_recorded_beside_a_record_that_cannot_be_read(self, sink, js):
         bucket = await js.key_value("api-usage")
         await bucket.put("aaaaaaaaaaaa", b"{")

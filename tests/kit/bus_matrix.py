@@ -112,7 +112,6 @@ def expected(name):
             tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything or name == PROVISIONER
         for verb in ("PURGE", "MSG.DELETE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN"):
             tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything
-    tried |= {f"$JS.API.STREAM.PURGE.KV_{bucket}": True for bucket in (service.forgets if service else ())}
     for stream in STREAMS:
         publishes = {stream_of(fact) for fact in facts_of(name)} if service is not None else set()
         looks_up = stream in publishes or (service is not None and stream in (*service.looks_up, *service.follows))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import nats.errors
 import structlog
@@ -15,15 +16,14 @@ from contracts.vocabulary import Environment
 from services.gateway.body_bans import BodyBans
 from services.gateway.budgets import Budgets
 from services.gateway.traffic import Traffic
-from shared.errors import SlipwayError, Transient
+from shared.errors import Transient
 from shared.messaging.bus import Bus, Emit, publish_event
 from shared.runtime.service import connect_with_retries
-from shared.storage.kv import Bucket, Conflict, M, OnChange, OnSnapshot
+from shared.storage.compare_and_set import edit_record
+from shared.storage.kv import Bucket, M, OnChange, OnSnapshot
 
 _RETRY_S = 0.5
 _EVERY_S = 1.0
-_FORGET_EVERY_S = 3600.0
-_TRIES = 5
 
 
 class BusConnection:
@@ -78,42 +78,23 @@ class BusConnection:
     async def record_all(self, budgets: Budgets) -> None:
         """Add what was used since the last time; what cannot be written now is kept for the next time.
 
-        A record that cannot be read keeps no other from being written; without the bus none is tried.
+        A record that cannot be read keeps no other from being written; without the bus none is tried. An addition whose
+        acknowledgement was lost is added twice.
         """
         if not self.connected:
             return
         records = Bucket(self._bus.js, "api-usage", MonthlyUsage, service=self._bus.service)
         for account, (tokens, requests) in budgets.unrecorded().items():
+            add = partial(budgets.next_record, account, tokens=tokens, requests=requests)
             try:
-                await _record(records, budgets, account, tokens, requests)
-            except SlipwayError as error:
-                structlog.get_logger().error("usage cannot be recorded", account=account, error=error.sentence())
-            except (nats.errors.Error, TimeoutError) as error:
-                structlog.get_logger().warning("usage cannot be recorded yet", account=account, error=repr(error))
-                return
-
-    async def forget_usage(self, budgets: Budgets) -> None:
-        """Remove the records of accounts that have used nothing for months, about every hour, for ever."""
-        await self._has_connected.wait()
-        while True:
-            await asyncio.sleep(_FORGET_EVERY_S)
-            await self.forget_all(budgets)
-
-    async def forget_all(self, budgets: Budgets) -> None:
-        """Remove the records of accounts that have used nothing for months, as far as the bus answers.
-
-        The time is that of the newest record, by the clock of the bus, if the gateway's own is ahead of it.
-        """
-        if not self.connected:
-            return
-        records = Bucket(self._bus.js, "api-usage", MonthlyUsage, service=self._bus.service)
-        try:
-            newest = await records.newest_at()
-            for account, revision in budgets.forgotten(newest) if newest is not None else ():
-                await records.remove(account, revision)
-                budgets.note_removed(account, revision)
-        except (nats.errors.Error, TimeoutError) as error:
-            structlog.get_logger().warning("old usage cannot be removed yet", error=repr(error))
+                entry = await edit_record(records, account, add, name=f"api-usage/{account}")
+            except Transient as error:
+                structlog.get_logger().warning("usage cannot be recorded yet", account=account, error=error.sentence())
+                if error.code == "bus_unavailable":
+                    return
+            else:
+                if entry is not None:
+                    budgets.note_recorded(entry.value, entry.revision, tokens, requests)
 
     async def report(self, traffic: Traffic, endpoints: Callable[[], Mapping[str, EndpointUse]]) -> None:
         """Publish what is answered here, and what is outstanding at each endpoint, about every second, for ever."""
@@ -152,31 +133,3 @@ class BusConnection:
         """Disconnect from the bus."""
         if self._has_connected.is_set():
             await self._bus.broker.stop()
-
-
-async def _record(records: Bucket[MonthlyUsage], budgets: Budgets, account: str, tokens: int, requests: int) -> None:
-    """Add to an account's record; again if another process added meanwhile.
-
-    If an acknowledgement was lost, the record says whether this addition is in it, unless another one followed: then it
-    is added twice.
-    """
-    tried: MonthlyUsage | None = None
-    for _ in range(_TRIES):
-        entry = await records.get(account)
-        if entry is not None and tried is not None and _is_same(entry.value, tried):
-            budgets.note_recorded(entry.value, entry.revision, tokens, requests)
-            return
-        tried = budgets.next_record(account, entry.value if entry is not None else None, tokens, requests)
-        try:
-            if entry is None:
-                revision = await records.create(account, tried)
-            else:
-                revision = await records.update(account, tried, entry.revision)
-        except (Conflict, TimeoutError, nats.errors.TimeoutError):
-            continue
-        budgets.note_recorded(tried, revision, tokens, requests)
-        return
-
-
-def _is_same(stored: MonthlyUsage, tried: MonthlyUsage) -> bool:
-    return (stored.writer, stored.mark) == (tried.writer, tried.mark)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.access.token_budgets import MONTHS_BEFORE, fits, is_forgotten, month_of, seconds_to_next_month
+from decisions.access.token_budgets import fits, month_of, seconds_to_next_month
 
 
 @given(st.integers(1, 1000), st.lists(st.tuples(st.sampled_from(["ask", "end"]), st.integers(1, 400), st.floats(0, 1))))
@@ -32,14 +32,3 @@ def test_a_budget_is_exceeded_by_less_than_one_request(budget, steps):
 )
 def test_months_are_those_of_utc(now, month, left_s):
     assert (month_of(now), seconds_to_next_month(now)) == (month, left_s)
-
-
-@given(st.integers(0, 20_000), st.integers(-400, 2000))
-def test_usage_is_kept_for_whole_months(day, days):
-    now = datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=day)
-    month = month_of(now - timedelta(days=days))
-    forgotten = is_forgotten(month, now)
-    if days < 28 * MONTHS_BEFORE:
-        assert not forgotten, "also what a clock ahead wrote"
-    if days > 31 * (MONTHS_BEFORE + 1):
-        assert forgotten

@@ -54,23 +54,6 @@ def test_additions_continue_a_month_begin_the_next_and_never_go_back():
     assert (budgets.next_record(ID, later, 7, 1).month, budgets.next_record(ID, later, 7, 1).tokens) == ("2026-04", 12)
 
 
-async def test_what_was_not_used_for_months_is_forgotten_unless_a_clock_is_wrong():
-    clock = StepClock()  # in March 2026
-    budgets = Budgets(clock, OTHER)
-    for account, month in (("old", "2025-12"), ("kept", "2026-01"), ("busy", "2025-01")):
-        await budgets.apply(account, MonthlyUsage(account=account, month=month, tokens=5), 3)
-    budgets.add("busy", tokens=1)
-    now = clock.now()
-    assert budgets.forgotten(now) == [("old", 3)]
-    assert budgets.forgotten(now + timedelta(days=900)) == [("old", 3)], "the clock of the bus is ahead"
-    await clock.pause(900 * 86_400)
-    assert budgets.forgotten(now) == [("old", 3)], "the clock here is ahead"
-    budgets.note_removed("old", 2)
-    assert budgets.forgotten(now) == [("old", 3)], "it was written since"
-    budgets.note_removed("old", 3)
-    assert budgets.forgotten(now) == []
-
-
 async def test_what_is_recorded_is_not_counted_twice():
     budgets = Budgets(StepClock(), OTHER)
     budgets.add(ID, tokens=10, requests=1)
@@ -146,9 +129,10 @@ async def test_an_own_addition_to_a_restored_record_gives_nothing_back():
     await budgets.apply(ID, recorded(90, tokens=900), 40)
     budgets.add(ID, tokens=10, requests=1)
     budgets.note_recorded(budgets.next_record(ID, recorded(20, tokens=200), 10, 1), 8, 10, 1)
-    assert (budgets.used(ID), reported) == (210, [(900, 90)])
     await budgets.apply(ID, recorded(26, tokens=260), 9)
-    assert reported[1:] == [(50, 5)]
+    assert (budgets.used(ID), reported) == (260, [(900, 90)])
+    await budgets.apply(ID, recorded(30, tokens=300), 10)
+    assert reported[1:] == [(40, 4)]
 
 
 async def test_a_record_that_comes_late_is_not_a_restored_one():
