@@ -131,7 +131,7 @@ ADVICE: dict[Code, str] = {
     "quantised_base": "Merge into the 16-bit base, not into a quantised one.",
     "tied_embedding_lora": "A LoRA on tied embeddings cannot be merged correctly; untie them or leave them out.",
     "parity_failed": "The merged model does not answer as base plus LoRA does; report this with the release id.",
-    "tokenizer_changed": "A version has the tokenizer and chat template of its base model: publish with those, or import a base model whose folder has the new ones.",
+    "tokenizer_changed": "A version has the vocabulary of its base model, with added tokens if their embeddings are published: publish with the base's tokenizer, whose chat template may be the checkpoint's own.",
     "vocabulary_mismatch": "The tokenizer does not fit the embedding; publish the tokenizer and the resized embeddings together.",
     "unsupported_architecture": "This model architecture is not supported; services/quantiser/README.md lists those that are.",
     "group_size_impossible": "No group size of 128, 64 or 32 divides the model's dimensions; ask for int8 or bf16.",

@@ -1,15 +1,16 @@
 """Merges the checkpoint of an opened release; publishes `checkpoint.merged` or `checkpoint.rejected`."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from contracts.envelope import Event
 from contracts.facts import CheckpointMerged, CheckpointRejected, MergeMethod, ReleaseOpened
-from contracts.manifests import MergedManifest
+from contracts.manifests import FileEntry, MergedManifest
 from contracts.vocabulary import ArtifactRef, ServingSettings
 from decisions.serving.settings import combine, settle
 from services.merger import domain
-from services.merger.ports import Artifacts, Folder, MergeEngine, MergeJob, MergeResult, Templates
+from services.merger.ports import Artifacts, MergeEngine, MergeJob, MergeResult, Templates
 from services.merger.rejections import raise_rejection
 from services.merger.serving_proof import ServingProof
 from services.merger.settings import MergerSettings
@@ -92,7 +93,7 @@ class Merger:
                 dtype=self.dtype,
             )
             result = await self.engine.merge(job, progress)
-        self._reject_changed(checkpoint if result.own_tokenizer else base, result)
+        self._reject_changed(domain.tokenizer_files(base.files, checkpoint.files, result.tokenizer), result)
         await self.proof.prove(settings, result.files)
         manifest = MergedManifest(
             model=opened.model,
@@ -114,7 +115,7 @@ class Merger:
         )
         return await asyncio.to_thread(self.artifacts.commit, manifest)
 
-    def _reject_changed(self, tokenizer_source: Folder, result: MergeResult) -> None:
+    def _reject_changed(self, tokenizer: Sequence[FileEntry], result: MergeResult) -> None:
         """Reject a merged model that differs from its inputs in its logits, its tokenizer or its rendered prompts.
 
         Raises:
@@ -122,7 +123,7 @@ class Merger:
         """
         raise_rejection(domain.assess_parity(result.parity, self.limits))
         changed = []
-        if domain.tokenizer_digest(result.files) != domain.tokenizer_digest(tokenizer_source.files):
+        if domain.tokenizer_digest(result.files) != domain.tokenizer_digest(tokenizer):
             changed.append("tokenizer files")
         if result.rendering.prompt_digest != result.expected_rendering.prompt_digest:
             changed.append("rendered prompt")

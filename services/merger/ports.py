@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from contracts.facts import BaseModelRef, Parity
 from contracts.manifests import FileEntry, MergedManifest
 from contracts.vocabulary import ArtifactRef
-from services.merger.domain import CheckpointKind, SaveDtype
+from services.merger.domain import CheckpointKind, SaveDtype, TokenizerSource
 from shared.runtime.progress import ReportProgress
 
 Conversation = Sequence[Mapping[str, str]]
@@ -62,14 +62,14 @@ class MergeResult:
     """A merged model in the store, not committed yet, and what verification measured there.
 
     Attributes:
-        own_tokenizer: The tokenizer is the checkpoint's, not the base's.
+        tokenizer: Where the tokenizer comes from.
         rendering: By the tokenizer that was read back.
         expected_rendering: By the tokenizer of the inputs.
     """
 
     files: tuple[FileEntry, ...]
     parity: Parity
-    own_tokenizer: bool
+    tokenizer: TokenizerSource
     rendering: Rendering
     expected_rendering: Rendering
     peak_rss_bytes: int

@@ -75,7 +75,7 @@ def parse_result(fields: dict[str, Any]) -> MergeResult:
     return MergeResult(
         files=tuple(FileEntry.model_validate(file) for file in fields["files"]),
         parity=Parity.model_validate(fields["parity"]),
-        own_tokenizer=fields["own_tokenizer"],
+        tokenizer=fields["tokenizer"],
         rendering=Rendering(**fields["rendering"]),
         expected_rendering=Rendering(**fields["expected_rendering"]),
         peak_rss_bytes=fields["peak_rss_bytes"],

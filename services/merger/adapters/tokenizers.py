@@ -16,6 +16,7 @@ from contracts.vocabulary import digest_of, digest_of_json
 from services.merger.adapters.rendering import Render, render_all
 from services.merger.adapters.safetensors_header import read_config
 from services.merger.domain import PARITY_PROMPTS, PROBE_CONVERSATION, TokenizerComparison
+from services.merger.domain.vocabulary import ANSWER_END, CHAT_TEMPLATE
 from services.merger.ports import Conversation, Rendering
 from shared.errors import Permanent
 from shared.runtime.worker import limited_time
@@ -99,7 +100,7 @@ def compare_tokenizers(base: Path, checkpoint: Path) -> tuple[int, TokenizerComp
         template = checkpoint / "chat_template.jinja"
         if not template.is_file() or template.read_text(encoding="utf-8") == base_tokenizer.chat_template:
             return size, None
-        return size, TokenizerComparison(size, size, ("chat template",), extends=False)
+        return size, TokenizerComparison(size, size, (CHAT_TEMPLATE,), extends=False, only_template=True)
     tokenizer = load_tokenizer(checkpoint)
     text = " ".join(PARITY_PROMPTS) + "".join(turn["content"] for turn in PROBE_CONVERSATION)
     base_vocabulary, vocabulary = base_tokenizer.get_vocab(), tokenizer.get_vocab()
@@ -108,8 +109,8 @@ def compare_tokenizers(base: Path, checkpoint: Path) -> tuple[int, TokenizerComp
     compared = {
         "vocabulary": base_vocabulary == vocabulary,
         "token ids of a probe text": same_ids,
-        "chat template": base_template == (tokenizer.chat_template or base_template),
-        "end of text token": base_tokenizer.eos_token == tokenizer.eos_token,
+        CHAT_TEMPLATE: base_template == (tokenizer.chat_template or base_template),
+        ANSWER_END: base_tokenizer.eos_token == tokenizer.eos_token,
     }
     differences = tuple(name for name, is_same in compared.items() if not is_same)
     extends = len(vocabulary) > len(base_vocabulary) and same_ids and base_vocabulary.items() <= vocabulary.items()

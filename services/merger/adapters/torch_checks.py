@@ -1,5 +1,6 @@
 """The checks that need torch: the tensors that PEFT expects on this base, their values, and the tokenizer."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class CheckResult:
 
     Attributes:
         vocabulary: The embedding of the merged model.
-        own_tokenizer: The merged model gets the checkpoint's tokenizer, not the base's.
+        tokenizer: Where the merged model's tokenizer comes from.
         replacements: Tensors of the LoRA's file that replace some of the base's.
         ignored: Tensors of the files that the architecture does not use; they are not written.
         shapes: Shapes in the merged model of the tensors that are resized.
@@ -43,7 +44,7 @@ class CheckResult:
     """
 
     vocabulary: domain.Vocabulary
-    own_tokenizer: bool
+    tokenizer: domain.TokenizerSource
     replacements: Replacements
     ignored: set[str]
     shapes: Mapping[str, tuple[int, ...]]
@@ -71,14 +72,15 @@ def check(inputs: MergeInputs) -> CheckResult:
     else:
         vocabulary, included = check_lora(inputs, rows, tied)
     with tokenizers.time_limit():
-        base_size, tokenizer = compare_tokenizers(inputs)
-    raise_rejection(domain.assess_vocabulary(tokenizer, base_size, vocabulary))
-    own = domain.takes_own_tokenizer(tokenizer, vocabulary)
-    source, at = inputs.checkpoint if own else inputs.base, SystemClock().now()
+        base_size, comparison = compare_tokenizers(inputs)
+    raise_rejection(domain.assess_vocabulary(comparison, base_size, vocabulary))
+    tokenizer = domain.choose_tokenizer(comparison, vocabulary)
+    folder, at = tokenizer_folder(inputs, tokenizer), SystemClock().now()
     with tokenizers.time_limit():
-        rendering, prompts = tokenizers.render(source, at), tokenizers.encode_prompts(source, domain.PARITY_PROMPTS, at)
+        rendering, prompts = tokenizers.render(folder, at), tokenizers.encode_prompts(folder, domain.PARITY_PROMPTS, at)
     if included:
-        same_rows = base_size if own or vocabulary.rows != rows else rows
+        grown = comparison is not None and comparison.extends and vocabulary.included
+        same_rows = base_size if grown or vocabulary.rows != rows else rows
         raise_rejection(
             domain.assess_base_copies(differing_copies(inputs, included, tied, min(same_rows, vocabulary.rows)))
         )
@@ -95,7 +97,22 @@ def check(inputs: MergeInputs) -> CheckResult:
         if domain.is_vocabulary(info, rows) and vocabulary.rows != rows and inputs.job.kind == "lora"
     }
     replacements = Replacements(inputs.adapter, with_tied(included, tied))
-    return CheckResult(vocabulary, own, replacements, ignored, shapes, tied, token_ids, at, rendering, prompts)
+    return CheckResult(vocabulary, tokenizer, replacements, ignored, shapes, tied, token_ids, at, rendering, prompts)
+
+
+def tokenizer_folder(inputs: MergeInputs, source: domain.TokenizerSource) -> Path:
+    """Return a folder with the tokenizer of the merged model."""
+    if source != "template":
+        return inputs.checkpoint if source == "checkpoint" else inputs.base
+    folder = inputs.job.scratch_dir / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    for origin in (inputs.base, inputs.checkpoint):
+        for path in origin.iterdir():
+            if domain.is_copied(path.name) and domain.takes_from_checkpoint(path.name, source) == (
+                origin != inputs.base
+            ):
+                shutil.copyfile(path, folder / path.name)
+    return folder
 
 
 @contextmanager

@@ -76,14 +76,21 @@ def copy_small_files(
     """Copy tokenizer and settings byte by byte; rewrite only a configuration that does not describe the merged model.
 
     That is one with another dtype, vocabulary or special token than the merged model's, or with code to import from
-    the folder. All files come from the base, except the settings of full weights and the tokenizer of added tokens,
-    which come from the checkpoint.
+    the folder. All files come from the base, except the settings of full weights and a tokenizer or chat template of
+    the checkpoint's own.
     """
     paths = {path: inputs.base / path for path in inputs.base_folder.sizes if domain.is_copied(path)}
     own = {path: inputs.checkpoint / path for path in inputs.checkpoint_folder.sizes}
-    if checked.own_tokenizer:
-        paths = {path: local for path, local in paths.items() if not domain.is_tokenizer_file(path)}
-        paths |= {path: local for path, local in own.items() if domain.is_tokenizer_file(path)}
+    paths = {
+        path: local
+        for path, local in paths.items()
+        if not (domain.is_tokenizer_file(path) and domain.takes_from_checkpoint(path, checked.tokenizer))
+    }
+    paths |= {
+        path: local
+        for path, local in own.items()
+        if domain.is_tokenizer_file(path) and domain.takes_from_checkpoint(path, checked.tokenizer)
+    }
     if inputs.job.kind == "full":
         paths |= {path: local for path, local in own.items() if path in domain.OWN_SETTINGS}
     config = json.loads(paths[domain.MODEL_CONFIG].read_text(encoding="utf-8"))

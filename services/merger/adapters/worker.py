@@ -91,7 +91,7 @@ def merge(store: Blobs, job: MergeJob, render: Render | None = None) -> dict[str
     return {
         "files": [file.model_dump(mode="json") for file in written.files],
         "parity": verification.parity.model_dump(mode="json"),
-        "own_tokenizer": checked.own_tokenizer,
+        "tokenizer": checked.tokenizer,
         "rendering": asdict(verification.rendering),
         "expected_rendering": asdict(checked.rendering),
     }

@@ -50,22 +50,25 @@ from services.merger.domain.plan import (
     plan_shards,
     shard_name,
     strip_remote_code,
+    takes_from_checkpoint,
     tokenizer_digest,
+    tokenizer_files,
     weights_bytes,
 )
 from services.merger.domain.recorded import assess_recorded, recorded_settings
 from services.merger.domain.serving import plan_settings_key
 from services.merger.domain.vocabulary import (
     TokenizerComparison,
+    TokenizerSource,
     Vocabulary,
     assess_declared_rows,
     assess_resized,
     assess_tokenizer,
     assess_vocabulary,
+    choose_tokenizer,
     is_vocabulary,
     plan_vocabulary,
     resized,
-    takes_own_tokenizer,
 )
 from services.merger.domain.weights import (
     FLOATING_DTYPES,
@@ -101,6 +104,7 @@ __all__ = [
     "SaveDtype",
     "TensorInfo",
     "TokenizerComparison",
+    "TokenizerSource",
     "Vocabulary",
     "WeightsFile",
     "assess_adapter_config",
@@ -132,6 +136,7 @@ __all__ = [
     "assess_weights_files",
     "base_tensor_name",
     "changed_token_ids",
+    "choose_tokenizer",
     "duplicate_of",
     "first_shape_mismatch",
     "is_copied",
@@ -146,8 +151,9 @@ __all__ = [
     "resized",
     "shard_name",
     "strip_remote_code",
-    "takes_own_tokenizer",
+    "takes_from_checkpoint",
     "tokenizer_digest",
+    "tokenizer_files",
     "weights_bytes",
     "without",
 ]

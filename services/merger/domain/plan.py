@@ -12,10 +12,11 @@ from contracts.vocabulary import digest_of_json
 from services.merger.domain.checks import WEIGHTS, WEIGHTS_INDEX, Rejection
 from services.merger.domain.parity import ParityLimits
 from services.merger.domain.recorded import recorded_settings
+from services.merger.domain.vocabulary import TokenizerSource
 
 SaveDtype = Literal["bfloat16", "float16", "float32"]
 
-REVISION = 5  # increase it if the same inputs would lead to other bytes or another verdict
+REVISION = 6  # increase it if the same inputs would lead to other bytes or another verdict
 SMALL_FILE_BYTES = 128 * 1024**2
 """Most bytes of a file that is not weights: the largest tokenizers have a third of it."""
 SHARD_LIMIT_BYTES = 512_000_000
@@ -35,6 +36,7 @@ TOKENIZER_FILES = frozenset(
         "vocab.txt",
     }
 )
+TEMPLATE_FILES = frozenset({"chat_template.jinja", "chat_template.json"})
 COPIED_SUFFIXES = frozenset({".json", ".jinja", ".txt", ".model"})
 NOT_COPIED = frozenset({WEIGHTS_INDEX})
 
@@ -98,6 +100,20 @@ def shard_name(position: int, total: int) -> str:
 def is_tokenizer_file(path: str) -> bool:
     """Return whether a file belongs to the tokenizer or its chat template."""
     return path in TOKENIZER_FILES
+
+
+def takes_from_checkpoint(path: str, source: TokenizerSource) -> bool:
+    """Return whether a tokenizer file comes from the checkpoint; otherwise, it comes from the base."""
+    return source == "checkpoint" or (source == "template" and path in TEMPLATE_FILES)
+
+
+def tokenizer_files(
+    base: Sequence[FileEntry], checkpoint: Sequence[FileEntry], source: TokenizerSource
+) -> list[FileEntry]:
+    """Return the tokenizer files that the merged model must have."""
+    kept = [file for file in base if not takes_from_checkpoint(file.path, source)]
+    own = [file for file in checkpoint if takes_from_checkpoint(file.path, source)]
+    return [file for file in (*kept, *own) if is_tokenizer_file(file.path)]
 
 
 def is_copied(path: str) -> bool:

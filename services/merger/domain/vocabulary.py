@@ -1,9 +1,17 @@
-"""Added tokens: which tokenizer a merged model gets, and whether its vocabulary fits the embedding."""
+"""Which tokenizer and chat template a merged model gets, and whether its vocabulary fits the embedding."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from services.merger.domain.checks import Rejection, TensorInfo
+
+TokenizerSource = Literal["base", "checkpoint", "template"]
+"""Where tokenizer files come from: one folder, or the base's with the chat template of the checkpoint."""
+CHAT_TEMPLATE = "chat template"
+ANSWER_END = "end of text token"
+OWN_PROPERTIES = frozenset({CHAT_TEMPLATE, ANSWER_END})
+"""What a checkpoint may change of its base's tokenizer: none of it changes the ids of a text."""
 
 
 @dataclass(frozen=True)
@@ -13,12 +21,14 @@ class TokenizerComparison:
     Attributes:
         differences: Names of the properties that differ from the base's; empty if there are none.
         extends: It has all tokens of the base with the same ids, and additional ones.
+        only_template: The checkpoint has a chat template, but no tokenizer.
     """
 
     size: int
     base_size: int
     differences: tuple[str, ...]
     extends: bool
+    only_template: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,9 +46,18 @@ class Vocabulary:
     included: bool
 
 
-def takes_own_tokenizer(tokenizer: TokenizerComparison | None, vocabulary: Vocabulary) -> bool:
-    """Return whether the merged model gets the checkpoint's tokenizer: it adds tokens that have embeddings."""
-    return tokenizer is not None and tokenizer.extends and vocabulary.included
+def choose_tokenizer(tokenizer: TokenizerComparison | None, vocabulary: Vocabulary) -> TokenizerSource:
+    """Return where the merged model's tokenizer comes from.
+
+    The checkpoint's is taken if it adds tokens that have embeddings, or if only the chat template or the token that
+    ends an answer differ: the model was trained with them, so they belong to the version.
+    """
+    if tokenizer is None or not tokenizer.differences:
+        return "base"
+    if tokenizer.only_template:
+        return "template"
+    own = (tokenizer.extends and vocabulary.included) or OWN_PROPERTIES.issuperset(tokenizer.differences)
+    return "checkpoint" if own else "base"
 
 
 def assess_vocabulary(
@@ -62,7 +81,7 @@ def assess_vocabulary(
             "tokenizer."
         )
         return Rejection("vocabulary_mismatch", reason, details)
-    if tokenizer is None or not tokenizer.differences or takes_own_tokenizer(tokenizer, vocabulary):
+    if tokenizer is None or choose_tokenizer(tokenizer, vocabulary) != "base":
         return None
     return assess_tokenizer(tokenizer.differences)
 

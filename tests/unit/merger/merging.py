@@ -72,7 +72,7 @@ class FakeEngine:
     log: list[str]
     parity: Parity = PARITY
     files: tuple[FileEntry, ...] = (entry("model.safetensors"), entry("tokenizer.json"))
-    own_tokenizer: bool = False
+    tokenizer: str = "base"
     rendering: Rendering = RENDERING
     jobs: list = field(default_factory=list)
 
@@ -82,7 +82,7 @@ class FakeEngine:
     async def merge(self, job, progress):
         self.log.append("merge")
         self.jobs.append(job)
-        return MergeResult(self.files, self.parity, self.own_tokenizer, self.rendering, RENDERING, peak_rss_bytes=500)
+        return MergeResult(self.files, self.parity, self.tokenizer, self.rendering, RENDERING, peak_rss_bytes=500)
 
 
 class FakeTemplates:
@@ -112,7 +112,7 @@ class FakeClock:
 
 
 def merger(**changes) -> Merger:
-    engine = {name: changes.pop(name) for name in ("parity", "files", "own_tokenizer", "rendering") if name in changes}
+    engine = {name: changes.pop(name) for name in ("parity", "files", "tokenizer", "rendering") if name in changes}
     artifacts = FakeArtifacts(**changes)
     return Merger(
         artifacts=artifacts,

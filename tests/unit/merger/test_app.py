@@ -1,5 +1,6 @@
 """The merger's order of steps, with fakes at its ports."""
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ async def test_what_is_committed_is_only_said_again():
         ({"checkpoint": (entry("adapter_model.bin"),)}, "pickle_refused", "find"),
         ({"parity": PARITY.model_copy(update={"mean_kl": 1.0})}, "parity_failed", "merge"),
         ({"files": (entry("model.safetensors"), entry("tokenizer.json", OTHER))}, "tokenizer_changed", "merge"),
-        ({"own_tokenizer": True}, "tokenizer_changed", "merge"),
+        ({"tokenizer": "checkpoint"}, "tokenizer_changed", "merge"),
         ({"rendering": Rendering(OTHER, OTHER)}, "tokenizer_changed", "merge"),
         ({"rendering": Rendering(DIGEST, DIGEST)}, "tokenizer_changed", "merge"),
     ],
@@ -52,9 +53,19 @@ async def test_what_is_refused_is_never_committed(changes, code, last_step):
     assert use_case.artifacts.log[-1] == last_step
 
 
+async def test_a_checkpoints_own_template_replaces_that_of_the_base_only():
+    template = entry("chat_template.jinja", OTHER)
+    own = (entry("adapter_config.json"), entry("adapter_model.safetensors"), template)
+    for files, step in (((entry("tokenizer.json"), template), "commit"), ((entry("tokenizer.json"),), "merge")):
+        use_case: Any = merger(checkpoint=own, files=(entry("model.safetensors"), *files), tokenizer="template")
+        with contextlib.nullcontext() if step == "commit" else pytest.raises(Permanent):
+            await use_case.merge(ORDER, quiet)
+        assert use_case.artifacts.log[-1] == step
+
+
 async def test_a_checkpoints_own_tokenizer_is_the_one_that_must_be_there():
     own = (entry("adapter_config.json"), entry("adapter_model.safetensors"), entry("tokenizer.json", OTHER))
     made = (entry("model.safetensors"), entry("tokenizer.json", OTHER))
-    use_case: Any = merger(checkpoint=own, files=made, own_tokenizer=True)
+    use_case: Any = merger(checkpoint=own, files=made, tokenizer="checkpoint")
     await use_case.merge(ORDER, quiet)
     assert use_case.artifacts.log[-1] == "commit"

@@ -123,7 +123,7 @@ def test_added_tokens_bring_their_embeddings_and_their_tokenizer(made, make_job,
     merged, rows = load_all(job.out), len(AutoTokenizer.from_pretrained(adapter))
     assert rows == json.loads((job.base / "config.json").read_text())["vocab_size"] + 3
     assert_same_bits(merged, peft_merge(job.base, adapter, rows))
-    assert job.result["own_tokenizer"]
+    assert job.result["tokenizer"] == "checkpoint"
     assert json.loads((job.out / "config.json").read_text())["vocab_size"] == rows
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (job.out / name).read_bytes() == (adapter / name).read_bytes()
@@ -143,14 +143,14 @@ def test_added_tokens_may_be_trained_in_another_precision_than_the_base_has(make
     adapter = tiny_lora(base, tmp_path / "lora", dtype=trained, added_tokens=3, save_embeddings=True)
     job = make_job(base=base, checkpoint=adapter).run()
     assert_same_bits(load_all(job.out), peft_merge(base, adapter, rows=262))
-    assert job.result["own_tokenizer"]
+    assert job.result["tokenizer"] == "checkpoint"
 
 
 def test_full_weights_may_have_added_tokens(made, make_job, tmp_path):
     full = tiny_full(made["untied"], tmp_path / "full", added_tokens=3)
     job = make_job(base="untied", checkpoint=full, kind="full").run()
     assert_same_bits(load_all(job.out), load_all(full))
-    assert job.result["own_tokenizer"]
+    assert job.result["tokenizer"] == "checkpoint"
     assert json.loads((job.out / "config.json").read_text())["vocab_size"] == 262
     assert job.parity.max_abs_logit_difference == 0.0
 
@@ -239,9 +239,46 @@ def test_tokenizer_and_template_are_carried_over_byte_by_byte(make_job):
     job = make_job().run()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"):
         assert (job.out / name).read_bytes() == (job.base / name).read_bytes(), name
-    assert not job.result["own_tokenizer"]
+    assert job.result["tokenizer"] == "base"
     assert job.result["rendering"] == job.result["expected_rendering"]
     assert all(job.result["rendering"].values())
+
+
+OTHER_TEMPLATE = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
+
+
+def test_the_chat_template_of_a_checkpoint_is_its_versions(make_job):
+    job = make_job()
+    (job.checkpoint / "chat_template.jinja").write_text(OTHER_TEMPLATE)
+    job.run()
+    assert (job.out / "chat_template.jinja").read_text() == OTHER_TEMPLATE
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (job.out / name).read_bytes() == (job.base / name).read_bytes(), name
+    conversation = [{"role": "user", "content": "Hello"}]
+    assert AutoTokenizer.from_pretrained(job.out).apply_chat_template(conversation, tokenize=False) == "[user] Hello\n"
+    assert job.result["tokenizer"] == "template"
+    assert job.result["rendering"] == job.result["expected_rendering"]
+    assert_same_bits(load_all(job.out), peft_merge(job.base, job.checkpoint))
+
+
+def test_the_template_and_end_token_of_a_checkpoints_tokenizer_are_its_versions(make_job):
+    job = make_job()
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    tokenizer.chat_template, tokenizer.eos_token = OTHER_TEMPLATE, "<|start|>"
+    tokenizer.save_pretrained(job.checkpoint)
+    job.run()
+    served = AutoTokenizer.from_pretrained(job.out)
+    assert (served.chat_template, served.eos_token) == (OTHER_TEMPLATE, "<|start|>")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (job.out / name).read_bytes() == (job.checkpoint / name).read_bytes(), name
+    assert job.result["tokenizer"] == "checkpoint"
+
+
+def test_a_template_that_cannot_be_rendered_is_refused_whoever_has_it(make_job):
+    job = make_job()
+    (job.checkpoint / "chat_template.jinja").write_text("{% for %}")
+    with pytest.raises(Permanent, match="TemplateSyntaxError"):
+        job.run()
 
 
 def test_remote_code_does_not_reach_the_merged_model(make_job):
