@@ -44,7 +44,7 @@ from testbed.services import running_service
 RATE_RPS = 100
 ROLLBACKS = 20
 RELOADS = 5
-LIMIT_MS = 100
+LIMIT_MS = 30
 TRIGGER = k.trigger(name="slow")
 FAILED, BACK = f"{MODEL}@v2", f"{MODEL}@v1"
 SETTLED = 20

@@ -42,13 +42,28 @@ from shared.messaging.orders import check_sender
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.storage.compare_and_set import ATTEMPTS, kept_changing
-from shared.storage.kv import Conflict
+from shared.storage.kv import Conflict, Entry
 
 SERVICE = "rollback-controller"
 _PUBLISH_S = 5.0
 """How long a handler tries to publish what its record has: a log that hangs fails a publication after 50 s."""
+_SEEN_S = 0.5
+"""So long record and route are as they were read; while a version was asked for a token they may have changed."""
 _RESUMED = timedelta(seconds=2)
 """Older decisions are those of a process that has died: they are looked at again before they are carried out."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Record and route of a model, read at once; another writer may change either until it is written."""
+
+    state: RollbackState
+    recorded: Entry[RollbackState] | None
+    routed: Entry[Route] | None
+
+    @property
+    def route(self) -> Route | None:
+        return self.routed.value if self.routed else None
 
 
 @dataclass(frozen=True)
@@ -100,44 +115,49 @@ class Controller:
                 now=now.isoformat(),
             )
             return
-        if await self.alerts.resolved_since(event.environment, event.subject, event.data.alert_id, received.sequence):
+        environment, model, alert = event.environment, event.subject, event.data
+        began_s = self.clock.monotonic()
+        resolved, seen = await asyncio.gather(
+            self.alerts.resolved_since(environment, model, alert.alert_id, received.sequence),
+            self._look(environment, model),
+        )
+        if resolved:
             log.info("the alert is resolved")
             return
-        await self._complete_policies(event)
-        standby = await self._look_behind(event)
+        if decision.lacks_policy(seen.state, alert, seen.route):
+            await self.policies.complete(environment, model, seen.state, seen.route)
+            seen = await self._look(environment, model)
+        standby = await self._look_behind(alert, seen.route)
 
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
-            if decision.lacks_policy(state, event.data, route):
-                reason = f"The policy of version {event.data.target.version} of {event.subject} is not known yet."
+            if decision.lacks_policy(state, alert, route):
+                reason = f"The policy of version {alert.target.version} of {model} is not known yet."
                 raise Transient("bus_unavailable", reason)
-            if behind.is_outdated(route, event.data, standby):
-                raise Transient("bus_unavailable", f"The route of {event.subject} changed while its alert was decided.")
-            return decision.decide_on_alert(state, event.data, route, cause, self.rules, standby=standby)
+            return decision.decide_on_alert(state, alert, route, cause, self.rules, standby=standby)
 
-        await self.decide(event, decide, received)
+        await self.decide(event, decide, received, seen if self.clock.monotonic() - began_s < _SEEN_S else None)
 
-    async def _complete_policies(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> None:
-        """Read the policy that an alert's trigger is of from what is signed with its version, if it is not recorded."""
-        environment, model = event.environment, event.subject
-        state, entry = await self.states.read(environment, model), await self.routes.get(environment, model)
-        route = entry.value if entry else None
-        if decision.lacks_policy(state, event.data, route):
-            await self.policies.complete(environment, model, state, route)
+    async def _look(self, environment: Environment, model: str) -> _Seen:
+        """Read record and route at once."""
+        recorded, routed = await asyncio.gather(
+            self.states.get(environment, model), self.routes.get(environment, model)
+        )
+        state = recorded.value if recorded else RollbackState(model=model, environment=environment)
+        return _Seen(state, recorded, routed)
 
-    async def _look_behind(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> Standby:
+    async def _look_behind(self, alert: AlertRaised | AlertUpdated, route: Route | None) -> Standby:
         """Return how the version is that an alert would move traffic to."""
-        entry = await self.routes.get(event.environment, event.subject)
-        if entry is None or not decision.takes_traffic(entry.value, event.data.target):
+        if route is None or not decision.takes_traffic(route, alert.target):
             return Standby("missing")
-        route, served = entry.value, behind.plan_standby(entry.value, event.data)
+        served = behind.plan_standby(route, alert)
         if isinstance(served, Standby):
             standby = served
         else:
-            needed = replicas_needed(route.active) if route.active is not None and not event.data.answers_nothing else 1
+            needed = replicas_needed(route.active) if route.active is not None and not alert.answers_nothing else 1
             failure = await self.probe.answers(served, needed)
             generates = failure is not None and needed > 1 and await self.probe.answers(served) is None
             standby = behind.assess_standby(served, failure, generates=generates, needed=needed)
-        if event.data.answers_nothing and standby.behind in ("missing", "not_ready"):
+        if alert.answers_nothing and standby.behind in ("missing", "not_ready"):
             for suspension in put_back(route):
                 if await self.probe.answers(suspension.served) is None:
                     return Standby(target=suspension.served.target, suspended=True)
@@ -198,11 +218,12 @@ class Controller:
         event: Event[Any],
         decide: Callable[[RollbackState, Route | None, Cause], RollbackState],
         received: Received,
+        seen: _Seen | None = None,
     ) -> None:
         """Decide on an event with the record and the route, carry out what is decided, publish what follows."""
         environment, model = event.environment, event.subject
-        entry = await self.routes.get(environment, model)
-        route = entry.value if entry else None
+        seen = seen or await self._look(environment, model)
+        route = seen.route
         cause = Cause(
             event.id,
             event.correlationid,
@@ -212,10 +233,10 @@ class Controller:
             received.sequence,
             event.sender,
         )
-        state = await self.states.write(environment, model, lambda state: decide(state, route, cause))
+        state = await self.states.write(environment, model, lambda state: decide(state, route, cause), seen.recorded)
         failpoint(f"{SERVICE}.after_decision")
         # Before anything is published: a log that is full must not keep traffic where it is.
-        await self.execute_pending(state)
+        await self.execute_pending(state, seen.routed)
         await self._publish(environment, model)
 
     async def _publish(self, environment: Environment, model: str) -> None:
@@ -234,23 +255,28 @@ class Controller:
 
     # -- execution --------------------------------------------------------------------------------------------------
 
-    async def execute_pending(self, state: RollbackState) -> None:
-        """Carry out every rollback that is decided and not done."""
+    async def execute_pending(self, state: RollbackState, routed: Entry[Route] | None = None) -> None:
+        """Carry out every rollback that is decided and not done; `routed` is the route where it was read before."""
         for rollback in execution.pending(state):
             if rollback.rollback_id not in self._executing:
                 self._executing.add(rollback.rollback_id)
                 try:
-                    await self._execute(state.environment, state.model, rollback)
+                    await self._execute(state.environment, state.model, rollback, routed)
                 finally:
                     self._executing.discard(rollback.rollback_id)
 
-    async def _execute(self, environment: Environment, model: str, rollback: Rollback) -> None:
+    async def _execute(
+        self, environment: Environment, model: str, rollback: Rollback, routed: Entry[Route] | None
+    ) -> None:
         """Probe the target that traffic would move to, change the route, record it: once, also if killed in between."""
-        for _ in range(ATTEMPTS):
-            entry = await self.routes.get(environment, model)
+        for attempt in range(ATTEMPTS):
+            is_known = routed is not None and not attempt
+            entry = routed if is_known else await self.routes.get(environment, model)
             route = entry.value if entry else Route(model=model)
             edit = execution.edit(rollback, route, self.clock.now())
             if isinstance(edit, EditRefused):
+                if is_known:  # the route may have changed since
+                    continue
                 moved = await self._find_switch(environment, rollback, route)
                 if moved is not None:
                     await self._record_switch(environment, rollback, moved)

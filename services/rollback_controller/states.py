@@ -6,6 +6,7 @@ from contracts.records import parse_record_key, record_key
 from contracts.vocabulary import Environment
 from services.rollback_controller.domain.record import RollbackState
 from shared.messaging.records import RecordStore
+from shared.storage.kv import Entry
 
 Decide = Callable[[RollbackState], RollbackState]
 
@@ -26,11 +27,12 @@ class RollbackStates:
         after = await self._store.transact(record_key(environment, model), lambda state: _changed(state, empty, decide))
         return after or empty
 
-    async def write(self, environment: Environment, model: str, decide: Decide) -> RollbackState:
-        """Decide and write the record; `publish` publishes what follows."""
-        empty = RollbackState(model=model, environment=environment)
-        after = await self._store.write(record_key(environment, model), lambda state: _changed(state, empty, decide))
-        return after or empty
+    async def write(
+        self, environment: Environment, model: str, decide: Decide, known: Entry[RollbackState] | None = None
+    ) -> RollbackState:
+        """Decide and write the record, read again if `known` is not given or changed; `publish` publishes the rest."""
+        key, empty = record_key(environment, model), RollbackState(model=model, environment=environment)
+        return await self._store.write(key, lambda state: _changed(state, empty, decide), known) or empty
 
     async def publish(self, environment: Environment, model: str) -> RollbackState:
         """Publish what a record has in its outbox; return the record."""
@@ -40,6 +42,10 @@ class RollbackStates:
         """Return a record as it is now; an empty one if there is none."""
         state = await self._store.read(record_key(environment, model))
         return state or RollbackState(model=model, environment=environment)
+
+    async def get(self, environment: Environment, model: str) -> Entry[RollbackState] | None:
+        """Return a record with its revision; None if there is none."""
+        return await self._store.get(record_key(environment, model))
 
     async def keys(self) -> list[tuple[Environment, str]]:
         """Return environment and model of every record."""

@@ -110,9 +110,15 @@ class RecordStore(Generic[R]):
         Raises:
             Transient: The record could not be read.
         """
+        entry = await self.get(key)
+        return entry.value if entry else None
+
+    async def get(self, key: str) -> Entry[R] | None:
+        """Return a record as `read` does, with the revision at which `write` may change it without reading it again."""
         with failing_as_transient(self._name_of(key), "read"):
             entry = await self._records.get(key)
-        return self._noted(key, entry)
+        self._noted(key, entry)
+        return entry
 
     async def keys(self) -> list[str]:
         """Return the keys of all records of the bucket."""
@@ -141,15 +147,18 @@ class RecordStore(Generic[R]):
         return await self._publish(key, await self._write(key, decide))
 
     @overload
-    async def write(self, key: str, decide: Callable[[R | None], R]) -> R: ...
+    async def write(self, key: str, decide: Callable[[R | None], R], known: Entry[R] | None = None) -> R: ...
     @overload
-    async def write(self, key: str, decide: Callable[[R | None], R | None]) -> R | None: ...
-    async def write(self, key: str, decide: Callable[[R | None], R | None]) -> R | None:
+    async def write(
+        self, key: str, decide: Callable[[R | None], R | None], known: Entry[R] | None = None
+    ) -> R | None: ...
+    async def write(self, key: str, decide: Callable[[R | None], R | None], known: Entry[R] | None = None) -> R | None:
         """Do the first half of `transact`: `publish` is the second.
 
-        For what must be acted on even while nothing can be published.
+        For what must be acted on even while nothing can be published. `known` is the record where it was read a moment
+        ago: it is read again only if it changed since.
         """
-        entry = await self._write(key, decide, unpublished=not self._decides_again)
+        entry = await self._write(key, decide, unpublished=not self._decides_again, known=known)
         return entry.value if entry else None
 
     async def publish(self, key: str) -> R | None:
@@ -161,7 +170,12 @@ class RecordStore(Generic[R]):
         return self._locks.setdefault(name, asyncio.Lock())
 
     async def _write(
-        self, key: str, decide: Callable[[R | None], R | None], *, unpublished: bool = True
+        self,
+        key: str,
+        decide: Callable[[R | None], R | None],
+        *,
+        unpublished: bool = True,
+        known: Entry[R] | None = None,
     ) -> Entry[R] | None:
         before: R | None = None
         at_s = self._boottime()
@@ -172,7 +186,7 @@ class RecordStore(Generic[R]):
             return decide(record)
 
         async with self._lock(key):
-            entry = await self._edit(key, note_and_decide)
+            entry = await self._edit(key, note_and_decide, known=known)
         if entry is not None and entry.value.outbox and unpublished:
             left_over = {pending.id for pending in before.outbox} if before else set()
             self._remember([pending.id for pending in entry.value.outbox if pending.id not in left_over], at_s)
@@ -250,10 +264,9 @@ class RecordStore(Generic[R]):
         self._noted(key, entry)
         return entry
 
-    def _noted(self, key: str, entry: Entry[R] | None) -> R | None:
+    def _noted(self, key: str, entry: Entry[R] | None) -> None:
         if entry is not None and self._note is not None:
             self._note(key, entry.value)
-        return entry.value if entry else None
 
     def _name_of(self, key: str) -> str:
         return f"{self.name}/{key}"

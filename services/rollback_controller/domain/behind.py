@@ -6,7 +6,7 @@ from contracts.facts import AlertRaised, AlertUpdated
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
 from decisions.rollback.rule import Behind, find_behind
-from decisions.routes.edits import EditRefused, put_back
+from decisions.routes.edits import EditRefused
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,3 @@ def assess_standby(served: ServedTarget, failure: str | None, *, generates: bool
         return Standby("too_few", reason, served.target)
     reason = f"{served.target} does not generate: {failure}; traffic moves once it does, if the alert lasts."
     return Standby("not_ready", reason, served.target)
-
-
-def is_outdated(route: Route | None, alert: AlertRaised | AlertUpdated, standby: Standby) -> bool:
-    """Return whether the route changed since the version was asked that traffic would move to."""
-    if route is None:
-        return False
-    if standby.suspended:
-        return all(entry.served.target != standby.target for entry in put_back(route))
-    planned = plan_standby(route, alert)
-    return not isinstance(planned, Standby) and planned.target != standby.target

@@ -1,6 +1,7 @@
 """The controller as a whole, in virtual time, on fakes: each branch, and what it says about it."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -36,6 +37,21 @@ async def test_an_alert_moves_traffic_at_once_and_live_requests_verify_it():
     assert (changed.route, changed.cause) == (route, "rollback")
     assert (done.verdict, done.failed, done.to, done.mode) == ("pass", f.target(7), f.target(6), "automatic")
     world.check()
+    await world.stop()
+
+
+@virtual_time
+async def test_from_an_alert_to_the_route_the_bus_is_read_once_and_written_twice():
+    world = started()
+    await asyncio.sleep(1.5)
+    before = len(world.life.steps)
+    world.publish(world.alert(), event_id="a-1")
+    await asyncio.sleep(0.1)
+    steps = world.life.steps[before:]
+    until = Counter(steps[: steps.index("after FakeRoutes.put") + 1])
+    asked = {name: until[f"after {name}"] for name in ("FakeRoutes.get", "MemoryRecords.get", "FakeLog.resolved_since")}
+    assert asked == {"FakeRoutes.get": 1, "MemoryRecords.get": 1, "FakeLog.resolved_since": 1}
+    assert (until["after MemoryRecords.update"], until["after FakeRoutes.put"]) == (1, 1)
     await world.stop()
 
 
