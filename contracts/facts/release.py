@@ -186,7 +186,12 @@ class TimelineStep(Contract):
 
 
 class ReleaseFinished(Fact):
-    """A release ended; every release ends exactly once."""
+    """A release ended; every release ends exactly once.
+
+    Attributes:
+        returned_by: The event by which its version returned after it was suspended; empty for any other release, None
+            if its record was lost.
+    """
 
     TYPE: ClassVar[str] = "slipway.release.finished.v1"
 
@@ -197,6 +202,7 @@ class ReleaseFinished(Fact):
     code: Code | None = None
     reason: str
     target: Target | None = None
+    returned_by: str | None = ""
     timeline: tuple[TimelineStep, ...] = ()
 
 

@@ -116,5 +116,6 @@ def _finished(release: Release, ending: outcomes.Ending, now: datetime) -> Relea
         code=ending.code,
         reason=ending.reason,
         target=plan.chosen_target(release) if ending.outcome == "promoted" else None,
+        returned_by=release.opened.source_event_id if release.opened.returns is not None else "",
         timeline=timeline(release, now),
     )

@@ -151,6 +151,7 @@ def end_lost(record: ModelRecord, release_id: str, cause_id: str, now: datetime)
         model=record.model,
         version=version,
         outcome="aborted",
+        returned_by=None,
         reason=f"The record of release {release_id} was lost. Publish its checkpoint again with a higher attempt.",
     )
     entry = outbox_entry(

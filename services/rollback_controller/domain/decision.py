@@ -298,10 +298,17 @@ def decide_on_assessment(
 def decide_on_release_end(
     state: RollbackState, fact: ReleaseFinished, route: Route | None, cause: Cause
 ) -> RollbackState:
-    """End the canary, the shadow or the return of a release that ended otherwise than promoted."""
-    returning = [entry.served.target for entry in route.suspended if entry.returned_by] if route is not None else []
-    candidates = (serving_canary(route), shadowed(route), *returning)
-    target = next((target for target in candidates if target is not None and target.version == fact.version), None)
+    """End the canary, the shadow or the return of a release that ended otherwise than promoted.
+
+    A version may return by several releases, one after the other: the end of an earlier one ends no later one.
+    """
+    trials: dict[Target | None, str] = {serving_canary(route): "", shadowed(route): ""}
+    if route is not None:
+        canary = route.canary_in_traffic
+        held = [*route.suspended, *([canary.returns] if canary is not None and canary.returns is not None else [])]
+        trials |= {entry.served.target: entry.returned_by for entry in held if entry.returned_by}
+    ended = [each for each, by in trials.items() if each is not None and fact.returned_by in (None, by)]
+    target = next((target for target in ended if target.version == fact.version), None)
     if fact.outcome == "promoted" or target is None:
         return state
     origin: Literal["canary", "release"] = "canary" if fact.code == "gate_failed" else "release"

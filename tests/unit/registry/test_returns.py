@@ -66,6 +66,7 @@ async def test_after_its_canary_it_is_promoted(harness):
     await tell(harness, k.route(NEW, epoch=5), "promote", opened.release_id)
     *_, end = harness.published(f.ReleaseFinished)
     assert (end.release_id, end.outcome, end.target) == (opened.release_id, "promoted", NEW)
+    assert end.returned_by == "verdict"
     assert (await harness.model()).open == ()
 
 

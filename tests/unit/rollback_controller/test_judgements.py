@@ -94,9 +94,15 @@ async def test_a_cleared_version_returns_by_itself_once_and_then_a_person_lets_i
     await world.stop()
 
 
-def finished(outcome="expired", code=None):
+def finished(outcome="expired", code=None, returned_by=""):
     return cf.ReleaseFinished(
-        release_id="r-7", model=f.MODEL, version=7, outcome=outcome, code=code, reason="no traffic"
+        release_id="r-7",
+        model=f.MODEL,
+        version=7,
+        outcome=outcome,
+        code=code,
+        reason="no traffic",
+        returned_by=returned_by,
     )
 
 
@@ -116,6 +122,8 @@ async def test_a_canary_that_returns_is_suspended_again_without_a_verdict_and_qu
     back = world.route()
     order = {"weight_ratio": 0.2, "epoch": back.epoch, "cause_id": "return"}
     world.routes.set("production", promote(back, f.served(7), **order).route)
+    if isinstance(fact, cf.ReleaseFinished):
+        fact = fact.model_copy(update={"returned_by": back.suspended[0].returned_by})
     world.publish(fact)
     await asyncio.sleep(1)
     route = world.route()
@@ -130,12 +138,28 @@ async def test_of_a_version_whose_release_ends_before_its_canary_a_person_is_ask
     world = await left()
     world.publish(judged(world, "cleared", returns=True))
     await asyncio.sleep(1)
-    assert world.route().suspended[0].returned_by
-    world.publish(finished("superseded"))
+    world.publish(finished("superseded", returned_by=world.route().suspended[0].returned_by))
     await asyncio.sleep(1)
     (entry,) = world.route().suspended
     assert (entry.verdict, entry.returned_by, world.route().active.target) == ("cleared", "", f.target(6))
     assert [fact.cause for fact in world.log.facts(cf.DeploymentChanged)] == ["rollback", "judge", "abort"]
+    await world.stop()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.2])
+@pytest.mark.parametrize(("ended", "goes_on"), [("an earlier return", True), ("", True), (None, False)])
+@virtual_time
+async def test_the_late_end_of_an_earlier_release_ends_no_return_and_that_of_a_lost_one_does(weight, ended, goes_on):
+    world = await left()
+    world.publish(judged(world, "cleared", returns=True))
+    await asyncio.sleep(1)
+    route = world.route()
+    if weight:
+        route = promote(route, f.served(7), weight_ratio=weight, epoch=route.epoch, cause_id="return").route
+        world.routes.set("production", route)
+    world.publish(finished("aborted", returned_by=ended))
+    await asyncio.sleep(1)
+    assert (world.route() == route) == goes_on
     await world.stop()
 
 
