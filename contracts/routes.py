@@ -32,11 +32,13 @@ class CanaryShare(Contract):
     """A target that takes a share of production traffic as a canary; weight 0 means that it was aborted.
 
     Attributes:
+        away_until: Until then it takes no traffic, so that the active version is seen without it.
         returns: The suspension that it returns from; without all traffic, it goes back there. None for a candidate.
     """
 
     served: ServedTarget
     weight_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
+    away_until: Annotated[Instant | None, Field(exclude_if=lambda until: until is None)] = None
     returns: Annotated[Suspended | None, Field(exclude_if=lambda returns: returns is None)] = None
 
 
@@ -83,8 +85,9 @@ class Route(StoredRecord):
 
     Attributes:
         epoch: Rises with every change.
-        moves: How many of the last changes gave targets other endpoints, or said more of suspended ones, one after the
-            other. An order that names its target counts for the epochs before them, too.
+        moves: How many of the last changes gave targets other endpoints, said more of suspended ones, or took traffic
+            of a canary away for a minute, one after the other. An order that names its target counts for the epochs
+            before them, too.
         shadow: The candidate that is asked what callers asked, before it takes traffic.
         previous: The target that a rollback goes to; it stays loaded.
         history: Targets that were active before `previous`, newest first.

@@ -81,7 +81,7 @@ class DeploymentChanged(Fact):
 
     `cause` is `restore` when a quarantine was lifted, or when a newer route was written back to a restored bucket;
     `confirm` when a suspended target was quarantined, `return` when it took all traffic again, `judge` when the verdict
-    on one was written down, or that it returns as a canary.
+    on one was written down, that it returns as a canary, or that a canary's traffic is away for a minute.
     """
 
     TYPE: ClassVar[str] = "slipway.deployment.changed.v1"
@@ -127,6 +127,8 @@ class CanaryAssessed(Fact):
         e_values: The e-value of each test, which decides: `NAME` against the trigger's limit,
             `NAME:baseline` beside requests of the active target in the same seconds.
         counts: What each trigger counted, over the shadow and all steps.
+        take_away: Both versions are beyond a limit: the candidate's traffic is to be taken away for a minute, so that
+            the active version is seen without it.
     """
 
     TYPE: ClassVar[str] = "slipway.canary.assessed.v1"
@@ -139,6 +141,7 @@ class CanaryAssessed(Fact):
     requests_needed: int = 0
     verdict: Verdict
     reason: str = ""
+    take_away: bool = False
 
 
 class ShadowCounts(Contract):

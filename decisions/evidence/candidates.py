@@ -12,7 +12,7 @@ from pydantic import Field
 
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract
-from decisions.evidence.block_tests import Block, Count
+from decisions.evidence.block_tests import BLOCK_S, Block, Count
 from decisions.evidence.open_blocks import Closed, OpenBlocks, add_to_blocks, close_blocks
 from decisions.evidence.triggers import Outcome, limit_of
 from decisions.evidence.version_tests import (
@@ -22,9 +22,12 @@ from decisions.evidence.version_tests import (
     CandidateVerdict,
     count_blocks_to_pass,
     decide_candidate,
+    observe_alone,
     observe_candidate,
 )
 
+AWAY_S = 60
+"""So long a candidate's traffic is away, if it and the active version are beyond their limit."""
 _LARGEST_LOG = 690.0
 """An e-value stays a JSON number."""
 
@@ -47,6 +50,7 @@ class CandidateState(Contract):
         callers: Requests of the candidate by caller, of those with most.
         candidate, active: All counted requests of each.
         blocks: So many blocks of the candidate are over.
+        away_until_s: When its traffic came back, or will; 0 if it was not taken away.
     """
 
     everyone: Beside = Beside()
@@ -56,6 +60,7 @@ class CandidateState(Contract):
     candidate: Block = Block()
     active: Block = Block()
     blocks: Count = 0
+    away_until_s: int = 0
 
     @property
     def e_value(self) -> float:
@@ -124,8 +129,9 @@ def _count(outcomes: Iterable[Outcome]) -> Block:
 
 def close_candidate(state: CandidateState, trigger: Trigger, now: datetime | None) -> tuple[CandidateState, Closed]:
     """Return a candidate with its blocks that are over at a time as evidence, and these; all are without a time."""
-    everyone, closed = _closed(state.everyone, trigger, now)
-    others, _ = _closed(state.others, trigger, now)
+    away, beside = range(state.away_until_s - AWAY_S, state.away_until_s - BLOCK_S + 1), state.active.share
+    everyone, closed = _closed(state.everyone, trigger, now, away, beside)
+    others, _ = _closed(state.others, trigger, now, away, beside)
     if everyone is state.everyone and others is state.others:
         return state, {}
     heaviest = max(state.callers, key=state.callers.__getitem__, default=None) if closed else state.heaviest
@@ -133,7 +139,9 @@ def close_candidate(state: CandidateState, trigger: Trigger, now: datetime | Non
     return state.model_copy(update=update), closed
 
 
-def _closed(known: Beside, trigger: Trigger, now: datetime | None) -> tuple[Beside, Closed]:
+def _closed(
+    known: Beside, trigger: Trigger, now: datetime | None, away: range, active_ratio: float | None
+) -> tuple[Beside, Closed]:
     candidate, closed = close_blocks(known.candidate, now)
     active, beside = close_blocks(known.active, now)
     if not closed and not beside:
@@ -141,6 +149,8 @@ def _closed(known: Beside, trigger: Trigger, now: datetime | None) -> tuple[Besi
     test, limit = known.test, limit_of(trigger)
     for start, block in closed.items():
         test = observe_candidate(test, limit, block, beside.get(start, Block()), least=trigger.min_requests)
+    for start in (start for start in beside if start in away and start not in closed):
+        test = observe_alone(test, limit, active_ratio, beside[start])
     return Beside(candidate=candidate, active=active, test=test), closed
 
 

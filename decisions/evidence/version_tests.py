@@ -6,6 +6,7 @@ All are e-processes of `decisions.evidence.block_tests` for the mean of a figure
 |---|---|---|
 | `beyond` | share of bad requests | at most the limit |
 | `passing` | share of good requests | at most 1 - twice the limit |
+| `alone` | active version's share of good requests, the candidate away | at most 1 - half of its bad share beside it |
 | `worse` | (candidate's share - active version's share + 1) / 2 | at most (half of the limit + 1) / 2 |
 | `pairs` | 1 if only the target is bad, 0 if only the other version | at most 1/2 |
 """
@@ -104,6 +105,7 @@ class CandidateTest(Contract):
     passing: ShareTest = ShareTest()
     worse: ShareTest = AGAINST
     active: ShareTest = AGAINST
+    alone: ShareTest = ShareTest()
 
 
 def observe_candidate(
@@ -138,6 +140,23 @@ def observe_candidate(
     return test.model_copy(update=update)
 
 
+def observe_alone(test: CandidateTest, limit: float, beside: float | None, active: Block) -> CandidateTest:
+    """Return the test after one block of the active version for which the candidate's traffic was taken away.
+
+    Under the null hypothesis it is bad in half as many requests as beside the candidate, or more than the limit.
+
+    Args:
+        test: The test so far.
+        limit: The share of bad requests that is allowed.
+        beside: The active version's share of bad requests beside the candidate.
+        active: The active version's requests of the block.
+    """
+    bound = min(max(limit, SMALLEST_LIMIT, (beside or 0.0) / 2.0), 1.0 - SMALLEST_LIMIT)
+    if active.share is None:
+        return test
+    return test.model_copy(update={"alone": observe_share(test.alone, 1.0 - bound, 1.0 - active.share)})
+
+
 def count_blocks_to_pass(test: CandidateTest, limit: float, beta: float) -> int:
     """Return how many more blocks without a bad request it takes to pass."""
     bound = 1.0 - _least_bad(max(limit, SMALLEST_LIMIT))
@@ -155,8 +174,9 @@ def decide_candidate(
 ) -> CandidateVerdict:
     """Return the verdict: a good candidate fails with probability 2 `alpha` at most, a bad one passes with `beta`.
 
-    Bad: a share of twice the limit. `load`: both versions are beyond the limit, so that machine or load may be at
-    fault. From `FEW_CALLERS` on, passing needs both counts; failing needs everyone's, unless the others' passes.
+    Bad: a share of twice the limit. `load`: both versions are beyond the limit, and nothing shows that the active one
+    recovers without the candidate, so that machine or load may be at fault. From
+    `FEW_CALLERS` on, passing needs both counts; failing needs everyone's, unless the others' passes.
 
     Args:
         everyone: Of all requests.
@@ -173,7 +193,8 @@ def _decide(test: CandidateTest, alpha: float, beta: float) -> CandidateVerdict:
     if test.worse.crossed(alpha):
         return "fail"
     if test.beyond.crossed(alpha):
-        return "load" if test.active.crossed(math.sqrt(alpha)) else "fail"
+        level = math.sqrt(alpha)
+        return "load" if test.active.crossed(level) and not test.alone.crossed(level) else "fail"
     return "pass" if test.passing.crossed(beta) else "undecided"
 
 

@@ -38,6 +38,8 @@ class EditRefused:
 
 Edit = Changed | AlreadyApplied | EditRefused
 HISTORY_KEPT = 5
+AWAY, AWAY_EVERY = timedelta(seconds=70), timedelta(minutes=10)
+"""How long a canary's traffic is away, ten seconds of it for what is in flight, and stays for the next time."""
 _BY_ITSELF = timedelta(days=1)
 """How long after the last return of a model no other version returns by itself."""
 
@@ -136,7 +138,8 @@ def roll_back(
     if aborted is not None:
         returning = _returning(route, failed)
         if returning is not None and suspended_by is not None:
-            suspension = _suspend(returning.served, suspended_by, judged_by)
+            cause, at = suspended_by
+            suspension = Suspended(served=returning.served, cause=cause, since=at, trigger=judged_by)
             update |= {"quarantined": route.quarantined, "suspended": (suspension, *route.suspended)}
             barred.add(failed)
         update |= {**aborted, **_behind((route.previous, *route.history), active, {*quarantined, *barred})}
@@ -160,10 +163,11 @@ def roll_back(
     held = tuple(entry for entry in held if entry.served.target != chosen.target)
     update |= {"active": chosen, "canary": None, "shadow": None, "suspended": held}
     if suspended_by is not None and route.active is not None:
-        suspension = _suspend(route.active, suspended_by, judged_by)
+        cause, at = suspended_by
+        suspension = Suspended(served=route.active, cause=cause, since=at, trigger=judged_by)
         update |= {"quarantined": route.quarantined, "suspended": (suspension, *held)}
         if revived:
-            update["returned"] = _with_return(route, chosen.target, suspended_by[1])
+            update["returned"] = _with_return(route, chosen.target, at)
     update |= _behind(behind, chosen.target, barred)
     return Changed(route.model_copy(update=update), "rollback")
 
@@ -174,8 +178,9 @@ def confirm(route: Route, target: Target, *, cause_id: str) -> Edit:
         return AlreadyApplied(route)
     if route.suspension(target) is None:
         return _not_suspended(target)
-    update = {**_next_note(route, cause_id), **_without_suspension(route, target)}
-    return Changed(route.model_copy(update={**update, "quarantined": (*route.quarantined, target)}), "confirm")
+    kept = tuple(entry for entry in route.suspended if entry.served.target != target)
+    update = {**_next_note(route, cause_id), "suspended": kept, "quarantined": (*route.quarantined, target)}
+    return Changed(route.model_copy(update=update), "confirm")
 
 
 def judge(
@@ -236,12 +241,20 @@ def return_suspended(route: Route, target: Target, *, at: datetime, cause_id: st
     return Changed(route.model_copy(update=update), "return")
 
 
+def take_away(route: Route, target: Target, *, at: datetime, cause_id: str) -> Edit:
+    """Take a canary's traffic away for a minute, unless it was away a few minutes ago; it stays the canary."""
+    if cause_id in (route.cause_id, route.last_edit_id):
+        return AlreadyApplied(route)
+    canary = route.canary_in_traffic
+    last = canary.away_until if canary is not None else None
+    if canary is None or canary.served.target != target or (last is not None and at < last + AWAY_EVERY):
+        return EditRefused("stale_epoch", f"{target} is not the canary of {route.model}, or was away minutes ago.")
+    share = canary.model_copy(update={"away_until": at + AWAY})
+    return Changed(route.model_copy(update={**_next_note(route, cause_id), "canary": share}), "judge")
+
+
 def _not_suspended(target: Target) -> EditRefused:
     return EditRefused("not_suspended", f"{target} is not suspended; see slipway routes.")
-
-
-def _suspend(served: ServedTarget, by: tuple[str, datetime], judged_by: str) -> Suspended:
-    return Suspended(served=served, cause=by[0], since=by[1], trigger=judged_by)
 
 
 def _returning(route: Route, target: Target | None = None) -> Suspended | None:
@@ -281,10 +294,6 @@ def _let_return(route: Route, target: Target, at: datetime, cause_id: str) -> Ro
 def _with_return(route: Route, target: Target, at: datetime) -> tuple[Returned, ...]:
     others = [known for known in route.returned if known.target != target]
     return (Returned(target=target, at=at), *others[:HISTORY_KEPT])
-
-
-def _without_suspension(route: Route, target: Target) -> dict[str, object]:
-    return {"suspended": tuple(entry for entry in route.suspended if entry.served.target != target)}
 
 
 def _without_trial(route: Route, failed: Target) -> dict[str, CanaryShare | ShadowShare] | None:
@@ -328,8 +337,7 @@ def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
     quarantined = tuple(other for other in route.quarantined if other != target)
     canary = None if route.canary is not None and route.canary.served.target == target else route.canary
     shadow = None if route.shadow is not None and route.shadow.served.target == target else route.shadow
-    update = _next(route, cause_id)
-    update |= {"quarantined": quarantined, "canary": canary, "shadow": shadow}
+    update = {**_next(route, cause_id), "quarantined": quarantined, "canary": canary, "shadow": shadow}
     return Changed(route.model_copy(update=update), "restore")
 
 
@@ -359,8 +367,7 @@ def move(route: Route, target: Target, endpoints: tuple[str, ...], *, epoch: int
         canary = {"served": moved(route.canary.served), "returns": returns}
         update["canary"] = route.canary.model_copy(update=canary)
     if route.shadow is not None:
-        shadow = ShadowShare(served=moved(route.shadow.served), share_ratio=route.shadow.share_ratio)
-        update["shadow"] = shadow
+        update["shadow"] = route.shadow.model_copy(update={"served": moved(route.shadow.served)})
     changed = route.model_copy(update=update)
     if changed == route:
         return EditRefused("stale_epoch", f"{route.model} has no target {target} any more; there is nothing to move.")

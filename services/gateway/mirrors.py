@@ -83,7 +83,7 @@ class Mirrors:
         """
         if route is None or not arrival.caller.key.evidence:
             return None
-        other = pairing.draw_pair(route, choice, parsed, arrival.draw_id)
+        other = pairing.draw_pair(route, choice, parsed, arrival.draw_id, self._dependencies.clock.now())
         if other is None:
             return None
         account = arrival.caller.account

@@ -91,7 +91,7 @@ class RouteTable:
                 problem = errors.version_not_found(route.model, requested.version, names, quarantined=quarantined)
                 raise RequestRejected(problem)
             return pinned
-        chosen = routing.choose_target(route, key)
+        chosen = routing.choose_target(route, key, self._clock.now())
         if chosen is None:
             raise RequestRejected(errors.nothing_serves(requested.model))
         return chosen

@@ -82,8 +82,9 @@ def build(
         pace=settings.pace,
     )
     _subscribe_watch(bus, controller)
-    _subscribe_releases(bus, controller, rehearsal)
-    _subscribe_orders(bus, controller, OperatorOrders(controller, routes, drills, clock, settings.drilled_models))
+    orders = OperatorOrders(controller, routes, drills, clock, settings.drilled_models)
+    _subscribe_releases(bus, controller, rehearsal, orders)
+    _subscribe_orders(bus, controller, orders)
     return controller
 
 
@@ -104,14 +105,15 @@ def _subscribe_watch(bus: Bus, controller: Controller) -> None:
             await controller.measure(event, bus.received.stored_at)
 
 
-def _subscribe_releases(bus: Bus, controller: Controller, rehearsal: Rehearsal) -> None:
+def _subscribe_releases(bus: Bus, controller: Controller, rehearsal: Rehearsal, orders: OperatorOrders) -> None:
     @bus.on(ReleaseOpened)
     async def release_opened(event: Event[ReleaseOpened]) -> None:
         await controller.record_policy(event)
 
     @bus.on(CanaryAssessed, max_workers=_AT_ONCE)
-    async def canary_assessed(event: Event[CanaryAssessed]) -> None:
+    async def canary_assessed(event: Event[CanaryAssessed]) -> DeploymentChanged | None:
         await controller.handle_assessment(event, bus.received)
+        return await orders.take_away(event) if event.data.take_away else None
 
     @bus.on(ShadowAssessed, max_workers=_AT_ONCE)
     async def shadow_assessed(event: Event[ShadowAssessed]) -> None:

@@ -1,6 +1,6 @@
 """Carries out what operators order about routes and drills: lift a quarantine, decide a suspension, start a drill.
 
-And what the shadow of a suspended version showed.
+And what the shadow of a suspended version showed, or what a canary's assessment asks for.
 """
 
 import functools
@@ -12,7 +12,14 @@ import structlog
 
 from contracts.drills import LONGEST, Drill
 from contracts.envelope import Event
-from contracts.facts import DeploymentChanged, DrillOrdered, QuarantineLifted, SuspensionDecided, SuspensionJudged
+from contracts.facts import (
+    CanaryAssessed,
+    DeploymentChanged,
+    DrillOrdered,
+    QuarantineLifted,
+    SuspensionDecided,
+    SuspensionJudged,
+)
 from contracts.routes import Route
 from decisions.routes.edits import (
     Changed,
@@ -23,6 +30,7 @@ from decisions.routes.edits import (
     lift_quarantine,
     order_return,
     return_suspended,
+    take_away,
 )
 from services.rollback_controller.controller import Controller
 from services.rollback_controller.ports import Drills, Routes
@@ -81,6 +89,14 @@ class OperatorOrders:
         cause: Literal["confirm", "judge"] = "confirm" if event.data.verdict == "confirmed" else "judge"
         return DeploymentChanged(route=edit.route, cause=cause, at=self.clock.now())
 
+    async def take_away(self, event: Event[CanaryAssessed]) -> DeploymentChanged | None:
+        """Take a canary's traffic away for a minute, and return the changed route; None if it takes none any more."""
+        edit = await self._write(event, functools.partial(take_away, at=self.clock.now()))
+        if isinstance(edit, EditRefused):
+            structlog.get_logger().info("not taken away", model=event.subject, reason=edit.reason)
+            return None
+        return DeploymentChanged(route=edit.route, cause="judge", at=self.clock.now())
+
     async def _edit(
         self,
         event: Event[QuarantineLifted] | Event[SuspensionDecided],
@@ -102,7 +118,7 @@ class OperatorOrders:
 
     async def _write(
         self,
-        event: Event[QuarantineLifted] | Event[SuspensionDecided] | Event[SuspensionJudged],
+        event: Event[QuarantineLifted] | Event[SuspensionDecided] | Event[SuspensionJudged] | Event[CanaryAssessed],
         edit_route: Callable[..., Edit],
         check: Callable[[Route | None], None] = lambda _route: None,
     ) -> Edit:

@@ -1,5 +1,7 @@
 """Draws the requests that two versions answer, and says which of their outcomes make a pair. Pure."""
 
+from datetime import datetime
+
 from contracts.facts import Inference, MirroredPair
 from contracts.routes import Route, ServedTarget
 from contracts.trigger_metrics import CANCELLED
@@ -7,7 +9,7 @@ from contracts.vocabulary import Target
 from decisions.evidence.attribution import COMPARED
 from decisions.rollback.suspensions import JUDGED_RATIO
 from services.gateway.domain.requests import ParsedRequest
-from services.gateway.domain.routing import Choice, parse_model_name
+from services.gateway.domain.routing import Choice, drawn_canary, parse_model_name
 from services.gateway.domain.sampling import fraction
 
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -16,7 +18,7 @@ _STATE_ON_SERVER = ("previous_response_id", "conversation", "background")
 """Fields by which an answer depends on what one engine keeps: no other can give it."""
 
 
-def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str) -> Choice | None:
+def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str, now: datetime) -> Choice | None:
     """Return the other target of a request's pair; None if it is in none.
 
     It is drawn by the gateway's own id of the request, before anything is known of its outcome. A canary's pairs come
@@ -24,7 +26,7 @@ def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str)
     rest.
     """
     other = find_other(route, choice.served.target)
-    if other is not None:
+    if other is not None and drawn_canary(route, now) is not None:
         newer = other.served if other.canary else choice.served
         drawn = fraction(f"{draw_id}|pair") < newer.pair_ratio
         if drawn and may_mirror(parsed, choice.served, other.served):

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from difflib import get_close_matches
 from functools import lru_cache
 from itertools import islice
 
-from contracts.routes import Route, ServedTarget
+from contracts.routes import CanaryShare, Route, ServedTarget
 from contracts.vocabulary import MODEL_NAME_PATTERN, Target
 from services.gateway.domain.sampling import fraction
 
@@ -45,12 +46,19 @@ def parse_model_name(name: str) -> RequestedModel | None:
     return RequestedModel(match["model"], None if version is None else int(version))
 
 
-def choose_target(route: Route, key: str) -> Choice | None:
+def drawn_canary(route: Route, now: datetime) -> CanaryShare | None:
+    """Return the canary for which requests are drawn; None without one, and while its traffic is taken away."""
+    canary = route.canary_in_traffic
+    is_away = canary is not None and canary.away_until is not None and now < canary.away_until
+    return None if is_away else canary
+
+
+def choose_target(route: Route, key: str, now: datetime) -> Choice | None:
     """Return the active target or the canary, chosen by weight; None if no target serves.
 
     The key is the gateway's own id of the request, so that no caller can choose a side or take many of one.
     """
-    canary = route.canary_in_traffic
+    canary = drawn_canary(route, now)
     if canary is not None and fraction(f"{canary.served.target}|{key}") < canary.weight_ratio:
         return Choice(canary.served, canary=True)
     return None if route.active is None else Choice(route.active)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from contracts.facts import CanaryAssessed, TriggerCounts
 from contracts.policy import Trigger
@@ -9,20 +10,27 @@ from contracts.vocabulary import Verdict
 from decisions.evidence.candidates import CandidateState, count_needed, judge
 from decisions.evidence.observation import TriggerState
 from decisions.evidence.triggers import limit_of, sequential
+from decisions.routes.edits import AWAY_EVERY
 from services.monitor.domain.record import Policy, TargetState
 
 
 @dataclass(frozen=True)
 class Part:
-    """The verdict of one comparison; `shown`: whether there is anything that it is about."""
+    """The verdict of one comparison.
+
+    Attributes:
+        shown: Whether there is anything that it is about.
+        take_away: The candidate's traffic is to be taken away, because both versions are beyond the limit.
+    """
 
     verdict: Verdict
     needed: int
     reason: str
     shown: bool = True
+    take_away: bool = False
 
 
-def assess_trigger(trigger: Trigger, state: TriggerState | None, beta: float) -> Part:
+def assess_trigger(trigger: Trigger, state: TriggerState | None, beta: float, now: datetime) -> Part:
     """Judge a candidate by one trigger, beside the active version in the same seconds.
 
     One that saw nothing blocks nothing.
@@ -43,7 +51,8 @@ def assess_trigger(trigger: Trigger, state: TriggerState | None, beta: float) ->
         return Part("pass", 0, share)
     needed = max(1, count_needed(seen, trigger, beta))
     if verdict == "load":
-        return Part("inconclusive", needed, f"{share}: the active version is beyond its limit, too")
+        is_due = now.timestamp() >= seen.away_until_s + AWAY_EVERY.total_seconds() * bool(seen.away_until_s)
+        return Part("inconclusive", needed, f"{share}: {_why_both(seen)}", take_away=is_due)
     return Part("inconclusive", needed, f"{share}, {_why_undecided(seen, trigger, needed)}")
 
 
@@ -51,6 +60,12 @@ def _why_nothing(state: TriggerState | None) -> str:
     if state is not None and state.hidden:
         return f"the callers' parameters hide {state.hidden} of {state.hidden} requests from it"
     return "no request shows anything of it"
+
+
+def _why_both(seen: CandidateState) -> str:
+    is_seen = any(seen.everyone.test.alone.logs)
+    without = ", and so far also without this one: the machine or the load, not the version" if is_seen else ""
+    return f"the active version is beyond its limit, too{without}"
 
 
 def _why_undecided(seen: CandidateState, trigger: Trigger, needed: int) -> str:
@@ -69,11 +84,11 @@ def decide(parts: Sequence[Part]) -> tuple[Verdict, Sequence[Part]]:
     return "pass", parts
 
 
-def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
+def assess_canary(policy: Policy, state: TargetState, now: datetime) -> CanaryAssessed:
     """Return the verdict on a canary over all triggers."""
     required = policy.canary.min_requests
     watching = sequential(policy.triggers)
-    parts = [assess_trigger(trigger, state.triggers.get(trigger.name), policy.canary.beta) for trigger in watching]
+    parts = [assess_trigger(trigger, state.triggers.get(trigger.name), policy.canary.beta, now) for trigger in watching]
     if parts and not any(part.shown for part in parts):
         parts.append(Part("inconclusive", 1, "no trigger has seen a request yet"))
     if state.requests < required:
@@ -89,6 +104,7 @@ def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
         requests_needed=0 if verdict == "fail" else max((part.needed for part in decisive), default=0),
         verdict=verdict,
         reason="; ".join(part.reason for part in decisive) + ".",
+        take_away=verdict == "inconclusive" and any(part.take_away for part in parts),
     )
 
 

@@ -22,7 +22,7 @@ from services.monitor.domain import clocks, judging
 from services.monitor.domain.blindness import find_blindness, find_unfed, find_unknown_policies, note_batch
 from services.monitor.domain.canary import assess_canary
 from services.monitor.domain.deaths import find_killers, note_deaths
-from services.monitor.domain.observation import observe_active, observe_mirrored_pairs, observe_records
+from services.monitor.domain.observation import follow_share, observe_active, observe_mirrored_pairs, observe_records
 from services.monitor.domain.plausibility import is_plausible
 from services.monitor.domain.record import (
     APPLIED_KEPT,
@@ -129,7 +129,7 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
             kept |= {"triggers": observe_loop.carried(known, each.role, _watching(state, fresh))}
             begun = {"weight_ratio": each.weight_ratio, "epoch": route.epoch}
             targets[name] = fresh.model_copy(update=begun | kept)
-        targets[name] = observe_loop.follow_endpoints(targets[name], each.endpoints)
+        targets[name] = follow_share(targets[name], each)
     routes = {"epoch": route.epoch, "route_known": True, "routed": tuple(sorted(versions_on(route)))}
     state = state.model_copy(update={"targets": targets, **routes, **judging.follow(state, route, cause.at)})
     return judging.settle(state, cause.id, cause.at)
@@ -266,7 +266,7 @@ def _assess_canary(state: MonitorState, watched: TargetState, cause: Cause, rule
     policy = state.policies.get(str(watched.target.version))
     if watched.role != "canary" or policy is None:
         return state
-    return _publish_verdict(state, watched, assess_canary(policy, watched), cause, rules)
+    return _publish_verdict(state, watched, assess_canary(policy, watched, cause.at), cause, rules)
 
 
 def _assess_shadow(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules, at: datetime) -> MonitorState:

@@ -1,5 +1,6 @@
 """Adds the records of one target to its evidence, windows and drift rows; a candidate's beside the active version's."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from contracts.facts import Inference, MirroredPair
@@ -18,8 +19,21 @@ from decisions.evidence.triggers import (
 )
 from services.monitor.domain.pairs import count_pair, outcomes_of_pair
 from services.monitor.domain.record import DriftState, Policy, TargetState
+from services.monitor.domain.roles import Routed
 from services.monitor.domain.shadow_deaths import note_shadow_pair
 from services.monitor.domain.windows import Windowing, add_to_windows, features_of
+
+
+def follow_share(state: TargetState, share: Routed) -> TargetState:
+    """Return a target with what its route says: where it is served, and until when a canary's traffic is away."""
+    state = observe_loop.follow_endpoints(state, share.endpoints)
+    until_s = math.ceil(share.away_until.timestamp()) if share.away_until is not None else 0
+    known = {
+        name: trigger.model_copy(update={"candidate": trigger.candidate.model_copy(update={"away_until_s": until_s})})
+        for name, trigger in state.triggers.items()
+        if trigger.candidate is not None
+    }
+    return state.model_copy(update={"triggers": {**state.triggers, **known}})
 
 
 def observe_records(

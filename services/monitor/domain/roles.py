@@ -1,6 +1,7 @@
 """What a route gives each target that takes requests. Pure."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from contracts.routes import Route
 from contracts.vocabulary import Target
@@ -9,12 +10,17 @@ from decisions.evidence.observation import Role
 
 @dataclass(frozen=True)
 class Routed:
-    """A target that takes requests: as what, which share, and where; a shadow's endpoints do not matter."""
+    """A target that takes requests: as what, which share, and where; a shadow's endpoints do not matter.
+
+    Attributes:
+        away_until: Until when a canary's traffic is taken away.
+    """
 
     target: Target
     role: Role
     weight_ratio: float
     endpoints: tuple[str, ...] = ()
+    away_until: datetime | None = None
 
 
 def roles(route: Route) -> dict[str, Routed]:
@@ -24,7 +30,8 @@ def roles(route: Route) -> dict[str, Routed]:
         routed.append(Routed(route.shadowed.target, "shadow", route.shadow.share_ratio))
     canary = route.canary_in_traffic
     if canary is not None:
-        routed.append(Routed(canary.served.target, "canary", canary.weight_ratio, canary.served.endpoints))
+        about = canary.weight_ratio, canary.served.endpoints, canary.away_until
+        routed.append(Routed(canary.served.target, "canary", *about))
     if route.active is not None:
         routed.append(Routed(route.active.target, "active", 1.0, route.active.endpoints))
     return {str(each.target): each for each in routed}

@@ -29,7 +29,7 @@ def assess_shadow(policy: Policy, shadow: Shadow, state: TargetState, now: datet
     triggers = triggers_of_shadow(policy.triggers)
     known = {trigger.name: seen for trigger in triggers if (seen := state.triggers.get(trigger.name)) is not None}
     parts = [_missing(shadow, state.requests), *_deaths(state)]
-    parts += [assess_trigger(trigger, known.get(trigger.name), policy.canary.beta) for trigger in triggers]
+    parts += [assess_trigger(trigger, known.get(trigger.name), policy.canary.beta, now) for trigger in triggers]
     remaining_s = max(0.0, shadow.duration_s - (now - state.since).total_seconds())
     verdict, decisive = decide(parts)
     reasons = [part.reason for part in decisive]

@@ -81,6 +81,29 @@ def test_a_candidate_that_becomes_bad_after_a_good_hour_fails_in_twice_the_time_
     assert later[4] <= 2.5 * at_once[4]
 
 
+def with_both_bad(seed, *, alone):
+    """Return the verdict on a candidate, both bad in 40 %, after a minute in which the active version has it alone."""
+    draw, state = random.Random(seed), CandidateState()
+    for second in range(0, 370, BLOCK_S):
+        at = BEGIN + timedelta(seconds=second)
+        is_away = second >= 300
+        own = outcomes(draw, at, 0 if is_away else 2, 0.4, 5)
+        state = add_beside(state, own, outcomes(draw, at, 6, alone if is_away else 0.4, 5))
+        state, _ = close_candidate(state, TRIGGER, at + timedelta(seconds=BLOCK_S + GRACE_S))
+        if second == 290:
+            assert judge(state, TRIGGER, PASS_BETA) == "load"
+            until_s = int(BEGIN.timestamp()) + 370
+            state = state.model_copy(update={"away_until_s": until_s})
+    return judge(state, TRIGGER, PASS_BETA)
+
+
+@pytest.mark.parametrize(("alone", "expected"), [(0.0, "fail"), (LIMIT / 4, "fail"), (0.4, "load")])
+def test_a_candidate_without_which_the_active_version_recovers_fails_and_under_load_it_waits(alone, expected):
+    verdicts = [with_both_bad(f"{SEED}:{run}", alone=alone) for run in range(20)]
+    print(f"seed {SEED}: both bad in 40 %, {alone:g} alone: {verdicts.count(expected)} of 20 {expected}")
+    assert verdicts.count(expected) >= 19
+
+
 def test_no_caller_passes_a_candidate_that_fails_the_others():
     """One of six sends 18 of 19 requests, none of which fails; of those of the others one in five does."""
     draw, state = random.Random(SEED), CandidateState()

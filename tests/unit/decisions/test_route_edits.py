@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from contracts.routes import Route
 from decisions.routes.edits import (
+    AWAY,
+    AWAY_EVERY,
     HISTORY_KEPT,
     AlreadyApplied,
     Changed,
@@ -26,6 +28,7 @@ from decisions.routes.edits import (
     return_suspended,
     returns_by_itself,
     roll_back,
+    take_away,
 )
 from decisions.routes.versions import newest
 from testbed.factories import MODEL, route, served, target
@@ -230,6 +233,18 @@ def test_an_order_of_before_a_confirmation_still_counts():
     assert confirmed.epoch > back.epoch
     edit = promote(confirmed, served(4), weight_ratio=0.1, epoch=back.epoch, cause_id="o")
     assert edit.cause == "canary"
+
+
+def test_a_canary_is_away_for_a_minute_once_in_some_and_orders_of_before_still_count():
+    state = promoted(line(1, 2, 3), 4, "canary", weight=0.1)
+    edit = take_away(state, target(4), at=NOW, cause_id="a")
+    assert (edit.cause, edit.route.canary.away_until, edit.route.canary.weight_ratio) == ("judge", NOW + AWAY, 0.1)
+    assert isinstance(take_away(edit.route, target(4), at=NOW, cause_id="a"), AlreadyApplied)
+    assert take_away(edit.route, target(4), at=NOW + 2 * AWAY, cause_id="b").code == "stale_epoch"
+    assert isinstance(take_away(edit.route, target(4), at=NOW + AWAY + AWAY_EVERY, cause_id="b"), Changed)
+    assert take_away(state, target(3), at=NOW, cause_id="a").code == "stale_epoch"
+    onwards = promote(edit.route, served(4), weight_ratio=0.5, epoch=state.epoch, cause_id="o")
+    assert (onwards.cause, onwards.route.canary.away_until) == ("canary", None)
 
 
 def test_a_confirmed_target_is_quarantined_and_traffic_stays():

@@ -314,7 +314,8 @@ def test_a_larger_share_draws_what_a_smaller_one_draws(draw_id, ratio):
     body = {"model": f.MODEL, "messages": []}
     parsed = read_request("/v1/chat/completions", b"", body)
     drawn = [
-        pairing.draw_pair(route(canary=canary(share)), Choice(f.served(7)), parsed, draw_id) for share in (ratio, 0.5)
+        pairing.draw_pair(route(canary=canary(share)), Choice(f.served(7)), parsed, draw_id, f.after(0.0))
+        for share in (ratio, 0.5)
     ]
     assert drawn[0] is None or drawn[1] is not None
 
@@ -325,9 +326,9 @@ def test_the_draw_is_independent_of_the_side_of_a_canary(weight):
     body = read_request("/v1/chat/completions", b"", {"model": f.MODEL, "messages": []})
     sides = {True: [0, 0], False: [0, 0]}
     for number in range(4000):
-        choice = choose_target(routed, f"id{number}")
+        choice = choose_target(routed, f"id{number}", f.after(0.0))
         counts = sides[choice.canary]
         counts[0] += 1
-        counts[1] += pairing.draw_pair(routed, choice, body, f"id{number}") is not None
+        counts[1] += pairing.draw_pair(routed, choice, body, f"id{number}", f.after(0.0)) is not None
     for count, drawn in sides.values():
         assert abs(drawn / count - 0.5) < 0.08

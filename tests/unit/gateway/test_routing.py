@@ -1,5 +1,7 @@
 """Which target answers: weights, stickiness, pins, bars."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from services.gateway.domain.routing import RequestedModel
 from services.server_manager.domain.fingerprints import fingerprint
 from testbed.factories import MODEL, route, served, target
 
+NOW = datetime(2026, 12, 1, tzinfo=UTC)
 KEYS = [f"user-{number}" for number in range(4000)]
 weights = st.floats(min_value=0.0, max_value=0.99)
 
@@ -19,35 +22,47 @@ def on_trial(weight: float, **changes) -> Route:
 
 
 def trial_keys(candidate: Route) -> set[str]:
-    return {key for key in KEYS if routing.choose_target(candidate, key).canary}
+    return {key for key in KEYS if choose(candidate, key).canary}
+
+
+def choose(candidate, key, now=NOW):
+    return routing.choose_target(candidate, key, now)
+
+
+def test_a_canary_whose_traffic_is_away_gets_no_request_until_it_is_back_but_by_its_name():
+    share = CanaryShare(served=served(8), weight_ratio=0.9, away_until=NOW + timedelta(seconds=70))
+    away = route(canary=share)
+    assert not any(choose(away, key).canary for key in KEYS[:50])
+    assert any(choose(away, key, share.away_until).canary for key in KEYS[:50])
+    assert routing.choose_pinned(away, 8).canary
 
 
 @given(weights, st.text(max_size=40))
 def test_the_same_key_always_gets_the_same_target(weight, key):
     candidate = on_trial(weight)
-    assert routing.choose_target(candidate, key) == routing.choose_target(candidate, key)
+    assert choose(candidate, key) == choose(candidate, key)
 
 
 @given(weights, weights, st.text(max_size=40))
 def test_a_rising_weight_removes_no_caller_from_the_canary(first, second, key):
     low, high = sorted((first, second))
-    if routing.choose_target(on_trial(low), key).canary:
-        assert routing.choose_target(on_trial(high), key).canary
+    if choose(on_trial(low), key).canary:
+        assert choose(on_trial(high), key).canary
 
 
 @given(st.text(max_size=40))
 def test_weight_zero_is_no_caller(key):
-    assert routing.choose_target(on_trial(0.0), key).served.target == target(7)
+    assert choose(on_trial(0.0), key).served.target == target(7)
 
 
 @given(st.text(max_size=40), st.floats(min_value=0.01, max_value=0.99))
 def test_a_quarantined_canary_gets_no_request(key, weight):
-    assert not routing.choose_target(on_trial(weight, quarantined=(target(8),)), key).canary
+    assert not choose(on_trial(weight, quarantined=(target(8),)), key).canary
 
 
 @given(st.text(max_size=40), weights)
 def test_only_active_and_canary_are_ever_chosen(key, weight):
-    chosen = routing.choose_target(on_trial(weight), key)
+    chosen = choose(on_trial(weight), key)
     assert (chosen.served.target, chosen.canary) in {(target(7), False), (target(8), True)}
 
 
@@ -64,7 +79,7 @@ def test_another_canary_draws_other_people():
 
 
 def test_nothing_serves_without_an_active_target():
-    assert routing.choose_target(Route(model=MODEL), "k") is None
+    assert choose(Route(model=MODEL), "k") is None
 
 
 @pytest.mark.parametrize(

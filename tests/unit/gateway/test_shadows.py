@@ -140,7 +140,7 @@ async def test_no_caller_can_reach_a_candidate_in_its_shadow():
     assert answers[0].status_code == 404
     assert choose_pinned(route(), 8) is None
     assert f"{f.MODEL}@v8" not in list_models(route())
-    assert {choose_target(route(), f"id{number}").served.target.version for number in range(500)} == {7}
+    assert {choose_target(route(), f"id{number}", f.after(0.0)).served.target.version for number in range(500)} == {7}
 
 
 async def test_a_candidate_that_fails_differs_and_callers_see_nothing():
@@ -346,7 +346,9 @@ def test_only_requests_of_the_active_version_are_drawn():
 @given(draw_id=st.text(min_size=1), share=st.floats(0.01, 1.0))
 def test_a_larger_share_draws_what_a_smaller_one_draws(draw_id, share):
     parsed, choice = read_request("/v1/chat/completions", b"", BODY), Choice(f.served(7, pair_ratio=0.0))
-    small, large = (pairing.draw_pair(route(share=each), choice, parsed, draw_id) for each in (share, 1.0))
+    small, large = (
+        pairing.draw_pair(route(share=each), choice, parsed, draw_id, f.after(0.0)) for each in (share, 1.0)
+    )
     assert large is not None
     assert large.shadow
     assert small in (None, large)
@@ -354,7 +356,9 @@ def test_a_larger_share_draws_what_a_smaller_one_draws(draw_id, share):
 
 def test_the_pairs_of_what_serves_are_drawn_first_and_the_shadow_from_the_rest():
     parsed, routed = read_request("/v1/chat/completions", b"", BODY), route(canary=TRIED)
-    drawn = [pairing.draw_pair(routed, Choice(routed.active), parsed, f"id{number}") for number in range(4000)]
+    drawn = [
+        pairing.draw_pair(routed, Choice(routed.active), parsed, f"id{number}", f.after(0.0)) for number in range(4000)
+    ]
     shadows = sum(choice is not None and choice.shadow for choice in drawn)
     others = sum(choice is not None and not choice.shadow for choice in drawn)
     assert abs(others / 4000 - 0.5) < 0.04

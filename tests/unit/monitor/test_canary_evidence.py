@@ -7,8 +7,9 @@ import pytest
 from contracts import facts as f
 from contracts.policy import Canary
 from contracts.trigger_metrics import TriggerMetric
+from services.monitor.domain import monitoring
 from testbed import factories as k
-from tests.unit.monitor.factories import failed, policy, published, record, routed, take, watch
+from tests.unit.monitor.factories import RULES, cause, failed, policy, published, record, routed, take, watch
 from tests.unit.monitor.paired import EMPTY, give, pairs, state
 
 
@@ -64,6 +65,36 @@ def both(second, count, **about_canary):
         for at in times
         for request in (record(at, version=7), record(at, version=8, canary=True, **about_canary))
     ]
+
+
+def slow_together(after, seconds, *, only_active=False, **about):
+    """Return the record after five requests a second to both versions, or only to the active one."""
+    for second in seconds:
+        sides = [record(second + number / 5, version=7, **about) for number in range(5)]
+        if not only_active:
+            sides += [record(second + number / 5, version=8, canary=True, **about) for number in range(5)]
+        after = take(after, sides, second + 1.5)
+    return after
+
+
+def taken_away(after, at):
+    share = k.CanaryShare(served=k.served(8), weight_ratio=0.2, away_until=k.after(at + 70))
+    changes = {"previous": None, "history": (), "quarantined": ()}
+    return monitoring.follow_route(
+        after, k.route(active=k.served(7), canary=share, epoch=13, **changes), cause(at), RULES
+    )
+
+
+@pytest.mark.parametrize(("ttft_ms", "verdict"), [(100.0, "fail"), (900.0, "inconclusive")])
+def test_where_both_are_slow_the_canary_is_away_for_a_minute_and_fails_if_the_active_one_recovers(ttft_ms, verdict):
+    after = slow_together(state(canary=8), range(40), ttft_ms=900.0)
+    asked = last(after)
+    assert (asked.verdict, asked.take_away) == ("inconclusive", True)
+    after = slow_together(taken_away(after, 40), range(40, 110), only_active=True, ttft_ms=ttft_ms)
+    after = slow_together(after, range(110, 125), ttft_ms=900.0)
+    told = last(after)
+    assert (told.verdict, told.take_away) == (verdict, False)
+    assert ("the machine or the load, not the version" in told.reason) == (verdict == "inconclusive")
 
 
 HELD_S = 240

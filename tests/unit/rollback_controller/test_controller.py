@@ -295,6 +295,22 @@ async def test_canaries_that_fail_or_lose_their_release_are_taken_out_once():
 
 
 @virtual_time
+async def test_a_canary_beside_which_both_are_bad_is_away_for_a_minute_and_stays_the_canary():
+    world = World()
+    world.serve(6, 5, canary=7)
+    world.open_releases(7)
+    world.start()
+    both = {"verdict": "inconclusive", "reason": "both", "take_away": True}
+    for requests in (9, 90):
+        world.publish(cf.CanaryAssessed(target=f.target(7), weight_ratio=0.2, requests=requests, **both))
+        await asyncio.sleep(10)
+    (changed,) = world.log.facts(cf.DeploymentChanged)
+    assert (changed.cause, changed.route, changed.route.canary.weight_ratio) == ("judge", world.route(), 0.2)
+    assert 45.0 < (world.route().canary.away_until - world.clock.now()).total_seconds() < 60.0
+    await world.stop()
+
+
+@virtual_time
 async def test_a_full_log_keeps_no_rollback_from_being_carried_out():
     world = started()
     await asyncio.sleep(1)
