@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 from typing import Annotated, Final, Literal, get_args
 
@@ -94,17 +92,6 @@ class Credential(BaseModel):
             msg = "The file holds no credential of Slipway: make one with `slipway keys add`."
             raise ValueError(msg)
         return cls(name=first, seed=SecretStr(lines[1]))
-
-
-def name_in_creds(text: str) -> str | None:
-    """Return the name of the user in a `.creds` file of a NATS in operator mode; None if it has none that is valid."""
-    match = re.search(r"-----BEGIN NATS USER JWT-----\s+\S+?\.(?P<claims>[\w-]+)\.", text)
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(match["claims"] + "===")) if match else {}
-    except ValueError:
-        return None
-    name = claims.get("name") if isinstance(claims, dict) else None
-    return name if isinstance(name, str) and re.fullmatch(IDENTITY_PATTERN, name) else None
 
 
 _RENEWED = "run `slipway keys init`, and let the bus read them (SIGHUP)"

@@ -153,7 +153,7 @@ def sender_of(stack: StackAddress) -> str:
     if name is None:
         raise CommandError(
             "the credential names no identity, and an order needs one: set SLIPWAY_NATS_CREDENTIALS to a file that "
-            "`slipway keys add` made, or to a .creds file whose user has a name"
+            "`slipway keys add` made"
         )
     return name
 
@@ -179,10 +179,7 @@ def credential_in(path: Path) -> Credential:
     try:
         return Credential.from_text(path.read_text())
     except (OSError, ValueError) as error:
-        reason = f"{path} is no readable credential of `slipway keys`: {error}"
-        if path.suffix == ".creds":
-            reason = f"{path} opens a bus in operator mode only: name the .nk file of the same identity"
-        raise CommandError(reason) from error
+        raise CommandError(f"{path} is no readable credential of `slipway keys`: {error}") from error
 
 
 def _path(values: Mapping[str, str], name: str) -> Path | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clients.training.errors import PublishError
-from contracts.identities import Credential, inbox_prefix, name_in_creds
+from contracts.identities import Credential, inbox_prefix
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class Connection:
 
     Attributes:
         nats_url: One server of the bus, or several separated by commas.
-        nats_credentials: File with this publisher's credential: of `slipway keys`, or a `.creds` file of a NATS in
-            operator mode.
+        nats_credentials: File with this publisher's credential, of `slipway keys`.
         nats_ca: Certificate (PEM) of the authority that the bus's certificate is from.
         s3_ca: Certificate (PEM) of the authority that the object store's certificate is from; without it, the
             system's list of authorities counts.
@@ -61,12 +60,7 @@ class Connection:
                 logging.getLogger("asyncio").addFilter(lambda record: "eof_received" not in record.getMessage())
                 options |= {"tls": ssl.create_default_context(cafile=self.nats_ca), "tls_handshake_first": True}
             if self.nats_credentials is not None:
-                text = Path(self.nats_credentials).read_text()
-                if "BEGIN NATS USER JWT" in text:
-                    named = name_in_creds(text)
-                    options |= {"name": named, "inbox_prefix": inbox_prefix(named).encode()} if named else {}
-                    return {**options, "user_credentials": self.nats_credentials}
-                credential = Credential.from_text(text)
+                credential = Credential.from_text(Path(self.nats_credentials).read_text())
                 options["nkeys_seed_str"] = credential.seed.get_secret_value()
                 options["inbox_prefix"] = inbox_prefix(credential.name).encode()
                 options["name"] = credential.name

@@ -22,7 +22,6 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 
 from contracts.identities import PROVISIONER, RESERVED, Identity, Role
@@ -31,7 +30,6 @@ from contracts.services import SERVICES
 from contracts.teams import Team, TeamQuota
 from contracts.vocabulary import IDENTITY_PATTERN, Environment
 from decisions.access.teams import find_problem, owner_of
-from deploy.identity import operator_mode
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.bus_keys import make_key, public_key
 from deploy.identity.derived import derive, replace_entries
@@ -233,12 +231,6 @@ class KeyFolder(KeyFiles):
         """Make a key of the API for a person or program that has none, beside those of `slipway keys issue`."""
         with self._alone():
             self.api_keys.ensure(name, environments, now)
-
-    def export(self, signing_key: Path, into: Path, *, now: datetime, account: str | None = None) -> list[Path]:
-        """Write credentials for a NATS in operator mode; see `operator_mode.export`."""
-        return operator_mode.export(
-            self.narrowed(), self.credential("").parent, signing_key, into, now=now, account=account
-        )
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

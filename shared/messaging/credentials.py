@@ -2,17 +2,15 @@
 
 import contextlib
 import logging
-import re
 import ssl
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nats.errors
 from nats.aio.client import Client
 
-from contracts.identities import Credential, inbox_prefix, name_in_creds
+from contracts.identities import Credential, inbox_prefix
 from shared.messaging import transport
 from shared.runtime.settings import Connection
 
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from faststream.nats.security import NatsSecurity
 
 transport.install()
-_OPERATOR_MODE = "-----BEGIN NATS USER JWT-----"
 
 
 @dataclass(frozen=True)
@@ -28,15 +25,13 @@ class BusIdentity:
     """The identity of a program on the bus.
 
     Attributes:
-        name: The identity; None for credentials of a NATS in operator mode that name none, or without credentials.
-        seed: Its secret (nkeys); None where there is none, or where `creds_file` has it.
-        creds_file: A `.creds` file of a NATS in operator mode.
+        name: The identity; None without a credential.
+        seed: Its secret (nkeys); None without a credential.
         tls: What the server is trusted by; None for a connection without TLS.
     """
 
     name: str | None = None
     seed: str | None = None
-    creds_file: Path | None = None
     tls: ssl.SSLContext | None = None
 
     def options(self, default_name: str) -> dict[str, Any]:
@@ -44,22 +39,16 @@ class BusIdentity:
         options: dict[str, Any] = {"inbox_prefix": inbox_prefix(self.name or default_name).encode()}
         if self.seed is not None:
             options["nkeys_seed_str"] = self.seed
-        if self.creds_file is not None:
-            options["user_credentials"] = str(self.creds_file)
         if self.tls is not None:
             options |= {"tls": self.tls, "tls_handshake_first": True}
         return options
 
     def security(self) -> "NatsSecurity | None":
         """Return the same for FastStream's broker; None for a connection without credentials and TLS."""
-        from faststream.nats.security import NatsCredentials, NatsNKey, NatsSecurity  # not for the command line
+        from faststream.nats.security import NatsNKey, NatsSecurity  # not for the command line
 
         if self.seed is not None:
             return NatsNKey.from_seed(self.seed, ssl_context=self.tls, tls_handshake_first=self.tls is not None)
-        if self.creds_file is not None:
-            return NatsCredentials.from_file(
-                self.creds_file, ssl_context=self.tls, tls_handshake_first=self.tls is not None
-            )
         return NatsSecurity(ssl_context=self.tls, tls_handshake_first=True) if self.tls is not None else None
 
 
@@ -110,21 +99,16 @@ def require_identity(connection: Connection, identity: str) -> Connection:
 
 
 def read_seed(connection: Connection) -> str:
-    """Return the secret of this program's key of the bus (nkeys), also from a `.creds` file.
+    """Return the secret of this program's key of the bus (nkeys).
 
     Raises:
-        ValueError: There is none.
-        OSError: The file cannot be read.
+        ValueError: There is none, or it cannot be read.
     """
-    known = identify(connection)
-    if known.seed is not None:
-        return known.seed
-    text = known.creds_file.read_text() if known.creds_file is not None else ""
-    match = re.search(r"^SU[A-Z2-7]{56}\s*$", text, re.MULTILINE)
-    if match is None:
-        msg = f"SLIPWAY_NATS_CREDENTIALS names {connection.nats_credentials}, which holds no seed of a user's key."
+    seed = identify(connection).seed
+    if seed is None:
+        msg = "SLIPWAY_NATS_CREDENTIALS names no credential."
         raise ValueError(msg)
-    return match[0].strip()
+    return seed
 
 
 def _missing(connection: Connection, identity: str) -> str | None:
@@ -141,7 +125,7 @@ def _missing(connection: Connection, identity: str) -> str | None:
         return f"{error} {advice}"
     if known.tls is None:
         return f"The bus takes no connection without TLS. {advice}"
-    if known.name not in (identity, None):
+    if known.name != identity:
         return f"{connection.nats_credentials} is the credential of {known.name}. {advice}"
     return None
 
@@ -165,10 +149,7 @@ def identify(connection: Connection) -> BusIdentity:
     if path is None:
         return BusIdentity(tls=tls)
     try:
-        text = path.read_text()
-        if _OPERATOR_MODE in text:
-            return BusIdentity(name=name_in_creds(text), creds_file=path, tls=tls)
-        credential = Credential.from_text(text)
+        credential = Credential.from_text(path.read_text())
     except (OSError, ValueError) as error:
         msg = f"SLIPWAY_NATS_CREDENTIALS names {path}, which is no readable credential: {error}"
         raise ValueError(msg) from error

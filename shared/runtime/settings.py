@@ -70,7 +70,7 @@ class Connection(BaseSettings):
     nats_url: str = "nats://127.0.0.1:4222"
     """Address of the bus; several, separated by commas, for a cluster."""
     nats_credentials: Path | None = None
-    """File with this identity's secret: of `slipway keys`, or a `.creds` file of a NATS in operator mode."""
+    """File with this identity's secret, of `slipway keys`."""
     nats_ca: Path | None = None
     """Certificate (PEM) of the authority that the bus's certificate is from; with it, only TLS is spoken."""
     attestation_key: Path | None = None

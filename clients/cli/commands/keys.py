@@ -306,26 +306,6 @@ def attesters(folder: FolderOption = None, state: StateOption = None, as_json: J
     show_table(["service", "key", "attests", "state"], rows)
 
 
-@keys_app.command("export")
-def export_command(
-    *,
-    signing_key: Annotated[
-        Path, typer.Option("--signing-key", metavar="FILE", help="Seed (SA…) of the account, or of its signing key.")
-    ],
-    into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Folder for the NAME.creds files.")],
-    account: Annotated[
-        str | None, typer.Option(metavar="A…", help="Public key of the account, if one of its signing keys signs.")
-    ] = None,
-    folder: FolderOption = None,
-    state: StateOption = None,
-) -> None:
-    """Write credentials for a NATS in operator mode: each identity's permissions, signed by a key of the account."""
-    keys = keys_of_folder(folder, state)
-    _identities(keys)
-    made = _attempt(keys, lambda: keys.export(signing_key, into, now=SystemClock().now(), account=account))
-    show_line(f"{len(made)} credentials are in {into}; the server needs max_control_line: 64KB")
-
-
 @keys_app.command("remove")
 def remove(name: NameArgument, folder: FolderOption = None, state: StateOption = None) -> None:
     """Withdraw all keys of a person or a program; its connections end."""

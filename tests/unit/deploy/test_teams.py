@@ -1,10 +1,7 @@
 """Teams in a folder of keys: who belongs to one acts on its models only, and a model belongs to one team at most."""
 
-import base64
 import json
-import os
 
-import nkeys
 import pytest
 
 from contracts.facts import ApprovalGranted, CheckpointReady, RollbackOrdered
@@ -153,17 +150,6 @@ def test_access_that_is_not_narrowed_to_a_team_that_exists_opens_no_checkpoint(k
     made = keys.add("vera", ["viewer"], team="shop")
     assert access_of(made).writes == ()
     assert not any(each.startswith("checkpoints/") for each in access_of(narrowed(made, ())).reads)
-
-
-def test_an_exported_credential_permits_the_models_of_the_team_only(keys, tmp_path):
-    keys.add("paula", ["publisher"], team="shop")
-    signing = tmp_path / "account.nk"
-    signing.write_bytes(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_ACCOUNT))
-    keys.export(signing, tmp_path / "creds", now=SystemClock().now())
-    token = (tmp_path / "creds" / "paula.creds").read_text().splitlines()[1].split(".")[1]
-    allowed = json.loads(base64.urlsafe_b64decode(token + "=="))["nats"]["pub"]["allow"]
-    announced = {subject for subject in allowed if subject.startswith(CheckpointReady.TYPE)}
-    assert announced == {f"{CheckpointReady.TYPE}.{model}.paula" for model in ("shop-bot", "faq-bot")}
 
 
 def test_a_member_of_a_team_that_is_gone_acts_on_nothing(keys):
