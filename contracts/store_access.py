@@ -154,7 +154,7 @@ READS_SHARED: Final = StoreAccess(
 Artifacts are stored by their digest and shared by teams, so the store cannot tell whose they are. `?` stands for one
 character: who knows the digest of an artifact lists its attestations.
 """
-READS_OF_MODEL: Final = ("audit/models/{model}/", "checkpoints/{model}/", "references/{model}/", "versions/{model}/")
+READS_OF_MODEL: Final = ("checkpoints/{model}/", "references/{model}/", "versions/{model}/")
 """What is of one model."""
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -30,17 +30,10 @@ def segment_key(number: int) -> str:
     return f"{PREFIX}{number:06d}.jsonl"
 
 
-def put_segment(
-    store: Store,
-    attester: Attester,
-    tail: AuditTail,
-    retention: Retention | None = None,
-    parts: Mapping[str, Digest] | None = None,
-) -> Digest:
+def put_segment(store: Store, attester: Attester, tail: AuditTail, retention: Retention | None = None) -> Digest:
     """Write the entries that a log is sealing as its next segment; return the digest of the envelope that signs it.
 
-    A segment that is there with the same entries stays: another process has written it. The segment names `parts`, the
-    envelopes of its entries by model (`model_audit`).
+    A segment that is there with the same entries stays: another process has written it.
 
     Raises:
         Permanent: `digest_mismatch` if other entries are there.
@@ -52,7 +45,6 @@ def put_segment(
         "first": entries[0].index,
         "last": entries[-1].index,
         "head": digest_of_entry(entries[-1]),
-        "models": dict(parts or {}),
     }
     envelope = attester.sign("audit", about, details)
     try:
@@ -92,7 +84,6 @@ class AuditReading:
         head: Digest of the last entry.
         anchor: Digest of the last segment's envelope.
         segments: How many segments were read.
-        parts: The envelopes of the parts for each model that each segment names, by its number.
         signed_end: Index and digest of the last entry, as the envelope of the last segment names them.
         lost: What is missing because the record of the newest entries was lost; nothing of it is a problem.
         has_no_end: That record is not there now.
@@ -106,7 +97,6 @@ class AuditReading:
     head: Digest = GENESIS
     anchor: Digest | None = None
     segments: int = 0
-    parts: dict[int, Mapping[str, Digest]] = field(default_factory=dict)
     signed_end: tuple[int, Digest] | None = None
     lost: list[str] = field(default_factory=list)
     has_no_end: bool = False
@@ -134,9 +124,8 @@ class AuditReading:
                 opened.statement.digests
             ):
                 self.problems.append(f"{key}: its entries are not those that were signed.")
-            last, head, named = (opened.claim.details.get(name) for name in ("last", "head", "models"))
+            last, head = (opened.claim.details.get(name) for name in ("last", "head"))
             self.signed_end = (last, head) if isinstance(last, int) and isinstance(head, str) else None
-            self.parts[number] = named if isinstance(named, dict) else {}
         self.anchor = digest_of(envelope)
 
     def open(self, envelope: bytes, what: str) -> Signed | None:

@@ -18,7 +18,6 @@ from clients.cli.following import follow
 from clients.cli.last_events import last_sequences
 from clients.training import Published
 from contracts import facts as f
-from contracts.audit import AuditTail
 from contracts.envelope import nats_subject, plain, source_of
 from contracts.identities import Role
 from contracts.policy import ReleasePolicy
@@ -27,21 +26,15 @@ from contracts.services import DEADLETTER, DEADLETTER_PREFIX, EVENTS, INBOX, ORD
 from contracts.vocabulary import ArtifactRef, canonical_json
 from decisions.access.bus_permissions import permissions_of
 from decisions.access.teams import narrowed
-from decisions.sealed_log import audit
 from deploy.identity.key_folder import KeyFolder
-from services.registry.adapters.audit import LoggedMessages, StoredSegments
-from services.registry.audit import AuditWriter
-from shared.errors import SlipwayError
 from shared.messaging import topology
 from shared.messaging.provision import provision
 from shared.messaging.publishing import publish_event
-from shared.provenance import model_audit
-from shared.runtime.clock import SystemClock
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from testbed import factories, released
-from testbed.attesters import attester, attester_keys, trust
+from testbed.attesters import attester_keys
 from testbed.servers import NatsServer, S3Server
 from tests.kit.command import run_command
 from tests.kit.wiring import ROOT
@@ -364,90 +357,20 @@ def test_every_bucket_says_which_keys_are_of_one_model():
     assert set(RECORD_KEYS) == set(topology.BUCKETS)
 
 
-class NoModels:
-    """Alerts of a store without versions."""
-
-    async def targets(self):
-        return []
-
-
-@pytest.fixture
-async def audited(server, store, keys, monkeypatch):
-    """Return what lets the registry write the log, but for messages that it leaves out, and the bus and the store."""
-    monkeypatch.setattr(audit, "SEGMENT_ENTRIES", 1)
-    client, objects = await server.connect(), Store(store.settings())
-    js = client.jetstream(timeout=10)
-
-    class Omitting(LoggedMessages):
-        """Messages of the bus without one."""
-
-        omitted = ""
-
-        async def read(self, source, after):
-            read = await super().read(source, after)
-            is_omitted = read is not None and read[0].about == self.omitted
-            return await super().read(source, read[1]) if is_omitted else read
-
-    messages, tail = Omitting(lambda: js), Bucket(js, "audit", AuditTail)
-    segments = StoredSegments(objects, attester(keys.path, "registry"), trust(keys.path), lambda: None)
-
-    async def write(omitted="none"):
-        messages.omitted = omitted
-        await AuditWriter(messages, tail, segments, NoModels(), SystemClock()).sweep("tail")
-
-    yield write, js, objects
-    await client.close()
-
-
-async def publish_order(js):
+async def test_a_members_audit_has_the_events_of_its_models_and_of_no_other(server, store):
+    client = await server.connect()
     order = factories.event(f.RollbackOrdered, id=str(uuid.uuid4()), subject=OWN, source=source_of("sam"))
-    await js.publish(order.nats_subject, canonical_json(plain(order)))
-    return order.id
-
-
-async def test_a_members_audit_is_proven_by_parts_of_the_log_that_it_may_read(server, store, audited):
-    write, js, objects = audited
-    await write()
-    await publish_order(js)
-    await write()
+    await client.publish(order.nats_subject, canonical_json(plain(order)))
+    await client.drain()
     status, out, err = await asyncio.to_thread(slipway, server, store, "vera", "audit", "--json")
     assert (status, err) == (0, "")
-    shown = [row for row in json.loads(out) if row["model"] == OWN]
-    assert {row["model"] for row in json.loads(out)} == {OWN}
-    assert all(row["signed"] for row in shown)
-    assert {"order", "announcement", "result", "revision"} == {row["kind"] for row in shown}
-    foreign = objects.keys(f"{model_audit.MODELS}{FOREIGN}/")[0]
-    with pytest.raises(SlipwayError):
-        Store(store.settings("vera")).find(foreign)
-
-
-async def test_an_order_that_the_registry_left_out_is_named_also_from_before_the_event_log_begins(
-    server, store, audited
-):
-    write, js, _ = audited
-    await write()
-    omitted = await publish_order(js)
-    await publish_order(js)
-    await write(omitted)
-    later = factories.event(f.OrderRefused, id=str(uuid.uuid4()), subject=FOREIGN)
-    await js.publish(later.nats_subject, canonical_json(plain(later)))
-    await js.purge_stream(EVENTS)
-    status, _, err = await asyncio.to_thread(slipway, server, store, "vera", "audit")
-    assert (status, "rollback.ordered.v1) is not in the log: an entry was left out" in err) == (1, True), err
-
-
-async def test_a_part_that_was_removed_is_named(server, store, audited):
-    write, _, objects = audited
-    await write()
-    key = objects.keys(f"{model_audit.MODELS}{OWN}/")[0]
-    assert Store(store.settings("vera")).find(key)
-    objects._erase(key)
-    status, _, err = await asyncio.to_thread(slipway, server, store, "vera", "audit")
-    assert status == 1
-    assert "part 1 is missing" in err
-    status, _, err = await asyncio.to_thread(slipway, server, store, "victor", "audit", "--model", OWN)
-    assert status == 1
-    assert OWN in err
+    shown = json.loads(out)
+    assert {row["model"] for row in shown} == {OWN}
+    assert order.id in {row["about"] for row in shown}
+    assert {"order", "announcement", "result"} == {row["kind"] for row in shown}
+    assert not any(row["signed"] for row in shown)
+    status, _, err = await asyncio.to_thread(slipway, server, store, "vera", "audit", "--export", "log.jsonl")
+    assert (status, "exports it" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ LEFT_OUT: Final = (PROBE, DATA_FORMAT)
 """Objects that belong to a store, and not to what it holds."""
 
 _BLOB = re.compile(r"(?:.*/)?blobs/sha256/[0-9a-f]{2}/(?P<digest>[0-9a-f]{64})")
-_SEGMENT = re.compile(rf"{re.escape(AUDIT)}(?:models/[^/]+/)?(?P<number>[0-9]{{6}})\.jsonl")
-"""A segment of the audit log, or the part of it for one model."""
+_SEGMENT = re.compile(rf"{re.escape(AUDIT)}(?P<number>[0-9]{{6}})\.jsonl")
+"""A segment of the audit log."""
 _OF_VERSION = re.compile(r"versions/(?P<model>[^/]+)/(?P<number>[0-9]+)/.*")
 
 

@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,13 +23,10 @@ from deploy.local.plan import keys_folder
 from shared.errors import Permanent
 from shared.provenance.audit_log import AuditReading, export_log, read_export, read_log
 from shared.provenance.envelopes import Trust
-from shared.provenance.model_audit import ModelReading, compare_with_events, compare_with_log, read_model
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 
 audit_app = typer.Typer(help="Show, export and verify the audit log.", no_args_is_help=False)
-OVERDUE = timedelta(hours=1)
-"""After this time an event is in a part, if a registry runs; one that is not makes the command fail."""
 READ_TRIES = 3
 """How often the log is read again because a segment was written meanwhile."""
 
@@ -61,10 +57,7 @@ def audit(
     if of_team is not None:
         if export is not None:
             raise CommandError("the audit log tells of all teams: an identity without a team exports it", Exit.USAGE)
-        _show(of_team.entries, after, model, who, as_json=as_json, unproven=of_team.waiting)
-        for each in of_team.readings:
-            _end(each, f"the audit log of {each.model}")
-        _end_waiting(of_team)
+        _show(of_team, after, model, who, as_json=as_json, is_signed=False)
         return
     reading, data = asyncio.run(_read(stack, whole=export is not None))
     if export is not None:
@@ -73,10 +66,6 @@ def audit(
     else:
         _show(reading.entries, after, model, who, as_json=as_json)
     _end(reading, "the audit log")
-    if model is not None:
-        own = read_model(open_store(stack), model, _keys(stack))
-        compare_with_log(own, reading, reading.parts)
-        _end(own, f"the audit log of {model}")
 
 
 @audit_app.command("verify")
@@ -105,39 +94,17 @@ def verify_command(
     )
 
 
-@dataclass(frozen=True)
-class TeamAudit:
-    """What a member of a team is shown.
-
-    Attributes:
-        readings: The signed logs of its models.
-        entries: Their entries in the order of the log, then what is in none yet, numbered on.
-        waiting: How many of the last entries are in none yet.
-    """
-
-    readings: tuple[ModelReading, ...]
-    entries: tuple[AuditEntry, ...]
-    waiting: int
-
-
-async def _of_team(stack: StackAddress) -> TeamAudit | None:
-    """Return the logs of a member's models, compared with their events on the bus; None if the log can be read."""
+async def _of_team(stack: StackAddress) -> Sequence[AuditEntry] | None:
+    """Return what the bus has of the models of a member of a team, numbered by time; None if it can read the log."""
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         models = await own_models(js)
         if models is None:
             return None
         history = await read_history(js)
-    keys, store = _keys(stack), open_store(stack)
     items = [_item(logged) for logged in history if is_audited(type(logged.event.data))]
-    readings = [await asyncio.to_thread(read_model, store, model, keys) for model in models]
-    waiting: list[AuditItem] = []
-    for reading in readings:
-        waiting += compare_with_events(reading, [item for item in items if item.model == reading.model])
-    proven = sorted((entry for reading in readings for entry in reading.entries), key=lambda entry: entry.index)
-    tail = AuditTail(count=proven[-1].index if proven else 0)
-    added = append(tail, sorted(waiting, key=lambda item: item.at), {}).entries
-    return TeamAudit(tuple(readings), (*proven, *added), len(added))
+    own = sorted((item for item in items if item.model in models), key=lambda item: item.at)
+    return append(AuditTail(), own, {}).entries
 
 
 def _item(logged: LoggedEvent) -> AuditItem:
@@ -175,10 +142,10 @@ def _show(
     who: str | None,
     *,
     as_json: bool,
-    unproven: int = 0,
+    is_signed: bool = True,
 ) -> None:
-    """Show entries; the last `unproven` of them have no number, because they are in no signed part of the log yet."""
-    stated, new = attribute(entries), {entry.index for entry in entries[len(entries) - unproven :]}
+    """Show entries; those of the bus have no number, because they are not the signed log's."""
+    stated = attribute(entries)
     shown = [
         entry
         for entry in entries
@@ -188,23 +155,11 @@ def _show(
     ]
     if as_json:
         known = [{**entry.model_dump(mode="json"), "stated_by": stated.get(entry.index)} for entry in shown]
-        show_json([{**each, "signed": each["index"] not in new} for each in known])
+        show_json([{**each, "signed": is_signed} for each in known])
         return
     columns = ("entry", "at", "who", "kind", "action", "model", "about", "result")
     rows = [_row(entry, stated) for entry in shown]
-    show_table(columns, [("new", *row[1:]) if row[0] in new else row for row in rows])
-
-
-def _end_waiting(of_team: TeamAudit) -> None:
-    """Warn of entries that are in no signed part yet; raise `CommandError` once they wait for an hour."""
-    if not of_team.waiting:
-        return
-    oldest = of_team.entries[len(of_team.entries) - of_team.waiting].at
-    waiting = f"{of_team.waiting} of these are in no signed part of the log yet"
-    if SystemClock().now() - oldest > OVERDUE:
-        why = "no registry writes parts, or parts were removed: ask an administrator for `slipway audit --model`"
-        raise CommandError(f"{waiting}, the oldest of {oldest:%Y-%m-%d %H:%M} UTC: {why}", Exit.FAILED)
-    warn(f"{waiting}: the newest, from the bus")
+    show_table(columns, rows if is_signed else [("-", *row[1:]) for row in rows])
 
 
 def _row(entry: AuditEntry, stated: dict[int, str]) -> tuple[Any, ...]:

@@ -20,9 +20,7 @@ from shared.messaging.bus import Bus, Emit
 from shared.messaging.events import parse_event
 from shared.provenance.audit_log import put_segment, read_segments, sign_tail
 from shared.provenance.envelopes import Attester, Trust
-from shared.provenance.model_audit import put_parts
 from shared.runtime.clock import Clock
-from shared.runtime.failpoints import failpoint
 from shared.storage.blobs import Store
 from shared.storage.objects import Retention
 
@@ -85,10 +83,7 @@ class StoredSegments:
         return await asyncio.to_thread(self._put, tail)
 
     def _put(self, tail: AuditTail) -> Digest:
-        retention = self._retention()
-        parts = put_parts(self._store, self._attester, tail.segment, tail.entries[: tail.sealing], retention)
-        failpoint("registry.audit_after_parts")
-        return put_segment(self._store, self._attester, tail, retention, parts)
+        return put_segment(self._store, self._attester, tail, self._retention())
 
     def sign(self, tail: AuditTail) -> str:
         """Return the envelope that signs where a log ends."""
