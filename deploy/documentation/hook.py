@@ -12,12 +12,10 @@ from mkdocs.structure.pages import Page
 from deploy.documentation import (
     codes_page,
     commands_page,
-    console_page,
     events_page,
     links,
     metrics_page,
     policy_page,
-    rotation_page,
     settings_page,
 )
 from deploy.documentation.markdown import separate_blocks
@@ -26,11 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLES: dict[str, Callable[[], str]] = {
     "codes": codes_page.render,
     "commands": commands_page.render,
-    "console": console_page.render,
     "events": events_page.render,
     "metrics": metrics_page.render,
     "policy": policy_page.render,
-    "rotation": rotation_page.render,
     "settings": settings_page.render,
 }
 MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)

@@ -66,12 +66,6 @@ def type_of_schema(schema: dict[str, Any]) -> str:
     return _named(schema)
 
 
-def without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a parameter, which has no way to be null: it is left out instead."""
-    options = [option for option in schema.get("anyOf", ()) if not _is_null(option)]
-    return {**schema, "anyOf": options} if options else schema
-
-
 def _is_null(schema: dict[str, Any]) -> bool:
     return schema.get("type") == "null"
 
