@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from deploy.local import bus, full_disk, plan, processes, runtimes, triton
+from deploy.local import bus, full_disk, plan, processes, triton
 from deploy.local.leftovers import end_stack, marks_of
 from deploy.local.plan import Part, Programs, StackConfig
 from deploy.local.ports import LOOPBACK, keep_ports
@@ -152,7 +152,8 @@ class Supervisor:
         path, ports, programs = self._folder.path, description.ports, self._options.programs
         servers = self._plan_servers(description)
         services = plan.plan_services(path, self._options.config, ports, programs, description.keys(path))
-        return [*servers, *self._plan_tritons(description), *services]
+        tritons = [part for name in self._options.config.tritons for part in self._plan_triton(description, name)]
+        return [*servers, *tritons, *services]
 
     def _plan_servers(self, description: Description) -> list[Part]:
         """Prepare and plan the servers of the bus, and the store."""
@@ -164,18 +165,6 @@ class Supervisor:
             parts.append(part)
         (path / "s3").mkdir(exist_ok=True)
         return [*parts, plan.plan_s3(path, ports, programs, description.keys(path))]
-
-    def _plan_tritons(self, description: Description) -> list[Part]:
-        """Prepare and plan each Triton and its agent; raise CannotStart where two have exchanged their environments."""
-        names, folder = self._options.config.tritons, self._folder.path
-        before = runtimes.read_notes(folder, names)
-        parts = [part for name in names for part in self._plan_triton(description, name)]
-        exchanged = runtimes.find_exchange(before, runtimes.read_notes(folder, names))
-        if exchanged is not None:
-            runtimes.write_notes(folder, before)  # or the next start would find nothing wrong
-            environments = {part: self._options.engine_of(part).absolute() for part in exchanged}
-            raise CannotStart(runtimes.describe_exchange(exchanged, environments))
-        return parts
 
     def _plan_triton(self, description: Description, part: str) -> tuple[Part, Part]:
         """Prepare a Triton; plan it and its agent, with a key that is drawn at each start and that no others get."""
