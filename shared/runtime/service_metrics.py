@@ -17,7 +17,6 @@ from contracts.services import TELEMETRY
 from contracts.version import VERSION
 from shared.messaging.bus import Bus
 from shared.runtime.metrics import gauge
-from shared.runtime.otlp import MetricsPush
 from shared.runtime.settings import Connection
 
 EVERY_S: Final = 10.0
@@ -46,9 +45,6 @@ class ServiceMetrics:
         self._shed = gauge(m.TELEMETRY_SHED, bus.metrics)
         self._read_at = gauge(m.CONSUMERS_READ, bus.metrics)
         self._expiry = gauge(m.CERTIFICATE_EXPIRY, bus.metrics)
-        self._push = None
-        if connection.otlp_endpoint is not None:
-            self._push = MetricsPush(connection, bus.service, bus.metrics, bus.clock.now().timestamp())
         gauge(m.BUILD_INFO, bus.metrics).labels(bus.service, VERSION).set(1)
 
     async def keep_current(self) -> None:
@@ -61,13 +57,7 @@ class ServiceMetrics:
                 await self.read_certificates()
             await self.read_consumers()
             await self.read_shed()
-            await self.push()
             await asyncio.sleep(EVERY_S)
-
-    async def push(self) -> None:
-        """Send the metrics to the collector, if the settings name one."""
-        if self._push is not None and not await asyncio.to_thread(self._push.push, self._bus.clock.now().timestamp()):
-            self._note_failure("collector", ConnectionError("it did not take the metrics"))
 
     async def read_consumers(self) -> None:
         """Export how far the consumers of this service are."""

@@ -5,13 +5,10 @@ import http.server
 from dataclasses import dataclass, field
 from typing import Any
 
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from testbed.servers import wait_until
 from tests.kit.local_http import LocalHttp
-
-KINDS: dict[str, Any] = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest}
 
 
 def plain(attributes: Any) -> dict[str, Any]:
@@ -50,25 +47,13 @@ class Collector(LocalHttp):
 
     @property
     def spans(self) -> list[Any]:
-        traces = [request for request in self.requests if isinstance(request, ExportTraceServiceRequest)]
         return [
             span
-            for request in traces
+            for request in self.requests
             for resource in request.resource_spans
             for scope in resource.scope_spans
             for span in scope.spans
         ]
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        pushes = [request for request in self.requests if isinstance(request, ExportMetricsServiceRequest)]
-        return {
-            metric.name: metric
-            for request in pushes
-            for resource in request.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-        }
 
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
         collector = self
@@ -81,7 +66,7 @@ class Collector(LocalHttp):
                 if self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
                 if not collector.down:
-                    message = KINDS[self.path]()
+                    message = ExportTraceServiceRequest()
                     message.ParseFromString(body)
                     collector.requests.append(message)
                     collector.headers.append({name.lower(): value for name, value in self.headers.items()})

@@ -38,7 +38,7 @@ def triton(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def collector():
-    """A collector of spans and metrics by OTLP."""
+    """A collector of spans by OTLP."""
     from tests.kit.collector import Collector
 
     with Collector() as server:
