@@ -138,7 +138,7 @@ SERVICES: dict[str, ServiceContract] = {
             ),
             emits=(
                 f.VariantStaged, f.VariantFailed, f.DeploymentChanged, f.PromotionRefused, f.AlertRaised,
-                f.AlertResolved, f.WorkProgressed, f.OrderAccepted, f.OrderRefused,
+                f.AlertResolved, f.WorkProgressed, f.OrderAccepted, f.OrderRefused, f.SuspensionJudged,
             ),
             owns=("servers", "routes"),
             calls=("triton", "agent"),

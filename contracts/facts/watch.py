@@ -242,6 +242,8 @@ class ShareInterval(Contract):
 class SuspensionJudged(Fact):
     """The shadow of a suspended target has shown whether it was the cause, or has shown nothing in its time.
 
+    It is confirmed, too, if it does not load again; then no requests were asked.
+
     Attributes:
         since: Since when the target is suspended.
         trigger: The trigger that moved traffic, by whose metric it was judged.

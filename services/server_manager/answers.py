@@ -11,6 +11,7 @@ from contracts.facts import (
     DeploymentChanged,
     Fact,
     PromotionRefused,
+    SuspensionJudged,
     TrafficRequested,
     VariantFailed,
     VariantStaged,
@@ -153,6 +154,15 @@ class Answers:
             changed, model=route.model, cause_id=None, id=cause_id, correlation_id=cause_id, decided_at=now
         )
         await self._write(lambda record: staging.note_move(record, route.model, cause_id), entry)
+
+    async def publish_verdict(self, verdict: SuspensionJudged) -> None:
+        """Publish that a suspended target does not load again, once for each suspension."""
+        model, verdict_id = verdict.target.model, f"unloadable-{verdict.target}-{verdict.since.isoformat()}"
+        now = self._clock.now()
+        entry = outbox_entry(
+            verdict, model=model, id=verdict_id, cause_id=None, correlation_id=verdict_id, decided_at=now
+        )
+        await self._write(lambda record: staging.note_verdict(record, verdict_id), entry)
 
     async def change_alert(self, change: AlertChange) -> None:
         """Raise or resolve an alert."""

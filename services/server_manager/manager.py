@@ -11,7 +11,7 @@ from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
 from services.server_manager.answers import Answers
 from services.server_manager.declared_copies import DeclaredCopies
-from services.server_manager.domain.alerts import assess_standby, plan_alerts
+from services.server_manager.domain.alerts import assess_standby, find_unloadable, plan_alerts
 from services.server_manager.domain.answer_types import Answer, ApplyOrder, GrantLease
 from services.server_manager.domain.decide import decide_answers
 from services.server_manager.domain.drains import add_addresses
@@ -351,7 +351,7 @@ class Manager:
     async def _alert(
         self, record: Servers, listing: RouteListing, usable: frozenset[str], down: frozenset[str]
     ) -> None:
-        """Raise and resolve alerts, but for models of which it is unknown what their engines hold."""
+        """Raise and resolve alerts, and judge what does not load again; not where it is unknown what engines hold."""
         now, held = self._clock.monotonic(), self.executor.held()
         undecided = find_undecided(listing.routes, self._engines.keys() - usable - down, self._homes.chosen)
         routes = {model: route for model, route in listing.routes.items() if model not in undecided}
@@ -370,6 +370,8 @@ class Manager:
             disarmed_s={model: now - since for model, since in self._disarmed.items()},
         ):
             await self._answers.change_alert(change)
+        for verdict in find_unloadable(routes, held):
+            await self._answers.publish_verdict(verdict)
 
     async def _publish_view(self, answering: frozenset[str], record: Servers, routes: Mapping[str, Route]) -> None:
         held = self.executor.held()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from contracts.facts import SuspensionJudged
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from services.server_manager.domain.reconcile import Held, Phase
@@ -12,6 +13,12 @@ from services.server_manager.domain.records import FleetAlert, OpenAlert, Server
 
 NOT_PROVEN = frozenset({"attestation_missing", "signature_invalid", "key_not_trusted", "digest_mismatch"})
 """Codes of loads that were refused because the target is not what was attested."""
+
+
+ITS_OWN = frozenset({"load_failed", "engine_dead", "no_first_token"})
+"""Codes of loads that failed by what was loaded: neither memory, disk nor the store was missing."""
+UNLOADABLE_AFTER = 5
+"""Loads of a suspended target that fail in a row until it is confirmed; with the pauses between them, a minute."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,23 @@ def plan_alerts(
         if over is not None:
             changes.append(AlertChange("resolved", alert, over))
     return changes
+
+
+def find_unloadable(routes: Mapping[str, Route], held: Mapping[str, Held]) -> list[SuspensionJudged]:
+    """Return the verdict on each suspended target that does not load again, while the one that serves generates."""
+    verdicts = []
+    for route in routes.values():
+        active = route.active.target if route.active is not None else None
+        serving = held.get(str(active))
+        for entry in route.suspended if serving is not None and serving.phase is Phase.READY else ():
+            target, state = entry.served.target, held.get(str(entry.served.target))
+            if state is None or state.phase is not Phase.FAILED or state.code not in ITS_OWN or entry.returned_by:
+                continue
+            if state.failures >= UNLOADABLE_AFTER:
+                reason = f"{target} does not load again: {state.reason}"
+                about = {"trigger": entry.trigger, "other": active, "pairs": 0, "keys": 0, "reason": reason}
+                verdicts.append(SuspensionJudged(target=target, since=entry.since, verdict="confirmed", **about))
+    return verdicts
 
 
 def assess_standby(routes: Mapping[str, Route], held: Mapping[str, Held], silent: Mapping[str, str]) -> dict[str, str]:

@@ -118,6 +118,13 @@ def drop_order(record: Servers, order_id: str) -> Servers:
     return record.model_copy(update={"orders": orders, "answered": _answered(record, order_id)})
 
 
+def note_verdict(record: Servers, verdict_id: str) -> Servers:
+    """Record that a verdict on a suspended target is published."""
+    if verdict_id in record.answered:
+        return record
+    return record.model_copy(update={"answered": _answered(record, verdict_id)})
+
+
 def note_move(record: Servers, model: str, cause_id: str) -> Servers:
     """Record that the fact of a model's newest move is published."""
     if cause_id in record.answered:

@@ -4,9 +4,11 @@ import contextlib
 
 import pytest
 
-from contracts.facts import AlertRaised, AlertResolved
+from contracts.facts import AlertRaised, AlertResolved, SuspensionJudged
+from contracts.routes import Suspended
+from services.server_manager.domain.reconcile import Phase
 from shared.errors import Transient
-from tests.unit.server_manager.factories import deployable, route
+from tests.unit.server_manager.factories import START, deployable, route, served
 from tests.unit.server_manager.world import V1, V2, World
 
 
@@ -134,3 +136,35 @@ async def test_active_and_previous_both_dead_are_both_said(world):
         keep_from_loading(world, version)
     await world.ticks(20)
     assert sorted(raised_alerts(world)) == ["engine-bot.v2.bf16", "standby-bot"]
+
+
+async def suspended_and_dead(world, error):
+    """Version 2 is suspended while version 1 serves; its engine dies, and loads of it end with an error from then on."""
+    suspended = Suspended(served=served(2), cause="slow", since=START)
+    world.routes.routes["bot"] = route(1, 0, suspended=(suspended,))
+    await world.ticks(6)
+    assert world.phases()[V2] is Phase.READY
+    world.engine.dead.add(V2)
+    world.artifacts.broken[deployable(2).manifest.digest] = error
+    await world.ticks(30, seconds=10)
+
+
+async def test_a_suspended_version_that_does_not_load_again_is_confirmed_once(world):
+    await suspended_and_dead(world, Transient("load_failed", "the tokenizer is damaged"))
+    (verdict,) = world.said.facts(SuspensionJudged)
+    assert (verdict.target, verdict.since, verdict.verdict) == (deployable(2).target, START, "confirmed")
+    assert (verdict.reason, verdict.pairs) == (f"{V2} does not load again: the tokenizer is damaged", 0)
+
+
+async def test_what_the_machine_lacks_confirms_nothing(world):
+    await suspended_and_dead(world, Transient("disk_full", "no space"))
+    assert world.said.facts(SuspensionJudged) == []
+
+
+async def test_while_the_version_that_serves_does_not_generate_either_nothing_is_confirmed(world):
+    world.artifacts.broken[deployable(1).manifest.digest] = Transient("load_failed", "the driver is gone")
+    suspended = Suspended(served=served(2), cause="slow", since=START)
+    world.routes.routes["bot"] = route(1, suspended=(suspended,))
+    world.artifacts.broken[deployable(2).manifest.digest] = Transient("load_failed", "the driver is gone")
+    await world.ticks(30, seconds=10)
+    assert world.said.facts(SuspensionJudged) == []
