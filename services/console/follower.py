@@ -39,14 +39,11 @@ class Rows(Protocol):
         """Return the last sequence of each stream, and which stream it was."""
 
     @property
-    def emptied(self) -> bool:
-        """Return whether all rows were lost since `positions` was asked."""
+    def damaged(self) -> bool:
+        """Whether rows may be missing, so that the index must be built again."""
 
-    def write(self, stream: str, sequence: int, identity: str, rows: Sequence[tuple[int, Row]]) -> bool:
-        """Write rows, each with the sequence of its event, and the position of their stream, all or nothing.
-
-        Return whether they were written; not if all rows were lost since `positions` was asked.
-        """
+    def write(self, stream: str, sequence: int, identity: str, rows: Sequence[tuple[int, Row]]) -> None:
+        """Write rows, each with the sequence of its event, and the position of their stream, all or nothing."""
 
 
 @dataclass
@@ -85,7 +82,11 @@ class Follower:
         self._log, self._rows, self._percentile, self._publish = log, rows, percentile, publish
 
     async def run(self) -> None:
-        """Follow all streams, for ever; begin anew when one of them was made again, or the index was lost."""
+        """Follow all streams, for ever; begin anew when one of them was made again.
+
+        Raises:
+            RuntimeError: The index is damaged; the next process builds it again.
+        """
         while True:
             known = await self._begin()
             followers = [asyncio.create_task(self._follow(stream, identity)) for stream, identity in known.items()]
@@ -111,8 +112,8 @@ class Follower:
         return identities
 
     async def _follow(self, stream: str, identity: str) -> None:
-        """Write a stream's events as they come; return when it is another stream, or the index begins anew."""
-        while not self._rows.emptied:
+        """Write a stream's events as they come; return when it is another stream."""
+        while not self._rows.damaged:
             start = self.progress.indexed[stream] + 1
             after, events = await self._log.read(stream, start, WAIT_S)
             if after > start:
@@ -122,11 +123,12 @@ class Follower:
             self.progress.last[stream] = last
             if now != identity or last < self.progress.indexed[stream]:
                 return
+        msg = "the index is damaged: it is built again from the log at the next start"
+        raise RuntimeError(msg)
 
     async def _take(self, stream: str, identity: str, sequence: int, events: Sequence[Logged]) -> None:
         rows = await asyncio.to_thread(self._rows_of, events)
-        if not await _finish(asyncio.to_thread(self._rows.write, stream, sequence, identity, rows)):
-            return
+        await _finish(asyncio.to_thread(self._rows.write, stream, sequence, identity, rows))
         self.progress.indexed[stream] = sequence
         self.progress.last[stream] = max(sequence, self.progress.last[stream])
         await self._publish([logged for logged in events if isinstance(logged, LoggedEvent)])
@@ -142,8 +144,8 @@ def rows_of(logged: Logged, percentile: Ms) -> Sequence[Row]:
     return apply(logged.stream, logged.sequence, logged.event, percentile)
 
 
-async def _finish(work: Coroutine[Any, Any, bool]) -> bool:
-    """Return the result of work, and wait for it also if the caller is cancelled: a thread cannot be stopped.
+async def _finish(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for work, also if the caller is cancelled: a thread cannot be stopped.
 
     Else it might write rows of a stream after `clear` removed them, because the stream was made again.
     """
@@ -155,4 +157,4 @@ async def _finish(work: Coroutine[Any, Any, bool]) -> bool:
             cancelled = True
     if cancelled:
         raise asyncio.CancelledError
-    return task.result()
+    task.result()

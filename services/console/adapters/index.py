@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
-
 from contracts.vocabulary import MODEL_NAME_PATTERN
 from services.console.adapters.index_file import Connections, hold, is_current, is_damage
 from services.console.domain.rows import SCHEMA, TABLES, Row, Scalar
@@ -44,19 +42,22 @@ WINDOWS_KEPT: Final = 720
 class Index:
     """Reads and writes the index. One thread writes; any number reads what was last committed.
 
-    A file with damaged pages is replaced by an empty one as soon as that shows, and `write` refuses further rows until
-    `positions` was asked: the log is read again from its beginning.
+    A file with damaged pages is removed as soon as that shows, and `damaged` says so: this process has to end, and the
+    next one builds the index again from the log.
 
     Args:
         path: Its file. One of another schema, or a damaged one, is replaced by an empty one.
         wait_s: How long it may take until another process, which ends, has left the file.
+
+    Attributes:
+        damaged: Whether the file was found to be damaged.
 
     Raises:
         IndexInUseError: Another process has the file.
     """
 
     def __init__(self, path: Path, wait_s: float = 10.0) -> None:
-        self._path, self._emptied = path, False
+        self._path, self.damaged = path, False
         self._writing = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = hold(path, wait_s)
@@ -85,8 +86,9 @@ class Index:
 
     def close(self) -> None:
         """Close the file."""
-        with self._writing, self._readers.paused():
+        with self._writing:
             self._writer.close()
+        self._readers.close()
         self._lock.close()
 
     def clear(self) -> None:
@@ -97,29 +99,13 @@ class Index:
 
     def positions(self) -> dict[str, tuple[int, str]]:
         """Return the last sequence of each stream that is in the index, and which stream it was."""
-        self._emptied = False
         entries = self.read("SELECT stream, sequence, identity FROM positions")
         return {entry["stream"]: (entry["sequence"], entry["identity"]) for entry in entries}
 
-    @property
-    def emptied(self) -> bool:
-        """Return whether a damaged file was replaced since `positions` was asked."""
-        return self._emptied
-
-    def write(self, stream: str, sequence: int, identity: str, rows: Iterable[tuple[int, Row]]) -> bool:
-        """Write rows, each with the sequence of its event, and the position of their stream, all or nothing.
-
-        Return whether they were written; not if the file was replaced.
-        """
-        with self._writing:
-            generation = self._readers.generation
-            try:
-                if not self._emptied:
-                    with self._transaction():
-                        self._insert(stream, sequence, identity, rows)
-            except sqlite3.DatabaseError as error:
-                self._replace_damaged(error, generation)
-            return not self._emptied
+    def write(self, stream: str, sequence: int, identity: str, rows: Iterable[tuple[int, Row]]) -> None:
+        """Write rows, each with the sequence of its event, and the position of their stream, all or nothing."""
+        with self._writing, self._noting_damage(), self._transaction():
+            self._insert(stream, sequence, identity, rows)
 
     def _insert(self, stream: str, sequence: int, identity: str, rows: Iterable[tuple[int, Row]]) -> None:
         pruned: set[tuple[Scalar, ...]] = set()
@@ -142,25 +128,16 @@ class Index:
                 self._writer.execute("ROLLBACK")
             raise
 
-    def _replace_damaged(self, error: sqlite3.DatabaseError, generation: int) -> None:
-        """Replace the file by an empty one if an error says that it is damaged, else raise the error again.
-
-        The caller holds `_writing`. No connection may be left that knows the file: closing it would delete the log of
-        the new one.
-        """
-        if not is_damage(error):
-            raise error
-        with self._readers.paused():
-            if generation != self._readers.generation:  # another thread has replaced it meanwhile
-                return
-            structlog.get_logger().error(
-                "the index is damaged and is built again", path=str(self._path), error=repr(error)
-            )
-            self._emptied = True
-            self._writer.close()
-            self._create()
-            self._writer = self._connect(None)
-            self._readers.generation += 1
+    @contextlib.contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        """Remove the file if an error says that it is damaged; the error is raised again in any case."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if is_damage(error):
+                self.damaged = True
+                self._path.unlink(missing_ok=True)
+            raise
 
     def read(self, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query."""
@@ -174,18 +151,7 @@ class Index:
         self, models: tuple[str, ...] | None, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()
     ) -> list[dict[str, Any]]:
         """Return the rows of a query, as if the index had those about some models only; None: about all."""
-        generation = self._readers.generation
-        try:
-            return self._rows(models, query, values)
-        except sqlite3.DatabaseError as error:
-            with self._writing:
-                self._replace_damaged(error, generation)
-        return self._rows(models, query, values)
-
-    def _rows(
-        self, models: tuple[str, ...] | None, query: str, values: Sequence[Scalar] | Mapping[str, Scalar]
-    ) -> list[dict[str, Any]]:
-        with self._readers.borrowed(models) as connection:
+        with self._noting_damage(), self._readers.borrowed(models) as connection:
             return [dict(entry) for entry in connection.execute(query, values)]
 
 

@@ -74,17 +74,16 @@ class Connections:
     """
 
     def __init__(self, connect: Callable[[Models], sqlite3.Connection], most: int) -> None:
-        self.generation = 0
         self._connect, self._most = connect, most
         self._free: list[tuple[Models, sqlite3.Connection]] = []
-        self._in_use, self._pauses = 0, 0
+        self._in_use = 0
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def borrowed(self, models: Models) -> Iterator[sqlite3.Connection]:
         """Yield a connection; one whose query failed is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._in_use < self._most and not self._pauses)
+            self._changed.wait_for(lambda: self._in_use < self._most)
             self._in_use += 1
             connection = self._take(models)
         try:
@@ -112,16 +111,9 @@ class Connections:
             self._free.pop(0)[1].close()
         return None
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Close all connections, once none is in use; none is opened until the caller is done."""
+    def close(self) -> None:
+        """Close all connections, once none is in use."""
         with self._changed:
-            self._pauses += 1
-            try:
-                self._changed.wait_for(lambda: self._in_use == 0)
-                while self._free:
-                    self._free.pop()[1].close()
-                yield
-            finally:
-                self._pauses -= 1
-                self._changed.notify_all()
+            self._changed.wait_for(lambda: self._in_use == 0)
+            while self._free:
+                self._free.pop()[1].close()

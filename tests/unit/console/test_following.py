@@ -129,7 +129,7 @@ class SlowRows:
 
     def __init__(self):
         self.steps, self.writing, self.go_on = [], threading.Event(), threading.Event()
-        self.known, self.emptied = {}, False
+        self.known, self.damaged = {}, False
 
     def clear(self):
         self.steps.append("clear")
@@ -144,7 +144,6 @@ class SlowRows:
             self.go_on.wait(5)
         self.known[stream] = (sequence, identity)
         self.steps.append(identity)
-        return True
 
 
 async def nothing(_events):
@@ -196,6 +195,13 @@ def test_a_stream_is_followed_from_where_the_index_ends_and_pages_learn_of_it():
     assert published == STORY[:1]
     assert follower.progress.indexed == {stream: int(stream == EVENTS) for stream in STREAMS}
     assert follower.progress.behind == len(STREAMS) - 1
+
+
+def test_a_damaged_index_ends_the_process():
+    rows = SlowRows()
+    rows.damaged = True
+    with pytest.raises(RuntimeError, match="at the next start"):
+        asyncio.run(Follower(FakeLog(), rows, lambda *_: None, nothing).run())
 
 
 class LosingLog(FakeLog):
