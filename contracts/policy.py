@@ -14,7 +14,7 @@ from .attested_steps import AttesterPattern, RequiredStep
 from .golden import GoldenPrompts
 from .sources import check_pattern
 from .trigger_metrics import METRICS, SLO_METRICS, MetricRule, TriggerMetric
-from .vocabulary import MAX_COPIES, Variant
+from .vocabulary import MAX_COPIES, OnlyFor, Variant
 
 Metric = Literal["ttft_ms", "itl_ms", "e2e_ms", "tps_system", "tps_request", "error_ratio"]
 Statistic = Literal["mean", "p50", "p95", "p99"]
@@ -111,6 +111,9 @@ class Canary(_Strict):
 
     steps: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = ()
     """Shares of production traffic, rising; after the last one the target gets all. A first version has no canary."""
+    only_for: OnlyFor = ()
+    """Whose requests the first step draws alone, as `team:staff` and `key:alice`; its share is of theirs, and may be
+    above that of the next step."""
     min_requests: Annotated[int, Field(ge=1)] = 100
     """Fewest requests of a step before it can pass."""
     beta: Annotated[float, Field(gt=0.0, lt=1.0, exclude_if=lambda beta: beta == PASS_BETA)] = PASS_BETA
@@ -123,8 +126,12 @@ class Canary(_Strict):
 
     @model_validator(mode="after")
     def _steps_rise(self) -> Canary:
-        if list(self.steps) != sorted(set(self.steps)):
+        rising = self.steps[bool(self.only_for) :]
+        if list(rising) != sorted(rising) or len(set(self.steps)) < len(self.steps):
             msg = f"canary steps are {list(self.steps)}; each must be above the one before"
+            raise ValueError(msg)
+        if self.only_for and not self.steps:
+            msg = "canary.only_for says whose requests the first step draws, and there is no step"
             raise ValueError(msg)
         return self
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .stored import StoredRecord
-from .vocabulary import MAX_COPIES, Contract, Deployable, Instant, ModelName, Target
+from .vocabulary import MAX_COPIES, Contract, Deployable, Instant, ModelName, OnlyFor, Target
 
 
 class ServedTarget(Deployable):
@@ -32,12 +32,14 @@ class CanaryShare(Contract):
     """A target that takes a share of production traffic as a canary; weight 0 means that it was aborted.
 
     Attributes:
+        only_for: Whose requests are drawn for it, and asked of both versions; empty for everyone's.
         away_until: Until then it takes no traffic, so that the active version is seen without it.
         returns: The suspension that it returns from; without all traffic, it goes back there. None for a candidate.
     """
 
     served: ServedTarget
     weight_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
+    only_for: OnlyFor = ()
     away_until: Annotated[Instant | None, Field(exclude_if=lambda until: until is None)] = None
     returns: Annotated[Suspended | None, Field(exclude_if=lambda returns: returns is None)] = None
 

@@ -33,6 +33,11 @@ Party = Literal["target", "caller", "gateway", "infrastructure"]
 StagingPurpose = Literal["benchmark", "rehearsal"]
 MAX_COPIES: Final = 64
 """Most endpoints that one version is loaded on."""
+OnlyFor = Annotated[
+    tuple[Annotated[str, StringConstraints(pattern=r"^(team|key):[^\s:]{1,64}$")], ...],
+    Field(max_length=64, exclude_if=lambda names: not names),
+]
+"""Teams and names of keys, as `team:staff` and `key:alice`; empty for everyone."""
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Instant = AwareDatetime
 

@@ -84,8 +84,10 @@ def _traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
     late = "takes the next share without a verdict" if canary.on_deadline == "promote" else "waits for a person"
     for step in shares:
         if step.step == "canary":
+            is_for_some = canary.only_for and step.share == canary.steps[0]
+            whose = f"traffic of {', '.join(canary.only_for)}" if is_for_some else "traffic"
             yield (
-                f"It takes {step.share:.0%} of the traffic for at least {canary.min_requests} requests, until the "
+                f"It takes {step.share:.0%} of the {whose} for at least {canary.min_requests} requests, until the "
                 f"bad ones are within every limit; undecided after {period(canary.deadline_s)}, it {late}."
             )
     if len(shares) > 1:

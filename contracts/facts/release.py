@@ -16,6 +16,7 @@ from ..vocabulary import (
     Digest,
     Instant,
     ModelName,
+    OnlyFor,
     Ratio,
     ServingSettings,
     Target,
@@ -60,7 +61,7 @@ class TrafficRequested(Fact):
     `reason` explains an unusual share, such as that of a first release without a canary. `pair_ratio` is the share of
     the requests that a canary and the active version are both asked, `copies` on how many endpoints the target is
     to be loaded. With weight 0 the target takes no traffic: it is asked what `shadow_ratio` of the active target's
-    callers asked.
+    callers asked. `only_for` says whose requests alone are drawn for it.
     """
 
     TYPE: ClassVar[str] = "slipway.traffic.requested.v1"
@@ -74,6 +75,7 @@ class TrafficRequested(Fact):
     pair_ratio: Annotated[float, Field(ge=0.0, le=0.5)] = 0.02
     copies: Annotated[int, Field(ge=1, le=MAX_COPIES)] = 1
     shadow_ratio: Annotated[Ratio, Field(exclude_if=lambda ratio: ratio == 0.0)] = 0.0
+    only_for: OnlyFor = ()
 
 
 class DeploymentChanged(Fact):

@@ -71,7 +71,8 @@ class Inference(Contract):
         caller: A pseudonym of the key that was presented, the same at all gateways; None without one.
         holder: A pseudonym of the team of that key, or of its name if it is of no team; None without a key.
         engine_died: The engine died while it had the request, or was dead before; None if it did neither.
-        pinned: The caller named the version, and so chose the side of a canary: no evidence about a candidate.
+        pinned: The caller named the version, or is none of those for whom the canary is drawn: no evidence about a
+            candidate.
         is_evidence: Whether the caller's key is evidence (`slipway keys issue --no-evidence`).
         body: Of a request that its target failed: the first characters of a digest of what it asked; None of others.
     """

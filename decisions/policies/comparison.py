@@ -69,6 +69,8 @@ def _canary_weaknesses(proposed: Canary, stored: Canary) -> list[str]:
         a > b for a, b in zip(proposed.steps, stored.steps, strict=False)
     ):
         weaker.append(f"canary.steps {list(proposed.steps)} are fewer or larger than the stored {list(stored.steps)}")
+    if stored.steps and proposed.only_for != stored.only_for:
+        weaker.append(f"canary.only_for is {list(proposed.only_for)}, and the stored one {list(stored.only_for)}")
     if stored.steps and proposed.min_requests < stored.min_requests:
         weaker.append(f"canary.min_requests is {proposed.min_requests}, below the stored {stored.min_requests}")
     if stored.steps and proposed.beta > stored.beta:

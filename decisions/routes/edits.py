@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from contracts.routes import CanaryShare, Returned, Route, ServedTarget, ShadowShare, Suspended
-from contracts.vocabulary import Target
+from contracts.vocabulary import OnlyFor, Target
 from decisions.routes.versions import is_of
 
 
@@ -53,6 +53,7 @@ def promote(
     cause_id: str,
     fallback: ServedTarget | None = None,
     shadow_ratio: float = 0.0,
+    only_for: OnlyFor = (),
 ) -> Edit:
     """Return the route with a share of traffic for a target; 1.0 makes it active and the active one previous.
 
@@ -86,7 +87,7 @@ def promote(
         quarantined, kept = (*quarantined, *(each for each in left if each not in quarantined)), ()
     update |= {"suspended": kept, "quarantined": quarantined}
     if weight_ratio < 1.0:
-        canary = CanaryShare(served=served, weight_ratio=weight_ratio, returns=returns)
+        canary = CanaryShare(served=served, weight_ratio=weight_ratio, only_for=only_for, returns=returns)
         return Changed(route.model_copy(update={**update, "canary": canary}), "canary")
     update |= {"active": served, "canary": None}
     if not is_active:

@@ -53,6 +53,11 @@ class Caller:
         return self.account if is_token else f"name {self.key.name}"
 
     @property
+    def names(self) -> frozenset[str]:
+        """Return by what a canary can be drawn for it alone."""
+        return frozenset((f"key:{self.key.name}", f"team:{self.key.team}" if self.key.team is not None else ""))
+
+    @property
     def budgets(self) -> tuple[Budget, ...]:
         """Return the budgets that its requests count in: its own, and that of its team."""
         own, team = Budget(self.account, self.key.limits.tokens_per_month), self.key.team

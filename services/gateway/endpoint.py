@@ -81,7 +81,8 @@ class Endpoint:
         dependencies, environment = self._dependencies, arrival.environment
         parsed = requests.read_request(path, raw, await self._large.process(len(raw), json_body.parse_body, raw))
         table = dependencies.tables[environment]
-        choice = table.choose(parsed.model, key=arrival.draw_id, opens=arrival.caller.opens)
+        caller = arrival.caller
+        choice = table.choose(parsed.model, key=arrival.draw_id, opens=caller.opens, names=caller.names)
         served = choice.served
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
@@ -222,7 +223,7 @@ class Endpoint:
             self._dependencies.metrics.retries.labels(record.environment, answer.retried).inc()
         if not accepted.parsed.computes:
             return
-        if record.environment == "production" and not record.pinned:
+        if record.environment == "production" and accepted.parsed.model == record.target.model:
             self._dependencies.traffic.note(record.target.model)
         self._mirrors.note(record)
         if answer.engine_died or answer.other_failed is not None or (rescue is not None and rescue.engine_died):

@@ -249,7 +249,7 @@ class Measurement:
             endpoint=endpoint,
             environment=accepted.environment,
             canary=accepted.choice.canary,
-            pinned=parsed.model != accepted.choice.served.target.model,
+            pinned=accepted.choice.pinned,
             drill=accepted.effect.drill_id if accepted.effect else None,
             scheduled_at=accepted.arrived_at,
             sent_at=accepted.arrived_at + timedelta(seconds=self.sent_s - accepted.arrived_s),

@@ -1,6 +1,6 @@
 """The routes as this gateway knows them: saved ones first, live ones as soon as the bus is connected."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
@@ -65,13 +65,16 @@ class RouteTable:
         """Return the routes, sorted by model name."""
         return [self._routes[model] for model in sorted(self._routes)]
 
-    def choose(self, name: str, key: str, opens: Callable[[str], bool] = lambda _model: True) -> routing.Choice:
+    def choose(
+        self, name: str, key: str, opens: Callable[[str], bool] = lambda _model: True, names: Collection[str] = ()
+    ) -> routing.Choice:
         """Return the target that answers a request for a model name.
 
         Args:
             name: the `model` of the request, perhaps with a pinned version.
             key: decides the side of a canary.
             opens: whether the caller may know of a model.
+            names: by what a canary can be drawn for the caller.
 
         Raises:
             RequestRejected: 404 for an unknown model or version, 503 for a model that has no serving target.
@@ -91,7 +94,7 @@ class RouteTable:
                 problem = errors.version_not_found(route.model, requested.version, names, quarantined=quarantined)
                 raise RequestRejected(problem)
             return pinned
-        chosen = routing.choose_target(route, key, self._clock.now())
+        chosen = routing.choose_target(route, key, self._clock.now(), names)
         if chosen is None:
             raise RequestRejected(errors.nothing_serves(requested.model))
         return chosen

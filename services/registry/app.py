@@ -128,6 +128,7 @@ class Registry:
                 break
             check_sender(event, self._ports.teams())
             _refuse(admission.assess_sources(ready, ready.policy, stored.value if stored else None))
+            _refuse(admission.assess_callers(ready.model, policy, self._ports.teams()))
             if not await self._team_use.has_turn(model):
                 raise NotItsTurn
             await self._check(ready)

@@ -229,6 +229,7 @@ class Answers:
                 cause_id=event.id,
                 fallback=fallback,
                 shadow_ratio=request.shadow_ratio,
+                only_for=request.only_for,
             )
 
         if not await self._is_current(answer.order):

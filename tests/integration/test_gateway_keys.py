@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from contracts.routes import Route
+from contracts.routes import CanaryShare, Route
 from decisions.access.api_keys import parse_key
 from deploy.identity.api_key_files import REHEARSALS
 from deploy.identity.key_folder import KeyFolder
@@ -115,6 +115,21 @@ async def test_a_key_has_limits_unless_others_or_none_are_named_and_is_one_calle
     records, _ = await telemetry(js, 3)
     assert [record.holder == records[0].holder for record in records[:3]] == [True, True, False]
     assert len({record.caller for record in records}) == 3
+
+
+async def test_a_canary_for_a_key_is_drawn_for_that_key_alone(gateway, slipway, js, triton):
+    keys = {name: json.loads(slipway("keys", "issue", name, "--json").stdout)["key"] for name in ("staff", "shop")}
+    for key in keys.values():
+        wait_until(lambda key=key: ask(gateway, key).status_code == 200)
+    share = CanaryShare(served=load_toy(triton, "toy", 2), weight_ratio=0.99, only_for=("key:staff",))
+    routes = Bucket(js, "routes", Route)
+    entry = await routes.get("toy")
+    changed = entry.value.model_copy(update={"canary": share, "epoch": entry.value.epoch + 1})
+    await routes.update("toy", changed, entry.revision)
+    wait_until(lambda: ask(gateway, keys["staff"]).headers["x-slipway-version"] == "toy.v2.bf16")
+    answered = {name: {ask(gateway, key).headers["x-slipway-version"] for _ in range(8)} for name, key in keys.items()}
+    assert "toy.v2.bf16" in answered["staff"]
+    assert answered["shop"] == {"toy.v1.bf16"}
 
 
 def test_a_gateway_that_starts_without_the_bus_knows_the_keys(gateway, slipway):

@@ -26,7 +26,7 @@ def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str,
     rest.
     """
     other = find_other(route, choice.served.target)
-    if other is not None and drawn_canary(route, now) is not None:
+    if other is not None and not choice.pinned and drawn_canary(route, now) is not None:
         newer = other.served if other.canary else choice.served
         drawn = fraction(f"{draw_id}|pair") < newer.pair_ratio
         if drawn and may_mirror(parsed, choice.served, other.served):

@@ -1,8 +1,8 @@
 """Chooses the target of a request: pure functions of the route and the request's key."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from difflib import get_close_matches
 from functools import lru_cache
@@ -22,11 +22,16 @@ _ALIKE = 0.75
 
 @dataclass(frozen=True)
 class Choice:
-    """The target that answers; whether it is a canary, or a candidate that answers no caller."""
+    """The target that answers; whether it is a canary, or a candidate that answers no caller.
+
+    Attributes:
+        pinned: It was not drawn: the caller named it, or is none of those for whom the canary is.
+    """
 
     served: ServedTarget
     canary: bool = False
     shadow: bool = False
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,20 +58,23 @@ def drawn_canary(route: Route, now: datetime) -> CanaryShare | None:
     return None if is_away else canary
 
 
-def choose_target(route: Route, key: str, now: datetime) -> Choice | None:
+def choose_target(route: Route, key: str, now: datetime, names: Collection[str] = ()) -> Choice | None:
     """Return the active target or the canary, chosen by weight; None if no target serves.
 
-    The key is the gateway's own id of the request, so that no caller can choose a side or take many of one.
+    The key is the gateway's own id of the request, so that no caller can choose a side or take many of one. A canary
+    may be only for callers of some names.
     """
     canary = drawn_canary(route, now)
-    if canary is not None and fraction(f"{canary.served.target}|{key}") < canary.weight_ratio:
+    is_left_out = canary is not None and bool(canary.only_for) and not set(canary.only_for) & set(names)
+    if canary is not None and not is_left_out and fraction(f"{canary.served.target}|{key}") < canary.weight_ratio:
         return Choice(canary.served, canary=True)
-    return None if route.active is None else Choice(route.active)
+    return None if route.active is None else Choice(route.active, pinned=is_left_out)
 
 
 def choose_pinned(route: Route, version: int) -> Choice | None:
     """Return a version by number, if it is loaded for production: active, canary or previous, in this order."""
-    return next((choice for choice in pinnable(route) if choice.served.target.version == version), None)
+    choice = next((choice for choice in pinnable(route) if choice.served.target.version == version), None)
+    return replace(choice, pinned=True) if choice is not None else None
 
 
 def pinnable(route: Route) -> list[Choice]:

@@ -15,7 +15,9 @@ from contracts.limits import TooLarge
 from contracts.manifests import BaseManifest
 from contracts.policy import ReleasePolicy
 from contracts.sources import parse_file_uri, parse_hub_uri, scheme_of
-from contracts.vocabulary import Digest, ServingSettings, digest_of_json
+from contracts.teams import Team
+from contracts.vocabulary import Digest, ModelName, ServingSettings, digest_of_json
+from decisions.access.teams import find_problem
 from decisions.policies.comparison import weaknesses
 from decisions.policies.problems import list_problems
 from decisions.serving.settings import assess_settings, combine, find_departure
@@ -126,6 +128,14 @@ def release_id(key: Digest, attempt: int) -> str:
 def is_release_id(text: str) -> bool:
     """Return whether a correlation id is a release's (training's own events carry the run's)."""
     return _RELEASE_ID.match(text) is not None
+
+
+def assess_callers(model: ModelName, policy: ReleasePolicy, known: Iterable[Team]) -> Refusal | None:
+    """Refuse a policy whose canary is drawn for a team that there is not, or that does not own the model."""
+    teams = tuple(known)
+    names = [name.removeprefix("team:") for name in policy.canary.only_for if name.startswith("team:")]
+    reason = next((problem for name in names if (problem := find_problem(name, [model], teams)) is not None), None)
+    return Refusal("policy_invalid", f"canary.only_for: {reason}", {"field": "canary.only_for"}) if reason else None
 
 
 def assess_sources(ready: CheckpointReady, *policies: ReleasePolicy | None) -> Refusal | None:

@@ -263,6 +263,7 @@ def _traffic_order(
         pair_ratio=release.policy.pairs.share_ratio,
         copies=release.policy.copies if weight > 0.0 else 1,
         shadow_ratio=shadow.share_ratio if shadow is not None and weight == 0.0 else 0.0,
+        only_for=release.policy.canary.only_for if weight in release.policy.canary.steps[:1] else (),
     )
 
 

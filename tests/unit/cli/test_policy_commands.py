@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from clients.cli.errors import CommandError
 from clients.cli.policy_sentences import explain_policy, period
@@ -142,6 +143,16 @@ def test_approvals_are_explained():
     ]
     assert "It waits for the approval of 2 different people, none of whom published the checkpoint; " in explained[-1]
     assert explained[-1].endswith("without it the release expires after 1 day.")
+
+
+def test_a_canary_for_some_callers_is_explained_and_needs_a_step():
+    only_for = {"steps": (0.5, 0.1), "only_for": ("team:staff", "key:alice")}
+    traffic = str(explain_policy(policy(canary=only_for)))
+    assert "It takes 50% of the traffic of team:staff, key:alice for at least" in traffic
+    assert "It takes 10% of the traffic for at least" in traffic
+    for wrong in ({"steps": ()}, {"steps": (0.5, 0.2, 0.1)}, {"steps": (0.5, 0.5)}, {"only_for": ("alice",)}):
+        with pytest.raises(ValidationError):
+            policy(canary={**only_for, **wrong})
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "min_requests",
         "action",
     }
-    assert set(Canary.model_fields) == {"steps", "min_requests", "beta", "deadline_s", "on_deadline"}
+    assert set(Canary.model_fields) == {"steps", "only_for", "min_requests", "beta", "deadline_s", "on_deadline"}
     assert set(Shadow.model_fields) == {"share_ratio", "duration_s", "min_requests", "deadline_s", "on_deadline"}
     assert set(LoadProfile.model_fields) == {
         "requests",
@@ -422,3 +422,10 @@ def test_a_policy_without_triggers_does_not_exist():
     with pytest.raises(ValidationError, match="triggers"):
         ReleasePolicy.model_validate({})
     assert Deadlines().merge_s > 0
+
+
+def test_an_event_changes_for_whom_a_canary_is_drawn_in_neither_direction():
+    staff, everyone = with_canary(only_for=("team:staff",)), with_canary()
+    for asked, stored in ((staff, everyone), (everyone, staff)):
+        assert any("canary.only_for" in weakness for weakness in weaknesses(asked, stored))
+    assert weaknesses(staff, staff) == []

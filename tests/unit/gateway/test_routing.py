@@ -66,6 +66,23 @@ def test_only_active_and_canary_are_ever_chosen(key, weight):
     assert (chosen.served.target, chosen.canary) in {(target(7), False), (target(8), True)}
 
 
+def test_a_canary_that_is_only_for_some_draws_their_requests_and_the_others_are_no_evidence():
+    for_staff = route(canary=CanaryShare(served=served(8), weight_ratio=0.5, only_for=("team:staff", "key:alice")))
+    drawn = {
+        name: [routing.choose_target(for_staff, key, NOW, {"key:shop", name}) for key in KEYS[:400]]
+        for name in ("team:staff", "key:alice", "team:other", "")
+    }
+    shares = {name: sum(choice.canary for choice in of) for name, of in drawn.items()}
+    assert shares["team:staff"] == shares["key:alice"] == pytest.approx(200, abs=40)
+    assert shares["team:other"] == shares[""] == 0
+    assert {name: {choice.pinned for choice in of} for name, of in drawn.items()} == {
+        "team:staff": {False},
+        "key:alice": {False},
+        "team:other": {True},
+        "": {True},
+    }
+
+
 @pytest.mark.parametrize("weight", [0.05, 0.25, 0.5])
 def test_the_share_is_the_weight(weight):
     share = len(trial_keys(on_trial(weight))) / len(KEYS)

@@ -6,9 +6,10 @@ import pytest
 
 from contracts.api_keys import ApiKey, KeyLimits
 from contracts.api_usage import MonthlyUsage
+from contracts.routes import CanaryShare
 from decisions.access.api_keys import digest_of_secret, format_key
 from services.gateway.team_table import TeamTable, load_secret
-from testbed.factories import MODEL, START
+from testbed.factories import MODEL, START, route, served
 from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import World, only_active
 
@@ -66,6 +67,17 @@ async def test_a_model_that_changes_its_team_is_closed_within_a_second(world, pa
 async def test_without_a_list_a_key_of_a_team_opens_nothing():
     world = World(only_active(), keys=KEYS)
     assert [(await ask(world, number)).status_code for number in (1, 3)] == [404, 200]
+
+
+async def test_a_canary_for_a_team_is_drawn_for_its_keys_and_requests_of_others_are_no_evidence(path):
+    share = CanaryShare(served=served(8), weight_ratio=0.99, only_for=("team:shop",))
+    clock = StepClock()
+    world = World(
+        route(canary=share, active=served(7)), keys=KEYS, clock=clock, teams=TeamTable(path, b"s" * 32, clock)
+    )
+    for number in (1, 3, 4, 3):
+        assert (await ask(world, number)).status_code == 200
+    assert [(record.canary, record.pinned) for record in world.records] == [(True, False), (False, True)] * 2
 
 
 async def test_cached_prefixes_are_those_of_a_team(world, path):

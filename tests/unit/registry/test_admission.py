@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from contracts.facts import BaseModelRef, Weights
-from contracts.policy import Deadlines, LoadProfile, MetricGate
+from contracts.policy import Canary, Deadlines, LoadProfile, MetricGate
+from contracts.teams import Team
 from contracts.vocabulary import ArtifactRef, ServingSettings, digest_of
 from services.registry.domain import admission
 from services.registry.domain.admission import AllowedLocations, Refusal
@@ -334,6 +335,15 @@ def test_no_other_folder_passes_for_one_that_it_names(uri):
         assert any(refusal is not None for refusal in refusals)
     if not uri.startswith("HF"):
         assert admission.assess_sources(at(uri), BOUND, None).code == "source_not_allowed"
+
+
+def test_a_canary_is_drawn_for_no_team_that_does_not_own_the_model():
+    staff = k.policy(canary=Canary(steps=(0.5,), only_for=("key:alice", "team:staff")))
+    assert admission.assess_callers(k.MODEL, staff, [Team(name="staff", models=(k.MODEL,))]) is None
+    for teams in ((), (Team(name="staff", models=("other",)),)):
+        refusal = admission.assess_callers(k.MODEL, staff, teams)
+        assert (refusal.code, "staff" in refusal.reason) == ("policy_invalid", True)
+    assert admission.assess_callers(k.MODEL, k.policy(), ()) is None
 
 
 def test_an_events_policy_loosens_no_source_of_the_stored_one():

@@ -140,6 +140,17 @@ def test_a_paused_release_holds_no_lease_once_it_was_measured_and_goes_on_withou
     ]
 
 
+def test_the_first_step_of_a_canary_is_for_those_that_the_policy_names_and_the_next_for_everyone():
+    canary = Canary(steps=(0.5, 0.1), only_for=("team:staff",))
+    opening = k.opened(policy=k.policy(canary=canary), variants=("int8",))
+    first = walk(opening, [*ONLY_INT8[:3], replace(ONLY_INT8[3], data=k.turn(first=False, epoch=3)), *ONLY_INT8[4:]])
+    route = k.route(k.target("bf16", 9), k.target("int8"), weight=0.5, epoch=4)
+    begun = decide(first, Input("t-1", NOW, k.changed(route, "canary")), NOW).release
+    onwards = decide(begun, Input("v-1", NOW, k.assessed("int8", 0.5)), NOW).release
+    orders = {key: data.get("only_for") for key, (_, data) in emitted(onwards).items() if "traffic" in key}
+    assert orders == {"traffic.requested:0.5": ["team:staff"], "traffic.requested:0.1": None}
+
+
 def test_a_pause_gives_back_the_lease_that_a_canary_kept():
     opening = k.opened(policy=k.policy(canary=Canary(steps=(0.1,))), variants=("int8",))
     on_canary = walk(
