@@ -173,6 +173,7 @@ class VersionManifest(Contract):
     """An immutable model version with its lineage: `versions/<model>/<version>/manifest.json`.
 
     Attributes:
+        quantised_base: The quantised base that the checkpoint was trained on, as in `MergeMethod`.
         policy: The frozen release policy as JSON, which `policy_digest` is of.
     """
 
@@ -187,6 +188,7 @@ class VersionManifest(Contract):
     evals: tuple[EvalResult, ...]
     merged: ArtifactRef
     variants: tuple[RegisteredVariant, ...]
+    quantised_base: str | None = None
     serving: ServingSettings | None = None
     policy_digest: Digest
     policy: dict[str, Any]

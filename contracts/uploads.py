@@ -84,6 +84,7 @@ class UploadAnswer(Contract):
         stored_bytes: Bytes that are in the store.
         files: Where each file is stored, in the order of the request.
         folder: The manifest of the folder.
+        architecture: That of the base, as its configuration names it.
     """
 
     state: Literal["missing", "verifying", "stored", "refused", "later"]
@@ -92,5 +93,6 @@ class UploadAnswer(Contract):
     files: tuple[ArtifactRef, ...] = ()
     folder: ArtifactRef | None = None
     base: BaseModelRef | None = None
+    architecture: str | None = None
     code: Code | None = None
     reason: str = ""

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -76,6 +78,46 @@ def tiny_qwen2() -> Qwen2Config:
         bos_token_id=1,
         eos_token_id=2,
     )
+
+
+def tiny_gemma3() -> PreTrainedConfig:
+    """Norms around both blocks, with an offset of one; local and global attention; tied."""
+    return tiny_config_of("gemma3_text", layer_types=["sliding_attention", "full_attention"], tie_word_embeddings=True)
+
+
+def tiny_qwen3_5() -> PreTrainedConfig:
+    """A layer of linear attention and one of full attention."""
+    return tiny_config_of(
+        "qwen3_5_text",
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+    )
+
+
+def tiny_qwen3_moe() -> PreTrainedConfig:
+    """Four experts a layer."""
+    return tiny_config_of("qwen3_moe", num_experts=4, moe_intermediate_size=HIDDEN)
+
+
+def tiny_config_of(kind: str, **settings: Any) -> PreTrainedConfig:
+    """Return the configuration of a small model of a type of transformers."""
+    sizes = {
+        "vocab_size": 260,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return AutoConfig.for_model(kind, **sizes, **settings)
 
 
 def tiny_gpt2() -> GPT2Config:

@@ -24,11 +24,24 @@ FromMlflow = Annotated[
     ),
 ]
 RunId = Annotated[
-    str | None, typer.Option(help="Training run that produced the checkpoint (default: that of --from-mlflow).")
+    str | None,
+    typer.Option(
+        help="Training run that produced the checkpoint (default: that of --from-mlflow, else the name of the folder)."
+    ),
 ]
 DataHash = Annotated[
     str | None,
     typer.Option(help="Digest of the training data, sha256:HEX (default: the tag slipway.data_hash of MLflow's run)."),
+]
+Data = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="In place of --data-hash: file with the training data, to be hashed; repeatable, in order."
+    ),
+]
+CheckOnly = Annotated[bool, typer.Option("--check", help="Only check what can be checked before an upload.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait for the end of the release; the exit code is 0 if it was promoted, else 3.")
 ]
 Hyperparameters = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUE", help="For example lr=0.0002; repeatable.")

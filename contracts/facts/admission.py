@@ -111,6 +111,8 @@ class MergeMethod(Contract):
     kind: Literal["lora", "full"]
     dtype: Literal["bfloat16", "float16", "float32"]
     library_versions: dict[str, str]
+    quantised_base: Annotated[str, AtMost(characters=200)] | None = None
+    """The quantised base that the checkpoint was trained on (QLoRA), or the recorded setting that says so."""
 
 
 class Parity(Contract):

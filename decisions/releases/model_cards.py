@@ -6,6 +6,7 @@ from typing import Any
 from contracts.facts import EvalResult, RegisteredVariant
 from contracts.facts.staging import SideSummary
 from contracts.manifests import BenchmarkReport
+from decisions.checkpoints.adapters import describe_quantised
 from decisions.releases.markdown_text import inline, table, yaml_block
 from decisions.releases.version_history import VersionHistory
 from decisions.serving.settings import describe_settings
@@ -116,6 +117,9 @@ def _training(history: VersionHistory) -> str:
         *([("finished", f"{training.finished_at:%Y-%m-%d %H:%M:%S}")] if training.finished_at else []),
     ]
     text = f"## Training\n\nAs stated by the publisher.\n\n{table(('', ''), rows)}"
+    base = history.manifest.quantised_base
+    if base is not None:
+        text += f"\nIt was {inline(describe_quantised(base))}.\n"
     if training.hyperparameters:
         values = [(inline(str(name)), inline(str(value))) for name, value in training.hyperparameters.items()]
         text += f"\n{table(('hyperparameter', 'value'), values)}"

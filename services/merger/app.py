@@ -102,7 +102,10 @@ class Merger:
             weights=opened.weights,
             files=result.files,
             method=MergeMethod(
-                kind=opened.weights.kind, dtype=self.dtype, library_versions=self.engine.library_versions()
+                kind=opened.weights.kind,
+                dtype=self.dtype,
+                library_versions=self.engine.library_versions(),
+                quantised_base=result.quantised_base,
             ),
             parity=result.parity.model_copy(update={"rendered_token_ids_digest": result.rendering.token_ids_digest}),
             tokenizer_digest=domain.tokenizer_digest(result.files),

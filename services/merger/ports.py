@@ -65,6 +65,7 @@ class MergeResult:
         tokenizer: Where the tokenizer comes from.
         rendering: By the tokenizer that was read back.
         expected_rendering: By the tokenizer of the inputs.
+        quantised_base: The quantised base that the checkpoint was trained on; None if nothing says so.
     """
 
     files: tuple[FileEntry, ...]
@@ -73,6 +74,7 @@ class MergeResult:
     rendering: Rendering
     expected_rendering: Rendering
     peak_rss_bytes: int
+    quantised_base: str | None = None
 
 
 class Blobs(Protocol):

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeVar
 from pydantic import BaseModel
 
 from contracts.envelope import Event
-from contracts.facts import BaseModelRef, CheckpointReady, ReleaseOpened
+from contracts.facts import CheckpointReady, ReleaseOpened
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
@@ -127,7 +127,7 @@ class UploadStore(Protocol):
     def abort_unfinished(self) -> None:
         """Remove the parts of uploads that began long ago and became no file."""
 
-    def find_base(self, name_and_revision: str) -> BaseModelRef | None:
+    def find_base(self, name_and_revision: str) -> BaseManifest | None:
         """Return an imported base model by `NAME` or `NAME@REVISION`; None if there is none."""
 
     def base_names(self) -> list[str]:

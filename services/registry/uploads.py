@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -65,10 +66,10 @@ class Intake:
         if foreign is not None:
             raise Permanent("team_mismatch", foreign)
         _refuse(domain.assess_request(request))
-        base = await self._base(request.base) if request.base is not None else None
+        about = await self._base(request.base) if request.base is not None else {}
         keys = {file.digest: domain.blob_key(model, publisher, file.digest) for file in request.files}
         unique = list({file.digest: file for file in request.files}.values())
-        verifying = UploadAnswer(state="verifying", stored_bytes=domain.bytes_of(unique), base=base)
+        verifying = UploadAnswer(state="verifying", stored_bytes=domain.bytes_of(unique), **about)
         there = await self._look(unique, keys)
         if there is None:
             return verifying
@@ -78,13 +79,14 @@ class Intake:
             permits, rest = await asyncio.to_thread(self._permits, missing, keys)
             if permits:
                 stored = domain.bytes_of(unique) - rest
-                return UploadAnswer(state="missing", permits=tuple(permits), stored_bytes=stored, base=base)
+                return UploadAnswer(state="missing", permits=tuple(permits), stored_bytes=stored, **about)
             there |= await self._look(missing, keys) or {}  # they were made of their parts now
         if not await self._verify(unique, keys, there):
             return verifying
-        return await self._stored(model, publisher, request, base)
+        return await self._stored(model, publisher, request, about)
 
-    async def _base(self, name: str) -> BaseModelRef:
+    async def _base(self, name: str) -> dict[str, Any]:
+        """Return what an answer says about a base model."""
         base = await asyncio.to_thread(self._store.find_base, name)
         if base is None:
             known = await asyncio.to_thread(self._store.base_names)
@@ -94,7 +96,8 @@ class Intake:
                 "imports one with `slipway base import`."
             )
             raise Permanent("unknown_base", reason)
-        return base
+        ref = BaseModelRef(name=base.name, revision=base.revision, uri=base.folder.uri, digest=base.folder.digest)
+        return {"base": ref, "architecture": base.architecture}
 
     async def _look(self, files: Sequence[AnnouncedFile], keys: dict[str, str]) -> dict[str, StoredFile] | None:
         """Return the files that are there, by digest; None while one of another size than announced is being read.
@@ -172,7 +175,7 @@ class Intake:
         return len(ended) == len(files)
 
     async def _stored(
-        self, model: str, publisher: str, request: UploadRequest, base: BaseModelRef | None
+        self, model: str, publisher: str, request: UploadRequest, about: Mapping[str, Any]
     ) -> UploadAnswer:
         """Return where all is stored; of a folder the manifest is written now, which commits it."""
         refs = tuple(
@@ -192,7 +195,7 @@ class Intake:
             if created:
                 structlog.get_logger().info("checkpoint uploaded", model=model, publisher=publisher, folder=folder.uri)
         total = sum(ref.size_bytes for ref in refs)
-        return UploadAnswer(state="stored", stored_bytes=total, files=refs, folder=folder, base=base)
+        return UploadAnswer(state="stored", stored_bytes=total, files=refs, folder=folder, **about)
 
 
 class Contents:

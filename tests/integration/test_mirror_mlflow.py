@@ -286,7 +286,8 @@ def slipway(settings, mlflow, *arguments):
 
 
 POLICY = str(ROOT / "examples" / "smollm2" / "policy.yaml")
-ADAPTER = {"adapter_config__json": b"{}", "adapter_model__safetensors": b"weights", "train__py": b"print()"}
+LORA = json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 16}).encode()
+ADAPTER = {"adapter_config__json": LORA, "adapter_model__safetensors": b"weights", "train__py": b"print()"}
 
 
 async def test_a_version_of_mlflow_is_published_with_its_run(mlflow, api, model_in_slipway):

@@ -4,7 +4,6 @@ import itertools
 from datetime import datetime, timedelta
 from hashlib import sha256
 
-from contracts.facts import BaseModelRef
 from contracts.manifests import BaseManifest
 from contracts.uploads import UploadPermit
 from contracts.vocabulary import ArtifactRef, digest_of
@@ -93,14 +92,11 @@ class FakeUploads:
             if upload in self.parts and self._now - begun > timedelta(days=1):
                 del self.parts[upload]
 
-    def find_base(self, name_and_revision: str) -> BaseModelRef | None:
+    def find_base(self, name_and_revision: str) -> BaseManifest | None:
         name, _, revision = name_and_revision.partition("@")
         read = [data for key, (_, data) in self.objects.items() if key.startswith(f"bases/{name}/")]
         bases = [base for base in map(BaseManifest.model_validate_json, read) if revision in ("", base.revision)]
-        if not bases:
-            return None
-        base = max(bases, key=lambda each: each.imported_at)
-        return BaseModelRef(name=base.name, revision=base.revision, uri=base.folder.uri, digest=base.folder.digest)
+        return max(bases, key=lambda each: each.imported_at, default=None)
 
     def base_names(self) -> list[str]:
         manifests = (data for key, (_, data) in self.objects.items() if key.startswith("bases/"))

@@ -9,20 +9,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import typer
+
 from clients.cli import publish_options as options
+from clients.cli.checkpoint_checks import Checked, check_checkpoint, find_base
 from clients.cli.commands.policy import check_policy, load_policy
+from clients.cli.commands.status import UNTIL, follow_release
 from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.external_source import describe_weights
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, show_json, show_line
+from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line
 from clients.cli.parsing import check_model
 from clients.cli.recorded_releases import Release, read_releases
 from clients.cli.settings import CliSettings
 from clients.cli.upload import Advance, model_files, progress_bar
 from clients.cli.views.render import duration
 from clients.training import Connection as TrainingConnection
-from clients.training import Published, PublishError, Run, publish_checkpoint
-from contracts.facts import EvalResult, Weights
+from clients.training import Published, PublishError, Run, data_hash, publish_checkpoint
+from contracts.facts import BaseModelRef, EvalResult, Weights
 from contracts.facts.progress import ReleaseProgress
 from contracts.sources import scheme_of
 from contracts.vocabulary import ServingSettings, Variant
@@ -38,6 +42,7 @@ def publish(
     from_mlflow: options.FromMlflow = None,
     run_id: options.RunId = None,
     data_hash: options.DataHash = None,
+    data: options.Data = None,
     hyperparameter: options.Hyperparameters = None,
     evaluated: options.Evaluated = None,
     variant: options.Variants = None,
@@ -51,6 +56,8 @@ def publish(
     template_option: options.TemplateOptions = None,
     engine_option: options.EngineOptions = None,
     runtime: options.Runtime = None,
+    check_only: options.CheckOnly = False,
+    wait: options.Wait = False,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,7 +67,7 @@ def publish(
         raise CommandError("name one checkpoint: --adapter FOLDER, or --from-mlflow models:/NAME/VERSION", Exit.USAGE)
     given = {
         "run_id": run_id,
-        "data_hash": data_hash,
+        "data_hash": hash_of(data, data_hash),
         "hyperparameters": parse_values(hyperparameter or [], "hyperparameter"),
         "evals": [parse_eval(item) for item in evaluated or []],
     }
@@ -83,9 +90,58 @@ def publish(
     }
     stack = find_stack(state)
     check_policy(stack, model, policy)
-    with checkpoint_of(adapter, from_mlflow, given, quiet=as_json) as (weights, run):
-        published = upload(stack, base, weights, {**release, "run": run}, quiet=as_json)
-    show_published(published, find_earlier(stack, published), run.run_id, as_json=as_json)
+    with checkpoint_of(adapter, from_mlflow, given, quiet=as_json) as (location, run):
+        weights = find_weights(location, quiet=as_json)
+        checked = check_checkpoint(
+            weights,
+            base_of=lambda: find_base(training_connection(stack), model, base),
+            variants=release["variants"],
+            hyperparameters=run.hyperparameters,
+        )
+        if checked.note and not as_json:
+            show_line(f"note: the LoRA was {checked.note}")
+        if check_only:
+            show_checked(model, run.run_id, checked, as_json=as_json)
+            return
+        published = upload(stack, checked.base, weights, {**release, "run": run}, quiet=as_json)
+    earlier = find_earlier(stack, published)
+    show_published(published, earlier, run.run_id, as_json=as_json)
+    if wait:
+        wait_for_end(stack, model, earlier, as_json=as_json)
+
+
+def wait_for_end(stack: StackAddress, model: str, earlier: ReleaseProgress | None, *, as_json: bool) -> None:
+    """Follow the release of a published checkpoint to its end; exit with `NOT_PROMOTED` unless it is promoted."""
+    if earlier is None:
+        with ended_by_interrupt(following=False):
+            asyncio.run(follow_release(stack, model, UNTIL, None, as_json))
+    elif earlier.outcome != "promoted":
+        raise typer.Exit(int(Exit.NOT_PROMOTED))
+
+
+def show_checked(model: str, run_id: str, checked: Checked, *, as_json: bool) -> None:
+    """Print that nothing speaks against publishing."""
+    base = f"{checked.base.name}@{checked.base.revision}"
+    if as_json:
+        show_json({"checked": True, "model": model, "run_id": run_id, "base": base, "note": checked.note})
+    else:
+        show_line(f"nothing speaks against publishing this checkpoint of {model} on {base}; nothing was uploaded")
+
+
+def hash_of(files: Sequence[Path] | None, given: str | None) -> str | None:
+    """Return the digest of training data: that of files, or the one that is given.
+
+    Raises:
+        CommandError: both are given, or a file cannot be read.
+    """
+    if not files:
+        return given
+    if given is not None:
+        raise CommandError("give one of --data and --data-hash", Exit.USAGE)
+    try:
+        return data_hash(files)
+    except OSError as error:
+        raise CommandError(f"the training data cannot be read: {error}", Exit.USAGE) from error
 
 
 @contextlib.contextmanager
@@ -101,7 +157,7 @@ def checkpoint_of(
         quiet: Show no progress.
     """
     if from_mlflow is None:
-        yield str(adapter), _run_of(given)
+        yield str(adapter), _run_of({**given, "run_id": given["run_id"] or _folder_name(str(adapter))})
         return
     from clients.cli.mlflow_source import access_of, fetch
 
@@ -117,30 +173,40 @@ def checkpoint_of(
         yield folder, _run_of(known)
 
 
+def _folder_name(location: str) -> str:
+    """Return the name of a checkpoint's folder or repository."""
+    return (
+        location.partition("@")[0].rstrip("/").rsplit("/", 1)[-1]
+        if "://" in location
+        else Path(location).resolve().name
+    )
+
+
 def _run_of(fields: Mapping[str, Any]) -> Run:
-    missing = [f"--{name.replace('_', '-')}" for name in ("run_id", "data_hash") if not fields[name]]
+    missing = [option for name, option in (("run_id", "--run-id"), ("data_hash", "--data FILE")) if not fields[name]]
     if missing:
         raise CommandError(f"the training run is not known: give {' and '.join(missing)}", Exit.USAGE)
     return Run(**fields)
 
 
-def upload(stack: StackAddress, base: str, adapter: str, release: dict[str, Any], *, quiet: bool) -> Published:
+def upload(
+    stack: StackAddress, base: BaseModelRef, weights: Path | Weights, release: dict[str, Any], *, quiet: bool
+) -> Published:
     """Upload a checkpoint and publish its event.
 
     Args:
         stack: The stack that it is published to.
-        base: Imported base model, NAME or NAME@REVISION.
-        adapter: The folder of the checkpoint, or its location outside the store.
+        base: Imported base model.
+        weights: The folder of the checkpoint, or the reference to one outside the store.
         release: The other arguments of `publish_checkpoint`.
         quiet: Show no progress.
 
     Raises:
         CommandError: It cannot be published; the message says why.
     """
-    weights = find_weights(adapter, quiet=quiet)
     total = 0 if isinstance(weights, Weights) else sum(path.stat().st_size for path in model_files(weights))
     try:
-        with progress_bar(f"uploading {adapter}", total, shown=total > 0 and not quiet) as advance:
+        with progress_bar(f"uploading {weights}", total, shown=total > 0 and not quiet) as advance:
             return publish_checkpoint(
                 weights, base=base, connection=training_connection(stack), progress=steps(advance), **release
             )

@@ -70,7 +70,7 @@ def status(
         asyncio.run(_show_all(stack, what, every, as_json))
         return
     with ended_by_interrupt(following=until is None):
-        asyncio.run(_follow(stack, what, until, timeout, as_json))
+        asyncio.run(follow_release(stack, what, until, timeout, as_json))
 
 
 def model_of(what: str | None) -> str | None:
@@ -115,9 +115,15 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
         show_line("no release yet; publish a checkpoint with `slipway publish`")
 
 
-async def _follow(
+async def follow_release(
     stack: StackAddress, what: str | None, until: str | None, timeout_s: float | None, as_json: bool
 ) -> None:
+    """Draw a release at intervals; return once it has ended, if `until` says so.
+
+    Raises:
+        CommandError: it had not ended after `timeout_s`.
+        typer.Exit: it was not promoted.
+    """
     try:
         async with asyncio.timeout(timeout_s):
             with _drawing(as_json) as draw:

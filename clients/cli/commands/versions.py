@@ -27,6 +27,7 @@ from contracts.facts.staging import SideSummary
 from contracts.manifests import DeploymentRecord
 from contracts.routes import Route
 from contracts.vocabulary import Target
+from decisions.checkpoints.adapters import describe_quantised
 from decisions.serving.settings import describe_settings
 
 
@@ -161,6 +162,7 @@ def lineage(version: Version) -> dict[str, Any]:
     return {
         "base": f"{manifest.base.name} at {manifest.base.revision} ({manifest.base.digest})",
         manifest.weights.kind: f"{manifest.weights.ref.digest} ({manifest.weights.ref.uri})",
+        **({"training": describe_quantised(manifest.quantised_base)} if manifest.quantised_base is not None else {}),
         "training run": training.run_id,
         "training data": training.data_hash,
         "hyperparameters": ", ".join(f"{key}={value}" for key, value in training.hyperparameters.items()) or "-",

@@ -79,4 +79,5 @@ def parse_result(fields: dict[str, Any]) -> MergeResult:
         rendering=Rendering(**fields["rendering"]),
         expected_rendering=Rendering(**fields["expected_rendering"]),
         peak_rss_bytes=fields["peak_rss_bytes"],
+        quantised_base=fields["quantised_base"],
     )

@@ -74,4 +74,5 @@ def reject_by_headers(job: MergeJob, base: domain.FolderMetadata, checkpoint: do
         raise_rejection(domain.assess_recorded(checkpoint.config, job.hyperparameters))
         raise_rejection(domain.assess_adapter_dtypes(checkpoint.tensors))
     else:
+        raise_rejection(domain.assess_unquantised("checkpoint", checkpoint.config))
         raise_rejection(domain.assess_quantised("checkpoint", checkpoint.tensors))

@@ -1,6 +1,7 @@
 """Runs a model whose weights are in the store: each module's are read when it is called and released afterwards."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 Load = Callable[[str], torch.Tensor]
 META = torch.device("meta")
+READ_BY_OWNER = (torch.nn.Conv1d,)
+"""Modules that are not called: the module that holds them uses their weights."""
 WRAPPED = (".base_layer", ".original_module")
 
 
@@ -21,9 +24,11 @@ def base_name(name: str) -> str:
 def missing_parameters(name: str, module: torch.nn.Module) -> list[tuple[torch.nn.Module, str, str]]:
     """Return the parameters that a module needs but does not hold, as (owner, name in the owner, name in the base).
 
-    A LoRA layer also reads the layer that it wraps (DoRA takes the norm of its weight), so that layer's are included.
+    A LoRA layer also reads the layer that it wraps (DoRA takes the norm of its weight), and linear attention passes the
+    weights of its convolution to a function, so those are included.
     """
     owners = [(name, module)]
+    owners += [(f"{name}.{child}", part) for child, part in module.named_children() if isinstance(part, READ_BY_OWNER)]
     if isinstance(module, BaseTunerLayer):
         owners.append((f"{name}.base_layer", module.get_base_layer()))
     return [
@@ -34,18 +39,33 @@ def missing_parameters(name: str, module: torch.nn.Module) -> list[tuple[torch.n
     ]
 
 
-def read_on_demand(model: torch.nn.Module, load: Load) -> None:
-    """Make every module read its own weights when it is called."""
+def read_on_demand(model: torch.nn.Module, load: Load) -> set[str]:
+    """Make every module read its own weights when it is called.
+
+    Returns:
+        The modules that were not called yet; it shrinks as they are. An operation on weights that were never read may
+        give numbers from uninitialised memory, without an error.
+    """
+    unread: set[str] = set()
     for name, module in model.named_modules():
-        needed = [] if name.endswith(".base_layer") else missing_parameters(name, module)
+        by_owner = name.endswith(".base_layer") or isinstance(module, READ_BY_OWNER)
+        needed = [] if by_owner else missing_parameters(name, module)
         if needed:
-            _load_while_called(module, needed, load)
+            unread.add(name)
+            _load_while_called(module, needed, load, partial(unread.discard, name))
+    return unread
 
 
-def _load_while_called(module: torch.nn.Module, needed: list[tuple[torch.nn.Module, str, str]], load: Load) -> None:
+def _load_while_called(
+    module: torch.nn.Module,
+    needed: list[tuple[torch.nn.Module, str, str]],
+    load: Load,
+    note_call: Callable[[], None],
+) -> None:
     empty = [(owner, parameter, getattr(owner, parameter)) for owner, parameter, _ in needed]
 
     def before(_module: torch.nn.Module, _inputs: Any) -> None:
+        note_call()
         for owner, parameter, name in needed:
             setattr(owner, parameter, torch.nn.Parameter(load(name), requires_grad=False))
 
@@ -87,11 +107,14 @@ def run_module_by_module(build: Callable[[], Any], load: Load, compute: Callable
     `build` returns the model without weights. If reading on demand fails, all weights are read into memory.
     """
     model = build()
-    read_on_demand(model, load)
+    unread = read_on_demand(model, load)
     try:
-        return compute(model)
+        computed = compute(model)
+        if not unread:
+            return computed
     except (NotImplementedError, RuntimeError):  # torch's errors for a tensor without data
-        del model
+        pass
+    del model
     model = build()
     read_all(model, load)
     return compute(model)

@@ -14,6 +14,7 @@ from typing import Any
 
 from contracts.facts import BaseModelRef
 from contracts.manifests import FileEntry
+from services.merger import domain
 from services.merger.adapters.inputs import open_inputs
 from services.merger.adapters.rendering import Render
 from services.merger.adapters.store_client import StoreClient
@@ -88,7 +89,9 @@ def merge(store: Blobs, job: MergeJob, render: Render | None = None) -> dict[str
         verification = verify.verify_stored(store, inputs, checked, written, step_progress("verify", "models"))
     except ArithmeticError as error:
         raise Permanent("parity_failed", f"Parity cannot be measured: {error}.") from error
+    adapter = inputs.checkpoint_metadata.config if job.kind == "lora" else None
     return {
+        "quantised_base": domain.quantised_base(adapter, job.hyperparameters),
         "files": [file.model_dump(mode="json") for file in written.files],
         "parity": verification.parity.model_dump(mode="json"),
         "tokenizer": checked.tokenizer,

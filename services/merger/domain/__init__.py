@@ -1,7 +1,15 @@
 """The pure decisions of the merger: what to reject, how to cut shards, whether parity holds."""
 
-from services.merger.domain.checks import (
+from decisions.checkpoints.adapters import (
     ADAPTER_CONFIG,
+    assess_adapter_config,
+    assess_recorded,
+    quantised_base,
+    recorded_settings,
+)
+from decisions.checkpoints.architectures import assess_unquantised
+from decisions.checkpoints.rejection import Rejection
+from services.merger.domain.checks import (
     ADAPTER_WEIGHTS,
     MODEL_CONFIG,
     WEIGHTS,
@@ -9,10 +17,8 @@ from services.merger.domain.checks import (
     AdapterValues,
     CheckpointKind,
     FolderMetadata,
-    Rejection,
     TensorInfo,
     WeightsFile,
-    assess_adapter_config,
     assess_adapter_tensors,
     assess_adapter_values,
     assess_base,
@@ -55,7 +61,6 @@ from services.merger.domain.plan import (
     tokenizer_files,
     weights_bytes,
 )
-from services.merger.domain.recorded import assess_recorded, recorded_settings
 from services.merger.domain.serving import plan_settings_key
 from services.merger.domain.vocabulary import (
     TokenizerComparison,
@@ -132,6 +137,7 @@ __all__ = [
     "assess_tied",
     "assess_tied_copies",
     "assess_tokenizer",
+    "assess_unquantised",
     "assess_vocabulary",
     "assess_weights_files",
     "base_tensor_name",
@@ -147,6 +153,7 @@ __all__ = [
     "plan_shard_limit",
     "plan_shards",
     "plan_vocabulary",
+    "quantised_base",
     "recorded_settings",
     "resized",
     "shard_name",

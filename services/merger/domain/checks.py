@@ -3,18 +3,18 @@
 PEFT itself silently accepts missing keys, another base's LoRA, all-zero matrices, NaN and pickles.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from contracts.codes import Code
 from contracts.facts import BaseModelRef
+from decisions.checkpoints.adapters import ADAPTER_CONFIG
+from decisions.checkpoints.architectures import architecture_of, assess_architecture, assess_unquantised
+from decisions.checkpoints.rejection import Rejection
 
 CheckpointKind = Literal["lora", "full"]
 
-ADAPTER_CONFIG = "adapter_config.json"
 MODEL_CONFIG = "config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
@@ -22,28 +22,6 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 # What packed and rounded weights are stored as. I64 and BOOL are not: a model may hold counters and masks.
 INTEGER_DTYPES = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "U64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"})
-HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-# Initialisations that also change the base's weights: the LoRA alone does not describe such a model.
-BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "corda", "loftq", "lora_ga")
-UNSUPPORTED_SETTINGS = (
-    "alora_invocation_tokens",
-    "arrow_config",
-    "layer_replication",
-    "lora_bias",
-    "megatron_config",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-)
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """Why a checkpoint is rejected."""
-
-    code: Code
-    reason: str
-    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,14 +130,17 @@ def assess_base_files(sizes: Mapping[str, int]) -> Rejection | None:
 
 
 def assess_base(base: FolderMetadata) -> Rejection | None:
-    """Reject quantised base weights: rounding a sum to a 4-bit grid loses the LoRA."""
-    if base.config and base.config.get("quantization_config"):
-        reason = "The base's config.json has a quantization_config."
-        return Rejection("quantised_base", reason)
-    if base.config and base.config.get("transformers_weights"):
+    """Reject architectures that cannot be merged, and quantised weights: rounding a sum to 4 bits loses the LoRA."""
+    config = base.config or {}
+    if config.get("transformers_weights"):
         reason = f"The base's config.json names its weights by transformers_weights; name them {WEIGHTS}."
         return Rejection("unsupported_architecture", reason)
-    return assess_quantised("base", base.tensors)
+    architecture = architecture_of(config)
+    return (
+        assess_unquantised("base", config)
+        or (assess_architecture(architecture) if architecture is not None else None)
+        or assess_quantised("base", base.tensors)
+    )
 
 
 def assess_quantised(owner: str, tensors: Mapping[str, TensorInfo]) -> Rejection | None:
@@ -168,31 +149,6 @@ def assess_quantised(owner: str, tensors: Mapping[str, TensorInfo]) -> Rejection
         if info.dtype in INTEGER_DTYPES:
             reason = f"The {owner}'s tensor {name} is stored as {info.dtype}."
             return Rejection("quantised_base", reason, {"tensor": name, "dtype": info.dtype})
-    return None
-
-
-def assess_adapter_config(adapter: Mapping[str, Any], base: BaseModelRef) -> Rejection | None:
-    """Reject other kinds of PEFT than LoRA, settings that cannot be merged, and adapters of another base."""
-    if adapter.get("peft_type") != "LORA":
-        kind = adapter.get("peft_type")
-        return Rejection("unsupported_adapter", f"The adapter's peft_type is {kind!r}; only LORA can be merged.")
-    used = [key for key in UNSUPPORTED_SETTINGS if adapter.get(key)]
-    if adapter.get("bias", "none") != "none":
-        used.append("bias")
-    if used:
-        return Rejection(
-            "unsupported_adapter", f"The adapter uses {', '.join(used)}, which cannot be merged.", {"settings": used}
-        )
-    start = str(adapter.get("init_lora_weights", "")).lower()
-    if start.startswith(BASE_CHANGING_INITIALISATIONS):
-        reason = (
-            f"The adapter's initialisation {start} changed the base's weights; convert it to a plain LoRA on saving."
-        )
-        return Rejection("base_mismatch", reason, {"init_lora_weights": start})
-    named = str(adapter.get("base_model_name_or_path") or "")
-    if HUB_NAME.match(named) and bare_name(named) != bare_name(base.name):
-        reason = f"{ADAPTER_CONFIG} names the base {named}, the event {base.name}: correct the one that is wrong."
-        return Rejection("base_mismatch", reason, {"adapter": named, "event": base.name})
     return None
 
 
@@ -275,8 +231,3 @@ def assess_finite(non_finite: Sequence[str]) -> Rejection | None:
         return None
     reason = f"{non_finite[0]} contains NaN or infinity ({len(non_finite)} such tensors)."
     return Rejection("non_finite_weights", reason, {"tensors": list(non_finite[:5])})
-
-
-def bare_name(name: str) -> str:
-    """Return a model's name without its organisation, for comparison."""
-    return name.rsplit("/", 1)[-1].lower()

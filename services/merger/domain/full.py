@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.merger.domain.checks import MODEL_CONFIG, Rejection, TensorInfo, first_shape_mismatch
+from decisions.checkpoints.rejection import Rejection
+from services.merger.domain.checks import MODEL_CONFIG, TensorInfo, first_shape_mismatch
 
 GENERATION_CONFIG = "generation_config.json"
 OWN_SETTINGS = frozenset({MODEL_CONFIG, GENERATION_CONFIG})

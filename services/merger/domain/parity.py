@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from contracts.facts import Parity
-from services.merger.domain.checks import Rejection
+from decisions.checkpoints.rejection import Rejection
 
 PARITY_PROMPTS = (
     "What is the capital of France?",

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from contracts.facts import BaseModelRef, Weights
 from contracts.manifests import FileEntry
 from contracts.vocabulary import digest_of_json
-from services.merger.domain.checks import WEIGHTS, WEIGHTS_INDEX, Rejection
+from decisions.checkpoints.adapters import quantised_base, recorded_settings
+from decisions.checkpoints.rejection import Rejection
+from services.merger.domain.checks import WEIGHTS, WEIGHTS_INDEX
 from services.merger.domain.parity import ParityLimits
-from services.merger.domain.recorded import recorded_settings
 from services.merger.domain.vocabulary import TokenizerSource
 
 SaveDtype = Literal["bfloat16", "float16", "float32"]
@@ -63,6 +64,7 @@ def plan_output_key(
             "limits": asdict(limits),
             "libraries": dict(sorted(library_versions.items())),
             "recorded": recorded_settings(hyperparameters),
+            "quantised_base": quantised_base(None, hyperparameters),
         }
     )
 

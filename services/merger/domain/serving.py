@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from contracts.vocabulary import Digest, ServingSettings, digest_of_json
+from decisions.checkpoints.rejection import Rejection
 from decisions.openai.fields import GIVEN_VARIABLES
 from decisions.serving.engine_parsers import CALL_MARKERS
-from services.merger.domain.checks import MODEL_CONFIG, Rejection
+from services.merger.domain.checks import MODEL_CONFIG
 
 RenderingCode = Literal["serving_invalid", "tools_not_rendered"]
 TOKENIZER_CONFIG = "tokenizer_config.json"

@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from services.merger.domain.checks import Rejection, TensorInfo
+from decisions.checkpoints.rejection import Rejection
+from services.merger.domain.checks import TensorInfo
 
 TokenizerSource = Literal["base", "checkpoint", "template"]
 """Where tokenizer files come from: one folder, or the base's with the chat template of the checkpoint."""

@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.merger.domain.checks import WEIGHTS_INDEX, Rejection, TensorInfo, WeightsFile, first_shape_mismatch
+from decisions.checkpoints.rejection import Rejection
+from services.merger.domain.checks import WEIGHTS_INDEX, TensorInfo, WeightsFile, first_shape_mismatch
 
 FLOATING_DTYPES = frozenset({"BF16", "F16", "F32", "F64"})
 

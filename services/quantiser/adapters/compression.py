@@ -27,6 +27,8 @@ MAX_SHARD = "512MB"
 AWQ_TRIALS = 20
 """Scales tried per layer, as AutoAWQ does; each trial runs every sample through the layer."""
 RECIPE_FILE = "recipe.yaml"
+NORM_BEFORE_MLP = dict.fromkeys(("Gemma2ForCausalLM", "Gemma3ForCausalLM"), "pre_feedforward_layernorm")
+"""Where it is not the norm that llmcompressor takes: folding scales into another one changes the model."""
 
 
 class _LayerCount:
@@ -101,7 +103,17 @@ def _calibrated(plan: QuantisationPlan, report: Report) -> list[Any]:
         scale = _reporting(AWQModifier, _LayerCount("quantise", report))
         return [scale(duo_scaling=True, n_grid=AWQ_TRIALS), QuantizationModifier(**fixed)]
     smooth = _reporting(SmoothQuantModifier, _LayerCount("smooth", report))
-    return [smooth(smoothing_strength=plan.smoothing_strength), gptq(**fixed)]
+    mappings = _mappings(NORM_BEFORE_MLP.get(plan.architecture))
+    return [smooth(smoothing_strength=plan.smoothing_strength, mappings=mappings), gptq(**fixed)]
+
+
+def _mappings(norm_before_mlp: str | None) -> list[Any] | None:
+    """Return which norms take the scales of which layers; None for llmcompressor's own list."""
+    if norm_before_mlp is None:
+        return None
+    attention, mlp = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+    pairs = ((attention, "input_layernorm"), (mlp, norm_before_mlp))
+    return [([f"re:.*{layer}" for layer in layers], f"re:.*{norm}") for layers, norm in pairs]
 
 
 def _groups(plan: QuantisationPlan) -> dict[str, Any]:

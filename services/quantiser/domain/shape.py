@@ -34,7 +34,8 @@ def read_shape(config: Mapping[str, Any], dtype: Dtype) -> ModelShape:
     heads = int(config.get("num_attention_heads") or 1)
     head_dim = int(config.get("head_dim") or hidden // heads)
     key_heads = int(config.get("num_key_value_heads") or heads)
-    inputs = {hidden, int(config.get("intermediate_size") or 0), heads * head_dim} - {0}
+    linear_attention = int(config.get("linear_num_value_heads") or 0) * int(config.get("linear_value_head_dim") or 0)
+    inputs = {hidden, int(config.get("intermediate_size") or 0), heads * head_dim, linear_attention} - {0}
     return ModelShape(
         architecture=str((config.get("architectures") or ["unknown"])[0]),
         layers=int(config.get("num_hidden_layers") or 0),

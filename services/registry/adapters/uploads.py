@@ -8,7 +8,6 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from minio.error import S3Error
 
-from contracts.facts import BaseModelRef
 from contracts.manifests import BaseManifest
 from contracts.uploads import UploadPermit
 from services.registry.adapters.presigned import Signer
@@ -114,16 +113,13 @@ class StagedUploads(Store):
         """Abort the uploads in parts that publishers began more than `STALE_UPLOAD` ago and that became no file."""
         self.abort_stale_uploads(self._clock.now() - STALE_UPLOAD, _UPLOADED)
 
-    def find_base(self, name_and_revision: str) -> BaseModelRef | None:
+    def find_base(self, name_and_revision: str) -> BaseManifest | None:
         """Return an imported base model by `NAME` or `NAME@REVISION`, without a revision the newest; None if none."""
         name, _, revision = name_and_revision.partition("@")
         read = [self.find(key) for key in self.keys(f"bases/{name}/")]
         bases = [BaseManifest.model_validate_json(data) for data in read if data is not None]
         fitting = [base for base in bases if base.name == name and revision in ("", base.revision)]
-        if not fitting:
-            return None
-        base = max(fitting, key=lambda base_model: base_model.imported_at)
-        return BaseModelRef(name=base.name, revision=base.revision, uri=base.folder.uri, digest=base.folder.digest)
+        return max(fitting, key=lambda base_model: base_model.imported_at, default=None)
 
     def base_names(self) -> list[str]:
         """Return the names of the imported base models, each once."""

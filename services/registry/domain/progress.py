@@ -7,6 +7,7 @@ from typing import Final
 from contracts.facts import CheckpointMerged, VariantBenchmarked, VariantQuantised
 from contracts.facts.progress import ReleaseProgress, StepProgress
 from contracts.vocabulary import Variant
+from decisions.checkpoints.adapters import describe_quantised
 from decisions.releases.plan import ROWS, PlannedStep, Row, needs_approval, next_step
 from decisions.rollback.suspensions import RETURNS
 from services.registry.domain import approvals, deadlines, gates, plan
@@ -157,9 +158,11 @@ def _describe_merge(fact: CheckpointMerged) -> str:
     """Return how close the merged model is to base + LoRA, and why it need not be the same."""
     if fact.parity is None:
         return ""
+    base = fact.method.quantised_base
+    quantised = f"; {describe_quantised(base)}" if base is not None else ""
     agreement = f"{fact.parity.top1_agreement_ratio:.1%} of likeliest tokens as with base + LoRA"
     rounded = fact.parity.top1_agreement_ratio < 1.0 and fact.method.dtype != "float32"
-    return agreement + (f" (rounding to {fact.method.dtype} decides near-ties)" if rounded else "")
+    return agreement + (f" (rounding to {fact.method.dtype} decides near-ties)" if rounded else "") + quantised
 
 
 def _failures(release: Release, step: str) -> Iterator[str]:

@@ -285,6 +285,7 @@ def plan_manifest(release: Release, now: datetime) -> VersionManifest | None:
         evals=opened.evals,
         merged=release.merged.manifest,
         variants=variants,
+        quantised_base=release.merged.method.quantised_base,
         serving=release.merged.serving,
         policy_digest=digest_of_json(policy),
         policy=policy,

@@ -19,7 +19,7 @@ BASE_REF = BaseModelRef(name="acme/tiny-llama", revision="1", uri="s3://slipway/
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """Folders that no test may change."""
-    from testbed.models import tiny_base, tiny_full, tiny_gpt2, tiny_lora, tiny_qwen2
+    from testbed.models import tiny_base, tiny_full, tiny_gemma3, tiny_gpt2, tiny_lora, tiny_qwen2, tiny_qwen3_5
 
     root = tmp_path_factory.mktemp("models")
     base = tiny_base(root / "base")
@@ -28,6 +28,8 @@ def made(tmp_path_factory):
         "untied": tiny_base(root / "untied", tied=False),
         "qwen2": tiny_base(root / "qwen2", config=tiny_qwen2()),
         "gpt2": tiny_base(root / "gpt2", config=tiny_gpt2()),
+        "gemma3": tiny_base(root / "gemma3", config=tiny_gemma3()),
+        "qwen3_5": tiny_base(root / "qwen3_5", config=tiny_qwen3_5()),
         "lora": tiny_lora(base, root / "lora"),
         "full": tiny_full(base, root / "full"),
     }

@@ -38,6 +38,7 @@ def quiet(*_told):
 
 NORMS = {"base": ["norm"], "qwen2": ["norm"], "gpt2": ["ln_f"]}
 MLP = {"base": ["up_proj"], "qwen2": ["up_proj"], "gpt2": ["c_fc"]}
+BASES = ("base", "qwen2", "gpt2", "gemma3", "qwen3_5")
 LORAS = {
     "plain": lambda _base: {},
     "in bfloat16": lambda _base: {"dtype": torch.bfloat16},
@@ -58,18 +59,15 @@ LORAS = {
 
 OTHERS = {  # what differs there: layers with biases, and the transposed and joint layers of GPT-2
     "qwen2": ("plain", "saved linear with its bias"),
+    "gemma3": ("all linear",),
+    "qwen3_5": ("all linear",),  # the small projections of its linear attention, too
     "gpt2": ("plain", "all linear", "DoRA", "ranks and alphas by pattern", "saved linear with its bias"),
 }
 
 
 @pytest.mark.parametrize(
     ("base", "lora"),
-    [
-        (base, lora)
-        for base in ("base", "qwen2", "gpt2")
-        for lora in LORAS
-        if TIMES > 1 or lora in OTHERS.get(base, LORAS)
-    ],
+    [(base, lora) for base in BASES for lora in LORAS if TIMES > 1 or lora in OTHERS.get(base, LORAS)],
 )
 def test_equals_pefts_merge_to_the_last_bit(made, make_job, tmp_path, lora, base):
     adapter = tiny_lora(made[base], tmp_path / "lora", **LORAS[lora](base))
@@ -279,6 +277,15 @@ def test_a_template_that_cannot_be_rendered_is_refused_whoever_has_it(make_job):
     (job.checkpoint / "chat_template.jinja").write_text("{% for %}")
     with pytest.raises(Permanent, match="TemplateSyntaxError"):
         job.run()
+
+
+def test_a_lora_of_a_quantised_base_is_merged_into_the_base_and_says_so(make_job):
+    job = make_job()
+    quantised = "unsloth/Meta-tiny-llama-unsloth-bnb-4bit"
+    edit_json(job.checkpoint / "adapter_config.json", base_model_name_or_path=quantised)
+    job.run()
+    assert job.result["quantised_base"] == quantised
+    assert_same_bits(load_all(job.out), peft_merge(job.base, job.checkpoint))
 
 
 def test_remote_code_does_not_reach_the_merged_model(make_job):

@@ -6,9 +6,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from decisions.checkpoints.architectures import CONVERTED_ARCHITECTURES
 from shared.errors import Permanent
-from testbed.models import ATTENTION, edit_json, tiny_base, tiny_full, tiny_lora
+from testbed.models import ATTENTION, edit_json, tiny_base, tiny_full, tiny_lora, tiny_qwen3_moe
 from tests.unit.merger.damaged import WEIGHTS, edit_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -203,6 +206,22 @@ def test_base_with_a_weight_missing(make_job):
     job = make_job()
     edit_weights(job.base / "model.safetensors", lambda tensors: tensors.pop("model.norm.weight"))
     assert rejection(job).code == "unsupported_architecture"
+
+
+def test_a_mixture_of_experts_is_refused_as_such(make_job, tmp_path):
+    base = tiny_base(tmp_path / "moe", config=tiny_qwen3_moe())
+    error = rejection(make_job(base=base))
+    assert (error.code, error.details) == ("unsupported_architecture", {"architecture": "Qwen3MoeForCausalLM"})
+
+
+def test_the_list_of_converted_architectures_is_that_of_transformers():
+    """A renamed prefix alone is reversed on saving; all else leads to other tensors in the files."""
+    converted = set()
+    for model_type, architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        steps = get_checkpoint_conversion_mapping(model_type) or []
+        if any(type(step).__name__ != "PrefixChange" for step in steps) and architecture.endswith("ForCausalLM"):
+            converted.add(architecture)
+    assert converted == CONVERTED_ARCHITECTURES
 
 
 def test_base_of_an_unknown_architecture(make_job):

@@ -82,7 +82,7 @@ async def test_parts_of_other_uploads_count_for_the_quota_and_its_own_are_a_part
     assert "team support has stored 1, and its quota" in refused.reason
 
 
-async def test_a_base_model_that_was_not_imported_is_refused_with_those_that_were():
+async def test_a_base_model_is_named_with_its_architecture_and_one_that_was_not_imported_with_those_that_were():
     world = World()
     manifest = BaseManifest(
         name="acme/base-1b",
@@ -94,6 +94,8 @@ async def test_a_base_model_that_was_not_imported_is_refused_with_those_that_wer
         source="tests",
     )
     world.store.put_manifest("bases/acme/base-1b/1.json", manifest.model_dump_json().encode())
+    found = await world.ask(base="acme/base-1b")
+    assert (found.base.revision, found.architecture) == ("1", "LlamaForCausalLM")
     answer = await world.ask(base="base-1b")
     assert (answer.state, answer.code) == ("refused", "unknown_base")
     assert "acme/base-1b" in answer.reason

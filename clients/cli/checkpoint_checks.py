@@ -1,0 +1,129 @@
+"""What `slipway publish` checks of a checkpoint before it uploads; the merger checks the same, and the tensors."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clients.cli.external_source import ADAPTER_CONFIG
+from clients.cli.output import CommandError
+from clients.cli.upload import model_files
+from clients.training import Connection, PublishError
+from clients.training.bus import connected
+from contracts.facts import BaseModelRef, Weights
+from contracts.uploads import UploadAnswer, UploadRequest
+from contracts.vocabulary import Variant
+from decisions.checkpoints.adapters import (
+    assess_adapter_config,
+    assess_recorded,
+    describe_quantised,
+    quantised_base,
+)
+from decisions.checkpoints.architectures import (
+    architecture_of,
+    assess_architecture,
+    assess_unquantised,
+    assess_variant,
+)
+from decisions.checkpoints.rejection import Rejection
+
+MODEL_CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Base:
+    """An imported base model, and its architecture if the registry knows it."""
+
+    ref: BaseModelRef
+    architecture: str | None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A checkpoint that passed, its base, and what the person should know about it."""
+
+    base: BaseModelRef
+    note: str = ""
+
+
+def find_base(connection: Connection, model: str, name: str) -> Base:
+    """Return an imported base model by `NAME` or `NAME@REVISION`, as the registry knows it.
+
+    Raises:
+        CommandError: it was not imported, or the registry does not answer.
+    """
+
+    async def ask() -> UploadAnswer:
+        async with connected(connection) as publisher:
+            return await publisher.ask(model, UploadRequest(base=name))
+
+    try:
+        answer = asyncio.run(ask())
+    except PublishError as error:
+        raise CommandError(str(error)) from error
+    if answer.base is None:
+        raise CommandError("the registry names no base model: it is of another version than this command")
+    return Base(answer.base, answer.architecture)
+
+
+def check_checkpoint(
+    weights: Path | Weights,
+    *,
+    base_of: Callable[[], Base],
+    variants: Sequence[Variant],
+    hyperparameters: Mapping[str, Any],
+) -> Checked:
+    """Check a checkpoint by its configuration; of one outside the store, only its base and the variants are known.
+
+    Args:
+        weights: The folder, or the reference to one outside the store.
+        base_of: Returns the base; called once the files are there.
+        variants: Precisions to produce.
+        hyperparameters: What the training run recorded.
+
+    Raises:
+        CommandError: its release would be rejected; with the code that it would have.
+    """
+    adapter, full = _configurations(weights) if isinstance(weights, Path) else (None, None)
+    base, rejection = base_of(), None
+    if adapter is not None:
+        rejection = assess_adapter_config(adapter, base.ref) or assess_recorded(adapter, hyperparameters)
+    elif full is not None:
+        rejection = assess_unquantised("checkpoint", full)
+    architecture = base.architecture or architecture_of(full or {})
+    if architecture is not None:
+        rejection = rejection or _assess_architecture(architecture, variants)
+    if rejection is not None:
+        raise CommandError(f"the checkpoint would be rejected: {rejection.reason}", name=rejection.code)
+    trained_on = quantised_base(adapter, hyperparameters)
+    return Checked(base.ref, describe_quantised(trained_on) if trained_on is not None else "")
+
+
+def _configurations(folder: Path) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """Return the configuration of a LoRA, or that of full weights."""
+    names = {path.name for path in model_files(folder)}
+    if ADAPTER_CONFIG in names:
+        return _read(folder / ADAPTER_CONFIG), None
+    return None, _read(folder / MODEL_CONFIG)
+
+
+def _assess_architecture(architecture: str, variants: Sequence[Variant]) -> Rejection | None:
+    refused = (assess_variant(variant, architecture) for variant in variants)
+    return assess_architecture(architecture) or next(filter(None, refused), None)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """Return a configuration.
+
+    Raises:
+        CommandError: it cannot be read, or is not a JSON object.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CommandError(f"{path} is not a JSON object")
+    return config

@@ -1,0 +1,121 @@
+"""What the configuration of a LoRA says about its base, its kind and its training; PEFT itself checks none of it."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from contracts.facts import BaseModelRef
+from decisions.checkpoints.rejection import Rejection
+
+ADAPTER_CONFIG = "adapter_config.json"
+HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+# Initialisations that also change the base's weights: the LoRA alone does not describe such a model.
+BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+UNSUPPORTED_SETTINGS = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "layer_replication",
+    "lora_bias",
+    "megatron_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+)
+QUANTISED_NAME = re.compile(r"(-unsloth)?-bnb-[48]bit$", re.IGNORECASE)
+"""How Unsloth names the bitsandbytes copy of a base model: `unsloth/Llama-3.2-1B-Instruct-unsloth-bnb-4bit`."""
+QUANTISED_LOADING = ("load_in_4bit", "load_in_8bit")
+NAMES: dict[str, tuple[str, ...]] = {
+    "r": ("r", "lora_r", "lora_rank"),
+    "lora_alpha": ("lora_alpha",),
+    "use_rslora": ("use_rslora",),
+    "use_dora": ("use_dora",),
+}
+"""The settings that decide how a LoRA is applied, with the names under which training runs record them."""
+
+
+def recorded_settings(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a LoRA that a training run recorded, under PEFT's names.
+
+    A plain `alpha` counts as the LoRA's only next to a recorded rank, and a plain `rank` only next to a plain `alpha`:
+    other methods have an alpha, too, and processes have a rank.
+    """
+    settings = {
+        setting: hyperparameters[name] for setting, names in NAMES.items() for name in names if name in hyperparameters
+    }
+    if "r" not in settings and "rank" in hyperparameters and "alpha" in hyperparameters:
+        settings["r"] = hyperparameters["rank"]
+    if "r" in settings and "lora_alpha" not in settings and "alpha" in hyperparameters:
+        settings["lora_alpha"] = hyperparameters["alpha"]
+    return settings
+
+
+def assess_recorded(adapter: Mapping[str, Any], hyperparameters: Mapping[str, Any]) -> Rejection | None:
+    """Reject a LoRA without rank or alpha (PEFT would use its defaults), and one that differs from the training run."""
+    for name in ("r", "lora_alpha"):
+        value = adapter.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            reason = f"{ADAPTER_CONFIG} says {name} = {value!r}; it must be a number above 0."
+            return Rejection("hyperparameters_mismatch", reason, {"setting": name, "adapter": value})
+    for name, recorded in sorted(recorded_settings(hyperparameters).items()):
+        value = adapter.get(name, False)
+        if recorded != value:
+            reason = f"{ADAPTER_CONFIG} says {name} = {value!r}, the training run recorded {recorded!r}."
+            details = {"setting": name, "adapter": value, "recorded": recorded}
+            return Rejection("hyperparameters_mismatch", reason, details)
+    return None
+
+
+def assess_adapter_config(adapter: Mapping[str, Any], base: BaseModelRef) -> Rejection | None:
+    """Reject other kinds of PEFT than LoRA, settings that cannot be merged, and adapters of another base."""
+    if adapter.get("peft_type") != "LORA":
+        kind = adapter.get("peft_type")
+        return Rejection("unsupported_adapter", f"The adapter's peft_type is {kind!r}; only LORA can be merged.")
+    used = [key for key in UNSUPPORTED_SETTINGS if adapter.get(key)]
+    if adapter.get("bias", "none") != "none":
+        used.append("bias")
+    if used:
+        return Rejection(
+            "unsupported_adapter", f"The adapter uses {', '.join(used)}, which cannot be merged.", {"settings": used}
+        )
+    start = str(adapter.get("init_lora_weights", "")).lower()
+    if start.startswith(BASE_CHANGING_INITIALISATIONS):
+        reason = (
+            f"The adapter's initialisation {start} changed the base's weights; convert it to a plain LoRA on saving."
+        )
+        return Rejection("base_mismatch", reason, {"init_lora_weights": start})
+    named = str(adapter.get("base_model_name_or_path") or "")
+    if HUB_NAME.match(named) and bare_name(named) != bare_name(base.name):
+        reason = f"{ADAPTER_CONFIG} names the base {named}, the event {base.name}: correct the one that is wrong."
+        return Rejection("base_mismatch", reason, {"adapter": named, "event": base.name})
+    return None
+
+
+def quantised_base(adapter: Mapping[str, Any] | None, hyperparameters: Mapping[str, Any]) -> str | None:
+    """Return the quantised base that a checkpoint was trained on, or the recorded setting that says so; else None.
+
+    A LoRA of such a training (QLoRA) is merged into the base without quantisation.
+
+    Args:
+        adapter: The LoRA's configuration; None of full weights.
+        hyperparameters: What the training run recorded.
+    """
+    named = str((adapter or {}).get("base_model_name_or_path") or "")
+    if QUANTISED_NAME.search(named):
+        return named[-200:]
+    return next((name for name in QUANTISED_LOADING if hyperparameters.get(name) is True), None)
+
+
+def describe_quantised(base: str) -> str:
+    """Return what it means that a checkpoint was trained on a quantised base."""
+    return (
+        f"trained on a quantised base ({base}) and merged into the 16-bit one; parity compares with that one, so it "
+        "does not include the error of the quantised base"
+    )
+
+
+def bare_name(name: str) -> str:
+    """Return a model's name for comparison: without its organisation, and without what marks a quantised copy.
+
+    Unsloth keeps the prefix `Meta-`, which Meta's repositories lost.
+    """
+    return QUANTISED_NAME.sub("", name.rsplit("/", 1)[-1]).lower().removeprefix("meta-")

@@ -1,0 +1,16 @@
+"""Why a checkpoint is rejected."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from contracts.codes import Code
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a checkpoint is rejected: a code, a sentence, and the values behind it."""
+
+    code: Code
+    reason: str
+    details: Mapping[str, Any] = field(default_factory=dict)
