@@ -13,8 +13,8 @@ LONGEST_S = 60.0
 KEY = "blind"
 KEY_OF_POLICIES = "blind-policies"
 KEY_OF_KEYS = "blind-keys"
-UNFED_REQUESTS = 100
-"""So many requests without any that is evidence are an alert, where triggers are automatic."""
+UNFED_REQUESTS, UNFED_S = 100, 600.0
+"""Without evidence so many requests are an alert where triggers are automatic; so long after the last evidence."""
 
 
 def note_batch(state: MonitorState, *, records: int, implausible: int, now: datetime) -> MonitorState:
@@ -49,11 +49,12 @@ def find_blindness(state: MonitorState) -> Finding:
 
 
 def find_unfed(watched: TargetState, triggers: Sequence[Trigger]) -> Finding:
-    """Return whether a version has automatic triggers, and no request that it ever answered is evidence."""
+    """Return whether a version has automatic triggers, and no request that it answered lately is evidence."""
     automatic = [trigger.name for trigger in triggers if trigger.action == "automatic"]
-    unfed = bool(automatic) and watched.requests >= UNFED_REQUESTS and watched.evident == 0
+    is_long = watched.fed_at is None or (watched.last_at - watched.fed_at).total_seconds() >= UNFED_S
+    unfed = bool(automatic) and watched.unfed >= UNFED_REQUESTS and is_long
     message = (
-        f"None of {watched.requests} requests to {watched.target} is evidence: the keys of all callers are issued with "
+        f"None of the last {watched.unfed} requests to {watched.target} is evidence: their keys are issued with "
         f"--no-evidence, so that nothing feeds {', '.join(automatic)}."
     )
     return Finding(
@@ -62,10 +63,10 @@ def find_unfed(watched: TargetState, triggers: Sequence[Trigger]) -> Finding:
         severity="critical",
         trigger=None,
         fired=unfed,
-        calm=not unfed,
+        calm=not watched.unfed,
         hold_s=0.0,
         message=message if unfed else "Requests are evidence again.",
-        value=float(watched.evident),
+        value=float(watched.unfed),
     )
 
 

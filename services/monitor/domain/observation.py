@@ -65,12 +65,20 @@ def observe_records(
             "repeats": repeats,
             "drift": drift,
             "requests": state.requests + len(told),
-            "evident": state.evident + sum(record.is_evidence for record in told),
+            **_fed(state, told),
             "release_id": policy.release_id if policy else "",
             "last_at": max(state.last_at, *(ended_at(record) for record in records)),
         }
     )
     return add_to_windows(changed, records, windowing), counted
+
+
+def _fed(state: TargetState, records: Sequence[Inference]) -> dict[str, object]:
+    """Return how many of the newest requests are no evidence, and when the last one ended that is."""
+    fed_at = max((ended_at(record) for record in records if record.is_evidence), default=None)
+    if fed_at is None:
+        return {"unfed": state.unfed + len(records)}
+    return {"unfed": 0, "fed_at": max(fed_at, state.fed_at or fed_at)}
 
 
 def _without_pinned(records: Sequence[Inference]) -> tuple[Inference, ...]:

@@ -81,16 +81,18 @@ class ShadowDeath(Contract):
 class TargetState(WatchedTarget):
     """A watched target with its open windows, its drift rows and the last assessment of its canary or shadow.
 
-    Of a shadow, `requests` are those that were compared; `evident` are those that count as evidence.
+    Of a shadow, `requests` are those that were compared.
 
     Attributes:
+        unfed: Requests since the last one that was evidence, which ended at `fed_at`.
         deaths: Of a shadow: deaths of its engine.
         closed: By trigger: the blocks that are over, and in no summary of a window yet.
     """
 
     epoch: int = 0
     requests: int = 0
-    evident: int = 0
+    unfed: int = 0
+    fed_at: datetime | None = None
     deaths: tuple[ShadowDeath, ...] = ()
     since: datetime
     last_at: datetime

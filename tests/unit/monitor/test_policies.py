@@ -44,6 +44,10 @@ def test_that_no_key_feeds_automatic_triggers_is_an_alert_until_one_does():
     assert published(state, AlertResolved) == []
     fed = feed(state, 5, 4, record, start=60)
     assert [resolved.alert_id for resolved in published(fed, AlertResolved)] == [alert.alert_id]
+    again = feed(fed, 590, 1, lambda at: record(at, is_evidence=False), start=65, batch_s=5.0)
+    assert published(again, AlertRaised) == [alert]
+    again = feed(again, 30, 1, lambda at: record(at, is_evidence=False), start=655, batch_s=5.0)
+    assert [(raised.kind, raised.value) for raised in published(again, AlertRaised)[1:]] == [("blind", 605.0)]
 
 
 def test_a_version_that_left_the_route_is_forgotten():
