@@ -51,6 +51,7 @@ COMMANDS = {
     "trace": Listed("trace", "trace", INSPECT),
     "card": Listed("card", "card", INSPECT),
     "verify": Listed("verify", "verify", INSPECT),
+    "pull": Listed("pull", "pull", INSPECT),
     "erase": Listed("erase", "erase", OPERATE),
     "routes": Listed("trace", "routes", INSPECT),
     "ask": Listed("ask", "ask", INSPECT),

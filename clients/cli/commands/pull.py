@@ -1,0 +1,154 @@
+"""`slipway pull`: the files of a version, for any server, each verified by its digest against the signed manifest."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from clients.cli.connection import StackAddress, find_stack
+from clients.cli.options import JsonOption, StateOption
+from clients.cli.output import CommandError, Exit, show_json, show_line
+from clients.cli.resolving import VersionArgument, find_version_name
+from clients.cli.upload import Advance, progress_bar
+from clients.cli.version_records import find_version, open_store
+from contracts.facts import RegisteredVariant
+from contracts.manifests import FileEntry, VariantManifest, VersionManifest
+from contracts.vocabulary import Contract, Digest, Target
+from shared.errors import SlipwayError
+from shared.provenance.envelopes import Trust
+from shared.provenance.verification import Verification
+from shared.storage.blobs import Store
+
+RECORD = "slipway-pull.json"
+
+
+class Pulled(Contract):
+    """What a folder is pulled from: the file `slipway-pull.json` in it, written before all others."""
+
+    target: Target
+    manifest: Digest
+
+
+def pull(
+    what: VersionArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the files: new, empty, or of this pull.")],
+    *,
+    variant: Annotated[str | None, typer.Option(metavar="PRECISION", help="Precision (default: the only one).")] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Download the files of a version into a folder that any server loads; run it again to go on after a failure."""
+    stack = find_stack(state)
+    model, number = find_version_name(stack, what)
+    if number == 0:
+        raise CommandError("version 0 is the base model: its files are where it was imported from")
+    store = open_store(stack)
+    version = find_version(store, model, number).manifest
+    registered = find_variant(version, variant)
+    target = Target(model=model, version=number, variant=registered.variant)
+    try:
+        check_signed(stack, store, target)
+        manifest = VariantManifest.model_validate_json(store.get(registered.manifest))
+        claim(folder, Pulled(target=target, manifest=registered.manifest.digest))
+        size = sum(file.size_bytes for file in manifest.files)
+        with progress_bar(f"pulling {target}", size, shown=not as_json) as advance:
+            for file in missing(folder, manifest.files, advance):
+                fetch(store, file, folder, store.prefix_of(registered.manifest), advance)
+    except SlipwayError as error:
+        raise CommandError(f"{target} was not pulled: {error.reason}", name=error.code) from error
+    if as_json:
+        digest = registered.manifest.digest
+        show_json({"target": str(target), "folder": str(folder), "manifest": digest, "size_bytes": size})
+    else:
+        show_line(f"{target}: {len(manifest.files)} files, {size / 1e6:,.1f} MB in {folder}, as signed")
+
+
+def find_variant(version: VersionManifest, name: str | None) -> RegisteredVariant:
+    """Return a variant of a version by its name; the only one, without a name.
+
+    Raises:
+        CommandError: there is no such variant, or several.
+    """
+    matching = [each for each in version.variants if name in (None, each.variant)]
+    if len(matching) == 1:
+        return matching[0]
+    known = ", ".join(each.variant for each in version.variants)
+    what = "several variants" if name is None else f"no variant {name!r}"
+    raise CommandError(
+        f"{version.model}@v{version.version} has {what}: choose one of {known} with --variant", Exit.USAGE
+    )
+
+
+def check_signed(stack: StackAddress, store: Store, target: Target) -> None:
+    """Check that the version's manifest is signed, and that of the variant and its files attested.
+
+    Raises:
+        CommandError: something is altered, missing, or not attested by a key that may attest it.
+    """
+    try:
+        keys = Trust.from_settings(stack.connection).keys()
+    except (SlipwayError, ValueError) as error:
+        raise CommandError(f"the keys of attesters are not known: {error}") from error
+    about = Verification(store, keys, read_files=False).version(target.model, target.version, target.variant)
+    needed = [each for each in about if each.what.startswith(("version manifest", f"variant {target.variant}"))]
+    failed = next((each for each in needed if each.verdict == "failed"), None)
+    if failed is not None:
+        raise CommandError(f"{target} is not proven: {failed.what}: {failed.detail}")
+    if not any(each.what == "version manifest" for each in needed):
+        raise CommandError(f"{target} is not proven: the registration of {target.model}@v{target.version} is missing")
+
+
+def claim(folder: Path, pulled: Pulled) -> None:
+    """Create the folder with its record, unless it has the same one already.
+
+    Raises:
+        CommandError: it holds other files, or those of another version.
+    """
+    record = folder / RECORD
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if record.exists():
+            earlier = Pulled.model_validate_json(record.read_bytes())
+            if earlier != pulled:
+                raise CommandError(f"{folder} holds {earlier.target}: choose another folder", Exit.USAGE)
+        elif any(folder.iterdir()):
+            raise CommandError(f"{folder} is not empty, and no pull filled it: choose another folder", Exit.USAGE)
+        else:
+            record.write_text(pulled.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        for part in folder.glob(".part-*"):  # of a pull that was killed
+            part.unlink()
+    except ValidationError as error:
+        raise CommandError(f"{record} is not readable: choose another folder", Exit.USAGE) from error
+    except OSError as error:
+        raise CommandError(f"the folder {folder} cannot be used: {error}") from error
+
+
+def missing(folder: Path, files: tuple[FileEntry, ...], advance: Advance) -> Iterator[FileEntry]:
+    """Yield the files that are not in the folder as they must be; of the others, advance by their size."""
+    for file in files:
+        path = folder / file.path
+        if path.is_file() and path.stat().st_size == file.size_bytes and digest_of_file(path) == file.digest:
+            advance(file.size_bytes)
+        else:
+            yield file
+
+
+def fetch(store: Store, file: FileEntry, folder: Path, prefix: str, advance: Advance) -> None:
+    """Download a file, which gets its name once its digest is verified."""
+    done = 0
+
+    def count(now: int, _total: int) -> None:
+        nonlocal done
+        advance(now - done)
+        done = now
+
+    store.fetch_files([file], folder, prefix, count)
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the digest of a file."""
+    with path.open("rb") as stream:
+        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
