@@ -41,14 +41,16 @@ class OpenBlocks(Contract):
 
 def add_to_blocks(blocks: OpenBlocks, outcomes: Iterable[Outcome]) -> OpenBlocks:
     """Return the blocks with outcomes counted at the time of their end."""
-    counts = {start: [block.requests, block.bad] for start, block in blocks.counts.items()}
+    added: dict[int, list[int]] = {}
     for outcome in outcomes:
         start = max(blocks.until_s, math.floor(outcome.ended_at.timestamp()) // BLOCK_S * BLOCK_S)
-        count = counts.setdefault(start, [0, 0])
+        count = added.setdefault(start, [0, 0])
         count[0] += 1
         count[1] += outcome.bad
-    after = {start: Block(requests=count[0], bad=count[1]) for start, count in counts.items()}
-    return blocks.model_copy(update={"counts": after})
+    counts = dict(blocks.counts)
+    for start, (requests, bad) in added.items():
+        counts[start] = counts.get(start, Block()).joined(Block(requests=requests, bad=bad))
+    return blocks.model_copy(update={"counts": counts})
 
 
 def close_blocks(blocks: OpenBlocks, now: datetime | None) -> tuple[OpenBlocks, Closed]:

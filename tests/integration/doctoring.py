@@ -6,15 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from testbed.forked import run
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def slipway(*arguments: str, timeout_s: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "clients.cli.main", *arguments]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SLIPWAY_")}
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False, env={**clean, **environment}
-    )
+    return run(command, environment={**clean, **environment}, cwd=ROOT, timeout_s=timeout_s)
 
 
 def doctor(*arguments: str, timeout_s: float = 120, **environment: str) -> tuple[int, dict[str, dict]]:

@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import os
 import re
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +20,7 @@ from shared.messaging.provision import provision
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
 from testbed.cluster import running_cluster
+from testbed.forked import run
 from testbed.servers import bus_variables, store_variables, wait_until
 
 
@@ -123,15 +124,7 @@ async def test_data_of_a_newer_slipway_ends_the_program_with_one_sentence(bus, f
         **store_variables(fresh, PROVISIONER),
     }
     command = [sys.executable, "-m", "deploy.docker.prepare"]
-    done = await asyncio.to_thread(
-        subprocess.run,
-        command,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = await asyncio.to_thread(run, command, environment={**os.environ, **variables}, cwd=Path.cwd(), timeout_s=60)
     assert done.returncode == 1
     assert done.stderr == (
         f"prepare: bucket {fresh.s3_bucket} at {fresh.s3_endpoint} and the streams at {fresh.nats_url} hold data of "

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import ssl
-import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +18,7 @@ from deploy.docker.store_users import apply, connect
 from deploy.identity.key_folder import KeyFolder
 from shared.runtime.clock import SystemClock
 from shared.runtime.settings import Connection
+from testbed.forked import run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,7 +107,7 @@ def store_users(keys, minio, root="minio/minio.s3"):
         "SLIPWAY_S3_CA": str(keys.authority),
     }
     command = [sys.executable, "-m", "deploy.docker.store_users", str(keys.store.server_config)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return run(command, environment=environment, cwd=ROOT, timeout_s=60)
 
 
 def test_each_identity_becomes_a_user_with_its_own_policy_and_one_that_was_removed_goes(keys, minio):

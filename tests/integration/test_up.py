@@ -13,15 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from testbed.forked import run
 from testbed.servers import wait_until
 from tests.integration.up_process import ROOT, Up, key_of_model_control, living
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("engine_environment")]
 
 
-def slipway(*arguments: str, state: Path, **kwargs) -> subprocess.CompletedProcess[str]:
+def slipway(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command; `up` as a person starts it, the others forked."""
     command = [sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(state)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False, **kwargs)
+    if arguments[0] != "up":
+        return run(command, environment=os.environ, cwd=ROOT, timeout_s=240)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +46,7 @@ def test_doctor_asks_the_stack_that_runs(stack):
     assert "ports" not in findings, "they are its own"
     variables = json.loads(slipway("env", "--json", state=stack.state).stdout)
     command = [sys.executable, "-m", "clients.cli.main", "doctor", "--json"]
-    by_address = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False
-    )
+    by_address = run(command, environment={**os.environ, **variables}, cwd=ROOT, timeout_s=60)
     findings = {finding["check"]: finding["state"] for finding in json.loads(by_address.stdout)["findings"]}
     buses = ("nats", "bus disk", "bus consumers", "watching")
     assert findings == dict.fromkeys(("python", *buses, "s3", "gateway", "triton"), "ok")

@@ -4,6 +4,7 @@ It is the first file of its folder: its first test needs a stack on which nothin
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from clients.cli.connection import find_stack
 from contracts.vocabulary import digest_of
 from shared.messaging.credentials import connect
+from testbed.forked import run
 from testbed.servers import wait_until
 from tests.kit.wiring import ROOT
 
@@ -36,14 +38,8 @@ class Cli:
         self.state = state
 
     def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(self.state)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
+        command = [sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(self.state)]
+        done = run(command, environment=os.environ, cwd=ROOT, timeout_s=280)
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done
