@@ -26,14 +26,22 @@ from deploy.identity.certificates import KeyPair, belong_together, hosts_of, val
 from deploy.identity.key_files import KeysRefused
 from deploy.identity.key_folder import KeyFolder
 from deploy.local.plan import Keys, console_variables
+from tests.kit.memory_folder import memory_folder
 
 ROOT = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 
 @pytest.fixture
-def keys(tmp_path):
-    folder = KeyFolder(tmp_path / "keys")
+def memory(tmp_path):
+    """A folder where a sync is cheap: these tests write a thousand key folders."""
+    with memory_folder(tmp_path) as folder:
+        yield folder
+
+
+@pytest.fixture
+def keys(memory):
+    folder = KeyFolder(memory / "keys")
     folder.prepare(["127.0.0.1", "localhost"], NOW)
     return folder
 
@@ -108,8 +116,8 @@ def test_a_new_key_is_accepted_beside_the_old_one_until_that_is_retired(keys):
         keys.remove("paula")
 
 
-def test_the_command_keeps_the_hosts_of_before_and_adds_new_ones(tmp_path):
-    folder = tmp_path / "keys"
+def test_the_command_keeps_the_hosts_of_before_and_adds_new_ones(memory):
+    folder = memory / "keys"
     for hosts in (["--host", "nats"], [], ["--host", "second"]):
         assert CliRunner().invoke(keys_app, ["init", *hosts, "--folder", str(folder)]).exit_code == 0
     assert KeyFolder(folder).hosts() == ("nats", "second")
@@ -197,9 +205,9 @@ def interrupted(monkeypatch, change):
     raise AssertionError("the change has no end")
 
 
-def test_preparing_continues_after_an_end_at_any_step(tmp_path, monkeypatch):
+def test_preparing_continues_after_an_end_at_any_step(memory, monkeypatch):
     def folder(step):
-        return KeyFolder(tmp_path / str(step))
+        return KeyFolder(memory / str(step))
 
     for step in interrupted(monkeypatch, lambda step: folder(step).prepare(["127.0.0.1"], NOW)):
         folder(step).prepare(["127.0.0.1"], NOW)
@@ -217,10 +225,10 @@ def test_a_new_certificate_that_was_interrupted_is_made_again(keys, monkeypatch)
 
 
 def test_a_rotation_that_ends_at_any_step_leaves_a_credential_that_works_and_is_completed_or_undone(
-    tmp_path, monkeypatch
+    memory, monkeypatch
 ):
     def folder(step):
-        keys = KeyFolder(tmp_path / str(step))
+        keys = KeyFolder(memory / str(step))
         if not keys.identities():
             keys.prepare(["127.0.0.1"], NOW)
             keys.add("paula", ["publisher", "viewer"])
@@ -254,13 +262,13 @@ def test_a_rotation_that_ends_at_any_step_leaves_a_credential_that_works_and_is_
 
 
 @pytest.mark.parametrize("change", ["retire", "remove", "add"])
-def test_other_changes_that_end_at_any_step_can_be_done_again(tmp_path, monkeypatch, change):
+def test_other_changes_that_end_at_any_step_can_be_done_again(memory, monkeypatch, change):
     def again(keys):
         arguments = [["viewer"]] if change == "add" else []
         getattr(keys, change)("paula", *arguments)
 
     for step in range(1, 20):
-        keys = KeyFolder(tmp_path / str(step))
+        keys = KeyFolder(memory / str(step))
         keys.prepare(["127.0.0.1"], NOW)
         if change != "add":
             keys.add("paula", ["publisher"])
@@ -286,10 +294,10 @@ def test_other_changes_that_end_at_any_step_can_be_done_again(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("change", ["retire", "remove"])
-def test_a_withdrawal_that_ends_at_any_step_is_complete_once_it_is_tried_again(tmp_path, monkeypatch, change):
+def test_a_withdrawal_that_ends_at_any_step_is_complete_once_it_is_tried_again(memory, monkeypatch, change):
     """The repetition alone: nothing else is done in between, and a refusal says what is true."""
     for step in range(1, 40):
-        keys = KeyFolder(tmp_path / str(step))
+        keys = KeyFolder(memory / str(step))
         keys.prepare(["127.0.0.1"], NOW)
         keys.add("adam", ["administrator"])
         keys.rotate("adam")
@@ -334,7 +342,9 @@ def test_what_root_changes_stays_with_the_owner_of_the_folder(keys):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
-def test_a_folder_of_another_user_is_refused_in_one_sentence(keys):
+def test_a_folder_of_another_user_is_refused_in_one_sentence(tmp_path):
+    keys = KeyFolder(tmp_path / "keys")
+    keys.prepare(["127.0.0.1"], NOW)
     keys.path.parent.chmod(0o755)
     script = (
         "import os, sys, clients.cli.commands.keys; from clients.cli.main import main; sys.argv = ['slipway', *sys.argv[1:]]; "
