@@ -22,7 +22,7 @@ from testbed.servers import wait_until
 from testbed.stack import POLICY
 from testbed.users import Users
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(900)]
 MODEL = "bot"
 BAD, GOOD = 2, 1
 WITHIN_S = 60.0
@@ -131,16 +131,6 @@ def serve_again(stack, bad: Deployable) -> None:
     wait_until(lambda: active(stack) == BAD, timeout_s=60, what="the bad version being served again")
 
 
-def test_a_model_whose_alerts_and_rollbacks_were_lost_is_watched_and_rolled_back(stack):
-    with load(stack):
-        bad = bad_version(stack)
-        purge(stack, "KV_alerts", "KV_rollbacks")
-        assert is_moved(stack, bad), stack.tail()
-        stack.await_event("rollback.completed", MODEL)
-        assert "errors" in [alert["data"]["trigger"] for alert in stack.events("alert.raised", MODEL)]
-        serve_again(stack, bad)
-
-
 EACH = [*(f"KV_{bucket}" for bucket in BUCKETS), *STREAMS]
 LOST = [*([name] for name in EACH), EACH]
 """What is lost in each round: one bucket or stream, and at the end all of them."""
@@ -148,7 +138,6 @@ LOST = [*([name] for name in EACH), EACH]
 PARTS = ("first", "second", "third")
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("part", PARTS)
 def test_after_the_loss_of_each_bucket_or_stream_or_of_all_a_drill_is_rolled_back(stack, part):
     with load(stack):

@@ -262,20 +262,3 @@ def test_forward_again_takes_a_person(stack, tiny):
         "automatic",
         "manual",
     ]
-
-
-def test_a_canary_without_requests_asks_a_person_at_its_deadline_and_takes_no_more_traffic_once_cancelled(stack, tiny):
-    before = route_of(stack)["active"]
-    policy = {**WITH_ROLLBACK, "canary": {**WITH_ROLLBACK["canary"], "deadline_s": 5}}
-    stack.publish(MODEL, tiny["two"], "--variant", "bf16", "--attempt", "3", policy=policy)
-    (asked,) = stack.await_event("deadline.passed", MODEL, timeout_s=240)
-    assert "a person decides" in asked["data"]["waiting_for"]
-    stack.ok("cancel", MODEL, "--reason", "no traffic at night")
-    ended = stack.await_event("release.finished", MODEL, count=5, timeout_s=240)[-1]["data"]
-    assert ended["outcome"] == "cancelled"
-    assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "inconclusive"
-    wait_until(
-        lambda: route_of(stack)["canary"]["weight_ratio"] == 0.0, timeout_s=60, what="the canary taking no traffic"
-    )
-    assert route_of(stack)["active"] == before
-    assert ended["version"] in [quarantined["version"] for quarantined in route_of(stack)["quarantined"]]
