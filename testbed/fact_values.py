@@ -248,12 +248,8 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "target": v.target(7),
         "since": v.START,
         "trigger": "errors",
-        "other": v.target(6),
         "verdict": "cleared",
-        "pairs": 420,
-        "keys": 9,
-        "target_share": f.ShareInterval(bad=3, ratio=0.007, low=0.002, high=0.021),
-        "other_share": f.ShareInterval(bad=4, ratio=0.010, low=0.004, high=0.024),
+        "pairs": f.PairCounts(both=1, neither=414, only_target=2, only_other=3),
         "reason": "Of 420 requests to both versions, 3 (0.7 %) were bad on support-bot@v7/int8.",
     },
     f.ErasureOrdered: {

@@ -86,7 +86,6 @@ from .watch import (
     RollbackFailed,
     RollbackStarted,
     RollbackTimeline,
-    ShareInterval,
     SuspensionJudged,
     WindowSummarised,
 )
@@ -208,7 +207,6 @@ __all__ = [
     "ServedQuality",
     "ShadowAssessed",
     "ShadowCounts",
-    "ShareInterval",
     "StageReleased",
     "StageRequested",
     "Statistics",

@@ -146,6 +146,11 @@ class PairCounts(Contract):
     only_target: int = 0
     only_other: int = 0
 
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.both + self.neither + self.only_target + self.only_other
+
 
 class WindowSummarised(Fact):
     """One window of one target. Windows can be merged, and decisions can be replayed from them.
@@ -231,15 +236,6 @@ class AlertResolved(_Alert):
     TYPE: ClassVar[str] = "slipway.alert.resolved.v1"
 
 
-class ShareInterval(Contract):
-    """A share of bad requests, and the interval that holds the true one with a probability of 95 %."""
-
-    bad: int
-    ratio: Ratio
-    low: Ratio
-    high: Ratio
-
-
 class SuspensionJudged(Fact):
     """The shadow of a suspended target has shown whether it was the cause, or has shown nothing in its time.
 
@@ -248,11 +244,8 @@ class SuspensionJudged(Fact):
     Attributes:
         since: Since when the target is suspended.
         trigger: The trigger that moved traffic, by whose metric it was judged.
-        other: The active target that was asked the same.
         verdict: `confirmed`: it is the worse version. `cleared`: it is within twice the limit. `undecided`: neither.
-        pairs: Requests that both were asked.
-        keys: How many callers they are of, each a team, or a key of none.
-        target_share, other_share: Bad requests of each.
+        pairs: Requests that it and the active target were both asked.
         returns: Its policy has it return as a canary if it is cleared.
     """
 
@@ -261,12 +254,8 @@ class SuspensionJudged(Fact):
     target: Target
     since: Instant
     trigger: str
-    other: Target | None = None
     verdict: Literal["confirmed", "cleared", "undecided"]
-    pairs: int
-    keys: int
-    target_share: ShareInterval | None = None
-    other_share: ShareInterval | None = None
+    pairs: PairCounts = PairCounts()
     reason: str
     returns: bool = False
 

@@ -3,7 +3,6 @@
 import math
 from typing import Final
 
-from contracts.facts import ShareInterval
 from contracts.policy import Trigger
 from contracts.routes import Route, Suspended
 from decisions.evidence.block_tests import SMALLEST_LIMIT, STAKES, plan_stakes
@@ -54,14 +53,13 @@ def describe_protection(route: Route) -> str:
     return f"until that is decided, {route.active.target} is left only if it answers nothing, {to}"
 
 
-def interval(bad: int, requests: int) -> ShareInterval:
-    """Return a share with Wilson's interval of 95 %."""
+def describe_share(bad: int, requests: int) -> str:
+    """Return a number of bad requests with their share and Wilson's interval of 95 %."""
     ratio, spread = bad / requests, _SIGMAS**2 / requests
     middle = (ratio + spread / 2.0) / (1.0 + spread)
     half = _SIGMAS / (1.0 + spread) * math.sqrt(ratio * (1.0 - ratio) / requests + spread / (4.0 * requests))
-    return ShareInterval(
-        bad=bad, ratio=ratio, low=min(ratio, max(0.0, middle - half)), high=max(ratio, min(1.0, middle + half))
-    )
+    low, high = min(ratio, max(0.0, middle - half)), max(ratio, min(1.0, middle + half))
+    return f"{bad} ({ratio:.1%}, {low:.1%} to {high:.1%})"
 
 
 def least_confirmed(limit: float, pairs: float) -> float | None:

@@ -90,8 +90,8 @@ async def test_a_version_that_fails_one_request_in_three_is_left_and_confirmed(j
     async with callers(gateway, odd_in=3) as failed:
         (judged,) = await wait_for_fact(js, f.SuspensionJudged, timeout_s=120)
         await wait_for_fact(js, f.DeploymentChanged, count=3)
-    assert (judged.data.verdict, judged.data.target, judged.data.other) == ("confirmed", target(2), target(1))
-    assert judged.data.target_share.low > judged.data.other_share.high
+    assert (judged.data.verdict, judged.data.target) == ("confirmed", target(2))
+    assert judged.data.pairs.only_target > 3 * judged.data.pairs.only_other
     route = await route_of(js)
     assert (route.active.target, route.suspended, route.quarantined) == (target(1), (), (target(2),))
     assert failed == [], "what version 2 failed, version 1 answered"
@@ -117,7 +117,7 @@ async def test_one_whose_policy_says_stay_waits_for_a_person(js, gateway, toy, s
         (raised,) = [
             event for event in await wait_for_fact(js, f.AlertRaised, count=2) if event.data.kind == "suspended"
         ]
-    assert (judged.data.verdict, judged.data.target_share.bad) == ("cleared", 0)
+    assert (judged.data.verdict, judged.data.pairs.only_target) == ("cleared", 0)
     route = await route_of(js)
     (entry,) = route.suspended
     assert (route.active.target, entry.verdict, entry.evidence) == (target(1), "cleared", judged.data.reason)

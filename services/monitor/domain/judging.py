@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from contracts.facts import MirroredPair, ShareInterval, SuspensionJudged
+from contracts.facts import MirroredPair, SuspensionJudged
 from contracts.policy import JUDGEMENT_S, Trigger
 from contracts.records import outbox_entry
 from contracts.routes import Route
@@ -12,8 +12,8 @@ from decisions.evidence.alerts import Finding
 from decisions.evidence.block_tests import BLOCK_S
 from decisions.evidence.triggers import limit_of
 from decisions.evidence.version_tests import JudgementVerdict, Pair, decide_judgement, observe_pairs
-from decisions.rollback.suspensions import CLEAR_BETA, CONFIRM_ALPHA, describe_suspended, interval
-from services.monitor.domain.pairs import outcomes_of_pair
+from decisions.rollback.suspensions import CLEAR_BETA, CONFIRM_ALPHA, describe_share, describe_suspended
+from services.monitor.domain.pairs import count_pair, outcomes_of_pair
 from services.monitor.domain.record import Judged, MonitorState, Policy
 from services.monitor.domain.shadow import MOST_DEATHS
 from services.monitor.domain.shadow_deaths import note_shadow_pair
@@ -70,8 +70,7 @@ def _with_pair(judged: Judged, trigger: Trigger, pair: MirroredPair, declared: S
     if outcomes is None:
         return judged
     other, target = outcomes
-    which = ("both" if other else "only_target") if target else "only_other" if other else "neither"
-    counts = judged.counts.model_copy(update={which: getattr(judged.counts, which) + 1})
+    counts = count_pair(judged.counts, target=target, other=other)
     pairs = (*judged.pairs, (pair.served.holder or "", target, other))
     return judged.model_copy(update={"pairs": pairs, "counts": counts})
 
@@ -144,36 +143,24 @@ def _trigger_of(state: MonitorState) -> tuple[Policy | None, Trigger | None]:
 
 
 def _as_fact(judged: Judged, verdict: JudgementVerdict, policy: Policy | None) -> SuspensionJudged:
-    counts = judged.counts
-    pairs = counts.both + counts.neither + counts.only_target + counts.only_other
-    shares = None
-    if pairs:
-        shares = interval(counts.both + counts.only_target, pairs), interval(counts.both + counts.only_other, pairs)
     return SuspensionJudged(
         target=judged.target,
         since=judged.since,
         trigger=judged.trigger,
-        other=judged.other,
         verdict=verdict,
-        pairs=pairs,
-        keys=len(judged.judgement.asked),
-        target_share=shares[0] if shares else None,
-        other_share=shares[1] if shares else None,
-        reason=_reason(judged, pairs, shares),
+        pairs=judged.counts,
+        reason=_reason(judged),
         returns=policy is not None and policy.after_move == "canary" and bool(policy.canary.steps),
     )
 
 
-def _reason(judged: Judged, pairs: int, shares: tuple[ShareInterval, ShareInterval] | None) -> str:
-    if shares is None:
+def _reason(judged: Judged) -> str:
+    counts, asked, deaths = judged.counts, judged.counts.total, len(judged.deaths)
+    if not asked:
         return f"No request was answered by both {judged.target} and {judged.other}."
-    keys, deaths = len(judged.judgement.asked), len(judged.deaths)
-    of = f"Of {pairs} requests of {keys} callers to both versions, "
-    beside = zip(shares, (judged.target, judged.other), strict=True)
-    figures = " and ".join(f"{_text(share)} were bad on {target}" for share, target in beside)
+    own, others = (describe_share(counts.both + only, asked) for only in (counts.only_target, counts.only_other))
     died = f" Its engine died {deaths} times of requests that the other version answered." if deaths else ""
-    return f"{of}{figures} ({judged.trigger}).{died}"
-
-
-def _text(share: ShareInterval) -> str:
-    return f"{share.bad} ({share.ratio:.1%}, {share.low:.1%} to {share.high:.1%})"
+    return (
+        f"Of {asked} requests of {len(judged.judgement.asked)} callers to both versions, {own} were bad on "
+        f"{judged.target} and {others} were bad on {judged.other} ({judged.trigger}).{died}"
+    )

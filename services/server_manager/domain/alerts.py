@@ -86,7 +86,7 @@ def find_unloadable(routes: Mapping[str, Route], held: Mapping[str, Held]) -> li
                 continue
             if state.failures >= UNLOADABLE_AFTER:
                 reason = f"{target} does not load again: {state.reason}"
-                about = {"trigger": entry.trigger, "other": active, "pairs": 0, "keys": 0, "reason": reason}
+                about = {"trigger": entry.trigger, "reason": reason}
                 verdicts.append(SuspensionJudged(target=target, since=entry.since, verdict="confirmed", **about))
     return verdicts
 

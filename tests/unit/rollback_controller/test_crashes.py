@@ -71,7 +71,7 @@ async def judged(world):
     world.publish(world.alert(), event_id="a-1")
     await asyncio.sleep(LATER_S)
     since = world.route().suspended[0].since
-    about = {"target": f.target(7), "trigger": "slow", "pairs": 90, "keys": 4, "reason": "30 of 90 were bad."}
+    about = {"target": f.target(7), "trigger": "slow", "reason": "30 of 90 were bad."}
     for event_id in ("j-1", "j-2"):
         world.publish(cf.SuspensionJudged(since=since, verdict="confirmed", **about), event_id=event_id)
         await asyncio.sleep(LATER_S)

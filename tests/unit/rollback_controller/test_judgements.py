@@ -26,7 +26,7 @@ async def left(trigger="errors", **about) -> World:
 
 
 def judged(world, verdict, **changes):
-    about = {"target": f.target(7), "trigger": "errors", "pairs": 90, "keys": 4, "reason": "3 of 90 were bad."}
+    about = {"target": f.target(7), "trigger": "errors", "reason": "3 of 90 were bad."}
     since = world.route().suspended[0].since
     return cf.SuspensionJudged(verdict=verdict, **about | {"since": since} | changes)
 

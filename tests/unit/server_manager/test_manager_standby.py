@@ -153,7 +153,7 @@ async def test_a_suspended_version_that_does_not_load_again_is_confirmed_once(wo
     await suspended_and_dead(world, Transient("load_failed", "the tokenizer is damaged"))
     (verdict,) = world.said.facts(SuspensionJudged)
     assert (verdict.target, verdict.since, verdict.verdict) == (deployable(2).target, START, "confirmed")
-    assert (verdict.reason, verdict.pairs) == (f"{V2} does not load again: the tokenizer is damaged", 0)
+    assert (verdict.reason, verdict.pairs.total) == (f"{V2} does not load again: the tokenizer is damaged", 0)
 
 
 async def test_what_the_machine_lacks_confirms_nothing(world):
