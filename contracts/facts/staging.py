@@ -14,6 +14,7 @@ from ..vocabulary import (
     Deployable,
     Digest,
     Instant,
+    Runtime,
     StagingPurpose,
     Target,
     Variant,
@@ -182,7 +183,12 @@ class RehearsalCertificate(Contract):
     """The proof of a rehearsal for one trigger; promotion cites it.
 
     `detect_s` runs from the injection to the alert, `switch_s` from the alert to the changed route, `verify_s` from
-    there to verified recovery.
+    there to verified recovery. Detection is rehearsed once for a policy and a runtime.
+
+    Attributes:
+        runtime: What ran the candidate.
+        detected_with: The earlier version with which detection was rehearsed; None if it was with this one. Fault, time
+            of injection, alert and `detect_s` are those of then, the rest is this version's.
     """
 
     trigger: str = ""
@@ -196,6 +202,8 @@ class RehearsalCertificate(Contract):
     candidate_digest: Digest
     fallback_digest: Digest
     policy_digest: Digest
+    runtime: Runtime | None = None
+    detected_with: int | None = None
     expires_at: Instant
 
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from contracts.drills import LONGEST, Drill
-from contracts.facts import DrillFault, Inference
+from contracts.facts import DrillFault, Inference, RehearsalCertificate
 from contracts.trigger_metrics import CANCELLED, METRICS, TriggerMetric
 
 FLAGS: Final = tuple(name for name, field in DrillFault.model_fields.items() if field.default is False)
@@ -65,3 +65,10 @@ def _changes_of_answer(fault: DrillFault, record: Inference) -> dict[str, Any]:
     if fault.nan_logits:
         changes["nan_logits"] = True
     return changes
+
+
+def describe_detection(certificate: RehearsalCertificate) -> str:
+    """Return with which earlier version detection was rehearsed, and when; empty if it was with the version itself."""
+    if certificate.detected_with is None:
+        return ""
+    return f"detection rehearsed with v{certificate.detected_with} on {certificate.injected_at:%Y-%m-%d}"

@@ -80,6 +80,7 @@ def build(
         proofs=proofs,
         clock=clock,
         pace=settings.pace,
+        execute=controller.execute_pending,
     )
     _subscribe_watch(bus, controller)
     orders = OperatorOrders(controller, routes, drills, clock, settings.drilled_models)

@@ -1,7 +1,8 @@
 """Rehearses rollback in staging, on the real parts, before a version may serve production."""
 
 import asyncio
-from collections.abc import Sequence
+import functools
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -24,6 +25,7 @@ from contracts.trigger_metrics import SLO_METRICS
 from contracts.vocabulary import Digest
 from decisions.releases.calendar import later
 from decisions.rollback.drills import describe_fault
+from decisions.rollback.rule import replicas_needed
 from services.rollback_controller.domain import rehearsal_plan
 from services.rollback_controller.domain.record import Rollback, RollbackState
 from services.rollback_controller.domain.rehearsal_plan import Load
@@ -37,6 +39,8 @@ from shared.storage.kv import Conflict
 
 _POLL_S = 0.1
 _NO_FAULT = DrillFault()
+_SWITCH = "switch"
+"""What is rehearsed where detection was before, in the place of a trigger."""
 ACTOR = "rehearsal"
 
 
@@ -95,6 +99,8 @@ class Rehearsal:
     proofs: Proofs
     clock: Clock
     pace: Pace
+    execute: Callable[[RollbackState], Awaitable[None]]
+    """Carries out the rollbacks that a record has, as those of production."""
 
     async def record_request(self, event: Event[RehearsalRequested]) -> None:
         """Record what is to be rehearsed for a release; the rehearsal begins when its targets are staged."""
@@ -117,7 +123,9 @@ class Rehearsal:
         requested = state.rehearsals.get(release_id)
         if requested is None:
             raise Transient("bus_unavailable", f"The request for the rehearsal of {release_id} has not arrived yet.")
-        completed = await self._run(event, requested)
+        runtime = event.data.candidate.runtime
+        detections = rehearsal_plan.find_detections(state, requested, runtime, self.clock.now())
+        completed = await self._run(event, requested, detections)
         state = await self.states.transact(
             "production", model, lambda state: rehearsal_plan.record_outcome(state, completed)
         )
@@ -132,7 +140,12 @@ class Rehearsal:
         await self.proofs.attest_rehearsal(record)
         return completed
 
-    async def _run(self, event: Event[VariantStaged], requested: RehearsalRequested) -> RehearsalCompleted:
+    async def _run(
+        self,
+        event: Event[VariantStaged],
+        requested: RehearsalRequested,
+        detections: Sequence[RehearsalCertificate],
+    ) -> RehearsalCompleted:
         stage = _Stage(
             event,
             event.data.candidate,
@@ -143,7 +156,10 @@ class Rehearsal:
         certificates: list[RehearsalCertificate] = []
         reason = self._assess_triggers(requested.triggers)
         try:
-            for trigger in requested.triggers if not reason else ():
+            if detections and not reason:
+                switched = await self._rehearse_switch(stage, detections)
+                reason, certificates = (switched, []) if isinstance(switched, str) else ("", [*switched])
+            for trigger in requested.triggers if not (reason or detections) else ():
                 outcome = await self._rehearse_trigger(stage, trigger)
                 if isinstance(outcome, str):
                     reason = outcome
@@ -163,7 +179,7 @@ class Rehearsal:
             variant=requested.candidate.target.variant,
             verdict="fail" if reason else "pass",
             rehearsed_at=self.clock.now(),
-            reason=reason or _summary([certificate.trigger for certificate in certificates], stage.repeated),
+            reason=reason or rehearsal_plan.summarise(certificates, stage.repeated),
             certificates=tuple(certificates),
         )
 
@@ -193,26 +209,27 @@ class Rehearsal:
     async def _attempt(self, stage: _Stage, trigger: Trigger) -> RehearsalCertificate | str | None:
         """Return the certificate of one trigger, or why there is none; None if it fired before its fault."""
         fault = rehearsal_plan.plan_fault(trigger) or _NO_FAULT  # `_assess_triggers` refused those without one
-        await self._clear_route(stage, trigger)
+        await self._clear_route(stage, trigger.name)
         before: Sequence[float] = ()
         if trigger.metric in SLO_METRICS:
             await self._put_route(stage, stage.fallback, None, f"{stage.event.id}/{trigger.name}/before")
             async with self.traffic.flow(stage.model) as flow:
-                failure = await self._await_healthy(stage.fallback, trigger, flow)
+                failure = await self._await_healthy(stage.fallback, trigger.name, flow)
                 before = tuple(flow.seconds)
             if failure:
                 return failure
-        await self._set_stage(stage, trigger, before)
+        verifying = rehearsal_plan.allow_as_before(trigger, before, self.pace.load)
+        await self._set_stage(stage, trigger.name, verifying)
         async with self.traffic.flow(stage.model) as flow:
-            failure = await self._await_healthy(stage.candidate, trigger, flow)
+            failure = await self._await_healthy(stage.candidate, trigger.name, flow)
             if failure:
                 return failure
-            if await self._find_rollback(stage, trigger) is not None:
+            if await self._find_rollback(stage, trigger.name) is not None:
                 return None
             last_raised = await self.alerts.last_raised("staging", stage.model)
             injected_at = self.clock.now()
             await self._put_drill(stage, trigger.name, fault)
-            rollback = await self._await_rollback(stage, trigger)
+            rollback = await self._await_rollback(stage, trigger.name)
         if rollback is None:
             return await self._why_none(stage, trigger, fault)
         # Alert and fault have times of different clocks. The order in the log is certain.
@@ -227,6 +244,31 @@ class Rehearsal:
             fallback=stage.fallback.manifest.digest,
             policy=stage.policy_digest,
             expires_at=stage.expires_at,
+            runtime=stage.candidate.runtime,
+        )
+
+    async def _rehearse_switch(
+        self, stage: _Stage, detections: Sequence[RehearsalCertificate]
+    ) -> tuple[RehearsalCertificate, ...] | str:
+        """Return the certificates of a release whose detection is rehearsed, or why there are none."""
+        await self._clear_route(stage, _SWITCH)
+        await self._set_stage(stage, _SWITCH)
+        async with self.traffic.flow(stage.model) as flow:
+            failure = await self._await_healthy(stage.candidate, _SWITCH, flow)
+            if failure:
+                return failure
+            now, needed = self.clock.now(), replicas_needed(stage.candidate)
+            begin = functools.partial(rehearsal_plan.start_switch, cause=stage.event, replicas=needed, now=now)
+            await self.execute(await self.states.transact("staging", stage.model, begin))
+            rollback = await self._await_rollback(stage, "")
+        if rollback is None:
+            raise Transient("bus_unavailable", f"The switch of {stage.model} was cleared while it was rehearsed.")
+        return rehearsal_plan.assess_switch(
+            detections,
+            rollback,
+            candidate=stage.candidate.manifest.digest,
+            fallback=stage.fallback.manifest.digest,
+            expires_at=stage.expires_at,
         )
 
     async def _why_none(self, stage: _Stage, trigger: Trigger, fault: DrillFault) -> str:
@@ -239,14 +281,14 @@ class Rehearsal:
             f"{rehearsal_plan.advise_time(trigger, fault, self.pace.load, self.pace.detect_s)}"
         )
 
-    async def _clear_route(self, stage: _Stage, trigger: Trigger) -> None:
+    async def _clear_route(self, stage: _Stage, trigger: str) -> None:
         """End the fault and the route that an interrupted attempt may have left."""
-        await self._put_drill(stage, trigger.name, _NO_FAULT)
+        await self._put_drill(stage, trigger, _NO_FAULT)
         entry = await self.routes.get("staging", stage.model)
         if entry is not None and entry.value.active is not None:
-            await self._put_route(stage, None, None, f"{stage.event.id}/{trigger.name}/begin")
+            await self._put_route(stage, None, None, f"{stage.event.id}/{trigger}/begin")
 
-    async def _set_stage(self, stage: _Stage, trigger: Trigger, before: Sequence[float]) -> None:
+    async def _set_stage(self, stage: _Stage, trigger: str, verifying: Trigger | None = None) -> None:
         """Route staging to the candidate, with the fallback ready behind it and without a fault.
 
         An attempt that was interrupted may have left an alert: the monitor resolves it when the candidate leaves the
@@ -254,26 +296,26 @@ class Rehearsal:
         """
         since = await self.alerts.last_route_change("staging", stage.model)
         now, version = self.clock.now(), stage.candidate.target.version
-        verifying = rehearsal_plan.allow_as_before(trigger, before, self.pace.load)
 
         def start(state: RollbackState) -> RollbackState:
-            state = rehearsal_plan.replace_trigger(state, version, verifying)
-            return rehearsal_plan.start_rehearsal(state, trigger.name, now, since)
+            if verifying is not None:
+                state = rehearsal_plan.replace_trigger(state, version, verifying)
+            return rehearsal_plan.start_rehearsal(state, trigger, now, since)
 
         await self.states.transact("staging", stage.model, start)
-        await self._put_route(stage, stage.candidate, stage.fallback, f"{stage.event.id}/{trigger.name}")
+        await self._put_route(stage, stage.candidate, stage.fallback, f"{stage.event.id}/{trigger}")
 
-    async def _await_healthy(self, served: ServedTarget, trigger: Trigger, flow: Flow) -> str:
+    async def _await_healthy(self, served: ServedTarget, trigger: str, flow: Flow) -> str:
         """Wait until a target answers well; return what is wrong if it does not, else an empty text."""
         deadline = self.clock.monotonic() + self.pace.healthy_s
         while len(flow.seconds) < self.pace.healthy_requests:
             if self.clock.monotonic() > deadline:
                 failure = flow.last_failure or "nothing came back"
-                return f"{trigger.name}: {served.target} does not answer in staging without a fault: {failure}"
+                return f"{trigger}: {served.target} does not answer in staging without a fault: {failure}"
             await asyncio.sleep(_POLL_S)
         return ""
 
-    async def _await_rollback(self, stage: _Stage, trigger: Trigger) -> Rollback | None:
+    async def _await_rollback(self, stage: _Stage, trigger: str) -> Rollback | None:
         """Return the rollback that the fault led to, as far as it came in time; None if there is none.
 
         One that failed is tried again with the next update of its alert, as in production: the last one counts.
@@ -291,7 +333,7 @@ class Rehearsal:
             rollback = await self._find_rollback(stage, trigger)
         return rollback
 
-    async def _find_rollback(self, stage: _Stage, trigger: Trigger) -> Rollback | None:
+    async def _find_rollback(self, stage: _Stage, trigger: str) -> Rollback | None:
         return rehearsal_plan.find_rollback(await self.states.read("staging", stage.model), trigger)
 
     async def _put_drill(self, stage: _Stage, trigger: str, fault: DrillFault) -> None:
@@ -340,9 +382,3 @@ class Rehearsal:
         await self._put_route(stage, None, None, f"{stage.event.id}/end")
         now = self.clock.now()
         await self.states.transact("staging", stage.model, lambda state: rehearsal_plan.start_rehearsal(state, "", now))
-
-
-def _summary(rehearsed: Sequence[str], repeated: Sequence[str]) -> str:
-    """Return the reason of a rehearsal that passed."""
-    summary = f"Detected, switched and verified in staging: {', '.join(rehearsed)}."
-    return f"{summary} Fired before the fault, and rehearsed again: {', '.join(repeated)}." if repeated else summary

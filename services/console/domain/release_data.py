@@ -111,10 +111,11 @@ class ShadowStep(Screen):
 
 
 class Certificate(Screen):
-    """A rehearsed rollback of one trigger, with the seconds of each part."""
+    """A rehearsed rollback of one trigger, with the seconds of each part; detection may have been earlier."""
 
     trigger: str
     fault: str
+    detection: str
     detect_s: float
     switch_s: float
     verify_s: float

@@ -7,6 +7,7 @@ from contracts import facts as f
 from contracts.envelope import Event
 from contracts.facts.progress import ReleaseProgress
 from decisions.releases.work_progress import ongoing
+from decisions.rollback.drills import describe_detection
 from services.console.domain.release_data import (
     Approval,
     CanaryStep,
@@ -185,6 +186,7 @@ def _rehearsal(events: Events) -> Iterable[Certificate]:
         yield Certificate(
             trigger=certificate.trigger,
             fault=certificate.fault,
+            detection=describe_detection(certificate),
             detect_s=certificate.detect_s,
             switch_s=certificate.switch_s,
             verify_s=certificate.verify_s,

@@ -6,6 +6,7 @@ from typing import Any
 
 from contracts import facts as f
 from contracts.envelope import Event
+from decisions.rollback.drills import describe_detection
 from services.console.domain.rows import RELEASE_ID, Row, instant, row
 
 Ms = Callable[[str, float], float | None]
@@ -91,7 +92,10 @@ def rehearsal_rows(event: Event[f.RehearsalCompleted], _sequence: int) -> tuple[
     data = event.data
     if not RELEASE_ID.fullmatch(data.release_id):
         return ()
-    certificates = [certificate.model_dump(mode="json") for certificate in data.certificates]
+    certificates = [
+        certificate.model_dump(mode="json") | {"detection": describe_detection(certificate)}
+        for certificate in data.certificates
+    ]
     rehearsed = row(
         "rehearsals",
         release_id=data.release_id,

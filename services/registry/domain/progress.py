@@ -9,6 +9,7 @@ from contracts.facts.progress import ReleaseProgress, StepProgress
 from contracts.vocabulary import Variant
 from decisions.checkpoints.adapters import describe_quantised
 from decisions.releases.plan import ROWS, PlannedStep, Row, needs_approval, next_step
+from decisions.rollback.drills import describe_detection
 from decisions.rollback.suspensions import RETURNS
 from services.registry.domain import approvals, deadlines, gates, plan
 from services.registry.domain.comparison import explain
@@ -205,10 +206,11 @@ def _rehearsed(release: Release) -> str:
     rehearsed = release.rehearsed
     if rehearsed is None or rehearsed.verdict != "pass":
         return rehearsed.reason if rehearsed is not None else ""
-    return ", ".join(
+    rolled_back = [
         f"{certificate.trigger} rolled back in {certificate.detect_s + certificate.switch_s:.1f} s"
         for certificate in rehearsed.certificates
-    )
+    ]
+    return ", ".join(filter(None, (*rolled_back, *{describe_detection(each) for each in rehearsed.certificates})))
 
 
 def _approved(release: Release) -> str:

@@ -136,7 +136,7 @@ def decide_on_alert(
         cause_sequence=cause.sequence,
     )
     if decided.action == "move":
-        return _start(state, started)
+        return start(state, started)
     if decided.code is None or state.held.get(alert.alert_id) == decided.code:
         return state
     held = dict([*state.held.items(), (alert.alert_id, decided.code)][-HELD_KEPT:])
@@ -226,7 +226,7 @@ def decide_on_order(
         timeline=RollbackTimeline(detected_at=cause.published_at, decided_at=cause.now),
         reason=f"{cause.sender}: {order.reason}",
     )
-    return _start(state, started)
+    return start(state, started)
 
 
 def record_refusal(
@@ -355,10 +355,11 @@ def _abort(
         reason=reason,
         timeline=RollbackTimeline(detected_at=cause.published_at, decided_at=cause.now),
     )
-    return state if state.rollback(started.rollback_id) is not None else _start(state, started)
+    return state if state.rollback(started.rollback_id) is not None else start(state, started)
 
 
-def _start(state: RollbackState, started: Rollback) -> RollbackState:
+def start(state: RollbackState, started: Rollback) -> RollbackState:
+    """Return the record with a rollback that begins, and publish it."""
     fact = RollbackStarted(
         rollback_id=started.rollback_id,
         cause_id=started.cause_id,

@@ -4,16 +4,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from contracts.facts import DrillFault, RehearsalCertificate, RehearsalCompleted, RehearsalRequested
+from contracts.envelope import Event
+from contracts.facts import (
+    DrillFault,
+    RehearsalCertificate,
+    RehearsalCompleted,
+    RehearsalRequested,
+    RollbackTimeline,
+    VariantStaged,
+)
 from contracts.policy import FALSE_ALARM_EVERY, Trigger
 from contracts.routes import Route, ServedTarget
 from contracts.trigger_metrics import LONGEST_DELAY_MS
-from contracts.vocabulary import Digest
+from contracts.vocabulary import Digest, Runtime
 from decisions.evidence.block_tests import BLOCK_S, LEAST_REQUESTS, count_bad_blocks, plan_line
 from decisions.evidence.triggers import limit_of
-from decisions.rollback.drills import describe_fault
+from decisions.rollback.drills import describe_detection, describe_fault
+from decisions.rollback.rule import rollback_id
 from services.rollback_controller.domain import execution
+from services.rollback_controller.domain.decision import start
 from services.rollback_controller.domain.record import REHEARSALS_KEPT, Rollback, RollbackState
 
 REQUESTS_AT_ONCE = 64
@@ -146,9 +157,107 @@ def record_outcome(state: RollbackState, completed: RehearsalCompleted) -> Rollb
     return state.model_copy(update={"rehearsed": rehearsed})
 
 
-def find_rollback(state: RollbackState, trigger: Trigger) -> Rollback | None:
-    """Return the last rollback that a trigger led to in staging, if any."""
-    return next((rollback for rollback in reversed(state.rollbacks) if rollback.trigger == trigger.name), None)
+def find_detections(
+    state: RollbackState, requested: RehearsalRequested, runtime: Runtime | None, now: datetime
+) -> tuple[RehearsalCertificate, ...]:
+    """Return the certificates of an earlier release by which detection is rehearsed; none if one is missing.
+
+    They are of the same policy and runtime, for each trigger, and valid for half of the time of new ones at least.
+    """
+    names = {trigger.name for trigger in requested.triggers}
+    until = now + timedelta(seconds=requested.valid_s / 2)
+    for release_id, completed in reversed(state.rehearsed.items()):
+        valid = tuple(
+            _detected_with(certificate, state.rehearsals.get(release_id))
+            for certificate in completed.certificates
+            if (certificate.policy_digest, certificate.runtime) == (requested.policy_digest, runtime)
+            and certificate.expires_at >= until
+        )
+        if completed.verdict == "pass" and names == {each.trigger for each in valid if each.detected_with is not None}:
+            return valid
+    return ()
+
+
+def _detected_with(certificate: RehearsalCertificate, requested: RehearsalRequested | None) -> RehearsalCertificate:
+    if certificate.detected_with is not None or requested is None:
+        return certificate
+    return certificate.model_copy(update={"detected_with": requested.candidate.target.version})
+
+
+def find_rollback(state: RollbackState, trigger: str) -> Rollback | None:
+    """Return the last rollback that a trigger led to in staging, if any; empty: the switch without one."""
+    return next((rollback for rollback in reversed(state.rollbacks) if rollback.trigger == trigger), None)
+
+
+def start_switch(state: RollbackState, cause: Event[VariantStaged], replicas: int, now: datetime) -> RollbackState:
+    """Return staging's record with a rollback of the candidate, as an alert would start it.
+
+    It is verified by whether requests are answered: no trigger is under rehearsal.
+    """
+    started = Rollback(
+        rollback_id=rollback_id(f"{cause.id}/switch/{now.isoformat()}"),
+        cause_id=cause.id,
+        correlation_id=cause.correlationid,
+        origin="alert",
+        mode="automatic",
+        failed=cause.data.candidate.target,
+        timeline=RollbackTimeline(detected_at=now, decided_at=now),
+        reason="The switch is rehearsed.",
+        replicas=replicas,
+    )
+    return start(state, started)
+
+
+def assess_switch(
+    detections: Sequence[RehearsalCertificate],
+    rollback: Rollback,
+    *,
+    candidate: Digest,
+    fallback: Digest,
+    expires_at: datetime,
+) -> tuple[RehearsalCertificate, ...] | str:
+    """Return the certificates of a switch that was carried out and verified, or what is missing."""
+    unproven = _why_unproven("switch", rollback)
+    if unproven:
+        return unproven
+    update = {**_times(rollback), "candidate_digest": candidate, "fallback_digest": fallback}
+    return tuple(
+        each.model_copy(update={**update, "expires_at": min(expires_at, each.expires_at)}) for each in detections
+    )
+
+
+def _why_unproven(name: str, rollback: Rollback) -> str:
+    """Return why a rollback proves nothing; empty if it was carried out and verified."""
+    begun = "it began" if not rollback.alert_id else "the alert came"
+    if rollback.phase == "failed":
+        return f"{name}: {begun}, but the rollback failed ({rollback.code})."
+    if rollback.timeline.switched_at is None:
+        return f"{name}: {begun}, but traffic was not switched in time."
+    if rollback.verdict != "pass" or rollback.timeline.verified_at is None:
+        verdict = rollback.verdict or "no verdict"
+        return f"{name}: traffic was switched, but the fallback was not verified ({verdict})."
+    return ""
+
+
+def _times(rollback: Rollback) -> dict[str, Any]:
+    """Return what a certificate says about a verified switch."""
+    timeline = rollback.timeline
+    switched_at = timeline.switched_at or timeline.detected_at
+    return {
+        "route_event_id": rollback.route_event_id,
+        "switch_s": _seconds(switched_at - timeline.detected_at),
+        "verify_s": _seconds((timeline.verified_at or switched_at) - switched_at),
+    }
+
+
+def summarise(certificates: Sequence[RehearsalCertificate], repeated: Sequence[str]) -> str:
+    """Return the reason of a rehearsal that passed."""
+    names = ", ".join(certificate.trigger for certificate in certificates)
+    before = describe_detection(certificates[0]) if certificates else ""
+    if before:
+        return f"Switched and verified in staging; {before}: {names}."
+    again = f" Fired before the fault, and rehearsed again: {', '.join(repeated)}." if repeated else ""
+    return f"Detected, switched and verified in staging: {names}.{again}"
 
 
 def assess_rehearsal(
@@ -161,33 +270,28 @@ def assess_rehearsal(
     fallback: Digest,
     policy: Digest | None,
     expires_at: datetime,
+    runtime: Runtime | None = None,
 ) -> RehearsalCertificate | str:
     """Return the certificate of a rollback that was carried out and verified, or what is missing.
 
     Its seconds are between times of different clocks; where clocks that are apart show a negative one, it is 0.
     """
-    timeline = rollback.timeline
     if policy is None:
         return "The request does not name the policy that it is rehearsed for."
-    if rollback.phase == "failed":
-        return f"{trigger.name}: the alert came, but the rollback failed ({rollback.code})."
-    if timeline.switched_at is None:
-        return f"{trigger.name}: the alert came, but traffic was not switched in time."
-    if rollback.verdict != "pass" or timeline.verified_at is None:
-        verdict = rollback.verdict or "no verdict"
-        return f"{trigger.name}: traffic was switched, but the fallback was not verified ({verdict})."
+    unproven = _why_unproven(trigger.name, rollback)
+    if unproven:
+        return unproven
     return RehearsalCertificate(
         trigger=trigger.name,
         fault=describe_fault(fault),
         injected_at=injected_at,
         alert_event_id=rollback.cause_id,
-        route_event_id=rollback.route_event_id,
-        detect_s=_seconds(timeline.detected_at - injected_at),
-        switch_s=_seconds(timeline.switched_at - timeline.detected_at),
-        verify_s=_seconds(timeline.verified_at - timeline.switched_at),
+        detect_s=_seconds(rollback.timeline.detected_at - injected_at),
+        **_times(rollback),
         candidate_digest=candidate,
         fallback_digest=fallback,
         policy_digest=policy,
+        runtime=runtime,
         expires_at=expires_at,
     )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
+from contracts.vocabulary import Runtime
 from decisions.evidence.block_tests import BLOCK_S, count_bad_blocks, plan_line
 from services.rollback_controller.domain.rehearsal_plan import Load, advise_time, answer_s, assess_fault, plan_fault
 from testbed import factories as f
@@ -33,6 +35,9 @@ class Stage(World):
         self.fallback_ms = 50.0
         self.alerts = 0
         self.open_alert = None
+        self.candidates = (7,)
+        self.detected = 0
+        """Alerts that were raised before the second release."""
 
     async def observe(self) -> None:
         """Publish telemetry of the serving target, and alerts about faults, as gateway and monitor do; for ever."""
@@ -40,7 +45,8 @@ class Stage(World):
         while True:
             await asyncio.sleep(1.0)
             changes = [route for environment, route in self.routes.history if environment == "staging"]
-            left = any(route.active is None or route.active.target != f.target(7) for route in changes[seen:])
+            candidates = tuple(map(f.target, self.candidates))
+            left = any(route.active is None or route.active.target not in candidates for route in changes[seen:])
             seen = len(changes)
             route, drill = self.route("staging"), self.drills.drills.get(f"staging.{f.MODEL}")
             serving = route.active.target if route and route.active else None
@@ -50,14 +56,14 @@ class Stage(World):
             if serving is None or not self.traffic.open or self.traffic.mode != "well":
                 continue
             ill = drill is not None and drill.share_ratio > 0 and drill.target == serving
-            well_ms = 50.0 if serving == f.target(7) else self.fallback_ms
+            well_ms = 50.0 if serving in candidates else self.fallback_ms
             self.requests(serving.version, 4, "staging", ttft_ms=5000.0 if ill else well_ms)
-            if serving == f.target(7):
+            if serving in candidates:
                 bad_s += 1.0 if ill or self.nervous else 0.0
                 if bad_s >= DETECT_S and not self.numb:
-                    self.raise_or_update_alert(self.state("staging").rehearsing)
+                    self.raise_or_update_alert(self.state("staging").rehearsing, serving.version)
 
-    def raise_or_update_alert(self, trigger) -> None:
+    def raise_or_update_alert(self, trigger, version=7) -> None:
         """Raise an alert, or update it while it lasts."""
         if self.open_alert is None:
             self.alerts += 1
@@ -66,7 +72,8 @@ class Stage(World):
         else:
             kind = cf.AlertUpdated
         name, number, raised_at = self.open_alert
-        self.publish(self.alert(7, trigger=name, number=number, kind=kind, raised_at=raised_at), environment="staging")
+        alert = self.alert(version, trigger=name, number=number, kind=kind, raised_at=raised_at)
+        self.publish(alert, environment="staging")
 
     @contextlib.contextmanager
     def nothing_delivered(self):
@@ -383,6 +390,72 @@ async def test_the_alert_of_an_interrupted_rehearsal_does_not_fail_the_next_atte
     await play(stage, f"receive {cf.AlertRaised.TYPE}", then=die)
     completed = stage.outcome_of_rehearsal()
     assert (completed.verdict, completed.reason) == ("pass", "Detected, switched and verified in staging: errors.")
+
+
+async def release_8(stage, *, triggers=(SLOW, ERRORS), **changes):
+    """Release version 8 after version 7 with the same policy, unless `changes` say otherwise, once 7 was rehearsed."""
+    await asyncio.sleep(200.0)
+    stage.detected = len(stage.log.facts(cf.AlertRaised, "staging"))
+    stage.open_releases(8, triggers=triggers)
+    about = {"release_id": "r-8", "candidate": f.deployable(8), "fallback": f.deployable(6), "triggers": triggers}
+    stage.publish(cf.RehearsalRequested(**about, policy_digest=changes.pop("policy", f.digest("policy"))))
+    asked = f.staging_request(purpose="rehearsal", release_id="r-8", candidate=f.deployable(8))
+    candidate = f.served(8).model_copy(update=changes)
+    fact = f.fact(cf.VariantStaged, candidate=candidate, baseline=f.served(6), request=asked)
+    stage.publish(fact, event_id="s-8")
+
+
+@virtual_time
+async def test_the_next_release_of_the_policy_rehearses_its_switch_and_detection_is_that_of_before():
+    stage = await play(Stage(), then=release_8)
+    first, second = stage.log.facts(cf.RehearsalCompleted)
+    assert second.verdict == "pass"
+    assert second.reason == "Switched and verified in staging; detection rehearsed with v7 on 2026-11-24: slow, errors."
+    assert len(stage.log.facts(cf.AlertRaised, "staging")) == stage.detected == 2, "no fault, so no alert"
+    *_, last = stage.log.facts(cf.RollbackCompleted, "staging")
+    assert (last.failed, last.to, last.verdict) == (f.target(8), f.target(6), "pass")
+    routes = [message.event.id for message in stage.log.stored if isinstance(message.event.data, cf.DeploymentChanged)]
+    for before, now in zip(first.certificates, second.certificates, strict=True):
+        same = ("trigger", "fault", "injected_at", "alert_event_id", "detect_s", "policy_digest")
+        assert {name: getattr(now, name) for name in same} == {name: getattr(before, name) for name in same}
+        assert (now.detected_with, now.candidate_digest) == (7, f.deployable(8).manifest.digest)
+        assert now.route_event_id != before.route_event_id
+        assert now.route_event_id in routes
+        assert now.expires_at <= before.expires_at
+    check_cleared(stage)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policy": f.digest("another policy")},
+        {"runtime": Runtime(engine="vllm", engine_version="another")},
+        {"triggers": (ERRORS, f.trigger(name="late", metric="e2e_ms", threshold=900.0))},
+    ],
+    ids=["another policy", "another runtime", "another trigger"],
+)
+@virtual_time
+async def test_detection_is_rehearsed_again_for_what_it_was_not_rehearsed_for(changes):
+    stage = Stage()
+    stage.candidates = (7, 8)
+    await play(stage, then=functools.partial(release_8, **changes), lasts_s=300.0)
+    _, second = stage.log.facts(cf.RehearsalCompleted)
+    assert (second.verdict, [each.detected_with for each in second.certificates]) == ("pass", [None, None])
+    assert len(stage.log.facts(cf.AlertRaised, "staging")) == stage.detected + 2
+    check_cleared(stage)
+
+
+@virtual_time
+async def test_a_switch_to_a_fallback_that_does_not_generate_fails_the_rehearsal():
+    async def unload(stage):
+        await release_8(stage)
+        stage.probe.unloaded.add(str(f.target(6)))
+
+    stage = await play(Stage(), then=unload)
+    _, second = stage.log.facts(cf.RehearsalCompleted)
+    assert (second.verdict, second.certificates) == ("fail", ())
+    assert second.reason == "switch: it began, but the rollback failed (previous_not_ready)."
+    check_cleared(stage)
 
 
 @settings(max_examples=often(10))
