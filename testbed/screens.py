@@ -29,12 +29,10 @@ class Screen:
     Attributes:
         name: The name of its picture.
         address: Its path, with parameters.
-        administers: Whether administrators only see it.
     """
 
     name: str
     address: str
-    administers: bool = False
 
 
 def screens(shown: Shown) -> dict[str, Screen]:
@@ -64,7 +62,6 @@ def screens(shown: Shown) -> dict[str, Screen]:
         "/audit": Screen("audit", "/audit"),
         "/history": Screen("history", "/history"),
         "/deadletters": Screen("dead-letters", "/deadletters"),
-        "/keys": Screen("keys", "/keys", administers=True),
     }
 
 

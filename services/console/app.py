@@ -84,7 +84,7 @@ def build(
     app.include_router(build_quarantine(sources, pages))
     app.include_router(build_drill(sources, pages))
     app.include_router(build_playground(gateway, routes, pages))
-    app.include_router(build_duty(sources, people, pages))
+    app.include_router(build_duty(sources, pages))
     app.include_router(build_endpoints(endpoints, pages))
     app.router.routes.append(Mount("/assets", Assets()))
     _handle_errors(app, Answers(access, pages))

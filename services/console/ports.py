@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from contracts.envelope import Event
 from contracts.facts import Fact
 from contracts.routes import Route
-from services.console.domain.duty_screens import DeadLetter, Listed
+from services.console.domain.duty_screens import DeadLetter
 from services.console.domain.endpoint_screen import GatewayUse, ListedFleet
 from services.console.domain.people import Person
 from services.console.domain.playground import Answer
@@ -22,9 +22,6 @@ class Directory(Protocol):
 
     def public_keys(self, name: str) -> tuple[str, ...]:
         """Return the keys of a person; none for a name that is unknown."""
-
-    def listed(self) -> tuple[Listed, ...]:
-        """Return all people and programs, by name."""
 
     def credential(self, name: str) -> Path | None:
         """Return the file of a person's credential; None if the console has none of that person."""

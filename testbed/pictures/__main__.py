@@ -119,19 +119,16 @@ def running_canary(studio: Studio, model: str) -> None:
 
 
 def every_screen(studio: Studio, shown: Shown) -> None:
-    admin = Person.with_window(studio.anna.page.context.browser, "admin")
-    admin.sign_in(printed_link(studio.stack, "admin"))
     for screen in screens(shown).values():
-        reader = admin if screen.administers else studio.anna
         if screen.name == "quarantine":  # until then the version is suspended
             studio.stack.ok("rollback", "confirm", MODEL, "--reason", "slow on each of its requests")
-        reader.goto(screen.address)
-        reader.page.wait_for_load_state()
+        studio.anna.goto(screen.address)
+        studio.anna.page.wait_for_load_state()
         if screen.name in RESULTS:
-            RESULTS[screen.name](studio.stack, reader.page)
-        studio.camera.shoot(reader.page, screen.name, whole=True)
+            RESULTS[screen.name](studio.stack, studio.anna.page)
+        studio.camera.shoot(studio.anna.page, screen.name, whole=True)
         if screen.name in DARK:
-            studio.camera.shoot(reader.page, screen.name, theme="dark", whole=True)
+            studio.camera.shoot(studio.anna.page, screen.name, theme="dark", whole=True)
 
 
 def terminals(studio: Studio) -> None:

@@ -7,7 +7,6 @@ import structlog
 from pydantic import TypeAdapter, ValidationError
 
 from contracts.identities import Identity
-from services.console.domain.duty_screens import Listed
 from services.console.domain.people import Person, person_of
 from shared.runtime.team_list import TeamList
 
@@ -25,7 +24,6 @@ class People:
 
     def __init__(self, listing: Path | None, credentials: Path | None, teams: TeamList) -> None:
         self._listing, self._credentials, self._teams = listing, credentials, teams
-        self._all: tuple[Identity, ...] = ()
         self._known: dict[str, Identity] = {}
         self._seen: tuple[int, int] | None = None
 
@@ -40,21 +38,6 @@ class People:
         """Return the keys of a person; none for a name that is unknown."""
         identity = self._read().get(name)
         return identity.public_keys if identity is not None else ()
-
-    def listed(self) -> tuple[Listed, ...]:
-        """Return all people and programs, by name; publishers, too."""
-        self._read()
-        return tuple(
-            Listed(
-                name=identity.name,
-                roles=identity.roles,
-                team=identity.team,
-                models=identity.models,
-                keys=tuple(key[-8:] for key in identity.public_keys),
-                orders_here=self.credential(identity.name) is not None,
-            )
-            for identity in sorted(self._all, key=lambda identity: identity.name)
-        )
 
     def credential(self, name: str) -> Path | None:
         """Return the file of a person's credential; None if the console has none of that person."""
@@ -72,7 +55,6 @@ class People:
             version = (status.st_ino, status.st_mtime_ns)
             if version != self._seen:
                 identities = _IDENTITIES.validate_json(self._listing.read_bytes())
-                self._all = identities
                 self._known = {
                     identity.name: identity for identity in identities if set(identity.roles) - {"publisher"}
                 }  # it reads nothing
@@ -81,5 +63,5 @@ class People:
             structlog.get_logger().error(
                 "the list of people cannot be read", path=str(self._listing), error=repr(error)
             )
-            self._all, self._known, self._seen = (), {}, None
+            self._known, self._seen = {}, None
         return self._known

@@ -1,4 +1,4 @@
-"""Screens of those on duty: rehearsals, drills, dead letters, people. Pure."""
+"""Screens of those on duty: rehearsals, drills, dead letters. Pure."""
 
 from typing import Any
 
@@ -61,14 +61,3 @@ class DeadLetter(Screen):
     code: str
     reason: str
     deliveries: int
-
-
-class Listed(Screen):
-    """An identity with its roles; `keys` are the last characters of its public keys, the newest last."""
-
-    name: str
-    roles: tuple[str, ...]
-    team: str | None
-    models: tuple[str, ...]
-    keys: tuple[str, ...]
-    orders_here: bool

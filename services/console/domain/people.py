@@ -38,11 +38,6 @@ class Person:
     orders: frozenset[str] = frozenset()
     hint: str = ""
 
-    @property
-    def administers(self) -> bool:
-        """Return whether the person is an administrator."""
-        return "administrator" in self.roles
-
     def sees(self, model: str) -> bool:
         """Return whether a model is one that the person may see."""
         return self.models is None or model in self.models

@@ -1,15 +1,12 @@
-"""API and pages of those on duty: rehearsals and drills, dead letters, audit, keys."""
+"""API and pages of those on duty: rehearsals and drills, dead letters, audit."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from services.console.domain.duty_screens import DeadLetter, Drill, Listed, Rehearsal
-from services.console.domain.people import Person
+from services.console.domain.duty_screens import DeadLetter, Drill, Rehearsal
 from services.console.domain.screens import Page
-from services.console.ports import Directory
 from services.console.queries import duty, timeline
 from services.console.web.access import Signed
 from services.console.web.api import PREFIX, Sources
@@ -19,15 +16,15 @@ from services.console.web.rendering import Renderer
 After = Annotated[int, Query(ge=0, le=1_000_000)]
 
 
-def build_duty(sources: Sources, people: Directory, render: Renderer) -> APIRouter:
-    """Return the routes; all need a session, and keys the role of an administrator."""
+def build_duty(sources: Sources, render: Renderer) -> APIRouter:
+    """Return the routes; all need a session."""
     router = APIRouter()
-    _api(router, sources, people)
-    _pages(router, sources, people, render)
+    _api(router, sources)
+    _pages(router, sources, render)
     return router
 
 
-def _api(router: APIRouter, sources: Sources, people: Directory) -> None:
+def _api(router: APIRouter, sources: Sources) -> None:
     @router.get(f"{PREFIX}/rehearsals", tags=["releases"])
     def all_rehearsals(signed: Signed, query: RehearsalQuery) -> Page[Rehearsal]:
         """Rehearsed rollbacks, the newest first: the verdict, and the seconds that each trigger took."""
@@ -43,13 +40,8 @@ def _api(router: APIRouter, sources: Sources, people: Directory) -> None:
         """The newest messages that services gave up on, without their content."""
         return await sources.letters.newest(signed.person.models)
 
-    @router.get(f"{PREFIX}/keys", tags=["session"])
-    def all_keys(signed: Signed) -> tuple[Listed, ...]:
-        """People and programs with their roles and teams; for administrators."""
-        return listed_for(signed.person, people)
 
-
-def _pages(router: APIRouter, sources: Sources, people: Directory, render: Renderer) -> None:
+def _pages(router: APIRouter, sources: Sources, render: Renderer) -> None:
     @router.get("/drills", include_in_schema=False)
     def all_drills(request: Request, signed: Signed, query: RehearsalQuery, drills_after: After = 0) -> Response:
         reader = sources.seen_by(signed.person)
@@ -68,18 +60,3 @@ def _pages(router: APIRouter, sources: Sources, people: Directory, render: Rende
     def audit(request: Request, signed: Signed, query: HistoryQuery) -> Response:
         shown = timeline.history(sources.seen_by(signed.person), **{**query.values, "audited": True})
         return render(request, signed, "audit.html", events=shown, filters=query.shown)
-
-    @router.get("/keys", include_in_schema=False)
-    def all_keys(request: Request, signed: Signed) -> Response:
-        return render(request, signed, "keys.html", people=listed_for(signed.person, people))
-
-
-def listed_for(person: Person, people: Directory) -> tuple[Listed, ...]:
-    """Return all people and programs, for an administrator.
-
-    Raises:
-        HTTPException: The person is none.
-    """
-    if not person.administers:
-        raise HTTPException(403, f"{person.name} is no administrator: keys are shown to administrators only.")
-    return people.listed()

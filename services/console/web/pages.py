@@ -21,7 +21,6 @@ from services.console.queries.quarantines import quarantines
 from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
 from services.console.web.answering import EPOCH, answered, target_in
 from services.console.web.api import Sources, VersionPath, check_seen
-from services.console.web.downloads import csv_of
 from services.console.web.filters import AlertQuery, FleetQuery, HistoryQuery, RefusedQuery, ReleaseQuery, TimelineQuery
 from services.console.web.headers import REPORT
 from services.console.web.markdown import render_markdown
@@ -32,7 +31,6 @@ from shared.errors import SlipwayError, Transient
 Text = Annotated[str, Query(max_length=100)]
 ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
 Number = Annotated[int, Query(ge=0, le=999_999_999)]
-LARGEST_EXPORT: Final = 10_000
 REFUSED_SHOWN: Final = 5
 """Refused checkpoints on the screen of the releases; a screen of their own lists all."""
 LINES: Final = 5
@@ -210,14 +208,9 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
 
 def _timeline(router: APIRouter, sources: Sources, render: Renderer) -> None:
     @router.get("/timeline")
-    def changes(request: Request, signed: Signed, query: TimelineQuery, format: Text = "") -> Response:  # noqa: A002 - the name in the address
-        reader = sources.seen_by(signed.person)
-        if format == "csv":
-            return csv_of(
-                "timeline", timeline.timeline(reader, **query.values | {"after": 0, "limit": LARGEST_EXPORT}).items
-            )
+    def changes(request: Request, signed: Signed, query: TimelineQuery) -> Response:
         export = urlencode({name: value for name, value in query.shown.items() if value})
-        shown = timeline.timeline(reader, **query.values)
+        shown = timeline.timeline(sources.seen_by(signed.person), **query.values)
         return render(request, signed, "timeline.html", changes=shown, filters=query.shown, export=export)
 
     @router.get("/history")

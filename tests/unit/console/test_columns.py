@@ -2,7 +2,6 @@
 
 import pytest
 
-from services.console.domain.duty_screens import Listed
 from services.console.domain.release_data import VariantRow
 from services.console.web.rendering import Pages
 from tests.kit.page_text import page_text
@@ -41,14 +40,3 @@ def test_a_figure_that_no_variant_has_is_no_column(left_out, snapshot):
 @pytest.mark.parametrize("figures", [{}, {"mean_kl": 0.0}])
 def test_a_column_stays_where_one_variant_has_its_figure_and_the_other_shows_none(figures, snapshot):
     assert page_text(table_of([variant("bf16", **figures), variant("int8")])) == snapshot
-
-
-@pytest.mark.parametrize(("team", "models"), [(None, ()), ("shop", ()), (None, ("shop-bot",)), ("shop", ("a",))])
-def test_keys_show_teams_and_models_where_a_key_has_one(team, models, snapshot):
-    people = [listed("anna"), listed("bot", team, models)]
-    source = Pages(clock=None, progress=None, protection=None)._environment.get_template("keys.html")
-    assert page_text("".join(source.blocks["sheet"](source.new_context({"people": people})))) == snapshot
-
-
-def listed(name: str, team: str | None = None, models: tuple[str, ...] = ()) -> Listed:
-    return Listed(name=name, roles=("operator",), team=team, models=models, keys=("ABCDEFGH",), orders_here=True)

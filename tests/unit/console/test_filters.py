@@ -1,8 +1,6 @@
 """Filters: a model by a part of its name in lists and by its whole name on its own pages; times and dates."""
 
-import csv
 import html
-import io
 import re
 
 import pytest
@@ -79,8 +77,6 @@ def test_a_date_as_until_includes_its_day(admin):
     assert count(until="2026-11-26") == 0
     assert count(until="2026-11-27T00:00:00Z") == 0
     assert count(since="2026-11-28") == 0
-    rows = csv.DictReader(io.StringIO(admin.get("/timeline?format=csv&until=2026-11-27").text))
-    assert len(list(rows)) == every
 
 
 def test_a_time_in_another_zone_is_that_time(admin):

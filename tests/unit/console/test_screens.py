@@ -1,8 +1,6 @@
 """What the screens show: the API's data, escaped, live, and of a team's models only to its members."""
 
 import asyncio
-import csv
-import io
 import json
 import re
 from datetime import timedelta
@@ -15,7 +13,6 @@ from contracts import facts as f
 from services.console.adapters.gateway import GatewayClient
 from services.console.domain.screens import Points
 from services.console.hub import MOST_TOPICS, Hub
-from services.console.web.downloads import csv_of
 from services.console.web.rendering import FOLDER, NONE, ago, duration, milliseconds, number, size, sparkline
 from testbed import factories
 from testbed.screens import ELSEWHERE, Shown, screens
@@ -164,17 +161,6 @@ def test_filters_by_state_and_time(admin):
     assert ids("since=2027-01-01") == []
     assert len(ids("until=2027-01-01")) == 3
     assert ids("model=%25") == []
-
-
-def test_a_cell_that_a_spreadsheet_would_run_is_text(admin):
-    rows = list(csv.DictReader(io.StringIO(admin.get("/timeline?format=csv&model=shop-bot").text)))
-    assert rows[0]["active"] == "shop-bot.v2.int8"
-    text = csv_of("x", [Points(values=(), latest=None)]).body.decode()
-    assert "latest" in text
-    from services.console.web import downloads
-
-    assert downloads._cell("=HYPERLINK(1)") == "'=HYPERLINK(1)"
-    assert downloads._cell(-5) == -5
 
 
 def test_the_api_describes_itself(admin):
