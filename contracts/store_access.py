@@ -7,8 +7,6 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from .garbage import DECISIONS, HOLDS
-from .garbage import PREFIX as GC
 from .identities import IdentityName, Role
 
 BUCKET: Final = "slipway"
@@ -17,6 +15,8 @@ PROBE: Final = "probe/"
 """Objects by which a program proves that the store answers and honours conditional puts; they exist for a moment."""
 DATA_FORMAT: Final = "data-format"
 """The object with the format of the data in this store."""
+HOLDS: Final = "holds/"
+"""Objects whose names and digests hold other objects: `holds/NAME.json` keeps what it names, in any form."""
 PREFIXES: Final = (
     "attestations/benchmark/",
     "attestations/merge/",
@@ -25,7 +25,6 @@ PREFIXES: Final = (
     "bases/",
     "blobs/",
     "checkpoints/",
-    GC,
     HOLDS,
     "manifests/benchmark/",
     "manifests/drift/",
@@ -66,17 +65,15 @@ class StoreAccess:
 
 
 _CHECKPOINTS = ("checkpoints/", "sources/")
-_CLAIMS = DECISIONS
-"""Where a service that relies on an object which it did not write says so (`contracts.garbage`)."""
 EVERYTHING: Final = ("",)
 
 SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
     "registry": StoreAccess(
         reads=(
-            "attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, GC, "manifests/", PROBE,
+            "attestations/", "audit/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/", PROBE,
             "versions/",
         ),
-        writes=("audit/", "checkpoints/*/uploads/", _CLAIMS, "versions/"),
+        writes=("audit/", "checkpoints/*/uploads/", "versions/"),
         deletes=("blobs/", "checkpoints/*/blobs/"),  # erased text, and uploads that are not what was announced
         sees_uploads=True,
         retains=("audit/",),
@@ -84,19 +81,19 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
     ),
     "merger": StoreAccess(
         reads=(
-            "attestations/merge/", "bases/", "blobs/", *_CHECKPOINTS, GC, "manifests/folder/", "manifests/merged/",
+            "attestations/merge/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/folder/", "manifests/merged/",
             PROBE,
         ),
-        writes=("attestations/merge/", "blobs/", _CLAIMS, "manifests/merged/", PROBE, "sources/"),
+        writes=("attestations/merge/", "blobs/", "manifests/merged/", PROBE, "sources/"),
         deletes=(PROBE,),
         sees_uploads=True,
     ),
     "quantiser": StoreAccess(
         reads=(
-            "attestations/quantise/", "blobs/", *_CHECKPOINTS, GC, "manifests/folder/", "manifests/merged/",
+            "attestations/quantise/", "blobs/", *_CHECKPOINTS, "manifests/folder/", "manifests/merged/",
             "manifests/variant/", PROBE,
         ),
-        writes=("attestations/quantise/", "blobs/", _CLAIMS, "manifests/variant/", PROBE),
+        writes=("attestations/quantise/", "blobs/", "manifests/variant/", PROBE),
         deletes=(PROBE,),
         sees_uploads=True,
     ),
@@ -105,10 +102,10 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
     ),
     "benchmarker": StoreAccess(
         reads=(
-            "attestations/benchmark/", "bases/", "blobs/", *_CHECKPOINTS, GC, "manifests/benchmark/",
+            "attestations/benchmark/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/benchmark/",
             "manifests/folder/", "manifests/variant/", PROBE, "versions/",
         ),
-        writes=("attestations/benchmark/", _CLAIMS, "manifests/benchmark/", PROBE, "versions/*/attestations/"),
+        writes=("attestations/benchmark/", "manifests/benchmark/", PROBE, "versions/*/attestations/"),
         deletes=(PROBE,),
     ),
     "rollback-controller": StoreAccess(
@@ -116,8 +113,8 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         writes=("versions/*/attestations/", "versions/*/rehearsals/"),
     ),
     "monitor": StoreAccess(
-        reads=(GC, "manifests/drift/", PROBE, "references/", "blobs/", "versions/"),
-        writes=("blobs/", _CLAIMS, "manifests/drift/", "references/"),
+        reads=("manifests/drift/", PROBE, "references/", "blobs/", "versions/"),
+        writes=("blobs/", "manifests/drift/", "references/"),
     ),
     "mirror": StoreAccess(
         reads=(PROBE, "versions/"),

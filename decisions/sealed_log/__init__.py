@@ -1,1 +1,1 @@
-"""The audit log, and what the garbage collector may take."""
+"""The audit log."""

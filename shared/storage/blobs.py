@@ -16,8 +16,6 @@ from pydantic import BaseModel
 from contracts.manifests import FileEntry, FolderManifest
 from contracts.vocabulary import ArtifactRef, canonical_json
 from shared.errors import Permanent, Transient
-from shared.runtime.settings import Connection
-from shared.storage.claims import Claims
 from shared.storage.objects import AlreadyExists, ObjectStore
 from shared.storage.plain_files import list_files, open_file
 from shared.storage.transfer import Count
@@ -37,24 +35,6 @@ _BLOB = re.compile(r"^(?!checkpoints/[^/]+/uploads/)(.*/)?blobs/sha256/[0-9a-f]{
 
 class Store(ObjectStore):
     """The object store. Synchronous: call through `asyncio.to_thread`."""
-
-    def __init__(self, connection: Connection) -> None:
-        """Take the settings; raise ValueError if `s3_ca` names no readable certificate."""
-        super().__init__(connection)
-        self._claims = Claims()
-
-    def claim(self, key: str) -> None:
-        """Keep an object that this process relies on if it exists; call it before looking whether it does.
-
-        Raises:
-            Transient: `store_unavailable`: `slipway gc` is removing it.
-        """
-        self._claims.claim(self, key, AlreadyExists)
-
-    def find_made(self, key: str) -> bytes | None:
-        """Return a document that spares making it again, and keep it; None if there is none."""
-        self.claim(key)
-        return self.find(key)
 
     def abort_stale_uploads(self, before: datetime, keys: re.Pattern[str] = _BLOB) -> None:
         """Abort uploads of such keys that began before some time and never ended, because their process was killed.
@@ -88,7 +68,6 @@ class Store(ObjectStore):
         try:
             return self.create(key, data), True
         except AlreadyExists:
-            self.claim(key)
             return self.ref_to(key), False
 
     def commit(self, key: str, manifest: M) -> tuple[M, ArtifactRef]:
@@ -102,7 +81,7 @@ class Store(ObjectStore):
         return (manifest if created else type(manifest).model_validate_json(self.get(ref))), ref
 
     def _require(self, key: str, manifest: BaseModel) -> None:
-        """Raise Transient unless every file of a manifest is there and stays: it may have been found long ago."""
+        """Raise Transient unless every file of a manifest is there: it may have been found long ago."""
         prefix = self.prefix_of_key(key)
         for file in getattr(manifest, "files", ()):
             if isinstance(file, FileEntry) and not self.has_blob(file, prefix):
@@ -151,8 +130,7 @@ class Store(ObjectStore):
         return entry
 
     def has_blob(self, file: FileEntry, prefix: str = "") -> bool:
-        """Return whether a blob is there, with its size; it is kept then."""
-        self.claim(blob_key(file.digest, prefix))
+        """Return whether a blob is there, with its size."""
         return self._size_of(blob_key(file.digest, prefix)) == file.size_bytes
 
     def put_stream(self, file: FileEntry, parts: Iterable[memoryview], prefix: str = "") -> None:
@@ -169,7 +147,6 @@ class Store(ObjectStore):
             with self._translated(key), self._client.creating():
                 write(key)
         except AlreadyExists:
-            self.claim(key)
             stored = self._size_of(key)
             if stored != file.size_bytes:
                 reason = f"The object {key} has {stored} bytes instead of {file.size_bytes}; remove it from the store."

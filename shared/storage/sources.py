@@ -246,7 +246,7 @@ def bring(
         Transient: hub_unavailable, store_unavailable, disk_full.
     """
     key = manifest_key("folder", ref.digest, SOURCES)
-    there = store.find_made(key)
+    there = store.find(key)
     if there is not None:
         return ArtifactRef(uri=store.uri(key), digest=ref.digest, size_bytes=len(there))
     if scheme_of(ref.uri) == "hf" and not parsed(parse_hub_uri, ref.uri).pinned:

@@ -1,4 +1,4 @@
-"""A sweep of a real store with real records: what is planned, what a worker finds in between and keeps, what is removed."""
+"""A sweep of a real store with real records: what is hidden, what is shown again, what is erased."""
 
 import asyncio
 import json
@@ -8,18 +8,15 @@ import pytest
 
 from clients.cli.connection import StackAddress
 from clients.cli.gc.roots import names_on_bus
-from clients.cli.gc.store import StoredObjects
-from clients.cli.gc.sweeping import Sweeper, Swept
+from clients.cli.gc.store import StoredObjects, erase
+from clients.cli.gc.sweeping import Sweeper
 from clients.cli.reading import read_messages
 from contracts import facts as f
 from contracts.envelope import nats_subject, plain
-from contracts.garbage import PLAN, PREFIX
 from contracts.manifests import FolderManifest
 from contracts.services import stream_of
 from contracts.vocabulary import canonical_json
-from decisions.sealed_log.garbage import decision_key
 from deploy.local.state import ADMIN
-from shared.errors import Transient
 from shared.messaging.provision import provision
 from shared.storage.blobs import Store, blob_key, manifest_key
 from shared.storage.object_lock import LockingStore
@@ -30,7 +27,7 @@ from tests.kit.command import run_command
 from tests.kit.conformance_sweep import SweepStoreConformance
 from tests.kit.fakes_registry import FixedClock
 
-NEVER_YOUNG, WAIT = timedelta(seconds=-3600), timedelta(seconds=120)
+GRACE = timedelta(hours=1)
 
 
 @pytest.fixture(scope="module")
@@ -79,38 +76,34 @@ def record(servers, key, value):
     asyncio.run(write())
 
 
-def test_what_no_release_needs_is_removed_and_what_one_finds_meanwhile_stays(servers, stack):
+def test_what_no_release_needs_is_hidden_and_erased_and_what_one_needs_again_is_shown(servers, stack):
     merger = as_service(servers, "merger")
     needed, ended, reused, lost = (output(merger, name) for name in "abcd")
     blobs = {key: files_of(merger, key) for key in (needed, ended, reused, lost)}
     record(servers, "tiny.r-1", {"merged": {"uri": f"s3://slipway/{needed}"}, "outbox": []})
     record(servers, "tiny.r-2", {"merged": {"uri": f"s3://slipway/{ended}"}, "finished": {"outcome": "rejected"}})
-    store = StoredObjects(stack.connection)
-    sweeper = Sweeper(store, lambda: asyncio.run(names_on_bus(stack, datetime.now(UTC))), NEVER_YOUNG, lambda: now)
-    now = datetime.now(UTC) + timedelta(seconds=2)
-    assert set(sweeper.unreferenced(now)) == {ended, reused, lost, *blobs[ended], *blobs[reused], *blobs[lost]}
-    list(sweeper.plan_steps(WAIT))
+    store, now = StoredObjects(stack.connection), [datetime.now(UTC) + GRACE + timedelta(seconds=2)]
+    sweeper = Sweeper(store, lambda: asyncio.run(names_on_bus(stack, datetime.now(UTC))), GRACE, lambda: now[0])
+    unneeded = {ended, reused, lost, *blobs[ended], *blobs[reused], *blobs[lost]}
+    assert set(sweeper.unreferenced()) == unneeded
+    assert set(sweeper.sweep().hidden) == unneeded
+    assert merger.find(reused) is None
 
-    another = as_service(servers, "merger")  # its own look at the plan
-    assert another.find_made(reused) is not None
+    assert output(merger, "b") == ended, "it is made again"
+    assert files_of(merger, ended) == blobs[ended]
+    record(servers, "tiny.r-3", {"merged": {"uri": f"s3://slipway/{reused}"}, "outbox": []})
     locking = LockingStore(stack.connection)
-    locking.retain(
-        blobs[lost][0], locking.latest_version(blobs[lost][0]), Retention("governance", now + timedelta(days=1))
-    )
-    plan = sweeper.find_plan()
-    begun = sweeper.sweep_steps(plan, swept := Swept())
-    while store.find(decision_key(plan.id, lost)) is None:
-        next(begun)
-    with pytest.raises(Transient, match="is being removed"):
-        as_service(servers, "merger").find_made(lost)
-    list(begun)
+    versions = [each for each in locking.versions(blobs[lost][0]) if not each.marker]
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=1)
+    locking.retain(blobs[lost][0], versions[0].version_id, Retention("governance", until))
+    now[0] += GRACE + timedelta(seconds=2)
+    swept = sweeper.sweep()
 
-    assert set(swept.removed) == {ended, *blobs[ended], lost}
+    assert set(swept.shown) == {reused, *blobs[reused]}
+    assert set(swept.erased) == {lost}
     assert swept.locked == blobs[lost]
-    assert set(swept.kept) == {reused, *blobs[reused]}
     for key in (needed, reused):
-        assert all(store.find(blob) is not None for blob in (key, *blobs[key]))
-    assert [key for key in store.listing() if key.startswith(PREFIX)] == []
+        assert all(merger.find(blob) is not None for blob in (key, *blobs[key]))
 
 
 def test_what_the_event_of_a_stage_names_is_held_in_production_and_in_staging(servers, stack):
@@ -147,11 +140,11 @@ def as_variables(stack) -> dict[str, str]:
     return {f"SLIPWAY_{name.upper()}": str(getattr(stack.connection, name)) for name in names}
 
 
-def test_the_command_plans_waits_and_removes_and_both_are_in_the_audit_log(servers, stack, monkeypatch):
+def test_the_command_hides_then_erases_and_both_are_in_the_audit_log(servers, stack, monkeypatch):
     key = output(as_service(servers, "merger"), "e")
     blob = files_of(StoredObjects(stack.connection), key)[0]
     variables = as_variables(stack)
-    now = [datetime.now(UTC) + timedelta(days=8)]
+    now = [datetime.now(UTC) + timedelta(days=15)]
     monkeypatch.setattr("clients.cli.commands.gc.SystemClock", lambda: FixedClock(now[0]))
 
     def gc(*options: str) -> tuple[int, str, str]:
@@ -160,50 +153,29 @@ def test_the_command_plans_waits_and_removes_and_both_are_in_the_audit_log(serve
     status, out, err = gc("--json")
     assert (status, err) == (0, "")
     assert {key, blob} <= set(json.loads(out)["unreferenced"])
-    assert json.loads(out)["plan"] is None
-    assert [gc("--yes", *short)[0] for short in (("--wait", "1m"), ("--older-than", "59m"), ("--dry-run",))] == [2] * 3
+    assert gc("--yes", "--grace", "59m")[0] == 2
     assert audited(servers) == []
 
-    status, out, _ = gc("--yes", "--wait", "2m")
-    plan = Sweeper(StoredObjects(stack.connection), set, WAIT, lambda: now[0]).find_plan()
-    assert status == 0
-    assert f"planned to remove {len(plan.objects)} objects" in out
-    assert {key, blob} <= set(plan.objects)
-    status, _, err = gc("--yes")
-    assert status == 1
-    assert f"the plan {plan.id} with {len(plan.objects)} objects is carried out from" in err
-    assert f"the plan {plan.id} waits until" in gc()[1]
-    assert StoredObjects(stack.connection).find(key) is not None
-
-    now[0] += timedelta(minutes=3)
     status, out, _ = gc("--yes", "--json")
-    swept = json.loads(out)
     assert status == 0
-    assert {key, blob} <= set(swept["removed"])
-    assert StoredObjects(stack.connection).find(key) is None
-    assert swept["overtaken"] is False
-    size = sum(plan.objects.values())
-    assert audited(servers) == [
-        ("gc.planned", plan.id, {"objects": len(plan.objects), "bytes": size}),
-        ("gc.swept", plan.id, {"planned": len(plan.objects)}),
-    ]
-
-
-def test_services_read_plans_and_write_claims_and_nothing_else_of_a_sweep(servers):
-    for name in ("merger", "quantiser", "benchmarker", "registry", "monitor"):
-        store = as_service(servers, name)
-        assert store.find(PLAN) is None
-        store.create(f"gc/decisions/x/{name}", b"kept")
-        with pytest.raises(Exception, match="does not permit"):
-            store.create(PLAN, b"{}")
+    assert {key, blob} <= set(json.loads(out)["hidden"])
+    assert "nothing refers to 0 objects" in gc()[1]
+    now[0] += timedelta(days=8)
+    status, out, _ = gc("--yes", "--json")
+    assert status == 0
+    assert {key, blob} <= set(json.loads(out)["erased"])
+    assert key not in StoredObjects(stack.connection).listing()
+    assert audited(servers) == [("gc.swept", "slipway", {"grace_s": 7 * 86400.0})] * 2
 
 
 class TestStoredObjects(SweepStoreConformance):
     @pytest.fixture
     def store(self, stack):
         store = StoredObjects(stack.connection)
-        for key in ("sources/one", "sources/one-more", "gc/decisions/x/sources/one"):
-            store.erase(key)
+        listed = store.listing()
+        for key in ("sources/one", "sources/one-more"):
+            if key in listed:
+                erase(store, key, listed[key])
         return store
 
     @pytest.fixture

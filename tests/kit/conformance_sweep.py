@@ -1,45 +1,59 @@
 """What a sweep needs of a store, real or not."""
 
-from datetime import UTC, datetime
-
 import pytest
 
+from clients.cli.gc.store import erase
 from shared.storage.objects import AlreadyExists
 
 
 class SweepStoreConformance:
     """Subclasses have the fixture `store`, which holds no object of these."""
 
-    def test_what_was_created_is_listed_found_and_erased(self, store):
+    def test_what_was_created_is_listed_and_found(self, store):
         store.create("sources/one", b"first")
         store.create("sources/one-more", b"longer")
         listed = store.listing()
         assert [listed[key].size for key in ("sources/one", "sources/one-more")] == [5, 6]
+        assert listed["sources/one"].hidden_by is None
         assert store.find("sources/one") == b"first"
-        assert store.erase("sources/one")
-        assert store.find("sources/one") is None
-        assert "sources/one" not in store.listing()
-        assert store.find("sources/one-more") == b"longer", "an object whose key begins with another's is another one"
-
-    def test_the_first_to_create_decides(self, store):
-        store.create("gc/decisions/x/sources/one", b"kept")
-        with pytest.raises(AlreadyExists):
-            store.create("gc/decisions/x/sources/one", b"swept")
-        assert store.find("gc/decisions/x/sources/one") == b"kept"
-
-    def test_what_is_not_there_is_erased_in_peace(self, store):
         assert store.find("sources/never") is None
-        assert store.erase("sources/never")
+        with pytest.raises(AlreadyExists):
+            store.create("sources/one", b"second")
 
-    def test_what_was_written_later_is_not_erased(self, store):
-        store.create("sources/one", b"later")
-        assert store.erase("sources/one", datetime(2020, 1, 1, tzinfo=UTC))
-        assert store.find("sources/one") == b"later"
-        assert store.erase("sources/one", datetime(2100, 1, 1, tzinfo=UTC))
+    def test_what_is_hidden_is_found_by_no_one_and_can_be_shown_again(self, store):
+        store.create("sources/one", b"first")
+        store.create("sources/one-more", b"longer")
+        store.hide("sources/one")
+        listed = store.listing()["sources/one"]
+        assert listed.hidden_at >= listed.modified
         assert store.find("sources/one") is None
+        assert store.find("sources/one-more") == b"longer", "an object whose key begins with another's is another one"
+        store.remove_version("sources/one", listed.hidden_by)
+        assert store.find("sources/one") == b"first"
 
-    def test_what_is_under_lock_stays_and_is_said(self, store, lock):
+    def test_what_is_hidden_can_be_written_anew_and_outlives_the_erasure_of_what_was_there(self, store):
+        store.create("sources/one", b"first")
+        store.hide("sources/one")
+        listed = store.listing()["sources/one"]
+        store.create("sources/one", b"second")
+        assert erase(store, "sources/one", listed)
+        assert store.find("sources/one") == b"second"
+        assert len(store.listing()["sources/one"].versions) == 1
+
+    def test_what_is_erased_is_gone(self, store):
+        store.create("sources/one", b"first")
+        store.hide("sources/one")
+        listed = store.listing()["sources/one"]
+        assert erase(store, "sources/one", listed)
+        assert "sources/one" not in store.listing()
+        assert erase(store, "sources/one", listed), "another sweep has just done so"
+
+    def test_what_is_under_lock_stays_hidden_and_is_said(self, store, lock):
         store.create("sources/locked", b"locked")
         lock("sources/locked")
-        assert not store.erase("sources/locked")
+        store.hide("sources/locked")
+        assert not erase(store, "sources/locked", store.listing()["sources/locked"])
+        listed = store.listing()["sources/locked"]
+        assert listed.hidden_by is not None
+        store.remove_version("sources/locked", listed.hidden_by)
         assert store.find("sources/locked") == b"locked"

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from contracts.audit import PREFIX as AUDIT
-from contracts.garbage import PREFIX as SWEEPS
 from contracts.manifests import LockMode
 from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS
 from contracts.store_access import DATA_FORMAT, PROBE
@@ -147,8 +146,7 @@ def belongs(reserved: Mapping[str, int], next_segment: int) -> Callable[[str], b
     """Return whether objects belong to a backup whose records were copied before the objects.
 
     What was written afterwards for the first time, and not under a digest, would lie in the way of the restored
-    installation: it writes the same names again. What is left out is made again after a restore. A plan of `slipway gc`
-    and what was decided about its objects belong to none: they are about the store as it was.
+    installation: it writes the same names again. What is left out is made again after a restore.
 
     Args:
         reserved: The last version number of each model that the copied records know.
@@ -156,7 +154,7 @@ def belongs(reserved: Mapping[str, int], next_segment: int) -> Callable[[str], b
     """
 
     def keep(key: str) -> bool:
-        if key.startswith((*LEFT_OUT, SWEEPS)):
+        if key.startswith(LEFT_OUT):
             return False
         segment, version = _SEGMENT.fullmatch(key), _OF_VERSION.fullmatch(key)
         if segment is not None:

@@ -1,1 +1,1 @@
-"""`slipway gc`: what nothing refers to is planned, and removed after a wait."""
+"""`slipway gc`: what nothing refers to is hidden, and removed after a grace period."""

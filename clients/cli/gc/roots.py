@@ -8,11 +8,11 @@ from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy
 
 from clients.cli.connection import StackAddress, connected
+from clients.cli.gc.references import names_in
 from clients.cli.reading import read_messages
 from contracts.facts import CheckpointReady
 from contracts.services import EVENTS, INBOX, durable_name
 from decisions.access.bus_permissions import BUCKETS
-from decisions.sealed_log.garbage import names_in
 
 HOLDING: Final = (
     "checkpoint",

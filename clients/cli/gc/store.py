@@ -1,58 +1,84 @@
-"""The store as a sweep uses it."""
+"""The store as a sweep uses it: objects that can be hidden under a delete marker, shown again, and erased."""
 
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Protocol
 
-from contracts.vocabulary import ArtifactRef
 from shared.errors import Permanent
 from shared.storage.object_lock import LockingStore
 
 
 @dataclass(frozen=True)
 class Listed:
-    """An object with all its versions together: their size, and when the newest of them was written."""
+    """An object with all its versions.
+
+    Attributes:
+        size: Bytes of its versions together.
+        modified: When the newest of them was written.
+        versions: Ids of its versions and delete markers.
+        hidden_by: Id of the delete marker over it; None if readers find it.
+        hidden_at: When that was made.
+    """
 
     size: int
     modified: datetime
+    versions: tuple[str, ...] = ()
+    hidden_by: str | None = None
+    hidden_at: datetime | None = None
 
 
 class SweepStore(Protocol):
-    """Objects, read and written whole."""
+    """A bucket with versions."""
 
     def listing(self) -> dict[str, Listed]:
-        """Return all objects by key, those under a delete marker too."""
+        """Return all objects by key, hidden ones too."""
 
     def find(self, key: str) -> bytes | None:
-        """Read a small object whole; None when it does not exist."""
+        """Read a small object whole; None where it does not exist or is hidden."""
 
-    def create(self, key: str, data: bytes) -> ArtifactRef:
-        """Write an object that must not exist yet; raise `objects.AlreadyExists` when it does."""
+    def hide(self, key: str) -> None:
+        """Put a delete marker over an object: readers and writers take it for one that does not exist."""
 
-    def erase(self, key: str, until: datetime | None = None) -> bool:
-        """Remove the versions of an object, those up to a time; return False if one is under lock, and stays."""
+    def remove_version(self, key: str, version_id: str) -> None:
+        """Remove a version or a delete marker; raise Permanent `uri_not_allowed` if it is under lock."""
 
 
 class StoredObjects(LockingStore):
     """The object store (implements `SweepStore`)."""
 
     def listing(self) -> dict[str, Listed]:
-        """Return all objects by key, those under a delete marker too."""
-        objects: dict[str, Listed] = {}
-        for version in self.versions(""):
-            before = objects.get(version.key, Listed(0, version.modified))
-            objects[version.key] = Listed(before.size + version.size, max(before.modified, version.modified))
+        """Return all objects by key, hidden ones too."""
+        objects = {}
+        for key, group in groupby(self.versions(""), key=lambda version: version.key):
+            versions = list(group)
+            newest = next((each for each in versions if each.latest), versions[-1])
+            written = [each.modified for each in versions if not each.marker]
+            objects[key] = Listed(
+                size=sum(each.size for each in versions),
+                modified=max(written, default=newest.modified),
+                versions=tuple(each.version_id for each in versions),
+                hidden_by=newest.version_id if newest.marker else None,
+                hidden_at=newest.modified if newest.marker else None,
+            )
         return objects
 
-    def erase(self, key: str, until: datetime | None = None) -> bool:
-        """Remove the versions of an object, those up to a time; return False if one is under lock, and stays."""
-        erased = True
-        for version in self.versions(key):
-            if version.key == key and (until is None or version.modified <= until):
-                try:
-                    self.remove_version(key, version.version_id)
-                except Permanent as error:
-                    if error.code != "uri_not_allowed":
-                        raise
-                    erased = False
-        return erased
+    def hide(self, key: str) -> None:
+        """Put a delete marker over an object: readers and writers take it for one that does not exist."""
+        with self._translated(key):
+            self._client.remove_object(bucket_name=self.bucket, object_name=key)
+
+
+def erase(store: SweepStore, key: str, listed: Listed) -> bool:
+    """Remove the versions that an object had when it was listed; return False if one is under lock, and stays."""
+    erased = True
+    for version in listed.versions:
+        if version == listed.hidden_by and not erased:
+            continue
+        try:
+            store.remove_version(key, version)
+        except Permanent as error:
+            if error.code != "uri_not_allowed":
+                raise
+            erased = False
+    return erased

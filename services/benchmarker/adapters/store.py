@@ -24,7 +24,7 @@ class StoredReports:
     def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
         """Return the committed report of an output key; None if there is none."""
         key = self._commits.key(KIND, output_key)
-        if self._store.find_made(key) is None:
+        if self._store.find(key) is None:
             return None
         ref = self._store.ref_to(key)
         report = BenchmarkReport.model_validate_json(self._store.get(ref))

@@ -36,7 +36,7 @@ class StoredArtifacts:
     def find_merged(self, output_key: str) -> tuple[MergedManifest, ArtifactRef] | None:
         """Return the committed merged model of an output key; None if there is none."""
         key = self._commits.key(MERGED, output_key)
-        data = self._store.find_made(key)
+        data = self._store.find(key)
         if data is None:
             return None
         ref = ArtifactRef(uri=self._store.uri(key), digest=digest_of(data), size_bytes=len(data))

@@ -47,7 +47,7 @@ class StoredArtifacts:
     def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:
         """Return the committed variant of an output key; None if there is none."""
         key = self._commits.key(VARIANT, output_key, self._store.prefix_of(merged))
-        data = self._store.find_made(key)
+        data = self._store.find(key)
         if data is None:
             return None
         ref = ArtifactRef(uri=self._store.uri(key), digest=digest_of(data), size_bytes=len(data))

@@ -32,8 +32,7 @@ class StagedUploads(Store):
         self._clock = clock
 
     def find_file(self, key: str) -> StoredFile | None:
-        """Return which object there is, and keep it; None if there is none."""
-        self.claim(key)
+        """Return which object there is; None if there is none."""
         with self._translated(key):
             try:
                 status = self._client.stat_object(bucket_name=self.bucket, object_name=key)

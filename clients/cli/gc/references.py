@@ -8,10 +8,20 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
-from contracts.garbage import CANDIDATES, DECISIONS, PLAN
-
-DOCUMENT_BYTES = 32 * 1024 * 1024
+CANDIDATES: Final = (
+    "attestations/",
+    "blobs/",
+    "checkpoints/",
+    "manifests/benchmark/",
+    "manifests/folder/",
+    "manifests/merged/",
+    "manifests/variant/",
+    "sources/",
+)
+"""Prefixes of what may be removed; objects under other ones stay, and hold what they name."""
+DOCUMENT_BYTES: Final = 32 * 1024 * 1024
 """Objects above this size are no documents; they are kept or not, and never read."""
 _HEX = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _PAYLOAD = re.compile(rb'"payload"\s*:\s*"([A-Za-z0-9+/=_-]+)"')
@@ -27,16 +37,6 @@ def names_in(data: bytes) -> set[str]:
         except (binascii.Error, ValueError):
             continue
     return names
-
-
-def decision_key(plan: str, key: str) -> str:
-    """Return the key under which it is decided whether an object of a plan stays."""
-    return f"{DECISIONS}{plan}/{key}"
-
-
-def mark_key(plan: str) -> str:
-    """Return the key of an object that is there as long as a plan may be carried out."""
-    return decision_key(plan, PLAN)
 
 
 def name_of(key: str) -> str | None:
