@@ -9,7 +9,7 @@ from pydantic import Field
 from .records import StoredRecord
 from .vocabulary import Contract, Digest, Instant, digest_of
 
-EntryKind = Literal["order", "announcement", "change", "revision", "result", "missing"]
+EntryKind = Literal["order", "announcement", "change", "result", "missing"]
 GENESIS: Final = digest_of(b"slipway audit")
 """What the first entry names as the one before."""
 PREFIX: Final = "audit/"
@@ -23,9 +23,8 @@ class AuditItem(Contract):
         at: When the bus stored it.
         source: The message: `SLIPWAY_ORDERS/12`. One message is one entry.
         kind: `order` and `announcement`: what people and programs asked for. `change`: what a program states to have
-            changed.
-            `revision`: a record of policies or API keys as it was written, by any writer. `result`: what came of an
-            order or announcement. `missing`: messages that were gone before they were read.
+            changed. `result`: what came of an order or announcement. `missing`: messages that were gone before they
+            were read.
         action: The event's type, or what was changed.
         who: The identity whose credential published it, as the bus binds it to the subject; empty if the message does
             not name one.

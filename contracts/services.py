@@ -47,7 +47,7 @@ RECORD_KEYS: dict[str, tuple[str, ...]] = {
 FROM_OUTSIDE: tuple[type[Fact], ...] = (
     f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted,
     f.SuspensionDecided, f.ErasureOrdered, f.AuditRecorded, f.ReleaseHeld, f.CanaryAdvanced,
-    f.ApprovalDenied, f.EndpointOrdered,
+    f.ApprovalDenied, f.EndpointOrdered, f.RecordOrdered,
 )  # fmt: skip
 NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
 
@@ -74,6 +74,7 @@ class ServiceContract:
     consumes: tuple[type[Fact], ...] = ()
     emits: tuple[type[Fact], ...] = ()
     owns: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets that only this service writes"})
+    forgets: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of which it removes records"})
     edits: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of another that it may write too"})
     staging: tuple[type[Fact], ...] = field(default=(), metadata={"about": "what it reads of staging as well"})
     reads_records: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of others that it reads"})
@@ -103,7 +104,7 @@ SERVICES: dict[str, ServiceContract] = {
                 f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.CheckpointRejected, f.CheckpointMerged,
                 f.VariantQuantised, f.VariantFailed, f.VariantBenchmarked, f.VariantStaged, f.RehearsalCompleted,
                 f.DeploymentChanged, f.PromotionRefused, f.CanaryAssessed, f.WorkAbandoned, f.ErasureOrdered,
-                f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied, f.ShadowAssessed,
+                f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied, f.ShadowAssessed, f.RecordOrdered,
             ),
             emits=(
                 f.ReleaseOpened, f.CheckpointRejected, f.VariantRequested, f.VersionRegistered, f.StageRequested,
@@ -111,8 +112,9 @@ SERVICES: dict[str, ServiceContract] = {
                 f.DeadlinePassed, f.ReleaseProgressed, f.VariantFailed, f.OrderRefused, f.OrderAccepted, f.AlertRaised,
                 f.AlertResolved,
             ),
-            owns=("releases", "audit"),
-            reads_records=("policies", "routes", "api-keys", "mirrors"),
+            owns=("releases", "audit", "policies", "api-keys", "mirrors"),
+            forgets=("policies", "mirrors"),
+            reads_records=("routes",),
             answers=(Exchange(UPLOADS, UploadRequest, UploadAnswer),),
             looks_up=(INBOX, ORDERS),
             measures=(DEADLETTER, INBOX),

@@ -264,9 +264,16 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "drained": True,
         "expires_at": v.after(900),
     },
+    f.RecordOrdered: {
+        "kind": "mirror",
+        "name": "hub",
+        "record": {"registry": "hub", "models": [v.MODEL], "without": [], "paused": False},
+        "before": "sha256:" + "5e" * 32,
+        "expires_at": v.after(900),
+    },
     f.AuditRecorded: {
-        "action": "policy.set",
-        "about": v.MODEL,
+        "action": "team.set",
+        "about": "support",
         "digest": "sha256:" + "3c" * 32,
         "occurred_at": v.after(0),
         "details": {"revision": 12},

@@ -1,16 +1,16 @@
 """An installation as files declare it: reads its policies, teams, API keys and mirrors, and makes changes."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from nats.js import JetStreamContext
+from pydantic import BaseModel
 
-from clients.cli.audit_facts import ALL_MODELS, state_change
 from clients.cli.commands.keys import change_keys
-from clients.cli.connection import StackAddress, connected, sender_of
+from clients.cli.connection import StackAddress, connected
 from clients.cli.declared import (
     AnyDeclared,
     Declarations,
@@ -25,33 +25,20 @@ from clients.cli.declared import (
     scopes_of,
     team_data,
 )
-from clients.cli.declared_state import Change, Key, Kind
+from clients.cli.declared_state import Change, Key, Kind, plan_changes, undeclared
 from clients.cli.errors import CommandError
 from clients.cli.key_folder import keys_of_folder
-from contracts import mirrors
+from clients.cli.record_orders import bucket_of, order_record, revoked
 from contracts.api_keys import ApiKey, KeyLimits
-from contracts.policy import ReleasePolicy
+from contracts.facts.ops import RecordKind
 from contracts.teams import TeamQuota
 from shared.runtime.clock import SystemClock
-from shared.storage.kv import Bucket, Conflict, Entry
 
-KEYS = "api-keys"
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A kind that is one record in a bucket, under the name of what is declared."""
-
-    bucket: str
-    of: type[Any]
-    as_data: Callable[[Any], dict[str, Any]]
-    noun: str
-
-
-RECORDS: Final[Mapping[Kind, Stored]] = {
-    "Policy": Stored("policies", ReleasePolicy, policy_data, "policy"),
-    "Mirror": Stored(mirrors.BUCKET, mirrors.Mirror, mirror_data, "mirror"),
+AS_DATA: Final[Mapping[Kind, tuple[RecordKind, Callable[[Any], dict[str, Any]]]]] = {
+    "Policy": ("policy", policy_data),
+    "Mirror": ("mirror", mirror_data),
 }
+"""Kinds that are one record under the name of what is declared: its kind in orders, and how it is compared."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +58,12 @@ class Installation:
             return actual
         async with connected(self.stack) as client:
             js = client.jetstream(timeout=10)
-            for kind, stored in RECORDS.items():
+            for kind, (named, compared) in AS_DATA.items():
                 if kind in declared.kinds:
-                    there = await Bucket(js, stored.bucket, stored.of).all()
-                    actual |= {(kind, name): stored.as_data(entry.value) for name, entry in there.items()}
+                    there = await bucket_of(js, named).all()
+                    actual |= {(kind, name): compared(entry.value) for name, entry in there.items()}
             if "ApiKey" in declared.kinds:
-                actual |= scopes_of([entry.value for entry in await _valid_keys(js)], declared.as_data())
+                actual |= scopes_of(await _valid_keys(js), declared.as_data())
         return actual
 
     def make(self, change: Change, declared: Declarations) -> None:
@@ -94,16 +81,11 @@ class Installation:
     async def _make_on_bus(self, change: Change, value: AnyDeclared | None) -> None:
         async with connected(self.stack) as client:
             js = client.jetstream(timeout=10)
-            try:
-                if isinstance(value, DeclaredPolicy | DeclaredMirror) or change.kind in RECORDS:
-                    declared = value if isinstance(value, DeclaredPolicy | DeclaredMirror) else None
-                    await self._make_record(js, change, None if declared is None else declared.record())
-                else:
-                    await self._make_keys(js, change.name, value if isinstance(value, DeclaredApiKey) else None)
-            except Conflict:
-                raise CommandError(
-                    f"{change.kind} {change.name} was changed by another command meanwhile; run this one again"
-                ) from None
+            if change.kind in AS_DATA:
+                declared = value if isinstance(value, DeclaredPolicy | DeclaredMirror) else None
+                await self._make_record(js, change, None if declared is None else declared.record())
+            else:
+                await self._make_keys(js, change.name, value if isinstance(value, DeclaredApiKey) else None)
 
     def _make_team(self, change: Change, team: DeclaredTeam | None) -> None:
         if team is None:
@@ -113,52 +95,68 @@ class Installation:
         name = team.name
         change_keys(self.folder, self.state, "team.set", name, lambda keys: keys.set_team(name, team.models, quota))
 
-    async def _make_record(self, js: JetStreamContext, change: Change, record: Any) -> None:
-        """Store or remove a policy or mirror that is what the change was planned for; raise Conflict if it is not."""
-        stored = RECORDS[change.kind]
-        bucket, name = Bucket(js, stored.bucket, stored.of), change.name
-        entry = await bucket.get(name)
-        if (stored.as_data(entry.value) if entry is not None else None) != change.before:
-            raise Conflict(f"{stored.noun} {name}")
-        action = f"{stored.noun}.{'remove' if record is None else 'set'}"
-        model = name if change.kind == "Policy" else ALL_MODELS
-        await state_change(js, sender_of(self.stack), action, name, record=record, model=model)
-        if record is None:
-            if entry is not None:
-                await bucket.remove(name, entry.revision)
-        elif entry is None:
-            await bucket.create(name, record)
-        else:
-            await bucket.update(name, record, entry.revision)
+    async def _make_record(self, js: JetStreamContext, change: Change, record: BaseModel | None) -> None:
+        """Order what the change was planned for."""
+        kind, compared = AS_DATA[change.kind]
+        entry = await bucket_of(js, kind).get(change.name)
+        before = entry.value if entry is not None else None
+        if (compared(before) if before is not None else None) != change.before:
+            raise CommandError(
+                f"{change.kind} {change.name} was changed by another command meanwhile; run this one again"
+            )
+        await order_record(js, self.stack, kind, change.name, record=record, before=before)
 
     async def _make_keys(self, js: JetStreamContext, name: str, declared: DeclaredApiKey | None) -> None:
-        """Store every valid key of a name with its declared scope, or revoke all that a file can declare."""
-        bucket = Bucket(js, KEYS, ApiKey)
-        action = "api-key.revoke" if declared is None else "api-key.change"
-        for entry in await _valid_keys(js):
-            if entry.value.name != name or (declared is None and not is_declarable(entry.value)):
-                continue
-            record = _revoked(entry.value) if declared is None else _rescoped(entry.value, declared)
-            if record == entry.value:
-                continue
-            about = {"name": name}
-            await state_change(js, sender_of(self.stack), action, record.key_id, record=record, details=about)
-            await bucket.update(record.key_id, record, entry.revision)
+        """Order that every valid key of a name has its declared scope, or revoke all that a file can declare."""
+        for key in await _valid_keys(js):
+            if key.name == name and (declared is not None or is_declarable(key)):
+                record = revoked(key) if declared is None else _rescoped(key, declared)
+                if record != key:
+                    await order_record(js, self.stack, "api-key", key.key_id, record=record, before=key)
 
 
-async def _valid_keys(js: JetStreamContext) -> list[Entry[ApiKey]]:
+def plan(target: Installation, declared: Declarations, *, prune: bool = False) -> tuple[list[Change], list[Key]]:
+    """Return what is to be changed so that the installation has what is declared, and what is not declared."""
+    actual = asyncio.run(target.read(declared))
+    kinds = declared.kinds if prune else ()
+    return plan_changes(declared.as_data(), actual, prune=kinds), undeclared(declared.values, actual)
+
+
+def make_all(target: Installation, declared: Declarations, changes: Sequence[Change]) -> None:
+    """Make changes in their order; raise CommandError at the first that fails, with those that were made."""
+    made: list[Change] = []
+    try:
+        for change in changes:
+            if change.action != "issue":
+                target.make(change, declared)
+                made.append(change)
+    except CommandError as error:
+        names = ", ".join(f"{change.kind} {change.name}" for change in made) or "nothing"
+        details = {**error.details, "changed": [as_data(change, declared) for change in made]}
+        raise CommandError(f"{error}; changed before that: {names}", error.code, error.name, details) from error
+
+
+def apply_one(target: Installation, value: AnyDeclared) -> None:
+    """Let the installation have one thing, as `slipway apply` does with a file that declares it."""
+    declared = Declarations({value.key: value})
+    changes, _ = plan(target, declared)
+    for change in changes:
+        target.make(change, declared)
+
+
+def as_data(change: Change, declared: Declarations) -> dict[str, Any]:
+    """Return a change as JSON data."""
+    place = declared.places.get((change.kind, change.name))
+    differences = [{"field": each.field, "before": each.before, "after": each.after} for each in change.differences]
+    where = {"file": place.file, "line": place.line} if place is not None else {"file": None, "line": None}
+    return {"action": change.action, "kind": change.kind, "name": change.name, **where, "differences": differences}
+
+
+async def _valid_keys(js: JetStreamContext) -> list[ApiKey]:
     now = SystemClock().now()
-    entries = (await Bucket(js, KEYS, ApiKey).all()).values()
-    valid = [
-        entry
-        for entry in entries
-        if entry.value.revoked_at is None and (entry.value.expires_at is None or entry.value.expires_at > now)
-    ]
-    return sorted(valid, key=lambda entry: (entry.value.issued_at, entry.value.key_id))
-
-
-def _revoked(record: ApiKey) -> ApiKey:
-    return record.model_copy(update={"revoked_at": SystemClock().now()})
+    keys = [entry.value for entry in (await bucket_of(js, "api-key").all()).values()]
+    valid = [key for key in keys if key.revoked_at is None and (key.expires_at is None or key.expires_at > now)]
+    return sorted(valid, key=lambda key: (key.issued_at, key.key_id))
 
 
 def _rescoped(record: ApiKey, declared: DeclaredApiKey) -> ApiKey:

@@ -5,11 +5,14 @@ Who gave an order is not in it: it is the sender of its event, which the bus che
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
+from ..api_keys import ApiKey
 from ..codes import Code
+from ..mirrors import Mirror
+from ..policy import ReleasePolicy
 from ..vocabulary import Contract, Digest, Environment, Instant, Ratio, Target
 from .fact import Fact
 
@@ -211,6 +214,36 @@ class EndpointOrdered(Fact):
     expires_at: Instant | None = None
 
 
+RecordKind = Literal["policy", "api-key", "mirror"]
+RECORDS: Final[dict[RecordKind, tuple[str, type[BaseModel]]]] = {
+    "policy": ("policies", ReleasePolicy),
+    "api-key": ("api-keys", ApiKey),
+    "mirror": ("mirrors", Mirror),
+}
+"""Records that the registry writes as administrators order: bucket and type of each kind."""
+
+
+class RecordOrdered(Fact):
+    """An administrator ordered that the registry stores or removes a policy, a key of the API, or a mirror.
+
+    It is published under the model of a policy, and under `all-models` for the others.
+
+    Attributes:
+        kind: What it is.
+        name: Its key in the bucket: a model, the id of a key, or the name of a registry outside.
+        record: What is stored; None removes it. That of a key holds the digest of its secret, never the secret.
+        before: Digest of the record that it replaces, None if there is to be none: the order is void for another one.
+    """
+
+    TYPE: ClassVar[str] = "slipway.record.ordered.v1"
+
+    kind: RecordKind
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    record: dict[str, Any] | None = None
+    before: Digest | None = None
+    expires_at: Instant | None = None
+
+
 class OrderAccepted(Fact):
     """An operator's order was recorded and is carried out, or was carried out at once.
 
@@ -229,14 +262,14 @@ class OrderAccepted(Fact):
 
 
 class AuditRecorded(Fact):
-    """A change that leaves no event of its own: to keys, stored policies, the fleet's runtimes, dead letters.
+    """A change that leaves no event of its own: to keys of bus and store, teams, the fleet's runtimes, dead letters.
 
     The program that makes the change publishes it with the credential that makes it, under the model `all-models` where
     it is about no model.
 
     Attributes:
-        action: What was done, such as `policy.set` or `key.retire`.
-        about: What it was done to: a model, an identity, the id of an API key.
+        action: What was done, such as `team.set` or `key.retire`.
+        about: What it was done to: an identity, a team, a message.
         digest: Digest of the record that was written, where there is one: it names the very revision.
         occurred_at: When it was done; later than the event where the bus could not be reached.
     """

@@ -6,6 +6,7 @@ from typing import Final
 
 from contracts.envelope import nats_subject
 from contracts.facts import FACTS, Fact, WorkAbandoned, WorkProgressed
+from contracts.facts.ops import RECORDS
 from contracts.identities import PROVISIONER, PUBLISHED_BY, Identity, Role, inbox_prefix
 from contracts.running import RUNNING_PREFIX
 from contracts.services import (
@@ -25,10 +26,8 @@ from contracts.services import (
 )
 from contracts.uploads import UPLOADS
 
-BUCKETS: Final = tuple(
-    sorted({bucket for service in SERVICES.values() for bucket in service.owns} | {"policies", "api-keys", "mirrors"})
-)
-"""Every key-value bucket. `policies`, `api-keys` and `mirrors` belong to no service: administrators write them."""
+BUCKETS: Final = tuple(sorted({bucket for service in SERVICES.values() for bucket in service.owns}))
+"""Every key-value bucket: a service owns each."""
 STREAMS: Final[tuple[Stream, ...]] = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
 LIVE: Final = f"{WorkProgressed.TYPE}.*.*"
 """Progress of work. Besides it, its inbox and what its replicas exchange, no identity subscribes to anything.
@@ -41,6 +40,8 @@ OWN_PERMISSIONS: Final = "$SYS.REQ.USER.INFO"
 """The server answers with the permissions of who asks, from which a command learns the models that it may read."""
 _VERSIONS: Final = sorted({fact.TYPE.rpartition(".")[2] for fact in FACTS.values()})
 """The versions of events. A pattern names one: in `slipway.*.*.*.v1.>` the version of a staging event is the model."""
+_ORDERED: Final = frozenset(bucket for bucket, _ in RECORDS.values())
+"""Buckets that the registry writes by order only. Those of services an administrator may write, to repair them."""
 _CREATE: Final = "$JS.API.CONSUMER.CREATE"
 _EVERY_MESSAGE: Final = f"$JS.API.STREAM.MSG.GET.{EVENTS}"
 FOLLOWING: Final = 8
@@ -95,6 +96,7 @@ def service_permissions(service: ServiceContract) -> Permissions:
     publish += [f"$JS.API.STREAM.INFO.{stream}" for stream in service.measures]
     written, read = (*service.owns, *service.edits), service.reads_records
     publish += [f"$KV.{bucket}.>" for bucket in written]
+    publish += [f"$JS.API.STREAM.PURGE.KV_{bucket}" for bucket in service.forgets]
     publish += _reading_records(sorted({*written, *read}))
     publish += [*service.reports, *service.exchanges, f"{RUNNING_PREFIX}.{service.name}"]
     subscribed = (
@@ -131,7 +133,8 @@ def user_permissions(identity: Identity) -> Permissions:
     own = f"{inbox_prefix(identity.name)}.>"
     if "administrator" in identity.roles:
         facts = [subject for fact in FACTS.values() for subject in subjects(fact, identity.name)]
-        everything = (nats_subject(UPLOADS, "*", identity.name), "$JS.>", "$KV.>", OWN_PERMISSIONS)
+        repaired = [f"$KV.{bucket}.>" for bucket in BUCKETS if bucket not in _ORDERED]
+        everything = (nats_subject(UPLOADS, "*", identity.name), "$JS.>", *repaired, OWN_PERMISSIONS)
         return Permissions((*facts, *everything), (own, "_INBOX.>", LIVE))  # `_INBOX` for the plain NATS command line
     publish = [subject for role in identity.roles for subject in _orders(role, identity)]
     if set(identity.roles) <= {"publisher"}:

@@ -30,8 +30,6 @@ RESULTS: tuple[type[Fact], ...] = (
     ReleaseOpened,
 )
 """Facts that say what came of an order or announcement."""
-RECORDS = ("policies", "api-keys", "mirrors")
-"""Buckets of which every revision is an entry."""
 LOST = "audit.lost"
 """Action of the entry for a lost record of the newest entries."""
 SEGMENT_ENTRIES = 64
@@ -57,7 +55,6 @@ SOURCES: tuple[Source, ...] = (
     Source("orders", ORDERS, ">", whole=True),
     Source("announcements", INBOX, ">", whole=True),
     *(Source(f"results:{fact.TYPE}", EVENTS, f"{fact.TYPE}.>", whole=False) for fact in RESULTS),
-    *(Source(f"records:{bucket}", f"KV_{bucket}", f"$KV.{bucket}.>", whole=True) for bucket in RECORDS),
 )
 
 
@@ -122,19 +119,6 @@ def unreadable_item(body: bytes, subject: str, source: str, at: datetime) -> Aud
         who=sender(subject, type_),
         result="unreadable",
         digest=digest_of(body),
-    )
-
-
-def revision_item(bucket: str, key: str, value: bytes, operation: str, *, source: str, at: datetime) -> AuditItem:
-    """Return what a revision of a record is in the log; the bus does not say who wrote it."""
-    return AuditItem(
-        at=at,
-        source=source,
-        kind="revision",
-        action=f"{bucket}.{operation.lower() or 'put'}",
-        model=key if bucket == "policies" else "",
-        about=key,
-        digest=digest_of(value) if value else None,
     )
 
 
@@ -219,10 +203,3 @@ def assess_chain(entries: Sequence[AuditEntry], *, index: int, head: Digest) -> 
             )
         index, head = entry.index, digest_of_entry(entry)
     return None
-
-
-def attribute(entries: Sequence[AuditEntry]) -> dict[int, str]:
-    """Return who states to have written a revision, by its index: the sender of a change with its very digest."""
-    stated = {(entry.about, entry.digest): entry.who for entry in entries if entry.kind == "change" and entry.digest}
-    revisions = (entry for entry in entries if entry.kind == "revision" and entry.digest)
-    return {entry.index: stated[key] for entry in revisions if (key := (entry.about, entry.digest)) in stated}

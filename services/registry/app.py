@@ -20,6 +20,7 @@ from contracts.facts import (
     Fact,
     OrderAccepted,
     PromotionRefused,
+    RecordOrdered,
     RehearsalCompleted,
     ReleaseCancelled,
     ReleaseHeld,
@@ -40,6 +41,7 @@ from services.registry.domain.record import Input, Release
 from services.registry.domain.versions import ModelRecord
 from services.registry.overtaking import Overtaking
 from services.registry.ports import Ports
+from services.registry.record_orders import RecordOrders
 from services.registry.release_records import ReleaseRecords
 from services.registry.settings import RegistrySettings
 from services.registry.team_use import TeamUse
@@ -299,6 +301,12 @@ def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: Regi
     @bus.on(ErasureOrdered, failure=order_refused)
     async def erase(event: Event[ErasureOrdered]) -> OrderAccepted:
         return await registry.erase(event, bus.received.stored_at)
+
+    records = RecordOrders(ports.ordered, ports.teams, clock)
+
+    @bus.on(RecordOrdered, failure=order_refused)
+    async def record_ordered(event: Event[RecordOrdered]) -> OrderAccepted:
+        return await records.carry_out(event, bus.received.stored_at)
 
     @bus.on(DeploymentChanged)
     async def deployed(event: Event[DeploymentChanged]) -> None:

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from contracts.audit import AuditTail
+from contracts.facts.ops import RECORDS
 from contracts.policy import ReleasePolicy
 from contracts.records import OutboxRecord
 from contracts.routes import Route
@@ -63,6 +64,7 @@ def connect_ports(
         announcements=store(Announcements),
         inbox=StreamInbox(bus.js),
         policies=Bucket(bus.js, "policies", ReleasePolicy),
+        ordered={kind: Bucket(bus.js, *where, service=SERVICE) for kind, where in RECORDS.items()},
         routes=Bucket(bus.js, "routes", Route),
         artifacts=artifacts,
         teams=teams,

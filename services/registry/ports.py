@@ -1,14 +1,15 @@
 """What the registry needs from outside."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
 
 from contracts.envelope import Event
 from contracts.facts import CheckpointReady, ReleaseOpened
+from contracts.facts.ops import RecordKind
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
@@ -20,6 +21,7 @@ from services.registry.domain.record import Release
 from services.registry.domain.uploads import Piece, StoredFile
 from services.registry.domain.versions import ModelRecord, StoredVersions
 from shared.messaging.records import RecordStore
+from shared.storage.compare_and_set import Records
 from shared.storage.kv import Entry
 
 M = TypeVar("M", bound=BaseModel)
@@ -31,6 +33,13 @@ class Lookup(Protocol[M]):
 
     async def get(self, key: str) -> Entry[M] | None:
         """Return a record; None if there is none."""
+
+
+class OrderedRecords(Records[Any], Protocol):
+    """A bucket that is written as administrators order."""
+
+    async def remove(self, key: str, revision: int) -> None:
+        """Remove a record, unless it was written after a revision."""
 
 
 class Artifacts(Protocol):
@@ -145,6 +154,7 @@ class Ports:
         policies: Stored policies, by model.
         routes: Production routes, by model.
         teams: Returns the teams as they are now.
+        ordered: The buckets that are written as administrators order.
     """
 
     releases: RecordStore[Release]
@@ -155,6 +165,7 @@ class Ports:
     routes: Lookup[Route]
     artifacts: Artifacts
     teams: Callable[[], tuple[Team, ...]] = tuple
+    ordered: Mapping[RecordKind, OrderedRecords] = field(default_factory=dict)
 
 
 def release_key(model: str, release_id: str) -> str:

@@ -161,7 +161,7 @@ class Bucket(Generic[M]):
     async def remove(self, key: str, revision: int) -> None:
         """Remove a record with its history, unless it was written after a revision; that a key was there is forgotten.
 
-        The identity needs the right to purge the bucket, which an administrator has.
+        The identity needs the right to purge the bucket (`contracts.services`, `forgets`).
         """
         await self._js.purge_stream(f"KV_{self._name}", seq=revision + 1, subject=f"$KV.{self._name}.{key}")
 

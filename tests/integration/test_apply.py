@@ -7,13 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from clients.cli.commands.apply import make_all
 from clients.cli.completion import complete_api_keys, complete_teams
 from clients.cli.connection import find_stack
 from clients.cli.declared import policy_data, read_declarations
 from clients.cli.declared_state import Change
 from clients.cli.errors import CommandError
-from clients.cli.installation import Installation
+from clients.cli.installation import Installation, make_all
 from contracts.api_keys import ApiKey
 from contracts.mirrors import Mirror
 from contracts.policy import ReleasePolicy
@@ -25,6 +24,7 @@ from shared.storage.kv import Bucket
 from testbed.factories import policy
 from testbed.servers import NatsServer
 from tests.kit.command import run_command
+from tests.kit.record_registry import answering_registry
 
 AT = datetime(2026, 11, 24, tzinfo=UTC)
 TEAM = "kind: Team\nname: shop\nmodels: [shop-bot]\nquota: {releases: 2}\n"
@@ -40,7 +40,8 @@ def server(tmp_path_factory):
     server = NatsServer(tmp_path_factory.mktemp("nats"), folder)
     server.start()
     asyncio.run(prepare(server))
-    yield server
+    with answering_registry(server.settings("registry")):
+        yield server
     server.discard()
 
 
@@ -115,7 +116,8 @@ async def test_files_become_the_installation_drift_is_shown_and_nothing_undeclar
     (change,) = json.loads(out)["changes"]
     assert (code, change["action"], change["line"]) == (5, "update", 1)
     assert change["differences"] == [{"field": "on_newer", "before": "supersede", "after": "queue"}]
-    assert (await run(server, "apply", "-f", str(files), "--prune"))[0] == 0
+    code, _, err = await run(server, "apply", "-f", str(files), "--prune")
+    assert code == 0, err
     assert await policies.get("other-bot") is None
     assert (await policies.get("shop-bot")).value == policy()
 
@@ -158,7 +160,8 @@ async def test_a_mirror_is_declared_changed_and_pruned(server, bus, tmp_path):
     assert code == 5
     assert 'models: ["shop-bot"] -> []' in out
     assert "left as they are: Mirror hub" in err
-    assert (await run(server, "apply", "-f", str(file), "--prune"))[0] == 0
+    code, _, err = await run(server, "apply", "-f", str(file), "--prune")
+    assert code == 0, err
     assert {name: entry.value.without for name, entry in (await mirrors.all()).items()} == {"mlflow": ("shop-bot",)}
     file.write_text("kind: Mirror\nregistry: mlfow\nmodels: [a]\nwithout: [b]\n")
     code, _, err = await run(server, "apply", "-f", str(file))
@@ -179,8 +182,9 @@ async def test_the_shell_completes_teams_and_keys(server, bus, monkeypatch):
 
 async def test_every_change_is_in_the_audit_log_with_who_made_it(server, bus):
     messages = [await bus.get_msg(ORDERS, seq) for seq in range(1, (await bus.stream_info(ORDERS)).state.last_seq + 1)]
-    actions = [json.loads(message.data)["data"]["action"] for message in messages]
-    assert {"policy.set", "policy.remove", "api-key.change", "mirror.set", "mirror.remove"} <= set(actions)
+    orders = [json.loads(message.data)["data"] for message in messages if ".record.ordered." in message.subject]
+    made = {(order["kind"], order["record"] is None) for order in orders}
+    assert {("policy", False), ("policy", True), ("api-key", False), ("mirror", False), ("mirror", True)} <= made
     assert {message.subject.rpartition(".")[2] for message in messages} == {"admin"}
 
 

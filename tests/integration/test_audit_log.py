@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli.audit_facts import state_change
 from contracts import facts as cf
 from contracts.audit import AuditTail
-from contracts.policy import ReleasePolicy
 from contracts.services import FROM_OUTSIDE
 from decisions.sealed_log import audit as domain
 from services.registry.adapters.audit import LoggedMessages, StoreAlerts, StoredSegments
@@ -96,10 +94,6 @@ async def test_every_kind_of_order_announcement_change_and_result_is_there(log):
         await log.publish(fact, id=f"out-{number}")
     for number, fact in enumerate(domain.RESULTS):
         await log.publish(fact, id=f"res-{number}")
-    policies = Bucket(log.js, "policies", ReleasePolicy)
-    await state_change(log.js, "ana", "policy.set", f.MODEL, record=f.policy(), model=f.MODEL)
-    revision = await policies.create(f.MODEL, f.policy())
-    await policies.update(f.MODEL, f.policy(rehearsal="not_required"), revision)  # past the command
     reading = await log.write()
     assert reading.problems == []
     actions = [entry.action for entry in reading.entries if entry.kind in ("order", "announcement")]
@@ -107,11 +101,6 @@ async def test_every_kind_of_order_announcement_change_and_result_is_there(log):
     assert {entry.action for entry in reading.entries if entry.kind == "result"} == {
         fact.TYPE for fact in domain.RESULTS
     }
-    written, bypassed = [entry for entry in reading.entries if entry.kind == "revision"]
-    assert (written.about, written.action) == (f.MODEL, "policies.put")
-    stated = domain.attribute(reading.entries)
-    assert stated[written.index] == "ana"
-    assert bypassed.index not in stated, "nobody stated it, and it is there all the same"
     again = await log.write()
     assert len(again.entries) == len(reading.entries), "a message is one entry"
 

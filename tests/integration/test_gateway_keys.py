@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from contracts.routes import CanaryShare, Route
+from contracts.teams import Team
 from decisions.access.api_keys import parse_key
 from deploy.identity.api_key_files import REHEARSALS
 from deploy.identity.key_folder import KeyFolder
@@ -24,14 +25,18 @@ from testbed.ports import free_port
 from testbed.servers import bus_variables, connection, running, wait_until
 from testbed.stack import ROOT
 from tests.integration.gateway_process import telemetry
+from tests.kit.record_registry import answering_registry
 
 pytestmark = pytest.mark.real
 HELLO = [{"role": "user", "content": "zebra giraffe"}]
 
 
+TEAMS = (Team(name="shop", models=("toy",)),)
+
+
 @pytest.fixture
-def slipway(nats_server, tmp_path):
-    """Run a command of `slipway` on the bus of this test."""
+def slipway(nats_server, js, tmp_path):
+    """Run a command of `slipway` on the bus of this test, where a registry answers orders."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         variables = {
@@ -42,7 +47,8 @@ def slipway(nats_server, tmp_path):
         command = [sys.executable, "-m", "clients.cli.main", *arguments]
         return forked.run(command, environment=os.environ | variables, cwd=ROOT, timeout_s=60)
 
-    return run
+    with answering_registry(nats_server.settings("registry"), lambda: TEAMS):
+        yield run
 
 
 @pytest.fixture
@@ -145,7 +151,7 @@ def test_a_gateway_that_starts_without_the_bus_knows_the_keys(gateway, slipway):
         assert ask(gateway, keys[1]["key"]).json()["error"]["code"] == "key_revoked"
 
 
-def test_keys_that_would_open_nothing_are_refused(slipway, js, tmp_path, monkeypatch):
+def test_keys_that_would_open_nothing_are_refused(slipway, tmp_path):
     for arguments in (
         ("keys", "issue", "Shop!"),
         ("keys", "issue", "shop", "--model", "../etc"),
@@ -157,16 +163,14 @@ def test_keys_that_would_open_nothing_are_refused(slipway, js, tmp_path, monkeyp
         assert refused.returncode == 2, arguments
         assert len(refused.stderr.strip().splitlines()) <= 3
     assert slipway("keys", "list").stdout == ""
-    unknown = slipway("keys", "issue", "shop", "--team", "shop")
-    assert (unknown.returncode, "SLIPWAY_TEAMS" in unknown.stderr) == (1, True)
-    (tmp_path / "teams.json").write_text('[{"name": "shop", "models": ["toy"]}]')
-    monkeypatch.setenv("SLIPWAY_TEAMS", str(tmp_path / "teams.json"))
     for arguments, reason in (
         (("bank",), "There is no team bank"),
         (("shop", "--model", "other"), "other does not belong"),
     ):
-        refused = slipway("keys", "issue", "shop", "--team", *arguments)
-        assert (refused.returncode, reason in refused.stderr) == (2, True), refused.stderr
+        file = tmp_path / "refused.key"
+        refused = slipway("keys", "issue", "shop", "--output", str(file), "--team", *arguments)
+        assert (refused.returncode, reason in refused.stderr) == (1, True), refused.stderr
+        assert not file.exists()
     assert (
         json.loads(slipway("keys", "issue", "shop", "--team", "shop", "--model", "toy", "--json").stdout)["team"]
         == "shop"

@@ -70,7 +70,7 @@ def slipway(nats_server, user: str, *arguments: str) -> subprocess.CompletedProc
         (
             "victor",
             ["policy", "set", "support-bot", "POLICY"],
-            "slipway.audit.recorded.v1.support-bot.victor",
+            "slipway.record.ordered.v1.support-bot.victor",
             "administrator",
         ),
     ],

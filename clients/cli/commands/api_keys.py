@@ -11,26 +11,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from clients.cli.audit_facts import state_change
 from clients.cli.completion import complete_api_keys, complete_teams
 from clients.cli.connection import StackAddress, connected, find_stack, sender_of
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model, describe_problems, parse_duration
+from clients.cli.record_orders import bucket_of, order_record, revoked
 from contracts.api_keys import KEY_ID_PATTERN, ApiKey
 from contracts.api_usage import TEAM_PREFIX, MonthlyUsage
-from contracts.teams import Team
 from contracts.vocabulary import Environment
 from decisions.access.api_keys import DEFAULT_LIMITS, ID_BYTES, SECRET_BYTES, digest_of_secret, format_key, pseudonym
-from decisions.access.teams import find_problem
 from decisions.access.token_budgets import month_of
 from shared.errors import Transient
 from shared.runtime.clock import SystemClock
-from shared.storage.kv import Bucket, Conflict
+from shared.storage.kv import Bucket
 
-BUCKET = "api-keys"
 USAGE = "api-usage"
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What the key is for, or whose it is.")]
 ModelsOption = Annotated[
@@ -89,8 +86,6 @@ def issue(
     for name_of_model in models:
         check_model(name_of_model)
     stack, secret = find_stack(state), secrets.token_hex(SECRET_BYTES)
-    if team is not None:
-        _check_team(stack, team, models)
     named = {
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
@@ -103,7 +98,12 @@ def issue(
     key = format_key(record.key_id, secret)
     if output is not None:
         _write_new(output, key)
-    asyncio.run(_store(stack, record))
+    try:
+        asyncio.run(_store(stack, record))
+    except CommandError:
+        if output is not None:
+            output.unlink()
+        raise
     _show_key(record, key, output, as_json=as_json)
 
 
@@ -139,21 +139,6 @@ def _show_key(record: ApiKey, key: str, output: Path | None, *, as_json: bool) -
         return
     show_line(key)
     show_line(f"This is the only time that it is shown. Revoke it with `slipway keys revoke {record.key_id}`.")
-
-
-def _check_team(stack: StackAddress, team: str, models: Sequence[str]) -> None:
-    """Raise CommandError unless there is the team, and it owns the models: the key would open nothing."""
-    path = stack.connection.teams
-    try:
-        teams = TypeAdapter(tuple[Team, ...]).validate_json(path.read_bytes() if path is not None else b"")
-    except (OSError, ValidationError) as error:
-        raise CommandError(
-            f"the list of teams ({path or 'none is named'}) cannot be read, so nothing is known of {team}: name "
-            "trust/teams.json of the folder of keys in SLIPWAY_TEAMS, or make the team with `slipway keys team set`"
-        ) from error
-    problem = find_problem(team, models, teams)
-    if problem is not None:
-        raise CommandError(problem, Exit.USAGE)
 
 
 @dataclass(frozen=True)
@@ -214,11 +199,7 @@ def revoke_key(key_id: str, state: Path | None, installed: Mapping[str, ApiKey])
 
 async def _store(stack: StackAddress, record: ApiKey) -> None:
     async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
-        await state_change(
-            js, sender_of(stack), "api-key.issue", record.key_id, record=record, details={"name": record.name}
-        )
-        await Bucket(js, BUCKET, ApiKey).create(record.key_id, record)
+        await order_record(client.jetstream(timeout=10), stack, "api-key", record.key_id, record=record, before=None)
 
 
 async def _all(stack: StackAddress) -> Listing:
@@ -226,7 +207,7 @@ async def _all(stack: StackAddress) -> Listing:
     records, problems = [], []
     month = month_of(SystemClock().now())
     async with connected(stack) as client:
-        bucket = Bucket(client.jetstream(timeout=10), BUCKET, ApiKey)
+        bucket = bucket_of(client.jetstream(timeout=10), "api-key")
         for key_id in await bucket.keys():
             try:
                 entry = await bucket.get(key_id)
@@ -242,28 +223,14 @@ async def _all(stack: StackAddress) -> Listing:
 async def _revoke(stack: StackAddress, key_id: str, installed: Mapping[str, ApiKey]) -> ApiKey:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        bucket = Bucket(js, BUCKET, ApiKey)
-        entry = await bucket.get(key_id)
-        if entry is None and key_id in installed:
-            record = installed[key_id].model_copy(update={"revoked_at": SystemClock().now()})
-            await state_change(
-                js, sender_of(stack), "api-key.revoke", key_id, record=record, details={"name": record.name}
-            )
-            await bucket.create(key_id, record)
-            return record
-        if entry is None:
+        entry = await bucket_of(js, "api-key").get(key_id)
+        known = entry.value if entry is not None else installed.get(key_id)
+        if known is None:
             raise CommandError(f"there is no key {key_id}; see `slipway keys list`")
-        if entry.value.revoked_at is not None:
-            return entry.value
-        record = entry.value.model_copy(update={"revoked_at": SystemClock().now()})
-        await state_change(js, sender_of(stack), "api-key.revoke", key_id, record=record, details={"name": record.name})
-        try:
-            await bucket.update(key_id, record, entry.revision)
-        except Conflict:
-            raise CommandError(
-                f"{key_id} was changed at the same time; see `slipway keys list`, then try again"
-            ) from None
-    return record
+        if known.revoked_at is None:
+            stored = entry.value if entry is not None else None
+            await order_record(js, stack, "api-key", key_id, record=revoked(known), before=stored)
+    return known
 
 
 def _write_new(path: Path, key: str) -> None:

@@ -1,17 +1,16 @@
 """`slipway apply` and `diff`: let an installation have the policies, teams, keys and mirrors that files declare."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from clients.cli.connection import find_stack
 from clients.cli.declared import Declarations, read_declarations
-from clients.cli.declared_state import Change, Key, plan_changes, undeclared
+from clients.cli.declared_state import Change, Key
 from clients.cli.errors import CommandError, Exit
-from clients.cli.installation import Installation
+from clients.cli.installation import Installation, as_data, make_all, plan
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import show_json, show_line, warn
 
@@ -46,7 +45,7 @@ def apply(
     """
     declared = read_declarations(file)
     target = Installation(find_stack(state), state, folder)
-    changes, surplus = asyncio.run(_plan(target, declared, prune=prune))
+    changes, surplus = plan(target, declared, prune=prune)
     if not dry_run:
         make_all(target, declared, changes)
     _show(declared, changes, surplus, applied=not dry_run, prune=prune, as_json=as_json)
@@ -68,30 +67,10 @@ def diff(
     """Show how an installation differs from files: exit code 5 if it does, 0 if not. Nothing is changed."""
     declared = read_declarations(file)
     target = Installation(find_stack(state), state, folder)
-    changes, surplus = asyncio.run(_plan(target, declared, prune=prune))
+    changes, surplus = plan(target, declared, prune=prune)
     _show(declared, changes, surplus, applied=False, prune=prune, as_json=as_json)
     if changes:
         raise typer.Exit(int(Exit.DIFFERENT))
-
-
-def make_all(target: Installation, declared: Declarations, changes: Sequence[Change]) -> None:
-    """Make changes in their order; raise CommandError at the first that fails, with those that were made."""
-    made: list[Change] = []
-    try:
-        for change in changes:
-            if change.action != "issue":
-                target.make(change, declared)
-                made.append(change)
-    except CommandError as error:
-        names = ", ".join(f"{change.kind} {change.name}" for change in made) or "nothing"
-        details = {**error.details, "changed": [_as_data(change, declared) for change in made]}
-        raise CommandError(f"{error}; changed before that: {names}", error.code, error.name, details) from error
-
-
-async def _plan(target: Installation, declared: Declarations, *, prune: bool) -> tuple[list[Change], list[Key]]:
-    actual = await target.read(declared)
-    kinds = declared.kinds if prune else ()
-    return plan_changes(declared.as_data(), actual, prune=kinds), undeclared(declared.values, actual)
 
 
 def _show(
@@ -104,7 +83,7 @@ def _show(
     as_json: bool,
 ) -> None:
     if as_json:
-        listed = [_as_data(change, declared) for change in changes]
+        listed = [as_data(change, declared) for change in changes]
         others = [{"kind": kind, "name": name} for kind, name in surplus]
         show_json({"different": bool(changes), "applied": applied, "changes": listed, "undeclared": others})
         return
@@ -130,10 +109,3 @@ def _place(change: Change, declared: Declarations) -> str:
     if change.action == "issue":
         return f"  ({place.file}:{place.line}) is to be issued by a person" if place is not None else ""
     return f"  ({place.file}:{place.line})" if place is not None else "  (not declared)"
-
-
-def _as_data(change: Change, declared: Declarations) -> dict[str, Any]:
-    place = declared.places.get((change.kind, change.name))
-    differences = [{"field": each.field, "before": each.before, "after": each.after} for each in change.differences]
-    where = {"file": place.file, "line": place.line} if place is not None else {"file": None, "line": None}
-    return {"action": change.action, "kind": change.kind, "name": change.name, **where, "differences": differences}

@@ -18,7 +18,7 @@ from clients.cli.reading import own_models
 from clients.cli.version_records import open_store
 from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.provenance import AttesterKey
-from decisions.sealed_log.audit import append, attribute, is_audited, item_of
+from decisions.sealed_log.audit import append, is_audited, item_of
 from deploy.local.plan import keys_folder
 from shared.errors import Permanent
 from shared.provenance.audit_log import AuditReading, export_log, read_export, read_log
@@ -145,32 +145,34 @@ def _show(
     is_signed: bool = True,
 ) -> None:
     """Show entries; those of the bus have no number, because they are not the signed log's."""
-    stated = attribute(entries)
     shown = [
         entry
         for entry in entries
         if (after is None or entry.at >= after)
         and model in (None, entry.model, entry.about)
-        and who in (None, entry.who, stated.get(entry.index))
+        and who in (None, entry.who)
     ]
     if as_json:
-        known = [{**entry.model_dump(mode="json"), "stated_by": stated.get(entry.index)} for entry in shown]
-        show_json([{**each, "signed": is_signed} for each in known])
+        show_json([{**entry.model_dump(mode="json"), "signed": is_signed} for entry in shown])
         return
     columns = ("entry", "at", "who", "kind", "action", "model", "about", "result")
-    rows = [_row(entry, stated) for entry in shown]
+    rows = [_row(entry) for entry in shown]
     show_table(columns, rows if is_signed else [("-", *row[1:]) for row in rows])
 
 
-def _row(entry: AuditEntry, stated: dict[int, str]) -> tuple[Any, ...]:
-    who = entry.who
-    if entry.kind == "revision":
-        who = f"{stated[entry.index]} (stated)" if entry.index in stated else "not stated"
-    elif not who:
-        who = "-"
+def _row(entry: AuditEntry) -> tuple[Any, ...]:
     result = ": ".join(filter(None, (entry.result, entry.code, entry.reason)))
     action = entry.action.removeprefix("slipway.").removesuffix(".v1")
-    return entry.index, f"{entry.at:%Y-%m-%d %H:%M:%S}", who, entry.kind, action, entry.model, entry.about, result
+    return (
+        entry.index,
+        f"{entry.at:%Y-%m-%d %H:%M:%S}",
+        entry.who or "-",
+        entry.kind,
+        action,
+        entry.model,
+        entry.about,
+        result,
+    )
 
 
 def _end(reading: AuditReading, what: str) -> None:

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 import yaml
 
-from clients.cli.audit_facts import state_change
-from clients.cli.connection import StackAddress, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.declared import DeclaredPolicy
 from clients.cli.errors import CommandError, Exit
 from clients.cli.event_log import EventFilter, read_history
+from clients.cli.installation import Installation, apply_one
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import show_json, show_line
 from clients.cli.parsing import check_model, parse_duration
@@ -25,7 +26,6 @@ from contracts.policy import ReleasePolicy
 from decisions.policies.comparison import weaknesses
 from decisions.policies.problems import list_problems
 from shared.runtime.clock import SystemClock
-from shared.storage.kv import Bucket, Conflict
 
 policy_app = typer.Typer(help="Write, check, explain, store and show release policies.", no_args_is_help=True)
 RATE_OVER = "24h"
@@ -206,26 +206,9 @@ def policy_set(
 ) -> None:
     """Store the release policy of a model. The policy of a checkpoint may then only be stricter."""
     policy = load_policy(file)
-    asyncio.run(_policy_set(find_stack(state), model, policy))
+    declared = DeclaredPolicy(kind="Policy", model=check_model(model), policy=policy)
+    apply_one(Installation(find_stack(state), state, None), declared)
     show_line(f"stored the policy of {model}; it applies to releases opened from now on")
-
-
-async def _policy_set(stack: StackAddress, model: str, policy: ReleasePolicy) -> None:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
-        bucket = Bucket(js, "policies", ReleasePolicy)
-        await state_change(js, sender_of(stack), "policy.set", model, record=policy, model=model)
-        try:
-            entry = await bucket.get(model)
-            if entry is None:
-                await bucket.create(model, policy)
-            else:
-                await bucket.update(model, policy, entry.revision)
-        except Conflict:
-            raise CommandError(
-                f"the policy of {model} was not stored: another one was stored at the same time; "
-                f"see `slipway policy show {model}`, then try again"
-            ) from None
 
 
 @policy_app.command("show")

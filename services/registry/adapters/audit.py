@@ -1,4 +1,4 @@
-"""What the audit log is made of: messages and revisions on the bus, and segments in the store."""
+"""What the audit log is made of: messages on the bus, and segments in the store."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.facts import FACTS
 from contracts.vocabulary import Digest
 from decisions.evidence.alerts import A, PlainAlert
-from decisions.sealed_log.audit import Source, item_of, revision_item, unreadable_item
+from decisions.sealed_log.audit import Source, item_of, unreadable_item
 from services.registry.ports import Artifacts
 from services.registry.settings import RegistrySettings
 from shared.errors import Permanent
@@ -40,15 +40,11 @@ class LoggedMessages:
         except NotFoundError:
             return None
         number = message.seq or after + 1
-        return _item(message, source, f"{source.stream}/{number}"), number
+        return _item(message, f"{source.stream}/{number}"), number
 
 
-def _item(message: RawStreamMsg, source: Source, where: str) -> AuditItem:
+def _item(message: RawStreamMsg, where: str) -> AuditItem:
     subject, body, at = message.subject or "", message.data or b"", message.time or _UNKNOWN
-    if source.stream.startswith("KV_"):
-        bucket = source.stream.removeprefix("KV_")
-        operation = (message.headers or {}).get("KV-Operation", "put")
-        return revision_item(bucket, subject.removeprefix(f"$KV.{bucket}."), body, operation, source=where, at=at)
     fact = FACTS.get(".".join(subject.split(".")[:4]))
     if fact is None:
         return unreadable_item(body, subject, where, at)

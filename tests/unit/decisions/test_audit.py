@@ -1,7 +1,5 @@
 """The chain of the audit log: whatever is altered, removed, moved, doubled or cut off is found, and named."""
 
-from datetime import timedelta
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +7,7 @@ from contracts.audit import GENESIS, AuditItem, AuditTail
 from contracts.facts import FACTS, ApprovalGranted, AuditRecorded, CheckpointReady, OrderRefused
 from contracts.services import EVENTS, FROM_OUTSIDE, ORDERS, stream_of
 from decisions.sealed_log import audit
-from decisions.sealed_log.audit import SOURCES, append, assess_chain, attribute, digest_of_entry, is_due, seal
+from decisions.sealed_log.audit import SOURCES, append, assess_chain, digest_of_entry, is_due, seal
 from testbed import factories as f
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=12)
@@ -116,20 +114,6 @@ def test_large_details_are_kept_as_their_digest():
     item = audit.item_of(f.event(fact), "s", "s/1", f.after(0))
     assert item.details["bytes"] > 9000
     assert len(audit.line_of(chained([item]).entries[0])) < 2000
-
-
-def test_a_revision_is_attributed_by_its_very_digest_only():
-    value = b'{"schema_version":1}'
-    change = AuditItem(
-        at=f.after(0), source="a", kind="change", action="policy.set", who="ana", about="m", digest=f.digest("other")
-    )
-    revision = audit.revision_item("policies", "m", value, "put", source="KV/1", at=f.after(1))
-    tail = chained([change, revision])
-    assert attribute(tail.entries) == {}
-    tail = chained([change.model_copy(update={"digest": revision.digest}), revision])
-    assert attribute(tail.entries) == {2: "ana"}
-    removed = audit.revision_item("policies", "m", b"", "DEL", source="KV/2", at=f.after(1) + timedelta(seconds=1))
-    assert (removed.action, removed.digest) == ("policies.del", None)
 
 
 def test_all_types_of_facts_have_a_name_of_four_parts():

@@ -1,0 +1,81 @@
+"""Policies, keys of the API and mirrors: the registry alone writes them, as administrators order."""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+
+from pydantic import BaseModel, ValidationError
+
+from contracts.api_keys import ApiKey
+from contracts.envelope import Event
+from contracts.facts import OrderAccepted, RecordOrdered
+from contracts.facts.ops import RECORDS, RecordKind
+from contracts.mirrors import Mirror
+from contracts.policy import ReleasePolicy
+from contracts.teams import Team
+from contracts.vocabulary import digest_of
+from decisions.access.teams import find_problem
+from decisions.policies.problems import list_problems
+from services.registry.ports import OrderedRecords
+from shared.errors import Permanent
+from shared.messaging.orders import check_age
+from shared.runtime.clock import Clock
+from shared.storage.compare_and_set import edit_record
+from shared.storage.record_format import dump
+
+
+class RecordOrders:
+    """Carries out `record.ordered`: writes a record if it replaces the one that the order was given for."""
+
+    def __init__(
+        self, buckets: Mapping[RecordKind, OrderedRecords], teams: Callable[[], Iterable[Team]], clock: Clock
+    ) -> None:
+        """Take the bucket of each kind, what returns the teams, and the clock."""
+        self._buckets, self._teams, self._clock = buckets, teams, clock
+
+    async def carry_out(self, event: Event[RecordOrdered], stored_at: datetime) -> OrderAccepted:
+        """Store or remove a record, once; raise Permanent if the order is void or the record not valid."""
+        order, bucket = event.data, self._buckets[event.data.kind]
+        check_age(event, stored_at, self._clock.now(), until=order.expires_at)
+        record = self._read(event)
+
+        def decide(before: BaseModel | None) -> BaseModel | None:
+            if before != record and (digest_of(dump(before)) if before is not None else None) != order.before:
+                reason = f"The {order.kind} {order.name} was changed by another command meanwhile."
+                raise Permanent("not_applicable", f"{reason} Read it, and order again.")
+            return record
+
+        if record is not None:
+            await edit_record(bucket, order.name, decide, name=f"{order.kind} {order.name}")
+        elif (entry := await bucket.get(order.name)) is not None:
+            decide(entry.value)
+            await bucket.remove(order.name, entry.revision)
+        return OrderAccepted(order_id=event.id, order_type=event.type)
+
+    def _read(self, event: Event[RecordOrdered]) -> BaseModel | None:
+        """Return the ordered record; raise Permanent if it is not valid."""
+        order, record = event.data, None
+        if order.record is not None:
+            try:
+                record = RECORDS[order.kind][1].model_validate(order.record)
+            except ValidationError as error:
+                problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+                raise Permanent("malformed_event", f"The {order.kind} {order.name} is not valid: {problems}") from error
+        name, problem = event.subject if order.kind == "policy" else order.name, None
+        match record:
+            case ReleasePolicy():
+                invalid = [each.reason for each in list_problems(record)]
+                if invalid:
+                    raise Permanent("policy_invalid", "; ".join(invalid))
+            case ApiKey():
+                name = record.key_id
+                if record.team is not None and record.revoked_at is None:
+                    problem = find_problem(record.team, record.models, self._teams())
+            case Mirror():
+                name = record.registry
+        if problem is not None:
+            raise Permanent("team_mismatch", problem)
+        if name != order.name:
+            raise Permanent(
+                "malformed_event", f"The order is for the {order.kind} {order.name}, its record for {name}."
+            )
+        return record

@@ -1,0 +1,98 @@
+"""Orders about records, on fakes: what is stored and removed, once, and what is refused."""
+
+from datetime import timedelta
+
+import pytest
+
+from contracts import facts as f
+from contracts.api_keys import ApiKey
+from contracts.mirrors import Mirror
+from contracts.teams import Team
+from contracts.vocabulary import digest_of
+from services.registry.record_orders import RecordOrders
+from shared.errors import Permanent
+from shared.storage.record_format import dump
+from tests.kit import fakes_registry as k
+
+KEY_ID = "0" * 12
+TEAMS = (Team(name="shop", models=("shop-bot",)),)
+
+
+class Removable(k.FakeRecords):
+    async def remove(self, key, _revision):
+        del self.kept[key]
+
+
+class World:
+    def __init__(self):
+        self.buckets = {kind: Removable() for kind in f.ops.RECORDS}
+        self.orders = RecordOrders(self.buckets, lambda: TEAMS, k.FixedClock())
+
+    async def give(self, kind, name, record, before=None, model="all-models", **changes):
+        data = record if record is None or isinstance(record, dict) else record.model_dump(mode="json")
+        digest = digest_of(dump(before)) if before is not None else None
+        fact = f.RecordOrdered(kind=kind, name=name, record=data, before=digest, **changes)
+        return await self.orders.carry_out(k.event(fact, "o-1", model=model), k.START)
+
+    def kept(self, kind, name):
+        entry = self.buckets[kind].kept.get(name)
+        return entry.value if entry is not None else None
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+def key(**changes):
+    fields = {"name": "web", "secret_digest": k.ref("x").digest, "issued_at": k.START, "issued_by": "ana", **changes}
+    return ApiKey(key_id=KEY_ID, **fields)
+
+
+async def test_a_record_is_stored_replaced_and_removed_and_the_same_order_again_changes_nothing(world):
+    first, second = Mirror(registry="hub"), Mirror(registry="hub", paused=True)
+    for record, before in ((first, None), (second, first), (None, second)):
+        for _ in range(2):
+            assert (await world.give("mirror", "hub", record, before)).order_id == "o-1"
+            assert world.kept("mirror", "hub") == record
+
+
+async def test_an_order_for_another_record_than_the_one_that_is_there_is_void(world):
+    await world.give("policy", k.MODEL, k.policy(), model=k.MODEL)
+    for before in (None, k.careful_policy()):
+        with pytest.raises(Permanent, match="changed by another command meanwhile") as refused:
+            await world.give("policy", k.MODEL, k.policy(on_newer="supersede"), before, model=k.MODEL)
+        assert refused.value.code == "not_applicable"
+    assert world.kept("policy", k.MODEL) == k.policy()
+
+
+@pytest.mark.parametrize(
+    ("order", "code"),
+    [
+        (("policy", k.MODEL, {"gatez": []}), "malformed_event"),
+        (("policy", k.MODEL, k.policy(rehearsal="not_required", triggers=k.AUTOMATIC)), "policy_invalid"),
+        (("policy", "other-model", k.policy()), "malformed_event"),
+        (("mirror", "mlflow", Mirror(registry="hub")), "malformed_event"),
+        (("api-key", "1" * 12, key()), "malformed_event"),
+        (("api-key", KEY_ID, key(team="bank")), "team_mismatch"),
+        (("api-key", KEY_ID, key(team="shop", models=("bank-bot",))), "team_mismatch"),
+    ],
+)
+async def test_a_record_that_is_not_valid_is_refused(world, order, code):
+    with pytest.raises(Permanent) as refused:
+        await world.give(*order, model=k.MODEL)
+    assert refused.value.code == code
+    assert not any(bucket.kept for bucket in world.buckets.values())
+
+
+async def test_a_key_of_a_team_that_is_gone_can_be_revoked(world):
+    await world.give("api-key", KEY_ID, key(team="shop"))
+    gone = key(team="bank", revoked_at=k.START)
+    await world.give("api-key", KEY_ID, gone, key(team="shop"))
+    assert world.kept("api-key", KEY_ID) == gone
+
+
+async def test_an_order_that_expired_changes_nothing(world):
+    with pytest.raises(Permanent) as refused:
+        await world.give("mirror", "hub", Mirror(registry="hub"), expires_at=k.START - timedelta(seconds=1))
+    assert refused.value.code == "order_expired"
