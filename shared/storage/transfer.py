@@ -108,41 +108,37 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         headers: Mapping[str, str] = _NO_MORE,
     ) -> None:
         """Write an object from memory; `sent` is called with the bytes of each part that arrived."""
-        if len(data) <= 2 * PART_BYTES:
-            self._put_object(bucket, key, data, {**_HEADERS, **headers})
+        parts = (data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES))
+        self.write_parts(bucket, key, len(data), parts, sent=sent, headers=headers)
+
+    def write_parts(
+        self,
+        bucket: str,
+        key: str,
+        size: int,
+        parts: Iterator[memoryview],
+        *,
+        sent: Callable[[int], None] | None = None,
+        headers: Mapping[str, str] = _NO_MORE,
+    ) -> None:
+        """Write an object of `size` bytes from parts of PART_BYTES, of which a few are in memory at the same time.
+
+        The object becomes visible after the last part; what the iterator raises leaves none. `sent` is called with the
+        bytes of each part that arrived.
+        """
+        if size <= 2 * PART_BYTES:
+            self._put_object(bucket, key, memoryview(b"".join(parts)), {**_HEADERS, **headers})
             if sent is not None:
-                sent(len(data))
+                sent(size)
             return
         upload = self._create_multipart_upload(bucket, key, {**_HEADERS, **headers})
         sending: list[Future[Part]] = []
 
-        def send(number: int) -> Part:
-            piece = data[number * PART_BYTES : (number + 1) * PART_BYTES]
-            part = Part(number + 1, self._upload_part(bucket, key, piece, None, upload, number + 1))
+        def send(number: int, piece: memoryview) -> Part:
+            part = Part(number, self._upload_part(bucket, key, piece, None, upload, number))
             if sent is not None:
                 sent(len(piece))
             return part
-
-        try:
-            sending += [self._workers.submit(send, number) for number in range(-(-len(data) // PART_BYTES))]
-            self._complete_multipart_upload(bucket, key, upload, [part.result() for part in sending])
-        except BaseException:
-            self._give_up(bucket, key, upload, sending)
-            raise
-
-    def write_parts(self, bucket: str, key: str, size: int, parts: Iterator[memoryview]) -> None:
-        """Write an object of `size` bytes from parts of PART_BYTES, of which a few are in memory at the same time.
-
-        The object becomes visible after the last part; what the iterator raises leaves none.
-        """
-        if size <= 2 * PART_BYTES:
-            self._put_object(bucket, key, memoryview(b"".join(parts)), dict(_HEADERS))
-            return
-        upload = self._create_multipart_upload(bucket, key, dict(_HEADERS))
-        sending: list[Future[Part]] = []
-
-        def send(number: int, piece: memoryview) -> Part:
-            return Part(number, self._upload_part(bucket, key, piece, None, upload, number))
 
         try:
             for number, piece in enumerate(parts, 1):
