@@ -9,7 +9,7 @@ import http.server
 import threading
 import time
 
-from services.gateway.request_traces import RequestTraces
+from services.gateway.telemetry.request_traces import RequestTraces
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import tracer_provider
 from testbed import factories as k

@@ -15,28 +15,28 @@ from contracts.version import VERSION
 from contracts.vocabulary import Environment
 from decisions.openai.paths import PATHS
 from decisions.openai.requests import check_path
-from services.gateway.balancer import Balancer
-from services.gateway.body_bans import BodyBans
-from services.gateway.callers import Callers
+from services.gateway.api.body_bans import BodyBans
+from services.gateway.api.endpoint import Endpoint
+from services.gateway.api.rescues import RescueBudgets
+from services.gateway.callers.callers import Callers
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import environments
 from services.gateway.domain.answers import model_card
 from services.gateway.domain.errors import Problem, RequestRejected, model_not_found
 from services.gateway.domain.routing import list_models, names_like
-from services.gateway.drill_table import DrillTable
-from services.gateway.endpoint import Endpoint
-from services.gateway.endpoint_checks import EndpointChecks
-from services.gateway.http import BodyReader, problem_response
-from services.gateway.metrics import GatewayMetrics
-from services.gateway.metrics_page import MetricsPage
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
-from services.gateway.request_traces import RequestTraces
-from services.gateway.rescues import RescueBudgets
-from services.gateway.route_table import RouteTable
+from services.gateway.routing.balancer import Balancer
+from services.gateway.routing.drill_table import DrillTable
+from services.gateway.routing.endpoint_checks import EndpointChecks
+from services.gateway.routing.route_table import RouteTable
+from services.gateway.routing.stalls import Stalls
+from services.gateway.server.http import BodyReader, problem_response
+from services.gateway.server.metrics_page import MetricsPage
+from services.gateway.server.worker_state import WorkerState
 from services.gateway.settings import GatewaySettings
-from services.gateway.stalls import Stalls
-from services.gateway.traffic import Traffic
-from services.gateway.worker_state import WorkerState
+from services.gateway.telemetry.metrics import GatewayMetrics
+from services.gateway.telemetry.request_traces import RequestTraces
+from services.gateway.telemetry.traffic import Traffic
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 from shared.runtime.process_metrics import exposed_registry

@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment, Target
 from decisions.openai.limits import CostLimits
-from services.gateway.balancer import Balancer
-from services.gateway.body_bans import BodyBans
-from services.gateway.callers import Callers
+from services.gateway.api.body_bans import BodyBans
+from services.gateway.api.rescues import RescueBudgets
+from services.gateway.callers.callers import Callers
 from services.gateway.domain import routing
-from services.gateway.drill_table import DrillTable
-from services.gateway.endpoint_checks import EndpointChecks
-from services.gateway.http import BodyReader
-from services.gateway.metrics import GatewayMetrics
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
-from services.gateway.request_traces import RequestTraces
-from services.gateway.rescues import RescueBudgets
-from services.gateway.route_table import RouteTable
+from services.gateway.routing.balancer import Balancer
+from services.gateway.routing.drill_table import DrillTable
+from services.gateway.routing.endpoint_checks import EndpointChecks
+from services.gateway.routing.route_table import RouteTable
+from services.gateway.server.http import BodyReader
 from services.gateway.settings import GatewaySettings
-from services.gateway.traffic import Traffic
+from services.gateway.telemetry.metrics import GatewayMetrics
+from services.gateway.telemetry.request_traces import RequestTraces
+from services.gateway.telemetry.traffic import Traffic
 from shared.runtime.clock import Clock
 
 

@@ -25,7 +25,7 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
 def run_workers(connection: Connection, settings: GatewaySettings) -> None:
     """Serve in several processes until SIGTERM or SIGINT; each finishes its streams in flight."""
     share_metrics(connection.work_dir(SERVICE) / "metrics")
-    from services.gateway.workers import WorkerPool  # it creates metrics, which must know that they are shared
+    from services.gateway.server.workers import WorkerPool  # it creates metrics, which must know that they are shared
 
     finish_imports()
     WorkerPool(connection, settings).run()

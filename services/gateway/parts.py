@@ -19,19 +19,19 @@ from services.gateway.adapters.installed_keys import InstalledKeys
 from services.gateway.adapters.record_file import RecordFile
 from services.gateway.adapters.tokens import IdentityProvider, Tokens
 from services.gateway.adapters.triton import TritonEngine
+from services.gateway.api.body_bans import BodyBans
 from services.gateway.app import SERVICE
-from services.gateway.body_bans import BodyBans
-from services.gateway.budgets import Budgets
-from services.gateway.drill_table import DrillTable
-from services.gateway.feature_queue import FeatureQueue, QueueLimits
-from services.gateway.key_table import KeyTable
-from services.gateway.metrics import GatewayMetrics
-from services.gateway.route_table import RouteTable
+from services.gateway.callers.budgets import Budgets
+from services.gateway.callers.key_table import KeyTable
+from services.gateway.callers.team_table import TeamTable, load_secret
+from services.gateway.routing.drill_table import DrillTable
+from services.gateway.routing.route_table import RouteTable
+from services.gateway.server.worker_state import WorkerState
 from services.gateway.settings import GatewaySettings
-from services.gateway.team_table import TeamTable, load_secret
-from services.gateway.telemetry import Recorder
-from services.gateway.traffic import Traffic
-from services.gateway.worker_state import WorkerState
+from services.gateway.telemetry.feature_queue import FeatureQueue, QueueLimits
+from services.gateway.telemetry.metrics import GatewayMetrics
+from services.gateway.telemetry.recorder import Recorder
+from services.gateway.telemetry.traffic import Traffic
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.service_metrics import ServiceMetrics

@@ -20,10 +20,10 @@ from contracts.drills import Drill
 from contracts.routes import Route
 from services.gateway.adapters.transport import raise_file_limit
 from services.gateway.app import Applications, build
-from services.gateway.callers import Callers
-from services.gateway.connections import forget_endpoints
-from services.gateway.endpoint_checks import EndpointChecks
+from services.gateway.callers.callers import Callers
 from services.gateway.parts import Parts, compose
+from services.gateway.routing.connections import forget_endpoints
+from services.gateway.routing.endpoint_checks import EndpointChecks
 from services.gateway.settings import GatewaySettings
 from shared.errors import Transient
 from shared.runtime.sandbox import hide_memory

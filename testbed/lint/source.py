@@ -49,7 +49,6 @@ MAY_HOLD_FUNCTIONS = {
 }
 HANDLES_CONFLICTS = {
     "shared/storage/compare_and_set.py",  # the one loop
-    "services/gateway/adapters/bus.py",  # counts what was used again, at the revision that won
     "services/registry/audit.py",  # written by one process at a time, which reads again at the next sweep
     "services/rollback_controller/controller.py",  # probes the target between reading and writing a route
     "services/rollback_controller/operator_orders.py",  # checks the order between reading and writing a route

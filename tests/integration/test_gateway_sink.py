@@ -11,7 +11,7 @@ from contracts.facts import InferenceBatch
 from contracts.services import TELEMETRY
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.app import SERVICE
-from services.gateway.budgets import Budgets
+from services.gateway.callers.budgets import Budgets
 from shared.messaging.bus import Bus
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket

@@ -14,7 +14,7 @@ from contracts.envelope import nats_subject
 from contracts.facts import InferenceBatch
 from contracts.routes import Route
 from contracts.services import TELEMETRY
-from services.gateway.worker_state import START_S
+from services.gateway.server.worker_state import START_S
 from shared.storage.kv import Bucket
 from testbed.gateway import Gateway, load_toy
 from testbed.servers import connection, running, wait_until

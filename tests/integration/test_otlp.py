@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.gateway.request_traces import RequestTraces
+from services.gateway.telemetry.request_traces import RequestTraces
 from shared.runtime.otlp import read_headers
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import tracer_provider

@@ -13,9 +13,9 @@ from contracts.api_usage import TRAFFIC_PREFIX, EndpointUse, MonthlyUsage
 from contracts.engine_deaths import DEATHS_PREFIX, DeathReport
 from contracts.facts import InferenceBatch
 from contracts.vocabulary import Environment
-from services.gateway.body_bans import BodyBans
-from services.gateway.budgets import Budgets
-from services.gateway.traffic import Traffic
+from services.gateway.api.body_bans import BodyBans
+from services.gateway.callers.budgets import Budgets
+from services.gateway.telemetry.traffic import Traffic
 from shared.errors import Transient
 from shared.messaging.bus import Bus, Emit, publish_event
 from shared.runtime.service import connect_with_retries

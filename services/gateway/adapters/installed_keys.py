@@ -6,7 +6,7 @@ from pathlib import Path
 import structlog
 
 from contracts.api_keys import ApiKey
-from services.gateway.key_table import KeyTable
+from services.gateway.callers.key_table import KeyTable
 from shared.storage.record_format import parse_all
 
 _EVERY_S = 1.0

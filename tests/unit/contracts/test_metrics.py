@@ -8,10 +8,10 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from contracts.metrics import METRICS, NOTIFICATIONS, Metric
 from contracts.services import SERVICES
-from services.gateway.key_table import KeyTable
-from services.gateway.metrics import GatewayMetrics
-from services.gateway.route_table import RouteTable
-from services.gateway.worker_state import WorkerState
+from services.gateway.callers.key_table import KeyTable
+from services.gateway.routing.route_table import RouteTable
+from services.gateway.server.worker_state import WorkerState
+from services.gateway.telemetry.metrics import GatewayMetrics
 from services.mirror.metrics import MirrorMetrics
 from services.monitor.metrics import MonitorMetrics
 from services.registry.metrics import RegistryMetrics

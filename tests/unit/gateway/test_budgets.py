@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from contracts.api_keys import KeyLimits
 from contracts.api_usage import MonthlyUsage
-from services.gateway.budgets import Budgets
+from services.gateway.callers.budgets import Budgets
 from shared.storage.kv import Snapshot
 from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import BEARER, ID, World, key, only_active

@@ -8,9 +8,9 @@ import pytest
 from starlette.requests import Request
 
 from decisions.evidence.attribution import is_excused
-from services.gateway.backlog import Backlog, SlowReader
+from services.gateway.api.backlog import Backlog, SlowReader
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.http import BodyReader, limited_writes
+from services.gateway.server.http import BodyReader, limited_writes
 from tests.kit.virtual_time import virtual_time
 from tests.unit.gateway.fakes import FakeEngine, Form, StepClock
 from tests.unit.gateway.world import HELLO, RAW_BEARER, World, only_active

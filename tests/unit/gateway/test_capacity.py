@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from services.gateway.domain.capacity import LITTLE, RESERVED, may_take
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.in_flight import InFlight
-from services.gateway.metrics import GatewayMetrics
+from services.gateway.server.in_flight import InFlight
+from services.gateway.telemetry.metrics import GatewayMetrics
 
 limits = st.sampled_from([64, 100, 512, 5_000])
 steps = st.lists(st.tuples(st.integers(0, 6), st.integers(-600, 600)), max_size=20)

@@ -3,8 +3,8 @@
 import contextlib
 
 from contracts.routes import CanaryShare, ShadowShare
-from services.gateway.connections import forget_endpoints
-from services.gateway.route_table import RouteTable
+from services.gateway.routing.connections import forget_endpoints
+from services.gateway.routing.route_table import RouteTable
 from testbed.factories import route, served
 from tests.unit.gateway.fakes import FakeEngine
 

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from contracts.api_usage import EndpointUse
-from services.gateway.balancer import MOST, Balancer
 from services.gateway.domain.failures import AnswerFailed
-from services.gateway.stalls import Stalls
+from services.gateway.routing.balancer import MOST, Balancer
+from services.gateway.routing.stalls import Stalls
 from shared.errors import Permanent, Transient
 from testbed import factories as f
 from tests.unit.gateway.fakes import FakeEngine, StepClock

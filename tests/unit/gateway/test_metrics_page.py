@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from services.gateway.app import current_metrics
-from services.gateway.metrics_page import MetricsPage
+from services.gateway.server.metrics_page import MetricsPage
 
 
 class SlowCollector:

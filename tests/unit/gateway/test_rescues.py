@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decisions.evidence.triggers import observe
-from services.gateway.rescues import HEADER, RescueBudgets
+from services.gateway.api.rescues import HEADER, RescueBudgets
 from shared.errors import Permanent, Transient
 from testbed import factories as f
 from tests.kit.drills import drill

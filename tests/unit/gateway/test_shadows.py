@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from contracts.routes import ShadowShare, Suspended
 from decisions.evidence.triggers import observe
-from services.gateway.body_bans import ONE_S as STILL_DEAD_S
+from services.gateway.api.body_bans import ONE_S as STILL_DEAD_S
 from services.gateway.domain import pairing
 from services.gateway.domain.requests import read_request
 from services.gateway.domain.routing import Choice, choose_pinned, choose_target, list_models

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contracts.facts import MirroredPair
-from services.gateway.telemetry import Recorder
+from services.gateway.telemetry.recorder import Recorder
 from shared.errors import Transient
 from testbed.factories import inference, target
 from tests.unit.gateway.fakes import FakeSink

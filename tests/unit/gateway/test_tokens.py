@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from contracts.api_keys import KeyLimits
 from services.gateway.adapters.tokens import IdentityProvider, Tokens, read_keys
-from services.gateway.callers import KEPT, Caller
+from services.gateway.callers.callers import KEPT, Caller
+from services.gateway.callers.team_table import TeamTable
 from services.gateway.domain.oidc_grants import Grant
-from services.gateway.team_table import TeamTable
 from testbed.factories import MODEL
 from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import BEARER, STAGING, World, key, only_active

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.gateway.worker_state import START_S, decide_ready
+from services.gateway.server.worker_state import START_S, decide_ready
 from testbed.factories import route
 from tests.unit.gateway.world import World
 

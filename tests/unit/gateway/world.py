@@ -8,19 +8,19 @@ from prometheus_client import generate_latest
 
 from contracts.api_keys import ApiKey
 from decisions.access.api_keys import digest_of_secret, format_key
+from services.gateway.api.body_bans import BodyBans
 from services.gateway.app import SERVICE, build
-from services.gateway.body_bans import BodyBans
-from services.gateway.budgets import Budgets
-from services.gateway.callers import Callers
-from services.gateway.drill_table import DrillTable
-from services.gateway.endpoint_checks import EndpointChecks
-from services.gateway.key_table import KeyTable
-from services.gateway.metrics import GatewayMetrics
-from services.gateway.route_table import RouteTable
+from services.gateway.callers.budgets import Budgets
+from services.gateway.callers.callers import Callers
+from services.gateway.callers.key_table import KeyTable
+from services.gateway.callers.team_table import TeamTable
+from services.gateway.routing.drill_table import DrillTable
+from services.gateway.routing.endpoint_checks import EndpointChecks
+from services.gateway.routing.route_table import RouteTable
+from services.gateway.server.worker_state import WorkerState
 from services.gateway.settings import GatewaySettings
-from services.gateway.team_table import TeamTable
-from services.gateway.traffic import Traffic
-from services.gateway.worker_state import WorkerState
+from services.gateway.telemetry.metrics import GatewayMetrics
+from services.gateway.telemetry.traffic import Traffic
 from shared.messaging.bus import Bus
 from shared.runtime.settings import Connection
 from testbed.factories import MODEL, route, served

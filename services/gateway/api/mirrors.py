@@ -18,14 +18,14 @@ from contracts.facts import Inference, MirroredPair
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.evidence.attribution import ATTRIBUTION
-from services.gateway.answer import Answer
+from services.gateway.api.answer import Answer
+from services.gateway.api.measurement import AcceptedRequest, Arrival, Outcome
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import drills, pairing
 from services.gateway.domain.failures import AnswerFailed
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
-from services.gateway.measurement import AcceptedRequest, Arrival, Outcome
-from services.gateway.request_traces import RequestTrace
+from services.gateway.telemetry.request_traces import RequestTrace
 
 Result = Literal["paired", "unknown", "shed"]
 """What became of a drawn request: a pair; an outcome that shows nothing; not asked again, for want of capacity."""

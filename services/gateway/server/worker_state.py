@@ -6,9 +6,9 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 
 from contracts import metrics as m
-from services.gateway.key_table import KeyTable
+from services.gateway.callers.key_table import KeyTable
 from services.gateway.ports import Pause
-from services.gateway.route_table import RouteTable
+from services.gateway.routing.route_table import RouteTable
 from shared.runtime.clock import Clock
 from shared.runtime.metrics import BoundedLabel, counter, gauge
 from shared.runtime.process_metrics import sum_live_gauges

@@ -9,7 +9,7 @@ from contracts.trigger_metrics import CANCELLED
 from contracts.vocabulary import Environment, Party
 from decisions.evidence.attribution import ErrorKind
 from decisions.rollback.drills import change_record
-from services.gateway.callers import Caller, Spending
+from services.gateway.callers.callers import Caller, Spending
 from services.gateway.domain import drills, timing
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.drills import DrillEffect
@@ -17,7 +17,7 @@ from services.gateway.domain.records import EngineRecord
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
 from services.gateway.domain.shaping import forced_metrics, forces_length
-from services.gateway.request_traces import RequestTrace
+from services.gateway.telemetry.request_traces import RequestTrace
 from shared.serving.openai_stream import ApiRequest
 
 _BODY_CHARS = 12

@@ -10,7 +10,7 @@ from contracts.vocabulary import Environment
 from services.gateway.domain import errors
 from services.gateway.domain.capacity import may_take
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.metrics import GatewayMetrics
+from services.gateway.telemetry.metrics import GatewayMetrics
 
 _MAX_BYTES: Final = 2**28
 """Most bytes of bodies whose requests are being answered, per environment."""

@@ -12,6 +12,7 @@ import structlog
 
 from contracts.api_usage import MOST_ENDPOINTS, EndpointUse
 from contracts.routes import ServedTarget
+from services.gateway.api.measurement import AcceptedRequest
 from services.gateway.domain import routing
 from services.gateway.domain.balancing import (
     FIRST_S,
@@ -26,8 +27,7 @@ from services.gateway.domain.balancing import (
     is_loaded_nowhere,
 )
 from services.gateway.domain.failures import AnswerFailed
-from services.gateway.measurement import AcceptedRequest
-from services.gateway.stalls import Stalls
+from services.gateway.routing.stalls import Stalls
 from shared.runtime.clock import Clock
 
 Change = Literal["ejected", "returned"]

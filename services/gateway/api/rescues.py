@@ -9,11 +9,11 @@ from typing import Literal
 
 from contracts.routes import ServedTarget
 from decisions.evidence.attribution import PROVABLE
-from services.gateway.answer import Answer
+from services.gateway.api.answer import Answer
+from services.gateway.api.measurement import AcceptedRequest
 from services.gateway.domain import pairing
 from services.gateway.domain.failures import AnswerFailed
 from services.gateway.domain.request_rates import Allowance
-from services.gateway.measurement import AcceptedRequest
 from shared.runtime.clock import Clock
 
 Result = Literal["answered", "failed", "over_budget"]

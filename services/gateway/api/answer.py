@@ -10,16 +10,16 @@ from typing import Literal
 from contracts.facts import Inference
 from contracts.vocabulary import Target
 from decisions.evidence.attribution import ATTRIBUTION, PROVABLE, ErrorKind, as_error_kind
-from services.gateway.backlog import Backlog
-from services.gateway.balancer import Balancer, Load
-from services.gateway.body_bans import BodyBans, Flight
+from services.gateway.api.backlog import Backlog
+from services.gateway.api.body_bans import BodyBans, Flight
+from services.gateway.api.measurement import AcceptedRequest, Measurement, Outcome
 from services.gateway.domain import pairing
 from services.gateway.domain.altered import AlteredBody
 from services.gateway.domain.drills import DrillEffect
 from services.gateway.domain.failures import FIRST_ERROR_STATUS, REJECTED, AnswerFailed, EngineResponse, read_failure
 from services.gateway.domain.records import EngineRecord, read_record
-from services.gateway.measurement import AcceptedRequest, Measurement, Outcome
 from services.gateway.ports import Engine, Pause
+from services.gateway.routing.balancer import Balancer, Load
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
 from shared.serving.openai_stream import ApiPiece

@@ -5,7 +5,7 @@ from typing import Final
 
 from contracts.routes import Route
 from services.gateway.ports import Engine, Pause
-from services.gateway.route_table import RouteTable
+from services.gateway.routing.route_table import RouteTable
 
 LOOK_EVERY_S: Final = 60.0
 

@@ -8,7 +8,7 @@ from typing import Final, ParamSpec, TypeVar
 from decisions.openai.turns import Turns
 from services.gateway.domain import errors
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.metrics import GatewayMetrics
+from services.gateway.telemetry.metrics import GatewayMetrics
 from shared.runtime.clock import Clock
 
 P = ParamSpec("P")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from contracts.api_usage import TEAM_PREFIX
 from decisions.access.teams import models_of
-from services.gateway.budgets import Budget
+from services.gateway.callers.budgets import Budget
 from shared.runtime.clock import Clock
 from shared.runtime.team_list import TeamList
 

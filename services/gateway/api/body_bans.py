@@ -15,10 +15,10 @@ import structlog
 from contracts.engine_deaths import MOST_BODIES, DeathReport
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment, Target
+from services.gateway.api.measurement import AcceptedRequest
 from services.gateway.domain import errors
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.measurement import AcceptedRequest
 from shared.runtime.clock import Clock
 
 Change = Literal["banned", "refused"]

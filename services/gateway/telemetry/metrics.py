@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from contracts import metrics as m
 from contracts.facts import Inference
 from contracts.vocabulary import Environment
-from services.gateway import body_bans
+from services.gateway.api import body_bans
 from shared.runtime.metrics import BoundedLabel, counter, gauge, histogram
 
 

@@ -1,10 +1,10 @@
 """Attributes the failure of a request to one of the parties: caller, target, infrastructure or gateway."""
 
 from decisions.evidence.attribution import ATTRIBUTION, COMPARED, PROVABLE
-from services.gateway.answer import Answer
+from services.gateway.api.answer import Answer
+from services.gateway.api.measurement import AcceptedRequest, Outcome
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain.failures import REJECTED, AnswerFailed
-from services.gateway.measurement import AcceptedRequest, Outcome
 
 
 def attribute_failure(

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from services.gateway.backlog import SlowReader
+from services.gateway.api.backlog import SlowReader
 from services.gateway.domain.errors import Problem, RequestRejected
 
 _SLICE_BYTES: Final = 2**16

@@ -1,0 +1,1 @@
+"""The paths of the API: a request from its acceptance to the end of its answer, and what is asked beside it."""

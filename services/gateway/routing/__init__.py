@@ -1,0 +1,1 @@
+"""Which target and which of its endpoints a request goes to."""
