@@ -54,12 +54,17 @@ def describe_protection(route: Route) -> str:
 
 
 def describe_share(bad: int, requests: int) -> str:
-    """Return a number of bad requests with their share and Wilson's interval of 95 %."""
+    """Return a number of bad requests with their share and its interval."""
+    low, high = interval(bad, requests)
+    return f"{bad} ({bad / requests:.1%}, {low:.1%} to {high:.1%})"
+
+
+def interval(bad: int, requests: int) -> tuple[float, float]:
+    """Return Wilson's interval of 95 % of a share."""
     ratio, spread = bad / requests, _SIGMAS**2 / requests
     middle = (ratio + spread / 2.0) / (1.0 + spread)
     half = _SIGMAS / (1.0 + spread) * math.sqrt(ratio * (1.0 - ratio) / requests + spread / (4.0 * requests))
-    low, high = min(ratio, max(0.0, middle - half)), max(ratio, min(1.0, middle + half))
-    return f"{bad} ({ratio:.1%}, {low:.1%} to {high:.1%})"
+    return min(ratio, max(0.0, middle - half)), max(ratio, min(1.0, middle + half))
 
 
 def least_confirmed(limit: float, pairs: float) -> float | None:
