@@ -9,6 +9,7 @@ from nats.aio.client import Client
 
 from contracts.envelope import nats_subject
 from contracts.facts import FACTS, CheckpointReady, WorkAbandoned, WorkProgressed
+from contracts.facts.ops import RECORDS
 from contracts.identities import PROVISIONER, PUBLISHED_BY, Role
 from contracts.running import RUNNING_PREFIX
 from contracts.services import (
@@ -43,6 +44,8 @@ TEAMS: dict[str, dict[str, tuple[tuple[Role, ...], tuple[str, ...]]]] = {
     "bank": {"ben": (("publisher", "operator", "approver"), ()), "bea": (("operator",), ())},
 }
 """By team: its members, with their roles, and the models that a publisher is limited to."""
+ORDERED = {bucket for bucket, _ in RECORDS.values()}
+"""Buckets that not even an administrator writes: the registry does, as administrators order."""
 STREAMS = (INBOX, ORDERS, EVENTS, DEADLETTER, TELEMETRY)
 CONSUMERS = [
     (service.name, str(stream_of(fact)), durable_name(service.name, fact, where))
@@ -102,7 +105,7 @@ def expected(name):
     for bucket in topology.BUCKETS:
         writes = service is not None and bucket in (*service.owns, *service.edits)
         reads = writes or reads_all or (service is not None and bucket in service.reads_records)
-        tried[f"$KV.{bucket}.support-bot"] = everything or writes
+        tried[f"$KV.{bucket}.support-bot"] = writes or (everything and bucket not in ORDERED)
         tried[f"$JS.API.DIRECT.GET.KV_{bucket}.$KV.{bucket}.support-bot"] = everything or reads
         any_name = everything or (reads and not reads_all)
         tried[f"$JS.API.CONSUMER.CREATE.KV_{bucket}"] = any_name
@@ -112,6 +115,8 @@ def expected(name):
             tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything or name == PROVISIONER
         for verb in ("PURGE", "MSG.DELETE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN"):
             tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything
+    if service is not None:
+        tried |= {f"$JS.API.STREAM.PURGE.KV_{bucket}": True for bucket in service.forgets}
     for stream in STREAMS:
         publishes = {stream_of(fact) for fact in facts_of(name)} if service is not None else set()
         looks_up = stream in publishes or (service is not None and stream in (*service.looks_up, *service.follows))
