@@ -144,6 +144,7 @@ def test_unknown_fields_are_ignored_everywhere_but_in_policies(path):
         "options",
         "template_options",
         "observed",
+        "record",
         "blocks",
         "drills",
         "pairs",

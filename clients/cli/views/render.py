@@ -112,6 +112,8 @@ def event_line(event: Event[Any]) -> str:
 
 GIST = (
     "release_id",
+    "kind",
+    "name",
     "version",
     "variant",
     "target",

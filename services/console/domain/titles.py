@@ -77,6 +77,7 @@ _SAY: Final[Mapping[type[f.Fact], Callable[[Any], str]]] = {
     f.CanaryAssessed: lambda data: f"{data.target}: {data.verdict} after {data.requests} requests",
     f.ShadowAssessed: lambda data: f"{data.target}: {data.verdict} after {data.requests} requests compared",
     f.DeadlinePassed: lambda data: f"{data.step}: {data.waiting_for}",
+    f.RecordOrdered: lambda data: f"{data.kind} {data.name} is to be {'stored' if data.record else 'removed'}",
     f.ReleaseFinished: lambda data: f"{data.outcome}: {data.reason}",
     f.RollbackOrdered: lambda data: f"{data.failed or 'the active target'}: {data.reason}",
     f.DrillOrdered: _drill,

@@ -189,7 +189,7 @@ def test_a_canary_is_assessed_by_an_e_process_which_needs_no_portions():
 
 
 def test_the_evidence_against_a_canary_begins_anew_when_its_share_changes():
-    weak = minutes(0, 1, which=V3, requests=30, failed=5) + minutes(60, 1, which=V3, requests=30, failed=5)
+    weak = minutes(0, 1, which=V3, requests=30, failed=6) + minutes(60, 1, which=V3, requests=30, failed=6)
     steady = changed(3, 0, 2, 1, cause="canary", canary=on_trial(3, 0.1))
     step = changed(4, 60, 2, 1, cause="canary", canary=on_trial(3, 0.2))
     assert len(replay([ERRORS], [*ROUTE, steady, *weak], since=LONG_AGO).fired) == 1

@@ -345,7 +345,6 @@ LINEAR_ROPE = {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}
         ({"rope_parameters": LINEAR_ROPE}, ["rope_parameters"]),
         ({"num_key_value_heads": 4}, ["num_key_value_heads"]),
         ({"tie_word_embeddings": False}, ["tie_word_embeddings"]),
-        ({"quantization_config": {"quant_method": "gptq"}}, ["quantization_config"]),
         ({"attn_implementation": "acme/kernels"}, ["attn_implementation"]),  # the library would load it from a hub
         ({"something_else": 1}, ["something_else"]),
     ],
@@ -356,6 +355,12 @@ def test_full_weights_with_other_settings(make_job, settings, keys):
     error = rejection(job)
     assert error.code == "base_mismatch"
     assert error.details["keys"] == keys
+
+
+def test_full_weights_that_are_quantised(make_job):
+    job = make_job(checkpoint="full", kind="full")
+    edit_json(job.checkpoint / "config.json", quantization_config={"quant_method": "gptq"})
+    assert rejection(job).code == "quantised_base"
 
 
 @pytest.mark.parametrize("settings", [{"model_type": "none-such"}, {"pad_token_id": 10_000}, {"hidden_size": "many"}])
