@@ -18,8 +18,7 @@ from clients.training import data_hash
 from contracts.facts import CheckpointReady
 from contracts.manifests import FolderManifest
 from contracts.services import INBOX
-from decisions.checkpoints.adapters import assess_recorded
-from services.merger.domain.checks import assess_adapter_config
+from decisions.checkpoints.adapters import assess_adapter_config, assess_recorded
 from shared.messaging.events import parse_event
 from shared.storage.blobs import Store
 from testbed.models import tiny_base
