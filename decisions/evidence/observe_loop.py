@@ -27,6 +27,8 @@ from decisions.evidence.observation import (
 from decisions.evidence.open_blocks import Closed
 from decisions.evidence.triggers import Outcome, kind_of
 
+UPDATE_EVERY_S = 15.0
+
 
 class WatchedTarget(Contract):
     """A target and the evidence about it.
@@ -48,17 +50,6 @@ class WatchedTarget(Contract):
 
 
 T = TypeVar("T", bound=WatchedTarget)
-
-
-@dataclass(frozen=True)
-class AlertRules:
-    """When alerts are raised and updated, the same for every model.
-
-    Attributes:
-        update_every_s: The least time between two updates of an alert.
-    """
-
-    update_every_s: float = 15.0
 
 
 @dataclass(frozen=True)
@@ -135,7 +126,7 @@ def assess(
     triggers: Sequence[Trigger],
     now: datetime,
     *,
-    rules: AlertRules,
+    update_every_s: float = UPDATE_EVERY_S,
     false_alarm_every: float = FALSE_ALARM_EVERY,
     beta: float = PASS_BETA,
     environment: Environment = "production",
@@ -148,7 +139,7 @@ def assess(
         alerts: The alerts of its model.
         triggers: The triggers that observe request by request.
         now: The time.
-        rules: When alerts are raised and updated.
+        update_every_s: The least time between two updates of an alert.
         false_alarm_every: The hours in which the triggers together may have one false alarm.
         beta: The level at which a candidate passes.
         environment: Where the target is served.
@@ -170,7 +161,7 @@ def assess(
         now,
         environment=environment,
         release_id=watched.release_id or None,
-        update_every_s=rules.update_every_s,
+        update_every_s=update_every_s,
     )
     if decided.ended:
         states = {

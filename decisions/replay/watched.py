@@ -12,7 +12,6 @@ from decisions.evidence.block_tests import BLOCK_S
 from decisions.evidence.hard_failures import LEAST_REQUESTS, add_outcomes
 from decisions.evidence.observation import slot_length_s
 from decisions.evidence.observe_loop import (
-    AlertRules,
     Assessed,
     WatchedTarget,
     assess,
@@ -31,7 +30,6 @@ Outcomes = Mapping[str, Sequence[Outcome]]
 STEP = timedelta(seconds=1)
 """While an alert is open it is assessed this often, as by the monitor's sweep."""
 _LAST_BLOCK = timedelta(seconds=BLOCK_S + GRACE_S)
-RULES = AlertRules()
 
 
 @dataclass
@@ -186,7 +184,7 @@ class Watched:
 
     def _assess(self, outcomes: Outcomes, at: datetime) -> Assessed[WatchedTarget]:
         after, _ = close(self._after(outcomes), self.triggers, at)
-        return assess(after, self.alerts, self.triggers, at, rules=RULES, false_alarm_every=self.false_alarm_every)
+        return assess(after, self.alerts, self.triggers, at, false_alarm_every=self.false_alarm_every)
 
 
 def _next_second(at: datetime) -> datetime:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from contracts.facts import CanaryAssessed, Fact, Inference, MirroredPair, ShadowAssessed
+from contracts.facts import CanaryAssessed, Fact, Inference, MirroredPair, ShadowAssessed, WindowSummarised
 from contracts.policy import FALSE_ALARM_EVERY, PASS_BETA, ReleasePolicy, Trigger
 from contracts.records import outbox_entry
 from contracts.routes import Route
@@ -15,7 +15,6 @@ from decisions.clocks import put_right
 from decisions.evidence import observe_loop
 from decisions.evidence.alerts import AlertFact, AlertState, Finding, drop_alerts, resolve_all
 from decisions.evidence.observation import Role
-from decisions.evidence.observe_loop import AlertRules
 from decisions.evidence.triggers import ended_at, sequential, triggers_of_shadow
 from decisions.routes.versions import versions_on
 from services.monitor.domain import clocks, judging
@@ -53,11 +52,6 @@ class Rules:
     assess_every_s: float = 10.0
     quiet_s: float = 120.0
     drift_rows: int = 300
-
-    @property
-    def alerts(self) -> AlertRules:
-        """Return the rules of alerts."""
-        return AlertRules(update_every_s=self.update_every_s)
 
 
 @dataclass(frozen=True)
@@ -124,7 +118,7 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
         known = targets.get(name)
         if observe_loop.begins_anew(known, each.role, each.weight_ratio):
             fresh = _fresh(state, each.target, each.role, cause.at)
-            items = ("windows", "closed_until_s", "late", "closed", "drift") if known is not None else ()
+            items = ("windows", "closed_until_s", "closed", "drift") if known is not None else ()
             kept = {item: getattr(known, item) for item in items}
             kept |= {"triggers": observe_loop.carried(known, each.role, _watching(state, fresh))}
             begun = {"weight_ratio": each.weight_ratio, "epoch": route.epoch}
@@ -163,7 +157,6 @@ def add_records(
     for name, group in groups.items():
         watched = targets.get(name) or _newcomer(state, group[0], cause.at)
         if watched is None or watched.role == "shadow":
-            state = state.model_copy(update={"unwatched": state.unwatched + len(group)})
             continue
         rows = rules.drift_rows if _may_gather(state, watched) else 0
         policy = state.policies.get(str(watched.target.version))
@@ -213,8 +206,7 @@ def assess(
             continue
         watched, summaries = close_windows(watched, _watching(state, watched), read_until or cause.at, rules.windowing)
         state = _with_target(state, watched) if watched is not state.targets[name] else state
-        windows = [(f"{name}:{summary.window.from_.isoformat()}", summary) for summary in summaries]
-        state = _publish(state, cause, windows, watched)
+        state = _publish_windows(state, cause, summaries, watched)
         state = _decide_alerts(state, watched, cause, rules)
         state = _assess_canary(state, state.targets[name], cause, rules)
     return judging.settle(state, cause.id, cause.at)
@@ -240,7 +232,7 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
         state.alerts,
         _watching(state, watched),
         cause.at,
-        rules=rules.alerts,
+        update_every_s=rules.update_every_s,
         false_alarm_every=policy.false_alarm_every if policy else FALSE_ALARM_EVERY,
         beta=policy.canary.beta if policy else PASS_BETA,
         environment=state.environment,
@@ -302,14 +294,19 @@ def _leave(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules
     """Return the record without a target: its windows are closed, and its alerts resolved and dropped."""
     watched, summaries = close_windows(watched, _watching(state, watched), None, rules.windowing)
     name = str(watched.target)
-    state = _publish(
-        state, cause, [(f"{name}:{summary.window.from_.isoformat()}", summary) for summary in summaries], watched
-    )
+    state = _publish_windows(state, cause, summaries, watched)
     decided = resolve_all(state.alerts, watched.target, cause.at, release_id=watched.release_id or None, reason=reason)
     state = add_alerts(state, decided.alerts, decided.facts, cause, watched)
     targets = {key: target for key, target in state.targets.items() if key != name}
     alerts = drop_alerts(state.alerts, lambda _, alert: str(alert.target) not in targets)
     return state.model_copy(update={"targets": targets, "alerts": alerts})
+
+
+def _publish_windows(
+    state: MonitorState, cause: Cause, summaries: Iterable[WindowSummarised], watched: TargetState
+) -> MonitorState:
+    windows = ((f"{watched.target}:{summary.window.from_.isoformat()}", summary) for summary in summaries)
+    return _publish(state, cause, windows, watched)
 
 
 def _publish(
@@ -334,9 +331,9 @@ def _publish(
 def _sift(
     state: MonitorState, records: Sequence[Inference], now: datetime, rules: Rules, offset_s: float
 ) -> tuple[MonitorState, list[Inference]]:
-    """Return the records that are new and can be true, and the state with the others counted."""
+    """Return the records that are new and can be true, and the state with those counted that cannot."""
     order = [state.seen[at : at + _KEY_CHARS] for at in range(0, len(state.seen), _KEY_CHARS)]
-    seen, fresh, duplicates, implausible = set(order), list[Inference](), 0, 0
+    seen, fresh, implausible = set(order), list[Inference](), 0
     newest = now + timedelta(seconds=rules.windowing.ahead_s)
     for sent, record in zip(records, put_right(records, offset_s), strict=True):
         is_ours = (record.target.model, record.environment) == (state.model, state.environment)
@@ -345,16 +342,11 @@ def _sift(
             continue
         key = _record_key(sent)
         if key in seen:
-            duplicates += 1
             continue
         seen.add(key)
         order.append(key)
         fresh.append(record)
-    update = {
-        "seen": "".join(order[-SEEN_KEPT:]),
-        "duplicates": state.duplicates + duplicates,
-        "implausible": state.implausible + implausible,
-    }
+    update = {"seen": "".join(order[-SEEN_KEPT:]), "implausible": state.implausible + implausible}
     return state.model_copy(update=update), fresh
 
 

@@ -98,7 +98,6 @@ class TargetState(WatchedTarget):
     last_at: datetime
     windows: tuple[OpenWindow, ...] = ()
     closed_until_s: int = 0
-    late: int = 0
     closed: dict[str, Closed] = Field(default_factory=dict)
     drift: DriftState = DriftState()
     assessed: str = ""
@@ -159,9 +158,7 @@ class MonitorState(OutboxRecord):
         past_read: Whether the log was read for open alerts that the record does not have.
         applied: Ids of the last events that were applied.
         seen: The last request keys, concatenated, so that a record that is delivered twice counts once.
-        duplicates: Records that came before.
         implausible: Records that cannot be true.
-        unwatched: Records of targets that are not in the route.
         route_known: Whether a route was seen.
         clocks: By gateway that sent records lately.
         ignored_since: Since when every batch held only records that cannot be true; None if the last one did not.
@@ -182,9 +179,7 @@ class MonitorState(OutboxRecord):
     past_read: bool = False
     applied: tuple[str, ...] = ()
     seen: str = ""
-    duplicates: int = 0
     implausible: int = 0
-    unwatched: int = 0
     route_known: bool = False
     clocks: dict[str, GatewayClock] = Field(default_factory=dict)
     ignored_since: datetime | None = None

@@ -47,20 +47,17 @@ def features_of(record: Inference) -> dict[str, float]:
 
 
 def add_to_windows(state: TargetState, records: Iterable[Inference], windowing: Windowing) -> TargetState:
-    """Sort records into their windows; what belongs to a window that is closed already is counted as late."""
+    """Sort records into their windows; what belongs to a window that is closed already is left out."""
     groups: dict[int, list[Inference]] = {}
-    late = state.late
     for record in records:
         start = math.floor(ended_at(record).timestamp()) // windowing.length_s * windowing.length_s
-        if start < state.closed_until_s:
-            late += 1
-        else:
+        if start >= state.closed_until_s:
             groups.setdefault(start, []).append(record)
     windows = {window.start_s: window for window in state.windows}
     for start, group in groups.items():
         window = windows.get(start) or OpenWindow(start_s=start, length_s=windowing.length_s)
         windows[start] = _extended(window, group)
-    return state.model_copy(update={"windows": tuple(windows[start] for start in sorted(windows)), "late": late})
+    return state.model_copy(update={"windows": tuple(windows[start] for start in sorted(windows))})
 
 
 def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
