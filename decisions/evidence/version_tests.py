@@ -33,7 +33,7 @@ FADING_BLOCKS: Final = 900
 MOST_KEYS: Final = 64
 """Keys that are counted one by one; above it those with fewest pairs are forgotten."""
 MOST_BLOCKS: Final = 10_000_000
-_BEGINS: Final = math.log(0.5 / LEARNED)
+BEGINS: Final = math.log(0.5 / LEARNED)
 """The logarithm of the weight with which evidence against a candidate begins anew with each block."""
 
 CandidateVerdict = Literal["pass", "fail", "load", "undecided"]
@@ -73,7 +73,7 @@ def observe_change(test: ShareTest, limit: float, share: float) -> ShareTest:
     The evidence is the mean of e-processes that begin with each block: half of the weight is on the first one, and half
     on those of an hour. So its level is the declared one in that hour, and half of it more in each further hour.
     """
-    logs = tuple(max(log, _BEGINS) + math.log1p(math.exp(-abs(log - _BEGINS))) for log in test.logs)
+    logs = tuple(max(log, BEGINS) + math.log1p(math.exp(-abs(log - BEGINS))) for log in test.logs)
     return observe_share(ShareTest(logs=logs), limit, share)
 
 

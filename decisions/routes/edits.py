@@ -38,7 +38,7 @@ class EditRefused:
 
 Edit = Changed | AlreadyApplied | EditRefused
 HISTORY_KEPT = 5
-AWAY, AWAY_EVERY = timedelta(seconds=70), timedelta(minutes=10)
+AWAY, AWAY_EVERY = timedelta(seconds=70), timedelta(minutes=3)
 """How long a canary's traffic is away, ten seconds of it for what is in flight, and stays for the next time."""
 _BY_ITSELF = timedelta(days=1)
 """How long after the last return of a model no other version returns by itself."""
