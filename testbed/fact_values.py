@@ -313,7 +313,6 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "features": {"output_chars": {"mean": 118.5, "count": 64}},
         "observed": {"slow-first-token": (64, 20)},
         "drills": {"drill-3": 18},
-        "pairs": {"slow-first-token": f.PairCounts(both=3, neither=40, only_target=19, only_other=2)},
     },
     f.AlertRaised: v.alert_values("31 % of answers began after 800 ms; 5 % are allowed."),
     f.AlertUpdated: v.alert_values("34 % of answers began after 800 ms; 5 % are allowed."),

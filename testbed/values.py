@@ -327,7 +327,6 @@ def alert_values(message: str) -> dict:
         "drill": "drill-3",
         "release_id": RELEASE,
         "answers_nothing": True,
-        "pairs": f.PairCounts(both=3, neither=40, only_target=19, only_other=2),
     }
 
 

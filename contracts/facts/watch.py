@@ -163,7 +163,6 @@ class WindowSummarised(Fact):
         drills: Per drill, how many requests it affected.
         target_failures: Requests that failed because of the target.
         other_failures: Requests that failed because of the caller, the gateway or the infrastructure.
-        pairs: Per trigger, what all pairs showed since the evidence of the target began, up to the window's close.
         ttft_histogram, e2e_histogram, itl_histogram, queue_histogram: Latencies of the complete answers that the
             caller's parameters do not shape, in microseconds (HdrHistogram, base64); empty if unknown. `itl_histogram`
             has the mean of each answer.
@@ -185,7 +184,6 @@ class WindowSummarised(Fact):
     other_failures: int = 0
     itl_histogram: str = ""
     queue_histogram: str = ""
-    pairs: dict[str, PairCounts] = {}
 
 
 class _Alert(Fact):
@@ -194,7 +192,6 @@ class _Alert(Fact):
     Attributes:
         answers_nothing: The target answers nothing: its last replica is reported dead, it is loaded nowhere, or every
             request of three blocks of two seconds failed, eight or more.
-        pairs: What the pairs of its trigger showed.
     """
 
     alert_id: str
@@ -215,7 +212,6 @@ class _Alert(Fact):
     drill: str | None = None
     release_id: str | None = None
     answers_nothing: bool = False
-    pairs: PairCounts | None = None
 
 
 class AlertRaised(_Alert):

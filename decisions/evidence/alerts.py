@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal, TypeVar
 
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
-from contracts.facts.watch import AlertKind, PairCounts, Severity, Window
+from contracts.facts.watch import AlertKind, Severity, Window
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.vocabulary import ArtifactRef, Contract, Environment, Target
 
@@ -22,7 +22,7 @@ RUNBOOKS: dict[AlertKind, str] = {
 LOST = "The record of this alert was lost. If what it says lasts, it is raised again."
 _FIGURES = (
     *("value", "limit", "window", "requests", "e_value", "first_bad_at", "drill", "evidence", "message"),
-    *("answers_nothing", "pairs"),
+    "answers_nothing",
 )
 _IDENTITY = ("alert_id", "kind", "severity", "target", "trigger", "raised_at")
 
@@ -54,7 +54,6 @@ class AlertState(Contract):
     evidence: ArtifactRef | None = None
     message: str = ""
     answers_nothing: bool = False
-    pairs: PairCounts | None = None
     updates: int = 0
 
 
@@ -105,7 +104,6 @@ class Finding:
         hold_s: How long it must stay calm before the alert is resolved.
         answers_nothing: The target answers nothing.
         drill: The drill that touched at least half of the bad requests.
-        pairs: What the pairs of the trigger showed.
     """
 
     key: str
@@ -125,7 +123,6 @@ class Finding:
     drill: str | None = None
     evidence: ArtifactRef | None = None
     answers_nothing: bool = False
-    pairs: PairCounts | None = None
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,6 @@ def assess_trigger(
         first_bad_at=state.first_bad_at,
         drill=state.drill if 2 * shown.drilled >= shown.hits else None,
         answers_nothing=hard is not None and hard.kind == "errors",
-        pairs=state.mirrored,
     )
 
 

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-from contracts.facts import PairCounts
 from services.console.domain.screens import EventRow, Points, RollbackSummary, Screen, Time
 
 
@@ -13,7 +12,6 @@ class AlertRow(Screen):
         value: What `limit` bounds: of drift a distance, of a clock seconds, else the share of bad requests.
         resolution: Why it is resolved; empty while it is open.
         answers_nothing: Whether the target answers nothing.
-        pairs: What the pairs of its trigger showed; None if there is none.
     """
 
     alert_id: str
@@ -38,7 +36,6 @@ class AlertRow(Screen):
     drill: str | None
     release_id: str | None
     answers_nothing: bool
-    pairs: PairCounts | None
 
 
 class ChainStep(Screen):

@@ -62,7 +62,7 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         (
             "model", "target", "environment", "state", "at", "kind", "severity", "trigger", "value", "limit_value",
             "requests", "e_value", "message", "runbook", "evidence", "first_bad_at", "raised_at", "drill", "release_id",
-            "answers_nothing", "pairs",
+            "answers_nothing",
         ),
     ),
     "alert_raises": (("alert_id",), ("model", "message", "value", "limit_value", "requests", "e_value")),

@@ -39,7 +39,6 @@ def alert_rows(event: Event[Any], _sequence: int) -> tuple[Row, ...]:
         drill=data.drill,
         release_id=data.release_id,
         answers_nothing=data.answers_nothing,
-        pairs=data.pairs.model_dump_json() if data.pairs is not None else None,
     )
     if not isinstance(data, f.AlertRaised):
         return (alert,)

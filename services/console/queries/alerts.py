@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from contracts.facts import PairCounts
 from services.console.domain.alert_data import Alert, AlertRow, ChainStep, Figures
 from services.console.domain.rows import instant
 from services.console.domain.screens import Page
@@ -76,13 +75,12 @@ def _rows(reader: Reader, entries: Sequence[Mapping[str, Any]]) -> tuple[AlertRo
 
 def _row(entry: Mapping[str, Any], raised: Mapping[str, Any] | None) -> AlertRow:
     shown = {**entry, **{name: raised[name] for name in _RAISED}} if raised is not None else entry
-    names = set(AlertRow.model_fields) - {"limit", "runbook", "resolution", "pairs"}
+    names = set(AlertRow.model_fields) - {"limit", "runbook", "resolution"}
     return AlertRow(
         **{name: shown[name] for name in names},
         limit=shown["limit_value"],
         runbook=entry["runbook"] or "",
         resolution=entry["message"] if raised is not None else "",
-        pairs=PairCounts.model_validate_json(entry["pairs"]) if entry["pairs"] else None,
     )
 
 

@@ -152,7 +152,6 @@ def _summary(state: TargetState, window: OpenWindow, blocks: Mapping[str, Closed
         other_failures=window.other_failures,
         features={name: _column(*sums) for name, sums in window.columns.items()},
         drills=window.drills,
-        pairs={name: trigger.mirrored for name, trigger in state.triggers.items() if trigger.mirrored is not None},
         blocks={
             name: tuple((at - window.start_s, block.requests, block.bad) for at, block in of.items())
             for name, of in blocks.items()

@@ -57,16 +57,15 @@ def test_an_alert_whose_beginning_the_log_no_longer_has_shows_its_resolution(tmp
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_an_alert_says_that_its_target_answers_nothing_and_what_its_pairs_showed(tmp_path, events, silent, snapshot):
+def test_an_alert_says_that_its_target_answers_nothing(tmp_path, events, silent, snapshot):
     events = [event for event in events if not isinstance(event.data, (f.AlertResolved, f.AlertUpdated))]
     raised = next(event for event in events if isinstance(event.data, f.AlertRaised))
-    pairs = f.PairCounts(only_target=3, only_other=1, neither=40)
-    data = raised.data.model_copy(update={"answers_nothing": silent, "pairs": None if silent else pairs})
+    data = raised.data.model_copy(update={"answers_nothing": silent})
     events[events.index(raised)] = raised.model_copy(update={"data": data})
     made = stored(tmp_path, events)
     admin = made.client("adam")
     (shown,) = admin.get("/api/v1/alerts").json()["items"]
-    assert (shown["answers_nothing"], shown["pairs"]) == (silent, None if silent else pairs.model_dump())
+    assert shown["answers_nothing"] == silent
     assert page_text(admin.get(f"/alerts/{shown['alert_id']}").text) == snapshot
     made.close()
 
