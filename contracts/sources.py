@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Final, Literal
 
 Scheme = Literal["hf", "file"]
 """Schemes of folders outside the store; anything else is the store's own `s3`."""
 
+HUB: Final = "https://huggingface.co"
+"""The model hub of a stack on one machine, unless `SLIPWAY_HF_ENDPOINT` names another one or, if it is empty, none."""
 SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
 """Weights that cannot run code, configuration, chat template, tokenizer. Everything else stays where it is."""
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})

@@ -48,6 +48,11 @@ class StackAddress:
     tritons: int = 1
     """Tritons of the default runtime of a stack on this machine."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a stack that `slipway up` started on this machine."""
+        return bool(self.ports)
+
     def gateway_trust(self) -> ssl.SSLContext | bool:
         """Return whose certificates the gateway may have: those of `gateway_ca`, or of the system's authorities.
 

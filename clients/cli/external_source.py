@@ -3,9 +3,11 @@
 import tempfile
 from pathlib import Path
 
+from clients.cli.connection import StackAddress
 from clients.cli.output import show_line
 from clients.cli.upload import progress_bar
 from contracts.facts import Weights
+from contracts.sources import HUB
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.runtime.settings import SourceSettings
 from shared.storage.sources import Source, Sources, describe_file, read_folder
@@ -13,21 +15,26 @@ from shared.storage.sources import Source, Sources, describe_file, read_folder
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-def open_source(uri: str, *, quiet: bool) -> Source:
+def open_source(uri: str, stack: StackAddress, *, quiet: bool) -> Source:
     """Return a folder outside the store that `SLIPWAY_HF_ENDPOINT` and `SLIPWAY_FILE_ROOTS` allow to read.
+
+    For a stack on this machine, the hub is the one that `slipway up` sets.
 
     Raises:
         SlipwayError: reading it is not allowed, it does not exist, or its server does not answer.
     """
-    source = Sources(SourceSettings()).open(uri)
+    settings = SourceSettings()
+    if settings.hf_endpoint is None and stack.is_local:
+        settings = settings.model_copy(update={"hf_endpoint": HUB})
+    source = Sources(settings).open(uri)
     if source.uri != uri and not quiet:
         show_line(f"{uri} resolves to {source.uri}")
     return source
 
 
-def describe_weights(uri: str, *, quiet: bool) -> Weights:
+def describe_weights(uri: str, stack: StackAddress, *, quiet: bool) -> Weights:
     """Return the reference to a checkpoint outside the store: its pinned URI, kind, and the digest of its files."""
-    source = open_source(uri, quiet=quiet)
+    source = open_source(uri, stack, quiet=quiet)
     with (
         tempfile.TemporaryDirectory() as scratch,
         progress_bar(f"reading {source.uri}", source.size_bytes, shown=not quiet) as advance,

@@ -20,7 +20,7 @@ from contracts.sources import is_weights, parse_hub_uri, scheme_of
 from contracts.vocabulary import digest_of
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store, manifest_key
-from shared.storage.sources import store_folder
+from shared.storage.sources import Source, store_folder
 
 base_app = typer.Typer(help="Import and list base models.", no_args_is_help=True)
 
@@ -82,11 +82,12 @@ def import_command(
             Exit.USAGE,
         )
     template = None if chat_template is None else _read_template(chat_template)
-    store = open_store(find_stack(state))
+    stack = find_stack(state)
+    store = open_store(stack)
     if folder is None:
         done = _import_smollm2(store, name or SMOLLM2_NAME, revision, keep_folder, template, bar=not as_json)
     elif scheme_of(folder) == "hf":
-        done = import_from_hub(store, folder, name, revision, bar=not as_json)
+        done = import_from_hub(store, open_source(folder, stack, quiet=as_json), name, revision, bar=not as_json)
     else:
         path = Path(folder)
         done = import_base(store, path, name or path.resolve().name, revision, source="folder", bar=not as_json)
@@ -173,16 +174,17 @@ def import_base(
     return commit_base(store, content, name, revision, architecture=architecture, source=source)
 
 
-def import_from_hub(store: Store, uri: str, name: str | None, revision: str | None, *, bar: bool = False) -> Imported:
+def import_from_hub(
+    store: Store, source: Source, name: str | None, revision: str | None, *, bar: bool = False
+) -> Imported:
     """Copy a repository of the model hub into the store, file by file, and commit it as a base model.
 
     Nothing is downloaded if the same commit was imported before under that name.
 
     Raises:
         CommandError: the repository holds no model, or another base model has the same name and revision.
-        SlipwayError: reading the repository is not allowed, it does not exist, or the hub does not answer.
+        SlipwayError: the hub does not answer.
     """
-    source = open_source(uri, quiet=not bar)
     folder = parse_hub_uri(source.uri)
     name = name or folder.repo
     _check_names(name, revision)

@@ -91,7 +91,7 @@ def publish(
     stack = find_stack(state)
     check_policy(stack, model, policy)
     with checkpoint_of(adapter, from_mlflow, given, quiet=as_json) as (location, run):
-        weights = find_weights(location, quiet=as_json)
+        weights = find_weights(location, stack, quiet=as_json)
         checked = check_checkpoint(
             weights,
             base_of=lambda: find_base(training_connection(stack), model, base),
@@ -257,9 +257,9 @@ def _describe_earlier(earlier: ReleaseProgress) -> str:
     return f"this checkpoint was already released as {named} ({earlier.outcome}{ago}); {again} releases it once more"
 
 
-def find_weights(adapter: str, *, quiet: bool) -> Path | Weights:
+def find_weights(adapter: str, stack: StackAddress, *, quiet: bool) -> Path | Weights:
     """Return the folder to upload, or the reference to a folder outside the store, which is not uploaded."""
-    return describe_weights(adapter, quiet=quiet) if scheme_of(adapter) is not None else Path(adapter)
+    return describe_weights(adapter, stack, quiet=quiet) if scheme_of(adapter) is not None else Path(adapter)
 
 
 def training_connection(stack: StackAddress) -> TrainingConnection:

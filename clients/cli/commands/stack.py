@@ -19,6 +19,7 @@ from clients.cli.output import Exit, fail, show_json, show_line, show_table
 from clients.cli.settings import CliSettings
 from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.services import OPTIONAL
+from contracts.sources import HUB
 from decisions.serving.runtimes import NAME_RULE, is_runtime_name
 from deploy.local import bus, processes
 from deploy.local.leftovers import end_stack
@@ -265,14 +266,18 @@ def configured_services(environment: Any) -> tuple[str, ...]:
 
 
 def inherited_variables(environment: Any) -> dict[str, str]:
-    """Return the variables that parts inherit: all except those that would point them to another stack."""
+    """Return the variables that parts inherit: all except those that would point them to another stack.
+
+    The model hub is set if it is not: on one's own machine it is allowed.
+    """
     manager = tuple(
         f"SERVER_MANAGER_{name}" for name in ("TRITON_GRPC", "AGENT_GRPC", "REPOSITORY", "RUNTIME", "ENDPOINTS")
     )
     ours = ("SLIPWAY_", "OPENAI_", "TRITON_AGENT_", *manager)
     sources = {variable_of(SourceSettings, name) for name in SourceSettings.model_fields}
     kept = {"SLIPWAY_FAILPOINT", "SLIPWAY_LOG_LEVEL", "SLIPWAY_TRACE_FILE", *sources}
-    return {name: value for name, value in environment.items() if name in kept or not name.startswith(ours)}
+    passed = {name: value for name, value in environment.items() if name in kept or not name.startswith(ours)}
+    return {variable_of(SourceSettings, "hf_endpoint"): HUB, **passed}
 
 
 def _up_detached(folder: StateFolder, arguments: list[str], timeout_s: float) -> None:

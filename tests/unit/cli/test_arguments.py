@@ -79,6 +79,11 @@ def test_parts_do_not_inherit_the_address_of_another_stack():
     assert inherited_variables(environment) == {name: environment[name] for name in kept}
 
 
+def test_the_model_hub_is_on_in_a_stack_unless_a_variable_says_otherwise():
+    assert inherited_variables({}) == {"SLIPWAY_HF_ENDPOINT": "https://huggingface.co"}
+    assert inherited_variables({"SLIPWAY_HF_ENDPOINT": ""}) == {"SLIPWAY_HF_ENDPOINT": ""}
+
+
 def test_a_policy_is_read_from_yaml_and_json(tmp_path):
     policy = load_policy(POLICY)
     as_json = tmp_path / "policy.json"
