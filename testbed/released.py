@@ -59,12 +59,17 @@ def release(
     folder: Path,
     model: str = factories.MODEL,
     version: int = 2,
+    *,
     attestations: RequiredAttestations = NOTHING,
+    files: tuple[FileEntry, ...] | None = None,
     **changes: Any,
 ) -> Released:
-    """Put a version with two variants into a store; keys are in a folder, `changes` are of the version's manifest."""
+    """Put a version with two variants into a store; keys are in a folder, `changes` are of the version's manifest.
+
+    `files` are those of the merged model and of `bf16`; by default, one that is no model.
+    """
     base, weights = _base(store, model), _weights(store, model)
-    merged, merged_ref = _merged(store, folder, model, base, weights)
+    merged, merged_ref = _merged(store, folder, model, base, weights, files=files)
     made = {variant: _variant(store, folder, merged, merged_ref, variant) for variant in VARIANTS}
     manifest = VersionManifest(
         model=model,
@@ -182,7 +187,13 @@ def _weights(store: Store, model: str) -> Weights:
 
 
 def _merged(
-    store: Store, folder: Path, model: str, base: BaseModelRef, weights: Weights
+    store: Store,
+    folder: Path,
+    model: str,
+    base: BaseModelRef,
+    weights: Weights,
+    *,
+    files: tuple[FileEntry, ...] | None = None,
 ) -> tuple[MergedManifest, ArtifactRef]:
     artifacts = MergerArtifacts(
         store, folder / "work", Sources(SourceSettings()), attester(folder, "merger"), trust(folder)
@@ -193,7 +204,7 @@ def _merged(
             output_key=digest_of(f"merged {model}".encode()),
             base=base,
             weights=weights,
-            files=(_blob(store, "model.safetensors", f"merged {model}"),),
+            files=files or (_blob(store, "model.safetensors", f"merged {model}"),),
             method=MergeMethod(kind="lora", dtype="bfloat16", library_versions={}),
             parity=None,
             tokenizer_digest=digest_of(b"t"),

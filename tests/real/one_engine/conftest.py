@@ -5,6 +5,7 @@ import pytest
 from testbed.servers import running
 from testbed.triton import TritonServer
 from tests.kit.one_engine import load_smollm2
+from tests.kit.pulled import pulled
 
 
 @pytest.fixture(scope="package")
@@ -25,5 +26,6 @@ def traced_triton(collector, tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def served(traced_triton, smollm2, tmp_path_factory):
-    """SmolLM2 in vLLM in Triton, with a template that fails for one word and rejects another."""
-    return load_smollm2(traced_triton, smollm2, tmp_path_factory.mktemp("model") / "bot")
+    """SmolLM2 as `slipway pull` leaves it, in vLLM in Triton, with a template that fails for one word."""
+    root = tmp_path_factory.mktemp("model")
+    return load_smollm2(traced_triton, pulled(smollm2, root), root / "bot")
