@@ -1,13 +1,15 @@
 """What `slipway publish` checks before it uploads, and what it says of a checkpoint that was released before."""
 
 import asyncio
+import json
 import uuid
 
 import pytest
 import yaml
 
+from clients.cli.checkpoint_checks import find_base
 from clients.cli.commands.policy import check_policy
-from clients.cli.commands.publish import find_earlier
+from clients.cli.commands.publish import find_earlier, training_connection
 from clients.cli.connection import StackAddress
 from clients.cli.errors import CommandError
 from clients.training import Published
@@ -16,9 +18,14 @@ from contracts.envelope import plain
 from contracts.facts.progress import ReleaseProgress
 from contracts.policy import ReleasePolicy
 from contracts.vocabulary import ArtifactRef, Contract, canonical_json
+from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from testbed import factories, values
+from testbed.services import environment
 from testbed.story import release_id
+from tests.kit.checkpoints import put_base
+from tests.kit.command import run_command
+from tests.kit.intake import running_intake
 
 WEIGHTS = ArtifactRef(uri="s3://slipway/a", digest="sha256:" + "a" * 64, size_bytes=1)
 
@@ -82,3 +89,51 @@ async def test_a_checkpoint_that_was_released_before_is_found_with_what_became_o
     await announce(js, model, published.event_id)
     earlier = await asyncio.to_thread(find_earlier, stack, published)
     assert (earlier.version, earlier.outcome) == (1, "rejected")
+
+
+@pytest.fixture
+def base(settings, tmp_path):
+    """An imported base model, and what its architecture is to be."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return put_base(Store(settings), folder)
+
+
+@pytest.fixture
+def publish_check(stack, model, policy_file, base, tmp_path):
+    """Return a function that runs `slipway publish --check` for a LoRA with changes of its configuration."""
+    lora, data = tmp_path / "lora", tmp_path / "train.jsonl"
+    lora.mkdir()
+    (lora / "adapter_model.safetensors").write_bytes(b"x")
+    data.write_text("{}\n")
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": base.name}
+    publish = ["publish", "--model", model, "--base", base.name, "--adapter", str(lora), "--data", str(data)]
+    options = ["--policy", str(policy_file), "--check", "--json"]
+
+    async def check(**changes):
+        (lora / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+        return await asyncio.to_thread(run_command, environment(stack.connection), *publish, *options)
+
+    return check
+
+
+@pytest.fixture
+def _intake(nats_server, s3_server):
+    with running_intake(nats_server, s3_server):
+        yield
+
+
+@pytest.mark.usefixtures("_intake")
+async def test_check_ends_before_an_upload_with_what_the_merger_would_refuse(js, stack, model, base, publish_check):
+    found = await asyncio.to_thread(find_base, training_connection(stack), model, base.name)
+    assert (found.ref, found.architecture) == (base, "LlamaForCausalLM")
+    status, out, err = await publish_check()
+    assert (status, err) == (0, "")
+    assert json.loads(out)["run_id"] == "lora"
+    status, _, err = await publish_check(target_parameters=["experts.down_proj"])
+    assert status == 1
+    assert json.loads(err)["error"]["code"] == "unsupported_adapter"
+    assert Store(stack.connection).keys(f"checkpoints/{model}/") == []
+    assert (await js.stream_info("SLIPWAY_INBOX")).state.messages == 0

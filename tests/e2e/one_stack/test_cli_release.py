@@ -172,8 +172,7 @@ def test_a_checkpoint_without_a_policy_is_refused_before_anything_is_published(s
 def test_a_stored_policy_lets_the_next_version_in_and_the_first_stays_behind_it(slipway, models):
     slipway("policy", "set", "tiny", str(models / "policy.yaml"))
     assert slipway.json("policy", "show", "tiny")["rehearsal"] == "not_required"
-    publish(slipway, models, 2)
-    slipway("status", "tiny", "--until", "finished", "--timeout", "200")
+    assert "promoted" in publish(slipway, models, 2, "--wait").stdout.splitlines()[-1]
     (route,) = slipway.json("routes", "tiny")
     assert (route["active"]["target"]["version"], route["previous"]["target"]["version"]) == (2, 1)
     assert (route["active"]["serving"], route["previous"]["serving"]["context_tokens"]) == (None, 384)
