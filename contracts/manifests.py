@@ -243,7 +243,7 @@ LockMode = Literal["governance", "compliance"]
 
 
 class BenchmarkReport(Contract):
-    """A benchmark in full: load, both sides, ratios, quality, verdicts, and every request."""
+    """A benchmark in full: load, both sides, ratios, quality, verdicts, prices, and every request."""
 
     kind: Literal["benchmark"] = "benchmark"
     output_key: Digest
@@ -261,6 +261,8 @@ class BenchmarkReport(Contract):
     verdict: Verdict
     started_at: Instant
     duration_s: float
+    machine_price_per_hour: float | None = None
+    million_tokens_price: float | None = None
     requests: tuple[dict[str, Any], ...]
     send_based_ttft_ms: dict[str, Statistics] = {}
 

@@ -31,6 +31,7 @@ class ComparedVariant(Contract):
     ttft_p50_ms: float | None = None
     ttft_p95_ms: float | None = None
     tps_system: float | None = None
+    million_tokens_price: float | None = None
 
     @property
     def is_judged(self) -> bool:

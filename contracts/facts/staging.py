@@ -148,7 +148,12 @@ class ServedQuality(Contract):
 
 
 class VariantBenchmarked(Fact):
-    """Latency, throughput and quality of a candidate against its baseline, and the verdict per gate."""
+    """Latency, throughput and quality of a candidate against its baseline, and the verdict per gate.
+
+    Attributes:
+        machine_price_per_hour: Price of the serving machine; None if it is not set. All prices are in its currency.
+        million_tokens_price: Price of a million of the candidate's output tokens at the load of the benchmark.
+    """
 
     TYPE: ClassVar[str] = "slipway.variant.benchmarked.v1"
 
@@ -164,6 +169,8 @@ class VariantBenchmarked(Fact):
     served_quality: ServedQuality | None = None
     gates: tuple[GateResult, ...]
     verdict: Verdict
+    machine_price_per_hour: float | None = None
+    million_tokens_price: float | None = None
 
 
 class RehearsalRequested(Fact):

@@ -46,6 +46,7 @@ class Benchmarker:
     clock: Clock
     hardware: Hardware
     give_up_after_s: float = 900.0
+    machine_price_per_hour: float | None = None
     _first_lost_s: dict[str, float] = field(default_factory=dict)
 
     async def measure(self, staged: VariantStaged, progress: Progress) -> tuple[BenchmarkReport, ArtifactRef]:
@@ -75,6 +76,7 @@ class Benchmarker:
             hardware=self.hardware,
             started_at=started_at,
             duration_s=self.clock.monotonic() - started_s,
+            machine_price_per_hour=self.machine_price_per_hour,
         )
         return await asyncio.to_thread(self.reports.commit, report)
 
@@ -219,6 +221,7 @@ def build(
         clock=clock,
         hardware=hardware,
         give_up_after_s=settings.give_up_after_s,
+        machine_price_per_hour=settings.machine_price_per_hour,
     )
 
     @bus.on(VariantStaged, failure=_failed)

@@ -13,6 +13,8 @@ class BenchmarkerSettings(BaseSettings):
 
     serving_hardware: str = ""
     """Name of the serving fleet's hardware; empty if it serves from the machine of this service."""
+    machine_price_per_hour: Annotated[float, Field(gt=0.0)] | None = None
+    """Price of the serving machine for an hour, in any currency: with it, reports say what a million tokens cost."""
     progress_interval_s: Annotated[float, Field(ge=0.0)] = 0.5
     """Least time between two reports of live progress."""
     give_up_after_s: Annotated[float, Field(gt=0.0)] = 900.0

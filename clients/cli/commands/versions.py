@@ -9,6 +9,8 @@ from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_pairs, show_table
 from clients.cli.recorded_releases import Release
 from clients.cli.resolving import VersionArgument, advise, find_version_name
+from clients.cli.runtimes import read_runtimes
+from clients.cli.version_prices import describe_prices, hourly_price, price_per_hour, release_price
 from clients.cli.version_records import (
     Version,
     course_of,
@@ -111,9 +113,13 @@ def show(
         return
     _show_identity(f"{model}@v{number}", version, release)
     show_line()
-    show_table(comparison.COLUMNS, [comparison.row(each, compared) for each in compared.variants])
+    show_table(comparison.COLUMNS, [comparison.row(each, compared) for each in compared.variants], rare={"price"})
     if is_terminal():
         show_line(f"  {comparison.LEGEND}")
+    if version is not None and (per_hour := price_per_hour(version)) is not None:
+        made = release_price(store, version, per_hour)
+        held = hourly_price(asyncio.run(read_runtimes(stack)), version, per_hour)
+        show_line(f"  {describe_prices(per_hour, made, held)}")
     for each in compared.variants:
         if each.reason and each.is_judged:
             show_line(f"  {comparison.why(each)}")

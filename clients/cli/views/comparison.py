@@ -4,12 +4,13 @@ from collections.abc import Iterable
 
 from contracts.facts import ComparedVariant, Comparison, RegisteredVariant
 
-COLUMNS = ("variant", "size", "ratio", "ppl", "served", "KL", "p99 KL", "top-1", "TTFT ms", "TPS", "verdict")
+COLUMNS = ("variant", "size", "ratio", "ppl", "served", "KL", "p99 KL", "top-1", "TTFT ms", "TPS", "price", "verdict")
 """`ratio` is the size relative to the merged model. Perplexities are ratios to the merged model's: `ppl` by the files,
-`served` through the engine. KL is the mean, TTFT is p50/p95."""
+`served` through the engine. KL is the mean, TTFT is p50/p95, `price` that of a million output tokens."""
 LEGEND = (
     "ratio: size to the merged model's; ppl: perplexity to the merged model's, by the files; served: by the engine; "
-    "KL in nats a token; top-1: share of the same likeliest token; TTFT: p50/p95"
+    "KL in nats a token; top-1: share of the same likeliest token; TTFT: p50/p95; price: of a million "
+    "tokens at this TPS"
 )
 
 
@@ -27,6 +28,7 @@ def row(variant: ComparedVariant, comparison: Comparison) -> tuple[str, ...]:
         _plain(variant.top1_agreement_ratio, 3),
         "-" if variant.ttft_p50_ms is None else f"{variant.ttft_p50_ms:.0f}/{_plain(variant.ttft_p95_ms, 0)}",
         _plain(variant.tps_system, 1),
+        "" if variant.million_tokens_price is None else f"{variant.million_tokens_price:.4g}",
         "chosen" if variant.variant == comparison.winner else verdict,
     )
 

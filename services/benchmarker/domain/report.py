@@ -8,6 +8,7 @@ from typing import Any
 from contracts.facts import GateResult, ServedQuality, VariantBenchmarked, VariantStaged
 from contracts.manifests import BenchmarkReport
 from contracts.vocabulary import ArtifactRef
+from decisions.releases.prices import million_tokens
 from services.benchmarker.domain.gates import assess_gates, assess_overall, void
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import BenchmarkPlan
@@ -28,6 +29,7 @@ def make_report(
     hardware: Hardware,
     started_at: datetime,
     duration_s: float,
+    machine_price_per_hour: float | None = None,
 ) -> BenchmarkReport:
     """Return the report of a measurement: its verdict and everything that the verdict is based on.
 
@@ -63,6 +65,10 @@ def make_report(
         verdict=assess_overall(gates),
         started_at=started_at,
         duration_s=duration_s,
+        machine_price_per_hour=machine_price_per_hour,
+        million_tokens_price=(
+            million_tokens(machine_price_per_hour, candidate.tps_system) if machine_price_per_hour is not None else None
+        ),
         requests=tuple(_row(record) for record in records),
         send_based_ttft_ms={side: describe(record.send_ttft_ms for record in by_side[side]) for side in SIDES},
     )
@@ -83,6 +89,8 @@ def to_event(report: BenchmarkReport, ref: ArtifactRef) -> VariantBenchmarked:
         served_quality=report.served_quality,
         gates=report.gates,
         verdict=report.verdict,
+        machine_price_per_hour=report.machine_price_per_hour,
+        million_tokens_price=report.million_tokens_price,
     )
 
 

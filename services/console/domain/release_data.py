@@ -82,6 +82,7 @@ class VariantRow(Screen):
     ttft_p95_ms: float | None = None
     baseline_ttft_p95_ms: float | None = None
     tps: float | None = None
+    million_tokens_price: float | None = None
 
 
 class CanaryStep(Screen):

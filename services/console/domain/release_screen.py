@@ -144,6 +144,7 @@ def variants_of(events: Events, requested: Sequence[str]) -> Iterable[VariantRow
             ttft_p95_ms=row.ttft_p95_ms,
             baseline_ttft_p95_ms=benchmark.baseline_summary.ttft_ms.p95 if benchmark is not None else None,
             tps=row.tps_system,
+            million_tokens_price=row.million_tokens_price,
         )
 
 

@@ -38,12 +38,19 @@ Series = Sequence[Mapping[str, Any] | tuple[float, float] | None]
 
 
 def pareto_plot(variants: Iterable[VariantRow]) -> Markup | None:
-    """Return the variants by size and loss of quality, with the Pareto front as a line; None for fewer than two."""
+    """Return the variants by price, or size, and loss of quality; None for fewer than two.
+
+    The Pareto front is a line. Prices are shown if each variant has one.
+    """
     known = [row for row in variants if row.size_bytes is not None and row.perplexity_ratio is not None]
     if len(known) < 2:
         return None
+    priced = all(row.million_tokens_price is not None for row in known)
     factor, unit = _unit_of(max(row.size_bytes or 0 for row in known))
-    widths = _range([(row.size_bytes or 0) / factor for row in known], before=0.08, after=0.08)
+    across = {
+        row.variant: (row.million_tokens_price or 0.0) if priced else (row.size_bytes or 0) / factor for row in known
+    }
+    widths = _range(list(across.values()), before=0.08, after=0.08)
     ratios = [row.perplexity_ratio or 0.0 for row in known]
     heights = _range(ratios, before=0.08, after=0.25)  # a label is above its dot
     chart = pygal.XY(
@@ -51,21 +58,18 @@ def pareto_plot(variants: Iterable[VariantRow]) -> Markup | None:
         print_labels=True,
         xrange=widths,
         range=heights,
-        x_title=f"Size of the weights ({unit})",
+        x_title="Price of a million tokens" if priced else f"Size of the weights ({unit})",
         y_title="Perplexity ratio",
         x_value_formatter=_formatter(widths),
         value_formatter=_formatter(heights),
     )
-    front = sorted((row for row in known if row.on_pareto_front or row.chosen), key=lambda row: row.size_bytes or 0)
-    chart.add("front", [_variant(row, factor) for row in front], show_dots=False)
-    chart.add("others", [_variant(row, factor) for row in known if row not in front], stroke=False)
-    chart.add("on the front", [_variant(row, factor) for row in front if not row.chosen], stroke=False)
-    chart.add("chosen", [_variant(row, factor) for row in known if row.chosen], stroke=False, dots_size=6)
-    return _svg(chart, "Variants by size and perplexity", "pareto")
-
-
-def _variant(row: VariantRow, factor: float) -> dict[str, Any]:
-    return {"value": ((row.size_bytes or 0) / factor, row.perplexity_ratio), "label": row.variant}
+    front = sorted((row for row in known if row.on_pareto_front or row.chosen), key=lambda row: across[row.variant])
+    dots = {row.variant: {"value": (across[row.variant], row.perplexity_ratio), "label": row.variant} for row in known}
+    chart.add("front", [dots[row.variant] for row in front], show_dots=False)
+    chart.add("others", [dots[row.variant] for row in known if row not in front], stroke=False)
+    chart.add("on the front", [dots[row.variant] for row in front if not row.chosen], stroke=False)
+    chart.add("chosen", [dots[row.variant] for row in known if row.chosen], stroke=False, dots_size=6)
+    return _svg(chart, f"Variants by {'price' if priced else 'size'} and perplexity", "pareto")
 
 
 def _unit_of(largest: float) -> tuple[float, str]:

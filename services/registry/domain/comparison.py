@@ -13,7 +13,7 @@ def explain(release: Release) -> Comparison:
     ranking = gates.ranking(release)
     return Comparison(
         objective=release.policy.objective,
-        criteria=CRITERIA[release.policy.objective],
+        criteria=ranking.criteria if ranking else CRITERIA[release.policy.objective],
         winner=ranking.winner if ranking else None,
         variants=tuple(_compare(release, variant, ranking) for variant in gates.requested_variants(release)),
     )
@@ -42,6 +42,7 @@ def _compare(release: Release, variant: Variant, ranking: Ranking | None) -> Com
         ttft_p50_ms=side.ttft_ms.p50 if side else None,
         ttft_p95_ms=side.ttft_ms.p95 if side else None,
         tps_system=side.tps_system if side else None,
+        million_tokens_price=benchmark.million_tokens_price if benchmark else None,
     )
 
 

@@ -22,6 +22,8 @@ CRITERIA: Mapping[Objective, tuple[str, ...]] = {
     "cost": ("weights_bytes", "perplexity_ratio", "ttft_ms.p95", "ttft_ms.p50", "tps_system"),
 }
 """What variants are compared by, in this order; every objective knows all of it, so that the front is the same."""
+PRICED = ("tps_system", *(name for name in CRITERIA["cost"] if name != "tps_system"))
+"""The order for `cost` where all variants were measured on machines of one price: the most tokens are the cheapest."""
 UNKNOWN_NOISE_RATIO = 0.025
 """Half width, relative, of the interval around a latency or throughput that has none of its own."""
 BYTES_NOISE_RATIO = 0.01
@@ -60,11 +62,12 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The winner, the variants on the front, and why for each."""
+    """The winner, the variants on the front, why for each, and the order in which they were compared."""
 
     winner: Variant | None
     front: frozenset[Variant]
     reasons: Mapping[Variant, str]
+    criteria: tuple[str, ...] = ()
 
 
 Costs = Mapping[str, Figure]
@@ -83,21 +86,25 @@ def rank(objective: Objective, entrants: Iterable[Entrant]) -> Ranking:
     front = [variant for variant in measured if not dominators[variant]]
     beaten = {variant: next(by for by in front if by in them) for variant, them in dominators.items() if them}
     reasons = {variant: _dominated(by, measured[by], measured[variant]) for variant, by in beaten.items()}
-    left, decisive = front, ""
-    for criterion in CRITERIA[objective]:
+    left, decisive, criteria = front, "", criteria_of(objective, field)
+    for criterion in criteria:
         best = min(left, key=lambda variant: measured[variant][criterion].value, default=None)
         tied = [variant for variant in left if best and measured[variant][criterion].ties(measured[best][criterion])]
         if best is not None and tied != left:
             decisive = criterion
             reasons |= {variant: _behind(criterion, variant, best, measured) for variant in left if variant not in tied}
         left = tied
-    winner = min(
-        left, key=lambda variant: [measured[variant][name].value for name in CRITERIA[objective]], default=None
-    )
+    winner = min(left, key=lambda variant: [measured[variant][name].value for name in criteria], default=None)
     reasons |= dict.fromkeys(left, f"As good as {winner} in everything.")
     if winner is not None:
         reasons[winner] = _won(objective, decisive, alone=len(field) == 1)
-    return Ranking(winner=winner, front=frozenset(front), reasons=reasons)
+    return Ranking(winner=winner, front=frozenset(front), reasons=reasons, criteria=criteria)
+
+
+def criteria_of(objective: Objective, field: Iterable[Entrant]) -> tuple[str, ...]:
+    """Return what variants are compared by, in this order."""
+    prices = {entrant.benchmark.machine_price_per_hour for entrant in field}
+    return PRICED if objective == "cost" and len(prices) == 1 and None not in prices else CRITERIA[objective]
 
 
 def measure(field: Sequence[Entrant]) -> dict[Variant, dict[str, Figure]]:

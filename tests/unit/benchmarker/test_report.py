@@ -20,7 +20,7 @@ RECORDS = [
 ]
 
 
-def report(records=RECORDS, served_quality=UNSCORED, **more):
+def report(records=RECORDS, served_quality=UNSCORED, machine_price_per_hour=None, **more):
     order = staged(**more)
     plan = plan_benchmark(order, hardware="box", prompts="p")
     return make_report(
@@ -31,6 +31,7 @@ def report(records=RECORDS, served_quality=UNSCORED, **more):
         hardware=BOX,
         started_at=datetime(2026, 1, 1, tzinfo=UTC),
         duration_s=31.5,
+        machine_price_per_hour=machine_price_per_hour,
     )
 
 
@@ -47,6 +48,15 @@ def test_every_request_is_in_it_without_what_did_not_happen():
     assert result.requests[-1]["error"] == "timeout"
     assert "first_s" not in result.requests[-1]
     assert "error" not in result.requests[0]
+
+
+def test_with_a_price_of_the_machine_it_says_what_a_million_tokens_cost_at_this_load():
+    result = report(machine_price_per_hour=2.4)
+    tokens_per_hour = result.candidate_summary.tps_system * 3600
+    assert result.million_tokens_price == pytest.approx(2.4 / tokens_per_hour * 1e6)
+    fact = to_event(result, artifact("report"))
+    assert (fact.machine_price_per_hour, fact.million_tokens_price) == (2.4, result.million_tokens_price)
+    assert (report().machine_price_per_hour, report().million_tokens_price) == (None, None)
 
 
 def test_it_survives_the_store():

@@ -244,6 +244,13 @@ def test_labels_of_the_plot_of_variants_differ_and_name_their_unit(sizes, ratios
         assert len(labels) == len(set(labels)) > 1
 
 
+def test_the_plot_of_variants_has_prices_across_if_each_has_one():
+    rows = [variant("a", 10, 1.0, chosen=True), variant("b", 20, 1.1, chosen=False)]
+    priced = [row.model_copy(update={"million_tokens_price": 2.5 + n}) for n, row in enumerate(rows)]
+    assert "Price of a million tokens" in pareto_plot(priced)
+    assert "Size of the weights (B)" in pareto_plot([priced[0], rows[1]])
+
+
 def test_the_plot_of_variants_escapes_what_it_is_told():
     plot = pareto_plot([variant("<script>x</script>", 10, 1.0, chosen=True), variant("b", 20, 1.1, chosen=False)])
     assert "<script" not in plot

@@ -51,6 +51,23 @@ def test_a_loser_is_told_what_it_lost_by():
     assert rank("quality", [AWQ]).reasons == {"awq-int4": "The only one that passed."}
 
 
+def priced(measured, price):
+    benchmark = measured.benchmark.model_copy(update={"machine_price_per_hour": price})
+    return replace(measured, benchmark=benchmark)
+
+
+def test_with_a_price_the_cheapest_tokens_win_and_without_the_smallest_weights():
+    """INT8 answers with more tokens per second; the 4-bit variants are smaller, and slower on this machine."""
+    ranking = rank("cost", [priced(each, 2.5) for each in ALL])
+    assert ranking.winner == "int8"
+    assert ranking.reasons["awq-int4"] == "Behind int8 in tps_system: 50 tokens/s against 70 tokens/s."
+    assert ranking.criteria[0] == "tps_system"
+    assert ranking.front == rank("cost", ALL).front
+    assert rank("cost", [priced(INT8, 2.5), priced(AWQ, 0.5)]).winner == "awq-int4", "two machines"
+    assert rank("cost", [priced(INT8, 2.5), AWQ]).winner == "awq-int4"
+    assert rank("quality", [priced(each, 2.5) for each in ALL]).winner == "bf16"
+
+
 def test_no_variant_wins_where_none_passed():
     assert rank("quality", ()).winner is None
 
