@@ -115,6 +115,8 @@ def test_from_rehearsal_to_suspension(stack, tiny):
         stack.promoted(MODEL)
         assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "pass"
         assert route_of(stack)["active"]["target"]["version"] == 2
+        _, second = stack.events("rehearsal.completed", MODEL)
+        assert [certificate["detected_with"] for certificate in second["data"]["certificates"]] == [1, 1]
         regress(stack)
         stack.await_event("rollback.completed", MODEL)
     assert users.failed == [], "no request was lost"
