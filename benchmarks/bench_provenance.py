@@ -71,7 +71,7 @@ def run(store: Store, folder: Path) -> None:
     measure("sign a statement (no store)", lambda n: signer.sign("merge", Subjects(named={"x": digests[n]})))
     attest = measure("attest a manifest", lambda n: commits.attest(digests[n], Subjects(named={"x": digests[n]})))
     registry = StoredArtifacts(store, attester(folder, "registry"), trust(folder))
-    proofs = StoredProofs(store, attester(folder, "rollback-controller"), trust(folder))
+    proofs = StoredProofs(lambda: (store, attester(folder, "rollback-controller"), trust(folder)))
 
     def approve(number: int) -> None:
         record = ApprovalRecord(

@@ -14,7 +14,6 @@ from contracts.facts import (
     OrderAccepted,
     OrderRefused,
     QuarantineLifted,
-    RehearsalCompleted,
     RehearsalRequested,
     ReleaseFinished,
     ReleaseOpened,
@@ -91,25 +90,23 @@ def build(
 
 def _subscribe_watch(bus: Bus, controller: Controller) -> None:
     """Subscribe to alerts and telemetry, of staging beside production."""
+
+    async def alert(event: Event[AlertRaised] | Event[AlertUpdated]) -> None:
+        await controller.handle_alert(event, bus.received)
+
+    async def inference(event: Event[InferenceBatch]) -> None:
+        await controller.measure(event, bus.received.stored_at)
+
     for environment in ENVIRONMENTS:
-
-        @bus.on(AlertRaised, environment=environment, max_workers=_AT_ONCE)
-        async def alert_raised(event: Event[AlertRaised]) -> None:
-            await controller.handle_alert(event, bus.received)
-
-        @bus.on(AlertUpdated, environment=environment, max_workers=_AT_ONCE)
-        async def alert_updated(event: Event[AlertUpdated]) -> None:
-            await controller.handle_alert(event, bus.received)
-
-        @bus.on(InferenceBatch, environment=environment, perishable=True)
-        async def inference(event: Event[InferenceBatch]) -> None:
-            await controller.measure(event, bus.received.stored_at)
+        bus.on(AlertRaised, environment=environment, max_workers=_AT_ONCE)(alert)
+        bus.on(AlertUpdated, environment=environment, max_workers=_AT_ONCE)(alert)
+        bus.on(InferenceBatch, environment=environment, perishable=True)(inference)
 
 
 def _subscribe_releases(bus: Bus, controller: Controller, rehearsal: Rehearsal, orders: OperatorOrders) -> None:
-    @bus.on(ReleaseOpened)
-    async def release_opened(event: Event[ReleaseOpened]) -> None:
-        await controller.record_policy(event)
+    bus.on(ReleaseOpened)(controller.record_policy)
+    bus.on(RehearsalRequested)(rehearsal.record_request)
+    bus.on(VariantStaged)(rehearsal.rehearse)
 
     @bus.on(CanaryAssessed, max_workers=_AT_ONCE)
     async def canary_assessed(event: Event[CanaryAssessed]) -> DeploymentChanged | None:
@@ -123,14 +120,6 @@ def _subscribe_releases(bus: Bus, controller: Controller, rehearsal: Rehearsal, 
     @bus.on(ReleaseFinished, max_workers=_AT_ONCE)
     async def release_finished(event: Event[ReleaseFinished]) -> None:
         await controller.handle_release_end(event, bus.received)
-
-    @bus.on(RehearsalRequested)
-    async def rehearsal_requested(event: Event[RehearsalRequested]) -> None:
-        await rehearsal.record_request(event)
-
-    @bus.on(VariantStaged)
-    async def variant_staged(event: Event[VariantStaged]) -> RehearsalCompleted | None:
-        return await rehearsal.rehearse(event)
 
 
 def _subscribe_orders(bus: Bus, controller: Controller, orders: OperatorOrders) -> None:
@@ -148,9 +137,7 @@ def _subscribe_orders(bus: Bus, controller: Controller, orders: OperatorOrders) 
         changed = await orders.end_suspension(event, bus.received)
         return [changed, _accepted(event, changed)]
 
-    @bus.on(SuspensionJudged)
-    async def suspension_judged(event: Event[SuspensionJudged]) -> DeploymentChanged | None:
-        return await orders.judge(event)
+    bus.on(SuspensionJudged)(orders.judge)
 
     @bus.on(DrillOrdered, failure=order_refused)
     async def drill_ordered(event: Event[DrillOrdered]) -> OrderAccepted:

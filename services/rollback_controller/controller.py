@@ -30,9 +30,7 @@ from decisions.routes.edits import Changed, EditRefused, put_back
 from services.rollback_controller.domain import behind, decision, execution
 from services.rollback_controller.domain.behind import Standby
 from services.rollback_controller.domain.decision import Cause, VoidOrder
-from services.rollback_controller.domain.policies import record_policy
-from services.rollback_controller.domain.record import Rollback, RollbackState
-from services.rollback_controller.domain.rules import Rules
+from services.rollback_controller.domain.record import Rollback, RollbackState, Rules, record_policy
 from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.ports import Alerts, Probe, Routes
 from services.rollback_controller.states import RollbackStates

@@ -8,8 +8,7 @@ import structlog
 from contracts.routes import Route
 from contracts.vocabulary import Environment
 from decisions.routes.versions import without_policy
-from services.rollback_controller.domain.policies import record_policy
-from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.domain.record import RollbackState, record_policy
 from services.rollback_controller.ports import Proofs
 from services.rollback_controller.states import RollbackStates
 

@@ -3,11 +3,10 @@
 import asyncio
 
 from decisions.evidence.golden import CHECK_S
-from services.rollback_controller.adapters.alerts import LoggedAlerts
-from services.rollback_controller.adapters.arrivals import StreamArrivals
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
-from services.rollback_controller.adapters.provenance import ProofsBySettings
+from services.rollback_controller.adapters.log import LoggedAlerts, StreamArrivals
+from services.rollback_controller.adapters.provenance import proofs_by_settings
 from services.rollback_controller.adapters.triton import TritonProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
@@ -53,7 +52,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         )
     )
     routes = KvRoutes(lambda: bus.js)
-    proofs = ProofsBySettings(connection, clock)
+    proofs = proofs_by_settings(connection, clock)
     probe = RememberedProbe(TritonProbe(channels, deadline_s=settings.probe_s), clock)
     controller = build(
         bus,

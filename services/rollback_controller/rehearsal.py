@@ -39,8 +39,8 @@ from shared.storage.kv import Conflict
 
 _POLL_S = 0.1
 _NO_FAULT = DrillFault()
-_SWITCH = "switch"
-"""What is rehearsed where detection was before, in the place of a trigger."""
+_SWITCH = "the switch"
+"""What is rehearsed where detection was before, in the place of a trigger, none of which has such a name."""
 ACTOR = "rehearsal"
 
 

@@ -7,8 +7,8 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.rollback_controller.domain.blindness import Limits
+from services.rollback_controller.domain.record import Rules
 from services.rollback_controller.domain.rehearsal_plan import Load
-from services.rollback_controller.domain.rules import Rules
 from services.rollback_controller.rehearsal import Pace
 
 Seconds = Annotated[float, Field(gt=0)]

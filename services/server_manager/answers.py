@@ -79,8 +79,7 @@ class Answers:
     async def carry_out(self, answer: Answer) -> None:
         """Carry out one answer."""
         if isinstance(answer, GrantLease):
-            now = self._clock.now()
-            await self._state.write(lambda record: staging.grant_lease(record, answer.lease_id, now))
+            await self._state.write(lambda record: staging.grant_lease(record, answer.lease_id))
         elif isinstance(answer, ReturnLease):
             structlog.get_logger().warning("the lease is returned: its endpoint does not answer", lease=answer.lease_id)
             await self._state.write(lambda record: staging.return_lease(record, answer.lease_id))

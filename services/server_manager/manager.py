@@ -8,8 +8,9 @@ from typing import Any
 import structlog
 
 from contracts.routes import Route
-from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
+from contracts.runtimes import FleetRuntimes
 from services.server_manager.answers import Answers
+from services.server_manager.background import BackgroundPublisher, TrafficProofs, renewing
 from services.server_manager.declared_copies import DeclaredCopies
 from services.server_manager.domain.alerts import assess_standby, find_unloadable, plan_alerts
 from services.server_manager.domain.answer_types import Answer, ApplyOrder, GrantLease
@@ -52,9 +53,6 @@ from services.server_manager.ports import (
     Routes,
     RuntimesView,
 )
-from services.server_manager.publishing import BackgroundPublisher
-from services.server_manager.renewing import renewing
-from services.server_manager.traffic_proofs import TrafficProofs
 from services.server_manager.transfers import Transfers
 from services.server_manager.waits import Waits
 from shared.errors import SlipwayError
@@ -376,8 +374,6 @@ class Manager:
     async def _publish_view(self, answering: frozenset[str], record: Servers, routes: Mapping[str, Route]) -> None:
         held = self.executor.held()
         view: dict[str, Any] = {
-            "endpoint": self._engines[DEFAULT_RUNTIME].endpoint,
-            "server_ready": answering == self._engines.keys(),
             "memory_budget_bytes": self._limits.memory_budget_bytes,
             "addresses": add_addresses(record, [engine.endpoint for engine in self._engines.values()]),
         }

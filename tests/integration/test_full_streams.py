@@ -17,11 +17,10 @@ from contracts.policy import MetricGate
 from contracts.routes import Route
 from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS, durable_name, stream_subjects
 from services.registry.admissions import rejection
-from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.kv import KvRoutes
+from services.rollback_controller.adapters.log import LoggedAlerts
 from services.rollback_controller.controller import SERVICE, Controller
-from services.rollback_controller.domain.record import RollbackState
-from services.rollback_controller.domain.rules import Rules
+from services.rollback_controller.domain.record import RollbackState, Rules
 from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.states import RollbackStates
 from shared.errors import Permanent, Transient

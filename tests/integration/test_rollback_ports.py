@@ -6,10 +6,9 @@ import pytest
 
 from contracts.facts import InferenceBatch, WindowSummarised
 from contracts.facts.fact import Fact
-from services.rollback_controller.adapters.alerts import LoggedAlerts
-from services.rollback_controller.adapters.arrivals import StreamArrivals
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
+from services.rollback_controller.adapters.log import LoggedAlerts, StreamArrivals
 from services.rollback_controller.adapters.triton import TritonProbe
 from shared.errors import Transient
 from shared.messaging.alert_log import AlertLog

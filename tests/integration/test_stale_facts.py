@@ -14,8 +14,8 @@ from contracts.drills import Drill
 from contracts.envelope import Event
 from contracts.routes import Route
 from contracts.services import SERVICES, durable_name, stream_of
-from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
+from services.rollback_controller.adapters.log import LoggedAlerts
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState

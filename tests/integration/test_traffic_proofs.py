@@ -11,7 +11,7 @@ from contracts.manifests import ApprovalRecord, RehearsalRecord
 from contracts.vocabulary import Deployable, Target, digest_of
 from services.quantiser.adapters.store import StoredArtifacts as QuantiserArtifacts
 from services.registry.adapters.store import StoredArtifacts as RegistryArtifacts
-from services.rollback_controller.adapters.provenance import ProofsBySettings, StoredProofs
+from services.rollback_controller.adapters.provenance import StoredProofs, proofs_by_settings
 from services.server_manager.adapters.load_check import LoadCheck
 from shared.errors import Permanent, Transient
 from shared.provenance.traffic_check import check_traffic
@@ -53,7 +53,7 @@ def rehearse(store, keys, released, verdict="pass", *, variant="int8", detect_s=
         }
     )
     record = RehearsalRecord(target=checked.target, manifest_digest=checked.manifest.digest, completed=completed)
-    proofs = StoredProofs(store, attester(keys, "rollback-controller"), trust(keys))
+    proofs = StoredProofs(lambda: (store, attester(keys, "rollback-controller"), trust(keys)))
     asyncio.run(proofs.attest_rehearsal(record))
     asyncio.run(proofs.attest_rehearsal(record))
 
@@ -199,7 +199,7 @@ def test_text_is_erased_by_kind_and_its_digest_stays(store, keys):
 
 def test_the_previous_target_is_assessed_like_a_load(store, tmp_path):
     version = release(store, tmp_path, model="behind")
-    proofs = StoredProofs(store, attester(tmp_path, "rollback-controller"), trust(tmp_path))
+    proofs = StoredProofs(lambda: (store, attester(tmp_path, "rollback-controller"), trust(tmp_path)))
     checked = deployable(version)
     served = factories.served(2).model_copy(
         update={"target": checked.target, "manifest": checked.manifest, "serving": None}
@@ -215,7 +215,7 @@ def test_without_its_keys_the_rollback_controller_attests_later(tmp_path, nats_s
     """A rollback needs no key of attestations: what needs them is tried again until they are there."""
     missing = {"attestation_key": tmp_path / "none.pem", "attesters": tmp_path / "none.json"}
     settings = connection(nats_server, s3_server, tmp_path).model_copy(update=missing)
-    proofs = ProofsBySettings(settings, SystemClock())
+    proofs = proofs_by_settings(settings, SystemClock())
     with pytest.raises(Transient, match="Rollbacks go on") as caught:
         asyncio.run(proofs.trust_digest())
     assert caught.value.code == "key_not_trusted"

@@ -27,10 +27,10 @@ from services.rollback_controller.domain.record import (
     HELD_KEPT,
     Rollback,
     RollbackState,
+    Rules,
     add_rollback,
     publish,
 )
-from services.rollback_controller.domain.rules import Rules
 
 MONITOR = "monitor"
 """The only identity that evaluates triggers; other services raise alerts without one."""

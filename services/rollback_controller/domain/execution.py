@@ -13,8 +13,7 @@ from contracts.vocabulary import Verdict
 from decisions.evidence.attribution import is_excused
 from decisions.evidence.triggers import observe
 from decisions.routes.edits import Edit, end_trial, is_returning, roll_back
-from services.rollback_controller.domain.record import Rollback, RollbackState, publish
-from services.rollback_controller.domain.rules import Rules
+from services.rollback_controller.domain.record import Rollback, RollbackState, Rules, publish
 
 
 def pending(state: RollbackState) -> tuple[Rollback, ...]:

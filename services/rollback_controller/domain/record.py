@@ -1,7 +1,8 @@
 """The record of a model in one environment, in the bucket `rollbacks`."""
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -13,10 +14,12 @@ from contracts.facts import (
     RollbackTimeline,
 )
 from contracts.golden import GoldenPrompts
-from contracts.policy import Trigger
+from contracts.policy import ReleasePolicy, Trigger
 from contracts.records import OutboxEntry, OutboxRecord, outbox_entry
+from contracts.routes import Route
 from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Target, Verdict
 from decisions.evidence.golden import GoldenChecks
+from decisions.routes.versions import versions_on
 
 ROLLBACKS_KEPT = 50
 VERSIONS_KEPT = 64
@@ -24,8 +27,28 @@ GOLDEN_KEPT = 12
 HELD_KEPT = 100
 REHEARSALS_KEPT = 20
 
+Declared = TypeVar("Declared")
 Phase = Literal["decided", "switched", "completed", "failed"]
 Origin = Literal["alert", "order", "canary", "shadow", "release"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the controller decides, the same for every model.
+
+    Attributes:
+        unnamed_s: Seconds after a rollback in which an order must name the target that is to go.
+        verify_requests: Requests after the switch that verify it.
+        verify_s: Seconds that they are waited for.
+        alert_s: Seconds for which an alert may start a rollback; one that lasts is published again.
+        decided_s: Seconds after its decision in which a rollback may move traffic, as after an outage.
+    """
+
+    unnamed_s: float = 120.0
+    verify_requests: int = 5
+    verify_s: float = 30.0
+    alert_s: float = 900.0
+    decided_s: float = 900.0
 
 
 class Rollback(Contract):
@@ -82,9 +105,7 @@ class StandbyVerdict(Contract):
     target: Target
     subject: Digest
     trust: Digest
-    checked_at: Instant
     code: Code | None = None
-    reason: str = ""
     raised_at: Instant | None = None
 
 
@@ -182,3 +203,30 @@ def publish(state: RollbackState, fact: Fact, about: Rollback, decided_at: datet
 def with_entries(state: RollbackState, *entries: OutboxEntry) -> RollbackState:
     """Return the record with more facts in its outbox."""
     return state.model_copy(update={"outbox": (*state.outbox, *entries)})
+
+
+def record_policy(
+    state: RollbackState, version: int, policy: ReleasePolicy, route: Route | None = None
+) -> RollbackState:
+    """Record triggers and golden prompts that a version was released under; the first policy of a version counts.
+
+    Of more than `VERSIONS_KEPT` (`GOLDEN_KEPT` with golden prompts) the lowest versions are removed that are not on the
+    route: no alert about them counts.
+    """
+    key = str(version)
+    if key in state.triggers:
+        return state
+    golden = {key: policy.golden} if policy.golden.prompts else {}
+    return state.model_copy(
+        update={
+            "triggers": _without_old({**state.triggers, key: policy.triggers}, route, VERSIONS_KEPT),
+            "golden": _without_old({**state.golden, **golden}, route, GOLDEN_KEPT),
+        }
+    )
+
+
+def _without_old(by_version: dict[str, Declared], route: Route | None, most: int) -> dict[str, Declared]:
+    """Return what versions declared, of at most so many; those on the route stay."""
+    removable = sorted(by_version.keys() - {str(version) for version in versions_on(route)}, key=int)
+    excess = set(removable[: max(0, len(by_version) - most)])
+    return {key: declared for key, declared in by_version.items() if key not in excess}

@@ -217,7 +217,7 @@ def assess_switch(
     expires_at: datetime,
 ) -> tuple[RehearsalCertificate, ...] | str:
     """Return the certificates of a switch that was carried out and verified, or what is missing."""
-    unproven = _why_unproven("switch", rollback)
+    unproven = _why_unproven("the switch", rollback)
     if unproven:
         return unproven
     update = {**_times(rollback), "candidate_digest": candidate, "fallback_digest": fallback}

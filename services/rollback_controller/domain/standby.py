@@ -41,9 +41,7 @@ def record_verdict(
         target=served.target,
         subject=subject_digest(served),
         trust=trust,
-        checked_at=now,
         code=problem.code if problem is not None else None,
-        reason=problem.reason if problem is not None else "",
         raised_at=before.raised_at if before is not None and is_open and about_same and problem is not None else None,
     )
     if before is not None and is_open and after.raised_at is None:

@@ -14,11 +14,13 @@ from services.server_manager.domain.answer_types import (
     ReturnLease,
     describe_age,
     describe_endpoint,
+    describe_free,
+    describe_measured,
+    fits,
     has_failed,
     needed_bytes,
     why_refused,
 )
-from services.server_manager.domain.memory import describe_free, describe_measured, fits
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import Held, Limits, Phase, home_of, plan_kept, plan_production
 from services.server_manager.domain.records import Lease, Servers

@@ -10,7 +10,8 @@ from decisions.rollback.orders import assess_expiry
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.placement import Counterparts, choose_endpoint, endpoints_of
 from services.server_manager.domain.reconcile import Held, Limits, Phase, held_sizes, sum_sizes
-from services.server_manager.domain.records import ANSWERED_KEPT, DrainedEndpoint, EndpointOrder, OrderedAt, Servers
+from services.server_manager.domain.records import DrainedEndpoint, EndpointOrder, OrderedAt, Servers
+from services.server_manager.domain.staging import answered
 
 
 @dataclass(frozen=True)
@@ -234,8 +235,5 @@ def answer_endpoint_order(record: Servers, order_id: str, *, carried_out: bool) 
         drained = (*others, new) if asked.drained else others
         ordered = {**ordered, asked.endpoint: OrderedAt(given_at=order.event.time, stored_at=order.received_at)}
     rest = tuple(waiting for waiting in record.endpoint_orders if waiting.order_id != order_id)
-    moves = tuple(known_id for known_id in record.answered if known_id.startswith("moved-"))
-    ids = tuple(known_id for known_id in record.answered if not known_id.startswith("moved-"))
-    answered = (*moves, *(*ids, order_id)[-ANSWERED_KEPT:])
-    changed = {"endpoint_orders": rest, "drained": drained, "ordered": ordered, "answered": answered}
+    changed = {"endpoint_orders": rest, "drained": drained, "ordered": ordered, "answered": answered(record, order_id)}
     return record.model_copy(update=changed)

@@ -19,7 +19,6 @@ class Lease(Contract):
 
     event: Event[StageRequested]
     state: Literal["waiting", "loading", "staged"] = "waiting"
-    granted_at: Instant | None = None
 
     @property
     def lease_id(self) -> str:
@@ -156,8 +155,6 @@ class OpenAlert(Contract):
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
-    endpoint: str = ""
-    server_ready: bool = False
     memory_budget_bytes: int = 0
     loaded: tuple[LoadedTarget, ...] = ()
     copies: tuple[TargetCopies, ...] = ()

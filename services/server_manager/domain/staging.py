@@ -73,7 +73,7 @@ def enqueue_order(record: Servers, event: Event[TrafficRequested], now: datetime
     return record.model_copy(update={"orders": (*record.orders, TrafficOrder(event=event, received_at=now))})
 
 
-def grant_lease(record: Servers, lease_id: str, now: datetime) -> Servers:
+def grant_lease(record: Servers, lease_id: str) -> Servers:
     """Grant the lease to a waiting order, if it is free."""
     if record.lease is not None:
         return record
@@ -81,7 +81,7 @@ def grant_lease(record: Servers, lease_id: str, now: datetime) -> Servers:
     if chosen is None:
         return record
     rest = tuple(lease for lease in record.waiting if lease.lease_id != lease_id)
-    held = chosen.model_copy(update={"state": "loading", "granted_at": now})
+    held = chosen.model_copy(update={"state": "loading"})
     return record.model_copy(update={"lease": held, "waiting": rest})
 
 
@@ -90,7 +90,7 @@ def return_lease(record: Servers, lease_id: str) -> Servers:
     held = record.lease
     if held is None or held.lease_id != lease_id or held.state != "loading":
         return record
-    again = held.model_copy(update={"state": "waiting", "granted_at": None})
+    again = held.model_copy(update={"state": "waiting"})
     return record.model_copy(update={"lease": None, "waiting": (again, *record.waiting)})
 
 
@@ -107,7 +107,7 @@ def drop_lease(record: Servers, lease_id: str) -> Servers:
     waiting = tuple(lease for lease in record.waiting if lease.lease_id != lease_id)
     if lease == record.lease and waiting == record.waiting:
         return record
-    return record.model_copy(update={"lease": lease, "waiting": waiting, "answered": _answered(record, lease_id)})
+    return record.model_copy(update={"lease": lease, "waiting": waiting, "answered": answered(record, lease_id)})
 
 
 def drop_order(record: Servers, order_id: str) -> Servers:
@@ -115,14 +115,14 @@ def drop_order(record: Servers, order_id: str) -> Servers:
     orders = tuple(order for order in record.orders if order.order_id != order_id)
     if orders == record.orders:
         return record
-    return record.model_copy(update={"orders": orders, "answered": _answered(record, order_id)})
+    return record.model_copy(update={"orders": orders, "answered": answered(record, order_id)})
 
 
 def note_verdict(record: Servers, verdict_id: str) -> Servers:
     """Record that a verdict on a suspended target is published."""
     if verdict_id in record.answered:
         return record
-    return record.model_copy(update={"answered": _answered(record, verdict_id)})
+    return record.model_copy(update={"answered": answered(record, verdict_id)})
 
 
 def note_move(record: Servers, model: str, cause_id: str) -> Servers:
@@ -133,7 +133,7 @@ def note_move(record: Servers, model: str, cause_id: str) -> Servers:
     return record.model_copy(update={"answered": (*others, cause_id)})
 
 
-def _answered(record: Servers, order_id: str) -> tuple[str, ...]:
+def answered(record: Servers, order_id: str) -> tuple[str, ...]:
     """Return the newest ids with this one. The newest move of each model stays: its route may still be of it."""
     moves = tuple(known for known in record.answered if known.startswith(MOVED))
     orders = tuple(known for known in record.answered if not known.startswith(MOVED))

@@ -14,10 +14,11 @@ from services.server_manager.domain.answer_types import (
     RefuseOrder,
     describe_age,
     describe_endpoint,
+    describe_free,
+    fits,
     has_failed,
     why_refused,
 )
-from services.server_manager.domain.memory import describe_free, fits
 from services.server_manager.domain.reconcile import Held, Limits, Phase, home_of, plan_production
 from services.server_manager.domain.records import TrafficOrder
 

@@ -6,8 +6,7 @@ from contracts import facts as cf
 from contracts.routes import CanaryShare
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.decision import Cause
-from services.rollback_controller.domain.record import RollbackState
-from services.rollback_controller.domain.rules import Rules
+from services.rollback_controller.domain.record import RollbackState, Rules
 from testbed import factories as f
 
 RULES = Rules()

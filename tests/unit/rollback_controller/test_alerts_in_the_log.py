@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.rollback_controller.adapters.alerts import concerns
+from services.rollback_controller.adapters.log import concerns
 
 
 def test_a_message_is_about_its_own_alert_only():

@@ -13,8 +13,7 @@ from decisions.rollback.rule import rollback_id
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.behind import Standby
 from services.rollback_controller.domain.decision import VoidOrder
-from services.rollback_controller.domain.policies import record_policy
-from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.domain.record import RollbackState, record_policy
 from testbed import factories as f
 from tests.kit.soak import often
 from tests.unit.rollback_controller.decisions import RULES, alert, cause, published, route, state, switch, take

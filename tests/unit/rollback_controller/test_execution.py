@@ -8,8 +8,7 @@ from contracts.facts.watch import InterTokenLatency
 from decisions.rollback.drills import describe_fault
 from decisions.rollback.rule import rollback_id
 from services.rollback_controller.domain import execution, rehearsal_plan
-from services.rollback_controller.domain.record import RollbackState
-from services.rollback_controller.domain.rules import Rules
+from services.rollback_controller.domain.record import RollbackState, Rules
 from testbed import factories as f
 from tests.unit.rollback_controller.decisions import alert, published, route, state, take
 

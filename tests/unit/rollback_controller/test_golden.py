@@ -9,8 +9,7 @@ import pytest
 from contracts import facts as cf
 from contracts.golden import Expectation, GoldenPrompt, GoldenPrompts
 from decisions.evidence.golden import CHECK_S, GoldenReply
-from services.rollback_controller.domain.policies import record_policy
-from services.rollback_controller.domain.record import GOLDEN_KEPT, RollbackState
+from services.rollback_controller.domain.record import GOLDEN_KEPT, RollbackState, record_policy
 from services.rollback_controller.golden_probes import GoldenProbes
 from shared.runtime.clock import Clock
 from testbed import factories as f

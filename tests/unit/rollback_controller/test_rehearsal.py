@@ -454,7 +454,7 @@ async def test_a_switch_to_a_fallback_that_does_not_generate_fails_the_rehearsal
     stage = await play(Stage(), then=unload)
     _, second = stage.log.facts(cf.RehearsalCompleted)
     assert (second.verdict, second.certificates) == ("fail", ())
-    assert second.reason == "switch: it began, but the rollback failed (previous_not_ready)."
+    assert second.reason == "the switch: it began, but the rollback failed (previous_not_ready)."
     check_cleared(stage)
 
 

@@ -60,7 +60,7 @@ def test_the_first_waiting_order_gets_the_lease():
 
 
 def test_the_lease_is_not_granted_while_it_is_held_or_traffic_is_ordered():
-    record = staging.grant_lease(waiting(stage_requested("s1"), stage_requested("s2", 2)), "s1", START)
+    record = staging.grant_lease(waiting(stage_requested("s1"), stage_requested("s2", 2)), "s1")
     assert decide(record) == []
     busy = ordered(traffic_requested("t1", 3), waiting(stage_requested("s1")))
     assert not any(isinstance(step, GrantLease) for step in decide(busy))
@@ -91,7 +91,7 @@ def test_shared_targets_are_counted_once():
 
 
 def test_staged_is_announced_when_both_are_ready_and_only_once():
-    record = staging.grant_lease(waiting(stage_requested("s1")), "s1", START)
+    record = staging.grant_lease(waiting(stage_requested("s1")), "s1")
     assert decide(record, holding={V1: held(1)}) == []
     assert decide(record, holding={V1: held(1), V0: held(0, Phase.UNPROVEN)}) == []
     (step,) = decide(record, holding={V1: held(1), V0: held(0)})
@@ -101,7 +101,7 @@ def test_staged_is_announced_when_both_are_ready_and_only_once():
 
 @pytest.mark.parametrize("broken", [0, 1])
 def test_a_lease_fails_with_the_code_of_what_could_not_be_loaded(broken):
-    record = staging.grant_lease(waiting(stage_requested("s1")), "s1", START)
+    record = staging.grant_lease(waiting(stage_requested("s1")), "s1")
     failed = held(broken, Phase.FAILED, failures=2, code="no_first_token", reason="silent")
     other = {V0: held(0), V1: held(1)} | {f"bot.v{broken}.bf16": failed}
     (step,) = decide(record, holding=other)
@@ -135,7 +135,7 @@ def test_what_a_silent_endpoint_holds_takes_no_traffic_and_is_nothing_to_roll_ba
 
 
 def test_what_a_silent_endpoint_holds_is_not_announced_as_staged():
-    record = staging.grant_lease(waiting(stage_requested("s1")), "s1", START)
+    record = staging.grant_lease(waiting(stage_requested("s1")), "s1")
     holding = {V1: replace(held(1), endpoint="next"), V0: held(0)}
     assert decide(record, holding=holding, down={"next": 3.0}) == []
     assert decide(record, holding=holding) == [AnnounceStaged(record.lease)]

@@ -38,7 +38,7 @@ def record_of(*staged, granted=None, orders=()):
         record = staging.enqueue_staging(record, event)
     for event in orders:
         record = staging.enqueue_order(record, event, START)
-    return staging.grant_lease(record, granted, START) if granted else record
+    return staging.grant_lease(record, granted) if granted else record
 
 
 def decide(record, routes=None, holding=None, *, down=DOWN, limits=BOTH, seconds=0.0):
@@ -53,10 +53,7 @@ def test_a_held_lease_that_loads_on_it_waits_again_as_soon_as_another_can_go(fie
     assert decide(record) == [ReturnLease("s1")]
     returned = staging.return_lease(record, "s1")
     assert returned.lease is None
-    assert [(lease.lease_id, lease.state, lease.granted_at) for lease in returned.waiting] == [
-        ("s1", "waiting", None),
-        ("s2", "waiting", None),
-    ]
+    assert [(lease.lease_id, lease.state) for lease in returned.waiting] == [("s1", "waiting"), ("s2", "waiting")]
     assert decide(returned) == [GrantLease("s2")]
     assert decide(returned, down={}) == [GrantLease("s1")]
 

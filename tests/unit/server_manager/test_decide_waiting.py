@@ -75,7 +75,7 @@ def test_a_copy_on_a_silent_endpoint_takes_memory_so_that_what_does_not_fit_besi
     both = waiting(stage_requested("s1", 3, 2), stage_requested("s2", 2, 1))
     assert answers(both, []) == [GrantLease("s1")]
     assert answers(both, copies) == [GrantLease("s2")]
-    holding = staging.grant_lease(both, "s1", at(0))
+    holding = staging.grant_lease(both, "s1")
     assert answers(holding, copies, ["two"]) == [ReturnLease("s1")], "its memory is taken there, and another one fits"
     assert answers(holding, copies) == [], "the copies go soon"
 

@@ -70,7 +70,7 @@ def test_a_shadow_is_kept_loaded_like_a_canary_and_an_aborted_one_is_not():
 def test_desired_joins_production_orders_and_the_held_lease_but_not_the_queue():
     record = staging.enqueue_staging(Servers(), stage_requested("s1", 3, 2))
     record = staging.enqueue_staging(record, stage_requested("s2", 4, 2))
-    record = staging.grant_lease(record, "s1", START)
+    record = staging.grant_lease(record, "s1")
     record = staging.enqueue_order(record, traffic_requested("t1", 5, fallback=0), START)
     desired = plan_desired({"bot": route(2, 1)}, record)
     assert {name: target.rank for name, target in desired.items()} == {

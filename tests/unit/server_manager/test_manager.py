@@ -304,7 +304,7 @@ async def test_an_engine_that_is_loading_says_nothing_of_what_it_holds_and_nothi
     await world.ticks(10)
     assert world.phases() == {V1: "ready"}
     assert world.engine.loads == [V1]
-    assert world.state.record.server_ready
+    assert world.view.stored[DEFAULT_RUNTIME].answers
     assert [alert for alert in world.said.facts(AlertRaised) if alert.kind == "engine"] == []
 
 
@@ -326,7 +326,7 @@ async def test_a_copy_that_cannot_be_deleted_holds_back_no_answer_and_no_alert(w
     await world.order(traffic_requested("t1", 2, epoch=9))
     await world.ticks(10)
     assert len(world.said.facts(PromotionRefused)) == len(world.said.facts(AlertRaised)) == 1
-    assert world.state.record.server_ready
+    assert world.view.stored[DEFAULT_RUNTIME].answers
 
 
 async def test_an_answer_is_published_though_what_follows_in_the_same_look_fails(world):

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from contracts.facts import DeploymentChanged, PromotionRefused, VariantFailed, VariantStaged
+from contracts.runtimes import DEFAULT_RUNTIME
 from services.server_manager.domain import staging
 from services.server_manager.ports import Indexed
 from shared.errors import Permanent, Transient
@@ -33,7 +34,7 @@ async def test_a_candidate_that_cannot_be_described_fails_its_staging_and_nothin
         ("malformed_event", "tokenizer_config.json is not text")
     ]
     assert len(world.said.facts(DeploymentChanged)) == 1
-    assert world.state.record.server_ready
+    assert world.view.stored[DEFAULT_RUNTIME].answers
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.vocabulary import ServingSettings
-from services.server_manager.domain.memory import describe_free, fits
+from services.server_manager.domain.answer_types import describe_free, fits
 from services.server_manager.domain.placement import (
     Known,
     choose_endpoint,

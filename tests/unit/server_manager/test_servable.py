@@ -37,7 +37,7 @@ def test_a_staging_order_is_refused_at_once_and_granted_where_the_hardware_can()
 
 def test_it_is_refused_while_another_order_holds_the_lease():
     record = staging.enqueue_staging(Servers(), stage_requested("s1"))
-    record = staging.enqueue_staging(staging.grant_lease(record, "s1", START), stage_requested("s2", 2, variant="fp8"))
+    record = staging.enqueue_staging(staging.grant_lease(record, "s1"), stage_requested("s2", 2, variant="fp8"))
     assert [answer.code for answer in decide(record, Hardware())] == ["variant_not_servable"]
 
 

@@ -28,21 +28,21 @@ def test_orders_wait_in_the_order_they_came():
 def test_only_one_order_holds_the_lease():
     record = staging.enqueue_staging(Servers(), stage_requested("s1", 1))
     record = staging.enqueue_staging(record, stage_requested("s2", 2))
-    record = staging.grant_lease(record, "s1", START)
+    record = staging.grant_lease(record, "s1")
     assert record.lease.lease_id == "s1"
     assert record.lease.state == "loading"
-    assert staging.grant_lease(record, "s2", START) == record
+    assert staging.grant_lease(record, "s2") == record
 
 
 def test_release_frees_the_lease_of_that_candidate_only():
-    record = staging.grant_lease(staging.enqueue_staging(Servers(), stage_requested("s1", 1)), "s1", START)
+    record = staging.grant_lease(staging.enqueue_staging(Servers(), stage_requested("s1", 1)), "s1")
     assert staging.release_staging(record, stage_released(2)).lease == record.lease
     assert staging.release_staging(record, stage_released(1, release="other")).lease == record.lease
     assert staging.release_staging(record, stage_released(1)).lease is None
 
 
 def test_a_finished_release_loses_lease_and_queue_and_its_orders_are_void():
-    record = staging.grant_lease(staging.enqueue_staging(Servers(), stage_requested("s1", 1)), "s1", START)
+    record = staging.grant_lease(staging.enqueue_staging(Servers(), stage_requested("s1", 1)), "s1")
     record = staging.enqueue_staging(record, stage_requested("s2", 2))
     record = staging.enqueue_staging(record, stage_requested("s3", 3, release="r2"))
     record = staging.enqueue_order(record, traffic_requested("t1"), START)
@@ -76,7 +76,7 @@ def test_the_end_of_the_benchmark_s_lease_never_ends_the_rehearsal_s(order):
     record = Servers()
     for edit, event in order:
         record = edit(record, event)
-        record = staging.grant_lease(record, "s1", START)
+        record = staging.grant_lease(record, "s1")
     assert [lease.lease_id for lease in record.waiting] == ["s2"]
     assert record.lease is None
     assert not staging.release_staging(record, stage_released(1, seconds=6, purpose="rehearsal")).waiting
@@ -104,7 +104,7 @@ def test_a_record_of_an_earlier_time_still_reads():
 
 
 def test_a_redelivered_request_does_not_take_the_lease_again():
-    record = staging.grant_lease(staging.enqueue_staging(Servers(), stage_requested("s1", 1)), "s1", START)
+    record = staging.grant_lease(staging.enqueue_staging(Servers(), stage_requested("s1", 1)), "s1")
     record = staging.mark_staged(record, "s1")
     assert staging.enqueue_staging(record, stage_requested("s1", 1)) == record
     freed = staging.release_staging(record, stage_released(1))

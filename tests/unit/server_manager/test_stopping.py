@@ -2,8 +2,7 @@
 
 import asyncio
 
-from services.server_manager.publishing import BackgroundPublisher
-from services.server_manager.renewing import renewing
+from services.server_manager.background import BackgroundPublisher, renewing
 from tests.kit.virtual_time import virtual_time
 
 

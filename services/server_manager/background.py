@@ -1,0 +1,124 @@
+"""What runs beside the reconcile loop: renewals of the lease, publications, and checks before traffic.
+
+So what is slow there delays no engine, and costs no process its lead.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection
+
+import structlog
+
+from decisions.releases.provenance import Problem
+from services.server_manager.domain.answer_types import ApplyOrder, RefuseOrder
+from services.server_manager.fleet_state import FleetState
+from services.server_manager.ports import Artifacts, Leadership
+from shared.errors import SlipwayError, translate
+from shared.runtime.tasks import end_tasks
+
+RENEW_EVERY_S = 1.0
+LIMIT_S = 60.0
+"""Longer than a pass whose requests all run out of time. One that lasts longer hangs: another process leads then."""
+
+
+@contextlib.asynccontextmanager
+async def renewing(lead: Leadership) -> AsyncIterator[None]:
+    """Renew the lease every second until the block ends. A lease that was lost is not taken again."""
+    task = asyncio.create_task(_renew(lead), name="renew the lease")
+    try:
+        yield
+    finally:
+        await end_tasks([task], again_s=RENEW_EVERY_S)
+        if not task.cancelled() and task.exception() is not None:
+            structlog.get_logger().warning("renewing the lease failed", error=repr(task.exception()))
+
+
+async def _renew(lead: Leadership) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                await asyncio.sleep(RENEW_EVERY_S)
+                await lead.confirm()
+
+
+class BackgroundPublisher:
+    """Publishes the outbox of one record, one time after the other. What fails is due again at the next pass."""
+
+    def __init__(self, state: FleetState) -> None:
+        self._state = state
+        self._task: asyncio.Task[None] | None = None
+        self._due = False
+        self._slow = False
+        self._log = structlog.get_logger()
+
+    def publish_soon(self) -> None:
+        """Begin to publish; what is decided while that lasts is published after it."""
+        self._due = True
+        if self._task is None:
+            self._slow = False
+            self._task = asyncio.create_task(self._publish(), name="publish the outbox")
+            self._task.add_done_callback(self._ended)
+
+    async def wait(self, limit_s: float) -> None:
+        """Wait until all is published, for at most `limit_s`, and only once for a log that took longer."""
+        if self._task is not None and not self._slow:
+            _, pending = await asyncio.wait([self._task], timeout=limit_s)
+            self._slow = bool(pending)
+
+    async def stop(self) -> None:
+        """Cancel what is being published: it stays in the outbox."""
+        if self._task is not None:
+            await end_tasks([self._task])
+
+    async def _publish(self) -> None:
+        while self._due:
+            self._due = False
+            try:
+                await self._state.publish()
+            except SlipwayError as error:
+                self._log.warning("publishing postponed", code=error.code, reason=error.reason)
+                return
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and task.exception() is not None:
+            self._log.error("publishing failed unexpectedly", exc_info=task.exception())
+
+
+class TrafficProofs:
+    """One check per traffic order. A store that does not answer delays the order, and nothing else."""
+
+    def __init__(self, artifacts: Artifacts, on_verdict: Callable[[], None]) -> None:
+        """Take what checks, and what is called when a verdict is there."""
+        self._artifacts = artifacts
+        self._on_verdict = on_verdict
+        self._checks: dict[str, asyncio.Task[Problem | None]] = {}
+
+    def assess(self, answer: ApplyOrder) -> ApplyOrder | RefuseOrder | None:
+        """Return the answer if its target may take traffic, else a refusal; None while that is not known."""
+        order = answer.order
+        check = self._checks.get(order.order_id)
+        if check is None:
+            check = asyncio.create_task(self._artifacts.assess_traffic(order.event.data.target))
+            self._checks[order.order_id] = check
+            check.add_done_callback(lambda _: self._on_verdict())
+        if not check.done():
+            return None
+        error = check.exception() if not check.cancelled() else asyncio.CancelledError()
+        if error is not None:
+            del self._checks[order.order_id]
+            known = translate(error) if isinstance(error, Exception) else None
+            structlog.get_logger().warning(
+                "a target could not be verified before traffic; it is tried again",
+                order=order.order_id,
+                code=known.code if known is not None else "internal_error",
+                error=repr(error),
+            )
+            return None
+        problem = check.result()
+        return answer if problem is None else RefuseOrder(order, problem.code, problem.reason)
+
+    def keep_only(self, order_ids: Collection[str]) -> None:
+        """Forget the checks of all other orders."""
+        for order_id in self._checks.keys() - set(order_ids):
+            self._checks.pop(order_id).cancel()

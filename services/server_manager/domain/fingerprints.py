@@ -1,8 +1,0 @@
-"""The `system_fingerprint` of answers: server-manager gives it to the engine, the gateway names it to callers."""
-
-from contracts.vocabulary import Digest, Target
-
-
-def fingerprint(target: Target | str, manifest_digest: Digest) -> str:
-    """Return the `system_fingerprint`: the target, and enough of its manifest's digest to identify the files."""
-    return f"fp_{target}.{manifest_digest.removeprefix('sha256:')[:8]}"
