@@ -57,7 +57,7 @@ def log_of(process):
     return (process.folder / "log").read_text()
 
 
-@pytest.mark.parametrize("paused", [True, False], ids=["paused", "cut off"])
+@pytest.mark.parametrize("paused", [True, pytest.param(False, marks=pytest.mark.full)], ids=["paused", "cut off"])
 async def test_the_holder_before_does_nothing_to_what_the_next_one_set(two, fleet, triton, tmp_path, paused):
     (first, _, relay), js = two, fleet.js
     base, old, new = (fleet.put_toy(tmp_path, "bot", version) for version in range(3))
@@ -90,7 +90,9 @@ async def test_the_holder_before_does_nothing_to_what_the_next_one_set(two, flee
     assert (await leader(js)).holder == after.holder
 
 
-@pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload"])
+@pytest.mark.parametrize(
+    "method", ["RepositoryModelLoad", pytest.param("RepositoryModelUnload", marks=pytest.mark.full)]
+)
 async def test_a_request_that_was_checked_before_a_takeover_and_sent_after_it_is_refused(
     start, fleet, triton, tmp_path, method
 ):
@@ -167,6 +169,7 @@ async def test_a_server_manager_that_is_stopped_hands_over_at_once(js, two, flee
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.full
 async def test_while_the_agent_is_dead_loads_wait_and_what_serves_goes_on(start, fleet, triton, tmp_path):
     base, old, new = (fleet.put_toy(tmp_path, "bot", version) for version in range(3))
     with running(start("only", SERVER_MANAGER_STANDBY_GRACE_S="1")) as manager:

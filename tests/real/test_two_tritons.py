@@ -268,6 +268,7 @@ def pair(triton, second):
     return triton, second
 
 
+@pytest.mark.full
 async def test_an_endpoint_is_removed_under_load_and_added_again_without_a_failed_request(
     fleet, manage, gateway, pair, tmp_path
 ):
@@ -322,6 +323,7 @@ def endpoint_changes(gateway, triton, change):
     return gateway.metric(f'slipway_gateway_ejections_total{{change="{change}",endpoint="{triton.endpoint}"}}')
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("manager")
 async def test_of_a_version_with_two_copies_the_death_of_one_triton_fails_its_streams_only_and_needs_no_edit(
     fleet, gateway, triton, second, tmp_path
