@@ -3,7 +3,6 @@
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from clients.cli.errors import CommandError, Exit
 from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE, Environment
+from shared.runtime.files import replacing
 
 FILE = "contexts.yaml"
 ContextName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
@@ -132,10 +132,8 @@ def write_contexts(contexts: Contexts, path: Path | None = None) -> None:
     text = yaml.safe_dump(contexts.model_dump(mode="json", exclude_none=True), sort_keys=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".contexts")  # mkstemp makes it 0600
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        Path(temporary).replace(path)
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise CommandError(f"the contexts cannot be written to {path}: {error}") from error
 

@@ -3,9 +3,10 @@
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from shared.runtime.files import replacing
 
 
 def write_secret(path: Path, content: bytes) -> None:
@@ -18,18 +19,10 @@ def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
 
     Written by root, it belongs to the owner of its folder: containers read the keys as another user.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(mode)
-        give_to_owner(Path(name), path.parent)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(content)
+        os.fchmod(file.fileno(), mode)
+        give_to_owner(file.fileno(), path.parent)
 
 
 def make_folder(path: Path, mode: int = 0o700) -> None:
@@ -39,8 +32,8 @@ def make_folder(path: Path, mode: int = 0o700) -> None:
         give_to_owner(path, path.parent)
 
 
-def give_to_owner(path: Path, folder: Path) -> None:
-    """Change the owner of a file that root made to that of its folder."""
+def give_to_owner(path: Path | int, folder: Path) -> None:
+    """Change the owner of a file that root made, given by its path or descriptor, to that of its folder."""
     if os.geteuid() == 0:
         owner = folder.stat()
         os.chown(path, owner.st_uid, owner.st_gid)

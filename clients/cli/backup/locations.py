@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +10,7 @@ from typing import Protocol
 from clients.cli.backup.contents import Blob
 from contracts.manifests import FileEntry
 from shared.errors import Permanent
+from shared.runtime.files import replacing
 from shared.storage.blobs import Store, blob_key
 from shared.storage.objects import AlreadyExists
 from shared.storage.transfer import PART_BYTES
@@ -129,16 +129,9 @@ class Folder:
     def _write(self, path: Path, parts: Iterable[memoryview]) -> None:
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-        try:
-            with os.fdopen(descriptor, "wb") as out:
-                for part in parts:
-                    out.write(part)
-                out.flush()
-                os.fsync(out.fileno())
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        with replacing(path) as out:
+            for part in parts:
+                out.write(part)
 
 
 class BucketPrefix:

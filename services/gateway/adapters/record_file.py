@@ -1,13 +1,12 @@
 """Saves the last known records in a file, so that a gateway that starts without the bus can serve."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import structlog
 from pydantic import BaseModel
 
+from shared.runtime.files import replacing
 from shared.storage.record_format import dump_all, parse_all
 
 M = TypeVar("M", bound=BaseModel)
@@ -37,14 +36,5 @@ class RecordFile(Generic[M]):
 
     def save(self, records: dict[str, M]) -> None:
         """Write the records; a reader sees either the old or the new file, also after a loss of power."""
-        handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")  # of mode 600
-        partial = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(dump_all(records))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        with replacing(self._path) as file:
+            file.write(dump_all(records))

@@ -1,7 +1,6 @@
 """Files beside the engine's models: what every process that may act on this engine must be able to read."""
 
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from contracts.routes import Route
 from contracts.vocabulary import Runtime
 from services.server_manager.domain.records import Leader
+from shared.runtime.files import replacing
 from shared.storage.record_format import dump_all, parse_all
 
 DAMAGED = Leader(holder="unknown: the lease file is damaged")
@@ -120,14 +120,6 @@ def _dump(value: BaseModel) -> bytes:
 def replace_file(path: Path, content: bytes) -> None:
     """Write so that a reader sees the old file or the new one, also after the machine lost power."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Random, because two containers on one disk may both be process 1.
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(content)
