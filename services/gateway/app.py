@@ -105,7 +105,6 @@ def _body_reader(settings: GatewaySettings) -> BodyReader:
     return BodyReader(
         max_bytes=settings.max_body_bytes,
         deadline_s=settings.body_s,
-        max_bodies=settings.max_bodies,
         max_total_bytes=settings.max_bodies_bytes,
     )
 

@@ -54,10 +54,8 @@ class GatewaySettings(BaseSettings):
     """Largest body; more is a 413."""
     body_s: Seconds = 30.0
     """Most time in which a body arrives."""
-    max_bodies: Annotated[int, Field(ge=1)] = 256
-    """Bodies that are read at the same time; above it the oldest is dropped with a 408."""
     max_bodies_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
-    """The same, in bytes together."""
+    """Most bytes of all bodies that are arriving; more is a 429."""
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 75
     """How long a connection stays open without a request: longer than proxies keep it, which mostly take 60 s."""
     max_connections: Annotated[int, Field(ge=1)] = 4096

@@ -84,6 +84,12 @@ def too_many_requests(limit: int) -> Problem:
     return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
 
 
+def too_many_bodies(limit: int) -> Problem:
+    """Return the problem for a body that arrives while others do, together above the limit."""
+    message = f"More than {limit} bytes of bodies are arriving, which is the limit; try again soon."
+    return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
+
+
 def too_many_of_caller(own: int, limit: int, unit: str) -> Problem:
     """Return the problem for a request of a caller that has much in flight while what is free is kept for others.
 

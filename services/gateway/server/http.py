@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -11,88 +10,55 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from services.gateway.api.backlog import SlowReader
+from services.gateway.domain import errors
 from services.gateway.domain.errors import Problem, RequestRejected
 
 _SLICE_BYTES: Final = 2**16
 
 
-@dataclass
-class _Reading:
-    """A body that is being read."""
-
-    timeout: asyncio.Timeout
-    size: int = 0
-    evicted: bool = False
-
-
 class BodyReader:
-    """Reads request bodies under limits: time and size of each, number and total size of all that are being read.
+    """Reads request bodies under limits: time and size of each, and the size of all that are being read."""
 
-    Above the limits of all, the oldest one is evicted: a fast body takes milliseconds, so the oldest are slow, and they
-    must not block other callers.
-    """
-
-    def __init__(
-        self, *, max_bytes: int, deadline_s: float = 30.0, max_bodies: int = 256, max_total_bytes: int = 2**26
-    ) -> None:
+    def __init__(self, *, max_bytes: int, deadline_s: float = 30.0, max_total_bytes: int = 2**26) -> None:
         self._max_bytes = max_bytes
         self._deadline_s = deadline_s
-        self._max_bodies = max_bodies
         self._max_total_bytes = max_total_bytes
-        self._readings: list[_Reading] = []  # the oldest first
-        self._total = 0  # bytes of those that are not evicted
+        self._total = 0
 
     async def read(self, request: Request) -> bytes:
         """Return the body of a request.
 
         Raises:
-            RequestRejected: 413 if it is too long: its rest is dropped; 408 if it takes too long or was evicted: the
-                connection is closed.
+            RequestRejected: 413 if it is too long, 429 if all together are: its rest is dropped; 408 if it takes too
+                long: the connection is closed.
             ClientDisconnect: the caller disconnected.
         """
         if _declared(request) > self._max_bytes:
             raise self._too_large()
-        if len(self._readings) >= self._max_bodies:
-            self._evict()
         chunks: list[bytes] = []
-        timeout = asyncio.timeout(self._deadline_s)
-        reading = _Reading(timeout)
-        self._readings.append(reading)
+        size = 0
         try:
-            async with timeout:
+            async with asyncio.timeout(self._deadline_s):
                 async for chunk in request.stream():
-                    reading.size += len(chunk)
-                    self._total += 0 if reading.evicted else len(chunk)
-                    if reading.size > self._max_bytes:
+                    size += len(chunk)
+                    self._total += len(chunk)
+                    if size > self._max_bytes:
                         raise self._too_large()
+                    if self._total > self._max_total_bytes:
+                        raise RequestRejected(errors.too_many_bodies(self._max_total_bytes))
                     chunks.append(chunk)
-                    while self._total > self._max_total_bytes:
-                        self._evict()
         except TimeoutError:
-            raise self._too_slow(reading) from None
+            raise self._too_slow(size) from None
         finally:
-            self._readings.remove(reading)
-            self._total -= 0 if reading.evicted else reading.size
+            self._total -= size
         return b"".join(chunks)
-
-    def _evict(self) -> None:
-        oldest = next((reading for reading in self._readings if not reading.evicted), None)
-        if oldest is not None:
-            oldest.evicted = True
-            self._total -= oldest.size
-            if not oldest.timeout.expired():  # an expired timeout cannot be rescheduled, and ends the reading anyway
-                oldest.timeout.reschedule(0.0)
 
     def _too_large(self) -> RequestRejected:
         message = f"The body is longer than the limit of {self._max_bytes} bytes."
         return RequestRejected(Problem(413, message, code="request_too_large"))
 
-    def _too_slow(self, reading: _Reading) -> RequestRejected:
-        message = (
-            f"The body was dropped after {reading.size} bytes, because faster ones were waiting; send it again, faster."
-            if reading.evicted
-            else f"{reading.size} bytes of the body arrived within the limit of {self._deadline_s:g} s; send it faster."
-        )
+    def _too_slow(self, size: int) -> RequestRejected:
+        message = f"{size} bytes of the body arrived within the limit of {self._deadline_s:g} s; send it faster."
         return RequestRejected(Problem(408, message, code="request_too_slow", headers={"Connection": "close"}))
 
 

@@ -5,12 +5,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from starlette.requests import Request
 
 from decisions.evidence.attribution import is_excused
 from services.gateway.api.backlog import Backlog, SlowReader
-from services.gateway.domain.errors import RequestRejected
-from services.gateway.server.http import BodyReader, limited_writes
+from services.gateway.server.http import limited_writes
 from tests.kit.virtual_time import virtual_time
 from tests.unit.gateway.fakes import FakeEngine, Form, StepClock
 from tests.unit.gateway.world import HELLO, RAW_BEARER, World, only_active
@@ -190,42 +188,17 @@ async def test_a_body_has_its_time():
     assert world.records == []
 
 
-@pytest.mark.parametrize("limits", [{"max_bodies": 2}, {"max_bodies_bytes": 2000}])
-async def test_the_oldest_of_too_many_bodies_is_evicted(limits):
-    world = World(only_active(), body_s=3600, **limits)
+async def test_bodies_that_are_too_large_together_are_refused_and_leave_room_when_they_end():
+    world = World(only_active(), body_s=3600, max_bodies_bytes=2000)
     slow = [Caller(world) for _ in range(2)]
     for caller in slow:
         caller.send_body(b" " * 990, more=True)
         await asyncio.sleep(0.01)
-    assert await Caller(world, HELLO).status() == 200
-    assert await asyncio.wait_for(slow[0].status(), 10) == 408
-    assert not slow[1].task.done()
+    assert await Caller(world, HELLO).status() == 429
     for caller in slow:
         caller.leave()
         await caller.task
-
-
-@pytest.mark.parametrize("limits", [{"max_bodies": 1}, {"max_total_bytes": 14}])
-async def test_a_newcomer_does_not_suffer_where_the_oldest_body_is_just_running_out_of_time(limits):
-    """The time is over, and its task has not gone on yet: the newcomer comes in between."""
-    bodies = BodyReader(max_bytes=10_000, deadline_s=0.0, **limits)
-    slow, quick = asyncio.Queue(), asyncio.Queue()
-    slow.put_nowait({"type": "http.request", "body": b"slow", "more_body": True})
-    quick.put_nowait({"type": "http.request", "body": b"quick and whole", "more_body": False})
-    expiring = []
-
-    async def come_later():
-        await asyncio.sleep(0)  # the other begins
-        await asyncio.sleep(0)  # its time is over
-        expiring.append(bodies._readings[0].timeout.expired())
-        return await bodies.read(Request({"type": "http", "headers": []}, quick.get))
-
-    late = asyncio.ensure_future(bodies.read(Request({"type": "http", "headers": []}, slow.get)))
-    assert await come_later() == b"quick and whole"
-    assert expiring == [True]
-    with pytest.raises(RequestRejected) as caught:
-        await late
-    assert caught.value.problem.status == 408
+    assert await Caller(world, HELLO).status() == 200
 
 
 async def test_a_caller_that_goes_away_while_the_fallback_is_asked_does_not_hide_the_failure():
