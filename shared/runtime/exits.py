@@ -1,6 +1,5 @@
 """Describes the exit of a process: its exit code or signal in words, and whether memory ran out."""
 
-import os
 import re
 import signal
 from collections.abc import Mapping
@@ -29,36 +28,33 @@ MEANINGS: Mapping[int, str] = MappingProxyType(
 
 OUT_OF_MEMORY = "perhaps the kernel killed it: memory ran out in this control group just before"
 _SHELL_BASE = 128
-_FULL_RATIO = 0.02
 _CODES = re.compile(
     r"((?:exit ?code|exit status|returncode)s?[ :=]+|Engine\w*': ?|Worker\w*': ?)-(\d{1,2})\b", re.IGNORECASE
 )
 
 
-def describe_exit(code: int, *, out_of_memory: bool = False, shm: Path = Path("/dev/shm")) -> str:  # noqa: S108 - only its free space is read
+def describe_exit(code: int, *, out_of_memory: bool = False) -> str:
     """Return how a process ended; for a signal, its name and its usual cause.
 
     Args:
         code: exit code; negative is the signal, as in `subprocess`.
         out_of_memory: the count of processes killed for memory, perhaps others of the same group, rose just before.
-        shm: the shared-memory file system, whose free space is checked after SIGBUS.
     """
     if code < 0:
-        return _describe_signal(-code, out_of_memory, shm)
+        return _describe_signal(-code, out_of_memory=out_of_memory)
     number = code - _SHELL_BASE
     if number in MEANINGS:
-        return f"exit code {code}, which shells and containers give for {_describe_signal(number, out_of_memory, shm)}"
+        described = _describe_signal(number, out_of_memory=out_of_memory)
+        return f"exit code {code}, which shells and containers give for {described}"
     return f"exit code {code}"
 
 
-def _describe_signal(number: int, out_of_memory: bool, shm: Path | None) -> str:
+def _describe_signal(number: int, *, out_of_memory: bool = False) -> str:
     name = signal_name(number)
     if number == signal.SIGKILL and out_of_memory:
         return f"signal {name}: {OUT_OF_MEMORY}"
     meaning = MEANINGS.get(number)
-    text = f"signal {name}: {meaning}" if meaning else f"signal {name}"
-    full = _describe_full(shm) if number == signal.SIGBUS and shm is not None else ""
-    return f"{text}; {full}" if full else text
+    return f"signal {name}: {meaning}" if meaning else f"signal {name}"
 
 
 def signal_name(number: int) -> str:
@@ -73,24 +69,9 @@ def explain_codes(text: str) -> str:
     """Return a message of another program, with the signal's name after each negative exit code."""
 
     def explain(match: re.Match[str]) -> str:
-        return f"{match[0]} ({_describe_signal(int(match[2]), False, None)})"
+        return f"{match[0]} ({_describe_signal(int(match[2]))})"
 
     return _CODES.sub(explain, text)
-
-
-def _describe_full(folder: Path) -> str:
-    try:
-        space = os.statvfs(folder)
-    except OSError:
-        return ""
-    return describe_space(folder, space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize)
-
-
-def describe_space(folder: Path, free_bytes: int, total_bytes: int) -> str:
-    """Return that a file system is full, with its free and total size; empty if it is not full, or has no size."""
-    if total_bytes == 0 or free_bytes > total_bytes * _FULL_RATIO:
-        return ""
-    return f"{folder} is full now ({free_bytes // 2**20} of {total_bytes // 2**20} MiB free)"
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from shared.runtime.exits import MEANINGS, count_memory_kills, describe_exit, describe_space, explain_codes
+from shared.runtime.exits import MEANINGS, count_memory_kills, describe_exit, explain_codes
 
 
 @pytest.mark.parametrize(
@@ -44,19 +43,6 @@ def test_sigkill_is_blamed_on_memory_only_when_the_kernel_counted_one():
     )
     assert "from outside" in describe_exit(-9, out_of_memory=False)
     assert "ran out" not in describe_exit(-11, out_of_memory=True)
-
-
-@pytest.mark.parametrize(
-    ("free", "total", "full"), [(0, 1000, True), (1, 1000, True), (500, 1000, False), (0, 0, False)]
-)
-def test_a_file_system_is_full_when_hardly_anything_is_free(free, total, full):
-    text = describe_space(Path("/dev/shm"), free * 2**20, total * 2**20)
-    assert text == (f"/dev/shm is full now ({free} of {total} MiB free)" if full else "")
-
-
-def test_the_space_of_shared_memory_is_looked_at_after_sigbus_only():
-    assert "is full now" not in describe_exit(-7, shm=Path("/nowhere"))
-    assert "is full now" not in describe_exit(-11)
 
 
 def test_a_real_process_that_dies_of_sigill_is_told_so():
