@@ -13,8 +13,8 @@ from services.quantiser.adapters.store import StoredArtifacts as QuantiserArtifa
 from services.registry.adapters.store import StoredArtifacts as RegistryArtifacts
 from services.rollback_controller.adapters.provenance import StoredProofs, proofs_by_settings
 from services.server_manager.adapters.load_check import LoadCheck
+from services.server_manager.adapters.traffic_check import check_traffic
 from shared.errors import Permanent, Transient
-from shared.provenance.traffic_check import check_traffic
 from shared.provenance.verification import Verification
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store, manifest_key

@@ -10,10 +10,10 @@ from contracts.provenance import AttesterKey
 from contracts.vocabulary import Deployable, Digest, digest_of
 from decisions.releases.provenance import Problem
 from services.server_manager.adapters.repository_files import replace_file
+from services.server_manager.adapters.traffic_check import check_traffic
 from shared.errors import Permanent
 from shared.provenance.envelopes import Trust
 from shared.provenance.target_check import check_target
-from shared.provenance.traffic_check import check_traffic
 from shared.storage.blobs import Store
 
 
