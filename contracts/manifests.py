@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -265,6 +265,3 @@ class BenchmarkReport(Contract):
     million_tokens_price: float | None = None
     requests: tuple[dict[str, Any], ...]
     send_based_ttft_ms: dict[str, Statistics] = {}
-
-
-Manifest = Union[BaseManifest, MergedManifest, VariantManifest, VersionManifest, BenchmarkReport]

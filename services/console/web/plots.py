@@ -34,7 +34,6 @@ OPTIONS: Final[Mapping[str, Any]] = {
     "min_scale": 3,
     "disable_xml_declaration": True,
 }
-Series = Sequence[Mapping[str, Any] | tuple[float, float] | None]
 
 
 def pareto_plot(variants: Iterable[VariantRow]) -> Markup | None:
