@@ -32,7 +32,6 @@ from services.gateway.routing.route_table import RouteTable
 from services.gateway.routing.stalls import Stalls
 from services.gateway.server.http import BodyReader, problem_response
 from services.gateway.server.metrics_page import MetricsPage
-from services.gateway.server.process_metrics import exposed_registry
 from services.gateway.server.worker_state import WorkerState
 from services.gateway.settings import GatewaySettings
 from services.gateway.telemetry.metrics import GatewayMetrics
@@ -40,6 +39,7 @@ from services.gateway.telemetry.request_traces import RequestTraces
 from services.gateway.telemetry.traffic import Traffic
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
+from shared.runtime.process_metrics import exposed_registry
 
 SERVICE = "gateway"
 _CODES = {404: "unknown_url", 405: "method_not_allowed"}

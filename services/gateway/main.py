@@ -3,9 +3,9 @@
 import asyncio
 
 from services.gateway.adapters.transport import require_transport
-from services.gateway.server.process_metrics import share_metrics
 from services.gateway.settings import GatewaySettings
 from shared.messaging.credentials import require_identity
+from shared.runtime.process_metrics import share_metrics
 from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import check_sandbox
 from shared.runtime.settings import Connection, read_settings

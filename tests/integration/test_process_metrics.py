@@ -13,7 +13,7 @@ import os, socket, subprocess, sys
 from pathlib import Path
 if len(sys.argv) > 2:
     socket.gethostname = lambda: sys.argv[2]
-from services.gateway.server.process_metrics import FOLDER, share_metrics
+from shared.runtime.process_metrics import FOLDER, share_metrics
 share_metrics(Path(sys.argv[1]))
 folder = Path(os.environ[FOLDER])
 """
@@ -21,7 +21,7 @@ WORKERS = (
     SHARE
     + """
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from services.gateway.server.process_metrics import exposed_registry, forget_process, identify_process, sum_live_gauges
+from shared.runtime.process_metrics import exposed_registry, forget_process, identify_process, sum_live_gauges
 for number in range(3):
     identify_process(number)
     registry = CollectorRegistry()

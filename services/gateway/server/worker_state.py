@@ -9,9 +9,9 @@ from contracts import metrics as m
 from services.gateway.callers.key_table import KeyTable
 from services.gateway.ports import Pause
 from services.gateway.routing.route_table import RouteTable
-from services.gateway.server.process_metrics import sum_live_gauges
 from shared.runtime.clock import Clock
 from shared.runtime.metrics import BoundedLabel, counter, gauge
+from shared.runtime.process_metrics import sum_live_gauges
 
 START_S = 10.0
 """Time after the start of the gateway, in seconds, in which it is ready only with all workers."""

@@ -18,9 +18,9 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 from services.gateway.process import BACKLOG, serve
-from services.gateway.server.process_metrics import forget_process, identify_process
 from services.gateway.settings import GatewaySettings
 from shared.runtime.clock import SystemClock
+from shared.runtime.process_metrics import forget_process, identify_process
 from shared.runtime.settings import Connection
 
 HANG_S: Final = 20
