@@ -114,9 +114,8 @@ def expected(name):
         for verb in ("CREATE", "UPDATE"):
             tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything or name == PROVISIONER
         for verb in ("PURGE", "MSG.DELETE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN"):
-            tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything
-    if service is not None:
-        tried |= {f"$JS.API.STREAM.PURGE.KV_{bucket}": True for bucket in service.forgets}
+            forgets = service is not None and verb == "PURGE" and stream.removeprefix("KV_") in service.forgets
+            tried[f"$JS.API.STREAM.{verb}.{stream}"] = everything or forgets
     for stream in STREAMS:
         publishes = {stream_of(fact) for fact in facts_of(name)} if service is not None else set()
         looks_up = stream in publishes or (service is not None and stream in (*service.looks_up, *service.follows))
