@@ -50,10 +50,10 @@ def contended_state(js):
 
 
 def edits(js):
-    numbers = iter(range(1000))
+    numbers = iter(range(1, 1000))
 
     def load(servers):
-        return servers.model_copy(update={"endpoint": f"a:{next(numbers)}"})
+        return servers.model_copy(update={"memory_budget_bytes": next(numbers)})
 
     return {
         "servers": lambda: contended_state(js).write(load),

@@ -48,7 +48,7 @@ class TestFleetState(StateConformance):
         return FleetState(store, "main")
 
     async def test_an_edit_that_changes_nothing_writes_nothing(self, state, clean):
-        await state.write(lambda record: record.model_copy(update={"endpoint": "a:1"}))
+        await state.write(lambda record: record.model_copy(update={"memory_budget_bytes": 1}))
         before = (await (await clean.key_value("servers")).get("main")).revision
         await state.write(lambda record: record)
         assert (await (await clean.key_value("servers")).get("main")).revision == before
