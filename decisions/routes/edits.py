@@ -218,13 +218,13 @@ def returns_by_itself(route: Route, target: Target, at: datetime) -> bool:
 
 
 def order_return(route: Route, target: Target, *, at: datetime, cause_id: str) -> Edit:
-    """Let a suspended target return as a canary; the registry opens its release."""
-    if cause_id in (route.cause_id, route.last_edit_id):
+    """Let a suspended target return as a canary; the registry opens its release. One that does so already goes on."""
+    waiting = route.suspension(target)
+    if cause_id in (route.cause_id, route.last_edit_id) or (waiting is not None and waiting.returned_by):
         return AlreadyApplied(route)
-    if route.suspension(target) is None:
+    if waiting is None:
         return _not_suspended(target)
-    noted = route.model_copy(update=_next_note(route, cause_id))
-    return Changed(_let_return(noted, target, at, cause_id), "judge")
+    return Changed(_let_return(route.model_copy(update=_next_note(route, cause_id)), target, at, cause_id), "judge")
 
 
 def return_suspended(route: Route, target: Target, *, at: datetime, cause_id: str) -> Edit:

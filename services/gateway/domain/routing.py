@@ -64,8 +64,8 @@ def choose_target(route: Route, key: str, now: datetime, names: Collection[str] 
     The key is the gateway's own id of the request, so that no caller can choose a side or take many of one. A canary
     may be only for callers of some names.
     """
-    canary = drawn_canary(route, now)
-    is_left_out = canary is not None and bool(canary.only_for) and not set(canary.only_for) & set(names)
+    canary, declared = drawn_canary(route, now), route.canary_in_traffic
+    is_left_out = declared is not None and bool(declared.only_for) and not set(declared.only_for) & set(names)
     if canary is not None and not is_left_out and fraction(f"{canary.served.target}|{key}") < canary.weight_ratio:
         return Choice(canary.served, canary=True)
     return None if route.active is None else Choice(route.active, pinned=is_left_out)

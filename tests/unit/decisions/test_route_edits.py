@@ -348,6 +348,13 @@ def test_it_returns_as_a_canary_and_is_in_traffic_like_any_other():
     assert promoted(returning(), 3, "p").active == served(3), "a policy without canary steps"
 
 
+def test_a_second_order_to_return_leaves_the_release_of_the_first_one():
+    asked = apply(left(), order_return(left(), target(3), at=NOW, cause_id="o"))
+    assert order_return(asked, target(3), at=NOW, cause_id="o2") == AlreadyApplied(asked)
+    ended = apply(asked, end_trial(asked, target(3), cause_id="e"))
+    assert apply(ended, order_return(ended, target(3), at=NOW, cause_id="o2")).suspended[0].returned_by == "o2"
+
+
 def test_others_stay_suspended_beside_a_canary_that_returns():
     state = suspended(left(), 2)
     canary = promoted(apply(state, order_return(state, target(3), at=NOW, cause_id="o")), 3, "c", weight=0.1)

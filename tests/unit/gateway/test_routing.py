@@ -83,6 +83,17 @@ def test_a_canary_that_is_only_for_some_draws_their_requests_and_the_others_are_
     }
 
 
+def test_while_its_traffic_is_away_requests_of_others_than_a_canary_is_for_are_still_no_evidence():
+    share = CanaryShare(
+        served=served(8), weight_ratio=0.5, only_for=("team:staff",), away_until=NOW + timedelta(seconds=70)
+    )
+    choices = {name: routing.choose_target(route(canary=share), "key", NOW, {name}) for name in ("team:staff", "")}
+    assert {name: (choice.canary, choice.pinned) for name, choice in choices.items()} == {
+        "team:staff": (False, False),
+        "": (False, True),
+    }
+
+
 @pytest.mark.parametrize("weight", [0.05, 0.25, 0.5])
 def test_the_share_is_the_weight(weight):
     share = len(trial_keys(on_trial(weight))) / len(KEYS)
