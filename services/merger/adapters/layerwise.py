@@ -44,14 +44,16 @@ def read_on_demand(model: torch.nn.Module, load: Load) -> set[str]:
 
     Returns:
         The modules that were not called yet; it shrinks as they are. An operation on weights that were never read may
-        give numbers from uninitialised memory, without an error.
+        give numbers from uninitialised memory, without an error. What a LoRA saves a copy of is not included: while
+        the LoRA is active, only the copy is called.
     """
     unread: set[str] = set()
     for name, module in model.named_modules():
         by_owner = name.endswith(".base_layer") or isinstance(module, READ_BY_OWNER)
         needed = [] if by_owner else missing_parameters(name, module)
         if needed:
-            unread.add(name)
+            if ".original_module" not in name:
+                unread.add(name)
             _load_while_called(module, needed, load, partial(unread.discard, name))
     return unread
 

@@ -534,6 +534,17 @@ def test_a_model_that_reads_its_weights_on_demand_answers_the_same(made, make_jo
     assert all(parameter.device.type == "meta" for parameter in lazy.parameters())
 
 
+def test_a_lora_with_added_tokens_is_computed_without_reading_the_whole_base(made, make_job, tmp_path):
+    settings = {"save_embeddings": True, "modules_to_save": ["norm"]}
+    job = opened(make_job(checkpoint=tiny_lora(made["base"], tmp_path / "lora", added_tokens=3, **settings)))
+    checked = torch_checks.check(job)
+    reader = tensors.TensorReader(job.base_folder, job.base_metadata, digests_of(job), checked.replacements)
+    model = peft_model.load_unmerged(job.base, job.checkpoint, checked.vocabulary.rows)
+    unread = layerwise.read_on_demand(model, verify.through_ties(reader, checked.tied))
+    layerwise.compute_logits(model, checked.prompts)
+    assert unread == set(), "else all weights are read into memory"
+
+
 def digests_of(job):
     merged = {}
     for file in job.base_metadata.weights:
