@@ -1,5 +1,6 @@
 """Open folders outside the store: resolve a branch to its commit, print it, compute the digest."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from clients.cli.upload import progress_bar
 from contracts.facts import Weights
 from contracts.sources import HUB
 from contracts.vocabulary import ArtifactRef, digest_of
-from shared.runtime.settings import SourceSettings
+from shared.runtime.settings import SourceSettings, variable_of
 from shared.storage.sources import Source, Sources, describe_file, read_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -18,13 +19,13 @@ ADAPTER_CONFIG = "adapter_config.json"
 def open_source(uri: str, stack: StackAddress, *, quiet: bool) -> Source:
     """Return a folder outside the store that `SLIPWAY_HF_ENDPOINT` and `SLIPWAY_FILE_ROOTS` allow to read.
 
-    For a stack on this machine, the hub is the one that `slipway up` sets.
+    For a stack on this machine, the hub is the one that `slipway up` sets; an empty variable means none there, too.
 
     Raises:
         SlipwayError: reading it is not allowed, it does not exist, or its server does not answer.
     """
     settings = SourceSettings()
-    if settings.hf_endpoint is None and stack.is_local:
+    if stack.is_local and variable_of(SourceSettings, "hf_endpoint") not in os.environ:
         settings = settings.model_copy(update={"hf_endpoint": HUB})
     source = Sources(settings).open(uri)
     if source.uri != uri and not quiet:
