@@ -54,6 +54,7 @@ class Verification:
     Attributes:
         read_files: Whether blobs are read; manifests, attestations and records always are.
         progress: Called with what is read next.
+        manifest: The version's manifest, as it was read and compared with what is signed; None before.
     """
 
     store: Store
@@ -61,6 +62,7 @@ class Verification:
     read_files: bool = True
     progress: Callable[[str], None] = lambda _what: None
     findings: list[Finding] = field(default_factory=list)
+    manifest: VersionManifest | None = None
     _checked: dict[tuple[str, str], str | None] = field(default_factory=dict)
 
     def version(self, model: str, number: int, variant: str | None = None) -> tuple[Finding, ...]:
@@ -72,7 +74,7 @@ class Verification:
         registration = None
         with self._reading("attestations"):
             registration = self._chain(Chain(self.store, model, number), key, digest_of(data))
-        manifest = self._parse(VersionManifest, data, key)
+        manifest = self.manifest = self._parse(VersionManifest, data, key)
         if manifest is None:
             return tuple(self.findings)
         for registered in manifest.variants:

@@ -35,7 +35,7 @@ def pull(settings, keys, released):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "slipway-pull.json"}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".slipway-pull.json"}
 
 
 def test_the_files_of_a_variant_are_pulled_and_again_after_a_failure(pull, store, released, tmp_path):
@@ -47,11 +47,15 @@ def test_the_files_of_a_variant_are_pulled_and_again_after_a_failure(pull, store
     assert contents(folder) == expected
     digest = next(each.manifest.digest for each in released.manifest.variants if each.variant == "int8")
     assert json.loads(out)["manifest"] == digest
-    assert json.loads((folder / "slipway-pull.json").read_text())["manifest"] == digest
+    assert json.loads((folder / ".slipway-pull.json").read_text())["manifest"] == digest
     first = folder / files[0].path
     first.write_bytes(first.read_bytes()[::-1])  # as long as before
     (folder / ".part-left").write_bytes(b"half a file")
+    (folder / "later").mkdir()
+    (folder / "later" / ".part-left").write_bytes(b"half a file")
     assert pull(folder, "--variant", "int8")[0] == 0
+    assert list((folder / "later").iterdir()) == []
+    (folder / "later").rmdir()
     assert contents(folder) == expected
 
 
@@ -66,6 +70,20 @@ def test_a_folder_with_other_files_is_left_alone(pull, tmp_path):
     status, _, err = pull(folder, "--variant", "bf16")
     assert (status, contents(folder)) == (2, before)
     assert f"{MODEL}.v2.int8" in err
+    (folder / "other.safetensors").write_bytes(b"other weights")
+    status, _, err = pull(folder, "--variant", "int8")
+    assert status == 2
+    assert "other.safetensors" in err
+
+
+def test_without_its_attestation_a_version_is_not_pulled(pull, store, tmp_path):
+    (key,) = [each for each in store.keys(f"versions/{MODEL}/2/") if each.endswith("/000001.json")]
+    data = store.find(key)
+    store._client.write(store.bucket, key, memoryview(b"{}"))
+    status, _, err = pull(tmp_path / "x", "--variant", "int8")
+    store._client.write(store.bucket, key, memoryview(data))
+    assert status == 1
+    assert "attestation 1" in err
 
 
 def test_a_variant_must_be_chosen_and_exist(pull, tmp_path):

@@ -1,7 +1,7 @@
 """`slipway pull`: the files of a version, for any server, each verified by its digest against the signed manifest."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +22,13 @@ from shared.provenance.envelopes import Trust
 from shared.provenance.verification import Verification
 from shared.storage.blobs import Store
 
-RECORD = "slipway-pull.json"
+RECORD = ".slipway-pull.json"
+PART = ".part-"
+"""How the names of files begin that are being written."""
 
 
 class Pulled(Contract):
-    """What a folder is pulled from: the file `slipway-pull.json` in it, written before all others."""
+    """What a folder is pulled from: the file `.slipway-pull.json` in it, written before all others."""
 
     target: Target
     manifest: Digest
@@ -47,18 +49,19 @@ def pull(
         raise CommandError("version 0 is the base model: its files are where it was imported from")
     store = open_store(stack)
     version = find_version(store, model, number).manifest
-    registered = find_variant(version, variant)
-    target = Target(model=model, version=number, variant=registered.variant)
+    target = Target(model=model, version=number, variant=find_variant(version, variant).variant)
     try:
-        check_signed(stack, store, target)
+        registered = find_signed(stack, store, target)
         manifest = VariantManifest.model_validate_json(store.get(registered.manifest))
-        claim(folder, Pulled(target=target, manifest=registered.manifest.digest))
+        claim(folder, Pulled(target=target, manifest=registered.manifest.digest), manifest.files)
         size = sum(file.size_bytes for file in manifest.files)
         with progress_bar(f"pulling {target}", size, shown=not as_json) as advance:
             for file in missing(folder, manifest.files, advance):
                 fetch(store, file, folder, store.prefix_of(registered.manifest), advance)
     except SlipwayError as error:
         raise CommandError(f"{target} was not pulled: {error.reason}", name=error.code) from error
+    except OSError as error:
+        raise CommandError(f"the folder {folder} cannot be used: {error}") from error
     if as_json:
         digest = registered.manifest.digest
         show_json({"target": str(target), "folder": str(folder), "manifest": digest, "size_bytes": size})
@@ -82,8 +85,8 @@ def find_variant(version: VersionManifest, name: str | None) -> RegisteredVarian
     )
 
 
-def check_signed(stack: StackAddress, store: Store, target: Target) -> None:
-    """Check that the version's manifest is signed, and that of the variant and its files attested.
+def find_signed(stack: StackAddress, store: Store, target: Target) -> RegisteredVariant:
+    """Return a variant as the signed manifest of its version names it; its own manifest and its files are attested.
 
     Raises:
         CommandError: something is altered, missing, or not attested by a key that may attest it.
@@ -92,38 +95,48 @@ def check_signed(stack: StackAddress, store: Store, target: Target) -> None:
         keys = Trust.from_settings(stack.connection).keys()
     except (SlipwayError, ValueError) as error:
         raise CommandError(f"the keys of attesters are not known: {error}") from error
-    about = Verification(store, keys, read_files=False).version(target.model, target.version, target.variant)
-    needed = [each for each in about if each.what.startswith(("version manifest", f"variant {target.variant}"))]
+    verification = Verification(store, keys, read_files=False)
+    about = verification.version(target.model, target.version, target.variant)
+    variant = f"variant {target.variant}"
+    signature = {"attestations", "attestation 1", "version manifest"}
+    needed = [each for each in about if each.what in signature or each.what.startswith(variant)]
     failed = next((each for each in needed if each.verdict == "failed"), None)
     if failed is not None:
         raise CommandError(f"{target} is not proven: {failed.what}: {failed.detail}")
-    if not any(each.what == "version manifest" for each in needed):
-        raise CommandError(f"{target} is not proven: the registration of {target.model}@v{target.version} is missing")
+    if verification.manifest is None:
+        raise CommandError(f"{target} is not proven: the manifest of {target.model}@v{target.version} is not readable")
+    return find_variant(verification.manifest, target.variant)
 
 
-def claim(folder: Path, pulled: Pulled) -> None:
+def claim(folder: Path, pulled: Pulled, files: Sequence[FileEntry]) -> None:
     """Create the folder with its record, unless it has the same one already.
 
     Raises:
         CommandError: it holds other files, or those of another version.
     """
-    record = folder / RECORD
+    record, written = folder / RECORD, folder / f"{PART}record"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+        held = {str(path.relative_to(folder)) for path in paths if path not in (record, written)}
         if record.exists():
             earlier = Pulled.model_validate_json(record.read_bytes())
             if earlier != pulled:
                 raise CommandError(f"{folder} holds {earlier.target}: choose another folder", Exit.USAGE)
-        elif any(folder.iterdir()):
+            parts = [path for path in paths if path.name.startswith(PART)]  # of a pull that was killed
+            for path in parts:
+                path.unlink()
+            foreign = held - {file.path for file in files} - {str(path.relative_to(folder)) for path in parts}
+            if foreign:
+                what = f"{min(foreign)}, which is no file of {pulled.target}"
+                raise CommandError(f"{folder} holds {what}: remove it, or choose another folder", Exit.USAGE)
+        elif held:
             raise CommandError(f"{folder} is not empty, and no pull filled it: choose another folder", Exit.USAGE)
         else:
-            record.write_text(pulled.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        for part in folder.glob(".part-*"):  # of a pull that was killed
-            part.unlink()
+            written.write_text(pulled.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            written.replace(record)
     except ValidationError as error:
         raise CommandError(f"{record} is not readable: choose another folder", Exit.USAGE) from error
-    except OSError as error:
-        raise CommandError(f"the folder {folder} cannot be used: {error}") from error
 
 
 def missing(folder: Path, files: tuple[FileEntry, ...], advance: Advance) -> Iterator[FileEntry]:
