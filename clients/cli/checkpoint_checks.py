@@ -27,7 +27,6 @@ from decisions.checkpoints.architectures import (
     assess_unquantised,
     assess_variant,
 )
-from decisions.checkpoints.rejection import Rejection
 
 MODEL_CONFIG = "config.json"
 
@@ -77,6 +76,8 @@ def check_checkpoint(
 ) -> Checked:
     """Check a checkpoint by its configuration; of one outside the store, only its base and the variants are known.
 
+    A precision that cannot be made is left out of a release, so it is a note unless there is no other.
+
     Args:
         weights: The folder, or the reference to one outside the store.
         base_of: Returns the base; called once the files are there.
@@ -88,17 +89,24 @@ def check_checkpoint(
     """
     adapter, full = _configurations(weights) if isinstance(weights, Path) else (None, None)
     base, rejection = base_of(), None
+    notes: list[str] = []
     if adapter is not None:
         rejection = assess_adapter_config(adapter, base.ref) or assess_recorded(adapter, hyperparameters)
     elif full is not None:
         rejection = assess_unquantised("checkpoint", full)
     architecture = base.architecture or architecture_of(full or {})
     if architecture is not None:
-        rejection = rejection or _assess_architecture(architecture, variants)
+        rejection = rejection or assess_architecture(architecture)
+        left_out = [each for variant in variants if (each := assess_variant(variant, architecture)) is not None]
+        if len(left_out) == len(variants):
+            rejection = rejection or next(iter(left_out), None)
+        notes = [each.reason for each in left_out]
     if rejection is not None:
         raise CommandError(f"the checkpoint would be rejected: {rejection.reason}", name=rejection.code)
-    trained_on = quantised_base(adapter, hyperparameters)
-    return Checked(base.ref, describe_quantised(trained_on) if trained_on is not None else "")
+    trained_on = quantised_base(adapter, hyperparameters) if full is None else None
+    if trained_on is not None:
+        notes.append(f"The LoRA was {describe_quantised(trained_on)}.")
+    return Checked(base.ref, " ".join(notes))
 
 
 def _configurations(folder: Path) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
@@ -107,11 +115,6 @@ def _configurations(folder: Path) -> tuple[Mapping[str, Any] | None, Mapping[str
     if ADAPTER_CONFIG in names:
         return _read(folder / ADAPTER_CONFIG), None
     return None, _read(folder / MODEL_CONFIG)
-
-
-def _assess_architecture(architecture: str, variants: Sequence[Variant]) -> Rejection | None:
-    refused = (assess_variant(variant, architecture) for variant in variants)
-    return assess_architecture(architecture) or next(filter(None, refused), None)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

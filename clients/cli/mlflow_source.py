@@ -255,7 +255,9 @@ def _evaluation(metric: Mapping[str, Any]) -> EvalResult | None:
 
 
 def _value(text: str) -> Any:
-    """Return a parameter with the type that it had: MLflow keeps texts only."""
+    """Return a parameter with the type that it had: MLflow keeps texts only, those of Python's own values."""
+    if text in {"True", "False"}:
+        return text == "True"
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

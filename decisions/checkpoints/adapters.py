@@ -91,12 +91,12 @@ def assess_adapter_config(adapter: Mapping[str, Any], base: BaseModelRef) -> Rej
 
 
 def quantised_base(adapter: Mapping[str, Any] | None, hyperparameters: Mapping[str, Any]) -> str | None:
-    """Return the quantised base that a checkpoint was trained on, or the recorded setting that says so; else None.
+    """Return the quantised base that a LoRA was trained on, or the recorded setting that says so; else None.
 
-    A LoRA of such a training (QLoRA) is merged into the base without quantisation.
+    A LoRA of such a training (QLoRA) is merged into the base without quantisation. Full weights are what they are.
 
     Args:
-        adapter: The LoRA's configuration; None of full weights.
+        adapter: The LoRA's configuration; None if it is not known.
         hyperparameters: What the training run recorded.
     """
     named = str((adapter or {}).get("base_model_name_or_path") or "")
@@ -106,7 +106,7 @@ def quantised_base(adapter: Mapping[str, Any] | None, hyperparameters: Mapping[s
 
 
 def describe_quantised(base: str) -> str:
-    """Return what it means that a checkpoint was trained on a quantised base."""
+    """Return what it means that a LoRA was trained on a quantised base."""
     return (
         f"trained on a quantised base ({base}) and merged into the 16-bit one; parity compares with that one, so it "
         "does not include the error of the quantised base"

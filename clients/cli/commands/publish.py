@@ -99,7 +99,7 @@ def publish(
             hyperparameters=run.hyperparameters,
         )
         if checked.note and not as_json:
-            show_line(f"note: the LoRA was {checked.note}")
+            show_line(f"note: {checked.note}")
         if check_only:
             show_checked(model, run.run_id, checked, as_json=as_json)
             return

@@ -89,9 +89,11 @@ def merge(store: Blobs, job: MergeJob, render: Render | None = None) -> dict[str
         verification = verify.verify_stored(store, inputs, checked, written, step_progress("verify", "models"))
     except ArithmeticError as error:
         raise Permanent("parity_failed", f"Parity cannot be measured: {error}.") from error
-    adapter = inputs.checkpoint_metadata.config if job.kind == "lora" else None
+    is_lora = job.kind == "lora"
     return {
-        "quantised_base": domain.quantised_base(adapter, job.hyperparameters),
+        "quantised_base": (
+            domain.quantised_base(inputs.checkpoint_metadata.config, job.hyperparameters) if is_lora else None
+        ),
         "files": [file.model_dump(mode="json") for file in written.files],
         "parity": verification.parity.model_dump(mode="json"),
         "tokenizer": checked.tokenizer,

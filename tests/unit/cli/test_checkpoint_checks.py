@@ -52,6 +52,12 @@ def test_a_precision_that_cannot_be_made_of_the_base_is_refused(tmp_path):
     lora = checkpoint(tmp_path, LORA)
     assert refusal(lora, "GPT2LMHeadModel") == "unsupported_architecture"
     assert check(lora, "GPT2LMHeadModel", variants=("bf16",)).base == REF
+    both = check(lora, "GPT2LMHeadModel", variants=("int8", "bf16"))
+    assert (both.base, "int8" in both.note) == (REF, True), "the release goes on with the other"
+
+
+def test_full_weights_of_a_quantised_training_are_not_called_a_lora(tmp_path):
+    assert check(checkpoint(tmp_path, {}, "config.json"), load_in_4bit=True).note == ""
 
 
 def test_full_weights_that_are_quantised_are_refused(tmp_path):
