@@ -177,6 +177,19 @@ async def newest_release(
     return await _with_rollback(js, found, [] if rollback is None else [rollback])
 
 
+async def release_of_checkpoint(js: JetStreamContext, model: str, event_id: str) -> Release | None:
+    """Return the newest release of the checkpoint that an event announced, or the checkpoint while it has none.
+
+    None if the registry has not received it yet.
+    """
+    record = await RecordsOfModels(js, BUCKET, _Announcements).get(f"{model}.announcements")
+    waiting = [_announced(model, each) for each in record.waiting] if record is not None else []
+    under_way = (*waiting, *await recorded_releases(js, Name(model)))
+    found = [each for each in under_way if each.source_id == event_id]
+    found = found or [each for each in await read_releases(js, model) if each.source_id == event_id]
+    return found[-1] if found else None
+
+
 async def last_announced(js: JetStreamContext, model: str) -> tuple[int, datetime, Release] | None:
     """Return the sequence, the time and the checkpoint of a model's last announcement; None if there is none."""
     (subject,) = subjects_about(INBOX, model)

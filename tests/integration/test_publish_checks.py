@@ -12,6 +12,7 @@ from clients.cli.commands.policy import check_policy
 from clients.cli.commands.publish import find_earlier, training_connection
 from clients.cli.connection import StackAddress
 from clients.cli.errors import CommandError
+from clients.cli.recorded_releases import release_of_checkpoint
 from clients.training import Published
 from contracts import facts as f
 from contracts.envelope import plain
@@ -89,6 +90,19 @@ async def test_a_checkpoint_that_was_released_before_is_found_with_what_became_o
     await announce(js, model, published.event_id)
     earlier = await asyncio.to_thread(find_earlier, stack, published)
     assert (earlier.version, earlier.outcome) == (1, "rejected")
+
+
+async def test_the_release_of_a_checkpoint_is_found_beside_a_newer_one(js, model):
+    releases = Bucket(js, "releases", Recorded)
+    for version in (1, 2):
+        known = release_id(int(model[4:], 16) + version)
+        about = {"release_id": known, "model": model, "version": version}
+        opened = factories.fact(f.ReleaseOpened, **about, source_event_id=f"checkpoint-{model}-{version}")
+        record = Recorded(opened=opened, progress=values.progress(**about))
+        await releases.create(f"{model}.{known}", record)
+    found = await release_of_checkpoint(js, model, f"checkpoint-{model}-1")
+    assert found.progress.version == 1
+    assert await release_of_checkpoint(js, model, "checkpoint-of-none") is None
 
 
 @pytest.fixture

@@ -90,6 +90,8 @@ def publish(
     }
     stack = find_stack(state)
     check_policy(stack, model, policy)
+    if wait:
+        asyncio.run(read_recorded(stack, model))  # an identity that may not read them is refused before the upload
     with checkpoint_of(adapter, from_mlflow, given, quiet=as_json) as (location, run):
         weights = find_weights(location, stack, quiet=as_json)
         checked = check_checkpoint(
@@ -107,14 +109,14 @@ def publish(
     earlier = find_earlier(stack, published)
     show_published(published, earlier, run.run_id, as_json=as_json)
     if wait:
-        wait_for_end(stack, model, earlier, as_json=as_json)
+        wait_for_end(stack, published, earlier, as_json=as_json)
 
 
-def wait_for_end(stack: StackAddress, model: str, earlier: ReleaseProgress | None, *, as_json: bool) -> None:
+def wait_for_end(stack: StackAddress, published: Published, earlier: ReleaseProgress | None, *, as_json: bool) -> None:
     """Follow the release of a published checkpoint to its end; exit with `NOT_PROMOTED` unless it is promoted."""
     if earlier is None:
         with ended_by_interrupt(following=False):
-            asyncio.run(follow_release(stack, model, UNTIL, None, as_json))
+            asyncio.run(follow_release(stack, published.model, UNTIL, None, as_json, event_id=published.event_id))
     elif earlier.outcome != "promoted":
         raise typer.Exit(int(Exit.NOT_PROMOTED))
 
@@ -219,17 +221,22 @@ def find_earlier(stack: StackAddress, published: Published) -> ReleaseProgress |
 
     None if this identity may not read the records of releases.
     """
-
-    async def read() -> list[Release]:
-        async with connected(stack) as client:
-            return await read_releases(client.jetstream(timeout=10), published.model)
-
     try:
-        releases = asyncio.run(read())
+        releases = asyncio.run(read_recorded(stack, published.model))
     except CommandError:
         return None
     same = [release.progress for release in releases if release.source_id == published.event_id]
     return next((release for release in reversed(same) if release.outcome is not None), None)
+
+
+async def read_recorded(stack: StackAddress, model: str) -> list[Release]:
+    """Return the releases of a model.
+
+    Raises:
+        CommandError: this identity may not read the records of releases, or the bus does not answer.
+    """
+    async with connected(stack) as client:
+        return await read_releases(client.jetstream(timeout=10), model)
 
 
 def show_published(published: Published, earlier: ReleaseProgress | None, run_id: str, *, as_json: bool) -> None:

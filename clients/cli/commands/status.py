@@ -16,11 +16,17 @@ from nats.js import JetStreamContext
 from clients.cli.completion import complete_releases
 from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.event_log import parse
-from clients.cli.names import FORMS, parse_name
+from clients.cli.names import FORMS, Name, parse_name
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, is_terminal, show_json, show_line, warn
 from clients.cli.reading import own_models
-from clients.cli.recorded_releases import Release, last_announced, newest_release, read_releases
+from clients.cli.recorded_releases import (
+    Release,
+    last_announced,
+    newest_release,
+    read_releases,
+    release_of_checkpoint,
+)
 from clients.cli.resolving import resolve_text, unknown_release
 from clients.cli.serving import read_suspended
 from clients.cli.stream_limits import nearly_full
@@ -116,9 +122,17 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
 
 
 async def follow_release(
-    stack: StackAddress, what: str | None, until: str | None, timeout_s: float | None, as_json: bool
+    stack: StackAddress,
+    what: str | None,
+    until: str | None,
+    timeout_s: float | None,
+    as_json: bool,
+    *,
+    event_id: str | None = None,
 ) -> None:
     """Draw a release at intervals; return once it has ended, if `until` says so.
+
+    With `event_id`, it is the release of the checkpoint that this event announced, of the model `what`.
 
     Raises:
         CommandError: it had not ended after `timeout_s`.
@@ -127,14 +141,16 @@ async def follow_release(
     try:
         async with asyncio.timeout(timeout_s):
             with _drawing(as_json) as draw:
-                ended = await _watch(stack, what, draw, stop_at_end=until is not None)
+                ended = await _watch(stack, what, draw, stop_at_end=until is not None, event_id=event_id)
     except TimeoutError:
         raise CommandError(f"the release had not ended after {timeout_s:g} s; see `slipway status`") from None
     if ended is not None and ended.progress.outcome != "promoted":
         raise typer.Exit(int(Exit.NOT_PROMOTED))
 
 
-async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_end: bool) -> Release:
+async def _watch(
+    stack: StackAddress, what: str | None, draw: Draw, *, stop_at_end: bool, event_id: str | None
+) -> Release:
     """Draw a release at intervals; return it once it has ended, if `stop_at_end`. It survives restarts of the bus."""
     clock, reports = SystemClock(), Reports()
     async with connected(stack) as client:
@@ -146,8 +162,13 @@ async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_e
             await client.subscribe(nats_subject(WorkProgressed.TYPE, model, "*"), cb=reports.take)
         while True:
             with contextlib.suppress(TimeoutError, nats.errors.Error, Transient):
-                release = await newest_release(js, name, announced)
+                if event_id is not None and name.is_model:
+                    release = await release_of_checkpoint(js, name.model, event_id)
+                else:
+                    release = await newest_release(js, name, announced)
                 if release is not None:
+                    if event_id is not None and release.progress.release_id is not None:
+                        name = Name(release_id=release.progress.release_id)
                     draw(release, ongoing(release.progress, reports.about(release.progress)), clock.now())
                     if stop_at_end and release.progress.outcome is not None:
                         return release
