@@ -102,7 +102,7 @@ def check(inputs: MergeInputs) -> CheckResult:
 
 def tokenizer_folder(inputs: MergeInputs, source: domain.TokenizerSource) -> Path:
     """Return a folder with the tokenizer of the merged model."""
-    if source != "template":
+    if source in {"base", "checkpoint"}:
         return inputs.checkpoint if source == "checkpoint" else inputs.base
     folder = inputs.job.scratch_dir / "tokenizer"
     folder.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from services.merger.domain.vocabulary import TokenizerSource
 
 SaveDtype = Literal["bfloat16", "float16", "float32"]
 
-REVISION = 6  # increase it if the same inputs would lead to other bytes or another verdict
+REVISION = 7  # increase it if the same inputs would lead to other bytes or another verdict
 SMALL_FILE_BYTES = 128 * 1024**2
 """Most bytes of a file that is not weights: the largest tokenizers have a third of it."""
 SHARD_LIMIT_BYTES = 512_000_000
@@ -106,7 +106,9 @@ def is_tokenizer_file(path: str) -> bool:
 
 def takes_from_checkpoint(path: str, source: TokenizerSource) -> bool:
     """Return whether a tokenizer file comes from the checkpoint; otherwise, it comes from the base."""
-    return source == "checkpoint" or (source == "template" and path in TEMPLATE_FILES)
+    if source in {"template", "tokenizer"}:
+        return (path in TEMPLATE_FILES) == (source == "template")
+    return source == "checkpoint"
 
 
 def tokenizer_files(

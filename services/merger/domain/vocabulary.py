@@ -7,8 +7,9 @@ from typing import Literal
 from decisions.checkpoints.rejection import Rejection
 from services.merger.domain.checks import TensorInfo
 
-TokenizerSource = Literal["base", "checkpoint", "template"]
-"""Where tokenizer files come from: one folder, or the base's with the chat template of the checkpoint."""
+TokenizerSource = Literal["base", "checkpoint", "template", "tokenizer"]
+"""Where tokenizer files come from: one folder, or the chat template from the checkpoint and the rest from the base, or
+the tokenizer from the checkpoint and the chat template from the base."""
 CHAT_TEMPLATE = "chat template"
 ANSWER_END = "end of text token"
 OWN_PROPERTIES = frozenset({CHAT_TEMPLATE, ANSWER_END})
@@ -23,6 +24,7 @@ class TokenizerComparison:
         differences: Names of the properties that differ from the base's; empty if there are none.
         extends: It has all tokens of the base with the same ids, and additional ones.
         only_template: The checkpoint has a chat template, but no tokenizer.
+        has_template: The checkpoint has a chat template.
     """
 
     size: int
@@ -30,6 +32,7 @@ class TokenizerComparison:
     differences: tuple[str, ...]
     extends: bool
     only_template: bool = False
+    has_template: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,17 @@ def choose_tokenizer(tokenizer: TokenizerComparison | None, vocabulary: Vocabula
     """Return where the merged model's tokenizer comes from.
 
     The checkpoint's is taken if it adds tokens that have embeddings, or if only the chat template or the token that
-    ends an answer differ: the model was trained with them, so they belong to the version.
+    ends an answer differ: the model was trained with them, so they belong to the version. Without a chat template of
+    its own, the base's stays.
     """
     if tokenizer is None or not tokenizer.differences:
         return "base"
     if tokenizer.only_template:
         return "template"
     own = (tokenizer.extends and vocabulary.included) or OWN_PROPERTIES.issuperset(tokenizer.differences)
-    return "checkpoint" if own else "base"
+    if not own:
+        return "base"
+    return "checkpoint" if tokenizer.has_template else "tokenizer"
 
 
 def assess_vocabulary(

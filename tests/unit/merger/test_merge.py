@@ -272,6 +272,18 @@ def test_the_template_and_end_token_of_a_checkpoints_tokenizer_are_its_versions(
     assert job.result["tokenizer"] == "checkpoint"
 
 
+def test_a_tokenizer_without_a_template_keeps_the_bases(make_job):
+    job = make_job()
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    template, tokenizer.chat_template, tokenizer.eos_token = tokenizer.chat_template, None, "<|start|>"
+    tokenizer.save_pretrained(job.checkpoint)
+    (job.checkpoint / "chat_template.jinja").unlink(missing_ok=True)
+    job.run()
+    served = AutoTokenizer.from_pretrained(job.out)
+    assert (served.chat_template, served.eos_token) == (template, "<|start|>")
+    assert job.result["rendering"] == job.result["expected_rendering"]
+
+
 def test_a_template_that_cannot_be_rendered_is_refused_whoever_has_it(make_job):
     job = make_job()
     (job.checkpoint / "chat_template.jinja").write_text("{% for %}")
