@@ -43,6 +43,8 @@ def make_report(
     slo = slo_of(request.gates)
     candidate = summarise(staged.candidate.target, by_side["candidate"], slo)
     baseline = summarise(staged.baseline.target, by_side["baseline"], slo)
+    together = set(staged.candidate.endpoints) & set(staged.baseline.endpoints)
+    tokens_per_s = candidate.tps_system + (baseline.tps_system if together else 0.0)  # one machine made both
     comparison = compare(records, seed=plan.seed)
     gates: tuple[GateResult, ...] = (void(void_because),)
     if not void_because:
@@ -67,7 +69,7 @@ def make_report(
         duration_s=duration_s,
         machine_price_per_hour=machine_price_per_hour,
         million_tokens_price=(
-            million_tokens(machine_price_per_hour, candidate.tps_system) if machine_price_per_hour is not None else None
+            million_tokens(machine_price_per_hour, tokens_per_s) if machine_price_per_hour is not None else None
         ),
         requests=tuple(_row(record) for record in records),
         send_based_ttft_ms={side: describe(record.send_ttft_ms for record in by_side[side]) for side in SIDES},

@@ -10,7 +10,7 @@ from contracts.vocabulary import canonical_json
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import plan_benchmark
 from services.benchmarker.domain.report import make_report, to_event
-from tests.unit.benchmarker.factories import QUALITY, UNSCORED, artifact, record, staged
+from tests.unit.benchmarker.factories import BASELINE, QUALITY, UNSCORED, artifact, record, served, staged
 
 BOX = Hardware(cpu="test", cores=2, memory_bytes=2**34)
 RECORDS = [
@@ -51,12 +51,19 @@ def test_every_request_is_in_it_without_what_did_not_happen():
 
 
 def test_with_a_price_of_the_machine_it_says_what_a_million_tokens_cost_at_this_load():
-    result = report(machine_price_per_hour=2.4)
+    apart = served(BASELINE, "elsewhere:1")
+    result = report(machine_price_per_hour=2.4, baseline=apart)
     tokens_per_hour = result.candidate_summary.tps_system * 3600
     assert result.million_tokens_price == pytest.approx(2.4 / tokens_per_hour * 1e6)
     fact = to_event(result, artifact("report"))
     assert (fact.machine_price_per_hour, fact.million_tokens_price) == (2.4, result.million_tokens_price)
     assert (report().machine_price_per_hour, report().million_tokens_price) == (None, None)
+
+
+def test_the_baseline_on_the_same_machine_has_its_share_of_the_price():
+    result = report(machine_price_per_hour=2.4)
+    tokens_per_hour = (result.candidate_summary.tps_system + result.baseline_summary.tps_system) * 3600
+    assert result.million_tokens_price == pytest.approx(2.4 / tokens_per_hour * 1e6)
 
 
 def test_it_survives_the_store():
