@@ -51,8 +51,8 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         evaluate: Called with the trained model before publishing, in every process; the evaluation results that the
             first process returns are published.
         folder: Folder to save the checkpoint in (default: a new one in `output_dir`, removed once it is published).
-        tokenizer: Publish the Trainer's tokenizer as said above. Without it the base's is served: full weights of a
-            training with another chat template or end of text are rejected as `tokenizer_changed` with it.
+        tokenizer: Publish the Trainer's tokenizer as said above. Without it the base's is served, with its chat
+            template and end token.
 
     The other arguments are those of `publish_checkpoint`.
     """

@@ -22,7 +22,7 @@ QUANTISED_ARCHITECTURES = frozenset(
         "SmolLM3ForCausalLM",
     }
 )
-"""Decoders with linear layers, into whose norms scales can be folded; a test covers each of them."""
+"""Decoders with linear layers, into whose norms scales can be folded; a test makes an `int8` variant of each."""
 _CONVERTED = """
     AXK1 AXK2 Afmoe Cohere2Moe DeepseekV2 DeepseekV3 DeepseekV32 DeepseekV4 Dots1 Emu3 Ernie4_5_Moe ExaoneMoe
     FlexOlmo Fuyu Glm4Moe Glm4MoeLite GlmMoeDsa GraniteMoe GraniteMoeHybrid GraniteMoeShared HYV3 HYV4
@@ -47,8 +47,8 @@ def assess_architecture(architecture: str) -> Rejection | None:
         return Rejection("unsupported_architecture", reason, details)
     if not architecture.endswith(_TEXT_MODELS):
         reason = (
-            f"{architecture} is not a text model. Save its text part by AutoModelForCausalLM, import that, and train "
-            "on it."
+            f"{architecture} is not a text model. Use a text model of the family, or save language_model and lm_head of "
+            "this one as such a model (of Gemma 3: Gemma3ForCausalLM), import that, and train on it."
         )
         return Rejection("unsupported_architecture", reason, details)
     return None
