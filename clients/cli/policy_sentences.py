@@ -10,7 +10,7 @@ from decisions.rollback.suspensions import can_judge
 _OBJECTIVES = {
     "quality": "the one that loses least quality",
     "latency": "the fastest one",
-    "cost": "the smallest one",
+    "cost": "the smallest one, or, if the price of a machine is set, the one with the most tokens per second,",
 }
 _PERIODS = ((86_400.0, "days", "day"), (3_600.0, "h", "h"), (60.0, "min", "min"))
 

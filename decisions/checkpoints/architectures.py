@@ -47,8 +47,8 @@ def assess_architecture(architecture: str) -> Rejection | None:
         return Rejection("unsupported_architecture", reason, details)
     if not architecture.endswith(_TEXT_MODELS):
         reason = (
-            f"{architecture} is not a text model. Use a text model of the family, or save language_model and lm_head of "
-            "this one as such a model (of Gemma 3: Gemma3ForCausalLM), import that, and train on it."
+            f"{architecture} is not a text model. Use a text model of the family, or save this one's language_model "
+            "and lm_head as such a model (of Gemma 3: Gemma3ForCausalLM), import that, and train on it."
         )
         return Rejection("unsupported_architecture", reason, details)
     return None

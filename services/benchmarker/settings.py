@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class BenchmarkerSettings(BaseSettings):
     """Read from the environment once (prefix `BENCHMARKER_`)."""
 
-    model_config = SettingsConfigDict(env_prefix="BENCHMARKER_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="BENCHMARKER_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     serving_hardware: str = ""
     """Name of the serving fleet's hardware; empty if it serves from the machine of this service."""
