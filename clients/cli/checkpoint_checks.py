@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.cli.external_source import ADAPTER_CONFIG
+from clients.cli.external_source import ADAPTER_CONFIG, MODEL_CONFIG
 from clients.cli.output import CommandError
-from clients.cli.upload import model_files
 from clients.training import Connection, PublishError
 from clients.training.bus import connected
-from contracts.facts import BaseModelRef, Weights
+from contracts.facts import BaseModelRef
 from contracts.uploads import UploadAnswer, UploadRequest
 from contracts.vocabulary import Variant
 from decisions.checkpoints.adapters import (
@@ -27,8 +26,6 @@ from decisions.checkpoints.architectures import (
     assess_unquantised,
     assess_variant,
 )
-
-MODEL_CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -68,31 +65,31 @@ def find_base(connection: Connection, model: str, name: str) -> Base:
 
 
 def check_checkpoint(
-    weights: Path | Weights,
+    folder: Path,
     *,
     base_of: Callable[[], Base],
     variants: Sequence[Variant],
     hyperparameters: Mapping[str, Any],
 ) -> Checked:
-    """Check a checkpoint by its configuration; of one outside the store, only its base and the variants are known.
+    """Check a checkpoint by its configuration.
 
     A precision that cannot be made is left out of a release, so it is a note unless there is no other.
 
     Args:
-        weights: The folder, or the reference to one outside the store.
-        base_of: Returns the base; called once the files are there.
+        folder: A folder with its configuration.
+        base_of: Returns the base; called once the configuration is read.
         variants: Precisions to produce.
         hyperparameters: What the training run recorded.
 
     Raises:
         CommandError: its release would be rejected; with the code that it would have.
     """
-    adapter, full = _configurations(weights) if isinstance(weights, Path) else (None, None)
+    adapter, full = _configurations(folder)
     base, rejection = base_of(), None
     notes: list[str] = []
     if adapter is not None:
         rejection = assess_adapter_config(adapter, base.ref) or assess_recorded(adapter, hyperparameters)
-    elif full is not None:
+    if full is not None:
         rejection = assess_unquantised("checkpoint", full)
     architecture = base.architecture or architecture_of(full or {})
     if architecture is not None:
@@ -103,7 +100,7 @@ def check_checkpoint(
         notes = [each.reason for each in left_out]
     if rejection is not None:
         raise CommandError(f"the checkpoint would be rejected: {rejection.reason}", name=rejection.code)
-    trained_on = quantised_base(adapter, hyperparameters) if full is None else None
+    trained_on = quantised_base(adapter, hyperparameters) if adapter is not None else None
     if trained_on is not None:
         notes.append(f"The LoRA was {describe_quantised(trained_on)}.")
     return Checked(base.ref, " ".join(notes))
@@ -111,8 +108,7 @@ def check_checkpoint(
 
 def _configurations(folder: Path) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
     """Return the configuration of a LoRA, or that of full weights."""
-    names = {path.name for path in model_files(folder)}
-    if ADAPTER_CONFIG in names:
+    if (folder / ADAPTER_CONFIG).is_file():
         return _read(folder / ADAPTER_CONFIG), None
     return None, _read(folder / MODEL_CONFIG)
 

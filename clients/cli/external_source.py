@@ -1,7 +1,9 @@
 """Open folders outside the store: resolve a branch to its commit, print it, compute the digest."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from clients.cli.connection import StackAddress
@@ -14,6 +16,7 @@ from shared.runtime.settings import SourceSettings, variable_of
 from shared.storage.sources import Source, Sources, describe_file, read_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
+MODEL_CONFIG = "config.json"
 
 
 def open_source(uri: str, stack: StackAddress, *, quiet: bool) -> Source:
@@ -33,9 +36,17 @@ def open_source(uri: str, stack: StackAddress, *, quiet: bool) -> Source:
     return source
 
 
-def describe_weights(uri: str, stack: StackAddress, *, quiet: bool) -> Weights:
+@contextlib.contextmanager
+def configuration_of(source: Source) -> Iterator[Path]:
+    """Return a folder with the configuration of a checkpoint outside the store, and no other file of it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in [each for each in (ADAPTER_CONFIG, MODEL_CONFIG) if each in source.names][:1]:
+            source.fetch(name, Path(scratch))
+        yield Path(scratch)
+
+
+def describe_weights(source: Source, *, quiet: bool) -> Weights:
     """Return the reference to a checkpoint outside the store: its pinned URI, kind, and the digest of its files."""
-    source = open_source(uri, stack, quiet=quiet)
     with (
         tempfile.TemporaryDirectory() as scratch,
         progress_bar(f"reading {source.uri}", source.size_bytes, shown=not quiet) as advance,

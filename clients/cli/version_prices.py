@@ -19,7 +19,8 @@ def price_per_hour(version: Version) -> float | None:
 def release_price(store: Store, version: Version, per_hour: float) -> float | None:
     """Return the price of the machine time that made and measured a version: merge, variants and benchmarks.
 
-    None if one of their manifests was removed.
+    All of it counts as time of a serving machine: the price of others is not known. None if one of the manifests was
+    removed.
     """
     try:
         return machine_time(per_hour, sum(_seconds(store, version)))

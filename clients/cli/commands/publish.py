@@ -16,7 +16,7 @@ from clients.cli.checkpoint_checks import Checked, check_checkpoint, find_base
 from clients.cli.commands.policy import check_policy, load_policy
 from clients.cli.commands.status import UNTIL, follow_release
 from clients.cli.connection import StackAddress, connected, find_stack
-from clients.cli.external_source import describe_weights
+from clients.cli.external_source import configuration_of, describe_weights, open_source
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line
 from clients.cli.parsing import check_model
@@ -93,18 +93,23 @@ def publish(
     if wait:
         asyncio.run(read_recorded(stack, model))  # an identity that may not read them is refused before the upload
     with checkpoint_of(adapter, from_mlflow, given, quiet=as_json) as (location, run):
-        weights = find_weights(location, stack, quiet=as_json)
-        checked = check_checkpoint(
-            weights,
-            base_of=lambda: find_base(training_connection(stack), model, base),
-            variants=release["variants"],
-            hyperparameters=run.hyperparameters,
+        source = open_source(location, stack, quiet=as_json) if scheme_of(location) is not None else None
+        configuration: contextlib.AbstractContextManager[Path] = (
+            contextlib.nullcontext(local_folder(location)) if source is None else configuration_of(source)
         )
+        with configuration as folder:
+            checked = check_checkpoint(
+                folder,
+                base_of=lambda: find_base(training_connection(stack), model, base),
+                variants=release["variants"],
+                hyperparameters=run.hyperparameters,
+            )
         if checked.note and not as_json:
             show_line(f"note: {checked.note}")
         if check_only:
             show_checked(model, run.run_id, checked, as_json=as_json)
             return
+        weights = Path(location) if source is None else describe_weights(source, quiet=as_json)
         published = upload(stack, checked.base, weights, {**release, "run": run}, quiet=as_json)
     earlier = find_earlier(stack, published)
     show_published(published, earlier, run.run_id, as_json=as_json)
@@ -264,9 +269,10 @@ def _describe_earlier(earlier: ReleaseProgress) -> str:
     return f"this checkpoint was already released as {named} ({earlier.outcome}{ago}); {again} releases it once more"
 
 
-def find_weights(adapter: str, stack: StackAddress, *, quiet: bool) -> Path | Weights:
-    """Return the folder to upload, or the reference to a folder outside the store, which is not uploaded."""
-    return describe_weights(adapter, stack, quiet=quiet) if scheme_of(adapter) is not None else Path(adapter)
+def local_folder(location: str) -> Path:
+    """Return a folder on this machine that holds weights; raise CommandError if it holds none."""
+    model_files(Path(location))
+    return Path(location)
 
 
 def training_connection(stack: StackAddress) -> TrainingConnection:
