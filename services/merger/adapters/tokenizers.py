@@ -114,8 +114,14 @@ def compare_tokenizers(base: Path, checkpoint: Path) -> tuple[int, TokenizerComp
     }
     differences = tuple(name for name, is_same in compared.items() if not is_same)
     extends = len(vocabulary) > len(base_vocabulary) and same_ids and base_vocabulary.items() <= vocabulary.items()
-    has_template = bool(tokenizer.chat_template)
-    return size, TokenizerComparison(vocabulary_size(tokenizer), size, differences, extends, has_template=has_template)
+    return size, TokenizerComparison(
+        vocabulary_size(tokenizer),
+        size,
+        differences,
+        extends,
+        has_template=bool(tokenizer.chat_template),
+        end_id=tokenizer.eos_token_id if ANSWER_END in differences else None,
+    )
 
 
 def render(folder: Path, now: datetime) -> Rendering:

@@ -41,6 +41,7 @@ class CheckResult:
         at: The instant that chat templates are rendered for.
         rendering: The rendering by the tokenizer of the inputs.
         prompts: Token ids of the prompts of parity.
+        end_id: Token that ends an answer by the checkpoint's tokenizer, if it is another one than the base's.
     """
 
     vocabulary: domain.Vocabulary
@@ -53,6 +54,7 @@ class CheckResult:
     at: datetime
     rendering: Rendering
     prompts: list[torch.Tensor]
+    end_id: int | None
 
 
 def check(inputs: MergeInputs) -> CheckResult:
@@ -97,7 +99,10 @@ def check(inputs: MergeInputs) -> CheckResult:
         if domain.is_vocabulary(info, rows) and vocabulary.rows != rows and inputs.job.kind == "lora"
     }
     replacements = Replacements(inputs.adapter, with_tied(included, tied))
-    return CheckResult(vocabulary, tokenizer, replacements, ignored, shapes, tied, token_ids, at, rendering, prompts)
+    end_id = comparison.end_id if comparison is not None else None
+    return CheckResult(
+        vocabulary, tokenizer, replacements, ignored, shapes, tied, token_ids, at, rendering, prompts, end_id
+    )
 
 
 def tokenizer_folder(inputs: MergeInputs, source: domain.TokenizerSource) -> Path:

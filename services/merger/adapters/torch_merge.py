@@ -98,8 +98,10 @@ def copy_small_files(
     if rewritten != config:
         paths[domain.MODEL_CONFIG] = write_config(inputs, domain.MODEL_CONFIG, rewritten)
     generation = read_config(paths[domain.GENERATION_CONFIG]) if domain.GENERATION_CONFIG in paths else None
-    if generation is not None and inputs.job.kind == "full":
+    if generation is not None and (inputs.job.kind == "full" or checked.end_id is not None):
         token_ids = {} if domain.GENERATION_CONFIG in own else checked.token_ids
+        if inputs.job.kind == "lora":
+            token_ids = domain.with_end(generation, checked.end_id)
         rewritten = {**domain.strip_remote_code(generation), **token_ids}
         if rewritten != generation:
             paths[domain.GENERATION_CONFIG] = write_config(inputs, domain.GENERATION_CONFIG, rewritten)

@@ -41,6 +41,7 @@ from services.merger.domain.full import (
     assess_full_tensors,
     assess_tied_copies,
     changed_token_ids,
+    with_end,
 )
 from services.merger.domain.parity import PARITY_PROMPTS, PROBE_CONVERSATION, ParityLimits, assess_parity
 from services.merger.domain.plan import (
@@ -162,5 +163,6 @@ __all__ = [
     "tokenizer_digest",
     "tokenizer_files",
     "weights_bytes",
+    "with_end",
     "without",
 ]

@@ -63,6 +63,13 @@ def changed_token_ids(config: Mapping[str, Any], base_config: Mapping[str, Any])
     return {key: config[key] for key in TOKEN_IDS if config.get(key) not in (None, base_config.get(key))}
 
 
+def with_end(generation: Mapping[str, Any], end_id: int | None) -> dict[str, Any]:
+    """Return the tokens that end an answer of a LoRA with an end token of its own: the base's, and that one."""
+    ends = generation.get("eos_token_id")
+    known = ends if isinstance(ends, list) else [ends]
+    return {"eos_token_id": [each for each in dict.fromkeys((*known, end_id)) if each is not None]}
+
+
 def assess_full_tensors(
     tensors: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
 ) -> Rejection | None:

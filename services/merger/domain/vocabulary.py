@@ -25,6 +25,7 @@ class TokenizerComparison:
         extends: It has all tokens of the base with the same ids, and additional ones.
         only_template: The checkpoint has a chat template, but no tokenizer.
         has_template: The checkpoint has a chat template.
+        end_id: Id of the token that ends an answer, if it is another one than the base's.
     """
 
     size: int
@@ -33,6 +34,7 @@ class TokenizerComparison:
     extends: bool
     only_template: bool = False
     has_template: bool = True
+    end_id: int | None = None
 
 
 @dataclass(frozen=True)

@@ -267,6 +267,8 @@ def test_the_template_and_end_token_of_a_checkpoints_tokenizer_are_its_versions(
     job.run()
     served = AutoTokenizer.from_pretrained(job.out)
     assert (served.chat_template, served.eos_token) == (OTHER_TEMPLATE, "<|start|>")
+    ends = json.loads((job.out / "generation_config.json").read_text())["eos_token_id"]
+    assert ends == [2, served.eos_token_id], "an answer may also end as the base's"
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (job.out / name).read_bytes() == (job.checkpoint / name).read_bytes(), name
     assert job.result["tokenizer"] == "checkpoint"
