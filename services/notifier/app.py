@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from weakref import WeakValueDictionary
 
 import structlog
@@ -22,7 +23,7 @@ from shared.storage.compare_and_set import Records, edit_record
 
 SERVICE = "notifier"
 AT_ONCE = 16
-"""Messages of one kind that are handled at once: a receiver that hangs delays few others."""
+"""Messages of one kind, and models, that are handled at once: a receiver that hangs delays few others."""
 WAITS = timedelta(minutes=5)
 """How long a failed rollback waits for its alert to be read."""
 
@@ -36,6 +37,8 @@ class Notifier:
     sender: Sender
     counted: Counter
     clock: Clock
+    _noting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Many receivers answer at once: what they took is noted one after the other."""
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def raised(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> None:
@@ -71,29 +74,31 @@ class Notifier:
         await self._send_due(model, repeated=True)
 
     async def _send_due(self, model: str, *, repeated: bool = False) -> None:
-        """Send all receivers what is due to them, at once, and note what they took."""
+        """Send all receivers what is due to them, at once.
+
+        What was tried before is tried again by `repeat` alone: a receiver that hangs would hold up each event.
+        """
         async with self._locks.setdefault(model, asyncio.Lock()):
             record, now = await self._edit(model, lambda record: record), self.clock.now()
-            due = {
-                (key, receiver.name): notice.due(receiver.name, now)
-                or (notice.repeats(receiver.name) if repeated and CHANNELS[receiver.kind].repeated else [])
-                for key, notice in record.notices.items()
-                for receiver in self.receivers
-            }
-            due = {to: transitions for to, transitions in due.items() if transitions}
+            due: dict[tuple[str, str], list[Transition]] = {}
+            for key, notice in record.notices.items():
+                for receiver in self.receivers:
+                    may_repeat = repeated and CHANNELS[receiver.kind].repeated
+                    ahead = notice.due(receiver.name, now) or (notice.repeats(receiver.name) if may_repeat else [])
+                    if ahead and (repeated or notice.try_of(ahead[0]) not in notice.sent[receiver.name]):
+                        due[key, receiver.name] = ahead
             if not due:
                 return
-            tried = dict.fromkeys(due, ("tried",))  # a receiver that may know of an alert gets its end
-            await self._edit(model, lambda record: notices.note_sent(record, tried))
-            sending = (
-                self._send(record.notices[key], receiver, transitions) for (key, receiver), transitions in due.items()
-            )
-            taken = dict(zip(due, await asyncio.gather(*sending), strict=True))
-            await self._edit(model, lambda record: notices.note_sent(record, taken))
+            tried = {(key, receiver): (record.notices[key].try_of(ahead[0]),) for (key, receiver), ahead in due.items()}
+            await self._edit(model, lambda record: notices.note_sent(record, tried))  # who may know gets the end
+            sending = (self._send(model, record.notices[to[0]], to, transitions) for to, transitions in due.items())
+            for outcome in await asyncio.gather(*sending, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
 
-    async def _send(self, notice: Notice, receiver: str, due: Iterable[Transition]) -> tuple[str, ...]:
-        """Send a receiver what is due, up to the first that it does not take; return what it took."""
-        taken: tuple[str, ...] = ()
+    async def _send(self, model: str, notice: Notice, to: tuple[str, str], due: Iterable[Transition]) -> None:
+        """Send a receiver what is due, up to the first that it does not take, and note at once what it took."""
+        receiver = to[1]
         for transition in due:
             try:
                 await self.sender.send(receiver, notice, transition)
@@ -106,10 +111,11 @@ class Notifier:
                     transition=transition,
                     reason=str(error),
                 )
-                break
+                return
             self.counted.labels(receiver, "sent").inc()
-            taken += notice.taken_with(transition)
-        return taken
+            taken = {to: notice.taken_with(transition)}
+            async with self._noting:
+                await self._edit(model, partial(notices.note_sent, taken=taken))
 
     async def _edit(self, model: str, change: Callable[[ModelNotices], ModelNotices]) -> ModelNotices:
         """Change the record of a model, and return it as it is then."""

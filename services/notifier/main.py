@@ -5,7 +5,7 @@ from itertools import product
 
 from contracts import metrics as m
 from services.notifier.adapters.http import HttpSender
-from services.notifier.app import SERVICE, Notifier, build
+from services.notifier.app import AT_ONCE, SERVICE, Notifier, build
 from services.notifier.domain.notices import ModelNotices
 from services.notifier.settings import NotifierSettings, read_receivers
 from shared.messaging.bus import Bus
@@ -32,7 +32,7 @@ async def run(connection: Connection, settings: NotifierSettings) -> None:
     sender = HttpSender(receivers, settings, clock)
     notifier = Notifier(records, receivers, sender, counted, clock)
     build(bus, notifier)
-    repeating = Sweeper("notifications", records.keys, notifier.repeat, every_s=settings.resend_s)
+    repeating = Sweeper("notifications", records.keys, notifier.repeat, every_s=settings.resend_s, at_once=AT_ONCE)
     try:
         await serve(bus, connection, background=[repeating.run])
     finally:

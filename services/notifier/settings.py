@@ -25,8 +25,9 @@ class NotifierSettings(BaseSettings):
     """Address of the console that people open: notifications link to its alerts; empty for no link."""
     timeout_s: Seconds = 10.0
     """Most time of one try."""
-    resend_s: Seconds = 15.0
-    """How often an open alert is sent again to Alertmanager, and to any receiver what it did not take."""
+    resend_s: Annotated[float, Field(gt=0, le=120)] = 15.0
+    """How often an open alert is sent again to Alertmanager, and to any receiver what it did not take; at most 120, as
+    Alertmanager ends an alert that is not sent again within five minutes."""
 
 
 class ReceiversFile(Contract):

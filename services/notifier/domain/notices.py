@@ -54,7 +54,7 @@ class Notice(Contract):
         resolved_at: When it ended; None while it is open.
         rollback_code: Why no automatic rollback follows from it; None unless one failed, or was held.
         rollback_reason: The same as a sentence.
-        sent: What its receivers took of it, by their names: keys of transitions, and `tried` before the first.
+        sent: What its receivers took of it, by their names: keys of transitions, and their `try_of`.
     """
 
     alert: AlertRaised
@@ -68,6 +68,10 @@ class Notice(Contract):
     def key_of(self, transition: Transition) -> str:
         """Return what tells a transition from others of this alert."""
         return f"{transition}/{self.rollback_code}" if transition == "rollback_failed" else transition
+
+    def try_of(self, transition: Transition) -> str:
+        """Return what is noted before a transition is sent for the first time."""
+        return f"tried/{self.key_of(transition)}"
 
     def taken_with(self, transition: Transition) -> tuple[str, ...]:
         """Return what a receiver that took a transition need not be sent: what is raised says which rollback failed."""
