@@ -32,6 +32,7 @@ from clients.cli.record_orders import bucket_of, order_record, revoked
 from contracts.api_keys import ApiKey, KeyLimits
 from contracts.facts.ops import RecordKind
 from contracts.teams import TeamQuota
+from decisions.rollback.orders import LONGEST_ORDER, ORDER_AGE
 from shared.runtime.clock import SystemClock
 
 AS_DATA: Final[Mapping[Kind, tuple[RecordKind, Callable[[Any], dict[str, Any]]]]] = {
@@ -112,7 +113,8 @@ class Installation:
             if key.name == name and (declared is not None or is_declarable(key)):
                 record = revoked(key) if declared is None else _rescoped(key, declared)
                 if record != key:
-                    await order_record(js, self.stack, "api-key", key.key_id, record=record, before=key)
+                    valid = LONGEST_ORDER if declared is None else ORDER_AGE
+                    await order_record(js, self.stack, "api-key", key.key_id, record=record, before=key, valid=valid)
 
 
 def plan(target: Installation, declared: Declarations, *, prune: bool = False) -> tuple[list[Change], list[Key]]:

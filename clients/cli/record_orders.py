@@ -1,5 +1,6 @@
 """Orders that the registry stores or removes a record: a policy, a key of the API, a mirror."""
 
+from datetime import timedelta
 from typing import Any
 
 from nats.js import JetStreamContext
@@ -31,8 +32,9 @@ async def order_record(
     *,
     record: BaseModel | None,
     before: BaseModel | None,
+    valid: timedelta = ORDER_AGE,
 ) -> None:
-    """Let the registry store a record in place of what was there, or remove it.
+    """Let the registry store a record in place of what was there, or remove it, while the order is valid.
 
     Raises:
         CommandError: The registry refused it, for example because another command changed it, or did not answer.
@@ -42,7 +44,7 @@ async def order_record(
         name=name,
         record=record.model_dump(mode="json") if record is not None else None,
         before=digest_of(dump(before)) if before is not None else None,
-        expires_at=SystemClock().now() + ORDER_AGE,
+        expires_at=SystemClock().now() + valid,
     )
     await give_order(js, stack, name if kind == "policy" else ALL_MODELS, ordered)
 

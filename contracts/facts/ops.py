@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from ..api_keys import ApiKey
 from ..codes import Code
+from ..limits import AtMost
 from ..mirrors import Mirror
 from ..policy import ReleasePolicy
 from ..vocabulary import Contract, Digest, Environment, Instant, Ratio, Target
@@ -239,7 +240,7 @@ class RecordOrdered(Fact):
 
     kind: RecordKind
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    record: dict[str, Any] | None = None
+    record: Annotated[dict[str, Any] | None, AtMost(json_bytes=200_000)] = None
     before: Digest | None = None
     expires_at: Instant | None = None
 

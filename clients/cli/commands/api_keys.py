@@ -6,13 +6,14 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
+from clients.cli.commands.orders import UnansweredError
 from clients.cli.completion import complete_api_keys, complete_teams
 from clients.cli.connection import StackAddress, connected, find_stack, sender_of
 from clients.cli.options import JsonOption, StateOption
@@ -24,11 +25,14 @@ from contracts.api_usage import TEAM_PREFIX, MonthlyUsage
 from contracts.vocabulary import Environment
 from decisions.access.api_keys import DEFAULT_LIMITS, ID_BYTES, SECRET_BYTES, digest_of_secret, format_key, pseudonym
 from decisions.access.token_budgets import month_of
+from decisions.rollback.orders import LONGEST_ORDER
 from shared.errors import Transient
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 
 USAGE = "api-usage"
+ISSUED_WITHIN = timedelta(minutes=1)
+"""How long the order for a key is valid: without an answer, the command forgets the key."""
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What the key is for, or whose it is.")]
 ModelsOption = Annotated[
     list[str] | None, typer.Option(metavar="MODEL", help="Model that the key opens; repeatable (default: all).")
@@ -100,7 +104,7 @@ def issue(
         _write_new(output, key)
     try:
         asyncio.run(_store(stack, record))
-    except CommandError:
+    except Exception:
         if output is not None:
             output.unlink()
         raise
@@ -199,7 +203,13 @@ def revoke_key(key_id: str, state: Path | None, installed: Mapping[str, ApiKey])
 
 async def _store(stack: StackAddress, record: ApiKey) -> None:
     async with connected(stack) as client:
-        await order_record(client.jetstream(timeout=10), stack, "api-key", record.key_id, record=record, before=None)
+        js = client.jetstream(timeout=10)
+        try:
+            await order_record(js, stack, "api-key", record.key_id, record=record, before=None, valid=ISSUED_WITHIN)
+        except UnansweredError as error:
+            raise CommandError(
+                f"{error}; nobody has the key {record.key_id}: revoke it if it is listed then"
+            ) from error
 
 
 async def _all(stack: StackAddress) -> Listing:
@@ -229,7 +239,8 @@ async def _revoke(stack: StackAddress, key_id: str, installed: Mapping[str, ApiK
             raise CommandError(f"there is no key {key_id}; see `slipway keys list`")
         if known.revoked_at is None:
             stored = entry.value if entry is not None else None
-            await order_record(js, stack, "api-key", key_id, record=revoked(known), before=stored)
+            withdrawn = revoked(known)
+            await order_record(js, stack, "api-key", key_id, record=withdrawn, before=stored, valid=LONGEST_ORDER)
     return known
 
 

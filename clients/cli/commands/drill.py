@@ -25,7 +25,6 @@ from shared.runtime.clock import SystemClock
 
 BUCKET = "drills"
 WAIT_S = 15.0
-POLL_S = 0.05
 
 
 def drill(

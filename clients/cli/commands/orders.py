@@ -39,6 +39,10 @@ EPOCH_TRIES = 3
 """How often an order is published again because the route changed after it was read."""
 
 
+class UnansweredError(CommandError):
+    """An order was published, and no service answered it in time: it may still be carried out."""
+
+
 def approve(
     what: ReleaseArgument,
     reason: ReasonOption = "",
@@ -205,8 +209,10 @@ async def await_answer(js: JetStreamContext, published: Event[Any], after: int, 
         if asyncio.get_running_loop().time() >= deadline:
             break
         await asyncio.sleep(ANSWER_TRY_S)
-    expires = getattr(published.data, "expires_at", None) or published.time + ORDER_AGE
-    raise CommandError(
+    expires = getattr(published.data, "expires_at", None)
+    if expires is None or expires <= published.time:  # what ends a drill at once is valid as long as any order
+        expires = published.time + ORDER_AGE
+    raise UnansweredError(
         f"the order {published.id} was published and not answered within {wait_s:g} s: it is carried out if its "
         f"service handles it before {expires:%Y-%m-%d %H:%M:%S} UTC; see `slipway ps` for the services, and "
         f"`slipway events`"

@@ -61,6 +61,14 @@ def test_a_field_above_its_limit_is_named_with_size_and_limit(changed, field, si
     assert f"{limit:,}" in excess.reason
 
 
+def test_a_record_that_an_administrator_orders_may_name_many_models():
+    def ordered(models):
+        return f.RecordOrdered(kind="api-key", name="0" * 12, record={"models": models})
+
+    assert too_large(ordered(["support-bot"] * 1000)) is None
+    assert too_large(ordered(["support-bot"] * 100_000)).limit == 200_000
+
+
 def test_the_schema_tells_publishers_the_limits():
     schema = f.CheckpointReady.model_json_schema()
     assert schema["properties"]["evals"]["maxItems"] == 256
