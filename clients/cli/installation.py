@@ -30,10 +30,12 @@ from clients.cli.errors import CommandError
 from clients.cli.key_folder import keys_of_folder
 from clients.cli.record_orders import bucket_of, order_record, revoked
 from contracts.api_keys import ApiKey, KeyLimits
-from contracts.facts.ops import RecordKind
+from contracts.facts.ops import RECORDS, RecordKind
 from contracts.teams import TeamQuota
 from decisions.rollback.orders import LONGEST_ORDER, ORDER_AGE
+from shared.errors import Transient
 from shared.runtime.clock import SystemClock
+from shared.storage.record_format import dump, parse
 
 AS_DATA: Final[Mapping[Kind, tuple[RecordKind, Callable[[Any], dict[str, Any]]]]] = {
     "Policy": ("policy", policy_data),
@@ -59,10 +61,12 @@ class Installation:
             return actual
         async with connected(self.stack) as client:
             js = client.jetstream(timeout=10)
-            for kind, (named, compared) in AS_DATA.items():
-                if kind in declared.kinds:
-                    there = await bucket_of(js, named).all()
-                    actual |= {(kind, name): compared(entry.value) for name, entry in there.items()}
+            for kind in declared.kinds & AS_DATA.keys():
+                bucket = bucket_of(js, AS_DATA[kind][0])
+                there = {name: await bucket.raw(name) for name in await bucket.keys()}
+                actual |= {
+                    (kind, name): _as_data(kind, name, each[1]) for name, each in there.items() if each is not None
+                }
             if "ApiKey" in declared.kinds:
                 actual |= scopes_of(await _valid_keys(js), declared.as_data())
         return actual
@@ -98,10 +102,10 @@ class Installation:
 
     async def _make_record(self, js: JetStreamContext, change: Change, record: BaseModel | None) -> None:
         """Order what the change was planned for."""
-        kind, compared = AS_DATA[change.kind]
-        entry = await bucket_of(js, kind).get(change.name)
-        before = entry.value if entry is not None else None
-        if (compared(before) if before is not None else None) != change.before:
+        kind, _ = AS_DATA[change.kind]
+        entry = await bucket_of(js, kind).raw(change.name)
+        before = entry[1] if entry is not None else None
+        if (_as_data(change.kind, change.name, before) if before is not None else None) != change.before:
             raise CommandError(
                 f"{change.kind} {change.name} was changed by another command meanwhile; run this one again"
             )
@@ -114,7 +118,9 @@ class Installation:
                 record = revoked(key) if declared is None else _rescoped(key, declared)
                 if record != key:
                     valid = LONGEST_ORDER if declared is None else ORDER_AGE
-                    await order_record(js, self.stack, "api-key", key.key_id, record=record, before=key, valid=valid)
+                    await order_record(
+                        js, self.stack, "api-key", key.key_id, record=record, before=dump(key), valid=valid
+                    )
 
 
 def plan(target: Installation, declared: Declarations, *, prune: bool = False) -> tuple[list[Change], list[Key]]:
@@ -152,6 +158,16 @@ def as_data(change: Change, declared: Declarations) -> dict[str, Any]:
     differences = [{"field": each.field, "before": each.before, "after": each.after} for each in change.differences]
     where = {"file": place.file, "line": place.line} if place is not None else {"file": None, "line": None}
     return {"action": change.action, "kind": change.kind, "name": change.name, **where, "differences": differences}
+
+
+def _as_data(kind: Kind, name: str, record: bytes) -> dict[str, Any]:
+    """Return a record as it is compared; why not, where it cannot be read: it must not hide all the others."""
+    named, compared = AS_DATA[kind]
+    bucket, type_ = RECORDS[named]
+    try:
+        return compared(parse(type_, record, f"{bucket}/{name}"))
+    except Transient as error:
+        return {"unreadable": error.reason}
 
 
 async def _valid_keys(js: JetStreamContext) -> list[ApiKey]:

@@ -16,7 +16,6 @@ from contracts.vocabulary import digest_of
 from decisions.rollback.orders import ORDER_AGE
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
-from shared.storage.record_format import dump
 
 
 def bucket_of(js: JetStreamContext, kind: RecordKind) -> Bucket[Any]:
@@ -31,7 +30,7 @@ async def order_record(
     name: str,
     *,
     record: BaseModel | None,
-    before: BaseModel | None,
+    before: bytes | None,
     valid: timedelta = ORDER_AGE,
 ) -> None:
     """Let the registry store a record in place of what was there, or remove it, while the order is valid.
@@ -43,7 +42,7 @@ async def order_record(
         kind=kind,
         name=name,
         record=record.model_dump(mode="json") if record is not None else None,
-        before=digest_of(dump(before)) if before is not None else None,
+        before=digest_of(before) if before is not None else None,
         expires_at=SystemClock().now() + valid,
     )
     await give_order(js, stack, name if kind == "policy" else ALL_MODELS, ordered)

@@ -21,7 +21,6 @@ from services.registry.domain.record import Release
 from services.registry.domain.uploads import Piece, StoredFile
 from services.registry.domain.versions import ModelRecord, StoredVersions
 from shared.messaging.records import RecordStore
-from shared.storage.compare_and_set import Records
 from shared.storage.kv import Entry
 
 M = TypeVar("M", bound=BaseModel)
@@ -35,8 +34,17 @@ class Lookup(Protocol[M]):
         """Return a record; None if there is none."""
 
 
-class OrderedRecords(Records[Any], Protocol):
-    """A bucket that is written as administrators order."""
+class OrderedRecords(Protocol):
+    """A bucket that is written as administrators order; also a record that cannot be read is replaced and removed."""
+
+    async def raw(self, key: str) -> tuple[int, bytes] | None:
+        """Return the revision and the bytes of a record; None if there is none."""
+
+    async def create(self, key: str, value: Any) -> int:
+        """Write a record that must not exist yet and return its revision; raise Conflict if it exists."""
+
+    async def update(self, key: str, value: Any, revision: int) -> int:
+        """Write a record that must still be at `revision`, return the new one; raise Conflict if it is not."""
 
     async def remove(self, key: str, revision: int) -> None:
         """Remove a record, unless it was written after a revision."""

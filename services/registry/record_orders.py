@@ -19,7 +19,7 @@ from services.registry.ports import OrderedRecords
 from shared.errors import Permanent
 from shared.messaging.orders import check_age
 from shared.runtime.clock import Clock
-from shared.storage.compare_and_set import edit_record
+from shared.storage.kv import Conflict
 from shared.storage.record_format import dump
 
 
@@ -36,19 +36,21 @@ class RecordOrders:
         """Store or remove a record, once; raise Permanent if the order is void or the record not valid."""
         order, bucket = event.data, self._buckets[event.data.kind]
         check_age(event, stored_at, self._clock.now(), until=order.expires_at)
-        record = self._read(event)
-
-        def decide(before: BaseModel | None) -> BaseModel | None:
-            if before != record and (digest_of(dump(before)) if before is not None else None) != order.before:
-                reason = f"The {order.kind} {order.name} was changed by another command meanwhile."
-                raise Permanent("not_applicable", f"{reason} Read it, and order again.")
-            return record
-
-        if record is not None:
-            await edit_record(bucket, order.name, decide, name=f"{order.kind} {order.name}")
-        elif (entry := await bucket.get(order.name)) is not None:
-            decide(entry.value)
-            await bucket.remove(order.name, entry.revision)
+        record, (revision, there) = self._read(event), await bucket.raw(order.name) or (0, None)
+        if there != (dump(record) if record is not None else None):
+            reason = f"The {order.kind} {order.name} was changed by another command meanwhile."
+            changed = Permanent("not_applicable", f"{reason} Read it, and order again.")
+            if (digest_of(there) if there is not None else None) != order.before:
+                raise changed
+            try:
+                if record is None:
+                    await bucket.remove(order.name, revision)
+                elif there is None:
+                    await bucket.create(order.name, record)
+                else:
+                    await bucket.update(order.name, record, revision)
+            except Conflict:
+                raise changed from None
         return OrderAccepted(order_id=event.id, order_type=event.type)
 
     def _read(self, event: Event[RecordOrdered]) -> BaseModel | None:

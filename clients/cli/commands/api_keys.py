@@ -29,6 +29,7 @@ from decisions.rollback.orders import LONGEST_ORDER
 from shared.errors import Transient
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
+from shared.storage.record_format import dump
 
 USAGE = "api-usage"
 ISSUED_WITHIN = timedelta(minutes=1)
@@ -238,7 +239,7 @@ async def _revoke(stack: StackAddress, key_id: str, installed: Mapping[str, ApiK
         if known is None:
             raise CommandError(f"there is no key {key_id}; see `slipway keys list`")
         if known.revoked_at is None:
-            stored = entry.value if entry is not None else None
+            stored = dump(entry.value) if entry is not None else None
             withdrawn = revoked(known)
             await order_record(js, stack, "api-key", key_id, record=withdrawn, before=stored, valid=LONGEST_ORDER)
     return known

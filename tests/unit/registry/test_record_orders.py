@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from pydantic import BaseModel
 
 from contracts import facts as f
 from contracts.api_keys import ApiKey
@@ -11,6 +12,7 @@ from contracts.teams import Team
 from contracts.vocabulary import digest_of
 from services.registry.record_orders import RecordOrders
 from shared.errors import Permanent
+from shared.storage.kv import Entry
 from shared.storage.record_format import dump
 from tests.kit import fakes_registry as k
 
@@ -19,6 +21,12 @@ TEAMS = (Team(name="shop", models=("shop-bot",)),)
 
 
 class Removable(k.FakeRecords):
+    async def raw(self, key):
+        entry = self.kept.get(key)
+        if entry is None:
+            return None
+        return entry.revision, entry.value if isinstance(entry.value, bytes) else dump(entry.value)
+
     async def remove(self, key, _revision):
         del self.kept[key]
 
@@ -29,8 +37,9 @@ class World:
         self.orders = RecordOrders(self.buckets, lambda: TEAMS, k.FixedClock())
 
     async def give(self, kind, name, record, before=None, model="all-models", **changes):
+        before = dump(before) if isinstance(before, BaseModel) else before
         data = record if record is None or isinstance(record, dict) else record.model_dump(mode="json")
-        digest = digest_of(dump(before)) if before is not None else None
+        digest = digest_of(before) if before is not None else None
         fact = f.RecordOrdered(kind=kind, name=name, record=data, before=digest, **changes)
         return await self.orders.carry_out(k.event(fact, "o-1", model=model), k.START)
 
@@ -64,6 +73,22 @@ async def test_an_order_for_another_record_than_the_one_that_is_there_is_void(wo
             await world.give("policy", k.MODEL, k.policy(on_newer="supersede"), before, model=k.MODEL)
         assert refused.value.code == "not_applicable"
     assert world.kept("policy", k.MODEL) == k.policy()
+
+
+async def test_a_record_that_cannot_be_read_is_replaced_and_removed(world):
+    for record in (Mirror(registry="hub"), None):
+        world.buckets["mirror"].kept["hub"] = Entry(b"no record", 7)
+        with pytest.raises(Permanent, match="meanwhile"):
+            await world.give("mirror", "hub", record, b"another one")
+        await world.give("mirror", "hub", record, b"no record")
+        assert world.kept("mirror", "hub") == record
+
+
+async def test_an_order_that_another_writer_overtakes_is_void(world):
+    await world.give("mirror", "hub", Mirror(registry="hub"))
+    world.buckets["mirror"].conflicts = 1
+    with pytest.raises(Permanent, match="meanwhile"):
+        await world.give("mirror", "hub", Mirror(registry="hub", paused=True), Mirror(registry="hub"))
 
 
 @pytest.mark.parametrize(
