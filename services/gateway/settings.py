@@ -55,7 +55,7 @@ class GatewaySettings(BaseSettings):
     body_s: Seconds = 30.0
     """Most time in which a body arrives."""
     max_bodies_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
-    """Most bytes of all bodies that are arriving; more is a 429."""
+    """Most bytes of all bodies that are arriving; more is a 429. An eighth is for callers that send little."""
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 75
     """How long a connection stays open without a request: longer than proxies keep it, which mostly take 60 s."""
     max_connections: Annotated[int, Field(ge=1)] = 4096

@@ -62,7 +62,7 @@ class Endpoint:
             environment = environments.read_environment(request.headers.getlist(environments.HEADER))
             caller = dependencies.callers.authenticate(request.headers.getlist("authorization"), environment)
             with dependencies.callers.admit(caller) as spending:
-                body = await dependencies.bodies.read(request)
+                body = await dependencies.bodies.read(request, caller.holder)
                 with self._in_flight.count(environment, caller.holder, len(body)):
                     traceparent = request.headers.get("traceparent", "")
                     times = dependencies.clock.now(), dependencies.clock.monotonic()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Final
 
@@ -11,22 +12,27 @@ from starlette.types import Message, Receive, Scope, Send
 
 from services.gateway.api.backlog import SlowReader
 from services.gateway.domain import errors
+from services.gateway.domain.capacity import may_take
 from services.gateway.domain.errors import Problem, RequestRejected
 
 _SLICE_BYTES: Final = 2**16
 
 
 class BodyReader:
-    """Reads request bodies under limits: time and size of each, and the size of all that are being read."""
+    """Reads request bodies under limits: time and size of each, and the size of all that are being read.
+
+    One holder leaves room for others (`domain.capacity`), however many slow bodies it sends.
+    """
 
     def __init__(self, *, max_bytes: int, deadline_s: float = 30.0, max_total_bytes: int = 2**26) -> None:
         self._max_bytes = max_bytes
         self._deadline_s = deadline_s
         self._max_total_bytes = max_total_bytes
         self._total = 0
+        self._totals: Counter[str] = Counter()
 
-    async def read(self, request: Request) -> bytes:
-        """Return the body of a request.
+    async def read(self, request: Request, holder: str) -> bytes:
+        """Return the body of a request of a holder.
 
         Raises:
             RequestRejected: 413 if it is too long, 429 if all together are: its rest is dropped; 408 if it takes too
@@ -40,17 +46,25 @@ class BodyReader:
         try:
             async with asyncio.timeout(self._deadline_s):
                 async for chunk in request.stream():
+                    fits = not chunk or may_take(self._totals[holder], self._total, len(chunk), self._max_total_bytes)
                     size += len(chunk)
                     self._total += len(chunk)
+                    self._totals[holder] += len(chunk)
                     if size > self._max_bytes:
                         raise self._too_large()
                     if self._total > self._max_total_bytes:
                         raise RequestRejected(errors.too_many_bodies(self._max_total_bytes))
+                    if not fits:
+                        own, limit = self._totals[holder], self._max_total_bytes
+                        raise RequestRejected(errors.too_many_of_caller(own, limit, "bytes of requests"))
                     chunks.append(chunk)
         except TimeoutError:
             raise self._too_slow(size) from None
         finally:
             self._total -= size
+            self._totals[holder] -= size
+            if not self._totals[holder]:
+                del self._totals[holder]
         return b"".join(chunks)
 
     def _too_large(self) -> RequestRejected:

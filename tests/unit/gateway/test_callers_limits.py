@@ -11,7 +11,7 @@ from services.gateway.api.backlog import Backlog, SlowReader
 from services.gateway.server.http import limited_writes
 from tests.kit.virtual_time import virtual_time
 from tests.unit.gateway.fakes import FakeEngine, Form, StepClock
-from tests.unit.gateway.world import HELLO, RAW_BEARER, World, only_active
+from tests.unit.gateway.world import BEARER, HELLO, OTHER, OTHER_KEY, OWN_KEYS, World, only_active
 
 CHAT = "/v1/chat/completions"
 
@@ -19,7 +19,8 @@ CHAT = "/v1/chat/completions"
 class Caller:
     """A connection of its own to the application; `reads` opens when the caller takes what is written to it."""
 
-    def __init__(self, world, body=None, *, reads=True) -> None:
+    def __init__(self, world, body=None, *, reads=True, key=BEARER) -> None:
+        self.headers = [(name.encode(), value.encode()) for name, value in key.items()]
         self.app = world.http._transport.app
         self.sent = []
         self.reads = asyncio.Event()
@@ -37,7 +38,7 @@ class Caller:
             "path": CHAT,
             "raw_path": CHAT.encode(),
             "query_string": b"",
-            "headers": RAW_BEARER,
+            "headers": self.headers,
             "http_version": "1.1",
             "scheme": "http",
             "server": ("gateway", 80),
@@ -189,12 +190,16 @@ async def test_a_body_has_its_time():
 
 
 async def test_bodies_that_are_too_large_together_are_refused_and_leave_room_when_they_end():
-    world = World(only_active(), body_s=3600, max_bodies_bytes=2000)
+    world = World(only_active(), keys=(*OWN_KEYS, OTHER_KEY), body_s=3600, max_bodies_bytes=2270)
     slow = [Caller(world) for _ in range(2)]
     for caller in slow:
         caller.send_body(b" " * 990, more=True)
         await asyncio.sleep(0.01)
     assert await Caller(world, HELLO).status() == 429
+    assert await Caller(world, HELLO, key=OTHER).status() == 200, "an eighth is kept for others"
+    large = Caller(world, key=OTHER)
+    large.send_body(b" " * 300)
+    assert await large.status() == 429
     for caller in slow:
         caller.leave()
         await caller.task
