@@ -8,7 +8,6 @@ from .stored import StoredRecord
 from .vocabulary import ModelName
 
 MirrorName = Literal["mlflow", "hub", "wandb"]
-BUCKET = "mirrors"
 
 
 class Mirror(StoredRecord):

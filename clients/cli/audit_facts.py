@@ -1,4 +1,4 @@
-"""Publishes what a command changed that leaves no event of its own: keys, policies, dead letters."""
+"""Publishes what a command changed that leaves no event of its own: keys, teams, dead letters, removed objects."""
 
 import asyncio
 import uuid
@@ -8,18 +8,15 @@ from typing import Any
 
 import nats.errors
 from nats.js import JetStreamContext
-from pydantic import BaseModel
 
 from clients.cli.change_journal import Journal, Noted
 from clients.cli.connection import StackAddress, connected, find_stack, sender_of
 from clients.cli.output import CommandError, warn
 from contracts.envelope import ID_NAMESPACE, Event, source_of
 from contracts.facts import AuditRecorded
-from contracts.vocabulary import digest_of
 from shared.errors import SlipwayError
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
-from shared.storage.record_format import dump
 
 ALL_MODELS = "all-models"
 """The model of an event about none."""
@@ -30,39 +27,33 @@ async def state_change(
     sender: str,
     action: str,
     about: str,
-    *,
-    record: BaseModel | None = None,
-    model: str = ALL_MODELS,
-    details: dict[str, Any] | None = None,
+    details: dict[str, Any],
 ) -> None:
     """Publish, with the credential of this command, that it changes something; before it does.
 
     Args:
         js: The bus.
         sender: The identity whose key this command uses.
-        action: What, such as `policy.set`.
-        about: To what: a model, an identity, the id of an API key.
-        record: The record that is written; its digest names the revision.
-        model: The model that it is about.
+        action: What, such as `gc.swept`.
+        about: To what: a message, a bucket.
         details: What else matters; no secrets.
 
     Raises:
         Transient: The bus does not take it: the change is not made.
     """
     now = SystemClock().now()
-    digest = digest_of(dump(record)) if record is not None else None
-    fact = AuditRecorded(action=action, about=about, digest=digest, occurred_at=now, details=details or {})
-    await publish_event(js, change_event(sender, fact, model))
+    fact = AuditRecorded(action=action, about=about, occurred_at=now, details=details)
+    await publish_event(js, change_event(sender, fact))
 
 
-def change_event(sender: str, fact: AuditRecorded, model: str = ALL_MODELS) -> Event[Any]:
+def change_event(sender: str, fact: AuditRecorded) -> Event[Any]:
     """Return the event of a change."""
     event_id = str(uuid.uuid5(ID_NAMESPACE, fact.model_dump_json()))
     return Event[Any](
         id=event_id,
         source=source_of(sender),
         type=fact.TYPE,
-        subject=model,
+        subject=ALL_MODELS,
         time=SystemClock().now(),
         correlationid=event_id,
         data=fact,

@@ -1,4 +1,4 @@
-"""Operators' orders: approve, cancel, roll back, drill, lift a quarantine.
+"""Operators' orders: approve, cancel, roll back, drill, lift a quarantine, erase, drain, store records.
 
 Who gave an order is not in it: it is the sender of its event, which the bus checks (`contracts.envelope`).
 """
@@ -263,15 +263,15 @@ class OrderAccepted(Fact):
 
 
 class AuditRecorded(Fact):
-    """A change that leaves no event of its own: to keys of bus and store, teams, the fleet's runtimes, dead letters.
+    """A change that leaves no event of its own: to keys of bus and store, teams, dead letters, removed objects.
 
-    The program that makes the change publishes it with the credential that makes it, under the model `all-models` where
-    it is about no model.
+    The program that makes the change publishes it with the credential that makes it, under the model
+    `all-models`.
 
     Attributes:
         action: What was done, such as `team.set` or `key.retire`.
-        about: What it was done to: an identity, a team, a message.
-        digest: Digest of the record that was written, where there is one: it names the very revision.
+        about: What it was done to: an identity, a team, a message, a bucket.
+        digest: Digest of a line of the journal that cannot be read.
         occurred_at: When it was done; later than the event where the bus could not be reached.
     """
 

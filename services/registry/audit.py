@@ -25,7 +25,7 @@ BATCH = 16
 
 
 class Messages(Protocol):
-    """The streams and buckets of the bus."""
+    """The streams of the bus."""
 
     async def read(self, source: Source, after: int) -> tuple[AuditItem, int] | None:
         """Return the first message of a source after a number, and its number; None if there is none."""

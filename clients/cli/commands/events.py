@@ -183,7 +183,7 @@ async def _requeue(stack: StackAddress, number: int) -> tuple[DeadLetter, int]:
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         about = {"subject": letter.subject, "service": letter.service, "code": letter.code}
-        await state_change(js, sender_of(stack), "deadletter.requeue", str(number), details=about)
+        await state_change(js, sender_of(stack), "deadletter.requeue", str(number), about)
         return letter, await requeue(js, letter, sender_of(stack))
 
 

@@ -85,8 +85,8 @@ def _show_by_kind(objects: Mapping[str, int]) -> None:
 def _sweep(stack: StackAddress, store: StoredObjects, sweeper: Sweeper, *, as_json: bool) -> None:
     if not store.has_lock():
         raise CommandError(
-            f"the bucket {store.bucket} has no versions, so what is removed could not be shown again; switch on "
-            "versioning and object lock as docs/operations.md says"
+            f"the bucket {store.bucket} has no object lock; switch on versioning, with which what is removed can be "
+            "shown again, and object lock as docs/operations.md says"
         )
     asyncio.run(_note(stack, store.bucket, sweeper.grace))  # before, as every change
     began, swept = time.monotonic(), sweeper.sweep()
@@ -103,4 +103,4 @@ def _sweep(stack: StackAddress, store: StoredObjects, sweeper: Sweeper, *, as_js
 async def _note(stack: StackAddress, bucket: str, grace: timedelta) -> None:
     details = {"grace_s": grace.total_seconds()}
     async with connected(stack) as client:
-        await state_change(client.jetstream(timeout=10), sender_of(stack), "gc.swept", bucket, details=details)
+        await state_change(client.jetstream(timeout=10), sender_of(stack), "gc.swept", bucket, details)

@@ -6,7 +6,8 @@ from nats.js.errors import NotFoundError
 
 from contracts import facts as f
 from contracts.facts import Fact
-from contracts.mirrors import BUCKET, Mirror
+from contracts.facts.ops import RECORDS
+from contracts.mirrors import Mirror
 from contracts.routes import Route
 from contracts.services import EVENTS
 from contracts.vocabulary import ModelName
@@ -49,7 +50,7 @@ class BusChanges:
     async def declared(self) -> Mapping[str, Mirror]:
         """Return the records of `slipway apply`."""
         if self._mirrors is None:
-            self._mirrors = Bucket(self._bus.js, BUCKET, Mirror)
+            self._mirrors = Bucket(self._bus.js, *RECORDS["mirror"])
         return {name: entry.value for name, entry in (await self._mirrors.all()).items()}
 
     async def changed(self) -> set[ModelName]:
