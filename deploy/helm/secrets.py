@@ -148,7 +148,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m deploy.helm.secrets", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("keys", type=Path, help="folder of `slipway keys init`")
     parser.add_argument("--prefix", default="slipway", help="beginning of the names: `secrets.prefix` of the chart")
-    parser.add_argument("--smoke", help="administrator that `helm test` publishes as")
+    parser.add_argument("--smoke", help="administrator that `helm test` runs `slipway doctor` as")
     parser.add_argument("--backup", help="identity that backs up")
     parser.add_argument("--orders", action="append", default=[], help="who may order at the console; repeatable")
     parser.add_argument("--backup-store", type=Path, help="file with the key of the S3 server that backups go to")

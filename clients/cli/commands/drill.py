@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import ReasonOption, give_order
+from clients.cli.commands.orders import ANSWER_S, ReasonOption, give_order
 from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
@@ -24,7 +24,6 @@ from decisions.rollback.drills import describe_fault, is_in_progress
 from shared.runtime.clock import SystemClock
 
 BUCKET = "drills"
-WAIT_S = 15.0
 
 
 def drill(
@@ -44,7 +43,7 @@ def drill(
     ] = None,
     reason: ReasonOption = "drill from the command line",
     stop: Annotated[bool, typer.Option("--stop", help="End the drill now.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait until the drill is recorded.", min=0.1)] = WAIT_S,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait until the drill is recorded.", min=0.1)] = ANSWER_S,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:

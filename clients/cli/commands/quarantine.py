@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.commands.orders import (
+    ANSWER_S,
     EXPIRES,
     ExpiresOption,
     ReasonOption,
@@ -37,7 +38,6 @@ from contracts.vocabulary import Target
 quarantine_app = typer.Typer(
     help="List targets that a rollback quarantined, and lift a quarantine.", no_args_is_help=True
 )
-WAIT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def lift_command(
     ],
     reason: ReasonOption,
     expires: ExpiresOption = EXPIRES,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait until the quarantine is lifted.", min=0.1)] = WAIT_S,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait until the quarantine is lifted.", min=0.1)] = ANSWER_S,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
