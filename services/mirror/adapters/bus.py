@@ -50,7 +50,7 @@ class BusChanges:
     async def declared(self) -> Mapping[str, Mirror]:
         """Return the records of `slipway apply`."""
         if self._mirrors is None:
-            self._mirrors = Bucket(self._bus.js, *RECORDS["mirror"])
+            self._mirrors = Bucket(self._bus.js, RECORDS["mirror"][0], Mirror)
         return {name: entry.value for name, entry in (await self._mirrors.all()).items()}
 
     async def changed(self) -> set[ModelName]:
