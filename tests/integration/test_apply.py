@@ -141,6 +141,25 @@ async def test_what_another_command_changed_meanwhile_is_refused_and_what_was_ma
     await policies.remove("a-bot", (await policies.get("a-bot")).revision)
 
 
+async def test_a_policy_that_cannot_be_read_hides_no_other_and_is_replaced(server, bus, files):
+    policies = Bucket(bus, "policies", ReleasePolicy)
+    (files / "shop.yaml").unlink()
+    await (await bus.key_value("policies")).put("broken-bot", b"{}")
+    code, _, err = await run(server, "apply", "-f", str(files))
+    assert code == 0, err
+    (files / "broken.json").write_text(
+        json.dumps({"kind": "Policy", "model": "broken-bot", "policy": policy_data(policy())})
+    )
+    code, out, _ = await run(server, "diff", "-f", str(files))
+    assert code == 5
+    assert "unreadable: " in out
+    code, _, err = await run(server, "apply", "-f", str(files))
+    assert code == 0, err
+    stored = await policies.get("broken-bot")
+    assert stored.value == policy()
+    await policies.remove("broken-bot", stored.revision)
+
+
 async def test_a_mirror_is_declared_changed_and_pruned(server, bus, tmp_path):
     mirrors, file = Bucket(bus, "mirrors", Mirror), tmp_path / "mirrors.yaml"
     file.write_text(
