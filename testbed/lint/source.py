@@ -50,6 +50,7 @@ MAY_HOLD_FUNCTIONS = {
 HANDLES_CONFLICTS = {
     "shared/storage/compare_and_set.py",  # the one loop
     "services/registry/audit.py",  # written by one process at a time, which reads again at the next sweep
+    "services/registry/record_orders.py",  # refuses an order that another writer overtook
     "services/rollback_controller/controller.py",  # probes the target between reading and writing a route
     "services/rollback_controller/operator_orders.py",  # checks the order between reading and writing a route
     "services/rollback_controller/rehearsal.py",  # writes staging's route

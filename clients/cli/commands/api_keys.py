@@ -208,9 +208,7 @@ async def _store(stack: StackAddress, record: ApiKey) -> None:
         try:
             await order_record(js, stack, "api-key", record.key_id, record=record, before=None, valid=ISSUED_WITHIN)
         except UnansweredError as error:
-            raise CommandError(
-                f"{error}; nobody has the key {record.key_id}: revoke it if it is listed then"
-            ) from error
+            raise CommandError(f"{error}; if the key {record.key_id} is listed then, revoke it") from error
 
 
 async def _all(stack: StackAddress) -> Listing:
