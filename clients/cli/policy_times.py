@@ -76,7 +76,11 @@ def _steps(policy: ReleasePolicy, rps: float, *, first: bool) -> Iterator[str]:
         yield from _late("shadow", requests, shadow.deadline_s, rps)
         unproved = tuple(trigger for trigger in unproved if kind_of(trigger) == "latency")
     for share in traffic_shares(policy, first=first):
-        if share < 1.0:
+        if policy.canary.only_for and share == policy.canary.steps[0] and share < 1.0:
+            names, own = ", ".join(policy.canary.only_for), policy.canary.min_requests
+            yield f"Canary of {share:.0%} of {names}: {own:,.0f} of {own / share:,.0f} of their requests or more."
+            unproved = sequential(policy.triggers)
+        elif share < 1.0:
             own = max(policy.canary.min_requests, requests_to_pass(policy, unproved, share * rps))
             requests, unproved = own / share, ()
             yield f"Canary of {share:.0%}: {own:,.0f} of {requests:,.0f} requests, at least {about(requests / rps)}."

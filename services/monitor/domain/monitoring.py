@@ -119,9 +119,10 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
         if observe_loop.begins_anew(known, each.role, each.weight_ratio):
             fresh = _fresh(state, each.target, each.role, cause.at)
             items = ("windows", "closed_until_s", "closed", "drift") if known is not None else ()
-            kept = {item: getattr(known, item) for item in items}
-            kept |= {"triggers": observe_loop.carried(known, each.role, _watching(state, fresh))}
-            begun = {"weight_ratio": each.weight_ratio, "epoch": route.epoch}
+            kept: dict[str, object] = {item: getattr(known, item) for item in items}
+            if known is None or known.only_for in ((), each.only_for):  # what some callers showed is of no others
+                kept["triggers"] = observe_loop.carried(known, each.role, _watching(state, fresh))
+            begun = {"weight_ratio": each.weight_ratio, "epoch": route.epoch, "only_for": each.only_for}
             targets[name] = fresh.model_copy(update=begun | kept)
         targets[name] = follow_share(targets[name], each)
     routes = {"epoch": route.epoch, "route_known": True, "routed": tuple(sorted(versions_on(route)))}

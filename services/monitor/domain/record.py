@@ -8,7 +8,7 @@ from pydantic import Field
 from contracts.facts import PairCounts
 from contracts.policy import FALSE_ALARM_EVERY, JUDGEMENT_S, Canary, ReleasePolicy, Shadow, Trigger
 from contracts.records import OutboxRecord
-from contracts.vocabulary import ArtifactRef, Contract, Environment, Instant, ModelName, Target
+from contracts.vocabulary import ArtifactRef, Contract, Environment, Instant, ModelName, OnlyFor, Target
 from decisions.evidence.alerts import AlertState
 from decisions.evidence.observe_loop import WatchedTarget
 from decisions.evidence.open_blocks import Closed
@@ -86,6 +86,7 @@ class TargetState(WatchedTarget):
     Attributes:
         unfed: Requests since the last one that was evidence, which ended at `fed_at`.
         deaths: Of a shadow: deaths of its engine.
+        only_for: Of a canary: whose requests are drawn for it; empty for everyone's.
         closed: By trigger: the blocks that are over, and in no summary of a window yet.
     """
 
@@ -94,6 +95,7 @@ class TargetState(WatchedTarget):
     unfed: int = 0
     fed_at: datetime | None = None
     deaths: tuple[ShadowDeath, ...] = ()
+    only_for: OnlyFor = ()
     since: datetime
     last_at: datetime
     windows: tuple[OpenWindow, ...] = ()

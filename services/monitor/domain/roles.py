@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.routes import Route
-from contracts.vocabulary import Target
+from contracts.vocabulary import OnlyFor, Target
 from decisions.evidence.observation import Role
 
 
@@ -14,6 +14,7 @@ class Routed:
 
     Attributes:
         away_until: Until when a canary's traffic is taken away.
+        only_for: Whose requests are drawn for a canary; empty for everyone's.
     """
 
     target: Target
@@ -21,6 +22,7 @@ class Routed:
     weight_ratio: float
     endpoints: tuple[str, ...] = ()
     away_until: datetime | None = None
+    only_for: OnlyFor = ()
 
 
 def roles(route: Route) -> dict[str, Routed]:
@@ -30,7 +32,7 @@ def roles(route: Route) -> dict[str, Routed]:
         routed.append(Routed(route.shadowed.target, "shadow", route.shadow.share_ratio))
     canary = route.canary_in_traffic
     if canary is not None:
-        about = canary.weight_ratio, canary.served.endpoints, canary.away_until
+        about = canary.weight_ratio, canary.served.endpoints, canary.away_until, canary.only_for
         routed.append(Routed(canary.served.target, "canary", *about))
     if route.active is not None:
         routed.append(Routed(route.active.target, "active", 1.0, route.active.endpoints))

@@ -51,6 +51,16 @@ def test_a_canary_that_its_deadline_ends_without_a_verdict_is_named_at_any_rate(
     assert not any("anary" in sentence for sentence in explain_times(the_policy, rps, first=True))
 
 
+def test_a_step_for_some_callers_takes_no_time_of_the_models_rate_and_proves_nothing_for_the_next():
+    told = [
+        [sentence for sentence in explain_times(policy(canary=canary), 100.0) if "Canary of 10%" in sentence]
+        for canary in (Canary(steps=(0.5, 0.1), only_for=("team:staff",)), Canary(steps=(0.1,)))
+    ]
+    assert told[0] == told[1] != []
+    staff = explain_times(policy(canary=Canary(steps=(0.5, 0.1), only_for=("team:staff",))), 100.0)
+    assert any("Canary of 50% of team:staff: 100 of 200 of their requests" in sentence for sentence in staff)
+
+
 def window(start, requests, length=60):
     return WindowSummarised(
         target=f.target(7),

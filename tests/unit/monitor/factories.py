@@ -55,8 +55,8 @@ def watch(*, environment="production", versions=(6, 7), the_policy=None) -> Moni
     return made
 
 
-def routed(*, canary=None, weight=0.2, active=7, epoch=12, of=None, at=0.0) -> MonitorState:
-    share = f.CanaryShare(served=f.served(canary), weight_ratio=weight) if canary else None
+def routed(*, canary=None, weight=0.2, active=7, epoch=12, of=None, at=0.0, only_for=()) -> MonitorState:
+    share = f.CanaryShare(served=f.served(canary), weight_ratio=weight, only_for=only_for) if canary else None
     route = f.route(active=f.served(active), canary=share, previous=None, history=(), quarantined=(), epoch=epoch)
     return watching.follow_route(of or watch(), route, cause(at), RULES)
 

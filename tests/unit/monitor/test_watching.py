@@ -382,6 +382,14 @@ def test_the_evidence_about_a_canary_adds_up_over_its_shares_and_begins_anew_wit
     assert m.routed(active=8, epoch=14, of=state, at=30.0).targets[str(f.target(8))].triggers == {}
 
 
+def test_what_a_step_for_some_callers_showed_passes_nothing_for_everyone():
+    state = m.routed(canary=8, weight=0.5, only_for=("team:staff",), of=m.watch(versions=(6, 7, 8)))
+    state = m.feed(state, 20, 10, both(0.0, 0.0))
+    assert state.targets[str(f.target(8))].triggers
+    state = m.routed(canary=8, weight=0.1, epoch=13, of=state, at=21.0)
+    assert state.targets[str(f.target(8))].triggers == {}
+
+
 @pytest.mark.parametrize("version", [7, 8])
 def test_a_request_that_names_its_version_is_no_evidence_about_a_candidate(version):
     pinned = m.mixed(1.0, version=version, canary=version == 8, pinned=True)
