@@ -16,10 +16,12 @@ from decisions.evidence.block_tests import BLOCK_S, Block, Count
 from decisions.evidence.open_blocks import Closed, OpenBlocks, add_to_blocks, close_blocks
 from decisions.evidence.triggers import Outcome, limit_of
 from decisions.evidence.version_tests import (
+    AGAINST,
     FEW_CALLERS,
     MOST_KEYS,
     CandidateTest,
     CandidateVerdict,
+    ShareTest,
     count_blocks_to_pass,
     decide_candidate,
     observe_alone,
@@ -28,6 +30,8 @@ from decisions.evidence.version_tests import (
 
 AWAY_S = 60
 """So long a candidate's traffic is away, if it and the active version are beyond their limit."""
+ALONE_S = 600
+"""So long after that it counts what the active version showed without the candidate: a later load is another one."""
 _LARGEST_LOG = 690.0
 """An e-value stays a JSON number."""
 
@@ -48,7 +52,7 @@ class CandidateState(Contract):
         others: Without those of the heaviest caller.
         heaviest: The caller that sent the candidate most when the last block closed.
         callers: Requests of the candidate by caller, of those with most.
-        candidate, active: All counted requests of each.
+        candidate, active: All counted requests of each; of the active version those beside the candidate.
         blocks: So many blocks of the candidate are over.
         away_until_s: When its traffic came back, or will; 0 if it was not taken away.
     """
@@ -81,7 +85,7 @@ class CandidateState(Contract):
     def is_at_rest(self) -> bool:
         """Return whether the good requests since outweigh all bad ones."""
         test = self.everyone.test
-        return not (self.everyone.candidate.bad or test.open.bad) and max(test.beyond.logs) <= 0.0
+        return not (self.everyone.candidate.bad or test.open.bad) and max(test.beyond.logs) <= max(AGAINST.logs)
 
     def begun_anew(self) -> "CandidateState":
         """Return it with evidence against it that begins anew; open blocks still take requests."""
@@ -102,13 +106,15 @@ def add_beside(state: CandidateState, candidate: Sequence[Outcome], active: Sequ
     for outcome in candidate:
         callers[outcome.holder] = callers.get(outcome.holder, 0) + 1
     rest = [[outcome for outcome in of if outcome.holder != state.heaviest] for of in (candidate, active)]
+    away = range(state.away_until_s - AWAY_S, state.away_until_s)
+    beside = [outcome for outcome in active if math.floor(outcome.ended_at.timestamp()) not in away]
     return state.model_copy(
         update={
             "everyone": _added(state.everyone, candidate, active),
             "others": _added(state.others, *rest),
             "callers": dict(sorted(callers.items(), key=lambda entry: entry[1])[-MOST_KEYS:]),
             "candidate": state.candidate.joined(_count(candidate)),
-            "active": state.active.joined(_count(active)),
+            "active": state.active.joined(_count(beside)),
         }
     )
 
@@ -129,9 +135,8 @@ def _count(outcomes: Iterable[Outcome]) -> Block:
 
 def close_candidate(state: CandidateState, trigger: Trigger, now: datetime | None) -> tuple[CandidateState, Closed]:
     """Return a candidate with its blocks that are over at a time as evidence, and these; all are without a time."""
-    away, beside = range(state.away_until_s - AWAY_S, state.away_until_s - BLOCK_S + 1), state.active.share
-    everyone, closed = _closed(state.everyone, trigger, now, away, beside)
-    others, _ = _closed(state.others, trigger, now, away, beside)
+    everyone, closed = _closed(state.everyone, trigger, now, state.away_until_s)
+    others, _ = _closed(state.others, trigger, now, state.away_until_s)
     if everyone is state.everyone and others is state.others:
         return state, {}
     heaviest = max(state.callers, key=state.callers.__getitem__, default=None) if closed else state.heaviest
@@ -139,18 +144,20 @@ def close_candidate(state: CandidateState, trigger: Trigger, now: datetime | Non
     return state.model_copy(update=update), closed
 
 
-def _closed(
-    known: Beside, trigger: Trigger, now: datetime | None, away: range, active_ratio: float | None
-) -> tuple[Beside, Closed]:
+def _closed(known: Beside, trigger: Trigger, now: datetime | None, back_s: int) -> tuple[Beside, Closed]:
     candidate, closed = close_blocks(known.candidate, now)
     active, beside = close_blocks(known.active, now)
     if not closed and not beside:
         return known, {}
-    test, limit = known.test, limit_of(trigger)
+    test, limit, away = known.test, limit_of(trigger), range(back_s - AWAY_S, back_s - BLOCK_S + 1)
     for start, block in closed.items():
+        if start >= back_s > test.back_s:
+            test = test.begun_again(back_s)
+        if start > back_s + ALONE_S:
+            test = test.model_copy(update={"alone": ShareTest()})
         test = observe_candidate(test, limit, block, beside.get(start, Block()), least=trigger.min_requests)
     for start in (start for start in beside if start in away and start not in closed):
-        test = observe_alone(test, limit, active_ratio, beside[start])
+        test = observe_alone(test, limit, beside[start])
     return Beside(candidate=candidate, active=active, test=test), closed
 
 

@@ -20,7 +20,16 @@ from typing import Final, Literal
 from pydantic import Field
 
 from contracts.vocabulary import Contract
-from decisions.evidence.block_tests import LEARNED, LEAST_REQUESTS, SMALLEST_LIMIT, STAKES, Block, factor, plan_stakes
+from decisions.evidence.block_tests import (
+    LEARNED,
+    LEAST_REQUESTS,
+    SMALLEST_LIMIT,
+    STAKES,
+    Block,
+    Count,
+    factor,
+    plan_stakes,
+)
 
 FEW_CALLERS: Final = 3
 """From so many callers on, what those without the heaviest one show counts, too."""
@@ -97,7 +106,10 @@ class CandidateTest(Contract):
     Evidence for passing adds up over the shadow and all steps; that against it begins anew with each of them, and with
     each block.
 
-    `open` is the block that does not hold enough requests yet to speak against it: few bad ones in a row are no proof.
+    Attributes:
+        open: The block that does not hold enough requests yet to speak against it: few bad ones in a row are no proof.
+        beside: The active version's requests of the blocks of both, since the candidate's traffic came or came back.
+        back_s: When it last came back; 0 if it was not away.
     """
 
     open: Block = Block()
@@ -106,6 +118,16 @@ class CandidateTest(Contract):
     worse: ShareTest = AGAINST
     active: ShareTest = AGAINST
     alone: ShareTest = ShareTest()
+    beside: Block = Block()
+    back_s: Count = 0
+
+    def begun_again(self, back_s: int) -> "CandidateTest":
+        """Return it at the time when the candidate's traffic is back: both have to be beyond the limit once more.
+
+        What the active version showed without it stays, and so does whether it is worse.
+        """
+        update = {"open": Block(), "beyond": AGAINST, "active": AGAINST, "beside": Block(), "back_s": back_s}
+        return self.model_copy(update=update)
 
 
 def observe_candidate(
@@ -127,6 +149,7 @@ def observe_candidate(
     joined = test.open.joined(candidate)
     update: dict[str, Block | ShareTest] = {
         "open": joined,
+        "beside": test.beside.joined(active),
         "passing": observe_share(test.passing, 1.0 - _least_bad(limit), 1.0 - share),
     }
     is_first = test.beyond == AGAINST
@@ -140,7 +163,7 @@ def observe_candidate(
     return test.model_copy(update=update)
 
 
-def observe_alone(test: CandidateTest, limit: float, beside: float | None, active: Block) -> CandidateTest:
+def observe_alone(test: CandidateTest, limit: float, active: Block) -> CandidateTest:
     """Return the test after one block of the active version for which the candidate's traffic was taken away.
 
     Under the null hypothesis it is bad in half as many requests as beside the candidate, or more than the limit.
@@ -148,10 +171,9 @@ def observe_alone(test: CandidateTest, limit: float, beside: float | None, activ
     Args:
         test: The test so far.
         limit: The share of bad requests that is allowed.
-        beside: The active version's share of bad requests beside the candidate.
         active: The active version's requests of the block.
     """
-    bound = min(max(limit, SMALLEST_LIMIT, (beside or 0.0) / 2.0), 1.0 - SMALLEST_LIMIT)
+    bound = min(max(limit, SMALLEST_LIMIT, (test.beside.share or 0.0) / 2.0), 1.0 - SMALLEST_LIMIT)
     if active.share is None:
         return test
     return test.model_copy(update={"alone": observe_share(test.alone, 1.0 - bound, 1.0 - active.share)})

@@ -81,14 +81,17 @@ def test_a_candidate_that_becomes_bad_after_a_good_hour_fails_in_twice_the_time_
     assert later[4] <= 2.5 * at_once[4]
 
 
-def with_both_bad(seed, *, alone):
-    """Return the verdict on a candidate, both bad in 40 %, after a minute in which the active version has it alone."""
+def with_both_bad(seed, *, alone, after=0.4, lasts_s=120, again_s=10**9):
+    """Return the verdict on a candidate, both bad in 40 %, after a minute in which the active version has it alone.
+
+    `after`: the share on both when its traffic is back, for `lasts_s`; from `again_s` on both are bad again.
+    """
     draw, state = random.Random(seed), CandidateState()
-    for second in range(0, 370, BLOCK_S):
+    for second in range(0, 370 + lasts_s, BLOCK_S):
         at = BEGIN + timedelta(seconds=second)
-        is_away = second >= 300
-        own = outcomes(draw, at, 0 if is_away else 2, 0.4, 5)
-        state = add_beside(state, own, outcomes(draw, at, 6, alone if is_away else 0.4, 5))
+        is_away, share = 300 <= second < 370, after if 300 <= second < again_s else 0.4
+        own = outcomes(draw, at, 0 if is_away else 2, share, 5)
+        state = add_beside(state, own, outcomes(draw, at, 6, alone if is_away else share, 5))
         state, _ = close_candidate(state, TRIGGER, at + timedelta(seconds=BLOCK_S + GRACE_S))
         if second == 290:
             assert judge(state, TRIGGER, PASS_BETA) == "load"
@@ -102,6 +105,16 @@ def test_a_candidate_without_which_the_active_version_recovers_fails_and_under_l
     verdicts = [with_both_bad(f"{SEED}:{run}", alone=alone) for run in range(20)]
     print(f"seed {SEED}: both bad in 40 %, {alone:g} alone: {verdicts.count(expected)} of 20 {expected}")
     assert verdicts.count(expected) >= 19
+
+
+@pytest.mark.parametrize("lasts_s", [2, 20, 120])
+def test_a_load_that_ends_while_the_candidate_is_away_fails_no_good_one(lasts_s):
+    ended = [with_both_bad(f"{SEED}:{run}", alone=0.0, after=LIMIT / 4, lasts_s=lasts_s) for run in range(3)]
+    assert ended == ["undecided"] * 3
+
+
+def test_a_load_a_quarter_of_an_hour_after_one_that_ended_meanwhile_is_another_one():
+    assert with_both_bad(SEED, alone=0.0, after=LIMIT / 4, again_s=1000, lasts_s=710) == "load"
 
 
 def test_no_caller_passes_a_candidate_that_fails_the_others():

@@ -91,7 +91,7 @@ def test_where_both_are_slow_the_canary_is_away_for_a_minute_and_fails_if_the_ac
     asked = last(after)
     assert (asked.verdict, asked.take_away) == ("inconclusive", True)
     after = slow_together(taken_away(after, 40), range(40, 110), only_active=True, ttft_ms=ttft_ms)
-    after = slow_together(after, range(110, 125), ttft_ms=900.0)
+    after = slow_together(after, range(110, 140), ttft_ms=900.0)
     told = last(after)
     assert (told.verdict, told.take_away) == (verdict, False)
     assert ("the machine or the load, not the version" in told.reason) == (verdict == "inconclusive")
