@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import structlog
 
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntimes
+from contracts.vocabulary import Target
 from services.server_manager.answers import Answers
 from services.server_manager.background import BackgroundPublisher, TrafficProofs, renewing
 from services.server_manager.declared_copies import DeclaredCopies
-from services.server_manager.domain.alerts import assess_standby, find_unloadable, plan_alerts
+from services.server_manager.domain.alerts import assess_standby, find_unloadable, note_failures, plan_alerts
 from services.server_manager.domain.answer_types import Answer, ApplyOrder, GrantLease
 from services.server_manager.domain.decide import decide_answers
 from services.server_manager.domain.drains import add_addresses
@@ -95,6 +97,7 @@ class Manager:
         self._wake = asyncio.Event()
         self._log = structlog.get_logger()
         self._disarmed: dict[str, float] = {}
+        self._failed_before: dict[tuple[Target, datetime], int] = {}
         self._waits = Waits(clock)
         self._publisher = BackgroundPublisher(state)
         self._proofs = TrafficProofs(artifacts, self.wake)
@@ -368,7 +371,8 @@ class Manager:
             disarmed_s={model: now - since for model, since in self._disarmed.items()},
         ):
             await self._answers.change_alert(change)
-        for verdict in find_unloadable(routes, held):
+        self._failed_before = note_failures(self._failed_before, routes, held)
+        for verdict in find_unloadable(routes, held, silent, self._failed_before):
             await self._answers.publish_verdict(verdict)
 
     async def _publish_view(self, answering: frozenset[str], record: Servers, routes: Mapping[str, Route]) -> None:

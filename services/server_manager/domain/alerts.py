@@ -74,17 +74,43 @@ def plan_alerts(
     return changes
 
 
-def find_unloadable(routes: Mapping[str, Route], held: Mapping[str, Held]) -> list[SuspensionJudged]:
-    """Return the verdict on each suspended target that does not load again, while the one that serves generates."""
+def note_failures(
+    known: Mapping[tuple[Target, datetime], int], routes: Mapping[str, Route], held: Mapping[str, Held]
+) -> dict[tuple[Target, datetime], int]:
+    """Return how many loads in a row had failed before each suspension, by its target and begin."""
+    failures = {
+        (entry.served.target, entry.since): held[name].failures if (name := str(entry.served.target)) in held else 0
+        for route in routes.values()
+        for entry in route.suspended
+    }
+    return {key: min(count, known.get(key, count)) for key, count in failures.items()}
+
+
+def find_unloadable(
+    routes: Mapping[str, Route],
+    held: Mapping[str, Held],
+    silent: Mapping[str, str],
+    before: Mapping[tuple[Target, datetime], int],
+) -> list[SuspensionJudged]:
+    """Return the verdict on each suspended target that does not load again where others generate, as what serves does.
+
+    Args:
+        routes: what production needs, by model.
+        held: what the fleet holds.
+        silent: why the server of a target does not answer, by the target's name.
+        before: how many of its failures are of before its suspension (`note_failures`).
+    """
     verdicts = []
+    well = {state.endpoint for name, state in held.items() if state.phase is Phase.READY and name not in silent}
     for route in routes.values():
-        active = route.active.target if route.active is not None else None
-        serving = held.get(str(active))
+        active = str(route.active.target) if route.active is not None else ""
+        serving = held.get(active) if active not in silent else None
         for entry in route.suspended if serving is not None and serving.phase is Phase.READY else ():
             target, state = entry.served.target, held.get(str(entry.served.target))
             if state is None or state.phase is not Phase.FAILED or state.code not in ITS_OWN or entry.returned_by:
                 continue
-            if state.failures >= UNLOADABLE_AFTER:
+            since = state.failures - before.get((target, entry.since), 0)
+            if state.endpoint in well and since >= UNLOADABLE_AFTER:
                 reason = f"{target} does not load again: {state.reason}"
                 about = {"trigger": entry.trigger, "reason": reason}
                 verdicts.append(SuspensionJudged(target=target, since=entry.since, verdict="confirmed", **about))

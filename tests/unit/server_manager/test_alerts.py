@@ -2,10 +2,17 @@
 
 import pytest
 
-from services.server_manager.domain.alerts import assess_standby, plan_alerts
+from contracts.routes import Suspended
+from services.server_manager.domain.alerts import (
+    UNLOADABLE_AFTER,
+    assess_standby,
+    find_unloadable,
+    note_failures,
+    plan_alerts,
+)
 from services.server_manager.domain.reconcile import Phase
 from services.server_manager.domain.records import OpenAlert, Servers
-from tests.unit.server_manager.factories import START, at, deployable, held, route
+from tests.unit.server_manager.factories import START, at, deployable, held, route, served
 
 V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
 READY = {V1: held(1), V0: held(0)}
@@ -164,3 +171,25 @@ def test_a_target_that_is_not_proven_is_alerted_until_it_is_loaded_or_forgotten(
 
 def test_a_load_that_failed_otherwise_is_no_question_of_provenance():
     assert names({**READY, V2: held(2, Phase.FAILED, code="load_failed", reason="no memory")}) == []
+
+
+# -- a suspended target that does not load again -----------------------------------------------------------------------
+
+SUSPENDED = {"bot": route(0, suspended=(Suspended(served=served(1), cause="alert-1", since=START),))}
+
+
+def unloadable(failures, *, before=0, endpoint="triton", silent=()):
+    """Return the verdicts on a suspended target, so many of whose failed loads are of before its suspension."""
+    failed = {"code": "load_failed", "reason": "no such file", "endpoint": endpoint}
+    first = {V1: held(1, Phase.FAILED, failures=before, **failed)}
+    now = {V0: held(0, endpoint="triton"), V1: held(1, Phase.FAILED, failures=failures, **failed)}
+    known = note_failures(note_failures({}, SUSPENDED, first), SUSPENDED, now)
+    return [verdict.verdict for verdict in find_unloadable(SUSPENDED, now, dict.fromkeys(silent, "it is down"), known)]
+
+
+def test_a_suspended_target_that_fails_to_load_since_is_confirmed_where_its_endpoint_loads_others():
+    assert unloadable(UNLOADABLE_AFTER) == ["confirmed"]
+    assert unloadable(UNLOADABLE_AFTER - 1) == []
+    assert unloadable(UNLOADABLE_AFTER + 1, before=UNLOADABLE_AFTER) == [], "they failed before it was suspended"
+    assert unloadable(UNLOADABLE_AFTER, endpoint="another") == [], "nothing generates there"
+    assert unloadable(UNLOADABLE_AFTER, silent=(V0,)) == []
