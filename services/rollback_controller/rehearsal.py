@@ -38,6 +38,8 @@ from shared.storage.compare_and_set import ATTEMPTS, kept_changing
 from shared.storage.kv import Conflict
 
 _POLL_S = 0.1
+_AGAIN_S = 5.0
+"""Until a switch is tried again that failed."""
 _NO_FAULT = DrillFault()
 _SWITCH = "the switch"
 """What is rehearsed where detection was before, in the place of a trigger, none of which has such a name."""
@@ -257,10 +259,13 @@ class Rehearsal:
             failure = await self._await_healthy(stage.candidate, _SWITCH, flow)
             if failure:
                 return failure
-            now, needed = self.clock.now(), replicas_needed(stage.candidate)
-            begin = functools.partial(rehearsal_plan.start_switch, cause=stage.event, replicas=needed, now=now)
-            await self.execute(await self.states.transact("staging", stage.model, begin))
-            rollback = await self._await_rollback(stage, "")
+            until = self.clock.monotonic() + self.pace.detect_s
+            rollback = await self._switch(stage)
+            while rollback is not None and rollback.phase == "failed" and self.clock.monotonic() < until:
+                await asyncio.sleep(_AGAIN_S)
+                rollback = await self._switch(stage)
+            if rollback is not None and rollback.phase != "failed":
+                rollback = await self._await_rollback(stage, "")
         if rollback is None:
             raise Transient("bus_unavailable", f"The switch of {stage.model} was cleared while it was rehearsed.")
         return rehearsal_plan.assess_switch(
@@ -270,6 +275,13 @@ class Rehearsal:
             fallback=stage.fallback.manifest.digest,
             expires_at=stage.expires_at,
         )
+
+    async def _switch(self, stage: _Stage) -> Rollback | None:
+        """Begin the switch, as an alert or its next update does, and return it as far as it came."""
+        now, needed = self.clock.now(), replicas_needed(stage.candidate)
+        begin = functools.partial(rehearsal_plan.start_switch, cause=stage.event, replicas=needed, now=now)
+        await self.execute(await self.states.transact("staging", stage.model, begin))
+        return await self._find_rollback(stage, "")
 
     async def _why_none(self, stage: _Stage, trigger: Trigger, fault: DrillFault) -> str:
         """Return why a fault led to no rollback in time."""

@@ -162,16 +162,16 @@ def find_detections(
 ) -> tuple[RehearsalCertificate, ...]:
     """Return the certificates of an earlier release by which detection is rehearsed; none if one is missing.
 
-    They are of the same policy and runtime, for each trigger, and valid for half of the time of new ones at least.
+    They are of the same policy and runtime, for each trigger, and of faults within half of the time of new ones.
     """
     names = {trigger.name for trigger in requested.triggers}
-    until = now + timedelta(seconds=requested.valid_s / 2)
+    since = now - timedelta(seconds=requested.valid_s / 2)
     for release_id, completed in reversed(state.rehearsed.items()):
         valid = tuple(
             _detected_with(certificate, state.rehearsals.get(release_id))
             for certificate in completed.certificates
             if (certificate.policy_digest, certificate.runtime) == (requested.policy_digest, runtime)
-            and certificate.expires_at >= until
+            and certificate.injected_at >= since
         )
         if completed.verdict == "pass" and names == {each.trigger for each in valid if each.detected_with is not None}:
             return valid
@@ -220,10 +220,8 @@ def assess_switch(
     unproven = _why_unproven("the switch", rollback)
     if unproven:
         return unproven
-    update = {**_times(rollback), "candidate_digest": candidate, "fallback_digest": fallback}
-    return tuple(
-        each.model_copy(update={**update, "expires_at": min(expires_at, each.expires_at)}) for each in detections
-    )
+    update = {"candidate_digest": candidate, "fallback_digest": fallback, "expires_at": expires_at}
+    return tuple(each.model_copy(update={**_times(rollback), **update}) for each in detections)
 
 
 def _why_unproven(name: str, rollback: Rollback) -> str:

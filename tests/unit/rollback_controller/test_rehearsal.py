@@ -421,7 +421,7 @@ async def test_the_next_release_of_the_policy_rehearses_its_switch_and_detection
         assert (now.detected_with, now.candidate_digest) == (7, f.deployable(8).manifest.digest)
         assert now.route_event_id != before.route_event_id
         assert now.route_event_id in routes
-        assert now.expires_at <= before.expires_at
+        assert now.expires_at > before.expires_at
     check_cleared(stage)
 
 
@@ -455,6 +455,21 @@ async def test_a_switch_to_a_fallback_that_does_not_generate_fails_the_rehearsal
     _, second = stage.log.facts(cf.RehearsalCompleted)
     assert (second.verdict, second.certificates) == ("fail", ())
     assert second.reason == "the switch: it began, but the rollback failed (previous_not_ready)."
+    check_cleared(stage)
+
+
+@virtual_time
+async def test_a_switch_to_a_fallback_that_once_does_not_answer_is_tried_again():
+    async def recover(stage):
+        await release_8(stage)
+        stage.probe.unloaded.add(str(f.target(6)))
+        while not stage.log.facts(cf.RollbackFailed, "staging"):
+            await asyncio.sleep(0.5)
+        stage.probe.unloaded.clear()
+
+    stage = await play(Stage(), then=recover)
+    _, second = stage.log.facts(cf.RehearsalCompleted)
+    assert (second.verdict, [each.detected_with for each in second.certificates]) == ("pass", [7, 7])
     check_cleared(stage)
 
 
