@@ -131,6 +131,9 @@ class Controller:
             if decision.lacks_policy(state, alert, route):
                 reason = f"The policy of version {alert.target.version} of {model} is not known yet."
                 raise Transient("bus_unavailable", reason)
+            planned = behind.plan_standby(route, alert) if route is not None else standby
+            if not (isinstance(planned, Standby) or standby.suspended or standby.target == planned.target):
+                raise Transient("bus_unavailable", f"{planned.target} became the previous version meanwhile.")
             return decision.decide_on_alert(state, alert, route, cause, self.rules, standby=standby)
 
         await self.decide(event, decide, received, seen if self.clock.monotonic() - began_s < _SEEN_S else None)

@@ -27,6 +27,7 @@ from clients.cli.version_records import (
 from contracts.facts.progress import ReleaseProgress
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Runtime, Target
+from shared.runtime.clock import SystemClock
 
 
 def trace(
@@ -174,4 +175,8 @@ def _trial(route: Route) -> str:
     """Return the canary with its share, or the candidate that takes no traffic yet."""
     if route.shadowed is not None:
         return f"{_name(route.shadowed)} in its shadow"
-    return f"{_name(route.canary.served)} {route.canary.weight_ratio:.0%}" if route.canary else "-"
+    if route.canary is None:
+        return "-"
+    until = route.canary.away_until
+    away = f", away until {until:%H:%M:%S} UTC" if until is not None and SystemClock().now() < until else ""
+    return f"{_name(route.canary.served)} {route.canary.weight_ratio:.0%}{away}"

@@ -34,6 +34,9 @@ def _deployed(data: f.DeploymentChanged) -> str:
         return f"{route.shadow.served.target} is asked {route.shadow.share_ratio:.0%} of the requests unseen"
     if data.cause == "canary" and route.canary is not None:
         return f"{route.canary.served.target} takes {route.canary.weight_ratio:.0%}"
+    away_until = route.canary.away_until if data.cause == "judge" and route.canary is not None else None
+    if route.canary is not None and away_until is not None and data.at < away_until:
+        return f"{route.canary.served.target} takes nothing until {away_until:%H:%M:%S} UTC: both versions are bad"
     return f"{data.cause}: {route.active.target if route.active else 'nothing'} serves"
 
 

@@ -14,7 +14,8 @@ KEY = "blind"
 KEY_OF_POLICIES = "blind-policies"
 KEY_OF_KEYS = "blind-keys"
 UNFED_REQUESTS, UNFED_S = 100, 600.0
-"""Without evidence so many requests are an alert where triggers are automatic; so long after the last evidence."""
+"""Without evidence so many requests are an alert where triggers are automatic, so long after the last evidence or
+after the version began to serve."""
 
 
 def note_batch(state: MonitorState, *, records: int, implausible: int, now: datetime) -> MonitorState:
@@ -51,7 +52,7 @@ def find_blindness(state: MonitorState) -> Finding:
 def find_unfed(watched: TargetState, triggers: Sequence[Trigger]) -> Finding:
     """Return whether a version has automatic triggers, and no request that it answered lately is evidence."""
     automatic = [trigger.name for trigger in triggers if trigger.action == "automatic"]
-    is_long = watched.fed_at is None or (watched.last_at - watched.fed_at).total_seconds() >= UNFED_S
+    is_long = (watched.last_at - (watched.fed_at or watched.since)).total_seconds() >= UNFED_S
     unfed = bool(automatic) and watched.unfed >= UNFED_REQUESTS and is_long
     message = (
         f"None of the last {watched.unfed} requests to {watched.target} is evidence: their keys are issued with "

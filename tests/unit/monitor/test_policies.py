@@ -36,17 +36,18 @@ def test_a_version_that_a_rollback_brings_back_after_many_releases_is_watched(pl
 
 
 def test_that_no_key_feeds_automatic_triggers_is_an_alert_until_one_does():
-    state = feed(
-        watching.follow_route(watch(), route(7, 1), cause(0), RULES), 60, 4, lambda at: record(at, is_evidence=False)
-    )
+    begun = watching.follow_route(watch(), route(7, 1), cause(0), RULES)
+    state = feed(begun, 590, 1, lambda at: record(at, is_evidence=False), batch_s=5.0)
+    assert published(state, AlertRaised) == [], "it has just begun to serve"
+    state = feed(state, 30, 1, lambda at: record(at, is_evidence=False), start=590, batch_s=5.0)
     (alert,) = published(state, AlertRaised)
     assert (alert.kind, alert.severity, alert.trigger) == ("blind", "critical", None)
     assert published(state, AlertResolved) == []
-    fed = feed(state, 5, 4, record, start=60)
+    fed = feed(state, 5, 4, record, start=620)
     assert [resolved.alert_id for resolved in published(fed, AlertResolved)] == [alert.alert_id]
-    again = feed(fed, 590, 1, lambda at: record(at, is_evidence=False), start=65, batch_s=5.0)
+    again = feed(fed, 590, 1, lambda at: record(at, is_evidence=False), start=625, batch_s=5.0)
     assert published(again, AlertRaised) == [alert]
-    again = feed(again, 30, 1, lambda at: record(at, is_evidence=False), start=655, batch_s=5.0)
+    again = feed(again, 30, 1, lambda at: record(at, is_evidence=False), start=1215, batch_s=5.0)
     assert [(raised.kind, raised.value) for raised in published(again, AlertRaised)[1:]] == [("blind", 605.0)]
 
 

@@ -64,3 +64,20 @@ async def test_half_of_the_replicas_of_the_previous_version_have_to_generate(gon
     codes = [failed.code for failed in world.log.facts(cf.RollbackFailed)]
     assert codes == ["too_few_replicas"] * (active == 7)
     await world.stop()
+
+
+@virtual_time
+async def test_what_became_the_previous_version_while_another_was_asked_is_asked_itself():
+    world = World()
+    world.serve()
+    world.open_releases(5, 6, 7)
+    world.start()
+    await asyncio.sleep(1)
+    world.probe.takes_s = 1.0
+    world.probe.unloaded.add(str(f.target(6)))
+    world.publish(world.alert())
+    await asyncio.sleep(0.5)
+    world.serve(7, 5, history=(), epoch=world.route().epoch + 1)
+    await asyncio.sleep(60)
+    assert (world.route().active.target, world.log.facts(cf.RollbackFailed)) == (f.target(5), [])
+    await world.stop()
