@@ -141,19 +141,20 @@ async def publish(parts: Parts, fact: f.Fact, model: str) -> None:
     )
 
 
-def load(engines: Sequence[TritonServer], model: str) -> dict[int, ServedTarget]:
-    """Load two versions of a model on each engine, and return them; the second one fails."""
+def load(engines: Sequence[TritonServer], model: str, fault: str = "") -> dict[int, ServedTarget]:
+    """Load two versions of a model on each engine, and return them; the second one fails, of a query of death both."""
     served: dict[int, ServedTarget] = {}
-    for version, switches in ((1, {}), (2, {"fail_text": FAILS})):
-        loaded = [load_toy(engine, model, version, dead_text=KILLS, **switches) for engine in engines]
+    first = {"dead_text": KILLS} if fault == "query of death" else {}
+    for version, switches in ((1, first), (2, {"dead_text": KILLS, "fail_text": FAILS})):
+        loaded = [load_toy(engine, model, version, **switches) for engine in engines]
         endpoints = tuple(engine.endpoint for engine in engines)
         served[version] = loaded[0].model_copy(update={"endpoints": endpoints})
     return served
 
 
-async def serve(parts: Parts, model: str, engines: Sequence[TritonServer]) -> Route:
+async def serve(parts: Parts, model: str, engines: Sequence[TritonServer], fault: str) -> Route:
     """Load two versions of a model, declare their triggers, and send its traffic to the second one."""
-    toy = await asyncio.to_thread(load, engines, model)
+    toy = await asyncio.to_thread(load, engines, model, fault)
     for version in (1, 2):
         policy = k.policy(triggers=TRIGGERS)
         opened = k.fact(f.ReleaseOpened, version=version, model=model, release_id=f"r-{version}", policy=policy)
@@ -238,7 +239,7 @@ async def run(parts: Parts, fault: str, model: str) -> Round:
         if fault == RESTART:
             second = TritonServer(parts.folder / f"second-{model}")
             engines.append(await asyncio.to_thread(stack.enter_context, running(second)))
-        await serve(parts, model, engines)
+        await serve(parts, model, engines, fault)
         return await measure(parts, fault, model, engines)
 
 
