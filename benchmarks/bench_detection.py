@@ -21,8 +21,10 @@ from benchmarks.detection_rules import Blocks, Floats, Rule, SingleRequests, Win
 from benchmarks.detection_traffic import INDEPENDENT, Pattern, Traffic
 from benchmarks.detection_verdicts import judge_candidates, judge_suspended
 from benchmarks.parts import show_table
+from decisions.evidence import block_tests as bt
 from decisions.evidence.block_tests import BLOCK_S
 
+OWN_FACTOR = 1.2
 LIMIT, WARM_BLOCKS, LONGEST_BLOCKS, HEALTHY_BLOCKS = 0.02, 300, 3600, 1500
 WEEK_BLOCKS = 168 * 1800
 MIXED = Pattern(size=2.0, follow=0.625, by_day=True)
@@ -35,7 +37,7 @@ class Fault:
     Attributes:
         title: What happens.
         limit: The share that the policy allows.
-        own: The limit that the version's own history sets with a declared factor of 1.3.
+        own: Whether it is shown beside the limit that the version's first hour sets with a declared factor.
         late_s: How long the first requests that show it take to end.
     """
 
@@ -43,7 +45,7 @@ class Fault:
     limit: float
     before: float
     after: float
-    own: float | None = None
+    own: bool = False
     late_s: float = 0.0
     pattern: Pattern = INDEPENDENT
     hard: bool = True
@@ -56,11 +58,11 @@ def beyond(quantile_z: float, times: float, sigma: float = 0.78) -> float:
 
 Z_975, Z_90 = 1.96, 1.2816
 FAULTS = (
-    Fault("errors 1 to 5 %, limit 2 %", 0.02, 0.01, 0.05, own=0.013),
-    Fault("the same, in twos, by day", 0.02, 0.01, 0.05, own=0.013, pattern=MIXED),
-    Fault("errors 2 to 5 %, limit 3 %", 0.03, 0.02, 0.05, own=0.026),
-    Fault("errors 5 to 25 %, limit 10 %", 0.10, 0.05, 0.25, own=0.065),
-    Fault("refusals 2 to 6 %, limit 4 %", 0.04, 0.02, 0.06, own=0.026, hard=False),
+    Fault("errors 1 to 5 %, limit 2 %", 0.02, 0.01, 0.05, own=True),
+    Fault("the same, in twos, by day", 0.02, 0.01, 0.05, own=True, pattern=MIXED),
+    Fault("errors 2 to 5 %, limit 3 %", 0.03, 0.02, 0.05, own=True),
+    Fault("errors 5 to 25 %, limit 10 %", 0.10, 0.05, 0.25, own=True),
+    Fault("refusals 2 to 6 %, limit 4 %", 0.04, 0.02, 0.06, own=True, hard=False),
     Fault("TTFT + 20 %, threshold at p97.5, 5 %", 0.05, 0.025, beyond(Z_975, 1.2), hard=False),
     Fault("TTFT + 50 %", 0.05, 0.025, beyond(Z_975, 1.5), hard=False),
     Fault("TTFT + 100 %", 0.05, 0.025, beyond(Z_975, 2.0), hard=False),
@@ -85,6 +87,9 @@ HEALTHY: Mapping[str, tuple[float, Pattern]] = {
     "one body sent four times, a tenth": (0.002, Pattern(4.0, 0.0, every_s=1.0, same_body=True)),
     "conversations of five, 10 s a turn, a quarter": (0.005, Pattern(5.0, 0.0, every_s=10.0)),
     "one body in a loop, 1 a second": (0.005, Pattern(loop_rps=1.0)),
+    "a query of death each ten minutes, 10 s": (0.005, Pattern(deadly=1800)),
+    "a rolling restart each hour: a third for 60 s": (0.005, Pattern(spell=(3600.0, 60.0, 1.0 / 3.0))),
+    "three times the load each hour: 6 % for 5 min": (0.005, Pattern(spell=(3600.0, 300.0, 0.06))),
 }
 RULES: Mapping[str, Callable[[float, int], Rule]] = {
     "before": SingleRequests,
@@ -92,6 +97,14 @@ RULES: Mapping[str, Callable[[float, int], Rule]] = {
     "first": lambda limit, streams: Windows(limit, streams, 1),
 }
 OTHERS = ("before", "5 in a row", "first")
+
+
+def learned_limit(fault: Fault, seed: int) -> float:
+    """Return the limit that a version's first hour at 3 requests a second sets (`block_tests.own_limit`)."""
+    traffic = Traffic(3.0, 1, fault.pattern, seed)
+    steps = (traffic.step(fault.before) for _ in range(2 * bt.LEARNED))
+    shown = [bt.Block(requests=int(step.there.sum()), bad=int(step.bad.sum())) for step in steps]
+    return min(fault.limit, bt.own_limit(bt.learn(bt.History(), shown), OWN_FACTOR))
 
 
 def delays(rule: Rule, fault: Fault, rate_rps: float, streams: int, seed: int) -> Floats:
@@ -122,8 +135,8 @@ def fault_rows(streams: int, seed: int) -> list[list[str]]:
     rows = []
     for fault in FAULTS:
         rules = [(Blocks(fault.limit, streams, hard=fault.hard), rate) for rate in (1.0, 3.0, 10.0)]
-        if fault.own is not None:
-            rules.append((Blocks(fault.own, streams, hard=fault.hard), 3.0))
+        if fault.own:
+            rules.append((Blocks(learned_limit(fault, seed), streams, hard=fault.hard), 3.0))
         cells = [cell(delays(rule, fault, rate, streams, seed)) for rule, rate in rules]
         cells += ["-"] * (4 - len(cells))
         others = [RULES[name](fault.limit, streams) for name in OTHERS]
@@ -164,7 +177,8 @@ def main() -> None:
     streams, watched, runs = (60, 300, 300) if options.quick else (300, 1000, 1000)
     print(f"seed {seed}; vectorised and `decisions.evidence.block_tests` differ by {check():.1e}\n")
     print("Seconds from the change to the move, median (90th percentile); at 3 requests/s where nothing else is said\n")
-    head = ("fault", "blocks, 1/s", "3/s", "10/s", "own history x 1.3", "before", "5 in a row", "first", "oracle")
+    own = f"own history x {OWN_FACTOR:g}"
+    head = ("fault", "blocks, 1/s", "3/s", "10/s", own, "before", "5 in a row", "first", "oracle")
     show_table(head, fault_rows(streams, seed))
     print("\nMoves per week of a healthy version, limit 2 %, 3 requests/s (number in weeks)\n")
     head = ("bad requests", "blocks", "equal bodies once a minute", "before", "5 in a row", "first")

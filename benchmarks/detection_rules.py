@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decisions.evidence import block_tests as bt
+from decisions.evidence import version_tests as vt
 from decisions.evidence.hard_failures import LEAST_BLOCKS, LEAST_REQUESTS
 
 Flags = npt.NDArray[np.bool_]
@@ -140,18 +141,20 @@ class Windows:
 
 
 class ShareTests:
-    """`decisions.evidence.version_tests.ShareTest` for many streams."""
+    """`decisions.evidence.version_tests.ShareTest` for many streams; with `begins` by `observe_change`."""
 
-    def __init__(self, limit: float, streams: int) -> None:
-        self.limit, self.stakes = limit, np.array(bt.plan_stakes(limit))
-        self.logs = np.zeros((streams, bt.STAKES))
+    def __init__(self, limit: float, streams: int, *, begins: bool = False) -> None:
+        self.limit, self.stakes, self.begins = limit, np.array(bt.plan_stakes(limit)), begins
+        self.logs = np.full((streams, bt.STAKES), vt.AGAINST.logs[0] if begins else 0.0)
 
     def observe(self, share: Floats, has: Flags) -> None:
+        if self.begins:
+            self.logs = np.where(has[:, None], np.logaddexp(self.logs, vt.BEGINS), self.logs)
         growth = np.minimum(1.0 + self.stakes * (share[:, None] - self.limit) / self.limit, bt.GREATEST_FACTOR)
         self.logs += np.where(has[:, None], np.log(growth), 0.0)
 
     def fade(self, kept: float) -> None:
-        self.logs = np.where(self.logs > 0.0, self.logs * kept, self.logs)
+        self.logs *= kept
 
     def crossed(self, alpha: float) -> Flags:
         top = self.logs.max(1)

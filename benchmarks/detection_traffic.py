@@ -24,6 +24,7 @@ class Pattern:
         by_day: The rate changes by 60 % in a day, and is 2.5 times as high for 30 s every ten minutes.
         deadly: One request in so many kills the engine: everything fails for ten seconds.
         loop_rps: Rate at which one key sends, besides, one body that always fails.
+        spell: Every so many seconds, for so many, such a share is bad, whatever it is otherwise.
     """
 
     size: float = 1.0
@@ -33,6 +34,7 @@ class Pattern:
     by_day: bool = False
     deadly: int = 0
     loop_rps: float = 0.0
+    spell: tuple[float, float, float] | None = None
 
 
 INDEPENDENT = Pattern()
@@ -62,6 +64,8 @@ class Traffic:
     def step(self, share: float | Floats) -> Requests:
         """Return the requests of the next block, a share of which is bad."""
         count = self.draw.poisson(self.rates() * BLOCK_S)
+        if self.pattern.spell is not None and self.at_s % self.pattern.spell[0] < self.pattern.spell[1]:
+            share = self.pattern.spell[2]
         self.at_s += BLOCK_S
         there = np.arange(int(count.max(initial=0)))[:, None] < count
         none = np.zeros_like(there)

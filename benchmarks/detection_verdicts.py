@@ -12,9 +12,12 @@ from benchmarks.parts import show_table
 from decisions.evidence import block_tests as bt
 from decisions.evidence import version_tests as vt
 from decisions.evidence.block_tests import BLOCK_S
+from decisions.evidence.candidates import AWAY_S
 from decisions.rollback.suspensions import CLEAR_BETA, CONFIRM_ALPHA
+from decisions.routes.edits import AWAY_EVERY
 
 RATE_RPS, LIMIT, ALPHA, PASS_BETA = 3.0, 0.02, CONFIRM_ALPHA, 0.05
+AWAY_BLOCKS, DRAIN_BLOCKS, AWAY_EVERY_BLOCKS = AWAY_S // BLOCK_S, 5, int(AWAY_EVERY.total_seconds()) // BLOCK_S
 CANARY_BLOCKS, JUDGEMENT_BLOCKS, REDRAWN_BLOCKS, SPELL_BLOCKS = 1800, 900, 30, 25
 KEYS, TEN_MINUTES_S = 20, 600.0
 ZIPF = 1.0 / np.arange(1, KEYS + 1)
@@ -31,6 +34,7 @@ class Canary:
         redrawn: The side of each key is drawn anew every minute.
         spells: Keys fail altogether for 50 s on average, on both sides, and not otherwise.
         heavy_good: The heaviest key sends what never fails.
+        alone: The active version's share while the candidate's traffic is away; as beside it if None.
     """
 
     title: str
@@ -41,6 +45,7 @@ class Canary:
     redrawn: bool = False
     spells: bool = False
     heavy_good: bool = False
+    alone: float | None = None
 
 
 CANARIES = (
@@ -59,18 +64,21 @@ CANARIES = (
     Canary("the same, drawn anew every minute", 0.04, share=0.4, sticky=True, redrawn=True),
     Canary("5 %", 0.05),
     Canary("20 %, none of the heaviest key", 0.2, share=0.4, heavy_good=True),
-    Canary("30 % on both", 0.3, active=0.3),
+    Canary("30 % on both: a load", 0.3, active=0.3),
+    Canary("30 % on both, 1 % without it: it hogs the machine", 0.3, active=0.3, alone=0.01),
+    Canary("10 % on both, 1 % without it", 0.1, active=0.1, alone=0.01),
 )
 
 
 class Tests:
     """`decisions.evidence.version_tests.CandidateTest` of many runs."""
 
-    def __init__(self, runs: int) -> None:
+    def __init__(self, runs: int, active: float) -> None:
         self.joined = np.zeros((2, runs), int)
-        self.beyond, self.active = ShareTests(LIMIT, runs), ShareTests(LIMIT, runs)
+        self.beyond, self.active = (ShareTests(LIMIT, runs, begins=True) for _ in range(2))
         self.passing = ShareTests(1.0 - 2.0 * LIMIT, runs)
-        self.worse = ShareTests((LIMIT / 2.0 + 1.0) / 2.0, runs)
+        self.worse = ShareTests((LIMIT / 2.0 + 1.0) / 2.0, runs, begins=True)
+        self.alone = ShareTests(1.0 - max(LIMIT, active / 2.0), runs)
 
     def observe(self, candidate: tuple[Counts, Counts], active: tuple[Counts, Counts]) -> None:
         share, has = _share(*candidate)
@@ -84,8 +92,13 @@ class Tests:
         self.active.observe(beside, both)
         self.worse.observe((share - beside + 1.0) / 2.0, both)
 
+    def observe_alone(self, active: tuple[Counts, Counts], away: Flags) -> None:
+        share, has = _share(*active)
+        self.alone.observe(1.0 - share, has & away)
+
     def verdicts(self) -> npt.NDArray[np.str_]:
-        fails, loads = self.worse.crossed(ALPHA), self.active.crossed(math.sqrt(ALPHA))
+        fails, level = self.worse.crossed(ALPHA), math.sqrt(ALPHA)
+        loads = self.active.crossed(level) & ~self.alone.crossed(level)
         beyond, passes = self.beyond.crossed(ALPHA), self.passing.crossed(PASS_BETA)
         choices = [fails, beyond & loads, beyond, passes]
         return np.select(choices, ["fail", "load", "fail", "pass"], "undecided")
@@ -108,29 +121,38 @@ def run_canaries(canary: Canary, runs: int, seed: int) -> tuple[npt.NDArray[np.s
     bad = {name: np.minimum(multiple * share, 1.0) for name, share in (("c", canary.candidate), ("a", canary.active))}
     spell, time_ratio = np.full(runs, -1), canary.active / float((WEIGHTS**2).sum())
     spell_chance = time_ratio / (1.0 - time_ratio) / SPELL_BLOCKS
-    everyone, others, total = Tests(runs), Tests(runs), np.zeros((runs, KEYS), int)
-    verdict, at_s = np.full(runs, "undecided"), np.full(runs, np.inf)
+    everyone, others, total = Tests(runs, canary.active), Tests(runs, canary.active), np.zeros((runs, KEYS), int)
+    verdict, at_s, away_until = np.full(runs, "undecided"), np.full(runs, np.inf), np.full(runs, -AWAY_EVERY_BLOCKS)
+    alone = canary.active if canary.alone is None else canary.alone
     for block in range(CANARY_BLOCKS):
         if canary.redrawn and block % REDRAWN_BLOCKS == 0:
             side = draw.random((runs, KEYS)) < canary.share
-        sent = draw.poisson(RATE_RPS * BLOCK_S * WEIGHTS * np.stack([side, 1.0 - side]))
+        away = block < away_until
+        sides = np.where(away[:, None], [[[0.0]], [[1.0]]], np.stack([side, 1.0 - side]))
+        sent = draw.poisson(RATE_RPS * BLOCK_S * WEIGHTS * sides)
         if canary.spells:
             begins = draw.choice(KEYS, runs, p=WEIGHTS)
             spell = np.where(draw.random(runs) < 1 / SPELL_BLOCKS, -1, spell)
             spell = np.where((spell < 0) & (draw.random(runs) < spell_chance), begins, spell)
             bad["c"] = bad["a"] = (np.arange(KEYS) == spell[:, None]).astype(float)
-        failed = draw.binomial(sent, np.stack([bad["c"], bad["a"]]))
+        beside = np.where(away[:, None], bad["a"] / canary.active * alone, bad["a"])
+        failed = draw.binomial(sent, np.stack([bad["c"], np.minimum(beside, 1.0)]))
         rows, heaviest = np.arange(runs), total.argmax(1)
         whole, fails = sent.sum(2), failed.sum(2)
         everyone.observe((whole[0], fails[0]), (whole[1], fails[1]))
         rest, rest_fails = whole - sent[:, rows, heaviest], fails - failed[:, rows, heaviest]
         others.observe((rest[0], rest_fails[0]), (rest[1], rest_fails[1]))
+        counts_alone = away & (block >= away_until - AWAY_BLOCKS)
+        everyone.observe_alone((whole[1], fails[1]), counts_alone)
+        others.observe_alone((rest[1], rest_fails[1]), counts_alone)
         total += sent[0]
         found, passes = everyone.verdicts(), others.passing.crossed(PASS_BETA)
         agreed = np.where(((total > 0).sum(1) < vt.FEW_CALLERS) | (passes == (found == "pass")), found, "undecided")
-        new = (verdict == "undecided") & (agreed != "undecided")
-        verdict[new], at_s[new] = agreed[new], (block + 1) * BLOCK_S
-        if (verdict != "undecided").all():
+        away_until[(agreed == "load") & (block >= away_until + AWAY_EVERY_BLOCKS)] = block + AWAY_BLOCKS + DRAIN_BLOCKS
+        is_open = np.isinf(at_s)
+        verdict[is_open] = agreed[is_open]
+        at_s[is_open & ((agreed == "pass") | (agreed == "fail"))] = (block + 1) * BLOCK_S
+        if np.isfinite(at_s).all():
             break
     return verdict, at_s
 
@@ -180,12 +202,12 @@ def run_judgements(version: Suspended, runs: int, seed: int) -> tuple[npt.NDArra
     draw, rows = np.random.default_rng(seed), np.arange(runs)
     pairs = ShareTests(0.5, runs)
     passing, others = (ShareTests(1.0 - 2.0 * version.limit, runs) for _ in range(2))
-    asked, differing = np.zeros((runs, KEYS), int), np.zeros((runs, KEYS), int)
+    asked, differing = np.zeros((runs, KEYS), int), np.zeros((runs, KEYS))
     verdict, at_s = np.full(runs, "undecided"), np.full(runs, np.inf)
     both = 0.5 * min(version.other, version.target)
     for block in range(JUDGEMENT_BLOCKS):
         pairs.fade(0.5 ** (1.0 / vt.FADING_BLOCKS))
-        differing[pairs.logs.max(1) <= 0.0] = 0
+        differing *= 0.5 ** (1.0 / vt.FADING_BLOCKS)
         heaviest = asked.argmax(1)
         count = draw.poisson(version.rate * BLOCK_S, runs)
         seen = np.zeros((4, runs), int)
@@ -198,7 +220,7 @@ def run_judgements(version: Suspended, runs: int, seed: int) -> tuple[npt.NDArra
                 target = np.where(key == 0, draw.random(runs) < version.heaviest, target)
                 other &= key != 0
             asked[rows, key] += there
-            counts = there & (target != other) & (differing[rows, key] < vt.MOST_OF_KEY)
+            counts = there & (target != other) & (differing[rows, key] + 1.0 <= vt.MOST_OF_KEY)
             differing[rows, key] += counts
             pairs.observe(target.astype(float), counts)
             apart = there & (key != heaviest)
