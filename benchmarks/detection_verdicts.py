@@ -92,6 +92,12 @@ class Tests:
         self.active.observe(beside, both)
         self.worse.observe((share - beside + 1.0) / 2.0, both)
 
+    def begin_again(self, back: Flags) -> None:
+        """Begin anew what says that both are beyond the limit, where the candidate's traffic is back."""
+        self.joined[:, back] = 0
+        for test in (self.beyond, self.active):
+            test.logs[back] = vt.AGAINST.logs[0]
+
     def observe_alone(self, active: tuple[Counts, Counts], away: Flags) -> None:
         share, has = _share(*active)
         self.alone.observe(1.0 - share, has & away)
@@ -128,6 +134,8 @@ def run_canaries(canary: Canary, runs: int, seed: int) -> tuple[npt.NDArray[np.s
         if canary.redrawn and block % REDRAWN_BLOCKS == 0:
             side = draw.random((runs, KEYS)) < canary.share
         away = block < away_until
+        for tests in (everyone, others):
+            tests.begin_again(block == away_until)
         sides = np.where(away[:, None], [[[0.0]], [[1.0]]], np.stack([side, 1.0 - side]))
         sent = draw.poisson(RATE_RPS * BLOCK_S * WEIGHTS * sides)
         if canary.spells:
