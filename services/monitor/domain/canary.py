@@ -52,7 +52,8 @@ def assess_trigger(trigger: Trigger, state: TriggerState | None, beta: float, no
     needed = max(1, count_needed(seen, trigger, beta))
     if verdict == "load":
         is_due = now.timestamp() >= seen.away_until_s + AWAY_EVERY.total_seconds() * bool(seen.away_until_s)
-        return Part("inconclusive", needed, f"{share}: {_why_both(seen)}", take_away=is_due)
+        away = "; its traffic is taken away for a minute" if is_due else ""
+        return Part("inconclusive", needed, f"{share}: {_why_both(seen)}{away}", take_away=is_due)
     return Part("inconclusive", needed, f"{share}, {_why_undecided(seen, trigger, needed)}")
 
 

@@ -48,7 +48,7 @@ class Rules:
     """
 
     windowing: Windowing = field(default_factory=Windowing)
-    update_every_s: float = 15.0
+    update_every_s: float = observe_loop.UPDATE_EVERY_S
     assess_every_s: float = 10.0
     quiet_s: float = 120.0
     drift_rows: int = 300
