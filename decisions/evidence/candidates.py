@@ -27,10 +27,11 @@ from decisions.evidence.version_tests import (
     observe_alone,
     observe_candidate,
 )
+from decisions.routes.edits import AWAY
 
-AWAY_S = 60
-"""So long a candidate's traffic is away, if it and the active version are beyond their limit."""
-ALONE_S = 600
+AWAY_S = int(AWAY.total_seconds()) - 10
+"""So long the active version is seen without the candidate: ten seconds of `AWAY` are for what is in flight."""
+ALONE_S = 1200
 """So long after that it counts what the active version showed without the candidate: a later load is another one."""
 _LARGEST_LOG = 690.0
 """An e-value stays a JSON number."""

@@ -113,8 +113,8 @@ def test_a_load_that_ends_while_the_candidate_is_away_fails_no_good_one(lasts_s)
     assert ended == ["undecided"] * 3
 
 
-def test_a_load_a_quarter_of_an_hour_after_one_that_ended_meanwhile_is_another_one():
-    assert with_both_bad(SEED, alone=0.0, after=LIMIT / 4, again_s=1000, lasts_s=710) == "load"
+def test_a_load_half_an_hour_after_one_that_ended_meanwhile_is_another_one():
+    assert with_both_bad(SEED, alone=0.0, after=LIMIT / 4, again_s=1600, lasts_s=1330) == "load"
 
 
 def test_no_caller_passes_a_candidate_that_fails_the_others():
