@@ -25,10 +25,9 @@ from contracts.routes import Route
 from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
-from decisions.rollback.rule import replicas_needed, rollback_id
+from decisions.rollback.rule import Standby, assess_standby, plan_standby, replicas_needed, rollback_id
 from decisions.routes.edits import Changed, EditRefused, put_back
-from services.rollback_controller.domain import behind, decision, execution
-from services.rollback_controller.domain.behind import Standby
+from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.decision import Cause, VoidOrder
 from services.rollback_controller.domain.record import Rollback, RollbackState, Rules, record_policy
 from services.rollback_controller.known_policies import KnownPolicies
@@ -131,7 +130,7 @@ class Controller:
             if decision.lacks_policy(state, alert, route):
                 reason = f"The policy of version {alert.target.version} of {model} is not known yet."
                 raise Transient("bus_unavailable", reason)
-            planned = behind.plan_standby(route, alert) if route is not None else standby
+            planned = plan_standby(route, alert) if route is not None else standby
             if not (isinstance(planned, Standby) or standby.suspended or standby.target == planned.target):
                 raise Transient("bus_unavailable", f"{planned.target} became the previous version meanwhile.")
             return decision.decide_on_alert(state, alert, route, cause, self.rules, standby=standby)
@@ -150,14 +149,14 @@ class Controller:
         """Return how the version is that an alert would move traffic to."""
         if route is None or not decision.takes_traffic(route, alert.target):
             return Standby("missing")
-        served = behind.plan_standby(route, alert)
+        served = plan_standby(route, alert)
         if isinstance(served, Standby):
             standby = served
         else:
             needed = replicas_needed(route.active) if route.active is not None and not alert.answers_nothing else 1
             failure = await self.probe.answers(served, needed)
             generates = failure is not None and needed > 1 and await self.probe.answers(served) is None
-            standby = behind.assess_standby(served, failure, generates=generates, needed=needed)
+            standby = assess_standby(served, failure, generates=generates, needed=needed)
         if alert.answers_nothing and standby.behind in ("missing", "not_ready"):
             for suspension in put_back(route):
                 if await self.probe.answers(suspension.served) is None:

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from contracts import facts as cf
 from contracts.routes import CanaryShare, Suspended
-from decisions.rollback.rule import rollback_id
+from decisions.rollback.rule import Standby, rollback_id
 from services.rollback_controller.domain import decision, execution
-from services.rollback_controller.domain.behind import Standby
 from services.rollback_controller.domain.decision import VoidOrder
 from services.rollback_controller.domain.record import RollbackState, record_policy
 from testbed import factories as f
