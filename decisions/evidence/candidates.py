@@ -154,7 +154,7 @@ def _closed(known: Beside, trigger: Trigger, now: datetime | None, back_s: int) 
     for start, block in closed.items():
         if start >= back_s > test.back_s:
             test = test.begun_again(back_s)
-        if start > back_s + ALONE_S:
+        if back_s and start > back_s + ALONE_S:
             test = test.model_copy(update={"alone": ShareTest()})
         test = observe_candidate(test, limit, block, beside.get(start, Block()), least=trigger.min_requests)
     for start in (start for start in beside if start in away and start not in closed):
