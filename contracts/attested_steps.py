@@ -6,10 +6,10 @@ from pydantic import StringConstraints
 
 from .vocabulary import Contract
 
-Step = Literal["merge", "quantise", "register", "benchmark", "rehearse", "approve", "deploy", "audit"]
+Step = Literal["merge", "quantise", "register", "benchmark", "evaluate", "rehearse", "approve", "deploy", "audit"]
 STEPS: Final[tuple[Step, ...]] = get_args(Step)
 """`audit` is no step of a version: the registry signs the audit log."""
-RequiredStep = Literal["merge", "quantise", "benchmark", "rehearse", "approve"]
+RequiredStep = Literal["merge", "quantise", "benchmark", "evaluate", "rehearse", "approve"]
 AttesterPattern = Annotated[
     str, StringConstraints(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?|[0-9a-f]{64})$", max_length=64)
 ]

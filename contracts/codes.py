@@ -60,6 +60,7 @@ Code = Literal[
     "gate_failed",
     "inconclusive",
     "measurement_suspect",
+    "evaluation_failed",
     "rehearsal_failed",
     "approval_expired",
     "approval_denied",
@@ -151,6 +152,8 @@ ADVICE: dict[Code, str] = {
     "gate_failed": "A gate of the release policy failed; slipway show has the figures.",
     "inconclusive": "There was not enough evidence to pass; give more requests or a longer deadline.",
     "measurement_suspect": "The recorded quality contradicts what is served; compare the machines that measured and that serve.",
+    "evaluation_failed": "Look at the scores by slice and the rows that got worse (`slipway show`), correct the training, then "
+    "publish again; a bound that asks for too much is a matter of the policy.",
     "rehearsal_failed": "The rollback rehearsal failed in staging; slipway status names trigger and step.",
     "approval_expired": "The approval deadline passed; publish again with a higher attempt.",
     "approval_denied": "An approver ended the release; the reason says why. It can be published again with a higher attempt (slipway retry).",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from .attested_steps import RequiredAttestations
+from .evaluation_results import EvaluationResult
 from .facts import (
     BaseModelRef,
     EngineVersion,
@@ -265,3 +266,18 @@ class BenchmarkReport(Contract):
     million_tokens_price: float | None = None
     requests: tuple[dict[str, Any], ...]
     send_based_ttft_ms: dict[str, Statistics] = {}
+
+
+class EvaluationReport(Contract):
+    """The evaluations of a candidate in full: every limit, every score, and every row."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    output_key: Digest
+    target: Target
+    baseline: Target
+    attempt: int
+    results: tuple[EvaluationResult, ...]
+    verdict: Verdict
+    reason: str
+    started_at: Instant
+    duration_s: float

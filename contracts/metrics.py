@@ -239,7 +239,7 @@ VARIANTS_FAILED = Metric(
     "Variants that will not be served, by the step that failed",
     ("step", "variant", "code"),
     (),
-    ("registry", "quantiser", "server-manager", "benchmarker"),
+    ("registry", "quantiser", "server-manager", "benchmarker", "evaluator"),
 )
 QUANTISE_SECONDS = Metric(
     "slipway_quantise_seconds",

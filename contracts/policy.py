@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from .attested_steps import AttesterPattern, RequiredStep
+from .evaluations import Evaluations
 from .golden import GoldenPrompts
 from .sources import check_pattern
 from .trigger_metrics import METRICS, SLO_METRICS, MetricRule, TriggerMetric
@@ -252,6 +253,8 @@ class Deadlines(_Strict):
     """Until the version is registered, and until candidate and baseline are loaded."""
     benchmark_s: Seconds = 3_600.0
     """Until the benchmark's verdict."""
+    evaluate_s: Seconds = 14_400.0
+    """Until the verdict on the evaluations."""
     rehearsal_s: Seconds = 3_600.0
     """Until the rollback was rehearsed."""
     queue_s: Seconds = 86_400.0
@@ -269,6 +272,8 @@ class ReleasePolicy(_Strict):
     """Bounds on figures of the benchmark."""
     load: LoadProfile = LoadProfile()
     """The load of the benchmark."""
+    evaluations: Annotated[Evaluations, Field(exclude_if=lambda declared: declared == Evaluations())] = Evaluations()
+    """What answers of a candidate must be, beside the active version's and an anchor's, before it takes traffic."""
     objective: Objective = "quality"
     """What the choice among passing variants optimises."""
     promotion: Promotion = Promotion()

@@ -16,6 +16,7 @@ ATTESTED_BY: Final[Mapping[Step, str]] = {
     "quantise": "quantiser",
     "register": "registry",
     "benchmark": "benchmarker",
+    "evaluate": "evaluator",
     "rehearse": "rollback-controller",
     "approve": "registry",
     "deploy": "registry",

@@ -102,7 +102,8 @@ SERVICES: dict[str, ServiceContract] = {
             "registry",
             consumes=(
                 f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.CheckpointRejected, f.CheckpointMerged,
-                f.VariantQuantised, f.VariantFailed, f.VariantBenchmarked, f.VariantStaged, f.RehearsalCompleted,
+                f.VariantQuantised, f.VariantFailed, f.VariantBenchmarked, f.VariantEvaluated, f.VariantStaged,
+                f.RehearsalCompleted,
                 f.DeploymentChanged, f.PromotionRefused, f.CanaryAssessed, f.WorkAbandoned, f.ErasureOrdered,
                 f.ReleaseHeld, f.CanaryAdvanced, f.ApprovalDenied, f.ShadowAssessed, f.RecordOrdered,
             ),
@@ -149,6 +150,12 @@ SERVICES: dict[str, ServiceContract] = {
             "benchmarker",
             consumes=(f.VariantStaged,),
             emits=(f.VariantBenchmarked, f.VariantFailed, f.WorkProgressed),
+            calls=("triton",),
+        ),
+        ServiceContract(
+            "evaluator",
+            consumes=(f.VariantStaged,),
+            emits=(f.VariantEvaluated, f.VariantFailed, f.WorkProgressed),
             calls=("triton",),
         ),
         ServiceContract(

@@ -19,6 +19,7 @@ HOLDS: Final = "holds/"
 """Objects whose names and digests hold other objects: `holds/NAME.json` keeps what it names, in any form."""
 PREFIXES: Final = (
     "attestations/benchmark/",
+    "attestations/evaluate/",
     "attestations/merge/",
     "attestations/quantise/",
     "audit/",
@@ -28,6 +29,7 @@ PREFIXES: Final = (
     HOLDS,
     "manifests/benchmark/",
     "manifests/drift/",
+    "manifests/evaluation/",
     "manifests/folder/",
     "manifests/merged/",
     "manifests/variant/",
@@ -106,6 +108,14 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
             "manifests/folder/", "manifests/variant/", PROBE, "versions/",
         ),
         writes=("attestations/benchmark/", "manifests/benchmark/", PROBE, "versions/*/attestations/"),
+        deletes=(PROBE,),
+    ),
+    "evaluator": StoreAccess(
+        reads=(
+            "attestations/evaluate/", "blobs/", *_CHECKPOINTS, "manifests/evaluation/", "manifests/folder/", PROBE,
+            "versions/",
+        ),
+        writes=("attestations/evaluate/", "manifests/evaluation/", PROBE, "versions/*/attestations/"),
         deletes=(PROBE,),
     ),
     "rollback-controller": StoreAccess(

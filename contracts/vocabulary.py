@@ -30,7 +30,7 @@ Environment = Literal["production", "staging"]
 ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
 Party = Literal["target", "caller", "gateway", "infrastructure"]
 """What can cause that a request fails."""
-StagingPurpose = Literal["benchmark", "rehearsal"]
+StagingPurpose = Literal["benchmark", "evaluation", "rehearsal"]
 MAX_COPIES: Final = 64
 """Most endpoints that one version is loaded on."""
 OnlyFor = Annotated[

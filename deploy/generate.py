@@ -35,6 +35,7 @@ RECORDS: tuple[Any, ...] = (
     manifests.VersionManifest,
     manifests.DeploymentRecord,
     manifests.BenchmarkReport,
+    manifests.EvaluationReport,
 )
 
 

@@ -81,6 +81,15 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "memory_bytes": 6_200_000_000,
         "first_token": "Hello",
     },
+    f.VariantEvaluated: {
+        "target": v.target(7),
+        "baseline": v.target(6),
+        "report": v.ref("evaluation-7", "manifests/evaluation", 48_211),
+        "attempt": 1,
+        "results": (v.evaluation(),),
+        "verdict": "pass",
+        "reason": "basics: every limit is met after 48 rows",
+    },
     f.VariantBenchmarked: {
         "target": v.target(7),
         "baseline": v.target(6),

@@ -1,9 +1,11 @@
 """Parts of facts: targets, routes, policies, records of requests; plausible by default, changed by keyword."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from contracts import facts as f
 from contracts.envelope import source_of
+from contracts.evaluation_results import EvaluationSummary, LimitResult, ScoreSummary
 from contracts.facts.progress import ReleaseProgress, StepProgress
 from contracts.facts.staging import SideSummary
 from contracts.facts.watch import Features, InterTokenLatency, Window
@@ -37,6 +39,20 @@ def after(seconds: float) -> datetime:
 
 def digest(word: str) -> str:
     return digest_of(word.encode())
+
+
+def evaluation(**about: Any) -> EvaluationSummary:
+    """Return a set of rows that the candidate answered as well as the active version."""
+    limit = LimitResult(
+        scorer="length", kind="max_drop", limit=0.2, value=0.0, low=-0.08, high=0.08, rows=48, decision="met"
+    )
+    scores = [
+        ScoreSummary(scorer="length", slice=name, rows=rows, candidate=0.95, active=0.95, low=-0.08, high=0.08)
+        for name, rows in (("", 48), ("stops", 8))
+    ]
+    known = {"name": "basics", "rows_digest": digest_of(b"rows"), "asked": 48, "available": 60}
+    found = {"limits": (limit,), "scores": scores, "worse": (3,), "better": (8, 11), "verdict": "pass"}
+    return EvaluationSummary.model_validate(known | found | about)
 
 
 def ref(word: str, kind: str = "manifests/merged", size_bytes: int = 4096) -> ArtifactRef:

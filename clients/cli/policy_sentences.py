@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from contracts.evaluations import EACH_SLICE
 from contracts.policy import MetricGate, ReleasePolicy, Trigger
 from decisions.evidence.triggers import limit_of
 from decisions.releases.plan import PlannedStep, plan_release
@@ -47,12 +48,40 @@ def _before_traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
     if not policy.gates:
         yield "  no gate is declared, so only failures of the benchmark itself reject a variant."
     yield f"Of the variants that pass, {_OBJECTIVES[policy.objective]} is released; if none passes, it is rejected."
+    yield from _evaluations(policy, first=first)
     plan = [planned.step for planned in plan_release(policy, first=first)]
     if "rehearsal" in plan:
         names = ", ".join(trigger.name for trigger in policy.automatic)
         yield f"In staging, a fault makes each automatic trigger ({names}) roll back; otherwise it is rejected."
     if "approval" in plan:
         yield _approval(policy)
+
+
+def _evaluations(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
+    declared = policy.evaluations
+    beside = "the base model" if first else "the active version"
+    for evaluation in declared.sets:
+        of = "Slipway's set" if evaluation.rows == "default" else "the checkpoint's evaluation set"
+        most = f"{evaluation.max_rows:,} rows of {of}"
+        if not evaluation.bounds:
+            yield f"Evaluation {evaluation.name}: it is asked {most} beside {beside}; the scores are only reported."
+            continue
+        yield f"Evaluation {evaluation.name}: it is asked up to {most} beside {beside}, and rejected unless:"
+        for bound in evaluation.bounds:
+            label, rows = evaluation.label_of(bound), "all rows" if bound.slice is None else f"slice {bound.slice}"
+            rows = "each slice" if bound.slice == EACH_SLICE else rows
+            limits = (
+                ("is {:g} or more", bound.min_value),
+                (f"is at most {{:g}} below that of {beside}", bound.max_drop),
+            )
+            parts = " and ".join(text.format(limit) for text, limit in limits if limit is not None)
+            late = " (too few rows: it goes on)" if bound.undecided == "continue" else ""
+            yield f"  the mean score of {label}, of {rows}, {parts}{late};"
+    if declared.sets:
+        yield (
+            f"A candidate within every limit is refused with a probability of {declared.alpha:.3g} at most; one beyond "
+            f"a limit passes with {declared.beta:.3g}."
+        )
 
 
 def _approval(policy: ReleasePolicy) -> str:

@@ -25,6 +25,7 @@ from contracts.facts import (
     RollbackCompleted,
     ShadowAssessed,
     VariantBenchmarked,
+    VariantEvaluated,
 )
 from contracts.facts.progress import ReleaseProgress, StepProgress
 from contracts.services import INBOX
@@ -49,6 +50,7 @@ class Release:
         opened: What it releases; None of a checkpoint without a release.
         rolled_back: What became of its version after it was promoted.
         benchmarks: The benchmarks of its variants.
+        evaluated: What the answers of the chosen variant are worth.
         asked: The digest that it asks approval of.
     """
 
@@ -57,6 +59,7 @@ class Release:
     opened: ReleaseOpened | None = None
     rolled_back: str = ""
     benchmarks: tuple[VariantBenchmarked, ...] = ()
+    evaluated: VariantEvaluated | None = None
     asked: Digest | None = None
 
 
@@ -94,12 +97,20 @@ class _Recorded(Contract):
     opened: ReleaseOpened
     progress: ReleaseProgress
     benchmarked: dict[Variant, VariantBenchmarked] = Field(default_factory=dict)
+    evaluated: VariantEvaluated | None = None
     asked: Digest | None = None
 
     @property
     def release(self) -> Release:
         benchmarks = tuple(self.benchmarked.values())
-        return Release(self.progress, self.opened.source_event_id, self.opened, benchmarks=benchmarks, asked=self.asked)
+        return Release(
+            self.progress,
+            self.opened.source_event_id,
+            self.opened,
+            benchmarks=benchmarks,
+            evaluated=self.evaluated,
+            asked=self.asked,
+        )
 
 
 async def recorded_releases(js: JetStreamContext, name: Name) -> list[Release]:

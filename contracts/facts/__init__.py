@@ -59,6 +59,7 @@ from .staging import (
     StageRequested,
     Statistics,
     VariantBenchmarked,
+    VariantEvaluated,
     VariantStaged,
 )
 from .variants import (
@@ -107,6 +108,7 @@ FACTS: dict[str, type[Fact]] = {
         StageReleased,
         VariantStaged,
         VariantBenchmarked,
+        VariantEvaluated,
         RehearsalRequested,
         RehearsalCompleted,
         ApprovalRequested,
@@ -220,6 +222,7 @@ __all__ = [
     "Training",
     "TriggerCounts",
     "VariantBenchmarked",
+    "VariantEvaluated",
     "VariantFailed",
     "VariantQuantised",
     "VariantRequested",

@@ -1,10 +1,12 @@
-"""Staging: a lease on the serving fleet, the benchmark, the rehearsal."""
+"""Staging: a lease on the serving fleet, the benchmark, the evaluations, the rehearsal."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
 from ..codes import Code
+from ..evaluation_results import EvaluationSummary
+from ..evaluations import Evaluations
 from ..policy import LoadProfile, MetricGate, QualityGate, Trigger
 from ..routes import ServedTarget
 from ..vocabulary import (
@@ -36,6 +38,7 @@ class StageRequested(Fact):
     load: LoadProfile
     gates: tuple[MetricGate, ...] = ()
     evaluation: ArtifactRef | None = None
+    evaluations: Evaluations = Evaluations()
     quality: Quality | None = None
     quality_gate: QualityGate | None = None
     attempt: int = 1
@@ -171,6 +174,26 @@ class VariantBenchmarked(Fact):
     verdict: Verdict
     machine_price_per_hour: float | None = None
     million_tokens_price: float | None = None
+
+
+class VariantEvaluated(Fact):
+    """What the answers of a candidate are worth, beside those of its baseline, and the verdict.
+
+    Attributes:
+        results: One for each evaluation of the policy; the report also has every row.
+        verdict: `fail` if a limit is missed, `inconclusive` if the rows of one do not suffice.
+        reason: The limits behind the verdict.
+    """
+
+    TYPE: ClassVar[str] = "slipway.variant.evaluated.v1"
+
+    target: Target
+    baseline: Target
+    report: ArtifactRef
+    attempt: int
+    results: tuple[EvaluationSummary, ...]
+    verdict: Verdict
+    reason: str
 
 
 class RehearsalRequested(Fact):

@@ -152,7 +152,7 @@ class VariantFailed(Fact):
     TYPE: ClassVar[str] = "slipway.variant.failed.v1"
 
     variant: Variant
-    step: Literal["quantise", "stage", "benchmark"]
+    step: Literal["quantise", "stage", "benchmark", "evaluate"]
     code: Code
     reason: str
     details: dict[str, Any] = {}

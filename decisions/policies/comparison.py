@@ -4,6 +4,7 @@ import math
 
 from contracts.golden import GoldenPrompts
 from contracts.policy import Canary, LoadProfile, MetricGate, QualityGate, ReleasePolicy, Shadow, Trigger
+from decisions.evaluations.comparison import find_weaker_evaluations
 
 _UPPER = ("max_value", "max_ratio")
 _LOWER = ("min_value", "min_ratio")
@@ -32,6 +33,7 @@ def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
     if policy.copies > stored.copies:  # they take the memory of the fleet, which is not the publisher's
         weaker.append(f"copies is {policy.copies}, above the stored {stored.copies}")
     weaker += _golden_weaknesses(policy.golden, stored.golden)
+    weaker += find_weaker_evaluations(policy.evaluations, stored.evaluations)
     if stored.no_previous == "base" and policy.no_previous == "hold":
         weaker.append("no_previous is hold where the stored policy says base")
     weaker += _attester_weaknesses(policy, stored) + _shadow_weaknesses(policy.shadow, stored.shadow)

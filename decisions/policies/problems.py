@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from contracts.policy import MetricGate, ReleasePolicy, Trigger
 from contracts.trigger_metrics import LONGEST_REHEARSED_MS, SLO_METRICS
+from decisions.evaluations.problems import list_evaluation_problems
 from decisions.policies.gate_samples import find_unanswerable
 from decisions.policies.limits import PolicyProblem, find_endless
 
@@ -30,6 +31,7 @@ def _problems(policy: ReleasePolicy) -> Iterator[PolicyProblem]:
         impassable = _never_passes(gate)
         if impassable is not None:
             yield PolicyProblem(("gates", number), f"gates.{number}: {gate.name}: {impassable}")
+    yield from (PolicyProblem(*problem) for problem in list_evaluation_problems(policy.evaluations))
     for number, trigger in enumerate(policy.triggers):
         for field, reason in _of_trigger(trigger):
             at = ("triggers", number, field)

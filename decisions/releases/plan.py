@@ -18,6 +18,7 @@ Step = Literal[
     "queue",
     "stage",
     "benchmark",
+    "evaluate",
     "rehearsal",
     "approval",
     "shadow",
@@ -43,6 +44,11 @@ class PlannedStep(NamedTuple):
 def needs_rehearsal(policy: ReleasePolicy) -> bool:
     """Return whether a rollback is rehearsed: only if the policy requires it and has an automatic trigger."""
     return policy.rehearsal == "required" and bool(policy.automatic)
+
+
+def needs_evaluation(policy: ReleasePolicy) -> bool:
+    """Return whether the answers of the chosen variant are evaluated."""
+    return bool(policy.evaluations.sets)
 
 
 def needs_approval(policy: ReleasePolicy) -> bool:
@@ -99,6 +105,10 @@ ROWS: Final[dict[Step, Row]] = {
             restarts=_MEASURED, per_variant=True,
         ),
         Row(
+            "evaluate", "evaluated", "evaluating", "deadlines.evaluate_s", "stage.requested",
+            restarts=("benchmarked", "failed"), is_needed=needs_evaluation,
+        ),
+        Row(
             "rehearsal", "rehearsed", "rehearsing", "deadlines.rehearsal_s", "rehearsal.requested",
             is_needed=needs_rehearsal,
         ),
@@ -124,6 +134,7 @@ _OF_TRAFFIC: Final = ("shadow", "canary", "traffic")
 def required_attestations(policy: ReleasePolicy) -> RequiredAttestations:
     """Return what must be attested of a version under a policy before it takes traffic."""
     steps: tuple[RequiredStep, ...] = ("merge", "quantise", "benchmark")
+    steps += ("evaluate",) if needs_evaluation(policy) else ()
     steps += ("rehearse",) if needs_rehearsal(policy) else ()
     steps += ("approve",) if needs_approval(policy) else ()
     return RequiredAttestations(steps=steps, attesters=policy.attesters, approvals=policy.approvals.count)

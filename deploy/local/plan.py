@@ -29,6 +29,7 @@ SERVICES = (
     "quantiser",
     "server-manager",
     "benchmarker",
+    "evaluator",
     "monitor",
     "rollback-controller",
     "gateway",

@@ -78,7 +78,7 @@ LOCKS = (
     _lock("uv", ALL),
     *(
         Lock(f"{IMAGES}/{name}.in", f"{IMAGES}/{name}.txt", ("3.11",), MAIN_OVERRIDES, MAIN)
-        for name in ("light", "serving", "models", "tools", "console", "nats", "seaweedfs")
+        for name in ("light", "serving", "answers", "models", "tools", "console", "nats", "seaweedfs")
     ),
     Lock(f"{IMAGES}/reports.in", f"{IMAGES}/reports.txt", ("3.11",), f"{IMAGES}/reports-overrides.txt", MAIN),
     Lock(

@@ -27,6 +27,7 @@ from contracts.facts import (
     ReleaseOpened,
     ShadowAssessed,
     VariantBenchmarked,
+    VariantEvaluated,
     VariantFailed,
     VariantQuantised,
     VariantStaged,
@@ -74,6 +75,7 @@ FROM_WORKERS: tuple[type[Fact], ...] = (
     VariantFailed,
     VariantStaged,
     VariantBenchmarked,
+    VariantEvaluated,
     RehearsalCompleted,
     CanaryAssessed,
     ShadowAssessed,
@@ -130,6 +132,7 @@ class Registry:
                 break
             check_sender(event, self._ports.teams())
             _refuse(admission.assess_sources(ready, ready.policy, stored.value if stored else None))
+            _refuse(admission.assess_evaluations(ready, policy))
             _refuse(admission.assess_callers(ready.model, policy, self._ports.teams()))
             if not await self._team_use.has_turn(model):
                 raise NotItsTurn

@@ -20,8 +20,8 @@ from shared.runtime.metrics import BoundedLabel, counter, histogram, metrics_of
 
 _STEPS = frozenset(
     {
-        "opened", "merged", "quantised", "failed", "manifest", "turn", "staged", "benchmarked", "rehearsed",
-        "approvals", "deployed", "assessed", "finished",
+        "opened", "merged", "quantised", "failed", "manifest", "turn", "staged", "benchmarked", "evaluated",
+        "rehearsed", "approvals", "deployed", "assessed", "finished",
     }
 )  # fmt: skip
 """What the first part of a name in a timeline may be; the rest names a variant, a share or a person."""

@@ -28,6 +28,7 @@ SECRETS = {
 LIBRARIES = {
     "light": {"registry", "mirror", "notifier"},
     "serving": {"server-manager", "benchmarker", "rollback-controller", "gateway"},
+    "answers": {"evaluator"},
     "reports": {"monitor"},
     "screens": {"console"},
     "heavy": {"merger", "quantiser"},
@@ -504,7 +505,7 @@ def imported(folder: str, *, without: frozenset[str] = frozenset()) -> dict[str,
 
 def missing(folder: str, requirements: str, *, without: frozenset[str] = frozenset()) -> dict[str, str]:
     distributions = importlib.metadata.packages_distributions()
-    have = required(requirements)
+    have = required(requirements) | {"pydantic-core"}  # a part of pydantic
     return {
         name: module
         for name, module in imported(folder, without=without).items()

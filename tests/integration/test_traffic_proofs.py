@@ -7,8 +7,9 @@ import pytest
 
 from contracts.attested_steps import RequiredAttestations
 from contracts.facts import RehearsalCompleted
-from contracts.manifests import ApprovalRecord, RehearsalRecord
+from contracts.manifests import ApprovalRecord, EvaluationReport, RehearsalRecord
 from contracts.vocabulary import Deployable, Target, digest_of
+from services.evaluator.adapters.store import StoredReports as EvaluationReports
 from services.quantiser.adapters.store import StoredArtifacts as QuantiserArtifacts
 from services.registry.adapters.store import StoredArtifacts as RegistryArtifacts
 from services.rollback_controller.adapters.provenance import StoredProofs, proofs_by_settings
@@ -24,6 +25,7 @@ from testbed.released import release
 from testbed.servers import connection
 
 EVERYTHING = RequiredAttestations(steps=("merge", "quantise", "benchmark", "rehearse", "approve"))
+EVALUATED = RequiredAttestations(steps=("merge", "quantise", "benchmark", "evaluate"))
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 
 
@@ -73,6 +75,24 @@ def approve(store, keys, released, *, by="/slipway/user/ana", order="o-1", varia
     asyncio.run(registry.put_approval(record))
 
 
+def evaluate(store, keys, released, verdict="pass", *, variant="int8"):
+    target = deployable(released, variant).target
+    report = EvaluationReport(
+        output_key=digest_of(f"{target} {verdict}".encode()),
+        target=target,
+        baseline=target.model_copy(update={"version": 1}),
+        attempt=1,
+        results=(),
+        verdict=verdict,
+        reason="as it is",
+        started_at=AT,
+        duration_s=1.0,
+    )
+    reports = EvaluationReports(store, attester(keys, "evaluator"), trust(keys))
+    committed, ref = reports.commit(report)
+    assert reports.find(report.output_key) == (committed, ref) == reports.commit(report)
+
+
 def refused(store, keys, target):
     problem = check_traffic(store, trust(keys).keys(), target)
     return None if problem is None else (problem.code, problem.reason)
@@ -100,6 +120,18 @@ def test_each_step_that_is_required_is_missed_until_it_is_attested(store, keys):
     assert {"rehearse (5)", "rehearse (6)", "rehearse (7)", "approve (8)", "approve (9)"} <= shown
     assert [each for each in verified if each.verdict == "failed"] == []
     assert any("by /slipway/user/ana" in each.detail for each in verified)
+
+
+def test_answers_that_are_to_be_evaluated_must_have_passed(store, keys):
+    version = release(store, keys, model="answers", attestations=EVALUATED)
+    evaluate(store, keys, version, "fail")
+    evaluate(store, keys, version, variant="bf16")
+    assert "no evaluation that it passed" in refused(store, keys, deployable(version))[1]
+    evaluate(store, keys, version)
+    assert refused(store, keys, deployable(version)) is None
+    verified = Verification(store, trust(keys).keys()).version("answers", 2)
+    assert [each for each in verified if each.verdict == "failed"] == []
+    assert sum(each.what.startswith("evaluate (") for each in verified) == 3
 
 
 def test_a_rehearsal_that_ran_again_is_attested_beside_the_first(store, keys):

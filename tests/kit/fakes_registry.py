@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from contracts import facts as f
 from contracts.envelope import Event
+from contracts.evaluation_results import EvaluationSummary
 from contracts.facts.staging import SideSummary
 from contracts.manifests import (
     ApprovalRecord,
@@ -229,6 +230,21 @@ def benchmarked(
         baseline_summary=summary(BASELINE.target),
         gates=(gate(verdict=verdict),) if gates is None else gates,
         verdict=verdict,
+    )
+
+
+def evaluated(
+    variant: str = "int8", version: int = 1, *, verdict: str = "pass", names=("basics",)
+) -> f.VariantEvaluated:
+    about = {"rows_digest": digest_of(b"rows"), "asked": 40, "available": 60, "verdict": verdict}
+    return f.VariantEvaluated(
+        target=target(variant, version),
+        baseline=BASELINE.target,
+        report=ref("reports/evaluation.json"),
+        attempt=1,
+        results=tuple(EvaluationSummary(name=name, **about) for name in names),
+        verdict=verdict,
+        reason="walked",
     )
 
 

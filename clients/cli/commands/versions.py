@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clients.cli.connection import find_stack
+from clients.cli.evaluation_tables import show_evaluations
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_pairs, show_table
 from clients.cli.recorded_releases import Release
@@ -92,7 +93,7 @@ def show(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a version: its manifest, lineage, deployments and benchmarks, and a comparison of its variants."""
+    """Show a version: manifest, lineage, deployments, benchmarks, evaluations, and its variants side by side."""
     stack = find_stack(state)
     model, number = find_version_name(stack, what)
     store = open_store(stack)
@@ -109,7 +110,8 @@ def show(
         rows = [
             each.model_dump(mode="json") | {"chosen": each.variant == compared.winner} for each in compared.variants
         ]
-        show_json({**data, "variants": rows})
+        evaluated = release.evaluated.model_dump(mode="json") if release and release.evaluated else None
+        show_json({**data, "evaluated": evaluated, "variants": rows})
         return
     _show_identity(f"{model}@v{number}", version, release)
     show_line()
@@ -126,6 +128,8 @@ def show(
     own = comparison.on_own_set(compared.variants)
     if own:
         show_line(f"  {own}")
+    if release is not None and release.evaluated is not None:
+        show_evaluations(release.evaluated)
     if version is not None:
         _show_history(version, course_of(read_deployments(store, f"versions/{model}/"), number))
 

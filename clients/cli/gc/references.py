@@ -15,6 +15,7 @@ CANDIDATES: Final = (
     "blobs/",
     "checkpoints/",
     "manifests/benchmark/",
+    "manifests/evaluation/",
     "manifests/folder/",
     "manifests/merged/",
     "manifests/variant/",

@@ -26,7 +26,8 @@ SUMMARIES: Final = (f.WindowSummarised, f.InferenceBatch, f.WorkProgressed, f.Re
 """Figures and live progress: they are no entries of the history."""
 _OF_RELEASE: Final = (
     f.ReleaseOpened, f.CheckpointMerged, f.VariantQuantised, f.VersionRegistered, f.VariantBenchmarked,
-    f.RehearsalCompleted, f.ApprovalRequested, f.CanaryAssessed, f.ShadowAssessed, f.ReleaseProgressed,
+    f.VariantEvaluated, f.RehearsalCompleted, f.ApprovalRequested, f.CanaryAssessed, f.ShadowAssessed,
+    f.ReleaseProgressed,
 )  # fmt: skip
 """Events whose bodies the screen of a release needs."""
 

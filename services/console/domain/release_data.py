@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from contracts.evaluation_results import EvaluationSummary
 from contracts.facts import ShadowCounts, TriggerCounts
 from services.console.domain.screens import EventRow, Screen, Time
 
@@ -160,6 +161,7 @@ class Release(Screen):
     work: tuple[Work, ...]
     variants: tuple[VariantRow, ...]
     gates: tuple[Gate, ...]
+    evaluations: tuple[EvaluationSummary, ...]
     shadow: ShadowStep | None
     canary: tuple[CanaryStep, ...]
     rehearsal: tuple[Certificate, ...]

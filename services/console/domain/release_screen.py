@@ -37,6 +37,7 @@ def build_release(events: Events, live: Iterable[Event[Any]], history: tuple[Eve
     if progressed is None or opened is None:
         return None
     progress: ReleaseProgress = progressed.progress
+    evaluated: f.VariantEvaluated | None = last(events, f.VariantEvaluated)
     return Release(
         release_id=opened.release_id,
         model=progress.model,
@@ -58,6 +59,7 @@ def build_release(events: Events, live: Iterable[Event[Any]], history: tuple[Eve
         work=tuple(_work(work) for work in ongoing(progress, live)),
         variants=tuple(variants_of(events, progress.variants)),
         gates=tuple(gates_of(events)),
+        evaluations=evaluated.results if evaluated is not None else (),
         shadow=_shadow(events),
         canary=tuple(_canary(events)),
         rehearsal=tuple(_rehearsal(events)),

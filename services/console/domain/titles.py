@@ -66,6 +66,7 @@ _SAY: Final[Mapping[type[f.Fact], Callable[[Any], str]]] = {
     f.StageRequested: lambda data: f"{data.candidate.target} for its {data.purpose}",
     f.VariantStaged: lambda data: f"{data.candidate.target} in {data.load_s:.0f} s",
     f.VariantBenchmarked: lambda data: f"{data.target}: {data.verdict}",
+    f.VariantEvaluated: lambda data: f"{data.target}: {data.verdict}: {data.reason}",
     f.RehearsalRequested: lambda data: f"{data.candidate.target}, back to {data.fallback.target}",
     f.RehearsalCompleted: lambda data: f"{data.variant}: {data.verdict}: {data.reason}",
     f.ApprovalRequested: lambda data: f"{data.target} until {data.deadline_at:%Y-%m-%d %H:%M} UTC",

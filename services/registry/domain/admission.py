@@ -96,6 +96,15 @@ def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
     )
 
 
+def assess_evaluations(ready: CheckpointReady, policy: ReleasePolicy) -> Refusal | None:
+    """Refuse a checkpoint without the evaluation set that its policy asks it: its release would end after hours."""
+    asked = next((each.name for each in policy.evaluations.sets if each.rows == "event"), None)
+    if asked is None or ready.evaluation is not None:
+        return None
+    reason = f"The evaluation {asked} of the policy asks the checkpoint's evaluation set, and there is none."
+    return Refusal("evaluation_invalid", f"{reason} Publish with --evaluation.")
+
+
 def assess_serving(ready: CheckpointReady) -> Refusal | None:
     """Refuse serving settings that no engine takes; those of the checkpoint's files are the merger's to read."""
     refused = assess_settings(ready.serving) if ready.serving is not None else None

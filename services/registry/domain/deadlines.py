@@ -6,7 +6,7 @@ from contracts.facts import VariantFailed
 from contracts.vocabulary import Variant
 from decisions.releases.calendar import later
 from decisions.releases.plan import ROWS, PlannedStep, Step, next_step, plan_release
-from services.registry.domain import gates, plan
+from services.registry.domain import evaluations, gates, plan
 from services.registry.domain.record import SHADOW, Release, weight_key
 from services.registry.domain.release_holds import start_of_deadline
 
@@ -55,7 +55,7 @@ def is_leaving(release: Release, in_progress: str | None) -> bool:
 
 def done(release: Release) -> frozenset[PlannedStep]:
     """Return the steps of the plan that are done."""
-    judged = gates.all_judged(release)
+    judged, evaluated = gates.all_judged(release), evaluations.assess_evaluations(release)
     staged = any(variant in release.staged for variant in unjudged(release))
     known: dict[Step, bool] = {
         "merge": release.merged is not None,
@@ -64,6 +64,7 @@ def done(release: Release) -> frozenset[PlannedStep]:
         "queue": release.turn is not None,
         "stage": judged or staged,
         "benchmark": judged,
+        "evaluate": evaluated is not None and evaluated[0] == "pass",
         "rehearsal": release.rehearsed is not None,
         "approval": any(key.startswith("traffic.requested:") for key in release.emitted),
     }

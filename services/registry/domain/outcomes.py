@@ -7,7 +7,7 @@ from typing import Final
 
 from contracts.codes import Code
 from contracts.facts.progress import Outcome
-from services.registry.domain import gates, plan, rehearsals
+from services.registry.domain import evaluations, gates, plan, rehearsals
 from services.registry.domain.orders import is_past_approval
 from services.registry.domain.record import Release
 from services.registry.domain.variant_verdicts import SUSPECT
@@ -91,6 +91,14 @@ def _no_variant(release: Release) -> Ending:
     firm = sorted(codes, key=lambda code: code == SUSPECT)
     reasons = "; ".join(f"{variant}: {reason.rstrip('.')}" for variant, _, reason in (*judged, *excluded))
     return Ending("rejected", firm[0] if firm else "inconclusive", f"No variant passed. {reasons}.")
+
+
+def _evaluation_failed(release: Release) -> Ending | None:
+    evaluated = evaluations.assess_evaluations(release)
+    if evaluated is None or evaluated[0] == "pass":
+        return None
+    _, code, reason = evaluated
+    return Ending("rejected", code, f"The evaluations were not passed: {reason}")
 
 
 def _rehearsal_failed(release: Release, now: datetime) -> Ending | None:
@@ -184,6 +192,7 @@ _ENDINGS: tuple[Callable[[Release], Ending | None], ...] = (
     _nothing_servable,
     _nothing_quantised,
     _nothing_passed,
+    _evaluation_failed,
     _shadow_failed,
     _canary_failed,
     _rolled_back,

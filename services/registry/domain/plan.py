@@ -20,9 +20,9 @@ from contracts.facts import (
 )
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
 from decisions.releases.calendar import later
-from decisions.releases.plan import needs_approval, needs_shadow, traffic_shares
+from decisions.releases.plan import needs_approval, needs_evaluation, needs_shadow, traffic_shares
 from decisions.rollback.suspensions import RETURNS
-from services.registry.domain import gates, rehearsals
+from services.registry.domain import evaluations, gates, rehearsals
 from services.registry.domain.approvals import is_approved
 from services.registry.domain.record import SHADOW, Release, TurnGranted, weight_key
 
@@ -150,7 +150,7 @@ def lease_key(variant: Variant, purpose: StagingPurpose) -> str:
 def stage_released(release: Release, variant: Variant, purpose: StagingPurpose) -> Emission:
     """Return the fact that releases a lease of a variant."""
     target = Target(model=release.model, version=release.version, variant=variant)
-    reason = "measured" if purpose == "benchmark" else "rehearsed"
+    reason = {"benchmark": "measured", "evaluation": "evaluated", "rehearsal": "rehearsed"}[purpose]
     released = StageReleased(release_id=release.id, candidate=target, reason=reason, purpose=purpose)
     return f"stage.released:{lease_key(variant, purpose)}", released
 
@@ -159,11 +159,12 @@ def _keeps_lease(release: Release, variant: Variant) -> bool:
     """Return whether a measured variant stays loaded: only the chosen one, and only if traffic comes at once.
 
     A lease that waits for an approval, for another variant or for the end of a pause, or that lasts as long as a
-    canary, would block the fleet; one released just before traffic would load the same model twice. A rehearsal asks
-    for a lease of its own, with the same rule at its end.
+    canary, would block the fleet; one released just before traffic would load the same model twice. Evaluations and a
+    rehearsal each ask for a lease of their own, with the same rule at its end.
     """
     chosen = gates.choose(release)
     direct = _goes_live_at_once(release) and not rehearsals.is_needed(release.policy)
+    direct = direct and not needs_evaluation(release.policy)
     return chosen is not None and chosen.variant == variant and direct
 
 
@@ -177,6 +178,13 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
     if chosen is None:
         return
     target = gates.deployable(release, chosen)
+    if needs_evaluation(release.policy):
+        yield _evaluation_requested(release, turn, target)
+        evaluated = evaluations.assess_evaluations(release)
+        if evaluated is None or evaluated[0] != "pass":
+            return
+        if rehearsals.is_needed(release.policy) or not _goes_live_at_once(release):
+            yield stage_released(release, chosen.variant, "evaluation")
     if rehearsals.is_needed(release.policy):
         yield from _rehearsal(release, turn, target)
         rehearsal = rehearsals.assess_rehearsal(release, now)
@@ -199,6 +207,23 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
         if not is_approved(release, target.manifest.digest):
             return
     yield from _traffic(release, turn, target)
+
+
+def _evaluation_requested(release: Release, turn: TurnGranted, target: Deployable) -> Emission:
+    """Return the request to load the chosen variant beside the baseline, to ask both the evaluation sets."""
+    return (
+        f"stage.requested:{lease_key(target.target.variant, 'evaluation')}",
+        StageRequested(
+            release_id=release.id,
+            candidate=target,
+            baseline=turn.baseline,
+            purpose="evaluation",
+            load=release.policy.load,
+            evaluation=release.opened.evaluation,
+            evaluations=release.policy.evaluations,
+            attempt=release.opened.attempt,
+        ),
+    )
 
 
 def _rehearsal(release: Release, turn: TurnGranted, target: Deployable) -> Iterator[Emission]:

@@ -202,6 +202,13 @@ def _describe_benchmark(fact: VariantBenchmarked) -> str:
     return f"{fact.target.variant}: {fact.verdict}{faults}" + ("" if p95 is None else f", TTFT p95 {p95:.0f} ms")
 
 
+def _evaluated(release: Release) -> str:
+    evaluated = release.evaluated
+    if evaluated is None:
+        return "; ".join(_failures(release, "evaluate"))
+    return f"{evaluated.verdict}: {evaluated.reason}"
+
+
 def _rehearsed(release: Release) -> str:
     rehearsed = release.rehearsed
     if rehearsed is None or rehearsed.verdict != "pass":
@@ -263,6 +270,7 @@ _DETAILS: Final[Mapping[str, Callable[[Release], str]]] = {
     "registered": lambda release: f"version {release.version}" if release.manifest is not None else "",
     "staged": _staged,
     "benchmarked": _benchmarked,
+    "evaluated": _evaluated,
     "rehearsed": _rehearsed,
     "approved": _approved,
     "shadow": _shadow,

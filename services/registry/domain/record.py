@@ -21,6 +21,7 @@ from contracts.facts import (
     ReleaseOpened,
     ShadowAssessed,
     VariantBenchmarked,
+    VariantEvaluated,
     VariantFailed,
     VariantQuantised,
     WorkAbandoned,
@@ -165,6 +166,7 @@ class Release(OutboxRecord):
     turn: TurnGranted | None = None
     staged: tuple[Variant, ...] = ()
     benchmarked: dict[Variant, VariantBenchmarked] = Field(default_factory=dict)
+    evaluated: VariantEvaluated | None = None
     rehearsed: RehearsalCompleted | None = None
     asked: Digest | None = None
     approvals: dict[str, tuple[Approval, ...]] = Field(default_factory=dict)

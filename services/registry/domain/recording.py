@@ -13,6 +13,7 @@ from contracts.facts import (
     RehearsalCompleted,
     ShadowAssessed,
     VariantBenchmarked,
+    VariantEvaluated,
     VariantFailed,
     VariantQuantised,
     VariantRequested,
@@ -21,7 +22,7 @@ from contracts.facts import (
 )
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from services.registry.domain import admission, deadlines, gates, plan, rehearsals
+from services.registry.domain import admission, deadlines, evaluations, gates, plan, rehearsals
 from services.registry.domain.orders import keep_order
 from services.registry.domain.record import (
     SHADOW,
@@ -84,6 +85,8 @@ def _failed(release: Release, fact: VariantFailed) -> Recorded:
     """
     if fact.step == "stage" and fact.purpose == "rehearsal":
         return _unrehearsed(release, fact)
+    if fact.step == "evaluate" or (fact.step == "stage" and fact.purpose == "evaluation"):
+        return _not_evaluated(release, fact)
     variant, key = fact.variant, f"{fact.variant}:{fact.step}"
     if key in release.failed or variant not in gates.requested_variants(release):
         return None
@@ -98,6 +101,13 @@ def _unrehearsed(release: Release, fact: VariantFailed) -> Recorded:
     if key in release.failed or release.rehearsed is not None or variant not in gates.requested_variants(release):
         return None
     return f"failed:{variant} rehearsal", {"failed": {**release.failed, key: fact}}
+
+
+def _not_evaluated(release: Release, fact: VariantFailed) -> Recorded:
+    variant, key = fact.variant, evaluations.failure_key(fact.variant)
+    if key in release.failed or release.evaluated is not None or variant not in gates.requested_variants(release):
+        return None
+    return f"failed:{variant} evaluate", {"failed": {**release.failed, key: fact}}
 
 
 def _manifest(release: Release, data: ManifestWritten) -> Recorded:
@@ -123,6 +133,13 @@ def _benchmarked(release: Release, fact: VariantBenchmarked) -> Recorded:
     if not release.is_ours(fact.target) or variant in release.benchmarked or failed:
         return None
     return f"benchmarked:{variant}", {"benchmarked": {**release.benchmarked, variant: fact}}
+
+
+def _evaluated(release: Release, fact: VariantEvaluated) -> Recorded:
+    failed = evaluations.failure_key(fact.target.variant) in release.failed
+    if release.evaluated is not None or failed or not release.is_ours(fact.target):
+        return None
+    return "evaluated", {"evaluated": fact}
 
 
 def _rehearsed(release: Release, fact: RehearsalCompleted) -> Recorded:
@@ -244,6 +261,7 @@ _RECORDERS: dict[type, Callable[[Release, Any], Recorded]] = {
     TurnGranted: _turn,
     VariantStaged: _staged,
     VariantBenchmarked: _benchmarked,
+    VariantEvaluated: _evaluated,
     RehearsalCompleted: _rehearsed,
     DeploymentChanged: _deployed,
     CanaryAssessed: _assessed,

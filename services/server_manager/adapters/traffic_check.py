@@ -6,7 +6,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from contracts.attested_steps import RequiredAttestations, RequiredStep
-from contracts.manifests import ApprovalRecord, BenchmarkReport, RehearsalRecord
+from contracts.manifests import ApprovalRecord, BenchmarkReport, EvaluationReport, RehearsalRecord
 from contracts.provenance import AttesterKey
 from contracts.vocabulary import Deployable, digest_of
 from decisions.releases.provenance import Problem, assess_allowed
@@ -19,6 +19,7 @@ from shared.storage.blobs import Store
 M = TypeVar("M", bound=BaseModel)
 _DONE = {
     "benchmark": "no benchmark that it passed is attested",
+    "evaluate": "no evaluation that it passed is attested",
     "rehearse": "no rehearsal that it passed is attested",
     "approve": "its approval is not attested",
 }
@@ -89,8 +90,8 @@ def _attested_by(store: Store, link: Signed, step: RequiredStep, deployable: Dep
     target, digest = deployable.target, deployable.manifest.digest
     for subject in link.statement.subject:
         data = _stored(store, subject.name, f"sha256:{subject.digest.get('sha256')}")
-        if step == "benchmark":
-            report = _parse(BenchmarkReport, data)
+        if step in ("benchmark", "evaluate"):
+            report = _parse(BenchmarkReport, data) if step == "benchmark" else _parse(EvaluationReport, data)
             if report is not None and report.target == target and report.verdict == "pass":
                 behind.add(link.claim.attester)
         elif step == "rehearse":

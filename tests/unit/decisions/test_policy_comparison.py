@@ -236,6 +236,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "attesters",
         "quality",
         "gates",
+        "evaluations",
         "load",
         "promotion",
         "approvals",

@@ -6,11 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.evaluations import Evaluations
 from contracts.facts import FACTS
 from contracts.policy import Canary, Promotion, Shadow
-from decisions.releases.plan import ROWS, Step, needs_rehearsal, next_step, plan_release, traffic_shares
+from decisions.releases.plan import (
+    ROWS,
+    Step,
+    needs_rehearsal,
+    next_step,
+    plan_release,
+    required_attestations,
+    traffic_shares,
+)
 from testbed import factories as f
 
+EVALUATIONS = Evaluations.model_validate({"sets": [{"name": "basics", "rows": "default"}]})
 ALWAYS = ["merge", "quantise", "register", "queue", "stage", "benchmark"]
 
 
@@ -34,6 +44,11 @@ def test_the_policy_decides_about_rehearsal_approval_and_canary():
     ]
     bare = f.policy(promotion=Promotion(mode="automatic"), canary=Canary(), rehearsal="not_required")
     assert steps(bare) == [*ALWAYS, "traffic 1"]
+
+
+def test_the_policy_decides_about_evaluations():
+    assert steps(f.policy(evaluations=EVALUATIONS))[:8] == [*ALWAYS, "evaluate", "rehearsal"]
+    assert required_attestations(f.policy(evaluations=EVALUATIONS)).steps[2:4] == ("benchmark", "evaluate")
 
 
 def test_a_first_release_has_no_canary():
@@ -66,7 +81,12 @@ def test_the_next_step_is_the_first_that_is_not_done(done):
 
 
 def test_a_policy_limits_every_step_and_events_of_the_table_exist():
-    policy = f.policy(shadow=Shadow(), canary=Canary(steps=(0.05,)), promotion=Promotion(mode="manual"))
+    policy = f.policy(
+        shadow=Shadow(),
+        canary=Canary(steps=(0.05,)),
+        promotion=Promotion(mode="manual"),
+        evaluations=EVALUATIONS,
+    )
     assert all(row.limit_s(policy) > 0.0 for row in ROWS.values())
     assert {row.name for row in ROWS.values()} == set(get_args(Step)) == {step.step for step in plan_release(policy)}
     named = {f"slipway.{name}.v1" for row in ROWS.values() if (name := row.begins)}

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from contracts.evaluations import Evaluations
 from contracts.policy import Canary, MetricGate, Promotion, QualityGate, Shadow
 from services.registry.domain.record import Input
 from services.registry.domain.releases import decide, open_release
@@ -138,6 +139,15 @@ REHEARSED = (
 )
 
 
+_EVALUATED_POLICY = k.careful_policy(
+    evaluations=Evaluations.model_validate({"sets": [{"name": "basics", "rows": "default"}]})
+)
+EVALUATED = (
+    k.opened(policy=_EVALUATED_POLICY),
+    inputs(*MEASURED, k.evaluated(), k.rehearsed(of=_EVALUATED_POLICY), k.changed(k.route(k.target("int8")))),
+)
+
+
 HISTORIES = {
     "straight": STRAIGHT,
     "one fails": ONE_FAILS,
@@ -145,6 +155,7 @@ HISTORIES = {
     "careful": CAREFUL,
     "shadowed": SHADOWED,
     "rehearsed": REHEARSED,
+    "evaluated": EVALUATED,
 }
 
 

@@ -95,7 +95,7 @@ tls://{{ include "slipway.name" . }}-nats:4222
 {{- $kind := "control" -}}
 {{- if has .component (list "gateway" "triton" "monitor" "rollback-controller" "server-manager" "nats" "store") -}}
 {{- $kind = "serving" -}}
-{{- else if has .component (list "merger" "quantiser" "benchmarker" "mirror" "backup" "smoke") -}}
+{{- else if has .component (list "merger" "quantiser" "benchmarker" "evaluator" "mirror" "backup" "smoke") -}}
 {{- $kind = "batch" -}}
 {{- end -}}
 {{- if .name -}}

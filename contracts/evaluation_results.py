@@ -1,0 +1,107 @@
+"""What an evaluation showed: the figure of each limit, scores by slice, and the rows behind them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .vocabulary import Contract, Digest, Ratio, Verdict
+
+Count = Annotated[int, Field(ge=0)]
+RowScores = dict[str, "float | None"]
+"""The score of one answer by scorer; None if it cannot be parsed."""
+
+
+class LimitResult(Contract):
+    """One limit of a bound, and what the rows showed of it.
+
+    Attributes:
+        scorer: Whose scores.
+        slice: Of which rows; empty for all.
+        kind: `min_value` bounds the candidate's mean score, `max_drop` how much it is below the active version's.
+        limit: The limit.
+        value: The mean score or the drop, with `low` and `high`, its 95 % interval; None without a row.
+        rows: How many rows were asked.
+        decision: `met` and `missed` are proved with the policy's error probabilities.
+        more_rows: About how many more rows would decide it; None if none would, or if it is decided.
+    """
+
+    scorer: str
+    slice: str = ""
+    kind: Literal["min_value", "max_drop"]
+    limit: float
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    rows: Count = 0
+    decision: Literal["met", "missed", "undecided"]
+    more_rows: Count | None = None
+
+
+class ScoreSummary(Contract):
+    """The mean scores of the versions by one scorer, of one slice or (empty) of all rows.
+
+    Attributes:
+        candidate, active: Mean scores; an answer that cannot be parsed is worth nothing.
+        low, high: The 95 % interval of the candidate's mean score above the active version's.
+        candidate_unparsed, active_unparsed: Shares of answers that cannot be parsed.
+    """
+
+    scorer: str
+    slice: str = ""
+    rows: Count
+    candidate: Ratio
+    active: Ratio
+    low: float
+    high: float
+    candidate_unparsed: Ratio = 0.0
+    active_unparsed: Ratio = 0.0
+
+
+class EvaluatedRow(Contract):
+    """One row of the set, and the scores of the answers to it."""
+
+    number: int
+    slice: str = ""
+    candidate: RowScores
+    active: RowScores
+    reasons: dict[str, str] = {}
+    """Why a score of the candidate is not 1, by scorer."""
+
+
+class EvaluationSummary(Contract):
+    """One evaluation of a candidate beside the active version.
+
+    Attributes:
+        name: The evaluation's, in the policy.
+        rows_digest: Of the set.
+        asked, available: Rows that were asked, and that could have been.
+        void: Rows that the active version could not answer: they show nothing.
+        limits: Every limit.
+        scores: By scorer and slice.
+        worse, better: Numbers of the rows that lost and gained most: their lines in the set.
+        verdict: `fail` if a limit is missed, `inconclusive` if the rows do not suffice.
+    """
+
+    name: str
+    rows_digest: Digest
+    asked: Count
+    available: Count
+    void: Count = 0
+    limits: tuple[LimitResult, ...] = ()
+    scores: tuple[ScoreSummary, ...] = ()
+    worse: tuple[int, ...] = ()
+    better: tuple[int, ...] = ()
+    verdict: Verdict
+
+
+class EvaluationResult(EvaluationSummary):
+    """One evaluation with every row that was asked."""
+
+    rows: tuple[EvaluatedRow, ...] = ()
+
+    @property
+    def summary(self) -> EvaluationSummary:
+        """Return it without its rows."""
+        return EvaluationSummary.model_validate(self.model_dump(exclude={"rows"}))

@@ -1,0 +1,283 @@
+"""Evaluations of a policy: sets of rows with what is expected, scorers of the answers, and bounds of the scores."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Final, Literal, Union
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import SchemaError, SchemaValidator, core_schema
+
+SETS: Final = 8
+"""Most evaluations of a policy."""
+SIZE_BYTES: Final = 32_768
+"""Most bytes of all evaluations of a policy together, as JSON."""
+EACH_SLICE: Final = "*"
+"""The slice of a bound that holds for each slice of the set by itself."""
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+SliceName = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9 ._-]{0,62})$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=2_000)]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")]
+"""A language as ISO 639-1 names it: `en`, `de`, `zh`."""
+
+
+def compile_pattern(pattern: str) -> SchemaValidator:
+    """Return a regular expression whose `isinstance_python(text)` is whether a text has a match.
+
+    It takes a time linear in the text, as RE2 does, so that no answer can stop an evaluation. As in RE2, there is no
+    look-around and no back-reference.
+
+    Raises:
+        ValueError: It is none; the message says why, and what to do.
+    """
+    try:
+        return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
+    except SchemaError as error:
+        reason = " ".join(str(error).rsplit("error:", 1)[-1].split())
+        msg = (
+            f"the pattern {pattern[:100]!r} cannot be used: {reason}; write it without look-around and back-references"
+        )
+        raise ValueError(msg) from None
+
+
+def _check_pattern(pattern: str) -> str:
+    compile_pattern(pattern)
+    return pattern
+
+
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_check_pattern)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Scorer(_Strict):
+    """A scorer of an answer.
+
+    Attributes:
+        kind: Which scorer it is.
+    """
+
+    name: Name | None = None
+    """What bounds call it, if two scorers of a set are of one kind; without it, its kind."""
+
+    @property
+    def label(self) -> str:
+        """Return what bounds and reports call it."""
+        return self.name or str(getattr(self, "kind", ""))
+
+
+class Equals(_Scorer):
+    """The whole answer is what the row expects; white space at both ends is ignored."""
+
+    kind: Literal["equals"] = "equals"
+    compare: Literal["text", "json"] = "text"
+    """`json`: as values, whatever the order of keys; an answer that is no JSON cannot be parsed."""
+    ignore_case: bool = False
+    """Whether upper and lower case are the same, of a text."""
+
+
+class Contains(_Scorer):
+    """The answer contains the text, or every text of the list, that the row expects, and none that is excluded."""
+
+    kind: Literal["contains"] = "contains"
+    excludes: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
+    """Texts that no answer may contain."""
+    ignore_case: bool = True
+    """Whether upper and lower case are the same."""
+
+
+class Matches(_Scorer):
+    """The answer has a match of a regular expression, in time linear in its length."""
+
+    kind: Literal["regex"] = "regex"
+    pattern: Pattern | None = None
+    """The expression, in the syntax of RE2; without it, the row's."""
+
+
+class JsonSchema(_Scorer):
+    """The answer is JSON, and valid by a JSON Schema."""
+
+    kind: Literal["json_schema"] = "json_schema"
+    definition: dict[str, Any] | None = None
+    """The schema, of draft 2020-12; without it, the row's."""
+    fenced: bool = False
+    """Whether the answer may stand in a Markdown code block."""
+
+
+class ToolCalls(_Scorer):
+    """The answer calls the tool, or the tools in order, that the row expects; `null` expects no call."""
+
+    kind: Literal["tool_call"] = "tool_call"
+    arguments: Literal["equal", "include", "any"] = "equal"
+    """Whether the arguments must be those expected, include them, or are not compared."""
+
+
+class InLanguage(_Scorer):
+    """The share of the answer that is in a language."""
+
+    kind: Literal["language"] = "language"
+    language: Language | None = None
+    """The language; without it, the row's, else that of the row's last message."""
+
+
+class Length(_Scorer):
+    """The answer ends by itself, and its length is within bounds."""
+
+    kind: Literal["length"] = "length"
+    min_chars: Annotated[int, Field(ge=0)] = 1
+    """Fewest characters."""
+    max_chars: Annotated[int, Field(ge=1)] | None = None
+    """Most characters."""
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> Length:
+        if self.max_chars is not None and self.min_chars > self.max_chars:
+            msg = f"length: min_chars is {self.min_chars}, above max_chars, {self.max_chars}; no answer can be both"
+            raise ValueError(msg)
+        return self
+
+
+class Refuses(_Scorer):
+    """Whether the answer refuses, in English, German, Spanish, French or Chinese, is what is expected."""
+
+    kind: Literal["refusal"] = "refusal"
+    refuses: bool | None = None
+    """Whether answers must refuse; without it, what the row says, else they must not."""
+
+
+class Repeats(_Scorer):
+    """The answer does not end in a loop."""
+
+    kind: Literal["repetition"] = "repetition"
+    max_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3
+    """Most of the answer's last 2,000 characters that may be written again in a loop."""
+
+
+Scorer = Annotated[
+    Union[Equals, Contains, Matches, JsonSchema, ToolCalls, InLanguage, Length, Refuses, Repeats],
+    Field(discriminator="kind"),
+]
+
+
+class Bound(_Strict):
+    """What the mean score of a candidate must be; every limit that is declared must be met."""
+
+    scorer: Name | None = None
+    """Whose scores; may be left out where the evaluation has one scorer."""
+    slice: SliceName | None = None
+    """Of which rows: one slice, or `*` for each slice by itself; without it, all rows."""
+    min_value: Share | None = None
+    """The least mean score of the candidate."""
+    max_drop: Share | None = None
+    """The most that the mean score may be below the active version's on the same rows."""
+    undecided: Literal["stop", "continue"] = "stop"
+    """What happens if the rows do not suffice to decide: the release is rejected and says so, or it goes on."""
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> Bound:
+        if self.min_value is None and self.max_drop is None:
+            msg = "a bound needs min_value or max_drop"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def least_margin(self) -> float:
+        """Return the smallest distance from a perfect figure to a limit: what most rows are needed for."""
+        margins = (self.max_drop, None if self.min_value is None else 1.0 - self.min_value)
+        return min(margin for margin in margins if margin is not None)
+
+
+class Evaluation(_Strict):
+    """One set of rows, scored for the candidate and the active version, row by row."""
+
+    name: Name
+    """Unique in the policy; reports and events name it."""
+    rows: Literal["event", "default"] = "event"
+    """Where the set is: `event` for the checkpoint's evaluation set, `default` for the 60 rows that Slipway brings. The
+    latter needs no scorers: without any, it has those and the bounds of `DEFAULT`."""
+    scorers: Annotated[tuple[Scorer, ...], Field(min_length=1, max_length=8)]
+    """What is scored of each answer."""
+    bounds: Annotated[tuple[Bound, ...], Field(max_length=32)] = ()
+    """What the scores must be; without any, they are only reported."""
+    max_rows: Annotated[int, Field(ge=20, le=10_000)] = 1_000
+    """Most rows that are asked; fewer, where each bound is decided before."""
+    max_tokens: Annotated[int, Field(ge=1, le=8_192)] = 512
+    """Most tokens of an answer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_default(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("rows") == "default" and "scorers" not in data:
+            return {**DEFAULT, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _bounds_name_scorers(self) -> Evaluation:
+        labels = [scorer.label for scorer in self.scorers]
+        repeated = next((label for label in labels if labels.count(label) > 1), None)
+        if repeated is not None:
+            msg = f"the evaluation {self.name!r} has two scorers {repeated!r}; give one of them another name"
+            raise ValueError(msg)
+        for bound in self.bounds:
+            if bound.scorer is None and len(labels) > 1:
+                msg = f"a bound of the evaluation {self.name!r} needs scorer, one of {', '.join(labels)}"
+                raise ValueError(msg)
+            if bound.scorer is not None and bound.scorer not in labels:
+                msg = f"a bound of {self.name!r} names the scorer {bound.scorer!r}; there are {', '.join(labels)}"
+                raise ValueError(msg)
+        named = [(self.label_of(bound), bound.slice) for bound in self.bounds]
+        twice = next((each for each in named if named.count(each) > 1), None)
+        if twice is not None:
+            msg = f"the evaluation {self.name!r} bounds {twice[0]!r} of the same rows twice; join the two bounds"
+            raise ValueError(msg)
+        return self
+
+    def label_of(self, bound: Bound) -> str:
+        """Return the label of the scorer that a bound is about."""
+        return bound.scorer or self.scorers[0].label
+
+
+DEFAULT: Final[dict[str, Any]] = {
+    "scorers": tuple(
+        {"kind": kind} for kind in ("contains", "language", "json_schema", "length", "refusal", "repetition")
+    ),
+    "bounds": (
+        {"scorer": "length", "max_drop": 0.2},
+        {"scorer": "repetition", "max_drop": 0.2},
+        {"scorer": "language", "max_drop": 0.3},
+        {"scorer": "refusal", "max_drop": 0.3, "undecided": "continue"},
+        {"scorer": "json_schema", "max_drop": 0.5, "undecided": "continue"},
+        {"scorer": "contains", "max_drop": 0.3, "undecided": "continue"},
+    ),
+    "max_rows": 60,
+    "max_tokens": 192,
+}
+"""The evaluation with the set that Slipway brings: what every chat model must do, whatever its task. Its bounds are
+relative to the active version: 60 rows show great losses only."""
+
+
+class Evaluations(_Strict):
+    """What answers of a candidate must be, before it takes traffic."""
+
+    sets: Annotated[tuple[Evaluation, ...], Field(max_length=SETS)] = ()
+    """The evaluations; without any, none is made."""
+    alpha: Share = 0.02
+    """Probability that a candidate within every limit is refused, of a release: it is split over all limits."""
+    beta: Share = 0.05
+    """Probability that a candidate beyond a limit passes."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Evaluations:
+        names = [evaluation.name for evaluation in self.sets]
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            msg = f"the evaluation {repeated!r} is declared more than once; names must be unique"
+            raise ValueError(msg)
+        size = len(json.dumps(self.model_dump(mode="json"), ensure_ascii=False).encode())
+        if size > SIZE_BYTES:
+            msg = f"evaluations have {size:,} bytes as JSON; the limit is {SIZE_BYTES:,}; put schemas into the rows"
+            raise ValueError(msg)
+        return self

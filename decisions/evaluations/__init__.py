@@ -1,0 +1,1 @@
+"""Evaluations: rows of a set, tests of limits row by row, verdicts, and how policies compare. Pure."""

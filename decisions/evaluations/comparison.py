@@ -1,0 +1,49 @@
+"""Comparison of the evaluations of two policies: an event's policy may add some, and tighten the stored ones."""
+
+from collections.abc import Iterator
+
+from contracts.evaluations import Bound, Evaluation, Evaluations
+
+
+def find_weaker_evaluations(proposed: Evaluations, stored: Evaluations) -> list[str]:
+    """Return everything in which evaluations ask for less than the stored ones; empty if they only tighten."""
+    return list(_weaknesses(proposed, stored)) if stored.sets else []
+
+
+def _weaknesses(proposed: Evaluations, stored: Evaluations) -> Iterator[str]:
+    if proposed.alpha < stored.alpha:  # it asks for more evidence before a candidate is refused
+        yield f"evaluations.alpha is {proposed.alpha:g}, below the stored {stored.alpha:g}"
+    if proposed.beta > stored.beta:
+        yield f"evaluations.beta is {proposed.beta:g}, above the stored {stored.beta:g}"
+    by_name = {evaluation.name: evaluation for evaluation in proposed.sets}
+    for required in stored.sets:
+        evaluation = by_name.get(required.name)
+        if evaluation is None:
+            yield f"evaluation {required.name} of the stored policy is missing"
+        else:
+            yield from _of_one(evaluation, required)
+
+
+def _of_one(proposed: Evaluation, stored: Evaluation) -> Iterator[str]:
+    """Yield what is weaker in one evaluation: how it is asked and scored must be kept, bounds may be tighter."""
+    changed = [field for field in ("rows", "max_tokens") if getattr(proposed, field) != getattr(stored, field)]
+    kept = {scorer.label: scorer for scorer in proposed.scorers}
+    changed += [f"scorer {scorer.label}" for scorer in stored.scorers if kept.get(scorer.label) != scorer]
+    if changed:
+        yield f"evaluation {stored.name}: {', '.join(changed)} is not as in the stored policy"
+        return
+    bounds = {(proposed.label_of(bound), bound.slice): bound for bound in proposed.bounds}
+    for required in stored.bounds:
+        label = stored.label_of(required)
+        bound = bounds.get((label, required.slice))
+        if bound is None or _is_weaker(bound, required):
+            of = f" of slice {required.slice}" if required.slice else ""
+            yield f"evaluation {stored.name}: the bound of {label}{of} is weaker than the stored one, or missing"
+
+
+def _is_weaker(proposed: Bound, stored: Bound) -> bool:
+    if stored.max_drop is not None and (proposed.max_drop is None or proposed.max_drop > stored.max_drop):
+        return True
+    if stored.min_value is not None and (proposed.min_value is None or proposed.min_value < stored.min_value):
+        return True
+    return (proposed.undecided, stored.undecided) == ("continue", "stop")

@@ -1,0 +1,120 @@
+"""Whether a mean is within a limit, decided row by row: met, missed, or not yet.
+
+A figure y of each row lies between 0 and 1; the limit is a threshold p that its mean must reach. Two e-processes run
+beside each other, with the figures and, mirrored, with 1 - y and 1 - p:
+
+| test | null hypothesis | rejected |
+|---|---|---|
+| `within` | the mean is p at most | met, with error probability `beta` |
+| `beyond` | the mean is p at least | missed, with error probability `alpha` |
+
+Each is the mean over some stakes c of the products of 1 + c * (y - p) / p, which exceeds 1/level at any time with
+probability at most the level (Ville's inequality), so that it may be looked at after every row. Rows must come in an
+order that was drawn before they were scored. The stakes follow from how many rows there are: of 50 rows only a great
+difference can show, and small stakes would never find it.
+
+For paired scores in [0, 1] the figure is (1 + candidate - other) / 2, and the threshold (1 - greatest drop) / 2.
+
+Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (2024).
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+Decision = Literal["met", "missed", "undecided"]
+MULTIPLES: Final = (0.5, 1.0, 2.5, 6.0)
+GREATEST_STAKE: Final = 0.95
+_VARIANCE: Final = 0.06
+"""Of figures of pairs of which one in four differs; the stakes need not be exact."""
+
+
+@dataclass(frozen=True)
+class Bet:
+    """One e-process: the logarithms of its products by stake, and whether it ever exceeded 1/level."""
+
+    threshold: float
+    level: float
+    stakes: tuple[float, ...]
+    logs: tuple[float, ...]
+    is_won: bool = False
+
+    @property
+    def log_e(self) -> float:
+        """Return the logarithm of the e-value."""
+        top = max(self.logs)
+        return top + math.log(math.fsum(math.exp(log - top) for log in self.logs) / len(self.logs))
+
+    def observe(self, figure: float) -> "Bet":
+        """Return the bet after one more figure."""
+        edge = (figure - self.threshold) / self.threshold
+        logs = tuple(log + math.log1p(stake * edge) for stake, log in zip(self.stakes, self.logs, strict=True))
+        seen = replace(self, logs=logs)
+        return replace(seen, is_won=True) if seen.log_e >= -math.log(self.level) else seen
+
+    def estimate_more(self, rows: int) -> float:
+        """Return how many more rows it takes to win if they are as those so far; infinity if they never would."""
+        best = max(self.logs)
+        missing = math.log(len(self.logs) / self.level) - best
+        return missing * rows / best if best > 0.0 else math.inf
+
+
+def plan_bet(threshold: float, level: float, rows: int) -> Bet:
+    """Return the bet that a mean is above a threshold, for at most so many rows."""
+    edge = math.sqrt(2.0 * _VARIANCE * -math.log(level) / rows)
+    stake = edge / (_VARIANCE + edge * edge) * threshold
+    stakes = tuple(min(multiple * stake, GREATEST_STAKE) for multiple in MULTIPLES)
+    return Bet(threshold, level, stakes, (0.0,) * len(stakes))
+
+
+@dataclass(frozen=True)
+class LimitTest:
+    """A limit, and what rows have shown of it.
+
+    Attributes:
+        within, beyond: The two e-processes.
+        rows: Rows seen.
+        total, squares: The sums of their figures, and of the squares.
+    """
+
+    within: Bet
+    beyond: Bet
+    rows: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    @property
+    def decision(self) -> Decision:
+        """Return what has been shown."""
+        if self.beyond.is_won:
+            return "missed"
+        return "met" if self.within.is_won else "undecided"
+
+    @property
+    def mean(self) -> float | None:
+        """Return the mean of the figures; None without a row."""
+        return self.total / self.rows if self.rows else None
+
+    def observe(self, figure: float) -> "LimitTest":
+        """Return the test after one more row; once it is decided, evidence no longer changes that."""
+        counted = replace(self, rows=self.rows + 1, total=self.total + figure, squares=self.squares + figure * figure)
+        if self.decision != "undecided":
+            return counted
+        return replace(counted, within=self.within.observe(figure), beyond=self.beyond.observe(1.0 - figure))
+
+    def estimate_more(self) -> int | None:
+        """Return about how many more rows decide it; None if rows like those so far never would."""
+        if self.decision != "undecided" or not self.rows:
+            return 0 if self.decision != "undecided" else None
+        more = min(self.within.estimate_more(self.rows), self.beyond.estimate_more(self.rows))
+        return math.ceil(more) if more < math.inf else None
+
+
+def plan_test(threshold: float, *, alpha: float, beta: float, rows: int) -> LimitTest:
+    """Return the test of a limit that is about so many rows at most."""
+    return LimitTest(plan_bet(threshold, beta, rows), plan_bet(1.0 - threshold, alpha, rows))
+
+
+def least_rows(margin: float, beta: float) -> int:
+    """Return the fewest rows that show a figure within a limit, if each row is right."""
+    return math.ceil(math.log(beta) / math.log1p(-margin))

@@ -1,0 +1,123 @@
+"""Rows of an evaluation set: what is asked, what is expected, and of which slice it is; JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+ROWS: Final = 10_000
+"""Most rows of a set that are read."""
+SLICES: Final = 32
+"""Most slices of a set."""
+ROW_BYTES: Final = 65_536
+"""Most bytes of a row."""
+_KEYS: Final = frozenset({"messages", "tools", "expected", "expect", "slice"})
+_SLICE_CHARS: Final = 63
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One row of a set.
+
+    Attributes:
+        number: Its line in the set, from 1.
+        messages: What is asked, as the chat completions API takes it.
+        tools: The tools that the answer may call.
+        expectations: What is expected, by label of the scorer; under an empty label, of every other one.
+        slice: The part of the task that it belongs to; empty without one.
+    """
+
+    number: int
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    expectations: tuple[tuple[str, Any], ...] = ()
+    slice: str = ""
+
+    def expected(self, label: str, default: Any) -> Any:
+        """Return what is expected for a scorer; the default without an expectation."""
+        stated = dict(self.expectations)
+        return stated.get(label, stated.get("", default))
+
+    @property
+    def last(self) -> str:
+        """Return the text of the last message."""
+        content = self.messages[-1].get("content")
+        return content if isinstance(content, str) else ""
+
+
+def read_rows(data: bytes) -> tuple[EvaluationRow, ...]:
+    """Read a set, its first `ROWS` rows.
+
+    Each line is an object with `messages` (or `prompt`, a text), and perhaps `tools`, `slice`, `expected` for every
+    scorer, and `expect`, an object by label of the scorer.
+
+    Raises:
+        ValueError: A line cannot be read, or there is none; the message says which, and what to do.
+    """
+    rows: list[EvaluationRow] = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_read(number, line))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+        if len(rows) == ROWS:
+            break
+    if not rows:
+        raise ValueError("the set has no row; write one JSON object a line")
+    slices = {row.slice for row in rows if row.slice}
+    if len(slices) > SLICES:
+        raise ValueError(f"the set has {len(slices)} slices; the limit is {SLICES}: join some")
+    return tuple(rows)
+
+
+def _read(number: int, line: bytes) -> EvaluationRow:
+    if len(line) > ROW_BYTES:
+        raise ValueError(f"it has {len(line):,} bytes; the limit is {ROW_BYTES:,}: shorten it")
+    try:
+        value = json.loads(line.decode())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply; use fewer levels") from error
+    if not isinstance(value, dict):
+        raise ValueError("it is no object; write an object with messages and expected")  # noqa: TRY004 - of a line
+    if isinstance(value.get("prompt"), str):
+        value = {**value, "messages": [{"role": "user", "content": value["prompt"]}]}
+        del value["prompt"]
+    unknown = sorted(value.keys() - _KEYS)
+    if unknown:
+        raise ValueError(f"it has {unknown[0]!r}, which is unknown; there are {', '.join(sorted(_KEYS))}, and prompt")
+    expect = value.get("expect", {})
+    if not isinstance(expect, Mapping):
+        raise ValueError('expect is no object; write an expectation by scorer, such as {"language": "de"}')  # noqa: TRY004
+    everyone = (("", value["expected"]),) if "expected" in value else ()
+    return EvaluationRow(
+        number=number,
+        messages=_messages(value.get("messages", [])),
+        tools=_objects("tools", value.get("tools", [])),
+        expectations=(*everyone, *expect.items()),
+        slice=_slice(value.get("slice", "")),
+    )
+
+
+def _messages(value: Any) -> tuple[dict[str, Any], ...]:
+    messages = _objects("messages", value)
+    if not messages or not all(isinstance(message.get("role"), str) for message in messages):
+        raise ValueError('messages are missing, or one has no role; write [{"role": "user", "content": "…"}]')
+    if messages[-1]["role"] == "assistant":
+        raise ValueError("the last message is the assistant's: put what it should answer into expected")
+    return messages
+
+
+def _objects(name: str, value: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise ValueError(f"{name} is no list of objects; write them as the OpenAI API takes them")
+    return tuple(value)
+
+
+def _slice(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _SLICE_CHARS or not value.isprintable() or value == "*":
+        raise ValueError(f"slice is no name of up to {_SLICE_CHARS} characters")
+    return value

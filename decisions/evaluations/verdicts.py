@@ -1,0 +1,183 @@
+"""The verdict of an evaluation: its limits, the tests of them row by row, and what they show. Pure."""
+
+import math
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple
+
+from contracts.evaluations import EACH_SLICE, Bound, Evaluation
+from contracts.vocabulary import Verdict
+from decisions.evaluations.limit_tests import LimitTest, plan_test
+
+Kind = Literal["min_value", "max_drop"]
+KINDS: Final[tuple[Kind, ...]] = ("min_value", "max_drop")
+_NORMAL_95: Final = 1.96
+
+
+class Limit(NamedTuple):
+    """One limit of one bound, about one scorer and one slice.
+
+    Attributes:
+        scorer: The label of the scorer.
+        slice: The slice; empty for all rows.
+        kind: What the bound calls it.
+        value: The limit.
+        may_be_undecided: Whether the release goes on without a decision.
+    """
+
+    scorer: str
+    slice: str
+    kind: Kind
+    value: float
+    may_be_undecided: bool = False
+
+    @property
+    def threshold(self) -> float:
+        """Return what the mean figure must reach."""
+        return self.value if self.kind == "min_value" else (1.0 - self.value) / 2.0
+
+    def concerns(self, of_slice: str, scorers: Container[str]) -> bool:
+        """Return whether it is about a row of a slice that some scorers score."""
+        return self.slice in ("", of_slice) and self.scorer in scorers
+
+
+class Scores(NamedTuple):
+    """The scores of one row by label of the scorer, None where an answer cannot be parsed."""
+
+    candidate: Mapping[str, float | None]
+    active: Mapping[str, float | None]
+
+
+def interval_of_mean(mean: float, squares: float, rows: int) -> tuple[float, float]:
+    """Return the 95 % interval of a mean of figures from 0 to 1.
+
+    Args:
+        mean: Their mean.
+        squares: The sum of their squares.
+        rows: How many they are.
+    """
+    variance = max(0.0, squares / rows - mean**2)
+    # two rows are added, one at each end, so that equal figures do not seem exact
+    spread = _NORMAL_95 * math.sqrt((variance * rows + 0.5) / (rows + 2.0) / rows)
+    return max(0.0, mean - spread), min(1.0, mean + spread)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A limit, its test, and how many of the set's rows it is about."""
+
+    limit: Limit
+    test: LimitTest
+    available: int
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether it is undecided and has rows left."""
+        return self.test.decision == "undecided" and self.test.rows < self.available
+
+    @property
+    def interval(self) -> tuple[float, float, float] | None:
+        """Return the candidate's mean score, or its drop, and a 95 % interval of it; None without a row."""
+        test = self.test
+        if test.mean is None:
+            return None
+        low, high = interval_of_mean(test.mean, test.squares, test.rows)
+        if self.limit.kind == "min_value":
+            return test.mean, low, high
+        return 1.0 - 2.0 * test.mean, 1.0 - 2.0 * high, 1.0 - 2.0 * low
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The limits of an evaluation, and what the rows so far show of them."""
+
+    tested: tuple[Tested, ...]
+
+    def wants(self, of_slice: str, scorers: Container[str]) -> bool:
+        """Return whether a row of a slice can still decide something; every row, if nothing is bounded."""
+        return not self.tested or any(each.is_open and each.limit.concerns(of_slice, scorers) for each in self.tested)
+
+    def observe(self, of_slice: str, scores: Scores) -> "Comparison":
+        """Return the comparison after one more row."""
+        return Comparison(
+            tuple(
+                replace(each, test=each.test.observe(_figure(each.limit, scores)))
+                if each.limit.concerns(of_slice, scores.candidate)
+                else each
+                for each in self.tested
+            )
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether further rows can decide something; always, if nothing is bounded."""
+        return not self.tested or any(each.is_open for each in self.tested)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return `fail` if a limit is missed, `pass` if all are met, `inconclusive` if rows do not suffice."""
+        if any(each.test.decision == "missed" for each in self.tested):
+            return "fail"
+        decided = all(each.test.decision == "met" or each.limit.may_be_undecided for each in self.tested)
+        return "pass" if decided else "inconclusive"
+
+
+def _figure(limit: Limit, scores: Scores) -> float:
+    """Return the figure of a row, from 0 to 1; an answer that cannot be parsed is worth nothing."""
+    candidate = scores.candidate.get(limit.scorer) or 0.0
+    if limit.kind == "min_value":
+        return candidate
+    return (1.0 + candidate - (scores.active.get(limit.scorer) or 0.0)) / 2.0
+
+
+def list_limits(evaluation: Evaluation, slices: Iterable[str]) -> tuple[Limit, ...]:
+    """Return every limit of an evaluation of a set with such slices.
+
+    Raises:
+        ValueError: A bound is about a slice that the set does not have; the message says which there are.
+    """
+    names = sorted({name for name in slices if name})
+    limits: list[Limit] = []
+    for bound in evaluation.bounds:
+        for name in _slices_of(evaluation, bound, names):
+            for kind in KINDS:
+                value = getattr(bound, kind)
+                if value is not None:
+                    may = bound.undecided == "continue"
+                    limits.append(Limit(evaluation.label_of(bound), name, kind, value, may))
+    return tuple(limits)
+
+
+def _slices_of(evaluation: Evaluation, bound: Bound, names: Sequence[str]) -> Sequence[str]:
+    if bound.slice is None:
+        return ("",)
+    if bound.slice == EACH_SLICE and names:
+        return names
+    if bound.slice not in names:
+        there = f"there are {', '.join(names)}" if names else "its rows name none"
+        raise ValueError(f"a bound of {evaluation.name!r} is about the slice {bound.slice!r} of the set; {there}")
+    return (bound.slice,)
+
+
+def plan_comparison(
+    limits: Sequence[Limit], rows: Sequence[tuple[str, Container[str]]], *, alpha: float, beta: float
+) -> Comparison:
+    """Return the comparison before any row.
+
+    Args:
+        limits: The limits of one evaluation.
+        rows: Of each row that may be asked, its slice and the labels of its scorers.
+        alpha: The error probability of each limit: the release's share, by `share_alpha`.
+        beta: Of each limit as well. It is not split: a candidate beyond a limit passes only if that very limit is met.
+    """
+    tested = []
+    for limit in limits:
+        available = sum(limit.concerns(*row) for row in rows)
+        test = plan_test(limit.threshold, alpha=alpha, beta=beta, rows=max(available, 1))
+        tested.append(Tested(limit, test, available))
+    return Comparison(tuple(tested))
+
+
+def share_alpha(alpha: float, limits: int) -> float:
+    """Return each limit's share of a release's probability that a good candidate is refused."""
+    return alpha / max(limits, 1)

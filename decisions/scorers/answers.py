@@ -1,0 +1,74 @@
+"""An answer as callers get it, and the score of one scorer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from decisions.scorers.reasoning import without_reasoning
+
+
+class Score(NamedTuple):
+    """What a scorer says about an answer.
+
+    Attributes:
+        value: From 0 (wrong) to 1 (right); None if the answer cannot be parsed, so that it is neither.
+        reason: Why it is not 1; empty if it is.
+    """
+
+    value: float | None
+    reason: str = ""
+
+
+RIGHT: Final = Score(1.0)
+
+
+def wrong(reason: str) -> Score:
+    """Return the score of an answer that is not what it should be."""
+    return Score(0.0, reason)
+
+
+def unparsed(reason: str) -> Score:
+    """Return the score of an answer that cannot be parsed."""
+    return Score(None, reason)
+
+
+class Call(NamedTuple):
+    """A tool call of an answer; `arguments` are the JSON text that the model wrote."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of a model through the OpenAI API.
+
+    Attributes:
+        text: What the caller reads, without the reasoning.
+        calls: Its tool calls, in order.
+        is_cut: It ended at the limit of tokens, not by itself.
+    """
+
+    text: str
+    calls: tuple[Call, ...] = ()
+    is_cut: bool = False
+
+    @classmethod
+    def of_choice(cls, choice: Mapping[str, Any]) -> "Answer":
+        """Return the answer of a choice of a chat completion.
+
+        Raises:
+            ValueError: The choice has no message.
+        """
+        message = choice.get("message")
+        if not isinstance(message, Mapping):
+            raise ValueError("the choice has no message")  # noqa: TRY004
+        functions = [call.get("function") for call in message.get("tool_calls") or () if isinstance(call, Mapping)]
+        calls = [
+            Call(str(function.get("name", "")), str(function.get("arguments", "")))
+            for function in functions
+            if isinstance(function, Mapping)
+        ]
+        content = message.get("content")
+        text = without_reasoning(content if isinstance(content, str) else "")
+        return cls(text, tuple(calls), choice.get("finish_reason") == "length")

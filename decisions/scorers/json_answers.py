@@ -1,0 +1,138 @@
+"""JSON that a model wrote: read strictly, compared by value, and checked by a JSON Schema within limits."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+from jsonschema import Draft202012Validator, SchemaError, ValidationError
+from jsonschema.validators import extend
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
+
+from contracts.evaluations import compile_pattern
+
+_FENCE: Final = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*)\n?```", re.DOTALL)
+_compiled: Final = lru_cache(maxsize=256)(compile_pattern)
+REFERENCES: Final = 10_000
+"""References that one check may follow: a schema of alternatives that refer to each other would take hours."""
+
+
+class NotJsonError(ValueError):
+    """A text is no JSON; the message says why."""
+
+
+class TooCostlyError(ValueError):
+    """A schema followed more references than a check may."""
+
+
+def parse_json(text: str, *, fenced: bool = False) -> Any:
+    """Return the value of a JSON text; NaN and infinity are none, and no key may be there twice.
+
+    Args:
+        text: The text; white space at both ends is ignored.
+        fenced: Whether it may stand in a Markdown code block.
+
+    Raises:
+        NotJsonError: It is no JSON.
+    """
+    match = _FENCE.fullmatch(text.strip()) if fenced else None
+    try:
+        return json.loads(match[1] if match else text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise NotJsonError(f"it is no JSON: {reason}") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return value
+
+
+def same_json(one: Any, other: Any) -> bool:
+    """Return whether two values are the same JSON: 1 is 1.0, and not true."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same_json(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same_json, one, other))
+    return bool(one == other)
+
+
+def includes_json(value: Any, part: Any) -> bool:
+    """Return whether a value has everything that a part of it has: further keys of objects are ignored."""
+    if isinstance(value, Mapping) and isinstance(part, Mapping):
+        return all(key in value and includes_json(value[key], wanted) for key, wanted in part.items())
+    return same_json(value, part)
+
+
+def check_schema(schema: Mapping[str, Any]) -> None:
+    """Check that answers can be checked by a JSON Schema of draft 2020-12.
+
+    Raises:
+        ValueError: They cannot; the message says why, and what to do.
+    """
+    plain = _without_draft(schema)
+    try:
+        Draft202012Validator.check_schema(plain)
+        resolver = Registry().resolver_with_root(DRAFT202012.create_resource(plain))
+        for part in _objects(plain):
+            if isinstance(part.get("$schema"), str) or "patternProperties" in part:
+                raise ValueError("the JSON Schema has a second $schema, or patternProperties; leave them out")
+            if isinstance(part.get("pattern"), str):
+                compile_pattern(part["pattern"])
+            if isinstance(part.get("$ref"), str):
+                resolver.lookup(part["$ref"])
+    except SchemaError as error:
+        raise ValueError(f"the JSON Schema is not valid: {error.message[:200]}") from error
+    except Unresolvable as error:
+        raise ValueError(f"the JSON Schema refers to {error.ref[:200]}; put that into its $defs") from error
+    except RecursionError as error:
+        raise ValueError("the JSON Schema is nested too deeply; use fewer levels") from error
+
+
+def find_violation(schema: Mapping[str, Any], value: Any) -> str | None:
+    """Return where and how a value violates a schema that was checked; None if it does not.
+
+    Raises:
+        TooCostlyError: The schema follows too many references, or they are nested too deeply.
+    """
+    steps = iter(range(REFERENCES))
+
+    def follow(validator: Any, reference: str, instance: Any, _schema: Any) -> Iterator[ValidationError]:
+        if next(steps, None) is None:
+            raise TooCostlyError(f"the JSON Schema follows more than {REFERENCES:,} references in one answer")
+        yield from validator._validate_reference(ref=reference, instance=instance)  # noqa: SLF001 - as its own keywords
+
+    limited = extend(Draft202012Validator, {"pattern": _match, "$ref": follow, "$dynamicRef": follow})  # type: ignore[no-untyped-call]
+    try:
+        error = next(limited(_without_draft(schema), registry=Registry()).iter_errors(value), None)
+    except RecursionError as deep:
+        raise TooCostlyError("the answer, or the references of the JSON Schema, are nested too deeply") from deep
+    return None if error is None else f"{error.json_path}: {error.message[:200]}"
+
+
+def _match(_validator: Any, pattern: str, instance: Any, _schema: Any) -> Iterator[ValidationError]:
+    if isinstance(instance, str) and not _compiled(pattern).isinstance_python(instance):
+        yield ValidationError(f"{instance[:100]!r} does not match {pattern[:100]!r}")
+
+
+def _without_draft(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema without the name of its draft, which would bring validators without limits."""
+    return {key: value for key, value in schema.items() if key != "$schema"}
+
+
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, Mapping):
+        yield value
+    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _objects(part)

@@ -1,0 +1,64 @@
+"""Whether an answer calls the tools that it should, with the arguments that it should."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+from decisions.scorers.answers import RIGHT, Answer, Call, Score, unparsed, wrong
+from decisions.scorers.json_answers import NotJsonError, includes_json, parse_json, same_json
+
+Arguments = Literal["equal", "include", "any"]
+_CALL_AS_TEXT: Final = re.compile(
+    r"<(?:\|?tool_call|function_call|function=)|\[TOOL_CALLS\]|<\|python_tag\|>"
+    r"|\"(?:name|function|tool)\"\s*:\s*\"[^\"]*\"\s*,\s*\"(?:arguments|parameters)\"\s*:",
+    re.IGNORECASE,
+)
+
+
+def check_expected(expected: Any) -> tuple[Mapping[str, Any], ...]:
+    """Return the calls that a row expects, in order.
+
+    Raises:
+        ValueError: They are not written as calls; the message says how.
+    """
+    calls = expected if isinstance(expected, list) else [] if expected is None else [expected]
+    for call in calls:
+        is_call = isinstance(call, Mapping) and isinstance(call.get("name"), str)
+        if not is_call or not isinstance(call.get("arguments", {}), Mapping):
+            raise ValueError('a call is {"name": …, "arguments": {…}}; null expects no call')
+    return tuple(calls)
+
+
+def score_calls(answer: Answer, expected: Any, arguments: Arguments) -> Score:
+    """Return the score of the tool calls of an answer.
+
+    It cannot be parsed if the arguments of a call are no JSON object, or a call stands in the text, where the engine's
+    parser did not recognise it.
+    """
+    wanted = check_expected(expected)
+    if not answer.calls and _CALL_AS_TEXT.search(answer.text):
+        return unparsed("a tool call stands in the text; the engine did not recognise it as one")
+    try:
+        values = [_arguments_of(call) for call in answer.calls]
+    except NotJsonError as error:
+        return unparsed(f"arguments of a call: {error}")
+    names, wanted_names = [call.name for call in answer.calls], [call["name"] for call in wanted]
+    if names != wanted_names:
+        return wrong(f"it calls {', '.join(names)[:200] or 'no tool'}, not {', '.join(wanted_names) or 'none'}")
+    if arguments != "any":
+        same = same_json if arguments == "equal" else includes_json
+        different = [
+            call["name"]
+            for value, call in zip(values, wanted, strict=True)
+            if not same(value, call.get("arguments", {}))
+        ]
+        if different:
+            return wrong(f"the arguments of {different[0]} are not those expected")
+    return RIGHT
+
+
+def _arguments_of(call: Call) -> Any:
+    value = parse_json(call.arguments or "{}")
+    if not isinstance(value, Mapping):
+        raise NotJsonError("they are no object")
+    return value

@@ -1,0 +1,49 @@
+"""Asks staged targets through the OpenAI API of their engine, behind Triton's gRPC streaming."""
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from contracts.routes import ServedTarget
+from decisions.scorers.answers import Answer
+from services.evaluator.domain.plan import PATH
+from shared.errors import Transient
+from shared.serving.channels import Channels
+from shared.serving.engine_streams import stream_api
+from shared.serving.inference import Deadlines
+from shared.serving.openai_stream import ApiRequest
+
+
+class TritonEndpoint:
+    """Asks through one channel per endpoint; rows are shared among the endpoints of a target (`ports.Endpoint`)."""
+
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
+        self._asked = 0
+
+    async def ask(self, served: ServedTarget, body: Mapping[str, Any], *, timeout_s: float) -> Answer | None:
+        """Return the answer to a chat completion; None if the version rejects the request."""
+        self._asked += 1
+        request = ApiRequest("POST", PATH, json.dumps(body).encode(), timeout_s, request_id="evaluation")
+        channel = self._channels.get(served.endpoints[self._asked % len(served.endpoints)])
+        limits = Deadlines(2 * timeout_s, 2 * timeout_s)  # the deadline of the request expires first, with an answer
+        pieces = [piece async for piece in stream_api(channel, served.target.triton_name, request, deadlines=limits)]
+        status = next((piece.status for piece in pieces if piece.status is not None), 0)
+        return read_answer(status, b"".join(piece.body for piece in pieces))
+
+
+def read_answer(status: int, body: bytes) -> Answer | None:
+    """Return the answer in a response of the chat completions API; None if the request was rejected.
+
+    Raises:
+        Transient: The engine failed, or what it sent is no answer.
+    """
+    if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return None
+    if status != HTTPStatus.OK:
+        raise Transient("engine_failed", f"The engine answered an evaluation's request with status {status}.")
+    try:
+        return Answer.of_choice(json.loads(body)["choices"][0])
+    except (ValueError, LookupError, TypeError) as error:
+        raise Transient("engine_failed", f"The engine's answer to an evaluation cannot be read: {error}.") from error

@@ -1,0 +1,128 @@
+"""Evaluates a staged candidate beside its baseline; publishes `variant.evaluated` or `variant.failed`."""
+
+import asyncio
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from contracts.envelope import Event
+from contracts.evaluations import Evaluation
+from contracts.facts import VariantEvaluated, VariantFailed, VariantStaged, WorkProgressed
+from contracts.manifests import EvaluationReport
+from contracts.routes import ServedTarget
+from contracts.vocabulary import ArtifactRef, digest_of
+from decisions.evaluations.rows import read_rows
+from services.evaluator.domain.plan import EvaluationPlan, EvaluationSet, plan_evaluations, plan_output
+from services.evaluator.domain.report import make_report, to_event
+from services.evaluator.evaluate import Asking, Role
+from services.evaluator.ports import Progress, Reports
+from services.evaluator.settings import EvaluatorSettings
+from shared.errors import Permanent
+from shared.messaging.bus import Bus, Failed
+from shared.runtime.clock import Clock
+
+SERVICE = "evaluator"
+DEFAULT_SET = Path(__file__).with_name("default_set.jsonl")
+"""60 rows, in slices `stops`, `language`, `json`, `roles`, `refuses` and `answers`."""
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """The use case: every evaluation of the policy, once per staged candidate."""
+
+    asking: Asking
+    reports: Reports
+    clock: Clock
+
+    async def evaluate(self, staged: VariantStaged, progress: Progress) -> tuple[EvaluationReport, ArtifactRef]:
+        """Return the committed report of a staged candidate: an existing one, or a new one.
+
+        Raises:
+            Permanent: `evaluation_invalid`: a set cannot be used.
+            Transient: An engine was lost: try again.
+        """
+        plans = await self._plan(staged)
+        output_key = plan_output(staged, plans)
+        committed = await asyncio.to_thread(self.reports.find, output_key)
+        if committed is not None:
+            return committed
+        started_at, started_s = self.clock.now(), self.clock.monotonic()
+        results, total = [], sum(len(plan.rows) for plan in plans)
+        before = 0
+        for plan in plans:
+
+            async def report_progress(done: int, _of: int, before: int = before) -> None:
+                await progress(before + done, total)
+
+            versions: dict[Role, ServedTarget] = {"candidate": staged.candidate, "active": staged.baseline}
+            results.append(await self.asking.evaluate(plan, versions, report_progress))
+            before += len(plan.rows)
+        report = make_report(
+            staged, output_key, results, started_at=started_at, duration_s=self.clock.monotonic() - started_s
+        )
+        return await asyncio.to_thread(self.reports.commit, report)
+
+    async def _plan(self, staged: VariantStaged) -> tuple[EvaluationPlan, ...]:
+        try:
+            sets = [await self._read(staged, evaluation) for evaluation in staged.request.evaluations.sets]
+            return await asyncio.to_thread(plan_evaluations, staged, sets)
+        except ValueError as error:
+            raise Permanent("evaluation_invalid", f"An evaluation cannot be made: {error}.") from error
+
+    async def _read(self, staged: VariantStaged, evaluation: Evaluation) -> EvaluationSet:
+        if evaluation.rows == "default":
+            return default_set()
+        ref = staged.request.evaluation
+        if ref is None:
+            raise ValueError(f"{evaluation.name!r} asks the checkpoint's evaluation set, and it has none; publish one")
+        data = await asyncio.to_thread(self.reports.rows, ref)
+        return await asyncio.to_thread(_parse, data)
+
+
+@cache
+def default_set() -> EvaluationSet:
+    """Return the set that Slipway brings."""
+    return _parse(DEFAULT_SET.read_bytes())
+
+
+def _parse(data: bytes) -> EvaluationSet:
+    return EvaluationSet(read_rows(data), digest_of(data))
+
+
+def build(bus: Bus, *, asking: Asking, reports: Reports, settings: EvaluatorSettings, clock: Clock) -> Evaluator:
+    """Register the handlers on the bus and return the use case behind them."""
+    evaluator = Evaluator(asking, reports, clock)
+
+    @bus.on(VariantStaged, failure=_failed)
+    async def evaluate(event: Event[VariantStaged]) -> VariantEvaluated | None:
+        staged = event.data
+        if staged.request.purpose != "evaluation":
+            return None
+        last = -float("inf")
+
+        async def report_progress(done: int, total: int) -> None:
+            nonlocal last
+            now = clock.monotonic()
+            if done < total and now - last < settings.progress_interval_s:
+                return
+            last = now
+            variant = staged.candidate.target.variant
+            step = WorkProgressed(step="evaluate", done=done, total=total, unit="rows", variant=variant)
+            await bus.progress(event, step)
+
+        report, ref = await evaluator.evaluate(staged, report_progress)
+        return to_event(report, ref)
+
+    return evaluator
+
+
+def _failed(failed: Failed) -> VariantFailed | None:
+    if failed.event is None:
+        return None  # the variant is unknown: the bus keeps the message as a dead letter
+    return VariantFailed(
+        variant=failed.event.data.candidate.target.variant,
+        step="evaluate",
+        code=failed.error.code,
+        reason=failed.error.reason,
+        details=failed.error.details,
+    )

@@ -1,0 +1,36 @@
+"""Ports of the evaluator: versions that answer, the store of reports, and languages."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from contracts.manifests import EvaluationReport
+from contracts.routes import ServedTarget
+from contracts.vocabulary import ArtifactRef
+from decisions.scorers.answers import Answer
+
+Progress = Callable[[int, int], Awaitable[None]]
+"""Called with rows done and rows that may be asked."""
+
+
+class Endpoint(Protocol):
+    """Answers requests of the OpenAI API, as callers send them."""
+
+    async def ask(self, served: ServedTarget, body: Mapping[str, Any], *, timeout_s: float) -> Answer | None:
+        """Return the answer to a chat completion; None if the version rejects the request.
+
+        Raises:
+            SlipwayError: The engine is lost or does not answer in time; the code says which.
+        """
+
+
+class Reports(Protocol):
+    """The store of reports and sets."""
+
+    def find(self, output_key: str) -> tuple[EvaluationReport, ArtifactRef] | None:
+        """Return the committed report of an output key; None if there is none."""
+
+    def commit(self, report: EvaluationReport) -> tuple[EvaluationReport, ArtifactRef]:
+        """Attest and write a report, create-only; return the committed one."""
+
+    def rows(self, ref: ArtifactRef) -> bytes:
+        """Return an evaluation set, verified."""

@@ -1,0 +1,80 @@
+"""Evaluations of a policy: an event may only tighten them, and what no set can show is refused."""
+
+import pytest
+
+from contracts.evaluations import Evaluations
+from decisions.policies.comparison import weaknesses
+from decisions.policies.problems import list_problems
+from testbed.factories import policy
+
+STORED = {
+    "sets": [
+        {
+            "name": "orders",
+            "scorers": [{"kind": "equals"}, {"kind": "language", "language": "de"}],
+            "bounds": [
+                {"scorer": "equals", "max_drop": 0.05},
+                {"scorer": "language", "slice": "*", "min_value": 0.9},
+            ],
+        }
+    ],
+}
+
+
+def with_evaluations(declared):
+    return policy(evaluations=Evaluations.model_validate(declared))
+
+
+def changed(**about):
+    bounds = [dict(bound) for bound in STORED["sets"][0]["bounds"]]
+    bounds[0] |= about.pop("first", {})
+    bounds[1] |= about.pop("second", {})
+    evaluation = {**STORED["sets"][0], "bounds": bounds, **about.pop("evaluation", {})}
+    return with_evaluations({**STORED, "sets": [evaluation, *about.pop("more", [])], **about})
+
+
+@pytest.mark.parametrize(
+    "tighter",
+    [
+        {},
+        {"first": {"max_drop": 0.02}},
+        {"second": {"min_value": 0.95}},
+        {"first": {"min_value": 0.5}},
+        {"beta": 0.01, "alpha": 0.05},
+        {"evaluation": {"max_rows": 5_000}},
+        {"more": [{"name": "tools", "scorers": [{"kind": "tool_call"}]}]},
+    ],
+)
+def test_a_tighter_one_is_not_weaker(tighter):
+    assert weaknesses(changed(**tighter), with_evaluations(STORED)) == []
+    assert weaknesses(changed(**tighter), policy()) == []
+
+
+@pytest.mark.parametrize(
+    "weaker",
+    [
+        {"first": {"max_drop": 0.06}},
+        {"first": {"undecided": "continue"}},
+        {"second": {"min_value": 0.8}},
+        {"second": {"slice": "refunds"}},
+        {"alpha": 0.01},
+        {"beta": 0.1},
+        {"evaluation": {"rows": "default"}},
+        {"evaluation": {"max_tokens": 8}},
+        {"evaluation": {"scorers": [{"kind": "equals", "ignore_case": True}, {"kind": "language", "language": "de"}]}},
+        {"evaluation": {"name": "other"}},
+    ],
+)
+def test_a_weaker_one_is_named(weaker):
+    assert len(weaknesses(changed(**weaker), with_evaluations(STORED))) == 1
+
+
+def test_no_evaluations_are_weaker_than_some():
+    assert any("orders" in line for line in weaknesses(policy(), with_evaluations(STORED)))
+
+
+def test_a_limit_that_no_set_can_show_is_refused():
+    (problem,) = list_problems(changed(first={"max_drop": 0.001}))
+    assert problem.field == ("evaluations", "sets", 0, "bounds", 0)
+    assert list_problems(changed(first={"max_drop": 0.001, "undecided": "continue"})) == []
+    assert list_problems(changed(evaluation={"max_rows": 10_000}, first={"max_drop": 0.001})) == []
