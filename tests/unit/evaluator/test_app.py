@@ -1,0 +1,133 @@
+"""The evaluations of a candidate from staged to committed report, on fakes."""
+
+import json
+
+import pytest
+
+from contracts.evaluations import Evaluations
+from contracts.facts import VariantFailed, VariantStaged
+from contracts.vocabulary import ArtifactRef, digest_of
+from decisions.scorers.answers import Answer
+from services.evaluator.app import Evaluator, _failed
+from services.evaluator.domain.report import assess_overall, to_event
+from services.evaluator.evaluate import Asking
+from shared.errors import Permanent
+from shared.messaging.delivery import Failed
+from shared.runtime.clock import SystemClock
+from testbed import factories
+from testbed.values import served, staging_request
+
+ROWS = [{"prompt": f"row {number}", "expected": "right", "slice": f"s{number % 3}"} for number in range(60)]
+MINE = {"name": "mine", "scorers": [{"kind": "equals"}], "bounds": [{"max_drop": 0.2}]}
+BASICS = {"name": "basics", "rows": "default"}
+
+
+class FakeEndpoint:
+    """Answers rightly, except versions that do not."""
+
+    def __init__(self, *wrong):
+        self.wrong, self.asked = wrong, 0
+
+    async def ask(self, version, _body, *, timeout_s):
+        assert timeout_s > 0
+        self.asked += 1
+        return Answer("wrong" if version.target.version in self.wrong else "right")
+
+
+class FakeReports:
+    """Reports and sets in memory."""
+
+    def __init__(self, rows=ROWS):
+        self.made, self.set = {}, "\n".join(map(json.dumps, rows)).encode()
+
+    def find(self, output_key):
+        return self.made.get(output_key)
+
+    def commit(self, report):
+        digest = digest_of(report.model_dump_json().encode())
+        ref = ArtifactRef(uri="s3://slipway/manifests/evaluation/x.json", digest=digest, size_bytes=1)
+        return self.made.setdefault(report.output_key, (report, ref))
+
+    def rows(self, _ref):
+        return self.set
+
+
+def staged(*sets, **about):
+    declared = Evaluations.model_validate({"sets": sets or [MINE]})
+    request = staging_request(purpose="evaluation", evaluations=declared, **about)
+    return factories.fact(VariantStaged, candidate=served(7), baseline=served(6), request=request)
+
+
+async def evaluate(reports, endpoint, order):
+    seen = []
+
+    async def progress(done, total):
+        seen.append((done, total))
+
+    evaluator = Evaluator(Asking(endpoint, lambda _: "en"), reports, SystemClock())
+    return *await evaluator.evaluate(order, progress), seen
+
+
+async def test_a_candidate_as_good_as_the_baseline_passes_and_the_report_has_every_row():
+    report, ref, seen = await evaluate(FakeReports(), FakeEndpoint(), staged())
+    (result,) = report.results
+    assert (report.verdict, result.asked, len(result.rows)) == ("pass", len(result.rows), result.asked)
+    assert seen[-1] == (result.asked, 60)
+    fact = to_event(report, ref)
+    assert (fact.target.version, fact.baseline.version, fact.report) == (7, 6, ref)
+    assert "rows" not in fact.results[0].model_dump()
+
+
+async def test_one_that_answers_wrongly_fails_with_the_figures_and_the_slices():
+    report, _, _ = await evaluate(FakeReports(), FakeEndpoint(7), staged())
+    assert report.verdict == "fail"
+    assert "mine: equals is lower by 1.000" in report.reason
+    assert {score.slice for score in report.results[0].scores} == {"", "s0", "s1", "s2"}
+    assert len(report.results[0].worse) == 3
+
+
+async def test_rows_that_do_not_suffice_say_how_many_more():
+    report, _, _ = await evaluate(FakeReports(ROWS[:6]), FakeEndpoint(), staged())
+    assert report.verdict == "inconclusive"
+    assert "more rows would decide" in report.reason
+
+
+async def test_an_evaluation_that_was_made_is_not_made_again_unless_it_is_another():
+    reports, endpoint = FakeReports(), FakeEndpoint()
+    first = await evaluate(reports, endpoint, staged(MINE, BASICS))
+    asked = endpoint.asked
+    assert [result.name for result in first[0].results] == ["mine", "basics"]
+    assert (await evaluate(reports, endpoint, staged(MINE, BASICS)))[:2] == first[:2]
+    assert endpoint.asked == asked
+    await evaluate(reports, endpoint, staged(MINE, BASICS, attempt=2))
+    assert endpoint.asked == 2 * asked
+
+
+@pytest.mark.parametrize(
+    ("reports", "order"),
+    [
+        (FakeReports(), staged(evaluation=None)),
+        (FakeReports([{"text": "no row"}]), staged()),
+        (FakeReports([{"prompt": "a"}]), staged()),
+        (FakeReports(), staged({**MINE, "bounds": [{"slice": "unknown", "max_drop": 0.2}]})),
+    ],
+    ids=["no set", "no rows", "nothing expected", "unknown slice"],
+)
+async def test_a_set_that_cannot_be_used_is_refused(reports, order):
+    with pytest.raises(Permanent) as caught:
+        await evaluate(reports, FakeEndpoint(), order)
+    assert caught.value.code == "evaluation_invalid"
+
+
+def test_the_worst_verdict_counts():
+    assert assess_overall(["pass", "inconclusive", "fail"]) == "fail"
+    assert assess_overall(["pass", "inconclusive"]) == "inconclusive"
+    assert assess_overall([]) == "pass"
+
+
+def test_what_cannot_be_evaluated_fails_the_variant():
+    event = factories.event(staged())
+    failed = _failed(Failed(event=event, error=Permanent("evaluation_invalid", "no row"), model="m"))
+    assert isinstance(failed, VariantFailed)
+    assert (failed.step, failed.code, failed.variant) == ("evaluate", "evaluation_invalid", "int8")
+    assert _failed(Failed(event=None, error=Permanent("evaluation_invalid", "no row"), model="m")) is None
