@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Optional
 
 from pydantic import Field
 
 from .vocabulary import Contract, Digest, Ratio, Verdict
 
 Count = Annotated[int, Field(ge=0)]
-RowScores = dict[str, "float | None"]
+RowScores = dict[str, Optional[float]]
 """The score of one answer by scorer; None if it cannot be parsed."""
 
 
