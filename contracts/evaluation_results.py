@@ -79,7 +79,7 @@ class EvaluationSummary(Contract):
         asked, available: Rows that were asked, and that could have been.
         void: Rows that the active version could not answer: they show nothing.
         limits: Every limit.
-        scores: By scorer and slice.
+        scores: By scorer and slice; in an event, of the slices that changed most.
         worse, better: Numbers of the rows that lost and gained most: their lines in the set.
         verdict: `fail` if a limit is missed, `inconclusive` if the rows do not suffice.
     """
@@ -100,8 +100,3 @@ class EvaluationResult(EvaluationSummary):
     """One evaluation with every row that was asked."""
 
     rows: tuple[EvaluatedRow, ...] = ()
-
-    @property
-    def summary(self) -> EvaluationSummary:
-        """Return it without its rows."""
-        return EvaluationSummary.model_validate(self.model_dump(exclude={"rows"}))

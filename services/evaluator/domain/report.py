@@ -5,7 +5,7 @@ from datetime import datetime
 from statistics import fmean
 from typing import Final
 
-from contracts.evaluation_results import EvaluatedRow, EvaluationResult, LimitResult, ScoreSummary
+from contracts.evaluation_results import EvaluatedRow, EvaluationResult, EvaluationSummary, LimitResult, ScoreSummary
 from contracts.facts import VariantEvaluated, VariantStaged
 from contracts.manifests import EvaluationReport
 from contracts.vocabulary import ArtifactRef, Digest, Verdict
@@ -14,6 +14,8 @@ from services.evaluator.domain.plan import EvaluationPlan
 
 SHOWN_ROWS: Final = 3
 """So many rows that lost, and that gained, are named."""
+SHOWN_SLICES: Final = 64
+"""Scores of slices that the event of an evaluation has at most, half of them those that lost most."""
 
 
 def make_result(
@@ -129,10 +131,20 @@ def to_event(report: EvaluationReport, ref: ArtifactRef) -> VariantEvaluated:
         baseline=report.baseline,
         report=ref,
         attempt=report.attempt,
-        results=tuple(result.summary for result in report.results),
+        results=tuple(summarise(result) for result in report.results),
         verdict=report.verdict,
         reason=report.reason,
     )
+
+
+def summarise(result: EvaluationResult) -> EvaluationSummary:
+    """Return a result without its rows, and with the slices that changed most: events and records are small."""
+    known = result.model_dump(exclude={"rows", "scores"})
+    slices = sorted((score for score in result.scores if score.slice), key=lambda score: score.candidate - score.active)
+    gained = slices[SHOWN_SLICES // 2 :][-SHOWN_SLICES // 2 :]
+    kept = {id(score) for score in (*slices[: SHOWN_SLICES // 2], *gained)}
+    scores = tuple(score for score in result.scores if not score.slice or id(score) in kept)
+    return EvaluationSummary.model_validate({**known, "scores": scores})
 
 
 def _reasons(results: Sequence[EvaluationResult], verdict: Verdict) -> Iterator[str]:

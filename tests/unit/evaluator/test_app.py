@@ -9,7 +9,7 @@ from contracts.facts import VariantFailed, VariantStaged
 from contracts.vocabulary import ArtifactRef, digest_of
 from decisions.scorers.answers import Answer
 from services.evaluator.app import Evaluator, _failed
-from services.evaluator.domain.report import assess_overall, to_event
+from services.evaluator.domain.report import SHOWN_SLICES, assess_overall, to_event
 from services.evaluator.evaluate import Asking
 from shared.errors import Permanent
 from shared.messaging.delivery import Failed
@@ -84,6 +84,16 @@ async def test_one_that_answers_wrongly_fails_with_the_figures_and_the_slices():
     assert "mine: equals is lower by 1.000" in report.reason
     assert {score.slice for score in report.results[0].scores} == {"", "s0", "s1", "s2"}
     assert len(report.results[0].worse) == 3
+
+
+async def test_an_event_has_the_slices_that_changed_most():
+    rows = [{"prompt": f"row {number}", "expected": "right", "slice": f"s{number % 30}"} for number in range(60)]
+    scorers = [{"kind": "equals"}, *({"kind": "contains", "name": f"c{number}"} for number in range(3))]
+    report, ref, _ = await evaluate(
+        FakeReports(rows), FakeEndpoint(), staged({**MINE, "scorers": scorers, "bounds": []})
+    )
+    assert len(report.results[0].scores) == 4 * 31
+    assert len(to_event(report, ref).results[0].scores) == 4 + SHOWN_SLICES
 
 
 async def test_rows_that_do_not_suffice_say_how_many_more():
