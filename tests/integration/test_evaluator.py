@@ -27,7 +27,6 @@ from testbed.values import deployable, staging_request
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).resolve().parents[2]
-API = json.dumps({"model": "bot", "fingerprint": "fp_bot"})
 ROWS = [{"prompt": f"QUESTION {number}", "slice": f"s{number % 2}"} for number in range(40)]
 LENGTH = {"name": "length", "scorers": [{"kind": "length"}], "bounds": [{"max_drop": 0.2}], "max_tokens": 16}
 
@@ -74,7 +73,8 @@ def put_rows(store, rows=ROWS):
 
 async def stage(js, store, triton, rows, *, purpose="evaluation", **toy):
     model = f"bot-{uuid.uuid4().hex[:8]}"
-    sides = [load_toy(triton, model, version, api=API, **more) for version, more in ((2, toy), (1, {}))]
+    api = json.dumps({"model": model, "fingerprint": "fp_bot"})
+    sides = [load_toy(triton, model, version, api=api, **more) for version, more in ((2, toy), (1, {}))]
     request = staging_request(
         purpose=purpose,
         candidate=deployable(2, "bf16", model),

@@ -34,6 +34,13 @@ class FakeEndpoint:
         return Answer("wrong" if version.target.version in self.wrong else "right")
 
 
+class Rejecting(FakeEndpoint):
+    """The baseline rejects every request."""
+
+    async def ask(self, version, body, *, timeout_s):
+        return None if version.target.version == 6 else await super().ask(version, body, timeout_s=timeout_s)
+
+
 class FakeReports:
     """Reports and sets in memory."""
 
@@ -100,6 +107,12 @@ async def test_rows_that_do_not_suffice_say_how_many_more():
     report, _, _ = await evaluate(FakeReports(ROWS[:6]), FakeEndpoint(), staged())
     assert report.verdict == "inconclusive"
     assert "more rows would decide" in report.reason
+
+
+async def test_a_baseline_that_rejects_the_rows_shows_nothing_and_the_reason_says_so():
+    report, _, _ = await evaluate(FakeReports(), Rejecting(), staged())
+    assert report.verdict == "inconclusive"
+    assert "rejected 60 of 60 rows" in report.reason
 
 
 async def test_an_evaluation_that_was_made_is_not_made_again_unless_it_is_another():
