@@ -28,7 +28,12 @@ from testbed.values import deployable, staging_request
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [{"prompt": f"QUESTION {number}", "slice": f"s{number % 2}"} for number in range(40)]
-LENGTH = {"name": "length", "scorers": [{"kind": "length"}], "bounds": [{"max_drop": 0.2}], "max_tokens": 16}
+WORDS = {
+    "name": "words",
+    "scorers": [{"kind": "regex", "pattern": "[a-z]"}],
+    "bounds": [{"max_drop": 0.2}],
+    "max_tokens": 8,
+}
 
 
 class EvaluatorService(Server):
@@ -80,7 +85,7 @@ async def stage(js, store, triton, rows, *, purpose="evaluation", **toy):
         candidate=deployable(2, "bf16", model),
         baseline=deployable(1, "bf16", model),
         evaluation=rows,
-        evaluations=Evaluations.model_validate({"sets": [LENGTH]}),
+        evaluations=Evaluations.model_validate({"sets": [WORDS]}),
     )
     staged = factories.fact(VariantStaged, candidate=sides[0], baseline=sides[1], request=request)
     event = factories.event(staged, id=str(uuid.uuid4()), subject=model)

@@ -1,5 +1,7 @@
 """The chosen variant is asked the evaluation sets before it goes live: requested, staged, judged, or the release ends."""
 
+from datetime import timedelta
+
 import pytest
 
 from contracts.evaluations import Evaluations
@@ -83,7 +85,7 @@ def test_a_verdict_on_another_variant_decides_nothing_and_the_first_one_counts()
 
 def test_it_has_a_deadline():
     walk = at_evaluation()
-    walk.now = walk.release.progress.deadline_at
+    walk.now += timedelta(seconds=walk.release.policy.deadlines.evaluate_s)
     walk.handle(DeadlineReached(step="evaluate"))
     assert (walk.end.outcome, walk.end.code) == ("expired", "deadline_passed")
 
