@@ -77,7 +77,7 @@ class EvaluationSummary(Contract):
         name: The evaluation's, in the policy.
         rows_digest: Of the set.
         asked, available: Rows that were asked, and that could have been.
-        void: Rows that the active version could not answer: they show nothing.
+        void: Rows that the active version failed at: they show nothing.
         limits: Every limit.
         scores: By scorer and slice; in an event, of the slices that changed most.
         worse, better: Numbers of the rows that lost and gained most: their lines in the set.

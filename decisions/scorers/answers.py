@@ -13,10 +13,12 @@ class Score(NamedTuple):
     Attributes:
         value: From 0 (wrong) to 1 (right); None if the answer cannot be parsed, so that it is neither.
         reason: Why it is not 1; empty if it is.
+        is_evidence: Whether it says something of the answer; if not, the row is not compared by it.
     """
 
     value: float | None
     reason: str = ""
+    is_evidence: bool = True
 
 
 RIGHT: Final = Score(1.0)
@@ -30,6 +32,11 @@ def wrong(reason: str) -> Score:
 def unparsed(reason: str) -> Score:
     """Return the score of an answer that cannot be parsed."""
     return Score(None, reason)
+
+
+def untold(reason: str) -> Score:
+    """Return the score of an answer of which nothing can be told."""
+    return Score(None, reason, is_evidence=False)
 
 
 class Call(NamedTuple):

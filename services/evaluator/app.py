@@ -1,23 +1,23 @@
 """Evaluates a staged candidate beside its baseline; publishes `variant.evaluated` or `variant.failed`."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from contracts.envelope import Event
-from contracts.evaluations import Evaluation
 from contracts.facts import VariantEvaluated, VariantFailed, VariantStaged, WorkProgressed
 from contracts.manifests import EvaluationReport
 from contracts.routes import ServedTarget
-from contracts.vocabulary import ArtifactRef, digest_of
+from contracts.vocabulary import ArtifactRef, Digest, digest_of
 from decisions.evaluations.rows import read_rows
 from services.evaluator.domain.plan import EvaluationPlan, EvaluationSet, plan_evaluations, plan_output
 from services.evaluator.domain.report import make_report, to_event
 from services.evaluator.evaluate import Asking, Role
 from services.evaluator.ports import Progress, Reports
 from services.evaluator.settings import EvaluatorSettings
-from shared.errors import Permanent
+from shared.errors import Permanent, SlipwayError
 from shared.messaging.bus import Bus, Failed
 from shared.runtime.clock import Clock
 
@@ -33,12 +33,15 @@ class Evaluator:
     asking: Asking
     reports: Reports
     clock: Clock
+    give_up_after_s: float = 900.0
+    _first_lost_s: dict[Digest, float] = field(default_factory=dict, repr=False, compare=False)
 
     async def evaluate(self, staged: VariantStaged, progress: Progress) -> tuple[EvaluationReport, ArtifactRef]:
         """Return the committed report of a staged candidate: an existing one, or a new one.
 
         Raises:
-            Permanent: `evaluation_invalid`: a set cannot be used.
+            Permanent: `evaluation_invalid`: a set cannot be used; `endpoint_unreachable`: an engine was lost for longer
+                than `give_up_after_s`.
             Transient: An engine was lost: try again.
         """
         plans = await self._plan(staged)
@@ -46,6 +49,16 @@ class Evaluator:
         committed = await asyncio.to_thread(self.reports.find, output_key)
         if committed is not None:
             return committed
+        try:
+            report = await self._ask(staged, plans, output_key, progress)
+        except SlipwayError as error:
+            raise self._bound(error, output_key) from error
+        self._first_lost_s.pop(output_key, None)
+        return await asyncio.to_thread(self.reports.commit, report)
+
+    async def _ask(
+        self, staged: VariantStaged, plans: Sequence[EvaluationPlan], output_key: Digest, progress: Progress
+    ) -> EvaluationReport:
         started_at, started_s = self.clock.now(), self.clock.monotonic()
         results, total = [], sum(len(plan.rows) for plan in plans)
         before = 0
@@ -57,24 +70,35 @@ class Evaluator:
             versions: dict[Role, ServedTarget] = {"candidate": staged.candidate, "active": staged.baseline}
             results.append(await self.asking.evaluate(plan, versions, report_progress))
             before += len(plan.rows)
-        report = make_report(
+        return make_report(
             staged, output_key, results, started_at=started_at, duration_s=self.clock.monotonic() - started_s
         )
-        return await asyncio.to_thread(self.reports.commit, report)
+
+    def _bound(self, error: SlipwayError, output_key: Digest) -> SlipwayError:
+        """Return a failure as it is, or as one that ends the message: its lease may have been given back long ago."""
+        now = self.clock.monotonic()
+        lost_s = now - self._first_lost_s.setdefault(output_key, now)
+        if lost_s <= self.give_up_after_s:
+            return error
+        del self._first_lost_s[output_key]
+        tried = f"tried for {lost_s:.0f} s, the limit is {self.give_up_after_s:.0f} s"
+        return Permanent(error.code, f"{error.reason} {tried}. Repair its engine, then publish with a higher attempt.")
 
     async def _plan(self, staged: VariantStaged) -> tuple[EvaluationPlan, ...]:
         try:
-            sets = [await self._read(staged, evaluation) for evaluation in staged.request.evaluations.sets]
+            asked = staged.request.evaluations.sets
+            read = {rows: await self._read(staged, rows) for rows in {evaluation.rows for evaluation in asked}}
+            sets = [read[evaluation.rows] for evaluation in asked]
             return await asyncio.to_thread(plan_evaluations, staged, sets)
         except ValueError as error:
             raise Permanent("evaluation_invalid", f"An evaluation cannot be made: {error}.") from error
 
-    async def _read(self, staged: VariantStaged, evaluation: Evaluation) -> EvaluationSet:
-        if evaluation.rows == "default":
+    async def _read(self, staged: VariantStaged, rows: str) -> EvaluationSet:
+        if rows == "default":
             return default_set()
         ref = staged.request.evaluation
         if ref is None:
-            raise ValueError(f"{evaluation.name!r} asks the checkpoint's evaluation set, and it has none; publish one")
+            raise ValueError("the policy asks the checkpoint's evaluation set, and it has none; publish one")
         data = await asyncio.to_thread(self.reports.rows, ref)
         return await asyncio.to_thread(_parse, data)
 
@@ -91,7 +115,7 @@ def _parse(data: bytes) -> EvaluationSet:
 
 def build(bus: Bus, *, asking: Asking, reports: Reports, settings: EvaluatorSettings, clock: Clock) -> Evaluator:
     """Register the handlers on the bus and return the use case behind them."""
-    evaluator = Evaluator(asking, reports, clock)
+    evaluator = Evaluator(asking, reports, clock, settings.give_up_after_s)
 
     @bus.on(VariantStaged, failure=_failed)
     async def evaluate(event: Event[VariantStaged]) -> VariantEvaluated | None:

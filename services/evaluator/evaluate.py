@@ -4,22 +4,34 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from contracts.evaluation_results import EvaluatedRow, EvaluationResult
 from contracts.routes import ServedTarget
 from decisions.evaluations.rows import EvaluationRow
 from decisions.evaluations.verdicts import Scores
-from decisions.scorers.answers import Answer
+from decisions.scorers.answers import Answer, unparsed
 from decisions.scorers.languages import Recognise
 from decisions.scorers.scoring import ABSENT, Asked, score_answer
 from services.evaluator.domain.plan import EvaluationPlan, choose_scorers, plan_request
 from services.evaluator.domain.report import make_result
 from services.evaluator.ports import Endpoint, Progress
+from shared.errors import SlipwayError
 
 Role = Literal["candidate", "active"]
 _AHEAD: Final = 2
 """So many times the rows that are asked at once may wait for the one before them."""
+_TRIES: Final = 2
+"""How often a row is asked of a version that fails at it."""
+MOST_VOID: Final = 10
+"""An evaluation ends after so many rows that the active version failed at, if they are most of those asked."""
+
+
+class NoAnswer(NamedTuple):
+    """Why a version did not answer a row: it rejects the request, or it failed, which says nothing of its answers."""
+
+    reason: str
+    has_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,13 +41,15 @@ class Asking:
     Attributes:
         recognise: Recognises the language of a text.
         together: Rows that are asked at the same time.
-        timeout_s: Time limit of one answer.
+        timeout_s: Time limit of one answer, beside that of its tokens.
+        token_s: What each token that it may have adds to the limit.
     """
 
     endpoint: Endpoint
     recognise: Recognise
     together: int = 4
     timeout_s: float = 120.0
+    token_s: float = 0.25
 
     async def evaluate(
         self, plan: EvaluationPlan, versions: Mapping[Role, ServedTarget], progress: Progress
@@ -43,14 +57,14 @@ class Asking:
         """Return the result of an evaluation; it ends when each limit is met or missed, or without further rows.
 
         Raises:
-            SlipwayError: An engine is lost; the evaluation can be repeated.
+            SlipwayError: An endpoint is unreachable; the evaluation can be repeated.
         """
         comparison, rows, void = plan.comparison, list[EvaluatedRow](), 0
         waiting = deque(plan.rows)
         labels = {row.number: {each.label for each in choose_scorers(plan.evaluation, row)} for row in waiting}
         at_work, running = asyncio.Semaphore(self.together), deque[asyncio.Task[EvaluatedRow | None]]()
         try:
-            while comparison.is_open:
+            while comparison.is_open and void < max(MOST_VOID, len(rows)):
                 while waiting and len(running) < _AHEAD * self.together:
                     row = waiting.popleft()
                     if comparison.wants(row.slice, labels[row.number]):
@@ -77,24 +91,35 @@ class Asking:
         versions: Mapping[Role, ServedTarget],
         at_work: asyncio.Semaphore,
     ) -> EvaluatedRow | None:
-        """Return the scores of a row; None if the active version could not answer it."""
+        """Return the scores of a row; None if the active version failed at it, so that there is nothing to compare."""
         async with at_work:
             given = await asyncio.gather(*(self._ask(plan, row, served) for served in versions.values()))
         answers = dict(zip(versions, given, strict=True))
-        if answers["active"] is None:
+        active = answers["active"]
+        if isinstance(active, NoAnswer) and active.has_failed:
             return None
-        scored: dict[Role, dict[str, float | None]] = {role: {} for role in versions}
+        return await asyncio.to_thread(self._score, plan, row, answers)
+
+    def _score(
+        self, plan: EvaluationPlan, row: EvaluationRow, answers: Mapping[Role, Answer | NoAnswer]
+    ) -> EvaluatedRow:
+        """Return the scores of a row; where a score of one version is no evidence, neither counts."""
+        scored: dict[Role, dict[str, float | None]] = {role: {} for role in answers}
         reasons = {}
         for scorer in choose_scorers(plan.evaluation, row):
             asked = Asked(row.expected(scorer.label, ABSENT), row.last)
-            for role, answer in answers.items():
-                if answer is None:
-                    scored[role][scorer.label], reasons[scorer.label] = None, "the request was rejected"
-                    continue
-                score = score_answer(scorer, asked, answer, self.recognise)
+            scores = {
+                role: unparsed(answer.reason)
+                if isinstance(answer, NoAnswer)
+                else score_answer(scorer, asked, answer, self.recognise)
+                for role, answer in answers.items()
+            }
+            if not all(score.is_evidence for score in scores.values()):
+                continue
+            for role, score in scores.items():
                 scored[role][scorer.label] = score.value
-                if role == "candidate" and score.reason:
-                    reasons[scorer.label] = score.reason
+            if scores["candidate"].reason:
+                reasons[scorer.label] = scores["candidate"].reason
         return EvaluatedRow(
             number=row.number,
             slice=row.slice,
@@ -103,6 +128,22 @@ class Asking:
             reasons=reasons,
         )
 
-    async def _ask(self, plan: EvaluationPlan, row: EvaluationRow, served: ServedTarget) -> Answer | None:
-        body = plan_request(served.target.model, row, plan.evaluation.max_tokens)
-        return await self.endpoint.ask(served, body, timeout_s=self.timeout_s)
+    async def _ask(self, plan: EvaluationPlan, row: EvaluationRow, served: ServedTarget) -> Answer | NoAnswer:
+        """Return the answer of a version to a row, or why there is none after `_TRIES` tries.
+
+        Raises:
+            SlipwayError: `endpoint_unreachable`: it is of no row.
+        """
+        most = plan.evaluation.max_tokens
+        body, timeout_s = plan_request(served.target.model, row, most), self.timeout_s + most * self.token_s
+        failure = ""
+        for _ in range(_TRIES):
+            try:
+                answer = await self.endpoint.ask(served, body, timeout_s=timeout_s)
+            except SlipwayError as error:
+                if error.code == "endpoint_unreachable":
+                    raise
+                failure = error.code
+            else:
+                return NoAnswer("the request was rejected") if answer is None else answer
+        return NoAnswer(f"the request failed: {failure}", has_failed=True)

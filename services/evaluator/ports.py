@@ -19,7 +19,7 @@ class Endpoint(Protocol):
         """Return the answer to a chat completion; None if the version rejects the request.
 
         Raises:
-            SlipwayError: The engine is lost or does not answer in time; the code says which.
+            SlipwayError: `endpoint_unreachable`: the endpoint is lost. Others: the engine failed at the request.
         """
 
 

@@ -1,6 +1,7 @@
 """Asks staged targets through the OpenAI API of their engine, behind Triton's gRPC streaming."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -20,15 +21,16 @@ class TritonEndpoint:
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
-        self._asked = 0
+        self._asked = Counter[str]()
 
     async def ask(self, served: ServedTarget, body: Mapping[str, Any], *, timeout_s: float) -> Answer | None:
         """Return the answer to a chat completion; None if the version rejects the request."""
-        self._asked += 1
+        name = served.target.triton_name
+        self._asked[name] += 1
         request = ApiRequest("POST", PATH, json.dumps(body).encode(), timeout_s, request_id="evaluation")
-        channel = self._channels.get(served.endpoints[self._asked % len(served.endpoints)])
+        channel = self._channels.get(served.endpoints[self._asked[name] % len(served.endpoints)])
         limits = Deadlines(2 * timeout_s, 2 * timeout_s)  # the deadline of the request expires first, with an answer
-        pieces = [piece async for piece in stream_api(channel, served.target.triton_name, request, deadlines=limits)]
+        pieces = [piece async for piece in stream_api(channel, name, request, deadlines=limits)]
         status = next((piece.status for piece in pieces if piece.status is not None), 0)
         return read_answer(status, b"".join(piece.body for piece in pieces))
 

@@ -156,7 +156,7 @@ def _reasons(results: Sequence[EvaluationResult], verdict: Verdict) -> Iterator[
         elif result.verdict == verdict:
             yield from (f"{result.name}: {_explain(limit)}" for limit in result.limits if limit.decision == wanted)
             if result.void:
-                yield f"{result.name}: the active version rejected {result.void} of {result.asked} rows"
+                yield f"{result.name}: the active version failed at {result.void} of {result.asked} rows"
 
 
 def _explain(limit: LimitResult) -> str:

@@ -11,11 +11,12 @@ from decisions.scorers.answers import Answer
 from services.evaluator.app import Evaluator, _failed
 from services.evaluator.domain.report import SHOWN_SLICES, assess_overall, to_event
 from services.evaluator.evaluate import Asking
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from shared.messaging.delivery import Failed
 from shared.runtime.clock import SystemClock
 from testbed import factories
 from testbed.values import served, staging_request
+from tests.kit.fakes_serving import FakeClock
 
 ROWS = [{"prompt": f"row {number}", "expected": "right", "slice": f"s{number % 3}"} for number in range(60)]
 MINE = {"name": "mine", "scorers": [{"kind": "equals"}], "bounds": [{"max_drop": 0.2}]}
@@ -35,10 +36,23 @@ class FakeEndpoint:
 
 
 class Rejecting(FakeEndpoint):
-    """The baseline rejects every request."""
+    """The baseline rejects every request, as one without a chat template does."""
 
     async def ask(self, version, body, *, timeout_s):
         return None if version.target.version == 6 else await super().ask(version, body, timeout_s=timeout_s)
+
+
+class Failing(FakeEndpoint):
+    """A version fails at every request."""
+
+    def __init__(self, version, code):
+        super().__init__()
+        self.version, self.code = version, code
+
+    async def ask(self, version, body, *, timeout_s):
+        if version.target.version == self.version:
+            raise Transient(self.code, "The engine failed.")
+        return await super().ask(version, body, timeout_s=timeout_s)
 
 
 class FakeReports:
@@ -109,10 +123,41 @@ async def test_rows_that_do_not_suffice_say_how_many_more():
     assert "more rows would decide" in report.reason
 
 
-async def test_a_baseline_that_rejects_the_rows_shows_nothing_and_the_reason_says_so():
-    report, _, _ = await evaluate(FakeReports(), Rejecting(), staged())
+async def test_a_first_release_beside_a_base_that_rejects_the_rows_is_judged_by_its_own_scores():
+    both = {**MINE, "bounds": [{"max_drop": 0.2, "min_value": 0.5}]}
+    report, _, _ = await evaluate(FakeReports(), Rejecting(), staged(both))
+    assert report.verdict == "pass", report.reason
+    assert (await evaluate(FakeReports(), Rejecting(7), staged(both)))[0].verdict == "fail"
+
+
+async def test_a_baseline_that_fails_shows_nothing_and_ends_the_evaluation_soon():
+    report, _, _ = await evaluate(FakeReports(), Failing(6, "engine_failed"), staged())
     assert report.verdict == "inconclusive"
-    assert "rejected 60 of 60 rows" in report.reason
+    assert "failed at 10 of 10 rows" in report.reason
+
+
+@pytest.mark.parametrize("code", ["engine_failed", "engine_dead", "no_first_token"])
+async def test_a_candidate_that_fails_is_worse(code):
+    report, _, _ = await evaluate(FakeReports(), Failing(7, code), staged())
+    assert report.verdict == "fail"
+    assert code in report.results[0].rows[0].reasons["equals"]
+
+
+async def test_an_unreachable_engine_is_tried_again_but_not_after_its_lease_is_gone():
+    clock, reports = FakeClock(), FakeReports()
+    evaluator = Evaluator(Asking(Failing(7, "endpoint_unreachable"), lambda _: "en"), reports, clock)
+
+    async def progress(done, total):
+        assert done <= total
+
+    for passed_s in (0.0, 600.0):
+        clock.seconds += passed_s
+        with pytest.raises(Transient):
+            await evaluator.evaluate(staged(), progress)
+    clock.seconds += 600.0
+    with pytest.raises(Permanent) as caught:
+        await evaluator.evaluate(staged(), progress)
+    assert caught.value.code == "endpoint_unreachable"
 
 
 async def test_an_evaluation_that_was_made_is_not_made_again_unless_it_is_another():
@@ -123,7 +168,7 @@ async def test_an_evaluation_that_was_made_is_not_made_again_unless_it_is_anothe
     assert (await evaluate(reports, endpoint, staged(MINE, BASICS)))[:2] == first[:2]
     assert endpoint.asked == asked
     await evaluate(reports, endpoint, staged(MINE, BASICS, attempt=2))
-    assert endpoint.asked == 2 * asked
+    assert endpoint.asked > asked
 
 
 @pytest.mark.parametrize(

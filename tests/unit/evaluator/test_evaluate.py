@@ -134,12 +134,14 @@ async def test_rows_count_in_the_order_that_was_drawn_however_long_each_takes():
     assert [row.number for row in result.rows] == [row.number for row in plan.rows][: result.asked]
 
 
-async def test_what_only_the_candidate_rejects_counts_and_what_the_active_version_rejects_shows_nothing():
+async def test_what_a_version_rejects_is_worth_nothing():
     plan = planned(rows(40), ({"max_drop": 0.3},))
     first = [row.messages[-1]["content"] for row in plan.rows[:8]]
     endpoint = FakeEndpoint({3: 0.0, 2: 0.0}, rejects=[(3, first[0]), (2, first[1]), (3, first[1])])
     result = await evaluate(plan, endpoint)
-    assert result.void == 1
+    assert result.void == 0
+    by_question = {f"row {row.number - 1}": row for row in result.rows}
+    assert by_question[first[1]].active == by_question[first[1]].candidate == {"equals": None, "length": None}
     rejected = next(row for row in result.rows if f"row {row.number - 1}" == first[0])
     assert rejected.candidate == {"equals": None, "length": None}
     assert "rejected" in rejected.reasons["equals"]
