@@ -80,7 +80,10 @@ class Equals(_Scorer):
 
 
 class Contains(_Scorer):
-    """The answer contains the text, or every text of the list, that the row expects, and none that is excluded."""
+    """The answer contains the text, or every text of the list, that the row expects, and none that is excluded.
+
+    A text counts as whole words: `ice` is not in `nice`, except in scripts without spaces.
+    """
 
     kind: Literal["contains"] = "contains"
     excludes: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
@@ -116,7 +119,7 @@ class ToolCalls(_Scorer):
 
 
 class InLanguage(_Scorer):
-    """The share of the answer that is in a language."""
+    """The share of the answer that is in a language; where too little is written to tell, the row shows nothing."""
 
     kind: Literal["language"] = "language"
     language: Language | None = None
@@ -124,7 +127,7 @@ class InLanguage(_Scorer):
 
 
 class Length(_Scorer):
-    """The answer ends by itself, and its length is within bounds."""
+    """The answer ends by itself, and its length is within bounds; one with tool calls needs no text."""
 
     kind: Literal["length"] = "length"
     min_chars: Annotated[int, Field(ge=0)] = 1

@@ -101,7 +101,9 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
 
 def find_violation(schema: Mapping[str, Any], value: Any) -> str | None:
-    """Return where and how a value violates a schema that was checked; None if it does not.
+    """Return which keyword of a checked schema a value violates; None if it violates none.
+
+    Neither the value nor the schema is quoted: both are texts of the set and its answers, which can be erased.
 
     Raises:
         TooCostlyError: The schema follows too many references, or they are nested too deeply.
@@ -118,7 +120,7 @@ def find_violation(schema: Mapping[str, Any], value: Any) -> str | None:
         error = next(limited(_without_draft(schema), registry=Registry()).iter_errors(value), None)
     except RecursionError as deep:
         raise TooCostlyError("the answer, or the references of the JSON Schema, are nested too deeply") from deep
-    return None if error is None else f"{error.json_path}: {error.message[:200]}"
+    return None if error is None else f"it violates {error.validator} of the JSON Schema, {len(error.path)} levels deep"
 
 
 def _match(_validator: Any, pattern: str, instance: Any, _schema: Any) -> Iterator[ValidationError]:

@@ -7,11 +7,31 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final
 
+LANGUAGES: Final = (
+    "ar",
+    "de",
+    "en",
+    "es",
+    "fr",
+    "hi",
+    "it",
+    "ja",
+    "ko",
+    "nl",
+    "pl",
+    "pt",
+    "ru",
+    "tr",
+    "uk",
+    "vi",
+    "zh",
+)
+"""What a text is told apart into; each further one costs memory, and short texts their certainty."""
 LEAST_LETTERS: Final = 20
 """Of fewer letters no language is told; a character of Chinese, Japanese or Korean counts as three."""
 PART_LETTERS: Final = 60
 """Sentences are joined to parts of so many letters, by which a language is told surely."""
-_NO_PROSE: Final = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|\S+@\S+|<[^<>\n]*>", re.DOTALL)
+_NO_PROSE: Final = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|\S{1,100}@\S+|<[^<>\n]*>", re.DOTALL)
 _SENTENCE: Final = re.compile(r"[^.!?。！？\n]+[.!?。！？\n]*")  # noqa: RUF001 - Chinese punctuation
 _IDEOGRAPH: Final = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 

@@ -1,6 +1,5 @@
 """The score of an answer by a scorer of a policy."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,8 +18,8 @@ from contracts.evaluations import (
     compile_pattern,
 )
 from decisions.scorers import json_answers, tool_calls
-from decisions.scorers.answers import RIGHT, Answer, Score, unparsed, wrong
-from decisions.scorers.languages import Recognise, language_share
+from decisions.scorers.answers import RIGHT, Answer, Score, unparsed, untold, wrong
+from decisions.scorers.languages import LANGUAGES, Recognise, language_share
 from decisions.scorers.refusals import is_refusal
 from decisions.scorers.repetition import repetition_ratio
 
@@ -30,7 +29,8 @@ class _Absent:
 
 
 ABSENT: Final = _Absent()
-_LANGUAGE: Final = re.compile("[a-z]{2}")
+_SPACED: Final = "\u0590"
+"""Scripts before it write spaces between words."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ def _check_calls(_scorer: ToolCalls, expected: Any) -> str | None:
 
 
 def _check_language(scorer: InLanguage, expected: Any) -> str | None:
-    is_named = isinstance(expected, str) and _LANGUAGE.fullmatch(expected)
-    if scorer.language is not None or expected is ABSENT or is_named:
+    language = scorer.language if scorer.language is not None else expected
+    if language is ABSENT or language in LANGUAGES:
         return None
-    return "expected is no language as ISO 639-1 names it, such as de"
+    return f"{str(language)[:20]!r} is none of the languages that are recognised: {', '.join(LANGUAGES)}"
 
 
 def _check_refusal(scorer: Refuses, expected: Any) -> str | None:
@@ -144,11 +144,26 @@ def _score_equal(scorer: Equals, expected: Any, answer: Answer) -> Score:
 def _score_contained(scorer: Contains, expected: Any, answer: Answer) -> Score:
     fold = str.casefold if scorer.ignore_case else str
     folded = fold(answer.text)
-    missing = next((each for each in _texts(expected) if fold(each) not in folded), None)
-    if missing is not None:
-        return wrong(f"it does not contain {missing[:100]!r}")
-    excluded = next((each for each in scorer.excludes if fold(each) in folded), None)
-    return RIGHT if excluded is None else wrong(f"it contains {excluded[:100]!r}")
+    if not all(_has(folded, fold(each)) for each in _texts(expected)):
+        return wrong("it does not contain what is expected")
+    return wrong("it contains what is excluded") if any(_has(folded, fold(each)) for each in scorer.excludes) else RIGHT
+
+
+def _has(text: str, part: str) -> bool:
+    """Return whether a text has a part that is no piece of a longer word or number."""
+    start = text.find(part)
+    while start >= 0:
+        end = start + len(part)
+        before, after = text[max(start - 1, 0) : start], text[end : end + 1]
+        if not (_joins(before, part[0]) or _joins(part[-1], after)):
+            return True
+        start = text.find(part, start + 1)
+    return False
+
+
+def _joins(one: str, other: str) -> bool:
+    """Return whether two characters are of one word, in scripts with spaces: Latin, Greek and Cyrillic."""
+    return bool(one and other) and all(char.isalnum() and char < _SPACED for char in (one, other))
 
 
 def _texts(expected: Any) -> tuple[str, ...]:
@@ -179,10 +194,12 @@ def _score_language(scorer: InLanguage, asked: Asked, answer: Answer, recognise:
     named = scorer.language or (asked.expected if isinstance(asked.expected, str) else None)
     language = named or recognise(asked.last)
     if language is None:
-        return unparsed("the language of the row's last message cannot be told; name it in the row")
+        return untold("the language of the row's last message cannot be told; name it in the row")
+    if not answer.text.strip() and not answer.calls:
+        return unparsed("it is empty")
     share = language_share(answer.text, language, recognise)
     if share is None:
-        return unparsed("it has too few letters of a known language")
+        return untold("it has too few letters of a known language")
     return Score(share, "" if share == 1.0 else f"{1.0 - share:.0%} of it is not in {language}")
 
 
@@ -190,7 +207,7 @@ def _score_length(scorer: Length, _expected: Any, answer: Answer) -> Score:
     text = answer.text.strip()
     if answer.is_cut:
         return wrong("it was cut at the limit of tokens: it did not end by itself")
-    if len(text) < scorer.min_chars:
+    if len(text) < scorer.min_chars and not answer.calls:
         return wrong(f"it has {len(text)} characters, fewer than {scorer.min_chars}")
     if scorer.max_chars is not None and len(text) > scorer.max_chars:
         return wrong(f"it has {len(text)} characters, more than {scorer.max_chars}")

@@ -3,26 +3,8 @@
 from functools import lru_cache
 from typing import Any, Final
 
-LANGUAGES: Final = (
-    "ar",
-    "de",
-    "en",
-    "es",
-    "fr",
-    "hi",
-    "it",
-    "ja",
-    "ko",
-    "nl",
-    "pl",
-    "pt",
-    "ru",
-    "tr",
-    "uk",
-    "vi",
-    "zh",
-)
-"""What a text is told apart into; each further one costs memory, and short texts their certainty."""
+from decisions.scorers.languages import LANGUAGES
+
 LEAST_MARGIN: Final = 0.1
 """How much more likely than the next one a language must be, of 1."""
 

@@ -89,6 +89,11 @@ def test_equals(answer, expected, settings, value):
         ("The refund is on its way.", ABSENT, {"excludes": ["guarantee"]}, RIGHT),
         ("We guarantee a refund.", "refund", {"excludes": ["GUARANTEE"]}, WRONG),
         ("退款已在处理中", "退款", {}, RIGHT),
+        ("That is nice.", "ice", {}, WRONG),
+        ("Nice ice, twice.", "ice", {}, RIGHT),
+        ("Order 731.", "73", {}, WRONG),
+        ("It's Paris's.", "Paris", {}, RIGHT),
+        ("Education matters.", ABSENT, {"excludes": ["cat"]}, RIGHT),
     ],
 )
 def test_contains(answer, expected, settings, value):
@@ -249,6 +254,34 @@ def test_language(answer, expected, settings, value):
     assert score("language", answer, expected, **settings) == value
 
 
+@pytest.mark.parametrize(("answer", "last", "is_evidence"), [("Ja.", "", False), (GERMAN, "?", False), ("", "", True)])
+def test_a_language_that_cannot_be_told_is_no_evidence_but_an_empty_answer_is(answer, last, is_evidence):
+    asked = Asked(ABSENT if last else "de", last)
+    result = score_answer(SCORERS.validate_python({"kind": "language"}), asked, Answer(answer), recognise)
+    assert (result.value, result.is_evidence) == (None, is_evidence)
+
+
+def test_a_long_text_without_spaces_is_searched_for_addresses_in_linear_time():
+    began = time.perf_counter()
+    language_share("a" * 200_000, "en", recognise)
+    assert time.perf_counter() - began < 5.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "expected"),
+    [
+        ("contains", Answer("mine"), "SECRET"),
+        ("json_schema", Answer('{"SECRET": "SECRET"}'), {"additionalProperties": {"enum": ["SECRETS"]}}),
+        ("tool_call", calling("SECRET"), {"name": "SECRETS"}),
+        ("tool_call", calling("SECRET", '{"SECRET": 1}'), {"name": "SECRET"}),
+    ],
+)
+def test_no_reason_quotes_the_set_or_an_answer(kind, answer, expected):
+    result = score_answer(SCORERS.validate_python({"kind": kind}), Asked(expected), answer, recognise)
+    assert result.value == WRONG
+    assert "SECRET" not in result.reason
+
+
 def test_an_answer_that_changes_language_scores_the_share_that_did_not():
     mixed = f"{GERMAN} " * 4 + f"{ENGLISH} " * 4
     assert score("language", mixed, "de") == pytest.approx(0.5, abs=0.12)
@@ -267,6 +300,7 @@ def test_an_answer_that_changes_language_scores_the_share_that_did_not():
         ("Yes.", {"max_chars": 3}, WRONG),
         ("Yes.", {"max_chars": 4}, RIGHT),
         (Answer("Yes, and then", is_cut=True), {}, WRONG),
+        (calling("refund"), {}, RIGHT),
     ],
 )
 def test_length(answer, settings, value):
@@ -316,6 +350,8 @@ def test_repetition():
         ("tool_call", {"name": "a", "arguments": "{}"}, {}),
         ("language", "german", {}),
         ("language", 1, {}),
+        ("language", "sv", {}),
+        ("language", ABSENT, {"language": "sv"}),
         ("refusal", "yes", {}),
     ],
 )

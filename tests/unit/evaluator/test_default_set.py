@@ -7,7 +7,8 @@ import pytest
 from contracts.evaluations import Evaluations
 from decisions.evaluations.verdicts import list_limits
 from decisions.scorers.answers import Answer
-from services.evaluator.adapters.lingua_languages import LANGUAGES, recognise
+from decisions.scorers.languages import LANGUAGES
+from services.evaluator.adapters.lingua_languages import recognise
 from services.evaluator.app import default_set
 from services.evaluator.domain.plan import choose_scorers, plan_evaluation
 from services.evaluator.evaluate import Asking
