@@ -94,7 +94,8 @@ def _problem(record: TextRecord) -> str | None:
     for message in record.messages:
         if not isinstance(message.get("role"), str):
             return "a message needs a role"
-        if not isinstance(message.get("content"), str):
+        calls_only = message.get("content") is None and message.get("tool_calls")
+        if not isinstance(message.get("content"), str) and not calls_only:
             return "the content of a message must be a string"
     if record.messages and all(message["role"] == "assistant" for message in record.messages):
         return "all messages are from the assistant: there is nothing to answer"

@@ -25,7 +25,7 @@ class EvaluationRow:
         number: Its line in the set, from 1.
         messages: What is asked, as the chat completions API takes it.
         tools: The tools that the answer may call.
-        expectations: What is expected, by label of the scorer; under an empty label, of every other one.
+        expectations: What is expected, by label of the scorer; under an empty label, the right answer.
         slice: The part of the task that it belongs to; empty without one.
     """
 
@@ -34,11 +34,6 @@ class EvaluationRow:
     tools: tuple[dict[str, Any], ...] = ()
     expectations: tuple[tuple[str, Any], ...] = ()
     slice: str = ""
-
-    def expected(self, label: str, default: Any) -> Any:
-        """Return what is expected for a scorer; the default without an expectation."""
-        stated = dict(self.expectations)
-        return stated.get(label, stated.get("", default))
 
     @property
     def last(self) -> str:
@@ -50,8 +45,8 @@ class EvaluationRow:
 def read_rows(data: bytes) -> tuple[EvaluationRow, ...]:
     """Read a set, its first `ROWS` rows.
 
-    Each line is an object with `messages` (or `prompt`, a text), and perhaps `tools`, `slice`, `expected` for every
-    scorer, and `expect`, an object by label of the scorer.
+    Each line is an object with `messages` (or `prompt`, a text), and perhaps `tools`, `slice`, `expected` (or
+    `completion`), the right answer, and `expect`, an object by label of the scorer.
 
     Raises:
         ValueError: A line cannot be read, or there is none; the message says which, and what to do.
@@ -86,6 +81,9 @@ def _read(number: int, line: bytes) -> EvaluationRow:
     if isinstance(value.get("prompt"), str):
         value = {**value, "messages": [{"role": "user", "content": value["prompt"]}]}
         del value["prompt"]
+        completion = value.pop("completion", None)
+        if completion:
+            value.setdefault("expected", completion)
     unknown = sorted(value.keys() - _KEYS)
     if unknown:
         raise ValueError(f"it has {unknown[0]!r}, which is unknown; there are {', '.join(sorted(_KEYS))}, and prompt")

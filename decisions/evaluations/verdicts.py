@@ -36,6 +36,11 @@ class Limit(NamedTuple):
         """Return what the mean figure must reach."""
         return self.value if self.kind == "min_value" else (1.0 - self.value) / 2.0
 
+    @property
+    def margin(self) -> float:
+        """Return the distance from a perfect figure to the limit."""
+        return 1.0 - self.value if self.kind == "min_value" else self.value
+
     def concerns(self, of_slice: str, scorers: Container[str]) -> bool:
         """Return whether it is about a row of a slice that some scorers score."""
         return self.slice in ("", of_slice) and self.scorer in scorers

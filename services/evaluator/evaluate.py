@@ -8,12 +8,13 @@ from typing import Final, Literal, NamedTuple
 
 from contracts.evaluation_results import EvaluatedRow, EvaluationResult
 from contracts.routes import ServedTarget
+from decisions.evaluations.fitting import choose_scorers, find_expected
 from decisions.evaluations.rows import EvaluationRow
 from decisions.evaluations.verdicts import Scores
 from decisions.scorers.answers import Answer, unparsed
 from decisions.scorers.languages import Recognise
-from decisions.scorers.scoring import ABSENT, Asked, score_answer
-from services.evaluator.domain.plan import EvaluationPlan, choose_scorers, plan_request
+from decisions.scorers.scoring import Asked, score_answer
+from services.evaluator.domain.plan import EvaluationPlan, plan_request
 from services.evaluator.domain.report import make_result
 from services.evaluator.ports import Endpoint, Progress
 from shared.errors import SlipwayError
@@ -107,7 +108,7 @@ class Asking:
         scored: dict[Role, dict[str, float | None]] = {role: {} for role in answers}
         reasons = {}
         for scorer in choose_scorers(plan.evaluation, row):
-            asked = Asked(row.expected(scorer.label, ABSENT), row.last)
+            asked = Asked(find_expected(scorer, row), row.last)
             scores = {
                 role: unparsed(answer.reason)
                 if isinstance(answer, NoAnswer)

@@ -67,7 +67,7 @@ def parse_evaluation(data: bytes) -> tuple[Prompt, ...]:
 def _prompt_of(record: TextRecord) -> Prompt:
     if record.prompt:
         return ask_once(record.prompt)
-    messages = [Message(turn["role"], turn["content"]) for turn in record.messages]
+    messages = [Message(turn["role"], turn["content"] or "") for turn in record.messages]
     while messages and messages[-1].role == "assistant":
         messages.pop()
     return Prompt(messages=tuple(messages), text=record.text)

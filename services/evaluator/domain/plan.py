@@ -1,16 +1,17 @@
 """Plans an evaluation before anything is asked: its identity, the order of its rows, and the body of each request."""
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from contracts.evaluations import Evaluation, Evaluations, Scorer
+from contracts.evaluations import Evaluation, Evaluations
 from contracts.facts import VariantStaged
 from contracts.vocabulary import Deployable, Digest, digest_of_json
+from decisions.evaluations.fitting import check_set, choose_scorers
 from decisions.evaluations.rows import EvaluationRow
 from decisions.evaluations.verdicts import Comparison, list_limits, plan_comparison, share_alpha
-from decisions.scorers.scoring import ABSENT, find_problem, needs_expectation
 
 METHOD: Final = "1"
 """Part of every output key; increase it if a change of the scorers changes scores."""
@@ -43,34 +44,6 @@ class EvaluationPlan:
     comparison: Comparison
 
 
-def choose_scorers(evaluation: Evaluation, row: EvaluationRow) -> tuple[Scorer, ...]:
-    """Return the scorers of a row: all but those that need an expectation and have none in it."""
-    return tuple(
-        scorer
-        for scorer in evaluation.scorers
-        if not needs_expectation(scorer) or row.expected(scorer.label, ABSENT) is not ABSENT
-    )
-
-
-def check_rows(evaluation: Evaluation, rows: Sequence[EvaluationRow]) -> None:
-    """Check that every scorer has rows, and can score them.
-
-    Raises:
-        ValueError: One has none or cannot; the message names scorer and line, and says what to do.
-    """
-    used = set()
-    for row in rows:
-        scorers = choose_scorers(evaluation, row)
-        used |= {scorer.label for scorer in scorers}
-        for scorer in scorers:
-            problem = find_problem(scorer, row.expected(scorer.label, ABSENT))
-            if problem is not None:
-                raise ValueError(f"line {row.number}: {problem}")
-    unused = next((scorer.label for scorer in evaluation.scorers if scorer.label not in used), None)
-    if unused is not None:
-        raise ValueError(f"no row says what the scorer {unused} expects; add expected, or leave the scorer out")
-
-
 def plan_evaluation(
     declared: Evaluations,
     evaluation: Evaluation,
@@ -94,9 +67,10 @@ def plan_evaluation(
         limits: How many limits the release has in all evaluations: they share its error budget.
 
     Raises:
-        ValueError: A row cannot be scored, or a bound is about a slice that the set does not have.
+        ValueError: A row cannot be scored, a bound is about a slice that the set does not have, or no answers to the
+            rows could meet it.
     """
-    check_rows(evaluation, rows)
+    bounded = check_set(declared, evaluation, rows)
     key = digest_of_json(
         {
             "stage": "evaluate",
@@ -108,14 +82,27 @@ def plan_evaluation(
         }
     )
     order = random.Random(key)  # noqa: S311 - a repeatable order, not a secret
-    chosen = tuple(order.sample(rows, min(len(rows), evaluation.max_rows)))
+    drawn = order.sample(rows, len(rows))
+    chosen = _choose(drawn, evaluation.max_rows, {limit.slice for limit in bounded if limit.slice})
     comparison = plan_comparison(
-        list_limits(evaluation, (row.slice for row in chosen)),
+        bounded,
         [(row.slice, [scorer.label for scorer in choose_scorers(evaluation, row)]) for row in chosen],
         alpha=share_alpha(declared.alpha, limits),
         beta=declared.beta,
     )
     return EvaluationPlan(evaluation, key, rows_digest, chosen, comparison)
+
+
+def _choose(drawn: Sequence[EvaluationRow], most: int, slices: Collection[str]) -> tuple[EvaluationRow, ...]:
+    """Return as many rows, in the order that was drawn; each slice with a bound has an equal share of them first."""
+    share, seen, first = most // (len(slices) + 1), Counter[str](), set()
+    for row in drawn:
+        if row.slice in slices and seen[row.slice] < share:
+            seen[row.slice] += 1
+            first.add(row.number)
+    others = [row.number for row in drawn if row.number not in first][: most - len(first)]
+    kept = first.union(others)
+    return tuple(row for row in drawn if row.number in kept)
 
 
 def plan_evaluations(staged: VariantStaged, sets: Sequence[EvaluationSet]) -> tuple[EvaluationPlan, ...]:

@@ -97,9 +97,11 @@ def test_rows_are_read():
         + b"\n\n"
     )
     assert (first.number, first.slice, first.last) == (1, "greetings", "Hi")
-    assert (first.expected("language", None), first.expected("equals", None)) == ("en", "Hello")
-    assert (second.messages, second.expected("equals", "none")) == (({"role": "user", "content": "Bye"},), None)
-    assert read_rows(lines({"prompt": "Bye"}))[0].expected("equals", "none") == "none"
+    assert dict(first.expectations) == {"language": "en", "": "Hello"}
+    assert second.messages == ({"role": "user", "content": "Bye"},)
+    assert second.expectations == (("", None),)
+    assert read_rows(lines({"prompt": "Bye"}))[0].expectations == ()
+    assert read_rows(lines({"prompt": "Bye", "completion": "Ciao"}))[0].expectations == (("", "Ciao"),)
     assert read_rows(lines({"messages": [{"role": "user", "content": [{"type": "text"}]}]}))[0].last == ""
     assert len(read_rows(lines(*[ROW] * (ROWS + 5)))) == ROWS
 

@@ -71,6 +71,14 @@ def test_an_evaluation_set_must_ask_something():
         evaluation_records(b'{"prompt": "", "completion": "c"}')
 
 
+def test_a_message_of_tool_calls_needs_no_content():
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "find", "arguments": "{}"}}]}
+    row = {"messages": [{"role": "user", "content": "Where is it?"}, call, {"role": "tool", "content": "Oslo"}]}
+    assert len(evaluation_records(json.dumps(row).encode())) == 1
+    with pytest.raises(ValueError, match="content of a message"):
+        evaluation_records(json.dumps({"messages": [{"role": "user", "content": None}]}).encode())
+
+
 @given(st.lists(json_values, max_size=4))
 def test_any_json_is_a_record_or_a_reason_and_an_evaluation_set_asks_something(values):
     data = b"\n".join(json.dumps(value).encode() for value in values)

@@ -118,7 +118,7 @@ async def test_an_event_has_the_slices_that_changed_most():
 
 
 async def test_rows_that_do_not_suffice_say_how_many_more():
-    report, _, _ = await evaluate(FakeReports(ROWS[:6]), FakeEndpoint(), staged())
+    report, _, _ = await evaluate(FakeReports(ROWS[:15]), FakeEndpoint(), staged())
     assert report.verdict == "inconclusive"
     assert "more rows would decide" in report.reason
 

@@ -5,12 +5,13 @@ from collections import Counter
 import pytest
 
 from contracts.evaluations import Evaluations
+from decisions.evaluations.fitting import choose_scorers
 from decisions.evaluations.verdicts import list_limits
 from decisions.scorers.answers import Answer
 from decisions.scorers.languages import LANGUAGES
 from services.evaluator.adapters.lingua_languages import recognise
 from services.evaluator.app import default_set
-from services.evaluator.domain.plan import choose_scorers, plan_evaluation
+from services.evaluator.domain.plan import plan_evaluation
 from services.evaluator.evaluate import Asking
 from testbed.factories import served
 

@@ -9,8 +9,10 @@ import pytest
 from contracts.evaluation_results import EvaluationResult
 from contracts.evaluations import Evaluations
 from contracts.vocabulary import digest_of
+from decisions.evaluations.fitting import find_expected
 from decisions.evaluations.rows import read_rows
 from decisions.scorers.answers import Answer
+from decisions.scorers.scoring import ABSENT
 from services.evaluator.adapters.triton import read_answer
 from services.evaluator.domain.plan import plan_evaluation, plan_request
 from services.evaluator.evaluate import Asking
@@ -109,8 +111,8 @@ async def test_a_candidate_that_lost_fails_and_the_rows_that_got_worse_are_named
 
 
 async def test_too_few_rows_are_no_pass_and_say_how_many_more():
-    result = await evaluate(planned(rows(20)), FakeEndpoint({3: 0.0, 2: 0.0}))
-    assert (result.verdict, result.asked) == ("inconclusive", 20)
+    result = await evaluate(planned(rows(30)), FakeEndpoint({3: 0.0, 2: 0.0}))
+    assert (result.verdict, result.asked) == ("inconclusive", 30)
     assert 5 < result.limits[0].more_rows < 100
 
 
@@ -168,10 +170,13 @@ def test_the_order_is_that_of_the_comparison_and_the_number_of_rows_is_bounded()
     [
         (rows(3, expected=4), BOUNDS, "line 1: the scorer equals"),
         (rows(3), ({"slice": "s9", "max_drop": 0.1},), "'s9'"),
+        (rows(20), BOUNDS, "needs 29 rows at least, and there are 20"),
+        (rows(90), ({"slice": "s1", "max_drop": 0.05},), "needs 59 rows of slice s1 at least, and there are 45"),
+        (rows(3, expect={"length": 3, "equal": "right"}), BOUNDS, "line 1: expect names 'equal'"),
     ],
 )
 def test_a_set_that_does_not_fit_the_evaluation_is_refused(data, bounds, named):
-    with pytest.raises(ValueError, match=r"line|slice") as caught:
+    with pytest.raises(ValueError, match=r"line|slice|rows") as caught:
         planned(data, bounds)
     assert named in str(caught.value)
 
@@ -188,6 +193,25 @@ async def test_a_scorer_scores_the_rows_that_say_what_it_expects():
     unused = [{"kind": "equals"}, {"kind": "tool_call"}]
     with pytest.raises(ValueError, match="no row says what the scorer tool_call expects"):
         planned("\n".join(json.dumps(line) for line in lines[:30]).encode(), (), scorers=unused)
+
+
+def test_what_is_expected_is_the_right_answer_and_other_scorers_need_their_own():
+    line = {"prompt": "a", "expected": "b", "expect": {"language": "en"}}
+    data = rows(30) + b"\n" + json.dumps(line).encode()
+    plan = planned(data, (), scorers=[{"kind": "equals"}, {"kind": "language"}, {"kind": "refusal"}])
+    row = next(row for row in plan.rows if row.number == 31)
+    assert [find_expected(scorer, row) for scorer in plan.evaluation.scorers] == ["b", "en", ABSENT]
+
+
+def test_a_rare_slice_with_a_bound_is_drawn_first():
+    lines = [json.loads(line) for line in rows(2_000).splitlines()]
+    for number in range(0, 2_000, 50):
+        lines[number]["slice"] = "rare"
+    data = "\n".join(map(json.dumps, lines)).encode()
+    plan = planned(data, ({"slice": "rare", "max_drop": 0.2},), max_rows=100)
+    assert len(plan.rows) == 100
+    assert sum(row.slice == "rare" for row in plan.rows) >= 40
+    assert plan.comparison.tested[0].available >= 40
 
 
 def test_a_request_is_as_callers_send_it():
