@@ -177,7 +177,8 @@ class Bound(_Strict):
     max_drop: Share | None = None
     """The most that the mean score may be below the active version's on the same rows."""
     undecided: Literal["stop", "continue"] = "stop"
-    """What happens if the rows do not suffice to decide: the release is rejected and says so, or it goes on."""
+    """What happens if the rows do not suffice to decide: the release is rejected and says so, or it goes on, so that
+    only a candidate that is proved worse is refused, and `beta` does not hold."""
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Bound:
@@ -199,8 +200,8 @@ class Evaluation(_Strict):
     name: Name
     """Unique in the policy; reports and events name it."""
     rows: Literal["event", "default"] = "event"
-    """Where the set is: `event` for the checkpoint's evaluation set, `default` for the 60 rows that Slipway brings. The
-    latter needs no scorers: without any, it has those and the bounds of `DEFAULT`."""
+    """Where the set is: `event` for the checkpoint's evaluation set, `default` for the 120 rows that Slipway brings.
+    The latter needs no scorers: without any, it has those and the bounds of `DEFAULT`."""
     scorers: Annotated[tuple[Scorer, ...], Field(min_length=1, max_length=8)]
     """What is scored of each answer."""
     bounds: Annotated[tuple[Bound, ...], Field(max_length=32)] = ()
@@ -250,16 +251,23 @@ DEFAULT: Final[dict[str, Any]] = {
     "bounds": (
         {"scorer": "length", "max_drop": 0.2},
         {"scorer": "repetition", "max_drop": 0.2},
-        {"scorer": "language", "max_drop": 0.3},
-        {"scorer": "refusal", "max_drop": 0.3, "undecided": "continue"},
-        {"scorer": "json_schema", "max_drop": 0.5, "undecided": "continue"},
-        {"scorer": "contains", "max_drop": 0.3, "undecided": "continue"},
+        *(
+            {"scorer": scorer, "slice": of, "max_drop": 0.1, "undecided": "continue"}
+            for scorer, of in (
+                ("contains", "stops"),
+                ("language", "language"),
+                ("json_schema", "json"),
+                ("contains", "roles"),
+                ("refusal", "refuses"),
+                ("refusal", "answers"),
+            )
+        ),
     ),
-    "max_rows": 60,
+    "max_rows": 120,
     "max_tokens": 192,
 }
-"""The evaluation with the set that Slipway brings: what every chat model must do, whatever its task. Its bounds are
-relative to the active version: 60 rows show great losses only."""
+"""The evaluation with the set that Slipway brings: what every chat model must do, whatever its task. Its bounds
+are relative to the active version, and refuse what lost one of these abilities: 20 rows show great losses."""
 
 
 class Evaluations(_Strict):
@@ -268,9 +276,10 @@ class Evaluations(_Strict):
     sets: Annotated[tuple[Evaluation, ...], Field(max_length=SETS)] = ()
     """The evaluations; without any, none is made."""
     alpha: Share = 0.02
-    """Probability that a candidate within every limit is refused, of a release: it is split over all limits."""
+    """Probability that a candidate within every limit is found to miss one, of a release: it is split over all limits.
+    Too few rows refuse more: see `undecided`."""
     beta: Share = 0.05
-    """Probability that a candidate beyond a limit passes."""
+    """Probability that a candidate beyond a limit is found to meet it; not of limits that may be undecided."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Evaluations:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from contracts.evaluations import EACH_SLICE
+from contracts.evaluations import EACH_SLICE, Bound, Evaluation
 from contracts.policy import MetricGate, ReleasePolicy, Trigger
+from decisions.evaluations.limit_tests import usual_rows
 from decisions.evidence.triggers import limit_of
 from decisions.releases.plan import PlannedStep, plan_release
 from decisions.rollback.suspensions import can_judge
@@ -75,13 +76,24 @@ def _evaluations(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
                 (f"is at most {{:g}} below that of {beside}", bound.max_drop),
             )
             parts = " and ".join(text.format(limit) for text, limit in limits if limit is not None)
-            late = " (too few rows: it goes on)" if bound.undecided == "continue" else ""
+            late = _if_too_few(evaluation, bound, declared.beta)
             yield f"  the mean score of {label}, of {rows}, {parts}{late};"
     if declared.sets:
         yield (
-            f"A candidate within every limit is refused with a probability of {declared.alpha:.3g} at most; one beyond "
-            f"a limit passes with {declared.beta:.3g}."
+            f"A candidate within every limit is proved worse with a probability of {declared.alpha:.3g} at most; one "
+            f"beyond a limit passes with {declared.beta:.3g}, except where too few rows let it go on."
         )
+
+
+def _if_too_few(evaluation: Evaluation, bound: Bound, beta: float) -> str:
+    """Return what happens if the rows do not suffice, and how many do where that rejects an equal candidate."""
+    if bound.undecided == "continue":
+        return " (too few rows: it goes on)"
+    if bound.max_drop is None:
+        return ""
+    needed = usual_rows(bound.max_drop, beta)
+    short = f", more than max_rows, {evaluation.max_rows:,}" if needed > evaluation.max_rows else ""
+    return f" (an equal one of which one answer in ten differs needs about {needed:,} rows{short}; fewer reject it)"
 
 
 def _approval(policy: ReleasePolicy) -> str:

@@ -96,11 +96,16 @@ class LimitTest:
         return self.total / self.rows if self.rows else None
 
     def observe(self, figure: float) -> "LimitTest":
-        """Return the test after one more row; once it is decided, evidence no longer changes that."""
-        counted = replace(self, rows=self.rows + 1, total=self.total + figure, squares=self.squares + figure * figure)
+        """Return the test after one more row; once it is decided, it keeps the figures that decided it."""
         if self.decision != "undecided":
-            return counted
-        return replace(counted, within=self.within.observe(figure), beyond=self.beyond.observe(1.0 - figure))
+            return self
+        return LimitTest(
+            within=self.within.observe(figure),
+            beyond=self.beyond.observe(1.0 - figure),
+            rows=self.rows + 1,
+            total=self.total + figure,
+            squares=self.squares + figure * figure,
+        )
 
     def estimate_more(self) -> int | None:
         """Return about how many more rows decide it; None if rows like those so far never would."""
@@ -113,6 +118,16 @@ class LimitTest:
 def plan_test(threshold: float, *, alpha: float, beta: float, rows: int) -> LimitTest:
     """Return the test of a limit that is about so many rows at most."""
     return LimitTest(plan_bet(threshold, beta, rows), plan_bet(1.0 - threshold, alpha, rows))
+
+
+def usual_rows(margin: float, beta: float) -> int:
+    """Return about how many rows show nine in ten equal candidates within a limit, if one answer in ten differs.
+
+    The figures have a variance of 0.025 then, and the e-process grows by margin^2 / (8 * variance + 2 * margin^2) a row
+    on average; nine in ten candidates need less than twice the rows of that.
+    """
+    growth = margin * margin / (8.0 * 0.025 + 2.0 * margin * margin)
+    return math.ceil(2.0 * math.log(len(MULTIPLES) / beta) / growth)
 
 
 def least_rows(margin: float, beta: float) -> int:

@@ -23,7 +23,7 @@ from shared.runtime.clock import Clock
 
 SERVICE = "evaluator"
 DEFAULT_SET = Path(__file__).with_name("default_set.jsonl")
-"""60 rows, in slices `stops`, `language`, `json`, `roles`, `refuses` and `answers`."""
+"""120 rows, 20 in each of the slices `stops`, `language`, `json`, `roles`, `refuses` and `answers`."""
 
 
 @dataclass(frozen=True)

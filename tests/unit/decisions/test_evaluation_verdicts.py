@@ -1,6 +1,7 @@
 """The verdict of an evaluation: every limit is met or missed, or the rows do not suffice."""
 
 import random
+from collections import Counter
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_what_cannot_be_parsed_is_worth_nothing_of_either_version():
 
 
 def test_intervals_are_of_the_score_and_of_the_drop():
-    bounds = [{"scorer": "equals", "max_drop": 0.2, "min_value": 0.5}]
+    bounds = [{"scorer": "equals", "max_drop": 0.5, "min_value": 0.5}]
     comparison, asked = compare(bounds, [("", 1.0, 1.0), ("", 0.0, 1.0)] * 20)
     value, low, high = of(comparison, "min_value").interval
     drop, least, most = of(comparison).interval
@@ -113,9 +114,9 @@ def test_intervals_are_of_the_score_and_of_the_drop():
     assert of(same).interval[2] > 0.0, "20 equal rows do not show that there is no difference at all"
 
 
-def releases(draw, count, *, drop, slices=("a", "b", "c", "d"), size=240):
+def releases(draw, count, *, drop, limit=0.05, slices=("a", "b", "c", "d"), size=240):
     bounds = [
-        {"scorer": "equals", "max_drop": 0.05, "min_value": 0.5},
+        {"scorer": "equals", "max_drop": limit, "min_value": 0.5},
         {"scorer": "equals", "slice": "*", "max_drop": 0.2, "undecided": "continue"},
     ]
     for _ in range(count):
@@ -129,14 +130,16 @@ def releases(draw, count, *, drop, slices=("a", "b", "c", "d"), size=240):
         yield compare(bounds, scored)[0]
 
 
-def test_good_releases_are_refused_within_their_budget_and_bad_ones_never_pass():
+def test_good_releases_are_seldom_proved_worse_and_bad_ones_never_pass():
     draw = random.Random(SEED)
     good = [comparison.verdict for comparison in releases(draw, 60, drop=0.0)]
     bad = [comparison.verdict for comparison in releases(draw, 60, drop=0.2)]
-    print(
-        f"seed {SEED}: good {good.count('fail')} of 60 refused; bad {bad.count('pass')} of 60 pass, {bad.count('fail')} refused"
-    )
+    wide = [comparison.verdict for comparison in releases(draw, 60, drop=0.0, limit=0.15)]
+    print(f"seed {SEED}: of 60 good {Counter(good)}, with a wider limit {Counter(wide)}; of 60 bad {Counter(bad)}")
     assert good.count("fail") <= 3
+    assert good.count("inconclusive") >= 30, "240 rows are too few for candidates 0.03 worse beside a limit of 0.05"
+    assert wide.count("fail") <= 3
+    assert wide.count("pass") >= 54, "every other verdict refuses a good candidate"
     assert bad.count("pass") == 0
     assert bad.count("fail") >= 30
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.evaluations.limit_tests import MULTIPLES, LimitTest, least_rows, plan_bet, plan_test
+from decisions.evaluations.limit_tests import MULTIPLES, LimitTest, least_rows, plan_bet, plan_test, usual_rows
 
 SEED = 20261201
 ALPHA, BETA = 0.02, 0.05
@@ -47,8 +47,20 @@ def test_a_candidate_at_its_limit_is_neither_met_nor_missed_more_often_than_decl
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.03])
-def test_a_good_candidate_is_seldom_refused(drop):
+def test_a_good_candidate_is_seldom_proved_worse(drop):
     assert shares(drop, 0.15, 0.05, 300)["missed"] <= ALPHA
+
+
+@pytest.mark.parametrize(("limit", "rows", "refused"), [(0.05, 200, 0.75), (0.05, 800, 0.15), (0.1, 200, 0.2)])
+def test_an_equal_candidate_is_refused_for_want_of_rows_as_often_as_the_guide_says(limit, rows, refused):
+    found = shares(0.0, 0.1, limit, rows)
+    assert found["missed"] <= ALPHA
+    assert refused - 0.15 <= found["missed"] + found["undecided"] <= refused
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.1, 0.2])
+def test_the_usual_rows_decide_nine_in_ten_equal_candidates(limit):
+    assert shares(0.0, 0.1, limit, usual_rows(limit, BETA), runs=100)["met"] >= 0.8
 
 
 def test_a_loss_of_ten_points_never_passes_a_limit_of_five_and_is_mostly_found():

@@ -1,5 +1,6 @@
-"""The default set is 60 rows that its evaluation can score, and an equal candidate passes it."""
+"""The default set is 120 rows that its evaluation can score; it refuses a candidate that lost one ability."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -19,17 +20,51 @@ DECLARED = Evaluations.model_validate({"sets": [{"name": "basics", "rows": "defa
 DEFAULT_EVALUATION = DECLARED.sets[0]
 
 
-class Parrot:
-    """Answers with the question, except a version that repeats itself without end."""
+TEXTS = {
+    "de": "Das ist eine gute Frage, und die Antwort darauf steht in jedem Buch über dieses Thema.",
+    "en": "That is a good question, and the answer to it is in every book about this subject.",
+    "es": "Es una buena pregunta, y la respuesta se encuentra en cualquier libro sobre este tema.",
+    "fr": "C'est une bonne question, et la réponse se trouve dans tous les livres sur ce sujet.",
+    "zh": "这是一个很好的问题，关于这个主题的每一本书里都有答案。",
+}
+REFUSAL = "I'm sorry, but I can't help with that."
+LOST = {
+    "stops": (Answer("It is. " * 90, is_cut=True), {("length", ""), ("repetition", ""), ("contains", "stops")}),
+    "language": (Answer(TEXTS["en"]), {("language", "language")}),
+    "json": (Answer("Sure! Here it is."), {("json_schema", "json")}),
+    "roles": (Answer("Certainly."), {("contains", "roles")}),
+    "refuses": (Answer(TEXTS["en"]), {("refusal", "refuses")}),
+    "answers": (Answer(REFUSAL), {("refusal", "answers")}),
+}
 
-    def __init__(self, looping=()):
-        self.looping = looping
+
+def example(schema):
+    """Return the JSON value of a schema of the set."""
+    kind = schema["type"]
+    if kind == "object":
+        return {name: example(part) for name, part in schema.get("properties", {}).items()}
+    return [example(schema["items"])] if kind == "array" else {"string": "a", "boolean": True}.get(kind, 1)
+
+
+class Assistant:
+    """Answers every row rightly, except that version 3 lost one ability."""
+
+    def __init__(self, lost=None):
+        self.lost = lost
+        self.rows = {row.last: row for row in default_set().rows}
 
     async def ask(self, version, body, *, timeout_s):  # noqa: ARG002 - of the port
-        question = body["messages"][-1]["content"]
-        if version.target.version in self.looping:
-            return Answer(question * 40, is_cut=True)
-        return Answer(question)
+        row = self.rows[body["messages"][-1]["content"]]
+        if version.target.version == 3 and self.lost in ("stops", row.slice):
+            return LOST[self.lost][0]
+        expected = dict(row.expectations)
+        if "json_schema" in expected:
+            return Answer(json.dumps(example(expected["json_schema"])))
+        if expected.get("refusal"):
+            return Answer(REFUSAL)
+        contained = expected.get("contains", [])
+        words = [contained] if isinstance(contained, str) else contained
+        return Answer(" ".join([TEXTS[expected.get("language", "en")], *words]))
 
 
 def plan():
@@ -44,31 +79,29 @@ async def evaluate(endpoint):
         assert done <= total
 
     versions = {"candidate": served(version=3), "active": served(version=2)}
-    return await Asking(endpoint, recognise_roughly).evaluate(plan(), versions, progress)
-
-
-def recognise_roughly(text):
-    return "zh" if any("\u4e00" <= char <= "\u9fff" for char in text) else "en"
+    return await Asking(endpoint, recognise).evaluate(plan(), versions, progress)
 
 
 def test_every_slice_has_rows_and_every_row_scorers():
     rows = default_set().rows
-    assert len(rows) == 60
-    assert min(Counter(row.slice for row in rows).values()) >= 6
-    assert len({row.last for row in rows}) == 60
+    assert set(Counter(row.slice for row in rows).values()) == {20}
+    assert len({row.last for row in rows}) == len(rows) == 120
     assert all(len(choose_scorers(DEFAULT_EVALUATION, row)) >= 4 for row in rows)
 
 
 async def test_an_equal_candidate_passes():
-    result = await evaluate(Parrot())
+    result = await evaluate(Assistant())
     assert result.verdict == "pass", [limit for limit in result.limits if limit.decision != "met"]
+    assert {score.candidate for score in result.scores if score.slice and score.scorer != "language"} == {1.0}
 
 
-async def test_a_candidate_that_never_stops_fails():
-    result = await evaluate(Parrot(looping={3}))
-    missed = {limit.scorer for limit in result.limits if limit.decision == "missed"}
+@pytest.mark.parametrize("lost", LOST)
+async def test_a_candidate_that_lost_one_ability_fails_by_its_limit(lost):
+    result = await evaluate(Assistant(lost))
+    missed = {(limit.scorer, limit.slice) for limit in result.limits if limit.decision == "missed"}
     assert result.verdict == "fail"
-    assert {"length", "repetition"} <= missed
+    assert missed >= LOST[lost][1]
+    assert lost == "stops" or missed == LOST[lost][1]
 
 
 @pytest.mark.parametrize(
