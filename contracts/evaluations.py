@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final, Literal, Union
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
+from .vocabulary import Digest
+
 SETS: Final = 8
 """Most evaluations of a policy."""
 SIZE_BYTES: Final = 32_768
@@ -202,6 +204,9 @@ class Evaluation(_Strict):
     rows: Literal["event", "default"] = "event"
     """Where the set is: `event` for the checkpoint's evaluation set, `default` for the 120 rows that Slipway brings.
     The latter needs no scorers: without any, it has those and the bounds of `DEFAULT`."""
+    rows_digest: Digest | None = None
+    """Of the only set that a checkpoint may bring, as `sha256sum` has it: with it in a model's stored policy, who
+    publishes does not choose the rows."""
     scorers: Annotated[tuple[Scorer, ...], Field(min_length=1, max_length=8)]
     """What is scored of each answer."""
     bounds: Annotated[tuple[Bound, ...], Field(max_length=32)] = ()
@@ -217,6 +222,13 @@ class Evaluation(_Strict):
         if isinstance(data, dict) and data.get("rows") == "default" and "scorers" not in data:
             return {**DEFAULT, **data}
         return data
+
+    @model_validator(mode="after")
+    def _pins_a_set_of_its_own(self) -> Evaluation:
+        if self.rows == "default" and self.rows_digest is not None:
+            msg = f"the evaluation {self.name!r} asks the set that Slipway brings; leave rows_digest out"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _bounds_name_scorers(self) -> Evaluation:

@@ -11,10 +11,14 @@ def find_weaker_evaluations(proposed: Evaluations, stored: Evaluations) -> list[
 
 
 def _weaknesses(proposed: Evaluations, stored: Evaluations) -> Iterator[str]:
-    if proposed.alpha < stored.alpha:  # it asks for more evidence before a candidate is refused
-        yield f"evaluations.alpha is {proposed.alpha:g}, below the stored {stored.alpha:g}"
     if proposed.beta > stored.beta:
         yield f"evaluations.beta is {proposed.beta:g}, above the stored {stored.beta:g}"
+    shares = [declared.alpha / max(_count_limits(declared), 1) for declared in (proposed, stored)]
+    if shares[0] < shares[1] - 1e-12:
+        yield (
+            f"evaluations.alpha is {proposed.alpha:g} over {_count_limits(proposed)} limits, for each less than the "
+            f"stored {stored.alpha:g} over {_count_limits(stored)}; raise it with the limits"
+        )
     by_name = {evaluation.name: evaluation for evaluation in proposed.sets}
     for required in stored.sets:
         evaluation = by_name.get(required.name)
@@ -27,6 +31,8 @@ def _weaknesses(proposed: Evaluations, stored: Evaluations) -> Iterator[str]:
 def _of_one(proposed: Evaluation, stored: Evaluation) -> Iterator[str]:
     """Yield what is weaker in one evaluation: how it is asked and scored must be kept, bounds may be tighter."""
     changed = [field for field in ("rows", "max_tokens") if getattr(proposed, field) != getattr(stored, field)]
+    changed += ["rows_digest"] if stored.rows_digest not in (None, proposed.rows_digest) else []
+    changed += ["max_rows"] if proposed.max_rows < stored.max_rows else []
     kept = {scorer.label: scorer for scorer in proposed.scorers}
     changed += [f"scorer {scorer.label}" for scorer in stored.scorers if kept.get(scorer.label) != scorer]
     if changed:
@@ -39,6 +45,12 @@ def _of_one(proposed: Evaluation, stored: Evaluation) -> Iterator[str]:
         if bound is None or _is_weaker(bound, required):
             of = f" of slice {required.slice}" if required.slice else ""
             yield f"evaluation {stored.name}: the bound of {label}{of} is weaker than the stored one, or missing"
+
+
+def _count_limits(declared: Evaluations) -> int:
+    """Return between how many limits alpha is split; those of each slice count once, as the rows are not known here."""
+    bounds = [bound for evaluation in declared.sets for bound in evaluation.bounds]
+    return sum((bound.max_drop is not None) + (bound.min_value is not None) for bound in bounds)
 
 
 def _is_weaker(proposed: Bound, stored: Bound) -> bool:

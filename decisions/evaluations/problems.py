@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from contracts.evaluations import Evaluations
 from decisions.evaluations.limit_tests import least_rows
+from decisions.scorers.languages import LANGUAGES
 
 
 class EvaluationProblem(NamedTuple):
@@ -18,6 +19,10 @@ def list_evaluation_problems(evaluations: Evaluations) -> Iterator[EvaluationPro
     """Yield every problem of the evaluations of a policy."""
     for number, evaluation in enumerate(evaluations.sets):
         at = ("evaluations", "sets", number)
+        for place, scorer in enumerate(evaluation.scorers):
+            if scorer.kind == "language" and scorer.language not in (None, *LANGUAGES):
+                reason = f"is {scorer.language}, which is not recognised; there are {', '.join(LANGUAGES)}."
+                yield _problem((*at, "scorers", place, "language"), reason)
         for place, bound in enumerate(evaluation.bounds):
             needed = least_rows(bound.least_margin, evaluations.beta)
             if needed > evaluation.max_rows and bound.undecided == "stop":

@@ -97,12 +97,17 @@ def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
 
 
 def assess_evaluations(ready: CheckpointReady, policy: ReleasePolicy) -> Refusal | None:
-    """Refuse a checkpoint without the evaluation set that its policy asks it: its release would end after hours."""
-    asked = next((each.name for each in policy.evaluations.sets if each.rows == "event"), None)
-    if asked is None or ready.evaluation is not None:
+    """Refuse a checkpoint without the evaluation set that its policy asks: its release would end after hours."""
+    asked = [each for each in policy.evaluations.sets if each.rows == "event"]
+    if asked and ready.evaluation is None:
+        reason = f"The evaluation {asked[0].name} asks the checkpoint's evaluation set, and there is none."
+        return Refusal("evaluation_invalid", f"{reason} Publish with --evaluation.")
+    digest = ready.evaluation.digest if ready.evaluation is not None else None
+    other = next((each for each in asked if each.rows_digest not in (None, digest)), None)
+    if other is None:
         return None
-    reason = f"The evaluation {asked} of the policy asks the checkpoint's evaluation set, and there is none."
-    return Refusal("evaluation_invalid", f"{reason} Publish with --evaluation.")
+    reason = f"The checkpoint's evaluation set is {digest}, and the evaluation {other.name} of the policy asks"
+    return Refusal("evaluation_invalid", f"{reason} {other.rows_digest}. Publish with that set.")
 
 
 def assess_serving(ready: CheckpointReady) -> Refusal | None:

@@ -39,6 +39,9 @@ def is_at_work(release: Release) -> bool:
         "quantise": [f"variant.requested:{variant}" for variant in gates.not_quantised(release)],
         "stage": _stage_requests(release),
         "benchmark": _stage_requests(release),
+        "evaluate": [
+            f"stage.requested:{plan.lease_key(name, 'evaluation')}" for name in gates.requested_variants(release)
+        ],
     }
     return step in requests and any(request in release.emitted for request in requests[step])
 

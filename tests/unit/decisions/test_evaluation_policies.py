@@ -39,7 +39,8 @@ def changed(**about):
         {},
         {"first": {"max_drop": 0.02}},
         {"second": {"min_value": 0.95}},
-        {"first": {"min_value": 0.5}},
+        {"first": {"min_value": 0.5}, "alpha": 0.03},
+        {"evaluation": {"rows_digest": "sha256:" + "0" * 64}},
         {"beta": 0.01, "alpha": 0.05},
         {"evaluation": {"max_rows": 5_000}},
         {"more": [{"name": "tools", "scorers": [{"kind": "tool_call"}]}]},
@@ -59,6 +60,9 @@ def test_a_tighter_one_is_not_weaker(tighter):
         {"second": {"slice": "refunds"}},
         {"alpha": 0.01},
         {"beta": 0.1},
+        {"first": {"min_value": 0.5}},
+        {"more": [{"name": "all", "rows": "default"}]},
+        {"evaluation": {"max_rows": 500}},
         {"evaluation": {"rows": "default"}},
         {"evaluation": {"max_tokens": 8}},
         {"evaluation": {"scorers": [{"kind": "equals", "ignore_case": True}, {"kind": "language", "language": "de"}]}},
@@ -69,8 +73,22 @@ def test_a_weaker_one_is_named(weaker):
     assert len(weaknesses(changed(**weaker), with_evaluations(STORED))) == 1
 
 
+def test_a_set_that_is_pinned_stays():
+    pinned = changed(evaluation={"rows_digest": "sha256:" + "0" * 64})
+    assert weaknesses(pinned, pinned) == []
+    for other in ({}, {"evaluation": {"rows_digest": "sha256:" + "1" * 64}}):
+        (weakness,) = weaknesses(changed(**other), pinned)
+        assert "rows_digest" in weakness
+
+
 def test_no_evaluations_are_weaker_than_some():
     assert any("orders" in line for line in weaknesses(policy(), with_evaluations(STORED)))
+
+
+def test_a_language_that_is_not_recognised_is_refused():
+    scorers = [{"kind": "equals"}, {"kind": "language", "language": "sv"}]
+    (problem,) = list_problems(changed(evaluation={"scorers": scorers}))
+    assert problem.field == ("evaluations", "sets", 0, "scorers", 1, "language")
 
 
 def test_a_limit_that_no_set_can_show_is_refused():

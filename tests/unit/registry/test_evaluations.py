@@ -8,7 +8,7 @@ from contracts.evaluations import Evaluations
 from contracts.facts import StageReleased, StageRequested
 from contracts.policy import Promotion
 from services.registry.domain import admission
-from services.registry.domain.deadlines import awaited_step
+from services.registry.domain.deadlines import awaited_step, is_at_work
 from services.registry.domain.record import DeadlineReached
 from tests.kit import fakes_registry as k
 from tests.unit.registry.walks import Walk
@@ -96,6 +96,22 @@ def test_a_checkpoint_without_the_set_that_is_asked_is_refused_at_once():
     assert (refusal.code, "mine" in refusal.reason) == ("evaluation_invalid", True)
     assert admission.assess_evaluations(k.ready(evaluation=k.ref("set.jsonl")), k.policy(evaluations=own)) is None
     assert admission.assess_evaluations(k.ready(), k.policy(evaluations=EVALUATIONS)) is None
+
+
+def test_a_checkpoint_with_another_set_than_the_policy_pins_is_refused():
+    own = {"name": "mine", "scorers": [{"kind": "length"}], "rows_digest": k.ref("set.jsonl").digest}
+    declared = k.policy(evaluations=Evaluations.model_validate({"sets": [own]}))
+    other = Evaluations.model_validate({"sets": [{**own, "rows_digest": "sha256:" + "9" * 64}]})
+    assert admission.assess_evaluations(k.ready(evaluation=k.ref("set.jsonl")), declared) is None
+    refusal = admission.assess_evaluations(k.ready(evaluation=k.ref("set.jsonl")), k.policy(evaluations=other))
+    assert refusal.code == "evaluation_invalid"
+
+
+def test_a_release_is_at_work_while_it_is_evaluated():
+    walk = at_evaluation()
+    assert is_at_work(walk.release)
+    walk.handle(k.evaluated())
+    assert not is_at_work(walk.release)
 
 
 def test_where_none_is_declared_none_is_asked():

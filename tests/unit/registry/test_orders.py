@@ -163,7 +163,7 @@ def test_a_pause_gives_back_the_lease_that_a_canary_kept():
     assert k.without_progress(decide(paused.release, RESUME, NOW).publish) == []
 
 
-WORK = ("merge", "quantise", "register", "stage", "benchmark")
+WORK = ("merge", "quantise", "register", "stage", "benchmark", "evaluate")
 
 
 @pytest.mark.parametrize("name", HISTORIES)
