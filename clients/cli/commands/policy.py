@@ -106,10 +106,10 @@ def _weaker(document: Document, policy: ReleasePolicy, stored: ReleasePolicy | N
     return [document.problem(each, *_location(each)) for each in weaker]
 
 
-def check_policy(stack: StackAddress, model: str, file: Path | None) -> None:
-    """Check the policy that a checkpoint of a model is published with, as the registry does at admission.
+def check_policy(stack: StackAddress, model: str, file: Path | None) -> ReleasePolicy | None:
+    """Check and return the policy that a checkpoint of a model is published with, as the registry does at admission.
 
-    What is stored is left to the registry if this identity may not read it.
+    What is stored is left to the registry if this identity may not read it: None then, without a file.
 
     Raises:
         CommandError: there is no policy, or that of the file is not valid, or weaker than the stored one.
@@ -124,11 +124,13 @@ def check_policy(stack: StackAddress, model: str, file: Path | None) -> None:
         document, policy = _read(file)
         if weaker := _weaker(document, policy, stored):
             raise InvalidError(weaker, f"the policy {file}")
-    elif stored is None and may_read:
+        return policy
+    if stored is None and may_read:
         raise CommandError(
             f"{model} has no stored policy, and none is given: write one with `slipway policy init`, and give it with "
             "--policy"
         )
+    return stored
 
 
 def _location(weaker: str) -> list[str]:

@@ -16,6 +16,7 @@ from clients.cli.checkpoint_checks import Checked, check_checkpoint, find_base
 from clients.cli.commands.policy import check_policy, load_policy
 from clients.cli.commands.status import UNTIL, follow_release
 from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.evaluation_checks import check_evaluation
 from clients.cli.external_source import configuration_of, describe_weights, open_source
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line
@@ -89,7 +90,7 @@ def publish(
         "attempt": attempt,
     }
     stack = find_stack(state)
-    check_policy(stack, model, policy)
+    check_evaluation(check_policy(stack, model, policy), evaluation)
     if wait:
         asyncio.run(read_recorded(stack, model))  # an identity that may not read them is refused before the upload
     with checkpoint_of(adapter, from_mlflow, given, quiet=as_json) as (location, run):
