@@ -44,7 +44,8 @@ def check_set(declared: Evaluations, evaluation: Evaluation, rows: Sequence[Eval
             if problem is not None:
                 raise ValueError(f"line {row.number}: {problem}")
     labels = [{scorer.label for scorer in chosen} for chosen in scorers]
-    unused = next((scorer.label for scorer in evaluation.scorers if scorer.label not in set().union(*labels)), None)
+    used = set[str]().union(*labels)
+    unused = next((scorer.label for scorer in evaluation.scorers if scorer.label not in used), None)
     if unused is not None:
         raise ValueError(f"no row says what the scorer {unused} expects; add expect, or leave the scorer out")
     limits = list_limits(evaluation, (row.slice for row in rows))

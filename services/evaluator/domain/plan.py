@@ -95,7 +95,7 @@ def plan_evaluation(
 
 def _choose(drawn: Sequence[EvaluationRow], most: int, slices: Collection[str]) -> tuple[EvaluationRow, ...]:
     """Return as many rows, in the order that was drawn; each slice with a bound has an equal share of them first."""
-    share, seen, first = most // (len(slices) + 1), Counter[str](), set()
+    share, seen, first = most // (len(slices) + 1), Counter[str](), set[int]()
     for row in drawn:
         if row.slice in slices and seen[row.slice] < share:
             seen[row.slice] += 1
