@@ -93,7 +93,7 @@ def _if_too_few(evaluation: Evaluation, bound: Bound, beta: float) -> str:
         return ""
     needed = usual_rows(bound.max_drop, beta)
     short = f", more than max_rows, {evaluation.max_rows:,}" if needed > evaluation.max_rows else ""
-    return f" (an equal one of which one answer in ten differs needs about {needed:,} rows{short}; fewer reject it)"
+    return f" (too few rows reject it; about {needed:,} usually suffice{short})"
 
 
 def _approval(policy: ReleasePolicy) -> str:
