@@ -19,7 +19,7 @@ gates:
 load: {requests: 40, rate_rps: 2.0, output_tokens: 24, warmup_requests: 2}
 
 # What answers must be, beside the active version's (docs/guides/is-it-better.md): 120 rows that Slipway brings show
-# whether a candidate lost an ability of every chat model. Add sets of your task; leave it out for a model of one task only.
+# whether a candidate lost an ability of every chat model. Add sets of your own; a model of one task may leave it out.
 evaluations: {sets: [{name: basics, rows: default}]}
 
 # What the choice among the variants that passed optimises: quality, latency or cost.

@@ -75,7 +75,12 @@ class Evaluator:
         )
 
     def _bound(self, error: SlipwayError, output_key: Digest) -> SlipwayError:
-        """Return a failure as it is, or as one that ends the message: its lease may have been given back long ago."""
+        """Return a failure as it is, or, of an engine lost for too long, as one that ends the message.
+
+        Its lease may have been given back long ago, so that the engine never comes back.
+        """
+        if error.code != "endpoint_unreachable":
+            return error
         now = self.clock.monotonic()
         lost_s = now - self._first_lost_s.setdefault(output_key, now)
         if lost_s <= self.give_up_after_s:
