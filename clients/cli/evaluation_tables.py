@@ -1,16 +1,54 @@
 """What the evaluations of a version showed, as tables."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from clients.cli.output import show_line, show_table
-from contracts.evaluation_results import EvaluationSummary, LimitResult, ScoreSummary
+from contracts.evaluation_results import EvaluatedRow, EvaluationSummary, LimitResult, ScoreSummary
 from contracts.facts import VariantEvaluated
+from contracts.manifests import EvaluationReport
+from contracts.vocabulary import ArtifactRef, Digest, digest_of
+from decisions.evaluations.rows import read_rows
+from shared.errors import SlipwayError
+from shared.storage.blobs import Store
+from shared.storage.text_sets import read_text_set
 
 SCORES = ("scorer", "slice", "rows", "candidate", "active", "difference")
 LIMITS = ("limit", "slice", "measured", "decision")
 
 
-def show_evaluations(evaluated: VariantEvaluated) -> None:
+QUESTION_CHARS = 80
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows behind the figures; empty where they may not be read, or were erased.
+
+    Attributes:
+        scored: By evaluation and number.
+        questions: The last message of each row, by digest of the set and number.
+    """
+
+    scored: Mapping[tuple[str, int], EvaluatedRow] = field(default_factory=dict)
+    questions: Mapping[tuple[Digest, int], str] = field(default_factory=dict)
+
+
+def read_evaluated_rows(store: Store, evaluated: VariantEvaluated, rows: ArtifactRef | None) -> Rows:
+    """Return the scored rows of a report, and the questions of the checkpoint's own set."""
+    scored: dict[tuple[str, int], EvaluatedRow] = {}
+    questions: dict[tuple[Digest, int], str] = {}
+    with contextlib.suppress(SlipwayError, ValueError):
+        report = EvaluationReport.model_validate_json(store.get(evaluated.report))
+        scored = {(result.name, row.number): row for result in report.results for row in result.rows}
+    with contextlib.suppress(SlipwayError, ValueError):
+        data = read_text_set(store, rows) if rows is not None else b""
+        digest = digest_of(data)
+        questions = {(digest, row.number): row.last for row in read_rows(data)}
+    return Rows(scored, questions)
+
+
+def show_evaluations(evaluated: VariantEvaluated, rows: Rows) -> None:
     """Print each evaluation: scores by slice, limits, and the rows that changed most."""
     for result in evaluated.results:
         show_line()
@@ -21,7 +59,7 @@ def show_evaluations(evaluated: VariantEvaluated) -> None:
         show_table(SCORES, [_score(score) for score in result.scores])
         if result.limits:
             show_table(LIMITS, [_limit(limit) for limit in result.limits])
-        for line in _rows(result):
+        for line in describe_changes(result, rows):
             show_line(f"  {line}")
 
 
@@ -39,7 +77,11 @@ def _limit(limit: LimitResult) -> tuple[object, ...]:
     return bound, limit.slice or "all", measured, f"{limit.decision}{more}"
 
 
-def _rows(result: EvaluationSummary) -> Iterator[str]:
+def describe_changes(result: EvaluationSummary, rows: Rows) -> Iterator[str]:
+    """Yield a line for each row that changed most: its line in the set, its question, and why it is not right."""
     for word, numbers in (("worse", result.worse), ("better", result.better)):
-        if numbers:
-            yield f"{word}: {', '.join(f'line {number}' for number in numbers)} of the set"
+        for number in numbers:
+            question = " ".join(rows.questions.get((result.rows_digest, number), "").split())[:QUESTION_CHARS]
+            scored = rows.scored.get((result.name, number))
+            why = "; ".join(f"{scorer}: {reason}" for scorer, reason in scored.reasons.items()) if scored else ""
+            yield ", ".join(filter(None, (f"{word}: line {number} of the set", question and f'"{question}"', why)))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clients.cli.connection import find_stack
-from clients.cli.evaluation_tables import show_evaluations
+from clients.cli.evaluation_tables import read_evaluated_rows, show_evaluations
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_pairs, show_table
 from clients.cli.recorded_releases import Release
@@ -129,7 +129,8 @@ def show(
     if own:
         show_line(f"  {own}")
     if release is not None and release.evaluated is not None:
-        show_evaluations(release.evaluated)
+        own_set = release.opened.evaluation if release.opened is not None else None
+        show_evaluations(release.evaluated, read_evaluated_rows(store, release.evaluated, own_set))
     if version is not None:
         _show_history(version, course_of(read_deployments(store, f"versions/{model}/"), number))
 
