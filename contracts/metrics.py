@@ -335,9 +335,6 @@ ROLLBACK_SECONDS = Metric(
     SWITCH_S,
     _ROLLBACK,
 )
-STANDBYS_UNPROVEN = Metric(
-    "slipway_standbys_unproven", "gauge", "Models whose target to roll back to is not proven", (), (), _ROLLBACK
-)
 REHEARSALS = Metric("slipway_rehearsals_total", "counter", "Rehearsals that ended", ("verdict",), (), _ROLLBACK)
 MIRROR_WRITES = Metric(
     "slipway_mirror_versions_written_total", "counter", "Versions written to a registry", ("registry",), (), ("mirror",)

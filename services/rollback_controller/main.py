@@ -14,7 +14,7 @@ from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.golden_probes import GOLDEN_EVERY_S, GoldenProbes
 from services.rollback_controller.metrics import RollbackMetrics
 from services.rollback_controller.settings import RollbackControllerSettings
-from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProofs
+from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from shared.messaging.alert_log import AlertLog
@@ -52,7 +52,6 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         )
     )
     routes = KvRoutes(lambda: bus.js)
-    proofs = proofs_by_settings(connection, clock)
     probe = RememberedProbe(TritonProbe(channels, deadline_s=settings.probe_s), clock)
     controller = build(
         bus,
@@ -62,22 +61,22 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         alerts=LoggedAlerts(lambda: bus.js),
         probe=probe,
         traffic=_traffic(settings),
-        proofs=proofs,
+        proofs=proofs_by_settings(connection, clock),
         teams=TeamList(connection.teams, clock).read,  # not required: without the list, automatic rollbacks go on
         settings=settings,
         clock=clock,
     )
 
     sweeper = Sweeper("rollbacks", states.keys, controller.sweep, every_s=settings.sweep_s)
-    standby = StandbyProofs(states, routes, proofs, probe, clock)
-    verifier = Sweeper("standbys", standby.keys, standby.sweep, every_s=STANDBYS_EVERY_S)
+    standby = StandbyProbes(states, routes, probe)
+    prober = Sweeper("standbys", standby.keys, standby.sweep, every_s=STANDBYS_EVERY_S)
     arrivals, past = StreamArrivals(lambda: bus.js), AlertLog(lambda: bus.js, SERVICE)
     watching = Watching(states, routes, arrivals, controller.policies, past, clock=clock, limits=settings.watch_limits)
     watcher = Sweeper("watched models", watching.keys, watching.sweep, every_s=settings.watch_sweep_s)
     golden = GoldenProbes(states, routes, probe, clock)
     asker = Sweeper("golden prompts", golden.keys, golden.sweep, every_s=GOLDEN_EVERY_S, item_limit_s=CHECK_S + 20)
 
-    sweeps = [sweeper.run, verifier.run, watcher.run, asker.run]
+    sweeps = [sweeper.run, prober.run, watcher.run, asker.run]
     background = [*sweeps, clock.keep_comparing, lambda: routes.follow(bus.client)]
     try:
         await follow_traffic(bus.client, watching.take_report)

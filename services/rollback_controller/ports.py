@@ -8,9 +8,8 @@ from contracts.drills import Drill
 from contracts.golden import GoldenPrompt
 from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import Digest, Environment
+from contracts.vocabulary import Environment
 from decisions.evidence.golden import GoldenReply
-from decisions.releases.provenance import Problem
 from services.rollback_controller.domain.record import Arriving
 from shared.messaging.bus import Emit
 from shared.provenance.signed_policies import SignedPolicy
@@ -71,12 +70,6 @@ class Proofs(Protocol):
 
     async def attest_rehearsal(self, record: RehearsalRecord) -> None:
         """Append the outcome of a rehearsal to the version's attestations, once."""
-
-    async def trust_digest(self) -> Digest:
-        """Return a digest that changes when the list of keys does."""
-
-    async def assess(self, served: ServedTarget) -> Problem | None:
-        """Return why a target is not proven; None if it is. Raise Transient if the store does not answer."""
 
     async def policy(self, model: str, version: int) -> SignedPolicy | str:
         """Return the policy that is signed with a version; a sentence that says why it cannot be read else."""

@@ -1,18 +1,15 @@
-"""Keeps ready what production can be rolled back to: it generates, and it is proven."""
+"""Probes what production can be rolled back to, and remembers when it generated last."""
 
 import math
 from dataclasses import dataclass, field
 from typing import Final
-
-import structlog
 
 from contracts.golden import GoldenPrompt
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment
 from decisions.evidence.golden import GoldenReply
 from decisions.rollback.rule import replicas_needed
-from services.rollback_controller.domain import standby
-from services.rollback_controller.ports import Probe, Proofs, Routes
+from services.rollback_controller.ports import Probe, Routes
 from services.rollback_controller.states import RollbackStates
 from shared.runtime.clock import Clock
 
@@ -20,7 +17,7 @@ FRESH_S: Final = 10.0
 """How long a token that a target generated shows that it is ready."""
 
 STANDBYS_EVERY_S: Final = 5.0
-"""Seconds between two looks at whether the version to roll back to is proven, and generates."""
+"""Seconds between two probes of the version to roll back to."""
 
 
 @dataclass
@@ -70,43 +67,23 @@ def _name(served: ServedTarget) -> str:
 
 
 @dataclass(frozen=True)
-class StandbyProofs:
-    """Asks the previous target of each model for a token, and keeps a verdict on whether it is what was attested."""
+class StandbyProbes:
+    """Asks the previous target of each model for a token, so that a rollback need not ask first."""
 
     states: RollbackStates
     routes: Routes
-    proofs: Proofs
     probe: RememberedProbe
-    clock: Clock
 
     async def keys(self) -> list[tuple[Environment, str]]:
         """Return the records of production."""
         return [key for key in await self.states.keys() if key[0] == "production"]
 
     async def sweep(self, key: tuple[Environment, str]) -> None:
-        """Assess the target behind the active one of a model, if there is no verdict on it by the present keys."""
-        environment, model = key
-        entry = await self.routes.get(environment, model)
+        """Ask the target behind the active one of a model for a token, on as many replicas as a rollback needs."""
+        entry = await self.routes.get(*key)
         route = entry.value if entry is not None else None
-        state = await self.states.read(environment, model)
         if route is None or route.previous is None:
-            if state.standby is not None:
-                await self.states.transact(environment, model, lambda state: standby.clear(state, self.clock.now()))
             return
         needed = replicas_needed(route.active) if route.active is not None else 1
         if await self.probe.ask_now(route.previous, needed) is not None and needed > 1:
             await self.probe.ask_now(route.previous)
-        trust = await self.proofs.trust_digest()
-        due = standby.is_due(state, route, trust)
-        if due is None:
-            return
-        problem = await self.proofs.assess(due)
-        structlog.get_logger().info(
-            "target to roll back to assessed",
-            model=model,
-            target=str(due.target),
-            code=problem.code if problem is not None else None,
-        )
-        await self.states.transact(
-            environment, model, lambda state: standby.record_verdict(state, due, problem, trust, self.clock.now())
-        )

@@ -51,7 +51,7 @@ def test_an_expression_names_metrics_and_labels_that_exist(name):
 OF_RECORDS = {
     "slipway_releases", "slipway_targets", "slipway_target_memory_bytes", "slipway_fleet_memory_reserved_bytes",
     "slipway_fleet_memory_budget_bytes", "slipway_staging_waiting", "slipway_alerts_open",
-    "slipway_standbys_unproven", "slipway_dead_letters",
+    "slipway_dead_letters",
     "slipway_consumer_pending_messages", "slipway_consumer_unacknowledged_messages", "slipway_gateway_route_share_ratio",
 }  # fmt: skip
 """Gauges that every replica exports with the same value."""

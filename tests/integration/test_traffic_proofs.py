@@ -45,7 +45,7 @@ def deployable(released, variant="int8"):
     return Deployable(target=target, manifest=registered.manifest, weights_bytes=1)
 
 
-def rehearse(store, keys, released, verdict="pass", *, variant="int8", detect_s=1.0):
+def rehearsal(released, verdict="pass", *, variant="int8", detect_s=1.0):
     checked = deployable(released, variant)
     completed = factories.fact(RehearsalCompleted).model_copy(
         update={
@@ -54,7 +54,11 @@ def rehearse(store, keys, released, verdict="pass", *, variant="int8", detect_s=
             "reason": f"Detected after {detect_s} s.",
         }
     )
-    record = RehearsalRecord(target=checked.target, manifest_digest=checked.manifest.digest, completed=completed)
+    return RehearsalRecord(target=checked.target, manifest_digest=checked.manifest.digest, completed=completed)
+
+
+def rehearse(store, keys, released, verdict="pass", **about):
+    record = rehearsal(released, verdict, **about)
     proofs = StoredProofs(lambda: (store, attester(keys, "rollback-controller"), trust(keys)))
     asyncio.run(proofs.attest_rehearsal(record))
     asyncio.run(proofs.attest_rehearsal(record))
@@ -229,29 +233,17 @@ def test_text_is_erased_by_kind_and_its_digest_stays(store, keys):
         asyncio.run(registry.erase_text("forgotten", 9, "held-out"))
 
 
-def test_the_previous_target_is_assessed_like_a_load(store, tmp_path):
-    version = release(store, tmp_path, model="behind")
-    proofs = StoredProofs(lambda: (store, attester(tmp_path, "rollback-controller"), trust(tmp_path)))
-    checked = deployable(version)
-    served = factories.served(2).model_copy(
-        update={"target": checked.target, "manifest": checked.manifest, "serving": None}
-    )
-    before = asyncio.run(proofs.trust_digest())
-    assert asyncio.run(proofs.assess(served)) is None
-    attester_keys(tmp_path).revoke("merger", datetime.now(UTC))
-    assert asyncio.run(proofs.trust_digest()) != before
-    assert asyncio.run(proofs.assess(served)).code == "key_not_trusted"
-
-
-def test_without_its_keys_the_rollback_controller_attests_later(tmp_path, nats_server, s3_server):
+def test_without_its_keys_the_rollback_controller_attests_later(store, tmp_path, nats_server, s3_server):
     """A rollback needs no key of attestations: what needs them is tried again until they are there."""
+    version = release(store, tmp_path, model="later", attestations=RequiredAttestations(steps=("rehearse",)))
     missing = {"attestation_key": tmp_path / "none.pem", "attesters": tmp_path / "none.json"}
     settings = connection(nats_server, s3_server, tmp_path).model_copy(update=missing)
     proofs = proofs_by_settings(settings, SystemClock())
     with pytest.raises(Transient, match="Rollbacks go on") as caught:
-        asyncio.run(proofs.trust_digest())
+        asyncio.run(proofs.attest_rehearsal(rehearsal(version)))
     assert caught.value.code == "key_not_trusted"
     keys = attester_keys(tmp_path)
     missing["attestation_key"].write_bytes(keys.private_key("rollback-controller").read_bytes())
     missing["attesters"].write_bytes(keys.listing.read_bytes())
-    assert asyncio.run(proofs.trust_digest()) == digest_of(keys.listing.read_bytes())
+    asyncio.run(proofs.attest_rehearsal(rehearsal(version)))
+    assert refused(store, tmp_path, deployable(version)) is None

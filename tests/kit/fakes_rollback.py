@@ -15,9 +15,7 @@ from contracts.manifests import RehearsalRecord
 from contracts.policy import ReleasePolicy
 from contracts.records import record_key
 from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import digest_of
 from decisions.evidence.golden import GoldenReply
-from decisions.releases.provenance import Problem
 from shared.errors import Transient
 from shared.messaging.publishing import Emit, envelope, id_taken, message_of
 from shared.messaging.topology import DEDUPE_WINDOW_S
@@ -40,13 +38,10 @@ class Stored:
 
 
 class FakeProofs:
-    """Attestations in memory; `problems` has why a target is not proven, or what asking for it raises."""
+    """Attestations and signed policies in memory."""
 
     def __init__(self) -> None:
         self.rehearsals: list[RehearsalRecord] = []
-        self.problems: dict[str, Problem | Exception] = {}
-        self.trust = digest_of(b"keys")
-        self.assessed: list[str] = []
         self.policies: dict[int, ReleasePolicy] = {}
 
     async def policy(self, model, version):
@@ -57,16 +52,6 @@ class FakeProofs:
     async def attest_rehearsal(self, record):
         if record not in self.rehearsals:
             self.rehearsals.append(record)
-
-    async def trust_digest(self):
-        return self.trust
-
-    async def assess(self, served):
-        self.assessed.append(str(served.target))
-        problem = self.problems.get(str(served.target))
-        if isinstance(problem, Exception):
-            raise problem
-        return problem
 
 
 class FakeLog:

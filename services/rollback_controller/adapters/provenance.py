@@ -1,19 +1,16 @@
-"""Attests rehearsals in the object store, and verifies what production can be rolled back to."""
+"""Attests rehearsals in the object store, and reads policies that are signed there."""
 
 import asyncio
 import functools
 from collections.abc import Callable
 
 from contracts.manifests import RehearsalRecord
-from contracts.routes import ServedTarget
-from contracts.vocabulary import Deployable, Digest, digest_of
-from decisions.releases.provenance import Problem
+from contracts.vocabulary import digest_of
 from services.rollback_controller.controller import SERVICE
 from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain
 from shared.provenance.envelopes import Attester, Subjects, Trust
 from shared.provenance.signed_policies import SignedPolicy, read_policy
-from shared.provenance.target_check import check_target
 from shared.runtime.clock import Clock
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store, manifest_bytes
@@ -60,30 +57,6 @@ class StoredProofs:
         details = {"target": str(target), "verdict": record.completed.verdict, "triggers": triggers}
         chain = Chain(store, target.model, target.version)
         chain.append(attester, "rehearse", Subjects(named={ref.uri: ref.digest}), details)
-
-    async def trust_digest(self) -> Digest:
-        """Return a digest that changes when the list of keys does."""
-        return await asyncio.to_thread(self._trust_digest)
-
-    def _trust_digest(self) -> Digest:
-        _, _, trust = self._opened()
-        try:
-            return digest_of(trust.path.read_bytes())
-        except OSError:
-            return digest_of(b"")
-
-    async def assess(self, served: ServedTarget) -> Problem | None:
-        """Return why a target is not proven; None if it is."""
-        deployable = Deployable(**{name: getattr(served, name) for name in Deployable.model_fields})
-        return await asyncio.to_thread(self._assess, deployable)
-
-    def _assess(self, deployable: Deployable) -> Problem | None:
-        store, _, trust = self._opened()
-        try:
-            keys = trust.keys()
-        except Permanent as error:
-            return Problem("key_not_trusted", error.reason)
-        return check_target(store, keys, deployable)
 
     async def policy(self, model: str, version: int) -> SignedPolicy | str:
         """Return the policy that is signed with a version; a sentence that says why it cannot be read else."""

@@ -122,11 +122,11 @@ def assess(state: RollbackState, target: Target | None, seen: Seen, now: datetim
 
 def resolve_past(state: RollbackState, still_open: Sequence[AlertRaised], now: datetime) -> RollbackState:
     """Return the record with the alerts resolved that the log has open, and that it does not have itself."""
-    known = {about.raised_at for about in (state.blind, state.standby) if about is not None}
+    known = state.blind.raised_at if state.blind is not None else None
     lost = [
         PlainAlert(alert.alert_id, alert.kind, alert.severity, alert.target, alert.raised_at, state.environment)
         for alert in still_open
-        if alert.raised_at is not None and alert.raised_at not in known
+        if alert.raised_at is not None and alert.raised_at != known
     ]
     return with_entries(state.model_copy(update={"past_read": True}), *(x.entry("resolved", LOST, now) for x in lost))
 

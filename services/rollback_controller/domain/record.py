@@ -17,7 +17,7 @@ from contracts.golden import GoldenPrompts
 from contracts.policy import ReleasePolicy, Trigger
 from contracts.records import OutboxEntry, OutboxRecord, outbox_entry
 from contracts.routes import Route
-from contracts.vocabulary import Contract, Digest, Environment, Instant, ModelName, Target, Verdict
+from contracts.vocabulary import Contract, Environment, Instant, ModelName, Target, Verdict
 from decisions.evidence.golden import GoldenChecks
 from decisions.routes.versions import versions_on
 
@@ -92,23 +92,6 @@ class Rollback(Contract):
     code: Code | None = None
 
 
-class StandbyVerdict(Contract):
-    """Whether the previous target is proven, as it was assessed when it became that.
-
-    Attributes:
-        subject: Digest of its manifest and serving settings.
-        trust: Digest of the list of keys; when that changes, it is assessed again.
-        code: Why it is not proven; None if it is.
-        raised_at: Since when there is an alert about it.
-    """
-
-    target: Target
-    subject: Digest
-    trust: Digest
-    code: Code | None = None
-    raised_at: Instant | None = None
-
-
 Arriving = Literal["telemetry", "windows"]
 """What arrives while requests are answered: their telemetry, and what the monitor makes of it."""
 Unseen = Literal[Arriving, "policies"]
@@ -141,7 +124,6 @@ class RollbackState(OutboxRecord):
         rehearsed: The outcome, by release (in production's record).
         rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.
         rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
-        standby: The verdict on the target that production can be rolled back to; None without one.
         blind: The alert that production is not watched; None while it is.
         past_read: Whether the log was read for open alerts that the record does not have.
         golden: The golden prompts of the frozen policy, by version.
@@ -157,7 +139,6 @@ class RollbackState(OutboxRecord):
     rehearsed: dict[str, RehearsalCompleted] = Field(default_factory=dict)
     rehearsing: str = ""
     rehearsing_since: int = 0
-    standby: StandbyVerdict | None = None
     blind: OpenBlindness | None = None
     past_read: bool = False
     golden: dict[str, GoldenPrompts] = Field(default_factory=dict)

@@ -14,7 +14,7 @@ from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.golden_probes import GOLDEN_EVERY_S, GoldenProbes
 from services.rollback_controller.settings import RollbackControllerSettings
-from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProofs
+from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from shared.messaging.records import RecordStore
@@ -49,7 +49,7 @@ class World:
         self.probe = FakeProbe()
         self.traffic = FakeTraffic()
         self.proofs = FakeProofs()
-        self.verifies_standby = False
+        self.probes_standby = False
         self.asks_golden = False
         self.watches = []
         """What arrives, for each process that notices that production is not watched."""
@@ -92,8 +92,8 @@ class World:
             settings=self.settings,
             clock=self.clock,
         )
-        if self.verifies_standby:  # not where each step of a process is counted
-            standby = StandbyProofs(states, self.routes, self.proofs, probe, self.clock)
+        if self.probes_standby:  # not where each step of a process is counted
+            standby = StandbyProbes(states, self.routes, probe)
             life.spawn(Sweeper("standbys", standby.keys, standby.sweep, every_s=STANDBYS_EVERY_S).run())
         if self.asks_golden:
             asking = GoldenProbes(states, self.routes, probe, self.clock)
