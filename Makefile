@@ -24,6 +24,7 @@ setup: ## make both environments (.venv and .venv-engine); at once when they are
 demo: setup ## train, rehearse, release, canary, then a drill and an automatic rollback
 	@$(BIN)/python -m examples.smollm2.demo
 
+test: export SLIPWAY_TEST_SOAK ?= 0.5
 test: setup ## every check and every test, four at a time
 	$(PYTEST) @tests/everything.args $(ARGS)
 
