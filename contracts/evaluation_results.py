@@ -6,11 +6,24 @@ from typing import Annotated, Literal, Optional
 
 from pydantic import Field
 
-from .vocabulary import Contract, Digest, Ratio, Verdict
+from .vocabulary import ArtifactRef, Contract, Digest, Ratio, Target, Verdict
 
 Count = Annotated[int, Field(ge=0)]
 RowScores = dict[str, Optional[float]]
 """The score of one answer by scorer; None if it cannot be parsed."""
+
+
+class Anchor(Contract):
+    """A promoted version whose recorded scores bound how far later ones may fall.
+
+    Attributes:
+        basis: What was asked, of which set, and how it was scored: scores with the same basis can be compared.
+        report: The report of its evaluations.
+    """
+
+    basis: Digest
+    target: Target
+    report: ArtifactRef
 
 
 class LimitResult(Contract):
@@ -19,7 +32,8 @@ class LimitResult(Contract):
     Attributes:
         scorer: Whose scores.
         slice: Of which rows; empty for all.
-        kind: `min_value` bounds the candidate's mean score, `max_drop` how much it is below the active version's.
+        kind: `min_value` bounds the candidate's mean score, `max_drop` how much it is below the active version's,
+            `max_drop_from_anchor` how much it is below the anchor's.
         limit: The limit.
         value: The mean score or the drop, with `low` and `high`, its 95 % interval; None without a row.
         rows: How many rows were asked.
@@ -29,7 +43,7 @@ class LimitResult(Contract):
 
     scorer: str
     slice: str = ""
-    kind: Literal["min_value", "max_drop"]
+    kind: Literal["min_value", "max_drop", "max_drop_from_anchor"]
     limit: float
     value: float | None = None
     low: float | None = None
@@ -80,6 +94,8 @@ class EvaluationSummary(Contract):
         void: Rows that the active version failed at: they show nothing.
         limits: Every limit.
         scores: By scorer and slice; in an event, of the slices that changed most.
+        basis: What later scores are comparable by; None if no bound is about an anchor.
+        anchor: The version whose recorded scores it was compared with; None without one.
         worse, better: Numbers of the rows that lost and gained most: their lines in the set.
         verdict: `fail` if a limit is missed, `inconclusive` if the rows do not suffice.
     """
@@ -93,6 +109,8 @@ class EvaluationSummary(Contract):
     scores: tuple[ScoreSummary, ...] = ()
     worse: tuple[int, ...] = ()
     better: tuple[int, ...] = ()
+    basis: Digest | None = None
+    anchor: Target | None = None
     verdict: Verdict
 
 

@@ -178,21 +178,25 @@ class Bound(_Strict):
     """The least mean score of the candidate."""
     max_drop: Share | None = None
     """The most that the mean score may be below the active version's on the same rows."""
+    max_drop_from_anchor: Share | None = None
+    """The most that the mean score may be below the anchor's, as it was recorded on the same rows, so that small drops
+    do not add up. The anchor is the first version that was promoted with this evaluation; a change of its set, scorers
+    or name begins with another one. With it, every row is asked, unless the candidate is proved worse."""
     undecided: Literal["stop", "continue"] = "stop"
     """What happens if the rows do not suffice to decide: the release is rejected and says so, or it goes on, so that
     only a candidate that is proved worse is refused, and `beta` does not hold."""
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Bound:
-        if self.min_value is None and self.max_drop is None:
-            msg = "a bound needs min_value or max_drop"
+        if self.min_value is None and self.max_drop is None and self.max_drop_from_anchor is None:
+            msg = "a bound needs min_value, max_drop or max_drop_from_anchor"
             raise ValueError(msg)
         return self
 
     @property
     def least_margin(self) -> float:
         """Return the smallest distance from a perfect figure to a limit: what most rows are needed for."""
-        margins = (self.max_drop, None if self.min_value is None else 1.0 - self.min_value)
+        margins = (self.max_drop, self.max_drop_from_anchor, None if self.min_value is None else 1.0 - self.min_value)
         return min(margin for margin in margins if margin is not None)
 
 
@@ -250,6 +254,11 @@ class Evaluation(_Strict):
             msg = f"the evaluation {self.name!r} bounds {twice[0]!r} of the same rows twice; join the two bounds"
             raise ValueError(msg)
         return self
+
+    @property
+    def has_anchor(self) -> bool:
+        """Return whether a bound is about an anchor."""
+        return any(bound.max_drop_from_anchor is not None for bound in self.bounds)
 
     def label_of(self, bound: Bound) -> str:
         """Return the label of the scorer that a bound is about."""

@@ -53,6 +53,7 @@ def show_evaluations(evaluated: VariantEvaluated, rows: Rows) -> None:
     for result in evaluated.results:
         show_line()
         against = f"{evaluated.target} against {evaluated.baseline}"
+        against += f" and {result.anchor}" if result.anchor is not None else ""
         show_line(
             f"evaluation {result.name} of {against}: {result.verdict} ({result.asked} of {result.available} rows)"
         )

@@ -68,12 +68,15 @@ def _evaluations(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
             yield f"Evaluation {evaluation.name}: it is asked {most} beside {beside}; the scores are only reported."
             continue
         yield f"Evaluation {evaluation.name}: it is asked up to {most} beside {beside}, and rejected unless:"
+        if evaluation.has_anchor:
+            yield "  (every row is asked; the anchor is the first version that was promoted with this evaluation)"
         for bound in evaluation.bounds:
             label, rows = evaluation.label_of(bound), "all rows" if bound.slice is None else f"slice {bound.slice}"
             rows = "each slice" if bound.slice == EACH_SLICE else rows
             limits = (
                 ("is {:g} or more", bound.min_value),
                 (f"is at most {{:g}} below that of {beside}", bound.max_drop),
+                ("is at most {:g} below that of the anchor", bound.max_drop_from_anchor),
             )
             parts = " and ".join(text.format(limit) for text, limit in limits if limit is not None)
             late = _if_too_few(evaluation, bound, declared.beta)
@@ -89,9 +92,10 @@ def _if_too_few(evaluation: Evaluation, bound: Bound, beta: float) -> str:
     """Return what happens if the rows do not suffice, and how many do where that rejects an equal candidate."""
     if bound.undecided == "continue":
         return " (too few rows: it goes on)"
-    if bound.max_drop is None:
+    drops = [drop for drop in (bound.max_drop, bound.max_drop_from_anchor) if drop is not None]
+    if not drops:
         return ""
-    needed = usual_rows(bound.max_drop, beta)
+    needed = usual_rows(min(drops), beta)
     short = f", more than max_rows, {evaluation.max_rows:,}" if needed > evaluation.max_rows else ""
     return f" (too few rows reject it; about {needed:,} usually suffice{short})"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from ..codes import Code
-from ..evaluation_results import EvaluationSummary
+from ..evaluation_results import Anchor, EvaluationSummary
 from ..evaluations import Evaluations
 from ..policy import LoadProfile, MetricGate, QualityGate, Trigger
 from ..routes import ServedTarget
@@ -39,6 +39,7 @@ class StageRequested(Fact):
     gates: tuple[MetricGate, ...] = ()
     evaluation: ArtifactRef | None = None
     evaluations: Evaluations = Evaluations()
+    anchors: tuple[Anchor, ...] = ()
     quality: Quality | None = None
     quality_gate: QualityGate | None = None
     attempt: int = 1

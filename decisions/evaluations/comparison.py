@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from contracts.evaluations import Bound, Evaluation, Evaluations
+from decisions.evaluations.verdicts import KINDS
 
 
 def find_weaker_evaluations(proposed: Evaluations, stored: Evaluations) -> list[str]:
@@ -50,12 +51,14 @@ def _of_one(proposed: Evaluation, stored: Evaluation) -> Iterator[str]:
 def _count_limits(declared: Evaluations) -> int:
     """Return between how many limits alpha is split; those of each slice count once, as the rows are not known here."""
     bounds = [bound for evaluation in declared.sets for bound in evaluation.bounds]
-    return sum((bound.max_drop is not None) + (bound.min_value is not None) for bound in bounds)
+    return sum(getattr(bound, kind) is not None for bound in bounds for kind in KINDS)
 
 
 def _is_weaker(proposed: Bound, stored: Bound) -> bool:
-    if stored.max_drop is not None and (proposed.max_drop is None or proposed.max_drop > stored.max_drop):
-        return True
+    for kind in ("max_drop", "max_drop_from_anchor"):
+        most, limit = getattr(stored, kind), getattr(proposed, kind)
+        if most is not None and (limit is None or limit > most):
+            return True
     if stored.min_value is not None and (proposed.min_value is None or proposed.min_value < stored.min_value):
         return True
     return (proposed.undecided, stored.undecided) == ("continue", "stop")

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 from contracts.evaluations import EACH_SLICE, Bound, Evaluation
 from contracts.vocabulary import Verdict
 from decisions.evaluations.limit_tests import LimitTest, plan_test
 
-Kind = Literal["min_value", "max_drop"]
-KINDS: Final[tuple[Kind, ...]] = ("min_value", "max_drop")
+Kind = Literal["min_value", "max_drop", "max_drop_from_anchor"]
+KINDS: Final[tuple[Kind, ...]] = ("min_value", "max_drop", "max_drop_from_anchor")
 _NORMAL_95: Final = 1.96
 
 
@@ -41,9 +42,10 @@ class Limit(NamedTuple):
         """Return the distance from a perfect figure to the limit."""
         return 1.0 - self.value if self.kind == "min_value" else self.value
 
-    def concerns(self, of_slice: str, scorers: Container[str]) -> bool:
-        """Return whether it is about a row of a slice that some scorers score."""
-        return self.slice in ("", of_slice) and self.scorer in scorers
+    def concerns(self, of_slice: str, scorers: Container[str], anchored: Container[str]) -> bool:
+        """Return whether it is about a row of a slice that some scorers score, of which some are the anchor's, too."""
+        known = self.kind != "max_drop_from_anchor" or self.scorer in anchored
+        return self.slice in ("", of_slice) and self.scorer in scorers and known
 
 
 class Scores(NamedTuple):
@@ -51,6 +53,7 @@ class Scores(NamedTuple):
 
     candidate: Mapping[str, float | None]
     active: Mapping[str, float | None]
+    anchor: Mapping[str, float | None] = MappingProxyType({})
 
 
 def interval_of_mean(mean: float, squares: float, rows: int) -> tuple[float, float]:
@@ -94,34 +97,51 @@ class Tested:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The limits of an evaluation, and what the rows so far show of them."""
+    """The limits of an evaluation, and what the rows so far show of them.
+
+    Attributes:
+        asks_all: Whether every row is asked, unless a limit is missed: the scores of a version that may be an anchor
+            must not be those of the rows that decided early.
+    """
 
     tested: tuple[Tested, ...]
+    asks_all: bool = False
 
     def wants(self, of_slice: str, scorers: Container[str]) -> bool:
-        """Return whether a row of a slice can still decide something; every row, if nothing is bounded."""
-        return not self.tested or any(each.is_open and each.limit.concerns(of_slice, scorers) for each in self.tested)
+        """Return whether a row of a slice can still decide something; every row, if all are asked."""
+        return self._asks_all or any(
+            each.is_open and each.limit.concerns(of_slice, scorers, scorers) for each in self.tested
+        )
 
     def observe(self, of_slice: str, scores: Scores) -> "Comparison":
         """Return the comparison after one more row."""
-        return Comparison(
-            tuple(
+        return replace(
+            self,
+            tested=tuple(
                 replace(each, test=each.test.observe(_figure(each.limit, scores)))
-                if each.limit.concerns(of_slice, scores.candidate)
+                if each.limit.concerns(of_slice, scores.candidate, scores.anchor)
                 else each
                 for each in self.tested
-            )
+            ),
         )
 
     @property
     def is_open(self) -> bool:
-        """Return whether further rows can decide something; always, if nothing is bounded."""
-        return not self.tested or any(each.is_open for each in self.tested)
+        """Return whether further rows are to be asked."""
+        return self._asks_all or any(each.is_open for each in self.tested)
+
+    @property
+    def _asks_all(self) -> bool:
+        return not self.tested or (self.asks_all and not self._is_missed)
+
+    @property
+    def _is_missed(self) -> bool:
+        return any(each.test.decision == "missed" for each in self.tested)
 
     @property
     def verdict(self) -> Verdict:
         """Return `fail` if a limit is missed, `pass` if all are met, `inconclusive` if rows do not suffice."""
-        if any(each.test.decision == "missed" for each in self.tested):
+        if self._is_missed:
             return "fail"
         decided = all(each.test.decision == "met" or each.limit.may_be_undecided for each in self.tested)
         return "pass" if decided else "inconclusive"
@@ -132,7 +152,8 @@ def _figure(limit: Limit, scores: Scores) -> float:
     candidate = scores.candidate.get(limit.scorer) or 0.0
     if limit.kind == "min_value":
         return candidate
-    return (1.0 + candidate - (scores.active.get(limit.scorer) or 0.0)) / 2.0
+    other = scores.active if limit.kind == "max_drop" else scores.anchor
+    return (1.0 + candidate - (other.get(limit.scorer) or 0.0)) / 2.0
 
 
 def list_limits(evaluation: Evaluation, slices: Iterable[str]) -> tuple[Limit, ...]:
@@ -165,22 +186,28 @@ def _slices_of(evaluation: Evaluation, bound: Bound, names: Sequence[str]) -> Se
 
 
 def plan_comparison(
-    limits: Sequence[Limit], rows: Sequence[tuple[str, Container[str]]], *, alpha: float, beta: float
+    limits: Sequence[Limit],
+    rows: Sequence[tuple[str, Container[str], Container[str]]],
+    *,
+    alpha: float,
+    beta: float,
+    asks_all: bool = False,
 ) -> Comparison:
     """Return the comparison before any row.
 
     Args:
         limits: The limits of one evaluation.
-        rows: Of each row that may be asked, its slice and the labels of its scorers.
+        rows: Of each row that may be asked, its slice, the labels of its scorers, and those that scored the anchor.
         alpha: The error probability of each limit: the release's share, by `share_alpha`.
         beta: Of each limit as well. It is not split: a candidate beyond a limit passes only if that very limit is met.
+        asks_all: Whether every row is asked, unless a limit is missed.
     """
     tested = []
     for limit in limits:
         available = sum(limit.concerns(*row) for row in rows)
         test = plan_test(limit.threshold, alpha=alpha, beta=beta, rows=max(available, 1))
         tested.append(Tested(limit, test, available))
-    return Comparison(tuple(tested))
+    return Comparison(tuple(tested), asks_all)
 
 
 def share_alpha(alpha: float, limits: int) -> float:

@@ -7,12 +7,20 @@ from functools import cache
 from pathlib import Path
 
 from contracts.envelope import Event
+from contracts.evaluation_results import Anchor
 from contracts.facts import VariantEvaluated, VariantFailed, VariantStaged, WorkProgressed
 from contracts.manifests import EvaluationReport
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, Digest, digest_of
 from decisions.evaluations.rows import read_rows
-from services.evaluator.domain.plan import EvaluationPlan, EvaluationSet, plan_evaluations, plan_output
+from services.evaluator.domain.plan import (
+    AnchorScores,
+    EvaluationPlan,
+    EvaluationSet,
+    find_basis,
+    plan_evaluations,
+    plan_output,
+)
 from services.evaluator.domain.report import make_report, to_event
 from services.evaluator.evaluate import Asking, Role
 from services.evaluator.ports import Progress, Reports
@@ -94,9 +102,25 @@ class Evaluator:
             asked = staged.request.evaluations.sets
             read = {rows: await self._read(staged, rows) for rows in {evaluation.rows for evaluation in asked}}
             sets = [read[evaluation.rows] for evaluation in asked]
-            return await asyncio.to_thread(plan_evaluations, staged, sets)
+            wanted = {find_basis(each, rows.digest) for each, rows in zip(asked, sets, strict=True)}
+            anchors = {
+                anchor.basis: await asyncio.to_thread(self._read_anchor, anchor)
+                for anchor in staged.request.anchors
+                if anchor.basis in wanted
+            }
+            return await asyncio.to_thread(plan_evaluations, staged, sets, anchors)
         except ValueError as error:
             raise Permanent("evaluation_invalid", f"An evaluation cannot be made: {error}.") from error
+
+    def _read_anchor(self, anchor: Anchor) -> AnchorScores:
+        """Return the recorded scores of an anchor.
+
+        Raises:
+            Permanent: `artifact_not_found`: its report is gone; another name of the evaluation begins with a new one.
+        """
+        results = self.reports.read(anchor.report).results
+        rows = next((result.rows for result in results if result.basis == anchor.basis), ())
+        return AnchorScores(anchor.target, {row.number: row.candidate for row in rows})
 
     async def _read(self, staged: VariantStaged, rows: str) -> EvaluationSet:
         if rows == "default":

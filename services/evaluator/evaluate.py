@@ -77,7 +77,9 @@ class Asking:
                     void += 1
                 else:
                     rows.append(evaluated)
-                    comparison = comparison.observe(evaluated.slice, Scores(evaluated.candidate, evaluated.active))
+                    before = plan.anchor.scores.get(evaluated.number, {}) if plan.anchor is not None else {}
+                    scores = Scores(evaluated.candidate, evaluated.active, before)
+                    comparison = comparison.observe(evaluated.slice, scores)
                 await progress(len(rows) + void, len(plan.rows))
         finally:
             for task in running:

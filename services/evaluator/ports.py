@@ -29,6 +29,9 @@ class Reports(Protocol):
     def find(self, output_key: str) -> tuple[EvaluationReport, ArtifactRef] | None:
         """Return the committed report of an output key; None if there is none."""
 
+    def read(self, ref: ArtifactRef) -> EvaluationReport:
+        """Return a report, verified."""
+
     def commit(self, report: EvaluationReport) -> tuple[EvaluationReport, ArtifactRef]:
         """Attest and write a report, create-only; return the committed one."""
 

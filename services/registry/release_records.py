@@ -155,7 +155,8 @@ class ReleaseRecords:
             if not is_its_turn:
                 return release  # the sweeper asks again
             route = await self._ports.routes.get(release.model)
-            granted = versions.decide_turn(release, route.value if route else None, await self._base(release))
+            base, known = await self._base(release), route.value if route else None
+            granted = versions.decide_turn(release, known, base, record.anchors)
             return await self._decide_own(release, "turn", granted, cause)
 
     async def _base(self, release: Release) -> BaseManifest:
@@ -175,7 +176,7 @@ class ReleaseRecords:
         def remove(record: ModelRecord) -> ModelRecord:
             nonlocal following
             after = versions.remove(record, release.id, published=not release.outbox)
-            after = versions.note_end(after, release, self._clock.now())
+            after = versions.note_anchors(versions.note_end(after, release, self._clock.now()), release)
             following = after.in_progress if after.in_progress != record.in_progress else None
             return after
 

@@ -23,9 +23,13 @@ class StoredReports:
         if self._store.find(key) is None:
             return None
         ref = self._store.ref_to(key)
-        report = EvaluationReport.model_validate_json(self._store.get(ref))
+        report = self.read(ref)
         self._link(report, ref)
         return report, ref
+
+    def read(self, ref: ArtifactRef) -> EvaluationReport:
+        """Return a report, verified."""
+        return EvaluationReport.model_validate_json(self._store.get(ref))
 
     def commit(self, report: EvaluationReport) -> tuple[EvaluationReport, ArtifactRef]:
         """Attest and write a report, create-only; return the committed one, which is in the chain of its version."""

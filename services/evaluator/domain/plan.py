@@ -2,13 +2,14 @@
 
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from contracts.evaluation_results import RowScores
 from contracts.evaluations import Evaluation, Evaluations
 from contracts.facts import VariantStaged
-from contracts.vocabulary import Deployable, Digest, digest_of_json
+from contracts.vocabulary import Deployable, Digest, Target, digest_of_json
 from decisions.evaluations.fitting import check_set, choose_scorers
 from decisions.evaluations.rows import EvaluationRow
 from decisions.evaluations.verdicts import Comparison, list_limits, plan_comparison, share_alpha
@@ -29,12 +30,21 @@ class EvaluationSet:
 
 
 @dataclass(frozen=True)
+class AnchorScores:
+    """The recorded scores of an anchor, by number of the row."""
+
+    target: Target
+    scores: Mapping[int, RowScores]
+
+
+@dataclass(frozen=True)
 class EvaluationPlan:
     """One evaluation, with its rows in the order in which they are asked.
 
     Attributes:
         output_key: Evaluations with the same key have the same result.
         rows_digest: Of the whole set.
+        basis: What its scores can be compared by, where a bound is about an anchor.
     """
 
     evaluation: Evaluation
@@ -42,6 +52,16 @@ class EvaluationPlan:
     rows_digest: Digest
     rows: tuple[EvaluationRow, ...]
     comparison: Comparison
+    basis: Digest | None = None
+    anchor: AnchorScores | None = None
+
+
+def find_basis(evaluation: Evaluation, rows_digest: Digest) -> Digest | None:
+    """Return what scores must have in common with those of an anchor; None if no bound is about one."""
+    if not evaluation.has_anchor:
+        return None
+    asked = evaluation.model_dump(mode="json", exclude={"bounds", "rows_digest"})
+    return digest_of_json({"method": METHOD, "set": rows_digest, **asked})
 
 
 def plan_evaluation(
@@ -52,11 +72,12 @@ def plan_evaluation(
     rows_digest: Digest,
     versions: Sequence[Deployable],
     limits: int,
+    anchor: AnchorScores | None = None,
 ) -> EvaluationPlan:
     """Return the plan of one evaluation of a release.
 
     The order is drawn from the identity of what is compared, so that a repeated delivery asks the same rows, and no
-    candidate can be trained for the first ones of a set.
+    candidate can be trained for the first ones of a set. Versions that are compared with an anchor are asked the same.
 
     Args:
         declared: The evaluations of the policy.
@@ -65,12 +86,15 @@ def plan_evaluation(
         rows_digest: Its digest.
         versions: Candidate and active version.
         limits: How many limits the release has in all evaluations: they share its error budget.
+        anchor: The recorded scores of the anchor; without them, limits about it are left out.
 
     Raises:
         ValueError: A row cannot be scored, a bound is about a slice that the set does not have, or no answers to the
             rows could meet it.
     """
-    bounded = check_set(declared, evaluation, rows)
+    limits_of_set = check_set(declared, evaluation, rows)
+    bounded = [limit for limit in limits_of_set if anchor is not None or limit.kind != "max_drop_from_anchor"]
+    basis, scores = find_basis(evaluation, rows_digest), anchor.scores if anchor is not None else {}
     key = digest_of_json(
         {
             "stage": "evaluate",
@@ -79,18 +103,23 @@ def plan_evaluation(
             "evaluation": evaluation.model_dump(mode="json"),
             "levels": [declared.alpha, declared.beta, limits],
             "rows": rows_digest,
+            "anchor": str(anchor.target) if anchor is not None else None,
         }
     )
-    order = random.Random(key)  # noqa: S311 - a repeatable order, not a secret
+    order = random.Random(basis or key)  # noqa: S311 - a repeatable order, not a secret
     drawn = order.sample(rows, len(rows))
     chosen = _choose(drawn, evaluation.max_rows, {limit.slice for limit in bounded if limit.slice})
     comparison = plan_comparison(
         bounded,
-        [(row.slice, [scorer.label for scorer in choose_scorers(evaluation, row)]) for row in chosen],
+        [
+            (row.slice, [scorer.label for scorer in choose_scorers(evaluation, row)], scores.get(row.number, ()))
+            for row in chosen
+        ],
         alpha=share_alpha(declared.alpha, limits),
         beta=declared.beta,
+        asks_all=basis is not None,
     )
-    return EvaluationPlan(evaluation, key, rows_digest, chosen, comparison)
+    return EvaluationPlan(evaluation, key, rows_digest, chosen, comparison, basis, anchor)
 
 
 def _choose(drawn: Sequence[EvaluationRow], most: int, slices: Collection[str]) -> tuple[EvaluationRow, ...]:
@@ -105,8 +134,10 @@ def _choose(drawn: Sequence[EvaluationRow], most: int, slices: Collection[str]) 
     return tuple(row for row in drawn if row.number in kept)
 
 
-def plan_evaluations(staged: VariantStaged, sets: Sequence[EvaluationSet]) -> tuple[EvaluationPlan, ...]:
-    """Return the plan of each evaluation of a staged candidate.
+def plan_evaluations(
+    staged: VariantStaged, sets: Sequence[EvaluationSet], anchors: Mapping[Digest, AnchorScores]
+) -> tuple[EvaluationPlan, ...]:
+    """Return the plan of each evaluation of a staged candidate; anchors are by their basis.
 
     Raises:
         ValueError: A set does not fit its evaluation, or there are too many limits; the message says which and why.
@@ -126,6 +157,7 @@ def plan_evaluations(staged: VariantStaged, sets: Sequence[EvaluationSet]) -> tu
             rows_digest=each.digest,
             versions=(staged.request.candidate, staged.request.baseline),
             limits=limits,
+            anchor=anchors.get(find_basis(evaluation, each.digest) or ""),
         )
         for evaluation, each in zip(declared.sets, sets, strict=True)
     )

@@ -47,6 +47,8 @@ def make_result(
         scores=tuple(scores),
         worse=tuple(number for change, number in changes if change < 0)[:SHOWN_ROWS],
         better=tuple(number for change, number in reversed(changes) if change > 0)[:SHOWN_ROWS],
+        basis=plan.basis,
+        anchor=plan.anchor.target if plan.anchor is not None else None,
         verdict=comparison.verdict,
         rows=tuple(rows),
     )
@@ -152,7 +154,8 @@ def _reasons(results: Sequence[EvaluationResult], verdict: Verdict) -> Iterator[
     wanted = {"fail": "missed", "inconclusive": "undecided"}.get(verdict)
     for result in results:
         if wanted is None:
-            yield f"{result.name}: every limit is met after {result.asked} rows"
+            alone = ", without an anchor to compare with yet" if result.basis and result.anchor is None else ""
+            yield f"{result.name}: every limit is met after {result.asked} rows{alone}"
         elif result.verdict == verdict:
             yield from (f"{result.name}: {_explain(limit)}" for limit in result.limits if limit.decision == wanted)
             if result.void:
@@ -162,11 +165,8 @@ def _reasons(results: Sequence[EvaluationResult], verdict: Verdict) -> Iterator[
 def _explain(limit: LimitResult) -> str:
     """Return a limit, what was measured, and of how many rows; if they do not suffice, how many more would."""
     rows = f"{limit.rows} rows" + (f" of slice {limit.slice}" if limit.slice else "")
-    bound = (
-        f"at least {limit.limit:g}"
-        if limit.kind == "min_value"
-        else f"at most {limit.limit:g} below the active version"
-    )
+    other = "active version" if limit.kind == "max_drop" else "anchor"
+    bound = f"at least {limit.limit:g}" if limit.kind == "min_value" else f"at most {limit.limit:g} below the {other}"
     what = "scores" if limit.kind == "min_value" else "is lower by"
     measured = "" if limit.value is None else f" {what} {limit.value:.3f} ({limit.low:.3f} to {limit.high:.3f})"
     if limit.decision == "missed":

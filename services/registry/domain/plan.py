@@ -221,6 +221,7 @@ def _evaluation_requested(release: Release, turn: TurnGranted, target: Deployabl
             load=release.policy.load,
             evaluation=release.opened.evaluation,
             evaluations=release.policy.evaluations,
+            anchors=turn.anchors,
             attempt=release.opened.attempt,
         ),
     )

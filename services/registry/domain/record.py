@@ -5,6 +5,7 @@ from datetime import datetime
 
 from pydantic import Field
 
+from contracts.evaluation_results import Anchor
 from contracts.facts import (
     ApprovalDenied,
     ApprovalGranted,
@@ -40,11 +41,12 @@ class ManifestWritten(Contract):
 
 
 class TurnGranted(Contract):
-    """This release is in progress now: what serves production, and at which epoch of the route."""
+    """This release is in progress now: what serves production, at which epoch of the route, and the model's anchors."""
 
     baseline: Deployable
     epoch: int
     first: bool
+    anchors: tuple[Anchor, ...] = ()
 
 
 class DeadlineReached(Contract):

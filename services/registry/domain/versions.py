@@ -8,6 +8,7 @@ from typing import Final
 from pydantic import Field
 
 from contracts.envelope import Event, derived_id
+from contracts.evaluation_results import Anchor
 from contracts.facts import (
     ApprovalGranted,
     CheckpointReady,
@@ -28,6 +29,10 @@ REMEMBERED: Final = 64
 """How many of a model's newest releases stay among its reservations after they have ended."""
 
 
+ANCHORS: Final = 16
+"""Most anchors of a model: a changed set of rows begins with a new one."""
+
+
 class ModelRecord(OutboxRecord):
     """The record of a model. Version numbers only rise, and a reservation is never taken back.
 
@@ -35,6 +40,7 @@ class ModelRecord(OutboxRecord):
     promoted, `queue` those that wait for its place. `opening` is the last admission in full: if its release record is
     missing (the registry was killed between the two writes), it is created from here, with the number that it has.
     `reservations` are the version numbers of the releases that have not ended, and of the newest others.
+    `anchors` are the first versions that were promoted with an evaluation, of its newest `ANCHORS` forms.
     `alerts` are open until a release of a later version was registered and has ended.
     """
 
@@ -46,6 +52,7 @@ class ModelRecord(OutboxRecord):
     queue: tuple[str, ...] = ()
     opening: ReleaseOpened | None = None
     alerts: tuple[StoreAlert, ...] = ()
+    anchors: tuple[Anchor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,20 @@ def note_end(record: ModelRecord, release: Release, now: datetime) -> ModelRecor
     entries = tuple(alert.about.entry("resolved", message, now) for alert in resolved)
     kept = tuple(alert for alert in record.alerts if alert not in resolved)
     return record.model_copy(update={"alerts": kept, "outbox": (*record.outbox, *entries)}) if entries else record
+
+
+def note_anchors(record: ModelRecord, release: Release) -> ModelRecord:
+    """Return the record with a promoted release as the anchor of its evaluations that have none."""
+    ended, evaluated = release.finished, release.evaluated
+    if ended is None or ended.outcome != "promoted" or evaluated is None:
+        return record
+    known = {anchor.basis for anchor in record.anchors}
+    new = tuple(
+        Anchor(basis=result.basis, target=evaluated.target, report=evaluated.report)
+        for result in evaluated.results
+        if result.basis is not None and result.basis not in known
+    )
+    return record.model_copy(update={"anchors": (*record.anchors, *new)[-ANCHORS:]}) if new else record
 
 
 def end_lost(record: ModelRecord, release_id: str, cause_id: str, now: datetime) -> ModelRecord:
@@ -252,13 +273,16 @@ def decide_superseded(record: ModelRecord, newer: Release, older: Release) -> bo
     return ahead and older.version < newer.version and makes_way
 
 
-def decide_turn(release: Release, route: Route | None, base: BaseManifest) -> TurnGranted:
+def decide_turn(
+    release: Release, route: Route | None, base: BaseManifest, anchors: tuple[Anchor, ...] = ()
+) -> TurnGranted:
     """Return what a release is measured against: the active target, or the base model as version 0 while none is."""
     if route is not None and route.active is not None:
         active = route.active
         baseline = Deployable(**{name: getattr(active, name) for name in Deployable.model_fields})
-        return TurnGranted(baseline=baseline, epoch=route.epoch, first=False)
-    return TurnGranted(baseline=base_deployable(release.model, base), epoch=route.epoch if route else 0, first=True)
+        return TurnGranted(baseline=baseline, epoch=route.epoch, first=False, anchors=anchors)
+    epoch, baseline = route.epoch if route else 0, base_deployable(release.model, base)
+    return TurnGranted(baseline=baseline, epoch=epoch, first=True, anchors=anchors)
 
 
 def base_deployable(model: str, base: BaseManifest) -> Deployable:

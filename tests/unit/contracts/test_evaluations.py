@@ -47,7 +47,7 @@ def test_a_whole_declaration_reads_back():
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"bounds": [{}]}, "needs min_value or max_drop"),
+        ({"bounds": [{}]}, "needs min_value, max_drop or max_drop_from_anchor"),
         ({"bounds": [{"max_drop": 5}]}, "less than 1"),
         ({"bounds": [{"max_drop": 0}]}, "greater than 0"),
         ({"bounds": [{"max_drop": 0.1, "scorer": "language"}]}, "there are equals"),

@@ -38,6 +38,7 @@ def changed(**about):
     [
         {},
         {"first": {"max_drop": 0.02}},
+        {"first": {"max_drop_from_anchor": 0.1}, "alpha": 0.03},
         {"second": {"min_value": 0.95}},
         {"first": {"min_value": 0.5}, "alpha": 0.03},
         {"evaluation": {"rows_digest": "sha256:" + "0" * 64}},
@@ -55,6 +56,7 @@ def test_a_tighter_one_is_not_weaker(tighter):
     "weaker",
     [
         {"first": {"max_drop": 0.06}},
+        {"first": {"max_drop_from_anchor": 0.1}},
         {"first": {"undecided": "continue"}},
         {"second": {"min_value": 0.8}},
         {"second": {"slice": "refunds"}},

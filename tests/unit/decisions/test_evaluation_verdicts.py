@@ -20,8 +20,8 @@ def evaluation(*bounds):
 
 def compare(bounds, scored, *, alpha=0.02, beta=0.05):
     """Return the comparison after rows of (slice, candidate, active), or as few as decide it, and their number."""
-    asked = [(each[0], SCORERS) for each in scored]
-    limits = list_limits(evaluation(*bounds), [name for name, _ in asked])
+    asked = [(each[0], SCORERS, ()) for each in scored]
+    limits = list_limits(evaluation(*bounds), [name for name, *_ in asked])
     comparison, count = plan_comparison(limits, asked, alpha=share_alpha(alpha, len(limits)), beta=beta), 0
     for of_slice, candidate, active in scored:
         if comparison.wants(of_slice, SCORERS):
@@ -108,7 +108,7 @@ def test_intervals_are_of_the_score_and_of_the_drop():
     assert (value, drop) == (0.5, 0.5)
     assert 0.3 < low < value < high < 0.7
     assert 0.3 < least < drop < most < 0.7
-    nothing = plan_comparison(list_limits(evaluation(*bounds), []), [("", SCORERS)] * 20, alpha=0.02, beta=0.05)
+    nothing = plan_comparison(list_limits(evaluation(*bounds), []), [("", SCORERS, ())] * 20, alpha=0.02, beta=0.05)
     assert of(nothing).interval is None
     same, _ = compare(bounds, [("", 1.0, 1.0)] * 20)
     assert of(same).interval[2] > 0.0, "20 equal rows do not show that there is no difference at all"
@@ -164,7 +164,7 @@ def test_a_slice_of_50_rows_that_loses_40_points_is_named():
 def test_a_limit_counts_only_the_rows_that_its_scorer_scores():
     bounds = [{"scorer": "equals", "max_drop": 0.2}, {"scorer": "language", "max_drop": 0.2}]
     limits = list_limits(evaluation(*bounds), [])
-    asked = [("", ("equals", "language"))] * 10 + [("", ("equals",))] * 30
+    asked = [("", ("equals", "language"), ())] * 10 + [("", ("equals",), ())] * 30
     comparison = plan_comparison(limits, asked, alpha=0.02, beta=0.05)
     assert [each.available for each in comparison.tested] == [40, 10]
     comparison = comparison.observe("", Scores({"equals": 1.0}, {"equals": 1.0}))

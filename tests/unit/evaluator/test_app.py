@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from contracts.evaluation_results import Anchor
 from contracts.evaluations import Evaluations
 from contracts.facts import VariantFailed, VariantStaged
 from contracts.vocabulary import ArtifactRef, digest_of
@@ -15,7 +16,7 @@ from shared.errors import Permanent, Transient
 from shared.messaging.delivery import Failed
 from shared.runtime.clock import SystemClock
 from testbed import factories
-from testbed.values import served, staging_request
+from testbed.values import deployable, served, staging_request
 from tests.kit.fakes_serving import FakeClock
 
 ROWS = [{"prompt": f"row {number}", "expected": "right", "slice": f"s{number % 3}"} for number in range(60)]
@@ -69,14 +70,19 @@ class FakeReports:
         ref = ArtifactRef(uri="s3://slipway/manifests/evaluation/x.json", digest=digest, size_bytes=1)
         return self.made.setdefault(report.output_key, (report, ref))
 
+    def read(self, ref):
+        return next(report for report, made in self.made.values() if made.digest == ref.digest)
+
     def rows(self, _ref):
         return self.set
 
 
 def staged(*sets, **about):
     declared = Evaluations.model_validate({"sets": sets or [MINE]})
-    request = staging_request(purpose="evaluation", evaluations=declared, **about)
-    return factories.fact(VariantStaged, candidate=served(7), baseline=served(6), request=request)
+    version = about.pop("version", 7)
+    versions = {"candidate": deployable(version), "baseline": deployable(version - 1)}
+    request = staging_request(purpose="evaluation", evaluations=declared, **versions, **about)
+    return factories.fact(VariantStaged, candidate=served(version), baseline=served(version - 1), request=request)
 
 
 async def evaluate(reports, endpoint, order):
@@ -199,3 +205,55 @@ def test_what_cannot_be_evaluated_fails_the_variant():
     assert isinstance(failed, VariantFailed)
     assert (failed.step, failed.code, failed.variant) == ("evaluate", "evaluation_invalid", "int8")
     assert _failed(Failed(event=None, error=Permanent("evaluation_invalid", "no row"), model="m")) is None
+
+
+SLOW = [{"prompt": f"row {number}", "expected": "right"} for number in range(400)]
+ANCHORED = {**MINE, "bounds": [{"max_drop": 0.1, "max_drop_from_anchor": 0.1}], "max_rows": 400}
+
+
+class Sinking(FakeEndpoint):
+    """Each version answers 4 % of the rows wrongly that the one before answered rightly."""
+
+    async def ask(self, version, body, *, timeout_s):
+        number = int(body["messages"][-1]["content"].removeprefix("row "))
+        wrong = number % 25 < version.target.version - 1
+        return Answer("wrong") if wrong else await super().ask(version, body, timeout_s=timeout_s)
+
+
+def promote(report, ref):
+    (result,) = report.results
+    return Anchor(basis=result.basis, target=report.target, report=ref)
+
+
+async def test_small_drops_of_many_releases_do_not_add_up_beside_an_anchor():
+    reports = FakeReports(SLOW)
+    first, ref, _ = await evaluate(reports, Sinking(), staged(ANCHORED, version=1))
+    assert (first.verdict, first.results[0].asked, first.results[0].anchor) == ("pass", 400, None)
+    assert "without an anchor" in first.reason
+    anchors, verdicts = (promote(first, ref),), []
+    for version in range(2, 8):
+        report, _, _ = await evaluate(reports, Sinking(), staged(ANCHORED, version=version, anchors=anchors))
+        verdicts.append(report.verdict)
+        beside, anchor = report.results[0].limits
+        assert (beside.kind, beside.decision) == ("max_drop", "met")
+        assert anchor.kind == "max_drop_from_anchor"
+        assert report.results[0].anchor == first.target
+    assert verdicts[0] == "pass"
+    assert verdicts[-1] == "fail", report.reason
+    assert "at most 0.1 below the anchor" in report.reason
+
+
+@pytest.mark.parametrize("changed", [{"scorers": [{"kind": "contains"}]}, {"name": "again"}, {"max_tokens": 8}])
+async def test_an_evaluation_that_changed_has_another_anchor(changed):
+    reports = FakeReports(SLOW)
+    first, ref, _ = await evaluate(reports, FakeEndpoint(), staged(ANCHORED, version=1))
+    order = staged({**ANCHORED, **changed}, version=2, anchors=(promote(first, ref),))
+    report, _, _ = await evaluate(reports, FakeEndpoint(), order)
+    assert (report.verdict, report.results[0].anchor) == ("pass", None)
+    assert [limit.kind for limit in report.results[0].limits] == ["max_drop"]
+
+
+async def test_a_candidate_that_is_proved_worse_is_not_asked_every_row():
+    report, _, _ = await evaluate(FakeReports(SLOW), FakeEndpoint(7), staged(ANCHORED))
+    assert report.verdict == "fail"
+    assert report.results[0].asked < 100

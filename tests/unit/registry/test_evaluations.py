@@ -4,10 +4,12 @@ from datetime import timedelta
 
 import pytest
 
+from contracts.evaluation_results import Anchor
 from contracts.evaluations import Evaluations
 from contracts.facts import StageReleased, StageRequested
 from contracts.policy import Promotion
-from services.registry.domain import admission
+from contracts.vocabulary import digest_of
+from services.registry.domain import admission, plan
 from services.registry.domain.deadlines import awaited_step, is_at_work
 from services.registry.domain.record import DeadlineReached
 from tests.kit import fakes_registry as k
@@ -28,6 +30,14 @@ def test_it_is_asked_for_with_all_that_it_compares_once_the_measured_lease_is_gi
     assert (asked.purpose, asked.candidate.target, asked.baseline) == ("evaluation", k.target("int8"), k.BASELINE)
     assert (asked.evaluations, asked.evaluation, asked.attempt) == (EVALUATIONS, walk.release.opened.evaluation, 1)
     assert awaited_step(walk.release) == "evaluate"
+
+
+def test_the_anchors_that_the_model_has_at_its_turn_are_named():
+    walk = at_evaluation()
+    anchor = Anchor(basis=digest_of(b"rows"), target=k.target("int8"), report=k.ref("reports/first.json"))
+    turn = walk.release.turn.model_copy(update={"anchors": (anchor,)})
+    emissions = dict(plan.due(walk.release.model_copy(update={"turn": turn}), k.START))
+    assert emissions["stage.requested:int8:evaluation"].anchors == (anchor,)
 
 
 def test_only_the_chosen_variant_is_evaluated():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from contracts.facts import ReleaseFinished
 from contracts.vocabulary import ServingSettings, digest_of_json
 from services.registry.domain import gates, versions
 from services.registry.domain.record import Input
@@ -94,6 +95,26 @@ def test_the_baseline_is_the_base_model_until_a_version_is_active():
     assert (emptied.first, emptied.epoch) == (True, 4)
     later = versions.decide_turn(release(1, IDS[0]), k.route(k.target("int8", 9), epoch=5), k.BASE)
     assert (later.first, later.epoch, later.baseline.target) == (False, 5, k.target("int8", 9))
+
+
+def ended(number, *, outcome="promoted", basis=None):
+    finished = ReleaseFinished(release_id=IDS[0], model=k.MODEL, version=number, outcome=outcome, reason="")
+    update = {"finished": finished, "evaluated": k.evaluated(version=number, basis=basis)}
+    return release(number, IDS[0]).model_copy(update=update)
+
+
+def test_the_first_promoted_version_is_the_anchor_of_each_evaluation():
+    same, changed, record = digest_of_json("rows"), digest_of_json("other rows"), ModelRecord(model=k.MODEL)
+    for ends in (
+        ended(1, outcome="rejected", basis=same),
+        ended(2),
+        ended(3, basis=same),
+        ended(4, basis=same),
+        ended(5, basis=changed),
+    ):
+        record = versions.note_anchors(record, ends)
+    assert [(anchor.basis, anchor.target.version) for anchor in record.anchors] == [(same, 3), (changed, 5)]
+    assert versions.decide_turn(release(6, IDS[0]), None, k.BASE, record.anchors).anchors == record.anchors
 
 
 def test_the_manifest_holds_the_whole_lineage():
