@@ -90,6 +90,7 @@ def quantising(stack, variant: str) -> psutil.Process | None:
     return None
 
 
+@pytest.mark.full
 def test_versions_follow_admission_even_when_the_second_quantises_first(stack, tiny):
     stack.publish("racer", tiny["one"], "--variant", "int8")
     held = wait_until(lambda: quantising(stack, "int8"), timeout_s=120, what="the first release quantising")
