@@ -1,6 +1,6 @@
 """Assesses facts about a machine: pure functions from facts to findings."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 from clients.cli.doctor.findings import Finding, failure, ok, warning
@@ -19,7 +19,7 @@ DISK_FAILS_BYTES, DISK_LOW_BYTES = 2 * GIB, 5 * GIB
 SHM_FAILS_BYTES, SHM_LOW_BYTES = 16 * MIB, 128 * MIB
 """Triton's Python backend takes at least 1 MiB of shared memory per loaded model, and more for large requests."""
 MOST_NAMED = 4
-"""How many packages or ports a finding names."""
+"""How many packages a finding names."""
 Version = tuple[int, int]
 
 
@@ -37,15 +37,6 @@ class Space:
 
     path: str
     free: int
-
-
-@dataclass(frozen=True)
-class Ports:
-    """Ports of the embedded stack: how many it needs, how many could be had, and kept ones that others listen on."""
-
-    needed: int
-    free: int
-    taken: Mapping[str, int]
 
 
 def assess_sandbox(protection: Protection) -> Finding:
@@ -111,18 +102,6 @@ def assess_shared_memory(space: Space) -> Finding:
     if space.free < SHM_FAILS_BYTES:
         return failure("shared memory", detail, advice)
     return warning("shared memory", detail, advice) if space.free < SHM_LOW_BYTES else ok("shared memory", detail)
-
-
-def assess_ports(ports: Ports) -> Finding:
-    """Return whether every part of the stack can have a port, and the one that it had."""
-    if ports.free < ports.needed:
-        detail = f"{ports.free} of {ports.needed} ports free on 127.0.0.1"
-        return failure("ports", detail, "end programs that listen between 10000 and 31999")
-    if ports.taken:
-        named = _named([f"{port} ({name})" for name, port in ports.taken.items()])
-        advice = "the stack starts on others; clients that use the old addresses must be told"
-        return warning("ports", f"another program listens on {named}", advice)
-    return ok("ports", f"{ports.needed} free on 127.0.0.1")
 
 
 def assess_programs(check: str, missing: Collection[str]) -> Finding:

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from clients.cli.connection import find_stack
 from clients.cli.doctor import assess, endpoints, gather, servers, space, stack, watching
 from clients.cli.doctor.findings import Finding, failure
-from deploy.local import plan, triton
+from deploy.local import triton
 from deploy.local.plan import StackConfig
 from deploy.local.state import StateFolder
 from shared.runtime import sandbox
@@ -96,13 +96,14 @@ def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
     yield Check("python", _python)
     yield Check("engine python", partial(_engine_python, subject.engine_root))
     yield Check("programs", partial(_programs, subject.engine_root))
-    if not running:  # its own models fill memory, and its own parts listen on its ports
-        yield Check("memory", partial(_memory, subject.folder, subject.config))
-        yield Check("ports", partial(_ports, subject.folder, subject.config))
+    leftovers = not running and stack.has_living_processes(subject.folder)  # `slipway up` ends them first
+    if not running and not leftovers:  # its own models fill memory
+        yield Check("memory", partial(_memory, subject.config))
     yield Check("sandbox", lambda: assess.assess_sandbox(sandbox.probe()))
     yield Check("state folder", partial(stack.check_folder, subject.folder))
     yield Check("disk", partial(_disk, subject.folder))
-    yield Check("shared memory", partial(_shared_memory, subject.folder))
+    if not leftovers:
+        yield Check("shared memory", _shared_memory)
 
 
 def _python() -> Finding:
@@ -138,28 +139,16 @@ def _programs(root: Path) -> Finding:
     return assess.assess_programs("programs", [*missing, *(() if engine else ("tritonserver",))])
 
 
-def _memory(folder: StateFolder, config: StackConfig) -> Finding:
-    finding = assess.assess_memory(gather.read_memory(), weights_bytes=WEIGHTS_BYTES, engine=config.engine)
-    return stack.ease_if_ours(finding, folder)
-
-
-def _ports(folder: StateFolder, config: StackConfig) -> Finding:
-    description = stack.read_description(folder)
-    if description is None or stack.has_living_processes(folder):  # its own processes listen on the ports that it had
-        kept: Mapping[str, int] = {}
-    else:
-        kept = description.ports
-    finding = assess.assess_ports(gather.read_ports(plan.port_names(config), kept))
-    return stack.ease_if_ours(finding, folder)
+def _memory(config: StackConfig) -> Finding:
+    return assess.assess_memory(gather.read_memory(), weights_bytes=WEIGHTS_BYTES, engine=config.engine)
 
 
 def _disk(folder: StateFolder) -> Finding:
-    # Not eased: a running stack dies of a full disk, and one that is started again finds its own data there.
     return assess.assess_disk(gather.read_space(folder.path, folder.shown))
 
 
-def _shared_memory(folder: StateFolder) -> Finding:
-    return stack.ease_if_ours(assess.assess_shared_memory(gather.read_space(gather.SHM, str(gather.SHM))), folder)
+def _shared_memory() -> Finding:
+    return assess.assess_shared_memory(gather.read_space(gather.SHM, str(gather.SHM)))
 
 
 def _running_stack(folder: StateFolder) -> Iterator[Check]:

@@ -41,11 +41,6 @@ def failure(check: str, detail: str, advice: str) -> Finding:
     return Finding(check, "failure", detail, advice)
 
 
-def ease(finding: Finding, cause: str) -> Finding:
-    """Return a finding whose cause ends by itself, or is ours: a failure becomes a warning that says so."""
-    return warning(finding.check, finding.detail, cause) if finding.state == "failure" else finding
-
-
 def skipped(check: str, why: str) -> Finding:
     """Return that a check was not made, and why."""
     return Finding(check, "skipped", why)

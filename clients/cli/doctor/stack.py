@@ -3,14 +3,12 @@
 from collections.abc import Callable
 
 from clients.cli.doctor import servers
-from clients.cli.doctor.findings import Finding, ease, failure, ok, skipped, warning
+from clients.cli.doctor.findings import Finding, failure, ok, skipped, warning
 from deploy.local import processes
 from deploy.local.leftovers import is_living
 from deploy.local.state import Description, StateFolder, Table, foreign_data
 from shared.runtime.settings import Connection
 
-EARLIER_RUN = "processes of an earlier run of this stack still run; `slipway up` ends them first"
-OWN_STACK = "the stack that runs in this folder uses it"
 UNREADABLE = (OSError, ValueError, TypeError, LookupError)
 """Errors of reading a file of the state folder that is damaged, or of another user."""
 
@@ -21,21 +19,6 @@ def is_running(folder: StateFolder) -> bool:
         return folder.is_held()
     except OSError:
         return False
-
-
-def read_description(folder: StateFolder) -> Description | None:
-    """Return the description of the stack; None if there is none, or if `check_folder` says why it cannot be read."""
-    try:
-        return folder.read_description()
-    except UNREADABLE:
-        return None
-
-
-def ease_if_ours(finding: Finding, folder: StateFolder) -> Finding:
-    """Return a failure as a warning if processes of this folder's stack run, which then may be its cause."""
-    if is_running(folder):
-        return ease(finding, OWN_STACK)
-    return ease(finding, EARLIER_RUN) if has_living_processes(folder) else finding
 
 
 def has_living_processes(folder: StateFolder) -> bool:

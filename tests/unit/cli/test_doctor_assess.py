@@ -10,12 +10,10 @@ from clients.cli.doctor.assess import (
     MAIN_PYTHONS,
     MIB,
     Memory,
-    Ports,
     Space,
     advise_python,
     assess_disk,
     assess_memory,
-    assess_ports,
     assess_programs,
     assess_python,
     assess_sandbox,
@@ -78,17 +76,11 @@ def test_shared_memory_of_a_container_may_be_small(mib, state):
     assert assess_shared_memory(Space("/dev/shm", mib * MIB)).state == state
 
 
-def test_too_few_ports_fail():
-    assert assess_ports(Ports(needed=18, free=3, taken={})).state == "failure"
-    assert assess_ports(Ports(needed=18, free=18, taken={})).state == "ok"
-
-
 def test_findings_name_what_there_is_and_what_to_do(snapshot):
     whole = Protection("yes", "yes", "yes", "yes", "yes")
     findings = [
         assess_python("python", (3, 8), MAIN_PYTHONS, advice="install another"),
         assess_disk(Space(".state", GIB)),
-        assess_ports(Ports(needed=18, free=18, taken={"gateway": 12001})),
         assess_programs("programs", []),
         assess_programs("programs", ["weed"]),
         assess_sandbox(whole),

@@ -9,7 +9,6 @@ from clients.cli.doctor.findings import (
     Finding,
     as_line,
     as_row,
-    ease,
     failure,
     ok,
     passed,
@@ -43,12 +42,6 @@ def test_findings_are_lines_for_people_tabs_and_json_for_programs(snapshot):
 )
 def test_only_a_failure_fails(findings, well):
     assert passed(findings) is well
-
-
-def test_a_cause_that_ends_by_itself_makes_a_failure_a_warning_and_leaves_the_rest():
-    eased = ease(failure("memory", "1 GiB available", "end other programs"), "`slipway up` ends them")
-    assert eased == warning("memory", "1 GiB available", "`slipway up` ends them")
-    assert ease(ok("memory", "8 GiB"), "why") == ok("memory", "8 GiB")
 
 
 def test_a_check_that_breaks_is_a_failure_and_hides_no_other():
