@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, StorageType
+from nats.js.api import ConsumerInfo
 from nats.js.errors import NotFoundError
 
 from clients.cli.backup.contents import STREAMS_IN_ORDER, Blob, Position, StreamCopy
@@ -153,24 +152,10 @@ async def keys_at(js: JetStreamContext, bucket: str, ending: str) -> list[str]:
 # -- restoring -------------------------------------------------------------------------------------------------------
 
 
-async def check_restorable(js: JetStreamContext) -> None:
-    """Raise CommandError if the bus cannot put consumers back to a position; tried on a stream of its own."""
-    name = f"SLIPWAY_RESTORE_{secrets.token_hex(8)}"
-    await js.add_stream(name=name, subjects=[f"slipway-restore.{name}"], storage=StorageType.MEMORY)
-    try:
-        await js.add_consumer(name, ConsumerConfig(durable_name="probe", ack_policy=AckPolicy.EXPLICIT))
-        await _reset(js, name, "probe", 1, timeout_s=5)
-    except (TimeoutError, nats.errors.Error) as error:
-        message = f"this server of the bus cannot put consumers back ({error}); use nats-server 2.14 or newer"
-        raise CommandError(message) from error
-    finally:
-        await js.delete_stream(name)
-
-
-async def _reset(js: JetStreamContext, stream: str, consumer: str, sequence: int, timeout_s: float = ANSWER_S) -> None:
+async def _reset(js: JetStreamContext, stream: str, consumer: str, sequence: int) -> None:
     """Replace a consumer by one that begins at a sequence."""
     body = json.dumps({"seq": sequence}).encode()
-    await js._api_request(f"$JS.API.CONSUMER.RESET.{stream}.{consumer}", body, timeout=timeout_s)  # noqa: SLF001 - no public call
+    await js._api_request(f"$JS.API.CONSUMER.RESET.{stream}.{consumer}", body, timeout=ANSWER_S)  # noqa: SLF001 - no public call
 
 
 async def find_contents(js: JetStreamContext) -> list[str]:

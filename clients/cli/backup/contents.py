@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Annotated, Any, Final
 
 from pydantic import Field
@@ -76,26 +75,18 @@ class Position(Contract):
 
 
 class ObjectCopy(Contract):
-    """A version of an object, or a delete marker over it.
+    """An object, in the version that was read of it.
 
     Attributes:
-        digest: Digest of its bytes; None for a delete marker.
+        blob: Its bytes.
         lock_mode: The mode of its retention; None if it has none.
         retained_until: When that ends.
     """
 
     key: str
-    version_id: str
-    modified: Instant
-    digest: Digest | None = None
-    size_bytes: Annotated[int, Field(ge=0)] = 0
+    blob: Blob
     lock_mode: LockMode | None = None
     retained_until: Instant | None = None
-
-    @property
-    def blob(self) -> Blob | None:
-        """Return its bytes; None for a delete marker."""
-        return None if self.digest is None else Blob(digest=self.digest, size_bytes=self.size_bytes)
 
 
 class BackupManifest(Contract):
@@ -107,7 +98,7 @@ class BackupManifest(Contract):
         objects: The list of objects, one `ObjectCopy` as JSON per line.
         object_count: How many they are.
         object_bytes: How many bytes they have together.
-        changed: Objects whose bytes are not those that their name promises; they are copied as they are.
+        damaged: Objects whose bytes are not those that their name promises; they are not part of it.
         ports: Ports of an embedded stack by name: restored routes name them, so a restored stack takes them again.
         tritons: Tritons of the default runtime of an embedded stack: routes name what each serves.
     """
@@ -122,7 +113,7 @@ class BackupManifest(Contract):
     objects: Blob
     object_count: int
     object_bytes: int
-    changed: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
     ports: dict[str, int] = Field(default_factory=dict)
     tritons: int = 1
 
@@ -162,8 +153,3 @@ def belongs(reserved: Mapping[str, int], next_segment: int) -> Callable[[str], b
         return version is None or int(version["number"]) <= reserved.get(version["model"], 0)
 
     return keep
-
-
-def is_retained(copy: ObjectCopy, now: datetime) -> bool:
-    """Return whether an object is still under lock at a time."""
-    return copy.lock_mode is not None and copy.retained_until is not None and copy.retained_until > now

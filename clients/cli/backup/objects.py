@@ -1,4 +1,4 @@
-"""Objects of the store in a backup: every version with its bytes and its lock, copied once, and put back in order."""
+"""Objects of the store in a backup: the version that readers read, with its retention; copied once, and put back."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 
-from clients.cli.backup.contents import Blob, ObjectCopy, digest_in, is_retained
+from clients.cli.backup.contents import Blob, ObjectCopy, digest_in
 from clients.cli.backup.locations import BackupLocation
+from contracts.audit import PREFIX as AUDIT
 from shared.errors import Permanent
 from shared.storage.object_lock import LockingStore
 from shared.storage.objects import ObjectVersion, Retention
@@ -19,7 +20,7 @@ REQUESTS = 8
 
 
 class SourceStore(LockingStore):
-    """The store as a backup reads and writes it: versions of any size, one by one."""
+    """The store as a backup reads and writes it: objects of any size."""
 
     def parts(self, version: ObjectVersion) -> Iterator[memoryview]:
         """Yield the bytes of a version in parts of `PART_BYTES`."""
@@ -36,11 +37,6 @@ class SourceStore(LockingStore):
         with self._translated(key):
             self._client.write_parts(self.bucket, key, size, iter(parts))
 
-    def hide(self, key: str) -> None:
-        """Put a delete marker over an object."""
-        with self._translated(key):
-            self._client.remove_object(bucket_name=self.bucket, object_name=key)
-
     def retain_latest(self, key: str, retention: Retention) -> None:
         """Put the version under lock that was written last."""
         version = self.latest_version(key)
@@ -53,126 +49,84 @@ class SourceStore(LockingStore):
             return [str(entry.object_name) for entry in self._client.list_objects(bucket_name=self.bucket)]
 
 
+def read_versions(versions: Iterable[ObjectVersion]) -> list[ObjectVersion]:
+    """Return the version of each object that is read: the newest, unless it is hidden; of the audit log the first."""
+    read = []
+    for key, group in groupby(versions, key=lambda version: version.key):
+        there = list(group)
+        written = [version for version in there if not version.marker]
+        read += written[:1] if key.startswith(AUDIT) else [each for each in written if each is there[-1]]
+    return read
+
+
 @dataclass
 class ObjectCopier:
-    """Copies objects into a location, except blobs that it has from an earlier backup.
+    """Copies objects into a location, except what it has from an earlier backup.
 
     Attributes:
         keep: Returns whether an object belongs to the backup.
-        changed: Objects whose bytes are not those that their name promises.
-        gone: Objects that were removed between the listing and the copy: erased texts, and what nothing refers to.
+        damaged: Objects whose bytes are not those that their name promises; they are not copied.
         new_bytes: Bytes that the location did not have.
     """
 
     store: SourceStore
     location: BackupLocation
     keep: Callable[[str], bool]
-    changed: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
     new_bytes: int = 0
 
-    def listed(self) -> list[ObjectVersion]:
-        """Return the versions of all objects that belong to the backup, of each object the latest one last.
-
-        Times have whole seconds, and servers list delete markers apart.
-        """
-        versions = [version for version in self.store.versions("") if self.keep(version.key)]
-        return sorted(versions, key=lambda version: (version.key, version.modified, version.latest))
-
-    def copy(self, versions: Iterable[ObjectVersion]) -> list[ObjectCopy]:
-        """Copy versions; return those that were still there, in the same order."""
+    def copy(self) -> list[ObjectCopy]:
+        """Copy all objects that belong to the backup; return those that were still there, ordered by key."""
         locks = self.store.has_lock()
+        versions = [version for version in read_versions(self.store.versions("")) if self.keep(version.key)]
         with ThreadPoolExecutor(REQUESTS, thread_name_prefix="backup") as threads:
             copies = threads.map(lambda version: self._copy(version, locks=locks), versions)
             return [copy for copy in copies if copy is not None]
 
     def _copy(self, version: ObjectVersion, *, locks: bool) -> ObjectCopy | None:
         try:
-            retention = self._retention(version) if locks else None
-            blob = None if version.marker else self._bytes(version)
+            retention = self.store.retention_of(version.key, version.version_id) if locks else None
+            blob = self._bytes(version)
         except Permanent as error:
-            if error.code != "artifact_not_found":
+            if error.code == "digest_mismatch":
+                self.damaged.append(version.key)
+            elif error.code != "artifact_not_found":  # it was removed meanwhile
                 raise
-            self.gone.append(version.key)
             return None
         return ObjectCopy(
             key=version.key,
-            version_id=version.version_id,
-            modified=version.modified,
-            digest=None if blob is None else blob.digest,
-            size_bytes=version.size,
+            blob=blob,
             lock_mode=None if retention is None else retention.mode,
             retained_until=None if retention is None else retention.until,
         )
 
-    def _retention(self, version: ObjectVersion) -> Retention | None:
-        return None if version.marker else self.store.retention_of(version.key, version.version_id)
-
     def _bytes(self, version: ObjectVersion) -> Blob:
-        """Return where the bytes of a version are in the location, after they were copied if it did not have them."""
-        digest = digest_in(version.key)
-        if digest is not None:
-            blob = Blob(digest=digest, size_bytes=version.size)
-            if self.location.has(blob):
-                return blob
-            try:
-                self._put(blob, self.store.parts(version))
-            except Permanent as error:
-                if error.code != "digest_mismatch":
-                    raise
-                self.changed.append(version.key)
-            else:
-                return blob
-        return self._unnamed(version)
+        """Return where the bytes of a version are in the location, after they were copied if it did not have them.
 
-    def _unnamed(self, version: ObjectVersion) -> Blob:
-        """Copy an object that does not tell its digest: it is read for that first, and again if it is large."""
-        if version.size <= PART_BYTES:
-            data = b"".join(self.store.parts(version))
-            blob = Blob(digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
-            self._put(blob, [memoryview(data)])
-            return blob
-        hasher = hashlib.sha256()
-        for part in self.store.parts(version):
-            hasher.update(part)
-        blob = Blob(digest=f"sha256:{hasher.hexdigest()}", size_bytes=version.size)
-        self._put(blob, self.store.parts(version))
+        An object that does not tell its digest is read for that first.
+        """
+        digest = digest_in(version.key)
+        if digest is None:
+            hasher = hashlib.sha256()
+            for part in self.store.parts(version):
+                hasher.update(part)
+            digest = f"sha256:{hasher.hexdigest()}"
+        blob = Blob(digest=digest, size_bytes=version.size)
+        if not self.location.has(blob):
+            self.location.put(blob, self.store.parts(version))
+            self.new_bytes += blob.size_bytes
         return blob
 
-    def _put(self, blob: Blob, parts: Iterable[memoryview]) -> None:
-        if not self.location.has(blob):
-            self.location.put(blob, parts)
-            self.new_bytes += blob.size_bytes
 
+def put_objects_back(store: SourceStore, location: BackupLocation, copies: Iterable[ObjectCopy], now: datetime) -> None:
+    """Write copied objects, with retentions that have not ended, into a store that holds nothing."""
+    locks = store.has_lock()
 
-@dataclass(frozen=True)
-class ObjectRestorer:
-    """Writes copied objects into a store that holds nothing."""
+    def put_back(copy: ObjectCopy) -> None:
+        store.append(copy.key, copy.blob.size_bytes, location.read(copy.blob))
+        if locks and copy.lock_mode is not None and copy.retained_until is not None and copy.retained_until > now:
+            store.retain_latest(copy.key, Retention(copy.lock_mode, copy.retained_until))
 
-    store: SourceStore
-    location: BackupLocation
-    now: datetime
-
-    def restore(self, copies: Iterable[ObjectCopy]) -> None:
-        """Write the versions of each object, the oldest first, with their locks."""
-        locks = self.store.has_lock()
-        objects = [list(versions) for _, versions in groupby(copies, key=lambda copy: copy.key)]
-        with ThreadPoolExecutor(REQUESTS, thread_name_prefix="restore") as threads:
-            for _ in threads.map(lambda versions: self._object(versions, locks=locks), objects):
-                pass
-
-    def _object(self, versions: list[ObjectCopy], *, locks: bool) -> None:
-        for copy in versions:
-            if copy.blob is None:
-                self.store.hide(copy.key)
-            else:
-                self.store.append(copy.key, copy.size_bytes, self.location.read(copy.blob))
-            if locks and is_retained(copy, self.now):
-                self.store.retain_latest(copy.key, _retention(copy))
-
-
-def _retention(copy: ObjectCopy) -> Retention:
-    if copy.lock_mode is None or copy.retained_until is None:
-        msg = f"{copy.key} is under no lock"
-        raise ValueError(msg)
-    return Retention(copy.lock_mode, copy.retained_until)
+    with ThreadPoolExecutor(REQUESTS, thread_name_prefix="restore") as threads:
+        for _ in threads.map(put_back, copies):
+            pass

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from clients.cli.backup.bus import check_restorable, find_contents, put_consumers_back, restore_stream
+from clients.cli.backup.bus import find_contents, put_consumers_back, restore_stream
 from clients.cli.backup.contents import FORMAT, LEFT_OUT, BackupManifest, Blob, ObjectCopy
 from clients.cli.backup.locations import BackupLocation
-from clients.cli.backup.objects import REQUESTS, ObjectRestorer, SourceStore
+from clients.cli.backup.objects import REQUESTS, SourceStore, put_objects_back
 from clients.cli.backup.taking import read_list
 from clients.cli.connection import StackAddress, connected
 from clients.cli.output import CommandError
@@ -64,7 +64,7 @@ def verify(chosen: Chosen) -> int:
     Raises:
         CommandError: something is missing or was changed; nothing was restored yet.
     """
-    blobs = {blob.digest: blob for copy in chosen.objects if (blob := copy.blob) is not None}
+    blobs = {copy.blob.digest: copy.blob for copy in chosen.objects}
     blobs |= {blob.digest: blob for blob in chosen.manifest.blobs()}
 
     def problem(blob: Blob) -> str | None:
@@ -87,20 +87,18 @@ async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock) -> None:
     """Restore a backup into a stack whose services do not run.
 
     Raises:
-        CommandError: the installation is not empty, or its bus cannot restore.
+        CommandError: the installation is not empty, or its bus refuses a copy.
     """
     store = SourceStore(stack.connection)
     async with connected(stack) as client:
         js = client.jetstream(timeout=30)
-        await check_restorable(js)
         problems = [*await find_contents(js), *await asyncio.to_thread(_objects_there, store)]
         if problems:
             raise CommandError(
                 f"this installation is not empty, and a restore replaces nothing: {'; '.join(problems[:MOST_NAMED])}. "
                 "Use a new state folder, or empty volumes and an empty bucket, and start no service before"
             )
-        restorer = ObjectRestorer(store, chosen.location, clock.now())
-        await asyncio.to_thread(restorer.restore, chosen.objects)
+        await asyncio.to_thread(put_objects_back, store, chosen.location, chosen.objects, clock.now())
         for copy in chosen.manifest.streams:
             await restore_stream(client, copy, chosen.location)
         await put_consumers_back(js, chosen.manifest.positions)

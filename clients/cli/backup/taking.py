@@ -26,13 +26,11 @@ class Taken:
     Attributes:
         digest: Digest of the manifest.
         new_bytes: Bytes of objects that the location did not have before.
-        gone: Objects that were removed while the backup was taken.
     """
 
     manifest: BackupManifest
     digest: str
     new_bytes: int
-    gone: Sequence[str]
 
 
 async def take(stack: StackAddress, location: BackupLocation, clock: Clock) -> Taken:
@@ -50,7 +48,7 @@ async def take(stack: StackAddress, location: BackupLocation, clock: Clock) -> T
         tail = await value_at(js, "audit", "tail", last["KV_audit"])
     keep = belongs(reserved, int(tail.get("segment", 1)))
     copier = ObjectCopier(SourceStore(stack.connection), location, keep)
-    objects = await asyncio.to_thread(lambda: copier.copy(copier.listed()))
+    objects = await asyncio.to_thread(copier.copy)
     listed = await asyncio.to_thread(keep_list, location, objects)
     manifest = BackupManifest(
         format=FORMAT,
@@ -62,14 +60,14 @@ async def take(stack: StackAddress, location: BackupLocation, clock: Clock) -> T
         streams=tuple(streams),
         objects=listed,
         object_count=len(objects),
-        object_bytes=sum(copy.size_bytes for copy in objects),
-        changed=tuple(sorted(copier.changed)),
+        object_bytes=sum(copy.blob.size_bytes for copy in objects),
+        damaged=tuple(sorted(copier.damaged)),
         ports=dict(stack.ports),
         tritons=stack.tritons,
     )
     data = canonical_json(manifest.model_dump(mode="json"))
     await asyncio.to_thread(location.commit, manifest.name(), data)
-    return Taken(manifest, digest_of(data), copier.new_bytes, tuple(copier.gone))
+    return Taken(manifest, digest_of(data), copier.new_bytes)
 
 
 def read_list(location: BackupLocation, manifest: BackupManifest) -> list[ObjectCopy]:

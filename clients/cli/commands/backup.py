@@ -23,7 +23,7 @@ def backup(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Back up the installation while it runs: events, records, objects with versions and locks.
+    """Back up the installation while it runs: events, records, objects with their locks.
 
     What an earlier backup in the same location has is not copied again, and an interrupted one is completed by the
     next. It takes an administrator's credential.
@@ -34,12 +34,10 @@ def backup(
     taken = _take(stack, kept)
     _show(taken, kept, time.monotonic() - began, as_json=as_json)
     warn(KEPT_BESIDE)
-    if taken.gone:
-        warn(f"{len(taken.gone)} objects were removed meanwhile and are not part of it, such as {taken.gone[0]}")
-    if taken.manifest.changed:
+    if taken.manifest.damaged:
         raise CommandError(
-            f"{len(taken.manifest.changed)} objects are not what their names promise, such as "
-            f"{taken.manifest.changed[0]}; they were copied as they are, see `slipway verify`"
+            f"{len(taken.manifest.damaged)} objects are not what their names promise, such as "
+            f"{taken.manifest.damaged[0]}; they are not part of it, see `slipway verify`"
         )
 
 
@@ -61,7 +59,7 @@ def _show(taken: Taken, location: BackupLocation, seconds: float, *, as_json: bo
         "seconds": round(seconds, 1),
     }
     if as_json:
-        show_json({**facts, "gone": taken.gone, "changed": manifest.changed})
+        show_json({**facts, "damaged": manifest.damaged})
         return
     show_line(
         f"backup {manifest.name()} in {location}: {manifest.object_count} objects with "

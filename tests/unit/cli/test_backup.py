@@ -86,7 +86,7 @@ def kept(location: Folder, **changed) -> BackupManifest:
     """Commit a backup of one object and one stream."""
     location.put(blob_of(b"weights"), [memoryview(b"weights")])
     location.put(blob_of(b"messages"), [memoryview(b"messages")])
-    copy = ObjectCopy(key="blobs/x", version_id="1", modified=NOW, digest=digest_of(b"weights"), size_bytes=7)
+    copy = ObjectCopy(key="blobs/x", blob=blob_of(b"weights"))
     stream = StreamCopy(name="S", config={}, state={}, chunks=(blob_of(b"messages"),))
     manifest = BackupManifest(
         data_format=DATA_FORMAT,
