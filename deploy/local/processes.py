@@ -165,6 +165,9 @@ def end_all(find: Callable[[], list[Process]], *, grace_s: float) -> list[Proces
 
 def collect_orphans(known: Iterable[int] = ()) -> None:
     """Reap adopted children that have ended; children in `known` are left to their owner."""
+    with contextlib.suppress(ChildProcessError):  # there is no child
+        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return  # none has ended: the table of all processes need not be read
     spare = set(known)
     for process in list_processes():
         if process.parent == os.getpid() and process.zombie and process.pid not in spare:
