@@ -59,7 +59,6 @@ def screens(shown: Shown) -> dict[str, Screen]:
         "/timeline": Screen("timeline", "/timeline"),
         "/endpoints": Screen("endpoints", "/endpoints"),
         "/drills": Screen("drills", "/drills"),
-        "/audit": Screen("audit", "/audit"),
         "/history": Screen("history", "/history"),
         "/deadletters": Screen("dead-letters", "/deadletters"),
     }
@@ -71,6 +70,7 @@ ELSEWHERE = {
     "/login": "signs in",
     "/login/oidc": "leads to an identity provider",
     "/login/callback": "comes from one",
-    "/index": "a bar that every page has while the index is built",
+    "/index": "the incidents at the top of every page, and a bar while the index is built",
+    "/runbooks/{name}": "a runbook of the documentation",
 }
 """Routes without a picture of their own."""

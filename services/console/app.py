@@ -12,12 +12,15 @@ from starlette.routing import Mount
 from contracts.version import VERSION
 from services.console.adapters.oidc import Provider, SignInRefusedError
 from services.console.adapters.sessions import Sessions
+from services.console.domain.incident import Incident
+from services.console.domain.people import Person
 from services.console.endpoints import Endpoints
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
 from services.console.ports import Artifacts, DeadLetters, Directory, Gateway, Orders, Routes
 from services.console.protection import Protection
+from services.console.queries.incidents import incidents
 from services.console.queries.reading import WholeIndex
 from services.console.settings import ConsoleSettings
 from services.console.web.access import Access, NotSignedInError
@@ -64,10 +67,14 @@ def build(
 ) -> FastAPI:
     """Return the HTTP application; the console handles no events, and publishes none as itself."""
     access = Access(sessions, people, https=settings.is_https)
-    pages = Pages(clock, progress, protection, has_playground=gateway is not None)
     sources = Sources(
         index, progress, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts, letters
     )
+
+    def incidents_of(person: Person) -> tuple[Incident, ...]:
+        return incidents(sources.seen_by(person), clock.now(), sessions.acknowledged())
+
+    pages = Pages(clock, progress, protection, incidents_of, has_playground=gateway is not None)
     app = FastAPI(
         title="Slipway console",
         version=VERSION,

@@ -33,6 +33,16 @@ function reachWithKeys() {
   }
 }
 
+// Names each cell after its column: a narrow screen shows rows as cards.
+function labelCells() {
+  for (const table of document.querySelectorAll("table")) {
+    const names = [...table.querySelectorAll("thead th")].map((each) => each.innerText.replace(/\s+/g, " "));
+    for (const cell of table.querySelectorAll("tbody td:not(.name, [colspan])")) {
+      if (names[cell.cellIndex] && !cell.parentElement.querySelector("[rowspan]")) cell.dataset.label = names[cell.cellIndex];
+    }
+  }
+}
+
 function followChanges() {
   if (!document.querySelector("[data-live]")) return;
   const source = new EventSource(`/api/v1/stream?since=${document.documentElement.dataset.readAt}`);
@@ -66,7 +76,7 @@ function changeTheme() {
 }
 
 let before = "";
-const pages = { f: "/fleet", r: "/releases", a: "/alerts", t: "/timeline", e: "/endpoints", d: "/drills", u: "/audit", h: "/history", l: "/deadletters" };
+const pages = { f: "/fleet", r: "/releases", a: "/alerts", t: "/timeline", e: "/endpoints", d: "/drills", h: "/history", l: "/deadletters" };
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
@@ -125,8 +135,8 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("[data-keys-button]")) document.querySelector("#keys").showModal();
 });
 document.addEventListener("change", (event) => { if (event.target.matches(".filters select")) event.target.form.requestSubmit(); });
-document.addEventListener("DOMContentLoaded", () => { followChanges(); reachWithKeys(); });
+document.addEventListener("DOMContentLoaded", () => { followChanges(); labelCells(); reachWithKeys(); });
 document.addEventListener("htmx:beforeSwap", noteUse);
 document.addEventListener("htmx:afterSwap", (event) => { reachWithKeys(); keepUse(event); });
-document.addEventListener("htmx:afterSettle", reachWithKeys);
+document.addEventListener("htmx:afterSettle", () => { labelCells(); reachWithKeys(); });
 window.addEventListener("resize", reachWithKeys);

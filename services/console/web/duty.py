@@ -1,18 +1,23 @@
-"""API and pages of those on duty: rehearsals and drills, dead letters, audit."""
+"""API and pages of those on duty: incidents, runbooks, rehearsals and drills, dead letters."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
-from starlette.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
 
 from services.console.domain.duty_screens import DeadLetter, Drill, Rehearsal
 from services.console.domain.screens import Page
-from services.console.queries import duty, timeline
-from services.console.web.access import Signed
+from services.console.queries import duty
+from services.console.web.access import CSRF_FIELD, Signed, access_of, check_token, read_form
 from services.console.web.api import PREFIX, Sources
-from services.console.web.filters import DrillQuery, HistoryQuery, RehearsalQuery
-from services.console.web.rendering import Renderer
+from services.console.web.filters import DrillQuery, RehearsalQuery
+from services.console.web.markdown import render_markdown
+from services.console.web.rendering import FOLDER, RUNBOOKS, Renderer
 
+LOCAL: Final = re.compile(r"/(?![/\\])[^\s]{0,500}")
+"""A path on the console itself."""
 After = Annotated[int, Query(ge=0, le=1_000_000)]
 
 
@@ -56,7 +61,21 @@ def _pages(router: APIRouter, sources: Sources, render: Renderer) -> None:
         letters = await sources.letters.newest(signed.person.models)
         return render(request, signed, "deadletters.html", letters=letters)
 
-    @router.get("/audit", include_in_schema=False)
-    def audit(request: Request, signed: Signed, query: HistoryQuery) -> Response:
-        shown = timeline.history(sources.seen_by(signed.person), **{**query.values, "audited": True})
-        return render(request, signed, "audit.html", events=shown, filters=query.shown)
+    @router.post("/incidents", include_in_schema=False)
+    async def acknowledge(request: Request, signed: Signed) -> Response:
+        form = await read_form(request)
+        check_token(signed, form.get(CSRF_FIELD))
+        key, back = form.get("incident", "")[:200], form.get("back", "")
+        if not signed.person.may("rollback", form.get("model", "")) or LOCAL.fullmatch(back) is None:
+            raise HTTPException(403, "Operators acknowledge what is about their models.")
+        access_of(request).sessions.acknowledge(key, signed.person.name)
+        sources.hub.announce({"incidents"})
+        return RedirectResponse(back, 303)
+
+    @router.get("/runbooks/{name}", include_in_schema=False)
+    def runbook(request: Request, signed: Signed, name: str) -> Response:
+        path = f"docs/runbooks/{name}.md"
+        if path not in RUNBOOKS:
+            raise HTTPException(404, "There is no such runbook here.")
+        text = render_markdown((FOLDER.parents[1] / path).read_text(encoding="utf-8"))
+        return render(request, signed, "runbook.html", name=name, text=text)

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
@@ -17,6 +17,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from services.console.domain.canary_screen import label_of
+from services.console.domain.incident import Incident
+from services.console.domain.people import Person
 from services.console.domain.screens import Points
 from services.console.follower import Progress
 from services.console.protection import Protection
@@ -25,7 +27,13 @@ from services.console.web.api import index_state
 from shared.runtime.clock import Clock
 
 FOLDER: Final = Path(__file__).resolve().parents[1]
+RUNBOOKS: Final = {
+    f"docs/runbooks/{path.name}": path.stem for path in (FOLDER.parents[1] / "docs/runbooks").glob("*.md")
+}
+"""Names of the runbooks that are here, by their paths; an installation without the documentation has none."""
 NONE: Final = "\N{EN DASH}"
+MOST_INCIDENTS: Final = 3
+"""Incidents at the top of a page."""
 WIDTH, HEIGHT = 120.0, 28.0
 LARGEST_WRITTEN_OUT: Final = 1e12
 LONGEST_READ_S: Final = 2.0
@@ -66,12 +74,14 @@ class Pages:
         clock: Says what `2 min ago` is.
         progress: How far the index is, for the head of each page.
         protection: Whether what rolls back automatically runs, for the top of each page.
+        incidents: Returns what has gone wrong with the models that a person sees, for the top of each page.
         has_playground: Whether the console knows a gateway.
     """
 
     clock: Clock
     progress: Progress
     protection: Protection
+    incidents: Callable[[Person], tuple[Incident, ...]] = lambda _person: ()
     has_playground: bool = False
     _environment: Environment = field(init=False)
 
@@ -101,7 +111,12 @@ class Pages:
             "highest": lambda points: sparkline(points)["highest"],
             "test_label": label_of,
         }
-        self._environment.globals |= {"assets": asset_version(), "has_playground": self.has_playground}
+        self._environment.globals |= {
+            "assets": asset_version(),
+            "has_playground": self.has_playground,
+            "runbooks": RUNBOOKS,
+        }
+        self._environment.globals["most_incidents"] = MOST_INCIDENTS
 
     def __call__(
         self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any
@@ -113,6 +128,7 @@ class Pages:
             person=signed.person if signed is not None else None,
             csrf=signed.session.csrf if signed is not None else "",
             theme=request.cookies.get("theme", ""),
+            incidents=self.incidents(signed.person) if signed is not None else (),
             index=index_state(self.progress),
             silent={name: since.isoformat() for name, since in self.protection.silent().items()},
             read_at=max(0.0, self.clock.monotonic() - LONGEST_READ_S),

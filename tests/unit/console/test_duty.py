@@ -1,4 +1,4 @@
-"""Rehearsals, drills, dead letters, the audit and keys: what each role sees of them, as text."""
+"""Rehearsals, drills, dead letters and the audit: what each role sees of them, as text."""
 
 from datetime import timedelta
 
@@ -13,7 +13,7 @@ from tests.unit.console.world import NOW, World
 
 EVIL = "<script>alert(1)</script>"
 LATER = NOW + timedelta(minutes=30)
-PAGES = ("/drills", "/audit", "/deadletters")
+PAGES = ("/drills", "/history?audited=true", "/deadletters")
 LETTER = {
     "number": 7, "at": "2026-11-27T01:00:00+00:00", "service": "merger", "subject": "slipway.release.opened.v1.m.registry",
     "code": "malformed_event", "reason": EVIL, "deliveries": 5,
@@ -98,7 +98,7 @@ def test_the_audit_shows_orders_and_changes_with_their_person_and_no_progress(ad
     assert 0 < audited["total"] < everything["total"]
 
 
-@pytest.mark.parametrize("path", ["/history", "/audit"])
+@pytest.mark.parametrize("path", ["/history", "/history?audited=true"])
 def test_an_event_names_its_model_and_an_environment_that_is_not_production(tmp_path, path):
     """A rehearsal rolls back in staging: without the two it would look like production."""
     made, story = World(tmp_path), Story(NOW)

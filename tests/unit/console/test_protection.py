@@ -81,7 +81,7 @@ def test_a_page_says_it_at_its_top_and_not_to_those_who_are_not_signed_in(tmp_pa
     later(world.clock, world.protection, ("console", "monitor", "rollback-controller"))
     later(world.clock, world.protection, ("console", "monitor"))
     for path in ("/fleet", "/index", "/models/search-ranker"):
-        (part,) = world.client("adam").get(path).text.split('id="protection"')[1:]
-        assert "rollback-controller" in part.split("</div>")[0]
+        (part,) = world.client("adam").get(path).text.split('id="incidents"')[1:]
+        assert "rollback-controller" in part.split("</aside>")[0]
     assert "rollback-controller" not in world.client().get("/fleet").text
     world.close()

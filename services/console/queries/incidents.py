@@ -1,0 +1,102 @@
+"""What has gone wrong: open alerts, and the rollbacks and failed releases of the last hour."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from services.console.domain.incident import Incident
+from services.console.domain.rows import instant
+from services.console.queries.reading import Reader
+
+SHOWN_FOR: Final = timedelta(hours=1)
+"""How long a rollback and a failed release are shown; an alert is shown while it is open."""
+_ALERTS: Final = """
+SELECT alerts.*, routes.active, routes.canary FROM alerts LEFT JOIN routes ON routes.model = alerts.model
+WHERE alerts.state = 'open' AND alerts.environment = 'production' AND alerts.severity <> 'info'
+"""
+_ROLLBACKS: Final = """
+SELECT r.*, routes.active, routes.quarantined, routes.suspended, events.about AS alert_id, events.title AS cause,
+       alerts.runbook
+FROM rollbacks AS r LEFT JOIN routes ON routes.model = r.model LEFT JOIN events ON events.id = r.cause_id
+LEFT JOIN alerts ON alerts.alert_id = events.about
+WHERE r.environment = 'production' AND r.at >= ? AND coalesce(events.type, '') NOT LIKE 'release.%'
+  AND coalesce(events.type, '') NOT LIKE 'canary.%' AND coalesce(events.type, '') NOT LIKE 'shadow.%'
+GROUP BY r.rollback_id
+"""
+_RELEASES: Final = """
+SELECT releases.*, routes.active FROM releases LEFT JOIN routes ON routes.model = releases.model
+WHERE outcome IN ('rejected', 'aborted', 'expired') AND state_at >= ?
+"""
+_DONE: Final = {"completed": "was rolled back", "started": "is being rolled back", "failed": "could not be rolled back"}
+
+
+def incidents(reader: Reader, now: datetime, acknowledged: Mapping[str, str]) -> tuple[Incident, ...]:
+    """Return what has gone wrong, the worst and the newest first; what was acknowledged comes last.
+
+    Args:
+        reader: The index, or the part of it that a person may see.
+        now: The time.
+        acknowledged: By whom and when, by the key of an incident.
+    """
+    since = instant(now - SHOWN_FOR) or ""
+    rollbacks = reader.read(_ROLLBACKS, (since,))
+    rolled_back = {entry["alert_id"] for entry in rollbacks}
+    known = [_rollback(entry) for entry in rollbacks]
+    known += [_alert(entry) for entry in reader.read(_ALERTS) if entry["alert_id"] not in rolled_back]
+    known += [_release(entry) for entry in reader.read(_RELEASES, (since,))]
+    shown = [each.model_copy(update={"acknowledged": acknowledged.get(each.key, "")}) for each in known]
+    shown.sort(key=lambda each: each.at, reverse=True)
+    return tuple(sorted(shown, key=lambda each: (bool(each.acknowledged), each.tone != "bad")))
+
+
+def _alert(entry: Mapping[str, Any]) -> Incident:
+    in_traffic = entry["target"] in (entry["active"], entry["canary"])
+    return Incident(
+        key=entry["alert_id"],
+        model=entry["model"],
+        at=entry["raised_at"],
+        tone="bad" if entry["severity"] == "critical" else "busy",
+        title=f"Alert {entry['trigger'] or entry['kind']} about {entry['target']}",
+        why=entry["message"],
+        serves=_serves(entry),
+        link=f"/alerts/{entry['alert_id']}",
+        runbook=entry["runbook"] or "",
+        failed=entry["target"] if in_traffic and entry["kind"] != "standby" else "",
+    )
+
+
+def _rollback(entry: Mapping[str, Any]) -> Incident:
+    held = {name: entry["failed"] in (entry[name] or "") for name in ("quarantined", "suspended")}
+    state = next((f" {entry['failed']} is {name}." for name, is_held in held.items() if is_held), "")
+    failed, alerted = entry["state"] == "failed", entry["runbook"] is not None
+    verified = {None: "", "pass": ", verified"}.get(entry["verdict"], f"; its check ended with {entry['verdict']}")
+    return Incident(
+        key=entry["rollback_id"],
+        model=entry["model"],
+        at=entry["switched_at"] or entry["at"],
+        tone="bad",
+        title=f"{entry['failed']} {_DONE[entry['state']]}",
+        why=f"{entry['code']}: {entry['reason']}" if failed else entry["cause"] or "",
+        serves=_serves(entry, "" if failed else verified) + state,
+        link=f"/alerts/{entry['alert_id']}" if alerted else f"/history?about={entry['cause_id']}",
+        runbook="docs/runbooks/rollback.md" if failed else entry["runbook"] or "",
+        failed=entry["failed"] if failed else "",
+    )
+
+
+def _release(entry: Mapping[str, Any]) -> Incident:
+    return Incident(
+        key=entry["release_id"],
+        model=entry["model"],
+        at=entry["state_at"],
+        tone="busy",
+        title=f"{entry['model']}.v{entry['version']} was {entry['outcome']}",
+        why=entry["reason"] or "",
+        serves=_serves(entry),
+        link=f"/releases/{entry['release_id']}",
+        runbook="docs/runbooks/release.md",
+    )
+
+
+def _serves(entry: Mapping[str, Any], verified: str = "") -> str:
+    return f"{entry['active']} serves{verified}." if entry["active"] else f"Nothing serves {entry['model']}."

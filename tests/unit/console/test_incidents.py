@@ -1,0 +1,94 @@
+"""The top of each page: what went wrong, what serves, and who acknowledged it."""
+
+from datetime import timedelta
+
+import pytest
+
+from contracts import facts as f
+from testbed import factories
+from testbed.story import Story
+from tests.kit.page_text import page_text
+from tests.unit.console.world import NOW, World
+
+
+@pytest.fixture
+def world(tmp_path):
+    made, story = World(tmp_path), Story(NOW - timedelta(hours=3))
+    events = [*story.release("shop-bot", 1, 1), *story.release("shop-bot", 2, 2), *story.release("faq-de", 1, 3)]
+    story.moment = NOW - timedelta(minutes=20)
+    events += story.release("faq-de", 2, 4, until="rejected")
+    story.moment = NOW - timedelta(minutes=2)
+    events += story.alert("shop-bot")
+    made.fill(events)
+    yield made
+    made.close()
+
+
+def top(client, path="/index"):
+    """Return the incidents as a page shows them."""
+    return page_text(client.get(path).text.split('id="incidents"')[1].split("</aside>")[0].partition(">")[2])
+
+
+def test_it_says_what_happened_what_serves_and_why_on_each_page(world, snapshot):
+    shown = top(world.client("oscar"))
+    assert shown == snapshot
+    assert shown == top(world.client("oscar"), "/alerts")
+
+
+def test_an_open_alert_leads_to_the_rollback_and_its_rollback_replaces_it(world, snapshot):
+    story = Story(NOW)
+    events = [*story.release("bank-bot", 1, 5), *story.release("bank-bot", 2, 6)]
+    raised, *rolled_back = story.alert("bank-bot")
+    world.fill([*events, raised])
+    world.clock.time = story.moment
+    assert 'href="/models/bank-bot/rollback?target=bank-bot.v2.int8"' in world.client("oscar").get("/fleet").text
+    world.fill([*events, raised, rolled_back[0]])
+    assert top(world.client("oscar")) == snapshot
+
+
+def test_a_failed_rollback_is_said_with_its_reason(world, snapshot):
+    story = Story(NOW)
+    events = [*story.release("bank-bot", 1, 5), *story.release("bank-bot", 2, 6)]
+    raised, started, *_ = story.alert("bank-bot")
+    about = {
+        name: getattr(started.data, name) for name in ("rollback_id", "cause_id", "failed", "to", "mode", "timeline")
+    }
+    failed = factories.fact(f.RollbackFailed, **about, code="previous_not_ready", reason="The standby does not answer.")
+    world.fill([*events, raised, started, story.event(failed, "bank-bot", raised.correlationid)])
+    world.clock.time = story.moment
+    assert top(world.client("oscar")) == snapshot
+
+
+def test_an_operator_acknowledges_it_for_all_and_nobody_else_can(world):
+    operator, viewer = world.client("oscar"), world.client("vera")
+    assert "Acknowledge" not in top(viewer)
+    rows = world.index.read("SELECT rollback_id FROM rollbacks")
+    form = {"incident": rows[0]["rollback_id"], "model": "shop-bot", "back": "/fleet?state=alert"}
+    assert viewer.post("/incidents", data=form | {"csrf": world.csrf(viewer)}).status_code == 403
+    assert operator.post("/incidents", data=form).status_code == 403
+    answer = operator.post("/incidents", data=form | {"csrf": world.csrf(operator)})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/fleet?state=alert")
+    assert "acknowledged by oscar at 02:00 UTC" in top(viewer)
+    world.clock.time += timedelta(hours=2)
+    assert "shop-bot" not in top(world.client("vera"))
+
+
+@pytest.mark.parametrize("back", ["//evil.example", "https://evil.example", "/\\evil.example", "", "javascript:1"])
+def test_an_acknowledgement_leads_back_to_this_console_only(world, back):
+    client = world.client("oscar")
+    form = {"incident": "x", "model": "shop-bot", "back": back, "csrf": world.csrf(client)}
+    assert client.post("/incidents", data=form).status_code == 403
+
+
+def test_a_member_of_a_team_sees_those_of_its_models(world):
+    assert "faq-de" in top(world.client("vera"))
+    shown = top(world.client("sam"))
+    assert ("shop-bot.v2.int8" in shown, "faq-de" in shown) == (True, False)
+
+
+def test_a_runbook_is_a_page(world):
+    client = world.client("vera")
+    page = client.get("/runbooks/latency")
+    assert (page.status_code, "<h2>What to do</h2>" in page.text) == (200, True)
+    assert client.get("/runbooks/none").status_code == 404
+    assert 'href="/runbooks/latency"' in client.get("/alerts/shop-bot.v2.int8%2Fttft-p95%2F2").text
