@@ -36,7 +36,6 @@ PRELOADED = (
     "contracts.runtimes",
     "contracts.store_access",
     "shared.messaging.bus",
-    "shared.messaging.event_log",
     "shared.messaging.records",
     "shared.provenance.attestations",
     "shared.provenance.audit_log",

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from contracts.evaluations import EACH_SLICE, Bound, Evaluation
 from contracts.policy import MetricGate, ReleasePolicy, Trigger
 from decisions.evaluations.limit_tests import usual_rows
-from decisions.evidence.triggers import limit_of
+from decisions.evidence.triggers import can_judge, limit_of
 from decisions.releases.plan import PlannedStep, plan_release
-from decisions.rollback.suspensions import can_judge
 
 _OBJECTIVES = {
     "quality": "the one that loses least quality",

@@ -9,10 +9,10 @@ from contracts.facts import WindowSummarised
 from contracts.policy import ReleasePolicy, Trigger
 from decisions.evidence import hard_failures
 from decisions.evidence.block_tests import BLOCK_S, LEAST_REQUESTS, count_bad_blocks, plan_line
-from decisions.evidence.triggers import kind_of, limit_of, sequential, triggers_of_shadow
+from decisions.evidence.triggers import can_judge, kind_of, limit_of, sequential, triggers_of_shadow
 from decisions.evidence.version_tests import CandidateTest, count_blocks_to_pass
 from decisions.releases.plan import needs_shadow, traffic_shares
-from decisions.rollback.suspensions import JUDGED_RATIO, can_judge, least_confirmed
+from decisions.rollback.suspensions import JUDGED_RATIO, least_confirmed
 
 _RECORDED_LATER = timedelta(minutes=2)
 """The requests of the last two minutes may not be in a window yet."""

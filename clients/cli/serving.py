@@ -6,7 +6,8 @@ from clients.cli.output import CommandError
 from clients.cli.reading import RecordsOfModels
 from contracts.routes import Route
 from contracts.vocabulary import Environment, Target
-from decisions.rollback.suspensions import describe_protection, describe_suspended
+from decisions.rollback.rule import describe_protection
+from decisions.rollback.suspensions import describe_suspended
 
 BUCKETS: dict[Environment, str] = {"production": "routes", "staging": "staging-routes"}
 

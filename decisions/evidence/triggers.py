@@ -55,6 +55,11 @@ def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
     return tuple(trigger for trigger in triggers if trigger.rule.limits != "distance" and limit_of(trigger) < 1.0)
 
 
+def can_judge(trigger: Trigger | None) -> bool:
+    """Return whether a shadow shows anything of what a trigger watches: errors and answers, of each request."""
+    return trigger is not None and bool(sequential([trigger])) and kind_of(trigger) in ("errors", "quality")
+
+
 def triggers_of_shadow(declared: Iterable[Trigger]) -> tuple[Trigger, ...]:
     """Return the triggers by which a shadow is judged: the policy's, and own ones that it lacks."""
     watching = sequential(declared)

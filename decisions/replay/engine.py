@@ -150,7 +150,7 @@ def _raised(events: Iterable[Event[Any]]) -> Raised:
 class _Question:
     """An alert fact that asks for a decision, with the counts of its window."""
 
-    fact: AlertFact
+    fact: AlertRaised | AlertUpdated
     trigger: Trigger
     counted: Counted
     role: Role

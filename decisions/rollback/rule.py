@@ -14,8 +14,7 @@ from contracts.facts import AlertRaised, AlertUpdated
 from contracts.policy import Trigger
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
-from decisions.evidence.alerts import AlertFact
-from decisions.routes.edits import Changed, EditRefused, roll_back
+from decisions.routes.edits import Changed, EditRefused, put_back, roll_back
 
 Evidence = Literal["answers_nothing", "trigger", "none"]
 """What speaks against the target: it answers nothing; an automatic trigger is at its line; or nothing that moves it."""
@@ -67,7 +66,7 @@ def decide(evidence: Evidence, behind: Behind, *, suspended: bool, why: str = ""
     return Decision("move") if outcome == "move" else Decision("page", outcome, why)
 
 
-def evidence_of(alert: AlertFact, trigger: Trigger | None) -> Evidence:
+def evidence_of(alert: AlertRaised | AlertUpdated, trigger: Trigger | None) -> Evidence:
     """Return what an alert shows; `action: manual` asks for a person, also where the target answers nothing."""
     if trigger is not None and trigger.action != "automatic":
         return "none"
@@ -139,7 +138,7 @@ def replicas_needed(failed: ServedTarget) -> int:
     return math.ceil(len(failed.endpoints) / 2)
 
 
-def has_recovered(alert: AlertFact) -> bool:
+def has_recovered(alert: AlertRaised | AlertUpdated) -> bool:
     """Return whether an alert that lasts is within its limit by now, so that an update of it moves nothing.
 
     A window without requests is within any limit: if bad ones come again, the next update exceeds it.
@@ -147,6 +146,14 @@ def has_recovered(alert: AlertFact) -> bool:
     if not isinstance(alert, AlertUpdated) or alert.limit is None or alert.answers_nothing:
         return False
     return alert.value is None or alert.value <= alert.limit
+
+
+def describe_protection(route: Route) -> str:
+    """Return where traffic can still go while a version is suspended or returns as a canary; empty if none is."""
+    if not put_back(route) or route.active is None:
+        return ""
+    to = f"for {route.previous.target}" if route.previous is not None else "for a suspended version that generates"
+    return f"until that is decided, {route.active.target} is left only if it answers nothing, {to}"
 
 
 def rollback_id(cause_id: str) -> str:

@@ -3,11 +3,8 @@
 import math
 from typing import Final
 
-from contracts.policy import Trigger
 from contracts.routes import Route, Suspended
 from decisions.evidence.block_tests import SMALLEST_LIMIT, STAKES, plan_stakes
-from decisions.evidence.triggers import kind_of, sequential
-from decisions.routes.edits import put_back
 
 JUDGED_RATIO: Final = 0.5
 """Share of the active version's requests that a suspended one is asked, within spare capacity."""
@@ -21,11 +18,6 @@ PERSON_DECIDES: Final = (
 )
 RETURNS: Final = "returns as a canary"
 _SIGMAS = 1.96
-
-
-def can_judge(trigger: Trigger | None) -> bool:
-    """Return whether a shadow shows anything of what a trigger watches: errors and answers, of each request."""
-    return trigger is not None and bool(sequential([trigger])) and kind_of(trigger) in ("errors", "quality")
 
 
 def describe_suspended(route: Route, entry: Suspended) -> str:
@@ -43,14 +35,6 @@ def describe_suspended(route: Route, entry: Suspended) -> str:
     if route.judged is not entry:
         return f"judged by {entry.trigger} once the shadow is free"
     return f"judged by its shadow, by {entry.trigger}: it is asked what callers asked"
-
-
-def describe_protection(route: Route) -> str:
-    """Return where traffic can still go while a version is suspended or returns as a canary; empty if none is."""
-    if not put_back(route) or route.active is None:
-        return ""
-    to = f"for {route.previous.target}" if route.previous is not None else "for a suspended version that generates"
-    return f"until that is decided, {route.active.target} is left only if it answers nothing, {to}"
 
 
 def describe_share(bad: int, requests: int) -> str:

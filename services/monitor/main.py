@@ -14,7 +14,6 @@ from shared.messaging.alert_log import AlertLog
 from shared.messaging.bus import Bus
 from shared.messaging.bus_clock import BusClock
 from shared.messaging.credentials import require_identity
-from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.runtime.program_imports import finish_imports
@@ -37,7 +36,7 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
     metrics = MonitorMetrics(bus.metrics)
     monitor = build(
         bus,
-        states=RecordStore("alerts", alerts, LoggedPublisher(bus), service=SERVICE, note=metrics.note),
+        states=RecordStore("alerts", alerts, bus, service=SERVICE, note=metrics.note),
         references=StoredReferences(store),
         reports=EvidentlyReports(store, connection.work_dir(SERVICE), timeout_s=settings.report_timeout_s),
         own_offset_s=lambda: clock.offset_s,

@@ -29,7 +29,6 @@ from services.registry.settings import RegistrySettings
 from services.registry.uploads import ABORT_EVERY_S, Intake
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import require_identity
-from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import Note, RecordStore
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
@@ -56,7 +55,7 @@ def connect_ports(
 
     def store(record: type[R], note: Note[R] | None = None) -> RecordStore[R]:
         bucket = Bucket(bus.js, "releases", record, service=SERVICE)
-        return RecordStore("releases", bucket, LoggedPublisher(bus), service=SERVICE, note=note)
+        return RecordStore("releases", bucket, bus, service=SERVICE, note=note)
 
     return Ports(
         releases=store(Release, note),

@@ -29,12 +29,11 @@ from contracts.teams import Team
 from contracts.vocabulary import ENVIRONMENTS
 from decisions.rollback.rule import rollback_id
 from services.rollback_controller.controller import Controller
-from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.operator_orders import OperatorOrders
 from services.rollback_controller.ports import Alerts, Drills, Probe, Proofs, Routes, Traffic
 from services.rollback_controller.rehearsal import Rehearsal
 from services.rollback_controller.settings import RollbackControllerSettings
-from services.rollback_controller.states import RollbackStates
+from services.rollback_controller.states import KnownPolicies, RollbackStates
 from shared.messaging.bus import Bus, Failed
 from shared.messaging.orders import order_refused
 from shared.runtime.clock import Clock

@@ -30,9 +30,8 @@ from decisions.routes.edits import Changed, EditRefused, put_back
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.decision import Cause, VoidOrder
 from services.rollback_controller.domain.record import Rollback, RollbackState, Rules, record_policy
-from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.ports import Alerts, Probe, Routes
-from services.rollback_controller.states import RollbackStates
+from services.rollback_controller.states import KnownPolicies, RollbackStates
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Received
 from shared.messaging.orders import check_sender

@@ -7,21 +7,20 @@ from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.log import LoggedAlerts, StreamArrivals
 from services.rollback_controller.adapters.provenance import proofs_by_settings
-from services.rollback_controller.adapters.triton import TritonProbe
+from services.rollback_controller.adapters.triton import RememberedProbe, TritonProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.golden_probes import GOLDEN_EVERY_S, GoldenProbes
 from services.rollback_controller.metrics import RollbackMetrics
 from services.rollback_controller.settings import RollbackControllerSettings
-from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
+from services.rollback_controller.standby import STANDBYS_EVERY_S, StandbyProbes
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from shared.messaging.alert_log import AlertLog
 from shared.messaging.bus import Bus
 from shared.messaging.bus_clock import BusClock
 from shared.messaging.credentials import require_identity
-from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.messaging.traffic_reports import follow_traffic
 from shared.runtime.clock import SystemClock
@@ -46,7 +45,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         RecordStore(
             "rollbacks",
             Bucket(bus.js, "rollbacks", RollbackState, service=SERVICE),
-            LoggedPublisher(bus),
+            bus,
             service=SERVICE,
             note=metrics.note,
         )

@@ -1,10 +1,17 @@
 """Reads and changes the controller's records: one for each model and environment, in the bucket `rollbacks`."""
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
 
 from contracts.records import parse_record_key, record_key
+from contracts.routes import Route
 from contracts.vocabulary import Environment
-from services.rollback_controller.domain.record import RollbackState
+from decisions.routes.versions import without_policy
+from services.rollback_controller.domain.record import RollbackState, record_policy
+from services.rollback_controller.ports import Proofs
 from shared.messaging.records import RecordStore
 from shared.storage.kv import Entry
 
@@ -51,6 +58,29 @@ class RollbackStates:
         """Return environment and model of every record."""
         keys = map(parse_record_key, await self._store.keys())
         return [key for key in keys if key is not None]
+
+
+@dataclass(frozen=True)
+class KnownPolicies:
+    """The policies of routed versions: a record that was lost has them from what is signed with the versions."""
+
+    states: RollbackStates
+    proofs: Proofs
+
+    async def complete(
+        self, environment: Environment, model: str, state: RollbackState, route: Route | None
+    ) -> dict[int, str]:
+        """Record the policies of the versions on a route that the record lacks; return why some cannot be read."""
+        unknown: dict[int, str] = {}
+        for version in without_policy(route, state.triggers):
+            signed = await self.proofs.policy(model, version)
+            if isinstance(signed, str):
+                unknown[version] = signed
+                continue
+            structlog.get_logger().warning("policy read from what is signed", model=model, version=version)
+            record = functools.partial(record_policy, version=version, policy=signed.policy, route=route)
+            await self.states.write(environment, model, record)
+        return unknown
 
 
 def _changed(state: RollbackState | None, empty: RollbackState, decide: Decide) -> RollbackState | None:

@@ -5,9 +5,8 @@ from contracts.vocabulary import Environment
 from services.rollback_controller.domain import blindness
 from services.rollback_controller.domain.blindness import Arrived, Limits, Seen, Traffic
 from services.rollback_controller.domain.record import Arriving
-from services.rollback_controller.known_policies import KnownPolicies
 from services.rollback_controller.ports import Arrivals, Routes
-from services.rollback_controller.states import RollbackStates
+from services.rollback_controller.states import KnownPolicies, RollbackStates
 from shared.errors import SlipwayError
 from shared.messaging.alert_log import OpenAlerts
 from shared.runtime.clock import Clock

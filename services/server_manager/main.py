@@ -27,7 +27,6 @@ from services.server_manager.settings import ServerManagerSettings, ServingEndpo
 from shared.errors import SlipwayError
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import read_seed, require_identity
-from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
@@ -113,7 +112,7 @@ def _fleet_state(bus: Bus, settings: ServerManagerSettings) -> FleetState:
     records = RecordStore(
         "servers",
         KvRecords(lambda: bus.js, "servers", Servers, service=SERVICE),
-        LoggedPublisher(bus),
+        bus,
         service=SERVICE,
         decides_again=True,
         note=FleetMetrics(bus.metrics).note,

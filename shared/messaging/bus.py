@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import structlog
@@ -18,6 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
+from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 from prometheus_client import CollectorRegistry
 
@@ -25,7 +27,7 @@ from contracts import metrics as m
 from contracts.envelope import Event, plain
 from contracts.facts import Fact, WorkProgressed
 from contracts.identities import inbox_prefix
-from contracts.services import SERVICES, durable_name, filter_subject, stream_of
+from contracts.services import EVENTS, SERVICES, durable_name, filter_subject, stream_of
 from contracts.vocabulary import Environment, canonical_json
 from shared.messaging.credentials import identify
 from shared.messaging.delivery import Consumption, Delivery, Failed
@@ -45,6 +47,7 @@ from shared.runtime.telemetry import is_traced, tracer_provider
 
 F = TypeVar("F", bound=Fact)
 STOP_GRACE_S = 2.0
+CLOCK_SKEW = timedelta(minutes=5)
 _PULL_S = 5.0
 _URGENT_PULL_S = 1.0
 """How long one request for messages lasts. In a cluster it is lost with the server that leads the consumer, which
@@ -263,7 +266,7 @@ class Bus:
         self._handled.labels(fact.TYPE, outcome).inc()
 
     def count_unpublishable(self, fact_type: str) -> None:
-        """Count a fact that cannot be published."""
+        """Count a fact that was refused permanently."""
         self._unpublishable.labels(fact_type).inc()
 
     # -- publishing -------------------------------------------------------------------------------------------------
@@ -281,6 +284,35 @@ class Bus:
         structlog.get_logger().info("published", fact=event.type, model=event.subject, release=event.correlationid)
         return event
 
+    async def was_published(self, emit: Emit, since: datetime) -> bool:
+        """Return whether the log has a fact of this id.
+
+        Only facts of the same type and model are read, and only those since it was decided: the number of requests does
+        not grow with the log.
+        """
+        event, begin = self.envelope(emit), since - CLOCK_SKEW
+        try:
+            message = await self.js.get_last_msg(EVENTS, event.nats_subject)
+        except NotFoundError:
+            return False
+        if message.time is not None and message.time < begin:
+            return False
+        sequence = None
+        while not _has(message, event):
+            try:
+                sequence = await self._first(event.nats_subject, begin) if sequence is None else sequence + 1
+                message = await self.js.get_msg(EVENTS, sequence, subject=event.nats_subject, next=True)
+            except NotFoundError:
+                return False
+            sequence = message.seq or sequence
+        return True
+
+    async def _first(self, subject: str, since: datetime) -> int:
+        """Return the sequence of the first message on a subject since a time; the client has no call for it."""
+        asked = json.dumps({"next_by_subj": subject, "start_time": since.isoformat()}).encode()
+        answer = await self.js._api_request(f"$JS.API.STREAM.MSG.GET.{EVENTS}", asked)  # noqa: SLF001 - no public call
+        return int(answer["message"]["seq"])
+
     async def progress(self, cause: Event[Any], progress: WorkProgressed) -> None:
         """Publish how far work is; live only, and never a reason to fail."""
         event = self.envelope(Emit(progress, id=f"{cause.id}-{progress.step}-{progress.done}"), cause)
@@ -292,6 +324,10 @@ def stored_at() -> datetime | None:
     """Return when the stream stored the message that is being handled, by the bus's own clock; None outside of one."""
     received = _received.get()
     return received.stored_at if received is not None else None
+
+
+def _has(message: RawStreamMsg, event: Event[Any]) -> bool:
+    return (message.headers or {}).get("Nats-Msg-Id") == event.id
 
 
 def _report_refusal(sentence: str) -> None:

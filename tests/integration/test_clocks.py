@@ -12,7 +12,6 @@ from services.monitor.metrics import MonitorMetrics
 from services.monitor.settings import MonitorSettings
 from shared.messaging.bus import Bus, publish_event
 from shared.messaging.bus_clock import BusClock
-from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
@@ -58,7 +57,7 @@ async def test_records_of_a_gateway_with_a_wrong_clock_are_counted_taken_and_ale
     await bus.connect()
     build(
         bus,
-        states=RecordStore("alerts", Bucket(js, "alerts", MonitorState), LoggedPublisher(bus), service="monitor"),
+        states=RecordStore("alerts", Bucket(js, "alerts", MonitorState), bus, service="monitor"),
         references=None,
         reports=None,
         own_offset_s=lambda: 0.0,

@@ -21,12 +21,10 @@ from services.rollback_controller.adapters.kv import KvRoutes
 from services.rollback_controller.adapters.log import LoggedAlerts
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState, Rules
-from services.rollback_controller.known_policies import KnownPolicies
-from services.rollback_controller.states import RollbackStates
+from services.rollback_controller.states import KnownPolicies, RollbackStates
 from shared.errors import Permanent, Transient
 from shared.messaging import topology
 from shared.messaging.bus import Bus, Received, publish_event
-from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.provision import provision
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
@@ -108,7 +106,7 @@ def alert():
 
 def controller_on(bus):
     bucket = Bucket(bus.js, "rollbacks", RollbackState)
-    states = RollbackStates(RecordStore("rollbacks", bucket, LoggedPublisher(bus), service=SERVICE))
+    states = RollbackStates(RecordStore("rollbacks", bucket, bus, service=SERVICE))
     routes, probe, rules = KvRoutes(lambda: bus.js), Answers(), Rules()
     return Controller(
         states=states,

@@ -8,7 +8,6 @@ import pytest
 from contracts.facts import DeadlinePassed
 from contracts.services import EVENTS
 from shared.messaging.bus import Bus
-from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.provision import provision
 from shared.messaging.topology import DEDUPE_WINDOW_S
 from shared.runtime.clock import SystemClock
@@ -25,7 +24,7 @@ class KeyValueWorld:
     def __init__(self, js, bus):
         self._js = js
         self._bus = bus
-        self.publisher = LoggedPublisher(bus)
+        self.publisher = bus
         self.limit_bytes = bus.client.max_payload - 512
         self.boottime_s = 0.0
         self.options = {"boottime": lambda: self.boottime_s}

@@ -18,8 +18,7 @@ from services.registry.domain.record import Input, Release
 from services.registry.domain.releases import decide, open_release
 from services.registry.domain.versions import ModelRecord
 from shared.errors import Permanent
-from shared.messaging.bus import Bus, Emit, publish_event
-from shared.messaging.event_log import CLOCK_SKEW, LoggedPublisher
+from shared.messaging.bus import CLOCK_SKEW, Bus, Emit, publish_event
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket, Conflict
@@ -241,7 +240,7 @@ async def connected_publisher(settings):
     bus = Bus(settings, "registry", SystemClock())
     await bus.connect()
     try:
-        yield LoggedPublisher(bus)
+        yield bus
     finally:
         await bus.broker.stop()
 
@@ -277,18 +276,18 @@ async def test_a_look_into_a_long_log_begins_when_the_fact_was_decided(js, setti
         return Emit(fact, key=key, model=k.MODEL, correlation_id=k.RELEASE, environment="production", cause_id="c")
 
     async with connected_publisher(settings) as publisher:
-        subject = publisher._bus.envelope(emit("x")).nats_subject
+        subject = publisher.envelope(emit("x")).nats_subject
         await asyncio.gather(*(js.publish(subject, b"{}", headers={"Nats-Msg-Id": f"before-{n}"}) for n in range(2000)))
         decided_at = (await js.get_last_msg(EVENTS, subject)).time + timedelta(microseconds=1) + CLOCK_SKEW
         await publisher.publish(emit("a"))
         await publisher.publish(emit("b"))
-        before = publisher._bus.client.stats["out_msgs"]
+        before = publisher.client.stats["out_msgs"]
         assert [await publisher.was_published(emit(key), decided_at) for key in ("a", "b", "never")] == [
             True,
             True,
             False,
         ]
-        assert 3 <= publisher._bus.client.stats["out_msgs"] - before <= 12
+        assert 3 <= publisher.client.stats["out_msgs"] - before <= 12
         assert await publisher.was_published(emit("a"), old), "decided long ago, published only now"
         assert not await publisher.was_published(emit("a"), decided_at + timedelta(hours=1))
 

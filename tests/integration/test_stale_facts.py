@@ -23,7 +23,6 @@ from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import RollbackStates
 from shared.messaging.bus import Bus, publish_event
 from shared.messaging.bus_clock import BusClock
-from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.provision import provision
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
@@ -65,7 +64,7 @@ async def controller(bus_settings, ahead=timedelta(), *, by_bus=False):
         clock = by = BusClock(clock, lambda: bus.js, "rollbacks")
         await by.try_comparing()
     bucket = Bucket(bus.js, "rollbacks", RollbackState)
-    states = RollbackStates(RecordStore("rollbacks", bucket, LoggedPublisher(bus), service=SERVICE))
+    states = RollbackStates(RecordStore("rollbacks", bucket, bus, service=SERVICE))
     built = build(
         bus,
         states=states,

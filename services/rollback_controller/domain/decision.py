@@ -18,9 +18,18 @@ from contracts.facts import (
 )
 from contracts.routes import Route
 from contracts.vocabulary import Target
+from decisions.evidence.triggers import can_judge
 from decisions.rollback.orders import assess_epoch, assess_expiry, expiry
-from decisions.rollback.rule import READY, Standby, decide, evidence_of, has_recovered, plan_standby, rollback_id
-from decisions.rollback.suspensions import can_judge, describe_protection
+from decisions.rollback.rule import (
+    READY,
+    Standby,
+    decide,
+    describe_protection,
+    evidence_of,
+    has_recovered,
+    plan_standby,
+    rollback_id,
+)
 from decisions.routes.edits import put_back
 from services.rollback_controller.domain.record import (
     HELD_KEPT,

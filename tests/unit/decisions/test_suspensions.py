@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.routes import CanaryShare, Suspended
-from decisions.rollback.suspensions import can_judge, describe_protection, describe_suspended, interval, least_confirmed
+from decisions.evidence.triggers import can_judge
+from decisions.rollback.rule import describe_protection
+from decisions.rollback.suspensions import describe_suspended, interval, least_confirmed
 from testbed import factories as f
 
 
