@@ -34,6 +34,7 @@ class CanaryShare(Contract):
     Attributes:
         only_for: Whose requests are drawn for it, and asked of both versions; empty for everyone's.
         away_until: Until then it takes no traffic, so that the active version is seen without it.
+        times_away: How often its traffic was taken away since this share began.
         returns: The suspension that it returns from; without all traffic, it goes back there. None for a candidate.
     """
 
@@ -41,6 +42,7 @@ class CanaryShare(Contract):
     weight_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
     only_for: OnlyFor = ()
     away_until: Annotated[Instant | None, Field(exclude_if=lambda until: until is None)] = None
+    times_away: Annotated[int, Field(ge=0, exclude_if=lambda times: times == 0)] = 0
     returns: Annotated[Suspended | None, Field(exclude_if=lambda returns: returns is None)] = None
 
 

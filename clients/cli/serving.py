@@ -7,7 +7,7 @@ from clients.cli.reading import RecordsOfModels
 from contracts.routes import Route
 from contracts.vocabulary import Environment, Target
 from decisions.rollback.rule import describe_protection
-from decisions.rollback.suspensions import describe_suspended
+from decisions.rollback.suspensions import describe_away, describe_suspended
 
 BUCKETS: dict[Environment, str] = {"production": "routes", "staging": "staging-routes"}
 
@@ -25,14 +25,13 @@ async def read_suspended(js: JetStreamContext, model: str | None = None) -> list
 
 
 def tell_suspended(route: Route) -> list[str]:
-    """Return a sentence about each suspended version of a route, and one about what protects the one that serves."""
+    """Return a sentence about each suspended version of a route, what protects the other one, and a canary away."""
     suspended = [
         f"{entry.served.target} is suspended since {entry.since:%Y-%m-%d %H:%M:%S} UTC ({entry.cause}), "
         f"{describe_suspended(route, entry)}"
         for entry in route.suspended
     ]
-    protection = describe_protection(route)
-    return [*suspended, protection] if protection else suspended
+    return [*suspended, *filter(None, (describe_protection(route), describe_away(route)))]
 
 
 def active_target(route: Route | None, model: str, environment: Environment = "production") -> Target:

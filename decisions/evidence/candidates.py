@@ -56,6 +56,7 @@ class CandidateState(Contract):
         candidate, active: All counted requests of each; of the active version those beside the candidate.
         blocks: So many blocks of the candidate are over.
         away_until_s: When its traffic came back, or will; 0 if it was not taken away.
+        times_away: How often it was, at its present share.
     """
 
     everyone: Beside = Beside()
@@ -66,6 +67,7 @@ class CandidateState(Contract):
     active: Block = Block()
     blocks: Count = 0
     away_until_s: int = 0
+    times_away: Count = 0
 
     @property
     def e_value(self) -> float:

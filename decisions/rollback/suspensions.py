@@ -5,6 +5,7 @@ from typing import Final
 
 from contracts.routes import Route, Suspended
 from decisions.evidence.block_tests import SMALLEST_LIMIT, STAKES, plan_stakes
+from decisions.routes.edits import AWAY_TIMES
 
 JUDGED_RATIO: Final = 0.5
 """Share of the active version's requests that a suspended one is asked, within spare capacity."""
@@ -35,6 +36,17 @@ def describe_suspended(route: Route, entry: Suspended) -> str:
     if route.judged is not entry:
         return f"judged by {entry.trigger} once the shadow is free"
     return f"judged by its shadow, by {entry.trigger}: it is asked what callers asked"
+
+
+def describe_away(route: Route) -> str:
+    """Return how often the canary's traffic was taken away, and until when; empty if it was not."""
+    canary = route.canary_in_traffic
+    if canary is None or canary.away_until is None:
+        return ""
+    return (
+        f"the traffic of {canary.served.target} was taken away {canary.times_away} of {AWAY_TIMES} times, last until "
+        f"{canary.away_until:%Y-%m-%d %H:%M:%S} UTC: it and the active version were beyond a limit at the same time"
+    )
 
 
 def describe_share(bad: int, requests: int) -> str:

@@ -38,8 +38,8 @@ class EditRefused:
 
 Edit = Changed | AlreadyApplied | EditRefused
 HISTORY_KEPT = 5
-AWAY, AWAY_EVERY = timedelta(seconds=70), timedelta(minutes=3)
-"""How long a canary's traffic is away, ten seconds of it for what is in flight, and stays for the next time."""
+AWAY, AWAY_EVERY, AWAY_TIMES = timedelta(seconds=70), timedelta(minutes=3), 5
+"""How long a canary's traffic is away, ten seconds of it for what is in flight; how long it stays then; how often."""
 _BY_ITSELF = timedelta(days=1)
 """How long after the last return of a model no other version returns by itself."""
 
@@ -243,14 +243,14 @@ def return_suspended(route: Route, target: Target, *, at: datetime, cause_id: st
 
 
 def take_away(route: Route, target: Target, *, at: datetime, cause_id: str) -> Edit:
-    """Take a canary's traffic away for a minute, unless it was away a few minutes ago; it stays the canary."""
+    """Take a canary's traffic away for a minute, unless it was away minutes ago or too often; it stays the canary."""
     if cause_id in (route.cause_id, route.last_edit_id):
         return AlreadyApplied(route)
     canary = route.canary_in_traffic
-    last = canary.away_until if canary is not None else None
-    if canary is None or canary.served.target != target or (last is not None and at < last + AWAY_EVERY):
-        return EditRefused("stale_epoch", f"{target} is not the canary of {route.model}, or was away minutes ago.")
-    share = canary.model_copy(update={"away_until": at + AWAY})
+    since = at - canary.away_until if canary is not None and canary.away_until is not None else AWAY_EVERY
+    if canary is None or canary.served.target != target or since < AWAY_EVERY or canary.times_away >= AWAY_TIMES:
+        return EditRefused("stale_epoch", f"{target} is no canary, was away minutes ago, or {AWAY_TIMES} times.")
+    share = canary.model_copy(update={"away_until": at + AWAY, "times_away": canary.times_away + 1})
     return Changed(route.model_copy(update={**_next_note(route, cause_id), "canary": share}), "judge")
 
 

@@ -10,7 +10,7 @@ from contracts.vocabulary import Verdict
 from decisions.evidence.candidates import CandidateState, count_needed, judge
 from decisions.evidence.observation import TriggerState
 from decisions.evidence.triggers import limit_of, sequential
-from decisions.routes.edits import AWAY_EVERY
+from decisions.routes.edits import AWAY_EVERY, AWAY_TIMES
 from services.monitor.domain.record import Policy, TargetState
 
 
@@ -51,8 +51,11 @@ def assess_trigger(trigger: Trigger, state: TriggerState | None, beta: float, no
         return Part("pass", 0, share)
     needed = max(1, count_needed(seen, trigger, beta))
     if verdict == "load":
+        is_over = seen.times_away >= AWAY_TIMES
         is_due = now.timestamp() >= seen.away_until_s + AWAY_EVERY.total_seconds() * bool(seen.away_until_s)
+        is_due = is_due and not is_over
         away = "; its traffic is taken away for a minute" if is_due else ""
+        away = f"; its traffic was taken away {AWAY_TIMES} times, so a person decides" if is_over else away
         return Part("inconclusive", needed, f"{share}: {_why_both(seen)}{away}", take_away=is_due)
     return Part("inconclusive", needed, f"{share}, {_why_undecided(seen, trigger, needed)}")
 

@@ -28,8 +28,9 @@ def follow_share(state: TargetState, share: Routed) -> TargetState:
     """Return a target with what its route says: where it is served, and until when a canary's traffic is away."""
     state = observe_loop.follow_endpoints(state, share.endpoints)
     until_s = math.ceil(share.away_until.timestamp()) if share.away_until is not None else 0
+    away = {"away_until_s": until_s, "times_away": share.times_away}
     known = {
-        name: trigger.model_copy(update={"candidate": trigger.candidate.model_copy(update={"away_until_s": until_s})})
+        name: trigger.model_copy(update={"candidate": trigger.candidate.model_copy(update=away)})
         for name, trigger in state.triggers.items()
         if trigger.candidate is not None
     }

@@ -14,6 +14,7 @@ class Routed:
 
     Attributes:
         away_until: Until when a canary's traffic is taken away.
+        times_away: How often it was.
         only_for: Whose requests are drawn for a canary; empty for everyone's.
     """
 
@@ -22,6 +23,7 @@ class Routed:
     weight_ratio: float
     endpoints: tuple[str, ...] = ()
     away_until: datetime | None = None
+    times_away: int = 0
     only_for: OnlyFor = ()
 
 
@@ -32,7 +34,8 @@ def roles(route: Route) -> dict[str, Routed]:
         routed.append(Routed(route.shadowed.target, "shadow", route.shadow.share_ratio))
     canary = route.canary_in_traffic
     if canary is not None:
-        about = canary.weight_ratio, canary.served.endpoints, canary.away_until, canary.only_for
+        away = canary.away_until, canary.times_away
+        about = canary.weight_ratio, canary.served.endpoints, *away, canary.only_for
         routed.append(Routed(canary.served.target, "canary", *about))
     if route.active is not None:
         routed.append(Routed(route.active.target, "active", 1.0, route.active.endpoints))

@@ -12,6 +12,7 @@ from contracts.routes import Route
 from decisions.routes.edits import (
     AWAY,
     AWAY_EVERY,
+    AWAY_TIMES,
     HISTORY_KEPT,
     AlreadyApplied,
     Changed,
@@ -245,6 +246,16 @@ def test_a_canary_is_away_for_a_minute_once_in_some_and_orders_of_before_still_c
     assert take_away(state, target(3), at=NOW, cause_id="a").code == "stale_epoch"
     onwards = promote(edit.route, served(4), weight_ratio=0.5, epoch=state.epoch, cause_id="o")
     assert (onwards.cause, onwards.route.canary.away_until) == ("canary", None)
+
+
+def test_a_canary_is_away_so_often_at_most_at_each_share():
+    state, at = promoted(line(1, 2, 3), 4, "canary", weight=0.1), NOW
+    for number in range(AWAY_TIMES):
+        state = take_away(state, target(4), at=at, cause_id=f"a{number}").route
+        at += AWAY + AWAY_EVERY
+    assert take_away(state, target(4), at=at, cause_id="b").code == "stale_epoch"
+    onwards = promote(state, served(4), weight_ratio=0.5, epoch=state.epoch, cause_id="o").route
+    assert isinstance(take_away(onwards, target(4), at=at, cause_id="b"), Changed)
 
 
 def test_a_confirmed_target_is_quarantined_and_traffic_stays():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from contracts.routes import CanaryShare, Suspended
 from decisions.evidence.triggers import can_judge
 from decisions.rollback.rule import describe_protection
-from decisions.rollback.suspensions import describe_suspended, interval, least_confirmed
+from decisions.rollback.suspensions import describe_away, describe_suspended, interval, least_confirmed
 from testbed import factories as f
 
 
@@ -57,6 +57,13 @@ def test_while_a_version_is_suspended_it_is_said_where_traffic_can_still_go(prev
     for route in (on, on.model_copy(update={"suspended": (), "canary": returning})):
         assert named in describe_protection(route)
     assert describe_protection(on.model_copy(update={"suspended": ()})) == ""
+
+
+def test_it_is_said_how_often_a_canarys_traffic_was_taken_away():
+    on = f.route(canary=CanaryShare(served=f.served(7), weight_ratio=0.1))
+    assert describe_away(on) == ""
+    away = on.canary.model_copy(update={"away_until": f.START, "times_away": 2})
+    assert "2 of 5 times" in describe_away(on.model_copy(update={"canary": away}))
 
 
 @given(st.integers(1, 10_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))

@@ -7,6 +7,7 @@ import pytest
 from contracts import facts as f
 from contracts.policy import Canary
 from contracts.trigger_metrics import TriggerMetric
+from decisions.routes.edits import AWAY_EVERY, AWAY_TIMES
 from services.monitor.domain import monitoring
 from testbed import factories as k
 from tests.unit.monitor.factories import RULES, cause, failed, policy, published, record, routed, take, watch
@@ -77,8 +78,8 @@ def slow_together(after, seconds, *, only_active=False, **about):
     return after
 
 
-def taken_away(after, at):
-    share = k.CanaryShare(served=k.served(8), weight_ratio=0.2, away_until=k.after(at + 70))
+def taken_away(after, at, times=1):
+    share = k.CanaryShare(served=k.served(8), weight_ratio=0.2, away_until=k.after(at + 70), times_away=times)
     changes = {"previous": None, "history": (), "quarantined": ()}
     return monitoring.follow_route(
         after, k.route(active=k.served(7), canary=share, epoch=13, **changes), cause(at), RULES
@@ -95,6 +96,16 @@ def test_where_both_are_slow_the_canary_is_away_for_a_minute_and_fails_if_the_ac
     told = last(after)
     assert (told.verdict, told.take_away) == (verdict, False)
     assert ("the machine or the load, not the version" in told.reason) == (verdict == "inconclusive")
+
+
+@pytest.mark.parametrize("times", [1, AWAY_TIMES])
+def test_a_canary_is_taken_away_again_until_that_was_too_often(times):
+    after = slow_together(state(canary=8), range(40), ttft_ms=900.0)
+    after = slow_together(taken_away(after, 40, times), range(40, 110), only_active=True, ttft_ms=900.0)
+    again_s = 110 + int(AWAY_EVERY.total_seconds())
+    told = last(slow_together(after, range(again_s - 30, again_s + 10), ttft_ms=900.0))
+    assert (told.verdict, told.take_away) == ("inconclusive", times < AWAY_TIMES)
+    assert ("a person decides" in told.reason) == (times == AWAY_TIMES)
 
 
 HELD_S = 240
