@@ -1,7 +1,7 @@
 """Run a program and kill it when it hangs, so that the container ends and is started again.
 
-    python -m deploy.docker.keep [--start-s 60] [--url http://127.0.0.1:8080/healthz] [--crash-handler] [--children]
-        [--recovers] [--bus-store /data] -- PROGRAM …
+    python -m deploy.docker.keep [--start-s 180] [--url http://127.0.0.1:8080/healthz] [--crash-handler] [--children]
+        [--bus-store /data] -- PROGRAM …
 
 The rules are those of `slipway up` (`deploy.local.watch`). Compose itself does not restart unhealthy containers.
 Needs the standard library only.
@@ -20,7 +20,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import urlsplit
 
 from deploy.local import full_disk
@@ -28,8 +27,6 @@ from deploy.local.watch import HangDetector, HangLimits, read_activity
 from shared.runtime.exits import describe_exit
 
 LIMITS = HangLimits()
-LEAVING_S = 60.0
-"""Seconds that a program may take to end after it closed its port."""
 
 
 def direct_opener() -> urllib.request.OpenerDirector:
@@ -64,32 +61,26 @@ class LivenessProbe(threading.Thread):
                 self._detector.answered()
         except urllib.error.HTTPError:
             self._detector.answered()
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, ConnectionRefusedError):
-                self._detector.refused()
         except (OSError, http.client.HTTPException):
             pass
 
 
 class DiskWatch(threading.Thread):
-    """Asks a message bus to end when its disk was full and has space, so that it is started again."""
+    """Asks a message bus to end when its disk was full and has space, so that its container is started again."""
 
-    def __init__(self, url: str, store: Path, child: "subprocess.Popen[bytes]", restarts: full_disk.Restarts) -> None:
+    def __init__(self, url: str, store: Path, child: "subprocess.Popen[bytes]") -> None:
         super().__init__(daemon=True)
-        self.asked = False
-        self._restarts = restarts
         address = urlsplit(url)
         self._url, self._store, self._child = f"{address.scheme}://{address.netloc}", store, child
 
     def run(self) -> None:
         """Look until the bus is asked to end."""
-        why = None
+        why, restarts = None, full_disk.Restarts()
         while why is None:
             time.sleep(full_disk.LOOK_EVERY_S)
             with contextlib.suppress(OSError):  # of the disk
-                why = full_disk.look(self._url, self._store, self._restarts)
+                why = full_disk.look(self._url, self._store, restarts)
         sys.stderr.write(f"keep: {why}; it is started again\n")
-        self.asked = True
         self._child.send_signal(signal.SIGTERM)
 
 
@@ -100,9 +91,7 @@ def keep(
     start_s: float,
     crash_handler: bool,
     children: bool,
-    recovers: bool = False,
     bus_store: Path | None = None,
-    bus_restarts: full_disk.Restarts | None = None,
 ) -> int:
     """Run a program until it ends; return its exit code, or 128 + n for signal n."""
     stopping = threading.Event()
@@ -115,12 +104,10 @@ def keep(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, lambda number, _frame: child.send_signal(number))  # it is passed on, and is no stop
-    detector = HangDetector(LIMITS, start_s, LEAVING_S, recovers=recovers)
+    detector = HangDetector(LIMITS, start_s)
     LivenessProbe(url, detector).start()
-    restarts = bus_restarts or full_disk.Restarts()
-    disk = DiskWatch(url, bus_store, child, restarts) if bus_store is not None else None
-    if disk is not None:
-        disk.start()
+    if bus_store is not None:
+        DiskWatch(url, bus_store, child).start()
     last_look = time.monotonic()
     while True:
         try:
@@ -128,23 +115,14 @@ def keep(
         except subprocess.TimeoutExpired:
             before, last_look = last_look, time.monotonic()
             activity = read_activity(child.pid, crash_handler=crash_handler, children=children)
-            why = detector.look(last_look - before, activity, ready=detector.has_answered, dependencies_ready=True)
+            why = detector.look(last_look - before, activity, starting=not detector.has_answered)
             if why is not None and not stopping.is_set():
                 sys.stderr.write(f"keep: {command[0]} {why} and is killed\n")
                 child.kill()
         else:
             break
     sys.stderr.write(f"keep: {command[0]} ended: {describe_exit(code)}\n")
-    if disk is not None and disk.asked and not stopping.is_set():
-        start_again(restarts)
     return code if code >= 0 else 128 - code
-
-
-def start_again(restarts: full_disk.Restarts) -> NoReturn:
-    """Replace this process by one that runs the program again and knows its restarts, which a container forgets."""
-    given = sys.argv[3:] if sys.argv[1:2] == ["--bus-restarts"] else sys.argv[1:]
-    again = [sys.executable, "-m", "deploy.docker.keep", "--bus-restarts", restarts.dump(), *given]
-    os.execv(sys.executable, again)  # noqa: S606 - a shell would add nothing
 
 
 def main() -> None:
@@ -152,19 +130,14 @@ def main() -> None:
     port = os.environ.get("SLIPWAY_HTTP_PORT", "8080")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default=f"http://127.0.0.1:{port}/healthz")
-    parser.add_argument("--start-s", type=float, default=60.0)
+    parser.add_argument("--start-s", type=float, default=180.0)
     parser.add_argument("--crash-handler", action="store_true", help="look for threads in a handler of a fatal signal")
     parser.add_argument("--children", action="store_true", help="the program's work is done by its child processes")
-    parser.add_argument(
-        "--recovers", action="store_true", help="the program reads its store at start, which may be long"
-    )
     parser.add_argument("--bus-store", type=Path, help="the program is a message bus; its store_dir")
-    parser.add_argument("--bus-restarts", type=full_disk.Restarts.parse, help=argparse.SUPPRESS)
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
-    kind = {"crash_handler": options.crash_handler, "children": options.children, "recovers": options.recovers}
-    bus = {"bus_store": options.bus_store, "bus_restarts": options.bus_restarts}
-    sys.exit(keep(options.command, url=options.url, start_s=options.start_s, **bus, **kind))
+    kind = {"crash_handler": options.crash_handler, "children": options.children}
+    sys.exit(keep(options.command, url=options.url, start_s=options.start_s, bus_store=options.bus_store, **kind))
 
 
 if __name__ == "__main__":

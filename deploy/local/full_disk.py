@@ -66,16 +66,6 @@ class Restarts:
     restarted_at: float = 0.0
     failed_at: float = 0.0
 
-    @classmethod
-    def parse(cls, text: str) -> "Restarts":
-        """Return what `dump` wrote."""
-        in_a_row, restarted_at, failed_at = text.split(",")
-        return cls(int(in_a_row), float(restarted_at), float(failed_at))
-
-    def dump(self) -> str:
-        """Return them as text, for another process on the same machine."""
-        return f"{self.in_a_row},{self.restarted_at},{self.failed_at}"
-
     @property
     def delay_s(self) -> float:
         """Return how long after the last restart the next one may follow, in seconds."""

@@ -50,10 +50,11 @@ REPLICAS = "replicas"
 """The folder with the state folders of the further processes of `OWN_STATE`."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Makes waiting torch threads sleep instead of spin: several processes share the cores here."""
-START_LIMIT_S: dict[Probe, float] = {"nats": 60.0, "s3": 60.0, "triton": 30.0, "service": 60.0}
+LONGEST_START_S = 600.0
+START_LIMIT_S: dict[Probe, float] = {"nats": LONGEST_START_S, "s3": LONGEST_START_S, "triton": 120.0, "service": 180.0}
 """How long a part may take to be ready. Triton starts without models, which are loaded later."""
 RECOVERING: frozenset[Probe] = frozenset({"nats", "s3"})
-"""Parts that read their stores at start; while that makes progress, their limit is `watch.LONGEST_START_S`."""
+"""Parts that read their stores at start."""
 STOP_GRACE_S = {"gateway": 40.0}
 """Seconds. The gateway finishes the streams in flight first."""
 

@@ -109,21 +109,11 @@ def _names_others(text: str) -> bool:
     return isinstance(body, dict) and bool(body.get("checks"))
 
 
-class NotListening(ConnectionError):  # noqa: N818 - an answer of the probe, not a failure of this program
-    """Nothing listens on the port."""
-
-
 async def probe_liveness(kind: Probe, port: int, limit_s: float) -> bool:
-    """Return whether a part answers at all within a limit; its dependencies need not work for that.
-
-    Raises:
-        NotListening: nothing listens on its port.
-    """
+    """Return whether a part answers at all within a limit; its dependencies need not work for that."""
     try:
         async with asyncio.timeout(limit_s):
             return await _LIFE[kind](port)
-    except ConnectionRefusedError as error:
-        raise NotListening(str(error)) from error
     except Exception:  # noqa: BLE001 - whatever goes wrong here means: no answer
         return False
 

@@ -15,7 +15,7 @@ from decisions.backoff import backoff_s
 from deploy.local import processes
 from deploy.local.plan import Keys, Part, marked
 from deploy.local.processes import Marks, Recorded
-from deploy.local.ready import NotListening, WaitsForDependency, probe_liveness, probe_part
+from deploy.local.ready import WaitsForDependency, probe_liveness, probe_part
 from deploy.local.watch import HangDetector, HangLimits, read_activity
 from shared.runtime.exits import count_memory_kills, describe_exit
 from shared.runtime.process import child_command
@@ -192,7 +192,7 @@ class Runner:
         Triton's crash handler prints a stack trace. With corrupt memory that may hang, and the process never ends.
         """
         process, part = self._process, self.part
-        detector = HangDetector(self._limits, part.start_limit_s, part.stop_grace_s, recovers=part.recovers)
+        detector = HangDetector(self._limits, part.start_limit_s)
         probes: set[asyncio.Task[None]] = set()
         last_look = time.monotonic()
         last_probe = last_look - LIVENESS_EVERY_S
@@ -208,21 +208,12 @@ class Runner:
                 await asyncio.sleep(self._limits.look_s)
                 before, last_look = last_look, time.monotonic()
                 self._memory_kills.append(self._count_kills())
-                crash_handler = part.probe == "triton"
-                recovering = part.recovers and self.state != "ready"  # it may answer before it has read its store
-                watched = crash_handler or recovering or detector.needs_activity
-                activity = (
-                    read_activity(process.pid, crash_handler=crash_handler, children=part.works_in_children)
-                    if watched
-                    else None
-                )
-                why = detector.look(
-                    last_look - before,
-                    activity,
-                    ready=self.state == "ready",
-                    dependencies_ready=self._dependencies_ready(),
-                    waits_for_dependency=isinstance(self.why, WaitsForDependency),
-                )
+                activity, crash_handler = None, part.probe == "triton"
+                if crash_handler or detector.needs_activity:
+                    activity = read_activity(process.pid, crash_handler=crash_handler, children=part.works_in_children)
+                waits = not self._dependencies_ready() or isinstance(self.why, WaitsForDependency)
+                starting = self.state != "ready" and not waits
+                why = detector.look(last_look - before, activity, starting=starting)
                 if why is not None and not self._stopping.is_set():
                     self._killed_because = why
                     self._signal(process, signal.SIGKILL)
@@ -234,11 +225,8 @@ class Runner:
             await asyncio.gather(*probes, return_exceptions=True)
 
     async def _probe_liveness(self, detector: HangDetector) -> None:
-        try:
-            if await probe_liveness(self.part.probe, self.part.liveness_port, self._limits.silent_s):
-                detector.answered()
-        except NotListening:
-            detector.refused()
+        if await probe_liveness(self.part.probe, self.part.liveness_port, self._limits.silent_s):
+            detector.answered()
 
     def _report(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # a full disk, or a closed pipe or file

@@ -13,7 +13,7 @@ from typing import Any
 
 from deploy.local import bus, full_disk, plan, processes, triton
 from deploy.local.leftovers import end_stack, marks_of
-from deploy.local.plan import Part, Programs, StackConfig
+from deploy.local.plan import LONGEST_START_S, Part, Programs, StackConfig
 from deploy.local.ports import LOOPBACK, keep_ports
 from deploy.local.runner import Runner
 from deploy.local.state import (
@@ -29,7 +29,6 @@ from deploy.local.state import (
     shorten,
 )
 from deploy.local.view import View, last_lines
-from deploy.local.watch import LONGEST_START_S
 from deploy.local.weed import remove_sockets
 from shared.runtime.clock import Clock
 
@@ -262,22 +261,10 @@ class Supervisor:
         await self._provision(description)
         await self._start_and_wait([r for r in self._runners if not r.part.recovers])
         self._view.print_line("slipway", f"ready after {time.monotonic() - began:.1f} s: {len(self._runners)} parts")
-        for line in (*self._addresses(description), *await self._lacks(description)):
+        for line in self._addresses(description):
             self._view.print_line("slipway", line)
         self._phase = "ready"  # last: `slipway up --detach` then shows what was printed
         self._record()
-
-    async def _lacks(self, description: Description) -> list[str]:
-        """Return that the bucket of an older Slipway has no object lock; nothing if it has, or does not say."""
-        from shared.errors import SlipwayError
-        from shared.storage.blobs import Store
-        from shared.storage.object_lock import NO_LOCK
-
-        store = Store(description.keys(self._folder.path).store(description.ports["s3"]))
-        try:
-            return [] if await asyncio.to_thread(store.has_lock) else [NO_LOCK.format(bucket=store.bucket)]
-        except SlipwayError:
-            return []
 
     def _addresses(self, description: Description) -> list[str]:
         variables = description.variables

@@ -424,7 +424,7 @@ from deploy.docker import {module}
 if {module!r} == "probe":
     sys.exit(probe.main(probe.own_url()))
 from deploy.local.watch import HangDetector
-detector = HangDetector(keep.LIMITS, 60.0, 60.0)
+detector = HangDetector(keep.LIMITS, 60.0)
 keep.LivenessProbe(f"http://127.0.0.1:{{server.server_port}}/healthz", detector).start()
 for _ in range(200):
     if detector.has_answered:

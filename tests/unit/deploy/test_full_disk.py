@@ -109,7 +109,7 @@ def test_an_answer_that_breaks_off_names_no_lost_stream(answer):
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 5", b"no HTTP\r\n\r\n", b""])
 def test_an_answer_that_breaks_off_ends_no_liveness_probe_and_counts_as_none(answer):
-    detector = HangDetector(LIMITS, 60.0, 60.0)
+    detector = HangDetector(LIMITS, 60.0)
     with answering(answer) as url:
         LivenessProbe(url, detector).probe()
     assert not detector.has_answered
@@ -215,9 +215,3 @@ def test_without_inodes_there_is_no_space(inodes, inodes_left, space):
 def test_the_space_is_that_of_the_disk(tmp_path):
     status = os.statvfs(tmp_path)
     assert space_of(status) == status.f_bavail * status.f_frsize
-
-
-@given(st.integers(0, 1000), st.floats(0, 1e9), st.floats(0, 1e9))
-def test_restarts_are_passed_on_to_the_next_process(in_a_row, restarted_at, failed_at):
-    restarts = Restarts(in_a_row, restarted_at, failed_at)
-    assert Restarts.parse(restarts.dump()) == restarts
