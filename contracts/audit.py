@@ -29,7 +29,7 @@ class AuditItem(Contract):
         who: The identity whose credential published it, as the bus binds it to the subject; empty if the message does
             not name one.
         about: Id of the order or announcement, or what was changed.
-        digest: Digest of a message, or a line of a journal, that cannot be read.
+        digest: Digest of a message that cannot be read.
         code: Why an order was refused.
     """
 

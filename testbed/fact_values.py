@@ -283,9 +283,8 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     f.AuditRecorded: {
         "action": "team.set",
         "about": "support",
-        "digest": "sha256:" + "3c" * 32,
         "occurred_at": v.after(0),
-        "details": {"revision": 12},
+        "details": {"models": [v.MODEL]},
     },
     f.OrderAccepted: {
         "order_id": "quarantine.lifted.v1-1",

@@ -1,16 +1,14 @@
-"""Publishes what a command changed that leaves no event of its own: keys, teams, dead letters, removed objects."""
+"""Publishes what a command changed that leaves no event of its own: keys, dead letters, what was removed."""
 
 import asyncio
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nats.errors
 from nats.js import JetStreamContext
 
-from clients.cli.change_journal import Journal, Noted
-from clients.cli.connection import StackAddress, connected, find_stack, sender_of
+from clients.cli.connection import connected, find_stack, sender_of
 from clients.cli.output import CommandError, warn
 from contracts.envelope import ID_NAMESPACE, Event, source_of
 from contracts.facts import AuditRecorded
@@ -22,64 +20,43 @@ ALL_MODELS = "all-models"
 """The model of an event about none."""
 
 
-async def state_change(
-    js: JetStreamContext,
-    sender: str,
-    action: str,
-    about: str,
-    details: dict[str, Any],
-) -> None:
-    """Publish, with the credential of this command, that it changes something; before it does.
+async def state_change(js: JetStreamContext, sender: str, action: str, about: str, details: dict[str, Any]) -> None:
+    """Publish, with the credential of this command, that it changes something.
 
     Args:
         js: The bus.
         sender: The identity whose key this command uses.
-        action: What, such as `gc.swept`.
-        about: To what: a message, a bucket.
+        action: What, such as `key.add`.
+        about: To what: an identity, a team, a message.
         details: What else matters; no secrets.
 
     Raises:
-        Transient: The bus does not take it: the change is not made.
+        Transient: The bus does not take it.
     """
     now = SystemClock().now()
-    fact = AuditRecorded(action=action, about=about, occurred_at=now, details=details)
-    await publish_event(js, change_event(sender, fact))
-
-
-def change_event(sender: str, fact: AuditRecorded) -> Event[Any]:
-    """Return the event of a change."""
+    fact = AuditRecorded(action=action, about=about[:200], occurred_at=now, details=details)
     event_id = str(uuid.uuid5(ID_NAMESPACE, fact.model_dump_json()))
-    return Event[Any](
+    event = Event[Any](
         id=event_id,
         source=source_of(sender),
         type=fact.TYPE,
         subject=ALL_MODELS,
-        time=SystemClock().now(),
+        time=now,
         correlationid=event_id,
         data=fact,
     )
+    await publish_event(js, event)
 
 
-def publish_journal(folder: Path, state: Path) -> None:
-    """Publish the changes of a folder of keys that the bus does not know yet; what it does not take waits.
+def key_change(state: Path, action: str, about: str, details: dict[str, Any]) -> None:
+    """Publish a change of the keys of the stack in a state folder; warn if its bus does not take it."""
 
-    Args:
-        folder: The folder of keys.
-        state: The state folder of the stack whose keys they are.
-    """
-    journal, waiting = Journal(folder), 0
+    async def publish() -> None:
+        stack = find_stack(state)
+        async with connected(stack) as client:
+            await state_change(client.jetstream(timeout=10), sender_of(stack), action, about, details)
+
     try:
-        noted = journal.waiting()
-        waiting = len(noted)
-        if noted:
-            asyncio.run(_publish(find_stack(state), journal, noted))
-    except (CommandError, SlipwayError, OSError, TimeoutError, nats.errors.Error) as error:
-        what = f"{waiting} changes of keys wait" if waiting else f"the changes in {journal.path} wait"
-        warn(f"{what} for the audit log, until a command reaches the bus ({error})")
-
-
-async def _publish(stack: StackAddress, journal: Journal, noted: Sequence[Noted]) -> None:
-    async with connected(stack) as client:
-        for each in noted:
-            await publish_event(client.jetstream(timeout=10), change_event(sender_of(stack), each.fact))
-            journal.published(each)
+        asyncio.run(publish())
+    except (CommandError, SlipwayError, OSError, ValueError, nats.errors.Error) as error:
+        warn(f"{action} {about} is not in the audit log, because the bus did not take it ({error})")

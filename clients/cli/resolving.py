@@ -130,7 +130,7 @@ async def require_model(js: JetStreamContext, model: str) -> None:
     with contextlib.suppress(SlipwayError, nats.errors.Error, TimeoutError):
         known = await model_names(js)
         if known and model not in known:
-            raise CommandError(f"there is no model {model}{await advice(js, model, 'slipway models')}")
+            raise CommandError(f"there is no model {model}{await advice(js, model, 'slipway status')}")
 
 
 async def advice(js: JetStreamContext, model: str | None, command: str) -> str:

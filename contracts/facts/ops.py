@@ -271,15 +271,13 @@ class AuditRecorded(Fact):
     Attributes:
         action: What was done, such as `team.set` or `key.retire`.
         about: What it was done to: an identity, a team, a message, a bucket.
-        digest: Digest of a line of the journal that cannot be read.
-        occurred_at: When it was done; later than the event where the bus could not be reached.
+        occurred_at: When it was done.
     """
 
     TYPE: ClassVar[str] = "slipway.audit.recorded.v1"
 
     action: Annotated[str, Field(pattern=r"^[a-z]+([.-][a-z]+)*$", max_length=64)]
     about: Annotated[str, Field(max_length=200)] = ""
-    digest: Digest | None = None
     occurred_at: Instant
     details: dict[str, Any] = {}
 

@@ -81,7 +81,7 @@ def item_of(event: Event[Any], subject: str, source: str, at: datetime) -> Audit
     }
     if isinstance(data, AuditRecorded):
         stated = {"occurred_at": data.occurred_at.isoformat(), **data.details}
-        changed = {"action": data.action, "about": data.about, "digest": data.digest, "details": _short(stated)}
+        changed = {"action": data.action, "about": data.about, "details": _short(stated)}
         return AuditItem(kind="change", **{**common, **changed})
     if isinstance(data, RESULTS):
         return AuditItem(kind="result", **common, **_result(event))

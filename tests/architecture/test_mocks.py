@@ -17,8 +17,6 @@ LIMIT = re.compile(r"_?[A-Z][A-Z0-9_]*")
 """A constant: tests may lower a limit, so that they need not send gigabytes."""
 REPLACED = {
     ("test_audit_log.py", "failpoint"): "the real one kills the process that all tests of a worker run in",
-    ("test_change_journal.py", "add"): "the real one, and then the process is killed",
-    ("test_change_journal.py", "warn"): "writes to the terminal; what it is told is the point",
     ("test_engine_calls.py", "_write_files"): "pauses between two real steps, which no fake of a port could",
     (
         "stopping_manager.py",

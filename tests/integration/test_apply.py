@@ -1,4 +1,4 @@
-"""`slipway apply` and `diff` on a real bus with keys: teams, policies and key scopes; drift, prune, who may, audit."""
+"""`slipway apply` on a real bus with keys: teams, policies and key scopes; drift, prune, who may, audit."""
 
 import asyncio
 import json
@@ -94,12 +94,12 @@ async def test_files_become_the_installation_drift_is_shown_and_nothing_undeclar
         await keys.create(key_id, api_key(key_id))
     await keys.create("2" * 12, api_key("2" * 12, revoked_at=AT))
     await policies.create("other-bot", policy())
-    code, out, err = await run(server, "diff", "-f", str(files))
+    code, out, err = await run(server, "apply", "-f", str(files), "--dry-run")
     assert code == 5
     assert [line[0] for line in out.splitlines() if line[0] in "+~-!"] == ["+", "+", "~"]
     assert "limits.requests_per_minute: none -> 60" in out
     assert "left as they are: Policy other-bot" in err
-    assert await policies.get("shop-bot") is None, "diff changes nothing"
+    assert await policies.get("shop-bot") is None, "it changes nothing"
     assert (await run(server, "apply", "-f", str(files)))[0] == 0
     stored = await policies.get("shop-bot")
     assert stored.value == policy()
@@ -150,7 +150,7 @@ async def test_a_policy_that_cannot_be_read_hides_no_other_and_is_replaced(serve
     (files / "broken.json").write_text(
         json.dumps({"kind": "Policy", "model": "broken-bot", "policy": policy_data(policy())})
     )
-    code, out, _ = await run(server, "diff", "-f", str(files))
+    code, out, _ = await run(server, "apply", "-f", str(files), "--dry-run")
     assert code == 5
     assert "unreadable: " in out
     code, _, err = await run(server, "apply", "-f", str(files))
@@ -173,9 +173,9 @@ async def test_a_mirror_is_declared_changed_and_pruned(server, bus, tmp_path):
         "mlflow": Mirror(registry="mlflow", models=("shop-bot",)),
         "hub": Mirror(registry="hub", paused=True),
     }
-    assert (await run(server, "diff", "-f", str(file)))[0] == 0
+    assert (await run(server, "apply", "-f", str(file), "--dry-run"))[0] == 0
     file.write_text("kind: Mirror\nregistry: mlflow\nwithout: [shop-bot]\n")
-    code, out, err = await run(server, "diff", "-f", str(file))
+    code, out, err = await run(server, "apply", "-f", str(file), "--dry-run")
     assert code == 5
     assert 'models: ["shop-bot"] -> []' in out
     assert "left as they are: Mirror hub" in err

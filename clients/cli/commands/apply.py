@@ -1,4 +1,4 @@
-"""`slipway apply` and `diff`: let an installation have the policies, teams, keys and mirrors that files declare."""
+"""`slipway apply`: let an installation have the policies, teams, keys and mirrors that files declare."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,23 +54,6 @@ def apply(
     missing = [change.name for change in changes if change.action == "issue"]
     if missing:
         raise CommandError(f"there is no valid API key {', '.join(missing)}; issue it with `slipway keys issue NAME`")
-
-
-def diff(
-    *,
-    file: FilesOption,
-    prune: PruneOption = False,
-    folder: FolderOption = None,
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show how an installation differs from files: exit code 5 if it does, 0 if not. Nothing is changed."""
-    declared = read_declarations(file)
-    target = Installation(find_stack(state), state, folder)
-    changes, surplus = plan(target, declared, prune=prune)
-    _show(declared, changes, surplus, applied=False, prune=prune, as_json=as_json)
-    if changes:
-        raise typer.Exit(int(Exit.DIFFERENT))
 
 
 def _show(

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.audit_facts import publish_journal
 from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.event_log import LoggedEvent, read_history
 from clients.cli.options import JsonOption, StateOption
@@ -19,7 +18,6 @@ from clients.cli.version_records import open_store
 from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.provenance import AttesterKey
 from decisions.sealed_log.audit import append, is_audited, item_of
-from deploy.local.plan import keys_folder
 from shared.errors import Permanent
 from shared.provenance.audit_log import AuditReading, export_log, read_export, read_log
 from shared.provenance.envelopes import Trust
@@ -49,9 +47,6 @@ def audit(
     if context.invoked_subcommand is not None:
         return
     stack = find_stack(state)
-    folder = keys_folder(stack.connection.state_dir)
-    if folder.is_dir():  # of a stack on this machine: changes of keys that were made while its bus was down
-        publish_journal(folder, stack.connection.state_dir)
     after = SystemClock().now() - parse_duration(since) if since is not None else None
     of_team = asyncio.run(_of_team(stack))
     if of_team is not None:

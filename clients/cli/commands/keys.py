@@ -6,8 +6,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from clients.cli.audit_facts import publish_journal
-from clients.cli.change_journal import Journal
+from clients.cli.audit_facts import key_change
 from clients.cli.commands.api_keys import (
     IdArgument,
     Listing,
@@ -329,22 +328,17 @@ def _identities(keys: KeyFolder) -> tuple[Identity, ...]:
 def change_keys(
     folder: Path | None, state: Path | None, action: str, name: str, change: Callable[[KeyFolder], object]
 ) -> tuple[KeyFolder, str]:
-    """Change keys, and note the change for the audit log; return their folder, and when the change takes effect."""
+    """Change keys, and let the audit log of their stack have it; return their folder, and when it takes effect."""
     keys = keys_of_folder(folder, state)
     _identities(keys)
-
-    def noted_change() -> None:
-        with Journal(keys.path).noting(action, name, lambda: _described(keys, name), KeysRefused):
-            change(keys)
-
     try:
-        _attempt(keys, noted_change)
+        _attempt(keys, lambda: change(keys))
     except CommandError:
         _reload(keys)  # what an earlier command left unfinished is completed, although this one is refused
         raise
     effect = NOW if _reload(keys) else LATER
     if keys.path == keys_folder(keys.path.parent):
-        publish_journal(keys.path, keys.path.parent)
+        key_change(keys.path.parent, action, name, _described(keys, name))
     return keys, effect
 
 

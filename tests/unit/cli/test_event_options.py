@@ -1,19 +1,15 @@
-"""`slipway events --type --since --until`, and what `slipway models` lists."""
+"""`slipway events --type --since --until`."""
 
 from datetime import UTC, datetime
 
 import pytest
 
-from clients.cli.commands.models import row_of
 from clients.cli.event_selection import Selection
 from clients.cli.event_types import short_name, types_matching
 from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import parse_moment
 from contracts.facts import FACTS, AlertRaised
-from contracts.routes import CanaryShare, Route
 from testbed import factories
-from testbed.factories import served
-from tests.unit.cli.release_facts import release_of, whole_release
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 
@@ -63,19 +59,3 @@ def test_events_are_of_one_environment_or_of_both(environment, printed):
     selection = Selection(frozenset({AlertRaised.TYPE}), environment=environment)
     events = [factories.event(factories.fact(AlertRaised), environment=each) for each in ("production", "staging")]
     assert [selection.includes(event) for event in events] == printed
-
-
-def test_a_model_is_listed_with_what_serves_and_its_newest_release():
-    route = Route(
-        model="support-bot",
-        epoch=4,
-        active=served(2),
-        previous=served(1),
-        canary=CanaryShare(served=served(3), weight_ratio=0.1),
-    )
-    row = row_of("support-bot", route, release_of(whole_release()).progress, True)
-    assert (row["canary_ratio"], row["epoch"], row["policy"]) == (0.1, 4, True)
-    assert row["release"]["state"] == "promoted"
-    aborted = route.model_copy(update={"canary": CanaryShare(served=served(3), weight_ratio=0.0)})
-    assert row_of("support-bot", aborted, None, False)["canary"] is None
-    assert row_of("new", None, None, True)["active"] is None
