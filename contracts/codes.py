@@ -143,7 +143,7 @@ ADVICE: dict[Code, str] = {
     "engine_failed": "The engine stopped with an error or a signal; the reason and the log that it names say why.",
     "insufficient_memory": "The serving fleet cannot hold this target; add memory or unload a model.",
     "variant_not_servable": "The serving fleet's hardware cannot compute in this precision, or has too few devices; ask for what it has, or serve from the hardware that the reason names.",
-    "runtime_unknown": "The serving fleet has no runtime of this name; publish with one that slipway runtime list shows, or add it (SERVER_MANAGER_RUNTIMES, slipway up --runtime).",
+    "runtime_unknown": "The serving fleet has no runtime of this name; publish with one that slipway endpoints shows, or add it (SERVER_MANAGER_RUNTIMES, slipway up --runtime).",
     "load_failed": "The serving engine could not load the model; its log says why.",
     "no_first_token": "The model loaded but generated nothing; check its files and the engine's log.",
     "engine_dead": "The serving engine died and is being reloaded; send the request again.",

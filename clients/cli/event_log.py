@@ -34,12 +34,6 @@ class LoggedEvent:
     event: Event[Any]
     stored_at: datetime | None = None
 
-    @property
-    def dated(self) -> Event[Any]:
-        """The event, an announcement with the time when the bus stored it: its publisher's clock may be wrong."""
-        announced = self.stream == INBOX and self.stored_at is not None
-        return self.event.model_copy(update={"time": self.stored_at}) if announced else self.event
-
 
 @dataclass(frozen=True)
 class EventFilter:

@@ -19,7 +19,6 @@ ROLES: tuple[Role, ...] = get_args(Role)
 RELEASE_ID = re.compile(r"r-[0-9a-f]{16}-\d+")
 _TARGET = re.compile(rf"(?P<model>[^.@]+)\.v(?P<version>\d+)\.(?P<variant>{'|'.join(get_args(Variant))})")
 _VERSION = re.compile(r"v?(?P<number>\d{1,9})")
-TARGET_FORM = "MODEL.vN.variant, for example support-bot.v2.int8"
 FORMS = "MODEL, MODEL@vN, MODEL@active, MODEL@previous, MODEL@candidate, or a release id"
 VERSION_FORMS = "MODEL@vN, MODEL@active, MODEL@previous or MODEL@candidate, for example support-bot@v2"
 
@@ -91,18 +90,6 @@ def parse_version_name(text: str) -> Name:
         return name
     what = "a release" if name.release_id is not None else "a model"
     raise CommandError(f"{text!r} names {what}, and the command needs a version: write {VERSION_FORMS}", Exit.USAGE)
-
-
-def target_of(model: str, text: str) -> Target:
-    """Return the target of a model that `MODEL.vN.variant` names.
-
-    Raises:
-        CommandError: the text has another form, or names a target of another model.
-    """
-    name = parse_name(text)
-    if name.target is None:
-        raise CommandError(f"the target {text!r} is not valid: write {TARGET_FORM}", Exit.USAGE)
-    return target_in_route(name, model, None)
 
 
 def target_in_route(name: Name, model: str, route: Route | None) -> Target:

@@ -89,5 +89,5 @@ EngineOptions = Annotated[
     typer.Option(metavar="NAME=VALUE", help="An option of the engine, for example max_num_seqs=64; repeatable."),
 ]
 Runtime = Annotated[
-    str | None, typer.Option(help="Name of the fleet's runtime that serves it; see `slipway runtime list`.")
+    str | None, typer.Option(help="Name of the fleet's runtime that serves it; see `slipway endpoints`.")
 ]

@@ -45,7 +45,7 @@ def answered_by(stack, user="someone"):
 
 
 def runtimes(stack):
-    return {runtime["name"]: runtime for runtime in stack.ask_json("runtime", "list")}
+    return {runtime["name"]: runtime for runtime in stack.ask_json("endpoints")}
 
 
 def targets_on(runtime):
@@ -140,7 +140,7 @@ def test_both_endpoints_are_hot_and_the_route_names_them_with_their_runtimes(sta
     traced = stack.ask_json("trace", f"{MODEL}@v2")
     assert listed["next"]["runtime"]["environment_digest"] in traced["runtimes"][V2]
     assert traced["manifest"]["serving"]["runtime"] == "next"
-    assert f"{V2} (ready, active)" in stack.ok("runtime", "list")
+    assert f"{V2} (ready, active)" in stack.ok("endpoints")
 
 
 def test_a_rollback_goes_back_to_the_endpoint_that_stayed_hot(stack):
@@ -150,7 +150,7 @@ def test_a_rollback_goes_back_to_the_endpoint_that_stayed_hot(stack):
     changed = [event for event in stack.events("deployment.changed", MODEL) if event["data"]["cause"] == "rollback"]
     seconds = datetime.fromisoformat(changed[0]["time"]) - datetime.fromisoformat(started["time"])
     print(f"the route was changed {seconds.total_seconds():.2f} s after the rollback had started")
-    assert V1 in stack.ok("runtime", "list")
+    assert V1 in stack.ok("endpoints")
     active = stack.route(MODEL)["active"]
     assert (active["target"]["version"], active["endpoints"]) == (1, [endpoint(stack, "triton")])
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,6 @@ from clients.cli.commands.orders import (
     expires_at,
     give_order,
 )
-from clients.cli.commands.runtime import describe_json, describe_target, show_silent
 from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
@@ -24,28 +23,30 @@ from clients.cli.runtimes import ListedFleet, read_fleets, read_runtimes
 from clients.cli.version_records import read_routes
 from contracts.facts import EndpointOrdered
 from contracts.routes import Route
-from contracts.runtimes import FleetRuntime
+from contracts.runtimes import FleetRuntime, RunningTarget
+from shared.runtime.clock import SystemClock
 
 ANSWER_S, POLL_S = 30.0, 1.0
 EndpointArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the endpoint: see `slipway endpoints`.")]
+CHANGED = "not the runtime of its release"
 endpoints_app = typer.Typer(help="List the Tritons of the serving fleet, drain one, or use it again.")
 
 
 @endpoints_app.callback(invoke_without_command=True)
 def list_endpoints(context: typer.Context, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """List the endpoints: state, what each serves with its role in production, memory that is reserved and free."""
+    """List the endpoints: runtime with its digest, state, memory, and what each serves with its role in production."""
     if context.invoked_subcommand is not None:
         return
     stack = find_stack(state)
     fleets, routes = asyncio.run(read_fleets(stack)), asyncio.run(read_routes(stack))
     listed = [(fleet, endpoint) for fleet in fleets for endpoint in fleet.endpoints]
     if as_json:
-        show_json([{**describe_json(*each), "state": each[1].state} for each in listed])
+        show_json([describe_json(*each) for each in listed])
         return
     if not listed:
         raise CommandError("no server-manager has listed its endpoints yet; see `slipway ps`")
     show_table(
-        ("endpoint", "address", "runtime", "state", "reserved", "free", "targets"),
+        ("endpoint", "address", "runtime", "engine", "digest", "state", "reserved", "free", "targets"),
         [describe_row(*each, routes) for each in listed],
     )
     for _, endpoint in listed:
@@ -54,6 +55,41 @@ def list_endpoints(context: typer.Context, state: StateOption = None, as_json: J
     for line in describe_missing_copies(routes):
         show_line(line)
     show_silent(fleets)
+
+
+def describe_json(fleet: ListedFleet, endpoint: FleetRuntime) -> dict[str, Any]:
+    """Return an endpoint as data, with its fleet and whether that is current."""
+    reported_at = fleet.reported_at.isoformat().replace("+00:00", "Z") if fleet.reported_at is not None else None
+    known = {"fleet": fleet.name, "is_current": fleet.is_current, "reported_at": reported_at}
+    return {**endpoint.model_dump(mode="json"), **known, "state": endpoint.state}
+
+
+def show_silent(fleets: Sequence[ListedFleet]) -> None:
+    """Print a line for each fleet whose server-manager does not report."""
+    now = SystemClock().now()
+    for fleet in fleets:
+        if (silence := fleet.describe_silence(now)) is not None:
+            show_line(silence)
+
+
+def describe_target(running: RunningTarget, routes: Mapping[str, Route], endpoint: str) -> str:
+    """Return a target with its phase and role: `bot.v2.bf16 (ready, active)`.
+
+    Where its route sends requests to another endpoint than the one that holds it, the route's is named: requests fail.
+    """
+    route = routes.get(running.target.model)
+    notes: list[str] = [running.phase]
+    for role, served in route.by_role.items() if route is not None else ():
+        if served.target == running.target:
+            notes.append(role)
+            before, now = served.runtime, running.runtime
+            if before is not None and now is not None and before.digest != now.digest:
+                notes.append(CHANGED)
+            if endpoint not in served.endpoints and served.copies > 1:
+                notes.append("a copy that its route does not name yet")
+            elif endpoint not in served.endpoints:
+                notes.append(f"but its route names {', '.join(served.endpoints)}")
+    return f"{running.target} ({', '.join(notes)})"
 
 
 def describe_missing_copies(routes: Mapping[str, Route]) -> list[str]:
@@ -68,12 +104,15 @@ def describe_missing_copies(routes: Mapping[str, Route]) -> list[str]:
 
 def describe_row(fleet: ListedFleet, endpoint: FleetRuntime, routes: Mapping[str, Route]) -> tuple[str, ...]:
     """Return the row of an endpoint."""
+    runtime = endpoint.runtime
     targets = [describe_target(target, routes, endpoint.endpoint) for target in endpoint.targets]
     copies = [f"{copy} (copy)" for copy in endpoint.copies]
     return (
         name_of(endpoint),
         endpoint.endpoint,
         endpoint.name,
+        f"{runtime.engine} {runtime.engine_version}" if runtime else "not known",
+        (runtime.digest if runtime else "") or "-",
         fleet.describe_state(describe_state(endpoint)),
         f"{endpoint.reserved_bytes / 2**20:.0f} MiB",
         f"{endpoint.free_bytes / 2**20:.0f} MiB",

@@ -54,7 +54,7 @@ def events(
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Only before then.")] = None,
     environment: Annotated[
         Environment | None,
-        typer.Option(help="Only events of this environment; without it those of both, or of staging by its context."),
+        typer.Option(help="Only events of this environment; without it those of both."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Only the last N events.")] = None,
     state: StateOption = None,

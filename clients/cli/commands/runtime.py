@@ -1,23 +1,21 @@
-"""`slipway runtime list` and `release`: the runtimes of the serving fleet, and releases from one to another."""
+"""`slipway runtime release`: releases of models from one runtime of the serving fleet to another."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from clients.cli.connection import StackAddress, connected, find_stack, sender_of
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
+from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model
 from clients.cli.reading import RecordsOfModels
 from clients.cli.recorded_releases import read_releases
 from clients.cli.runtimes import (
     RENEWED_WITHIN_S,
-    ListedFleet,
     find_idle_fleets,
     plan_release,
-    read_fleets,
     read_runtimes,
 )
 from clients.cli.version_records import find_version, open_store, read_routes
@@ -25,81 +23,11 @@ from clients.training.publish import envelope
 from contracts.facts import CheckpointReady
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
-from contracts.runtimes import FleetRuntime, RunningTarget
+from contracts.runtimes import FleetRuntime
 from decisions.serving.settings import describe_settings
 from shared.messaging.publishing import publish_event
-from shared.runtime.clock import SystemClock
 
-runtime_app = typer.Typer(
-    help="List the runtimes of the serving fleet, and release models from one to another.", no_args_is_help=True
-)
-CHANGED = "not the runtime of its release"
-
-
-@runtime_app.command("list")
-def list_command(state: StateOption = None, as_json: JsonOption = False) -> None:
-    """List the runtimes: endpoint, state, engine, digest, and the targets on each with their role in production."""
-    stack = find_stack(state)
-    fleets, routes = asyncio.run(read_fleets(stack)), asyncio.run(read_routes(stack))
-    listed = [(fleet, endpoint) for fleet in fleets for endpoint in fleet.endpoints]
-    if as_json:
-        show_json([describe_json(*each) for each in listed])
-        return
-    if not listed:
-        raise CommandError("no server-manager has listed its runtimes yet; see `slipway ps`")
-    columns = ("runtime", "endpoint", "state", "engine", "triton", "digest", "targets")
-    show_table(columns, [describe_row(*each, routes) for each in listed])
-    show_silent(fleets)
-
-
-def describe_json(fleet: ListedFleet, endpoint: FleetRuntime) -> dict[str, Any]:
-    """Return an endpoint as data, with its fleet and whether that is current."""
-    reported_at = fleet.reported_at.isoformat().replace("+00:00", "Z") if fleet.reported_at is not None else None
-    known = {"fleet": fleet.name, "is_current": fleet.is_current, "reported_at": reported_at}
-    return {**endpoint.model_dump(mode="json"), **known}
-
-
-def describe_row(fleet: ListedFleet, endpoint: FleetRuntime, routes: Mapping[str, Route]) -> tuple[str, ...]:
-    """Return the row of an endpoint and its runtime."""
-    runtime = endpoint.runtime
-    is_named = endpoint.endpoint_name not in ("", endpoint.name)
-    return (
-        f"{endpoint.name} ({endpoint.endpoint_name})" if is_named else endpoint.name,
-        endpoint.endpoint,
-        fleet.describe_state("answers" if endpoint.answers else "does not answer"),
-        f"{runtime.engine} {runtime.engine_version}" if runtime else "not known",
-        (runtime.server_version if runtime else "") or "-",
-        (runtime.digest if runtime else "") or "-",
-        ", ".join(describe_target(target, routes, endpoint.endpoint) for target in endpoint.targets) or "-",
-    )
-
-
-def show_silent(fleets: Sequence[ListedFleet]) -> None:
-    """Print a line for each fleet whose server-manager does not report."""
-    now = SystemClock().now()
-    for fleet in fleets:
-        if (silence := fleet.describe_silence(now)) is not None:
-            show_line(silence)
-
-
-def describe_target(running: RunningTarget, routes: Mapping[str, Route], endpoint: str) -> str:
-    """Return a target with its phase and role: `bot.v2.bf16 (ready, active)`.
-
-    Where its route sends requests to another endpoint than the one that holds it, the route's is named: requests fail.
-    """
-    route = routes.get(running.target.model)
-    notes: list[str] = [running.phase]
-    for role, served in route.by_role.items() if route is not None else ():
-        if served.target == running.target:
-            notes.append(role)
-            before, now = served.runtime, running.runtime
-            if before is not None and now is not None and before.digest != now.digest:
-                notes.append(CHANGED)
-            if endpoint not in served.endpoints and served.copies > 1:
-                notes.append("a copy that its route does not name yet")
-            elif endpoint not in served.endpoints:
-                notes.append(f"but its route names {', '.join(served.endpoints)}")
-    return f"{running.target} ({', '.join(notes)})"
+runtime_app = typer.Typer(help="Release models from one runtime of the serving fleet to another.", no_args_is_help=True)
 
 
 @runtime_app.command("release")

@@ -6,12 +6,12 @@ import pytest
 
 from clients.cli.commands.endpoints import (
     check_name,
+    describe_json,
     describe_missing_copies,
     describe_row,
     describe_state,
     wait_until_empty,
 )
-from clients.cli.commands.runtime import describe_json
 from clients.cli.output import CommandError
 from clients.cli.runtimes import ListedFleet
 from contracts.runtimes import FleetRuntime, RunningTarget

@@ -13,7 +13,6 @@ from clients.cli.names import (
     parse_name,
     parse_version_name,
     target_in_route,
-    target_of,
     version_in_role,
 )
 from clients.cli.output import CommandError, Exit
@@ -104,7 +103,7 @@ def test_roles_follow_the_route_and_the_release_in_progress():
 
 
 def test_a_target_is_named_in_full_or_by_what_it_is_in_the_route():
-    assert target_of("support-bot", "support-bot.v7.int8") == target(7)
+    assert target_in_route(parse_name("support-bot.v7.int8"), "support-bot", None) == target(7)
     named = {"support-bot@active": 2, "support-bot@previous": 1, "support-bot@candidate": 3, "support-bot@v3": 3}
     for text, number in named.items():
         assert target_in_route(parse_name(text), "support-bot", ROUTE) == ROUTE_TARGETS[number]
@@ -124,9 +123,7 @@ def test_what_names_no_target_of_the_route_is_refused_with_what_serves(text):
 
 def test_a_target_of_another_model_is_refused():
     with pytest.raises(CommandError, match="it belongs to support-bot, not to other"):
-        target_of("other", "support-bot.v7.int8")
-    with pytest.raises(CommandError, match=r"write MODEL\.vN\.variant"):
-        target_of("support-bot", "support-bot@v7")
+        target_in_route(parse_name("support-bot.v7.int8"), "other", None)
 
 
 def test_a_misspelt_name_leads_to_those_that_are_like_it():

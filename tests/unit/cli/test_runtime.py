@@ -3,7 +3,8 @@
 import pytest
 import typer
 
-from clients.cli.commands.runtime import CHANGED, check_runtime, describe_plan, describe_target
+from clients.cli.commands.endpoints import CHANGED, describe_target
+from clients.cli.commands.runtime import check_runtime, describe_plan
 from clients.cli.commands.stack import parse_engine, parse_nats, parse_runtimes, parse_tritons
 from clients.cli.output import CommandError, Exit
 from clients.cli.recorded_releases import Release
