@@ -15,7 +15,7 @@ class Incident(Screen):
         serves: What serves now; empty if what happened moved no traffic.
         link: The path of the screen that shows it.
         failed: The target to roll back; empty if nothing is left to do.
-        acknowledged: By whom and when; empty if by nobody.
+        acknowledged: By whom and when; empty until then.
     """
 
     key: str
