@@ -1,49 +1,10 @@
-"""Types and bounds of fields in words, from annotations and from JSON Schemas."""
+"""Types and bounds of fields in words, from JSON Schemas."""
 
-import types
-from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import SecretStr
-from pydantic.fields import FieldInfo
-
-_NAMES: dict[Any, str] = {
-    str: "text",
-    int: "whole number",
-    float: "number",
-    bool: "`true` or `false`",
-    Path: "path",
-    SecretStr: "secret",
-    type(None): "",
-}
-_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _SCHEMA_SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_FORMATS = {"date-time": "time (RFC 3339)", "path": "path", "password": "secret"}
 _SCHEMA_NAMES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
-
-
-def name_of_type(annotation: Any) -> str:
-    """Return the type of a setting in words; what is no simple value is given as JSON."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return name_of_type(get_args(annotation)[0])
-    if origin is Literal:
-        return " or ".join(f"`{value}`" for value in get_args(annotation))
-    if origin in (Union, types.UnionType):
-        return " or ".join(name for name in map(name_of_type, get_args(annotation)) if name)
-    if origin in (tuple, list):
-        return "JSON list"
-    return "JSON object" if origin is dict else _NAMES.get(annotation, "text")
-
-
-def bounds_of(field: FieldInfo) -> str:
-    """Return the bounds of a setting: `≥ 1, ≤ 64`; empty if it has none."""
-    metadata = [*field.metadata, *getattr(field.annotation, "__metadata__", ())]
-    return ", ".join(
-        f"{sign} {_number(value)}"
-        for entry in metadata
-        for name, sign in _SIGNS.items()
-        if (value := getattr(entry, name, None)) is not None
-    )
 
 
 def type_of_schema(schema: dict[str, Any]) -> str:
@@ -77,8 +38,8 @@ def _named(schema: dict[str, Any]) -> str:
     if kind == "object":
         values = schema.get("additionalProperties")
         return f"object with values: {_inside(values)}" if isinstance(values, dict) and values else "object"
-    if schema.get("format") == "date-time":
-        return "time (RFC 3339)"
+    if schema.get("format") in _FORMATS:
+        return _FORMATS[schema["format"]]
     bounds = [f"{sign} {_number(schema[key])}" for key, sign in _SCHEMA_SIGNS.items() if key in schema]
     return ", ".join([_SCHEMA_NAMES.get(kind, str(kind)), *bounds])
 

@@ -12,12 +12,13 @@ from pydantic_settings import BaseSettings, NoDecode
 
 from deploy.documentation.field_notes import field_notes
 from deploy.documentation.markdown import code, escape, table
-from deploy.documentation.schema_types import bounds_of, name_of_type
+from deploy.documentation.schema_types import type_of_schema
 from shared.runtime.settings import variable_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = {"Connection": "All services", "SourceSettings": "Registry and merger: sources of checkpoints"}
 """Classes that several programs read, with the heading of each."""
+_JSON = {"array": "JSON list", "object": "JSON object"}
 COMMAND_LINE = ("clients.cli.settings", "The command line")
 
 
@@ -53,19 +54,19 @@ def render() -> str:
 
 
 def _section(kind: type[BaseSettings], heading: str) -> str:
-    names = {id(field): name for name, field in kind.model_fields.items()}
-    notes = field_notes(kind)
+    notes, schemas = field_notes(kind), kind.model_json_schema(by_alias=False)["properties"]
     rows = [
-        (code(variable), _type(field), _default(field), escape(notes.get(names[id(field)], "")))
-        for variable, field in variables_of(kind).items()
+        (code(variable_of(kind, name)), _type(field, schemas[name]), _default(field), escape(notes.get(name, "")))
+        for name, field in kind.model_fields.items()
+        if not _is_nested(field)
     ]
     return f"## {heading}\n\n" + table(("variable", "type", "default", "meaning"), rows)
 
 
-def _type(field: FieldInfo) -> str:
-    name = "list, with commas between" if NoDecode in field.metadata else name_of_type(field.annotation)
-    bounds = bounds_of(field)
-    return f"{name}, {bounds}" if bounds else name
+def _type(field: FieldInfo, schema: dict[str, Any]) -> str:
+    if NoDecode in field.metadata:
+        return "list, with commas between"
+    return _JSON.get(schema.get("type", "")) or type_of_schema(schema).removesuffix(", or `null`")
 
 
 def _default(field: FieldInfo) -> str:
