@@ -6,7 +6,7 @@ on: of each seven topics, one is for evaluation, one for calibration and five ar
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -93,7 +93,7 @@ def questions(split: Split) -> list[str]:
     return [text.format(name.replace("-", " ")) for text in asked for name, _ in topics_of(split)]
 
 
-def write_lines(path: Path, lines: Iterable[dict[str, str]]) -> None:
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write a data set as JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

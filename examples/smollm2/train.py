@@ -5,13 +5,11 @@
 With `--publish` the run ends by uploading its LoRA and publishing `checkpoint.ready`, to the stack whose state
 folder `SLIPWAY_STATE` names, or else to where the `SLIPWAY_*` variables point.
 
-`RUN_FOLDER/adapter` then holds the adapter as safetensors, `RUN_FOLDER/run.json` what the training system tells
-about it (hyperparameters, hash of the training data, evaluation results), and `calibration.jsonl` and
-`evaluation.jsonl` text that was not trained on.
+`RUN_FOLDER/adapter` then holds the adapter as safetensors, `train.jsonl` beside it what it was trained on, and
+`calibration.jsonl` and `evaluation.jsonl` text that it was not trained on.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -39,7 +37,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from clients.training import Connection, Run, SlipwayCallback
+from clients.training import Connection, Run, SlipwayCallback, data_hash
 from examples.smollm2 import orders
 from examples.smollm2.batches import encode, knows_tools, pad, plan_order
 from examples.smollm2.evaluation import evaluations, has_bfloat16, held_out_loss, ratio_of_right_calls
@@ -155,9 +153,7 @@ def train(base: Path, out: Path, recipe: Recipe, publishing: Publishing | None =
         right = ratio_of_right_calls(trained, tokenizer) if data.with_tools else None
         if right is not None:
             print_line(f"{right:.0%} of the held-out questions about an order are answered with the right call")
-        evals = evaluations(before, after, right)
-        write_run(out, recipe, data, evals)
-        return evals
+        return evaluations(before, after, right)
 
     trainer = Trainer(
         model=model,
@@ -173,6 +169,7 @@ def train(base: Path, out: Path, recipe: Recipe, publishing: Publishing | None =
     trainer.train()
     if publishing is None:
         evaluate(model)
+        write_data(out, data)
         model.save_pretrained(out / "adapter", safe_serialization=True)
     return out / "adapter"
 
@@ -191,11 +188,14 @@ def slipway_callback(
     publishing: Publishing, out: Path, recipe: Recipe, data: TrainingData, evaluate: Evaluate
 ) -> SlipwayCallback:
     """Return the callback that publishes the checkpoint when training ends."""
-    written = write_data(out)
+    written = write_data(out, data)
+    run = Run(
+        run_id=run_id(recipe), data_hash=data_hash([written["train"]]), hyperparameters=asdict(recipe), framework="peft"
+    )
     return SlipwayCallback(
         model=publishing.model,
         base=publishing.base,
-        run=Run(run_id=run_id(recipe), data_hash=data_hash(data), hyperparameters=asdict(recipe), framework="peft"),
+        run=run,
         connection=find_connection(),
         variants=publishing.variants,
         policy=publishing.policy,
@@ -244,31 +244,17 @@ def run_id(recipe: Recipe) -> str:
     return f"smollm2-python-seed{recipe.seed}-steps{recipe.steps}"
 
 
-def data_hash(data: TrainingData) -> str:
-    """Return the digest of the training data."""
-    lines = [json.dumps(asdict(lesson), sort_keys=True) for lesson in (*data.plain, *data.with_tools)]
-    return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def write_data(out: Path) -> dict[str, Path]:
-    """Write the sets that quantisation calibrates on and that the benchmark asks, neither of them trained on."""
-    paths = {name: out / f"{name}.jsonl" for name in ("calibration", "evaluation")}
-    write_lines(paths["calibration"], [{"text": passage} for passage in passages("calibration")[:CALIBRATION_PASSAGES]])
-    write_lines(paths["evaluation"], [{"prompt": question} for question in questions("evaluation")])
-    return paths
-
-
-def write_run(out: Path, recipe: Recipe, data: TrainingData, evals: list[dict[str, Any]]) -> None:
-    """Write what the training system tells about this run, beside the adapter."""
-    write_data(out)
-    run = {
-        "run_id": run_id(recipe),
-        "data_hash": data_hash(data),
-        "hyperparameters": asdict(recipe),
-        "framework": "peft",
-        "evals": evals,
+def write_data(out: Path, data: TrainingData) -> dict[str, Path]:
+    """Write what is trained on, and the sets that quantisation calibrates on and that the benchmark asks."""
+    lines = {
+        "train": [asdict(lesson) for lesson in (*data.plain, *data.with_tools)],
+        "calibration": [{"text": passage} for passage in passages("calibration")[:CALIBRATION_PASSAGES]],
+        "evaluation": [{"prompt": question} for question in questions("evaluation")],
     }
-    (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    paths = {name: out / f"{name}.jsonl" for name in lines}
+    for name, path in paths.items():
+        write_lines(path, lines[name])
+    return paths
 
 
 def make_parser() -> argparse.ArgumentParser:

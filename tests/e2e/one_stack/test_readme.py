@@ -13,7 +13,7 @@ import pytest
 
 from examples.smollm2 import train
 from testbed.lint.names import problem_of
-from testbed.stack import DATA_HASH, ROOT
+from testbed.stack import ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 BASE = "smollm2-135m-instruct"
@@ -35,7 +35,7 @@ def shell(stack, tiny, tmp_path):
     config = tmp_path / "runs/1/adapter/adapter_config.json"
     named = json.loads(config.read_text()) | {"base_model_name_or_path": BASE}
     config.write_text(json.dumps(named))
-    (tmp_path / "runs/1/run.json").write_text(json.dumps({"data_hash": DATA_HASH}))
+    (tmp_path / "runs/1/train.jsonl").write_text('{"prompt": "What does a for loop do?"}\n')
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin/slipway"
     command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m clients.cli.main "$@"\n')
@@ -73,7 +73,7 @@ def test_the_training_of_the_first_block_takes_the_folder_that_is_kept_and_leave
     given = train.make_parser().parse_args(arguments)
     assert (given.base, given.steps) == (Path(kept[1]), 20)
     assert f"--adapter {given.out}/adapter" in publish
-    assert f"{given.out}/run.json" in publish
+    assert f"--data {given.out}/train.jsonl" in publish
 
 
 def test_a_policy_a_publish_and_a_curl_lead_to_an_answer(shell):
