@@ -62,7 +62,7 @@ def start(folder: Path, *, out: int, **environment: str) -> int:
         stdin=subprocess.DEVNULL,
         stdout=out,
         stderr=out,
-        env={**os.environ, **environment},
+        env={**{name: value for name, value in os.environ.items() if not name.startswith("SLIPWAY_")}, **environment},
     ).returncode
 
 
