@@ -88,10 +88,10 @@ class HangDetector:
         limits = self._limits
         if self._crashing_s >= limits.silent_s:
             return f"has been in its crash handler for {self._crashing_s:.1f} s"
-        if self._answered and (self._idle_s >= limits.silent_s or self._silent_s >= limits.starved_s):
-            return f"has not answered for {self._silent_s:.1f} s"
-        if not self._answered and self._idle_s >= limits.silent_s:
+        if self._idle_s >= limits.silent_s and starting and not self._answered:
             return f"did nothing for {self._idle_s:.1f} s while it started"
+        if self._idle_s >= limits.silent_s or (self._answered and self._silent_s >= limits.starved_s):
+            return f"has not answered for {self._silent_s:.1f} s"
         if starting and self._starting_s >= self._start_limit_s:
             return f"was not ready within {self._starting_s:.0f} s"
         return None

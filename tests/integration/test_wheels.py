@@ -21,7 +21,7 @@ from tests.kit.wiring import ROOT
 UV = ROOT / ".tools/bin/uv"
 TOOLS = ("deploy/setup/", "deploy/documentation/")
 DATA = ("contracts/*.yaml", "contracts/schemas", "deploy/nats", "deploy/backends", "services/console/templates")
-DATA += ("services/console/static", "clients/training/py.typed")
+DATA += ("services/console/static", "services/evaluator/*.jsonl", "clients/training/py.typed")
 USE = """
 import importlib.util, sys
 import slipway_client

@@ -40,7 +40,7 @@ def test_an_open_alert_leads_to_the_rollback_and_its_rollback_replaces_it(world,
     events = [*story.release("bank-bot", 1, 5), *story.release("bank-bot", 2, 6)]
     raised, *rolled_back = story.alert("bank-bot")
     world.fill([*events, raised])
-    world.clock.time = story.moment
+    world.clock.time += story.moment - world.clock.time
     assert 'href="/models/bank-bot/rollback?target=bank-bot.v2.int8"' in world.client("oscar").get("/fleet").text
     world.fill([*events, raised, rolled_back[0]])
     assert top(world.client("oscar")) == snapshot
@@ -55,7 +55,7 @@ def test_a_failed_rollback_is_said_with_its_reason(world, snapshot):
     }
     failed = factories.fact(f.RollbackFailed, **about, code="previous_not_ready", reason="The standby does not answer.")
     world.fill([*events, raised, started, story.event(failed, "bank-bot", raised.correlationid)])
-    world.clock.time = story.moment
+    world.clock.time += story.moment - world.clock.time
     assert top(world.client("oscar")) == snapshot
 
 
