@@ -16,7 +16,7 @@ from contracts.routes import CanaryShare, Route, ShadowShare
 from contracts.services import TELEMETRY
 from services.gateway.adapters.triton import TritonEngine
 from services.monitor.domain.record import ShadowDeath
-from services.monitor.domain.shadow_deaths import note_shadow_pair
+from services.monitor.domain.shadow import note_shadow_pair
 from shared.serving.inference import Deadlines
 from testbed.gateway import Gateway, load_toy
 from testbed.ports import free_port

@@ -15,8 +15,7 @@ from decisions.evidence.version_tests import JudgementVerdict, Pair, decide_judg
 from decisions.rollback.suspensions import CLEAR_BETA, CONFIRM_ALPHA, describe_share, describe_suspended
 from services.monitor.domain.pairs import count_pair, outcomes_of_pair
 from services.monitor.domain.record import Judged, MonitorState, Policy
-from services.monitor.domain.shadow import MOST_DEATHS
-from services.monitor.domain.shadow_deaths import note_shadow_pair
+from services.monitor.domain.shadow import MOST_DEATHS, note_shadow_pair
 
 KEY: Final = "suspended"
 

@@ -20,7 +20,7 @@ from decisions.evidence.triggers import (
 from services.monitor.domain.pairs import count_pair, outcomes_of_pair
 from services.monitor.domain.record import DriftState, Policy, TargetState
 from services.monitor.domain.roles import Routed
-from services.monitor.domain.shadow_deaths import note_shadow_pair
+from services.monitor.domain.shadow import note_shadow_pair
 from services.monitor.domain.windows import Windowing, add_to_windows, features_of
 
 

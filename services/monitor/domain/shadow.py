@@ -4,17 +4,20 @@ Each pair has the same request on the active version and on the candidate, and b
 latency counts as well, in pairs: the candidate has less to do than the active version.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
-from contracts.facts import PairCounts, ShadowAssessed, ShadowCounts
+from contracts.facts import MirroredPair, PairCounts, ShadowAssessed, ShadowCounts
 from contracts.policy import Shadow
-from decisions.evidence.triggers import triggers_of_shadow
+from decisions.evidence.triggers import ended_at, triggers_of_shadow
 from services.monitor.domain.canary import Part, assess_trigger, decide
-from services.monitor.domain.record import Policy, TargetState
+from services.monitor.domain.record import Policy, ShadowDeath, TargetState
 
 MOST_DEATHS: Final = 1
 """A candidate whose engine died more often does not pass: one death can be one request's."""
+STILL_DEAD: Final = timedelta(seconds=60)
+"""Time after which an engine that answered nothing since its death counts again."""
+_KEPT: Final = 24
 
 
 def assess_shadow(policy: Policy, shadow: Shadow, state: TargetState, now: datetime) -> ShadowAssessed:
@@ -63,3 +66,19 @@ def _deaths(state: TargetState) -> tuple[Part, ...]:
     if count <= MOST_DEATHS:
         return ()
     return (Part("inconclusive", 1, f"the candidate's engine died {count} times, with which it cannot pass"),)
+
+
+def note_shadow_pair(deaths: tuple[ShadowDeath, ...], pair: MirroredPair) -> tuple[ShadowDeath, ...] | None:
+    """Return the deaths of a candidate with a pair of its shadow; None if it reports a death that has counted.
+
+    A death counts once, whichever gateways report it.
+    """
+    mirrored, at = pair.mirrored, ended_at(pair.mirrored)
+    last = next((death for death in reversed(deaths) if death.endpoint == mirrored.endpoint), None)
+    if not mirrored.engine_died:
+        if mirrored.error is not None or last is None or last.over_at is not None or mirrored.scheduled_at < last.at:
+            return deaths
+        return tuple(death.model_copy(update={"over_at": at}) if death is last else death for death in deaths)
+    if last is not None and at - last.at < STILL_DEAD and (last.over_at is None or at < last.over_at):
+        return None
+    return (*deaths, ShadowDeath(at=at, endpoint=mirrored.endpoint))[-_KEPT:]
