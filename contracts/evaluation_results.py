@@ -113,6 +113,11 @@ class EvaluationSummary(Contract):
     anchor: Target | None = None
     verdict: Verdict
 
+    @property
+    def whole(self) -> tuple[ScoreSummary, ...]:
+        """Return the scores of all rows, one of each scorer."""
+        return tuple(score for score in self.scores if not score.slice)
+
 
 class EvaluationResult(EvaluationSummary):
     """One evaluation with every row that was asked."""

@@ -128,7 +128,9 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
     ),
     "mirror": StoreAccess(
         reads=(PROBE, "versions/"),
-        gets=("blobs/", *_CHECKPOINTS, "manifests/benchmark/", "manifests/merged/"),  # whose names are in manifests
+        gets=(  # whose names are in manifests and attestations
+            "blobs/", *_CHECKPOINTS, "manifests/benchmark/", "manifests/evaluation/", "manifests/merged/",
+        ),
     ),
     "console": StoreAccess(
         reads=("attestations/", "bases/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),

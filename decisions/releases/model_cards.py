@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from contracts.evaluation_results import EvaluationResult
 from contracts.facts import EvalResult, RegisteredVariant
 from contracts.facts.staging import SideSummary
 from contracts.manifests import BenchmarkReport
@@ -25,8 +26,8 @@ def render_card(history: VersionHistory, *, merged: bool = False) -> str:
         merged: Whether the card lies beside the merged model, not beside the weights as they were published.
     """
     sections = (
-        _title, _intended_use, _training, _evaluations, _variants, _benchmarks, _rehearsals, _approvals, _deployments,
-        _limits, _verification,
+        _title, _intended_use, _training, _evaluations, _answers, _variants, _benchmarks, _rehearsals, _approvals,
+        _deployments, _limits, _verification,
     )  # fmt: skip
     body = "\n".join(text for section in sections if (text := section(history)))
     return f"---\n{yaml_block(metadata(history, merged=merged))}---\n\n{body}"
@@ -47,6 +48,7 @@ def metadata(history: VersionHistory, *, merged: bool = False) -> dict[str, Any]
                 "name": manifest.model,
                 "results": [
                     *(_evaluation_result(result) for result in manifest.evals),
+                    *(_measured_result(result) for _, result in history.latest_results()),
                     *(_quality_result(variant) for variant in manifest.variants),
                 ],
             }
@@ -57,6 +59,11 @@ def metadata(history: VersionHistory, *, merged: bool = False) -> dict[str, Any]
 def _evaluation_result(result: EvalResult) -> dict[str, Any]:
     name = result.name or "unnamed"
     return _result(name, [{"type": result.metric or "unnamed", "value": result.value}])
+
+
+def _measured_result(result: EvaluationResult) -> dict[str, Any]:
+    metrics = [{"type": each.scorer, "value": each.candidate} for each in result.whole]
+    return _result(f"{result.name}, measured by Slipway", metrics)
 
 
 def _quality_result(variant: RegisteredVariant) -> dict[str, Any]:
@@ -140,6 +147,28 @@ def _evaluations(history: VersionHistory) -> str:
     ]
     head = ("evaluation", "metric", "value", "better")
     return f"## Evaluations\n\nAs stated by the publisher.\n\n{table(head, rows)}"
+
+
+def _answers(history: VersionHistory) -> str:
+    """Return the scores of the last evaluation of answers."""
+    texts = []
+    for report, result in history.latest_results():
+        rows = [
+            (
+                each.scorer,
+                inline(each.slice) if each.slice else "all",
+                str(each.rows),
+                f"{each.candidate:.3f}",
+                f"{each.active:.3f}",
+                f"{each.low:+.3f} to {each.high:+.3f}",
+            )
+            for each in result.scores
+        ]
+        beside = f"{report.target.variant} against {inline(str(report.baseline))}"
+        beside += f" and {inline(str(result.anchor))}" if result.anchor is not None else ""
+        head = ("scorer", "slice", "rows", "candidate", "active", "difference, 95 %")
+        texts.append(f"### {result.name}: {result.verdict}\n\n{beside}, the same rows.\n\n{table(head, rows)}")
+    return "## Answers\n\nMean scores from 0 to 1.\n\n" + "\n".join(texts) if texts else ""
 
 
 def _variants(history: VersionHistory) -> str:

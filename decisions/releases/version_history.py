@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from contracts.evaluation_results import EvaluationResult
 from contracts.facts import RegisteredVariant
 from contracts.manifests import (
     ApprovalRecord,
     BenchmarkReport,
     DeploymentRecord,
+    EvaluationReport,
     RehearsalRecord,
     VersionManifest,
 )
@@ -18,7 +20,7 @@ FAILING_FIRST: tuple[Verdict, ...] = ("fail", "inconclusive", "pass")
 
 @dataclass(frozen=True)
 class VersionHistory:
-    """A version with its records; benchmarks, rehearsals and approvals only as far as they are attested.
+    """A version with its records; benchmarks, evaluations, rehearsals and approvals only as far as they are attested.
 
     Attributes:
         manifest: The version's manifest.
@@ -28,6 +30,7 @@ class VersionHistory:
         approvals: Records of approvals, in the order of their attestations.
         deployments: Records of deployments, oldest first.
         problem: Why later attestations are left out; empty if none are.
+        evaluations: Reports, in the order of their attestations.
     """
 
     manifest: VersionManifest
@@ -37,6 +40,7 @@ class VersionHistory:
     approvals: tuple[ApprovalRecord, ...] = ()
     deployments: tuple[DeploymentRecord, ...] = ()
     problem: str = ""
+    evaluations: tuple[EvaluationReport, ...] = ()
 
     @property
     def name(self) -> str:
@@ -51,6 +55,10 @@ class VersionHistory:
     def latest_rehearsals(self) -> dict[Variant, RehearsalRecord]:
         """Return the last rehearsal of each variant."""
         return {record.target.variant: record for record in self.rehearsals}
+
+    def latest_results(self) -> Iterator[tuple[EvaluationReport, EvaluationResult]]:
+        """Return each evaluation of the last report, with that report."""
+        return ((report, result) for report in self.evaluations[-1:] for result in report.results)
 
 
 def weakest(verdicts: Iterable[Verdict]) -> Verdict:

@@ -9,6 +9,7 @@ from contracts.manifests import (
     ApprovalRecord,
     BenchmarkReport,
     DeploymentRecord,
+    EvaluationReport,
     RehearsalRecord,
     VersionManifest,
 )
@@ -49,6 +50,7 @@ def read_version_history(store: Store, keys: Sequence[AttesterKey], model: str, 
         manifest=manifest,
         digest=digest_of(data),
         benchmarks=_attested(store, links, "benchmark", BenchmarkReport),
+        evaluations=_attested(store, links, "evaluate", EvaluationReport),
         rehearsals=_attested(store, links, "rehearse", RehearsalRecord),
         approvals=_attested(store, links, "approve", ApprovalRecord),
         deployments=tuple(

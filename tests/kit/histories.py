@@ -3,11 +3,20 @@
 from datetime import UTC, datetime
 
 from contracts.attested_steps import RequiredAttestations
+from contracts.evaluation_results import EvaluationResult
 from contracts.facts import RegisteredVariant, RehearsalCompleted, VariantBenchmarked
-from contracts.manifests import ApprovalRecord, BenchmarkReport, DeploymentRecord, RehearsalRecord, VersionManifest
+from contracts.manifests import (
+    ApprovalRecord,
+    BenchmarkReport,
+    DeploymentRecord,
+    EvaluationReport,
+    RehearsalRecord,
+    VersionManifest,
+)
 from contracts.vocabulary import Target
 from decisions.releases.version_history import VersionHistory
 from testbed import factories
+from testbed.values import evaluation
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -61,6 +70,23 @@ def report(model=factories.MODEL, version=3, variant="int8", **changes):
     return BenchmarkReport(**{**fields, **changes})
 
 
+def evaluation_report(model=factories.MODEL, version=3, **changes):
+    """Return the report of one evaluation; `changes` are of its scores of all rows."""
+    result = evaluation()
+    scores = tuple(score.model_copy(update=changes) for score in result.scores)
+    return EvaluationReport(
+        output_key=factories.digest("evaluation"),
+        target=Target(model=model, version=version, variant="int8"),
+        baseline=Target(model=model, version=1, variant="int8"),
+        attempt=1,
+        results=(EvaluationResult(**{**dict(result), "scores": scores}),),
+        verdict="pass",
+        reason="",
+        started_at=AT,
+        duration_s=1.0,
+    )
+
+
 def rehearsal(model=factories.MODEL, version=3):
     target = Target(model=model, version=version, variant="int8")
     completed = factories.fact(RehearsalCompleted, variant="int8", verdict="pass")
@@ -97,6 +123,7 @@ def history(model=factories.MODEL, version=3, **changes):
         manifest=manifest(model, version, **changes),
         digest=factories.digest("manifest"),
         benchmarks=(report(model, version),),
+        evaluations=(evaluation_report(model, version),),
         rehearsals=(rehearsal(model, version),),
         approvals=(approval(model, version),),
         deployments=(deployment(model, version),),

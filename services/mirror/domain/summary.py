@@ -20,6 +20,10 @@ def summarise(history: VersionHistory) -> str:
     ]
     for variant, report in history.latest_benchmarks():
         lines.append(f"Benchmark of {variant.variant} against {inline(str(report.baseline))}: {report.verdict}.")
+    for evaluated, result in history.latest_results():
+        scores = "; ".join(f"{each.scorer} {each.candidate:.3f} (active {each.active:.3f})" for each in result.whole)
+        beside = inline(str(evaluated.baseline))
+        lines.append(f"Evaluation {result.name} against {beside}: {result.verdict}; {scores}.")
     lines.append(f"Verify: `slipway verify {history.name}`. Card: `slipway card {history.name}`.")
     text = "\n\n".join(lines)
     return text if len(text) <= CHARS else text[: CHARS - 1] + "…"

@@ -76,6 +76,13 @@ def _measured(history: VersionHistory) -> Iterator[tuple[str, Any]]:
                 yield f"{name}.ttft_ms_{quantile}", value
         for gate in report.gates:
             yield _named(f"gate.{variant.variant}", gate.name), gate.verdict
+    for _, result in history.latest_results():
+        name = f"evaluation.{result.name}"
+        yield f"{name}.verdict", result.verdict
+        yield f"{name}.rows_digest", result.rows_digest
+        for score in result.whole:
+            yield f"{name}.score.{score.scorer}", round(score.candidate, 4)
+            yield f"{name}.active.{score.scorer}", round(score.active, 4)
     for name, record in history.latest_rehearsals().items():
         yield f"rehearsal.{name}", record.completed.verdict
 

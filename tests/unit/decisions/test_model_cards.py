@@ -13,7 +13,7 @@ from contracts.facts import EvalResult
 from decisions.releases.markdown_text import inline, scalar, yaml_block
 from decisions.releases.model_cards import metadata, render_card
 from testbed import factories
-from tests.kit.histories import history
+from tests.kit.histories import evaluation_report, history
 
 HOSTILE = (
     "---\nbase_model: evil",
@@ -60,7 +60,14 @@ def card_of(text):
     report = made.benchmarks[0].model_copy(update={"gates": gates})
     return render_card(
         type(made)(
-            made.manifest, made.digest, (report,), (rehearsal,), (approval,), made.deployments, problem=text or "-"
+            made.manifest,
+            made.digest,
+            (report,),
+            (rehearsal,),
+            (approval,),
+            made.deployments,
+            text or "-",
+            (evaluation_report(slice=text or "-"),),
         )
     )
 
@@ -84,6 +91,7 @@ def test_the_hub_reads_the_metadata():
     assert card.data.model_name == "support-bot"
     results = {(each.dataset_name, each.metric_type): each.metric_value for each in card.data.eval_results}
     assert results["routing", "accuracy"] == 0.872
+    assert results["basics, measured by Slipway", "length"] == 0.95
     assert results["held-out text, int8 against the merged model", "perplexity_ratio"] == 1.014
 
 
@@ -95,6 +103,8 @@ def test_it_says_what_the_version_was_made_of_how_it_did_and_how_to_verify_it():
         r"| learning\_rate | 0.0002 |",
         "| routing | accuracy | 0.872 | higher |",
         "| int8 | 135.0 MB | 0.510 | 1.0140 |",
+        "### basics: pass",
+        "| length | stops | 8 | 0.950 | 0.950 | -0.080 to +0.080 |",
         "### int8: pass",
         "| TTFT p95 (ms) | 232.8 |",
         "## Rehearsed rollback",

@@ -54,6 +54,9 @@ def test_the_tags_name_what_the_version_was_made_of_and_how_it_did():
         "slipway.manifest_digest": factories.digest("manifest"),
         "slipway.variant.int8.digest": factories.ref("int8").digest,
         "slipway.benchmark.int8.verdict": "pass",
+        "slipway.evaluation.basics.verdict": "pass",
+        "slipway.evaluation.basics.score.length": "0.95",
+        "slipway.evaluation.basics.active.length": "0.95",
         "slipway.rehearsal.int8": "pass",
         "slipway.first_deployed_at": "2026-11-24T12:00:00+00:00",
         "slipway.deployment_count": "1",
@@ -88,6 +91,7 @@ def test_the_summary_fits_and_holds_no_markup_of_others():
     assert "<script>" not in text
     assert r"\[x\](http&#58;//evil.example)" in text
     assert "slipway verify support-bot@v3" in text
+    assert "length 0.950 (active 0.950)" in text
 
 
 def test_a_whole_outage_is_tried_with_one_model():
