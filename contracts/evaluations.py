@@ -291,9 +291,33 @@ DEFAULT: Final[dict[str, Any]] = {
 are relative to the active version, and refuse what lost one of these abilities: 20 rows show great losses."""
 
 
+class StatedBound(_Strict):
+    """What a figure must be that the publisher states: one of the event's `evals`."""
+
+    name: Text
+    """The evaluation's, as in `slipway publish --eval NAME:METRIC=VALUE`."""
+    metric: Text
+    """The figure's."""
+    higher_is_better: bool = True
+    """Whether a greater one is better."""
+    limit: float | None = None
+    """The worst one that is admitted."""
+    max_drop: Annotated[float, Field(ge=0.0)] | None = None
+    """How much worse than the active version's it may be, in its own unit."""
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> StatedBound:
+        if self.limit is None and self.max_drop is None:
+            msg = f"the bound of {self.name} {self.metric} needs limit or max_drop"
+            raise ValueError(msg)
+        return self
+
+
 class Evaluations(_Strict):
     """What answers of a candidate must be, before it takes traffic."""
 
+    stated: Annotated[tuple[StatedBound, ...], Field(max_length=32)] = ()
+    """Bounds of the publisher's own figures; a checkpoint beyond one, or without its figure, is rejected at once."""
     sets: Annotated[tuple[Evaluation, ...], Field(max_length=SETS)] = ()
     """The evaluations; without any, none is made."""
     alpha: Share = 0.02

@@ -253,7 +253,7 @@ class Deadlines(_Strict):
     """Until the version is registered, and until candidate and baseline are loaded."""
     benchmark_s: Seconds = 3_600.0
     """Until the benchmark's verdict."""
-    evaluate_s: Seconds = 14_400.0
+    evaluate_s: Seconds = 3_600.0
     """Until the verdict on the evaluations."""
     rehearsal_s: Seconds = 3_600.0
     """Until the rollback was rehearsed."""

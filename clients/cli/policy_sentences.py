@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from contracts.evaluations import EACH_SLICE, Bound, Evaluation
+from contracts.evaluations import EACH_SLICE, Bound, Evaluation, StatedBound
 from contracts.policy import MetricGate, ReleasePolicy, Trigger
 from decisions.evaluations.limit_tests import usual_rows
 from decisions.evidence.triggers import can_judge, limit_of
@@ -31,6 +31,8 @@ def explain_policy(policy: ReleasePolicy, *, first: bool = False) -> dict[str, l
 
 
 def _before_traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
+    for figure in policy.evaluations.stated:
+        yield f"The publisher's {figure.name} {figure.metric} must be {_worst(figure)}, or it is rejected at once."
     d = policy.deadlines
     yield f"It is merged within {period(d.merge_s)}; its variants are quantised within {period(d.quantise_s)}."
     for variant, gate in policy.quality.items():
@@ -55,6 +57,15 @@ def _before_traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
         yield f"In staging, a fault makes each automatic trigger ({names}) roll back; otherwise it is rejected."
     if "approval" in plan:
         yield _approval(policy)
+
+
+def _worst(figure: StatedBound) -> str:
+    better = "more" if figure.higher_is_better else "less"
+    parts = (
+        (f"{{:g}} or {better}", figure.limit),
+        ("at most {:g} worse than that of the active version", figure.max_drop),
+    )
+    return " and ".join(text.format(limit) for text, limit in parts if limit is not None)
 
 
 def _evaluations(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:

@@ -8,7 +8,20 @@ from decisions.evaluations.verdicts import KINDS
 
 def find_weaker_evaluations(proposed: Evaluations, stored: Evaluations) -> list[str]:
     """Return everything in which evaluations ask for less than the stored ones; empty if they only tighten."""
-    return list(_weaknesses(proposed, stored)) if stored.sets else []
+    return [*_stated_weaknesses(proposed, stored), *(_weaknesses(proposed, stored) if stored.sets else ())]
+
+
+def _stated_weaknesses(proposed: Evaluations, stored: Evaluations) -> Iterator[str]:
+    bounds = {(bound.name, bound.metric, bound.higher_is_better): bound for bound in proposed.stated}
+    for required in stored.stated:
+        bound = bounds.get((required.name, required.metric, required.higher_is_better))
+        sign = 1.0 if required.higher_is_better else -1.0
+        if (
+            bound is None
+            or (required.limit is not None and (bound.limit is None or sign * bound.limit < sign * required.limit))
+            or (required.max_drop is not None and (bound.max_drop is None or bound.max_drop > required.max_drop))
+        ):
+            yield f"the bound of the stated {required.name} {required.metric} is weaker than the stored one, or missing"
 
 
 def _weaknesses(proposed: Evaluations, stored: Evaluations) -> Iterator[str]:

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 ROWS: Final = 10_000
 """Most rows of a set that are read."""
+SET_BYTES: Final = 16 * 1024**2
+"""Most bytes of a set."""
 SLICES: Final = 32
 """Most slices of a set."""
 ROW_BYTES: Final = 65_536
@@ -51,6 +53,8 @@ def read_rows(data: bytes) -> tuple[EvaluationRow, ...]:
     Raises:
         ValueError: A line cannot be read, or there is none; the message says which, and what to do.
     """
+    if len(data) > SET_BYTES:
+        raise ValueError(f"the set has {len(data):,} bytes; the limit is {SET_BYTES:,}: take fewer rows")
     rows: list[EvaluationRow] = []
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():

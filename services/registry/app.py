@@ -17,6 +17,7 @@ from contracts.facts import (
     CheckpointRejected,
     DeploymentChanged,
     ErasureOrdered,
+    EvalResult,
     Fact,
     OrderAccepted,
     PromotionRefused,
@@ -133,6 +134,8 @@ class Registry:
             check_sender(event, self._ports.teams())
             _refuse(admission.assess_sources(ready, ready.policy, stored.value if stored else None))
             _refuse(admission.assess_evaluations(ready, policy))
+            if policy.evaluations.stated:
+                _refuse(admission.assess_stated(ready, policy, await self._active_figures(record)))
             _refuse(admission.assess_callers(ready.model, policy, self._ports.teams()))
             if not await self._team_use.has_turn(model):
                 raise NotItsTurn
@@ -163,6 +166,18 @@ class Registry:
             if not load.begins:
                 raise NotItsTurn
             return await self.records.reserve(opened.model, record, opened)
+
+    async def _active_figures(self, record: ModelRecord) -> tuple[EvalResult, ...] | None:
+        """Return what was stated of the active version; None without one, and nothing where it is not known."""
+        route = await self._ports.routes.get(record.model)
+        active = route.value.active if route is not None else None
+        if active is None or active.target.version == 0:
+            return None
+        for release_id, version in record.reservations.items():
+            release = await self.records.read(record.model, release_id) if version == active.target.version else None
+            if release is not None:
+                return release.opened.evals
+        return ()
 
     def _policy(self, ready: CheckpointReady, stored: ReleasePolicy | None) -> ReleasePolicy:
         policy = admission.decide_policy(ready.policy, stored)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,7 +10,14 @@ from urllib.parse import urlsplit
 
 from contracts.codes import Code
 from contracts.envelope import Event
-from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointReady, CheckpointRejected, ReleaseOpened
+from contracts.facts import (
+    BaseModelRef,
+    CheckpointMerged,
+    CheckpointReady,
+    CheckpointRejected,
+    EvalResult,
+    ReleaseOpened,
+)
 from contracts.limits import TooLarge
 from contracts.manifests import BaseManifest
 from contracts.policy import ReleasePolicy
@@ -108,6 +115,33 @@ def assess_evaluations(ready: CheckpointReady, policy: ReleasePolicy) -> Refusal
         return None
     reason = f"The checkpoint's evaluation set is {digest}, and the evaluation {other.name} of the policy asks"
     return Refusal("evaluation_invalid", f"{reason} {other.rows_digest}. Publish with that set.")
+
+
+def assess_stated(ready: CheckpointReady, policy: ReleasePolicy, active: Sequence[EvalResult] | None) -> Refusal | None:
+    """Refuse a checkpoint whose publisher's figures are not within the bounds of its policy.
+
+    Args:
+        ready: The checkpoint.
+        policy: The policy of its release.
+        active: The figures of the active version; None without one, so that nothing can drop.
+    """
+    own, before = (
+        {(each.name, each.metric): each.value for each in figures} for figures in (ready.evals, active or ())
+    )
+    for bound in policy.evaluations.stated:
+        key, sign = (bound.name, bound.metric), 1.0 if bound.higher_is_better else -1.0
+        figure, other, problem = own.get(key), before.get(key), ""
+        if figure is None:
+            problem = "is not stated"
+        elif bound.limit is not None and not sign * figure >= sign * bound.limit:
+            problem = f"is {figure:g}; the worst that the policy admits is {bound.limit:g}"
+        elif bound.max_drop is not None and active is not None and other is None:
+            problem = "was not stated of the active version, so that its drop is not known"
+        elif bound.max_drop is not None and other is not None and not sign * (other - figure) <= bound.max_drop:
+            problem = f"is {figure:g}, and {other:g} of the active version; it may be {bound.max_drop:g} worse"
+        if problem:
+            return Refusal("evaluation_failed", f"The figure {bound.name} {bound.metric} {problem}.")
+    return None
 
 
 def assess_serving(ready: CheckpointReady) -> Refusal | None:

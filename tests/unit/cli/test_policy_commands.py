@@ -13,6 +13,7 @@ from clients.cli.errors import CommandError
 from clients.cli.policy_sentences import explain_policy, period
 from clients.cli.policy_template import TEMPLATE
 from clients.cli.yaml_source import InvalidError, read_documents
+from contracts.evaluations import Evaluations
 from contracts.policy import ReleasePolicy
 from testbed.factories import policy
 from tests.kit.command import run_command
@@ -143,6 +144,18 @@ def test_approvals_are_explained():
     ]
     assert "It waits for the approval of 2 different people, none of whom published the checkpoint; " in explained[-1]
     assert explained[-1].endswith("without it the release expires after 1 day.")
+
+
+def test_bounds_of_the_publishers_figures_and_of_an_anchor_are_explained():
+    figure = {"name": "mmlu", "metric": "accuracy", "limit": 0.6, "max_drop": 0.01}
+    own = {"name": "own", "scorers": [{"kind": "equals"}], "bounds": [{"max_drop_from_anchor": 0.1}]}
+    declared = Evaluations.model_validate({"stated": [figure], "sets": [own]})
+    explained = explain_policy(policy(evaluations=declared))["A candidate"]
+    assert explained[0] == (
+        "The publisher's mmlu accuracy must be 0.6 or more and at most 0.01 worse than that of the active version, or "
+        "it is rejected at once."
+    )
+    assert any("is at most 0.1 below that of the anchor" in line for line in explained)
 
 
 def test_a_canary_for_some_callers_is_explained_and_needs_a_step():

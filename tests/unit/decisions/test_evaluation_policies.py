@@ -75,6 +75,28 @@ def test_a_weaker_one_is_named(weaker):
     assert len(weaknesses(changed(**weaker), with_evaluations(STORED))) == 1
 
 
+FIGURE = {"name": "mmlu", "metric": "accuracy", "limit": 0.6, "max_drop": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("change", "is_weaker"),
+    [
+        ({}, False),
+        ({"limit": 0.7, "max_drop": 0.01}, False),
+        ({"limit": 0.5}, True),
+        ({"limit": None}, True),
+        ({"max_drop": 0.03}, True),
+        ({"max_drop": None}, True),
+        ({"higher_is_better": False}, True),
+        ({"metric": "f1"}, True),
+    ],
+)
+def test_a_bound_of_a_stated_figure_may_only_be_tightened(change, is_weaker):
+    stored, proposed = (with_evaluations({"stated": [{**FIGURE, **more}]}) for more in ({}, change))
+    assert bool(weaknesses(proposed, stored)) == is_weaker
+    assert weaknesses(policy(), stored)
+
+
 def test_a_set_that_is_pinned_stays():
     pinned = changed(evaluation={"rows_digest": "sha256:" + "0" * 64})
     assert weaknesses(pinned, pinned) == []

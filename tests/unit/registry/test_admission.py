@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contracts.facts import BaseModelRef, Weights
+from contracts.evaluations import Evaluations
+from contracts.facts import BaseModelRef, EvalResult, Weights
 from contracts.policy import Canary, Deadlines, LoadProfile, MetricGate
 from contracts.teams import Team
 from contracts.vocabulary import ArtifactRef, ServingSettings, digest_of
@@ -335,6 +336,37 @@ def test_no_other_folder_passes_for_one_that_it_names(uri):
         assert any(refusal is not None for refusal in refusals)
     if not uri.startswith("HF"):
         assert admission.assess_sources(at(uri), BOUND, None).code == "source_not_allowed"
+
+
+def stated(value, name="routing", metric="accuracy"):
+    return (EvalResult(name=name, metric=metric, value=value),)
+
+
+@pytest.mark.parametrize(
+    ("bound", "own", "active", "says"),
+    [
+        ({"limit": 0.8}, stated(0.8), None, ""),
+        ({"limit": 0.8}, stated(0.79), None, "is 0.79; the worst that the policy admits is 0.8"),
+        ({"limit": 0.8}, stated(0.9, "other"), None, "is not stated"),
+        ({"limit": 0.8}, (), stated(0.9), "is not stated"),
+        ({"limit": 1.2, "higher_is_better": False}, stated(1.1), None, ""),
+        ({"limit": 1.2, "higher_is_better": False}, stated(1.3), None, "is 1.3"),
+        ({"max_drop": 0.02}, stated(0.85), None, ""),
+        ({"max_drop": 0.02}, stated(0.85), stated(0.86), ""),
+        ({"max_drop": 0.02}, stated(0.83), stated(0.86), "0.86 of the active version; it may be 0.02 worse"),
+        ({"max_drop": 0.02}, stated(0.99), (), "was not stated of the active version"),
+        ({"max_drop": 0.1, "higher_is_better": False}, stated(1.2), stated(1.0), "it may be 0.1 worse"),
+        ({"max_drop": 0.1, "higher_is_better": False}, stated(0.8), stated(1.0), ""),
+    ],
+)
+def test_the_publishers_own_figures_are_bounded(bound, own, active, says):
+    bounds = {"stated": [{"name": "routing", "metric": "accuracy", **bound}]}
+    policy = k.policy(evaluations=Evaluations.model_validate(bounds))
+    refusal = admission.assess_stated(k.ready().model_copy(update={"evals": own}), policy, active)
+    assert (refusal is None) == (not says)
+    if refusal is not None:
+        assert refusal.code == "evaluation_failed"
+        assert says in refusal.reason
 
 
 def test_a_canary_is_drawn_for_no_team_that_does_not_own_the_model():

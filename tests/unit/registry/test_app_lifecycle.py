@@ -6,6 +6,7 @@ import contextlib
 import pytest
 
 from contracts import facts as f
+from contracts.evaluations import Evaluations
 from contracts.policy import Deadlines
 from services.registry.admissions import rejection
 from services.registry.release_records import STUCK_GRACE_S
@@ -328,3 +329,19 @@ def test_a_refusal_becomes_a_rejection_that_says_what_to_do():
     fact = rejection(error)
     assert (fact.code, fact.details) == ("policy_missing", {"looked_in": "event"})
     assert "rollback trigger" in fact.reason
+
+
+async def test_a_publishers_figure_is_compared_with_that_of_the_active_version(harness):
+    bound = {"name": "routing", "metric": "accuracy", "max_drop": 0.02}
+    policy = k.policy(evaluations=Evaluations.model_validate({"stated": [bound]}))
+
+    async def admit(attempt, value):
+        evals = (f.EvalResult(name="routing", metric="accuracy", value=value),)
+        return await harness.admit(f"e{attempt}", policy=policy, attempt=attempt, evals=evals)
+
+    (first,) = await admit(1, 0.9)
+    await harness.to_registered(first.release_id)
+    await harness.to_end(first.release_id, first.version)
+    with pytest.raises(Permanent, match="of the active version"):
+        await admit(2, 0.87)
+    assert len(await admit(3, 0.89)) == 2
