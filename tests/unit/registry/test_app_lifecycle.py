@@ -8,6 +8,7 @@ import pytest
 from contracts import facts as f
 from contracts.evaluations import Evaluations
 from contracts.policy import Deadlines
+from contracts.vocabulary import digest_of
 from services.registry.admissions import rejection
 from services.registry.release_records import STUCK_GRACE_S
 from shared.errors import Permanent, Transient
@@ -345,3 +346,25 @@ async def test_a_publishers_figure_is_compared_with_that_of_the_active_version(h
     with pytest.raises(Permanent, match="of the active version"):
         await admit(2, 0.87)
     assert len(await admit(3, 0.89)) == 2
+
+
+async def test_the_first_promoted_version_is_the_anchor_of_the_next_release(harness):
+    own = {"name": "own", "rows": "default"}
+    policy, basis = k.policy(evaluations=Evaluations.model_validate({"sets": [own]})), digest_of(b"rows")
+
+    async def release(version):
+        *_, opened = await harness.admit(f"e{version}", policy=policy, attempt=version, variants=("bf16",))
+        await harness.to_registered(opened.release_id, variants=("bf16",))
+        await harness.handle(opened.release_id, k.staged("bf16", version), k.benchmarked("bf16", version))
+        evaluated = k.evaluated("bf16", version, names=("own",), basis=basis)
+        await harness.handle(opened.release_id, evaluated)
+        await harness.deployed(opened.release_id, k.route(k.target("bf16", version), epoch=version))
+        return evaluated, harness.published(f.StageRequested)[-1]
+
+    first, asked = await release(1)
+    assert (asked.purpose, asked.anchors) == ("evaluation", ())
+    (end,) = harness.published(f.ReleaseFinished)
+    assert end.outcome == "promoted"
+    _, asked = await release(2)
+    (anchor,) = asked.anchors
+    assert (anchor.basis, anchor.target, anchor.report) == (basis, first.target, first.report)
