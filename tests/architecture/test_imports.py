@@ -12,6 +12,9 @@ import shared
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "vllm", "tritonclient", "evidently", "transformers", "peft", "llmcompressor", "awq", "datasets")
+CLIENTS = ("minio", "nats", "structlog", "faststream")
+CONFINED = ("services.merger.adapters.worker", "services.quantiser.adapters.quantise_worker")
+"""Workers without key and network: they start sooner without what a service needs for both."""
 
 IMPORT_WITHOUT = """
 import importlib, sys
@@ -39,9 +42,9 @@ def light_modules():
     return [name for name in ours if ".adapters" not in name and not name.endswith((".main", "_worker"))]
 
 
-def import_blocked(*names):
+def import_blocked(*names, blocked=HEAVY):
     return subprocess.run(
-        [sys.executable, "-c", IMPORT_WITHOUT, ",".join(HEAVY), *names],
+        [sys.executable, "-c", IMPORT_WITHOUT, ",".join(blocked), *names],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -56,6 +59,11 @@ def test_everything_but_adapters_imports_without_heavy_libraries():
     done = import_blocked(*names)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ["imported", str(len(names))]
+
+
+def test_confined_workers_begin_without_heavy_libraries_and_clients():
+    done = import_blocked(*CONFINED, blocked=(*HEAVY, *CLIENTS))
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_block_blocks():

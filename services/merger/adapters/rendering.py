@@ -16,15 +16,15 @@ LIMIT_S = 10.0
 """Seconds of processor time of one rendering, which takes milliseconds."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FixedClock:
     """A clock that stands still: templates may print the date, and are rendered before and after the merge."""
 
-    at: datetime
+    instant: datetime
 
     def now(self) -> datetime:
         """Return the instant."""
-        return self.at
+        return self.instant
 
     def monotonic(self) -> float:
         """Return 0: no time passes."""
@@ -47,11 +47,18 @@ def render_all(
     async def render() -> list[str]:
         templates = ChatTemplates(FixedClock(now), limit_s=LIMIT_S)
         try:
-            return [await _render_one(templates, template, variables, turns) for turns in conversations]
+            return await render_by(templates, template, variables, conversations)
         finally:
             await templates.close()
 
     return asyncio.run(render())
+
+
+async def render_by(
+    templates: ChatTemplates, template: str, variables: Mapping[str, Any], conversations: Sequence[Conversation]
+) -> list[str]:
+    """Return conversations rendered by a child process that may render others, too."""
+    return [await _render_one(templates, template, variables, turns) for turns in conversations]
 
 
 async def _render_one(

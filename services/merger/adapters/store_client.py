@@ -5,7 +5,7 @@ import mmap
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,7 +17,6 @@ from contracts.manifests import FileEntry
 from services.merger.adapters.channel import PART_BYTES, Channel, ClosedError, raise_described
 from services.merger.ports import Conversation
 from shared.errors import Permanent, Transient
-from shared.storage.blobs import Progress
 
 
 class StoreClient:
@@ -71,7 +70,11 @@ class StoreClient:
             return self.put_blob(memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)), name)
 
     def fetch_files(
-        self, files: Sequence[FileEntry], destination: Path, prefix: str = "", progress: Progress | None = None
+        self,
+        files: Sequence[FileEntry],
+        destination: Path,
+        prefix: str = "",
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Download files below a folder, each verified and then renamed into place (see `Store.fetch_files`)."""
         total, done = sum(file.size_bytes for file in files), 0

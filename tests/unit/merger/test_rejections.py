@@ -264,6 +264,7 @@ def test_chat_template_that_cannot_be_rendered_costs_no_merge(make_job, template
 def test_chat_template_that_never_ends(make_job, monkeypatch):
     monkeypatch.setattr("services.merger.adapters.rendering.LIMIT_S", 0.5)
     job = make_job()
+    job.render = None  # its own process, with that limit
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     (job.base / "chat_template.jinja").write_text(endless)
     error = rejection(job)
