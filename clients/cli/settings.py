@@ -39,14 +39,6 @@ class CliSettings(BaseSettings):
     """Bucket of all artifacts."""
     s3_region: str = Field(default="us-east-1", pattern=REGION_PATTERN)
     """Region that requests are signed for."""
-    backup_s3_endpoint: str | None = None
-    """Host and port of the S3 server (TLS) that backups in `s3://` are in."""
-    backup_s3_credentials: Path | None = None
-    """File with a key of that server, in the form of the AWS tools."""
-    backup_s3_ca: Path | None = None
-    """Certificate (PEM) of the authority of that server; without it, the system's list counts."""
-    backup_s3_region: str = Field(default="us-east-1", pattern=REGION_PATTERN)
-    """Region that requests to that server are signed for."""
     gateway_url: str | None = None
     """Address of the gateway, for `slipway ask`."""
     gateway_key: Path | None = None

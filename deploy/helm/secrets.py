@@ -78,22 +78,6 @@ def order_secret(keys: Path, names: list[str]) -> dict[str, str]:
     return {f"{name}.nk": identity_secret(keys, name)["credential"] for name in names}
 
 
-def backup_files(given: argparse.Namespace) -> dict[str, str]:
-    """Return what reaches the S3 server of backups: its key, and the authority of its certificate.
-
-    Raises:
-        Refused: No identity backs up.
-    """
-    options = (
-        ("--backup-store", "backup-store", given.backup_store),
-        ("--backup-ca", "backup-ca.pem", given.backup_ca),
-    )
-    for option, _, file in options:
-        if file is not None and not given.backup:
-            raise Refused(f"{option} is given without --backup: name the identity that backs up")
-    return {key: file.read_text() for _, key, file in options if file is not None}
-
-
 def contents(
     keys: Path, users: dict[str, str], orders: list[str], *, servers: bool = False
 ) -> Iterator[tuple[str, dict[str, str]]]:
@@ -151,8 +135,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--smoke", help="administrator that `helm test` runs `slipway doctor` as")
     parser.add_argument("--backup", help="identity that backs up")
     parser.add_argument("--orders", action="append", default=[], help="who may order at the console; repeatable")
-    parser.add_argument("--backup-store", type=Path, help="file with the key of the S3 server that backups go to")
-    parser.add_argument("--backup-ca", type=Path, help="certificate (PEM) of the authority of that server, if private")
     parser.add_argument("--servers", action="store_true", help="the chart runs bus and store: add their secrets")
     return parser.parse_args()
 
@@ -162,10 +144,7 @@ def main() -> None:
     given = parse()
     users = {name: user for name, user in (("smoke", given.smoke), ("backup", given.backup)) if user}
     try:
-        secrets_by_name = dict(contents(given.keys, users, given.orders, servers=given.servers))
-        for key, text in backup_files(given).items():
-            secrets_by_name["backup"][key] = text
-        sys.stdout.write(manifests(given.prefix, iter(secrets_by_name.items())))
+        sys.stdout.write(manifests(given.prefix, contents(given.keys, users, given.orders, servers=given.servers)))
     except (OSError, Refused) as error:
         sys.exit(f"secrets: {error}")
 

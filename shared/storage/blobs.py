@@ -133,13 +133,13 @@ class Store(ObjectStore):
         """Return whether a blob is there, with its size."""
         return self._size_of(blob_key(file.digest, prefix)) == file.size_bytes
 
-    def put_stream(self, file: FileEntry, parts: Iterable[memoryview], prefix: str = "") -> None:
+    def put_stream(self, file: FileEntry, parts: Iterable[memoryview]) -> None:
         """Upload a blob from parts of `PART_BYTES`, the last of which may have less.
 
         Nothing is stored if the iterable raises: so the caller, who hashes the parts, refuses another digest.
         """
         write = self._client.write_parts
-        self._create_blob(file, prefix, lambda key: write(self.bucket, key, file.size_bytes, iter(parts)))
+        self._create_blob(file, "", lambda key: write(self.bucket, key, file.size_bytes, iter(parts)))
 
     def _create_blob(self, file: FileEntry, prefix: str, write: Callable[[str], None]) -> None:
         key = blob_key(file.digest, prefix)

@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import secrets
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from clients.cli.backup.locations import BucketPrefix, Folder
+from clients.cli.backup.folder import Folder
 from clients.cli.backup.objects import SourceStore
-from clients.cli.backup.options import open_location
 from clients.cli.backup.restoring import choose, put_back
 from clients.cli.backup.taking import take
 from clients.cli.connection import StackAddress
@@ -17,13 +15,10 @@ from clients.cli.gc.store import StoredObjects
 from clients.cli.output import CommandError
 from contracts.services import EVENTS
 from deploy.local.state import ADMIN
-from shared.errors import Transient
 from shared.messaging.provision import provision
 from shared.runtime.clock import SystemClock
-from shared.storage.blobs import Store
 from shared.storage.objects import Retention
 from testbed.servers import NatsServer, S3Server, running
-from tests.kit.conformance_backup_locations import BackupLocationConformance
 
 ALERT, CONSUMER = "slipway.alert.raised.v1.tiny.monitor", "rollback-controller__alert-raised-v1"
 DAMAGED = "blobs/sha256/ab/" + "ab" * 32
@@ -171,21 +166,3 @@ def test_a_position_is_that_of_before_the_records_were_copied(old, location, tmp
 def test_an_installation_that_holds_something_is_refused_and_says_what(old, location):
     with pytest.raises(CommandError, match=r"not empty.*the bucket audit has 1 messages up to sequence 1"):
         old.restore(location)
-
-
-def test_a_server_with_a_private_authority_keeps_backups_once_its_authority_is_named(old, monkeypatch):
-    own = old.stack.connection
-    monkeypatch.setenv("SLIPWAY_BACKUP_S3_ENDPOINT", own.s3_endpoint)
-    monkeypatch.setenv("SLIPWAY_BACKUP_S3_CREDENTIALS", str(own.s3_credentials))
-    address = f"s3://{own.s3_bucket}/private"
-    with pytest.raises(Transient, match="certificate"):
-        open_location(address).names()
-    monkeypatch.setenv("SLIPWAY_BACKUP_S3_CA", str(own.s3_ca))
-    open_location(address).commit("20260101T000000000000Z", b"{}")
-    assert open_location(address).names() == ["20260101T000000000000Z"]
-
-
-class TestBucketPrefix(BackupLocationConformance):
-    @pytest.fixture
-    def location(self, old):
-        return BucketPrefix(Store(old.stack.connection), f"probe/{secrets.token_hex(4)}/")

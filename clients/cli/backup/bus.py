@@ -14,7 +14,7 @@ from nats.js.api import ConsumerInfo
 from nats.js.errors import NotFoundError
 
 from clients.cli.backup.contents import STREAMS_IN_ORDER, Blob, Position, StreamCopy
-from clients.cli.backup.locations import BackupLocation
+from clients.cli.backup.folder import Folder
 from clients.cli.output import CommandError
 from contracts.vocabulary import digest_of
 from shared.errors import Transient
@@ -54,7 +54,7 @@ async def _consumers(js: JetStreamContext, stream: str) -> list[ConsumerInfo]:
             return infos
 
 
-async def copy_stream(client: Client, name: str, location: BackupLocation) -> StreamCopy:
+async def copy_stream(client: Client, name: str, folder: Folder) -> StreamCopy:
     """Copy a stream.
 
     Raises:
@@ -72,15 +72,15 @@ async def copy_stream(client: Client, name: str, location: BackupLocation) -> St
     try:
         body = json.dumps({"deliver_subject": inbox, "no_consumers": False, "chunk_size": PIECE_BYTES}).encode()
         snapshot = await request(f"$JS.API.STREAM.SNAPSHOT.{name}", body)
-        chunks = [chunk async for chunk in _kept(location, _pieces(client, subscription.next_msg, name))]
+        chunks = [chunk async for chunk in _kept(folder, _pieces(client, subscription.next_msg, name))]
     finally:
         with contextlib.suppress(nats.errors.Error):
             await subscription.unsubscribe()
     return StreamCopy(name=name, config=info["config"], state=snapshot["state"], chunks=tuple(chunks))
 
 
-def _joined(location: BackupLocation, blob: Blob) -> bytes:
-    return b"".join(location.read(blob))
+def _joined(folder: Folder, blob: Blob) -> bytes:
+    return b"".join(folder.read(blob))
 
 
 async def _pieces(client: Client, next_message: Any, name: str) -> AsyncIterator[bytes]:
@@ -100,21 +100,21 @@ async def _pieces(client: Client, next_message: Any, name: str) -> AsyncIterator
             await client.publish(message.reply, b"")
 
 
-async def _kept(location: BackupLocation, pieces: AsyncIterator[bytes]) -> AsyncIterator[Blob]:
+async def _kept(folder: Folder, pieces: AsyncIterator[bytes]) -> AsyncIterator[Blob]:
     """Store pieces together in parts of `PART_BYTES`; yield each part."""
     held = bytearray()
     async for piece in pieces:
         held += piece
         if len(held) >= PART_BYTES:
-            yield await _keep(location, bytes(held))
+            yield await _keep(folder, bytes(held))
             held.clear()
     if held:
-        yield await _keep(location, bytes(held))
+        yield await _keep(folder, bytes(held))
 
 
-async def _keep(location: BackupLocation, data: bytes) -> Blob:
+async def _keep(folder: Folder, data: bytes) -> Blob:
     blob = Blob(digest=digest_of(data), size_bytes=len(data))
-    await asyncio.to_thread(location.put, blob, parts_of(data))
+    await asyncio.to_thread(folder.put, blob, parts_of(data))
     return blob
 
 
@@ -175,7 +175,7 @@ async def find_contents(js: JetStreamContext) -> list[str]:
     return contents
 
 
-async def restore_stream(client: Client, copy: StreamCopy, location: BackupLocation) -> None:
+async def restore_stream(client: Client, copy: StreamCopy, folder: Folder) -> None:
     """Make a stream anew from its copy, with the sequences and consumers that it had; it must not hold anything.
 
     Raises:
@@ -191,7 +191,7 @@ async def restore_stream(client: Client, copy: StreamCopy, location: BackupLocat
     )
     subject = answer["deliver_subject"]
     for chunk in copy.chunks:
-        data = await asyncio.to_thread(_joined, location, chunk)
+        data = await asyncio.to_thread(_joined, folder, chunk)
         for start in range(0, len(data), PIECE_BYTES):
             await _send(client, subject, data[start : start + PIECE_BYTES], copy.name)
     done = await _send(client, subject, b"", copy.name)

@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import groupby
 
 from clients.cli.backup.contents import Blob, ObjectCopy, digest_in
-from clients.cli.backup.locations import BackupLocation
+from clients.cli.backup.folder import Folder
 from contracts.audit import PREFIX as AUDIT
 from shared.errors import Permanent
 from shared.storage.object_lock import LockingStore
@@ -61,16 +61,16 @@ def read_versions(versions: Iterable[ObjectVersion]) -> list[ObjectVersion]:
 
 @dataclass
 class ObjectCopier:
-    """Copies objects into a location, except what it has from an earlier backup.
+    """Copies objects into a folder, except what it has from an earlier backup.
 
     Attributes:
         keep: Returns whether an object belongs to the backup.
         damaged: Objects whose bytes are not those that their name promises; they are not copied.
-        new_bytes: Bytes that the location did not have.
+        new_bytes: Bytes that the folder did not have.
     """
 
     store: SourceStore
-    location: BackupLocation
+    folder: Folder
     keep: Callable[[str], bool]
     damaged: list[str] = field(default_factory=list)
     new_bytes: int = 0
@@ -101,7 +101,7 @@ class ObjectCopier:
         )
 
     def _bytes(self, version: ObjectVersion) -> Blob:
-        """Return where the bytes of a version are in the location, after they were copied if it did not have them.
+        """Return where the bytes of a version are in the folder, after they were copied if it did not have them.
 
         An object that does not tell its digest is read for that first.
         """
@@ -112,18 +112,18 @@ class ObjectCopier:
                 hasher.update(part)
             digest = f"sha256:{hasher.hexdigest()}"
         blob = Blob(digest=digest, size_bytes=version.size)
-        if not self.location.has(blob):
-            self.location.put(blob, self.store.parts(version))
+        if not self.folder.has(blob):
+            self.folder.put(blob, self.store.parts(version))
             self.new_bytes += blob.size_bytes
         return blob
 
 
-def put_objects_back(store: SourceStore, location: BackupLocation, copies: Iterable[ObjectCopy], now: datetime) -> None:
+def put_objects_back(store: SourceStore, folder: Folder, copies: Iterable[ObjectCopy], now: datetime) -> None:
     """Write copied objects, with retentions that have not ended, into a store that holds nothing."""
     locks = store.has_lock()
 
     def put_back(copy: ObjectCopy) -> None:
-        store.append(copy.key, copy.blob.size_bytes, location.read(copy.blob))
+        store.append(copy.key, copy.blob.size_bytes, folder.read(copy.blob))
         if locks and copy.lock_mode is not None and copy.retained_until is not None and copy.retained_until > now:
             store.retain_latest(copy.key, Retention(copy.lock_mode, copy.retained_until))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clients.cli.backup.bus import find_contents, put_consumers_back, restore_stream
 from clients.cli.backup.contents import FORMAT, LEFT_OUT, BackupManifest, Blob, ObjectCopy
-from clients.cli.backup.locations import BackupLocation
+from clients.cli.backup.folder import Folder
 from clients.cli.backup.objects import REQUESTS, SourceStore, put_objects_back
 from clients.cli.backup.taking import read_list
 from clients.cli.connection import StackAddress, connected
@@ -25,37 +25,35 @@ MOST_NAMED = 5
 class Chosen:
     """A backup to restore: its manifest, the manifest's digest, and the objects that it lists."""
 
-    location: BackupLocation
+    folder: Folder
     manifest: BackupManifest
     digest: str
     objects: Sequence[ObjectCopy]
 
 
-def choose(location: BackupLocation, name: str | None, digest: str | None) -> Chosen:
-    """Return a backup of a location, the newest one unless another is named.
+def choose(folder: Folder, name: str | None, digest: str | None) -> Chosen:
+    """Return a backup of a folder, the newest one unless another is named.
 
     Raises:
         CommandError: there is none, it has another digest than the one that was noted, or this program cannot read it.
     """
-    names = location.names()
+    names = folder.names()
     if not names or (name is not None and name not in names):
         has = f"it has {', '.join(names)}" if names else "it has none"
-        raise CommandError(f"{location} has no backup {name or 'at all'}; {has}")
-    data = location.manifest(name or names[-1])
+        raise CommandError(f"{folder} has no backup {name or 'at all'}; {has}")
+    data = folder.manifest(name or names[-1])
     actual = digest_of(data)
     if digest is not None and digest != actual:
-        raise CommandError(
-            f"the manifest of {name or names[-1]} in {location} is {actual}, not {digest}; it was changed"
-        )
+        raise CommandError(f"the manifest of {name or names[-1]} in {folder} is {actual}, not {digest}; it was changed")
     manifest = BackupManifest.model_validate_json(data)
     if manifest.format > FORMAT:
         raise CommandError(
-            f"{location} has a backup of format {manifest.format}, this program reads {FORMAT}; use a newer one"
+            f"{folder} has a backup of format {manifest.format}, this program reads {FORMAT}; use a newer one"
         )
-    refusal = refuse(f"{location} has", manifest.data_format, f"restore it with Slipway {manifest.version}")
+    refusal = refuse(f"{folder} has", manifest.data_format, f"restore it with Slipway {manifest.version}")
     if refusal is not None:
         raise CommandError(refusal)
-    return Chosen(location, manifest, actual, read_list(location, manifest))
+    return Chosen(folder, manifest, actual, read_list(folder, manifest))
 
 
 def verify(chosen: Chosen) -> int:
@@ -69,7 +67,7 @@ def verify(chosen: Chosen) -> int:
 
     def problem(blob: Blob) -> str | None:
         try:
-            for _ in chosen.location.read(blob):
+            for _ in chosen.folder.read(blob):
                 pass
         except Permanent as error:
             return error.reason
@@ -98,9 +96,9 @@ async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock) -> None:
                 f"this installation is not empty, and a restore replaces nothing: {'; '.join(problems[:MOST_NAMED])}. "
                 "Use a new state folder, or empty volumes and an empty bucket, and start no service before"
             )
-        await asyncio.to_thread(put_objects_back, store, chosen.location, chosen.objects, clock.now())
+        await asyncio.to_thread(put_objects_back, store, chosen.folder, chosen.objects, clock.now())
         for copy in chosen.manifest.streams:
-            await restore_stream(client, copy, chosen.location)
+            await restore_stream(client, copy, chosen.folder)
         await put_consumers_back(js, chosen.manifest.positions)
         await provision_when_joined(js, **settings_of(stack.connection))
 

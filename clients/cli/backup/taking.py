@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from clients.cli.backup.bus import copy_stream, keys_at, parts_of, read_positions, value_at
 from clients.cli.backup.contents import FORMAT, STREAMS_IN_ORDER, BackupManifest, Blob, ObjectCopy, belongs
-from clients.cli.backup.locations import BackupLocation
+from clients.cli.backup.folder import Folder
 from clients.cli.backup.objects import ObjectCopier, SourceStore
 from clients.cli.connection import StackAddress, connected
 from contracts.version import VERSION
@@ -25,7 +25,7 @@ class Taken:
 
     Attributes:
         digest: Digest of the manifest.
-        new_bytes: Bytes of objects that the location did not have before.
+        new_bytes: Bytes of objects that the folder did not have before.
     """
 
     manifest: BackupManifest
@@ -33,13 +33,13 @@ class Taken:
     new_bytes: int
 
 
-async def take(stack: StackAddress, location: BackupLocation, clock: Clock) -> Taken:
-    """Copy a stack into a location; return the backup once it is whole."""
+async def take(stack: StackAddress, folder: Folder, clock: Clock) -> Taken:
+    """Copy a stack into a folder; return the backup once it is whole."""
     began = clock.now()
     async with connected(stack) as client:
         js = client.jetstream(timeout=30)
         positions = await read_positions(js)
-        streams = [await copy_stream(client, name, location) for name in STREAMS_IN_ORDER]
+        streams = [await copy_stream(client, name, folder) for name in STREAMS_IN_ORDER]
         last = {stream.name: int(stream.state["last_seq"]) for stream in streams}
         reserved = {}
         for key in await keys_at(js, "releases", _MODEL):
@@ -47,9 +47,9 @@ async def take(stack: StackAddress, location: BackupLocation, clock: Clock) -> T
             reserved[key.removesuffix(_MODEL)] = int(record.get("next_version", 1)) - 1
         tail = await value_at(js, "audit", "tail", last["KV_audit"])
     keep = belongs(reserved, int(tail.get("segment", 1)))
-    copier = ObjectCopier(SourceStore(stack.connection), location, keep)
+    copier = ObjectCopier(SourceStore(stack.connection), folder, keep)
     objects = await asyncio.to_thread(copier.copy)
-    listed = await asyncio.to_thread(keep_list, location, objects)
+    listed = await asyncio.to_thread(keep_list, folder, objects)
     manifest = BackupManifest(
         format=FORMAT,
         data_format=DATA_FORMAT,
@@ -66,23 +66,23 @@ async def take(stack: StackAddress, location: BackupLocation, clock: Clock) -> T
         tritons=stack.tritons,
     )
     data = canonical_json(manifest.model_dump(mode="json"))
-    await asyncio.to_thread(location.commit, manifest.name(), data)
+    await asyncio.to_thread(folder.commit, manifest.name(), data)
     return Taken(manifest, digest_of(data), copier.new_bytes)
 
 
-def read_list(location: BackupLocation, manifest: BackupManifest) -> list[ObjectCopy]:
+def read_list(folder: Folder, manifest: BackupManifest) -> list[ObjectCopy]:
     """Return the copies of objects that a backup lists; raise Permanent if the list is not what it was."""
-    data = b"".join(location.read(manifest.objects))
+    data = b"".join(folder.read(manifest.objects))
     return [ObjectCopy.model_validate_json(line) for line in data.splitlines()]
 
 
-def keep_list(location: BackupLocation, copies: Sequence[ObjectCopy]) -> Blob:
+def keep_list(folder: Folder, copies: Sequence[ObjectCopy]) -> Blob:
     """Store the list of objects; return where it is."""
     lines = (canonical_json(copy.model_dump(mode="json", exclude_defaults=True)) + b"\n" for copy in copies)
-    return _keep(location, b"".join(lines))
+    return _keep(folder, b"".join(lines))
 
 
-def _keep(location: BackupLocation, data: bytes) -> Blob:
+def _keep(folder: Folder, data: bytes) -> Blob:
     blob = Blob(digest=digest_of(data), size_bytes=len(data))
-    location.put(blob, parts_of(data))
+    folder.put(blob, parts_of(data))
     return blob

@@ -3,8 +3,7 @@
 import asyncio
 import time
 
-from clients.cli.backup.locations import BackupLocation
-from clients.cli.backup.options import LocationArgument, open_location
+from clients.cli.backup.folder import Folder, FolderArgument
 from clients.cli.backup.taking import Taken, take
 from clients.cli.connection import StackAddress, find_stack
 from clients.cli.options import JsonOption, StateOption
@@ -18,18 +17,18 @@ KEPT_BESIDE = (
 
 
 def backup(
-    location: LocationArgument,
+    folder: FolderArgument,
     *,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Back up the installation while it runs: events, records, objects with their locks.
 
-    What an earlier backup in the same location has is not copied again, and an interrupted one is completed by the
+    What an earlier backup in the same folder has is not copied again, and an interrupted one is completed by the
     next. It takes an administrator's credential.
     """
     stack = find_stack(state)
-    kept = open_location(location, stack.connection)
+    kept = Folder(folder.absolute())
     began = time.monotonic()
     taken = _take(stack, kept)
     _show(taken, kept, time.monotonic() - began, as_json=as_json)
@@ -41,14 +40,14 @@ def backup(
         )
 
 
-def _take(stack: StackAddress, location: BackupLocation) -> Taken:
+def _take(stack: StackAddress, folder: Folder) -> Taken:
     try:
-        return asyncio.run(take(stack, location, SystemClock()))
+        return asyncio.run(take(stack, folder, SystemClock()))
     except OSError as error:
-        raise CommandError(f"the backup in {location} cannot be written: {error}; run it again to go on") from error
+        raise CommandError(f"the backup in {folder} cannot be written: {error}; run it again to go on") from error
 
 
-def _show(taken: Taken, location: BackupLocation, seconds: float, *, as_json: bool) -> None:
+def _show(taken: Taken, folder: Folder, seconds: float, *, as_json: bool) -> None:
     manifest = taken.manifest
     facts = {
         "backup": manifest.name(),
@@ -62,7 +61,7 @@ def _show(taken: Taken, location: BackupLocation, seconds: float, *, as_json: bo
         show_json({**facts, "damaged": manifest.damaged})
         return
     show_line(
-        f"backup {manifest.name()} in {location}: {manifest.object_count} objects with "
+        f"backup {manifest.name()} in {folder}: {manifest.object_count} objects with "
         f"{size_text(manifest.object_bytes)}, {size_text(taken.new_bytes)} of them new, in {seconds:.1f} s"
     )
     show_line(f"its manifest has the digest {taken.digest}; note it elsewhere, for `slipway restore --digest`")

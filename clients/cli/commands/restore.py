@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.backup.options import LocationArgument, open_location
+from clients.cli.backup.folder import Folder, FolderArgument
 from clients.cli.backup.restoring import Chosen, choose, put_back, verify
 from clients.cli.commands.stack import NatsOption, folder_of, inherited_variables, parse_nats
 from clients.cli.connection import find_stack
@@ -27,10 +27,10 @@ from shared.runtime.clock import SystemClock
 
 
 def restore(
-    location: LocationArgument,
+    source: FolderArgument,
     *,
     backup: Annotated[
-        str | None, typer.Option("--backup", metavar="NAME", help="The backup in that location (default: the newest).")
+        str | None, typer.Option("--backup", metavar="NAME", help="The backup in that folder (default: the newest).")
     ] = None,
     digest: Annotated[
         str | None, typer.Option("--digest", metavar="sha256:…", help="Refuse a manifest with another digest.")
@@ -49,7 +49,7 @@ def restore(
     """
     if check and nats is not None:
         raise CommandError("--nats changes nothing with --check; leave one of them out", Exit.USAGE)
-    chosen = choose(open_location(location), backup, digest)
+    chosen = choose(Folder(source.absolute()), backup, digest)
     size = verify(chosen)
     manifest = chosen.manifest
     if not check:
@@ -64,7 +64,7 @@ def restore(
         show_json({**facts, "restored": not check})
         return
     done = "is whole" if check else "was restored; start the services now, for the stack here with `slipway up`"
-    show_line(f"backup {manifest.name()} of {location} with {size_text(size)} {done}")
+    show_line(f"backup {manifest.name()} of {source} with {size_text(size)} {done}")
 
 
 def _is_elsewhere(state: Path | None) -> bool:

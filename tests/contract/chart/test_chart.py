@@ -251,14 +251,6 @@ def test_policies_open_the_ports_of_the_addresses_unless_they_are_named(case, bu
         assert store == 9000 or not rules_to(case, name, 9000), name
 
 
-def test_the_backup_reaches_the_port_of_its_server_and_trusts_its_authority():
-    assert rules_to("everything", "backup", 8443)
-    pod = find("everything", "CronJob", "slipway-backup")["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    settings = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
-    assert settings["SLIPWAY_BACKUP_S3_CA"] == "/run/secrets/slipway/backup-ca.pem"
-    assert settings["SLIPWAY_BACKUP_S3_REGION"] == "eu-central-1"
-
-
 def test_compose_draws_the_same_lines():
     """The networks of compose.yaml, which were drawn by hand, join the same parts."""
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]

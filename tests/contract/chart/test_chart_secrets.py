@@ -19,7 +19,6 @@ def written(tmp_path_factory):
     folder.add("ann", ["administrator"])
     folder.add("bob", ["operator", "approver"])
     secrets = dict(contents(folder.path, {"smoke": "ann", "backup": "ann"}, ["bob"], servers=True))
-    secrets["backup"] |= {"backup-store": "the options --backup-store and --backup-ca add", "backup-ca.pem": "these"}
     return {PREFIX + name: content for name, content in secrets.items()}
 
 

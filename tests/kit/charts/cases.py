@@ -66,13 +66,7 @@ CASES: Final[dict[str, dict[str, Any]]] = {
         "provisioner": {"placement": PLACED},
         "monitoring": {"podMonitor": True, "prometheusRule": True, "dashboards": True, "labels": {"release": "kps"}},
         "keda": {"enabled": True, "prometheus": "http://prometheus.monitoring:9090"},
-        "backup": {
-            "enabled": True,
-            "destination": "s3://backups/slipway",
-            "endpoint": "backup.example.org:8443",
-            "region": "eu-central-1",
-            "privateAuthority": True,
-        },
+        "backup": {"enabled": True},
         "priorityClasses": {"create": True},
         "spread": "DoNotSchedule",
     },
@@ -178,11 +172,6 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "own Triton without an address": ({"triton": {"deploy": False}}, "name your own Triton in triton.grpc"),
     "a route to nowhere": ({"gatewayRoute": {"enabled": True}, "triton": MEMORY}, "gatewayRoute.parentRefs is empty"),
     "TLS without a secret": ({"gatewayTls": {"enabled": True}, "triton": MEMORY}, "gatewayTls.secretName is empty"),
-    "a backup to nowhere": ({"backup": {"enabled": True}, "triton": MEMORY}, "backup.destination is empty"),
-    "a backup to no server": (
-        {"backup": {"enabled": True, "destination": "s3://backups/x"}, "triton": MEMORY},
-        "backup.endpoint is empty with an s3:// destination",
-    ),
     "a backup into the root": ({"backup": {"destination": "/etc"}}, "'/backup/destination'"),
     "a setting that the chart makes": (
         {"services": {"gateway": {"env": {"GATEWAY_API_KEYS": "/run/other"}}}, "triton": MEMORY},

@@ -4,20 +4,19 @@ import json
 import stat
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
 from clients.cli.backup.contents import (
     BUCKETS_IN_ORDER,
     BackupManifest,
+    Blob,
     ObjectCopy,
     StreamCopy,
     belongs,
     digest_in,
 )
-from clients.cli.backup.locations import BucketPrefix, Folder
-from clients.cli.backup.options import open_location
+from clients.cli.backup.folder import Folder
 from clients.cli.backup.restoring import choose, verify
 from clients.cli.backup.taking import keep_list
 from clients.cli.commands.restore import note_shape, restore
@@ -27,14 +26,18 @@ from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import DATA_FORMAT
 from deploy.local import bus
 from deploy.local.state import StateFolder
+from shared.errors import Permanent
 from shared.messaging.topology import BUCKETS
-from shared.runtime.settings import Connection
-from tests.kit.conformance_backup_locations import BackupLocationConformance, blob_of
+from shared.storage.objects import AlreadyExists
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 
 
-class TestFolder(BackupLocationConformance):
+def blob_of(data: bytes) -> Blob:
+    return Blob(digest=digest_of(data), size_bytes=len(data))
+
+
+class TestFolder:
     @pytest.fixture
     def location(self, tmp_path):
         return Folder(tmp_path / "backups")
@@ -42,6 +45,54 @@ class TestFolder(BackupLocationConformance):
     def test_only_its_owner_reads_it(self, location):
         location.put(blob_of(b"secret"), [memoryview(b"secret")])
         assert stat.S_IMODE(location.path.stat().st_mode) == 0o700
+
+    def test_what_was_put_is_read_again(self, location):
+        for data in (b"", b"some bytes"):
+            blob = blob_of(data)
+            assert not location.has(blob)
+            location.put(blob, [memoryview(data)] if data else [])
+            assert location.has(blob)
+            assert b"".join(location.read(blob)) == data
+
+    def test_what_is_there_is_not_read_from_its_source_again(self, location):
+        location.put(blob_of(b"once"), [memoryview(b"once")])
+
+        def source():
+            raise AssertionError("it is there already")
+            yield memoryview(b"")
+
+        location.put(blob_of(b"once"), source())
+
+    def test_parts_that_are_not_what_the_digest_names_leave_nothing(self, location):
+        for wrong in (b"other bytes!", b"", b"some bytes and more"):
+            with pytest.raises(Permanent, check=lambda error: error.code == "digest_mismatch"):
+                location.put(blob_of(b"some bytes"), [memoryview(wrong)])
+            assert not location.has(blob_of(b"some bytes"))
+
+    def test_a_source_that_breaks_off_leaves_nothing(self, location):
+        def source():
+            yield memoryview(b"some ")
+            raise ConnectionError
+
+        with pytest.raises(ConnectionError):
+            location.put(blob_of(b"some bytes"), source())
+        assert not location.has(blob_of(b"some bytes"))
+
+    def test_what_is_missing_is_said(self, location):
+        with pytest.raises(Permanent, check=lambda error: error.code == "artifact_not_found"):
+            b"".join(location.read(blob_of(b"never put")))
+        with pytest.raises(Permanent, check=lambda error: error.code == "artifact_not_found"):
+            location.manifest("20260101T000000000000Z")
+
+    def test_manifests_are_committed_once_and_listed_in_order(self, location):
+        assert location.names() == []
+        location.commit("20260102T000000000000Z", b"second")
+        location.commit("20260101T000000000000Z", b"first")
+        assert location.names() == ["20260101T000000000000Z", "20260102T000000000000Z"]
+        assert location.manifest("20260101T000000000000Z") == b"first"
+        with pytest.raises(AlreadyExists):
+            location.commit("20260101T000000000000Z", b"another")
+        assert location.manifest("20260101T000000000000Z") == b"first"
 
 
 def test_every_bucket_is_in_the_order_of_copying():
@@ -139,9 +190,9 @@ def test_a_restored_stack_has_the_nats_servers_of_the_old_one_or_as_many_as_are_
 
 def test_a_check_refuses_a_number_of_nats_servers_which_it_would_not_use(tmp_path):
     kept(Folder(tmp_path))
-    restore(str(tmp_path), check=True)
+    restore(tmp_path, check=True)
     with pytest.raises(CommandError) as refused:
-        restore(str(tmp_path), check=True, nats=3)
+        restore(tmp_path, check=True, nats=3)
     assert refused.value.code == Exit.USAGE
     assert "--nats changes nothing with --check" in str(refused.value)
 
@@ -192,31 +243,6 @@ def test_a_location_without_the_backup_says_what_it_has(tmp_path):
     manifest = kept(Folder(tmp_path))
     with pytest.raises(CommandError, match=f"it has {manifest.name()}"):
         choose(Folder(tmp_path), "20200101T000000000000Z", None)
-
-
-def test_locations_in_a_bucket_need_a_server_of_their_own(tmp_path, monkeypatch):
-    with pytest.raises(CommandError, match="SLIPWAY_BACKUP_S3_ENDPOINT"):
-        open_location("s3://backups/slipway")
-    with pytest.raises(CommandError, match="names no location of backups"):
-        open_location("s3://")
-    monkeypatch.setenv("SLIPWAY_BACKUP_S3_ENDPOINT", "store:443")
-    monkeypatch.setenv("SLIPWAY_BACKUP_S3_CREDENTIALS", str(tmp_path / "backup.s3"))
-    with pytest.raises(CommandError, match="the installation itself"):
-        open_location("s3://slipway/x", Connection(s3_endpoint="store:443"))
-    assert isinstance(open_location("s3://backups/x", Connection(s3_endpoint="store:443")), BucketPrefix)
-    assert str(open_location(str(tmp_path))) == str(tmp_path)
-
-
-def test_the_authority_and_the_region_of_the_backups_server_are_settings_of_their_own(tmp_path, monkeypatch):
-    for name, value in {"ENDPOINT": "store:443", "CREDENTIALS": tmp_path / "b.s3", "REGION": "eu-central-1"}.items():
-        monkeypatch.setenv(f"SLIPWAY_BACKUP_S3_{name}", str(value))
-    monkeypatch.setenv("SLIPWAY_S3_REGION", "us-west-2")
-    monkeypatch.setenv("SLIPWAY_S3_CA", str(tmp_path / "of-the-installation.pem"))
-    location: Any = open_location("s3://backups/x")
-    assert location._store._client._base_url.region == "eu-central-1"
-    monkeypatch.setenv("SLIPWAY_BACKUP_S3_CA", str(tmp_path / "none.pem"))
-    with pytest.raises(CommandError, match=r"SLIPWAY_BACKUP_S3_CA names .*none\.pem"):
-        open_location("s3://backups/x")
 
 
 @pytest.mark.parametrize(

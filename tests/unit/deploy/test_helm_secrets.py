@@ -79,18 +79,6 @@ def test_no_administrator_orders_at_the_console(keys):
     )
 
 
-def test_a_key_of_the_backup_server_needs_the_identity_that_backs_up(keys, tmp_path):
-    file = tmp_path / "key"
-    file.write_text("key")
-    for option in ("--backup-store", "--backup-ca"):
-        done = run(keys, option, str(file))
-        assert (done.returncode, done.stdout) == (1, "")
-        assert f"secrets: {option} is given without --backup: name the identity that backs up" in done.stderr
-    done = run(keys, "--backup", "ann", "--backup-store", str(file), "--backup-ca", str(file))
-    (backup,) = (each for each in yaml.safe_load_all(done.stdout) if each["metadata"]["name"] == "slipway-backup")
-    assert set(backup["stringData"]) == {"credential", "store", "backup-store", "backup-ca.pem"}
-
-
 def test_the_key_of_triton_stays_the_same(keys):
     first, second = (dict(contents(keys, {}, []))["triton"]["admin-key"] for _ in range(2))
     assert first == second

@@ -18,10 +18,6 @@
 - SLIPWAY_EVENTS_MAX_BYTES
 - SLIPWAY_EVENTS_MAX_DAYS
 - SLIPWAY_TRITON_ADMIN_KEY
-- SLIPWAY_BACKUP_S3_ENDPOINT
-- SLIPWAY_BACKUP_S3_CREDENTIALS
-- SLIPWAY_BACKUP_S3_CA
-- SLIPWAY_BACKUP_S3_REGION
 - GATEWAY_ADMIN_HOST
 - GATEWAY_ADMIN_PORT
 - GATEWAY_API_KEYS
@@ -82,7 +78,7 @@
 {{- if and $values.nats.deploy (gt (int64 $values.nats.eventsMaxBytes) $left) -}}
 {{- fail (printf "nats.eventsMaxBytes is %d with nats.deploy: beside the other streams and buckets a server of this chart has %d bytes for the event log; lower it, or name servers of your own in nats.url." (int64 $values.nats.eventsMaxBytes) $left) -}}
 {{- end -}}
-{{- $addresses := dict "nats.url" $values.nats.url "nats.monitoring" $values.nats.monitoring "store.endpoint" $values.store.endpoint "triton.grpc" $values.triton.grpc "backup.endpoint" $values.backup.endpoint -}}
+{{- $addresses := dict "nats.url" $values.nats.url "nats.monitoring" $values.nats.monitoring "store.endpoint" $values.store.endpoint "triton.grpc" $values.triton.grpc -}}
 {{- range $name, $addresses := $addresses -}}
 {{- range include "slipway.portsOf" (dict "addresses" $addresses "egress" dict "default" 1) | fromYamlArray -}}
 {{- if or (lt (int .) 1) (gt (int .) 65535) -}}
@@ -130,12 +126,6 @@
 {{- if and $route.enabled (not $route.parentRefs) -}}
 {{- fail (printf "%s.parentRefs is empty with %s.enabled: name the Gateway that the route is attached to." $name $name) -}}
 {{- end -}}
-{{- end -}}
-{{- if and $values.backup.enabled (not $values.backup.destination) -}}
-{{- fail "backup.destination is empty with backup.enabled: use s3://BUCKET/PREFIX, or a folder below /backup." -}}
-{{- end -}}
-{{- if and $values.backup.enabled (hasPrefix "s3://" $values.backup.destination) (not $values.backup.endpoint) -}}
-{{- fail "backup.endpoint is empty with an s3:// destination: name host and port of its server." -}}
 {{- end -}}
 {{- range $name := list "console" "mirror" -}}
 {{- $most := int (index $values.services $name "replicas") -}}
