@@ -8,7 +8,7 @@ from typing import Any
 import nats.errors
 from nats.js import JetStreamContext
 
-from clients.cli.connection import connected, find_stack, sender_of
+from clients.cli.connection import find_stack, on_bus, sender_of
 from clients.cli.output import CommandError, warn
 from contracts.envelope import ID_NAMESPACE, Event, source_of
 from contracts.facts import AuditRecorded
@@ -53,8 +53,8 @@ def key_change(state: Path, action: str, about: str, details: dict[str, Any]) ->
 
     async def publish() -> None:
         stack = find_stack(state)
-        async with connected(stack) as client:
-            await state_change(client.jetstream(timeout=10), sender_of(stack), action, about, details)
+        async with on_bus(stack) as js:
+            await state_change(js, sender_of(stack), action, about, details)
 
     try:
         asyncio.run(publish())

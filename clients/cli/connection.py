@@ -3,12 +3,12 @@
 import asyncio
 import ssl
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nats
 import typer
@@ -27,6 +27,7 @@ from shared.messaging.credentials import connect, identify
 from shared.messaging.refusals import Refusals
 from shared.runtime.settings import Connection
 
+T = TypeVar("T")
 CONNECT_S = 3.0
 
 
@@ -321,3 +322,20 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
         await client.close()
     if refused:
         raise CommandError(refused[0])
+
+
+@asynccontextmanager
+async def on_bus(stack: StackAddress) -> AsyncIterator[JetStreamContext]:
+    """Connect as `connected`; return JetStream, whose requests wait for an answer for 10 s."""
+    async with connected(stack) as client:
+        yield client.jetstream(timeout=10)
+
+
+def ask_bus(stack: StackAddress, work: Callable[[JetStreamContext], Coroutine[Any, Any, T]]) -> T:
+    """Return what a program asks of the bus, over a connection of its own."""
+
+    async def ask() -> T:
+        async with on_bus(stack) as js:
+            return await work(js)
+
+    return asyncio.run(ask())

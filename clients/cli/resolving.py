@@ -1,6 +1,5 @@
 """Resolve the names that a user writes, against a stack: roles to versions, unknown models to those like them."""
 
-import asyncio
 import contextlib
 from typing import Annotated
 
@@ -9,7 +8,7 @@ import typer
 from nats.js import JetStreamContext
 
 from clients.cli.completion import complete_releases, complete_versions, model_names
-from clients.cli.connection import StackAddress, connected
+from clients.cli.connection import StackAddress, ask_bus
 from clients.cli.errors import CommandError, Exit
 from clients.cli.names import (
     VERSION_FORMS,
@@ -71,13 +70,10 @@ async def resolve_target(js: JetStreamContext, model: str, text: str) -> Target:
 
 def find_target(stack: StackAddress, model: str, text: str) -> Target:
     """Return the same, where no connection is open."""
-
-    async def ask() -> Target:
-        async with connected(stack) as client:
-            return await resolve_target(client.jetstream(timeout=10), model, text)
-
     name = parse_name(text)
-    return target_in_route(name, model, None) if name.target is not None else asyncio.run(ask())
+    if name.target is not None:
+        return target_in_route(name, model, None)
+    return ask_bus(stack, lambda js: resolve_target(js, model, text))
 
 
 def version_of(stack: StackAddress, model: str, text: str) -> int:
@@ -110,16 +106,11 @@ def find_version_name(stack: StackAddress, what: str) -> tuple[str, int]:
     Raises:
         CommandError: it names none.
     """
-    name = parse_version_name(what)
+    name = named = parse_version_name(what)
     if name.role is not None:
-        name = asyncio.run(_resolve(stack, name))
+        name = ask_bus(stack, lambda js: resolve(js, named))
     assert name.version is not None  # noqa: S101 - for the type checker
     return name.model, name.version
-
-
-async def _resolve(stack: StackAddress, name: Name) -> Name:
-    async with connected(stack) as client:
-        return await resolve(client.jetstream(timeout=10), name)
 
 
 async def require_model(js: JetStreamContext, model: str) -> None:
@@ -144,9 +135,4 @@ async def advice(js: JetStreamContext, model: str | None, command: str) -> str:
 
 def advise(stack: StackAddress, model: str, command: str) -> str:
     """Return the same, where no connection is open."""
-
-    async def ask() -> str:
-        async with connected(stack) as client:
-            return await advice(client.jetstream(timeout=10), model, command)
-
-    return asyncio.run(ask())
+    return ask_bus(stack, lambda js: advice(js, model, command))

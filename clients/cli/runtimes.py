@@ -10,7 +10,7 @@ from typing import Final
 
 from nats.js import JetStreamContext
 
-from clients.cli.connection import StackAddress, connected
+from clients.cli.connection import StackAddress, on_bus
 from clients.cli.reading import RecordsOfModels, last_message
 from clients.cli.recorded_releases import Release
 from clients.cli.views.render import duration
@@ -73,15 +73,15 @@ class _Lease:
 
 async def read_runtimes(stack: StackAddress) -> list[FleetRuntime]:
     """Return the runtimes of all fleets, as their server-managers last saw them."""
-    async with connected(stack) as client:
-        fleets = await _read_fleets(client.jetstream(timeout=10))
+    async with on_bus(stack) as js:
+        fleets = await _read_fleets(js)
     return [runtime for _, fleet in sorted(fleets.items()) for runtime in fleet.runtimes]
 
 
 async def read_fleets(stack: StackAddress) -> list[ListedFleet]:
     """Return all fleets by name, each with whether its server-manager reports."""
-    async with connected(stack) as client:
-        return await list_fleets(client.jetstream(timeout=10), RENEWED_WITHIN_S)
+    async with on_bus(stack) as js:
+        return await list_fleets(js, RENEWED_WITHIN_S)
 
 
 async def list_fleets(js: JetStreamContext, within_s: float) -> list[ListedFleet]:

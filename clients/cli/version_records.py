@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from clients.cli.connection import StackAddress, connected
+from clients.cli.connection import StackAddress, on_bus
 from clients.cli.names import Name
 from clients.cli.output import CommandError, Exit
 from clients.cli.reading import RecordsOfModels
@@ -115,14 +115,13 @@ def list_bases(store: Store) -> list[BaseManifest]:
 
 async def read_routes(stack: StackAddress) -> dict[str, Route]:
     """Return the production route of each model."""
-    async with connected(stack) as client:
-        return await RecordsOfModels(client.jetstream(timeout=10), "routes", Route).all()
+    async with on_bus(stack) as js:
+        return await RecordsOfModels(js, "routes", Route).all()
 
 
 async def read_release(stack: StackAddress, model: str, number: int, version: Version | None) -> Release | None:
     """Return the release of a version, by its manifest if it is registered; None if there is no record of it."""
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         if version is not None:
             return await recorded_release(js, model, version.manifest.release_id)
         releases = await recorded_releases(js, Name(model, number))

@@ -5,7 +5,7 @@ from typing import TypeVar
 from nats.js import JetStreamContext
 from pydantic import Field
 
-from clients.cli.connection import StackAddress, connected
+from clients.cli.connection import StackAddress, on_bus
 from clients.cli.reading import RecordsOfModels, models_in_reach
 from contracts.records import record_key
 from contracts.vocabulary import Contract
@@ -62,8 +62,8 @@ async def read_blind(js: JetStreamContext, model: str | None = None) -> list[str
 
 async def find_blind(stack: StackAddress) -> list[str]:
     """Return the same of all models, where no connection is open."""
-    async with connected(stack) as client:
-        return await read_blind(client.jetstream(timeout=10))
+    async with on_bus(stack) as js:
+        return await read_blind(js)
 
 
 async def _read(records: RecordsOfModels[R], models: tuple[str, ...] | None) -> list[R]:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from nats.js import JetStreamContext
 from pydantic import ValidationError
 
 from clients.cli.commands.orders import UnansweredError
 from clients.cli.completion import complete_api_keys, complete_teams
-from clients.cli.connection import StackAddress, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, ask_bus, find_stack, on_bus, sender_of
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model, describe_problems, parse_duration
@@ -104,7 +105,7 @@ def issue(
     if output is not None:
         _write_new(output, key)
     try:
-        asyncio.run(_store(stack, record))
+        ask_bus(stack, lambda js: _store(js, stack, record))
     except Exception:
         if output is not None:
             output.unlink()
@@ -202,21 +203,19 @@ def revoke_key(key_id: str, state: Path | None, installed: Mapping[str, ApiKey])
     show_line(f"revoked {key_id} ({record.name}); requests in progress end normally")
 
 
-async def _store(stack: StackAddress, record: ApiKey) -> None:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
-        try:
-            await order_record(js, stack, "api-key", record.key_id, record=record, before=None, valid=ISSUED_WITHIN)
-        except UnansweredError as error:
-            raise CommandError(f"{error}; if the key {record.key_id} is listed then, revoke it") from error
+async def _store(js: JetStreamContext, stack: StackAddress, record: ApiKey) -> None:
+    try:
+        await order_record(js, stack, "api-key", record.key_id, record=record, before=None, valid=ISSUED_WITHIN)
+    except UnansweredError as error:
+        raise CommandError(f"{error}; if the key {record.key_id} is listed then, revoke it") from error
 
 
 async def _all(stack: StackAddress) -> Listing:
     """Return the keys of the bucket, and why others cannot be read."""
     records, problems = [], []
     month = month_of(SystemClock().now())
-    async with connected(stack) as client:
-        bucket = bucket_of(client.jetstream(timeout=10), "api-key")
+    async with on_bus(stack) as js:
+        bucket = bucket_of(js, "api-key")
         for key_id in await bucket.keys():
             try:
                 entry = await bucket.get(key_id)
@@ -224,14 +223,13 @@ async def _all(stack: StackAddress) -> Listing:
                 problems.append(error.reason)
                 continue
             records += [entry.value] if entry is not None else []
-        entries = await Bucket(client.jetstream(timeout=10), USAGE, MonthlyUsage).all()
+        entries = await Bucket(js, USAGE, MonthlyUsage).all()
     usage = {account: entry.value for account, entry in entries.items() if entry.value.month == month}
     return Listing(records, usage, problems)
 
 
 async def _revoke(stack: StackAddress, key_id: str, installed: Mapping[str, ApiKey]) -> ApiKey:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         entry = await bucket_of(js, "api-key").get(key_id)
         known = entry.value if entry is not None else installed.get(key_id)
         if known is None:

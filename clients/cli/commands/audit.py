@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.event_log import LoggedEvent, read_history
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table, warn
@@ -91,8 +91,7 @@ def verify_command(
 
 async def _of_team(stack: StackAddress) -> Sequence[AuditEntry] | None:
     """Return what the bus has of the models of a member of a team, numbered by time; None if it can read the log."""
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         models = await own_models(js)
         if models is None:
             return None
@@ -110,8 +109,8 @@ def _item(logged: LoggedEvent) -> AuditItem:
 async def _read(stack: StackAddress, *, whole: bool) -> tuple[AuditReading, bytes]:
     """Return the log, and its export if asked for; a segment that is written meanwhile is no problem of the log."""
     keys, store = _keys(stack), open_store(stack)
-    async with connected(stack) as client:
-        bucket = Bucket(client.jetstream(timeout=10), "audit", AuditTail)
+    async with on_bus(stack) as js:
+        bucket = Bucket(js, "audit", AuditTail)
         for attempt in range(1, READ_TRIES + 1):
             entry = await bucket.get("tail")
             tail = entry.value if entry is not None else None

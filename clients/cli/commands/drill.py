@@ -8,7 +8,7 @@ import typer
 from nats.js import JetStreamContext
 
 from clients.cli.commands.orders import ANSWER_S, ReasonOption, give_order
-from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.connection import StackAddress, ask_bus, find_stack, on_bus
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import FAULTS, check_model, parse_duration, parse_fault
@@ -60,7 +60,7 @@ def drill(
         _show_ended(asyncio.run(_stop(stack, model, environment, reason, timeout)), model, as_json)
         return
     if not fault:
-        drills = asyncio.run(_running_drills(stack, model, environment))
+        drills = ask_bus(stack, lambda js: _read_drills(js, model, environment))
         _show(drills, model, as_json)
         return
     if not 0.0 < share <= 1.0:
@@ -69,8 +69,10 @@ def drill(
     parsed_fault = parse_fault(fault)
     span = parse_drill_duration(lasting)
     named = find_target(stack, model, target) if target is not None else None
-    record = asyncio.run(
-        _start(
+    record = ask_bus(
+        stack,
+        lambda js: _start(
+            js,
             stack,
             model,
             environment or "production",
@@ -80,7 +82,7 @@ def drill(
             span=span,
             reason=reason,
             wait_s=timeout,
-        )
+        ),
     )
     _show([record], model, as_json)
 
@@ -98,6 +100,7 @@ def parse_drill_duration(text: str) -> timedelta:
 
 
 async def _start(
+    js: JetStreamContext,
     stack: StackAddress,
     model: str,
     environment: Environment,
@@ -109,31 +112,28 @@ async def _start(
     reason: str,
     wait_s: float,
 ) -> Drill:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
-        route = await read_route(js, model, environment)
-        if route is None:
-            await require_model(js, model)
-        target = named or active_target(route, model, environment)
-        if route is None or not route.takes_traffic(target):
-            raise CommandError(f"{target} takes no traffic in {environment}, so a drill would affect no request")
-        ordered = DrillOrdered(
-            reason=reason,
-            target=target,
-            fault=fault,
-            share_ratio=share,
-            expires_at=SystemClock().now() + span,
-            environment=environment,
-            epoch=route.epoch if route is not None else None,
-        )
-        return await _order(js, stack, model, ordered, wait_s)
+    route = await read_route(js, model, environment)
+    if route is None:
+        await require_model(js, model)
+    target = named or active_target(route, model, environment)
+    if route is None or not route.takes_traffic(target):
+        raise CommandError(f"{target} takes no traffic in {environment}, so a drill would affect no request")
+    ordered = DrillOrdered(
+        reason=reason,
+        target=target,
+        fault=fault,
+        share_ratio=share,
+        expires_at=SystemClock().now() + span,
+        environment=environment,
+        epoch=route.epoch if route is not None else None,
+    )
+    return await _order(js, stack, model, ordered, wait_s)
 
 
 async def _stop(
     stack: StackAddress, model: str, environment: Environment | None, reason: str, wait_s: float
 ) -> list[Drill]:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         ended = []
         for running in await _read_drills(js, model, environment):
             over = DrillOrdered(
@@ -159,11 +159,6 @@ async def _order(js: JetStreamContext, stack: StackAddress, model: str, ordered:
     if drill is None or drill.drill_id != answer.order_id:
         raise CommandError(f"another order replaced the drill {answer.order_id}; see `slipway drill {model}`")
     return drill
-
-
-async def _running_drills(stack: StackAddress, model: str, environment: Environment | None) -> list[Drill]:
-    async with connected(stack) as client:
-        return await _read_drills(client.jetstream(timeout=10), model, environment)
 
 
 async def _read_drills(js: JetStreamContext, model: str, environment: Environment | None) -> list[Drill]:

@@ -15,7 +15,7 @@ from clients.cli.commands.orders import (
     expires_at,
     give_order,
 )
-from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import parse_duration
@@ -196,8 +196,7 @@ def _show(as_json: bool, fact: EndpointOrdered, line: str) -> None:
 
 async def _order(stack: StackAddress, fact: EndpointOrdered) -> None:
     check_name(fact.endpoint, await read_runtimes(stack))
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         await give_order(js, stack, ALL_MODELS, fact)
 
 

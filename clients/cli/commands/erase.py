@@ -12,7 +12,7 @@ from clients.cli.commands.orders import (
     expires_at,
     give_order,
 )
-from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import show_json, show_line
 from clients.cli.resolving import VersionArgument, find_version_name
@@ -54,8 +54,7 @@ def erase(
 
 
 async def _erase(stack: StackAddress, model: str, fact: ErasureOrdered) -> list[str]:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         answer = await give_order(js, stack, model, fact, wait_s=WAIT_S)
     digests: list[str] = answer.details.get("digests", [])
     return digests

@@ -10,7 +10,7 @@ import typer
 
 from clients.cli.audit_facts import state_change
 from clients.cli.completion import complete_models
-from clients.cli.connection import StackAddress, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, ask_bus, connected, find_stack, on_bus, sender_of
 from clients.cli.dead_letters import DeadLetter, find, list_all, requeue
 from clients.cli.event_log import EventFilter, LoggedEvent
 from clients.cli.event_selection import Selection, read_selected
@@ -115,7 +115,7 @@ def _print(logged: LoggedEvent, as_json: bool) -> None:
 @deadletters_app.command("list")
 def list_letters(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List dead letters, oldest first."""
-    letters = asyncio.run(_list(find_stack(state)))
+    letters = ask_bus(find_stack(state), list_all)
     if as_json:
         show_json([_data(letter) for letter in letters])
         return
@@ -127,11 +127,6 @@ def list_letters(state: StateOption = None, as_json: JsonOption = False) -> None
         for letter in letters
     ]
     show_table(("number", "at", "service", "subject", "code", "reason"), rows)
-
-
-async def _list(stack: StackAddress) -> list[DeadLetter]:
-    async with connected(stack) as client:
-        return await list_all(client.jetstream(timeout=10))
 
 
 @deadletters_app.command("show")
@@ -160,8 +155,8 @@ def show_letter(number: NumberArgument, state: StateOption = None, as_json: Json
 
 
 async def _find(stack: StackAddress, number: int) -> DeadLetter:
-    async with connected(stack) as client:
-        letter = await find(client.jetstream(timeout=10), number)
+    async with on_bus(stack) as js:
+        letter = await find(js, number)
     if letter is None:
         raise CommandError(f"there is no dead letter {number}; see `slipway deadletters list`")
     return letter
@@ -180,8 +175,7 @@ def requeue_letter(number: NumberArgument, state: StateOption = None, as_json: J
 
 async def _requeue(stack: StackAddress, number: int) -> tuple[DeadLetter, int]:
     letter = await _find(stack, number)
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         about = {"subject": letter.subject, "service": letter.service, "code": letter.code}
         await state_change(js, sender_of(stack), "deadletter.requeue", str(number), about)
         return letter, await requeue(js, letter, sender_of(stack))

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from clients.cli.audit_facts import state_change
-from clients.cli.connection import StackAddress, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
 from clients.cli.gc.roots import names_on_bus
 from clients.cli.gc.store import StoredObjects
 from clients.cli.gc.sweeping import Sweeper
@@ -102,5 +102,5 @@ def _sweep(stack: StackAddress, store: StoredObjects, sweeper: Sweeper, *, as_js
 
 async def _note(stack: StackAddress, bucket: str, grace: timedelta) -> None:
     details = {"grace_s": grace.total_seconds()}
-    async with connected(stack) as client:
-        await state_change(client.jetstream(timeout=10), sender_of(stack), "gc.swept", bucket, details)
+    async with on_bus(stack) as js:
+        await state_change(js, sender_of(stack), "gc.swept", bucket, details)

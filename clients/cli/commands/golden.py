@@ -1,12 +1,12 @@
 """`slipway golden`: what golden prompts showed last of the version that serves, and of the one behind it."""
 
-import asyncio
 from typing import Annotated, Any
 
 import typer
+from nats.js import JetStreamContext
 
 from clients.cli.completion import complete_models
-from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.connection import ask_bus, find_stack
 from clients.cli.last_events import last_event
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, show_json, show_line, show_table
@@ -30,7 +30,7 @@ def golden(
 ) -> None:
     """Show the newest results of a model's golden prompts: of the last check that differed from the one before."""
     check_model(model)
-    event, active = asyncio.run(_last(find_stack(state), model))
+    event, active = ask_bus(find_stack(state), lambda js: _last(js, model))
     if event is None:
         reason = (
             f"no golden prompt of {model} was asked yet, as far as the event log goes; they are asked if the policy of "
@@ -45,15 +45,13 @@ def golden(
     show_line(conclusion(event.data, active))
 
 
-async def _last(stack: StackAddress, model: str) -> tuple[Event[Any] | None, Target | None]:
+async def _last(js: JetStreamContext, model: str) -> tuple[Event[Any] | None, Target | None]:
     """Return the last event, and the target that serves now; None without one."""
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
-        route = await read_route(js, model)
-        if route is None:
-            await require_model(js, model)
-        active = route.active.target if route is not None and route.active is not None else None
-        return await last_event(js, GoldenChecked, model), active
+    route = await read_route(js, model)
+    if route is None:
+        await require_model(js, model)
+    active = route.active.target if route is not None and route.active is not None else None
+    return await last_event(js, GoldenChecked, model), active
 
 
 def rows_of(checked: GoldenChecked) -> list[tuple[str, ...]]:

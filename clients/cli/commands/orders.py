@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.connection import StackAddress, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
 from clients.cli.last_events import answer_to, last_sequences
 from clients.cli.names import parse_name
 from clients.cli.options import JsonOption, StateOption
@@ -56,8 +56,7 @@ def approve(
 
 
 async def _approve(stack: StackAddress, what: str, reason: str, until: datetime, as_json: bool) -> None:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         opened = await open_release(js, what)
         release = opened.progress
         if opened.asked is None:
@@ -97,8 +96,7 @@ def cancel(
 
 
 async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, as_json: bool) -> None:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         release = (await open_release(js, what)).progress
         release_id = str(release.release_id)
         fact = ReleaseCancelled(release_id=release_id, reason=reason, expires_at=until)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 import yaml
+from nats.js import JetStreamContext
 
-from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.connection import StackAddress, ask_bus, find_stack, on_bus
 from clients.cli.declared import DeclaredPolicy
 from clients.cli.errors import CommandError, Exit
 from clients.cli.event_log import EventFilter, read_history
@@ -90,7 +91,7 @@ def policy_validate(
     except InvalidError as error:
         problems = list(error.problems)
     else:
-        stored = asyncio.run(_policy_get(find_stack(state), model)) if model is not None else None
+        stored = ask_bus(find_stack(state), lambda js: _policy_get(js, model)) if model is not None else None
         problems = _weaker(document, policy, stored)
     if as_json:
         show_json({"file": str(file), "valid": not problems, "problems": [each.as_data() for each in problems]})
@@ -115,7 +116,7 @@ def check_policy(stack: StackAddress, model: str, file: Path | None) -> ReleaseP
         CommandError: there is no policy, or that of the file is not valid, or weaker than the stored one.
     """
     try:
-        stored, may_read = asyncio.run(_policy_get(stack, model)), True
+        stored, may_read = ask_bus(stack, lambda js: _policy_get(js, model)), True
     except CommandError as error:
         if error.code is Exit.UNREACHABLE:
             raise
@@ -188,13 +189,13 @@ async def _rate(stack: StackAddress, model: str) -> float | None:
     """Return the mean rate of a model's requests in production; None where windows of the time hold none."""
     now = SystemClock().now()
     where = EventFilter(("window.summarised",), since=now - parse_duration(RATE_OVER))
-    async with connected(stack) as client:
-        history = await read_history(client.jetstream(timeout=10), model, where)
+    async with on_bus(stack) as js:
+        history = await read_history(js, model, where)
     return mean_rate([logged.event.data for logged in history], now)
 
 
 def _stored(stack: StackAddress, model: str) -> ReleasePolicy:
-    policy = asyncio.run(_policy_get(stack, model))
+    policy = ask_bus(stack, lambda js: _policy_get(js, model))
     if policy is None:
         raise CommandError(f"{model} has no stored policy{advise(stack, model, f'slipway policy set {model} FILE')}")
     return policy
@@ -223,6 +224,5 @@ def policy_show(model: ModelArgument, state: StateOption = None, as_json: JsonOp
         show_line(yaml.safe_dump(json.loads(policy.model_dump_json()), sort_keys=False).rstrip())
 
 
-async def _policy_get(stack: StackAddress, model: str) -> ReleasePolicy | None:
-    async with connected(stack) as client:
-        return await RecordsOfModels(client.jetstream(timeout=10), "policies", ReleasePolicy).get(model)
+async def _policy_get(js: JetStreamContext, model: str) -> ReleasePolicy | None:
+    return await RecordsOfModels(js, "policies", ReleasePolicy).get(model)

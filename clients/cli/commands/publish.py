@@ -15,7 +15,7 @@ from clients.cli import publish_options as options
 from clients.cli.checkpoint_checks import Checked, check_checkpoint, find_base
 from clients.cli.commands.policy import check_policy, load_policy
 from clients.cli.commands.status import UNTIL, follow_release
-from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.evaluation_checks import check_evaluation
 from clients.cli.external_source import configuration_of, describe_weights, open_source
 from clients.cli.options import JsonOption, StateOption
@@ -241,8 +241,8 @@ async def read_recorded(stack: StackAddress, model: str) -> list[Release]:
     Raises:
         CommandError: this identity may not read the records of releases, or the bus does not answer.
     """
-    async with connected(stack) as client:
-        return await read_releases(client.jetstream(timeout=10), model)
+    async with on_bus(stack) as js:
+        return await read_releases(js, model)
 
 
 def show_published(published: Published, earlier: ReleaseProgress | None, run_id: str, *, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from clients.cli.commands.orders import (
     expires_at,
     give_for_route,
 )
-from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.names import parse_name
 from clients.cli.options import JsonOption, StateOption
@@ -90,8 +90,7 @@ def list_command(
 
 
 async def _list(stack: StackAddress, model: str | None) -> list[Quarantined]:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         records = await RecordsOfModels(js, "routes", Route).all()
         if model is not None and model not in records:
             await require_model(js, model)
@@ -183,7 +182,6 @@ async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wa
         target = pick_quarantined(route, what)
         return QuarantineLifted(reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0)
 
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         answer = await give_for_route(js, stack, model_named(what), lifted, wait_s)
     return Target.model_validate(answer.details["target"]), answer.details["epoch"]

@@ -15,7 +15,7 @@ from clients.cli.commands.orders import (
     open_release,
     show_result,
 )
-from clients.cli.connection import StackAddress, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.names import parse_name
 from clients.cli.options import JsonOption, StateOption
@@ -89,8 +89,7 @@ async def _hold(stack: StackAddress, what: str, paused: bool, reason: str, until
     def fact(release: ReleaseProgress) -> Fact:
         return ReleaseHeld(release_id=str(release.release_id), paused=paused, reason=reason, expires_at=until)
 
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         release = (await open_release(js, what)).progress
         await give_order(js, stack, release.model, fact(release), release_id=release.release_id)
     return release
@@ -114,8 +113,7 @@ def promote(
 
 
 async def _promote(stack: StackAddress, what: str, reason: str, until: datetime) -> tuple[ReleaseProgress, float]:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         release = (await open_release(js, what)).progress
         from clients.cli.serving import read_route
 
@@ -155,8 +153,7 @@ def reject(
 
 
 async def _reject(stack: StackAddress, what: str, reason: str, until: datetime) -> ReleaseProgress:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         release = (await open_release(js, what)).progress
         fact = ApprovalDenied(release_id=str(release.release_id), reason=reason, expires_at=until)
         await give_order(js, stack, release.model, fact, release_id=release.release_id)
@@ -179,8 +176,7 @@ def retry(
 
 
 async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         name = await resolve(js, parse_name(what))
         release = await newest_release(js, name, None)
         if release is None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.commands.policy import load_policy
-from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
@@ -69,8 +69,7 @@ def replay_command(
 
 async def _read(stack: StackAddress, model: str, begin: datetime) -> list[Event[Any]]:
     """Return the windows since a time, and all routes, policies, alerts and rollbacks, in the order of the log."""
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         with _busy("reading the log"):
             course = await read_history(js, model, EventFilter(COURSE))
             windows = await read_history(js, model, EventFilter(WINDOWS, since=begin))

@@ -21,7 +21,7 @@ from clients.cli.commands.orders import (
     refused_error,
 )
 from clients.cli.commands.suspension import Decision, DecisionOrder, decide_suspension
-from clients.cli.connection import StackAddress, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
 from clients.cli.last_events import answer_to, last_event, last_sequences
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs
@@ -114,8 +114,7 @@ def rollback(
 
 
 async def _dry_run(stack: StackAddress, model: str, failed: Target | None, to_version: int | None) -> dict[str, Any]:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         failed = failed or await name_active(js, model)
         route = await read_route(js, model)
     return plan_rollback(route or Route(model=model), failed, to_version)
@@ -216,8 +215,7 @@ async def _rollback(
     routes was lost or restored, an order for a target that the caller named is published without an epoch.
     """
     model = requested.model
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         # the order names its target: of two simultaneous orders, the second must not roll back the first one's choice
         failed = requested.failed or await name_active(js, model)
         behind = False

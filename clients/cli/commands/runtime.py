@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.connection import StackAddress, connected, find_stack, sender_of
+from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model
@@ -61,8 +61,8 @@ def release_command(
 
 async def _release(stack: StackAddress, name: str, models: list[str] | None, *, dry_run: bool) -> list[dict[str, Any]]:
     check_runtime(name, await read_runtimes(stack))
-    async with connected(stack) as client:
-        check_current(name, await find_idle_fleets(client.jetstream(timeout=10), RENEWED_WITHIN_S))
+    async with on_bus(stack) as js:
+        check_current(name, await find_idle_fleets(js, RENEWED_WITHIN_S))
     routes = await read_routes(stack)
     serving = sorted(model for model, route in routes.items() if route.active is not None)
     planned = {model: await _plan(stack, name, model, routes.get(model)) for model in models or serving}
@@ -75,8 +75,8 @@ async def _release(stack: StackAddress, name: str, models: list[str] | None, *, 
             continue
         event = envelope(plan, sender_of(stack))
         if not dry_run:
-            async with connected(stack) as client:
-                await publish_event(client.jetstream(timeout=10), event)
+            async with on_bus(stack) as js:
+                await publish_event(js, event)
         message = describe_plan(plan, name, dry_run=dry_run)
         results.append({"model": model, "published": not dry_run, "event_id": event.id, "message": message})
     return results
@@ -113,8 +113,7 @@ async def _plan(stack: StackAddress, name: str, model: str, route: Route | None)
     if number == 0:
         return "it serves its base model, which has no checkpoint; publish one with `slipway publish --runtime`"
     version = find_version(open_store(stack), model, number)
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         stored = await RecordsOfModels(js, "policies", ReleasePolicy).get(model)
         releases = await read_releases(js, model)
     return plan_release(version.manifest, name, releases, stored)

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from clients.cli.completion import complete_releases
-from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.connection import StackAddress, connected, find_stack, on_bus
 from clients.cli.event_log import parse
 from clients.cli.names import FORMS, Name, parse_name
 from clients.cli.options import JsonOption, StateOption
@@ -102,8 +102,7 @@ async def _read(js: JetStreamContext, what: str | None, every: bool) -> list[Rel
 
 
 async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json: bool) -> None:
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         for sentence in await nearly_full(js):
             warn(sentence)
         for sentence in await read_blind(js, model_of(what)):

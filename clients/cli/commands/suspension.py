@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from clients.cli.commands.orders import give_for_route
-from clients.cli.connection import StackAddress, connected
+from clients.cli.connection import StackAddress, on_bus
 from clients.cli.output import CommandError, show_json, show_line
 from clients.cli.parsing import check_model
 from contracts.facts import SuspensionDecided
@@ -69,6 +69,6 @@ async def _decide(stack: StackAddress, model: str, decided: DecisionOrder, wait_
             epoch=route.epoch if route is not None else 0,
         )
 
-    async with connected(stack) as client:
-        answer = await give_for_route(client.jetstream(timeout=10), stack, model, fact, wait_s)
+    async with on_bus(stack) as js:
+        answer = await give_for_route(js, stack, model, fact, wait_s)
     return Target.model_validate(answer.details["target"]), answer.details["epoch"]

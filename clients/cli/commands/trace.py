@@ -8,7 +8,7 @@ import typer
 
 from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
 from clients.cli.completion import complete_models, complete_releases
-from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.names import RELEASE_ID, VERSION_FORMS, Name
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table
@@ -115,8 +115,8 @@ async def _find_release(stack: StackAddress, what: str) -> ReleaseProgress | Non
     """Return a release by its id, as the registry recorded it; None if there is none."""
     if RELEASE_ID.fullmatch(what) is None:
         return None
-    async with connected(stack) as client:
-        releases = await recorded_releases(client.jetstream(timeout=10), Name(release_id=what))
+    async with on_bus(stack) as js:
+        releases = await recorded_releases(js, Name(release_id=what))
     return releases[0].progress if releases else None
 
 
