@@ -1,15 +1,12 @@
-"""The console's HTTP application: the API, the pages, and the session that both need."""
-
-from collections.abc import Mapping
+"""The console's HTTP application: the pages, their stream, and the session that both need."""
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 
-from contracts.version import VERSION
 from services.console.adapters.oidc import Provider, SignInRefusedError
 from services.console.adapters.sessions import Sessions
 from services.console.domain.incident import Incident
@@ -24,26 +21,24 @@ from services.console.queries.incidents import incidents
 from services.console.queries.reading import WholeIndex
 from services.console.settings import ConsoleSettings
 from services.console.web.access import Access, NotSignedInError
-from services.console.web.api import PREFIX, Sources, build_api
 from services.console.web.drill import build_drill
 from services.console.web.duty import build_duty
 from services.console.web.endpoints import build_endpoints
 from services.console.web.headers import REPORT, Guard
+from services.console.web.live import STREAM, build_live
 from services.console.web.login import ask_to_sign_in, build_login
 from services.console.web.pages import build_pages
 from services.console.web.playground import build_playground
 from services.console.web.quarantine import build_quarantine
 from services.console.web.rendering import Assets, Pages
+from services.console.web.sources import Sources
 from shared.errors import SlipwayError, Transient
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 
 SERVICE = "console"
-ABOUT = (
-    "What the console shows, as data: a projection of the event log. Requests need the cookie of a session; orders "
-    "also its token (`GET /api/v1/me`) in the header `X-CSRF-Token`. Times are UTC in ISO 8601. The log stays the "
-    "source: `GET /api/v1/index` says how far the index is behind it."
-)
+TEXT = (REPORT, STREAM)
+"""Paths whose errors are text: no page is shown there."""
 
 
 def build(
@@ -67,30 +62,24 @@ def build(
 ) -> FastAPI:
     """Return the HTTP application; the console handles no events, and publishes none as itself."""
     access = Access(sessions, people, https=settings.is_https)
-    sources = Sources(
-        index, progress, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts, letters
-    )
+    sources = Sources(index, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts, letters)
 
     def incidents_of(person: Person) -> tuple[Incident, ...]:
         return incidents(sources.seen_by(person), clock.now(), sessions.acknowledged())
 
     pages = Pages(clock, progress, protection, incidents_of, has_playground=gateway is not None)
     app = FastAPI(
-        title="Slipway console",
-        version=VERSION,
-        description=ABOUT,
-        openapi_url=f"{PREFIX}/openapi.json",
-        docs_url=None,
-        redoc_url=None,
+        openapi_url=None,
         middleware=[Middleware(Guard, url=settings.url, https=settings.is_https)],
     )
     app.state.access, app.state.bus = access, bus
-    app.include_router(build_api(sources))
+    app.include_router(build_live(hub))
     app.include_router(build_login(access, pages, provider, url=settings.url, clock=clock))
     app.include_router(build_pages(sources, pages))
     app.include_router(build_quarantine(sources, pages))
     app.include_router(build_drill(sources, pages))
-    app.include_router(build_playground(gateway, routes, pages))
+    if gateway is not None:
+        app.include_router(build_playground(gateway, routes, pages))
     app.include_router(build_duty(sources, pages))
     app.include_router(build_endpoints(endpoints, pages))
     app.router.routes.append(Mount("/assets", Assets()))
@@ -99,47 +88,43 @@ def build(
 
 
 class Answers:
-    """Answers errors: JSON below `/api/`, text in the frame of a report, a page elsewhere."""
+    """Answers errors: text in the frame of a report and on the stream, a page elsewhere."""
 
     def __init__(self, access: Access, pages: Pages) -> None:
         self._access, self._pages = access, pages
 
-    def __call__(
-        self, request: Request, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
-    ) -> Response:
+    def __call__(self, request: Request, status: int, message: str) -> Response:
         """Return the answer for an error."""
-        if request.url.path.startswith(PREFIX):
-            return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
-        if request.url.path == REPORT:  # its policy permits no style of the console
+        if request.url.path in TEXT:
             return PlainTextResponse(message, status)
         return self._pages(request, self._access.find(request), "problem.html", status, problem=message)
 
     async def not_signed_in(self, request: Request, _error: Exception) -> Response:
         """Answer a request without a session."""
-        if request.url.path.startswith(PREFIX) or request.url.path == REPORT:
-            return self(request, 401, "not_signed_in", "You are not signed in: `slipway open` makes a link.")
+        if request.url.path in TEXT:
+            return self(request, 401, "You are not signed in: `slipway open` makes a link.")
         return ask_to_sign_in(request, self._pages)
 
     async def known(self, request: Request, error: Exception) -> Response:
         """Answer an error whose message is for people."""
         if isinstance(error, SlipwayError):
-            return self(request, 503 if isinstance(error, Transient) else 422, error.code, error.sentence())
+            return self(request, 503 if isinstance(error, Transient) else 422, error.sentence())
         if isinstance(error, HTTPException):
-            return self(request, error.status_code, "http_error", str(error.detail), error.headers)
+            return self(request, error.status_code, str(error.detail))
         if isinstance(error, SignInRefusedError):
-            return self(request, 502, "identity_provider", f"{error}.")
-        return self(request, 403, "not_allowed", str(error))
+            return self(request, 502, f"{error}.")
+        return self(request, 403, str(error))
 
     async def invalid(self, request: Request, error: Exception) -> Response:
         """Answer a request with a parameter that is not valid."""
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return self(request, 422, "invalid_request", f"{where}: {first['msg']}")
+        return self(request, 422, f"{where}: {first['msg']}")
 
     async def defect(self, request: Request, _error: Exception) -> Response:
         """Answer a request that failed because of a defect."""
-        return self(request, 500, "internal_error", "The console failed; its log says why.")
+        return self(request, 500, "The console failed; its log says why.")
 
 
 def _handle_errors(app: FastAPI, answers: Answers) -> None:

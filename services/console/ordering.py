@@ -95,24 +95,21 @@ class Ordering:
         )
         return await self._publish(person, release.model, fact, release.release_id)
 
-    async def plan_rollback(self, model: str, failed: Target | None, to_version: int | None) -> RollbackPlan:
+    async def plan_rollback(self, model: str, failed: Target | None) -> RollbackPlan:
         """Return what a rollback would do now; it changes nothing."""
         route = await self._route_of(model)
         target = failed or (route.active.target if route.active is not None else None)
         if target is None:
             refused = {"code": "not_in_traffic", "reason": f"Nothing serves {model}."}
             return RollbackPlan(model=model, failed="", epoch=route.epoch, refused=refused)
-        return RollbackPlan.model_validate(plan_rollback(route, target, to_version))
+        return RollbackPlan.model_validate(plan_rollback(route, target, None))
 
-    async def roll_back(
-        self, person: Person, failed: Target, *, epoch: int, reason: str, to_version: int | None = None
-    ) -> OrderAnswer:
+    async def roll_back(self, person: Person, failed: Target, *, epoch: int, reason: str) -> OrderAnswer:
         """Order a rollback; it is void if the route has changed since its plan was shown."""
         self._check(person, "rollback", failed.model)
         fact = RollbackOrdered(
             reason=_required(reason),
             failed=failed,
-            to_version=to_version,
             expires_at=self._clock.now() + VALID,
             epoch=epoch,
         )

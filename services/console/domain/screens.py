@@ -1,4 +1,4 @@
-"""What the API returns of the fleet, and what screens have in common.
+"""What the pages show of the fleet, and what screens have in common.
 
 Times are UTC, shares are between 0 and 1, latencies are milliseconds.
 """
@@ -31,23 +31,6 @@ class IndexState(Screen):
     behind: int
     ratio: float
     ready: bool
-
-
-class Me(Screen):
-    """Who is signed in, and what the person may do.
-
-    Attributes:
-        orders: Types of orders that the person may give here.
-        models: The models that the orders are limited to; None for all.
-        hint: Why no order can be given, if that is so.
-    """
-
-    name: str
-    roles: tuple[str, ...]
-    team: str | None
-    orders: tuple[str, ...]
-    models: tuple[str, ...] | None
-    hint: str = ""
 
 
 class Points(Screen):

@@ -45,7 +45,7 @@ function labelCells() {
 
 function followChanges() {
   if (!document.querySelector("[data-live]")) return;
-  const source = new EventSource(`/api/v1/stream?since=${document.documentElement.dataset.readAt}`);
+  const source = new EventSource(`/stream?since=${document.documentElement.dataset.readAt}`);
   let opened = false;
   source.addEventListener("change", (event) => {
     const topics = new Set(JSON.parse(event.data));

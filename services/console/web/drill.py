@@ -1,91 +1,36 @@
-"""API and page of a drill in production: which requests it would affect, and the orders that begin and end it."""
+"""The page of a drill in production: which requests it would affect, and the orders that begin and end it."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
-from pydantic import Field, ValidationError
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from contracts.facts import DrillFault
-from contracts.vocabulary import Target, Variant
+from contracts.vocabulary import Target
 from services.console.domain.drill_form import FAULTS, DrillForm
 from services.console.domain.duty_screens import Drill
 from services.console.domain.operating import LONGEST_MINUTES
-from services.console.domain.order_data import DrillPlan, OrderAnswer
 from services.console.domain.people import Person
 from services.console.queries import duty
 from services.console.queries.versions import triggers_of
 from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
 from services.console.web.answering import LONGEST_REASON, answered, planned, target_in
-from services.console.web.api import PREFIX, CancelBody, Csrf, ModelPath, Ordered, Sources, check_seen
 from services.console.web.rendering import Renderer
-
-Share = Annotated[float, Field(gt=0, le=1)]
-Minutes = Annotated[int, Field(ge=1, le=LONGEST_MINUTES)]
-
-
-class DrillBody(Ordered):
-    """A drill: which fault, for which share of the target's requests, for how long, at which epoch, and why."""
-
-    fault: DrillFault
-    share: Share = 0.5
-    minutes: Minutes = 2
-    epoch: Annotated[int, Field(ge=0)]
-
-
-class EndBody(CancelBody):
-    """The end of a drill before its time: of which drill, and why."""
-
-    drill_id: Annotated[str, Field(min_length=1, max_length=200)]
-
-
-class PlanFilter(DrillFault):
-    """A drill that is planned: its target, the share of the target's requests, its minutes, and what it does."""
-
-    version: Annotated[int, Field(ge=0)]
-    variant: Variant
-    share: Share = 0.5
-    minutes: Minutes = 2
+from services.console.web.sources import ModelPath, Sources, check_seen
 
 
 def build_drill(sources: Sources, render: Renderer) -> APIRouter:
     """Return the routes; all need a session."""
     router = APIRouter()
-    _api(router, sources)
     _form(router, sources, render)
     _orders(router, sources, render)
     return router
 
 
-def _api(router: APIRouter, sources: Sources) -> None:
-    ordering = sources.ordering
-
-    @router.get(f"{PREFIX}/models/{{model}}/drill-plan", tags=["orders"])
-    async def drill_plan(signed: Signed, model: ModelPath, query: Annotated[PlanFilter, Query()]) -> DrillPlan:
-        """What a drill in production would do now; it changes nothing."""
-        check_seen(signed.person, model)
-        target = Target(model=model, version=query.version, variant=query.variant)
-        fault = DrillFault.model_validate(query.model_dump(include=set(DrillFault.model_fields)))
-        return await ordering.plan_drill(target, fault, share=query.share, minutes=query.minutes)
-
-    @router.post(f"{PREFIX}/models/{{model}}/drill", tags=["orders"])
-    async def drill(signed: Signed, model: ModelPath, body: DrillBody, token: Csrf = None) -> OrderAnswer:
-        """Order a drill in production; void if the route has changed since the epoch of the plan."""
-        check_token(signed, token)
-        about = body.model_dump(include={"share", "minutes", "epoch", "reason"})
-        return await ordering.drill(signed.person, body.target(model), body.fault, **about)
-
-    @router.post(f"{PREFIX}/models/{{model}}/drill/end", tags=["orders"])
-    async def end_drill(signed: Signed, model: ModelPath, body: EndBody, token: Csrf = None) -> OrderAnswer:
-        """End a drill of a model in production before its time; refused if another one is in progress by now."""
-        check_token(signed, token)
-        running = _running(sources, signed.person, model)
-        return await ordering.end_drill(signed.person, *_of(running, model, body.drill_id), body.reason)
-
-
 def _form(router: APIRouter, sources: Sources, render: Renderer) -> None:
-    @router.get("/models/{model}/drill", include_in_schema=False)
+    @router.get("/models/{model}/drill")
     async def edit(request: Request, signed: Signed, model: ModelPath) -> Response:
         check_seen(signed.person, model)
         served = [str(target) for target in await sources.ordering.serving(model)]
@@ -115,7 +60,7 @@ def _form(router: APIRouter, sources: Sources, render: Renderer) -> None:
 
 
 def _orders(router: APIRouter, sources: Sources, render: Renderer) -> None:
-    @router.post("/models/{model}/drill", include_in_schema=False)
+    @router.post("/models/{model}/drill")
     async def begin(request: Request, signed: Signed, model: ModelPath) -> Response:
         form = await read_form(request)
         check_token(signed, form.get(CSRF_FIELD))
@@ -130,7 +75,7 @@ def _orders(router: APIRouter, sources: Sources, render: Renderer) -> None:
         )
         return await answered(request, render, signed, giving, f"/drills?model={model}&exact=true")
 
-    @router.post("/models/{model}/drill/end", include_in_schema=False)
+    @router.post("/models/{model}/drill/end")
     async def end(request: Request, signed: Signed, model: ModelPath) -> Response:
         form = await read_form(request)
         check_token(signed, form.get(CSRF_FIELD))

@@ -1,4 +1,4 @@
-"""What lists are filtered by: the parameters of the API and of the pages."""
+"""What lists are filtered by: the parameters of the pages."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
@@ -136,7 +136,6 @@ class RehearsalFilter(Filter):
 
 
 RehearsalQuery = Annotated[RehearsalFilter, Query()]
-DrillQuery = Annotated[Filter, Query()]
 FleetQuery = Annotated[FleetFilter, Query()]
 ReleaseQuery = Annotated[ReleaseFilter, Query()]
 RefusedQuery = Annotated[RefusedFilter, Query()]

@@ -18,7 +18,7 @@ STATE_S: Final = 600
 
 def build_login(access: Access, render: Renderer, provider: Provider | None, *, url: str, clock: Clock) -> APIRouter:
     """Return the routes that begin and end sessions."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter()
 
     @router.get("/login")
     def sign_in(request: Request, token: Annotated[str, Query(max_length=2048)] = "", next: str = "/") -> Response:  # noqa: A002 - the name in the address

@@ -1,16 +1,16 @@
-"""The pages: each renders what the API returns for it."""
+"""The pages: each renders what the index has."""
 
 import re
 from asyncio import to_thread
 from contextlib import suppress
 from typing import Annotated, Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from contracts.vocabulary import DIGEST_PATTERN, MODEL_NAME_PATTERN
+from contracts.vocabulary import DIGEST_PATTERN
 from services.console.domain.alert_data import Alert
 from services.console.domain.canary_screen import strongest_tests
 from services.console.domain.people import Person
@@ -20,16 +20,16 @@ from services.console.queries import alerts, canary, fleet, refused, releases, t
 from services.console.queries.quarantines import quarantines
 from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
 from services.console.web.answering import EPOCH, answered, target_in
-from services.console.web.api import Sources, VersionPath, check_seen
 from services.console.web.filters import AlertQuery, FleetQuery, HistoryQuery, RefusedQuery, ReleaseQuery, TimelineQuery
 from services.console.web.headers import REPORT
 from services.console.web.markdown import render_markdown
 from services.console.web.plots import evidence_plot, latency_plot, pareto_plot
 from services.console.web.rendering import Renderer
+from services.console.web.sources import ModelPath, Sources, check_seen
 from shared.errors import SlipwayError, Transient
 
 Text = Annotated[str, Query(max_length=100)]
-ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
+VersionPath = Annotated[int, Path(ge=0, le=999_999_999)]
 Number = Annotated[int, Query(ge=0, le=999_999_999)]
 REFUSED_SHOWN: Final = 5
 """Refused checkpoints on the screen of the releases; a screen of their own lists all."""
@@ -39,7 +39,7 @@ LINES: Final = 5
 
 def build_pages(sources: Sources, render: Renderer) -> APIRouter:
     """Return the routes of the pages; all need a session."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter()
     _fleet(router, sources, render)
     _release(router, sources, render)
     _versions(router, sources, render)
@@ -190,7 +190,7 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
     async def plan(request: Request, signed: Signed, model: ModelPath, target: Text = "") -> Response:
         check_seen(signed.person, model)
         try:
-            shown = await ordering.plan_rollback(model, target_in(model, target), None)
+            shown = await ordering.plan_rollback(model, target_in(model, target))
         except Transient as error:
             return render(request, signed, "problem.html", 503, problem=error.sentence())
         return render(request, signed, "rollback.html", plan=shown, back=_back(request))
@@ -209,9 +209,8 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
 def _timeline(router: APIRouter, sources: Sources, render: Renderer) -> None:
     @router.get("/timeline")
     def changes(request: Request, signed: Signed, query: TimelineQuery) -> Response:
-        export = urlencode({name: value for name, value in query.shown.items() if value})
         shown = timeline.timeline(sources.seen_by(signed.person), **query.values)
-        return render(request, signed, "timeline.html", changes=shown, filters=query.shown, export=export)
+        return render(request, signed, "timeline.html", changes=shown, filters=query.shown)
 
     @router.get("/history")
     def history(request: Request, signed: Signed, query: HistoryQuery) -> Response:

@@ -1,4 +1,4 @@
-"""API and page of the playground: one prompt to two versions of a model, with the person's own key of the gateway."""
+"""The page of the playground: one prompt to two versions of a model, with the person's own key of the gateway."""
 
 from typing import Annotated
 
@@ -11,8 +11,8 @@ from services.console.domain.people import Person
 from services.console.domain.playground import LONGEST_PROMPT, MOST_TOKENS, Answer, askable
 from services.console.ports import Gateway, Routes
 from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
-from services.console.web.api import PREFIX, Csrf, ModelPath, check_seen
 from services.console.web.rendering import Renderer
+from services.console.web.sources import ModelPath, check_seen
 
 Version = Annotated[int, Field(ge=0, le=999_999_999)]
 
@@ -29,30 +29,16 @@ class Question(BaseModel):
     max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] = 128
 
 
-def build_playground(gateway: Gateway | None, routes: Routes, render: Renderer) -> APIRouter:
-    """Return the routes; all need a session. Without a gateway there are none."""
+def build_playground(gateway: Gateway, routes: Routes, render: Renderer) -> APIRouter:
+    """Return the routes; all need a session."""
     router = APIRouter()
-    if gateway is not None:
-        _api(router, gateway)
-        _pages(router, gateway, routes, render)
-    return router
 
-
-def _api(router: APIRouter, gateway: Gateway) -> None:
-    @router.post(f"{PREFIX}/models/{{model}}/playground", tags=["models"])
-    async def asked(signed: Signed, model: ModelPath, body: Question, token: Csrf = None) -> tuple[Answer, Answer]:
-        """What two versions answer to a prompt. The gateway decides by the key what is permitted, and counts it."""
-        check_token(signed, token)
-        return await ask(gateway, signed.person, model, body)
-
-
-def _pages(router: APIRouter, gateway: Gateway, routes: Routes, render: Renderer) -> None:
-    @router.get("/models/{model}/playground", include_in_schema=False)
+    @router.get("/models/{model}/playground")
     async def page(request: Request, signed: Signed, model: ModelPath) -> Response:
         check_seen(signed.person, model)
         return render(request, signed, "playground.html", model=model, served=askable(await routes.get(model)))
 
-    @router.post("/models/{model}/playground", include_in_schema=False)
+    @router.post("/models/{model}/playground")
     async def submitted(request: Request, signed: Signed, model: ModelPath) -> Response:
         form = await read_form(request)
         check_token(signed, form.get(CSRF_FIELD))
@@ -66,6 +52,8 @@ def _pages(router: APIRouter, gateway: Gateway, routes: Routes, render: Renderer
             return render(request, signed, "playground.html", 422, **shown, problem=problem)
         answers = await ask(gateway, signed.person, model, question)
         return render(request, signed, "playground.html", **shown, question=question, answers=answers)
+
+    return router
 
 
 async def ask(gateway: Gateway, person: Person, model: str, question: Question) -> tuple[Answer, Answer]:

@@ -12,18 +12,18 @@ from typing import Any, Final, Protocol
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
+from starlette.templating import Jinja2Templates
 from starlette.types import Receive, Scope, Send
 
 from services.console.domain.canary_screen import label_of
 from services.console.domain.incident import Incident
 from services.console.domain.people import Person
-from services.console.domain.screens import Points
+from services.console.domain.screens import IndexState, Points
 from services.console.follower import Progress
 from services.console.protection import Protection
 from services.console.web.access import SignedIn
-from services.console.web.api import index_state
 from shared.runtime.clock import Clock
 
 FOLDER: Final = Path(__file__).resolve().parents[1]
@@ -83,18 +83,18 @@ class Pages:
     protection: Protection
     incidents: Callable[[Person], tuple[Incident, ...]] = lambda _person: ()
     has_playground: bool = False
-    _environment: Environment = field(init=False)
+    _templates: Jinja2Templates = field(init=False)
 
     def __post_init__(self) -> None:
         """Read the templates."""
-        self._environment = Environment(
+        environment = Environment(
             loader=FileSystemLoader(FOLDER / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters |= {
+        environment.filters |= {
             "ago": lambda text: ago(text, self.clock.now()),
             "left": lambda text: left(text, self.clock.now()),
             "time": short_time,
@@ -111,30 +111,36 @@ class Pages:
             "highest": lambda points: sparkline(points)["highest"],
             "test_label": label_of,
         }
-        self._environment.globals |= {
+        environment.globals |= {
             "assets": asset_version(),
             "has_playground": self.has_playground,
             "runbooks": RUNBOOKS,
         }
-        self._environment.globals["most_incidents"] = MOST_INCIDENTS
+        environment.globals["most_incidents"] = MOST_INCIDENTS
+        self._templates = Jinja2Templates(env=environment)
 
     def __call__(
         self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any
     ) -> Response:
         """Return a page; `request` gives its path, `signed` who is signed in."""
-        html = self._environment.get_template(template).render(
-            path=request.url.path,
-            query=request.url.query,
-            person=signed.person if signed is not None else None,
-            csrf=signed.session.csrf if signed is not None else "",
-            theme=request.cookies.get("theme", ""),
-            incidents=self.incidents(signed.person) if signed is not None else (),
-            index=index_state(self.progress),
-            silent={name: since.isoformat() for name, since in self.protection.silent().items()},
-            read_at=max(0.0, self.clock.monotonic() - LONGEST_READ_S),
-            **values,
-        )
-        return HTMLResponse(html, status)
+        common = {
+            "path": request.url.path,
+            "query": request.url.query,
+            "person": signed.person if signed is not None else None,
+            "csrf": signed.session.csrf if signed is not None else "",
+            "theme": request.cookies.get("theme", ""),
+            "incidents": self.incidents(signed.person) if signed is not None else (),
+            "index": self._index_state(),
+            "silent": {name: since.isoformat() for name, since in self.protection.silent().items()},
+            "read_at": max(0.0, self.clock.monotonic() - LONGEST_READ_S),
+        }
+        return self._templates.TemplateResponse(request, template, common | values, status)
+
+    def _index_state(self) -> IndexState:
+        """Return how far the index is."""
+        behind = self.progress.behind
+        ready = bool(self.progress.last) and behind < 100
+        return IndexState(behind=behind, ratio=round(self.progress.ratio, 4), ready=ready)
 
 
 def ago(text: str | None, now: datetime) -> str:

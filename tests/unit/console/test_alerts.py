@@ -10,7 +10,7 @@ from services.console.web.rendering import NONE, alert_figure
 from testbed import factories
 from testbed.story import Story
 from tests.kit.page_text import page_text
-from tests.unit.console.world import NOW, World
+from tests.unit.console.world import NOW, World, data
 
 RAISED, RESOLVED = "31 % of answers began after 800 ms", "1 % of answers began after 800 ms"
 
@@ -30,7 +30,7 @@ def events():
 def test_a_resolved_alert_keeps_what_it_was_raised_with(tmp_path, events, snapshot):
     made = stored(tmp_path, events)
     admin = made.client("adam")
-    (shown,) = admin.get("/api/v1/alerts?state=resolved").json()["items"]
+    (shown,) = data(admin.get("/alerts?state=resolved"), "alerts")["items"]
     assert (shown["state"], shown["value"], shown["limit"], shown["requests"]) == ("resolved", 0.3125, 0.05, 96)
     assert shown["message"].startswith(RAISED)
     assert shown["resolution"].startswith(RESOLVED)
@@ -41,17 +41,17 @@ def test_a_resolved_alert_keeps_what_it_was_raised_with(tmp_path, events, snapsh
 
 def test_an_open_alert_shows_its_last_figures_and_no_resolution(tmp_path, events):
     raised = next(event for event in events if isinstance(event.data, f.AlertRaised))
-    data = f.AlertUpdated(**(dict(raised.data) | {"value": 0.5, "message": "50 %"}))
-    updated = Story(NOW).event(data, "m", raised.correlationid)
+    changed = f.AlertUpdated(**(dict(raised.data) | {"value": 0.5, "message": "50 %"}))
+    updated = Story(NOW).event(changed, "m", raised.correlationid)
     made = stored(tmp_path, [*events[: events.index(raised) + 1], updated])
-    (shown,) = made.client("adam").get("/api/v1/alerts").json()["items"]
+    (shown,) = data(made.client("adam").get("/alerts"), "alerts")["items"]
     assert (shown["state"], shown["value"], shown["message"], shown["resolution"]) == ("open", 0.5, "50 %", "")
     made.close()
 
 
 def test_an_alert_whose_beginning_the_log_no_longer_has_shows_its_resolution(tmp_path, events):
     made = stored(tmp_path, [event for event in events if not isinstance(event.data, f.AlertRaised)])
-    (shown,) = made.client("adam").get("/api/v1/alerts?state=resolved").json()["items"]
+    (shown,) = data(made.client("adam").get("/alerts?state=resolved"), "alerts")["items"]
     assert (shown["message"].startswith(RESOLVED), shown["resolution"]) == (True, "")
     made.close()
 
@@ -60,11 +60,11 @@ def test_an_alert_whose_beginning_the_log_no_longer_has_shows_its_resolution(tmp
 def test_an_alert_says_that_its_target_answers_nothing(tmp_path, events, silent, snapshot):
     events = [event for event in events if not isinstance(event.data, (f.AlertResolved, f.AlertUpdated))]
     raised = next(event for event in events if isinstance(event.data, f.AlertRaised))
-    data = raised.data.model_copy(update={"answers_nothing": silent})
-    events[events.index(raised)] = raised.model_copy(update={"data": data})
+    changed = raised.data.model_copy(update={"answers_nothing": silent})
+    events[events.index(raised)] = raised.model_copy(update={"data": changed})
     made = stored(tmp_path, events)
     admin = made.client("adam")
-    (shown,) = admin.get("/api/v1/alerts").json()["items"]
+    (shown,) = data(admin.get("/alerts"), "alerts")["items"]
     assert shown["answers_nothing"] == silent
     assert page_text(admin.get(f"/alerts/{shown['alert_id']}").text) == snapshot
     made.close()
@@ -103,7 +103,7 @@ def test_the_plot_of_an_alert_holds_its_own_minutes_and_counts_by_its_own_trigge
     ]  # fmt: skip
     made.fill([*alert, *windows])
     client = made.client("adam")
-    figures = client.get(f"/api/v1/alerts/{raised.data.alert_id}").json()["figures"]
+    figures = data(client.get(f"/alerts/{raised.data.alert_id}"), "alert")["figures"]
     counted = figures["bad"]["values"]
     assert ([count for count in counted if count is not None], counted[figures["raised"]]) == ([0, 6], 6)
     assert figures["requests"]["values"][figures["raised"]] == 179

@@ -13,13 +13,13 @@ from testbed import factories
 from testbed.progress import with_progress
 from testbed.story import WINDOW_S, Story, release_id
 from tests.kit.page_text import page_text
-from tests.unit.console.world import NOW, World, log_of, write
+from tests.unit.console.world import NOW, World, data, log_of, write
 
 RUNNING, DONE, FIRST = "r-0000000000000026-1", "r-0000000000000005-1", "r-0000000000000001-1"
 
 
 def canary_of(client, release):
-    return client.get(f"/api/v1/releases/{release}/canary").json()
+    return data(client.get(f"/releases/{release}/canary"), "canary")
 
 
 def test_a_running_canary_says_what_is_still_needed_and_how_far_the_evidence_is(admin):
@@ -203,7 +203,7 @@ def test_applying_the_log_again_changes_nothing(world, admin):
 
 def test_members_of_a_team_see_canaries_of_its_models_only(world):
     member = world.client("sam")
-    for path in (f"/api/v1/releases/{RUNNING}/canary", f"/releases/{RUNNING}/canary"):
+    for path in (f"/releases/{RUNNING}", f"/releases/{RUNNING}/canary"):
         assert member.get(path).status_code == 404
 
 
@@ -282,7 +282,7 @@ def test_a_front_of_one_variant_is_not_called_a_line(tmp_path, front, says):
             events[at] = event.model_copy(update={"data": changed})
     write(made.index, log_of(events))
     client = made.client("adam")
-    shown = client.get(f"/api/v1/releases/{release_id(1)}").json()["variants"]
+    shown = data(client.get(f"/releases/{release_id(1)}"), "release")["variants"]
     assert {row["variant"] for row in shown if row["on_pareto_front"]} == set(front)
     assert ("the line is the Pareto front" in client.get(f"/releases/{release_id(1)}").text) == says
     made.close()

@@ -27,7 +27,7 @@ def variant(name: str, reason: str = "", **figures: float) -> VariantRow:
 
 def table_of(rows) -> str:
     pages = Pages(clock=None, progress=None, protection=None)
-    template = pages._environment.from_string('{% from "parts.html" import variants %}{{ variants(rows) }}')
+    template = pages._templates.env.from_string('{% from "parts.html" import variants %}{{ variants(rows) }}')
     return template.render(rows=rows)
 
 

@@ -18,7 +18,6 @@ from tests.unit.console.world import NOW, World
 
 TARGET = "shop-bot.v2.int8"
 ASKED = {"target": TARGET, "fault": "delay_ms", "value": "1500", "percent": "90", "minutes": "2"}
-BODY = {"version": 2, "variant": "int8", "fault": {"delay_ms": 1500}, "epoch": 4, "reason": "x"}
 
 
 @pytest.fixture
@@ -153,41 +152,11 @@ def test_a_drill_that_was_refused_or_is_over_is_not_in_progress(world, events):
     assert "End the drill" not in world.client("oscar").get("/models/shop-bot/drill").text
 
 
-def test_the_api_plans_and_orders_with_the_token(world):
-    client = world.client("oscar")
-    query = {"version": 2, "variant": "int8", "delay_ms": 1500, "share": 0.9}
-    plan = client.get("/api/v1/models/shop-bot/drill-plan", params=query).json()
-    assert (plan["fault"], plan["traffic"], plan["previous"], plan["refused"]) == (
-        "delay_ms=1500", 0.9, "shop-bot.v1.int8", None,
-    )  # fmt: skip
-    path = "/api/v1/models/shop-bot/drill"
-    assert client.post(path, json=BODY).status_code == 403
-    headers = {"x-csrf-token": world.csrf(client)}
-    assert client.post(path, json=BODY | {"actor": "adam"}, headers=headers).status_code == 422
-    assert client.post(path, json=BODY | {"fault": {"dely_ms": 5}}, headers=headers).status_code == 422
-    assert client.post(path, json=BODY | {"minutes": 61}, headers=headers).status_code == 422
-    assert world.orders.given == []
-    assert client.post(path, json=BODY, headers=headers).json()["state"] == "published"
-    world.fill([*world.events, *order(world.story)])
-    assert client.post(f"{path}/end", json={"reason": "over"}, headers=headers).status_code == 422
-    other = client.post(f"{path}/end", json={"reason": "over", "drill_id": "e-0"}, headers=headers)
-    assert (other.status_code, "is in progress by now" in other.text) == (409, True)
-    (running, *_) = [row["drill_id"] for row in client.get("/api/v1/drills?model=shop-bot").json()["items"]]
-    assert client.post(f"{path}/end", json={"reason": "over", "drill_id": running}, headers=headers).status_code == 200
-    assert [person for person, _, _ in world.orders.given] == ["oscar", "oscar"]
-
-
 def test_a_member_of_a_team_has_no_drill_of_another_ones_model(world):
-    client = world.client("sam")
-    assert client.get("/models/bank-bot/drill").status_code == 404
-    headers = {"x-csrf-token": world.csrf(client)}
-    assert client.post("/api/v1/models/bank-bot/drill", json=BODY, headers=headers).status_code == 403
-    assert (
-        client.post(
-            "/api/v1/models/bank-bot/drill/end", json={"reason": "x", "drill_id": "e-0"}, headers=headers
-        ).status_code
-        == 404
-    )
+    assert world.client("sam").get("/models/bank-bot/drill").status_code == 404
+    assert post(world, "sam", "/models/bank-bot/drill", target="bank-bot.v2.int8").status_code == 403
+    assert post(world, "sam", "/models/bank-bot/drill/end", drill_id="e-0").status_code == 404
+    assert world.orders.given == []
 
 
 def test_every_fault_of_the_contract_can_be_chosen():

@@ -16,7 +16,7 @@ from shared.errors import Transient
 from testbed import factories
 from testbed.story import Story, fleet
 from tests.kit.page_text import page_text
-from tests.unit.console.world import NOW, FakeClock, World
+from tests.unit.console.world import NOW, FakeClock, World, data
 
 EVIL = "<script>alert(1)</script>"
 MIB = 2**20
@@ -63,7 +63,7 @@ def shown(filled):
     def show(*endpoints, name="vera"):
         filled.fleets.fleets = {"main": FleetRuntimes(runtimes=endpoints)} if endpoints else {}
         client = filled.client(name)
-        return client.get("/api/v1/endpoints").json(), client.get("/endpoints").text
+        return data(client.get("/endpoints"), "endpoints"), client.get("/endpoints").text
 
     return show
 
@@ -265,7 +265,7 @@ def test_without_a_list_the_page_says_what_is_missing_and_without_the_bus_what_f
     filled.fleets.error = Transient("bus_unavailable", "The endpoints cannot be read.")
     try:
         client = filled.client("vera")
-        assert client.get("/api/v1/endpoints").status_code == 503
+        assert client.get("/endpoints").status_code == 503
         answer = client.get("/endpoints")
         assert (answer.status_code, "The endpoints cannot be read." in answer.text) == (503, True)
     finally:
@@ -274,7 +274,7 @@ def test_without_a_list_the_page_says_what_is_missing_and_without_the_bus_what_f
 
 def test_it_needs_a_session(filled):
     client = filled.client()
-    assert (client.get("/endpoints").status_code, client.get("/api/v1/endpoints").status_code) == (303, 401)
+    assert client.get("/endpoints").status_code == 303
 
 
 async def test_open_pages_are_told_of_a_change_and_only_of_one(filled):

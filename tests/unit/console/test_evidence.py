@@ -7,7 +7,7 @@ from testbed.story import REPORT as STORED
 from tests.unit.console.world import World
 
 ALERT = "faq-de.v1.int8/drift/2"
-HOSTILE = b"<script>fetch('/api/v1/me').then(r => r.text()).then(alert)</script>"
+HOSTILE = b"<script>fetch('/fleet').then(r => r.text()).then(alert)</script>"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from contracts import facts as f
 from testbed import factories
 from testbed.story import Story, release_id
-from tests.unit.console.world import NOW, World
+from tests.unit.console.world import NOW, World, data
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def shown(world, *events):
     """Return the only model of a console with these events, and a signed-in browser."""
     world.fill(events)
     client = world.client("adam")
-    (row,) = client.get("/api/v1/fleet").json()["models"]["items"]
+    (row,) = data(client.get("/fleet"), "fleet")["models"]["items"]
     return row, client
 
 
@@ -51,10 +51,10 @@ def test_a_paused_release_is_shown_as_paused_until_it_goes_on(world):
     running = [*story.release("m", 1, 1, until="merging"), held(paused=True)]
     row, client = shown(world, *running)
     assert row["release_state"] == "paused"
-    release = client.get(f"/api/v1/releases/{known}").json()
+    release = data(client.get(f"/releases/{known}"), "release")
     assert (release["state"], "oscar" in release["paused"]) == ("merging", True)
-    (listed,) = client.get("/api/v1/releases?state=merging").json()["items"]
+    (listed,) = data(client.get("/releases?state=merging"), "releases")["items"]
     assert (listed["state"], listed["paused"]) == ("merging", True)
     assert listed["state_at"] == listed["opened_at"], "the pause begins no other state"
     row, client = shown(world, *running, held(paused=False))
-    assert (row["release_state"], client.get(f"/api/v1/releases/{known}").json()["paused"]) == ("merging", "")
+    assert (row["release_state"], data(client.get(f"/releases/{known}"), "release")["paused"]) == ("merging", "")

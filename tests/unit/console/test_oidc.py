@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from services.console.adapters.oidc import Provider, SignInRefusedError
 from services.console.settings import ConsoleSettings
-from tests.unit.console.world import NOW, URL, World
+from tests.unit.console.world import NOW, URL, World, context_of
 
 ISSUER = "https://id.example.org"
 
@@ -72,7 +72,7 @@ def test_a_person_signs_in(signing_in):
     answer = client.get(f"/login/callback?state={begin()}&code=good")
     assert answer.status_code == 200
     assert "url=/alerts" in answer.text
-    assert client.get("/api/v1/me").json()["name"] == "oscar"
+    assert context_of(client.get("/index"))["person"].name == "oscar"
     assert outside.asked["code_challenge_method"] == "S256"
     assert outside.asked["redirect_uri"] == outside.tokens[0]["redirect_uri"] == f"{URL}/login/callback"
 
@@ -94,7 +94,7 @@ def test_a_token_that_is_not_for_this_sign_in_signs_nobody_in(signing_in, change
     answer = client.get(f"/login/callback?state={begin()}&code=good")
     assert answer.status_code == 403
     assert why in answer.text
-    assert client.get("/api/v1/me").status_code == 401
+    assert client.get("/index").status_code == 303
 
 
 def test_an_answer_in_another_browser_signs_nobody_in(signing_in):

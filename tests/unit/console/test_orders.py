@@ -8,7 +8,7 @@ from services.console.domain.people import orders_of
 from shared.errors import Transient
 from testbed import factories
 from tests.kit.page_text import page_text
-from tests.unit.console.world import World
+from tests.unit.console.world import World, context_of
 
 RELEASE = "r-0000000000000031-1"  # code-helper v2 waits for approval
 ALERT = "/alerts/search-ranker.v2.int8/ttft-p95/4"
@@ -103,17 +103,6 @@ def test_a_form_that_names_no_digest_and_epoch_approves_nothing(world, fields):
     assert world.orders.given == []
 
 
-@pytest.mark.parametrize(
-    "body", [{"manifest_digest": "x", "epoch": 0}, {"manifest_digest": "sha256:" + "a" * 64}, {"epoch": 0}]
-)
-def test_the_api_refuses_an_approval_without_a_digest_and_an_epoch(world, body):
-    client = world.client("anna")
-    headers = {"x-csrf-token": world.csrf(client)}
-    answer = client.post(f"/api/v1/releases/{RELEASE}/approve", json=body, headers=headers)
-    assert answer.status_code == 422
-    assert world.orders.given == []
-
-
 def test_the_person_comes_from_the_session_never_from_the_form(world):
     post(
         world,
@@ -193,19 +182,7 @@ def test_without_a_credential_of_the_person_nothing_is_offered(tmp_path):
     world = World(tmp_path)
     client = world.client("oscar")
     world.keys.credential("oscar").unlink()
-    me = client.get("/api/v1/me").json()
-    assert me["orders"] == []
-    assert "no credential of oscar" in me["hint"]
+    person = context_of(client.get("/index"))["person"]
+    assert person.orders == frozenset()
+    assert "no credential of oscar" in person.hint
     world.close()
-
-
-def test_the_api_gives_orders_with_the_token_in_a_header(world):
-    client = world.client("oscar")
-    body = {"version": 2, "variant": "int8", "epoch": 6, "reason": "too slow"}
-    assert client.post("/api/v1/models/search-ranker/rollback", json=body).status_code == 403
-    headers = {"x-csrf-token": world.csrf(client)}
-    answer = client.post("/api/v1/models/search-ranker/rollback", json=body, headers=headers)
-    assert answer.json()["state"] == "published"
-    assert [person for person, _, _ in world.orders.given] == ["oscar"]
-    wrong = client.post("/api/v1/models/search-ranker/rollback", json=body | {"sender": "adam"}, headers=headers)
-    assert wrong.status_code == 422

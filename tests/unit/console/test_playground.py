@@ -11,10 +11,10 @@ from starlette.routing import Route as Path
 
 from services.console.adapters.gateway import GatewayClient, Sent
 from testbed import factories
-from tests.unit.console.world import World
+from tests.unit.console.world import World, data
 
 KEY = "slipway-key-1234567890"
-PATH = "/api/v1/models/faq-de/playground"
+PATH = "/models/faq-de/playground"
 RUNNING: list[str] = []
 """Prompts that are answered now."""
 EVIL = "<script>alert(1)</script>"
@@ -64,11 +64,11 @@ def viewer(world):
 
 def ask(world, client, path=PATH, **more):
     question = {"key": KEY, "prompt": "Who are you?", "left": 1, "right": 2, "max_tokens": 16} | more
-    return client.post(path, json=question, headers={"x-csrf-token": world.csrf(client)})
+    return client.post(path, data=question | {"csrf": world.csrf(client)})
 
 
 def test_each_side_is_the_version_that_was_asked(world, viewer):
-    left, right = ask(world, viewer).json()
+    left, right = data(ask(world, viewer), "answers")
     assert (left["version"], left["text"]) == (1, f"I am faq-de@v1{EVIL}")
     assert (right["version"], right["text"]) == (2, f"I am faq-de@v2{EVIL}")
     assert (left["input_tokens"], left["output_tokens"], left["fingerprint"]) == (3, 16, "fp_x")
@@ -76,19 +76,19 @@ def test_each_side_is_the_version_that_was_asked(world, viewer):
 
 
 def test_what_the_gateway_refuses_is_said_for_its_side(world, viewer):
-    left, right = ask(world, viewer, right=9).json()
+    left, right = data(ask(world, viewer, right=9), "answers")
     assert left["text"]
     assert right["problem"] == "404: faq-de has no version 9 in its route."
-    assert ask(world, viewer, key="another").json()[0]["problem"].startswith("401: The key is not known.")
+    assert data(ask(world, viewer, key="another"), "answers")[0]["problem"].startswith("401: The key is not known.")
 
 
 def test_the_page_shows_text_as_text_and_never_the_key(world, viewer):
-    page = viewer.get("/models/faq-de/playground").text
+    page = viewer.get(PATH).text
     assert "v2 active" in page
     assert "v1 previous" in page
     form = {"key": KEY, "prompt": EVIL, "left": "1", "right": "2", "csrf": world.csrf(viewer)}
     for fields in (form, form | {"key": "wrong-key-7"}, form | {"left": "x"}):
-        answer = viewer.post("/models/faq-de/playground", data=fields)
+        answer = viewer.post(PATH, data=fields)
         assert answer.status_code in (200, 422)
         assert "<script>alert" not in answer.text
         assert fields["key"] not in answer.text
@@ -106,11 +106,10 @@ def test_what_is_no_question_is_refused_before_the_gateway_is_asked(world, viewe
 
 def test_it_needs_the_token_and_a_model_that_the_person_sees(world, viewer):
     question = {"key": KEY, "prompt": "x", "left": 1, "right": 2}
-    assert viewer.post(PATH, json=question).status_code == 403
-    assert viewer.post("/models/faq-de/playground", data=question).status_code == 403
+    assert viewer.post(PATH, data=question).status_code == 403
     member = world.client("sam")
     assert ask(world, member).status_code == 404
-    assert member.get("/models/faq-de/playground").status_code == 404
+    assert member.get(PATH).status_code == 404
 
 
 async def test_the_time_of_an_answer_begins_when_the_request_is_sent():
@@ -127,7 +126,7 @@ def test_a_gateway_that_does_not_answer_is_said(world):
     unreachable = World.make(world, gateway=GatewayClient("http://127.0.0.1:9", None))
     before, world.asgi = world.asgi, unreachable
     try:
-        assert "does not answer" in ask(world, world.client("vera")).json()[0]["problem"]
+        assert "does not answer" in data(ask(world, world.client("vera")), "answers")[0]["problem"]
     finally:
         world.asgi = before
 
@@ -136,7 +135,7 @@ def test_without_a_gateway_there_is_no_playground(world):
     before, world.asgi = world.asgi, world.make()
     try:
         client = world.client("vera")
-        assert client.get("/models/faq-de/playground").status_code == 404
+        assert client.get(PATH).status_code == 404
         assert "Playground" not in client.get("/models/faq-de").text
     finally:
         world.asgi = before

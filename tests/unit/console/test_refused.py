@@ -12,7 +12,7 @@ from services.console.domain.logged import read_logged
 from services.console.follower import rows_of
 from testbed import factories
 from testbed.story import Story
-from tests.unit.console.world import NOW, World, log_of, write
+from tests.unit.console.world import NOW, World, data, log_of, write
 
 EVIL = "<script>alert(1)</script>"
 
@@ -35,7 +35,7 @@ def world(tmp_path_factory):
 
 
 def refused(world, name="adam", **query):
-    return world.client(name).get("/api/v1/refused-checkpoints", params=query).json()
+    return data(world.client(name).get("/checkpoints", params=query), "refused")
 
 
 def test_a_checkpoint_without_a_release_is_listed_with_code_and_sentence(world):
@@ -97,7 +97,7 @@ def test_unreadable_messages_of_services_are_not_indexed():
 
 def test_fleet_and_releases_show_them_as_text(world):
     admin = world.client("adam")
-    assert admin.get("/api/v1/fleet").json()["totals"]["refused_checkpoints"] == 2
+    assert data(admin.get("/fleet"), "fleet")["totals"]["refused_checkpoints"] == 2
     assert "refused checkpoints" in admin.get("/fleet").text
     for path in ("/releases", "/checkpoints", "/releases?model=shop"):
         page = admin.get(path).text
@@ -109,7 +109,7 @@ def test_fleet_and_releases_show_them_as_text(world):
 
 def test_members_of_a_team_see_those_of_its_models(world):
     assert [row["model"] for row in refused(world, "sam")["items"]] == ["shop-bot"]
-    assert world.client("sam").get("/api/v1/fleet").json()["totals"]["refused_checkpoints"] == 1
+    assert data(world.client("sam").get("/fleet"), "fleet")["totals"]["refused_checkpoints"] == 1
 
 
 def test_the_fleet_counts_those_of_a_week(tmp_path):
@@ -119,7 +119,7 @@ def test_the_fleet_counts_those_of_a_week(tmp_path):
     story.moment = NOW - timedelta(days=6)
     made.fill([old, story.event(rejected, "shop-bot", "run-2")])
     admin = made.client("adam")
-    assert admin.get("/api/v1/fleet").json()["totals"]["refused_checkpoints"] == 1
+    assert data(admin.get("/fleet"), "fleet")["totals"]["refused_checkpoints"] == 1
     assert 'href="/checkpoints?since=2026-11-20' in admin.get("/fleet").text
     made.close()
 
@@ -156,7 +156,7 @@ def test_the_timeline_names_the_person_who_cancelled(tmp_path, answer, by, becau
     cause = {"active": factories.served(1, "int8", "m"), "previous": None, "canary": None, "history": ()}
     events.append(story._moved("m", release, "abort", epoch=9, quarantined=(), cause_id=ended.id, **cause))
     made.fill(events)
-    row = made.client("adam").get("/api/v1/timeline?model=m").json()["items"][0]
+    row = data(made.client("adam").get("/timeline?model=m"), "changes")["items"][0]
     assert (row["by"], row["because"], row["link"]) == (by, because, f"/releases/{release}")
     made.close()
 
@@ -171,6 +171,6 @@ def test_the_timeline_names_the_person_who_promoted_a_canary(tmp_path):
     served = {"active": factories.served(2, "int8", "m"), "previous": factories.served(1, "int8", "m"), "canary": None}
     events += [order, asked, story._moved("m", release, "promote", epoch=9, cause_id=asked.id, **served)]
     made.fill(events)
-    row = made.client("adam").get("/api/v1/timeline?model=m").json()["items"][0]
+    row = data(made.client("adam").get("/timeline?model=m"), "changes")["items"][0]
     assert (row["by"], row["because"], row["link"]) == ("anna", "Good.", f"/releases/{release}")
     made.close()

@@ -6,7 +6,7 @@ from contracts import facts as f
 from contracts.facts.watch import RollbackTimeline
 from testbed import factories
 from testbed.story import Story
-from tests.unit.console.world import NOW, World
+from tests.unit.console.world import NOW, World, data
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def world(tmp_path_factory):
 
 
 def test_each_screen_of_a_version_that_was_rolled_back_says_so(admin):
-    rows = {row["version"]: row for row in admin.get("/api/v1/releases?model=shop-bot").json()["items"]}
-    shown = admin.get("/api/v1/models/shop-bot/versions/2").json()
-    change = next(row for row in admin.get("/api/v1/timeline?model=shop-bot").json()["items"])
+    rows = {row["version"]: row for row in data(admin.get("/releases?model=shop-bot"), "releases")["items"]}
+    shown = data(admin.get("/models/shop-bot/versions/2"), "shown")
+    change = next(row for row in data(admin.get("/timeline?model=shop-bot"), "changes")["items"])
     assert rows[2]["outcome"] == shown["outcome"] == "promoted"
     assert rows[2]["rolled_back_at"] == shown["rolled_back_at"] == change["at"]
     assert rows[1]["rolled_back_at"] is None
@@ -41,7 +41,7 @@ def test_each_screen_of_a_version_that_was_rolled_back_says_so(admin):
         page = admin.get(path).text
         assert page.count('<span class="badge bad">rolled back</span>') == page.count("when it ended: ") == 1, path
     assert "rolled back</span>" not in admin.get("/models/shop-bot/versions/1").text
-    compared = admin.get("/api/v1/models/shop-bot/versions/2/compare/1").json()["rows"]
+    compared = data(admin.get("/models/shop-bot/compare?left=2&right=1"), "compared")["rows"]
     assert next(row["left"] for row in compared if row["name"] == "outcome") == "promoted, rolled back, suspended"
 
 
@@ -49,15 +49,15 @@ def test_a_version_that_was_returned_serves_again(tmp_path):
     made, story = World(tmp_path), Story(NOW)
     made.fill([*story.release("m", 1, 1), *story.release("m", 2, 2), *story.alert("m"), *story.decide("m", "return")])
     client = made.client("adam")
-    shown = client.get("/api/v1/models/m/versions/2").json()
-    release = client.get(f"/api/v1/releases/{shown['release_id']}").json()
+    shown = data(client.get("/models/m/versions/2"), "shown")
+    release = data(client.get(f"/releases/{shown['release_id']}"), "release")
     assert (shown["rolled_back_at"], shown["suspended"], release["rolled_back"]) == (None, [], "")
     assert "rolled back</span>" not in client.get("/models/m").text
     made.close()
 
 
 def test_a_version_shows_until_when_it_served(admin):
-    changes = admin.get("/api/v1/models/shop-bot/versions/2").json()["deployments"]
+    changes = data(admin.get("/models/shop-bot/versions/2"), "shown")["deployments"]
     page = admin.get("/models/shop-bot/versions/2").text
     table = page[page.index("When it served") :]
     assert [row["until"] is None for row in changes] == [False] * 3
@@ -69,13 +69,13 @@ def test_a_version_shows_until_when_it_served(admin):
 
 
 def test_a_cancelled_canary_is_no_rollback_of_its_release_and_not_the_last_one_of_its_model(admin):
-    release = admin.get("/api/v1/releases/r-0000000000000004-1").json()
+    release = data(admin.get("/releases/r-0000000000000004-1"), "release")
     assert (release["outcome"], release["rolled_back"]) == ("cancelled", "")
-    rows = {row["model"]: row for row in admin.get("/api/v1/fleet").json()["models"]["items"]}
+    rows = {row["model"]: row for row in data(admin.get("/fleet"), "fleet")["models"]["items"]}
     assert rows["bank-bot"]["last_rollback"] is None
     assert rows["shop-bot"]["last_rollback"]["failed"] == "shop-bot.v2.int8"
-    listed = admin.get("/api/v1/releases?model=bank-bot").json()["items"]
+    listed = data(admin.get("/releases?model=bank-bot"), "releases")["items"]
     assert [row["rolled_back_at"] for row in listed] == [None, None]
     assert "rolled back</span>" not in admin.get("/models/bank-bot").text
-    promoted = admin.get("/api/v1/releases/r-0000000000000002-1").json()["rolled_back"]
+    promoted = data(admin.get("/releases/r-0000000000000002-1"), "release")["rolled_back"]
     assert promoted.startswith("shop-bot.v2.int8 was rolled back to shop-bot.v1.int8 automatically at ")

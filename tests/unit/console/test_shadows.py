@@ -13,7 +13,7 @@ from services.console.hub import topics_of
 from testbed import factories
 from testbed.story import Story, release_id
 from tests.kit.page_text import page_text
-from tests.unit.console.world import NOW, World
+from tests.unit.console.world import NOW, World, data
 
 COUNTS = {"errors": f.ShadowCounts(pairs=f.PairCounts(only_target=11, only_other=1, neither=88), e_value=120.0)}
 
@@ -63,7 +63,7 @@ def shown(tmp_path):
             events.append(story.event(fact, "m", known, cause="c"))
         made.fill(events)
         client = made.client("adam")
-        return client.get(f"/api/v1/releases/{known}").json(), client.get(f"/releases/{known}").text, client
+        return data(client.get(f"/releases/{known}"), "release"), client.get(f"/releases/{known}").text, client
 
     return show
 
@@ -75,22 +75,22 @@ def test_a_release_in_its_shadow_says_what_was_compared_and_what_it_needs(shown,
     assert release["shadow"]["counts"]["errors"]["pairs"]["only_target"] == 11
     assert page_text(page) == snapshot
     assert not [entry for entry in release["history"] if entry["type"] == "shadow.assessed"]
-    listed = client.get("/api/v1/releases", params={"state": "shadow"}).json()["items"]
+    listed = data(client.get("/releases", params={"state": "shadow"}), "releases")["items"]
     assert [row["version"] for row in listed] == [2]
 
 
 def test_model_and_fleet_name_the_candidate_its_share_its_progress_and_its_deadline(shown):
     _, _, client = shown("inconclusive")
-    (row,) = client.get("/api/v1/fleet", params={"state": "shadow"}).json()["models"]["items"]
+    (row,) = data(client.get("/fleet", params={"state": "shadow"}), "fleet")["models"]["items"]
     shadow = row["shadow"]
     assert (shadow["target"], shadow["share"], shadow["release_id"]) == ("m.v2.int8", 0.2, release_id(2))
     assert (shadow["verdict"], shadow["requests"], shadow["requests_needed"]) == ("inconclusive", 200, 40)
-    changes = client.get("/api/v1/timeline", params={"model": "m"}).json()["items"]
+    changes = data(client.get("/timeline", params={"model": "m"}), "changes")["items"]
     (began,) = [change for change in changes if change["cause"] == "shadow"]
     assert (began["shadow"], began["shadow_share"]) == ("m.v2.int8", 0.2)
     seconds = datetime.fromisoformat(shadow["deadline_at"]) - datetime.fromisoformat(began["at"])
     assert seconds.total_seconds() == Shadow().deadline_s
-    assert client.get("/api/v1/fleet").json()["totals"]["shadows"] == 1
+    assert data(client.get("/fleet"), "fleet")["totals"]["shadows"] == 1
     for path in ("/fleet", "/models/m"):
         page = " ".join(client.get(path).text.split())
         assert "200 of 240 compared" in page, path
@@ -130,6 +130,6 @@ def test_a_failed_shadow_is_a_failed_step_with_its_counts(shown):
 
 
 def test_a_release_without_a_shadow_has_none(admin):
-    release = admin.get(f"/api/v1/releases/{release_id(1)}").json()
+    release = data(admin.get(f"/releases/{release_id(1)}"), "release")
     assert release["shadow"] is None
     assert "Shadow" not in admin.get(f"/releases/{release_id(1)}").text

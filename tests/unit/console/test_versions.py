@@ -8,37 +8,38 @@ from services.console.domain.version_screen import Proof, Proofs, build_version,
 from services.console.web.markdown import render_markdown
 from testbed import factories
 from tests.kit.page_text import page_text
+from tests.unit.console.world import data
 
-PATH = "/api/v1/models/support-bot/versions/2"
+PATH = "/models/support-bot/versions/2"
 EVIL = "<script>alert(1)</script>"
 
 
 def test_the_lineage_goes_back_to_the_data_and_names_a_digest_at_each_step(admin):
-    shown = admin.get(PATH).json()
+    shown = data(admin.get(PATH), "shown")
     kinds = [[artifact["kind"] for artifact in column] for column in shown["lineage"]]
     assert kinds == [["data", "base"], ["checkpoint"], ["merged"], ["variant"] * 3, ["version"]]
-    release = admin.get(f"/api/v1/releases/{shown['release_id']}").json()
+    release = data(admin.get(f"/releases/{shown['release_id']}"), "release")
     assert shown["lineage"][0][0]["digest"] == release["data_hash"]
     assert shown["lineage"][1][0]["digest"] == release["weights_digest"]
     assert all(artifact["digest"].startswith("sha256:") for column in shown["lineage"] for artifact in column)
 
 
 def test_it_says_when_the_version_served(admin):
-    shown = admin.get(PATH).json()
+    shown = data(admin.get(PATH), "shown")
     assert [(row["cause"], row["canary"] or row["active"]) for row in shown["deployments"]] == [
         ("promote", "support-bot.v2.int8"), ("canary", "support-bot.v2.int8"), ("canary", "support-bot.v2.int8"),
     ]  # fmt: skip
-    assert admin.get("/api/v1/models/mail-sorter/versions/3").json()["deployments"] == []
+    assert data(admin.get("/models/mail-sorter/versions/3"), "shown")["deployments"] == []
 
 
 def test_a_release_in_progress_has_the_lineage_so_far(admin):
-    shown = admin.get("/api/v1/models/mail-sorter/versions/3").json()
+    shown = data(admin.get("/models/mail-sorter/versions/3"), "shown")
     assert [artifact["kind"] for column in shown["lineage"] for artifact in column] == ["data", "base", "checkpoint"]
     assert (shown["registered_at"], shown["manifest_digest"]) == (None, None)
 
 
 def test_two_versions_side_by_side(admin):
-    compared = admin.get(f"{PATH}/compare/1").json()
+    compared = data(admin.get("/models/support-bot/compare?left=2&right=1"), "compared")
     rows = {(row["group"], row["name"]): row for row in compared["rows"]}
     assert (compared["left"], compared["right"]) == (2, 1)
     assert rows["lineage", "data"]["differs"]
@@ -51,17 +52,15 @@ def test_two_versions_side_by_side(admin):
 
 def test_what_is_not_there_and_what_is_of_another_team_is_not_found(world, admin):
     member = world.client("sam")
-    for path in (PATH, f"{PATH}/proofs", f"{PATH}/compare/1", PATH.removeprefix("/api/v1"),
-                 f"{PATH.removeprefix('/api/v1')}/proofs", "/models/support-bot/compare?left=1&right=2"):  # fmt: skip
+    for path in (PATH, f"{PATH}/proofs", "/models/support-bot/compare?left=1&right=2"):
         assert member.get(path).status_code == 404, path
-    assert admin.get("/api/v1/models/support-bot/versions/99").status_code == 404
-    assert admin.get("/api/v1/models/support-bot/versions/-1").status_code == 422
+    assert admin.get("/models/support-bot/versions/99").status_code == 404
+    assert admin.get("/models/support-bot/versions/-1").status_code == 422
 
 
 def test_proofs_are_shown_as_text_and_a_store_that_does_not_answer_is_said(world, admin, snapshot):
     page = admin.get("/models/support-bot/versions/2/proofs")
     assert (page.status_code, "The store does not answer" in page.text) == (200, True)
-    assert admin.get(f"{PATH}/proofs").status_code == 503
     proof = Proof(what=f"variant {EVIL}", verdict="failed", detail=EVIL)
     card = f"---\nname: x\n---\n\n# Card {EVIL}\n\n[a](javascript:alert(1)) ![b](https://evil.example/x.png)\n"
     world.artifacts.proofs["support-bot", 2] = Proofs(proofs=(proof,), verified=False, card=card)

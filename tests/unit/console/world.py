@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from httpx import Response
+from pydantic import TypeAdapter
 from starlette.testclient import TestClient
 
 from contracts.identities import Credential
@@ -141,6 +144,16 @@ def write(index: Index, log) -> None:
         index.write(stream, last, "first", of_stream)
 
 
+def context_of(page: Response) -> dict[str, Any]:
+    """Return what a page was rendered from, by the names that its template has for it."""
+    return vars(page)["context"]
+
+
+def data(page: Response, name: str) -> Any:
+    """Return what a page was rendered from by one name, as plain data."""
+    return TypeAdapter(Any).dump_python(context_of(page)[name], mode="json")
+
+
 @dataclass
 class World:
     """A console with people: vera sees, oscar operates, anna approves, adam administers, sam is of team shop."""
@@ -204,7 +217,7 @@ class World:
         return client
 
     def csrf(self, client: TestClient) -> str:
-        return client.get("/api/v1/me").json()["csrf"]
+        return context_of(client.get("/index"))["csrf"]
 
     def close(self) -> None:
         self.index.close()

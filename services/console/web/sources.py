@@ -1,0 +1,47 @@
+"""What the pages read, and which of it a person may see."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import Path
+from starlette.exceptions import HTTPException
+
+from contracts.vocabulary import MODEL_NAME_PATTERN
+from services.console.domain.people import Person
+from services.console.domain.rows import instant
+from services.console.hub import Hub
+from services.console.ordering import Ordering
+from services.console.ports import Artifacts, DeadLetters
+from services.console.queries.reading import Reader, WholeIndex
+
+ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the pages read, and what gives their orders."""
+
+    index: WholeIndex
+    hub: Hub
+    ordering: Ordering
+    artifacts: Artifacts
+    letters: DeadLetters
+
+    def seen_by(self, person: Person) -> Reader:
+        """Return the index as a person may see it: a member of a team, the rows about its models."""
+        return self.index if person.models is None else self.index.about(person.models)
+
+    def week_ago(self) -> str:
+        """Return the time a week ago, as the index has times."""
+        return instant(self.ordering.now() - timedelta(days=7)) or ""
+
+
+def check_seen(person: Person, model: str) -> None:
+    """Refuse a model that a person may not see, as if there was none.
+
+    Raises:
+        HTTPException: It is not one of the person's team.
+    """
+    if not person.sees(model):
+        raise HTTPException(404, f"There is no model {model} in the index.")
