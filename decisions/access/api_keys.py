@@ -24,9 +24,6 @@ KeyProblem = Literal[
     "key_revoked",
     "key_expired",
     "environment_not_allowed",
-    "invalid_token",
-    "no_grant",
-    "unknown_team",
 ]
 
 

@@ -17,7 +17,6 @@ from services.gateway.adapters.bus import BusConnection
 from services.gateway.adapters.feature_worker import FeatureWorker
 from services.gateway.adapters.installed_keys import InstalledKeys
 from services.gateway.adapters.record_file import RecordFile
-from services.gateway.adapters.tokens import IdentityProvider, Tokens
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.api.body_bans import BodyBans
 from services.gateway.app import SERVICE
@@ -51,7 +50,6 @@ class Parts:
     tables: Mapping[Environment, RouteTable]
     keys: KeyTable
     installed: InstalledKeys
-    tokens: Tokens | None
     traffic: Traffic
     budgets: Budgets
     bans: BodyBans
@@ -92,7 +90,6 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         tables={"production": table, "staging": staging},
         keys=keys,
         installed=installed,
-        tokens=_tokens(settings),
         traffic=Traffic(process),
         budgets=Budgets(clock, process),
         bans=BodyBans(clock, process, lambda change: metrics.body_bans.labels(change).inc()),
@@ -155,10 +152,3 @@ def _features(
         pause=asyncio.sleep,
         on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
     )
-
-
-def _tokens(settings: GatewaySettings) -> Tokens | None:
-    """Return what verifies tokens of the identity provider that the settings name; None without one."""
-    if settings.oidc is None:
-        return None
-    return Tokens(IdentityProvider.model_validate_json(settings.oidc.read_bytes()))

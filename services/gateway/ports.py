@@ -3,23 +3,11 @@
 from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Protocol
 
-from contracts.api_keys import ApiKey
 from contracts.facts import Inference, InferenceBatch, MirroredPair
 from contracts.facts.watch import Features
 from contracts.vocabulary import Environment, Target
 from services.gateway.domain.features import Excerpts
 from shared.serving.openai_stream import ApiPiece, ApiRequest
-
-
-class Tokens(Protocol):
-    """Tokens of an identity provider."""
-
-    def verify(self, token: str) -> tuple[ApiKey, str] | None:
-        """Return what a token may do, as the record of a key, and its account; None if it is not valid.
-
-        Raises:
-            PermissionError: it is valid, and may do nothing.
-        """
 
 
 class Engine(Protocol):

@@ -84,7 +84,7 @@ def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:
     return build(
         parts.bus,
         tables=parts.tables,
-        callers=Callers(parts.keys, parts.clock, parts.budgets, teams=parts.teams, tokens=parts.tokens),
+        callers=Callers(parts.keys, parts.clock, parts.budgets, teams=parts.teams),
         traffic=parts.traffic,
         drills=parts.drills,
         engine=parts.engine,
@@ -123,7 +123,6 @@ def background_work(
         bus_connection.report(parts.traffic, endpoints),
         bus_connection.exchange_deaths(parts.bans),
         parts.installed.follow(),
-        *(() if parts.tokens is None else (parts.tokens.follow(),)),
         parts.state.keep_current(asyncio.sleep),
         forget_endpoints(parts.engine, parts.tables.values(), asyncio.sleep),
         parts.service_metrics.keep_current(),

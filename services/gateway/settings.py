@@ -22,8 +22,6 @@ class GatewaySettings(BaseSettings):
     """Its private key (PEM); the two belong together."""
     behind_proxy: bool = False
     """Whether a proxy ends TLS before the gateway, which then speaks plain HTTP at an address that others reach."""
-    oidc: Path | None = None
-    """JSON file that names an identity provider whose tokens are accepted beside keys (docs/security.md)."""
     admin_host: str = "127.0.0.1"
     """Address of the port of probes and metrics."""
     admin_port: Annotated[int, Field(ge=0, le=65535)] = 8081

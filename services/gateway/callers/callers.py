@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from contracts.api_keys import ApiKey, KeyLimits
 from contracts.vocabulary import Environment
@@ -15,29 +14,27 @@ from services.gateway.callers.team_table import TeamTable
 from services.gateway.domain import errors
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.request_rates import Allowance
-from services.gateway.ports import Tokens
 from shared.runtime.clock import Clock
 
 BEARER = "bearer "
-TOKEN_DOTS = 2
-"""In a token of an identity provider (a JWT), and in no key."""
-KEPT: Final = 1024
-"""Accounts of which usage is kept although all of their limits is left; such are dropped when there are more."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the key that was presented, or what a token of the identity provider may do, as a key.
+    """Who asks: the key that was presented.
 
     Attributes:
         key: its record.
-        account: under which name its usage is counted.
         teams: which models belong to the team of a key.
     """
 
     key: ApiKey
-    account: str
     teams: TeamTable
+
+    @property
+    def account(self) -> str:
+        """Return the name under which the usage of the key is counted."""
+        return self.key.key_id
 
     def opens(self, model: str) -> bool:
         """Return whether the key opens a model; that of a team opens those of the team at most."""
@@ -49,8 +46,7 @@ class Caller:
         """Return who has its requests in flight: all keys of a team are one, and without a team those of a name."""
         if self.key.team is not None:
             return f"team {self.key.team}"
-        is_token = self.account != self.key.key_id  # all tokens of an identity provider have one name
-        return self.account if is_token else f"name {self.key.name}"
+        return f"name {self.key.name}"
 
     @property
     def names(self) -> frozenset[str]:
@@ -83,18 +79,9 @@ class Caller:
 class Usage:
     """What the bearer of a key used, and what is left of its limits as far as this process knows."""
 
-    account: str
     limits: KeyLimits
     requests: Allowance | None
     tokens: Allowance | None
-    in_flight: int = 0
-
-    def is_idle(self, now_s: float) -> bool:
-        """Return whether nothing is used or held, so that all of the limits is left."""
-        allowances = [allowance for allowance in (self.requests, self.tokens) if allowance is not None]
-        return self.in_flight == 0 and all(
-            allowance.held == 0 and allowance.wait_s(allowance.per_minute, now_s) <= 0 for allowance in allowances
-        )
 
 
 class Callers:
@@ -105,25 +92,14 @@ class Callers:
         clock: expiry by its time, allowances by its monotonic seconds.
         budgets: what was used this month, here and by other processes.
         teams: which models belong to which team.
-        tokens: verifies tokens of the identity provider; None without one.
     """
 
-    def __init__(
-        self,
-        keys: KeyTable,
-        clock: Clock,
-        budgets: Budgets,
-        *,
-        teams: TeamTable,
-        tokens: Tokens | None = None,
-    ) -> None:
+    def __init__(self, keys: KeyTable, clock: Clock, budgets: Budgets, *, teams: TeamTable) -> None:
         self._teams = teams
         self._keys = keys
         self._clock = clock
         self._budgets = budgets
-        self._tokens = tokens
         self._usage: dict[str, Usage] = {}
-        self._most = KEPT
         budgets.follow_elsewhere(self.note_elsewhere)
 
     def authenticate(self, authorization: Sequence[str], environment: Environment) -> Caller:
@@ -134,8 +110,6 @@ class Callers:
         """
         value = authorization[0] if len(authorization) == 1 else ""
         text = value[len(BEARER) :].strip() if value[: len(BEARER)].lower() == BEARER else ""
-        if self._tokens is not None and text.count(".") == TOKEN_DOTS:
-            return self._authenticate_token(self._tokens, text, environment)
         presented = parse_key(text)
         record = self._keys.get(presented.key_id) if presented else None
         if presented is not None and record is None and not self._keys.is_complete:
@@ -144,26 +118,7 @@ class Callers:
         problem = "invalid_key" if is_foreign else assess_key(presented, record, environment, self._clock.now())
         if record is None or problem is not None:
             raise RequestRejected(errors.key_refused(problem or "invalid_key", environment))
-        return Caller(record, record.key_id, self._teams)
-
-    def _authenticate_token(self, tokens: Tokens, text: str, environment: Environment) -> Caller:
-        """Return the bearer of a token of the identity provider.
-
-        Raises:
-            RequestRejected: 401 for one that is not valid, 403 for one that may do nothing here.
-        """
-        try:
-            verified = tokens.verify(text)
-        except PermissionError:
-            raise RequestRejected(errors.key_refused("no_grant", environment)) from None
-        if verified is None:
-            raise RequestRejected(errors.key_refused("invalid_token", environment))
-        record, account = verified
-        if record.team is not None and not self._teams.knows(record.team):
-            raise RequestRejected(errors.key_refused("unknown_team", environment))
-        if environment not in record.environments:
-            raise RequestRejected(errors.key_refused("environment_not_allowed", environment))
-        return Caller(record, account, self._teams)
+        return Caller(record, self._teams)
 
     @contextlib.contextmanager
     def admit(self, caller: Caller) -> Iterator["Spending"]:
@@ -176,7 +131,6 @@ class Callers:
         self._check(usage, now_s)
         budgets = caller.budgets
         self.check_budgets(budgets, 1)
-        usage.in_flight += 1
         usage.requests = usage.requests.take(1, now_s) if usage.requests else None
         for budget in budgets:
             self._budgets.add(budget.account, requests=1)
@@ -184,7 +138,6 @@ class Callers:
         try:
             yield spending
         finally:
-            usage.in_flight -= 1
             spending.settle(0)
 
     def check_budgets(self, budgets: Sequence[Budget], most: int) -> None:
@@ -219,19 +172,12 @@ class Callers:
         now_s = self._clock.monotonic()
         usage = self._usage.get(account)
         if usage is None:
-            self._drop_idle(now_s)
-            usage = self._usage[account] = Usage(account, KeyLimits(), None, None)
+            usage = self._usage[account] = Usage(KeyLimits(), None, None)
         if usage.limits != limits:
             usage.limits = limits
             usage.requests = _changed(usage.requests, limits.requests_per_minute, now_s)
             usage.tokens = _changed(usage.tokens, limits.tokens_per_minute, now_s)
         return usage
-
-    def _drop_idle(self, now_s: float) -> None:
-        """Drop accounts that are idle if there are many: an identity provider has any number of subjects."""
-        if len(self._usage) >= self._most:
-            self._usage = {name: usage for name, usage in self._usage.items() if not usage.is_idle(now_s)}
-            self._most = max(KEPT, 2 * len(self._usage))
 
     def _check(self, usage: Usage, now_s: float) -> None:
         limits = usage.limits

@@ -27,10 +27,6 @@ class TeamTable:
     def __init__(self, path: Path | None, secret: bytes, clock: Clock) -> None:
         self._teams, self._secret = TeamList(path, clock, every_s=_AGAIN_S), secret
 
-    def knows(self, team: str) -> bool:
-        """Return whether there is a team of this name."""
-        return any(listed.name == team for listed in self._teams.read())
-
     def opens(self, team: str, model: str) -> bool:
         """Return whether a model belongs to a team."""
         return model in models_of(team, self._teams.read())

@@ -120,8 +120,6 @@ _KEY_SENTENCES: Mapping[KeyProblem, str] = {
     "invalid_key": f"The API key is not known here: keys of this installation begin with `{PREFIX}-`; ask its owner "
     "for one (slipway keys issue), and look for an older one in the environment (OPENAI_API_KEY).",
     "key_revoked": "The API key was revoked; ask for another one.",
-    "invalid_token": "The token is not valid here: it has ended, or is of another issuer or for another audience; "
-    "get a new one.",
     "key_expired": "The API key has expired; ask for another one.",
 }
 
@@ -131,13 +129,7 @@ def key_refused(problem: KeyProblem, environment: Environment) -> Problem:
     if problem == "environment_not_allowed":
         message = f"The API key does not count in {environment}; ask for one that does."
         return Problem(403, message, "permission_error", code=problem)
-    if problem == "no_grant":
-        message = "The token is valid, and none of its claims opens a model; ask the owner of this installation."
-        return Problem(403, message, "permission_error", code=problem)
-    if problem == "unknown_team":
-        message = "The token is valid, and this installation has no such team; ask its owner (slipway keys team set)."
-        return Problem(403, message, "permission_error", code=problem)
-    code = problem if problem in {"key_revoked", "key_expired", "invalid_token"} else "invalid_api_key"
+    code = problem if problem in {"key_revoked", "key_expired"} else "invalid_api_key"
     return Problem(401, _KEY_SENTENCES[problem], code=code, headers={"WWW-Authenticate": "Bearer"})
 
 
