@@ -118,7 +118,7 @@ SERVICES: dict[str, ServiceContract] = {
             reads_records=("routes",),
             answers=(Exchange(UPLOADS, UploadRequest, UploadAnswer),),
             looks_up=(INBOX, ORDERS),
-            measures=(DEADLETTER, INBOX),
+            measures=(DEADLETTER,),
             calls=("outside",),
         ),
         ServiceContract(

@@ -41,7 +41,6 @@ from services.registry.domain.admission import AllowedLocations, Refusal
 from services.registry.domain.announcements import Announcement
 from services.registry.domain.record import Input, Release
 from services.registry.domain.versions import ModelRecord
-from services.registry.overtaking import Overtaking
 from services.registry.ports import Ports
 from services.registry.record_orders import RecordOrders
 from services.registry.release_records import ReleaseRecords
@@ -56,8 +55,6 @@ from shared.runtime.sweeper import Sweeper
 from shared.storage.compare_and_set import ATTEMPTS
 
 SERVICE = "registry"
-OVERTAKE_S = 0.5
-"""Seconds between two looks at announcements that wait behind those of others."""
 _MODELS_EVERY = 10
 """Sweeps of releases between two looks for models whose record was lost."""
 _LIST_LIMIT_S = 5.0
@@ -104,11 +101,9 @@ class Registry:
             record_wait_s=settings.record_wait_s,
         )
         every_s = settings.sweep_s
-        overtaking = Overtaking(ports, self.admissions)
         self.sweepers: tuple[Sweeper[str] | Sweeper[tuple[str, str]], ...] = (
             Sweeper("admissions", self.admissions.models, self.admissions.sweep, every_s=every_s),
             Sweeper("releases", self._list_open_releases, self._sweep_release, every_s=every_s),
-            Sweeper("waiting announcements", overtaking.groups, overtaking.sweep, every_s=min(every_s, OVERTAKE_S)),
             Sweeper("models", self.records.stored_models, self.records.sweep_model, every_s=_MODELS_EVERY * every_s),
         )
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
@@ -85,30 +84,11 @@ class Artifacts(Protocol):
         """Append a deployment record, create-only; one that exists stays as it is."""
 
 
-@dataclass(frozen=True)
-class Backlog:
-    """Announcements that wait for their turn.
-
-    Attributes:
-        settled: Sequence up to which all messages were handled.
-        models: Models that ever announced something; none while nothing waits behind another's message.
-    """
-
-    settled: int
-    models: tuple[str, ...]
-
-
 class Inbox(Protocol):
     """The streams that announcements arrive in, and that releases are opened in."""
 
     async def last_opened(self, model: str) -> ReleaseOpened | None:
         """Return the last release of a model that the event log has; None if it has none."""
-
-    async def backlog(self) -> Backlog:
-        """Return what waits behind other messages."""
-
-    async def next_of(self, model: str, after: int) -> tuple[Event[CheckpointReady], int, datetime] | None:
-        """Return a model's next readable announcement after a sequence, its own one and when it was stored, or None."""
 
     async def read(self, sequence: int) -> Event[CheckpointReady] | None:
         """Return the announcement with this sequence; None if it is not there (any more)."""

@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 
 from contracts import facts as f
-from contracts.facts import CheckpointReady
 from contracts.manifests import DeploymentRecord
 from contracts.services import EVENTS, INBOX
 from contracts.vocabulary import canonical_json, digest_of
@@ -62,33 +61,6 @@ async def test_an_inbox_gives_back_what_was_stored_by_its_sequence(inbox):
     sequences = [await put(event) for event in events]
     assert [await reader.read(sequence) for sequence in sequences] == events
     assert await reader.read(sequences[-1] + 1) is None
-
-
-async def test_what_waits_behind_others_is_found_by_its_model(inbox):
-    reader, put = inbox
-    assert (await reader.backlog()).models == ()
-    sequences = [
-        await put(k.event(k.ready(model=model, attempt=attempt), f"{model}{attempt}", model=model))
-        for attempt in (1, 2)
-        for model in (k.MODEL, "other-bot")
-    ]
-    backlog = await reader.backlog()
-    assert (backlog.settled, backlog.models) == (0, tuple(sorted((k.MODEL, "other-bot"))))
-    event, sequence, _ = await reader.next_of("other-bot", backlog.settled)
-    assert (event.id, sequence) == ("other-bot1", sequences[1])
-    assert (await reader.next_of("other-bot", sequence))[0].id == "other-bot2"
-    assert await reader.next_of("other-bot", sequences[-1]) is None
-
-
-async def test_a_message_that_cannot_be_read_is_passed_over_and_its_time_is_the_streams(js):
-    await js.publish(f"{CheckpointReady.TYPE}.{k.MODEL}.paula", b"{not json")
-    event = k.event(k.ready(), "e1")
-    await publish_event(js, event)
-    read, sequence, stored_at = await StreamInbox(js).next_of(k.MODEL, 0)
-    assert (read, sequence) == (event, 2)
-    consumer = await js.pull_subscribe(f"{CheckpointReady.TYPE}.>", stream=INBOX)
-    delivered = (await consumer.fetch(2, timeout=5))[1].metadata.timestamp
-    assert abs(delivered - stored_at) < timedelta(milliseconds=1)
 
 
 def a_release():

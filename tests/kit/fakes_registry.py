@@ -22,7 +22,7 @@ from contracts.vocabulary import ArtifactRef, Deployable, Target, canonical_json
 from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import ManifestWritten, Release, TurnGranted
 from services.registry.domain.versions import ModelRecord, StoredVersions
-from services.registry.ports import Backlog, Ports
+from services.registry.ports import Ports
 from shared.errors import Permanent
 from shared.messaging.records import RecordStore
 from shared.storage.kv import Conflict, Entry
@@ -495,23 +495,13 @@ class FakeInbox:
 
     def __init__(self) -> None:
         self.stored: dict[int, Event] = {}
-        self.stored_at: dict[int, datetime] = {}
         self.opened: dict[str, f.ReleaseOpened] = {}
-        self.acked_up_to = 0
 
     async def read(self, sequence):
         return self.stored.get(sequence)
 
     async def last_opened(self, model):
         return self.opened.get(model)
-
-    async def backlog(self):
-        models = {event.subject for event in self.stored.values()}
-        return Backlog(self.acked_up_to, tuple(sorted(models)) if len(self.stored) - self.acked_up_to > 1 else ())
-
-    async def next_of(self, model, after):
-        following = [(at, event) for at, event in sorted(self.stored.items()) if at > after and event.subject == model]
-        return next(((event, at, self.stored_at.get(at, START)) for at, event in following), None)
 
 
 FakePublisher = MemoryPublisher
