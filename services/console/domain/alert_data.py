@@ -1,4 +1,4 @@
-"""What the API returns of alerts. Pure."""
+"""What the pages show of alerts. Pure."""
 
 from typing import Literal
 

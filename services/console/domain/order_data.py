@@ -1,4 +1,4 @@
-"""What the API returns of orders: what one would do, and what became of it. Pure."""
+"""What the pages show of orders: what one would do, and what became of it. Pure."""
 
 from typing import Literal
 

@@ -18,7 +18,7 @@ ORDERS: Final[dict[str, type[Fact]]] = {
     "drill": f.DrillOrdered,
     "lift": f.QuarantineLifted,
 }
-"""Orders by the name that the API has for them."""
+"""Orders by the name that pages have for them."""
 
 
 @dataclass(frozen=True)

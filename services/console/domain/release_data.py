@@ -1,9 +1,9 @@
-"""What the API returns of releases. Pure."""
+"""What the pages show of releases. Pure."""
 
 from typing import Any, Literal
 
 from contracts.evaluation_results import EvaluationSummary
-from contracts.facts import ShadowCounts, TriggerCounts
+from contracts.facts import GateResult, ShadowCounts, TriggerCounts, WorkProgressed
 from services.console.domain.screens import EventRow, Screen, Time
 
 
@@ -40,30 +40,6 @@ class Step(Screen):
     at: Time | None
     elapsed_s: float | None
     detail: str
-
-
-class Work(Screen):
-    """Work that is under way."""
-
-    step: str
-    variant: str
-    done: float
-    total: float
-    unit: str
-    detail: str
-    ratio: float
-
-
-class Gate(Screen):
-    """A gate with the figures that were compared."""
-
-    variant: str
-    name: str
-    verdict: str
-    value: float | None
-    limit: float | None
-    reason: str
-    code: str | None
 
 
 class VariantRow(Screen):
@@ -139,6 +115,7 @@ class Release(Screen):
 
     Attributes:
         paused: By whom, since when and why it is held before its next step; empty if it is not.
+        gates: Those of the last benchmark of each variant, beside the variant's name.
     """
 
     release_id: str
@@ -151,16 +128,15 @@ class Release(Screen):
     rolled_back: str
     paused: str
     opened_at: Time
-    finished_at: Time | None
     run_id: str
     base: str
     data_hash: str
     weights_digest: str
     publishers: tuple[str, ...]
     steps: tuple[Step, ...]
-    work: tuple[Work, ...]
+    work: tuple[WorkProgressed, ...]
     variants: tuple[VariantRow, ...]
-    gates: tuple[Gate, ...]
+    gates: tuple[tuple[str, GateResult], ...]
     evaluations: tuple[EvaluationSummary, ...]
     shadow: ShadowStep | None
     canary: tuple[CanaryStep, ...]

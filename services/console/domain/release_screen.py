@@ -12,12 +12,10 @@ from services.console.domain.release_data import (
     Approval,
     CanaryStep,
     Certificate,
-    Gate,
     Release,
     ShadowStep,
     Step,
     VariantRow,
-    Work,
 )
 from services.console.domain.rows import instant
 from services.console.domain.screens import EventRow
@@ -49,14 +47,13 @@ def build_release(events: Events, live: Iterable[Event[Any]], history: tuple[Eve
         reason=progress.reason,
         rolled_back="",
         opened_at=instant(progress.opened_at) or "",
-        finished_at=instant(progress.finished_at),
         run_id=progress.run_id,
         base=f"{opened.base.name}@{opened.base.revision}",
         data_hash=opened.training.data_hash,
         weights_digest=opened.weights.ref.digest,
         publishers=progress.publishers,
         steps=tuple(_steps(progress)),
-        work=tuple(_work(work) for work in ongoing(progress, live)),
+        work=ongoing(progress, live),
         variants=tuple(variants_of(events, progress.variants)),
         gates=tuple(gates_of(events)),
         evaluations=evaluated.results if evaluated is not None else (),
@@ -87,32 +84,10 @@ def _steps(progress: ReleaseProgress) -> Iterable[Step]:
         )
 
 
-def _work(work: f.WorkProgressed) -> Work:
-    return Work(
-        step=work.step,
-        variant=work.variant or "",
-        done=work.done,
-        total=work.total,
-        unit=work.unit,
-        detail=work.detail,
-        ratio=work.ratio,
-    )
-
-
-def gates_of(events: Events) -> Iterable[Gate]:
-    """Yield the gates of the last benchmark of each variant."""
+def gates_of(events: Events) -> Iterable[tuple[str, f.GateResult]]:
+    """Yield the gates of the last benchmark of each variant, beside the variant's name."""
     benchmarks = {event.data.target.variant: event.data for event in events if _is(event, f.VariantBenchmarked)}
-    for variant, benchmark in benchmarks.items():
-        for gate in benchmark.gates:
-            yield Gate(
-                variant=variant,
-                name=gate.name,
-                verdict=gate.verdict,
-                value=gate.value,
-                limit=gate.limit,
-                reason=gate.reason,
-                code=gate.code,
-            )
+    return ((variant, gate) for variant, benchmark in benchmarks.items() for gate in benchmark.gates)
 
 
 def _is(event: Event[Any], kind: type[f.Fact]) -> bool:

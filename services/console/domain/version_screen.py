@@ -26,15 +26,6 @@ class Artifact(Screen):
     detail: str = ""
 
 
-class Evaluation(Screen):
-    """An evaluation by the training system."""
-
-    name: str
-    metric: str
-    value: float
-    higher_is_better: bool
-
-
 class Version(Screen):
     """A version: lineage back to the hash of the training data, digests, measurements, and when it served.
 
@@ -59,7 +50,7 @@ class Version(Screen):
     publishers: tuple[str, ...]
     settings: dict[str, Any]
     serving: dict[str, Any]
-    evals: tuple[Evaluation, ...]
+    evals: tuple[f.EvalResult, ...]
     lineage: tuple[tuple[Artifact, ...], ...]
     variants: tuple[VariantRow, ...]
     deployments: tuple[Deployment, ...]
@@ -125,7 +116,7 @@ def build_version(
         publishers=opened.publishers,
         settings=opened.training.hyperparameters,
         serving=serving.model_dump(mode="json", exclude_none=True, exclude_defaults=True) if serving else {},
-        evals=tuple(Evaluation(**result.model_dump()) for result in opened.evals),
+        evals=opened.evals,
         lineage=_lineage(events, opened),
         variants=tuple(variants_of(events, opened.variants)),
         deployments=tuple(deployments),

@@ -1,1 +1,1 @@
-"""The console's HTTP side: who is signed in, the API, and pages that render its data."""
+"""The console's HTTP side: who is signed in, and the pages."""

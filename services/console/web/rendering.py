@@ -115,8 +115,8 @@ class Pages:
             "assets": asset_version(),
             "has_playground": self.has_playground,
             "runbooks": RUNBOOKS,
+            "most_incidents": MOST_INCIDENTS,
         }
-        environment.globals["most_incidents"] = MOST_INCIDENTS
         self._templates = Jinja2Templates(env=environment)
 
     def __call__(
