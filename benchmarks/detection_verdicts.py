@@ -14,7 +14,7 @@ from decisions.evidence import version_tests as vt
 from decisions.evidence.block_tests import BLOCK_S
 from decisions.evidence.candidates import AWAY_S
 from decisions.rollback.suspensions import CLEAR_BETA, CONFIRM_ALPHA
-from decisions.routes.edits import AWAY_EVERY
+from decisions.routes.edits import AWAY_EVERY, AWAY_TIMES
 
 RATE_RPS, LIMIT, ALPHA, PASS_BETA = 3.0, 0.02, CONFIRM_ALPHA, 0.05
 AWAY_BLOCKS, DRAIN_BLOCKS, AWAY_EVERY_BLOCKS = AWAY_S // BLOCK_S, 5, int(AWAY_EVERY.total_seconds()) // BLOCK_S
@@ -129,7 +129,7 @@ def run_canaries(canary: Canary, runs: int, seed: int) -> tuple[npt.NDArray[np.s
     spell_chance = time_ratio / (1.0 - time_ratio) / SPELL_BLOCKS
     everyone, others, total = Tests(runs, canary.active), Tests(runs, canary.active), np.zeros((runs, KEYS), int)
     verdict, at_s, away_until = np.full(runs, "undecided"), np.full(runs, np.inf), np.full(runs, -AWAY_EVERY_BLOCKS)
-    alone = canary.active if canary.alone is None else canary.alone
+    times_away, alone = np.zeros(runs, int), canary.active if canary.alone is None else canary.alone
     for block in range(CANARY_BLOCKS):
         if canary.redrawn and block % REDRAWN_BLOCKS == 0:
             side = draw.random((runs, KEYS)) < canary.share
@@ -156,7 +156,9 @@ def run_canaries(canary: Canary, runs: int, seed: int) -> tuple[npt.NDArray[np.s
         total += sent[0]
         found, passes = everyone.verdicts(), others.passing.crossed(PASS_BETA)
         agreed = np.where(((total > 0).sum(1) < vt.FEW_CALLERS) | (passes == (found == "pass")), found, "undecided")
-        away_until[(agreed == "load") & (block >= away_until + AWAY_EVERY_BLOCKS)] = block + AWAY_BLOCKS + DRAIN_BLOCKS
+        goes = (agreed == "load") & (block >= away_until + AWAY_EVERY_BLOCKS) & (times_away < AWAY_TIMES)
+        times_away += goes
+        away_until[goes] = block + AWAY_BLOCKS + DRAIN_BLOCKS
         is_open = np.isinf(at_s)
         verdict[is_open] = agreed[is_open]
         at_s[is_open & ((agreed == "pass") | (agreed == "fail"))] = (block + 1) * BLOCK_S

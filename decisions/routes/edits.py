@@ -38,7 +38,7 @@ class EditRefused:
 
 Edit = Changed | AlreadyApplied | EditRefused
 HISTORY_KEPT = 5
-AWAY, AWAY_EVERY, AWAY_TIMES = timedelta(seconds=70), timedelta(minutes=3), 5
+AWAY, AWAY_EVERY, AWAY_TIMES = timedelta(seconds=70), timedelta(minutes=3), 10
 """How long a canary's traffic is away, ten seconds of it for what is in flight; how long it stays then; how often."""
 _BY_ITSELF = timedelta(days=1)
 """How long after the last return of a model no other version returns by itself."""

@@ -8,6 +8,7 @@ from contracts.routes import CanaryShare, Suspended
 from decisions.evidence.triggers import can_judge
 from decisions.rollback.rule import describe_protection
 from decisions.rollback.suspensions import describe_away, describe_suspended, interval, least_confirmed
+from decisions.routes.edits import AWAY_TIMES
 from testbed import factories as f
 
 
@@ -63,7 +64,7 @@ def test_it_is_said_how_often_a_canarys_traffic_was_taken_away():
     on = f.route(canary=CanaryShare(served=f.served(7), weight_ratio=0.1))
     assert describe_away(on) == ""
     away = on.canary.model_copy(update={"away_until": f.START, "times_away": 2})
-    assert "2 of 5 times" in describe_away(on.model_copy(update={"canary": away}))
+    assert f"2 of {AWAY_TIMES} times" in describe_away(on.model_copy(update={"canary": away}))
 
 
 @given(st.integers(1, 10_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
