@@ -71,6 +71,7 @@ ELSEWHERE = {
     "/login/oidc": "leads to an identity provider",
     "/login/callback": "comes from one",
     "/index": "the incidents at the top of every page, and a bar while the index is built",
+    "/models/{model}/orders/{order_id}": "follows an order, which a story has none of",
     "/runbooks/{name}": "a runbook of the documentation",
 }
 """Routes without a picture of their own."""

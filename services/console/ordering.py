@@ -8,11 +8,13 @@ from typing import Any, Final
 from contracts.facts import (
     ApprovalDenied,
     ApprovalGranted,
+    CanaryAdvanced,
     DrillFault,
     DrillOrdered,
     Fact,
     QuarantineLifted,
     ReleaseCancelled,
+    ReleaseHeld,
     RollbackOrdered,
 )
 from contracts.routes import Route
@@ -23,20 +25,16 @@ from services.console.domain.order_data import DrillPlan, LiftPlan, OrderAnswer,
 from services.console.domain.people import ORDERS, Person
 from services.console.domain.release_data import Release
 from services.console.ports import Orders, Routes
+from services.console.queries.orders import answer_to
 from services.console.queries.reading import Reader
 from shared.errors import Permanent
 from shared.runtime.clock import Clock
 
 VALID: Final = timedelta(minutes=15)
 TRY_S: Final = 0.1
-_ANSWERS: Final = {
-    "order.accepted": "accepted",
-    "order.refused": "refused",
-    "rollback.started": "started",
-    "rollback.completed": "completed",
-    "rollback.failed": "failed",
-}
-_VERBS: Final = {"rollback": "roll back", "drill": "order a drill of", "lift": "lift a quarantine of"}
+_VERBS: Final = {
+    "rollback": "roll back", "drill": "order a drill of", "lift": "lift a quarantine of", "hold": "pause or resume",
+}  # fmt: skip
 
 
 class NotAllowedError(Exception):
@@ -61,11 +59,6 @@ class Ordering:
     def now(self) -> datetime:
         """Return the time."""
         return self._clock.now()
-
-    async def epoch_of(self, model: str) -> int:
-        """Return the epoch of a model's route as it is now; 0 without a route."""
-        route = await self._routes.get(model)
-        return route.epoch if route is not None else 0
 
     async def approve(self, person: Person, release: Release, digest: str, *, epoch: int, reason: str) -> OrderAnswer:
         """Approve a release; digest and epoch of the route are what the person saw: it is void if the route changed."""
@@ -95,9 +88,29 @@ class Ordering:
         )
         return await self._publish(person, release.model, fact, release.release_id)
 
+    async def hold(self, person: Person, release: Release, reason: str, *, paused: bool) -> OrderAnswer:
+        """Pause a release before its next step, or let it go on."""
+        self._check(person, "hold", release.model)
+        fact = ReleaseHeld(
+            release_id=release.release_id, paused=paused, reason=reason, expires_at=self._clock.now() + VALID
+        )
+        return await self._publish(person, release.model, fact, release.release_id)
+
+    async def promote(self, person: Person, release: Release, *, share: float, epoch: int, reason: str) -> OrderAnswer:
+        """Let a candidate go on without a verdict at its share, 0 for a shadow; void if the route has changed."""
+        self._check(person, "promote", release.model)
+        fact = CanaryAdvanced(
+            release_id=release.release_id,
+            weight_ratio=share,
+            reason=_required(reason),
+            expires_at=self._clock.now() + VALID,
+            epoch=epoch,
+        )
+        return await self._publish(person, release.model, fact, release.release_id)
+
     async def plan_rollback(self, model: str, failed: Target | None) -> RollbackPlan:
         """Return what a rollback would do now; it changes nothing."""
-        route = await self._route_of(model)
+        route = await self.route_of(model)
         target = failed or (route.active.target if route.active is not None else None)
         if target is None:
             refused = {"code": "not_in_traffic", "reason": f"Nothing serves {model}."}
@@ -117,7 +130,7 @@ class Ordering:
 
     async def plan_lift(self, target: Target) -> LiftPlan:
         """Return what lifting the quarantine of a target would do now; it changes nothing."""
-        return plan_lift(await self._route_of(target.model), target)
+        return plan_lift(await self.route_of(target.model), target)
 
     async def lift(self, person: Person, target: Target, *, epoch: int, reason: str) -> OrderAnswer:
         """Lift the quarantine of a target; the order is void if the route has changed since its plan was shown."""
@@ -134,7 +147,7 @@ class Ordering:
 
     async def plan_drill(self, target: Target, fault: DrillFault, *, share: float, minutes: int) -> DrillPlan:
         """Return what a drill in production would do now; it changes nothing."""
-        return plan_drill(await self._route_of(target.model), target, fault, share=share, minutes=minutes)
+        return plan_drill(await self.route_of(target.model), target, fault, share=share, minutes=minutes)
 
     async def drill(
         self, person: Person, target: Target, fault: DrillFault, *, share: float, minutes: int, epoch: int, reason: str
@@ -167,7 +180,8 @@ class Ordering:
         )
         return await self._publish(person, target.model, fact, None)
 
-    async def _route_of(self, model: str) -> Route:
+    async def route_of(self, model: str) -> Route:
+        """Return the route of a model as it is now; an empty one if there is none."""
         return await self._routes.get(model) or Route(model=model)
 
     @staticmethod
@@ -181,24 +195,8 @@ class Ordering:
 
     async def _publish(self, person: Person, model: str, fact: Fact, release_id: str | None) -> OrderAnswer:
         event = await self._orders.publish(person.name, model, fact, release_id)
-        entries = await wait_for(lambda: self._answer(event.id), self._answer_s)
+        entries = await wait_for(lambda: answer_to(self._index, event.id), self._answer_s)
         return entries or OrderAnswer(order_id=event.id, state="published")
-
-    def _answer(self, order_id: str) -> OrderAnswer | None:
-        entries = self._index.read(
-            "SELECT type, title FROM events WHERE about = ? UNION ALL "
-            "SELECT 'rollback.' || state AS type, coalesce(code || ': ' || reason, reason, '') AS title "
-            "FROM rollbacks WHERE cause_id = ?",
-            (order_id, order_id),
-        )
-        known = [(state, entry["title"]) for entry in entries if (state := _ANSWERS.get(entry["type"]))]
-        if not known:
-            return None
-        state, text = known[-1]
-        code, _, reason = text.partition(": ") if state in ("refused", "failed") else ("", "", text)
-        return OrderAnswer.model_validate(
-            {"order_id": order_id, "state": state, "code": code or None, "reason": reason}
-        )
 
 
 async def wait_for(look: Callable[[], Any], limit_s: float) -> Any:

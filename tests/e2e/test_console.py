@@ -80,7 +80,7 @@ def test_a_release_appears_and_moves_on_without_a_reload(stack, person, tiny):
     steps = person.page.get_by_role("list").filter(has_text="admitted")
     expect(steps.get_by_role("listitem").filter(has_text="merged")).to_contain_text("done", timeout=120_000)
     person.sees("promoted: helpdesk.v1.bf16 takes all production traffic", timeout_s=120)
-    expect(person.page.get_by_role("button", name="Cancel the release")).to_have_count(0)
+    expect(person.page.get_by_role("button", name="Abort the release")).to_have_count(0)
     publishing.join()
 
 
@@ -95,6 +95,7 @@ def test_an_approval_a_canary_and_a_promotion(stack, person, tiny):
     with Users(url, stack.headers, MODEL) as users:
         person.sees("promoted: helpdesk.v2.bf16 takes all production traffic", timeout_s=120)
     assert users.failed == []
+    person.page.get_by_text("History (").click()
     person.sees(EVIL)
 
 

@@ -1,4 +1,4 @@
-"""Asks the gateway, with the key of the person who asks; the key is kept nowhere."""
+"""Asks the gateway, with the key of the person who asks."""
 
 import json
 import ssl

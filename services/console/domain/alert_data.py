@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from services.console.domain.screens import EventRow, Points, RollbackSummary, Screen, Time
+from services.console.domain.screens import EventRow, Moment, Points, RollbackSummary, Screen, Time
 
 
 class AlertRow(Screen):
@@ -47,21 +47,23 @@ class ChainStep(Screen):
 
 
 class Figures(Screen):
-    """What the windows around an alert counted, oldest first.
+    """What windows of a model counted, oldest first.
 
     Attributes:
+        target: The target that they are about.
         ends: When each window ended.
-        raised: The position of the window in which the alert was raised; None if the index does not have it.
-        requests: Those of all targets of the model.
-        bad: Those of the alert's target that its trigger calls bad; None where there was no such window of it.
-        ttft_p95_ms: Of the alert's target.
+        requests: Those of all targets.
+        bad_ratio: The share of the target's that a trigger calls bad; None where there was no such window of it.
+        ttft_p95_ms: By target.
+        moments: What happened meanwhile.
     """
 
+    target: str
     ends: tuple[Time, ...]
-    raised: int | None
     requests: Points
-    bad: Points
-    ttft_p95_ms: Points
+    bad_ratio: tuple[float | None, ...]
+    ttft_p95_ms: dict[str, tuple[float | None, ...]]
+    moments: tuple[Moment, ...]
 
 
 class Alert(Screen):

@@ -9,7 +9,7 @@ from contracts.facts import PairCounts
 from contracts.policy import ReleasePolicy, Trigger
 from decisions.evidence.triggers import limit_of, sequential
 from services.console.domain.release_data import CanaryStep
-from services.console.domain.screens import Screen, Time
+from services.console.domain.screens import Moment, Screen, Time
 
 Entry = Mapping[str, Any]
 SUFFIXES: Final = {"": "", ":baseline": " beside active"}
@@ -112,6 +112,7 @@ class Canary(Screen):
     Attributes:
         requests: Of the candidate in the current step, as the last assessment counted them; the evidence is of
             the shadow and all steps.
+        moments: What happened to the model meanwhile.
         windows: Windows of both targets that the figures of the sides are of; 0 if the index has none.
     """
 
@@ -131,6 +132,7 @@ class Canary(Screen):
     points: tuple[CanaryPoint, ...]
     windows: int
     ttft: tuple[Latency, ...]
+    moments: tuple[Moment, ...]
 
 
 def points_of(entries: Iterable[Entry]) -> tuple[CanaryPoint, ...]:

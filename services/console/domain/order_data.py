@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from services.console.domain.alert_data import ChainStep
 from services.console.domain.screens import Screen, Time
 
 
@@ -27,6 +28,25 @@ class OrderAnswer(Screen):
     state: Literal["published", "accepted", "started", "completed", "failed", "refused"]
     code: str | None = None
     reason: str = ""
+
+
+class Followed(Screen):
+    """An order as far as its effect is known.
+
+    Attributes:
+        what: Its type, such as `rollback.ordered`; `order` until the log has it.
+        chain: The steps of the rollback that it caused, from the order on.
+        serves: What serves the model now.
+        verdict: The verdict on the recovery; None until it is known.
+    """
+
+    answer: OrderAnswer
+    what: str
+    by: str
+    why: str
+    chain: tuple[ChainStep, ...]
+    serves: str | None
+    verdict: str | None
 
 
 class Quarantine(Screen):

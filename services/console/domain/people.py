@@ -14,6 +14,8 @@ ORDERS: Final[dict[str, type[Fact]]] = {
     "approve": f.ApprovalGranted,
     "reject": f.ApprovalDenied,
     "cancel": f.ReleaseCancelled,
+    "hold": f.ReleaseHeld,
+    "promote": f.CanaryAdvanced,
     "rollback": f.RollbackOrdered,
     "drill": f.DrillOrdered,
     "lift": f.QuarantineLifted,

@@ -40,6 +40,14 @@ class Points(Screen):
     latest: float | None
 
 
+class Moment(Screen):
+    """What happened to a model at a time, for plots: `what` in a few words."""
+
+    at: Time
+    kind: Literal["promotion", "canary", "alert", "rollback", "drill"]
+    what: str
+
+
 class RollbackSummary(Screen):
     """A rollback, and how long it took from detection to the switch."""
 

@@ -1,10 +1,12 @@
 """The screen of a version: where it comes from, what was measured, and what differs from another one. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from contracts import facts as f
 from contracts.envelope import Event
+from contracts.evaluation_results import EvaluationSummary
 from services.console.domain.order_data import Quarantine
 from services.console.domain.release_data import VariantRow
 from services.console.domain.release_screen import last, variants_of
@@ -15,6 +17,8 @@ Events = Sequence[Event[Any]]
 Kind = Literal["data", "base", "checkpoint", "merged", "variant", "version"]
 STEPS: tuple[tuple[Kind, ...], ...] = (("data", "base"), ("checkpoint",), ("merged",), ("variant",), ("version",))
 """Columns of the lineage: what each artifact was made of is in a column before it."""
+GROUPS: Final = ("evaluations", "variants", "policy", "hyperparameters", "serving", "origin", "lineage")
+"""Groups of properties, in the order in which they are compared."""
 
 
 class Artifact(Screen):
@@ -33,6 +37,9 @@ class Version(Screen):
         manifest_digest: Of the version's manifest; None until it is registered.
         settings: Hyperparameters, as the publisher stated them.
         serving: Settings that it is served with.
+        policy: The policy of its release.
+        evaluations: What its chosen variant's evaluations showed beside the version that served then.
+        evals: Evaluations by the training system.
         rolled_back_at: When it was rolled back after its promotion; None if it was not.
         quarantined: Its targets that are quarantined now; `suspended` those that an alert took out of traffic.
         deployments: Changes of the route after which it took traffic, and until when, the newest first.
@@ -50,6 +57,8 @@ class Version(Screen):
     publishers: tuple[str, ...]
     settings: dict[str, Any]
     serving: dict[str, Any]
+    policy: dict[str, Any]
+    evaluations: tuple[EvaluationSummary, ...]
     evals: tuple[f.EvalResult, ...]
     lineage: tuple[tuple[Artifact, ...], ...]
     variants: tuple[VariantRow, ...]
@@ -76,13 +85,20 @@ class Proofs(Screen):
 
 
 class Difference(Screen):
-    """A property of two versions."""
+    """A property of two versions.
+
+    Attributes:
+        change: What the right one has more than the left one, of figures that differ; empty otherwise.
+        tone: Whether that is better; empty if neither is.
+    """
 
     group: str
     name: str
     left: str
     right: str
     differs: bool
+    change: str = ""
+    tone: Literal["good", "bad", ""] = ""
 
 
 class VersionComparison(Screen):
@@ -102,6 +118,7 @@ def build_version(
     if opened is None:
         return None
     registered = next((event for event in reversed(events) if isinstance(event.data, f.VersionRegistered)), None)
+    evaluated: f.VariantEvaluated | None = last(events, f.VariantEvaluated)
     serving = opened.serving or (registered.data.serving if registered is not None else None)
     return Version(
         model=opened.model,
@@ -116,6 +133,8 @@ def build_version(
         publishers=opened.publishers,
         settings=opened.training.hyperparameters,
         serving=serving.model_dump(mode="json", exclude_none=True, exclude_defaults=True) if serving else {},
+        policy=opened.policy.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+        evaluations=evaluated.results if evaluated is not None else (),
         evals=opened.evals,
         lineage=_lineage(events, opened),
         variants=tuple(variants_of(events, opened.variants)),
@@ -153,41 +172,66 @@ def _artifacts(events: Events, opened: f.ReleaseOpened) -> Iterable[Artifact]:
         )
 
 
+@dataclass(frozen=True)
+class Property:
+    """A property of a version: as text, what tells it from another one, and the figure if more or less is better."""
+
+    text: str
+    known_by: object = None
+    figure: float | None = None
+    more_is_better: bool = True
+
+    @property
+    def identity(self) -> object:
+        """Return what two equal properties have in common."""
+        return self.text if self.known_by is None else self.known_by
+
+
+NONE: Final = Property("")
+
+
 def compare_versions(left: Version, right: Version) -> VersionComparison:
-    """Return the properties of two versions of a model, side by side."""
-    first, second = _properties(left), _properties(right)
-    rows = tuple(
-        Difference(
-            group=group,
-            name=name,
-            left=first.get((group, name), ""),
-            right=second.get((group, name), ""),
-            differs=first.get((group, name)) != second.get((group, name)),
-        )
-        for group, name in dict.fromkeys([*first, *second])
-    )
+    """Return the properties of two versions of a model, side by side: what was measured first, digests last."""
+    first, second = dict(_properties(left)), dict(_properties(right))
+    names = sorted(dict.fromkeys([*first, *second]), key=lambda name: GROUPS.index(name[0]))
+    rows = tuple(_difference(*name, first.get(name, NONE), second.get(name, NONE)) for name in names)
     return VersionComparison(model=left.model, left=left.version, right=right.version, rows=rows)
 
 
-def _properties(version: Version) -> dict[tuple[str, str], str]:
-    rows: dict[tuple[str, str], str] = {
-        ("origin", "training run"): version.run_id,
-        ("origin", "outcome"): ", ".join((version.outcome or "in progress", *_since(version))),
-    }
+def _difference(group: str, name: str, left: Property, right: Property) -> Difference:
+    row = Difference(group=group, name=name, left=left.text, right=right.text, differs=left.identity != right.identity)
+    if left.figure is None or right.figure is None or left.figure == right.figure:
+        return row
+    more = right.figure - left.figure
+    tone = "good" if (more > 0) == right.more_is_better else "bad"
+    return row.model_copy(update={"change": f"{more:+.3g}", "tone": tone})
+
+
+def _properties(version: Version) -> Iterable[tuple[tuple[str, str], Property]]:
+    for summary in version.evaluations:
+        for score in summary.scores:
+            name = f"{summary.name} {score.scorer} {score.slice}".strip()
+            yield ("evaluations", name), Property(f"{score.candidate:.1%}", figure=100 * score.candidate)
+    for result in version.evals:
+        shown = Property(f"{result.value:g}", figure=result.value, more_is_better=result.higher_is_better)
+        yield ("evaluations", f"{result.name} {result.metric}".strip()), shown
+    for variant in version.variants:
+        for name, shown in _figures(variant):
+            yield ("variants", f"{variant.variant} {name}"), shown
+    for group, settings in (
+        ("policy", version.policy),
+        ("hyperparameters", version.settings),
+        ("serving", version.serving),
+    ):
+        for name, value in flatten(settings).items():
+            yield (group, name), Property(str(value))
+    yield ("origin", "training run"), Property(version.run_id)
+    yield ("origin", "outcome"), Property(", ".join((version.outcome or "in progress", *_since(version))))
     for column in version.lineage:
         for artifact in column:
             label = artifact.name if artifact.kind == "variant" else artifact.kind
-            rows["lineage", label] = f"{artifact.digest} {artifact.detail}".strip()
-    for group, settings in (("hyperparameters", version.settings), ("serving", version.serving)):
-        rows |= {(group, name): str(value) for name, value in flatten(settings).items()}
-    rows |= {
-        ("evaluations", f"{evaluation.name} {evaluation.metric}".strip()): f"{evaluation.value:g}"
-        for evaluation in version.evals
-    }
-    for variant in version.variants:
-        for name, value in _figures(variant).items():
-            rows["variants", f"{variant.variant} {name}"] = value
-    return rows
+            short = f"{artifact.digest[:15]}… {artifact.detail}".strip()
+            yield ("lineage", label), Property(short, known_by=(artifact.digest, artifact.detail))
 
 
 def _since(version: Version) -> Iterable[str]:
@@ -200,16 +244,18 @@ def _since(version: Version) -> Iterable[str]:
         yield "suspended"
 
 
-def _figures(variant: VariantRow) -> dict[str, str]:
-    figures = {
-        "size": (variant.size_bytes, "{:,} bytes"),
-        "perplexity ratio": (variant.perplexity_ratio, "{:.4f}"),
-        "mean KL": (variant.mean_kl, "{:.4g}"),
-        "TTFT p95": (variant.ttft_p95_ms, "{:.0f} ms"),
-        "tokens/s": (variant.tps, "{:.1f}"),
-    }
-    shown = {name: form.format(value) for name, (value, form) in figures.items() if value is not None}
-    return {"verdict": variant.state + (", chosen" if variant.chosen else ""), **shown}
+def _figures(variant: VariantRow) -> Iterable[tuple[str, Property]]:
+    yield "verdict", Property(variant.state + (", chosen" if variant.chosen else ""))
+    figures = (
+        ("size", variant.size_bytes, "{:,} bytes", False),
+        ("perplexity ratio", variant.perplexity_ratio, "{:.4f}", False),
+        ("mean KL", variant.mean_kl, "{:.4g}", False),
+        ("TTFT p95", variant.ttft_p95_ms, "{:.0f} ms", False),
+        ("tokens/s", variant.tps, "{:.1f}", True),
+    )
+    for name, value, form, more_is_better in figures:
+        if value is not None:
+            yield name, Property(form.format(value), figure=value, more_is_better=more_is_better)
 
 
 def flatten(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:

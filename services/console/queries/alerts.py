@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from services.console.domain.alert_data import Alert, AlertRow, ChainStep, Figures
+from services.console.domain.alert_data import Alert, AlertRow, ChainStep
 from services.console.domain.rows import instant
 from services.console.domain.screens import Page
-from services.console.queries.fleet import window_ends
+from services.console.queries.figures import figures, with_moments
 from services.console.queries.reading import (
     Reader,
     count,
@@ -16,7 +16,6 @@ from services.console.queries.reading import (
     following,
     like,
     milliseconds,
-    points,
     rollback_summary,
 )
 
@@ -34,6 +33,7 @@ _SEVEREST: Final = (
 )
 _RAISED: Final = ("message", "value", "limit_value", "requests", "e_value")
 _STEPS: Final = (
+    ("ordered", "ordered_at"),
     ("first bad request", "first_bad_at"),
     ("detected", "detected_at"),
     ("decided", "decided_at"),
@@ -96,6 +96,8 @@ def alert(reader: Reader, alert_id: str) -> Alert | None:
         (alert_id,),
     )
     rollbacks += _ordered(reader, shown, rollbacks)
+    until = instant(datetime.fromisoformat(shown.raised_at) + AFTER)
+    known = figures(reader, shown.model, shown.target, shown.trigger, str(until))
     history = reader.read(
         "SELECT * FROM events WHERE about = ? OR about IN (SELECT value FROM json_each(?)) "
         "ORDER BY at DESC, sequence DESC LIMIT ?",
@@ -105,30 +107,9 @@ def alert(reader: Reader, alert_id: str) -> Alert | None:
         alert=shown,
         rollbacks=tuple(map(rollback_summary, rollbacks)),
         chain=_chain(shown, rollbacks),
-        figures=_figures(reader, shown),
+        figures=with_moments(reader, shown.model, known),
         serving=_serves(reader, shown),
         history=event_rows(history),
-    )
-
-
-def _figures(reader: Reader, shown: AlertRow) -> Figures:
-    """Return the figures of the windows up to `AFTER` an alert was raised: also when it is long over."""
-    until = instant(datetime.fromisoformat(shown.raised_at) + AFTER)
-    ends = window_ends(reader, shown.model, str(until))
-    requests, bad, ttft = (dict[str, float | None].fromkeys(ends) for _ in range(3))
-    query = "SELECT * FROM windows WHERE model = ? AND ended_at BETWEEN ? AND ?"
-    for entry in reader.read(query, (shown.model, ends[0], ends[-1])) if ends else ():
-        end = entry["ended_at"]
-        requests[end] = (requests[end] or 0.0) + entry["requests"]
-        if entry["target"] == shown.target:
-            observed = json.loads(entry["observed"]).get(shown.trigger)
-            bad[end], ttft[end] = observed[1] if observed else None, entry["ttft_p95_ms"]
-    return Figures(
-        ends=tuple(ends),
-        raised=next((position for position, end in enumerate(ends) if end >= shown.raised_at), None),
-        requests=points(tuple(requests.values())),
-        bad=points(tuple(bad.values())),
-        ttft_p95_ms=points(tuple(ttft.values())),
     )
 
 
@@ -156,11 +137,18 @@ def _serves(reader: Reader, shown: AlertRow) -> bool:
 
 def _chain(shown: AlertRow, rollbacks: Sequence[Mapping[str, Any]]) -> tuple[ChainStep, ...]:
     """Return the steps from the first bad request on, by the first rollback that followed."""
-    times: dict[str, Any] = {"first_bad_at": shown.first_bad_at, "detected_at": shown.raised_at}
-    if rollbacks:
-        known = rollbacks[0]
-        times = {name: known[name] for _, name in _STEPS}
-        times["first_bad_at"] = known["first_bad_at"] or shown.first_bad_at
+    if not rollbacks:
+        return _steps({"first_bad_at": shown.first_bad_at, "detected_at": shown.raised_at})
+    known = rollbacks[0]
+    return _steps({**known, "first_bad_at": known["first_bad_at"] or shown.first_bad_at})
+
+
+def chain_of(rollback: Mapping[str, Any], ordered_at: str) -> tuple[ChainStep, ...]:
+    """Return the steps of a rollback from its order on."""
+    return _steps({**rollback, "ordered_at": ordered_at, "first_bad_at": None, "detected_at": None})
+
+
+def _steps(times: Mapping[str, Any]) -> tuple[ChainStep, ...]:
     steps: list[ChainStep] = []
     for title, name in _STEPS:
         if times.get(name) is not None:

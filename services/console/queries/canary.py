@@ -13,6 +13,7 @@ from services.console.domain.canary_screen import (
     side_of,
 )
 from services.console.domain.release_data import Release
+from services.console.queries.figures import moments
 from services.console.queries.reading import Reader
 
 POINTS: Final = 2000
@@ -55,6 +56,7 @@ def canary(reader: Reader, release: Release) -> Canary:
         points=points,
         windows=len(windows),
         ttft=latencies_of(windows, candidate, active),
+        moments=moments(reader, release.model, points[0].at, points[-1].at) if points else (),
     )
 
 

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from services.console.domain.screens import Fleet, FleetRow, Page, Points, Totals
+from services.console.queries.figures import figures
 from services.console.queries.quarantines import suspensions
 from services.console.queries.reading import Reader, count, following, like, points, rollback_summary
 from services.console.queries.releases import ROLLED_BACK_AT
 from services.console.queries.shadows import shadows
 
-WINDOWS_SHOWN: Final = 60
 _ALL_MODELS: Final = "SELECT count(*) FROM (SELECT model FROM routes UNION SELECT DISTINCT model FROM releases)"
 OPEN: Final = "alerts.state = 'open' AND alerts.environment = 'production'"
 _MODELS: Final = """
@@ -145,26 +145,9 @@ def _state(release: Mapping[str, Any]) -> str:
 
 
 def _series(reader: Reader, routes: list[dict[str, Any]]) -> dict[str, tuple[Points, Points]]:
-    active = {route["model"]: route["active"] for route in routes}
-    return {model: series_of(reader, model, target) for model, target in active.items()}
-
-
-def window_ends(reader: Reader, model: str, until: str = "9") -> list[str]:
-    """Return when the last windows of a model ended, of those that ended before a time, oldest first."""
-    query = "SELECT DISTINCT ended_at FROM windows WHERE model = ? AND ended_at < ? ORDER BY ended_at DESC LIMIT ?"
-    return [entry["ended_at"] for entry in reversed(reader.read(query, (model, until, WINDOWS_SHOWN)))]
-
-
-def series_of(reader: Reader, model: str, target: str | None) -> tuple[Points, Points]:
-    """Return the requests of a model per window, and the TTFT p95 of one of its targets."""
-    ends = window_ends(reader, model)
-    if not ends:
-        return points(()), points(())
-    requests: dict[str, float] = dict.fromkeys(ends, 0.0)
-    latency: dict[str, float | None] = dict.fromkeys(requests)
-    query = "SELECT target, ended_at, requests, ttft_p95_ms FROM windows WHERE model = ? AND ended_at >= ?"
-    for entry in reader.read(query, (model, ends[0])):
-        requests[entry["ended_at"]] += entry["requests"]
-        if entry["target"] == target:
-            latency[entry["ended_at"]] = entry["ttft_p95_ms"]
-    return points(tuple(requests.values())), points(tuple(latency.values()))
+    """Return the requests of each model per window, and the TTFT p95 of its active target."""
+    series = {}
+    for route in routes:
+        known = figures(reader, route["model"], route["active"] or "")
+        series[route["model"]] = known.requests, points(known.ttft_p95_ms.get(known.target, ()))
+    return series

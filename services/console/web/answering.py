@@ -1,4 +1,4 @@
-"""What the pages of orders have in common: the target and the epoch that a form names, and the page of the answer."""
+"""What the pages of orders have in common: the target and the epoch that a form names, and the page that follows."""
 
 import re
 from collections.abc import Awaitable
@@ -6,7 +6,7 @@ from typing import Final
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from contracts.vocabulary import Target
 from services.console.domain.order_data import OrderAnswer
@@ -21,16 +21,17 @@ LONGEST_REASON: Final = 2000
 
 
 async def answered(
-    request: Request, render: Renderer, signed: SignedIn, giving: Awaitable[OrderAnswer], back: str
+    request: Request, render: Renderer, signed: SignedIn, giving: Awaitable[OrderAnswer], model: str, release: str = ""
 ) -> Response:
-    """Return the page that says what became of an order, or why it was not given."""
+    """Lead to the page that follows an order, or return the one that says why it was not given."""
+    back = f"/releases/{release}" if release else f"/models/{model}"
     try:
         answer = await giving
     except NotAllowedError as error:
         return render(request, signed, "answer.html", 403, problem=str(error), back=back)
     except SlipwayError as error:
         return render(request, signed, "answer.html", 422, problem=error.sentence(), back=back)
-    return render(request, signed, "answer.html", answer=answer, back=back)
+    return RedirectResponse(f"/models/{model}/orders/{answer.order_id}{f'?release={release}' if release else ''}", 303)
 
 
 def target_in(model: str, text: str) -> Target | None:

@@ -73,7 +73,7 @@ def _orders(router: APIRouter, sources: Sources, render: Renderer) -> None:
         giving = sources.ordering.drill(
             signed.person, target, fault, share=asked.percent / 100, minutes=asked.minutes, epoch=epoch, reason=reason
         )
-        return await answered(request, render, signed, giving, f"/drills?model={model}&exact=true")
+        return await answered(request, render, signed, giving, model)
 
     @router.post("/models/{model}/drill/end")
     async def end(request: Request, signed: Signed, model: ModelPath) -> Response:
@@ -81,7 +81,7 @@ def _orders(router: APIRouter, sources: Sources, render: Renderer) -> None:
         check_token(signed, form.get(CSRF_FIELD))
         about = _of(_running(sources, signed.person, model), model, form.get("drill_id", ""))
         giving = sources.ordering.end_drill(signed.person, *about, form.get("reason", "")[:LONGEST_REASON])
-        return await answered(request, render, signed, giving, f"/drills?model={model}&exact=true")
+        return await answered(request, render, signed, giving, model)
 
 
 def _running(sources: Sources, person: Person, model: str) -> Drill | None:

@@ -2,6 +2,7 @@
 
 import re
 from asyncio import to_thread
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -10,26 +11,34 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from contracts.routes import Route
 from contracts.vocabulary import DIGEST_PATTERN
-from services.console.domain.alert_data import Alert
+from services.console.domain.alert_data import Alert, Figures
 from services.console.domain.canary_screen import strongest_tests
+from services.console.domain.order_data import OrderAnswer
 from services.console.domain.people import Person
 from services.console.domain.release_data import Release
+from services.console.domain.screens import FleetRow
 from services.console.domain.version_screen import Proofs
-from services.console.queries import alerts, canary, fleet, refused, releases, timeline, versions
+from services.console.ordering import Ordering
+from services.console.queries import alerts, canary, fleet, orders, refused, releases, timeline, versions
+from services.console.queries.figures import figures, with_moments
 from services.console.queries.quarantines import quarantines
+from services.console.queries.reading import Reader
 from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
-from services.console.web.answering import EPOCH, answered, target_in
+from services.console.web.answering import EPOCH, LONGEST_REASON, answered, target_in
 from services.console.web.filters import AlertQuery, FleetQuery, HistoryQuery, RefusedQuery, ReleaseQuery, TimelineQuery
 from services.console.web.headers import REPORT
 from services.console.web.markdown import render_markdown
-from services.console.web.plots import evidence_plot, latency_plot, pareto_plot
-from services.console.web.rendering import Renderer
+from services.console.web.plots import evidence_plot, figure_plots, latency_plot, pareto_plot
+from services.console.web.rendering import SHARES, Renderer
 from services.console.web.sources import ModelPath, Sources, check_seen
 from shared.errors import SlipwayError, Transient
 
 Text = Annotated[str, Query(max_length=100)]
 VersionPath = Annotated[int, Path(ge=0, le=999_999_999)]
+ReleaseId = Annotated[str, Query(pattern=r"^(r-[0-9a-f-]{1,60})?$")]
+SHARE: Final = r"0(\.[0-9]{1,17})?"
 Number = Annotated[int, Query(ge=0, le=999_999_999)]
 REFUSED_SHOWN: Final = 5
 """Refused checkpoints on the screen of the releases; a screen of their own lists all."""
@@ -42,6 +51,7 @@ def build_pages(sources: Sources, render: Renderer) -> APIRouter:
     router = APIRouter()
     _fleet(router, sources, render)
     _release(router, sources, render)
+    _orders(router, sources, render)
     _versions(router, sources, render)
     _alerts(router, sources, render)
     _timeline(router, sources, render)
@@ -74,7 +84,13 @@ def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
             releases=releases.releases(reader, model=model, exact=True, limit=20),
             alerts=alerts.alerts(reader, model=model, exact=True, state="", limit=20),
             changes=timeline.timeline(reader, model=model, exact=True, limit=20),
+            plots=figure_plots(_shown_figures(reader, shown[0])),
         )
+
+
+def _shown_figures(reader: Reader, row: FleetRow) -> Figures:
+    """Return the figures of a model about its canary, or without one about what serves: for its plots."""
+    return with_moments(reader, row.model, figures(reader, row.model, row.canary or ""))
 
 
 def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
@@ -97,44 +113,70 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
     async def one_release(request: Request, signed: Signed, release_id: str) -> Response:
         reader = sources.seen_by(signed.person)
         shown = _known(await to_thread(releases.release, reader, release_id, hub.live(release_id)), "release")
-        epoch = await _epoch_to_approve(sources, signed.person, shown)
+        route = await _route_to_order(sources, signed.person, shown)
         plot = pareto_plot(shown.variants)
-        return render(request, signed, "release.html", release=shown, epoch=epoch, pareto=plot)
+        return render(request, signed, "release.html", release=shown, route=route, pareto=plot)
 
     @router.get("/releases/{release_id}/canary")
     def one_canary(request: Request, signed: Signed, release_id: str) -> Response:
         reader = sources.seen_by(signed.person)
         shown = canary.canary(reader, _known(releases.release(reader, release_id), "release"))
         tests = strongest_tests(shown)[:LINES]
-        plots = {"evidence": evidence_plot(shown, tests), "latency": latency_plot(shown), "tests": tests}
+        plots = {"evidence": evidence_plot(shown, tests), "latency": latency_plot(shown)}
         return render(request, signed, "canary.html", canary=shown, plots=plots)
 
+
+def _orders(router: APIRouter, sources: Sources, render: Renderer) -> None:
     @router.post("/releases/{release_id}/{order}")
     async def decide(request: Request, signed: Signed, release_id: str, order: str) -> Response:
         form = await read_form(request)
         check_token(signed, form.get(CSRF_FIELD))
         shown = _known(releases.release(sources.seen_by(signed.person), release_id), "release")
-        comment = form.get("reason", "")[:2000]
+        giving = _giving(sources.ordering, signed.person, shown, order, form)
+        return await answered(request, render, signed, giving, shown.model, release_id)
+
+    @router.get("/models/{model}/orders/{order_id}")
+    def one_order(
+        request: Request, signed: Signed, model: ModelPath, order_id: str, release: ReleaseId = ""
+    ) -> Response:
+        check_seen(signed.person, model)
+        shown = orders.followed(sources.seen_by(signed.person), model, order_id)
+        back = f"/releases/{release}" if release else f"/models/{model}"
+        return render(request, signed, "answer.html", followed=shown, model=model, back=back)
+
+
+def _giving(
+    ordering: Ordering, person: Person, shown: Release, order: str, form: dict[str, str]
+) -> Coroutine[Any, Any, OrderAnswer]:
+    """Return what gives the order of a form.
+
+    Raises:
+        HTTPException: There is no such order, or the form does not name what was shown.
+    """
+    reason = form.get("reason", "")[:LONGEST_REASON]
+    if order in ("approve", "promote"):
+        names = {"approve": ("digest", DIGEST_PATTERN), "promote": ("share", SHARE)}
+        (name, pattern), epoch = names[order], form.get("epoch", "")
+        seen = form.get(name, "")
+        if re.fullmatch(pattern, seen) is None or re.fullmatch(EPOCH, epoch) is None:
+            raise HTTPException(400, f"The form names no {name} and epoch: reload the page of the release.")
         if order == "approve":
-            digest, epoch = form.get("digest", ""), form.get("epoch", "")
-            if re.fullmatch(DIGEST_PATTERN, digest) is None or re.fullmatch(EPOCH, epoch) is None:
-                raise HTTPException(400, "The form names no digest and epoch: reload the page of the release.")
-            giving = sources.ordering.approve(signed.person, shown, digest, epoch=int(epoch), reason=comment)
-        elif order == "reject":
-            giving = sources.ordering.reject(signed.person, shown, comment)
-        elif order == "cancel":
-            giving = sources.ordering.cancel(signed.person, shown, comment)
-        else:
-            raise HTTPException(404, "There is no such order.")
-        return await answered(request, render, signed, giving, f"/releases/{release_id}")
+            return ordering.approve(person, shown, seen, epoch=int(epoch), reason=reason)
+        return ordering.promote(person, shown, share=float(seen), epoch=int(epoch), reason=reason)
+    if order in ("pause", "resume"):
+        return ordering.hold(person, shown, reason, paused=order == "pause")
+    if order == "reject":
+        return ordering.reject(person, shown, reason)
+    if order == "cancel":
+        return ordering.cancel(person, shown, reason)
+    raise HTTPException(404, "There is no such order.")
 
 
-async def _epoch_to_approve(sources: Sources, person: Person, shown: Release) -> int | None:
-    """Return the epoch that an approval names; None if a person may not approve, or the bus does not answer."""
-    if shown.approval is None or not shown.approval.open or not person.may("approve", shown.model):
-        return None
-    with suppress(Transient):  # nothing can be approved then, and all else is shown
-        return await sources.ordering.epoch_of(shown.model)
+async def _route_to_order(sources: Sources, person: Person, shown: Release) -> Route | None:
+    """Return the route that an approval or a promotion names; None if the bus does not answer, or if it takes none."""
+    takes_it = shown.outcome is None and any(person.may(order, shown.model) for order in ("approve", "promote"))
+    with suppress(Transient):  # then neither can be ordered, and all else is shown
+        return await sources.ordering.route_of(shown.model) if takes_it else None
     return None
 
 
@@ -176,7 +218,8 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
     @router.get("/alerts/{alert_id:path}")
     def one_alert(request: Request, signed: Signed, alert_id: str) -> Response:
         shown: Alert = _known(alerts.alert(sources.seen_by(signed.person), alert_id), "alert")
-        return render(request, signed, "alert.html", alert=shown)
+        limit = shown.alert.limit if shown.alert.kind in SHARES else None
+        return render(request, signed, "alert.html", alert=shown, plots=figure_plots(shown.figures, limit))
 
     @router.get(REPORT)
     def report(request: Request, signed: Signed, alert: Annotated[str, Query(max_length=200)]) -> Response:
@@ -203,7 +246,7 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
         if failed is None or re.fullmatch(EPOCH, epoch) is None:
             raise HTTPException(400, "The form names no target and epoch: begin again at the plan of the rollback.")
         giving = ordering.roll_back(signed.person, failed, epoch=int(epoch), reason=form.get("reason", "")[:2000])
-        return await answered(request, render, signed, giving, f"/models/{model}")
+        return await answered(request, render, signed, giving, model)
 
 
 def _timeline(router: APIRouter, sources: Sources, render: Renderer) -> None:

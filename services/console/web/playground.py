@@ -1,6 +1,9 @@
-"""The page of the playground: one prompt to two versions of a model, with the person's own key of the gateway."""
+"""The page of the playground: one prompt to two versions of a model, with the person's own key of the gateway.
 
-from typing import Annotated
+A page asks for the key once: the process keeps it for the session, in memory only.
+"""
+
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -14,6 +17,8 @@ from services.console.web.access import CSRF_FIELD, Signed, check_token, read_fo
 from services.console.web.rendering import Renderer
 from services.console.web.sources import ModelPath, check_seen
 
+MOST_KEYS: Final = 1000
+"""Keys that are kept at most: the newest."""
 Version = Annotated[int, Field(ge=0, le=999_999_999)]
 
 
@@ -33,25 +38,36 @@ def build_playground(gateway: Gateway, routes: Routes, render: Renderer) -> APIR
     """Return the routes; all need a session."""
     router = APIRouter()
 
+    keys: dict[str, str] = {}  # by the token of a session
+
+    async def shown(signed: Signed, model: str) -> dict[str, Any]:
+        return {"model": model, "served": askable(await routes.get(model)), "has_key": signed.session.csrf in keys}
+
     @router.get("/models/{model}/playground")
-    async def page(request: Request, signed: Signed, model: ModelPath) -> Response:
+    async def page(request: Request, signed: Signed, model: ModelPath, left: int = -1, right: int = -1) -> Response:
         check_seen(signed.person, model)
-        return render(request, signed, "playground.html", model=model, served=askable(await routes.get(model)))
+        return render(request, signed, "playground.html", **await shown(signed, model), chosen=(left, right))
 
     @router.post("/models/{model}/playground")
     async def submitted(request: Request, signed: Signed, model: ModelPath) -> Response:
         form = await read_form(request)
         check_token(signed, form.get(CSRF_FIELD))
         check_seen(signed.person, model)
-        shown = {"model": model, "served": askable(await routes.get(model))}
         try:
-            question = Question.model_validate(form)
+            question = Question.model_validate({"key": keys.get(signed.session.csrf, "")} | form)
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             problem = f"{first['loc'][0]}: {first['msg']}"
-            return render(request, signed, "playground.html", 422, **shown, problem=problem)
+            values = {**await shown(signed, model), "chosen": (-1, -1), "problem": problem}
+            return render(request, signed, "playground.html", 422, **values)
         answers = await ask(gateway, signed.person, model, question)
-        return render(request, signed, "playground.html", **shown, question=question, answers=answers)
+        keys.pop(signed.session.csrf, None)
+        if not any(answer.problem.startswith("401") for answer in answers):
+            keys[signed.session.csrf] = question.key.get_secret_value()
+        if len(keys) > MOST_KEYS:
+            del keys[next(iter(keys))]
+        values = {**await shown(signed, model), "chosen": (question.left, question.right)}
+        return render(request, signed, "playground.html", **values, question=question, answers=answers)
 
     return router
 

@@ -1,9 +1,11 @@
 """Plots as SVG without a script or a style in it: classes only, which console.css colours for dark and light."""
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final
 from xml.etree import ElementTree as ET
@@ -11,14 +13,19 @@ from xml.etree import ElementTree as ET
 import pygal
 from markupsafe import Markup
 
+from services.console.domain.alert_data import Figures
 from services.console.domain.canary_screen import Canary, CanaryPoint, EvidenceTest
 from services.console.domain.release_data import VariantRow
+from services.console.domain.screens import Moment
 
 # pygal adds a finder for plug-ins, which has no `find_spec`: each failed import would warn about it
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
 SVG: Final = "{http://www.w3.org/2000/svg}"
 LEAST_SHARE: Final = 1e-5
 """Smaller shares of the line are drawn as this: they all say that there is no evidence."""
+STEPS_S: Final = (5, 10, 30, 60, 120, 300, 600, 1800, 3600, 3 * 3600, 6 * 3600, 86_400)
+"""Seconds between labels of an axis of time."""
+COLOUR: Final = re.compile(r"\bcolor-(\d+)")
 PERIOD: Final = 30
 """Pixels after which the dashes of a line begin again."""
 OPTIONS: Final[Mapping[str, Any]] = {
@@ -34,6 +41,23 @@ OPTIONS: Final[Mapping[str, Any]] = {
     "min_scale": 3,
     "disable_xml_declaration": True,
 }
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line over time: its name, the class that colours it, and its figures; None where there is none."""
+
+    name: str
+    css: str
+    points: Sequence[tuple[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawn plot, and its legend: classes and texts."""
+
+    svg: Markup
+    legend: tuple[tuple[str, str], ...]
 
 
 def pareto_plot(variants: Iterable[VariantRow]) -> Markup | None:
@@ -89,21 +113,32 @@ def _formatter(ends: tuple[float, float]) -> Callable[[float], str]:
     return lambda value: f"{value:,.{digits}f}"
 
 
-def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Markup | None:
-    """Return e-values as shares of their lines over time, on a logarithmic scale; the canary is aborted at 1."""
+def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Plot | None:
+    """Return e-values as shares of their lines over time, on a logarithmic scale; the canary is aborted at 1.
+
+    A test has the same colour whatever its evidence is.
+    """
     if len(canary.points) < 2:
         return None
-    begin, seconds = _span(canary)
-    chart = _over_time("e-value x alpha", lambda power: f"{10**power:,.{max(0, -math.floor(power))}f}", seconds)
-    drawn = {
-        test: [_evidence(point, test, begin) for point in canary.points if test.key in point.e_values] for test in tests
-    }
-    chart.y_labels = _powers([height for line in drawn.values() for _, height in line])
-    chart.add("line", [(0.0, 0.0), (seconds, 0.0)], show_dots=False)
-    for test, line in drawn.items():
-        chart.add(test.label, line, show_dots=False)
-    label = "Highest e-value of each test over time, as a share of its line"
-    return _svg(chart, label, "evidence", _dashes(len(tests)))
+    colours = sorted(canary.points[-1].e_values)
+    lines = [
+        Line(test.label, f"tint-{colours.index(test.key) % 5}", [_evidence(point, test) for point in canary.points])
+        for test in tests
+    ]
+    powers = _powers([height for line in lines for _, height in line.points if height is not None])
+    return over_time(
+        "Highest e-value of each test over time, as a share of its line",
+        lines,
+        kind="evidence",
+        title="e-value x alpha",
+        ends=(powers[0], powers[-1]),
+        span=_span(canary),
+        moments=canary.moments,
+        limit=(0.0, "at 1 the canary is aborted"),
+        formatter=lambda power: f"{10**power:,.{max(0, -math.floor(power))}f}",
+        labels=powers,
+        dashes=_dashes(len(tests)),
+    )
 
 
 def _dashes(lines: int) -> Mapping[str, str]:
@@ -119,56 +154,163 @@ def _powers(heights: Sequence[float]) -> list[int]:
     return sorted({*range(0, least - step, -step), *range(0, most + step, step)})
 
 
-def _evidence(point: CanaryPoint, test: EvidenceTest, begin: datetime) -> tuple[float, float]:
-    share = max(point.e_values[test.key] / test.line, LEAST_SHARE)
-    return (_moment(point.at) - begin).total_seconds(), math.log10(share)
+def _evidence(point: CanaryPoint, test: EvidenceTest) -> tuple[str, float | None]:
+    e_value = point.e_values.get(test.key)
+    return point.at, None if e_value is None else math.log10(max(e_value / test.line, LEAST_SHARE))
 
 
-def latency_plot(canary: Canary) -> Markup | None:
+def latency_plot(canary: Canary) -> Plot | None:
     """Return the p95 of the time to first token of candidate and active over time; None for fewer than two figures."""
-    known = [entry for entry in canary.ttft if entry.candidate is not None or entry.active is not None]
-    if len(known) < 2:
+    lines = [
+        Line(name, name, [(entry.at, getattr(entry, name)) for entry in canary.ttft])
+        for name in ("active", "candidate")
+    ]
+    figures = [figure for line in lines for _, figure in line.points if figure is not None]
+    if sum(entry.candidate is not None or entry.active is not None for entry in canary.ttft) < 2:
         return None
-    begin, seconds = _span(canary)
-    figures = [figure for entry in known for figure in (entry.candidate, entry.active) if figure is not None]
-    chart = _over_time("TTFT p95 (ms)", _formatter(_range(figures, before=0.25, after=0.25)), seconds)
-    for name in ("active", "candidate"):
-        values = [
-            ((_moment(entry.at) - begin).total_seconds(), getattr(entry, name))
-            for entry in canary.ttft
-            if getattr(entry, name) is not None
-        ]
-        chart.add(name, values, show_dots=len(values) < 20)
-    return _svg(chart, "Time to first token, p95, of candidate and active", "latency")
-
-
-def _span(canary: Canary) -> tuple[datetime, float]:
-    """Return when the axes of both plots begin, and how many seconds they are long: the same of both."""
-    moments = [_moment(at) for at in (*(point.at for point in canary.points), *(entry.at for entry in canary.ttft))]
-    return min(moments), (max(moments) - min(moments)).total_seconds()
-
-
-def _over_time(title: str, formatter: Any, seconds: float) -> Any:
-    return pygal.XY(
-        **OPTIONS,
-        xrange=(0.0, seconds or 1.0),
-        y_title=title,
-        value_formatter=formatter,
-        x_value_formatter=_elapsed,
-        x_title="Since the first assessment or window",
+    return over_time(
+        "Time to first token, p95, of candidate and active",
+        lines,
+        kind="latency",
+        title="TTFT p95 (ms)",
+        ends=_range(figures, before=0.25, after=0.25),
+        span=_span(canary),
+        moments=canary.moments,
     )
 
 
-def _elapsed(seconds: float) -> str:
-    return f"{seconds:.0f} s" if abs(seconds) < 120 else f"{seconds / 60:.0f} min"
+def _span(canary: Canary) -> tuple[str, str]:
+    """Return between which times both plots are: the same of both."""
+    times = [*(point.at for point in canary.points), *(entry.at for entry in canary.ttft)]
+    return min(times), max(times)
+
+
+def figure_plots(figures: Figures, limit: float | None = None) -> Mapping[str, Plot | None]:
+    """Return the plots of windows by name: requests, the share of bad ones with its limit, and TTFT p95 by target."""
+    if len(figures.ends) < 2:
+        return {"requests": None, "bad": None, "ttft": None}
+    traffic = [Line("requests", "active", list(zip(figures.ends, figures.requests.values, strict=True)))]
+    bad = [Line("bad", "candidate", list(zip(figures.ends, figures.bad_ratio, strict=True)))]
+    names = sorted(figures.ttft_p95_ms, key=lambda name: name == figures.target)  # drawn last, above the others
+    ttft = [
+        Line(name, "candidate" if name == figures.target else "active", list(zip(figures.ends, values, strict=True)))
+        for name, values in ((name, figures.ttft_p95_ms[name]) for name in names)
+    ]
+    span = figures.ends[0], figures.ends[-1]
+    shared: dict[str, Any] = {"span": span, "moments": figures.moments}
+    shown = None if limit is None else (limit, f"limit {100 * limit:.3g}%")
+    return {
+        "requests": over_time("Requests per window", traffic, title="requests", ends=_above(traffic), **shared),
+        "bad": over_time(
+            "Share of bad requests",
+            bad,
+            title="bad",
+            ends=_above(bad, limit),
+            limit=shown,
+            formatter=lambda share: f"{share:.0%}",
+            **shared,
+        ),
+        "ttft": over_time("Time to first token, p95", ttft, title="TTFT p95 (ms)", ends=_above(ttft), **shared),
+    }
+
+
+def _above(lines: Iterable[Line], limit: float | None = None) -> tuple[float, float]:
+    """Return the ends of an axis from 0 to above all figures and the limit."""
+    figures = [figure for line in lines for _, figure in line.points if figure is not None]
+    return 0.0, 1.15 * max([*figures, limit or 0.0], default=0.0) or 1.0
+
+
+def over_time(
+    label: str,
+    lines: Sequence[Line],
+    *,
+    title: str,
+    ends: tuple[float, float],
+    span: tuple[str, str],
+    kind: str = "",
+    moments: Iterable[Moment] = (),
+    limit: tuple[float, str] | None = None,
+    formatter: Callable[[float], str] | None = None,
+    labels: Sequence[float] | None = None,
+    dashes: Mapping[str, str] = MappingProxyType({}),
+) -> Plot | None:
+    """Return lines over the time of the day, with what happened meanwhile and a limit; None for fewer than two figures.
+
+    Args:
+        label: What it shows, for those who do not see it.
+        lines: The lines.
+        title: Of the axis of figures.
+        ends: Of that axis.
+        span: The times between which it is.
+        kind: A class of the drawing.
+        moments: What happened: a vertical line each.
+        limit: A horizontal line, and what the legend says of it.
+        formatter: Writes the figures of the axis.
+        labels: The figures that the axis names.
+        dashes: Of each line, by its class.
+    """
+    if sum(figure is not None for line in lines for _, figure in line.points) < 2:
+        return None
+    begin = _moment(span[0])
+    seconds = (_moment(span[1]) - begin).total_seconds() or 1.0
+    chart = pygal.XY(
+        **OPTIONS,
+        xrange=(0.0, seconds),
+        range=ends,
+        y_title=title,
+        value_formatter=formatter or _formatter(ends),
+        x_value_formatter=lambda after: f"{begin + timedelta(seconds=after):%H:%M:%S}",
+        x_title="UTC",
+        allow_interruptions=True,
+    )
+    chart.x_labels = _ticks(begin, seconds)
+    if labels is not None:
+        chart.y_labels = labels
+    drawn: list[tuple[str, str, list[tuple[float, float | None]]]] = []
+    if limit is not None:
+        drawn.append(("limit", limit[1], [(0.0, limit[0]), (seconds, limit[0])]))
+    known = {line.name: [(_after(at, begin), figure) for at, figure in line.points] for line in lines}
+    drawn += [(line.css, line.name, known[line.name]) for line in lines]
+    for moment in moments:
+        after = _after(moment.at, begin)
+        if 0.0 <= after <= seconds:
+            text = f"{moment.what} {moment.at[11:19]}"
+            drawn.append((f"moment {moment.kind}", text, [(after, ends[0]), (after, ends[1])]))
+    for _, name, points in drawn:
+        figures = sum(figure is not None for _, figure in points)
+        chart.add(name, points, show_dots=name in known and figures < 20 and not dashes)
+    svg = _svg(chart, label, kind, dashes, [css for css, _, _ in drawn])
+    return Plot(svg, tuple((css, name) for css, name, _ in drawn))
+
+
+def _ticks(begin: datetime, seconds: float) -> list[float]:
+    """Return at which seconds after the beginning of an axis its labels are: full minutes or hours, at most seven."""
+    step = next((step for step in STEPS_S if seconds / step <= OPTIONS["max_scale"]), STEPS_S[-1])
+    first = -(begin.timestamp() % step) % step
+    fits = seconds * 0.97 - first  # a label at the very end would be cut
+    return [first + step * number for number in range(int(fits // step) + 1)]
+
+
+def _after(at: str, begin: datetime) -> float:
+    return (_moment(at) - begin).total_seconds()
 
 
 def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _svg(chart: Any, label: str, kind: str, dashes: Mapping[str, str] = MappingProxyType({})) -> Markup:
-    """Return a chart as SVG for a page: without the script and the styles that the library adds."""
+def _svg(
+    chart: Any, label: str, kind: str, dashes: Mapping[str, str] = MappingProxyType({}), classes: Sequence[str] = ()
+) -> Markup:
+    """Return a chart as SVG for a page: without the script and the styles that the library adds.
+
+    Args:
+        chart: The chart.
+        label: What it shows, for those who do not see it.
+        kind: A class of the drawing.
+        dashes: Of each line, by its class.
+        classes: What each line is, in the order in which they were added: what colours it.
+    """
     root = chart.render_tree()
     for part in [child for child in root if child.tag in ("defs", f"{SVG}defs", "title", f"{SVG}title")]:
         root.remove(part)
@@ -178,6 +320,8 @@ def _svg(chart: Any, label: str, kind: str, dashes: Mapping[str, str] = MappingP
         known = set((part.get("class") or "").split()) & set(dashes)
         for line in part.findall("{*}path") if known else ():
             line.set("stroke-dasharray", dashes[known.pop()])
+        for number in COLOUR.findall(part.get("class") or "") if classes else ():
+            part.set("class", f"{part.get('class')} {classes[int(number)]}")
     return Markup(ET.tostring(_plain(root), encoding="unicode"))  # noqa: S704 - built as a tree, so escaped
 
 

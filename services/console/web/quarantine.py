@@ -36,6 +36,6 @@ def build_quarantine(sources: Sources, render: Renderer) -> APIRouter:
         check_token(signed, form.get(CSRF_FIELD))
         target, epoch, reason = planned(model, form, "lift")
         giving = sources.ordering.lift(signed.person, target, epoch=epoch, reason=reason)
-        return await answered(request, render, signed, giving, f"/models/{model}")
+        return await answered(request, render, signed, giving, model)
 
     return router

@@ -108,7 +108,6 @@ class Pages:
             "size": size,
             "tone": tone,
             "line": sparkline,
-            "highest": lambda points: sparkline(points)["highest"],
             "test_label": label_of,
         }
         environment.globals |= {

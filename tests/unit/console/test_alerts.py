@@ -1,5 +1,6 @@
 """An alert keeps the figures that it was raised with, shows the resolution beside them, and names its units."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -104,8 +105,31 @@ def test_the_plot_of_an_alert_holds_its_own_minutes_and_counts_by_its_own_trigge
     made.fill([*alert, *windows])
     client = made.client("adam")
     figures = data(client.get(f"/alerts/{raised.data.alert_id}"), "alert")["figures"]
-    counted = figures["bad"]["values"]
-    assert ([count for count in counted if count is not None], counted[figures["raised"]]) == ([0, 6], 6)
-    assert figures["requests"]["values"][figures["raised"]] == 179
-    assert 'class="mark"' in client.get(f"/alerts/{raised.data.alert_id}").text
+    assert [share for share in figures["bad_ratio"] if share is not None] == [0, 6 / 179]
+    assert figures["requests"]["values"][figures["bad_ratio"].index(6 / 179)] == 179
+    made.close()
+
+
+def test_the_plots_of_an_alert_have_its_limit_and_what_happened_at_the_time_of_the_day(tmp_path):
+    story, made = Story(NOW), World(tmp_path)
+    events = [*story.release("m", 1, 1), *story.release("m", 2, 2)]
+    raised, *after = story.alert("m")
+    target, trigger = raised.data.target, raised.data.trigger
+    windows = [
+        story.event(
+            summary(target, raised.time + timedelta(seconds=30 * part), requests=100, observed={trigger: (100, count)}),
+            "m", str(target),
+        )
+        for part, count in enumerate((1, 2, 31, 0), start=-2)
+    ]  # fmt: skip
+    made.fill([*events, raised, *after, *windows])
+    page = made.client("adam").get(f"/alerts/{raised.data.alert_id}").text
+    shown = page[page.index("Bad requests of") : page.index("TTFT p95")]
+    at = f"{raised.time:%H:%M:%S}"
+    keys = re.findall(r'class="key ([^"]*)">([^<]*)<', shown)
+    assert keys[:2] == [("limit", "limit 5%"), ("candidate", "bad")]
+    assert [css for css, _ in keys[2:5]] == ["moment rollback", "moment alert", "moment promotion"]
+    assert ("moment alert", f"alert ttft-p95 {at}") in keys
+    assert 'class="series serie-0 color-0 limit"' in shown
+    assert "series serie-2 color-2 moment rollback" in shown
     made.close()

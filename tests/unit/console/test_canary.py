@@ -109,7 +109,7 @@ def test_labels_of_latencies_that_differ_by_little_differ(admin, figures):
         first.model_copy(update={"active": figures[0], "candidate": None}),
         second.model_copy(update={"active": figures[1], "candidate": None}),
     )
-    drawn = ET.fromstring(latency_plot(shown.model_copy(update={"ttft": both})))
+    drawn = ET.fromstring(latency_plot(shown.model_copy(update={"ttft": both})).svg)
     (axis,) = [part for part in drawn.iter() if (part.get("class") or "").startswith("axis y")]
     labels = [part.text for part in axis.iter() if part.tag.endswith("text")]
     assert labels
@@ -123,11 +123,11 @@ def test_each_test_is_drawn_as_a_share_of_its_own_line(world, admin):
     assert {test.key for test in tests} == set(latest) == {"slow-first-token", "errors", "errors:baseline"}
     heights = [latest[test.key] / test.line for test in tests]
     assert heights == sorted(heights, reverse=True)
-    root = ET.fromstring(evidence_plot(shown, tests))
+    root = ET.fromstring(evidence_plot(shown, tests).svg)
     labels = [text.text for text in root.iter() if (text.text or "").replace(".", "").isdigit()]
     assert "1" in labels
     series = [part for part in root.findall(".//*[@class]") if "series" in part.get("class")]
-    drawn = [line for part in series for line in part.findall("{*}path")]
+    drawn = [line for part in series if "moment" not in part.get("class") for line in part.findall("{*}path")]
     assert len(drawn) == 1 + 3
     ends = [float(line.get("d").split()[-1]) for line in drawn]
     assert ends[1:] == sorted(ends[1:])  # the strongest is nearest to the line, which is above all
@@ -152,8 +152,8 @@ def test_a_canary_that_pairs_failed_shows_what_failed_it(tmp_path, snapshot):
 
 
 def paths_of(plot):
-    series = [part for part in ET.fromstring(plot).findall(".//*[@class]") if "series" in part.get("class")]
-    return [line for part in series for line in part.findall("{*}path")]
+    series = [part for part in ET.fromstring(plot.svg).findall(".//*[@class]") if "series" in part.get("class")]
+    return [line for part in series if "moment" not in part.get("class") for line in part.findall("{*}path")]
 
 
 def test_lines_of_equal_evidence_are_drawn_so_that_each_can_be_seen(admin):
@@ -172,9 +172,20 @@ def test_both_plots_of_a_canary_have_the_same_axis_of_time(admin):
     shown = Canary.model_validate(canary_of(admin, RUNNING))
     labels = []
     for plot in (evidence_plot(shown, strongest_tests(shown)), latency_plot(shown)):
-        (axis,) = [part for part in ET.fromstring(plot).iter() if (part.get("class") or "").startswith("axis x")]
+        (axis,) = [part for part in ET.fromstring(plot.svg).iter() if (part.get("class") or "").startswith("axis x")]
         labels.append([text.text for text in axis.iter("{http://www.w3.org/2000/svg}text")])
     assert labels[0] == labels[1]
+    assert all(re.fullmatch(r"\d\d:\d\d:\d0", label) for label in labels[0]), "times of the day, at full seconds"
+
+
+def test_a_test_keeps_its_colour_whatever_its_evidence_is(admin):
+    shown = Canary.model_validate(canary_of(admin, RUNNING))
+    before = dict(map(reversed, evidence_plot(shown, strongest_tests(shown)).legend))
+    for point in shown.points:
+        point.e_values["errors:baseline"] *= 500
+    after = dict(map(reversed, evidence_plot(shown, strongest_tests(shown)).legend))
+    assert list(before) != list(after)
+    assert before == after
 
 
 @pytest.mark.parametrize("heights", [[], [-5.0, -0.1], [-3.0, 0.0], [-5.0, 179.3], [0.4, 2.0], [-2.5, 1e-9]])

@@ -71,7 +71,7 @@ def test_the_page_says_what_would_happen_and_orders_nothing(world, snapshot):
 
 def test_a_drill_needs_a_reason_and_becomes_the_persons_order(world):
     assert (post(world, "oscar", reason=" ").status_code, world.orders.given) == (422, [])
-    assert post(world, "oscar").status_code == 200
+    assert post(world, "oscar").status_code == 303
     ((person, model, fact),) = world.orders.given
     assert isinstance(fact, DrillOrdered)
     assert (person, model, str(fact.target), fact.environment) == ("oscar", "shop-bot", TARGET, "production")
@@ -130,7 +130,7 @@ def test_the_drill_in_progress_is_ended_by_an_order_of_the_person(world):
     for stale, status in (({}, 409), ({"drill_id": "e-0"}, 409)):
         assert post(world, "oscar", "/models/shop-bot/drill/end", **stale).status_code == status
     assert world.orders.given == []
-    assert post(world, "oscar", "/models/shop-bot/drill/end", drill_id=running).status_code == 200
+    assert post(world, "oscar", "/models/shop-bot/drill/end", drill_id=running).status_code == 303
     ((person, _, fact),) = world.orders.given
     assert (person, str(fact.target), fact.share_ratio, fact.fault) == ("oscar", TARGET, 0.0, DrillFault(delay_ms=1500))
 

@@ -2,14 +2,18 @@
 
 import pytest
 
+from contracts import facts as f
 from contracts.facts import ApprovalDenied, ApprovalGranted, ReleaseCancelled, RollbackOrdered
+from contracts.routes import CanaryShare
 from contracts.vocabulary import Target
 from services.console.domain.people import orders_of
 from shared.errors import Transient
 from testbed import factories
+from testbed.story import Story
 from tests.kit.page_text import page_text
-from tests.unit.console.world import World, context_of
+from tests.unit.console.world import NOW, World, context_of
 
+CANARY = "r-0000000000000026-1"  # faq-de v2 takes 10 %
 RELEASE = "r-0000000000000031-1"  # code-helper v2 waits for approval
 ALERT = "/alerts/search-ranker.v2.int8/ttft-p95/4"
 
@@ -43,8 +47,8 @@ def post(world, name, path, **fields):
 def test_roles_allow_what_the_bus_permits_them():
     assert orders_of(["viewer"]) == frozenset()
     assert orders_of(["publisher"]) == frozenset()
-    assert orders_of(["approver"]) == {"approve", "reject"}
-    assert orders_of(["operator"]) == {"cancel", "rollback", "drill", "lift"}
+    assert orders_of(["approver"]) == {"approve", "reject", "promote"}
+    assert orders_of(["operator"]) == {"cancel", "hold", "rollback", "drill", "lift"}
     assert orders_of(["administrator"]) == orders_of(["approver", "operator"])
 
 
@@ -66,10 +70,10 @@ def test_what_a_role_may_not_do_is_not_shown_and_is_refused(world, name, approve
     digest = "sha256:" + "a" * 64
     refused = 404 if name == "sam" else 403  # the release is not of sam's team
     assert post(world, name, f"/releases/{RELEASE}/approve", digest=digest, epoch="0").status_code == (
-        200 if approves else refused
+        303 if approves else refused
     )
-    assert post(world, name, f"/releases/{RELEASE}/reject").status_code == (200 if approves else refused)
-    assert post(world, name, f"/releases/{RELEASE}/cancel").status_code == (200 if cancels else refused)
+    assert post(world, name, f"/releases/{RELEASE}/reject").status_code == (303 if approves else refused)
+    assert post(world, name, f"/releases/{RELEASE}/cancel").status_code == (303 if cancels else refused)
     given = [ApprovalGranted, ApprovalDenied] * approves + [ReleaseCancelled] * cancels
     assert [type(fact) for _, _, fact in world.orders.given] == given
     assert {person for person, _, _ in world.orders.given} <= {name}
@@ -82,7 +86,7 @@ def test_an_approval_names_what_was_shown_and_the_epoch(world):
     world.routes.routes["code-helper"] = factories.route(model="code-helper", epoch=4)
     answer = post(world, "anna", f"/releases/{RELEASE}/approve", digest=digest, epoch=epoch)
     del world.routes.routes["code-helper"]
-    assert answer.status_code == 200
+    assert answer.status_code == 303
     (person, model, fact) = world.orders.given[-1]
     assert (person, model, fact.manifest_digest, fact.release_id) == ("anna", "code-helper", digest, RELEASE)
     assert fact.epoch == 3, "the one of the page: the approval is void, as the route has changed since"
@@ -125,7 +129,7 @@ def test_a_rollback_is_planned_first_and_needs_a_reason(world, snapshot):
     fields = {"failed": "search-ranker.v2.int8", "epoch": "6"}
     refused = post(world, "oscar", "/models/search-ranker/rollback", **fields, reason="   ")
     assert (refused.status_code, world.orders.given) == (422, [])
-    assert post(world, "oscar", "/models/search-ranker/rollback", **fields, reason="too slow").status_code == 200
+    assert post(world, "oscar", "/models/search-ranker/rollback", **fields, reason="too slow").status_code == 303
     ((person, model, fact),) = world.orders.given
     assert (person, model, fact.reason, fact.epoch) == ("oscar", "search-ranker", "too slow", 6)
     assert isinstance(fact, RollbackOrdered)
@@ -186,3 +190,70 @@ def test_without_a_credential_of_the_person_nothing_is_offered(tmp_path):
     assert person.orders == frozenset()
     assert "no credential of oscar" in person.hint
     world.close()
+
+
+def test_an_operator_pauses_and_resumes_a_release(world):
+    page = world.client("oscar").get(f"/releases/{CANARY}").text
+    assert (f"/releases/{CANARY}/pause" in page, f"/releases/{CANARY}/resume" in page) == (True, False)
+    answer = post(world, "oscar", f"/releases/{CANARY}/pause")
+    assert answer.status_code == 303
+    assert answer.headers["location"].endswith(f"?release={CANARY}")
+    post(world, "oscar", f"/releases/{CANARY}/resume")
+    given = [(type(fact), fact.paused, fact.reason) for _, _, fact in world.orders.given]
+    assert given == [(f.ReleaseHeld, True, "because"), (f.ReleaseHeld, False, "because")]
+    assert post(world, "anna", f"/releases/{CANARY}/pause").status_code == 403
+
+
+def test_an_approver_promotes_the_share_that_was_shown(world):
+    route = factories.route(
+        model="faq-de", epoch=5, active=factories.served(1, "int8", "faq-de"),
+        canary=CanaryShare(served=factories.served(2, "int8", "faq-de"), weight_ratio=0.1), shadow=None,
+    )  # fmt: skip
+    world.routes.routes["faq-de"] = route
+    page = world.client("anna").get(f"/releases/{CANARY}").text
+    shown = {name: page.split(f'name="{name}" value="')[1].split('"')[0] for name in ("share", "epoch")}
+    assert post(world, "anna", f"/releases/{CANARY}/promote", **shown).status_code == 303
+    del world.routes.routes["faq-de"]
+    ((_, _, fact),) = world.orders.given
+    assert (type(fact), fact.weight_ratio, fact.epoch) == (f.CanaryAdvanced, 0.1, 5)
+    assert f"/releases/{CANARY}/promote" not in world.client("oscar").get(f"/releases/{CANARY}").text
+    assert post(world, "oscar", f"/releases/{CANARY}/promote", **shown).status_code == 403
+
+
+@pytest.mark.parametrize("fields", [{}, {"share": "1"}, {"share": "0.1"}, {"share": "nan", "epoch": "5"}])
+def test_a_form_that_names_no_share_and_epoch_promotes_nothing(world, fields):
+    assert post(world, "anna", f"/releases/{CANARY}/promote", **fields).status_code == 400
+    assert world.orders.given == []
+
+
+def test_the_page_of_an_order_follows_it_until_what_serves_is_verified(tmp_path, snapshot):
+    made, story = World(tmp_path), Story(NOW)
+    events = [*story.release("shop-bot", 1, 1), *story.release("shop-bot", 2, 2)]
+    order = factories.fact(f.RollbackOrdered, failed=story.active("shop-bot"), reason="Too slow.")
+    ordered = story.event(order, "shop-bot", "o-1", by="sam")
+    story.wait(0.4)
+    rolled_back = list(story.rollback("shop-bot", ordered, mode="manual"))
+    client, path = made.client("sam"), f"/models/shop-bot/orders/{ordered.id}"
+    seen = []
+    for known in range(len(rolled_back) + 1):
+        made.fill([*events, ordered, *rolled_back[:known]])
+        seen.append(page_text(client.get(path).text))
+    assert seen == snapshot
+    assert "Too slow" not in page_text(made.client("adam").get(f"/models/bank-bot/orders/{ordered.id}").text)
+    assert client.get(f"/models/bank-bot/orders/{ordered.id}").status_code == 404
+    made.close()
+
+
+def test_a_refused_order_says_why(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    events = list(story.release("shop-bot", 1, 1, until="merging"))
+    held = story.event(factories.fact(f.ReleaseHeld, release_id=RELEASE, paused=True), "shop-bot", RELEASE, by="oscar")
+    refused = factories.fact(
+        f.OrderRefused, order_id=held.id, order_type=held.data.TYPE, release_id=None, code="stale_epoch", reason="No."
+    )
+    made.fill([*events, held, story.event(refused, "shop-bot", RELEASE)])
+    page = made.client("oscar").get(f"/models/shop-bot/orders/{held.id}?release={RELEASE}").text
+    assert "The order was refused: <code>stale_epoch</code>: No." in page
+    assert f'href="/releases/{RELEASE}">Continue' in page
+    assert made.client("oscar").get(f"/models/shop-bot/orders/{held.id}?release=//evil").status_code == 422
+    made.close()

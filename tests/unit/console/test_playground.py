@@ -94,6 +94,20 @@ def test_the_page_shows_text_as_text_and_never_the_key(world, viewer):
         assert fields["key"] not in answer.text
 
 
+def test_a_session_is_asked_for_the_key_once_and_another_session_again(world):
+    client, path = world.client("oscar"), "/models/faq-de/playground"
+    form = {"prompt": "x", "left": "1", "right": "2", "csrf": world.csrf(client)}
+    assert client.post(path, data=form).status_code == 422
+    client.post(path, data=form | {"key": "wrong-key-7"})
+    assert 'name="key"' in client.get(path).text
+    assert "I am faq-de@v1" in client.post(path, data=form | {"key": KEY}).text
+    page = client.get(f"{path}?left=2&right=1").text
+    assert ('name="key"' in page, KEY in page) == (False, False)
+    assert page.index('value="2" selected') < page.index('value="1" selected')
+    assert "I am faq-de@v2" in client.post(path, data=form).text
+    assert 'name="key"' in world.client("oscar").get(path).text
+
+
 @pytest.mark.parametrize(
     "more",
     [{"prompt": ""}, {"prompt": "x" * 8001}, {"max_tokens": 1025}, {"left": -1}, {"key": ""}, {"key": "a\r\nb: c"}],

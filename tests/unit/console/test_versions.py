@@ -4,7 +4,7 @@ import pytest
 
 from contracts import facts as f
 from contracts.vocabulary import ServingSettings
-from services.console.domain.version_screen import Proof, Proofs, build_version, flatten
+from services.console.domain.version_screen import Proof, Proofs, build_version, compare_versions, flatten
 from services.console.web.markdown import render_markdown
 from testbed import factories
 from tests.kit.page_text import page_text
@@ -45,9 +45,25 @@ def test_two_versions_side_by_side(admin):
     assert rows["lineage", "data"]["differs"]
     assert not rows["lineage", "base"]["differs"]
     assert (rows["hyperparameters", "steps"]["left"], rows["hyperparameters", "steps"]["right"]) == ("40", "30")
+    assert rows["hyperparameters", "steps"]["change"] == ""
     assert rows["variants", "int8 perplexity ratio"]["left"] == "1.0120"
+    assert not rows["policy", "triggers"]["differs"]
     assert admin.get(f"{PATH}/compare/77").status_code == 404
     assert admin.get("/models/support-bot/compare?left=1&right=2").status_code == 200
+
+
+def test_figures_that_differ_say_which_version_is_better():
+    opened = factories.fact(f.ReleaseOpened)
+    result = opened.evals[0].model_copy(update={"value": 0.5, "higher_is_better": False})
+    slower = opened.model_copy(update={"evals": (result.model_copy(update={"value": 0.75}),)})
+    opened = opened.model_copy(update={"evals": (result,)})
+    left, right = (build_version((factories.event(fact),), None, (), None) for fact in (opened, slower))
+    (row,) = [row for row in compare_versions(left, right).rows if row.group == "evaluations"]
+    assert (row.change, row.tone) == ("+0.25", "bad")
+    (row,) = [row for row in compare_versions(right, left).rows if row.group == "evaluations"]
+    assert (row.change, row.tone) == ("-0.25", "good")
+    groups = [row.group for row in compare_versions(left, right).rows]
+    assert (groups[0], groups[-1]) == ("evaluations", "lineage")
 
 
 def test_what_is_not_there_and_what_is_of_another_team_is_not_found(world, admin):
