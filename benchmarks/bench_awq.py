@@ -26,7 +26,7 @@ from llmcompressor.modifiers.transform.awq import AWQModifier
 from transformers import AutoTokenizer
 
 from benchmarks.parts import show_table
-from clients.cli.gguf import convert_gguf, find_packaged_gguf
+from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 from contracts.facts import QuantiseSettings
 from services.quantiser.adapters import autoawq, compression, evaluation
 from services.quantiser.adapters.calibration_set import calibration_windows

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tritonclient.grpc
 
 from benchmarks.parts import show_table
-from clients.cli.gguf import convert_gguf, find_packaged_gguf
+from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 from decisions.serving.memory import OVERHEAD_BYTES, WEIGHTS_RATIO
 from services.server_manager.domain.model_config import plan_model_files
 from services.server_manager.settings import ServerManagerSettings

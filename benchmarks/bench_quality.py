@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.parts import show_table
 from benchmarks.quality.faults import runs
 from benchmarks.quality.tasks import TASKS, Row, draw_held_out
-from clients.cli.gguf import convert_gguf, find_packaged_gguf
+from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 from decisions.evaluations.limit_tests import Decision, plan_test
 from deploy.local.supervisor import default_engine_root
 

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import psutil
 
 from benchmarks.parts import show_table
-from clients.cli.gguf import convert_gguf, find_packaged_gguf
+from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 from contracts.facts import CALIBRATION_DEFAULTS, QuantiseSettings, VariantQuantised
 from contracts.services import EVENTS
 from contracts.vocabulary import Variant

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tritonclient.grpc as triton_client
 
 from benchmarks.parts import show_table
-from clients.cli.gguf import convert_gguf, find_packaged_gguf
+from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 from contracts.facts import CALIBRATION_DEFAULTS
 from contracts.manifests import HeldOutWindow
 from contracts.routes import ServedTarget

@@ -15,9 +15,9 @@ from typing import Any, Self, TypeVar
 
 from clients.cli.api_key import read_key
 from clients.cli.connection import connected, find_stack
-from clients.cli.event_log import EventFilter, read_history
-from clients.cli.runtimes import read_runtimes
-from clients.cli.version_records import read_routes
+from clients.cli.events.event_log import EventFilter, read_history
+from clients.cli.releases.runtimes import read_runtimes
+from clients.cli.releases.version_records import read_routes
 from contracts.envelope import Event, plain
 from contracts.facts import FACTS
 from contracts.manifests import FileEntry

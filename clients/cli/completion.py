@@ -85,8 +85,8 @@ async def model_names(js: JetStreamContext) -> list[str]:
 
 
 async def _read_versions(client: Client) -> list[str]:
-    from clients.cli.names import ROLES, version_in_role
     from clients.cli.reading import RecordsOfModels
+    from clients.cli.releases.names import ROLES, version_in_role
     from contracts.routes import Route
 
     routes = await RecordsOfModels(client.jetstream(timeout=LIMIT_S), "routes", Route).all()
@@ -108,8 +108,8 @@ async def _read_api_keys(client: Client) -> list[str]:
 
 
 async def _read_releases(client: Client) -> list[str]:
-    from clients.cli.names import RELEASE_ID
     from clients.cli.reading import keys_of
+    from clients.cli.releases.names import RELEASE_ID
 
     keys = await keys_of(client.jetstream(timeout=LIMIT_S), "releases")
     return [name for name in (key.partition(".")[2] for key in keys) if RELEASE_ID.fullmatch(name)]

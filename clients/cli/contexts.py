@@ -169,7 +169,7 @@ def named_context(name: str, contexts: Contexts | None = None) -> Context:
     Raises:
         CommandError: there is none of that name.
     """
-    from clients.cli.names import nearest
+    from clients.cli.releases.names import nearest
 
     known = (contexts or read_contexts()).contexts
     if name not in known:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from clients.cli.contexts import holds_secret
 from clients.cli.declared_state import Key, Kind
 from clients.cli.errors import CommandError, Exit
-from clients.cli.names import nearest
+from clients.cli.releases.names import nearest
 from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents
 from contracts.api_keys import ApiKey, KeyLimits, KeyName
 from contracts.mirrors import Mirror, MirrorName

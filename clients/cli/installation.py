@@ -9,7 +9,7 @@ from typing import Any, Final
 from nats.js import JetStreamContext
 from pydantic import BaseModel
 
-from clients.cli.commands.keys import change_keys
+from clients.cli.commands.installation.keys import change_keys
 from clients.cli.connection import StackAddress, connected
 from clients.cli.declared import (
     AnyDeclared,

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from clients.cli.errors import CommandError, Exit
-from clients.cli.names import nearest
+from clients.cli.releases.names import nearest
 from decisions.policies.refused_values import describe_refusal
 
 LARGEST_BYTES = 1024 * 1024

@@ -9,7 +9,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NoKeysError
 
 from clients.cli.connection import connected, find_stack
-from clients.cli.dead_letters import list_all
+from clients.cli.events.dead_letters import list_all
 from contracts.services import EVENTS, INBOX, ORDERS
 from shared.errors import SlipwayError
 from shared.messaging.topology import BUCKETS

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from clients.cli.event_log import LoggedEvent
+from clients.cli.events.event_log import LoggedEvent
 from contracts.facts import (
     CheckpointRejected,
     DeploymentChanged,

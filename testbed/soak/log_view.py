@@ -10,7 +10,7 @@ from datetime import timedelta
 import nats.errors
 
 from clients.cli.connection import connected, find_stack
-from clients.cli.event_log import EventFilter, LoggedEvent, merge, read_history
+from clients.cli.events.event_log import EventFilter, LoggedEvent, merge, read_history
 from clients.cli.output import CommandError
 from contracts.facts import FACTS, AlertRaised, AlertResolved, AlertUpdated, WindowSummarised
 from contracts.services import EVENTS, stream_of

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from clients.cli.event_log import LoggedEvent
+from clients.cli.events.event_log import LoggedEvent
 from contracts.facts import (
     CheckpointReady,
     CheckpointRejected,

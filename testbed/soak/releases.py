@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from clients.cli.event_log import LoggedEvent
+from clients.cli.events.event_log import LoggedEvent
 from contracts.facts.progress import Outcome
 from shared.runtime.clock import SystemClock
 from testbed.soak import release_log

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.cli.gguf import convert_gguf, find_packaged_gguf
+from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 from contracts.routes import Route
 from contracts.vocabulary import ServingSettings
 from services.server_manager.adapters.triton_engine import TritonEngine

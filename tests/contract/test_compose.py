@@ -534,7 +534,7 @@ def test_a_service_is_imported_once_in_its_image_which_compiles_what_it_imports(
 
 NOT_IN_THE_TOOLS = frozenset(
     {
-        "clients.cli.gguf",
+        "clients.cli.sources.gguf",
         "clients.training.callback",
         "clients.training.trained",
         "clients.cli.doctor.servers",

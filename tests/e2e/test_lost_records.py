@@ -9,7 +9,7 @@ import pytest
 
 from clients.cli.commands.orders import order
 from clients.cli.connection import find_stack, sender_of
-from clients.cli.version_records import read_routes
+from clients.cli.releases.version_records import read_routes
 from contracts.facts import DrillFault, DrillOrdered, Fact, SuspensionDecided
 from contracts.routes import Route
 from contracts.vocabulary import Deployable

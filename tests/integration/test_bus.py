@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from clients.cli import dead_letters as deadletters
+from clients.cli.events import dead_letters as deadletters
 from contracts.envelope import CONTENT_TYPE, Event, plain
 from contracts.facts import AlertRaised, VariantFailed, VariantRequested, WorkAbandoned
 from contracts.services import EVENTS, durable_name

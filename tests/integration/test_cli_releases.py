@@ -4,8 +4,8 @@ import uuid
 
 import pytest
 
-from clients.cli.names import Name, parse_name
-from clients.cli.recorded_releases import last_announced, newest_release, read_releases
+from clients.cli.releases.names import Name, parse_name
+from clients.cli.releases.recorded_releases import last_announced, newest_release, read_releases
 from contracts import facts as f
 from contracts.envelope import plain
 from contracts.routes import Route

@@ -8,7 +8,7 @@ import pytest
 
 from clients.cli.commands.runtime import check_current
 from clients.cli.output import CommandError
-from clients.cli.runtimes import find_idle_fleets, list_fleets
+from clients.cli.releases.runtimes import find_idle_fleets, list_fleets
 from contracts.runtimes import FleetRuntime, FleetRuntimes
 from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRuntimes
 from services.server_manager.domain.records import Leader
@@ -67,7 +67,7 @@ async def test_a_list_says_whether_it_is_current_and_when_it_was_reported_last(j
     async with renewing(lead):
         fleet = await read()
         assert (fleet.name, fleet.endpoints, fleet.is_current) == ("main", FLEET.runtimes, True)
-        monkeypatch.setattr("clients.cli.runtimes.NEW_S", 0.0)  # as where the clocks of bus and command differ
+        monkeypatch.setattr("clients.cli.releases.runtimes.NEW_S", 0.0)  # as where the clocks of bus and command differ
         assert (await read()).is_current
     gone = await read()
     assert not gone.is_current

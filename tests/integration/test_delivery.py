@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from clients.cli import dead_letters as deadletters
+from clients.cli.events import dead_letters as deadletters
 from contracts.envelope import CONTENT_TYPE, plain
 from contracts.facts import VariantFailed, VariantRequested, WorkAbandoned
 from contracts.vocabulary import canonical_json

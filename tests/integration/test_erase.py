@@ -52,7 +52,7 @@ def answers(js, model, order_id, refused):
 @pytest.mark.parametrize("refused", [False, True])
 async def test_the_answer_is_found_behind_that_of_another_order(js, settings, tmp_path, monkeypatch, refused):
     monkeypatch.setattr("clients.cli.commands.orders.ANSWER_TRY_S", 2.0)  # both answers are there at the next look
-    monkeypatch.setattr("clients.cli.commands.erase.WAIT_S", 6.0)
+    monkeypatch.setattr("clients.cli.commands.installation.erase.WAIT_S", 6.0)
     arguments = ("erase", "bot@v2", "--reason", "asked to")
     running = asyncio.create_task(asyncio.to_thread(slipway, SimpleNamespace(keys=tmp_path), settings, *arguments))
     for event in answers(js, "bot", await ordered(js, "bot"), refused):

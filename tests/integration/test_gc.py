@@ -145,7 +145,7 @@ def test_the_command_hides_then_erases_and_both_are_in_the_audit_log(servers, st
     blob = files_of(StoredObjects(stack.connection), key)[0]
     variables = as_variables(stack)
     now = [datetime.now(UTC) + timedelta(days=15)]
-    monkeypatch.setattr("clients.cli.commands.gc.SystemClock", lambda: FixedClock(now[0]))
+    monkeypatch.setattr("clients.cli.commands.installation.gc.SystemClock", lambda: FixedClock(now[0]))
 
     def gc(*options: str) -> tuple[int, str, str]:
         return run_command(variables, "gc", *options)

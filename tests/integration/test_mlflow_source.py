@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from clients.cli import mlflow_source
-from clients.cli.mlflow_source import access_of, fetch
 from clients.cli.output import CommandError, Exit
+from clients.cli.sources import mlflow_source
+from clients.cli.sources.mlflow_source import access_of, fetch
 from shared.storage.mlflow import MlflowAccess, MlflowApi, MlflowError
 from tests.integration.mlflow_answers import answering, reply
 

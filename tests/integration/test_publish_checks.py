@@ -7,12 +7,12 @@ import uuid
 import pytest
 import yaml
 
-from clients.cli.checkpoint_checks import find_base
 from clients.cli.commands.policy import check_policy
 from clients.cli.commands.publish import find_earlier, training_connection
 from clients.cli.connection import StackAddress
 from clients.cli.errors import CommandError
-from clients.cli.recorded_releases import release_of_checkpoint
+from clients.cli.releases.recorded_releases import release_of_checkpoint
+from clients.cli.sources.checkpoint_checks import find_base
 from clients.training import Published
 from contracts import facts as f
 from contracts.envelope import plain

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from clients.cli import dead_letters as deadletters
+from clients.cli.events import dead_letters as deadletters
 from contracts import facts as f
 from contracts.envelope import CONTENT_TYPE, plain
 from contracts.manifests import DeploymentRecord, VersionManifest

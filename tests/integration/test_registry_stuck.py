@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from clients.cli import dead_letters as deadletters
+from clients.cli.events import dead_letters as deadletters
 from contracts import facts as f
 from contracts.policy import ReleasePolicy
 from contracts.services import EVENTS, INBOX, durable_name

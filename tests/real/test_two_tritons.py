@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from clients.cli.doctor.endpoints import assess_endpoints
-from clients.cli.runtimes import list_fleets
+from clients.cli.releases.runtimes import list_fleets
 from contracts.codes import Code
 from contracts.facts import AlertRaised, EndpointOrdered, OrderAccepted
 from decisions.routes.edits import roll_back

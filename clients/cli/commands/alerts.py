@@ -9,13 +9,13 @@ import typer
 
 from clients.cli.completion import complete_models
 from clients.cli.connection import StackAddress, connected, find_stack
-from clients.cli.event_log import EventFilter, LoggedEvent, read_history
-from clients.cli.following import follow
-from clients.cli.last_events import last_sequences
+from clients.cli.events.event_log import EventFilter, LoggedEvent, read_history
+from clients.cli.events.following import follow
+from clients.cli.events.last_events import last_sequences
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import ended_by_interrupt, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
-from clients.cli.resolving import require_model
+from clients.cli.releases.resolving import require_model
 from clients.cli.views.alert import COLUMNS, AlertView, alert_event_line, as_data, blocks, fold, row
 from contracts.envelope import Event, plain
 from contracts.vocabulary import Environment

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from clients.cli.connection import find_stack
-from clients.cli.external_source import open_source
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
-from clients.cli.upload import model_files, progress_bar, upload_files
-from clients.cli.version_records import list_bases, open_store
+from clients.cli.releases.version_records import list_bases, open_store
+from clients.cli.sources.external_source import open_source
+from clients.cli.sources.upload import model_files, progress_bar, upload_files
 from contracts.manifests import BaseManifest, FolderManifest
 from contracts.sources import is_weights, parse_hub_uri, scheme_of
 from contracts.vocabulary import digest_of
@@ -131,7 +131,7 @@ def _import_smollm2(
 ) -> Imported:
     from importlib.metadata import version
 
-    from clients.cli.gguf import convert_gguf, find_packaged_gguf
+    from clients.cli.sources.gguf import convert_gguf, find_packaged_gguf
 
     try:
         source = find_packaged_gguf(SMOLLM2_PACKAGE)

@@ -5,8 +5,8 @@ import typer
 from clients.cli.connection import find_stack
 from clients.cli.options import StateOption
 from clients.cli.output import CommandError, Exit
-from clients.cli.resolving import VersionArgument, advise, find_version_name
-from clients.cli.version_records import open_store
+from clients.cli.releases.resolving import VersionArgument, advise, find_version_name
+from clients.cli.releases.version_records import open_store
 from decisions.releases.model_cards import render_card
 from shared.errors import Permanent, SlipwayError
 from shared.provenance.envelopes import Trust

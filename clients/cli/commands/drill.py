@@ -13,8 +13,8 @@ from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import FAULTS, check_model, parse_duration, parse_fault
 from clients.cli.reading import RecordsOfModels
-from clients.cli.resolving import find_target, require_model
-from clients.cli.serving import active_target, read_route
+from clients.cli.releases.resolving import find_target, require_model
+from clients.cli.releases.serving import active_target, read_route
 from clients.cli.views.render import duration
 from contracts.drills import LONGEST, Drill
 from contracts.facts import DrillFault, DrillOrdered

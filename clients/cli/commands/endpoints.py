@@ -19,8 +19,8 @@ from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import parse_duration
-from clients.cli.runtimes import ListedFleet, read_fleets, read_runtimes
-from clients.cli.version_records import read_routes
+from clients.cli.releases.runtimes import ListedFleet, read_fleets, read_runtimes
+from clients.cli.releases.version_records import read_routes
 from contracts.facts import EndpointOrdered
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, RunningTarget

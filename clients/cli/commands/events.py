@@ -11,16 +11,16 @@ import typer
 from clients.cli.audit_facts import state_change
 from clients.cli.completion import complete_models
 from clients.cli.connection import StackAddress, ask_bus, connected, find_stack, on_bus, sender_of
-from clients.cli.dead_letters import DeadLetter, find, list_all, requeue
-from clients.cli.event_log import EventFilter, LoggedEvent
-from clients.cli.event_selection import Selection, read_selected
-from clients.cli.event_types import types_matching
-from clients.cli.following import follow
-from clients.cli.last_events import last_sequences
+from clients.cli.events.dead_letters import DeadLetter, find, list_all, requeue
+from clients.cli.events.event_log import EventFilter, LoggedEvent
+from clients.cli.events.event_selection import Selection, read_selected
+from clients.cli.events.event_types import types_matching
+from clients.cli.events.following import follow
+from clients.cli.events.last_events import last_sequences
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line, show_pairs, show_table
 from clients.cli.parsing import check_model, parse_moment
-from clients.cli.resolving import require_model
+from clients.cli.releases.resolving import require_model
 from clients.cli.views.render import event_line
 from contracts.codes import ADVICE
 from contracts.envelope import plain

@@ -7,12 +7,12 @@ from nats.js import JetStreamContext
 
 from clients.cli.completion import complete_models
 from clients.cli.connection import ask_bus, find_stack
-from clients.cli.last_events import last_event
+from clients.cli.events.last_events import last_event
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, show_json, show_line, show_table
 from clients.cli.parsing import check_model
-from clients.cli.resolving import require_model
-from clients.cli.serving import read_route
+from clients.cli.releases.resolving import require_model
+from clients.cli.releases.serving import read_route
 from contracts.envelope import Event, plain
 from contracts.facts import GoldenChecked
 from contracts.vocabulary import Target

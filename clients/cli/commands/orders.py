@@ -9,14 +9,14 @@ import typer
 from nats.js import JetStreamContext
 
 from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
-from clients.cli.last_events import answer_to, last_sequences
-from clients.cli.names import parse_name
+from clients.cli.events.last_events import answer_to, last_sequences
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import parse_duration
-from clients.cli.recorded_releases import Release, pick, recorded_releases
-from clients.cli.resolving import ReleaseArgument, advice, require_model, resolve
-from clients.cli.serving import read_route
+from clients.cli.releases.names import parse_name
+from clients.cli.releases.recorded_releases import Release, pick, recorded_releases
+from clients.cli.releases.resolving import ReleaseArgument, advice, require_model, resolve
+from clients.cli.releases.serving import read_route
 from contracts.envelope import Event
 from contracts.facts import ApprovalGranted, Fact, OrderAccepted, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large

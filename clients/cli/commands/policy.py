@@ -12,16 +12,16 @@ from nats.js import JetStreamContext
 from clients.cli.connection import StackAddress, ask_bus, find_stack, on_bus
 from clients.cli.declared import DeclaredPolicy
 from clients.cli.errors import CommandError, Exit
-from clients.cli.event_log import EventFilter, read_history
+from clients.cli.events.event_log import EventFilter, read_history
 from clients.cli.installation import Installation, apply_one
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import show_json, show_line
 from clients.cli.parsing import check_model, parse_duration
-from clients.cli.policy_sentences import explain_policy
-from clients.cli.policy_template import TEMPLATE
-from clients.cli.policy_times import explain_times, mean_rate
+from clients.cli.policies.policy_sentences import explain_policy
+from clients.cli.policies.policy_template import TEMPLATE
+from clients.cli.policies.policy_times import explain_times, mean_rate
 from clients.cli.reading import RecordsOfModels
-from clients.cli.resolving import advise
+from clients.cli.releases.resolving import advise
 from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents, validated
 from contracts.policy import ReleasePolicy
 from decisions.policies.comparison import weaknesses

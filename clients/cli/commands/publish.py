@@ -11,19 +11,19 @@ from typing import Any, get_args
 
 import typer
 
-from clients.cli import publish_options as options
-from clients.cli.checkpoint_checks import Checked, check_checkpoint, find_base
 from clients.cli.commands.policy import check_policy, load_policy
 from clients.cli.commands.status import UNTIL, follow_release
 from clients.cli.connection import StackAddress, find_stack, on_bus
-from clients.cli.evaluation_checks import check_evaluation
-from clients.cli.external_source import configuration_of, describe_weights, open_source
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line
 from clients.cli.parsing import check_model
-from clients.cli.recorded_releases import Release, read_releases
+from clients.cli.releases.recorded_releases import Release, read_releases
 from clients.cli.settings import CliSettings
-from clients.cli.upload import Advance, model_files, progress_bar
+from clients.cli.sources import publish_options as options
+from clients.cli.sources.checkpoint_checks import Checked, check_checkpoint, find_base
+from clients.cli.sources.evaluation_checks import check_evaluation
+from clients.cli.sources.external_source import configuration_of, describe_weights, open_source
+from clients.cli.sources.upload import Advance, model_files, progress_bar
 from clients.cli.views.render import duration
 from clients.training import Connection as TrainingConnection
 from clients.training import Published, PublishError, Run, data_hash, publish_checkpoint
@@ -167,7 +167,7 @@ def checkpoint_of(
     if from_mlflow is None:
         yield str(adapter), _run_of({**given, "run_id": given["run_id"] or _folder_name(str(adapter))})
         return
-    from clients.cli.mlflow_source import access_of, fetch
+    from clients.cli.sources.mlflow_source import access_of, fetch
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = asyncio.run(fetch(access_of(CliSettings(), from_mlflow), from_mlflow, Path(folder), quiet=quiet))

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from clients.cli.connection import StackAddress, find_stack
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
-from clients.cli.resolving import VersionArgument, find_version_name
-from clients.cli.upload import Advance, progress_bar
-from clients.cli.version_records import find_version, open_store
+from clients.cli.releases.resolving import VersionArgument, find_version_name
+from clients.cli.releases.version_records import find_version, open_store
+from clients.cli.sources.upload import Advance, progress_bar
 from contracts.facts import RegisteredVariant
 from contracts.manifests import FileEntry, VariantManifest, VersionManifest
 from contracts.vocabulary import Contract, Digest, Target

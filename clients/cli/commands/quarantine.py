@@ -17,13 +17,13 @@ from clients.cli.commands.orders import (
     give_for_route,
 )
 from clients.cli.connection import StackAddress, find_stack, on_bus
-from clients.cli.event_log import EventFilter, read_history
-from clients.cli.names import parse_name
+from clients.cli.events.event_log import EventFilter, read_history
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.reading import RecordsOfModels
-from clients.cli.resolving import require_model
+from clients.cli.releases.names import parse_name
+from clients.cli.releases.resolving import require_model
 from contracts.envelope import Event
 from contracts.facts import (
     AlertRaised,

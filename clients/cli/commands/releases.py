@@ -16,12 +16,12 @@ from clients.cli.commands.orders import (
     show_result,
 )
 from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
-from clients.cli.event_log import EventFilter, read_history
-from clients.cli.names import parse_name
+from clients.cli.events.event_log import EventFilter, read_history
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError
-from clients.cli.recorded_releases import Release, newest_release
-from clients.cli.resolving import ReleaseArgument, resolve, unknown_release
+from clients.cli.releases.names import parse_name
+from clients.cli.releases.recorded_releases import Release, newest_release
+from clients.cli.releases.resolving import ReleaseArgument, resolve, unknown_release
 from contracts.envelope import Event
 from contracts.facts import ApprovalDenied, CanaryAdvanced, CheckpointReady, Fact, ReleaseHeld, ReleaseOpened
 from contracts.facts.progress import ReleaseProgress
@@ -115,7 +115,7 @@ def promote(
 async def _promote(stack: StackAddress, what: str, reason: str, until: datetime) -> tuple[ReleaseProgress, float]:
     async with on_bus(stack) as js:
         release = (await open_release(js, what)).progress
-        from clients.cli.serving import read_route
+        from clients.cli.releases.serving import read_route
 
         route = await read_route(js, release.model)
         canary = route.canary_in_traffic if route is not None else None

@@ -11,12 +11,12 @@ import typer
 
 from clients.cli.commands.policy import load_policy
 from clients.cli.connection import StackAddress, find_stack, on_bus
-from clients.cli.event_log import EventFilter, read_history
+from clients.cli.events.event_log import EventFilter, read_history
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model, parse_duration
+from clients.cli.releases.resolving import advise
 from clients.cli.replay.compare import COLUMNS, Line, as_data, match, read_recorded, row
-from clients.cli.resolving import advise
 from contracts.envelope import Event
 from contracts.policy import Trigger
 from decisions.replay.engine import Replay, replay

@@ -22,11 +22,12 @@ from clients.cli.commands.orders import (
 )
 from clients.cli.commands.suspension import Decision, DecisionOrder, decide_suspension
 from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
-from clients.cli.last_events import answer_to, last_event, last_sequences
+from clients.cli.events.last_events import answer_to, last_event, last_sequences
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs
 from clients.cli.parsing import check_model
-from clients.cli.resolving import find_target, require_model, version_of
+from clients.cli.releases.resolving import find_target, require_model, version_of
+from clients.cli.releases.serving import active_target, read_route
 from clients.cli.rollback_options import (
     AtOnceOption,
     DecidedArgument,
@@ -36,7 +37,6 @@ from clients.cli.rollback_options import (
     ToOption,
     WaitOption,
 )
-from clients.cli.serving import active_target, read_route
 from clients.cli.views.alert import RollbackFact, rollback_line
 from clients.cli.views.timeline import timeline_lines, timeline_rows
 from contracts.codes import ADVICE, Code

@@ -11,14 +11,14 @@ from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model
 from clients.cli.reading import RecordsOfModels
-from clients.cli.recorded_releases import read_releases
-from clients.cli.runtimes import (
+from clients.cli.releases.recorded_releases import read_releases
+from clients.cli.releases.runtimes import (
     RENEWED_WITHIN_S,
     find_idle_fleets,
     plan_release,
     read_runtimes,
 )
-from clients.cli.version_records import find_version, open_store, read_routes
+from clients.cli.releases.version_records import find_version, open_store, read_routes
 from clients.training.publish import envelope
 from contracts.facts import CheckpointReady
 from contracts.policy import ReleasePolicy

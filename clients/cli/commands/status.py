@@ -15,20 +15,20 @@ from nats.js import JetStreamContext
 
 from clients.cli.completion import complete_releases
 from clients.cli.connection import StackAddress, connected, find_stack, on_bus
-from clients.cli.event_log import parse
-from clients.cli.names import FORMS, Name, parse_name
+from clients.cli.events.event_log import parse
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, is_terminal, show_json, show_line, warn
 from clients.cli.reading import own_models
-from clients.cli.recorded_releases import (
+from clients.cli.releases.names import FORMS, Name, parse_name
+from clients.cli.releases.recorded_releases import (
     Release,
     last_announced,
     newest_release,
     read_releases,
     release_of_checkpoint,
 )
-from clients.cli.resolving import resolve_text, unknown_release
-from clients.cli.serving import read_suspended
+from clients.cli.releases.resolving import resolve_text, unknown_release
+from clients.cli.releases.serving import read_suspended
 from clients.cli.stream_limits import nearly_full
 from clients.cli.views import render
 from clients.cli.watched import read_blind

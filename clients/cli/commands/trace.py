@@ -9,14 +9,14 @@ import typer
 from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
 from clients.cli.completion import complete_models, complete_releases
 from clients.cli.connection import StackAddress, find_stack, on_bus
-from clients.cli.names import RELEASE_ID, VERSION_FORMS, Name
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table
-from clients.cli.recorded_releases import recorded_releases
-from clients.cli.resolving import advise, find_version_name
-from clients.cli.runtimes import describe_run, read_runtimes
-from clients.cli.serving import tell_suspended
-from clients.cli.version_records import (
+from clients.cli.releases.names import RELEASE_ID, VERSION_FORMS, Name
+from clients.cli.releases.recorded_releases import recorded_releases
+from clients.cli.releases.resolving import advise, find_version_name
+from clients.cli.releases.runtimes import describe_run, read_runtimes
+from clients.cli.releases.serving import tell_suspended
+from clients.cli.releases.version_records import (
     FINGERPRINT,
     find_version,
     gather_version,

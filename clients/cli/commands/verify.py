@@ -7,11 +7,11 @@ import typer
 
 from clients.cli.completion import complete_versions
 from clients.cli.connection import StackAddress, find_stack
-from clients.cli.names import VERSION_FORMS
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
-from clients.cli.resolving import advise, find_version_name
-from clients.cli.version_records import FINGERPRINT, find_version, open_store, version_numbers
+from clients.cli.releases.names import VERSION_FORMS
+from clients.cli.releases.resolving import advise, find_version_name
+from clients.cli.releases.version_records import FINGERPRINT, find_version, open_store, version_numbers
 from contracts.vocabulary import Variant
 from shared.errors import SlipwayError
 from shared.provenance.envelopes import Trust

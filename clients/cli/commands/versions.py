@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from clients.cli.connection import find_stack
-from clients.cli.evaluation_tables import read_evaluated_rows, show_evaluations
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_pairs, show_table
-from clients.cli.recorded_releases import Release
-from clients.cli.resolving import VersionArgument, advise, find_version_name
-from clients.cli.runtimes import read_runtimes
-from clients.cli.version_prices import describe_prices, hourly_price, price_per_hour, release_price
-from clients.cli.version_records import (
+from clients.cli.releases.evaluation_tables import read_evaluated_rows, show_evaluations
+from clients.cli.releases.recorded_releases import Release
+from clients.cli.releases.resolving import VersionArgument, advise, find_version_name
+from clients.cli.releases.runtimes import read_runtimes
+from clients.cli.releases.version_prices import describe_prices, hourly_price, price_per_hour, release_price
+from clients.cli.releases.version_records import (
     Version,
     course_of,
     find_version,

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from clients.cli.connection import find_stack
 from clients.cli.doctor.findings import Finding, ok, skipped, warning
-from clients.cli.runtimes import ListedFleet, read_fleets
-from clients.cli.version_records import read_routes
+from clients.cli.releases.runtimes import ListedFleet, read_fleets
+from clients.cli.releases.version_records import read_routes
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime
 from deploy.local.state import StateFolder

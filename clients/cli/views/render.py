@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from clients.cli.recorded_releases import Release
+from clients.cli.releases.recorded_releases import Release
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
 from contracts.facts.progress import ReleaseProgress, StepProgress

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from typer.testing import CliRunner
 
-from clients.cli.commands.keys import keys_app
+from clients.cli.commands.installation.keys import keys_app
 from deploy.docker.provisioner import LOOKED, STAMP
 from deploy.identity.key_folder import KeyFolder
 from testbed.servers import BIN

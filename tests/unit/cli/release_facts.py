@@ -1,6 +1,6 @@
 """Facts of a release from its begin to its end, and the release as the command line reads it."""
 
-from clients.cli.recorded_releases import Release
+from clients.cli.releases.recorded_releases import Release
 from contracts import facts as f
 from contracts.policy import Promotion
 from testbed.factories import after, event, fact, policy, route, served

@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 
 from clients.cli.commands.alerts import in_order
-from clients.cli.event_log import EventFilter, LoggedEvent, streams_of
+from clients.cli.events.event_log import EventFilter, LoggedEvent, streams_of
 from clients.cli.views.alert import alert_event_line, as_data, blocks, fold, row
 from contracts import facts as f
 from contracts.services import EVENTS, stream_subjects

@@ -11,17 +11,17 @@ from pydantic_settings import SettingsError
 from typer.main import get_command
 
 from clients.cli.commands.base import import_command
+from clients.cli.commands.installation.stack import inherited_variables, parse_replicas
 from clients.cli.commands.policy import load_policy
 from clients.cli.commands.publish import check_serving, parse_eval, parse_values, parse_variants, steps
-from clients.cli.commands.stack import inherited_variables, parse_replicas
 from clients.cli.commands.status import model_of
 from clients.cli.commands.trace import find_runtimes
 from clients.cli.main import _end_of_library, app
-from clients.cli.names import Name, parse_name
 from clients.cli.output import CommandError, Exit
-from clients.cli.recorded_releases import pick
+from clients.cli.releases.names import Name, parse_name
+from clients.cli.releases.recorded_releases import pick
+from clients.cli.releases.version_records import FINGERPRINT
 from clients.cli.settings import CliSettings
-from clients.cli.version_records import FINGERPRINT
 from contracts import facts as f
 from contracts.routes import Route
 from contracts.vocabulary import Runtime, ServingSettings, Variant

@@ -19,8 +19,8 @@ from clients.cli.backup.contents import (
 from clients.cli.backup.folder import Folder
 from clients.cli.backup.restoring import choose, verify
 from clients.cli.backup.taking import keep_list
-from clients.cli.commands.restore import note_shape, restore
-from clients.cli.commands.stack import parse_nats, parse_tritons
+from clients.cli.commands.installation.restore import note_shape, restore
+from clients.cli.commands.installation.stack import parse_nats, parse_tritons
 from clients.cli.output import CommandError, Exit, size_text
 from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import DATA_FORMAT

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli.checkpoint_checks import Base, check_checkpoint
 from clients.cli.commands.publish import hash_of
 from clients.cli.output import CommandError
+from clients.cli.sources.checkpoint_checks import Base, check_checkpoint
 from clients.training import data_hash
 from contracts.facts import BaseModelRef
 

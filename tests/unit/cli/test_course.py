@@ -1,6 +1,6 @@
 """When a version took traffic, from what, and what took it over: by the records of deployments."""
 
-from clients.cli.version_records import course_of
+from clients.cli.releases.version_records import course_of
 from contracts.manifests import DeploymentRecord
 from testbed import factories as f
 

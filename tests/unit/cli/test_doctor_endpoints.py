@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from clients.cli.doctor.endpoints import GIB, assess_endpoints
 from clients.cli.doctor.findings import as_line
-from clients.cli.runtimes import ListedFleet
+from clients.cli.releases.runtimes import ListedFleet
 from contracts.runtimes import FleetRuntime
 from testbed.factories import route, served
 

@@ -13,7 +13,7 @@ from clients.cli.commands.endpoints import (
     wait_until_empty,
 )
 from clients.cli.output import CommandError
-from clients.cli.runtimes import ListedFleet
+from clients.cli.releases.runtimes import ListedFleet
 from contracts.runtimes import FleetRuntime, RunningTarget
 from testbed.factories import MODEL, route, served
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from clients.cli.errors import CommandError
-from clients.cli.evaluation_checks import check_evaluation
+from clients.cli.sources.evaluation_checks import check_evaluation
 from contracts.evaluations import Evaluations
 from contracts.vocabulary import digest_of
 from testbed.factories import policy

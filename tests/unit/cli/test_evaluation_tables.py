@@ -1,6 +1,6 @@
 """The rows that changed most are shown with their questions and reasons, as far as they can be read."""
 
-from clients.cli.evaluation_tables import Rows, describe_changes
+from clients.cli.releases.evaluation_tables import Rows, describe_changes
 from contracts.evaluation_results import EvaluatedRow, EvaluationSummary
 
 DIGEST = "sha256:" + "a" * 64

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from clients.cli.event_selection import Selection
-from clients.cli.event_types import short_name, types_matching
+from clients.cli.events.event_selection import Selection
+from clients.cli.events.event_types import short_name, types_matching
 from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import parse_moment
 from contracts.facts import FACTS, AlertRaised

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from clients.cli.connection import StackAddress
-from clients.cli.external_source import configuration_of, open_source
+from clients.cli.sources.external_source import configuration_of, open_source
 from shared.errors import Permanent
 from shared.runtime.settings import Connection
 

@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from clients.cli.commands.keys import keys_app
+from clients.cli.commands.installation.keys import keys_app
 from deploy.identity.key_folder import KeyFolder
 from shared.runtime.clock import SystemClock
 

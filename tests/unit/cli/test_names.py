@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.cli.names import (
+from clients.cli.output import CommandError, Exit
+from clients.cli.releases.names import (
     ROLES,
     Name,
     nearest,
@@ -15,7 +16,6 @@ from clients.cli.names import (
     target_in_route,
     version_in_role,
 )
-from clients.cli.output import CommandError, Exit
 from contracts.routes import CanaryShare, Route
 from contracts.vocabulary import MODEL_NAME_PATTERN
 from testbed.factories import served, target

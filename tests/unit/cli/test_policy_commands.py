@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from clients.cli.errors import CommandError
-from clients.cli.policy_sentences import explain_policy, period
-from clients.cli.policy_template import TEMPLATE
+from clients.cli.policies.policy_sentences import explain_policy, period
+from clients.cli.policies.policy_template import TEMPLATE
 from clients.cli.yaml_source import InvalidError, read_documents
 from contracts.evaluations import Evaluations
 from contracts.policy import ReleasePolicy

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.cli.policy_times import about, blocks_to_pass, explain_times, mean_rate, requests_to_pass
+from clients.cli.policies.policy_times import about, blocks_to_pass, explain_times, mean_rate, requests_to_pass
 from contracts.facts import CanaryAssessed, WindowSummarised
 from contracts.facts.watch import Window
 from contracts.policy import Canary, Shadow

@@ -1,8 +1,8 @@
 import pytest
 
 from clients.cli.commands.status import PlainDrawing
-from clients.cli.event_log import parse, subjects_in
-from clients.cli.recorded_releases import describe_rollback
+from clients.cli.events.event_log import parse, subjects_in
+from clients.cli.releases.recorded_releases import describe_rollback
 from clients.cli.views.render import as_data, bar, duration, event_line, plain_block, rich_block, work_line
 from contracts import facts as f
 from contracts.envelope import plain

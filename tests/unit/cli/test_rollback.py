@@ -14,7 +14,7 @@ from clients.cli.commands.rollback import (
 )
 from clients.cli.commands.suspension import pick_suspended
 from clients.cli.output import CommandError, Exit
-from clients.cli.serving import active_target
+from clients.cli.releases.serving import active_target
 from clients.cli.views.timeline import short_span, timeline_rows
 from contracts import facts as f
 from contracts.codes import ADVICE

@@ -4,11 +4,11 @@ import pytest
 import typer
 
 from clients.cli.commands.endpoints import CHANGED, describe_target
+from clients.cli.commands.installation.stack import parse_engine, parse_nats, parse_runtimes, parse_tritons
 from clients.cli.commands.runtime import check_runtime, describe_plan
-from clients.cli.commands.stack import parse_engine, parse_nats, parse_runtimes, parse_tritons
 from clients.cli.output import CommandError, Exit
-from clients.cli.recorded_releases import Release
-from clients.cli.runtimes import describe_run, plan_release
+from clients.cli.releases.recorded_releases import Release
+from clients.cli.releases.runtimes import describe_run, plan_release
 from clients.training.publish import envelope
 from contracts.attested_steps import RequiredAttestations
 from contracts.facts import CheckpointReady, ReleaseFinished

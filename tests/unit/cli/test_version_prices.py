@@ -2,8 +2,8 @@
 
 import pytest
 
-from clients.cli.version_prices import describe_prices, hourly_price, price_per_hour
-from clients.cli.version_records import Version
+from clients.cli.releases.version_prices import describe_prices, hourly_price, price_per_hour
+from clients.cli.releases.version_records import Version
 from contracts import facts as f
 from contracts.runtimes import FleetRuntime, RunningTarget
 from testbed import factories

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from clients.cli.policy_template import TEMPLATE
+from clients.cli.policies.policy_template import TEMPLATE
 from contracts.policy import ReleasePolicy
 from decisions.policies.problems import list_problems
 from services.registry.domain.admission import Refusal, decide_policy

@@ -5,7 +5,7 @@ import itertools
 import pytest
 from typer.testing import CliRunner
 
-from clients.cli.commands.keys import keys_app
+from clients.cli.commands.installation.keys import keys_app
 from deploy.identity.certificates import KeyPair, hosts_of, make_authority, make_server_certificate
 from deploy.identity.key_files import KeysRefused
 from deploy.identity.key_folder import KeyFolder

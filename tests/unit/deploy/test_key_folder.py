@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from clients.cli.commands.keys import keys_app
+from clients.cli.commands.installation.keys import keys_app
 from contracts.identities import PROVISIONER, RESERVED, Credential
 from contracts.services import SERVICES
 from decisions.access.api_keys import assess_key, parse_key
@@ -347,7 +347,7 @@ def test_a_folder_of_another_user_is_refused_in_one_sentence(tmp_path):
     keys.prepare(["127.0.0.1"], NOW)
     keys.path.parent.chmod(0o755)
     script = (
-        "import os, sys, clients.cli.commands.keys; from clients.cli.main import main; sys.argv = ['slipway', *sys.argv[1:]]; "
+        "import os, sys, clients.cli.commands.installation.keys; from clients.cli.main import main; sys.argv = ['slipway', *sys.argv[1:]]; "
         "os.setgroups([]); os.setgid(4321); os.setuid(4321); main()"
     )
     for arguments in (["list"], ["add", "paula", "--role", "viewer"], ["init"]):

@@ -1,6 +1,6 @@
 """Events of one release, as the event log of a soak holds them."""
 
-from clients.cli.event_log import LoggedEvent
+from clients.cli.events.event_log import LoggedEvent
 from contracts import facts as f
 from testbed import factories
 

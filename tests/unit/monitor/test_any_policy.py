@@ -6,7 +6,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from clients.cli.policy_sentences import explain_policy
+from clients.cli.policies.policy_sentences import explain_policy
 from contracts.policy import Canary, Shadow, Trigger
 from contracts.trigger_metrics import TriggerMetric
 from decisions.policies.limits import find_endless

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from clients.cli.dead_letters import DeadLetter, repeated
+from clients.cli.events.dead_letters import DeadLetter, repeated
 from contracts.envelope import nats_subject, plain, source_of
 from contracts.facts import FACTS, CheckpointReady, RollbackOrdered, VariantRequested
 from contracts.identities import PROVISIONER

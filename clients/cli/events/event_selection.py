@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from nats.js import JetStreamContext
 
-from clients.cli.event_log import EventFilter, LoggedEvent, read_history
+from clients.cli.events.event_log import EventFilter, LoggedEvent, read_history
 from contracts.envelope import Event
 from contracts.facts import FACTS
 from contracts.services import EVENTS, FROM_OUTSIDE, stream_of

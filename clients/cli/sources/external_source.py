@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clients.cli.connection import StackAddress
 from clients.cli.output import show_line
-from clients.cli.upload import progress_bar
+from clients.cli.sources.upload import progress_bar
 from contracts.facts import Weights
 from contracts.sources import HUB
 from contracts.vocabulary import ArtifactRef, digest_of

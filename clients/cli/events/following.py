@@ -9,8 +9,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
-from clients.cli.event_log import EventFilter, LoggedEvent, Reader, by_consumer, parse, read_all, streams_of
-from clients.cli.last_events import last_sequences
+from clients.cli.events.event_log import EventFilter, LoggedEvent, Reader, by_consumer, parse, read_all, streams_of
+from clients.cli.events.last_events import last_sequences
 from clients.cli.reading import ANSWER_S, own_models
 from contracts.envelope import nats_subject
 from contracts.facts import WorkProgressed

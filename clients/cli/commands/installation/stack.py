@@ -157,7 +157,9 @@ def up(
     if (refused := find_refused(config.services, inherited_variables(os.environ))) is not None:
         fail(refused, Exit.USAGE)
     if not no_preflight:
-        from clients.cli.commands.doctor import preflight  # the store's client and more, which the others do without
+        from clients.cli.commands.installation.doctor import (
+            preflight,  # the store's client and more, which the others do without
+        )
 
         preflight(folder, config, root)
     if detach:

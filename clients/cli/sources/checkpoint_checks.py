@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.cli.external_source import ADAPTER_CONFIG, MODEL_CONFIG
 from clients.cli.output import CommandError
+from clients.cli.sources.external_source import ADAPTER_CONFIG, MODEL_CONFIG
 from clients.training import Connection, PublishError
 from clients.training.bus import connected
 from contracts.facts import BaseModelRef

@@ -12,7 +12,7 @@ from nats.js import JetStreamContext
 
 from clients.cli.connection import StackAddress, on_bus
 from clients.cli.reading import RecordsOfModels, last_message
-from clients.cli.recorded_releases import Release
+from clients.cli.releases.recorded_releases import Release
 from clients.cli.views.render import duration
 from contracts.facts import CheckpointReady
 from contracts.manifests import VersionManifest

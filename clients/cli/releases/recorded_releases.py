@@ -11,11 +11,11 @@ from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy
 from pydantic import Field
 
-from clients.cli.event_log import EventFilter, parse, read_history
-from clients.cli.last_events import last_event
-from clients.cli.names import RELEASE_ID, Name
+from clients.cli.events.event_log import EventFilter, parse, read_history
+from clients.cli.events.last_events import last_event
 from clients.cli.reading import RecordsOfModels, last_message, own_models, read_messages
-from clients.cli.serving import read_route
+from clients.cli.releases.names import RELEASE_ID, Name
+from clients.cli.releases.serving import read_route
 from contracts.envelope import Event
 from contracts.facts import (
     CanaryAssessed,

@@ -7,7 +7,7 @@ from typing import Any
 from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy
 
-from clients.cli.event_log import STREAMS, parse
+from clients.cli.events.event_log import STREAMS, parse
 from clients.cli.reading import LastMessage, last_message, read_messages
 from contracts.envelope import Event, nats_subject
 from contracts.facts import Fact

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
-from clients.cli.policy_sentences import period
+from clients.cli.policies.policy_sentences import period
 from contracts.facts import WindowSummarised
 from contracts.policy import ReleasePolicy, Trigger
 from decisions.evidence import hard_failures

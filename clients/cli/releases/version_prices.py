@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from clients.cli.version_records import Version
+from clients.cli.releases.version_records import Version
 from contracts.manifests import BenchmarkReport, MergedManifest, VariantManifest
 from contracts.runtimes import FleetRuntime
 from decisions.releases.prices import held_memory, machine_time

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from clients.cli.output import CommandError, Exit, show_line
 from clients.cli.settings import CliSettings
-from clients.cli.upload import Advance, progress_bar
+from clients.cli.sources.upload import Advance, progress_bar
 from contracts.facts import EvalResult
 from contracts.sources import is_weights, pickles_in, travels
 from shared.runtime.settings import SourceSettings

@@ -15,7 +15,7 @@ from clients.cli.commands.orders import (
 from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import show_json, show_line
-from clients.cli.resolving import VersionArgument, find_version_name
+from clients.cli.releases.resolving import VersionArgument, find_version_name
 from contracts.facts import ErasureOrdered
 
 WAIT_S = 30.0

@@ -11,7 +11,7 @@ import typer
 
 from clients.cli.backup.folder import Folder, FolderArgument
 from clients.cli.backup.restoring import Chosen, choose, put_back, verify
-from clients.cli.commands.stack import NatsOption, folder_of, inherited_variables, parse_nats
+from clients.cli.commands.installation.stack import NatsOption, folder_of, inherited_variables, parse_nats
 from clients.cli.connection import find_stack
 from clients.cli.contexts import named_context, requested_context
 from clients.cli.options import JsonOption, StateOption

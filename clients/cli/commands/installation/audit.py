@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.connection import StackAddress, find_stack, on_bus
-from clients.cli.event_log import LoggedEvent, read_history
+from clients.cli.events.event_log import LoggedEvent, read_history
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table, warn
 from clients.cli.parsing import parse_duration
 from clients.cli.reading import own_models
-from clients.cli.version_records import open_store
+from clients.cli.releases.version_records import open_store
 from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.provenance import AttesterKey
 from decisions.sealed_log.audit import append, is_audited, item_of

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from clients.cli.errors import CommandError, Exit
-from clients.cli.names import nearest
+from clients.cli.releases.names import nearest
 from contracts.facts import FACTS
 
 

@@ -10,7 +10,7 @@ from nats.js import JetStreamContext
 from clients.cli.completion import complete_releases, complete_versions, model_names
 from clients.cli.connection import StackAddress, ask_bus
 from clients.cli.errors import CommandError, Exit
-from clients.cli.names import (
+from clients.cli.releases.names import (
     VERSION_FORMS,
     Name,
     nearest,
@@ -19,8 +19,8 @@ from clients.cli.names import (
     target_in_route,
     version_in_role,
 )
-from clients.cli.recorded_releases import recorded_releases
-from clients.cli.serving import read_route
+from clients.cli.releases.recorded_releases import recorded_releases
+from clients.cli.releases.serving import read_route
 from contracts.vocabulary import Target
 from shared.errors import SlipwayError
 

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from clients.cli.audit_facts import key_change
-from clients.cli.commands.api_keys import (
+from clients.cli.commands.installation.api_keys import (
     IdArgument,
     Listing,
     as_plain,

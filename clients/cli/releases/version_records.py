@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from clients.cli.connection import StackAddress, on_bus
-from clients.cli.names import Name
 from clients.cli.output import CommandError, Exit
 from clients.cli.reading import RecordsOfModels
-from clients.cli.recorded_releases import Release, recorded_release, recorded_releases
+from clients.cli.releases.names import Name
+from clients.cli.releases.recorded_releases import Release, recorded_release, recorded_releases
 from contracts.facts import VariantBenchmarked
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
 from contracts.routes import Route

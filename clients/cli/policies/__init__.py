@@ -1,0 +1,1 @@
+"""What `slipway policy` shows and writes of a policy."""

@@ -1,0 +1,1 @@
+"""Releases, versions and routes, as records and names of the command line."""
