@@ -99,7 +99,7 @@ const kept = new Map(); // by the id of a part that is about to be replaced: wha
 
 // Returns what may be moved, opened or focused in a part, by a name that it has again in the part's next version.
 function named(part) {
-  const kinds = [".scroll", "pre", "details", "summary"];
+  const kinds = [".scroll", "pre", "details:not(.pipeline details)", "summary"]; // steps open and close as they begin and end
   const own = kinds.flatMap((kind) => [...part.querySelectorAll(kind)].map((each, number) => [`${kind} ${number}`, each]));
   return new Map([...[...part.querySelectorAll("a[href]")].reverse().map((link) => [link.getAttribute("href"), link]), ...own]);
 }
