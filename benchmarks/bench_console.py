@@ -61,7 +61,6 @@ SCREENS = {
     "history": "/history",
     "canary": f"/releases/{release_id(1001)}/canary",
     "version": "/models/model-7/versions/2",
-    "audit": "/audit",
     "drills": "/drills",
     "model": "/models/model-7",
 }

@@ -27,7 +27,7 @@ class MonthlyUsage(StoredRecord):
     """What one account used in a calendar month (UTC); all gateways add to the same record.
 
     Attributes:
-        account: The id of a key, a digest of a subject of an identity provider, or a team.
+        account: The id of a key, or a team.
         month: As `2026-11`.
         tokens: Tokens of prompts and answers.
         requests: Requests that were admitted.

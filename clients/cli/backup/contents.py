@@ -98,7 +98,7 @@ class BackupManifest(Contract):
         objects: The list of objects, one `ObjectCopy` as JSON per line.
         object_count: How many they are.
         object_bytes: How many bytes they have together.
-        damaged: Objects whose bytes are not those that their name promises; they are not part of it.
+        damaged: Objects that cannot be found, or whose bytes are not what their name promises; they are not part of it.
         ports: Ports of an embedded stack by name: restored routes name them, so a restored stack takes them again.
         tritons: Tritons of the default runtime of an embedded stack: routes name what each serves.
     """

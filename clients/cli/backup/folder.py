@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from clients.cli.backup.contents import Blob
+from clients.cli.output import CommandError, Exit
 from shared.errors import Permanent
 from shared.runtime.files import replacing
 from shared.storage.blobs import blob_key
@@ -17,7 +18,17 @@ from shared.storage.objects import AlreadyExists
 from shared.storage.transfer import PART_BYTES
 
 _BACKUPS = "backups"
-FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder that backups are in.")]
+
+
+def _refuse_address(folder: Path) -> Path:
+    if ":/" in str(folder):
+        raise CommandError(f"{folder} is no folder: back up into one, and copy it, for example with rclone", Exit.USAGE)
+    return folder
+
+
+FolderArgument = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="The folder that backups are in.", callback=_refuse_address)
+]
 
 
 def checked(blob: Blob, parts: Iterable[memoryview]) -> Iterator[memoryview]:
@@ -75,7 +86,10 @@ class Folder:
 
     def names(self) -> list[str]:
         """Return the names of all backups, the oldest first."""
-        return sorted(path.stem for path in (self.path / _BACKUPS).glob("*.json"))
+        try:
+            return sorted(path.stem for path in (self.path / _BACKUPS).iterdir() if path.suffix == ".json")
+        except FileNotFoundError:
+            return []
 
     def commit(self, name: str, manifest: bytes) -> None:
         """Write the manifest of a backup, which must not exist; raise AlreadyExists if it does."""

@@ -50,12 +50,11 @@ class SourceStore(LockingStore):
 
 
 def read_versions(versions: Iterable[ObjectVersion]) -> list[ObjectVersion]:
-    """Return the version of each object that is read: the newest, unless it is hidden; of the audit log the first."""
+    """Return the version of each object that is read: the latest, unless it is hidden; of the audit log the first."""
     read = []
     for key, group in groupby(versions, key=lambda version: version.key):
-        there = list(group)
-        written = [version for version in there if not version.marker]
-        read += written[:1] if key.startswith(AUDIT) else [each for each in written if each is there[-1]]
+        written = [version for version in group if not version.marker]
+        read += written[:1] if key.startswith(AUDIT) else [version for version in written if version.latest]
     return read
 
 
@@ -65,7 +64,7 @@ class ObjectCopier:
 
     Attributes:
         keep: Returns whether an object belongs to the backup.
-        damaged: Objects whose bytes are not those that their name promises; they are not copied.
+        damaged: Objects whose bytes are not those that their name promises, or cannot be found; they are not copied.
         new_bytes: Bytes that the folder did not have.
     """
 
@@ -88,10 +87,10 @@ class ObjectCopier:
             retention = self.store.retention_of(version.key, version.version_id) if locks else None
             blob = self._bytes(version)
         except Permanent as error:
-            if error.code == "digest_mismatch":
-                self.damaged.append(version.key)
-            elif error.code != "artifact_not_found":  # it was removed meanwhile
+            if error.code not in ("digest_mismatch", "artifact_not_found"):
                 raise
+            if error.code == "digest_mismatch" or version in self.store.versions(version.key):
+                self.damaged.append(version.key)  # else it was removed meanwhile
             return None
         return ObjectCopy(
             key=version.key,

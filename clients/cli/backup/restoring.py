@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from clients.cli.backup.bus import find_contents, put_consumers_back, restore_stream
 from clients.cli.backup.contents import FORMAT, LEFT_OUT, BackupManifest, Blob, ObjectCopy
 from clients.cli.backup.folder import Folder
 from clients.cli.backup.objects import REQUESTS, SourceStore, put_objects_back
 from clients.cli.backup.taking import read_list
 from clients.cli.connection import StackAddress, connected
-from clients.cli.output import CommandError
+from clients.cli.output import CommandError, warn
 from contracts.vocabulary import digest_of
 from deploy.data_format import refuse
 from shared.errors import Permanent
@@ -19,6 +21,8 @@ from shared.messaging.provision import provision_when_joined, settings_of
 from shared.runtime.clock import Clock
 
 MOST_NAMED = 5
+OLDEST_BUS = (2, 14)
+"""The first nats-server that puts a consumer back."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,10 @@ def choose(folder: Folder, name: str | None, digest: str | None) -> Chosen:
     Raises:
         CommandError: there is none, it has another digest than the one that was noted, or this program cannot read it.
     """
-    names = folder.names()
+    try:
+        names = folder.names()
+    except OSError as error:
+        raise CommandError(f"{folder} cannot be read: {error}") from error
     if not names or (name is not None and name not in names):
         has = f"it has {', '.join(names)}" if names else "it has none"
         raise CommandError(f"{folder} has no backup {name or 'at all'}; {has}")
@@ -45,7 +52,10 @@ def choose(folder: Folder, name: str | None, digest: str | None) -> Chosen:
     actual = digest_of(data)
     if digest is not None and digest != actual:
         raise CommandError(f"the manifest of {name or names[-1]} in {folder} is {actual}, not {digest}; it was changed")
-    manifest = BackupManifest.model_validate_json(data)
+    try:
+        manifest = BackupManifest.model_validate_json(data)
+    except ValidationError as error:
+        raise CommandError(f"the manifest of {name or names[-1]} in {folder} is damaged; use another backup") from error
     if manifest.format > FORMAT:
         raise CommandError(
             f"{folder} has a backup of format {manifest.format}, this program reads {FORMAT}; use a newer one"
@@ -71,6 +81,8 @@ def verify(chosen: Chosen) -> int:
                 pass
         except Permanent as error:
             return error.reason
+        except OSError as error:
+            return str(error)
         return None
 
     with ThreadPoolExecutor(REQUESTS, thread_name_prefix="verify") as threads:
@@ -85,10 +97,14 @@ async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock) -> None:
     """Restore a backup into a stack whose services do not run.
 
     Raises:
-        CommandError: the installation is not empty, or its bus refuses a copy.
+        CommandError: the installation is not empty, or its bus refuses a copy or is too old.
     """
     store = SourceStore(stack.connection)
     async with connected(stack) as client:
+        server = client.connected_server_version
+        if (server.major, server.minor) < OLDEST_BUS:
+            version = f"{server.major}.{server.minor}"
+            raise CommandError(f"the bus is nats-server {version}; a restore needs 2.14, nothing was restored")
         js = client.jetstream(timeout=30)
         problems = [*await find_contents(js), *await asyncio.to_thread(_objects_there, store)]
         if problems:
@@ -96,11 +112,15 @@ async def put_back(stack: StackAddress, chosen: Chosen, clock: Clock) -> None:
                 f"this installation is not empty, and a restore replaces nothing: {'; '.join(problems[:MOST_NAMED])}. "
                 "Use a new state folder, or empty volumes and an empty bucket, and start no service before"
             )
-        await asyncio.to_thread(put_objects_back, store, chosen.folder, chosen.objects, clock.now())
-        for copy in chosen.manifest.streams:
-            await restore_stream(client, copy, chosen.folder)
-        await put_consumers_back(js, chosen.manifest.positions)
-        await provision_when_joined(js, **settings_of(stack.connection))
+        try:
+            await asyncio.to_thread(put_objects_back, store, chosen.folder, chosen.objects, clock.now())
+            for copy in chosen.manifest.streams:
+                await restore_stream(client, copy, chosen.folder)
+            await put_consumers_back(js, chosen.manifest.positions)
+            await provision_when_joined(js, **settings_of(stack.connection))
+        except BaseException:
+            warn("this installation has a part of the backup; empty it, then run the restore again")
+            raise
 
 
 def _objects_there(store: SourceStore) -> list[str]:

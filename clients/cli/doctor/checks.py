@@ -69,7 +69,7 @@ def run_check(check: Check) -> Finding:
 
 
 def plan_checks(subject: Subject) -> list[Check]:
-    """List the checks of a subject. Only a check reads anything, so that each can fail alone."""
+    """List the checks of a subject."""
     if subject.elsewhere is not None:
         return [*_elsewhere(subject.elsewhere)]
     running = stack.is_running(subject.folder)
@@ -96,14 +96,12 @@ def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
     yield Check("python", _python)
     yield Check("engine python", partial(_engine_python, subject.engine_root))
     yield Check("programs", partial(_programs, subject.engine_root))
-    leftovers = not running and stack.has_living_processes(subject.folder)  # `slipway up` ends them first
-    if not running and not leftovers:  # its own models fill memory
+    if not running and not stack.has_living_processes(subject.folder):  # their models fill memory; `up` ends the latter
         yield Check("memory", partial(_memory, subject.config))
+        yield Check("shared memory", _shared_memory)
     yield Check("sandbox", lambda: assess.assess_sandbox(sandbox.probe()))
     yield Check("state folder", partial(stack.check_folder, subject.folder))
     yield Check("disk", partial(_disk, subject.folder))
-    if not leftovers:
-        yield Check("shared memory", _shared_memory)
 
 
 def _python() -> Finding:

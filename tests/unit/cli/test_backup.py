@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from typer.testing import CliRunner
 
 from clients.cli.backup.contents import (
     BUCKETS_IN_ORDER,
@@ -21,6 +22,7 @@ from clients.cli.backup.restoring import choose, verify
 from clients.cli.backup.taking import keep_list
 from clients.cli.commands.installation.restore import note_shape, restore
 from clients.cli.commands.installation.stack import parse_nats, parse_tritons
+from clients.cli.main import app
 from clients.cli.output import CommandError, Exit, size_text
 from contracts.vocabulary import canonical_json, digest_of
 from deploy.data_format import DATA_FORMAT
@@ -235,6 +237,21 @@ def test_a_backup_that_this_program_cannot_restore_is_refused(tmp_path, changed,
     kept(Folder(tmp_path), **changed)
     with pytest.raises(CommandError, match=sentence):
         choose(Folder(tmp_path), None, None)
+
+
+def test_a_manifest_that_was_cut_off_is_refused(tmp_path):
+    manifest = kept(Folder(tmp_path))
+    path = tmp_path / "backups" / f"{manifest.name()}.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(CommandError, match="damaged"):
+        choose(Folder(tmp_path), None, None)
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_an_address_is_no_folder(command):
+    done = CliRunner().invoke(app, [command, "s3://backups/slipway"])
+    assert isinstance(done.exception, CommandError)
+    assert done.exception.code == Exit.USAGE
 
 
 def test_a_location_without_the_backup_says_what_it_has(tmp_path):

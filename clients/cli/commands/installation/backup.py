@@ -35,7 +35,7 @@ def backup(
     warn(KEPT_BESIDE)
     if taken.manifest.damaged:
         raise CommandError(
-            f"{len(taken.manifest.damaged)} objects are not what their names promise, such as "
+            f"{len(taken.manifest.damaged)} objects are missing or not what their names promise, such as "
             f"{taken.manifest.damaged[0]}; they are not part of it, see `slipway verify`"
         )
 
@@ -43,6 +43,8 @@ def backup(
 def _take(stack: StackAddress, folder: Folder) -> Taken:
     try:
         return asyncio.run(take(stack, folder, SystemClock()))
+    except TimeoutError:  # of the bus
+        raise
     except OSError as error:
         raise CommandError(f"the backup in {folder} cannot be written: {error}; run it again to go on") from error
 

@@ -116,4 +116,4 @@ def _restore(folder: StateFolder | None, chosen: Chosen, nats: int | None) -> No
     except CannotStart as error:
         raise CommandError(str(error)) from error
     if not servers.completed:
-        raise CommandError("the restore was interrupted; empty the installation, and run it again")
+        raise CommandError("the restore was interrupted")

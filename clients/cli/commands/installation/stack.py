@@ -256,7 +256,7 @@ def parse_nats(number: int | None, description: Description | None, *, stored: b
         fail(
             f"--nats {number}: the stack was made with {before}, and another number cannot use what it stored; leave "
             "the option out, or take a backup and restore it into a new stack: "
-            f"`slipway restore LOCATION --nats {number} --state FOLDER`",
+            f"`slipway restore FOLDER --nats {number} --state FOLDER`",
             Exit.USAGE,
         )
     return number
