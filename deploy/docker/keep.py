@@ -19,6 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -68,10 +69,10 @@ class LivenessProbe(threading.Thread):
 class DiskWatch(threading.Thread):
     """Asks a message bus to end when its disk was full and has space, so that its container is started again."""
 
-    def __init__(self, url: str, store: Path, child: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, url: str, store: Path, end: Callable[[], None]) -> None:
         super().__init__(daemon=True)
         address = urlsplit(url)
-        self._url, self._store, self._child = f"{address.scheme}://{address.netloc}", store, child
+        self._url, self._store, self._end = f"{address.scheme}://{address.netloc}", store, end
 
     def run(self) -> None:
         """Look until the bus is asked to end."""
@@ -81,7 +82,7 @@ class DiskWatch(threading.Thread):
             with contextlib.suppress(OSError):  # of the disk
                 why = full_disk.look(self._url, self._store, restarts)
         sys.stderr.write(f"keep: {why}; it is started again\n")
-        self._child.send_signal(signal.SIGTERM)
+        self._end()
 
 
 def keep(
@@ -107,7 +108,7 @@ def keep(
     detector = HangDetector(LIMITS, start_s)
     LivenessProbe(url, detector).start()
     if bus_store is not None:
-        DiskWatch(url, bus_store, child).start()
+        DiskWatch(url, bus_store, lambda: stop(signal.SIGTERM, None)).start()
     last_look = time.monotonic()
     while True:
         try:

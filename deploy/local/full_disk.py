@@ -3,7 +3,7 @@
 NATS gives up each stream whose write has failed: it answers no write to it any more, also once there is space, until
 the server is started again. Reads go on, and its liveness probe succeeds. So the program that keeps the server running
 looks at its health, and starts it again as soon as there is space, which is at once while the reserve is there. Where
-writes fail again after a restart, the next one is delayed.
+writes fail again after a restart, the next one is delayed; that of a container by its restart policy only.
 Needs the standard library only.
 """
 
