@@ -302,7 +302,7 @@ def test_an_order_is_stored_with_the_person_as_its_sender(server, console):
     assert (form["failed"], form["epoch"]) == ("search-ranker.v2.int8", "6")
     form["reason"] = "too <script>slow</script>"
     answer = client.post("/models/search-ranker/rollback", data=form)
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == 303, answer.text
     stored = asyncio.run(last_order(server))
     assert stored.subject == nats_subject(RollbackOrdered.TYPE, "search-ranker", "oscar")
     assert json.loads(stored.data)["source"] == "/slipway/oscar"
