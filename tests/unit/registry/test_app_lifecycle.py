@@ -53,7 +53,7 @@ async def test_a_release_whose_deadline_is_beyond_the_calendar_is_swept(harness)
     policy = entry.value.policy.model_copy(update={"deadlines": Deadlines(merge_s=1e300)})
     before = entry.value.opened.model_copy(update={"policy": policy})
     await releases.update(key, entry.value.model_copy(update={"opened": before}), entry.revision)
-    assert [await sweeper.sweep() for sweeper in harness.registry.sweepers] == [0] * 4
+    assert not any([await sweeper.sweep() for sweeper in harness.registry.sweepers])
     await harness.to_registered(opened.release_id)
     assert harness.published(f.VersionRegistered)
 
