@@ -226,7 +226,7 @@ def test_before_a_server_has_stored_anything_another_number_is_taken():
     [
         (2, 1, "--nats 2: two servers stand still when one of them is away; use 1 or 3"),
         (3, 1, "--nats 3: the stack was made with 1"),
-        (1, 3, "`slipway restore LOCATION --nats 1 --state FOLDER`"),
+        (1, 3, "`slipway restore FOLDER --nats 1 --state FOLDER`"),
     ],
 )
 def test_another_number_of_nats_servers_is_refused_with_the_way_to_it(number, before, why, capsys):
