@@ -260,6 +260,12 @@ class Evaluation(_Strict):
         """Return whether a bound is about an anchor."""
         return any(bound.max_drop_from_anchor is not None for bound in self.bounds)
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Return what decides, beside the set, which rows are asked and how they are scored, by its name."""
+        slices = sorted({bound.slice for bound in self.bounds if bound.slice})
+        return {**self.model_dump(mode="json", exclude={"bounds", "rows_digest"}), "slices of bounds": slices}
+
     def label_of(self, bound: Bound) -> str:
         """Return the label of the scorer that a bound is about."""
         return bound.scorer or self.scorers[0].label

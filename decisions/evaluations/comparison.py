@@ -44,9 +44,10 @@ def _weaknesses(proposed: Evaluations, stored: Evaluations) -> Iterator[str]:
 
 def _of_one(proposed: Evaluation, stored: Evaluation) -> Iterator[str]:
     """Yield what is weaker in one evaluation: how it is asked and scored must be kept, bounds may be tighter."""
-    changed = [field for field in ("rows", "max_tokens") if getattr(proposed, field) != getattr(stored, field)]
+    fields = stored.asked if stored.has_anchor else ("rows", "max_tokens")  # what else it asks has another anchor
+    changed = [field for field in fields if proposed.asked[field] != stored.asked[field]]
     changed += ["rows_digest"] if stored.rows_digest not in (None, proposed.rows_digest) else []
-    changed += ["max_rows"] if proposed.max_rows < stored.max_rows else []
+    changed += ["max_rows"] if proposed.max_rows < stored.max_rows and "max_rows" not in changed else []
     kept = {scorer.label: scorer for scorer in proposed.scorers}
     changed += [f"scorer {scorer.label}" for scorer in stored.scorers if kept.get(scorer.label) != scorer]
     if changed:

@@ -60,8 +60,7 @@ def find_basis(evaluation: Evaluation, rows_digest: Digest) -> Digest | None:
     """Return what scores must have in common with those of an anchor; None if no bound is about one."""
     if not evaluation.has_anchor:
         return None
-    asked = evaluation.model_dump(mode="json", exclude={"bounds", "rows_digest"})
-    return digest_of_json({"method": METHOD, "set": rows_digest, **asked})
+    return digest_of_json({"method": METHOD, "set": rows_digest, **evaluation.asked})
 
 
 def plan_evaluation(
@@ -77,7 +76,8 @@ def plan_evaluation(
     """Return the plan of one evaluation of a release.
 
     The order is drawn from the identity of what is compared, so that a repeated delivery asks the same rows, and no
-    candidate can be trained for the first ones of a set. Versions that are compared with an anchor are asked the same.
+    candidate can be trained for the first ones of a set. Versions that are compared with an anchor are asked the same
+    rows, each in an order of its own.
 
     Args:
         declared: The evaluations of the policy.
@@ -106,9 +106,8 @@ def plan_evaluation(
             "anchor": str(anchor.target) if anchor is not None else None,
         }
     )
-    order = random.Random(basis or key)  # noqa: S311 - a repeatable order, not a secret
-    drawn = order.sample(rows, len(rows))
-    chosen = _choose(drawn, evaluation.max_rows, {limit.slice for limit in bounded if limit.slice})
+    slices = {limit.slice for limit in limits_of_set if limit.slice}
+    chosen = _draw(_choose(_draw(rows, basis or key), evaluation.max_rows, slices), key)
     comparison = plan_comparison(
         bounded,
         [
@@ -119,11 +118,15 @@ def plan_evaluation(
         beta=declared.beta,
         asks_all=basis is not None,
     )
-    return EvaluationPlan(evaluation, key, rows_digest, chosen, comparison, basis, anchor)
+    return EvaluationPlan(evaluation, key, rows_digest, tuple(chosen), comparison, basis, anchor)
 
 
-def _choose(drawn: Sequence[EvaluationRow], most: int, slices: Collection[str]) -> tuple[EvaluationRow, ...]:
-    """Return as many rows, in the order that was drawn; each slice with a bound has an equal share of them first."""
+def _draw(rows: Sequence[EvaluationRow], seed: Digest) -> Sequence[EvaluationRow]:
+    return random.Random(seed).sample(rows, len(rows))  # noqa: S311 - a repeatable order, not a secret
+
+
+def _choose(drawn: Sequence[EvaluationRow], most: int, slices: Collection[str]) -> Sequence[EvaluationRow]:
+    """Return as many rows, the first that were drawn; each slice with a bound has an equal share of them first."""
     share, seen, first = most // (len(slices) + 1), Counter[str](), set[int]()
     for row in drawn:
         if row.slice in slices and seen[row.slice] < share:
@@ -131,7 +134,7 @@ def _choose(drawn: Sequence[EvaluationRow], most: int, slices: Collection[str]) 
             first.add(row.number)
     others = [row.number for row in drawn if row.number not in first][: most - len(first)]
     kept = first.union(others)
-    return tuple(row for row in drawn if row.number in kept)
+    return [row for row in drawn if row.number in kept]
 
 
 def plan_evaluations(

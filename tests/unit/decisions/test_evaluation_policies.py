@@ -97,6 +97,26 @@ def test_a_bound_of_a_stated_figure_may_only_be_tightened(change, is_weaker):
     assert weaknesses(policy(), stored)
 
 
+ANCHORED = {"scorer": "equals", "max_drop_from_anchor": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"max_rows": 5_000}, "max_rows"),
+        ({"scorers": [{"kind": "equals"}, {"kind": "length"}]}, "scorers"),
+        ({"bounds": [ANCHORED, {"scorer": "equals", "slice": "refunds", "max_drop": 0.1}]}, "slices of bounds"),
+    ],
+)
+def test_an_event_does_not_begin_with_another_anchor_than_the_stored_policys(change, what):
+    stored = {"name": "orders", "scorers": [{"kind": "equals"}], "bounds": [ANCHORED]}
+    proposed = {"sets": [{**stored, **change}], "alpha": 0.1}
+    (weakness,) = weaknesses(with_evaluations(proposed), with_evaluations({"sets": [stored]}))
+    assert f"orders: {what} is not as" in weakness
+    tighter = {**stored, "bounds": [{**ANCHORED, "max_drop_from_anchor": 0.05}]}
+    assert weaknesses(with_evaluations({"sets": [tighter]}), with_evaluations({"sets": [stored]})) == []
+
+
 def test_a_set_that_is_pinned_stays():
     pinned = changed(evaluation={"rows_digest": "sha256:" + "0" * 64})
     assert weaknesses(pinned, pinned) == []

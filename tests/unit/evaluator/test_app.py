@@ -253,6 +253,21 @@ async def test_an_evaluation_that_changed_has_another_anchor(changed):
     assert [limit.kind for limit in report.results[0].limits] == ["max_drop"]
 
 
+async def test_versions_beside_an_anchor_are_asked_the_same_rows_each_in_another_order():
+    rows = [{"prompt": f"row {number}", "expected": "right", "slice": f"s{number % 20}"} for number in range(400)]
+    bounds = [{"max_drop": 0.2}, {"slice": "s7", "max_drop_from_anchor": 0.5}]
+    anchored = {**MINE, "bounds": bounds, "max_rows": 100}
+    reports = FakeReports(rows)
+    first, ref, _ = await evaluate(reports, FakeEndpoint(), staged(anchored, version=1))
+    order = staged(anchored, version=2, anchors=(promote(first, ref),))
+    second, _, _ = await evaluate(reports, FakeEndpoint(), order)
+    asked = [[row.number for row in report.results[0].rows] for report in (first, second)]
+    assert sorted(asked[0]) == sorted(asked[1])
+    assert asked[0] != asked[1], "an order that is known before is one to train for"
+    (limit,) = [limit for limit in second.results[0].limits if limit.slice]
+    assert (limit.rows, limit.decision) == (20, "met")
+
+
 async def test_a_candidate_that_is_proved_worse_is_not_asked_every_row():
     report, _, _ = await evaluate(FakeReports(SLOW), FakeEndpoint(7), staged(ANCHORED))
     assert report.verdict == "fail"
