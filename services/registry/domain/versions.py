@@ -30,7 +30,7 @@ REMEMBERED: Final = 64
 
 
 ANCHORS: Final = 16
-"""Most anchors of a model: a changed set of rows begins with a new one."""
+"""Most anchors of a model: those of its last releases. A changed set of rows begins with a new one."""
 
 
 class ModelRecord(OutboxRecord):
@@ -40,7 +40,7 @@ class ModelRecord(OutboxRecord):
     promoted, `queue` those that wait for its place. `opening` is the last admission in full: if its release record is
     missing (the registry was killed between the two writes), it is created from here, with the number that it has.
     `reservations` are the version numbers of the releases that have not ended, and of the newest others.
-    `anchors` are the first versions that were promoted with an evaluation, of its newest `ANCHORS` forms.
+    `anchors` are the first versions that were promoted with an evaluation, of the last `ANCHORS` forms that were used.
     `alerts` are open until a release of a later version was registered and has ended.
     """
 
@@ -100,7 +100,8 @@ def rebuild(
         f"The record of the versions of {model} was lost (bucket releases). Known again are {highest} as the last "
         f"version, {len(numbers)} releases and {len(under_way)} under way. Other releases under way and announcements "
         "that waited are not: publish their checkpoints again with a higher attempt. Nor are the earlier publishers of "
-        "weights, whom a policy may keep from approving them."
+        "weights, whom a policy may keep from approving them. Anchors of evaluations are those of the known releases; "
+        "without one, the next version that is promoted becomes it."
     )
     canary = route.canary if route is not None else None
     if canary is not None and not any(release.is_ours(canary.served.target) for release in open_releases):
@@ -116,7 +117,10 @@ def rebuild(
         "open": under_way,
         "in_progress": next((release.id for release in open_releases if release.turn is not None), None),
     }
-    return _alerted(record.model_copy(update=update), target, message, now)
+    record = record.model_copy(update=update)
+    for release in sorted(releases, key=lambda release: release.version):
+        record = note_anchors(record, release)
+    return _alerted(record, target, message, now)
 
 
 def _alerted(record: ModelRecord, target: Target, message: str, now: datetime) -> ModelRecord:
@@ -146,17 +150,21 @@ def note_end(record: ModelRecord, release: Release, now: datetime) -> ModelRecor
 
 
 def note_anchors(record: ModelRecord, release: Release) -> ModelRecord:
-    """Return the record with a promoted release as the anchor of its evaluations that have none."""
+    """Return the record with a promoted release as the anchor of its evaluations that were compared with none.
+
+    One with scores of too few rows is none: later versions could not be compared with it.
+    """
     ended, evaluated = release.finished, release.evaluated
     if ended is None or ended.outcome != "promoted" or evaluated is None:
         return record
-    known = {anchor.basis for anchor in record.anchors}
-    new = tuple(
-        Anchor(basis=result.basis, target=evaluated.target, report=evaluated.report)
-        for result in evaluated.results
-        if result.basis is not None and result.basis not in known
-    )
-    return record.model_copy(update={"anchors": (*record.anchors, *new)[-ANCHORS:]}) if new else record
+    known = {anchor.basis: anchor for anchor in record.anchors}
+    for result in evaluated.results:
+        anchor = known.pop(result.basis or "", None)
+        if result.basis is not None and result.anchor is None and result.asked == result.available > 2 * result.void:
+            anchor = Anchor(basis=result.basis, target=evaluated.target, report=evaluated.report)
+        if anchor is not None:
+            known[anchor.basis] = anchor
+    return record.model_copy(update={"anchors": tuple(known.values())[-ANCHORS:]})
 
 
 def end_lost(record: ModelRecord, release_id: str, cause_id: str, now: datetime) -> ModelRecord:
@@ -276,7 +284,11 @@ def decide_superseded(record: ModelRecord, newer: Release, older: Release) -> bo
 def decide_turn(
     release: Release, route: Route | None, base: BaseManifest, anchors: tuple[Anchor, ...] = ()
 ) -> TurnGranted:
-    """Return what a release is measured against: the active target, or the base model as version 0 while none is."""
+    """Return what a release is measured against: the active target, or the base model as version 0 while none is.
+
+    A quarantined version is no anchor.
+    """
+    anchors = tuple(anchor for anchor in anchors if route is None or not route.is_quarantined(anchor.target))
     if route is not None and route.active is not None:
         active = route.active
         baseline = Deployable(**{name: getattr(active, name) for name in Deployable.model_fields})

@@ -352,11 +352,11 @@ async def test_the_first_promoted_version_is_the_anchor_of_the_next_release(harn
     own = {"name": "own", "rows": "default"}
     policy, basis = k.policy(evaluations=Evaluations.model_validate({"sets": [own]})), digest_of(b"rows")
 
-    async def release(version):
+    async def release(version, beside=None):
         *_, opened = await harness.admit(f"e{version}", policy=policy, attempt=version, variants=("bf16",))
         await harness.to_registered(opened.release_id, variants=("bf16",))
         await harness.handle(opened.release_id, k.staged("bf16", version), k.benchmarked("bf16", version))
-        evaluated = k.evaluated("bf16", version, names=("own",), basis=basis)
+        evaluated = k.evaluated("bf16", version, names=("own",), basis=basis, anchor=beside)
         await harness.handle(opened.release_id, evaluated)
         await harness.deployed(opened.release_id, k.route(k.target("bf16", version), epoch=version))
         return evaluated, harness.published(f.StageRequested)[-1]
@@ -365,6 +365,9 @@ async def test_the_first_promoted_version_is_the_anchor_of_the_next_release(harn
     assert (asked.purpose, asked.anchors) == ("evaluation", ())
     (end,) = harness.published(f.ReleaseFinished)
     assert end.outcome == "promoted"
-    _, asked = await release(2)
+    _, asked = await release(2, first.target)
     (anchor,) = asked.anchors
     assert (anchor.basis, anchor.target, anchor.report) == (basis, first.target, first.report)
+    del harness.out.bucket.data[f"{k.MODEL}.model"]
+    harness.restarted()
+    assert (await harness.model()).anchors == (anchor,), "the releases know it, too"

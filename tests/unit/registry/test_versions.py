@@ -97,9 +97,9 @@ def test_the_baseline_is_the_base_model_until_a_version_is_active():
     assert (later.first, later.epoch, later.baseline.target) == (False, 5, k.target("int8", 9))
 
 
-def ended(number, *, outcome="promoted", basis=None):
+def ended(number, *, outcome="promoted", **evaluated):
     finished = ReleaseFinished(release_id=IDS[0], model=k.MODEL, version=number, outcome=outcome, reason="")
-    update = {"finished": finished, "evaluated": k.evaluated(version=number, basis=basis)}
+    update = {"finished": finished, "evaluated": k.evaluated(version=number, **evaluated)}
     return release(number, IDS[0]).model_copy(update=update)
 
 
@@ -109,12 +109,38 @@ def test_the_first_promoted_version_is_the_anchor_of_each_evaluation():
         ended(1, outcome="rejected", basis=same),
         ended(2),
         ended(3, basis=same),
-        ended(4, basis=same),
+        ended(4, basis=same, anchor=k.target("int8", 3)),
         ended(5, basis=changed),
     ):
         record = versions.note_anchors(record, ends)
     assert [(anchor.basis, anchor.target.version) for anchor in record.anchors] == [(same, 3), (changed, 5)]
     assert versions.decide_turn(release(6, IDS[0]), None, k.BASE, record.anchors).anchors == record.anchors
+
+
+def test_an_anchor_that_is_used_is_not_pushed_out_by_evaluations_that_others_add():
+    used, record = digest_of_json("rows"), ModelRecord(model=k.MODEL)
+    record = versions.note_anchors(record, ended(1, basis=used))
+    for number in range(2, 3 * versions.ANCHORS):
+        record = versions.note_anchors(record, ended(number, basis=digest_of_json(number)))
+        record = versions.note_anchors(record, ended(number, basis=used, anchor=k.target("int8", 1)))
+    assert len(record.anchors) == versions.ANCHORS
+    assert [anchor.target.version for anchor in record.anchors if anchor.basis == used] == [1]
+
+
+@pytest.mark.parametrize("about", [{"asked": 10, "void": 10}, {"asked": 60, "void": 60}])
+def test_a_version_without_scores_of_most_rows_is_no_anchor(about):
+    record = versions.note_anchors(ModelRecord(model=k.MODEL), ended(1, basis=digest_of_json("rows"), **about))
+    assert record.anchors == ()
+
+
+def test_a_quarantined_version_is_no_anchor_and_the_next_one_takes_its_place():
+    basis = digest_of_json("rows")
+    record = versions.note_anchors(ModelRecord(model=k.MODEL), ended(1, basis=basis))
+    route = k.route(k.target("int8", 2), quarantined=(k.target("int8", 1),))
+    assert versions.decide_turn(release(3, IDS[0]), route, k.BASE, record.anchors).anchors == ()
+    record = versions.note_anchors(record, ended(3, basis=basis))
+    (anchor,) = versions.decide_turn(release(4, IDS[0]), route, k.BASE, record.anchors).anchors
+    assert anchor.target.version == 3
 
 
 def test_the_manifest_holds_the_whole_lineage():
