@@ -305,11 +305,12 @@ class StatedBound(_Strict):
     metric: Text
     """The figure's."""
     higher_is_better: bool = True
-    """Whether a greater one is better."""
+    """Whether a greater one is better; a figure of which its publisher says otherwise is refused."""
     limit: float | None = None
     """The worst one that is admitted."""
     max_drop: Annotated[float, Field(ge=0.0)] | None = None
-    """How much worse than the active version's it may be, in its own unit."""
+    """How much worse than that of the version that is active at admission it may be, in its own unit; nothing is
+    compared where none was stated of that version, so that a bound can be introduced."""
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> StatedBound:

@@ -162,12 +162,12 @@ class Registry:
                 raise NotItsTurn
             return await self.records.reserve(opened.model, record, opened)
 
-    async def _active_figures(self, record: ModelRecord) -> tuple[EvalResult, ...] | None:
-        """Return what was stated of the active version; None without one, and nothing where it is not known."""
+    async def _active_figures(self, record: ModelRecord) -> tuple[EvalResult, ...]:
+        """Return what was stated of the active version; nothing without one, or where it is not known."""
         route = await self._ports.routes.get(record.model)
         active = route.value.active if route is not None else None
         if active is None or active.target.version == 0:
-            return None
+            return ()
         for release_id, version in record.reservations.items():
             release = await self.records.read(record.model, release_id) if version == active.target.version else None
             if release is not None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from contracts.codes import Code
 from contracts.envelope import Event
+from contracts.evaluations import StatedBound
 from contracts.facts import (
     BaseModelRef,
     CheckpointMerged,
@@ -32,6 +33,8 @@ from services.registry.domain.source_rules import is_covered
 
 RECORD_BYTES = 1024 * 1024
 """The most bytes of an opened release, and of a model's record; the bus takes eight times as much."""
+_ROUNDING = 1e-9
+"""0.86 - 0.84 is a little more than 0.02."""
 _SAFE_KEY = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*\Z")
 _RELEASE_ID = re.compile(r"^r-[0-9a-f]{16}-[1-9][0-9]*\Z")
 
@@ -117,31 +120,34 @@ def assess_evaluations(ready: CheckpointReady, policy: ReleasePolicy) -> Refusal
     return Refusal("evaluation_invalid", f"{reason} {other.rows_digest}. Publish with that set.")
 
 
-def assess_stated(ready: CheckpointReady, policy: ReleasePolicy, active: Sequence[EvalResult] | None) -> Refusal | None:
+def assess_stated(ready: CheckpointReady, policy: ReleasePolicy, active: Sequence[EvalResult]) -> Refusal | None:
     """Refuse a checkpoint whose publisher's figures are not within the bounds of its policy.
 
     Args:
         ready: The checkpoint.
         policy: The policy of its release.
-        active: The figures of the active version; None without one, so that nothing can drop.
+        active: The figures of the active version, as far as they are known; only from these can one drop.
     """
-    own, before = (
-        {(each.name, each.metric): each.value for each in figures} for figures in (ready.evals, active or ())
-    )
+    own, before = ({(each.name, each.metric): each for each in figures} for figures in (ready.evals, active))
     for bound in policy.evaluations.stated:
-        key, sign = (bound.name, bound.metric), 1.0 if bound.higher_is_better else -1.0
-        figure, other, problem = own.get(key), before.get(key), ""
-        if figure is None:
-            problem = "is not stated"
-        elif bound.limit is not None and not sign * figure >= sign * bound.limit:
-            problem = f"is {figure:g}; the worst that the policy admits is {bound.limit:g}"
-        elif bound.max_drop is not None and active is not None and other is None:
-            problem = "was not stated of the active version, so that its drop is not known"
-        elif bound.max_drop is not None and other is not None and not sign * (other - figure) <= bound.max_drop:
-            problem = f"is {figure:g}, and {other:g} of the active version; it may be {bound.max_drop:g} worse"
+        key = bound.name, bound.metric
+        problem = _find_stated_problem(bound, own.get(key), before.get(key))
         if problem:
             return Refusal("evaluation_failed", f"The figure {bound.name} {bound.metric} {problem}.")
     return None
+
+
+def _find_stated_problem(bound: StatedBound, own: EvalResult | None, before: EvalResult | None) -> str:
+    if own is None:
+        return "is not stated"
+    if bound.higher_is_better and not own.higher_is_better:
+        return "is better if it is lower, says its publisher: the policy needs higher_is_better: false"
+    sign = 1.0 if bound.higher_is_better else -1.0
+    if bound.limit is not None and not sign * own.value >= sign * bound.limit:
+        return f"is {own.value:g}; the worst that the policy admits is {bound.limit:g}"
+    if bound.max_drop is None or before is None or sign * (before.value - own.value) <= bound.max_drop + _ROUNDING:
+        return ""
+    return f"is {own.value:g}, and {before.value:g} of the active version; it may be {bound.max_drop:g} worse"
 
 
 def assess_serving(ready: CheckpointReady) -> Refusal | None:
