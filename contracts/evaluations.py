@@ -180,8 +180,10 @@ class Bound(_Strict):
     """The most that the mean score may be below the active version's on the same rows."""
     max_drop_from_anchor: Share | None = None
     """The most that the mean score may be below the anchor's, as it was recorded on the same rows, so that small drops
-    do not add up. The anchor is the first version that was promoted with this evaluation; a change of its set, scorers
-    or name begins with another one. With it, every row is asked, unless the candidate is proved worse."""
+    do not add up. The anchor is the first version that was promoted with this evaluation, had scores of most rows, and
+    is not quarantined; without one, this limit is left out. A change of its set, scorers, name, `max_rows`,
+    `max_tokens`, or the slices of its bounds begins with another one. With it, every row is asked, unless the candidate
+    is proved worse."""
     undecided: Literal["stop", "continue"] = "stop"
     """What happens if the rows do not suffice to decide: the release is rejected and says so, or it goes on, so that
     only a candidate that is proved worse is refused, and `beta` does not hold."""
@@ -216,7 +218,7 @@ class Evaluation(_Strict):
     bounds: Annotated[tuple[Bound, ...], Field(max_length=32)] = ()
     """What the scores must be; without any, they are only reported."""
     max_rows: Annotated[int, Field(ge=20, le=10_000)] = 1_000
-    """Most rows that are asked; fewer, where each bound is decided before."""
+    """Most rows that are asked; fewer, where each bound is decided before, and none is about an anchor."""
     max_tokens: Annotated[int, Field(ge=1, le=8_192)] = 512
     """Most tokens of an answer."""
 

@@ -165,9 +165,14 @@ def _answers(history: VersionHistory) -> str:
             for each in result.scores
         ]
         beside = f"{report.target.variant} against {inline(str(report.baseline))}"
-        beside += f" and {inline(str(result.anchor))}" if result.anchor is not None else ""
+        drops = [
+            (limit.scorer, inline(limit.slice) if limit.slice else "all", str(limit.rows), f"{limit.value:.3f}")
+            for limit in result.limits
+            if limit.kind == "max_drop_from_anchor" and limit.value is not None
+        ]
+        below = f"\n{table(('scorer', 'slice', 'rows', f'below {inline(str(result.anchor))}'), drops)}" if drops else ""
         head = ("scorer", "slice", "rows", "candidate", "active", "difference, 95 %")
-        texts.append(f"### {result.name}: {result.verdict}\n\n{beside}, the same rows.\n\n{table(head, rows)}")
+        texts.append(f"### {result.name}: {result.verdict}\n\n{beside}, the same rows.\n\n{table(head, rows)}{below}")
     return "## Answers\n\nMean scores from 0 to 1.\n\n" + "\n".join(texts) if texts else ""
 
 

@@ -74,13 +74,15 @@ def _evaluations(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
     for evaluation in declared.sets:
         of = "Slipway's set" if evaluation.rows == "default" else "the checkpoint's evaluation set"
         most = f"{evaluation.max_rows:,} rows of {of}"
-        if not evaluation.bounds:
+        bounds = [each for bound in evaluation.bounds if (each := _of_first(bound) if first else bound)]
+        if not bounds:
             yield f"Evaluation {evaluation.name}: it is asked {most} beside {beside}; the scores are only reported."
             continue
         yield f"Evaluation {evaluation.name}: it is asked up to {most} beside {beside}, and rejected unless:"
         if evaluation.has_anchor:
-            yield "  (every row is asked; the anchor is the first version that was promoted with this evaluation)"
-        for bound in evaluation.bounds:
+            anchor = "the first version that was promoted with this evaluation; what has none is not compared with it"
+            yield f"  (every row is asked; the anchor is {'this version' if first else anchor})"
+        for bound in bounds:
             label, rows = evaluation.label_of(bound), "all rows" if bound.slice is None else f"slice {bound.slice}"
             rows = "each slice" if bound.slice == EACH_SLICE else rows
             limits = (
@@ -96,6 +98,12 @@ def _evaluations(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
             f"A candidate within every limit is proved worse with a probability of {declared.alpha:.3g} at most; one "
             f"beyond a limit passes with {declared.beta:.3g}, except where too few rows let it go on."
         )
+
+
+def _of_first(bound: Bound) -> Bound | None:
+    """Return a bound without its limit about an anchor, which a first version does not have; None if that is all."""
+    rest = bound.min_value is not None or bound.max_drop is not None
+    return bound.model_copy(update={"max_drop_from_anchor": None}) if rest else None
 
 
 def _if_too_few(evaluation: Evaluation, bound: Bound, beta: float) -> str:

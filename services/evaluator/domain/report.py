@@ -155,7 +155,11 @@ def _reasons(results: Sequence[EvaluationResult], verdict: Verdict) -> Iterator[
     for result in results:
         if wanted is None:
             alone = ", without an anchor to compare with yet" if result.basis and result.anchor is None else ""
-            yield f"{result.name}: every limit is met after {result.asked} rows{alone}"
+            met = sum(limit.decision == "met" for limit in result.limits)
+            yield (
+                f"{result.name}: {met} of {len(result.limits)} limits are met and none is missed, after {result.asked} "
+                f"rows{alone}"
+            )
         elif result.verdict == verdict:
             yield from (f"{result.name}: {_explain(limit)}" for limit in result.limits if limit.decision == wanted)
             if result.void:

@@ -148,14 +148,18 @@ def test_approvals_are_explained():
 
 def test_bounds_of_the_publishers_figures_and_of_an_anchor_are_explained():
     figure = {"name": "mmlu", "metric": "accuracy", "limit": 0.6, "max_drop": 0.01}
-    own = {"name": "own", "scorers": [{"kind": "equals"}], "bounds": [{"max_drop_from_anchor": 0.1}]}
+    bounds = [{"max_drop_from_anchor": 0.1}, {"slice": "*", "min_value": 0.5, "max_drop_from_anchor": 0.1}]
+    own = {"name": "own", "scorers": [{"kind": "equals"}], "bounds": bounds}
     declared = Evaluations.model_validate({"stated": [figure], "sets": [own]})
     explained = explain_policy(policy(evaluations=declared))["A candidate"]
     assert explained[0] == (
         "The publisher's mmlu accuracy must be 0.6 or more and at most 0.01 worse than that of the active version, or "
         "it is rejected at once."
     )
-    assert any("is at most 0.1 below that of the anchor" in line for line in explained)
+    assert sum("is at most 0.1 below that of the anchor" in line for line in explained) == 2
+    first = explain_policy(policy(evaluations=declared), first=True)["A candidate"]
+    assert not any("that of the anchor" in line for line in first), "it has none"
+    assert any("of each slice, is 0.5 or more" in line for line in first)
 
 
 def test_a_canary_for_some_callers_is_explained_and_needs_a_step():

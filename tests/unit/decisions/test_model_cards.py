@@ -1,5 +1,6 @@
 """Model cards: parsed by huggingface_hub, complete, and without any markup of others."""
 
+import dataclasses
 import re
 
 import pytest
@@ -114,6 +115,14 @@ def test_it_says_what_the_version_was_made_of_how_it_did_and_how_to_verify_it():
         "As stated by the publisher",
     ):
         assert expected in text, expected
+
+
+def test_what_was_lost_since_the_anchor_has_a_figure():
+    report = evaluation_report()
+    lost = report.results[0].limits[0].model_copy(update={"kind": "max_drop_from_anchor", "value": 0.03, "rows": 40})
+    result = report.results[0].model_copy(update={"limits": (lost,), "anchor": report.baseline})
+    made = dataclasses.replace(history(), evaluations=(report.model_copy(update={"results": (result,)}),))
+    assert "| length | all | 40 | 0.030 |" in render_card(made)
 
 
 def test_the_same_history_gives_the_same_card():
