@@ -119,7 +119,7 @@ SERVICE_ACCESS: Final[dict[str, StoreAccess]] = {
         deletes=(PROBE,),
     ),
     "rollback-controller": StoreAccess(
-        reads=("attestations/", "bases/", "blobs/", *_CHECKPOINTS, "manifests/", PROBE, "versions/"),
+        reads=(PROBE, "versions/"),
         writes=("versions/*/attestations/", "versions/*/rehearsals/"),
     ),
     "monitor": StoreAccess(
