@@ -92,13 +92,6 @@ class Probe(Protocol):
         """Return the whole answer to a golden prompt at temperature 0; None if none came in time, or it failed."""
 
 
-class FreshProbe(Probe, Protocol):
-    """A probe that remembers for a moment what answered."""
-
-    async def ask_now(self, served: ServedTarget, least: int = 1) -> str | None:
-        """Return None if so many of a target's endpoints generate a token now, else why the others do not."""
-
-
 class Traffic(Protocol):
     """Requests to a model in staging, through the gateway."""
 

@@ -1,19 +1,15 @@
-"""Asks targets for a real token, over Triton's gRPC, and remembers for a moment which answered."""
+"""Asks targets for a real token, over Triton's gRPC."""
 
 import asyncio
 import contextlib
 import json
-import math
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from contracts.golden import GoldenPrompt
 from contracts.routes import ServedTarget
 from decisions.evidence.golden import GoldenReply
-from services.rollback_controller.ports import Probe
 from shared.errors import SlipwayError
-from shared.runtime.clock import Clock
 from shared.serving.channels import Channels
 from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Deadlines, first_token
@@ -21,8 +17,6 @@ from shared.serving.openai_stream import ApiPiece, ApiRequest
 
 T = TypeVar("T")
 
-FRESH_S: Final = 10.0
-"""How long a token that a target generated shows that it is ready."""
 _REQUEST_ID: Final = "golden-prompt"
 """The request id of golden prompts in the logs of Triton and of the engine."""
 _ANSWER_BYTES: Final = 65_536
@@ -116,52 +110,6 @@ class TritonProbe:
         except TimeoutError:
             return f"{endpoint}: no token within {self._deadline_s:g} s"
         return None
-
-
-@dataclass
-class RememberedProbe:
-    """A probe that asks nothing while what a target generated last is fresh (implements `ports.FreshProbe`)."""
-
-    probe: Probe
-    clock: Clock
-    _answered: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """When a target generated last, and on how many replicas at least."""
-
-    async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
-        """Return None if a target generated on so many replicas within `FRESH_S`, or does now; else why not."""
-        last_s, replicas = self._answered.get(_name(served), (-math.inf, 0))
-        if replicas >= least and self.clock.monotonic() - last_s < FRESH_S:
-            return None
-        return await self.ask_now(served, least)
-
-    async def ask_now(self, served: ServedTarget, least: int = 1) -> str | None:
-        """Return None if a target generates a token now, else why not: what it generated before counts no more."""
-        began_s = self.clock.monotonic()
-        failure = await self.probe.answers(served, least)
-        if failure is None:
-            self._remember(served, began_s, least)
-        else:
-            self._answered.pop(_name(served), None)
-        return failure
-
-    async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
-        """Return the whole answer to a golden prompt, which shows that the target generates."""
-        began_s = self.clock.monotonic()
-        reply = await self.probe.ask(served, prompt)
-        if reply is not None:
-            self._remember(served, began_s, 1)
-        return reply
-
-    def _remember(self, served: ServedTarget, began_s: float, replicas: int) -> None:
-        """Remember when a target answered, and forget what is fresh no more."""
-        fresh = {name: known for name, known in self._answered.items() if began_s - known[0] < FRESH_S}
-        if replicas >= fresh.get(_name(served), (0.0, 0))[1]:  # one answer renews no proof of several replicas
-            fresh[_name(served)] = (began_s, replicas)
-        self._answered = fresh
-
-
-def _name(served: ServedTarget) -> str:
-    return f"{served.target} {' '.join(served.endpoints)}"
 
 
 async def _first(attempts: Iterable[Coroutine[Any, Any, T | None]]) -> T | None:

@@ -9,13 +9,12 @@ from contracts import facts as cf
 from contracts.envelope import Event, source_of
 from contracts.services import SERVICES
 from decisions.evidence.golden import CHECK_S
-from services.rollback_controller.adapters.triton import RememberedProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.golden_probes import GOLDEN_EVERY_S, GoldenProbes
 from services.rollback_controller.settings import RollbackControllerSettings
-from services.rollback_controller.standby import STANDBYS_EVERY_S, StandbyProbes
+from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from shared.messaging.records import RecordStore
