@@ -27,7 +27,6 @@ from clients.cli.releases.version_records import (
 from contracts.facts.progress import ReleaseProgress
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Runtime, Target
-from shared.runtime.clock import SystemClock
 
 
 def trace(
@@ -177,6 +176,4 @@ def _trial(route: Route) -> str:
         return f"{_name(route.shadowed)} in its shadow"
     if route.canary is None:
         return "-"
-    until = route.canary.away_until
-    away = f", away until {until:%H:%M:%S} UTC" if until is not None and SystemClock().now() < until else ""
-    return f"{_name(route.canary.served)} {route.canary.weight_ratio:.0%}{away}"
+    return f"{_name(route.canary.served)} {route.canary.weight_ratio:.0%}"
