@@ -36,6 +36,7 @@ class Followed(Screen):
     Attributes:
         what: Its type, such as `rollback.ordered`; `order` until the log has it.
         chain: The steps of the rollback that it caused, from the order on.
+        restored: What the rollback made active; None until it is completed.
         serves: What serves the model now.
         verdict: The verdict on the recovery; None until it is known.
     """
@@ -45,6 +46,7 @@ class Followed(Screen):
     by: str
     why: str
     chain: tuple[ChainStep, ...]
+    restored: str | None
     serves: str | None
     verdict: str | None
 

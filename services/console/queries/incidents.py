@@ -11,11 +11,11 @@ from services.console.queries.reading import Reader
 SHOWN_FOR: Final = timedelta(hours=1)
 """How long a rollback and a failed release are shown; an alert is shown while it is open."""
 _ALERTS: Final = """
-SELECT alerts.*, routes.active, routes.canary FROM alerts LEFT JOIN routes ON routes.model = alerts.model
+SELECT alerts.*, routes.active, routes.canary, routes.weight FROM alerts LEFT JOIN routes ON routes.model = alerts.model
 WHERE alerts.state = 'open' AND alerts.environment = 'production' AND alerts.severity <> 'info'
 """
 _ROLLBACKS: Final = """
-SELECT r.*, routes.active, routes.quarantined, routes.suspended, events.about AS alert_id, events.title AS cause,
+SELECT r.*, routes.active, routes.canary, routes.weight, routes.quarantined, routes.suspended, events.about AS alert_id, events.title AS cause,
        alerts.runbook
 FROM rollbacks AS r LEFT JOIN routes ON routes.model = r.model LEFT JOIN events ON events.id = r.cause_id
 LEFT JOIN alerts ON alerts.alert_id = events.about
@@ -24,7 +24,7 @@ WHERE r.environment = 'production' AND r.at >= ? AND coalesce(events.type, '') N
 GROUP BY r.rollback_id
 """
 _RELEASES: Final = """
-SELECT releases.*, routes.active FROM releases LEFT JOIN routes ON routes.model = releases.model
+SELECT releases.*, routes.active, routes.canary, routes.weight FROM releases LEFT JOIN routes ON routes.model = releases.model
 WHERE outcome IN ('rejected', 'aborted', 'expired') AND state_at >= ?
 """
 _DONE: Final = {"completed": "was rolled back", "started": "is being rolled back", "failed": "could not be rolled back"}
@@ -43,7 +43,8 @@ def incidents(reader: Reader, now: datetime, acknowledged: Mapping[str, str]) ->
     rolled_back = {entry["alert_id"] for entry in rollbacks}
     known = [_rollback(entry) for entry in rollbacks]
     known += [_alert(entry) for entry in reader.read(_ALERTS) if entry["alert_id"] not in rolled_back]
-    known += [_release(entry) for entry in reader.read(_RELEASES, (since,))]
+    failed = {entry["failed"] for entry in rollbacks if entry["state"] != "failed"}  # one failed canary is one incident
+    known += [_release(entry) for entry in reader.read(_RELEASES, (since,)) if entry["target"] not in failed]
     shown = [each.model_copy(update={"acknowledged": acknowledged.get(each.key, "")}) for each in known]
     shown.sort(key=lambda each: each.at, reverse=True)
     return tuple(sorted(shown, key=lambda each: (bool(each.acknowledged), each.tone != "bad")))
@@ -58,7 +59,7 @@ def _alert(entry: Mapping[str, Any]) -> Incident:
         tone="bad" if entry["severity"] == "critical" else "busy",
         title=f"Alert {entry['trigger'] or entry['kind']} about {entry['target']}",
         why=entry["message"],
-        serves=_serves(entry),
+        serves=_serves(entry, silent=entry["target"] if entry["answers_nothing"] else ""),
         link=f"/alerts/{entry['alert_id']}",
         runbook=entry["runbook"] or "",
         failed=entry["target"] if in_traffic and entry["kind"] != "standby" else "",
@@ -77,7 +78,7 @@ def _rollback(entry: Mapping[str, Any]) -> Incident:
         tone="bad",
         title=f"{entry['failed']} {_DONE[entry['state']]}",
         why=f"{entry['code']}: {entry['reason']}" if failed else entry["cause"] or "",
-        serves=_serves(entry, "" if failed else verified) + state,
+        serves=_serves(entry, verified if entry["active"] == entry["target"] else "") + state,
         link=f"/alerts/{entry['alert_id']}" if alerted else f"/history?about={entry['cause_id']}",
         runbook="docs/runbooks/rollback.md" if failed else entry["runbook"] or "",
         failed=entry["failed"] if failed else "",
@@ -98,5 +99,10 @@ def _release(entry: Mapping[str, Any]) -> Incident:
     )
 
 
-def _serves(entry: Mapping[str, Any], verified: str = "") -> str:
-    return f"{entry['active']} serves{verified}." if entry["active"] else f"Nothing serves {entry['model']}."
+def _serves(entry: Mapping[str, Any], verified: str = "", silent: str = "") -> str:
+    """Return what serves, with the share of a canary; `silent` is the target that answers nothing."""
+    if not entry["active"]:
+        return f"Nothing serves {entry['model']}."
+    active, canary = ("; it answers nothing" if silent == entry[name] else "" for name in ("active", "canary"))
+    share = f" {entry['canary']} takes {100 * entry['weight']:g}%{canary}." if entry["canary"] else ""
+    return f"{entry['active']} serves{verified}{active}.{share}"

@@ -44,6 +44,7 @@ def followed(reader: Reader, model: str, order_id: str) -> Followed:
         by=ordered[0]["sender"] if ordered else "",
         why=ordered[0]["title"] if ordered else "",
         chain=chain_of(rollbacks[0], ordered[0]["at"]) if ordered and rollbacks else (),
+        restored=done[0]["target"] if done else None,
         serves=active[0]["active"] if active else None,
         verdict=done[0]["verdict"] if done else None,
     )

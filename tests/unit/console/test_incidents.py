@@ -6,7 +6,7 @@ import pytest
 
 from contracts import facts as f
 from testbed import factories
-from testbed.story import Story
+from testbed.story import Story, release_id
 from tests.kit.page_text import page_text
 from tests.unit.console.world import NOW, World
 
@@ -57,6 +57,36 @@ def test_a_failed_rollback_is_said_with_its_reason(world, snapshot):
     world.fill([*events, raised, started, story.event(failed, "bank-bot", raised.correlationid)])
     world.clock.time += story.moment - world.clock.time
     assert top(world.client("oscar")) == snapshot
+
+
+def test_a_later_version_is_not_verified_by_the_rollback_before_it(world):
+    story = Story(NOW)
+    events = [*story.release("bank-bot", 1, 5), *story.release("bank-bot", 2, 6), *story.alert("bank-bot")]
+    world.fill(events)
+    world.clock.time += story.moment - world.clock.time
+    assert "bank-bot.v1.int8 serves, verified." in top(world.client("oscar"))
+    world.fill([*events, *story.release("bank-bot", 3, 7)])
+    assert "bank-bot.v3.int8 serves." in top(world.client("oscar"))
+
+
+def test_what_answers_nothing_and_the_share_of_a_canary_are_said(world):
+    story = Story(NOW)
+    events = [*story.release("bank-bot", 1, 5), *story.release("bank-bot", 2, 6, until="canary")]
+    (raised,) = story.alert("bank-bot", roll_back=False)
+    silent = raised.data.model_copy(update={"answers_nothing": True})
+    world.fill([*events, raised.model_copy(update={"data": silent})])
+    shown = top(world.client("oscar"))
+    assert "bank-bot.v1.int8 serves; it answers nothing. bank-bot.v2.int8 takes 10%." in shown
+
+
+def test_a_canary_that_was_rolled_back_is_one_incident(world):
+    story = Story(NOW)
+    events = [*story.release("bank-bot", 1, 5), *story.release("bank-bot", 2, 6), *story.alert("bank-bot")]
+    (ended,) = story._end(release_id(6), factories.target(2, "int8", "bank-bot"), "aborted", "It is slow.", None)
+    world.fill([*events, ended])
+    world.clock.time += story.moment - world.clock.time
+    shown = top(world.client("oscar"))
+    assert ("bank-bot.v2.int8 was rolled back" in shown, "bank-bot.v2 was aborted" in shown) == (True, False)
 
 
 def test_an_operator_acknowledges_it_for_all_and_nobody_else_can(world):
