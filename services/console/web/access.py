@@ -35,10 +35,14 @@ class Access:
         sessions: The sessions.
         people: The people who may sign in: a person who was withdrawn is signed out at once.
         https: Whether the cookie is for TLS only.
+
+    Attributes:
+        keys: People's keys of the gateway by the token of their session, in memory only.
     """
 
     def __init__(self, sessions: Sessions, people: Directory, *, https: bool) -> None:
         self.sessions, self.people, self._https = sessions, people, https
+        self.keys: dict[str, str] = {}
         self.cookie = "__Host-slipway" if https else "slipway-console"
 
     def find(self, request: Request) -> SignedIn | None:

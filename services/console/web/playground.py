@@ -13,7 +13,7 @@ from starlette.responses import Response
 from services.console.domain.people import Person
 from services.console.domain.playground import LONGEST_PROMPT, MOST_TOKENS, Answer, askable
 from services.console.ports import Gateway, Routes
-from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
+from services.console.web.access import CSRF_FIELD, Signed, access_of, check_token, read_form
 from services.console.web.rendering import Renderer
 from services.console.web.sources import ModelPath, check_seen
 
@@ -23,7 +23,7 @@ Version = Annotated[int, Field(ge=0, le=999_999_999)]
 
 
 class Question(BaseModel):
-    """A prompt for two versions, and the person's key of the gateway, which is used for this question only."""
+    """A prompt for two versions, and the person's key of the gateway."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -38,35 +38,34 @@ def build_playground(gateway: Gateway, routes: Routes, render: Renderer) -> APIR
     """Return the routes; all need a session."""
     router = APIRouter()
 
-    keys: dict[str, str] = {}  # by the token of a session
-
-    async def shown(signed: Signed, model: str) -> dict[str, Any]:
-        return {"model": model, "served": askable(await routes.get(model)), "has_key": signed.session.csrf in keys}
+    async def shown(request: Request, signed: Signed, model: str) -> dict[str, Any]:
+        has_key = signed.session.csrf in access_of(request).keys
+        return {"model": model, "served": askable(await routes.get(model)), "has_key": has_key}
 
     @router.get("/models/{model}/playground")
     async def page(request: Request, signed: Signed, model: ModelPath, left: int = -1, right: int = -1) -> Response:
         check_seen(signed.person, model)
-        return render(request, signed, "playground.html", **await shown(signed, model), chosen=(left, right))
+        return render(request, signed, "playground.html", **await shown(request, signed, model), chosen=(left, right))
 
     @router.post("/models/{model}/playground")
     async def submitted(request: Request, signed: Signed, model: ModelPath) -> Response:
-        form = await read_form(request)
+        form, keys = await read_form(request), access_of(request).keys
         check_token(signed, form.get(CSRF_FIELD))
         check_seen(signed.person, model)
         try:
-            question = Question.model_validate({"key": keys.get(signed.session.csrf, "")} | form)
+            question = Question.model_validate(form | {"key": form.get("key") or keys.get(signed.session.csrf, "")})
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             problem = f"{first['loc'][0]}: {first['msg']}"
-            values = {**await shown(signed, model), "chosen": (-1, -1), "problem": problem}
+            values = {**await shown(request, signed, model), "chosen": (-1, -1), "problem": problem}
             return render(request, signed, "playground.html", 422, **values)
         answers = await ask(gateway, signed.person, model, question)
         keys.pop(signed.session.csrf, None)
-        if not any(answer.problem.startswith("401") for answer in answers):
+        if not any(answer.problem.startswith(("401", "403")) for answer in answers):
             keys[signed.session.csrf] = question.key.get_secret_value()
         if len(keys) > MOST_KEYS:
             del keys[next(iter(keys))]
-        values = {**await shown(signed, model), "chosen": (question.left, question.right)}
+        values = {**await shown(request, signed, model), "chosen": (question.left, question.right)}
         return render(request, signed, "playground.html", **values, question=question, answers=answers)
 
     return router

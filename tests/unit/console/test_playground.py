@@ -99,13 +99,25 @@ def test_a_session_is_asked_for_the_key_once_and_another_session_again(world):
     form = {"prompt": "x", "left": "1", "right": "2", "csrf": world.csrf(client)}
     assert client.post(path, data=form).status_code == 422
     client.post(path, data=form | {"key": "wrong-key-7"})
-    assert 'name="key"' in client.get(path).text
+    assert 'name="key" required' in client.get(path).text
     assert "I am faq-de@v1" in client.post(path, data=form | {"key": KEY}).text
     page = client.get(f"{path}?left=2&right=1").text
-    assert ('name="key"' in page, KEY in page) == (False, False)
+    assert ('name="key" required' in page, KEY in page) == (False, False)
     assert page.index('value="2" selected') < page.index('value="1" selected')
-    assert "I am faq-de@v2" in client.post(path, data=form).text
-    assert 'name="key"' in world.client("oscar").get(path).text
+    assert "I am faq-de@v2" in client.post(path, data=form | {"key": ""}).text
+    assert 'name="key" required' in world.client("oscar").get(path).text
+
+
+def test_a_kept_key_can_be_replaced_and_goes_at_sign_out(world):
+    client = world.client("oscar")
+    assert ask(world, client).status_code == 200
+    csrf = world.csrf(client)
+    assert csrf in world.asgi.state.access.keys
+    assert "wrong-key-7" not in ask(world, client, key="wrong-key-7").text
+    assert 'name="key" required' in client.get(PATH).text
+    assert ask(world, client).status_code == 200
+    client.post("/logout", data={"csrf": csrf})
+    assert csrf not in world.asgi.state.access.keys
 
 
 @pytest.mark.parametrize(
