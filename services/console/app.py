@@ -124,7 +124,10 @@ class Answers:
 
     async def defect(self, request: Request, _error: Exception) -> Response:
         """Answer a request that failed because of a defect."""
-        return self(request, 500, "The console failed; its log says why.")
+        text = "The console failed; its log says why."
+        if request.url.path in TEXT:
+            return PlainTextResponse(text, 500)
+        return self._pages(request, None, "problem.html", 500, problem=text)  # the index may be what failed
 
 
 def _handle_errors(app: FastAPI, answers: Answers) -> None:

@@ -15,8 +15,8 @@ SELECT alerts.*, routes.active, routes.canary, routes.weight FROM alerts LEFT JO
 WHERE alerts.state = 'open' AND alerts.environment = 'production' AND alerts.severity <> 'info'
 """
 _ROLLBACKS: Final = """
-SELECT r.*, routes.active, routes.canary, routes.weight, routes.quarantined, routes.suspended, events.about AS alert_id, events.title AS cause,
-       alerts.runbook
+SELECT r.*, routes.active, routes.canary, routes.weight, routes.quarantined, routes.suspended,
+       events.about AS alert_id, events.title AS cause, alerts.runbook
 FROM rollbacks AS r LEFT JOIN routes ON routes.model = r.model LEFT JOIN events ON events.id = r.cause_id
 LEFT JOIN alerts ON alerts.alert_id = events.about
 WHERE r.environment = 'production' AND r.at >= ? AND coalesce(events.type, '') NOT LIKE 'release.%'
@@ -24,7 +24,8 @@ WHERE r.environment = 'production' AND r.at >= ? AND coalesce(events.type, '') N
 GROUP BY r.rollback_id
 """
 _RELEASES: Final = """
-SELECT releases.*, routes.active, routes.canary, routes.weight FROM releases LEFT JOIN routes ON routes.model = releases.model
+SELECT releases.*, routes.active, routes.canary, routes.weight
+FROM releases LEFT JOIN routes ON routes.model = releases.model
 WHERE outcome IN ('rejected', 'aborted', 'expired') AND state_at >= ?
 """
 _DONE: Final = {"completed": "was rolled back", "started": "is being rolled back", "failed": "could not be rolled back"}

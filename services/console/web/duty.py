@@ -1,6 +1,7 @@
 """The pages of those on duty: incidents, runbooks, rehearsals and drills, dead letters."""
 
 import re
+from asyncio import to_thread
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
@@ -8,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from services.console.queries import duty
+from services.console.queries.incidents import incidents
 from services.console.web.access import CSRF_FIELD, Signed, access_of, check_token, read_form
 from services.console.web.filters import RehearsalQuery
 from services.console.web.markdown import render_markdown
@@ -16,6 +18,10 @@ from services.console.web.sources import Sources
 
 LOCAL: Final = re.compile(r"/(?![/\\])[^\s]{0,500}")
 """A path on the console itself."""
+SIBLINGS: Final = re.compile(r"\]\(([\w-]+)\.md\)")
+"""Where a link of a runbook leads to another one."""
+OTHERS: Final = re.compile(r"\[([^\]]+)\]\(\.\./([^)]+)\)")
+"""A link of a runbook to a page that the console does not have."""
 After = Annotated[int, Query(ge=0, le=1_000_000)]
 
 
@@ -41,11 +47,14 @@ def build_duty(sources: Sources, render: Renderer) -> APIRouter:
     async def acknowledge(request: Request, signed: Signed) -> Response:
         form = await read_form(request)
         check_token(signed, form.get(CSRF_FIELD))
-        key, back = form.get("incident", "")[:200], form.get("back", "")
-        if not signed.person.may("rollback", form.get("model", "")) or LOCAL.fullmatch(back) is None:
+        key, back, person = form.get("incident", ""), form.get("back", ""), signed.person
+        shown = await to_thread(incidents, sources.seen_by(person), sources.ordering.now(), {})
+        known = [each for each in shown if each.key == key]  # none: it ended meanwhile
+        if LOCAL.fullmatch(back) is None or not all(person.may("rollback", each.model) for each in known):
             raise HTTPException(403, "Operators acknowledge what is about their models.")
-        access_of(request).sessions.acknowledge(key, signed.person.name)
-        sources.hub.announce({"incidents"})
+        if known:
+            access_of(request).sessions.acknowledge(key, person.name)
+            sources.hub.announce({"incidents"})
         return RedirectResponse(back, 303)
 
     @router.get("/runbooks/{name}")
@@ -53,7 +62,8 @@ def build_duty(sources: Sources, render: Renderer) -> APIRouter:
         path = f"docs/runbooks/{name}.md"
         if path not in RUNBOOKS:
             raise HTTPException(404, "There is no such runbook here.")
-        text = render_markdown((FOLDER.parents[1] / path).read_text(encoding="utf-8"))
-        return render(request, signed, "runbook.html", name=name, text=text)
+        text = (FOLDER.parents[1] / path).read_text(encoding="utf-8")
+        text = OTHERS.sub(r"\1 (`docs/\2`)", SIBLINGS.sub(r"](\1)", text))
+        return render(request, signed, "runbook.html", name=name, text=render_markdown(text))
 
     return router

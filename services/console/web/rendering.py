@@ -34,6 +34,8 @@ RUNBOOKS: Final = {
 NONE: Final = "\N{EN DASH}"
 MOST_INCIDENTS: Final = 3
 """Incidents at the top of a page."""
+MOST_BEHIND: Final = 100
+"""Events of the log that the index may lack; with more it is being built, and has incidents that ended since."""
 WIDTH, HEIGHT = 120.0, 28.0
 LARGEST_WRITTEN_OUT: Final = 1e12
 LONGEST_READ_S: Final = 2.0
@@ -125,21 +127,32 @@ class Pages:
         common = {
             "path": request.url.path,
             "query": request.url.query,
+            "address": _address_of(request),
             "person": signed.person if signed is not None else None,
             "csrf": signed.session.csrf if signed is not None else "",
             "theme": request.cookies.get("theme", ""),
-            "incidents": self.incidents(signed.person) if signed is not None else (),
+            "incidents": self.incidents(signed.person) if signed is not None and self._is_up_to_date() else (),
             "index": self._index_state(),
             "silent": {name: since.isoformat() for name, since in self.protection.silent().items()},
             "read_at": max(0.0, self.clock.monotonic() - LONGEST_READ_S),
         }
         return self._templates.TemplateResponse(request, template, common | values, status)
 
+    def _is_up_to_date(self) -> bool:
+        return self.progress.behind < MOST_BEHIND
+
     def _index_state(self) -> IndexState:
         """Return how far the index is."""
-        behind = self.progress.behind
-        ready = bool(self.progress.last) and behind < 100
-        return IndexState(behind=behind, ratio=round(self.progress.ratio, 4), ready=ready)
+        ready = bool(self.progress.last) and self._is_up_to_date()
+        return IndexState(behind=self.progress.behind, ratio=round(self.progress.ratio, 4), ready=ready)
+
+
+def _address_of(request: Request) -> str:
+    """Return the address, without its host, of the page that a request is of: a part of a page names its own."""
+    if request.method != "GET":
+        return "/fleet"
+    opened = request.headers.get("hx-current-url") or str(request.url)
+    return "/" + opened.partition("://")[2].partition("/")[2]
 
 
 def ago(text: str | None, now: datetime) -> str:

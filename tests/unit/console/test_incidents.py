@@ -1,14 +1,17 @@
 """The top of each page: what went wrong, what serves, and who acknowledged it."""
 
+import contextlib
+import sqlite3
 from datetime import timedelta
 
 import pytest
 
 from contracts import facts as f
+from contracts.facts.watch import RollbackTimeline
 from testbed import factories
 from testbed.story import Story, release_id
 from tests.kit.page_text import page_text
-from tests.unit.console.world import NOW, World
+from tests.unit.console.world import NOW, URL, World
 
 
 @pytest.fixture
@@ -80,11 +83,18 @@ def test_what_answers_nothing_and_the_share_of_a_canary_are_said(world):
 
 
 def test_a_canary_that_was_rolled_back_is_one_incident(world):
-    story = Story(NOW)
-    events = [*story.release("bank-bot", 1, 5), *story.release("bank-bot", 2, 6), *story.alert("bank-bot")]
-    (ended,) = story._end(release_id(6), factories.target(2, "int8", "bank-bot"), "aborted", "It is slow.", None)
-    world.fill([*events, ended])
+    story, canary = Story(NOW), factories.target(2, "int8", "bank-bot")
+    events = [*story.release("bank-bot", 1, 5), *story.release("bank-bot", 2, 6, until="canary")]
+    times = RollbackTimeline(detected_at=story.moment, decided_at=story.moment, switched_at=story.moment)
+    left = factories.fact(
+        f.RollbackCompleted, rollback_id="rb-canary", cause_id="e-alert", mode="automatic", verdict="pass",
+        failed=canary, to=factories.target(1, "int8", "bank-bot"), timeline=times,
+    )  # fmt: skip
+    ended = list(story._end(release_id(6), canary, "aborted", "It is slow.", None))
     world.clock.time += story.moment - world.clock.time
+    world.fill([*events, *ended])
+    assert "bank-bot.v2 was aborted" in top(world.client("oscar"))
+    world.fill([*events, *ended, story.event(left, "bank-bot", "e-alert")])
     shown = top(world.client("oscar"))
     assert ("bank-bot.v2.int8 was rolled back" in shown, "bank-bot.v2 was aborted" in shown) == (True, False)
 
@@ -93,7 +103,7 @@ def test_an_operator_acknowledges_it_for_all_and_nobody_else_can(world):
     operator, viewer = world.client("oscar"), world.client("vera")
     assert "Acknowledge" not in top(viewer)
     rows = world.index.read("SELECT rollback_id FROM rollbacks")
-    form = {"incident": rows[0]["rollback_id"], "model": "shop-bot", "back": "/fleet?state=alert"}
+    form = {"incident": rows[0]["rollback_id"], "back": "/fleet?state=alert"}
     assert viewer.post("/incidents", data=form | {"csrf": world.csrf(viewer)}).status_code == 403
     assert operator.post("/incidents", data=form).status_code == 403
     answer = operator.post("/incidents", data=form | {"csrf": world.csrf(operator)})
@@ -106,8 +116,38 @@ def test_an_operator_acknowledges_it_for_all_and_nobody_else_can(world):
 @pytest.mark.parametrize("back", ["//evil.example", "https://evil.example", "/\\evil.example", "", "javascript:1"])
 def test_an_acknowledgement_leads_back_to_this_console_only(world, back):
     client = world.client("oscar")
-    form = {"incident": "x", "model": "shop-bot", "back": back, "csrf": world.csrf(client)}
+    form = {"incident": "x", "back": back, "csrf": world.csrf(client)}
     assert client.post("/incidents", data=form).status_code == 403
+
+
+def test_an_acknowledgement_leads_back_to_the_page_that_is_open(world):
+    client, address = world.client("oscar"), "/alerts?state=&model=shop-bot"
+    part = client.get("/index", headers={"hx-request": "true", "hx-current-url": f"{URL}{address}"}).text
+    form = {"csrf": world.csrf(client), "reason": "x"}
+    assert client.get(address).text.count(back := 'name="back" value="/alerts?state=&amp;model=shop-bot"') == 2
+    assert part.count(back) == 2
+    refused = client.post(f"/releases/{release_id(2)}/reject", data=form)
+    assert (refused.status_code, refused.text.count('name="back" value="/fleet"')) == (403, 2)
+
+
+def test_an_operator_of_a_team_acknowledges_nothing_of_others(world):
+    member, form = world.client("sam"), {"incident": release_id(4), "model": "shop-bot", "back": "/fleet"}
+    member.post("/incidents", data=form | {"csrf": world.csrf(member)})
+    assert "acknowledged by" not in top(world.client("oscar"))
+
+
+def test_an_index_that_is_being_built_shows_no_incidents(world):
+    world.progress.last["EVENTS"] = 100_000
+    page = world.client("oscar").get("/fleet").text
+    assert ("<progress" in page, "was rolled back" in page.split("</aside>")[0]) == (True, False)
+
+
+def test_an_index_that_cannot_be_read_is_a_page_that_says_so(world):
+    client = world.client("oscar")
+    with contextlib.closing(sqlite3.connect(world.folder / "index.db", isolation_level=None)) as file:
+        file.execute("DROP TABLE rollbacks")
+    answer = client.get("/fleet")
+    assert (answer.status_code, 'class="notice bad"' in answer.text) == (500, True)
 
 
 def test_a_member_of_a_team_sees_those_of_its_models(world):
@@ -121,4 +161,7 @@ def test_a_runbook_is_a_page(world):
     page = client.get("/runbooks/latency")
     assert (page.status_code, "<h2>What to do</h2>" in page.text) == (200, True)
     assert client.get("/runbooks/none").status_code == 404
+    linked = page.text.split('<a href="')[-1].split('"')[0]
+    assert client.get(f"/runbooks/{linked}").status_code == 200
+    assert '.md"' not in client.get("/runbooks/engine").text
     assert 'href="/runbooks/latency"' in client.get("/alerts/shop-bot.v2.int8%2Fttft-p95%2F2").text

@@ -177,7 +177,7 @@ class World:
         self.people = People(
             self.keys.people, self.keys.credential("").parent, TeamList(self.keys.team_list, self.clock)
         )
-        self.hub, self.protection = Hub(10), Protection(self.clock)
+        self.hub, self.protection, self.progress = Hub(10), Protection(self.clock), Progress()
         self.asgi = self.make()
 
     def make(self, provider=None, gateway=None, **settings):
@@ -185,7 +185,7 @@ class World:
         return build(
             Bus(connection, "console", self.clock),
             index=self.index,
-            progress=Progress(),
+            progress=self.progress,
             hub=self.hub,
             sessions=self.sessions,
             people=self.people,
