@@ -56,7 +56,7 @@ def canary(reader: Reader, release: Release) -> Canary:
         points=points,
         windows=len(windows),
         ttft=latencies_of(windows, candidate, active),
-        moments=moments(reader, release.model, points[0].at, points[-1].at) if points else (),
+        moments=moments(reader, release.model, spans[0]["at"], spans[0]["ended_at"] or "9") if spans else (),
     )
 
 

@@ -12,7 +12,7 @@ _MOMENTS: Final = """
 SELECT at, kind, what FROM (
   SELECT at, CASE cause WHEN 'canary' THEN 'canary' WHEN 'promote' THEN 'promotion' ELSE 'rollback' END AS kind,
          CASE cause WHEN 'canary' THEN printf('canary %g%%', 100 * weight)
-           WHEN 'promote' THEN 'promotion' ELSE 'rollback' END AS what
+           WHEN 'promote' THEN 'promotion' WHEN 'abort' THEN 'abort' ELSE 'rollback' END AS what
     FROM deployments WHERE model = :model AND cause IN ('canary', 'promote', 'rollback', 'abort')
   UNION ALL SELECT raised_at, 'alert', 'alert ' || coalesce(trigger, kind) FROM alerts
     WHERE model = :model AND environment = 'production'

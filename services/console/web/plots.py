@@ -107,10 +107,10 @@ def _range(values: Sequence[float], *, before: float, after: float) -> tuple[flo
     return least - before * span, most + after * span
 
 
-def _formatter(ends: tuple[float, float]) -> Callable[[float], str]:
+def _formatter(ends: tuple[float, float], factor: int = 1, unit: str = "") -> Callable[[float], str]:
     """Return what writes a figure of an axis, with the digits that tell its labels apart."""
-    digits = max(0, -math.floor(math.log10((ends[1] - ends[0]) / OPTIONS["max_scale"])))
-    return lambda value: f"{value:,.{digits}f}"
+    digits = max(0, -math.floor(math.log10(factor * (ends[1] - ends[0]) / OPTIONS["max_scale"])))
+    return lambda value: f"{factor * value:,.{digits}f}{unit}"
 
 
 def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Plot | None:
@@ -181,7 +181,7 @@ def latency_plot(canary: Canary) -> Plot | None:
 
 def _span(canary: Canary) -> tuple[str, str]:
     """Return between which times both plots are: the same of both."""
-    times = [*(point.at for point in canary.points), *(entry.at for entry in canary.ttft)]
+    times = [entry.at for entries in (canary.points, canary.ttft, canary.moments) for entry in entries]
     return min(times), max(times)
 
 
@@ -207,7 +207,7 @@ def figure_plots(figures: Figures, limit: float | None = None) -> Mapping[str, P
             title="bad",
             ends=_above(bad, limit),
             limit=shown,
-            formatter=lambda share: f"{share:.0%}",
+            formatter=_formatter(_above(bad, limit), factor=100, unit="%"),
             **shared,
         ),
         "ttft": over_time("Time to first token, p95", ttft, title="TTFT p95 (ms)", ends=_above(ttft), **shared),

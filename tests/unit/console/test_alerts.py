@@ -2,11 +2,15 @@
 
 import re
 from datetime import timedelta
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from contracts import facts as f
 from contracts.facts.watch import Window
+from services.console.domain.alert_data import Figures
+from services.console.queries.reading import points
+from services.console.web.plots import figure_plots
 from services.console.web.rendering import NONE, alert_figure
 from testbed import factories
 from testbed.story import Story
@@ -133,3 +137,15 @@ def test_the_plots_of_an_alert_have_its_limit_and_what_happened_at_the_time_of_t
     assert 'class="series serie-0 color-0 limit"' in shown
     assert "series serie-2 color-2 moment rollback" in shown
     made.close()
+
+
+def test_labels_of_small_shares_of_bad_requests_differ():
+    ends = tuple(f"2026-11-27T02:0{minute}:00.000Z" for minute in range(3))
+    known = Figures(
+        target="m.v1.int8", ends=ends, requests=points((100, 100, 100)), bad_ratio=(0.0, 0.001, 0.002),
+        ttft_p95_ms={}, moments=(),
+    )  # fmt: skip
+    drawn = ET.fromstring(figure_plots(known, 0.001)["bad"].svg)
+    (axis,) = [part for part in drawn.iter() if (part.get("class") or "").startswith("axis y")]
+    labels = [part.text for part in axis.iter() if part.tag.endswith("text")]
+    assert len(set(labels)) == len(labels) > 2

@@ -81,6 +81,7 @@ def test_the_window_in_which_a_canary_was_aborted_counts(tmp_path):
     made.fill(events)
     shown = canary_of(made.client("adam"), release_id(2))
     assert (shown["candidate"]["windows"], shown["windows"]) == (7, 13)
+    assert [moment["what"] for moment in shown["moments"]] == ["abort", "canary 10%"]
     made.close()
 
 
