@@ -99,7 +99,7 @@ const kept = new Map(); // by the id of a part that is about to be replaced: wha
 
 // Returns what may be moved, opened or focused in a part, by a name that it has again in the part's next version.
 function named(part) {
-  const kinds = [".scroll", "pre", "details:not(.pipeline details)", "summary"]; // steps open and close as they begin and end
+  const kinds = [".scroll", "pre", "details", "summary"];
   const own = kinds.flatMap((kind) => [...part.querySelectorAll(kind)].map((each, number) => [`${kind} ${number}`, each]));
   return new Map([...[...part.querySelectorAll("a[href]")].reverse().map((link) => [link.getAttribute("href"), link]), ...own]);
 }
@@ -110,7 +110,7 @@ function noteUse(event) {
   const focused = [...named(part)].find(([, each]) => each === document.activeElement)?.[0] || document.activeElement.getAttribute("href");
   kept.set(part.id, {
     focused: part.contains(document.activeElement) ? focused : null,
-    moved: own.map(([name, each]) => [name, each.scrollLeft, each.scrollTop, each.open]),
+    moved: own.map(([name, each]) => [name, each.scrollLeft, each.scrollTop, each.open, each.dataset.open]),
   });
 }
 
@@ -119,10 +119,10 @@ function keepUse(event) {
   kept.delete(event.detail.target.id);
   if (!part || !use) return;
   const own = named(part);
-  for (const [name, left, top, open] of use.moved) {
+  for (const [name, left, top, open, first] of use.moved) {
     const each = own.get(name);
     if (!each) continue;
-    if (open !== undefined) each.open = open;
+    if (open !== undefined && each.dataset.open === first) each.open = open; // else its step has begun or ended
     each.scrollLeft = left;
     each.scrollTop = top;
   }
