@@ -103,10 +103,11 @@ class Sessions:
             file.execute(f"DELETE FROM acknowledged WHERE incident NOT IN ({newest})", (MOST,))  # noqa: S608 - a text of ours
 
     def acknowledged(self) -> dict[str, str]:
-        """Return by whom, and when, each incident was acknowledged: `anna at 03:12 UTC`."""
+        """Return by whom, and when, each incident was acknowledged: `anna at 2026-11-27 03:12 UTC`."""
         with self._locked() as file:
             entries = file.execute("SELECT incident, person, at FROM acknowledged").fetchall()
-        return {key: f"{person} at {datetime.fromtimestamp(at, tz=UTC):%H:%M} UTC" for key, person, at in entries}
+        times = {key: datetime.fromtimestamp(at, tz=UTC) for key, _, at in entries}
+        return {key: f"{person} at {times[key]:%Y-%m-%d %H:%M} UTC" for key, person, _ in entries}
 
     def _now(self) -> float:
         return self._clock.now().timestamp()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
+from urllib.parse import quote
 
 from services.console.domain.incident import Incident
 from services.console.domain.rows import instant
@@ -61,7 +62,7 @@ def _alert(entry: Mapping[str, Any]) -> Incident:
         title=f"Alert {entry['trigger'] or entry['kind']} about {entry['target']}",
         why=entry["message"],
         serves=_serves(entry, silent=entry["target"] if entry["answers_nothing"] else ""),
-        link=f"/alerts/{entry['alert_id']}",
+        link=f"/alerts/{quote(entry['alert_id'])}",
         runbook=entry["runbook"] or "",
         failed=entry["target"] if in_traffic and entry["kind"] != "standby" else "",
     )
@@ -80,7 +81,7 @@ def _rollback(entry: Mapping[str, Any]) -> Incident:
         title=f"{entry['failed']} {_DONE[entry['state']]}",
         why=f"{entry['code']}: {entry['reason']}" if failed else entry["cause"] or "",
         serves=_serves(entry, verified if entry["active"] == entry["target"] else "") + state,
-        link=f"/alerts/{entry['alert_id']}" if alerted else f"/history?about={entry['cause_id']}",
+        link=f"/alerts/{quote(entry['alert_id'])}" if alerted else f"/history?about={quote(entry['cause_id'])}",
         runbook="docs/runbooks/rollback.md" if failed else entry["runbook"] or "",
         failed=entry["failed"] if failed else "",
     )

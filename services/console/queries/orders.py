@@ -3,9 +3,11 @@
 from typing import Final
 
 from services.console.domain.order_data import Followed, OrderAnswer
+from services.console.domain.people import ORDERS
 from services.console.queries.alerts import chain_of
 from services.console.queries.reading import Reader
 
+_ORDERS: Final = {order.TYPE.removeprefix("slipway.").rsplit(".", 1)[0] for order in ORDERS.values()}
 _ANSWERS: Final = {
     "order.accepted": "accepted",
     "order.refused": "refused",
@@ -31,9 +33,14 @@ def answer_to(reader: Reader, order_id: str) -> OrderAnswer | None:
     return OrderAnswer.model_validate({"order_id": order_id, "state": state, "code": code or None, "reason": reason})
 
 
-def followed(reader: Reader, model: str, order_id: str) -> Followed:
-    """Return an order as far as its effect is known: the steps of a rollback, and what serves the model."""
+def followed(reader: Reader, model: str, order_id: str) -> Followed | None:
+    """Return an order as far as its effect is known: the steps of a rollback, and what serves the model.
+
+    One that the log does not have yet is an order too; None for the id of another event.
+    """
     ordered = reader.read("SELECT * FROM events WHERE id = ? AND model = ?", (order_id, model))
+    if ordered and ordered[0]["type"] not in _ORDERS:
+        return None
     rollbacks = reader.read("SELECT * FROM rollbacks WHERE cause_id = ? AND model = ?", (order_id, model))
     active = reader.read("SELECT active FROM routes WHERE model = ?", (model,))
     answer = answer_to(reader, order_id) if ordered else None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 from contracts.facts import FACTS
 from decisions.sealed_log.audit import is_audited
@@ -77,14 +78,14 @@ def author_of(reader: Reader, entry: Mapping[str, Any]) -> tuple[str, str, str |
     if cause is None:
         return "unknown", "", None
     if cause["type"].startswith("alert."):
-        return "rollback-controller", cause["title"], f"/alerts/{cause['about']}"
+        return "rollback-controller", cause["title"], f"/alerts/{quote(cause['about'])}"
     if cause["type"] == "traffic.requested":
         return _promoter(reader, cause)
     if cause["type"] == "release.finished":
         cancelled = _cancellation(reader, cause["correlation"])
         by, because = (cancelled["sender"], cancelled["title"]) if cancelled else (cause["sender"], cause["title"])
         return by, because, f"/releases/{cause['correlation']}"
-    return cause["sender"], cause["title"], f"/history?about={cause['id']}"
+    return cause["sender"], cause["title"], f"/history?about={quote(cause['id'])}"
 
 
 def _promoter(reader: Reader, cause: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -50,7 +50,7 @@ def build_duty(sources: Sources, render: Renderer) -> APIRouter:
         key, back, person = form.get("incident", ""), form.get("back", ""), signed.person
         shown = await to_thread(incidents, sources.seen_by(person), sources.ordering.now(), {})
         known = [each for each in shown if each.key == key]  # none: it ended meanwhile
-        if LOCAL.fullmatch(back) is None or not all(person.may("rollback", each.model) for each in known):
+        if LOCAL.fullmatch(back) is None or not all(person.acknowledges(each.model) for each in known):
             raise HTTPException(403, "Operators acknowledge what is about their models.")
         if known:
             access_of(request).sessions.acknowledge(key, person.name)

@@ -38,7 +38,7 @@ from shared.errors import SlipwayError, Transient
 Text = Annotated[str, Query(max_length=100)]
 VersionPath = Annotated[int, Path(ge=0, le=999_999_999)]
 ReleaseId = Annotated[str, Query(pattern=r"^(r-[0-9a-f-]{1,60})?$")]
-SHARE: Final = r"0(\.[0-9]{1,17})?"
+SHARE: Final = r"0(\.[0-9]{1,17})?|[1-9](\.[0-9]{1,16})?e-[0-9]{1,2}"
 Number = Annotated[int, Query(ge=0, le=999_999_999)]
 REFUSED_SHOWN: Final = 5
 """Refused checkpoints on the screen of the releases; a screen of their own lists all."""
@@ -140,7 +140,7 @@ def _orders(router: APIRouter, sources: Sources, render: Renderer) -> None:
         request: Request, signed: Signed, model: ModelPath, order_id: str, release: ReleaseId = ""
     ) -> Response:
         check_seen(signed.person, model)
-        shown = orders.followed(sources.seen_by(signed.person), model, order_id)
+        shown = _known(orders.followed(sources.seen_by(signed.person), model, order_id), "order")
         back = f"/releases/{release}" if release else f"/models/{model}"
         return render(request, signed, "answer.html", followed=shown, model=model, back=back)
 

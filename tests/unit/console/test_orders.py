@@ -204,10 +204,11 @@ def test_an_operator_pauses_and_resumes_a_release(world):
     assert post(world, "anna", f"/releases/{CANARY}/pause").status_code == 403
 
 
-def test_an_approver_promotes_the_share_that_was_shown(world):
+@pytest.mark.parametrize("share", [0.1, 0.00001])
+def test_an_approver_promotes_the_share_that_was_shown(world, share):
     route = factories.route(
         model="faq-de", epoch=5, active=factories.served(1, "int8", "faq-de"),
-        canary=CanaryShare(served=factories.served(2, "int8", "faq-de"), weight_ratio=0.1), shadow=None,
+        canary=CanaryShare(served=factories.served(2, "int8", "faq-de"), weight_ratio=share), shadow=None,
     )  # fmt: skip
     world.routes.routes["faq-de"] = route
     page = world.client("anna").get(f"/releases/{CANARY}").text
@@ -215,7 +216,7 @@ def test_an_approver_promotes_the_share_that_was_shown(world):
     assert post(world, "anna", f"/releases/{CANARY}/promote", **shown).status_code == 303
     del world.routes.routes["faq-de"]
     ((_, _, fact),) = world.orders.given
-    assert (type(fact), fact.weight_ratio, fact.epoch) == (f.CanaryAdvanced, 0.1, 5)
+    assert (type(fact), fact.weight_ratio, fact.epoch) == (f.CanaryAdvanced, share, 5)
     assert f"/releases/{CANARY}/promote" not in world.client("oscar").get(f"/releases/{CANARY}").text
     assert post(world, "oscar", f"/releases/{CANARY}/promote", **shown).status_code == 403
 
@@ -242,6 +243,14 @@ def test_the_page_of_an_order_follows_it_until_what_serves_is_verified(tmp_path,
     assert "Too slow" not in page_text(made.client("adam").get(f"/models/bank-bot/orders/{ordered.id}").text)
     assert client.get(f"/models/bank-bot/orders/{ordered.id}").status_code == 404
     made.close()
+
+
+def test_an_event_that_is_no_order_has_no_page_of_an_order(world):
+    events = world.index.read("SELECT id, type FROM events WHERE model = 'search-ranker'")
+    of_alert = next(event["id"] for event in events if event["type"] == "alert.raised")
+    client = world.client("oscar")
+    assert client.get(f"/models/search-ranker/orders/{of_alert}").status_code == 404
+    assert client.get("/models/search-ranker/orders/on-its-way").status_code == 200
 
 
 def test_a_refused_order_says_why(tmp_path):
