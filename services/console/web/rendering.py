@@ -33,7 +33,7 @@ RUNBOOKS: Final = {
 """Names of the runbooks that are here, by their paths; an installation without the documentation has none."""
 NONE: Final = "\N{EN DASH}"
 MOST_INCIDENTS: Final = 3
-"""Incidents at the top of a page."""
+"""Incidents at the top of a page; the others are folded below them."""
 MOST_BEHIND: Final = 100
 """Events of the log that the index may lack; with more it is being built, and has incidents that ended since."""
 WIDTH, HEIGHT = 120.0, 28.0
