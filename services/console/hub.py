@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from contracts.envelope import Event
-from contracts.facts import WorkProgressed
+from contracts.facts import ReleaseProgressed, WorkProgressed
 from services.console.domain.logged import LoggedEvent
 from shared.runtime.clock import Clock, SystemClock
 
@@ -159,6 +159,8 @@ def topics_of(event: Event[Any]) -> set[str]:
     topics = {f"model:{event.subject}", event.type.split(".")[1]}
     if event.correlationid.startswith("r-"):
         topics.add(f"release:{event.correlationid}")
+    if isinstance(event.data, ReleaseProgressed) and event.data.progress.outcome:
+        topics.add("incidents")
     alert = getattr(event.data, "alert_id", None)
     if alert:
         topics.add(f"alert:{alert}")

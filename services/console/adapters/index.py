@@ -21,6 +21,7 @@ _INDEXES: Final = (
     "CREATE INDEX events_sender ON events (sender, at DESC)",
     "CREATE INDEX releases_opened ON releases (opened_at DESC)",
     "CREATE INDEX releases_model ON releases (model, opened_at DESC)",
+    "CREATE INDEX releases_state_at ON releases (state_at DESC)",
     "CREATE INDEX refused_checkpoints_at ON refused_checkpoints (at DESC)",
     "CREATE INDEX deployments_at ON deployments (at DESC)",
     "CREATE INDEX alerts_state ON alerts (state, model)",
@@ -30,6 +31,7 @@ _INDEXES: Final = (
     "CREATE INDEX drills_at ON drills (at DESC)",
     "CREATE INDEX alerts_drill ON alerts (drill) WHERE drill IS NOT NULL",
     "CREATE INDEX rollbacks_model ON rollbacks (model, at DESC)",
+    "CREATE INDEX rollbacks_at ON rollbacks (at DESC)",
     "CREATE INDEX rollbacks_cause ON rollbacks (cause_id)",
     "CREATE INDEX windows_ended ON windows (model, ended_at)",
 )

@@ -5,10 +5,11 @@ The file also has who acknowledged which incident: it outlasts the index.
 
 import contextlib
 import hashlib
+import json
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -102,10 +103,11 @@ class Sessions:
             newest = "SELECT incident FROM acknowledged ORDER BY at DESC LIMIT ?"
             file.execute(f"DELETE FROM acknowledged WHERE incident NOT IN ({newest})", (MOST,))  # noqa: S608 - a text of ours
 
-    def acknowledged(self) -> dict[str, str]:
-        """Return by whom, and when, each incident was acknowledged: `anna at 2026-11-27 03:12 UTC`."""
+    def acknowledged(self, incidents: Sequence[str]) -> dict[str, str]:
+        """Return by whom, and when, each of the incidents was acknowledged: `anna at 2026-11-27 03:12 UTC`."""
+        query = "SELECT * FROM acknowledged WHERE incident IN (SELECT value FROM json_each(?))"
         with self._locked() as file:
-            entries = file.execute("SELECT incident, person, at FROM acknowledged").fetchall()
+            entries = file.execute(query, (json.dumps(incidents),)).fetchall()
         times = {key: datetime.fromtimestamp(at, tz=UTC) for key, _, at in entries}
         return {key: f"{person} at {times[key]:%Y-%m-%d %H:%M} UTC" for key, person, _ in entries}
 

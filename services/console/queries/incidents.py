@@ -1,6 +1,6 @@
 """What has gone wrong: open alerts, and the rollbacks and failed releases of the last hour."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote
@@ -22,7 +22,7 @@ FROM rollbacks AS r LEFT JOIN routes ON routes.model = r.model LEFT JOIN events 
 LEFT JOIN alerts ON alerts.alert_id = events.about
 WHERE r.environment = 'production' AND r.at >= ? AND coalesce(events.type, '') NOT LIKE 'release.%'
   AND coalesce(events.type, '') NOT LIKE 'canary.%' AND coalesce(events.type, '') NOT LIKE 'shadow.%'
-GROUP BY r.rollback_id
+GROUP BY +r.rollback_id
 """
 _RELEASES: Final = """
 SELECT releases.*, routes.active, routes.canary, routes.weight
@@ -32,13 +32,15 @@ WHERE outcome IN ('rejected', 'aborted', 'expired') AND state_at >= ?
 _DONE: Final = {"completed": "was rolled back", "started": "is being rolled back", "failed": "could not be rolled back"}
 
 
-def incidents(reader: Reader, now: datetime, acknowledged: Mapping[str, str]) -> tuple[Incident, ...]:
+def incidents(
+    reader: Reader, now: datetime, acknowledged: Callable[[Sequence[str]], Mapping[str, str]]
+) -> tuple[Incident, ...]:
     """Return what has gone wrong, the worst and the newest first; what was acknowledged comes last.
 
     Args:
         reader: The index, or the part of it that a person may see.
         now: The time.
-        acknowledged: By whom and when, by the key of an incident.
+        acknowledged: Returns by whom and when, by the keys of incidents.
     """
     since = instant(now - SHOWN_FOR) or ""
     rollbacks = reader.read(_ROLLBACKS, (since,))
@@ -47,7 +49,8 @@ def incidents(reader: Reader, now: datetime, acknowledged: Mapping[str, str]) ->
     known += [_alert(entry) for entry in reader.read(_ALERTS) if entry["alert_id"] not in rolled_back]
     failed = {entry["failed"] for entry in rollbacks if entry["state"] != "failed"}  # one failed canary is one incident
     known += [_release(entry) for entry in reader.read(_RELEASES, (since,)) if entry["target"] not in failed]
-    shown = [each.model_copy(update={"acknowledged": acknowledged.get(each.key, "")}) for each in known]
+    by = acknowledged([each.key for each in known])
+    shown = [each.model_copy(update={"acknowledged": by.get(each.key, "")}) for each in known]
     shown.sort(key=lambda each: each.at, reverse=True)
     return tuple(sorted(shown, key=lambda each: (bool(each.acknowledged), each.tone != "bad")))
 

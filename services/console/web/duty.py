@@ -48,12 +48,13 @@ def build_duty(sources: Sources, render: Renderer) -> APIRouter:
         form = await read_form(request)
         check_token(signed, form.get(CSRF_FIELD))
         key, back, person = form.get("incident", ""), form.get("back", ""), signed.person
-        shown = await to_thread(incidents, sources.seen_by(person), sources.ordering.now(), {})
+        sessions = access_of(request).sessions
+        shown = await to_thread(incidents, sources.seen_by(person), sources.ordering.now(), sessions.acknowledged)
         known = [each for each in shown if each.key == key]  # none: it ended meanwhile
         if LOCAL.fullmatch(back) is None or not all(person.acknowledges(each.model) for each in known):
             raise HTTPException(403, "Operators acknowledge what is about their models.")
         if known:
-            access_of(request).sessions.acknowledge(key, person.name)
+            sessions.acknowledge(key, person.name)
             sources.hub.announce({"incidents"})
         return RedirectResponse(back, 303)
 

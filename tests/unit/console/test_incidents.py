@@ -8,7 +8,9 @@ import pytest
 
 from contracts import facts as f
 from contracts.facts.watch import RollbackTimeline
+from services.console.hub import topics_of
 from testbed import factories
+from testbed.progress import with_progress
 from testbed.story import Story, release_id
 from tests.kit.page_text import page_text
 from tests.unit.console.world import NOW, URL, World
@@ -97,6 +99,20 @@ def test_a_canary_that_was_rolled_back_is_one_incident(world):
     world.fill([*events, *ended, story.event(left, "bank-bot", "e-alert")])
     shown = top(world.client("oscar"))
     assert ("bank-bot.v2.int8 was rolled back" in shown, "bank-bot.v2 was aborted" in shown) == (True, False)
+
+
+def test_of_many_incidents_each_can_be_acknowledged(world):
+    story = Story(NOW - timedelta(minutes=50))
+    world.fill([event for number in range(1, 6) for event in story.release("m", number, 10 + number, until="rejected")])
+    world.clock.time += story.moment - world.clock.time
+    page = world.client("oscar").get("/fleet").text.split("</aside>")[0]
+    assert page.count("Acknowledge</button>") >= 5
+
+
+def test_only_the_end_of_a_release_changes_the_top_of_a_page():
+    events = with_progress(Story(NOW).release("m", 1, 1, until="rejected"))
+    changing = [event for event in events if "incidents" in topics_of(event)]
+    assert [event.data.progress.outcome for event in changing] == ["rejected"]
 
 
 def test_an_operator_acknowledges_it_for_all_and_nobody_else_can(world):
