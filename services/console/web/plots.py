@@ -181,7 +181,8 @@ def latency_plot(canary: Canary) -> Plot | None:
 
 def _span(canary: Canary) -> tuple[str, str]:
     """Return between which times both plots are: the same of both."""
-    times = [entry.at for entries in (canary.points, canary.ttft, canary.moments) for entry in entries]
+    happened = (moment.at for moment in canary.moments)
+    times = [*(point.at for point in canary.points), *(entry.at for entry in canary.ttft), *happened]
     return min(times), max(times)
 
 
