@@ -1,1 +1,1 @@
-"""The console: what operators see, as pages and as a JSON API; a projection of the event log."""
+"""The console: what operators see, as pages; a projection of the event log."""

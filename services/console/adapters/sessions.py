@@ -30,7 +30,6 @@ class Session:
 
     person: str
     csrf: str
-    expires_at: datetime
 
 
 class Sessions:
@@ -82,7 +81,7 @@ class Sessions:
                 return None
             if use and now - record[3] > 60:
                 file.execute("UPDATE sessions SET seen = ? WHERE id = ?", (now, id_))
-        return Session(record[0], record[1], datetime.fromtimestamp(record[2], tz=self._clock.now().tzinfo))
+        return Session(record[0], record[1])
 
     def end(self, value: str | None) -> None:
         """End a session."""

@@ -40,28 +40,22 @@ def _is_a_moment(text: str) -> str:
     return text
 
 
-Since = Annotated[
-    str,
-    Field(max_length=100, description="Only what is of this time or later (a date or a time in ISO 8601, UTC)."),
-    AfterValidator(_is_a_moment),
-]
-Until = Annotated[
-    str,
-    Field(max_length=100, description="Only what is of before this time; of this day or before, if it is a date."),
-    AfterValidator(_is_a_moment),
-]
+Since = Annotated[Part, AfterValidator(_is_a_moment)]
+"""A date or a time in ISO 8601, UTC: only what is of this time or later."""
+Until = Annotated[Part, AfterValidator(_is_a_moment)]
+"""Only what is of before this time; of this day or before, if it is a date."""
 PARTS = {"after", "limit"}
 
 
 class Filter(BaseModel):
-    """A part of a list."""
+    """A part of a list: `model` is a name, or a part of one without `exact`; `after` entries are left out before it."""
 
     model_config = ConfigDict(frozen=True)
 
-    model: Annotated[str, Field(max_length=100, description="The model's name, or a part of it.")] = ""
-    exact: Annotated[bool, Field(description="Whether `model` is the whole name.")] = False
-    after: Annotated[int, Field(ge=0, le=1_000_000, description="Entries that are left out at the beginning.")] = 0
-    limit: Annotated[int, Field(ge=1, le=LARGEST_PAGE, description="Entries that are returned at most.")] = 50
+    model: Part = ""
+    exact: bool = False
+    after: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    limit: Annotated[int, Field(ge=1, le=LARGEST_PAGE)] = 50
 
     @property
     def values(self) -> dict[str, Any]:
@@ -118,12 +112,15 @@ class TimelineFilter(Filter):
 
 
 class HistoryFilter(Filter):
-    """Which events; `type` is such as `alert.raised` or `alert.*`, `about` the id of an event, alert or order."""
+    """Which events; `type` is such as `alert.raised` or `alert.*`, `about` the id of an event, alert or order.
+
+    `audited` leaves only entries of the audit log.
+    """
 
     type: Part = ""
     sender: Part = ""
     text: Part = ""
-    audited: Annotated[bool, Field(description="Only entries of the audit log.")] = False
+    audited: bool = False
     about: Annotated[str, Field(max_length=200)] = ""
     since: Since = ""
     until: Until = ""
