@@ -1,5 +1,7 @@
 """The page of the endpoints: what each Triton serves, holds and takes."""
 
+from asyncio import to_thread
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -14,6 +16,7 @@ def build_endpoints(endpoints: Endpoints, render: Renderer) -> APIRouter:
 
     @router.get("/endpoints")
     async def page(request: Request, signed: Signed) -> Response:
-        return render(request, signed, "endpoints.html", endpoints=await endpoints.seen_by(signed.person))
+        shown = await endpoints.seen_by(signed.person)
+        return await to_thread(render, request, signed, "endpoints.html", endpoints=shown)
 
     return router

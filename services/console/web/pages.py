@@ -114,8 +114,8 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
         reader = sources.seen_by(signed.person)
         shown = _known(await to_thread(releases.release, reader, release_id, hub.live(release_id)), "release")
         route = await _route_to_order(sources, signed.person, shown)
-        plot = pareto_plot(shown.variants)
-        return render(request, signed, "release.html", release=shown, route=route, pareto=plot)
+        values = {"release": shown, "route": route, "pareto": pareto_plot(shown.variants)}
+        return await to_thread(render, request, signed, "release.html", **values)
 
     @router.get("/releases/{release_id}/canary")
     def one_canary(request: Request, signed: Signed, release_id: str) -> Response:
