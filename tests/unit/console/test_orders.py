@@ -240,6 +240,9 @@ def test_the_page_of_an_order_follows_it_until_what_serves_is_verified(tmp_path,
         made.fill([*events, ordered, *rolled_back[:known]])
         seen.append(page_text(client.get(path).text))
     assert seen == snapshot
+    made.fill([*events, ordered, *rolled_back, *story.release("shop-bot", 3, 3)])
+    later = page_text(client.get(path).text)
+    assert "shop-bot.v1.int8 served, verified. shop-bot.v3.int8 serves now." in later
     assert "Too slow" not in page_text(made.client("adam").get(f"/models/bank-bot/orders/{ordered.id}").text)
     assert client.get(f"/models/bank-bot/orders/{ordered.id}").status_code == 404
     made.close()
