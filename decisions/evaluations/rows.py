@@ -93,7 +93,7 @@ def _read(number: int, line: bytes) -> EvaluationRow:
         raise ValueError(f"it has {unknown[0]!r}, which is unknown; there are {', '.join(sorted(_KEYS))}, and prompt")
     expect = value.get("expect", {})
     if not isinstance(expect, Mapping):
-        raise ValueError('expect is no object; write an expectation by scorer, such as {"language": "de"}')  # noqa: TRY004
+        raise ValueError('expect is no object; write an expectation by scorer, such as {"language": "de"}')  # noqa: TRY004 - of a line
     everyone = (("", value["expected"]),) if "expected" in value else ()
     return EvaluationRow(
         number=number,

@@ -69,7 +69,7 @@ class Answer:
         """
         message = choice.get("message")
         if not isinstance(message, Mapping):
-            raise ValueError("the choice has no message")  # noqa: TRY004
+            raise ValueError("the choice has no message")  # noqa: TRY004 - of an answer
         functions = [call.get("function") for call in message.get("tool_calls") or () if isinstance(call, Mapping)]
         calls = [
             Call(str(function.get("name", "")), str(function.get("arguments", "")))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from contracts.envelope import Event
-from contracts.facts import GateResult, ServedQuality, VariantBenchmarked, VariantFailed, VariantStaged, WorkProgressed
+from contracts.facts import GateResult, ServedQuality, VariantBenchmarked, VariantFailed, VariantStaged
 from contracts.manifests import BenchmarkReport
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef
@@ -25,6 +25,7 @@ from services.benchmarker.settings import BenchmarkerSettings
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.messaging.bus import Bus, Failed
 from shared.runtime.clock import Clock
+from shared.runtime.progress import progress_reporter
 
 SERVICE = "benchmarker"
 _ENGINE_ANSWERS = (None, "template", "empty", "bad_request")
@@ -229,17 +230,11 @@ def build(
         staged = event.data
         if staged.request.purpose != "benchmark":
             return None
-        last = -float("inf")
+        variant = staged.candidate.target.variant
+        report_step = progress_reporter(bus, event, clock, settings.progress_interval_s, variant)
 
-        async def report_progress(done: int, total: int) -> None:
-            nonlocal last
-            now = clock.monotonic()
-            if done < total and now - last < settings.progress_interval_s:
-                return
-            last = now
-            variant = staged.candidate.target.variant
-            step = WorkProgressed(step="benchmark", done=done, total=total, unit="requests", variant=variant)
-            await bus.progress(event, step)
+        def report_progress(done: int, total: int) -> None:
+            report_step("benchmark", done, total, "requests")
 
         report, ref = await benchmarker.measure(staged, report_progress)
         return to_event(report, ref)

@@ -75,7 +75,7 @@ class Load:
             nonlocal done
             record = await self._request(arrival, origin)
             done += 1
-            await progress(done, len(plan))
+            progress(done, len(plan))
             return record
 
         tasks: list[asyncio.Task[RequestRecord]] = []

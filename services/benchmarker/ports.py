@@ -1,6 +1,6 @@
 """Ports of the benchmarker: the serving engine, the store of reports, and chat templates."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from contracts.facts import Measurement
@@ -11,7 +11,7 @@ from services.benchmarker.domain.prompts import Message
 from services.benchmarker.domain.tool_calls import ApiAnswer
 from shared.serving.tensors import Delta
 
-Progress = Callable[[int, int], Awaitable[None]]
+Progress = Callable[[int, int], None]
 """Called with requests done and requests in total."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from contracts.envelope import Event
 from contracts.evaluation_results import Anchor
-from contracts.facts import VariantEvaluated, VariantFailed, VariantStaged, WorkProgressed
+from contracts.facts import VariantEvaluated, VariantFailed, VariantStaged
 from contracts.manifests import EvaluationReport
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, Digest, digest_of
@@ -28,6 +28,7 @@ from services.evaluator.settings import EvaluatorSettings
 from shared.errors import Permanent, SlipwayError
 from shared.messaging.bus import Bus, Failed
 from shared.runtime.clock import Clock
+from shared.runtime.progress import progress_reporter
 
 SERVICE = "evaluator"
 DEFAULT_SET = Path(__file__).with_name("default_set.jsonl")
@@ -72,8 +73,8 @@ class Evaluator:
         before = 0
         for plan in plans:
 
-            async def report_progress(done: int, _of: int, before: int = before) -> None:
-                await progress(before + done, total)
+            def report_progress(done: int, _of: int, before: int = before) -> None:
+                progress(before + done, total)
 
             versions: dict[Role, ServedTarget] = {"candidate": staged.candidate, "active": staged.baseline}
             results.append(await self.asking.evaluate(plan, versions, report_progress))
@@ -151,17 +152,11 @@ def build(bus: Bus, *, asking: Asking, reports: Reports, settings: EvaluatorSett
         staged = event.data
         if staged.request.purpose != "evaluation":
             return None
-        last = -float("inf")
+        variant = staged.candidate.target.variant
+        report_step = progress_reporter(bus, event, clock, settings.progress_interval_s, variant)
 
-        async def report_progress(done: int, total: int) -> None:
-            nonlocal last
-            now = clock.monotonic()
-            if done < total and now - last < settings.progress_interval_s:
-                return
-            last = now
-            variant = staged.candidate.target.variant
-            step = WorkProgressed(step="evaluate", done=done, total=total, unit="rows", variant=variant)
-            await bus.progress(event, step)
+        def report_progress(done: int, total: int) -> None:
+            report_step("evaluate", done, total, "rows")
 
         report, ref = await evaluator.evaluate(staged, report_progress)
         return to_event(report, ref)

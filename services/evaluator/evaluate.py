@@ -80,7 +80,7 @@ class Asking:
                     before = plan.anchor.scores.get(evaluated.number, {}) if plan.anchor is not None else {}
                     scores = Scores(evaluated.candidate, evaluated.active, before)
                     comparison = comparison.observe(evaluated.slice, scores)
-                await progress(len(rows) + void, len(plan.rows))
+                progress(len(rows) + void, len(plan.rows))
         finally:
             for task in running:
                 task.cancel()

@@ -1,6 +1,6 @@
 """Ports of the evaluator: versions that answer, the store of reports, and languages."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from contracts.manifests import EvaluationReport
@@ -8,7 +8,7 @@ from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef
 from decisions.scorers.answers import Answer
 
-Progress = Callable[[int, int], Awaitable[None]]
+Progress = Callable[[int, int], None]
 """Called with rows done and rows that may be asked."""
 
 

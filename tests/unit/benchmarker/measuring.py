@@ -32,7 +32,7 @@ def make(candidate=None, baseline=None, *, reports=None, hardware=BOX, give_up_a
 def measure(benchmarker, order):
     seen = []
 
-    async def note(done, total):
+    def note(done, total):
         seen.append((done, total))
 
     report, ref = run_virtually(benchmarker.measure(order, note))

@@ -142,7 +142,7 @@ MANY = LoadProfile(requests=200, rate_rps=2.0, output_tokens=8, warmup_requests=
 def measure_until_it_gives_up(benchmarker, order, most=5):
     """Return the report, and how often it was tried, as the bus repeats what fails in a passing way."""
 
-    async def ignore(_done, _total):
+    def ignore(_done, _total):
         return None
 
     async def repeat():

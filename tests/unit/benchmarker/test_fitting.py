@@ -43,7 +43,7 @@ def measure(prompts, candidate=TWO_BYTES, baseline=TWO_BYTES, load=LOAD):
         engine=engine, reports=reports, template=plain, clock=VirtualClock(EPOCH), hardware=hardware
     )
 
-    async def ignore(_done, _total):
+    def ignore(_done, _total):
         return None
 
     report, _ = run_virtually(benchmarker.measure(staged(load=load, evaluation=evaluation), ignore))

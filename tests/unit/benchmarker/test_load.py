@@ -16,7 +16,7 @@ PROFILE = LoadProfile(requests=25, rate_rps=2.0, output_tokens=5, warmup_request
 PLAN = plan_arrivals(requests=25, rate_rps=2.0, prompts=2, seed=3)
 
 
-async def ignore(_done, _total):
+def ignore(_done, _total):
     return None
 
 
@@ -114,7 +114,7 @@ def test_a_prompt_that_the_template_refuses_is_an_error_without_a_request():
 def test_progress_counts_every_request_once():
     seen = []
 
-    async def note(done, total):
+    def note(done, total):
         seen.append((done, total))
 
     run(Behaviour(hang_after=0), progress=note)

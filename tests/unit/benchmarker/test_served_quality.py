@@ -210,7 +210,7 @@ def measure(
     )
     evaluation = reports.put("memory://evaluation", b'"one"\n"two"\n')
 
-    async def note(_done, _total):
+    def note(_done, _total):
         pass
 
     order = staged(candidate=staged_candidate, baseline=other, quality_gate=gate, evaluation=evaluation, load=load)

@@ -88,7 +88,7 @@ def staged(*sets, **about):
 async def evaluate(reports, endpoint, order):
     seen = []
 
-    async def progress(done, total):
+    def progress(done, total):
         seen.append((done, total))
 
     evaluator = Evaluator(Asking(endpoint, lambda _: "en"), reports, SystemClock())
@@ -153,7 +153,7 @@ async def test_an_unreachable_engine_is_tried_again_but_not_after_its_lease_is_g
     clock, reports = FakeClock(), FakeReports()
     evaluator = Evaluator(Asking(Failing(7, "endpoint_unreachable"), lambda _: "en"), reports, clock)
 
-    async def progress(done, total):
+    def progress(done, total):
         assert done <= total
 
     for passed_s in (0.0, 600.0):

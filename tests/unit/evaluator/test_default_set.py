@@ -75,7 +75,7 @@ def plan():
 
 
 async def evaluate(endpoint):
-    async def progress(done, total):
+    def progress(done, total):
         assert done <= total
 
     versions = {"candidate": served(version=3), "active": served(version=2)}

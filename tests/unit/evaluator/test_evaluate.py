@@ -73,7 +73,7 @@ def planned(data, bounds=BOUNDS, **about):
 async def evaluate(plan, endpoint, **about):
     seen = []
 
-    async def progress(done, total):
+    def progress(done, total):
         seen.append((done, total))
 
     asking = Asking(endpoint, lambda _: None, **about)
