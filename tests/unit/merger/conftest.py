@@ -50,7 +50,7 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="session")
 def render():
     """Render in one child process for all tests: to start three takes a third of a merge."""
-    clock = FixedClock(datetime.now(UTC))
+    clock = FixedClock(datetime(2026, 11, 30, tzinfo=UTC))
     templates = ChatTemplates(clock, limit_s=LIMIT_S)
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
 
