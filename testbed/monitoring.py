@@ -33,7 +33,7 @@ def dashboard_queries() -> Iterator[tuple[str, str]]:
 
 
 class PrometheusServer(Throwaway):
-    """Scrapes these addresses every second, by the name of their part."""
+    """Scrapes these addresses every other second, by the name of their part."""
 
     name = "prometheus"
 
@@ -43,7 +43,7 @@ class PrometheusServer(Throwaway):
         self.port = free_port()
         jobs = [{"targets": [f"127.0.0.1:{port}"], "labels": {"part": part}} for part, port in targets.items()]
         document = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
             "rule_files": [str(ROOT / "deploy/prometheus/rules.yaml")],
             "scrape_configs": [{"job_name": "slipway", "static_configs": jobs}],
         }

@@ -187,17 +187,18 @@ async def test_an_evaluation_set_that_the_benchmarker_could_not_read_ends_the_wo
     assert not (stubbed.folder / "work" / "quantiser" / "work.log").exists()  # no child was started
 
 
-async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, store, merged, service):
+async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, store, merged, stubbed):
     await publish_event(js, request(merged))
-    (worker,) = await until(service.workers)
+    (worker,) = await until(stubbed.workers)
+    worker.suspend()  # so that it cannot finish first
     assert worker.rlimit(psutil.RLIMIT_DATA) == (memory_bytes(), memory_bytes())
-    service.kill()
+    stubbed.kill()
     await until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, timeout_s=5)
-    service.start()
+    stubbed.start()
     (answer,) = await answers(js, VariantQuantised)
     assert len(store.keys("manifests/variant/")) >= 1
     assert store.find(store.key_of(answer.data.manifest.uri)) is not None
-    scratch = service.folder / "work" / "quantiser" / "scratch"
+    scratch = stubbed.folder / "work" / "quantiser" / "scratch"
     await until(lambda: not list(scratch.iterdir()))  # also what the killed one left
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -169,10 +170,23 @@ def test_a_checkpoint_without_a_policy_is_refused_before_anything_is_published(s
     assert "slipway policy init" in publish(slipway, models, 2, code=1).stderr
 
 
-def test_a_stored_policy_lets_the_next_version_in_and_the_first_stays_behind_it(slipway, models):
-    slipway("policy", "set", "tiny", str(models / "policy.yaml"))
+def awaits_approval(release):
+    return any(step["name"] == "approved" and "waiting until" in step["detail"] for step in release["steps"])
+
+
+def test_a_stored_policy_lets_the_next_version_in_when_a_person_approves_and_the_first_stays_behind_it(
+    empty_stack, slipway, models
+):
+    manual = models / "manual.yaml"
+    manual.write_text(POLICY + "promotion: {mode: manual}\n")
+    slipway("policy", "set", "tiny", str(manual))
     assert slipway.json("policy", "show", "tiny")["rehearsal"] == "not_required"
-    assert "promoted" in publish(slipway, models, 2, "--wait").stdout.splitlines()[-1]
+    with ThreadPoolExecutor(1) as publisher:
+        published = publisher.submit(publish, slipway, models, 2, "--wait")
+        empty_stack.await_event("approval.requested", "tiny", timeout_s=200)
+        wait_until(lambda: awaits_approval(slipway.json("status", "tiny")[-1]), what="the question for approval")
+        slipway("approve", "tiny", "--reason", "looks right")
+        assert "promoted" in published.result().stdout.splitlines()[-1]
     (route,) = slipway.json("routes", "tiny")
     assert (route["active"]["target"]["version"], route["previous"]["target"]["version"]) == (2, 1)
     assert (route["active"]["serving"], route["previous"]["serving"]["context_tokens"]) == (None, 384)
@@ -183,24 +197,10 @@ def test_a_stored_policy_lets_the_next_version_in_and_the_first_stays_behind_it(
     ]
 
 
-def test_a_manual_release_waits_for_a_person(slipway, models):
-    manual = models / "manual.yaml"
-    manual.write_text(POLICY + "promotion: {mode: manual}\n")
-    publish(slipway, models, 2, "--attempt", "3", "--policy", str(manual))
-
-    def awaited():
-        newest = slipway.json("status", "tiny")[-1]
-        return any(step["name"] == "approved" and "waiting until" in step["detail"] for step in newest["steps"])
-
-    wait_until(awaited, timeout_s=120, what="the question for approval")
-    slipway("approve", "tiny", "--reason", "looks right")
-    slipway("status", "tiny", "--until", "finished", "--timeout", "120")
-
-
-def test_a_release_is_cancelled_with_exit_code_3(slipway, models):
-    publish(slipway, models, 1, "--attempt", "4", "--policy", str(models / "manual.yaml"))
-    wait_until(lambda: slipway.json("status", "tiny")[-1]["release_id"], timeout_s=60, what="the release")
-    release = slipway.json("status", "tiny")[-1]["release_id"]
+def test_a_release_is_cancelled_with_exit_code_3(empty_stack, slipway, models):
+    publish(slipway, models, 1, "--attempt", "3")
+    *_, opened = empty_stack.await_event("release.opened", "tiny", count=3)
+    release = opened["data"]["release_id"]
     slipway("cancel", release, "--reason", "wrong data")
     done = slipway("status", release, "--until", "finished", "--timeout", "120", code=3)
     assert "cancelled" in done.stdout.splitlines()[-1]
@@ -209,7 +209,7 @@ def test_a_release_is_cancelled_with_exit_code_3(slipway, models):
 def test_the_log_is_whole_cloudevents(slipway):
     lines = [json.loads(line) for line in slipway("events", "--model", "tiny", "--json").stdout.splitlines()]
     assert {"specversion", "id", "source", "type", "data"} <= set(lines[0])
-    assert sum(line["type"] == "slipway.release.finished.v1" for line in lines) == 4
+    assert sum(line["type"] == "slipway.release.finished.v1" for line in lines) == 3
     assert len(slipway("events", "--limit", "3").stdout.splitlines()) == 3
 
 
