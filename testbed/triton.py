@@ -136,11 +136,11 @@ class TritonServer(Server):
 
     def stub(self, name: str) -> psutil.Process:
         """Return the process that runs a model's backend: the youngest, if an older one is still ending."""
-        stubs = [
-            process
-            for process in self.processes()
-            if any(f"/models/{name}/" in part for part in process.cmdline()) and "stub" in process.name()
-        ]
+        stubs = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any(f"/models/{name}/" in part for part in process.cmdline()) and "stub" in process.name():
+                    stubs.append(process)
         assert stubs, f"{name} has no stub"
         return max(stubs, key=psutil.Process.create_time)
 

@@ -24,5 +24,4 @@ def failpoint(name: str, at: str = "") -> None:
         return
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.write_text(at)
-    os.sync()
     os.kill(os.getpid(), signal.SIGKILL)

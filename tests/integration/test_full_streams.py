@@ -26,6 +26,7 @@ from shared.errors import Permanent, Transient
 from shared.messaging import topology
 from shared.messaging.bus import Bus, Received, publish_event
 from shared.messaging.provision import provision
+from shared.messaging.publishing import PUBLISH_TIMEOUT_S
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
@@ -123,7 +124,7 @@ def controller_on(bus):
 async def test_a_publisher_is_told_at_once_that_the_stream_is_full(js):
     await refuse(js)
     await fill(js)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PUBLISH_TIMEOUT_S / 2):
         with pytest.raises(Transient) as caught:
             await publish_event(js, k.event(f.ReleaseOpened))
     assert caught.value.code == "stream_full"

@@ -20,6 +20,11 @@ from tests.kit import fakes_registry as k
 
 __all__ = ["base", "checkpoint", "store"]  # fixtures
 
+pytestmark = pytest.mark.flaky_because(
+    "once, on a busy machine, the release of one test did not end within three minutes; the cause is not known",
+    since="2026-12-01",
+)
+
 EXPECTED = {
     f.ReleaseOpened: 1,
     f.VariantRequested: 2,
@@ -70,6 +75,9 @@ async def kept_running(settings, folder, failpoint, times=1):
     task = asyncio.create_task(process.keep_running())
     try:
         yield process
+    except BaseException:
+        print(process.deaths, process.log.read_text()[-20_000:])
+        raise
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -1,6 +1,5 @@
 """Uploads by URLs that the registry signs: a publisher without a key of the store, on a real bus and a real store."""
 
-import asyncio
 import os
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -97,7 +96,7 @@ async def test_what_was_verified_is_looked_up_again(intake, publishers, http, st
     monkeypatch.setattr("services.registry.uploads.WAIT_S", 0.0)
     store.create(key, data)
     assert (await ask(publishers["pia"], request)).state == "verifying"
-    await asyncio.sleep(0.3)  # it is read, and nobody asks meanwhile
+    await intake.read_all()  # and nobody asks meanwhile
     store._erase(key)
     store.create(key, os.urandom(200))
     monkeypatch.undo()

@@ -38,6 +38,11 @@ class RunningIntake:
         self._loop.call_soon_threadsafe(self._serving.cancel)
         self._thread.join(30)
 
+    async def read_all(self) -> None:
+        """Wait until every reading that has begun is done."""
+        while not all(reading.done() for reading in list(self.intake._contents._readings.values())):
+            await asyncio.sleep(0.02)
+
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         client = await credentials.connect(self._bus)

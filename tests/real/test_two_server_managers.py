@@ -164,7 +164,7 @@ async def test_a_server_manager_that_is_stopped_hands_over_at_once(js, two, flee
     first, *_ = two
     before = await leader(js)
     first.stop()
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(8):
         while (await leader(js)).holder in ("", before.holder):
             await asyncio.sleep(0.05)
 
