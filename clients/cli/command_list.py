@@ -9,10 +9,8 @@ from typing import Any
 
 import typer
 from typer.core import TyperGroup
-from typer.main import get_command, get_group
+from typer.main import get_group
 
-from clients.cli.contexts import request_context
-from clients.cli.options import ContextOption
 from shared.runtime.program_imports import import_program
 
 STACK, RELEASES, INSPECT, OPERATE = "Embedded stack", "Releases", "Inspect", "Operations"
@@ -34,7 +32,6 @@ COMMANDS = {
     "down": Listed("installation.stack", "down", STACK),
     "env": Listed("installation.stack", "env", STACK),
     "open": Listed("installation.console", "open_console", INSPECT),
-    "context": Listed("installation.context", "context_app", STACK),
     "completion": Listed("installation.completion", "completion", STACK),
     "publish": Listed("publish", "publish", RELEASES),
     "status": Listed("status", "status", RELEASES),
@@ -100,34 +97,7 @@ class _Imported(Mapping[str, Any]):
             only.add_typer(member, name=name, rich_help_panel=listed.panel)
         else:
             only.command(name, rich_help_panel=listed.panel)(member)
-        command = get_group(only).commands[name]
-        if listed.panel != STACK:
-            _add_context_option(command)
-        return command
-
-
-def _add_context_option(command: Any) -> None:
-    """Let every command below this one that asks a stack take --context."""
-    for child in getattr(command, "commands", {}).values():
-        _add_context_option(child)
-    names = [param.name for param in command.params]
-    if "state" in names:
-        command.params.insert(names.index("state") + 1, _context_option())
-
-
-def _context_option() -> Any:
-    """Return the option --context as a parameter that no function of a command sees."""
-    only = typer.Typer(add_completion=False)
-
-    @only.command()
-    def take(context: ContextOption = None) -> None:
-        request_context(context)
-
-    option = next(param for param in get_command(only).params if param.name == "context")
-    option.expose_value = False
-    option.is_eager = True
-    option.callback = lambda _context, _option, name: request_context(name)
-    return option
+        return get_group(only).commands[name]
 
 
 class CommandGroup(TyperGroup):

@@ -1,4 +1,4 @@
-"""What the shell completes: contexts and teams from files; models, versions, releases and keys from the stack."""
+"""What the shell completes: teams from files; models, versions, releases and keys from the stack."""
 
 import asyncio
 import contextlib
@@ -45,16 +45,6 @@ def complete_teams(ctx: typer.Context, incomplete: str) -> list[str]:
     with contextlib.suppress(OSError, ValueError):
         teams = keys_of_folder(ctx.params.get("folder"), ctx.params.get("state")).teams()
         return sorted(team.name for team in teams if team.name.startswith(incomplete))
-    return []
-
-
-def complete_contexts(incomplete: str) -> list[str]:
-    """Return the contexts that begin so."""
-    from clients.cli.contexts import read_contexts
-    from clients.cli.errors import CommandError
-
-    with contextlib.suppress(CommandError):
-        return [name for name in read_contexts().contexts if name.startswith(incomplete)]
     return []
 
 

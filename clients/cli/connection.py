@@ -1,11 +1,10 @@
-"""Find and connect to the stack: --state or --context, else the environment, else the current context, else .state."""
+"""Find and connect to the stack: --state, else the environment, else .state."""
 
 import asyncio
 import ssl
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +15,10 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import StreamInfo
 
-from clients.cli.contexts import named_context, read_contexts, requested_context
-from clients.cli.errors import CommandError, Exit, asked_for_json
+from clients.cli.errors import CommandError, Exit
 from clients.cli.settings import CliSettings
 from contracts.identities import Credential
 from contracts.services import EVENTS
-from contracts.vocabulary import Environment
 from deploy.local.state import StateFolder, foreign_data
 from shared.messaging.credentials import connect, identify
 from shared.messaging.refusals import Refusals
@@ -42,8 +39,6 @@ class StackAddress:
     gateway_ca: Path | None = None
     console_url: str | None = None
     console_credentials: Path | None = None
-    context: str | None = None
-    environment: Environment = "production"
     ports: Mapping[str, int] = field(default_factory=dict)
     """Ports of a stack on this machine: its routes name them."""
     tritons: int = 1
@@ -76,36 +71,9 @@ def find_stack(state: Path | None) -> StackAddress:
         CommandError: there is no stack.
     """
     settings = CliSettings()
-    name = _context_name(settings, state)
-    if name is not None:
-        return _of_context(name)
     if state is None and settings.nats_url is not None:
         return _explicit(settings, settings.nats_url)
     return _of_folder(StateFolder(state if state is not None else settings.state))
-
-
-def _context_name(settings: CliSettings, state: Path | None) -> str | None:
-    """Return the name of the context to use; None if a folder or the environment has the address."""
-    requested = requested_context()
-    if requested is not None and state is not None:
-        raise CommandError(f"--context {requested} and --state exclude each other: give one of them", Exit.USAGE)
-    if requested is not None or state is not None:
-        return requested
-    if settings.context is not None or settings.nats_url is not None or "state" in settings.model_fields_set:
-        return settings.context or None
-    return read_contexts().current
-
-
-def _of_context(name: str) -> StackAddress:
-    context = named_context(name)
-    if context.state is not None:
-        stack = _of_folder(StateFolder(context.state))
-    else:
-        values = context.model_dump(exclude={"state", "environment"}, exclude_none=True)
-        stack = _explicit(CliSettings.model_construct(**values), context.address)  # nothing of the environment
-    if sys.stderr.isatty() and not asked_for_json():
-        print(f"context {name}: {context.address}", file=sys.stderr, flush=True)
-    return replace(stack, context=name, environment=context.environment)
 
 
 def _of_folder(folder: StateFolder) -> StackAddress:
@@ -114,7 +82,7 @@ def _of_folder(folder: StateFolder) -> StackAddress:
     if description is None or not description.variables:
         raise CommandError(
             f"there is no stack in {folder.shown}; start one with `slipway up`, name its state folder with --state, "
-            "an installation with --context, or set SLIPWAY_NATS_URL and SLIPWAY_S3_ENDPOINT",
+            "or set SLIPWAY_NATS_URL and SLIPWAY_S3_ENDPOINT",
             Exit.UNREACHABLE,
         )
     refusal = foreign_data(description, folder.path)
@@ -126,7 +94,6 @@ def _of_folder(folder: StateFolder) -> StackAddress:
         nats_credentials=_path(values, "SLIPWAY_NATS_CREDENTIALS"),
         nats_ca=_path(values, "SLIPWAY_NATS_CA"),
         attesters=_path(values, "SLIPWAY_ATTESTERS"),
-        teams=_path(values, "SLIPWAY_TEAMS"),
         s3_endpoint=values["SLIPWAY_S3_ENDPOINT"],
         s3_credentials=_path(values, "SLIPWAY_S3_CREDENTIALS"),
         s3_ca=_path(values, "SLIPWAY_S3_CA"),
@@ -200,7 +167,6 @@ def _explicit(settings: CliSettings, name: str) -> StackAddress:
         nats_credentials=settings.nats_credentials,
         nats_ca=settings.nats_ca,
         attesters=settings.attesters,
-        teams=settings.teams,
         s3_endpoint=settings.s3_endpoint or unknown,
         s3_credentials=settings.s3_credentials,
         s3_ca=settings.s3_ca,
@@ -265,9 +231,7 @@ def _no_answer(stack: StackAddress, error: Exception) -> CommandError:
     """Return the error of a command that cannot connect to the bus."""
     url = stack.connection.nats_url
     advice = "see `slipway ps`, or start the stack with `slipway up`"
-    if stack.context is not None:
-        advice = f"see `slipway context show {stack.context}`, or name another one with --context"
-    elif stack.name == url and stack.connection.nats_ca is None:  # the address is from the environment
+    if stack.name == url and stack.connection.nats_ca is None:  # the address is from the environment
         advice = (
             "it may wait for TLS, which is spoken only with the certificate of its authority: set SLIPWAY_NATS_CA, and "
             "SLIPWAY_NATS_CREDENTIALS (`slipway env` prints both), or correct SLIPWAY_NATS_URL"

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from clients.cli.contexts import holds_secret
 from clients.cli.declared_state import Key, Kind
 from clients.cli.errors import CommandError, Exit
 from clients.cli.releases.names import nearest
@@ -23,6 +22,10 @@ from decisions.policies.problems import list_problems
 KINDS = ("Policy", "Team", "ApiKey", "Mirror")
 SUFFIXES = (".yaml", ".yml", ".json")
 MOST_FILES = 1000
+_SECRET = re.compile(
+    r"(?:^|[^A-Z0-9])S[UAOCNX][A-Z2-7]{56}(?:$|[^A-Z0-9])|-----BEGIN|^sk-[A-Za-z0-9_-]{20,}|^eyJ[\w-]{20,}"
+)
+"""Seeds of NATS keys, PEM blocks, keys of the API, tokens of an identity provider."""
 _WORDS = re.compile(r"[\s\"'=,:{}\[\]]+")
 
 
@@ -266,9 +269,8 @@ def _secrets(file: Path) -> list[Problem]:
     """Return the lines that look as if they held a secret, comments too: a file in a repository is read by many."""
     message = "the line looks like a secret, which no file may hold: remove it, and withdraw the key"
     lines = enumerate(file.read_text().splitlines(), 1)
-    return [
-        Problem(str(file), number, "", message) for number, line in lines if any(map(holds_secret, _WORDS.split(line)))
-    ]
+    secret = [number for number, line in lines if any(map(_SECRET.search, _WORDS.split(line)))]
+    return [Problem(str(file), number, "", message) for number in secret]
 
 
 def _team(models: Iterable[str], quota: TeamQuota) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from clients.cli.command_list import CommandGroup
-from clients.cli.contexts import request_context
 from clients.cli.errors import EXIT_CODES, CommandError, Exit, asked_for_json, print_error
 from clients.cli.output import show_line
 from contracts.codes import ADVICE
@@ -45,7 +44,6 @@ def read_common_options(
 def main() -> None:
     """Run the command line; every error ends as one message, or one JSON object with --json, and an exit code."""
     os.environ["TQDM_DISABLE"] = "1"  # libraries that are imported from here on would draw their bars over ours
-    request_context(None)
     try:
         sys.exit(app(standalone_mode=False) or Exit.OK)
     except typer.TyperException as error:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.completion import complete_contexts, complete_models
+from clients.cli.completion import complete_models
 
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="State folder of the embedded stack (default: $SLIPWAY_STATE or .state).")
@@ -14,12 +14,3 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="Name of the model.", autocompletion=complete_models)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ContextOption = Annotated[
-    str | None,
-    typer.Option(
-        "--context",
-        metavar="NAME",
-        help="Installation to use: see `slipway context list` (default: $SLIPWAY_CONTEXT, else the current one).",
-        autocompletion=complete_contexts,
-    ),
-]

@@ -13,8 +13,6 @@ class CliSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SLIPWAY_", frozen=True, extra="ignore")
 
-    context: str | None = None
-    """Name of the context to use (`slipway context`); before the addresses of the other variables."""
     state: Path = Path(".state")
     """State folder of the embedded stack."""
     engine_env: Path | None = None
@@ -27,8 +25,6 @@ class CliSettings(BaseSettings):
     """Certificate (PEM) of the authority of the bus."""
     attesters: Path | None = None
     """File with the public keys of all attesters, for `slipway verify`."""
-    teams: Path | None = None
-    """File with models, members and quota of each team, for `slipway keys issue --team`."""
     s3_endpoint: str | None = None
     """Host and port of the object store, without a scheme: TLS is the only one."""
     s3_credentials: Path | None = None

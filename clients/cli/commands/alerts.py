@@ -54,7 +54,7 @@ def alerts(
             _alerts(
                 stack,
                 model,
-                environment or stack.environment,
+                environment or "production",
                 with_resolved=with_resolved,
                 following=keep_following,
                 as_json=as_json,

@@ -75,7 +75,7 @@ def events(
         environment,
     )
     stack = find_stack(state)
-    where = EventFilter(("*.*",), "staging") if (environment or stack.environment) == "staging" else None
+    where = EventFilter(("*.*",), "staging") if environment == "staging" else None
     with ended_by_interrupt(following=keep_following):
         asyncio.run(_events(stack, selection, where, keep_following=keep_following, as_json=as_json))
 

@@ -116,8 +116,6 @@ def test_the_script_of_each_shell_calls_the_command(shell):
     assert f"_SLIPWAY_COMPLETE=complete_{shell}" in out
 
 
-def test_commands_and_contexts_are_completed_without_a_stack(tmp_path):
-    run_command({"XDG_CONFIG_HOME": str(tmp_path)}, "context", "add", "prod-eu", "--nats-url", "nats://127.0.0.1:1")
+def test_commands_are_completed_without_a_stack(tmp_path):
     assert "approve" in complete(tmp_path, "ap")
-    assert "prod-eu" in complete(tmp_path, "context", "use", "pr")
     assert complete(tmp_path, "show", "bot@")[0] == ""

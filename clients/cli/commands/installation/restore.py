@@ -13,7 +13,6 @@ from clients.cli.backup.folder import Folder, FolderArgument
 from clients.cli.backup.restoring import Chosen, choose, put_back, verify
 from clients.cli.commands.installation.stack import NatsOption, folder_of, inherited_variables, parse_nats
 from clients.cli.connection import find_stack
-from clients.cli.contexts import named_context, requested_context
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, size_text
 from clients.cli.settings import CliSettings
@@ -69,11 +68,7 @@ def restore(
 
 def _is_elsewhere(state: Path | None) -> bool:
     """Return whether the installation is not the stack in a state folder of this machine."""
-    settings = CliSettings()
-    name = requested_context() or settings.context
-    if name is not None and state is None:
-        return named_context(name).state is None
-    return state is None and settings.nats_url is not None
+    return state is None and CliSettings().nats_url is not None
 
 
 def note_shape(folder: StateFolder, chosen: Chosen, nats: int | None = None) -> int:
