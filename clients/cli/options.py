@@ -5,12 +5,8 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.completion import complete_models
-
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="State folder of the embedded stack (default: $SLIPWAY_STATE or .state).")
 ]
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Name of the model.", autocompletion=complete_models)
-]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -3,11 +3,9 @@
 import asyncio
 import json
 from datetime import UTC, datetime
-from types import SimpleNamespace
 
 import pytest
 
-from clients.cli.completion import complete_api_keys, complete_teams
 from clients.cli.connection import find_stack
 from clients.cli.declared import policy_data, read_declarations
 from clients.cli.declared_state import Change
@@ -17,7 +15,6 @@ from contracts.api_keys import ApiKey
 from contracts.mirrors import Mirror
 from contracts.policy import ReleasePolicy
 from contracts.services import ORDERS
-from contracts.teams import TeamQuota
 from deploy.identity.key_folder import KeyFolder
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
@@ -186,17 +183,6 @@ async def test_a_mirror_is_declared_changed_and_pruned(server, bus, tmp_path):
     code, _, err = await run(server, "apply", "-f", str(file))
     assert code == 2
     assert f"{file}:2:" in err
-
-
-async def test_the_shell_completes_teams_and_keys(server, bus, monkeypatch):
-    for name, value in variables_of(server, "admin").items():
-        monkeypatch.setenv(name, value)
-    server.keys.set_team("shopping", ("other-bot",), TeamQuota())
-    context = SimpleNamespace(params={"folder": server.keys.path, "state": None})
-    assert complete_teams(context, "shopp") == ["shopping"]
-    assert await asyncio.to_thread(complete_api_keys, context, "1") == ["1" * 12]
-    assert await asyncio.to_thread(complete_api_keys, context, "2") == [], "it is revoked"
-    server.keys.remove_team("shopping")
 
 
 async def test_every_change_is_in_the_audit_log_with_who_made_it(server, bus):

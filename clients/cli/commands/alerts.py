@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.completion import complete_models
 from clients.cli.connection import StackAddress, connected, find_stack
 from clients.cli.events.event_log import EventFilter, LoggedEvent, read_history
 from clients.cli.events.following import follow
@@ -27,9 +26,7 @@ STYLES = {"critical": "bold red", "warning": "yellow", "info": "default"}
 
 def alerts(
     *,
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Only alerts of this model.", autocompletion=complete_models)
-    ] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only alerts of this model.")] = None,
     keep_following: Annotated[
         bool, typer.Option("--follow", "-f", help="Then print each alert and rollback event as it arrives.")
     ] = False,

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.audit_facts import state_change
-from clients.cli.completion import complete_models
 from clients.cli.connection import StackAddress, ask_bus, connected, find_stack, on_bus, sender_of
 from clients.cli.events.dead_letters import DeadLetter, find, list_all, requeue
 from clients.cli.events.event_log import EventFilter, LoggedEvent
@@ -41,9 +40,7 @@ def events(
     keep_following: Annotated[
         bool, typer.Option("--follow", "-f", help="Then print new events as they arrive, progress included.")
     ] = False,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Only events of this model.", autocompletion=complete_models)
-    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only events of this model.")] = None,
     kind: Annotated[
         list[str] | None,
         typer.Option("--type", metavar="TYPE", help="Only this type: rollback.started, alert.* …; repeatable."),

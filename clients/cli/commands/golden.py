@@ -5,7 +5,6 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.completion import complete_models
 from clients.cli.connection import ask_bus, find_stack
 from clients.cli.events.last_events import last_event
 from clients.cli.options import JsonOption, StateOption
@@ -24,7 +23,7 @@ _VERDICTS = {True: "pass", False: "fail", None: "-"}
 
 def golden(
     *,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.", autocompletion=complete_models)],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")],
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -13,7 +13,6 @@ import typer
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
-from clients.cli.completion import complete_releases
 from clients.cli.connection import StackAddress, connected, find_stack, on_bus
 from clients.cli.events.event_log import parse
 from clients.cli.options import JsonOption, StateOption
@@ -48,9 +47,7 @@ UNTIL = "finished"
 
 def status(
     *,
-    what: Annotated[
-        str | None, typer.Argument(metavar="MODEL|RELEASE", help=MODEL_HELP, autocompletion=complete_releases)
-    ] = None,
+    what: Annotated[str | None, typer.Argument(metavar="MODEL|RELEASE", help=MODEL_HELP)] = None,
     keep_following: Annotated[
         bool, typer.Option("--follow", "-f", help="Follow the release and print its progress.")
     ] = False,

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
-from clients.cli.completion import complete_models, complete_releases
 from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table
@@ -35,7 +34,6 @@ def trace(
         typer.Argument(
             metavar="FINGERPRINT|MODEL@vN|RELEASE",
             help=f"system_fingerprint of an answer, {VERSION_FORMS}, or release id.",
-            autocompletion=complete_releases,
         ),
     ],
     state: StateOption = None,
@@ -133,9 +131,7 @@ def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:
 
 
 def routes(
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Only this model.", autocompletion=complete_models)
-    ] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model.")] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.completion import complete_versions
 from clients.cli.connection import StackAddress, find_stack
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
@@ -24,7 +23,6 @@ def verify(
         typer.Argument(
             metavar="FINGERPRINT|MODEL@vN",
             help=f"system_fingerprint of an answer, or {VERSION_FORMS}.",
-            autocompletion=complete_versions,
         ),
     ],
     *,

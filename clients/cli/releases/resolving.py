@@ -7,9 +7,9 @@ import nats.errors
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.completion import complete_releases, complete_versions, model_names
 from clients.cli.connection import StackAddress, ask_bus
 from clients.cli.errors import CommandError, Exit
+from clients.cli.reading import keys_of
 from clients.cli.releases.names import (
     VERSION_FORMS,
     Name,
@@ -29,12 +29,11 @@ ReleaseArgument = Annotated[
     typer.Argument(
         metavar="MODEL|RELEASE",
         help="Model (its newest release), MODEL@vN, MODEL@active|previous|candidate, or release id.",
-        autocompletion=complete_releases,
     ),
 ]
 VersionArgument = Annotated[
     str,
-    typer.Argument(metavar="MODEL@vN", help=f"Version: {VERSION_FORMS}.", autocompletion=complete_versions),
+    typer.Argument(metavar="MODEL@vN", help=f"Version: {VERSION_FORMS}."),
 ]
 
 
@@ -111,6 +110,12 @@ def find_version_name(stack: StackAddress, what: str) -> tuple[str, int]:
         name = ask_bus(stack, lambda js: resolve(js, named))
     assert name.version is not None  # noqa: S101 - for the type checker
     return name.model, name.version
+
+
+async def model_names(js: JetStreamContext) -> list[str]:
+    """Return the models that have a route, a stored policy or a release, and that this identity may read."""
+    keys = [*await keys_of(js, "routes"), *await keys_of(js, "policies"), *await keys_of(js, "releases")]
+    return sorted({key.partition(".")[0] for key in keys})
 
 
 async def require_model(js: JetStreamContext, model: str) -> None:

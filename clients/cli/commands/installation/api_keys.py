@@ -15,7 +15,6 @@ from nats.js import JetStreamContext
 from pydantic import ValidationError
 
 from clients.cli.commands.orders import UnansweredError
-from clients.cli.completion import complete_api_keys, complete_teams
 from clients.cli.connection import StackAddress, ask_bus, find_stack, on_bus, sender_of
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
@@ -45,7 +44,6 @@ TeamOption = Annotated[
         metavar="TEAM",
         help="Team whose models the key opens at most (slipway keys team; default: none, and all keys of this NAME "
         "count as one caller).",
-        autocompletion=complete_teams,
     ),
 ]
 RequestsPerMinuteOption = Annotated[
@@ -64,7 +62,7 @@ OutputOption = Annotated[
 ]
 IdArgument = Annotated[
     str,
-    typer.Argument(metavar="ID", help="Id of the key: see `slipway keys list`.", autocompletion=complete_api_keys),
+    typer.Argument(metavar="ID", help="Id of the key: see `slipway keys list`."),
 ]
 
 

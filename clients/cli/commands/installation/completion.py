@@ -1,4 +1,4 @@
-"""`slipway completion`: the script by which a shell completes commands, options and names."""
+"""`slipway completion`: the script by which a shell completes commands and options."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ PROGRAM = "slipway"
 def completion(
     shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
 ) -> None:
-    """Print the script with which a shell completes commands, options and names of the stack.
+    """Print the script with which a shell completes commands and options.
 
     bash: `slipway completion bash > ~/.local/share/bash-completion/completions/slipway`. zsh: write it to `_slipway` in
     a folder of `$fpath`. fish: `slipway completion fish > ~/.config/fish/completions/slipway.fish`.

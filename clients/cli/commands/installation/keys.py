@@ -17,7 +17,6 @@ from clients.cli.commands.installation.api_keys import (
     show_issued,
     team_usage,
 )
-from clients.cli.completion import complete_teams
 from clients.cli.key_folder import keys_of_folder
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
@@ -48,7 +47,7 @@ NOW = "bus and store have been told to read it"
 AttestationOption = Annotated[
     bool, typer.Option("--attestation", help="The key that a service signs attestations with, not that of the bus.")
 ]
-TeamArgument = Annotated[str, typer.Argument(metavar="TEAM", help="Name of the team.", autocompletion=complete_teams)]
+TeamArgument = Annotated[str, typer.Argument(metavar="TEAM", help="Name of the team.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the person or program.")]
 
 
@@ -141,7 +140,6 @@ def add(
         typer.Option(
             metavar="TEAM",
             help="Team whose models it may act on (default: all models).",
-            autocompletion=complete_teams,
         ),
     ] = None,
     folder: FolderOption = None,
