@@ -16,7 +16,7 @@ The previous version is taken to generate. While one version is suspended, no tr
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Literal
@@ -81,7 +81,6 @@ class Replay:
         fired: The alerts that lead to a decision, and the decisions.
         alerts: Every alert fact, in the order of its windows.
         gaps: What could not be replayed.
-        out_of_traffic: When a target would have been out of traffic.
     """
 
     fired: tuple[Fired, ...]
@@ -91,13 +90,6 @@ class Replay:
     requests: int
     begin: datetime | None
     end: datetime | None
-    out_of_traffic: Mapping[Target, tuple[tuple[datetime, datetime | None], ...]] = field(default_factory=dict)
-
-    def is_out_of_traffic(self, target: Target, at: datetime) -> bool:
-        """Return whether a target would have been out of traffic at a moment."""
-        return any(
-            since <= at and (until is None or at < until) for since, until in self.out_of_traffic.get(target, ())
-        )
 
 
 def replay(
@@ -130,7 +122,6 @@ def replay(
         gaps=tuple(Gap(*key, number) for key, number in history.gaps.items()),
         begin=ordered[0].window.from_ if ordered else None,
         end=max((summary.window.to for summary in ordered), default=None),
-        out_of_traffic={target: tuple(times) for target, times in history.out_of_traffic.items()},
     )
 
 
@@ -180,7 +171,7 @@ class _History:
         self.fired: list[Fired] = []
         self.alerts: list[AlertFact] = []
         self.gaps: dict[tuple[str, str], int] = {}
-        self.out_of_traffic: dict[Target, list[tuple[datetime, datetime | None]]] = {}
+        self._out_of_traffic: dict[Target, list[tuple[datetime, datetime | None]]] = {}
         self._triggers, self._sequential = triggers, sequential(triggers)
         self._false_alarm_every = false_alarm_every
         self._routes, self._declared = Routes(events), declared
@@ -246,9 +237,7 @@ class _History:
     def _decide(self, question: _Question) -> None:
         """Decide about a rollback as the rollback-controller does, and carry it out on the recorded route."""
         target, trigger, at = question.fact.target, question.trigger, question.at
-        if any(since <= at and (until is None or at < until) for since, until in self.out_of_traffic.get(target, [])):
-            return
-        if has_recovered(question.fact):
+        if self._is_out_of_traffic(target, at) or has_recovered(question.fact):
             return
         before = self._held.pop((target, trigger.name), None)
         if question.again and before is None:
@@ -278,15 +267,12 @@ class _History:
         route = self._routes.before(at)
         if route is not None and (held := put_back(route)) and share_of(route, serving) == ("active", 1.0):
             return held[0].served.target
-        return next(
-            (
-                target
-                for target, times in self.out_of_traffic.items()
-                if target.version > serving.version
-                and any(since <= at and (until is None or at < until) for since, until in times)
-            ),
-            None,
-        )
+        newer = (target for target in self._out_of_traffic if target.version > serving.version)
+        return next((target for target in newer if self._is_out_of_traffic(target, at)), None)
+
+    def _is_out_of_traffic(self, target: Target, at: datetime) -> bool:
+        times = self._out_of_traffic.get(target, ())
+        return any(since <= at and (until is None or at < until) for since, until in times)
 
     def _hold(self, question: _Question, before: str | None, outcome: Result, code: str | None, reason: str) -> None:
         """Remember why nothing was rolled back; an update that is held for the same reason is not listed again."""
@@ -323,6 +309,6 @@ class _History:
     def _leave(self, target: Target, at: datetime) -> None:
         """Take a target out of traffic until it was promoted again."""
         back = self._routes.returns(target, at)
-        self.out_of_traffic.setdefault(target, []).append((at, back))
+        self._out_of_traffic.setdefault(target, []).append((at, back))
         self._spans[target] = cut(self._spans[target], at, back)
         self._watched.pop(target, None)  # twice in one window, if it really was promoted again in between

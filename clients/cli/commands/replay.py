@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,14 +17,15 @@ from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.releases.resolving import advise
-from clients.cli.replay.compare import COLUMNS, Line, as_data, match, read_recorded, row
 from contracts.envelope import Event
 from contracts.policy import Trigger
-from decisions.replay.engine import Replay, replay
+from decisions.evidence.triggers import limit_of
+from decisions.replay.engine import Fired, Replay, replay
 from shared.runtime.clock import SystemClock
 
-COURSE = ("deployment.changed", "release.opened", "alert.*", "rollback.*")
+COURSE = ("deployment.changed", "release.opened", "alert.raised")
 WINDOWS = ("window.summarised",)
+COLUMNS = ("at", "target", "trigger", "bad requests", "replayed")
 
 
 def replay_command(
@@ -36,8 +38,8 @@ def replay_command(
 ) -> None:
     """Replay recorded windows of live traffic with the triggers of a policy. Nothing is changed.
 
-    Shows which alerts would have been raised and when, what each would have led to (rolled back, held and why, or left
-    to an operator), and next to it the recorded alerts and rollbacks.
+    Shows which alerts would have been raised and when, and what each would have led to (rolled back, held and why, or
+    left to an operator). `slipway events` and `slipway alerts` show what was recorded.
 
     Of the active version, a window records the bad requests of each two seconds, by the triggers of that time: a
     trigger that counts the same requests decides as it did. Otherwise, bad ones are spread evenly over the window, or
@@ -45,7 +47,7 @@ def replay_command(
     again at the policy's threshold, errors as recorded. Metrics that were not recorded cannot be replayed, and are
     listed.
 
-    Without a terminal the output is tab-separated: at, target, trigger, bad requests, replayed, recorded.
+    Without a terminal the output is tab-separated: at, target, trigger, bad requests, replayed.
     """
     check_model(model)
     declared = load_policy(policy)
@@ -60,15 +62,14 @@ def replay_command(
             f"no windows of {model} in the last {since}: the monitor records one for every minute with traffic; "
             f"go further back with --since{advise(stack, model, 'slipway ps')}"
         )
-    lines = match(result, read_recorded(events, begin))
     if as_json:
-        show_json(report(model, result, lines, triggers))
+        show_json(report(model, result, triggers))
     else:
-        _show(model, policy, result, lines, triggers)
+        _show(model, policy, result, triggers)
 
 
 async def _read(stack: StackAddress, model: str, begin: datetime) -> list[Event[Any]]:
-    """Return the windows since a time, and all routes, policies, alerts and rollbacks, in the order of the log."""
+    """Return the windows since a time, and all routes, policies and alerts, in the order of the log."""
     async with on_bus(stack) as js:
         with _busy("reading the log"):
             course = await read_history(js, model, EventFilter(COURSE))
@@ -84,7 +85,7 @@ def _busy(what: str) -> contextlib.AbstractContextManager[Any]:
     return Console(stderr=True).status(what)
 
 
-def report(model: str, result: Replay, lines: Sequence[Line], triggers: Sequence[Trigger]) -> dict[str, Any]:
+def report(model: str, result: Replay, triggers: Sequence[Trigger]) -> dict[str, Any]:
     """Return a replay as JSON data."""
     return {
         "model": model,
@@ -96,12 +97,36 @@ def report(model: str, result: Replay, lines: Sequence[Line], triggers: Sequence
             trigger.name: sum(fired.trigger.name == trigger.name for fired in result.fired) for trigger in triggers
         },
         "not_replayed": [{"trigger": gap.trigger, "reason": gap.reason, "windows": gap.windows} for gap in result.gaps],
-        "moments": [as_data(line, result, triggers) for line in lines],
+        "fired": [as_data(fired) for fired in result.fired],
     }
 
 
-def _show(model: str, policy: Path, result: Replay, lines: Sequence[Line], triggers: Sequence[Trigger]) -> None:
-    show_table(COLUMNS, [row(line, result, triggers) for line in lines])
+def as_data(fired: Fired) -> dict[str, Any]:
+    """Return a replayed alert as JSON data."""
+    target, to = str(fired.target), str(fired.to) if fired.to is not None else None
+    trigger = {"trigger": fired.trigger.name, "metric": fired.trigger.metric, "limit": limit_of(fired.trigger)}
+    return {**asdict(fired), "at": fired.at.isoformat(), "target": target, "to": to, **trigger}
+
+
+def row(fired: Fired) -> tuple[str, ...]:
+    """Return a replayed alert as cells, in the order of `COLUMNS`."""
+    bad = f"{fired.hits} of {fired.trials}, {100 * limit_of(fired.trigger):.3g} % allowed"
+    return f"{fired.at:%Y-%m-%d %H:%M:%S}", str(fired.target), fired.trigger.name, bad, would(fired)
+
+
+def would(fired: Fired) -> str:
+    """Return what an alert would have led to."""
+    again = " (evaluated again)" if fired.again else ""
+    if fired.outcome == "rolled back":
+        return f"rolled back to {fired.to}{again}"
+    if fired.outcome == "canary aborted":
+        return f"canary aborted, {fired.to} stays active{again}"
+    code = f" {fired.code}" if fired.code else ""
+    return f"{fired.outcome}{code}: {fired.reason}{again}"
+
+
+def _show(model: str, policy: Path, result: Replay, triggers: Sequence[Trigger]) -> None:
+    show_table(COLUMNS, [row(fired) for fired in result.fired])
     show_line(
         f"{result.windows} windows of {model} with {result.requests} requests, {result.begin:%Y-%m-%d %H:%M} to "
         f"{result.end:%Y-%m-%d %H:%M} UTC, through {policy}:"
