@@ -135,7 +135,7 @@ def terminals(studio: Studio) -> None:
     """Show what the commands print about the same releases."""
     recorded = {
         "terminal-release": (("status", MODEL), ("routes",)),
-        "terminal-rollback": (("alerts", MODEL, "--all"), ("quarantine", "list", MODEL), ("versions", MODEL)),
+        "terminal-rollback": (("alerts", MODEL, "--all"), ("routes", MODEL), ("versions", MODEL)),
     }
     page = studio.anna.page.context.browser.new_page(viewport={"width": 1100, "height": 100})
     for name, commands in recorded.items():

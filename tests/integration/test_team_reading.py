@@ -155,7 +155,7 @@ SHOWN = {
     ("alerts",): OWN,
     ("audit",): "rollback.ordered",
     ("deadletters", "list"): OWN,
-    ("quarantine", "list"): OWN,
+    ("routes",): OWN,
 }
 """By command: what it prints about the team's model."""
 
@@ -393,7 +393,6 @@ async def test_a_members_audit_has_the_events_of_its_models_and_of_no_other(serv
         ["events", "--model", "shp-bot"],
         ["pause", "shp-bot", "--reason", "test"],
         ["retry", "shp-bot"],
-        ["quarantine", "list", "shp-bot"],
         ["replay", "shp-bot", "--policy", str(ROOT / "examples" / "smollm2" / "policy.yaml")],
     ],
     ids=" ".join,

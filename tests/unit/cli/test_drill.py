@@ -1,11 +1,11 @@
 import pytest
 
 from clients.cli.commands.drill import drill, drill_line
-from clients.cli.commands.quarantine import explain, pick_quarantined
+from clients.cli.commands.quarantine import pick_quarantined
 from clients.cli.output import CommandError, Exit
 from contracts import facts as f
 from contracts.drills import Drill
-from testbed.factories import after, event, fact, route, target
+from testbed.factories import after, route, target
 
 
 def a_drill(**changes):
@@ -68,55 +68,3 @@ def test_what_is_not_quarantined_cannot_be_lifted(what):
         pick_quarantined(route(), what)
     with pytest.raises(CommandError, match="is not quarantined"):
         pick_quarantined(None, what)
-
-
-def changed(at, *quarantined):
-    return event(fact(f.DeploymentChanged, route=route(quarantined=quarantined), at=after(at)), time=after(at))
-
-
-def test_the_start_of_a_quarantine_is_the_first_route_that_has_it():
-    history = [
-        changed(1),
-        event(fact(f.AlertRaised, target=target(3), message="of another target")),
-        event(fact(f.AlertRaised, target=target(4), message="60 % of answers began late")),
-        event(fact(f.RollbackStarted, failed=target(4), mode="automatic")),
-        changed(5, target(4)),
-        changed(9, target(4), target(3)),
-    ]
-    quarantined = explain(target(4), history)
-    assert (quarantined.since, quarantined.mode, quarantined.reason) == (
-        after(5),
-        "automatic",
-        "60 % of answers began late",
-    )
-    assert explain(target(3), history).as_data() == {
-        "model": "support-bot",
-        "version": 3,
-        "variant": "int8",
-        "name": "support-bot.v3.int8",
-        "since": after(9).isoformat(),
-        "mode": None,
-        "reason": None,
-    }
-
-
-def test_a_quarantine_that_was_ordered_has_the_reason_of_its_order():
-    history = [
-        event(fact(f.RollbackOrdered, reason="it answers in French"), id="order-1"),
-        event(fact(f.RollbackOrdered, reason="another"), id="order-2"),
-        event(fact(f.RollbackStarted, failed=target(4), mode="manual", cause_id="order-1")),
-        changed(5, target(4)),
-    ]
-    assert explain(target(4), history).reason == "it answers in French"
-
-
-def test_a_second_quarantine_counts_from_the_last_time():
-    quarantined = explain(
-        target(4), [changed(5, target(4)), changed(9), changed(12, target(4)), changed(13, target(4))]
-    )
-    assert quarantined.since == after(12)
-
-
-def test_the_route_of_another_model_is_ignored():
-    other = event(fact(f.DeploymentChanged, route=route(model="other", quarantined=())), subject="other")
-    assert explain(target(4), [changed(5, target(4)), other]).since == after(5)
