@@ -10,17 +10,13 @@ from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.app import SERVICE, build
 from services.benchmarker.settings import BenchmarkerSettings
 from shared.messaging.bus import Bus
-from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
-from shared.runtime.program_imports import finish_imports
-from shared.runtime.service import check_sandbox, serve
-from shared.runtime.settings import Connection, read_settings
-from shared.runtime.telemetry import configure_logging
+from shared.runtime.service import check_sandbox, run_service, serve
+from shared.runtime.settings import Connection
 from shared.serving.channels import Channels
 from shared.serving.chat_templates import ChatTemplates
 from shared.storage.blobs import Store
-from shared.storage.credentials import require_store
 
 
 async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
@@ -51,10 +47,7 @@ async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the benchmarker."""
-    finish_imports()
-    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
-    configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, read_settings(BenchmarkerSettings)))
+    run_service(SERVICE, BenchmarkerSettings, run)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Starts the console: `python -m services.console.main`."""
 
-import asyncio
 from contextlib import aclosing
 
 from services.console.adapters.artifacts import artifacts_of
@@ -22,13 +21,10 @@ from services.console.hub import Hub
 from services.console.protection import Protection
 from services.console.settings import ConsoleSettings
 from shared.messaging.bus import Bus
-from shared.messaging.credentials import require_identity
 from shared.runtime.clock import SystemClock
-from shared.runtime.program_imports import finish_imports
-from shared.runtime.service import serve
-from shared.runtime.settings import Connection, read_settings
+from shared.runtime.service import run_service, serve
+from shared.runtime.settings import Connection
 from shared.runtime.team_list import TeamList
-from shared.runtime.telemetry import configure_logging
 
 _OPEN_PAGES = 500
 """Pages that changes are sent to at the same time."""
@@ -103,10 +99,7 @@ def provider_of(settings: ConsoleSettings) -> Provider | None:
 
 def main() -> None:
     """Read the settings from the environment and run the console."""
-    finish_imports()
-    connection = require_identity(read_settings(Connection), SERVICE)
-    configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, read_settings(ConsoleSettings)))
+    run_service(SERVICE, ConsoleSettings, run, uses_store=False)
 
 
 if __name__ == "__main__":

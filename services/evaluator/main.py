@@ -10,16 +10,12 @@ from services.evaluator.app import SERVICE, build
 from services.evaluator.evaluate import Asking
 from services.evaluator.settings import EvaluatorSettings
 from shared.messaging.bus import Bus
-from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
-from shared.runtime.program_imports import finish_imports
-from shared.runtime.service import serve
-from shared.runtime.settings import Connection, read_settings
-from shared.runtime.telemetry import configure_logging
+from shared.runtime.service import run_service, serve
+from shared.runtime.settings import Connection
 from shared.serving.channels import Channels
 from shared.storage.blobs import Store
-from shared.storage.credentials import require_store
 
 
 async def run(connection: Connection, settings: EvaluatorSettings) -> None:
@@ -49,10 +45,7 @@ async def run(connection: Connection, settings: EvaluatorSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the evaluator."""
-    finish_imports()
-    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
-    configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, read_settings(EvaluatorSettings)))
+    run_service(SERVICE, EvaluatorSettings, run)
 
 
 if __name__ == "__main__":

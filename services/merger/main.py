@@ -8,17 +8,13 @@ from services.merger.adapters.store import StoredArtifacts
 from services.merger.app import SERVICE, build
 from services.merger.settings import MergerSettings
 from shared.messaging.bus import Bus
-from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
-from shared.runtime.program_imports import finish_imports
-from shared.runtime.service import check_sandbox, serve
-from shared.runtime.settings import Connection, read_settings
-from shared.runtime.telemetry import configure_logging
+from shared.runtime.service import check_sandbox, run_service, serve
+from shared.runtime.settings import Connection
 from shared.serving.chat_templates import ChatTemplates
 from shared.storage.blobs import STALE_UPLOAD, Store
-from shared.storage.credentials import require_store
 from shared.storage.sources import Sources
 
 TEMPLATE_LIMIT_S = 10.0
@@ -55,10 +51,7 @@ async def run(connection: Connection, settings: MergerSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the merger."""
-    finish_imports()
-    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
-    configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, read_settings(MergerSettings)))
+    run_service(SERVICE, MergerSettings, run)
 
 
 if __name__ == "__main__":

@@ -13,20 +13,17 @@ from services.mirror.app import SERVICE, build, build_sweeper
 from services.mirror.ports import Registry
 from services.mirror.settings import MirrorSettings
 from shared.messaging.bus import Bus
-from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
-from shared.runtime.program_imports import finish_imports
-from shared.runtime.service import serve
-from shared.runtime.settings import Connection, read_settings
-from shared.runtime.telemetry import configure_logging
+from shared.runtime.service import run_service, serve
+from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
-from shared.storage.credentials import require_store
 from shared.storage.mlflow import MlflowAccess, MlflowApi
 
 
 async def run(connection: Connection, settings: MirrorSettings) -> None:
     """Build the service and serve until SIGTERM."""
+    settings.require_registry()
     clock, store = SystemClock(), Store(connection)
     bus = Bus(connection, SERVICE, clock)
     api = _mlflow(settings)
@@ -77,10 +74,7 @@ def _others(store: Store, folder: Path, settings: MirrorSettings) -> list[Regist
 
 def main() -> None:
     """Read the settings from the environment and run the mirror."""
-    finish_imports()
-    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
-    configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, read_settings(MirrorSettings).require_registry()))
+    run_service(SERVICE, MirrorSettings, run)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Starts the monitor: `python -m services.monitor.main`."""
 
-import asyncio
-
 from services.monitor.adapters.reports import EvidentlyReports
 from services.monitor.adapters.routes import KvRoutes
 from services.monitor.adapters.store import SignedPolicies, StoredReferences
@@ -13,15 +11,11 @@ from services.monitor.settings import MonitorSettings
 from shared.messaging.alert_log import AlertLog
 from shared.messaging.bus import Bus
 from shared.messaging.bus_clock import BusClock
-from shared.messaging.credentials import require_identity
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
-from shared.runtime.program_imports import finish_imports
-from shared.runtime.service import check_sandbox, connect_with_retries, serve
-from shared.runtime.settings import Connection, read_settings
-from shared.runtime.telemetry import configure_logging
+from shared.runtime.service import check_sandbox, connect_with_retries, run_service, serve
+from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
-from shared.storage.credentials import require_store
 from shared.storage.kv import Bucket
 
 
@@ -54,10 +48,7 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the monitor."""
-    finish_imports()
-    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
-    configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, read_settings(MonitorSettings)))
+    run_service(SERVICE, MonitorSettings, run)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Starts the notifier: the only place where its parts are put together."""
 
-import asyncio
 from itertools import product
 
 from contracts import metrics as m
@@ -9,14 +8,11 @@ from services.notifier.app import AT_ONCE, SERVICE, Notifier, build
 from services.notifier.domain.notices import ModelNotices
 from services.notifier.settings import NotifierSettings, read_receivers
 from shared.messaging.bus import Bus
-from shared.messaging.credentials import require_identity
 from shared.runtime.clock import SystemClock
 from shared.runtime.metrics import counter
-from shared.runtime.program_imports import finish_imports
-from shared.runtime.service import connect_with_retries, serve
-from shared.runtime.settings import Connection, read_settings
+from shared.runtime.service import connect_with_retries, run_service, serve
+from shared.runtime.settings import Connection
 from shared.runtime.sweeper import Sweeper
-from shared.runtime.telemetry import configure_logging
 from shared.storage.kv import Bucket
 
 
@@ -41,10 +37,7 @@ async def run(connection: Connection, settings: NotifierSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the notifier."""
-    finish_imports()
-    connection = require_identity(read_settings(Connection), SERVICE)
-    configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, read_settings(NotifierSettings)))
+    run_service(SERVICE, NotifierSettings, run, uses_store=False)
 
 
 if __name__ == "__main__":

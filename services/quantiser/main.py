@@ -12,16 +12,12 @@ from services.quantiser.domain import corpus_digest
 from services.quantiser.ports import PackagedText
 from services.quantiser.settings import QuantiserSettings
 from shared.messaging.bus import Bus
-from shared.messaging.credentials import require_identity
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
-from shared.runtime.program_imports import finish_imports
-from shared.runtime.service import check_sandbox, serve
-from shared.runtime.settings import Connection, read_settings
-from shared.runtime.telemetry import configure_logging
+from shared.runtime.service import check_sandbox, run_service, serve
+from shared.runtime.settings import Connection
 from shared.storage.blobs import STALE_UPLOAD, Store
-from shared.storage.credentials import require_store
 
 
 async def run(connection: Connection, settings: QuantiserSettings) -> None:
@@ -58,10 +54,7 @@ async def run(connection: Connection, settings: QuantiserSettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the quantiser."""
-    finish_imports()
-    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
-    configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, read_settings(QuantiserSettings)))
+    run_service(SERVICE, QuantiserSettings, run)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Starts the registry: the only place where its parts are put together."""
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from pathlib import PurePosixPath
@@ -28,18 +27,14 @@ from services.registry.ports import Artifacts, Ports
 from services.registry.settings import RegistrySettings
 from services.registry.uploads import ABORT_EVERY_S, Intake
 from shared.messaging.bus import Bus
-from shared.messaging.credentials import require_identity
 from shared.messaging.records import Note, RecordStore
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import SystemClock
-from shared.runtime.program_imports import finish_imports
-from shared.runtime.service import connect_with_retries, serve
-from shared.runtime.settings import Connection, read_settings
+from shared.runtime.service import connect_with_retries, run_service, serve
+from shared.runtime.settings import Connection
 from shared.runtime.sweeper import Sweeper
 from shared.runtime.team_list import TeamList
-from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
-from shared.storage.credentials import require_store
 from shared.storage.kv import Bucket
 
 R = TypeVar("R", bound=OutboxRecord)
@@ -112,10 +107,7 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
 
 def main() -> None:
     """Read the settings from the environment and run the registry."""
-    finish_imports()
-    connection = require_store(require_identity(read_settings(Connection), SERVICE), SERVICE)
-    configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, read_settings(RegistrySettings)))
+    run_service(SERVICE, RegistrySettings, run)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Starts the rollback-controller: the only place where its parts are put together."""
 
-import asyncio
-
 from decisions.evidence.golden import CHECK_S
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
@@ -20,16 +18,13 @@ from services.rollback_controller.watching import Watching
 from shared.messaging.alert_log import AlertLog
 from shared.messaging.bus import Bus
 from shared.messaging.bus_clock import BusClock
-from shared.messaging.credentials import require_identity
 from shared.messaging.records import RecordStore
 from shared.messaging.traffic_reports import follow_traffic
 from shared.runtime.clock import SystemClock
-from shared.runtime.program_imports import finish_imports
-from shared.runtime.service import connect_with_retries, serve
-from shared.runtime.settings import Connection, read_settings
+from shared.runtime.service import connect_with_retries, run_service, serve
+from shared.runtime.settings import Connection
 from shared.runtime.sweeper import Sweeper
 from shared.runtime.team_list import TeamList
-from shared.runtime.telemetry import configure_logging
 from shared.serving.channels import Channels
 from shared.storage.kv import Bucket
 
@@ -98,10 +93,7 @@ def _traffic(settings: RollbackControllerSettings) -> GatewayTraffic:
 
 def main() -> None:
     """Run the rollback-controller."""
-    finish_imports()
-    connection = require_identity(read_settings(Connection), SERVICE)  # without other keys it still rolls back
-    configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, read_settings(RollbackControllerSettings)))
+    run_service(SERVICE, RollbackControllerSettings, run, uses_store=False)  # without other keys it still rolls back
 
 
 if __name__ == "__main__":

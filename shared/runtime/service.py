@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import nats.errors
 import structlog
 import uvicorn
 from prometheus_client import make_asgi_app
+from pydantic_settings import BaseSettings
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -19,17 +20,43 @@ from starlette.routing import Mount, Route
 from contracts.version import VERSION
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus
+from shared.messaging.credentials import require_identity
 from shared.runtime import sandbox
 from shared.runtime.failpoints import arm
+from shared.runtime.program_imports import finish_imports
 from shared.runtime.service_metrics import ServiceMetrics
-from shared.runtime.settings import Connection
+from shared.runtime.settings import Connection, read_settings
 from shared.runtime.tasks import end_tasks
+from shared.runtime.telemetry import configure_logging
 
+S = TypeVar("S", bound=BaseSettings)
 Check = Callable[[], Awaitable[object]]
 """Raises an error if a dependency does not work; what it returns is ignored."""
 _CHECK_TIMEOUT_S = 5.0
 _REFUSED = 1
 """Exit code of a service that a step of its preparation refuses for good."""
+
+
+def run_service(
+    service: str,
+    settings: type[S],
+    run: Callable[[Connection, S], Coroutine[Any, Any, None]],
+    *,
+    uses_store: bool = True,
+) -> None:
+    """Read the settings from the environment and run a service as its identity, until SIGTERM.
+
+    Raises:
+        SystemExit: A setting is not valid, or a credential is missing, of the bus or of a store that it uses.
+    """
+    finish_imports()
+    connection = require_identity(read_settings(Connection), service)
+    if uses_store:
+        from shared.storage.credentials import require_store  # not in the images of the others
+
+        connection = require_store(connection, service)
+    configure_logging(service, connection.log_level)
+    asyncio.run(run(connection, read_settings(settings)))
 
 
 def probe_routes(bus: Bus, checks: Mapping[str, Check]) -> list[Any]:
