@@ -18,8 +18,6 @@ from clients.training.trained import Evaluate, publish_trained
 if TYPE_CHECKING:
     from typing import Unpack  # novm: type checkers only
 
-PUBLISHED = "slipway-published.json"
-"""The file of the Trainer's output folder that remembers what was published."""
 RECORDED = (
     "learning_rate",
     "lr_scheduler_type",
@@ -38,9 +36,8 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
 
     It publishes what the Trainer holds then: with `load_best_model_at_end` the best checkpoint, else the last step. All
     processes gather sharded weights (FSDP, ZeRO-3). The Trainer's tokenizer is published with full weights, and with a
-    LoRA that includes the embedding: added tokens need it. A run that is resumed after it published does not publish
-    again: `slipway-published.json` in the Trainer's `output_dir` remembers it. Trials of a hyperparameter search are
-    not published.
+    LoRA that includes the embedding: added tokens need it. A run that is resumed after it published announces the same
+    weights again, which are the same release. Trials of a hyperparameter search are not published.
 
     `published` holds the published checkpoint, in every process. What `publish_checkpoint` would refuse without asking
     the bus (an argument, the credential, the files with texts) ends `Trainer.train` with a PublishError before the
@@ -104,12 +101,9 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             hyperparameters={**recorded(args), **self._run.hyperparameters, **chosen_checkpoint(args, state)},
             framework=self._run.framework or type(unwrapped(model)).__module__.partition(".")[0],
         )
-        published_in = Path(args.output_dir) / PUBLISHED
         tokenizer = held.get("processing_class", held.get("tokenizer"))  # the latter before transformers 4.46
         tokenizer = tokenizer if self._has_tokenizer else None
-        self.published = publish_trained(
-            model, run=run, tokenizer=tokenizer, published_in=published_in, **self._options
-        )
+        self.published = publish_trained(model, run=run, tokenizer=tokenizer, kept_in=args.output_dir, **self._options)
 
 
 def chosen_checkpoint(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:

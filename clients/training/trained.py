@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,9 @@ from clients.training.errors import PublishError
 from clients.training.gathering import Weights, gather, unwrapped
 from clients.training.options import Options, completed
 from clients.training.processes import Processes
-from clients.training.publications import Publications
 from clients.training.publish import publish_checkpoint
 from clients.training.run import Published, Run
 from clients.training.saved import named_on_failure, new_folder
-from clients.training.upload import describe_folder
-from contracts.vocabulary import digest_of
 
 if TYPE_CHECKING:
     from typing import Unpack  # novm: type checkers only
@@ -37,7 +35,7 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
     folder: Path | str | None = None,
     evaluate: Evaluate | None = None,
     tokenizer: Any = None,
-    published_in: Path | str | None = None,
+    kept_in: Path | str | None = None,
     **options: Unpack[Options],
 ) -> Published:
     """Save a trained model and publish it, once; call it in every process of the training.
@@ -47,15 +45,13 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
 
     Args:
         trained: A model of transformers or PEFT, also within DDP, FSDP, DeepSpeed or torch.compile.
-        folder: Folder of the first process to save in; by default a new one beside `published_in`, or else among the
-            system's temporary files. It is removed once the checkpoint is published. If that fails, it stays, and the
-            error names it.
+        folder: Folder of the first process to save in, which stays; by default a new one, which is removed once the
+            checkpoint is published. If that fails, it stays, and the error names it.
         evaluate: Called with the trained model in every process after it was saved, because sharded weights need all
             of them; what the first process returns is published as evaluation results.
         tokenizer: Tokenizer of the training, or a processor that has one. It is saved too where the checkpoint includes
             an embedding (full weights, or a LoRA with the embedding): tokens that were added are nowhere else.
-        published_in: File of the first process that remembers what was published. A run that is resumed at its end
-            finds its checkpoint there, and publishes nothing again.
+        kept_in: Folder of the first process for the new one; by default that of the system's temporary files.
 
     The other arguments are those of `publish_checkpoint`.
 
@@ -64,16 +60,14 @@ def publish_trained(  # noqa: D417 - the others are those of publish_checkpoint
     """
     chosen = completed(options)  # a mistake is refused before all processes gather
     processes = Processes()
-    beside = None if published_in is None else Path(published_in).parent
     chosen_folder = None if folder is None else Path(folder)
+    beside = None if kept_in is None else Path(kept_in)
     saved = save_in_first(processes, trained, chosen_folder, beside=beside, tokenizer=tokenizer)
     with named_on_failure(saved):
         if evaluate is not None:
             run = replace(run, evals=tuple(processes.together(lambda: evaluate(trained))))
-        publications = Publications(None if published_in is None else Path(published_in))
-        published = processes.in_first(
-            lambda: publish_once(publications, saved, model=model, base=base, run=run, options=chosen)
-        )
+        run = replace(run, finished_at=run.finished_at or datetime.now(timezone.utc))  # noqa: TID251 - no shared clock
+        published = processes.in_first(lambda: publish_checkpoint(saved, model=model, base=base, run=run, **chosen))
     if folder is None and processes.is_first:
         shutil.rmtree(saved, ignore_errors=True)
     return published
@@ -101,21 +95,6 @@ def save_in_first(
         return str(chosen)
 
     return Path(processes.in_first(saved))
-
-
-def publish_once(
-    publications: Publications, folder: Path, *, model: str, base: str, run: Run, options: Options
-) -> Published:
-    """Publish a folder, unless the publications of its run hold these weights; return what was published then."""
-    identity: dict[str, Any] = {**options, "model": model, "base": base, "variants": tuple(options["variants"])}
-    for name in ("connection", "progress"):  # they make no other checkpoint
-        identity.pop(name)
-    begun = publications.begin(digest_of(describe_folder(folder).to_bytes()), run, identity)
-    if begun.published is not None:
-        return begun.published
-    published = publish_checkpoint(folder, model=model, base=base, run=begun.run, **options)
-    publications.end(begun, published)
-    return published
 
 
 def save(trained: Any, folder: Path, weights: Weights | None) -> None:
@@ -161,7 +140,7 @@ def has_embedding(folder: Path, config: Any) -> bool:
 def _sort_sets(trained: Any, path: Path) -> None:
     """Sort what PEFT holds as sets and writes in the order of the process's hash seed.
 
-    Otherwise a run that is resumed in another process has other bytes, and would be published again.
+    Otherwise a run that is resumed in another process has other bytes, and would be another release.
     """
     if not path.is_file():
         return

@@ -75,7 +75,7 @@ class Publish(pl.Callback):
                 hyperparameters={**self.run.hyperparameters, "best_step": best["global_step"]},
                 evals=[{"name": "held-out", "metric": "loss", "value": value, "higher_is_better": False}],
             ),
-            published_in=Path(trainer.default_root_dir) / "slipway-published.json",
+            kept_in=trainer.default_root_dir,
             **self.options,
         )
         if trainer.is_global_zero:

@@ -105,7 +105,7 @@ def train(options: argparse.Namespace) -> None:
             framework="pytorch",
             evals=[{"name": "held-out", "metric": "loss", "value": best.loss, "higher_is_better": False}],
         ),
-        published_in=options.out / "slipway-published.json",
+        kept_in=options.out,
     )
     print(f"published {published.event_id}")
 

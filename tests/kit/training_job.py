@@ -74,7 +74,7 @@ class Job:
     # -- scenarios --------------------------------------------------------------------------------------------------
 
     def plain(self) -> Any:
-        """Train with a replica in each process; the best checkpoint is published, then the run is resumed at its end."""
+        """Train with a replica in each process; the best checkpoint is published, then the run is resumed at its end, and publishes again."""
         callback = self.callback("plain-bot", evaluate=lambda _trained: [result(self.rank)])
         options = {
             "save_strategy": "steps",

@@ -243,7 +243,7 @@ def next_attempt(source: CheckpointReady, known: list[CheckpointReady]) -> int:
     same = [
         each
         for each in known
-        if (each.weights.ref.digest, each.training) == (source.weights.ref.digest, source.training)
+        if (each.weights.ref.digest, each.training.run_id) == (source.weights.ref.digest, source.training.run_id)
     ]
     return max(each.attempt for each in (source, *same)) + 1
 

@@ -86,8 +86,8 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
 def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
     """Return the identity of a release: the same inputs are the same release, from any publisher, at any time.
 
-    Calibration and evaluation sets are inputs, too: a corrected one must be read. A release without them has the key
-    that it had before they counted.
+    Calibration and evaluation sets are inputs, too: a corrected one must be read. When the training finished is none: a
+    run that is resumed at its end finishes again, with the same weights.
     """
     serving = combine(ready.serving, None)
     settings = {} if serving is None else {"serving": serving.model_dump(mode="json", exclude_none=True)}
@@ -99,7 +99,7 @@ def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
             "model": ready.model,
             "weights": {"kind": ready.weights.kind, "digest": ready.weights.ref.digest},
             "base": ready.base.digest,
-            "training": ready.training.model_dump(mode="json"),
+            "training": ready.training.model_dump(mode="json", exclude={"finished_at"}),
             "variants": sorted(set(ready.variants)),
             "policy": policy.model_dump(mode="json"),
         }

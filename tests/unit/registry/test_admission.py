@@ -202,6 +202,8 @@ def test_a_tightening_of_a_stored_policy_that_waives_it_must_not_waive_it_either
 def test_the_release_key_is_about_what_goes_in_and_nothing_else():
     key = admission.release_key(k.ready(), k.policy())
     assert admission.release_key(k.ready(attempt=7, evals=(), variants=("int8", "bf16", "int8")), k.policy()) == key
+    resumed = k.ready().training.model_copy(update={"finished_at": k.START})
+    assert admission.release_key(k.ready(training=resumed), k.policy()) == key
     other = at(OWN + "x")
     for changed, policy in (
         (k.ready(model="other-bot"), k.policy()),

@@ -85,7 +85,7 @@ def test_an_evaluation_that_fails_costs_no_weights(nowhere, tmp_path, caplog):
         raise ValueError("no such metric")
 
     with pytest.raises(ValueError, match=r"^no such metric$"), caplog.at_level(logging.ERROR, "slipway_client"):
-        publish_trained(model(), evaluate=evaluate, published_in=tmp_path / "out/published.json", **options(nowhere))
+        publish_trained(model(), evaluate=evaluate, kept_in=tmp_path / "out", **options(nowhere))
     (kept,) = (tmp_path / "out").glob("slipway-checkpoint-*")
     assert (kept / "model.safetensors").is_file()
     assert str(kept) in caplog.text
@@ -95,7 +95,7 @@ def test_a_model_that_cannot_be_saved_leaves_no_folder(nowhere, tmp_path):
     from torch.nn import Linear
 
     with pytest.raises(PublishError, match="has no save_pretrained"):
-        publish_trained(Linear(2, 2), published_in=tmp_path / "out/published.json", **options(nowhere))
+        publish_trained(Linear(2, 2), kept_in=tmp_path / "out", **options(nowhere))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -111,7 +111,7 @@ class Unsaved:
 
 def test_a_tokenizer_that_cannot_be_saved_loses_no_weights(nowhere, tmp_path, caplog):
     with pytest.raises(OSError, match="no space left"), caplog.at_level(logging.ERROR, "slipway_client"):
-        publish_trained(model(), tokenizer=Unsaved(), published_in=tmp_path / "published.json", **options(nowhere))
+        publish_trained(model(), tokenizer=Unsaved(), kept_in=tmp_path, **options(nowhere))
     (folder,) = tmp_path.glob("slipway-checkpoint-*")
     assert (folder / "model.safetensors").is_file()
     assert str(folder) in caplog.text

@@ -1,4 +1,4 @@
-"""What a trained LoRA is saved as: the same bytes in every process, so that a run that is resumed is not published again."""
+"""What a trained LoRA is saved as: the same bytes in every process, so that a run that is resumed is the same release."""
 
 import dataclasses
 import json
