@@ -1,33 +1,32 @@
-"""`slipway approve` and `cancel`: orders of an operator, and how orders are published and answered."""
+"""Orders of people: how they are published and answered."""
 
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
+from clients.cli.connection import StackAddress, on_bus, sender_of
 from clients.cli.events.last_events import answer_to, last_sequences
-from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import parse_duration
 from clients.cli.releases.names import parse_name
 from clients.cli.releases.recorded_releases import Release, pick, recorded_releases
-from clients.cli.releases.resolving import ReleaseArgument, advice, require_model, resolve
+from clients.cli.releases.resolving import advice, require_model, resolve
 from clients.cli.releases.serving import read_route
 from contracts.envelope import Event
-from contracts.facts import ApprovalGranted, Fact, OrderAccepted, OrderRefused, ReleaseCancelled
+from contracts.facts import Fact, OrderAccepted, OrderRefused
 from contracts.limits import too_large
 from contracts.routes import Route
 from contracts.services import EVENTS
-from contracts.vocabulary import Environment
 from decisions.rollback.orders import LONGEST_ORDER, ORDER_AGE
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
 
+F = TypeVar("F", bound=Fact)
 ReasonOption = Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")]
 ExpiresOption = Annotated[
     str,
@@ -43,69 +42,27 @@ class UnansweredError(CommandError):
     """An order was published, and no service answered it in time: it may still be carried out."""
 
 
-def approve(
-    what: ReleaseArgument,
-    reason: ReasonOption = "",
-    expires: ExpiresOption = EXPIRES,
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Approve a release that waits for approval; the approval names the digest of the registered version."""
-    stack = find_stack(state)
-    asyncio.run(_approve(stack, what, reason, expires_at(expires), as_json))
+def order_release(stack: StackAddress, what: str, fact_for: Callable[[Release, Route | None], F]) -> tuple[Release, F]:
+    """Give an order about the release in progress that `what` names; return the release as it was, and the order.
 
+    Args:
+        stack: Where the release is.
+        what: Its name.
+        fact_for: Returns the order for the release and the route of its model.
 
-async def _approve(stack: StackAddress, what: str, reason: str, until: datetime, as_json: bool) -> None:
-    async with on_bus(stack) as js:
-        opened = await open_release(js, what)
-        release = opened.progress
-        if opened.asked is None:
-            raise CommandError(f"{release.name} does not wait for an approval; see `slipway status {release.model}`")
-        fact = ApprovalGranted(
-            release_id=str(release.release_id),
-            manifest_digest=opened.asked,
-            reason=reason,
-            expires_at=until,
-            epoch=await epoch_of(js, release.model),
-        )
-        await give_order(js, stack, release.model, fact, release_id=fact.release_id)
-    show_result(
-        as_json,
-        {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest},
-        f"approved {release.name}{_count_after(opened, sender_of(stack))}",
-    )
+    Raises:
+        CommandError: there is none, or as `give_order`.
+    """
 
+    async def give() -> tuple[Release, F]:
+        async with on_bus(stack) as js:
+            release = await open_release(js, what)
+            progress = release.progress
+            fact = fact_for(release, await read_route(js, progress.model))
+            await give_order(js, stack, progress.model, fact, release_id=progress.release_id)
+            return release, fact
 
-def _count_after(release: Release, sender: str) -> str:
-    """Return how many have approved of how many, if more than one must."""
-    needed = release.opened.policy.approvals.count if release.opened is not None else 1
-    given = len({*release.progress.approvers, sender})
-    return f"; {given} of {needed} approvals are there" if needed > 1 else ""
-
-
-def cancel(
-    what: ReleaseArgument,
-    reason: ReasonOption = "cancelled from the command line",
-    expires: ExpiresOption = EXPIRES,
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Cancel a release that is in progress."""
-    stack = find_stack(state)
-    asyncio.run(_cancel(stack, what, reason, expires_at(expires), as_json))
-
-
-async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, as_json: bool) -> None:
-    async with on_bus(stack) as js:
-        release = (await open_release(js, what)).progress
-        release_id = str(release.release_id)
-        fact = ReleaseCancelled(release_id=release_id, reason=reason, expires_at=until)
-        await give_order(js, stack, release.model, fact, release_id=release_id)
-    show_result(
-        as_json,
-        {"release_id": release_id},
-        f"ordered the cancellation of {release.name}; see `slipway status {release.model}`",
-    )
+    return asyncio.run(give())
 
 
 async def open_release(js: JetStreamContext, what: str) -> Release:
@@ -136,12 +93,6 @@ def expires_at(text: str) -> datetime:
     if span > LONGEST_ORDER:
         raise CommandError(f"--expires {text} is too long: the limit is 24h", Exit.USAGE)
     return SystemClock().now() + span
-
-
-async def epoch_of(js: JetStreamContext, model: str, environment: Environment = "production") -> int:
-    """Return the current epoch of a route, to put into an order; 0 if there is no route."""
-    route = await read_route(js, model, environment)
-    return route.epoch if route is not None else 0
 
 
 async def give_order(

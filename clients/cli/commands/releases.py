@@ -1,20 +1,11 @@
-"""`slipway pause`, `resume`, `promote`, `reject` and `retry`: orders of people about a release."""
+"""`slipway approve`, `reject`, `cancel`, `pause`, `resume`, `promote` and `retry`: orders of people about a release."""
 
 import asyncio
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from clients.cli.commands.orders import (
-    EXPIRES,
-    ExpiresOption,
-    ReasonOption,
-    epoch_of,
-    expires_at,
-    give_order,
-    open_release,
-    show_result,
-)
+from clients.cli.commands.orders import EXPIRES, ExpiresOption, ReasonOption, expires_at, order_release, show_result
 from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
 from clients.cli.events.event_log import EventFilter, read_history
 from clients.cli.options import JsonOption, StateOption
@@ -23,14 +14,75 @@ from clients.cli.releases.names import parse_name
 from clients.cli.releases.recorded_releases import Release, newest_release
 from clients.cli.releases.resolving import ReleaseArgument, resolve, unknown_release
 from contracts.envelope import Event
-from contracts.facts import ApprovalDenied, CanaryAdvanced, CheckpointReady, Fact, ReleaseHeld, ReleaseOpened
+from contracts.facts import (
+    ApprovalDenied,
+    ApprovalGranted,
+    CanaryAdvanced,
+    CheckpointReady,
+    ReleaseCancelled,
+    ReleaseHeld,
+    ReleaseOpened,
+)
 from contracts.facts.progress import ReleaseProgress
+from contracts.routes import Route
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
 
 ANNOUNCED = EventFilter((), with_orders=True)
 """All announcements and orders, and no events of services."""
+
+
+def approve(
+    what: ReleaseArgument,
+    reason: ReasonOption = "",
+    expires: ExpiresOption = EXPIRES,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Approve a release that waits for approval; the approval names the digest of the registered version."""
+    stack, until = find_stack(state), expires_at(expires)
+
+    def approval(release: Release, route: Route | None) -> ApprovalGranted:
+        if release.asked is None:
+            name, model = release.progress.name, release.progress.model
+            raise CommandError(f"{name} does not wait for an approval; see `slipway status {model}`")
+        return ApprovalGranted(
+            release_id=str(release.progress.release_id),
+            manifest_digest=release.asked,
+            reason=reason,
+            expires_at=until,
+            epoch=route.epoch if route is not None else 0,
+        )
+
+    release, fact = order_release(stack, what, approval)
+    line = f"approved {release.progress.name}{_count_after(release, sender_of(stack))}"
+    show_result(as_json, {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest}, line)
+
+
+def _count_after(release: Release, sender: str) -> str:
+    """Return how many have approved of how many, if more than one must."""
+    needed = release.opened.policy.approvals.count if release.opened is not None else 1
+    given = len({*release.progress.approvers, sender})
+    return f"; {given} of {needed} approvals are there" if needed > 1 else ""
+
+
+def cancel(
+    what: ReleaseArgument,
+    reason: ReasonOption = "cancelled from the command line",
+    expires: ExpiresOption = EXPIRES,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Cancel a release that is in progress."""
+    stack, until = find_stack(state), expires_at(expires)
+
+    def cancelled(release: Release, _route: Route | None) -> ReleaseCancelled:
+        return ReleaseCancelled(release_id=str(release.progress.release_id), reason=reason, expires_at=until)
+
+    release = order_release(stack, what, cancelled)[0].progress
+    line = f"ordered the cancellation of {release.name}; see `slipway status {release.model}`"
+    show_result(as_json, {"release_id": release.release_id}, line)
 
 
 def pause(
@@ -44,7 +96,7 @@ def pause(
 
     Its deadlines stop meanwhile. Rollbacks are never paused. A newer version waits for it, if its policy says `queue`.
     """
-    _show_hold(asyncio.run(_hold(find_stack(state), what, True, reason, expires_at(expires))), True, as_json)
+    _hold(find_stack(state), what, reason, expires_at(expires), paused=True, as_json=as_json)
 
 
 def resume(
@@ -55,12 +107,7 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Resume a paused release; the step that it waits for has its whole deadline again."""
-    _show_hold(asyncio.run(_hold(find_stack(state), what, False, reason, expires_at(expires))), False, as_json)
-
-
-def _show_hold(before: ReleaseProgress, paused: bool, as_json: bool) -> None:
-    changed = _already(before, paused=paused) is None
-    show_result(as_json, _data(before, paused=paused, changed=changed), hold_line(before, paused=paused))
+    _hold(find_stack(state), what, reason, expires_at(expires), paused=False, as_json=as_json)
 
 
 def hold_line(before: ReleaseProgress, *, paused: bool) -> str:
@@ -80,19 +127,15 @@ def _already(before: ReleaseProgress, *, paused: bool) -> str | None:
     return None if paused or before.paused else "was not paused"
 
 
-async def _hold(stack: StackAddress, what: str, paused: bool, reason: str, until: datetime) -> ReleaseProgress:
-    """Order it; return the release as it was before.
+def _hold(stack: StackAddress, what: str, reason: str, until: datetime, *, paused: bool, as_json: bool) -> None:
+    """Order it; an order that changes nothing, too: another one before it may not be answered yet."""
 
-    An order that changes nothing is published, too: another one before it may not be answered yet.
-    """
+    def held(release: Release, _route: Route | None) -> ReleaseHeld:
+        return ReleaseHeld(release_id=str(release.progress.release_id), paused=paused, reason=reason, expires_at=until)
 
-    def fact(release: ReleaseProgress) -> Fact:
-        return ReleaseHeld(release_id=str(release.release_id), paused=paused, reason=reason, expires_at=until)
-
-    async with on_bus(stack) as js:
-        release = (await open_release(js, what)).progress
-        await give_order(js, stack, release.model, fact(release), release_id=release.release_id)
-    return release
+    before = order_release(stack, what, held)[0].progress
+    changed = _already(before, paused=paused) is None
+    show_result(as_json, _data(before, paused=paused, changed=changed), hold_line(before, paused=paused))
 
 
 def promote(
@@ -107,33 +150,28 @@ def promote(
     It is accepted after the deadline, or earlier if the policy has `canary.on_deadline: promote`. It takes the role
     approver. A canary with a bad verdict ends nevertheless.
     """
-    release, share = asyncio.run(_promote(find_stack(state), what, reason, expires_at(expires)))
-    line = f"{release.name} does not wait for the verdict at {share:.0%} of the traffic any more"
-    show_result(as_json, {**_data(release), "weight_ratio": share}, line)
+    stack, until = find_stack(state), expires_at(expires)
 
-
-async def _promote(stack: StackAddress, what: str, reason: str, until: datetime) -> tuple[ReleaseProgress, float]:
-    async with on_bus(stack) as js:
-        release = (await open_release(js, what)).progress
-        from clients.cli.releases.serving import read_route
-
-        route = await read_route(js, release.model)
+    def advanced(release: Release, route: Route | None) -> CanaryAdvanced:
+        progress = release.progress
         canary = route.canary_in_traffic if route is not None else None
-        share = canary.weight_ratio if canary and canary.served.target.version == release.version else 0.0
+        share = canary.weight_ratio if canary and canary.served.target.version == progress.version else 0.0
         shadowed = route.shadowed if route is not None else None
-        if not share and (shadowed is None or shadowed.target.version != release.version):
+        if not share and (shadowed is None or shadowed.target.version != progress.version):
             raise CommandError(
-                f"{release.name} has no canary or shadow; see `slipway status {release.model}`", name="not_applicable"
+                f"{progress.name} has no canary or shadow; see `slipway status {progress.model}`", name="not_applicable"
             )
-        fact = CanaryAdvanced(
-            release_id=str(release.release_id),
+        return CanaryAdvanced(
+            release_id=str(progress.release_id),
             weight_ratio=share,
             reason=reason,
             expires_at=until,
-            epoch=await epoch_of(js, release.model),
+            epoch=route.epoch if route is not None else 0,
         )
-        await give_order(js, stack, release.model, fact, release_id=release.release_id)
-    return release, share
+
+    release, fact = order_release(stack, what, advanced)
+    line = f"{release.progress.name} does not wait for the verdict at {fact.weight_ratio:.0%} of the traffic any more"
+    show_result(as_json, {**_data(release.progress), "weight_ratio": fact.weight_ratio}, line)
 
 
 def reject(
@@ -144,20 +182,14 @@ def reject(
     as_json: JsonOption = False,
 ) -> None:
     """Reject a release that waits for approval, which ends it. It takes the role approver."""
-    release = asyncio.run(_reject(find_stack(state), what, reason, expires_at(expires)))
-    show_result(
-        as_json,
-        _data(release),
-        f"rejected {release.name}; `slipway retry {release.model}@v{release.version}` releases it again",
-    )
+    stack, until = find_stack(state), expires_at(expires)
 
+    def denied(release: Release, _route: Route | None) -> ApprovalDenied:
+        return ApprovalDenied(release_id=str(release.progress.release_id), reason=reason, expires_at=until)
 
-async def _reject(stack: StackAddress, what: str, reason: str, until: datetime) -> ReleaseProgress:
-    async with on_bus(stack) as js:
-        release = (await open_release(js, what)).progress
-        fact = ApprovalDenied(release_id=str(release.release_id), reason=reason, expires_at=until)
-        await give_order(js, stack, release.model, fact, release_id=release.release_id)
-    return release
+    release = order_release(stack, what, denied)[0].progress
+    line = f"rejected {release.name}; `slipway retry {release.model}@v{release.version}` releases it again"
+    show_result(as_json, _data(release), line)
 
 
 def retry(
