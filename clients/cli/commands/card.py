@@ -6,10 +6,9 @@ from clients.cli.connection import find_stack
 from clients.cli.options import StateOption
 from clients.cli.output import CommandError, Exit
 from clients.cli.releases.resolving import VersionArgument, advise, find_version_name
-from clients.cli.releases.version_records import open_store
+from clients.cli.releases.version_records import attester_keys, open_store
 from decisions.releases.model_cards import render_card
-from shared.errors import Permanent, SlipwayError
-from shared.provenance.envelopes import Trust
+from shared.errors import Permanent
 from shared.provenance.version_history import read_version_history
 
 
@@ -21,10 +20,7 @@ def card(
     stack = find_stack(state)
     model, number = find_version_name(stack, what)
     store = open_store(stack)
-    try:
-        keys = Trust.from_settings(stack.connection).keys()
-    except (SlipwayError, ValueError) as error:
-        raise CommandError(f"the keys of attesters are not known: {error}") from error
+    keys = attester_keys(stack)
     try:
         history = read_version_history(store, keys, model, number)
     except Permanent as error:

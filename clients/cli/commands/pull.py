@@ -12,13 +12,12 @@ from clients.cli.connection import StackAddress, find_stack
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.releases.resolving import VersionArgument, find_version_name
-from clients.cli.releases.version_records import find_version, open_store
+from clients.cli.releases.version_records import attester_keys, find_version, open_store
 from clients.cli.sources.upload import Advance, progress_bar
 from contracts.facts import RegisteredVariant
 from contracts.manifests import FileEntry, VariantManifest, VersionManifest
 from contracts.vocabulary import Contract, Digest, Target
 from shared.errors import SlipwayError
-from shared.provenance.envelopes import Trust
 from shared.provenance.verification import Verification
 from shared.storage.blobs import Store
 
@@ -91,10 +90,7 @@ def find_signed(stack: StackAddress, store: Store, target: Target) -> Registered
     Raises:
         CommandError: something is altered, missing, or not attested by a key that may attest it.
     """
-    try:
-        keys = Trust.from_settings(stack.connection).keys()
-    except (SlipwayError, ValueError) as error:
-        raise CommandError(f"the keys of attesters are not known: {error}") from error
+    keys = attester_keys(stack)
     verification = Verification(store, keys, read_files=False)
     about = verification.version(target.model, target.version, target.variant)
     variant = f"variant {target.variant}"

@@ -10,10 +10,8 @@ from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
 from clients.cli.releases.names import VERSION_FORMS
 from clients.cli.releases.resolving import advise, find_version_name
-from clients.cli.releases.version_records import FINGERPRINT, find_version, open_store, version_numbers
+from clients.cli.releases.version_records import FINGERPRINT, attester_keys, find_version, open_store, version_numbers
 from contracts.vocabulary import Variant
-from shared.errors import SlipwayError
-from shared.provenance.envelopes import Trust
 from shared.provenance.verification import Finding, Verification
 
 
@@ -53,10 +51,7 @@ def _verify(stack: StackAddress, what: str, *, files: bool) -> tuple[Finding, ..
     model, number, variant, digest = _parse(stack, what)
     if number == 0:
         raise CommandError("version 0 is the base model, which no release has signed; verify a version that names it")
-    try:
-        keys = Trust.from_settings(stack.connection).keys()
-    except (SlipwayError, ValueError) as error:
-        raise CommandError(f"the keys of attesters are not known: {error}") from error
+    keys = attester_keys(stack)
     store = open_store(stack)
     if not version_numbers(store, model):
         raise CommandError(f"{model} has no registered version{advise(stack, model, f'slipway status {model}')}")

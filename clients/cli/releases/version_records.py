@@ -13,6 +13,7 @@ from clients.cli.releases.names import Name
 from clients.cli.releases.recorded_releases import Release, recorded_release, recorded_releases
 from contracts.facts import VariantBenchmarked
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
+from contracts.provenance import AttesterKey
 from contracts.routes import Route
 from contracts.vocabulary import Target, Variant
 from shared.errors import SlipwayError
@@ -49,6 +50,16 @@ def open_store(stack: StackAddress) -> Store:
             Exit.UNREACHABLE,
         ) from error
     return store
+
+
+def attester_keys(stack: StackAddress) -> tuple[AttesterKey, ...]:
+    """Return the public keys of those who attest; raise CommandError if they are not known."""
+    from shared.provenance.envelopes import Trust  # most commands verify nothing
+
+    try:
+        return Trust.from_settings(stack.connection).keys()
+    except (SlipwayError, ValueError) as error:
+        raise CommandError(f"the keys of attesters are not known: {error}") from error
 
 
 def version_numbers(store: Store, model: str) -> list[int]:

@@ -14,11 +14,9 @@ from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table, warn
 from clients.cli.parsing import parse_duration
 from clients.cli.reading import own_models
-from clients.cli.releases.version_records import open_store
+from clients.cli.releases.version_records import attester_keys, open_store
 from contracts.audit import AuditEntry, AuditItem, AuditTail
-from contracts.provenance import AttesterKey
 from decisions.sealed_log.audit import append, is_audited, item_of
-from shared.errors import Permanent
 from shared.provenance.audit_log import AuditReading, export_log, read_export, read_log
 from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
@@ -76,7 +74,7 @@ def verify_command(
     state: StateOption = None,
 ) -> None:
     """Verify an exported log, without bus and store."""
-    keys = Trust(attesters).keys() if attesters is not None else _keys(find_stack(state))
+    keys = Trust(attesters).keys() if attesters is not None else attester_keys(find_stack(state))
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -108,7 +106,7 @@ def _item(logged: LoggedEvent) -> AuditItem:
 
 async def _read(stack: StackAddress, *, whole: bool) -> tuple[AuditReading, bytes]:
     """Return the log, and its export if asked for; a segment that is written meanwhile is no problem of the log."""
-    keys, store = _keys(stack), open_store(stack)
+    keys, store = attester_keys(stack), open_store(stack)
     async with on_bus(stack) as js:
         bucket = Bucket(js, "audit", AuditTail)
         for attempt in range(1, READ_TRIES + 1):
@@ -120,13 +118,6 @@ async def _read(stack: StackAddress, *, whole: bool) -> tuple[AuditReading, byte
             await asyncio.sleep(1)
         data = await asyncio.to_thread(export_log, store, tail or AuditTail(), reading.segments) if whole else b""
     return reading, data
-
-
-def _keys(stack: StackAddress) -> Sequence[AttesterKey]:
-    try:
-        return Trust.from_settings(stack.connection).keys()
-    except (Permanent, ValueError) as error:
-        raise CommandError(f"the keys of attesters are not known: {error}") from error
 
 
 def _show(
