@@ -5,7 +5,7 @@ is a JSON list with the log-probability, in nats, of each token of the prompt gi
 Only requests with the same `cache_salt` share cached prefixes.
 
 A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id, deadline_s, model,
-cache_salt, traceparent, stream and holder) and `http_body` instead. Its answer comes in parts: `http_body` has bytes of
+cache_salt, stream and holder) and `http_body` instead. Its answer comes in parts: `http_body` has bytes of
 the body, `http_record` what the engine did for them (a JSON object), and the first part with bytes `http_head` (a JSON
 object with status and headers). A part without bytes reports progress only, also before the first one with bytes.
 
@@ -81,7 +81,6 @@ class HttpAsk:
         model: the name that the answer has for the model; None for the engine's own.
         cache_salt: only requests with the same one share cached prefixes; None for all without one.
         stream: the same for all requests of a gRPC stream, whose answers share frames; None for an answer without.
-        traceparent: the span that the request belongs to, in W3C's form; None without a trace.
         holder: a pseudonym of who asks, whose large bodies take turns with those of others; empty if it is not said.
     """
 
@@ -93,7 +92,6 @@ class HttpAsk:
     model: str | None = None
     cache_salt: str | None = None
     stream: str | None = None
-    traceparent: str | None = None
     holder: str = ""
 
 
@@ -155,7 +153,6 @@ def parse_http(request: Any) -> HttpAsk | Abort | None:
             model=str(head["model"]) if head.get("model") else None,
             cache_salt=str(head["cache_salt"]) if head.get("cache_salt") else None,
             stream=str(head["stream"]) if head.get("stream") else None,
-            traceparent=str(head["traceparent"]) if head.get("traceparent") else None,
             holder=str(head.get("holder") or ""),
         )
     except (ValueError, TypeError, KeyError) as error:

@@ -24,7 +24,7 @@ class ApiRequest:
         request_id: for the logs of Triton and of the engine.
         model: the name that the answer has for the model; None for the engine's own.
         cache_salt: only requests with the same one share cached prefixes; None for all without one.
-        traceparent: the span that the engine's spans belong below, in W3C's form; None without a trace.
+        traceparent: the span that a server's own spans belong below, in W3C's form; None without a trace.
         holder: a pseudonym of who asks, whose large bodies take turns with those of others.
     """
 
@@ -91,7 +91,6 @@ def build_message(triton_name: str, request: ApiRequest, triton_id: str, stream:
         "model": request.model,
         "cache_salt": request.cache_salt,
         "stream": stream,
-        "traceparent": request.traceparent,
         "holder": request.holder,
     }
     message = build_request(triton_name, {"http_request": json.dumps(head)}, (), triton_id, empty_final=False)

@@ -45,16 +45,6 @@ def collector():
         yield server
 
 
-@pytest.fixture(scope="module")
-def traced_triton(collector, tmp_path_factory):
-    """A Triton that sends its spans to the collector."""
-    from testbed.servers import running
-    from testbed.triton import TritonServer
-
-    with running(TritonServer(tmp_path_factory.mktemp("triton"), variables=collector.variables)) as server:
-        yield server
-
-
 @pytest.fixture
 async def js(nats_server):
     """A JetStream context on a freshly provisioned bus."""

@@ -13,7 +13,6 @@ in the engine; every stream ends with the final flag, also if the engine is dead
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -28,7 +27,6 @@ if str(HERE) not in sys.path:
 
 import engine_environment  # noqa: E402 - found by the path above
 import engine_processes  # noqa: E402 - found by the path above
-import engine_spans  # noqa: E402 - found by the path above
 import engine_tensors  # noqa: E402 - found by the path above
 import memory_report  # noqa: E402 - found by the path above
 import openai_app  # noqa: E402 - found by the path above
@@ -59,7 +57,6 @@ class Engine:
         self.loop = asyncio.new_event_loop()
         self._active: dict[int, tuple[Any, asyncio.Task[None]]] = {}
         self._frames = replies.Frames()
-        self._spans = engine_spans.EngineSpans.from_environment("vllm")
         self._app: openai_app.Application | None = None
         self._count = 0
         self._thread = threading.Thread(target=self.loop.run_forever, name="engine", daemon=True)
@@ -144,8 +141,7 @@ class Engine:
         try:
             if isinstance(ask, engine_tensors.HttpAsk):
                 assert self._app is not None  # noqa: S101 - requests come after it was made
-                with contextlib.closing(self._spans.follow(ask, reply.send_http)) as spans:
-                    await self._app.answer(ask, spans.send, self._limits)
+                await self._app.answer(ask, reply.send_http, self._limits)
             else:
                 await text_answers.generate(self._llm, ask, reply, request_id)
         except asyncio.CancelledError:
@@ -171,7 +167,6 @@ class Engine:
             pb_utils.Logger.log_warn(f"the engine did not shut down in time: {error!r}")
         for pid in children:
             engine_processes.kill(pid)
-        self._spans.close()
         # The interpreter exits after this: a loop that still runs would crash it.
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=STOP_S)

@@ -20,7 +20,6 @@ so that a missing or corrupt artifact fails the load.
 """
 
 import asyncio
-import contextlib
 import json
 import sys
 import threading
@@ -32,7 +31,6 @@ HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
-import engine_spans  # noqa: E402 - found by the path above
 import engine_tensors  # noqa: E402 - found by the path above
 import memory_report  # noqa: E402 - found by the path above
 import replies  # noqa: E402 - found by the path above
@@ -62,7 +60,6 @@ class TritonPythonModel:
         self._api = toy_api.ToyApi(self._engine, json.loads(given.get("api", "{}")))
         self._tasks: dict[replies.Reply | replies.FramedReply, asyncio.Task[None]] = {}
         self._frames = replies.Frames()
-        self._spans = engine_spans.EngineSpans.from_environment("slipway.toy")
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="toy", daemon=True).start()
         memory_report.start(args.get("model_repository", ""))
@@ -102,8 +99,7 @@ class TritonPythonModel:
     ) -> None:
         try:
             if isinstance(ask, engine_tensors.HttpAsk):
-                with contextlib.closing(self._spans.follow(ask, reply.send_http)) as spans:
-                    await self._api.answer(ask, spans.send, reply.is_cancelled)
+                await self._api.answer(ask, reply.send_http, reply.is_cancelled)
             else:
                 await self._generate(ask, reply)
         except asyncio.CancelledError:
@@ -149,4 +145,3 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Stop the event loop."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._spans.close()

@@ -198,7 +198,7 @@ def test_only_those_that_fetch_or_notify_have_a_way_outside(name):
     assert all("10.0.0.0/8" in peer["ipBlock"]["except"] for peer in outside)
 
 
-@pytest.mark.parametrize("name", [*SERVICES, "prepare", "smoke", "backup", "triton"])
+@pytest.mark.parametrize("name", [*SERVICES, "prepare", "smoke", "backup"])
 def test_everything_that_sends_spans_reaches_the_collector_and_nothing_else_at_its_port(name):
     assert [rule["to"] for rule in rules_to("everything", name, 4318)] == [CASES["everything"]["network"]["collector"]]
 
@@ -209,7 +209,7 @@ def test_without_an_address_of_a_collector_nothing_is_let_through_to_one():
     assert "4318" not in str(policies)
 
 
-@pytest.mark.parametrize("name", [*SERVICES, "prepare", "smoke", "backup", "triton"])
+@pytest.mark.parametrize("name", [*SERVICES, "prepare", "smoke", "backup"])
 def test_everything_that_sends_spans_has_the_headers_and_the_authority_of_the_collector_as_files(name):
     """Jobs too, which have no volumes of their own in the values."""
     (pod,) = (pod for owner, pod in pods("everything") if owner.endswith(f"/slipway-{name}"))
@@ -224,12 +224,10 @@ def test_everything_that_sends_spans_has_the_headers_and_the_authority_of_the_co
     assert "otlp" not in str(find("external", "Job", "slipway-prepare")["spec"]["template"]["spec"]["volumes"])
 
 
-def test_the_engine_sends_its_spans_to_the_collector_of_the_services():
+def test_a_setting_of_the_services_does_not_restart_the_engine():
     (container,) = find("everything", "StatefulSet", "slipway-triton")["spec"]["template"]["spec"]["containers"]
     names = {each["name"]: each.get("value") for each in container["env"]}
-    assert names["SLIPWAY_OTLP_ENDPOINT"] == "http://collector:4318"
     assert "SLIPWAY_LOG_LEVEL" not in names, "a change of it would restart Triton, which loses its models"
-    assert rules_to("everything", "triton", 53), "the collector has a name"
     assert "egress" not in find("trial", "NetworkPolicy", "slipway-triton")["spec"]
 
 

@@ -9,23 +9,13 @@ from tests.kit.pulled import pulled
 
 
 @pytest.fixture(scope="package")
-def collector():
-    """A collector of spans and metrics by OTLP."""
-    from tests.kit.collector import Collector
-
-    with Collector() as server:
+def triton(tmp_path_factory):
+    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
         yield server
 
 
 @pytest.fixture(scope="package")
-def traced_triton(collector, tmp_path_factory):
-    """A Triton that sends its spans to the collector."""
-    with running(TritonServer(tmp_path_factory.mktemp("triton"), variables=collector.variables)) as server:
-        yield server
-
-
-@pytest.fixture(scope="package")
-def served(traced_triton, smollm2, tmp_path_factory):
+def served(triton, smollm2, tmp_path_factory):
     """SmolLM2 as `slipway pull` leaves it, in vLLM in Triton, with a template that fails for one word."""
     root = tmp_path_factory.mktemp("model")
-    return load_smollm2(traced_triton, pulled(smollm2, root), root / "bot")
+    return load_smollm2(triton, pulled(smollm2, root), root / "bot")

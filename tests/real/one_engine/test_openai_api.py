@@ -29,9 +29,9 @@ TOOL = {"type": "function", "function": {"name": "look_up", "parameters": SCHEMA
 
 
 @pytest.fixture(scope="module")
-def target(traced_triton, served):
+def target(triton, served):
     """The server of the engine."""
-    return traced_triton
+    return triton
 
 
 def events_of(raw):

@@ -64,12 +64,6 @@
 {{- end }}
 {{- end }}
 
-{{/* Settings of the engine: its own, and where all send their spans. An image of the toy engine sends none. */}}
-{{- define "slipway.tritonEnv" -}}
-{{- $env := ternary dict (pick (include "slipway.commonEnv" . | fromYaml) "SLIPWAY_OTLP_ENDPOINT" "SLIPWAY_OTLP_HEADERS" "SLIPWAY_OTLP_CA") (eq .Values.triton.engine "toy") -}}
-{{- merge dict .Values.triton.env $env | toYaml -}}
-{{- end }}
-
 {{- define "slipway.toOutside" -}}
 - to:
     - ipBlock:
