@@ -9,7 +9,7 @@ from datetime import datetime
 
 import httpx
 
-from clients.cli.releases.version_records import FINGERPRINT
+from clients.cli.releases.names import FINGERPRINT
 from shared.runtime.clock import SystemClock
 from testbed.soak.progress import Progress
 from testbed.soak.threads import Threads

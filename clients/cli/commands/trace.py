@@ -7,23 +7,20 @@ from typing import Annotated
 import typer
 
 from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
-from clients.cli.connection import StackAddress, find_stack, on_bus
+from clients.cli.connection import StackAddress, find_stack
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs, show_table
-from clients.cli.releases.names import RELEASE_ID, VERSION_FORMS, Name
-from clients.cli.releases.recorded_releases import recorded_releases
-from clients.cli.releases.resolving import advise, find_version_name
+from clients.cli.output import CommandError, show_json, show_line, show_pairs, show_table
+from clients.cli.releases.names import VERSION_FORMS
+from clients.cli.releases.resolving import advise, find_answering
 from clients.cli.releases.runtimes import describe_run, read_runtimes
 from clients.cli.releases.serving import tell_suspended
 from clients.cli.releases.version_records import (
-    FINGERPRINT,
     find_version,
     gather_version,
     open_store,
     read_routes,
     version_numbers,
 )
-from contracts.facts.progress import ReleaseProgress
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Runtime, Target
 
@@ -32,16 +29,16 @@ def trace(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="FINGERPRINT|MODEL@vN|RELEASE",
-            help=f"system_fingerprint of an answer, {VERSION_FORMS}, or release id.",
+            metavar="FINGERPRINT|MODEL@vN",
+            help=f"system_fingerprint of an answer, or {VERSION_FORMS}.",
         ),
     ],
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Trace the system_fingerprint of an answer, a version or a release to its weights, data and base model."""
+    """Trace the system_fingerprint of an answer, or a version, to its weights, data and base model."""
     stack = find_stack(state)
-    model, number, variant, digest = asyncio.run(_resolve(stack, what))
+    model, number, variant, digest = find_answering(stack, what)
     if number == 0:
         _trace_base(stack, model, as_json)
         return
@@ -91,30 +88,6 @@ def find_runtimes(route: Route | None, number: int, running: Mapping[Target, Run
         for item in served
         if running.get(item.target) is not None or item.runtime is not None
     }
-
-
-async def _resolve(stack: StackAddress, what: str) -> tuple[str, int, str | None, str | None]:
-    """Return the model, version, variant and digest that a text names; the last two may be None."""
-    if (match := FINGERPRINT.match(what)) is not None:
-        return match["model"], int(match["version"]), match["variant"], match["digest"]
-    if "@" in what:
-        return (*await asyncio.to_thread(find_version_name, stack, what), None, None)
-    release = await _find_release(stack, what)
-    if release is None or release.version is None:
-        raise CommandError(
-            f"{what!r} is not a known fingerprint, version or release; write MODEL@vN, or see `slipway versions MODEL`",
-            Exit.USAGE,
-        )
-    return release.model, release.version, None, None
-
-
-async def _find_release(stack: StackAddress, what: str) -> ReleaseProgress | None:
-    """Return a release by its id, as the registry recorded it; None if there is none."""
-    if RELEASE_ID.fullmatch(what) is None:
-        return None
-    async with on_bus(stack) as js:
-        releases = await recorded_releases(js, Name(release_id=what))
-    return releases[0].progress if releases else None
 
 
 def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:

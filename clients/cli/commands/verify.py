@@ -1,7 +1,7 @@
 """`slipway verify`: what is proven of a version, from an answer's fingerprint to the training data's hash."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -9,9 +9,8 @@ from clients.cli.connection import StackAddress, find_stack
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
 from clients.cli.releases.names import VERSION_FORMS
-from clients.cli.releases.resolving import advise, find_version_name
-from clients.cli.releases.version_records import FINGERPRINT, attester_keys, find_version, open_store, version_numbers
-from contracts.vocabulary import Variant
+from clients.cli.releases.resolving import advise, find_answering
+from clients.cli.releases.version_records import attester_keys, find_version, open_store, version_numbers
 from shared.provenance.verification import Finding, Verification
 
 
@@ -48,7 +47,7 @@ def verify(
 
 
 def _verify(stack: StackAddress, what: str, *, files: bool) -> tuple[Finding, ...]:
-    model, number, variant, digest = _parse(stack, what)
+    model, number, variant, digest = find_answering(stack, what)
     if number == 0:
         raise CommandError("version 0 is the base model, which no release has signed; verify a version that names it")
     keys = attester_keys(stack)
@@ -73,15 +72,6 @@ def _verify(stack: StackAddress, what: str, *, files: bool) -> tuple[Finding, ..
         reason = f"it names the manifest {digest}…, {model}@v{number} has {manifest[:8] or 'no such variant'}…"
         return (Finding("fingerprint", "failed", reason), *findings)
     return (Finding("fingerprint", "proven", f"it names variant {variant} with the manifest {digest}…"), *findings)
-
-
-def _parse(stack: StackAddress, what: str) -> tuple[str, int, Variant | None, str | None]:
-    """Return model, version, variant and the beginning of a digest that a text names; the last two may be None."""
-    match = FINGERPRINT.match(what)
-    if match is None:
-        return (*find_version_name(stack, what), None, None)
-    variant: Any = match["variant"]
-    return match["model"], int(match["version"]), variant, match["digest"]
 
 
 def _plain(finding: Finding) -> dict[str, str]:

@@ -19,6 +19,10 @@ ROLES: tuple[Role, ...] = get_args(Role)
 RELEASE_ID = re.compile(r"r-[0-9a-f]{16}-\d+")
 _TARGET = re.compile(rf"(?P<model>[^.@]+)\.v(?P<version>\d+)\.(?P<variant>{'|'.join(get_args(Variant))})")
 _VERSION = re.compile(r"v?(?P<number>\d{1,9})")
+FINGERPRINT = re.compile(
+    rf"^(?:fp_)?(?P<model>[a-z0-9][a-z0-9-]*)\.v(?P<version>\d+)\.(?P<variant>{'|'.join(get_args(Variant))})"
+    r"(?:\.(?P<digest>[0-9a-f]{8}))?$"
+)
 FORMS = "MODEL, MODEL@vN, MODEL@active, MODEL@previous, MODEL@candidate, or a release id"
 VERSION_FORMS = "MODEL@vN, MODEL@active, MODEL@previous or MODEL@candidate, for example support-bot@v2"
 

@@ -11,6 +11,7 @@ from clients.cli.connection import StackAddress, ask_bus
 from clients.cli.errors import CommandError, Exit
 from clients.cli.reading import keys_of
 from clients.cli.releases.names import (
+    FINGERPRINT,
     VERSION_FORMS,
     Name,
     nearest,
@@ -110,6 +111,20 @@ def find_version_name(stack: StackAddress, what: str) -> tuple[str, int]:
         name = ask_bus(stack, lambda js: resolve(js, named))
     assert name.version is not None  # noqa: S101 - for the type checker
     return name.model, name.version
+
+
+def find_answering(stack: StackAddress, what: str) -> tuple[str, int, str | None, str | None]:
+    """Return model, version, variant and the beginning of a digest that a fingerprint, or a version, names.
+
+    The last two are None for a version.
+
+    Raises:
+        CommandError: it names none.
+    """
+    match = FINGERPRINT.match(what)
+    if match is None:
+        return (*find_version_name(stack, what), None, None)
+    return match["model"], int(match["version"]), match["variant"], match["digest"]
 
 
 async def model_names(js: JetStreamContext) -> list[str]:

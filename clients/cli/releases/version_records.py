@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import get_args
 
 from clients.cli.connection import StackAddress, on_bus
 from clients.cli.output import CommandError, Exit
@@ -15,14 +14,9 @@ from contracts.facts import VariantBenchmarked
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
 from contracts.provenance import AttesterKey
 from contracts.routes import Route
-from contracts.vocabulary import Target, Variant
+from contracts.vocabulary import Target
 from shared.errors import SlipwayError
 from shared.storage.blobs import Store
-
-FINGERPRINT = re.compile(
-    rf"^(?:fp_)?(?P<model>[a-z0-9][a-z0-9-]*)\.v(?P<version>\d+)\.(?P<variant>{'|'.join(get_args(Variant))})"
-    r"(?:\.(?P<digest>[0-9a-f]{8}))?$"
-)
 
 
 @dataclass(frozen=True)

@@ -150,8 +150,7 @@ def test_the_version_shows_its_manifest_lineage_and_benchmark(slipway):
     (listed,) = slipway.json("versions", "tiny")
     assert (listed["manifest"]["version"], listed["serving"]) == (1, "active")
     assert listed["deployments"][0]["cause"] == "promote"
-    release = listed["manifest"]["release_id"]
-    assert slipway.json("trace", release)["manifest"] == listed["manifest"]
+    assert slipway.json("trace", "tiny@v1")["manifest"] == listed["manifest"]
     assert slipway.json("trace", "tiny@v0")["base"]["name"] == "tiny-llama"
 
 

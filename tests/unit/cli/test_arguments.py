@@ -20,7 +20,7 @@ from clients.cli.main import _end_of_library, app
 from clients.cli.output import CommandError, Exit
 from clients.cli.releases.names import Name, parse_name
 from clients.cli.releases.recorded_releases import pick
-from clients.cli.releases.version_records import FINGERPRINT
+from clients.cli.releases.names import FINGERPRINT
 from clients.cli.settings import CliSettings
 from contracts import facts as f
 from contracts.routes import Route
