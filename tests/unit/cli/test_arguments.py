@@ -18,9 +18,8 @@ from clients.cli.commands.status import model_of
 from clients.cli.commands.trace import find_runtimes
 from clients.cli.main import _end_of_library, app
 from clients.cli.output import CommandError, Exit
-from clients.cli.releases.names import Name, parse_name
+from clients.cli.releases.names import FINGERPRINT, Name, parse_name
 from clients.cli.releases.recorded_releases import pick
-from clients.cli.releases.names import FINGERPRINT
 from clients.cli.settings import CliSettings
 from contracts import facts as f
 from contracts.routes import Route
