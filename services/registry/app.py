@@ -36,7 +36,7 @@ from contracts.facts import (
 )
 from contracts.policy import ReleasePolicy
 from services.registry.admissions import Admissions, NotItsTurn, rejection
-from services.registry.domain import admission, approvals, gates, orders, teams, versions
+from services.registry.domain import admission, approvals, gates, orders, team_quotas, versions
 from services.registry.domain.admission import AllowedLocations, Refusal
 from services.registry.domain.announcements import Announcement
 from services.registry.domain.record import Input, Release
@@ -156,8 +156,8 @@ class Registry:
         """
         _refuse(admission.assess_record(opened, len(versions.reserve(record, opened).model_dump_json())))
         async with self._team_use.opening(opened) as load:
-            _refuse(teams.assess_releases(load.team, load.under_way))
-            _refuse(teams.assess_bytes(load.team, load.stored, load.reserved, load.needed))
+            _refuse(team_quotas.assess_releases(load.team, load.under_way))
+            _refuse(team_quotas.assess_bytes(load.team, load.stored, load.reserved, load.needed))
             if not load.begins:
                 raise NotItsTurn
             return await self.records.reserve(opened.model, record, opened)

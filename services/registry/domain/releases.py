@@ -16,6 +16,7 @@ from contracts.facts import (
     ReleaseFinished,
     ReleaseOpened,
     ReleaseProgressed,
+    TimelineStep,
 )
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.vocabulary import StagingPurpose
@@ -25,7 +26,6 @@ from services.registry.domain.progress import progress_of
 from services.registry.domain.record import Input, Release
 from services.registry.domain.recording import record
 from services.registry.domain.release_holds import begins_step
-from services.registry.domain.timeline import timeline
 
 
 @dataclass(frozen=True)
@@ -117,5 +117,19 @@ def _finished(release: Release, ending: outcomes.Ending, now: datetime) -> Relea
         reason=ending.reason,
         target=plan.chosen_target(release) if ending.outcome == "promoted" else None,
         returned_by=release.opened.source_event_id if release.opened.returns is not None else "",
-        timeline=timeline(release, now),
+        timeline=_timeline(release, now),
     )
+
+
+def _timeline(release: Release, now: datetime) -> tuple[TimelineStep, ...]:
+    """List the steps of a release in the order in which they happened, each with the seconds since the one before."""
+    moments = [("opened", release.opened_at), *release.times.items(), ("finished", now)]
+    ordered = sorted(moments, key=lambda moment: (moment[0] == "finished", moment[0] != "opened", moment[1], moment[0]))
+    steps = []
+    before = release.opened_at
+    for name, at in ordered:
+        steps.append(
+            TimelineStep(step=name.replace(":", " "), at=at, duration_s=max((at - before).total_seconds(), 0.0))
+        )
+        before = max(before, at)
+    return tuple(steps)
