@@ -1,7 +1,7 @@
 """Resolve the names that a user writes, against a stack: roles to versions, unknown models to those like them."""
 
 import contextlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import nats.errors
 import typer
@@ -22,7 +22,7 @@ from clients.cli.releases.names import (
 )
 from clients.cli.releases.recorded_releases import recorded_releases
 from clients.cli.releases.serving import read_route
-from contracts.vocabulary import Target
+from contracts.vocabulary import Target, Variant
 from shared.errors import SlipwayError
 
 ReleaseArgument = Annotated[
@@ -113,7 +113,7 @@ def find_version_name(stack: StackAddress, what: str) -> tuple[str, int]:
     return name.model, name.version
 
 
-def find_answering(stack: StackAddress, what: str) -> tuple[str, int, str | None, str | None]:
+def find_answering(stack: StackAddress, what: str) -> tuple[str, int, Variant | None, str | None]:
     """Return model, version, variant and the beginning of a digest that a fingerprint, or a version, names.
 
     The last two are None for a version.
@@ -124,7 +124,8 @@ def find_answering(stack: StackAddress, what: str) -> tuple[str, int, str | None
     match = FINGERPRINT.match(what)
     if match is None:
         return (*find_version_name(stack, what), None, None)
-    return match["model"], int(match["version"]), match["variant"], match["digest"]
+    variant: Any = match["variant"]
+    return match["model"], int(match["version"]), variant, match["digest"]
 
 
 async def model_names(js: JetStreamContext) -> list[str]:
