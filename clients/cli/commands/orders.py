@@ -43,7 +43,7 @@ class UnansweredError(CommandError):
 
 
 def order_release(stack: StackAddress, what: str, fact_for: Callable[[Release, Route | None], F]) -> tuple[Release, F]:
-    """Give an order about the release in progress that `what` names; return the release as it was, and the order.
+    """Publish an order about the release in progress that `what` names; return the release as it was, and the order.
 
     Args:
         stack: Where the release is.
