@@ -33,7 +33,7 @@ def elsewhere(nats_server, s3_endpoint: str, s3_server) -> dict[str, str]:
 def test_this_machine_can_run_a_stack(tmp_path):
     code, findings = doctor("--state", str(tmp_path / "state"))
     assert code == 0, findings
-    assert list(findings)[:2] == ["python", "engine python"]
+    assert next(iter(findings)) == "programs"
     assert "nats" not in findings, "nothing is started"
     assert not (tmp_path / "state").exists(), "looking changes nothing"
 
@@ -49,18 +49,18 @@ def test_programs_read_one_line_a_check(tmp_path):
     done = slipway("doctor", "--state", str(tmp_path / "state"))
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert {row[0] for row in rows} <= {"ok", "warning"}
-    assert "python" in [row[1] for row in rows]
+    assert "programs" in [row[1] for row in rows]
 
 
 def test_without_an_engine_environment_it_says_what_to_do_and_nothing_is_started(tmp_path):
     missing = str(tmp_path / "none")
     code, findings = doctor("--state", str(tmp_path / "state"), "--engine-env", missing)
     assert code == 1
-    assert findings["engine python"]["detail"] == f"no engine environment in {missing}"
-    assert findings["engine python"]["advice"] == "run `make setup`"
+    assert findings["programs"]["detail"] == f"an engine environment in {missing} not installed"
+    assert findings["programs"]["advice"] == "run `make setup`"
     started = slipway("up", "--state", str(tmp_path / "state"), "--engine-env", missing)
     assert started.returncode == 1
-    assert f"engine python    no engine environment in {missing}: run `make setup`" in started.stdout
+    assert f"programs         an engine environment in {missing} not installed: run `make setup`" in started.stdout
     assert not (tmp_path / "state" / "stack.json").exists()
 
 

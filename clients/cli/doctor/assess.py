@@ -10,17 +10,12 @@ from shared.runtime.sandbox import Protection
 GIB = 1024**3
 MIB = 1024**2
 
-MAIN_PYTHONS = ((3, 11), (3, 12), (3, 13))
-"""Versions of Python on which the unit tests of everything but the engine pass."""
-ENGINE_PYTHONS = ((3, 11), (3, 12))
-"""Versions for which numpy 1.26, which Triton's Python backend needs, is available without a compiler."""
 DISK_FAILS_BYTES, DISK_LOW_BYTES = 2 * GIB, 5 * GIB
 """The demo leaves 1.4 GB in its state folder, and writes twice that on the way."""
 SHM_FAILS_BYTES, SHM_LOW_BYTES = 16 * MIB, 128 * MIB
 """Triton's Python backend takes at least 1 MiB of shared memory per loaded model, and more for large requests."""
 MOST_NAMED = 4
 """How many packages a finding names."""
-Version = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -47,23 +42,6 @@ def assess_sandbox(protection: Protection) -> Finding:
         return ok("sandbox", held)
     lacking = ", ".join(f"no {name} ({reason})" for name, reason in missing.items())
     return warning("sandbox", "; ".join(filter(None, (held, lacking))), "see docs/security.md, Files from outside")
-
-
-def advise_python(supported: Sequence[Version]) -> str:
-    """Return what to do about an interpreter of a version that is not supported."""
-    *others, last = (f"{major}.{minor}" for major, minor in supported)
-    return f"run `make setup`, which takes Python {', '.join(others)} or {last}, or downloads 3.11"
-
-
-def assess_python(check: str, version: Version | None, supported: Sequence[Version], *, advice: str) -> Finding:
-    """Return the finding about the version of an interpreter; None if there is none."""
-    versions = ", ".join(f"{major}.{minor}" for major, minor in supported)
-    if version is None:
-        return failure(check, f"no interpreter, one of {versions} needed", advice)
-    text = f"{version[0]}.{version[1]}"
-    if version not in supported:
-        return failure(check, f"Python {text}, one of {versions} needed", advice)
-    return ok(check, f"Python {text}")
 
 
 def assess_memory(memory: Memory, *, weights_bytes: int, engine: str) -> Finding:

@@ -79,7 +79,6 @@ def plan_checks(subject: Subject) -> list[Check]:
 
 def _elsewhere(addresses: Elsewhere) -> Iterator[Check]:
     connection, gateway, engine = addresses.connection, addresses.gateway_url, addresses.triton_url
-    yield Check("python", _python)
     yield Check("nats", partial(servers.ask_nats, connection))
     yield Check("s3", partial(servers.ask_s3, connection))
     yield Check(space.BUS, partial(space.ask_bus, connection))
@@ -93,8 +92,6 @@ def _elsewhere(addresses: Elsewhere) -> Iterator[Check]:
 
 
 def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
-    yield Check("python", _python)
-    yield Check("engine python", partial(_engine_python, subject.engine_root))
     yield Check("programs", partial(_programs, subject.engine_root))
     if not running and not stack.has_living_processes(subject.folder):  # their models fill memory; `up` ends the latter
         yield Check("memory", partial(_memory, subject.config))
@@ -102,12 +99,6 @@ def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
     yield Check("sandbox", lambda: assess.assess_sandbox(sandbox.probe()))
     yield Check("state folder", partial(stack.check_folder, subject.folder))
     yield Check("disk", partial(_disk, subject.folder))
-
-
-def _python() -> Finding:
-    version = (sys.version_info.major, sys.version_info.minor)
-    advice = f"{assess.advise_python(assess.MAIN_PYTHONS)}, and use its .venv"
-    return assess.assess_python("python", version, assess.MAIN_PYTHONS, advice=advice)
 
 
 def find_engine(root: Path) -> triton.EngineEnvironment | None:
@@ -118,23 +109,10 @@ def find_engine(root: Path) -> triton.EngineEnvironment | None:
         return None
 
 
-def _version_of(engine: triton.EngineEnvironment) -> assess.Version:
-    major, _, minor = engine.python_version.partition(".")
-    return int(major), int(minor)
-
-
-def _engine_python(root: Path) -> Finding:
-    engine = find_engine(root)
-    if engine is None:
-        return failure("engine python", f"no engine environment in {root}", "run `make setup`")
-    advice = f"remove {root} and {assess.advise_python(assess.ENGINE_PYTHONS)}"
-    return assess.assess_python("engine python", _version_of(engine), assess.ENGINE_PYTHONS, advice=advice)
-
-
 def _programs(root: Path) -> Finding:
     engine, beside = find_engine(root), Path(sys.executable).parent
     missing = [name for name in ("nats-server", "weed") if not (beside / name).is_file()]
-    return assess.assess_programs("programs", [*missing, *(() if engine else ("tritonserver",))])
+    return assess.assess_programs("programs", [*missing, *(() if engine else (f"an engine environment in {root}",))])
 
 
 def _memory(config: StackConfig) -> Finding:

@@ -5,51 +5,20 @@ from dataclasses import replace
 import pytest
 
 from clients.cli.doctor.assess import (
-    ENGINE_PYTHONS,
     GIB,
-    MAIN_PYTHONS,
     MIB,
     Memory,
     Space,
-    advise_python,
     assess_disk,
     assess_memory,
     assess_programs,
-    assess_python,
     assess_sandbox,
     assess_shared_memory,
 )
 from clients.cli.doctor.findings import as_line
 from shared.runtime.sandbox import Protection
-from tests.kit.wiring import ROOT
 
 SMALL = {"weights_bytes": 270 * MIB, "engine": "slipway"}
-
-
-@pytest.mark.parametrize("version", [(3, 8), (3, 10), (3, 14)])
-def test_a_python_that_is_not_supported_fails_and_the_advice_stands_behind_it(version):
-    finding = assess_python("python", version, MAIN_PYTHONS, advice="install another")
-    assert (finding.state, finding.advice) == ("failure", "install another")
-
-
-@pytest.mark.parametrize("version", MAIN_PYTHONS)
-def test_each_supported_python_is_well(version):
-    assert assess_python("python", version, MAIN_PYTHONS, advice="").state == "ok"
-
-
-@pytest.mark.parametrize(
-    ("supported", "names"), [(MAIN_PYTHONS, "Python 3.11, 3.12 or 3.13,"), (ENGINE_PYTHONS, "Python 3.11 or 3.12,")]
-)
-def test_the_advice_names_the_versions_that_set_up_takes_and_the_one_that_it_downloads(supported, names):
-    assert names in advise_python(supported)
-    script = (ROOT / "deploy/setup/environment.sh").read_text()
-    assert f"versions='{' '.join(f'{major}.{minor}' for major, minor in supported)}'" in script
-    assert "\ndownload=3.11 " in script
-    assert advise_python(supported).endswith("or downloads 3.11")
-
-
-def test_an_engine_without_interpreter_fails():
-    assert assess_python("engine python", None, ENGINE_PYTHONS, advice="make setup").state == "failure"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +48,6 @@ def test_shared_memory_of_a_container_may_be_small(mib, state):
 def test_findings_name_what_there_is_and_what_to_do(snapshot):
     whole = Protection("yes", "yes", "yes", "yes", "yes")
     findings = [
-        assess_python("python", (3, 8), MAIN_PYTHONS, advice="install another"),
         assess_disk(Space(".state", GIB)),
         assess_programs("programs", []),
         assess_programs("programs", ["weed"]),
