@@ -21,6 +21,8 @@ TriggerMetric = Literal[
     "refusal_ratio",
     "empty_ratio",
     "repetition_ratio",
+    "other_language_ratio",
+    "invalid_json_ratio",
     "cut_off_ratio",
     "output_tokens",
     "logprob_mean",
@@ -34,6 +36,8 @@ Parameter = Literal[
 CANCELLED: Final = "cancelled"
 REPETITIVE: Final = 0.5
 """The share of an answer's end that is written again in a loop from which it is repetitive."""
+SAME_LANGUAGE: Final = 0.5
+"""The share of an answer that is in the language of the user's last text from which it is in that language."""
 LONGEST_DELAY_MS: Final = 600_000
 LONGEST_REHEARSED_MS: Final = 299_000.0
 """The largest latency that the longest delay of a drill clearly exceeds."""
@@ -116,8 +120,22 @@ def _has_odd_length(record: Inference, trigger: Trigger) -> bool | None:
     return bool(_is_beyond(record, trigger)) and not (trigger.is_lower_bound and record.finish_reason == "length")
 
 
-def _if_described(is_bad: Callable[[Features], bool]) -> Callable[[Inference, Trigger], bool | None]:
+def _if_described(is_bad: Callable[[Features], bool | None]) -> Callable[[Inference, Trigger], bool | None]:
     return lambda record, _trigger: None if record.features is None else is_bad(record.features)
+
+
+def _is_in_other_language(features: Features) -> bool | None:
+    return None if features.language_ratio is None else features.language_ratio < SAME_LANGUAGE
+
+
+def _is_invalid_json(record: Inference, _trigger: Trigger) -> bool | None:
+    """Return whether an answer is not as the JSON Schema or tools of its request say.
+
+    One that ended at a limit is not complete, whatever it would have been: it is good.
+    """
+    if record.features is None or record.features.valid_json is None:
+        return None
+    return not record.features.valid_json and record.finish_reason != "length"
 
 
 def _twice(trigger: Trigger) -> int:
@@ -217,6 +235,20 @@ METRICS: Final[Mapping[TriggerMetric, MetricRule]] = {
         is_bad=_if_described(lambda features: features.repetition_ratio >= REPETITIVE),
         fault={"garble": True},
         forced_by=("shape", "length"),
+    ),
+    "other_language_ratio": MetricRule(
+        kind="quality",
+        says="of answers were in another language than their users' texts",
+        is_bad=_if_described(_is_in_other_language),
+        fault={},
+        forced_by=("shape", "length"),
+    ),
+    "invalid_json_ratio": MetricRule(
+        kind="quality",
+        says="of answers were not as the JSON Schema or the tools of their requests say",
+        is_bad=_is_invalid_json,
+        fault={},
+        forced_by=("shape", "length", "stop", "special_tokens"),
     ),
     "cut_off_ratio": MetricRule(
         kind="quality",

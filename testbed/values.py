@@ -313,11 +313,12 @@ def inference(**changes) -> f.Inference:
         "features": Features(
             prompt_chars=212,
             output_chars=118,
-            script="latin",
             non_letter_ratio=0.19,
             repetition_ratio=0.02,
             refusal=False,
             empty=False,
+            language_ratio=0.97,
+            valid_json=True,
         ),
     }
     return f.Inference(**(whole | changes))

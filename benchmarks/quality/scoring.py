@@ -7,7 +7,7 @@ from benchmarks.quality.tasks import Row
 from contracts.evaluations import Contains, Equals, InLanguage, Refuses, Scorer, ToolCalls
 from decisions.scorers.answers import Answer, Call
 from decisions.scorers.scoring import Asked, score_answer
-from services.evaluator.adapters.lingua_languages import recognise
+from shared.serving.languages import recognise
 
 SCORERS: tuple[Scorer, ...] = (Equals(compare="json"), ToolCalls(), InLanguage(), Contains(), Refuses())
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)

@@ -43,15 +43,22 @@ class InterTokenLatency(Contract):
 
 
 class Features(Contract):
-    """Numeric features of an answer; the text itself is never stored."""
+    """Numeric features of an answer; the text itself is never stored.
+
+    Attributes:
+        language_ratio: Share of the answer that is in the language of the user's last text; None if it cannot be told,
+            or is not looked at.
+        valid_json: Whether the answer to a request with a JSON Schema or tools is as these say; None of other requests.
+    """
 
     prompt_chars: int
     output_chars: int
-    script: str = "latin"
     non_letter_ratio: Ratio = 0.0
     repetition_ratio: Ratio = 0.0
     refusal: bool = False
     empty: bool = False
+    language_ratio: Ratio | None = None
+    valid_json: bool | None = None
 
 
 class Inference(Contract):

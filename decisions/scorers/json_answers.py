@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ _FENCE: Final = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*)\n?```", re.DOTALL)
 _compiled: Final = lru_cache(maxsize=256)(compile_pattern)
 REFERENCES: Final = 10_000
 """References that one check may follow: a schema of alternatives that refer to each other would take hours."""
+_steps: Final = ContextVar[Iterator[int]]("steps")
 
 
 class NotJsonError(ValueError):
@@ -108,24 +110,26 @@ def find_violation(schema: Mapping[str, Any], value: Any) -> str | None:
     Raises:
         TooCostlyError: The schema follows too many references, or they are nested too deeply.
     """
-    steps = iter(range(REFERENCES))
-
-    def follow(validator: Any, reference: str, instance: Any, _schema: Any) -> Iterator[ValidationError]:
-        if next(steps, None) is None:
-            raise TooCostlyError(f"the JSON Schema follows more than {REFERENCES:,} references in one answer")
-        yield from validator._validate_reference(ref=reference, instance=instance)  # noqa: SLF001 - as its own keywords
-
-    limited = extend(Draft202012Validator, {"pattern": _match, "$ref": follow, "$dynamicRef": follow})  # type: ignore[no-untyped-call]
+    _steps.set(iter(range(REFERENCES)))
     try:
-        error = next(limited(_without_draft(schema), registry=Registry()).iter_errors(value), None)
+        error = next(_Limited(_without_draft(schema), registry=Registry()).iter_errors(value), None)
     except RecursionError as deep:
         raise TooCostlyError("the answer, or the references of the JSON Schema, are nested too deeply") from deep
     return None if error is None else f"it violates {error.validator} of the JSON Schema, {len(error.path)} levels deep"
 
 
+def _follow(validator: Any, reference: str, instance: Any, _schema: Any) -> Iterator[ValidationError]:
+    if next(_steps.get(), None) is None:
+        raise TooCostlyError(f"the JSON Schema follows more than {REFERENCES:,} references in one answer")
+    yield from validator._validate_reference(ref=reference, instance=instance)  # noqa: SLF001 - as its own keywords
+
+
 def _match(_validator: Any, pattern: str, instance: Any, _schema: Any) -> Iterator[ValidationError]:
     if isinstance(instance, str) and not _compiled(pattern).isinstance_python(instance):
         yield ValidationError(f"{instance[:100]!r} does not match {pattern[:100]!r}")
+
+
+_Limited: Final = extend(Draft202012Validator, {"pattern": _match, "$ref": _follow, "$dynamicRef": _follow})  # type: ignore[no-untyped-call]
 
 
 def _without_draft(schema: Mapping[str, Any]) -> dict[str, Any]:

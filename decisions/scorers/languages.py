@@ -1,6 +1,6 @@
 """Which share of a text is in a language, judged part by part, so that an answer that changes language shows.
 
-What recognises a language is passed in: it needs memory, and is in the evaluator only.
+What recognises a language is passed in: it needs memory (`shared.serving.languages`).
 """
 
 import re
@@ -44,13 +44,18 @@ def count_letters(text: str) -> int:
     return sum(map(str.isalpha, text)) + 2 * len(_IDEOGRAPH.findall(text))
 
 
+def prose_of(text: str) -> str:
+    """Return a text without code, addresses and tags."""
+    return _NO_PROSE.sub(" ", text)
+
+
 def language_share(text: str, language: str, recognise: Recognise) -> float | None:
     """Return the share of the letters of a text that is in a language; None if it has too few to tell.
 
     Code, addresses and tags are no prose of any language.
     """
     inside = known = 0
-    for part in _parts(_NO_PROSE.sub(" ", text)):
+    for part in _parts(prose_of(text)):
         recognised = recognise(part)
         letters = count_letters(part)
         known += letters if recognised is not None else 0

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from decisions.scorers.answers import RIGHT, Answer, Call, Score, unparsed, wrong
+from decisions.scorers.answers import RIGHT, Answer, Score, unparsed, wrong
 from decisions.scorers.json_answers import NotJsonError, includes_json, parse_json, same_json
 
 Arguments = Literal["equal", "include", "any"]
@@ -30,18 +30,12 @@ def check_expected(expected: Any) -> tuple[Mapping[str, Any], ...]:
 
 
 def score_calls(answer: Answer, expected: Any, arguments: Arguments) -> Score:
-    """Return the score of the tool calls of an answer.
-
-    It cannot be parsed if the arguments of a call are no JSON object, or a call stands in the text, where the engine's
-    parser did not recognise it.
-    """
+    """Return the score of the tool calls of an answer; without one if `parse_calls` cannot parse them."""
     wanted = check_expected(expected)
-    if not answer.calls and _CALL_AS_TEXT.search(answer.text):
-        return unparsed("a tool call stands in the text; the engine did not recognise it as one")
     try:
-        values = [_arguments_of(call) for call in answer.calls]
+        values = parse_calls(answer)
     except NotJsonError as error:
-        return unparsed(f"arguments of a call: {error}")
+        return unparsed(str(error))
     names, wanted_names = [call.name for call in answer.calls], [call["name"] for call in wanted]
     if names != wanted_names:
         return wrong(f"it has {len(names)} calls, and they are not the {len(wanted_names)} that are expected")
@@ -52,8 +46,19 @@ def score_calls(answer: Answer, expected: Any, arguments: Arguments) -> Score:
     return RIGHT
 
 
-def _arguments_of(call: Call) -> Any:
-    value = parse_json(call.arguments or "{}")
-    if not isinstance(value, Mapping):
-        raise NotJsonError("they are no object")
-    return value
+def parse_calls(answer: Answer) -> list[Mapping[str, Any]]:
+    """Return the arguments of each tool call of an answer, in order.
+
+    Raises:
+        NotJsonError: The arguments of a call are no JSON object, or a call stands in the text, where the engine's
+            parser did not recognise it.
+    """
+    if not answer.calls and _CALL_AS_TEXT.search(answer.text):
+        raise NotJsonError("a tool call stands in the text; the engine did not recognise it as one")
+    try:
+        values = [parse_json(call.arguments or "{}") for call in answer.calls]
+    except NotJsonError as error:
+        raise NotJsonError(f"arguments of a call: {error}") from error
+    if not all(isinstance(value, Mapping) for value in values):
+        raise NotJsonError("arguments of a call: they are no object")
+    return values

@@ -3,7 +3,6 @@
 import asyncio
 from functools import partial
 
-from services.evaluator.adapters.lingua_languages import recognise
 from services.evaluator.adapters.store import StoredReports
 from services.evaluator.adapters.triton import TritonEndpoint
 from services.evaluator.app import SERVICE, build
@@ -15,6 +14,7 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.service import run_service, serve
 from shared.runtime.settings import Connection
 from shared.serving.channels import Channels
+from shared.serving.languages import recognise
 from shared.storage.blobs import Store
 
 

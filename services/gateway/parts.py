@@ -147,7 +147,7 @@ def _features(
         worker,
         recorder.record,
         recorder.record_pair,
-        limits=QueueLimits(sample_ratio=settings.features_sample_ratio),
+        limits=QueueLimits(settings.features_sample_ratio, settings.language_sample_ratio),
         clock=clock,
         pause=asyncio.sleep,
         on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),

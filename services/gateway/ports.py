@@ -6,7 +6,7 @@ from typing import Protocol
 from contracts.facts import Inference, InferenceBatch, MirroredPair
 from contracts.facts.watch import Features
 from contracts.vocabulary import Environment, Target
-from services.gateway.domain.features import Excerpts
+from services.gateway.domain.excerpts import Excerpts
 from shared.serving.openai_stream import ApiPiece, ApiRequest
 
 
@@ -50,10 +50,10 @@ class Telemetry(Protocol):
 class TextFeatures(Protocol):
     """Takes telemetry records with their texts; never blocks a request."""
 
-    def submit(self, record: Inference, prompt: str, output: str, /, *, draw_id: str) -> None:
+    def submit(self, record: Inference, texts: Excerpts, /, *, draw_id: str) -> None:
         """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once."""
 
-    def submit_pair(self, pair: MirroredPair, prompt: str, outputs: tuple[str, str], /, *, draw_id: str) -> None:
+    def submit_pair(self, pair: MirroredPair, texts: tuple[Excerpts, Excerpts], /, *, draw_id: str) -> None:
         """Publish the pair of two complete answers, with the features of both if it is sampled; return at once."""
 
 

@@ -64,6 +64,8 @@ class GatewaySettings(BaseSettings):
     """Most bytes of an answer that wait for its caller."""
     features_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the answers whose texts are described; drills and staging always are."""
+    language_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Share of these whose language is recognised, for triggers on `other_language_ratio`."""
     telemetry_queue: Annotated[int, Field(ge=1)] = 20_000
     """Telemetry records that wait for the bus; above it the oldest is dropped."""
     telemetry_interval_s: Seconds = 0.25

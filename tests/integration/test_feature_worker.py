@@ -1,6 +1,7 @@
 """The process that describes texts: killed, stuck, out of memory, and gone with the gateway."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -10,10 +11,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.gateway.adapters.feature_worker import FeatureWorker
-from services.gateway.domain.features import Excerpts, describe
+from services.gateway.domain.excerpts import Excerpts
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import child_command
 from tests.unit.gateway.describer_conformance import ANSWER, DescriberConformance
+from tests.unit.gateway.fake_describer import describe
 
 TEXT = Excerpts.of("How?", ANSWER)
 FEATURES = describe("How?", ANSWER)
@@ -28,6 +30,11 @@ async def describer():
 
 class TestFeatureWorker(DescriberConformance):
     """The real process."""
+
+
+async def test_it_recognises_languages_in_its_sandbox(describer):
+    text = Excerpts.of("Wie lange dauert die Lieferung nach Graz?", "The delivery to Graz takes two days from Vienna.")
+    assert [each.language_ratio for each in await describer.describe([text])] == [0.0]
 
 
 async def test_it_starts_with_the_first_text_and_at_a_low_priority(describer):
@@ -93,6 +100,21 @@ async def test_a_text_that_takes_long_costs_only_its_own_features(describer):
     await worker.close()
 
 
+async def test_a_schema_that_takes_long_is_not_checked():
+    """A caller can write one; what else is known of its answer is not lost, nor is the time of others."""
+    choices = [{"const": number} for number in range(1_000)]
+    form = json.dumps({"structured_outputs": {"json": {"items": {"anyOf": choices}}}})
+    answer = {"choices": [{"index": 0, "message": {"content": json.dumps([999] * 20_000)}}]}
+    costly = Excerpts.of("x", "y", form=form, delivered=json.dumps(answer).encode())
+    worker = FeatureWorker(SystemClock(), text_s=60.0, batch_s=120.0)
+    await worker.describe([TEXT])
+    pid = worker.pid
+    described, after = await worker.describe([costly, TEXT])
+    assert (described.valid_json, described.output_chars) == (True, 1)
+    assert (after, worker.pid) == (FEATURES, pid)
+    await worker.close()
+
+
 async def test_a_text_that_ends_its_process_is_tried_twice_and_costs_only_its_own_features(describer):
     fatal = Excerpts("", ["no text"], 0, 0)
     assert await describer.describe([TEXT, fatal, TEXT, fatal]) == [FEATURES, None, FEATURES, None]
@@ -126,7 +148,7 @@ async def test_a_cancelled_batch_leaves_no_reply_for_the_next(describer):
 PARENT = """
 import asyncio, sys
 from services.gateway.adapters.feature_worker import FeatureWorker
-from services.gateway.domain.features import Excerpts
+from services.gateway.domain.excerpts import Excerpts
 from shared.runtime.clock import SystemClock
 
 async def main():

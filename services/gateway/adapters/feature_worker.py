@@ -12,7 +12,7 @@ import structlog
 
 from contracts.facts.watch import Features
 from services.gateway.adapters.feature_child import READY
-from services.gateway.domain.features import Excerpts
+from services.gateway.domain.excerpts import Excerpts
 from shared.runtime.clock import Clock
 from shared.runtime.process import child_command
 from shared.runtime.sandbox import clean_environment

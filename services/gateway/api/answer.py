@@ -281,6 +281,7 @@ class Answer:
         body = piece.body if self._altered is None else self._altered.feed(piece.body, text or "")
         if body:
             self._backlog.put(body)
+            self.measurement.note_delivered(body)
 
     async def _delay(self, record: EngineRecord) -> None:
         """Wait as long as a drill delays the tokens of a piece after the first one."""

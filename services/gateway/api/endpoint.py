@@ -231,8 +231,7 @@ class Endpoint:
         else:
             self._mirrors.offer(accepted, record)
         if outcome == Outcome() and accepted.parsed.generates:
-            texts = accepted.parsed.text, answer.measurement.text
-            self._dependencies.features.submit(record, *texts, draw_id=accepted.draw_id)
+            self._dependencies.features.submit(record, answer.measurement.excerpts, draw_id=accepted.draw_id)
         else:
             self._dependencies.telemetry.record(record)
 

@@ -1,5 +1,6 @@
 """What is measured of a request while it is answered, up to its telemetry record."""
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -13,6 +14,7 @@ from services.gateway.callers.callers import Caller, Spending
 from services.gateway.domain import drills, timing
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.drills import DrillEffect
+from services.gateway.domain.excerpts import Excerpts
 from services.gateway.domain.records import EngineRecord
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
@@ -21,6 +23,8 @@ from services.gateway.telemetry.request_traces import RequestTrace
 from shared.serving.openai_stream import ApiRequest
 
 _BODY_CHARS = 12
+_DELIVERED_BYTES = 512 * 1024
+"""Of a longer answer it is not told whether it has the form that was asked."""
 _FIRST_ANSWER = "0.0"
 """The answer whose text is described in telemetry, if a request asks for several."""
 
@@ -154,6 +158,9 @@ class Measurement:
         self._ended_s: float | None = None
         self._arrivals: list[timing.Arrival] = []
         self._texts: list[str] = []
+        self._form = accepted.parsed.form
+        self._delivered: list[bytes] = []
+        self._delivered_bytes = 0
         self._textless_tokens = 0
         self._finish_reasons: dict[str, str] = {}
         self._input_tokens = 0
@@ -195,6 +202,15 @@ class Measurement:
         self._texts.append(text)
         return text
 
+    def note_delivered(self, body: bytes) -> None:
+        """Note bytes for the caller: they are kept where the request says what form its answer is to have."""
+        if not self._form or self._delivered_bytes > _DELIVERED_BYTES:
+            return
+        self._delivered_bytes += len(body)
+        self._delivered.append(body)
+        if self._delivered_bytes > _DELIVERED_BYTES:
+            self._delivered.clear()
+
     def end(self, now_s: float) -> None:
         """Note the end of a request, unless its answer ended before."""
         if self._ended_s is None:
@@ -216,9 +232,16 @@ class Measurement:
         return bool(self._finish_reasons)
 
     @property
-    def text(self) -> str:
-        """Return the text of the answer, as the caller got it."""
-        return "".join(self._texts)
+    def excerpts(self) -> Excerpts:
+        """Return the texts of the request and of the answer, as the caller got it."""
+        parsed = self._accepted.parsed
+        return Excerpts.of(
+            parsed.asked,
+            "".join(self._texts),
+            prompt_chars=len(parsed.text),
+            form=json.dumps(self._form) if self._form else "",
+            delivered=b"".join(self._delivered),
+        )
 
     @property
     def _finish_reason(self) -> str | None:

@@ -22,6 +22,7 @@ from services.gateway.api.answer import Answer
 from services.gateway.api.measurement import AcceptedRequest, Arrival, Outcome
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import drills, pairing
+from services.gateway.domain.excerpts import Excerpts
 from services.gateway.domain.failures import AnswerFailed
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
@@ -47,10 +48,10 @@ _QUEUED_FOR_S = 5.0
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a pair: its record, and the text of its answer, if that is complete; whether the engine died."""
+    """One side of a pair: its record, and its texts, if its answer is complete; whether the engine died."""
 
     record: Inference
-    text: str | None
+    texts: Excerpts | None
     died: bool
 
 
@@ -194,11 +195,11 @@ class Mirrors:
             self._count("unknown", other)
             return
         self._count("paired", other)
-        texts = None if served.text is None or mirrored.text is None else (served.text, mirrored.text)
-        if texts is None:
+        if served.texts is None or mirrored.texts is None:
             self._dependencies.telemetry.record_pair(pair)
         else:
-            self._dependencies.features.submit_pair(pair, accepted.parsed.text, texts, draw_id=accepted.draw_id)
+            texts = served.texts, mirrored.texts
+            self._dependencies.features.submit_pair(pair, texts, draw_id=accepted.draw_id)
 
     async def _ask_other(self, accepted: AcceptedRequest, other: Choice) -> _Side:
         """Ask the other target, and note when its engine died of that if it has no traffic."""
@@ -261,7 +262,7 @@ class Mirrors:
         complete = outcome == Outcome() and request.parsed.generates
         record = answer.to_record(outcome)
         self.note(record)
-        return _Side(record, answer.measurement.text if complete else None, answer.engine_died)
+        return _Side(record, answer.measurement.excerpts if complete else None, answer.engine_died)
 
     def _count(self, result: Result, other: Choice | None) -> None:
         metrics = self._dependencies.metrics

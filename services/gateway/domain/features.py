@@ -1,62 +1,51 @@
-"""The features of texts in telemetry: numbers from which the text cannot be restored."""
+"""The features of texts in telemetry: numbers from which the text cannot be restored.
 
-import unicodedata
-from collections import Counter
-from dataclasses import dataclass
+What they mean is defined once, by the scorers of evaluations (`decisions.scorers`). A process of its own computes them:
+they load much that a gateway need not hold.
+"""
 
 from contracts.facts.watch import Features
+from decisions.scorers.languages import LEAST_LETTERS, Recognise, count_letters, language_share, prose_of
+from decisions.scorers.reasoning import without_reasoning
 from decisions.scorers.refusals import is_refusal
-from decisions.scorers.repetition import TAIL_CHARS, repetition_ratio
+from decisions.scorers.repetition import repetition_ratio
+from services.gateway.domain.delivered import read_delivered
+from services.gateway.domain.excerpts import LANGUAGE_CHARS, Excerpts
+from services.gateway.domain.forms import read_form
 
-SAMPLED_CHARS = 20_000
-"""Only the beginning and the end of longer texts are examined, so that the cost per request is bounded."""
-_SCRIPT_CHARS = 1_000
-
-
-@dataclass(frozen=True)
-class Excerpts:
-    """The parts of a prompt and an output that features are computed from, with the lengths of the whole texts."""
-
-    prompt: str
-    output: str
-    prompt_chars: int
-    output_chars: int
-
-    @classmethod
-    def of(cls, prompt: str, output: str) -> "Excerpts":
-        """Return the excerpts of two texts."""
-        is_long = len(output) > SAMPLED_CHARS
-        sample = output[: SAMPLED_CHARS - TAIL_CHARS] + output[-TAIL_CHARS:] if is_long else output
-        return cls(prompt[:_SCRIPT_CHARS], sample, len(prompt), len(output))
+_STRUCTURED = ("{", "[")
 
 
-def describe(prompt: str, output: str) -> Features:
-    """Return the features of a request: lengths of both texts; script, composition and refusal of the output."""
-    return describe_excerpts(Excerpts.of(prompt, output))
-
-
-def describe_excerpts(texts: Excerpts) -> Features:
-    """Return the features of the texts that excerpts were taken from; the excerpt decides what is empty."""
+def describe(texts: Excerpts, recognise: Recognise) -> Features:
+    """Return the features of what excerpts were taken from; the excerpt decides what is empty."""
     sample = texts.output
+    form = read_form(texts.form) if texts.form else None
+    answer = read_delivered(texts.delivered) if form is not None else None
+    prose = without_reasoning(sample) if answer is None else answer.text
     return Features(
         prompt_chars=texts.prompt_chars,
         output_chars=texts.output_chars,
-        script=dominant_script(sample or texts.prompt),
         non_letter_ratio=non_letter_ratio(sample),
         repetition_ratio=repetition_ratio(sample),
         refusal=is_refusal(sample),
         empty=not sample.strip(),
+        language_ratio=language_ratio(texts.asked, prose, recognise),
+        valid_json=None if form is None or answer is None else form.is_met(answer),
     )
 
 
-def dominant_script(text: str) -> str:
-    """Return the script of most letters, in lower case (`latin`, `cyrillic`, `cjk` …); `none` without letters."""
-    counts = Counter(
-        unicodedata.name(char, "UNKNOWN").split(" ", 1)[0].split("-", 1)[0].lower()
-        for char in text[:_SCRIPT_CHARS]
-        if char.isalpha()
-    )
-    return min(counts, key=lambda name: (-counts[name], name)) if counts else "none"
+def language_ratio(asked: str, answer: str, recognise: Recognise) -> float | None:
+    """Return the share of an answer that is in the language of what was asked; None if it cannot be told.
+
+    A text whose two ends are in two languages, such as a question about a text, asks for neither; JSON has none.
+    """
+    prose = prose_of(answer)[-LANGUAGE_CHARS:]
+    if not asked or count_letters(prose) < LEAST_LETTERS or answer.lstrip().startswith(_STRUCTURED):
+        return None
+    ends = {asked[:LANGUAGE_CHARS], asked[-LANGUAGE_CHARS:]}
+    languages = {recognise(end) if count_letters(end) >= LEAST_LETTERS else None for end in ends}
+    language = languages.pop() if len(languages) == 1 else None
+    return None if language is None else language_share(prose, language, recognise)
 
 
 def non_letter_ratio(text: str) -> float:

@@ -11,13 +11,12 @@ from decisions.openai.limits import CostLimits
 from decisions.openai.paths import PATHS
 from decisions.openai.requests import check_body
 from services.gateway.domain.errors import Problem, RequestRejected, bad_request
+from services.gateway.domain.excerpts import FIELDS
 from services.gateway.domain.shaping import GENERATING
 
 MAX_MODEL_CHARS = 256
 MAX_USER_CHARS = 512
 _TOKEN_IDS = ("allowed_token_ids", "logit_bias", "logprob_token_ids", "stop_token_ids")
-_STRUCTURES = frozenset({"response_format", "structured_outputs", "text", "tools"})
-"""Fields whose size has limits of its own (`CostLimits`)."""
 MAX_CHARS_PER_TOKEN = 64
 """A text with more characters than this per token of the context cannot fit; it is not sent to the engine."""
 
@@ -73,6 +72,16 @@ class ParsedRequest:
         """Return the text of the caller; it is used for its features only."""
         return "\n".join(_texts(self.body))
 
+    @property
+    def asked(self) -> str:
+        """Return the last text of the user; as `text`."""
+        return next(_texts_of_user(self.body), "")
+
+    @property
+    def form(self) -> Mapping[str, Any]:
+        """Return what the request says of the form of its answer."""
+        return {name: self.body[name] for name in FIELDS if self.body.get(name)}
+
 
 def read_request(path: str, raw: bytes, body: Mapping[str, Any]) -> ParsedRequest:
     """Return a request whose target can be chosen.
@@ -117,7 +126,8 @@ def _bounded(parsed: ParsedRequest) -> Iterator[tuple[str, Any]]:
     for name in alone & body.keys():
         value = body[name]
         yield from ((name, item) for item in (value if isinstance(value, list) else [value]))
-    rest = {name: value for name, value in body.items() if name not in alone | _STRUCTURES}
+    # the size of what is said of the form has limits of its own (`CostLimits`)
+    rest = {name: value for name, value in body.items() if name not in alone | {*FIELDS}}
     yield next((name for name in ("messages", "input") if name in rest), "model"), rest
 
 
@@ -152,6 +162,17 @@ def _texts(body: Mapping[str, Any]) -> Iterator[str]:
                 yield item
             elif isinstance(item, dict):
                 yield from _contents(item)
+
+
+def _texts_of_user(body: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts of the user, the last one first."""
+    for name in ("messages", "input", "prompt"):
+        value = body.get(name)
+        for item in reversed(value if isinstance(value, list) else [value]):
+            if isinstance(item, str):
+                yield item
+            elif isinstance(item, dict) and item.get("role") == "user":
+                yield "\n".join(_contents(item))
 
 
 def _contents(message: Mapping[str, Any]) -> Iterator[str]:

@@ -3,11 +3,11 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from contracts.facts import Inference, MirroredPair
-from services.gateway.domain.features import Excerpts
+from services.gateway.domain.excerpts import Excerpts
 from services.gateway.domain.sampling import fraction
 from services.gateway.ports import Describer, Pause
 from shared.runtime.clock import Clock
@@ -24,6 +24,7 @@ class QueueLimits:
 
     Attributes:
         sample_ratio: share of the answers that are described; drills and staging always are.
+        language_ratio: share of these whose language is looked at.
         max_chars: most characters of text that wait.
         batch: most texts that are described at once.
         interval_s: texts are collected for so long.
@@ -31,6 +32,7 @@ class QueueLimits:
     """
 
     sample_ratio: float = 1.0
+    language_ratio: float = 1.0
     max_chars: int = 4_000_000
     batch: int = 64
     interval_s: float = 0.02
@@ -46,7 +48,7 @@ class _Waiting:
 
     @property
     def chars(self) -> int:
-        return _FIXED_CHARS + len(self.texts.prompt) + len(self.texts.output)
+        return _FIXED_CHARS + self.texts.chars
 
 
 class FeatureQueue:
@@ -75,24 +77,22 @@ class FeatureQueue:
         self._chars = 0
         self._filled = asyncio.Event()
 
-    def submit(self, record: Inference, prompt: str, output: str, *, draw_id: str) -> None:
+    def submit(self, record: Inference, texts: Excerpts, *, draw_id: str) -> None:
         """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once.
 
         Args:
             record: without features.
-            prompt: texts of the request.
-            output: text of its answer.
+            texts: of the request and its answer.
             draw_id: the gateway's own id of the request, whose hash draws the sample: no caller can choose it.
         """
-        self._submit(record, prompt, output, draw_id, self._emit)
+        self._submit(record, texts, draw_id, self._emit)
 
-    def submit_pair(self, pair: MirroredPair, prompt: str, outputs: tuple[str, str], *, draw_id: str) -> None:
+    def submit_pair(self, pair: MirroredPair, texts: tuple[Excerpts, Excerpts], *, draw_id: str) -> None:
         """Publish the pair of two complete answers, with the features of both if it is sampled; return at once.
 
         Args:
             pair: without features.
-            prompt: texts of the request.
-            outputs: text of the served answer, and of the mirrored one.
+            texts: of the request, with the served answer and with the mirrored one.
             draw_id: as of `submit`.
         """
         halves: list[Inference] = []
@@ -103,16 +103,16 @@ class FeatureQueue:
                 served, mirrored = halves if halves[0].target == pair.served.target else reversed(halves)
                 self._emit_pair(pair.model_copy(update={"served": served, "mirrored": mirrored}))
 
-        self._submit(pair.served, prompt, outputs[0], draw_id, emit)
-        self._submit(pair.mirrored, prompt, outputs[1], draw_id, emit)
+        self._submit(pair.served, texts[0], draw_id, emit)
+        self._submit(pair.mirrored, texts[1], draw_id, emit)
 
-    def _submit(
-        self, record: Inference, prompt: str, output: str, draw_id: str, emit: Callable[[Inference], None]
-    ) -> None:
+    def _submit(self, record: Inference, texts: Excerpts, draw_id: str, emit: Callable[[Inference], None]) -> None:
         if not self._is_sampled(record, draw_id):
             emit(record)
             return
-        entry = _Waiting(record, Excerpts.of(prompt, output), self._clock.monotonic(), emit)
+        if fraction(f"{draw_id}|language") >= self._limits.language_ratio:
+            texts = replace(texts, asked="")
+        entry = _Waiting(record, texts, self._clock.monotonic(), emit)
         if self._chars + entry.chars > self._limits.max_chars:
             self._skip(entry, "queue_full")
             return

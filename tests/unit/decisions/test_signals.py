@@ -40,10 +40,12 @@ NAN = f.trigger(name="nan", metric="nan_logits", threshold=0.01)
 ERRORS = f.trigger(name="errors", metric="error_ratio", threshold=0.02)
 EMPTY = f.trigger(name="empty", metric="empty_ratio", threshold=0.02)
 REFUSALS = f.trigger(name="refusals", metric="refusal_ratio", threshold=0.02)
+LANGUAGE = f.trigger(name="language", metric="other_language_ratio", threshold=0.02, action="manual")
+INVALID = f.trigger(name="invalid", metric="invalid_json_ratio", threshold=0.02, action="manual")
 CIRCLES = f.trigger(name="circles", metric="repetition_ratio", threshold=0.02)
 GOODPUT = f.trigger(name="goodput", metric="goodput_ratio", threshold=0.95)
 SLOS = (PACE, QUEUE, LATE, LONG)
-ALL = (*SLOS, CUT, WORDY, TERSE, UNSURE, NAN, ERRORS, EMPTY, REFUSALS, CIRCLES, GOODPUT)
+ALL = (*SLOS, CUT, WORDY, TERSE, UNSURE, NAN, ERRORS, EMPTY, REFUSALS, LANGUAGE, INVALID, CIRCLES, GOODPUT)
 
 
 def paced(ms):
@@ -156,6 +158,13 @@ def test_an_answer_is_repetitive_from_the_ratio_on_that_is_declared(ratio, seen)
     assert observe(CIRCLES, record.model_copy(update={"features": features})) is seen
 
 
+def test_json_that_ended_at_a_limit_is_not_invalid():
+    record = m.record(finish_reason="length")
+    features = record.features.model_copy(update={"valid_json": False})
+    assert observe(INVALID, record.model_copy(update={"features": features})) is False
+    assert observe(INVALID, record.model_copy(update={"features": features, "finish_reason": "stop"})) is True
+
+
 def test_goodput_heeds_only_the_slos_that_are_declared():
     late = m.record(ttft_ms=900.0)
     assert observe(GOODPUT, late, (PACE, GOODPUT)) is False
@@ -193,6 +202,8 @@ records = st.builds(
         repetition_ratio=st.floats(0, 1),
         refusal=st.booleans(),
         empty=st.booleans(),
+        language_ratio=st.none() | st.floats(0, 1),
+        valid_json=st.none() | st.booleans(),
     ),
 )
 
@@ -338,7 +349,7 @@ thresholds = {
 
 @pytest.mark.parametrize(
     ("metric", "bound"),
-    [*((metric, None) for metric in sorted(set(METRICS) - {"drift"})), ("output_tokens", "lower")],
+    [*((metric, None) for metric, rule in METRICS.items() if rule.fault), ("output_tokens", "lower")],
 )
 @given(data=st.data(), logprob=st.none() | st.floats(-5, 0), queue=st.none() | st.floats(0, 10))
 def test_every_trigger_finds_a_rehearsed_answer_bad(metric, bound, data, logprob, queue):

@@ -10,10 +10,10 @@ from decisions.evaluations.fitting import choose_scorers
 from decisions.evaluations.verdicts import list_limits
 from decisions.scorers.answers import Answer
 from decisions.scorers.languages import LANGUAGES
-from services.evaluator.adapters.lingua_languages import recognise
 from services.evaluator.app import default_set
 from services.evaluator.domain.plan import plan_evaluation
 from services.evaluator.evaluate import Asking
+from shared.serving.languages import recognise
 from testbed.factories import served
 
 DECLARED = Evaluations.model_validate({"sets": [{"name": "basics", "rows": "default"}]})

@@ -1,6 +1,7 @@
 """What everything that describes texts does, fake or real: inherited by one test class for each."""
 
-from services.gateway.domain.features import SAMPLED_CHARS, Excerpts, describe
+from services.gateway.domain.excerpts import SAMPLED_CHARS, Excerpts
+from tests.unit.gateway.fake_describer import describe
 
 ANSWER = "Press the button for 5 seconds."
 

@@ -237,8 +237,8 @@ class FakeTelemetry:
         self.pairs.append(pair)
 
 
-def _described(record, prompt, output):
-    return record.model_copy(update={"features": features.describe(prompt, output)})
+def _described(record, texts):
+    return record.model_copy(update={"features": features.describe(texts, lambda _text: None)})
 
 
 @dataclass
@@ -247,13 +247,11 @@ class InlineFeatures:
 
     telemetry: FakeTelemetry
 
-    def submit(self, record, prompt, output, *, draw_id):  # noqa: ARG002 - all are described
-        self.telemetry.record(_described(record, prompt, output))
+    def submit(self, record, texts, *, draw_id):  # noqa: ARG002 - all are described
+        self.telemetry.record(_described(record, texts))
 
-    def submit_pair(self, pair, prompt, outputs, *, draw_id):  # noqa: ARG002 - all are described
-        served, mirrored = (
-            _described(side, prompt, output) for side, output in zip((pair.served, pair.mirrored), outputs, strict=True)
-        )
+    def submit_pair(self, pair, texts, *, draw_id):  # noqa: ARG002 - all are described
+        served, mirrored = map(_described, (pair.served, pair.mirrored), texts)
         self.telemetry.record_pair(pair.model_copy(update={"served": served, "mirrored": mirrored}))
 
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from contracts.drills import LONGEST
 from contracts.trigger_metrics import REPETITIVE
-from services.gateway.domain import drills, features
+from services.gateway.domain import drills
 from services.gateway.domain.drills import DrillEffect
 from testbed.factories import target
 from tests.kit.drills import NOW, drill
+from tests.unit.gateway.fake_describer import describe
 
 IDS = [f"request-{number}" for number in range(4000)]
 SOON_S = 1000.0
@@ -197,7 +198,7 @@ def test_without_an_alteration_the_text_is_left_alone(pieces):
 
 @given(answers)
 def test_a_garbled_answer_goes_round_in_circles(pieces):
-    result = features.describe("x", altered("garble", pieces))
+    result = describe("x", altered("garble", pieces))
     if any(text for text, _ in pieces):
         assert result.repetition_ratio > REPETITIVE
         assert (result.empty, result.refusal) == (False, False)
@@ -222,6 +223,6 @@ def test_an_empty_answer_has_no_text_at_all(pieces):
 def test_a_refusal_is_recognised_whatever_the_answer_was(pieces):
     text = altered("refusal", pieces)
     assert text == drills.REFUSAL
-    result = features.describe("x", text)
+    result = describe("x", text)
     assert (result.refusal, result.empty) == (True, False)
     assert result.repetition_ratio < REPETITIVE

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from contracts.facts import MirroredPair
 from decisions.evidence.hard_failures import Failures, note_failures
-from services.gateway.domain.features import SAMPLED_CHARS, Excerpts, describe, describe_excerpts
+from services.gateway.domain.excerpts import SAMPLED_CHARS, Excerpts
 from services.gateway.telemetry.feature_queue import FeatureQueue, QueueLimits
 from testbed.factories import inference, target
 from tests.unit.gateway.describer_conformance import ANSWER, DescriberConformance
-from tests.unit.gateway.fake_describer import FakeDescriber
+from tests.unit.gateway.fake_describer import FakeDescriber, describe
 
 
 class TestFakeDescriber(DescriberConformance):
@@ -64,7 +64,7 @@ class World:
         about = {"features": None, "drill": None, "error": None, "environment": "production", **changes}
         for number in range(count):
             record = inference(**{"request_id": f"r-{number}", **about})
-            self.queue.submit(record, prompt, output, draw_id=f"d-{number}")
+            self.queue.submit(record, Excerpts.of(prompt, output), draw_id=f"d-{number}")
 
     @property
     def described(self):
@@ -91,6 +91,14 @@ async def test_the_share_that_is_declared_is_described_whatever_ids_the_callers_
         await world.queue.describe_batch()
     assert 420 < len(world.described) < 580
     assert not world.skipped
+
+
+async def test_the_language_of_the_declared_share_is_looked_at():
+    world = World(QueueLimits(language_ratio=0.25, batch=2000))
+    world.submit(2000)
+    await world.queue.describe_batch()
+    assert len(world.described) == 2000
+    assert 420 < sum(bool(texts.asked) for texts in world.describer.texts) < 580
 
 
 async def test_records_outside_the_sample_go_out_at_once():
@@ -199,11 +207,6 @@ async def test_every_record_is_published_exactly_once(sizes, ratio, batch, max_c
     assert undescribed >= world.skipped.total()
 
 
-@given(st.text(max_size=300), st.text(max_size=3000))
-def test_excerpts_have_the_features_of_the_texts(prompt, output):
-    assert describe_excerpts(Excerpts.of(prompt, output)) == describe(prompt, output)
-
-
 def test_an_answer_that_was_not_described_is_neither_an_empty_one_nor_another():
     record = inference(features=None, error=None, drill=None)
     after = note_failures(Failures(), [record], [record])
@@ -218,7 +221,7 @@ def pair(**changes):
 @pytest.mark.parametrize("sample_ratio", [0.0, 1.0])
 async def test_a_pair_is_published_once_both_answers_are_described(sample_ratio):
     world = World(QueueLimits(sample_ratio=sample_ratio, batch=1))
-    world.queue.submit_pair(pair(), "How?", (ANSWER, ""), draw_id="d-1")
+    world.queue.submit_pair(pair(), (Excerpts.of("How?", ANSWER), Excerpts.of("How?", "")), draw_id="d-1")
     assert len(world.pairs) == (sample_ratio == 0.0)
     for _ in range(2):
         await world.queue.describe_batch()
@@ -231,7 +234,7 @@ async def test_a_pair_is_published_once_both_answers_are_described(sample_ratio)
 
 async def test_a_pair_of_which_one_side_waits_when_the_gateway_stops_is_published_without_features():
     world = World(QueueLimits(batch=1))
-    world.queue.submit_pair(pair(), "How?", (ANSWER, ANSWER), draw_id="d-1")
+    world.queue.submit_pair(pair(), (Excerpts.of("How?", ANSWER),) * 2, draw_id="d-1")
     await world.queue.describe_batch()
     world.queue.drain()
     assert len(world.pairs) == 1

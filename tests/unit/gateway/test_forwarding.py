@@ -71,7 +71,7 @@ async def test_the_record_has_what_the_engine_measured():
     assert (record.queue_ms, record.logprob_mean, record.nan_logits) == (3.5, -0.25, True)
     assert record.forced_metrics == ("cut_off_ratio", "empty_ratio")
     await world.chat(stop=["."], max_tokens=None)
-    assert world.records[-1].forced_metrics == ("empty_ratio", "output_tokens")
+    assert world.records[-1].forced_metrics == ("empty_ratio", "invalid_json_ratio", "output_tokens")
 
 
 @pytest.mark.parametrize("status", [400, 404, 422])
@@ -207,6 +207,32 @@ async def test_responses_are_answers_like_others():
     assert answer.json() == {"object": "response"}
     (record,) = world.records
     assert (record.output_tokens, record.features.prompt_chars, record.features.output_chars) == (1, 5, 2)
+
+
+TOOLS = [{"type": "function", "function": {"name": "refund", "parameters": {"required": ["order"]}}}]
+
+
+def calling(arguments, **more):
+    call = {"id": "c-1", "type": "function", "function": {"name": "refund", "arguments": arguments}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}], **more}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "asked", "valid"),
+    [
+        (calling('{"order": 73}'), {"tools": TOOLS}, True),
+        (calling('{"order": 73'), {"tools": TOOLS}, False),
+        (calling("{}"), {"tools": TOOLS}, False),
+        (calling('{"order": 73}'), {}, None),
+        (calling('{"order": 73}', padding="x" * 2**20), {"tools": TOOLS}, None),  # too many bytes to be kept
+    ],
+)
+async def test_an_answer_is_judged_by_the_tools_of_its_request(body, asked, valid):
+    world = scripted(head(body[:50], TOKENS), ApiPiece(body[50:], {}))
+    answer = await world.chat(**asked)
+    assert answer.content == body
+    assert world.records[0].features.valid_json is valid
 
 
 async def test_an_answer_of_several_is_described_by_its_first():

@@ -51,8 +51,16 @@ UNSHAPING = {
     "user",
 }
 """What a request asks, how the answer is delivered, and ordinary sampling."""
-LENGTH = ("cut_off_ratio", "e2e_ms", "empty_ratio", "logprob_mean", "output_tokens", "repetition_ratio")
+LENGTH = tuple(
+    sorted(
+        (
+            *("cut_off_ratio", "e2e_ms", "empty_ratio", "invalid_json_ratio", "logprob_mean"),
+            *("other_language_ratio", "output_tokens", "repetition_ratio"),
+        )
+    )
+)
 TEXT = tuple(sorted((*LENGTH, "refusal_ratio")))
+STOPPED = ("empty_ratio", "invalid_json_ratio", "output_tokens")
 TIMES = ("ttft_ms", "itl_ms", "e2e_ms", "queue_ms", "output_tokens")
 ALL = tuple(sorted(set(get_args(TriggerMetric)) - {"error_ratio"}))
 
@@ -70,16 +78,16 @@ def test_every_field_of_a_generating_request_is_judged():
         ({"max_tokens": 15}, ("cut_off_ratio", "empty_ratio")),
         ({"max_completion_tokens": 90}, ("cut_off_ratio",)),
         ({"max_tokens": None}, ()),
-        ({"stop": ["."]}, ("empty_ratio", "output_tokens")),
+        ({"stop": ["."]}, STOPPED),
         ({"stop": []}, ()),
-        ({"stop_token_ids": [5]}, ("empty_ratio", "output_tokens")),
+        ({"stop_token_ids": [5]}, STOPPED),
         ({"min_tokens": 5}, LENGTH),
         ({"ignore_eos": True, "max_tokens": 8}, LENGTH),
         ({"ignore_eos": False}, ()),
         ({"n": 2}, ("output_tokens",)),
         ({"n": 1}, ()),
         ({"prompt_logprobs": 0}, ("e2e_ms", "ttft_ms")),
-        ({"skip_special_tokens": False}, ("empty_ratio",)),
+        ({"skip_special_tokens": False}, ("empty_ratio", "invalid_json_ratio")),
         ({"logit_bias": {"17": 100}}, TEXT),
         ({"logit_bias": {}}, ()),
         ({"bad_words": ["no"]}, TEXT),

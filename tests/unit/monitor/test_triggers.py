@@ -71,6 +71,12 @@ def test_latency_and_errors(trigger, about, seen):
         ("empty_ratio", {}, False),
         ("repetition_ratio", {"repetition_ratio": 0.6}, True),
         ("repetition_ratio", {"repetition_ratio": 0.4}, False),
+        ("other_language_ratio", {"language_ratio": 0.4}, True),
+        ("other_language_ratio", {"language_ratio": 0.5}, False),
+        ("other_language_ratio", {"language_ratio": None}, None),
+        ("invalid_json_ratio", {"valid_json": False}, True),
+        ("invalid_json_ratio", {"valid_json": True}, False),
+        ("invalid_json_ratio", {"valid_json": None}, None),
     ],
 )
 def test_text(metric, features, seen):
