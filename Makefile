@@ -11,7 +11,7 @@ export NO_MKDOCS_2_WARNING := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint check schemas up down demo test test-full soak soak-tests fuzz mutants test-unit test-python rotate test-real test-examples test-client compat chaos bench clean \
+.PHONY: help setup lint check schemas up down demo test test-full soak soak-tests world fuzz mutants test-unit test-python rotate test-real test-examples test-client compat chaos bench clean \
 	locks licences sbom audit audit-tools wheels docs pictures images demo-containers
 
 help: ## list the targets
@@ -33,6 +33,9 @@ test-full: setup ## all of `make test`, and the tests that it leaves out for the
 
 soak: setup ## two of every service, killed at random 1,000 times through releases of 5 models: make soak ARGS="--minutes 30 --seed 7 --state DIR --resume"
 	$(BIN)/python -m testbed.soak $(ARGS)
+
+world: setup ## stories of all services in virtual time, a hundred new ones, or: make world SEEDS=7 ARGS=--show
+	$(BIN)/python -m tests.world $(SEEDS) $(ARGS)
 
 soak-tests: SLIPWAY_TEST_SEED ?= $(shell echo $$RANDOM)
 soak-tests: export SLIPWAY_TEST_SEED := $(SLIPWAY_TEST_SEED)

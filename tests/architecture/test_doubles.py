@@ -14,7 +14,7 @@ WITHOUT_SUITE = {
     "tests/kit/fakes_mirror.py:FakeVersions": "dicts; a real store: test_mirror_mlflow.py",
     "tests/kit/fakes_rollback.py:FakeFlow": "what FakeTraffic returns, in its suite",
     "tests/kit/fakes_rollback.py:FakeProofs": "keeps lists; real chains in a store: test_traffic_proofs.py, test_provenance.py",
-    "tests/kit/fakes_serving.py:MemoryTerms": "part of FakeLead, in its suite; the file: test_repository_files.py",
+    "tests/kit/slow_engine.py:Memory": "a dict; the file of routes: test_repository_files.py, test_routes_restored.py",
     "tests/unit/deploy/backend.py:FakeSender": "Triton's object, no port of ours; real answers: test_triton_vllm.py",
     "tests/unit/gateway/fakes.py:FakeTelemetry": "keeps a list and returns nothing; the recorder: test_telemetry.py",
     "tests/unit/console/test_following.py:FakeConsumer": "loses what a test names; the real bus: test_console.py",
@@ -33,7 +33,6 @@ WITHOUT_SUITE = {
     "tests/unit/merger/merging.py:FakeEngine": "the same",
     "tests/unit/merger/merging.py:FakeClock": "stands still",
     "tests/unit/merger/merging.py:FakeTemplates": "the worker's own function, in this process: test_chat_templates.py",
-    "tests/unit/server_manager/fleet_world.py:Memory": "a dict; the file of routes: test_repository_files.py, test_routes_restored.py",
     "tests/unit/server_manager/test_artifact_cache.py:MemoryStore": "the cache on a real store: test_store.py",
 }
 """Doubles that run against no suite, each with the reason why that hides nothing."""

@@ -31,7 +31,8 @@ class Life:
         self.steps: list[str] = []
         self.dead = False
         self.ended = asyncio.Event()
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: dict[asyncio.Task[Any], None] = {}
+        """In the order in which they began, so that a killed process ends the same way each time."""
 
     def step(self, name: str) -> None:
         """Count a step; raise Killed from the fatal one on."""
@@ -46,7 +47,7 @@ class Life:
         """End it now, like SIGKILL: no clean-up of its own reaches the outside any more."""
         self.dead = True
         self.ended.set()
-        for task in self.tasks:
+        for task in list(self.tasks):
             task.cancel()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -57,8 +58,8 @@ class Life:
                 await work
 
         task = asyncio.create_task(run())
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks[task] = None
+        task.add_done_callback(lambda done: self.tasks.pop(done, None))
         task.add_done_callback(lambda _: work.close())  # it was never begun where the process died first
         return task
 

@@ -32,6 +32,7 @@ FIRST = (
     "tests/chaos/test_servers_killed.py",
     "tests/integration/test_merger.py",
     "tests/e2e",
+    "tests/world",
     "tests/integration/test_up.py",
     "tests/real",
     "tests/integration/test_monitor.py",

@@ -14,7 +14,6 @@ from services.server_manager.domain.records import Servers
 from services.server_manager.domain.servable_variants import Hardware
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
-from services.server_manager.ports import LeaseLost
 from services.server_manager.settings import RuntimeEndpoint, ServerManagerSettings, ServingEndpoint
 from shared.errors import Transient
 from shared.messaging.records import RecordStore
@@ -22,7 +21,6 @@ from shared.storage.record_format import parse
 from tests.kit.fake_bus import FakeBus, Life, Message, Streams
 from tests.kit.fakes_serving import (
     FakeArtifacts,
-    FakeEngine,
     FakeLead,
     FakeLease,
     FakeRoutes,
@@ -31,11 +29,10 @@ from tests.kit.fakes_serving import (
     records_of,
 )
 from tests.kit.records import MemoryPublisher
+from tests.kit.slow_engine import EngineClient, Memory, SlowEngine
 from tests.kit.virtual_time import VirtualClock
 from tests.unit.server_manager.factories import START, deployable
 
-ANSWER_S = 10.0
-"""So long the real engine's client waits for an answer."""
 SILENT_S = 53.0
 """So long the real bus tries again to publish a fact."""
 MODEL = "bot"
@@ -43,103 +40,6 @@ SETTINGS = ServerManagerSettings(
     memory_budget_bytes=1000, overhead_bytes=80, linger_s=20.0, order_deadline_s=120.0, tick_s=2.0
 )
 """Every target weighs 100 and so reserves 200: five fit."""
-
-
-class SlowEngine(FakeEngine):
-    """Loads take time and end even if no caller waits for them any more."""
-
-    def __init__(self, world: "FleetWorld") -> None:
-        super().__init__()
-        self._world = world
-        self.load_s = 3.0
-        self.hanging = False
-        self.endless: set[str] = set()
-        self._loads: set[asyncio.Task[None]] = set()
-
-    async def index(self):
-        if self.hanging:
-            await asyncio.sleep(ANSWER_S)
-            raise Transient("endpoint_unreachable", f"no answer within {ANSWER_S:g} s")
-        return await super().index()
-
-    async def probe(self, name, deadline_s):
-        if self.hanging:
-            await asyncio.sleep(deadline_s)
-            raise Transient("no_first_token", f"nothing came within {deadline_s:g} s")
-        return await super().probe(name, deadline_s)
-
-    async def load(self, name, folder: Path, *, digest, memory_bytes, serving=None, permit=None):  # noqa: ARG002
-        self._check()
-        self._world.check_memory(name, memory_bytes)
-        loading = asyncio.create_task(self._load(name, folder, digest, memory_bytes, serving))
-        self._loads.add(loading)
-        loading.add_done_callback(self._loads.discard)
-        await asyncio.shield(loading)
-
-    async def _load(self, name, folder, digest, memory_bytes, serving):
-        self.loading = True
-        try:
-            await asyncio.sleep(300.0 if name in self.endless else self.load_s)
-            if name in self.endless:
-                raise Transient("load_failed", f"{name} was not ready within 300 s")
-            await super().load(name, folder, digest=digest, memory_bytes=memory_bytes, serving=serving)
-        finally:
-            self.loading = False
-
-    async def unload(self, name, *, wait=True, permit=None):  # noqa: ARG002
-        self._check()
-        self._world.check_unload(name, self)
-        await super().unload(name, wait=wait)
-
-
-class EngineClient:
-    """One process's side of the engine, which takes its loads and unloads one at a time.
-
-    As in the real one, the term beside the engine is read last, with nothing awaited before the request.
-    """
-
-    def __init__(self, engine: SlowEngine, process: "Process") -> None:
-        self._engine = engine
-        self._process = process
-        self._turn = asyncio.Lock()
-        self.endpoint = engine.endpoint
-        self.runtime = engine.runtime
-
-    async def index(self):
-        return await self._engine.index()
-
-    async def probe(self, name, deadline_s):
-        return await self._engine.probe(name, deadline_s)
-
-    async def load(self, name, folder, *, digest, memory_bytes, serving=None, permit):
-        async with self._turn:
-            await permit()
-            self._fence()
-            await self._engine.load(name, folder, digest=digest, memory_bytes=memory_bytes, serving=serving)
-
-    async def unload(self, name, *, wait=True, permit):
-        async with self._turn:
-            await permit()
-            self._fence()
-            await self._engine.unload(name, wait=wait)
-
-    def _fence(self) -> None:
-        if self._process.lead.superseded():
-            raise LeaseLost("another process took the engine over")
-        self._process.world.note_act(self._process)
-
-
-class Memory:
-    """The file of routes beside the models."""
-
-    def __init__(self) -> None:
-        self.routes = {}
-
-    def load(self):
-        return dict(self.routes)
-
-    def save(self, routes):
-        self.routes = dict(routes)
 
 
 class SlowLog(MemoryPublisher):

@@ -1,0 +1,45 @@
+"""Run stories: a hundred new ones, or `python -m tests.world 100-199`; with `--show` line by line."""
+
+import argparse
+import random
+import time
+
+from tests.world.story import Told, shrink, tell
+
+
+def main() -> int:
+    """Run the stories of some seeds; return how many went wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.world", description=__doc__)
+    parser.add_argument("seeds", nargs="?", default="", help="a seed, or the first and the last one: 100-199")
+    parser.add_argument("--show", action="store_true", help="print each story line by line")
+    parser.add_argument("--shrink", action="store_true", help="leave out the faults that a story goes wrong without")
+    given = parser.parse_args()
+    wrong, began_s = 0, time.perf_counter()
+    seeds = _seeds(given.seeds)
+    for seed in seeds:
+        told = tell(seed)
+        if told.violations and given.shrink:
+            told = shrink(told)
+        wrong += bool(told.violations)
+        if given.show or told.violations:
+            _print(told, whole=given.show)
+    print(f"{len(seeds)} stories from seed {seeds[0]} on, {wrong} went wrong, {time.perf_counter() - began_s:.1f} s")
+    return wrong
+
+
+def _seeds(text: str) -> range:
+    first, _, last = text.partition("-")
+    if not first:
+        drawn = 1000 * random.SystemRandom().randrange(1, 1_000_000)
+        return range(drawn, drawn + 100)
+    return range(int(first), int(last or first) + 1)
+
+
+def _print(told: Told, *, whole: bool) -> None:
+    if whole:
+        print(*told.lines, sep="\n")
+    print(told, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(min(main(), 1))

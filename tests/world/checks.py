@@ -1,0 +1,141 @@
+"""What must hold: at every step, and at the end of a story."""
+
+import json
+from collections import Counter
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from nats.js.api import RawStreamMsg
+
+from contracts.facts import (
+    CheckpointRejected,
+    ReleaseFinished,
+    ReleaseOpened,
+    RollbackCompleted,
+    RollbackFailed,
+    RollbackStarted,
+)
+from contracts.routes import Route
+from contracts.services import DEADLETTER, EVENTS
+from services.server_manager.domain.reconcile import plan_production
+from shared.storage.record_format import parse
+
+if TYPE_CHECKING:
+    from tests.world.world import World
+
+
+LATE_S = 45.0
+"""How old a message may be that is not finished at the end: some are late, and come again."""
+
+
+class Checks:
+    """Notes in `world.violations` what must not be."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.route: Route | None = None
+        self.facts: list[tuple[float, dict[str, Any]]] = []
+        """The facts of the log, each with its second of the story."""
+        world.server.stored.append(self._note)
+
+    def of(self, kind: type, environment: str = "production") -> list[dict[str, Any]]:
+        """Return the data of the facts of a type."""
+        kind_type = kind.TYPE  # type: ignore[attr-defined]
+        facts = [fact for _, fact in self.facts]
+        return [fact["data"] for fact in facts if (fact["type"], fact.get("environment")) == (kind_type, environment)]
+
+    # -- at every step ---------------------------------------------------------------------------------------------
+
+    def _note(self, message: RawStreamMsg) -> None:
+        if message.stream == "KV_routes":
+            self._check_route(parse(Route, message.data or b"", "routes"))
+        elif message.stream == EVENTS:
+            self.facts.append((self._world.now_s, json.loads(message.data or b"{}")))
+        elif message.stream == DEADLETTER:
+            headers = message.headers or {}
+            self._world.violated(f"a dead letter: {headers.get('Slipway-Subject')}: {headers.get('Slipway-Reason')}")
+
+    def _check_route(self, route: Route) -> None:
+        """Epochs rise, and nothing that is barred takes traffic."""
+        before, self.route = self.route, route
+        if before is not None and route.epoch <= before.epoch:
+            self._world.violated(f"epoch {route.epoch} after {before.epoch}")
+        for served in route.in_traffic:
+            if route.is_barred(served.target):
+                self._world.violated(f"{served.target} is barred and takes traffic at epoch {route.epoch}")
+
+    def check_memory(self, name: str, memory_bytes: int) -> None:
+        """Note a load for which there is no memory."""
+        used = sum(model.memory_bytes for other, model in self._world.engine.models.items() if other != name)
+        if used + memory_bytes > 1000:
+            self._world.violated(f"{name} is loaded into memory that is not there")
+
+    def check_unload(self, name: str) -> None:
+        """Note the unloading of what production needs and what is well."""
+        engine, needed = self._world.engine, {}
+        if self.route is not None:
+            needed = plan_production({self.route.model: self.route})
+        is_well = name in engine.models and name not in engine.dead | engine.mute
+        if is_well and name in needed and engine.models[name].digest == needed[name].manifest.digest:
+            self._world.violated(f"{name} is unloaded, and production needs it")
+
+    def all_ended(self) -> bool:
+        """Return whether each release and each rollback that began has ended."""
+        opened, ended = ({fact["release_id"] for fact in self.of(kind)} for kind in (ReleaseOpened, ReleaseFinished))
+        begun = {fact["rollback_id"] for fact in self.of(RollbackStarted)}
+        over = {fact["rollback_id"] for kind in (RollbackCompleted, RollbackFailed) for fact in self.of(kind)}
+        return opened == ended and begun == over
+
+    # -- at the end ------------------------------------------------------------------------------------------------
+
+    def check_end(self) -> None:
+        """Note what is not as it must be once all faults are over and everything had time."""
+        self._check_releases()
+        self._check_rollbacks()
+        self._check_outboxes()
+        for name in self._world.consumers.unfinished(self._world.clock.true_time() - timedelta(seconds=LATE_S)):
+            self._world.violated(f"{name} has messages that nothing finishes")
+        route = self.route
+        if route is None or route.active is None:
+            self._world.violated("nothing serves")
+            return
+        world = self._world
+        share = world.bad.get(route.active.target.version, (0.0, 0.0))[1]
+        if share >= 0.4:
+            self._world.violated(f"{route.active.target} has {share:.0%} bad answers and is active")
+        for served in (route.active, route.previous):
+            if served is not None and str(served.target) not in world.engine.models:
+                self._world.violated(f"{served.target} is on the route and not loaded")
+        if any(fault.kind.startswith("engine") for fault in world.fate.faults):
+            return  # an engine that answers nothing is left at once, and judged later by its shadow
+        kept_down = {*route.quarantined, *(entry.served.target for entry in route.suspended)}
+        for target in kept_down:
+            if world.bad.get(target.version, (0.0, 0.0))[1] == 0.0:
+                self._world.violated(f"{target} has no bad answers and is kept down")
+
+    def _check_releases(self) -> None:
+        opened = [fact["release_id"] for fact in self.of(ReleaseOpened)]
+        finished = Counter(fact["release_id"] for fact in self.of(ReleaseFinished))
+        announced = self._world.server.streams["SLIPWAY_INBOX"].last
+        rejected = len(self.of(CheckpointRejected))
+        returns = sum(fact.get("returns") is not None for fact in self.of(ReleaseOpened))
+        if len(set(opened)) - returns + rejected < announced:
+            self._world.violated(f"{announced} checkpoints, {len(set(opened))} releases")
+        for release_id in dict.fromkeys(opened):
+            if finished[release_id] != 1:
+                self._world.violated(f"release {release_id} has {finished[release_id]} ends")
+
+    def _check_rollbacks(self) -> None:
+        begun = [fact["rollback_id"] for fact in self.of(RollbackStarted)]
+        ends = Counter(fact["rollback_id"] for kind in (RollbackCompleted, RollbackFailed) for fact in self.of(kind))
+        for name in begun:
+            if ends[name] != 1:
+                self._world.violated(f"rollback {name} has {ends[name]} ends")
+
+    def _check_outboxes(self) -> None:
+        for name, stream in self._world.server.streams.items():
+            for subject, numbers in stream.subjects.items() if name.startswith("KV_") else ():
+                record = json.loads(stream.messages[numbers[-1]].data or b"{}")
+                if record.get("outbox"):
+                    types = [entry["type"] for entry in record["outbox"]]
+                    self._world.violated(f"{subject} still has to publish {types}")

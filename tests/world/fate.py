@@ -1,0 +1,99 @@
+"""What goes wrong in one story, all of it drawn from a seed."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+Kind = Literal[
+    "kill", "kill at", "pause", "cut off", "bus away", "answer lost", "log full", "store away", "clock jumps",
+    "engine restarts", "engine dies", "engine slow",
+]  # fmt: skip
+SERVICES: Final = (
+    "registry", "server-manager", "rollback-controller", "monitor", "gateway", "merger", "quantiser", "benchmarker",
+    "evaluator",
+)  # fmt: skip
+FAULTS_S: Final = 110.0
+"""Faults begin in so many seconds."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong.
+
+    Attributes:
+        at_s: When it begins, in seconds of the story; of kills and lost answers that count changes, not used.
+        service: Whom it befalls; empty for the bus, the store, or an engine.
+        seconds: How long it lasts, or by how much a clock jumps.
+        change: A kill, or a lost answer, is at this change of the service: an odd number is before it arrives.
+    """
+
+    kind: Kind
+    at_s: float = 0.0
+    service: str = ""
+    seconds: float = 0.0
+    change: int = 0
+
+    def __str__(self) -> str:
+        when = f"at change {self.change}" if self.change else f"at {self.at_s:.1f} s"
+        lasts = f" ({self.seconds:.1f} s)" if self.seconds else ""
+        return " ".join(filter(None, (self.kind, self.service, when))) + lasts
+
+
+def draw_faults(chance: random.Random, most: int = 8) -> tuple[Fault, ...]:
+    """Return the faults of a story."""
+    return tuple(_draw(chance) for _ in range(chance.randint(0, most)))
+
+
+def _draw(chance: random.Random) -> Fault:
+    kinds: dict[Kind, float] = {
+        "kill": 6, "kill at": 2, "pause": 2, "cut off": 2, "bus away": 1, "answer lost": 3, "log full": 1,
+        "store away": 1, "clock jumps": 1, "engine restarts": 1, "engine dies": 1, "engine slow": 1,
+    }  # fmt: skip
+    kind = chance.choices(list(kinds), list(kinds.values()))[0]
+    fault = Fault(kind, at_s=round(chance.uniform(0.0, FAULTS_S), 3))
+    if kind in ("kill", "answer lost"):
+        return replace(fault, service=chance.choice(SERVICES), change=int(2.0 ** chance.uniform(0.0, 8.0)))
+    if kind in ("kill at", "pause", "cut off", "clock jumps"):
+        fault = replace(fault, service=chance.choice(SERVICES))
+    if kind in ("kill at", "engine restarts", "engine dies"):
+        return fault
+    if kind == "clock jumps":
+        return replace(fault, seconds=round(chance.choice((-1.0, 1.0)) * 2.0 ** chance.uniform(0.0, 7.0), 1))
+    return replace(fault, seconds=round(2.0 ** chance.uniform(0.0, 5.0), 1))
+
+
+class Fate:
+    """What one story meets: its faults, and the chance of everything else."""
+
+    def __init__(self, seed: int, faults: Sequence[Fault] | None = None) -> None:
+        """Draw the faults of a seed, or take some of them; the rest of its chance is the same."""
+        self.seed = seed
+        self.noise = random.Random(f"{seed} noise")
+        self.draws = random.Random(f"{seed} draws")
+        self.faults = draw_faults(random.Random(f"{seed} faults")) if faults is None else tuple(faults)
+
+    def latency_s(self) -> float:
+        """Return how long a request is on its way: milliseconds, and seconds now and then."""
+        usual = 0.001 + 0.004 * self.noise.random()
+        return usual if self.noise.random() > 0.002 else usual + 2.0 * self.noise.random()
+
+    def restart_s(self) -> float:
+        """Return how long it takes until a process that died is there again."""
+        return 1.0 + 4.0 * self.noise.random()
+
+    def late_s(self) -> float:
+        """Return how long a message is late at a consumer, behind those that came after it: seconds now and then."""
+        return 0.0 if self.noise.random() > 0.02 else 20.0 * self.noise.random()
+
+    def doubled(self) -> bool:
+        """Return whether a message comes once more although it was acknowledged."""
+        return self.noise.random() < 0.01
+
+    def deadly(self, service: str, change: int) -> bool:
+        """Return whether a service dies at this change."""
+        return any(f.kind == "kill" and (f.service, f.change) == (service, change) for f in self.faults)
+
+    def loses_answer(self, service: str, change: int) -> bool:
+        """Return whether the answer to this change is lost."""
+        return any(f.kind == "answer lost" and (f.service, f.change) == (service, change) for f in self.faults)

@@ -1,0 +1,180 @@
+"""A gateway with its real routing, drills and telemetry; requests are drawn in blocks, and engines answer at once."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from contracts.drills import Drill
+from contracts.facts import Inference
+from contracts.golden import GoldenPrompt
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Environment
+from decisions.evidence.attribution import ErrorKind
+from decisions.evidence.golden import GoldenReply
+from decisions.rollback.drills import change_record
+from services.gateway.adapters.bus import BusConnection
+from services.gateway.domain import drills, routing
+from services.gateway.domain.errors import RequestRejected
+from services.gateway.routing.drill_table import DrillTable
+from services.gateway.routing.route_table import RouteTable
+from services.gateway.telemetry.recorder import Recorder
+from services.gateway.telemetry.traffic import Traffic
+from tests.world.process import Process
+
+if TYPE_CHECKING:
+    from tests.world.world import World
+
+FLUSH_S = 4.0
+ANSWER_MS = 90.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a caller got: the version that answered, or why none did."""
+
+    version: int | None = None
+    failed: ErrorKind | None = None
+    tried: str = ""
+
+
+class Gateway:
+    """One process of the gateway."""
+
+    def __init__(self, world: "World", process: Process) -> None:
+        self._world, self._process = world, process
+        clock = process.clock
+        self.tables: dict[Environment, RouteTable] = {
+            "production": RouteTable(world.saved_routes, world.save_routes, clock=clock),
+            "staging": RouteTable({}, None, "staging", clock=clock),
+        }
+        self.drills = DrillTable(clock)
+        self.connection = BusConnection(process.bus)
+        self.traffic = Traffic(f"{process.number:016x}")
+        name = f"gateway-{process.number}"
+        self.recorder = Recorder(
+            self.connection, gateway=name, queue=4096, batch=500, interval_s=FLUSH_S, on_drop=lambda: None
+        )
+
+    def answer(self, model: str, key: str, environment: Environment = "production") -> Answer:
+        """Answer a request; a first failure of the engine is rescued by the other version, as the real one does."""
+        try:
+            choice = self.tables[environment].choose(model, key)
+        except RequestRejected:
+            return Answer(failed="no_serving_target")
+        target, route = choice.served.target, self.tables[environment].get(model)
+        error, drill = self._ask(choice.served, environment, key)
+        fallback = routing.choose_fallback(route, target) if error is not None and route is not None else None
+        rescued = fallback is not None and drill is None and self._ask(fallback, environment, key)[0] is None
+        now = self._process.clock.now()
+        infrastructure = error == "endpoint_unreachable"
+        record = Inference(
+            request_id=key,
+            target=target,
+            endpoint=choice.served.endpoints[0],
+            environment=environment,
+            canary=choice.canary,
+            scheduled_at=now,
+            sent_at=now,
+            ttft_ms=None if error else ANSWER_MS / 2,
+            e2e_ms=ANSWER_MS,
+            input_tokens=20,
+            output_tokens=0 if error else 20,
+            finish_reason=None if error else "stop",
+            error=error,
+            caused_by=("infrastructure" if infrastructure else "target") if error else None,
+            body=key[-16:] if error and not infrastructure else None,
+            caller=f"caller-{hash_of(key) % 50}",
+            engine_died="before" if error == "engine_dead" else None,
+            rescued_by=fallback.target if rescued and fallback is not None else None,
+            drill=None if drill is None else drill.drill_id,
+        )
+        self.recorder.record(record if drill is None else change_record(drill.fault, record))
+        if environment == "production":
+            self.traffic.note(model)
+        if error is None:
+            return Answer(target.version)
+        if rescued and fallback is not None:
+            return Answer(fallback.target.version)
+        return Answer(failed=error, tried=str(target))
+
+    def _ask(
+        self, served: ServedTarget, environment: Environment, key: str
+    ) -> tuple[ErrorKind | None, drills.DrillEffect | None]:
+        clock, target = self._process.clock, served.target
+        known = self.drills.get(environment, target.model)
+        drill = drills.decide_effect(known, target, key, clock.now(), clock.monotonic())
+        if drill is not None and drill.fails:
+            return "engine_failed", drill
+        return self._world.ask_engine(served, key), drill
+
+
+def hash_of(key: str) -> int:
+    """Return a number of a key, the same in every process."""
+    return int.from_bytes(key.encode()[-4:], "big")
+
+
+async def start_gateway(world: "World", process: Process) -> None:
+    """Start a gateway."""
+    gateway = world.gateway = Gateway(world, process)
+    bus, production, staging = gateway.connection, gateway.tables["production"], gateway.tables["staging"]
+    process.run(
+        bus.connect,
+        gateway.recorder.run,
+        lambda: bus.follow("routes", Route, production.apply, production.note_bucket),
+        lambda: bus.follow("staging-routes", Route, staging.apply),
+        lambda: bus.follow("drills", Drill, gateway.drills.apply),
+        lambda: bus.report(gateway.traffic, dict),
+    )
+
+
+@dataclass
+class Flow:
+    """Requests of a rehearsal that are being sent."""
+
+    seconds: list[float] = field(default_factory=list)
+    last_failure: str = ""
+
+
+class RehearsalTraffic:
+    """Requests to staging, through the gateway (the rollback-controller's port `Traffic`)."""
+
+    def __init__(self, world: "World", process: Process, rps: float = 4.0) -> None:
+        self._world, self._process, self._rps = world, process, rps
+
+    @asynccontextmanager
+    async def flow(self, model: str) -> AsyncGenerator[Flow, None]:
+        """Send requests at a steady rate for as long as the context lasts."""
+        flow = Flow()
+        sending = self._process.spawn(self._send(model, flow))
+        try:
+            yield flow
+        finally:
+            sending.cancel()
+
+    async def _send(self, model: str, flow: Flow) -> None:
+        while True:
+            await asyncio.sleep(1.0 / self._rps)
+            self._process.step("ask the gateway")
+            answer = self._world.ask_gateway(model, "staging")
+            if answer.version is None:
+                flow.last_failure = f"the gateway answered: {answer.failed}"
+            else:
+                flow.seconds.append(ANSWER_MS / 1000)
+
+
+class Probe:
+    """Asks engines past all gateways (the rollback-controller's port `Probe`)."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
+        """Return None when the target generates a token, else why not."""
+        failure = self._world.ask_engine(served, "probe")
+        return None if failure in (None, "engine_failed") and least <= 1 else f"{served.target}: {failure}"
+
+    async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:  # noqa: ARG002
+        """Return the answer to a golden prompt."""
+        return GoldenReply("well") if self._world.ask_engine(served, "golden") is None else None

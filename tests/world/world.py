@@ -1,0 +1,214 @@
+"""What outlives the processes: the bus, the store, the engine, the disks, the callers; and the processes."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from contracts.policy import ReleasePolicy
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Environment
+from decisions.evidence.attribution import ErrorKind
+from services.gateway.domain.sampling import fraction
+from shared.provenance.signed_policies import SignedPolicy
+from tests.kit import fakes_registry as k
+from tests.kit.fakes_monitor import FakeReferences
+from tests.kit.fakes_serving import FakeArtifacts, MemoryTerms
+from tests.kit.slow_engine import Memory, SlowEngine
+from tests.kit.virtual_time import VirtualClock
+from tests.world.bus import Consumers
+from tests.world.checks import Checks
+from tests.world.fate import SERVICES, Fate, Fault
+from tests.world.gateway import Answer, Gateway, Probe, RehearsalTraffic
+from tests.world.jetstream import JetStream, Server
+from tests.world.process import Process
+
+MODEL = k.MODEL
+
+
+class World:
+    """Everything of one story."""
+
+    def __init__(self, fate: Fate) -> None:
+        self.fate = fate
+        self.clock = VirtualClock(k.START)
+        self.lines: list[str] = []
+        self.server = Server(self.clock.true_time)
+        self.consumers = Consumers(self.server, fate.late_s)
+        self.js = JetStream(self.server)
+        """The story's own connection, which nothing disturbs."""
+        self.artifacts = k.FakeArtifacts()
+        self.proofs, self.policies = Proofs(self.artifacts), Policies(self.artifacts)
+        self.references = FakeReferences()
+        self._folder = tempfile.TemporaryDirectory(prefix="world-")
+        self.copies = FakeArtifacts(Path(self._folder.name))
+        self.engine, self.terms, self.memory = SlowEngine(self), MemoryTerms(), Memory()
+        self.probe = Probe(self)
+        self.saved_routes: dict[str, Route] = {}
+        self.gateway: Gateway | None = None
+        self.processes: dict[str, Process] = {}
+        self.bad: dict[int, tuple[float, float]] = {}
+        """From when on, in seconds of the story, which share of a version's answers is bad."""
+        self.violations: list[str] = []
+        self.traces: list[str] = []
+        self._clocks = {service: VirtualClock(k.START) for service in SERVICES}
+        self._closed: dict[tuple[str, str], float] = {}
+        self._changes: dict[str, int] = {}
+        self.answers: list[tuple[float, Answer]] = []
+        self.checks = Checks(self)
+
+    def close(self) -> None:
+        """Remove what is on the disk."""
+        self._folder.cleanup()
+
+    @property
+    def now_s(self) -> float:
+        """Seconds of the story."""
+        return self.clock.monotonic()
+
+    def tell(self, line: str) -> None:
+        """Add a line to the story."""
+        self.lines.append(f"{self.now_s:9.3f} {line}")
+
+    def violated(self, sentence: str) -> None:
+        """Note what must not be."""
+        self.tell(f"!! {sentence}")
+        self.violations.append(f"at {self.now_s:.1f} s: {sentence}")
+
+    # -- what processes meet ---------------------------------------------------------------------------------------
+
+    def clock_of(self, service: str) -> VirtualClock:
+        """Return the clock of the machine that a service runs on."""
+        return self._clocks[service]
+
+    def closed_until_s(self, place: str, service: str) -> float:
+        """Return until when a place is out of a service's reach."""
+        return max(self._closed.get((place, ""), 0.0), self._closed.get((place, service), 0.0))
+
+    def kills(self, service: str) -> bool:
+        """Count half a change of a service, and return whether it dies of it: an odd one is before it arrives."""
+        self._changes[service] = self._changes.get(service, 0) + 1
+        return self.fate.deadly(service, self._changes[service])
+
+    def loses_answer(self, service: str) -> bool:
+        """Return whether the answer to the last change of a service is lost."""
+        return self.fate.loses_answer(service, self._changes[service])
+
+    async def befall(self, fault: Fault) -> None:
+        """Let a fault come at its time."""
+        if fault.change:
+            return
+        await asyncio.sleep(fault.at_s)
+        self.tell(f"-- {fault}")
+        process = self.processes.get(fault.service)
+        match fault.kind:
+            case "kill at" if process is not None:
+                process.end("is killed")
+            case "pause" if process is not None:
+                process.pause(fault.seconds)
+            case "cut off":
+                self._close("bus", fault.service, fault.seconds)
+            case "bus away":
+                self._close("bus", "", fault.seconds)
+            case "store away":
+                self._close("store", "", fault.seconds)
+            case "clock jumps":
+                self._clocks[fault.service].jump(fault.seconds)
+            case "log full":
+                stream = self.server.streams["SLIPWAY_EVENTS"]
+                stream.full = True
+                await asyncio.sleep(fault.seconds)
+                stream.full = False
+            case "engine restarts":
+                self.engine.restart()
+            case "engine dies":
+                self.engine.dead |= set(list(self.engine.models)[:1])
+            case "engine slow":
+                self.engine.hanging = True
+                await asyncio.sleep(fault.seconds)
+                self.engine.hanging = False
+
+    def _close(self, place: str, service: str, seconds: float) -> None:
+        key = (place, service)
+        self._closed[key] = max(self._closed.get(key, 0.0), self.now_s + seconds)
+
+    # -- engines, gateways, callers --------------------------------------------------------------------------------
+
+    def ask_engine(self, served: ServedTarget, key: str) -> ErrorKind | None:
+        """Return why a target does not answer a request well; None if it does."""
+        name = str(served.target)
+        if self.engine.down or name not in self.engine.models or self.engine.hanging:
+            return "endpoint_unreachable"
+        if name in self.engine.dead:
+            return "engine_dead"
+        since_s, share = self.bad.get(served.target.version, (0.0, 0.0))
+        return "engine_failed" if self.now_s >= since_s and fraction(f"{name}|{key}") < share else None
+
+    def ask_gateway(self, model: str, environment: Environment = "production") -> Answer:
+        """Return what a gateway answers to a new request."""
+        process = self.processes.get("gateway")
+        if self.gateway is None or process is None or process.dead:
+            return Answer(failed="no_serving_target")
+        key = f"{self.fate.draws.getrandbits(64):016x}"
+        return self.gateway.answer(model, key, environment)
+
+    async def call(self, every_s: float = 4.0, requests: int = 16) -> None:
+        """Send requests in blocks, for ever."""
+        while True:
+            await asyncio.sleep(every_s)
+            self.answers += [(self.now_s, self.ask_gateway(MODEL)) for _ in range(requests)]
+
+    def all_bad_shown(self) -> bool:
+        """Return whether no version is yet to become bad."""
+        return all(self.now_s > since_s + 40.0 for since_s, _ in self.bad.values())
+
+    def save_routes(self, routes: dict[str, Route]) -> None:
+        """Save the routes on the gateway's disk."""
+        self.saved_routes = dict(routes)
+
+    def traffic_of(self, process: Process) -> RehearsalTraffic:
+        """Return what sends the requests of rehearsals."""
+        return RehearsalTraffic(self, process)
+
+    # -- what the engine asks of its world -------------------------------------------------------------------------
+
+    def check_memory(self, name: str, memory_bytes: int) -> None:
+        """Note a load for which there is no memory."""
+        self.checks.check_memory(name, memory_bytes)
+
+    def check_unload(self, name: str, _engine: SlowEngine) -> None:
+        """Note the unloading of what production needs."""
+        self.checks.check_unload(name)
+
+    def note_act(self, process: Process) -> None:
+        """Nothing to note: one process of server-manager runs at a time."""
+
+
+class Policies:
+    """The policies that are signed with versions."""
+
+    def __init__(self, artifacts: k.FakeArtifacts) -> None:
+        self._artifacts = artifacts
+
+    async def read(self, model: str, version: int) -> SignedPolicy | str:
+        """Return the policy of a version; a sentence without it."""
+        manifest = self._artifacts.versions.get(f"versions/{model}/{version}/manifest.json")
+        if manifest is None:
+            return f"{model} has no version {version}."
+        return SignedPolicy(manifest.release_id, ReleasePolicy.model_validate(manifest.policy))
+
+
+class Proofs(Policies):
+    """Attestations and signed policies."""
+
+    def __init__(self, artifacts: k.FakeArtifacts) -> None:
+        super().__init__(artifacts)
+        self.rehearsals: list[object] = []
+
+    async def policy(self, model: str, version: int) -> SignedPolicy | str:
+        """Return the policy of a version; a sentence without it."""
+        return await self.read(model, version)
+
+    async def attest_rehearsal(self, record: object) -> None:
+        """Append the outcome of a rehearsal."""
+        if record not in self.rehearsals:
+            self.rehearsals.append(record)
