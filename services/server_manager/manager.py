@@ -57,7 +57,7 @@ from services.server_manager.ports import (
 )
 from services.server_manager.transfers import Transfers
 from services.server_manager.waits import Waits
-from shared.errors import SlipwayError
+from shared.errors import translate
 from shared.runtime.clock import Clock
 
 PUBLISH_WAIT_S = 1.0
@@ -130,13 +130,14 @@ class Manager:
                 self._wake.clear()
                 try:
                     await self.run_pass()
-                except SlipwayError as error:
-                    self._log.warning("reconcile postponed", code=error.code, reason=error.reason)
                 except LeaseLost as error:
                     self._log.warning("reconcile postponed", why=str(error))
-                except Exception:  # noqa: BLE001 - the next pass begins anew
+                except Exception as error:  # noqa: BLE001 - the next pass begins anew
                     # Level-triggered: whatever went wrong, the next pass starts from what is really there.
-                    self._log.exception("reconcile failed")
+                    if (known := translate(error)) is not None:
+                        self._log.warning("reconcile postponed", code=known.code, reason=known.reason)
+                    else:
+                        self._log.exception("reconcile failed")
                 await self._rest()
         finally:
             self._proofs.keep_only(())
