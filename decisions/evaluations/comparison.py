@@ -47,9 +47,10 @@ def _of_one(proposed: Evaluation, stored: Evaluation) -> Iterator[str]:
     fields = stored.asked if stored.has_anchor else ("rows", "max_tokens")  # what else it asks has another anchor
     changed = [field for field in fields if proposed.asked[field] != stored.asked[field]]
     changed += ["rows_digest"] if stored.rows_digest not in (None, proposed.rows_digest) else []
-    changed += ["max_rows"] if proposed.max_rows < stored.max_rows and "max_rows" not in changed else []
-    kept = {scorer.label: scorer for scorer in proposed.scorers}
-    changed += [f"scorer {scorer.label}" for scorer in stored.scorers if kept.get(scorer.label) != scorer]
+    if not stored.has_anchor:
+        changed += ["max_rows"] if proposed.max_rows < stored.max_rows else []
+        kept = {scorer.label: scorer for scorer in proposed.scorers}
+        changed += [f"scorer {scorer.label}" for scorer in stored.scorers if kept.get(scorer.label) != scorer]
     if changed:
         yield f"evaluation {stored.name}: {', '.join(changed)} is not as in the stored policy"
         return

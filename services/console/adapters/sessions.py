@@ -104,7 +104,7 @@ class Sessions:
 
     def acknowledged(self, incidents: Sequence[str]) -> dict[str, str]:
         """Return by whom, and when, each of the incidents was acknowledged: `anna at 2026-11-27 03:12 UTC`."""
-        query = "SELECT * FROM acknowledged WHERE incident IN (SELECT value FROM json_each(?))"
+        query = "SELECT incident, person, at FROM acknowledged WHERE incident IN (SELECT value FROM json_each(?))"
         with self._locked() as file:
             entries = file.execute(query, (json.dumps(incidents),)).fetchall()
         times = {key: datetime.fromtimestamp(at, tz=UTC) for key, _, at in entries}

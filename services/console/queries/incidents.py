@@ -15,6 +15,7 @@ _ALERTS: Final = """
 SELECT alerts.*, routes.active, routes.canary, routes.weight FROM alerts LEFT JOIN routes ON routes.model = alerts.model
 WHERE alerts.state = 'open' AND alerts.environment = 'production' AND alerts.severity <> 'info'
 """
+# one row of each rollback; the sign keeps SQLite from walking all of them in the order of their key
 _ROLLBACKS: Final = """
 SELECT r.*, routes.active, routes.canary, routes.weight, routes.quarantined, routes.suspended,
        events.about AS alert_id, events.title AS cause, alerts.runbook

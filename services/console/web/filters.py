@@ -40,10 +40,8 @@ def _is_a_moment(text: str) -> str:
     return text
 
 
-Since = Annotated[Part, AfterValidator(_is_a_moment)]
-"""A date or a time in ISO 8601, UTC: only what is of this time or later."""
-Until = Annotated[Part, AfterValidator(_is_a_moment)]
-"""Only what is of before this time; of this day or before, if it is a date."""
+Moment = Annotated[Part, AfterValidator(_is_a_moment)]
+"""A date or a time in ISO 8601, UTC."""
 PARTS = {"after", "limit"}
 
 
@@ -82,16 +80,16 @@ class ReleaseFilter(Filter):
     """Which releases; `state` is `open`, `finished`, a state or an outcome."""
 
     state: Part = ""
-    since: Since = ""
-    until: Until = ""
+    since: Moment = ""
+    until: Moment = ""
 
 
 class RefusedFilter(Filter):
     """Which refused checkpoints; `code` is such as `policy_invalid`."""
 
     code: Part = ""
-    since: Since = ""
-    until: Until = ""
+    since: Moment = ""
+    until: Moment = ""
 
 
 class AlertFilter(Filter):
@@ -100,15 +98,15 @@ class AlertFilter(Filter):
     state: Part = ""
     severity: Part = ""
     environment: Part = "production"
-    since: Since = ""
-    until: Until = ""
+    since: Moment = ""
+    until: Moment = ""
 
 
 class TimelineFilter(Filter):
     """Which changes of routes."""
 
-    since: Since = ""
-    until: Until = ""
+    since: Moment = ""
+    until: Moment = ""
 
 
 class HistoryFilter(Filter):
@@ -122,8 +120,8 @@ class HistoryFilter(Filter):
     text: Part = ""
     audited: bool = False
     about: Annotated[str, Field(max_length=200)] = ""
-    since: Since = ""
-    until: Until = ""
+    since: Moment = ""
+    until: Moment = ""
 
 
 class RehearsalFilter(Filter):

@@ -54,7 +54,7 @@ def assess_trigger(trigger: Trigger, state: TriggerState | None, beta: float, no
         is_over = seen.times_away >= AWAY_TIMES
         is_due = not is_over and now.timestamp() >= seen.away_until_s + AWAY_EVERY.total_seconds()
         away = "; its traffic is taken away for a minute" if is_due else ""
-        away = f"; its traffic was taken away {AWAY_TIMES} times, and is no more at this share" if is_over else away
+        away = f"; its traffic was taken away {AWAY_TIMES} times, the most at one share" if is_over else away
         return Part("inconclusive", needed, f"{share}: {_why_both(seen)}{away}", take_away=is_due)
     return Part("inconclusive", needed, f"{share}, {_why_undecided(seen, trigger, needed)}")
 
