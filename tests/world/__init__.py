@@ -13,6 +13,7 @@
 | `world` | what outlives the processes, and what a fault does |
 | `story` | one story from its first checkpoint to its end; `shrink` |
 | `checks` | what must hold at every step, and at the end |
+| `defects` | defects that are put in to see that the world finds them |
 
 What has a thread elsewhere is done at once; no socket is opened. A story is the same in every process, byte by byte.
 """

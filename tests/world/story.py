@@ -28,7 +28,7 @@ from tests.world.world import MODEL, World
 
 SETTLES_S: Final = 45.0
 """How long a story goes on after its last fault and the end of its last release."""
-MOST_S: Final = 900.0
+MOST_S: Final = 450.0
 TRIGGER: Final = Trigger(name="errors", metric="error_ratio", threshold=0.1)
 POLICY: Final = ReleasePolicy(
     triggers=(TRIGGER,),
