@@ -130,7 +130,7 @@ class Registry:
             _refuse(admission.assess_sources(ready, ready.policy, stored.value if stored else None))
             _refuse(admission.assess_evaluations(ready, policy))
             if policy.evaluations.stated:
-                _refuse(admission.assess_stated(ready, policy, await self._active_figures(record)))
+                _refuse(admission.assess_stated(ready, policy, await self._active_figures(model)))
             _refuse(admission.assess_callers(ready.model, policy, self._ports.teams()))
             if not await self._team_use.has_turn(model):
                 raise NotItsTurn
@@ -162,17 +162,13 @@ class Registry:
                 raise NotItsTurn
             return await self.records.reserve(opened.model, record, opened)
 
-    async def _active_figures(self, record: ModelRecord) -> tuple[EvalResult, ...]:
-        """Return what was stated of the active version; nothing without one, or where it is not known."""
-        route = await self._ports.routes.get(record.model)
+    async def _active_figures(self, model: str) -> tuple[EvalResult, ...] | None:
+        """Return what was stated of the active version; nothing without one, None where it is not known."""
+        route = await self._ports.routes.get(model)
         active = route.value.active if route is not None else None
         if active is None or active.target.version == 0:
             return ()
-        for release_id, version in record.reservations.items():
-            release = await self.records.read(record.model, release_id) if version == active.target.version else None
-            if release is not None:
-                return release.opened.evals
-        return ()
+        return await self._ports.artifacts.find_figures(model, active.target.version)
 
     def _policy(self, ready: CheckpointReady, stored: ReleasePolicy | None) -> ReleasePolicy:
         policy = admission.decide_policy(ready.policy, stored)

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from pydantic import BaseModel
 
 from contracts.envelope import Event
-from contracts.facts import CheckpointReady, ReleaseOpened
+from contracts.facts import CheckpointReady, EvalResult, ReleaseOpened
 from contracts.facts.ops import RecordKind
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.policy import ReleasePolicy
@@ -66,6 +66,9 @@ class Artifacts(Protocol):
 
     async def versions_of(self, model: str, releases: int = 16) -> StoredVersions:
         """Return what is there of the versions of a model, with the releases of so many of the newest."""
+
+    async def find_figures(self, model: str, version: int) -> tuple[EvalResult, ...] | None:
+        """Return what the publisher of a version stated of it; None if no signed manifest of it is there."""
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
         """Write the manifest of a version, create-only; return the ref of the one that exists then."""

@@ -176,7 +176,8 @@ class ReleaseRecords:
         def remove(record: ModelRecord) -> ModelRecord:
             nonlocal following
             after = versions.remove(record, release.id, published=not release.outbox)
-            after = versions.note_anchors(versions.note_end(after, release, self._clock.now()), release)
+            if release.id in record.open:  # else it was noted before: what it is told again changes nothing
+                after = versions.note_anchors(versions.note_end(after, release, self._clock.now()), release)
             following = after.in_progress if after.in_progress != record.in_progress else None
             return after
 

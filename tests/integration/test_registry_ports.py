@@ -143,6 +143,8 @@ async def test_the_first_manifest_of_a_version_stays(artifacts):
     second = versions.plan_manifest(release, k.START + timedelta(hours=1))
     assert second != first
     assert await artifacts.put_version(second) == ref
+    assert await artifacts.find_figures(k.MODEL, 1) == first.evals
+    assert await artifacts.find_figures(k.MODEL, 99) is None
 
 
 async def test_sizes_are_those_of_checkpoints_and_of_what_versions_have_each_once(artifacts):

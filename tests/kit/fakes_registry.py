@@ -465,6 +465,10 @@ class FakeArtifacts:
         newest = Target(model=model, version=of[-1].version, variant=of[-1].variants[0].variant)
         return StoredVersions(of[-1].version, {each.release_id: each.version for each in of[-releases:]}, newest)
 
+    async def find_figures(self, model, version):
+        manifest = self.versions.get(f"versions/{model}/{version}/manifest.json")
+        return None if manifest is None else manifest.evals
+
     async def put_version(self, manifest):
         if self.silent:
             await asyncio.Event().wait()

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
+from contracts.facts import EvalResult
 from contracts.manifests import (
     ApprovalRecord,
     BaseManifest,
@@ -28,6 +29,7 @@ from shared.errors import Permanent, Transient
 from shared.provenance.attestations import Chain, find_attestation
 from shared.provenance.envelopes import Attester, Signed, Subjects, Trust
 from shared.provenance.model_signatures import sign_files, signature_key
+from shared.provenance.target_check import signed_version
 from shared.provenance.version_history import read_version_history
 from shared.storage.blobs import Store
 from shared.storage.held_out import erase_text
@@ -153,6 +155,20 @@ class StoredArtifacts:
         )
         newest = next(targets, None)
         return StoredVersions(numbers[0] if numbers else 0, releases, newest)
+
+    async def find_figures(self, model: str, version: int) -> tuple[EvalResult, ...] | None:
+        """Return what the publisher of a version stated of it; None if no signed manifest of it is there."""
+        figures: tuple[EvalResult, ...] | None = await self._read(
+            f"figures of {model}@v{version}", self._figures, model, version
+        )
+        return figures
+
+    def _figures(self, model: str, version: int) -> tuple[EvalResult, ...] | None:
+        manifest = signed_version(self._store, self._trust.known(), model, version)
+        if isinstance(manifest, VersionManifest):
+            return manifest.evals
+        structlog.get_logger().warning("a version is not taken from the store", reason=manifest.reason)
+        return None
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
         """Write the manifest of a version, create-only, and sign it; return the ref of the one that exists then.

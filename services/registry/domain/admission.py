@@ -120,18 +120,24 @@ def assess_evaluations(ready: CheckpointReady, policy: ReleasePolicy) -> Refusal
     return Refusal("evaluation_invalid", f"{reason} {other.rows_digest}. Publish with that set.")
 
 
-def assess_stated(ready: CheckpointReady, policy: ReleasePolicy, active: Sequence[EvalResult]) -> Refusal | None:
+def assess_stated(ready: CheckpointReady, policy: ReleasePolicy, active: Sequence[EvalResult] | None) -> Refusal | None:
     """Refuse a checkpoint whose publisher's figures are not within the bounds of its policy.
 
     Args:
         ready: The checkpoint.
         policy: The policy of its release.
-        active: The figures of the active version, as far as they are known; only from these can one drop.
+        active: The figures of the active version: only from these can one drop. None if they are not known, which
+            refuses what is bounded by them.
     """
-    own, before = ({(each.name, each.metric): each for each in figures} for figures in (ready.evals, active))
+    own, before = ({(each.name, each.metric): each for each in figures} for figures in (ready.evals, active or ()))
     for bound in policy.evaluations.stated:
         key = bound.name, bound.metric
         problem = _find_stated_problem(bound, own.get(key), before.get(key))
+        if not problem and active is None and bound.max_drop is not None:
+            problem = (
+                "cannot be compared with that of the active version: the store has no signed manifest of it. Restore "
+                "that from a backup, or leave max_drop out of the policy"
+            )
         if problem:
             return Refusal("evaluation_failed", f"The figure {bound.name} {bound.metric} {problem}.")
     return None

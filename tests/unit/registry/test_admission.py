@@ -358,6 +358,8 @@ def stated(value, name="routing", **about):
         ({"max_drop": 0.02}, stated(0.85), stated(0.86), ""),
         ({"max_drop": 0.02}, stated(0.83), stated(0.86), "0.86 of the active version; it may be 0.02 worse"),
         ({"max_drop": 0.02}, stated(0.85), (), ""),
+        ({"max_drop": 0.02}, stated(0.85), None, "cannot be compared with that of the active version"),
+        ({"limit": 0.8}, stated(0.85), None, ""),
         ({"max_drop": 0.1, "higher_is_better": False}, stated(1.2), stated(1.0), "it may be 0.1 worse"),
         ({"max_drop": 0.1, "higher_is_better": False}, stated(0.8), stated(1.0), ""),
     ],

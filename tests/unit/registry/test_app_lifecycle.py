@@ -346,9 +346,16 @@ async def test_a_publishers_figure_is_compared_with_that_of_the_active_version(h
     with pytest.raises(Permanent, match="of the active version"):
         await admit(2, 0.87)
     assert len(await admit(3, 0.89)) == 2
+    del harness.out.bucket.data[f"{k.MODEL}.{first.release_id}"]
+    with pytest.raises(Permanent, match=r"is 0\.87, and 0\.9 of the active version"):
+        await admit(2, 0.87)
+    harness.out.artifacts.versions.clear()
+    with pytest.raises(Permanent, match="no signed manifest"):
+        await admit(4, 0.89)
 
 
-async def test_the_first_promoted_version_is_the_anchor_of_the_next_release(harness):
+def anchored(harness):
+    """Return what promotes versions with one evaluation, and the basis of its scores."""
     own = {"name": "own", "rows": "default"}
     policy, basis = k.policy(evaluations=Evaluations.model_validate({"sets": [own]})), digest_of(b"rows")
 
@@ -361,6 +368,11 @@ async def test_the_first_promoted_version_is_the_anchor_of_the_next_release(harn
         await harness.deployed(opened.release_id, k.route(k.target("bf16", version), epoch=version))
         return evaluated, harness.published(f.StageRequested)[-1]
 
+    return release, basis
+
+
+async def test_the_first_promoted_version_is_the_anchor_of_the_next_release(harness):
+    release, basis = anchored(harness)
     first, asked = await release(1)
     assert (asked.purpose, asked.anchors) == ("evaluation", ())
     (end,) = harness.published(f.ReleaseFinished)
@@ -371,3 +383,13 @@ async def test_the_first_promoted_version_is_the_anchor_of_the_next_release(harn
     del harness.out.bucket.data[f"{k.MODEL}.model"]
     harness.restarted()
     assert (await harness.model()).anchors == (anchor,), "the releases know it, too"
+
+
+async def test_a_finished_release_that_is_handed_in_again_is_no_new_anchor(harness):
+    release, _ = anchored(harness)
+    await release(1)
+    (opened,) = harness.published(f.ReleaseOpened)
+    later, _ = await release(2)
+    assert [anchor.target for anchor in (await harness.model()).anchors] == [later.target]
+    await harness.handle(opened.release_id, k.staged("bf16", 1))
+    assert [anchor.target for anchor in (await harness.model()).anchors] == [later.target]
