@@ -94,7 +94,7 @@ class EvaluationSummary(Contract):
         void: Rows that the active version failed at: they show nothing.
         limits: Every limit.
         scores: By scorer and slice; in an event, of the slices that changed most.
-        basis: What later scores are comparable by; None if no bound is about an anchor.
+        basis: What later scores are comparable by; None if no bound is about an anchor, or too few rows have scores.
         anchor: The version whose recorded scores it was compared with; None without one.
         worse, better: Numbers of the rows that lost and gained most: their lines in the set.
         verdict: `fail` if a limit is missed, `inconclusive` if the rows do not suffice.

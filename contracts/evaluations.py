@@ -180,10 +180,10 @@ class Bound(_Strict):
     """The most that the mean score may be below the active version's on the same rows."""
     max_drop_from_anchor: Share | None = None
     """The most that the mean score may be below the anchor's, as it was recorded on the same rows, so that small drops
-    do not add up. The anchor is the first version that was promoted with this evaluation, had scores of most rows, and
-    is not quarantined; without one, this limit is left out. A change of its set, scorers, name, `max_rows`,
-    `max_tokens`, or the slices of its bounds begins with another one. With it, every row is asked, unless the candidate
-    is proved worse."""
+    do not add up. The anchor is the first version that was promoted with this evaluation, had scores of enough rows
+    for each such limit, and is not quarantined; without one, this limit is left out. A change of its set, scorers,
+    name, `max_rows`, `max_tokens`, or the slices of its bounds begins with another one. With it, every row is asked,
+    unless the candidate is proved worse."""
     undecided: Literal["stop", "continue"] = "stop"
     """What happens if the rows do not suffice to decide: the release is rejected and says so, or it goes on, so that
     only a candidate that is proved worse is refused, and `beta` does not hold."""
@@ -307,7 +307,8 @@ class StatedBound(_Strict):
     metric: Text
     """The figure's."""
     higher_is_better: bool = True
-    """Whether a greater one is better; a figure of which its publisher says otherwise is refused."""
+    """Whether a greater one is better; one that its publisher states as better if lower is refused by a bound that says
+    higher."""
     limit: float | None = None
     """The worst one that is admitted."""
     max_drop: Annotated[float, Field(ge=0.0)] | None = None

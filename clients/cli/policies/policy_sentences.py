@@ -81,7 +81,7 @@ def _evaluations(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
         yield f"Evaluation {evaluation.name}: it is asked up to {most} beside {beside}, and rejected unless:"
         if evaluation.has_anchor:
             anchor = "the first version that was promoted with this evaluation; what has none is not compared with it"
-            yield f"  (every row is asked; the anchor is {'this version' if first else anchor})"
+            yield f"  (every row is asked; the anchor is {'this version, without an earlier one' if first else anchor})"
         for bound in bounds:
             label, rows = evaluation.label_of(bound), "all rows" if bound.slice is None else f"slice {bound.slice}"
             rows = "each slice" if bound.slice == EACH_SLICE else rows

@@ -3,16 +3,17 @@
 import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from contracts.evaluation_results import RowScores
+from contracts.evaluation_results import EvaluatedRow, RowScores
 from contracts.evaluations import Evaluation, Evaluations
 from contracts.facts import VariantStaged
 from contracts.vocabulary import Deployable, Digest, Target, digest_of_json
 from decisions.evaluations.fitting import check_set, choose_scorers
+from decisions.evaluations.limit_tests import least_rows
 from decisions.evaluations.rows import EvaluationRow
-from decisions.evaluations.verdicts import Comparison, list_limits, plan_comparison, share_alpha
+from decisions.evaluations.verdicts import Comparison, Limit, list_limits, plan_comparison, share_alpha
 
 METHOD: Final = "1"
 """Part of every output key; increase it if a change of the scorers changes scores."""
@@ -45,6 +46,7 @@ class EvaluationPlan:
         output_key: Evaluations with the same key have the same result.
         rows_digest: Of the whole set.
         basis: What its scores can be compared by, where a bound is about an anchor.
+        least_scored: The fewest rows with scores that can meet each limit about an anchor.
     """
 
     evaluation: Evaluation
@@ -54,6 +56,14 @@ class EvaluationPlan:
     comparison: Comparison
     basis: Digest | None = None
     anchor: AnchorScores | None = None
+    least_scored: Mapping[Limit, int] = field(default_factory=dict)
+
+    def may_be_anchor(self, rows: Sequence[EvaluatedRow]) -> bool:
+        """Return whether so many of the rows have scores that later versions can be compared with them."""
+        return all(
+            sum(limit.concerns(row.slice, row.candidate, row.candidate) for row in rows) >= least
+            for limit, least in self.least_scored.items()
+        )
 
 
 def find_basis(evaluation: Evaluation, rows_digest: Digest) -> Digest | None:
@@ -118,7 +128,12 @@ def plan_evaluation(
         beta=declared.beta,
         asks_all=basis is not None,
     )
-    return EvaluationPlan(evaluation, key, rows_digest, tuple(chosen), comparison, basis, anchor)
+    least_scored = {
+        limit: least_rows(limit.margin, declared.beta)
+        for limit in limits_of_set
+        if limit.kind == "max_drop_from_anchor" and not limit.may_be_undecided
+    }
+    return EvaluationPlan(evaluation, key, rows_digest, tuple(chosen), comparison, basis, anchor, least_scored)
 
 
 def _draw(rows: Sequence[EvaluationRow], seed: Digest) -> Sequence[EvaluationRow]:

@@ -47,7 +47,7 @@ def make_result(
         scores=tuple(scores),
         worse=tuple(number for change, number in changes if change < 0)[:SHOWN_ROWS],
         better=tuple(number for change, number in reversed(changes) if change > 0)[:SHOWN_ROWS],
-        basis=plan.basis,
+        basis=plan.basis if plan.anchor is not None or plan.may_be_anchor(rows) else None,
         anchor=plan.anchor.target if plan.anchor is not None else None,
         verdict=comparison.verdict,
         rows=tuple(rows),
@@ -155,11 +155,9 @@ def _reasons(results: Sequence[EvaluationResult], verdict: Verdict) -> Iterator[
     for result in results:
         if wanted is None:
             alone = ", without an anchor to compare with yet" if result.basis and result.anchor is None else ""
-            met = sum(limit.decision == "met" for limit in result.limits)
-            yield (
-                f"{result.name}: {met} of {len(result.limits)} limits are met and none is missed, after {result.asked} "
-                f"rows{alone}"
-            )
+            met, limits = sum(limit.decision == "met" for limit in result.limits), len(result.limits)
+            shown = f"{met} of {limits} limits are met and none is missed, after " if limits else ""
+            yield f"{result.name}: {shown}{result.asked} rows{alone}{'' if limits else ', nothing is bounded'}"
         elif result.verdict == verdict:
             yield from (f"{result.name}: {_explain(limit)}" for limit in result.limits if limit.decision == wanted)
             if result.void:

@@ -268,6 +268,29 @@ async def test_versions_beside_an_anchor_are_asked_the_same_rows_each_in_another
     assert [limit.decision for limit in second.results[0].limits] == ["met", "met"]
 
 
+class FailingAt(FakeEndpoint):
+    """The baseline fails at rows from one number up to another."""
+
+    def __init__(self, begin, end):
+        super().__init__()
+        self.failing = {f"row {number}" for number in range(begin, end)}
+
+    async def ask(self, version, body, *, timeout_s):
+        if version.target.version == 6 and body["messages"][-1]["content"] in self.failing:
+            raise Transient("engine_failed", "The engine failed.")
+        return await super().ask(version, body, timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(("failed_from", "may_be_anchor"), [(30, True), (9, True), (4, False)])
+async def test_scores_of_too_few_rows_of_a_bounded_slice_are_no_anchor(failed_from, may_be_anchor):
+    rows = [{"prompt": f"row {n}", "expected": "right", "slice": "hard" if n < 30 else "easy"} for n in range(100)]
+    bounds = [{"max_drop": 0.2}, {"slice": "hard", "max_drop_from_anchor": 0.3}]
+    order = staged({**MINE, "bounds": bounds, "max_rows": 100})
+    report, _, _ = await evaluate(FakeReports(rows), FailingAt(failed_from, 30), order)
+    assert (report.verdict, report.results[0].void) == ("pass", 30 - failed_from)
+    assert (report.results[0].basis is not None) == may_be_anchor
+
+
 async def test_a_candidate_that_is_proved_worse_is_not_asked_every_row():
     report, _, _ = await evaluate(FakeReports(SLOW), FakeEndpoint(7), staged(ANCHORED))
     assert report.verdict == "fail"
