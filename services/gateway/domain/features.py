@@ -39,8 +39,10 @@ def language_ratio(asked: str, answer: str, recognise: Recognise) -> float | Non
 
     A text whose two ends are in two languages, such as a question about a text, asks for neither; JSON has none.
     """
+    if not asked or answer.lstrip().startswith(_STRUCTURED):
+        return None
     prose = prose_of(answer)[-LANGUAGE_CHARS:]
-    if not asked or count_letters(prose) < LEAST_LETTERS or answer.lstrip().startswith(_STRUCTURED):
+    if count_letters(prose) < LEAST_LETTERS:
         return None
     ends = {asked[:LANGUAGE_CHARS], asked[-LANGUAGE_CHARS:]}
     languages = {recognise(end) if count_letters(end) >= LEAST_LETTERS else None for end in ends}
