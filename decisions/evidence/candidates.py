@@ -12,8 +12,7 @@ from pydantic import Field
 
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract
-from decisions.evidence.block_tests import BLOCK_S, Block, Count
-from decisions.evidence.open_blocks import Closed, OpenBlocks, add_to_blocks, close_blocks
+from decisions.evidence.block_tests import BLOCK_S, Block, Closed, Count, OpenBlocks, add_to_blocks, close_blocks
 from decisions.evidence.triggers import Outcome, limit_of
 from decisions.evidence.version_tests import (
     AGAINST,

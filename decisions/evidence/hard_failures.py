@@ -12,8 +12,7 @@ from contracts.facts.watch import AlertKind
 from contracts.trigger_metrics import CANCELLED
 from contracts.vocabulary import Contract
 from decisions.evidence.attribution import is_excused
-from decisions.evidence.block_tests import Block, Count
-from decisions.evidence.open_blocks import OpenBlocks, add_to_blocks, close_blocks
+from decisions.evidence.block_tests import Block, Count, OpenBlocks, add_to_blocks, close_blocks
 from decisions.evidence.triggers import Outcome, ended_at, is_empty
 
 NOT_LOADED = "not_loaded"

@@ -13,9 +13,19 @@ from contracts.facts import Inference
 from contracts.facts.watch import PairCounts, Window
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract
-from decisions.evidence.block_tests import History, ShareDetector, is_at_rest, learn, observe_detector, own_limit
+from decisions.evidence.block_tests import (
+    Closed,
+    History,
+    OpenBlocks,
+    ShareDetector,
+    add_to_blocks,
+    close_blocks,
+    is_at_rest,
+    learn,
+    observe_detector,
+    own_limit,
+)
 from decisions.evidence.candidates import CandidateState, add_beside, close_candidate
-from decisions.evidence.open_blocks import Closed, OpenBlocks, add_to_blocks, close_blocks
 from decisions.evidence.triggers import Outcome, ended_at, limit_of
 
 Role = Literal["active", "canary", "shadow"]

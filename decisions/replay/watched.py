@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from contracts.policy import Trigger
 from contracts.vocabulary import Target
 from decisions.evidence.alerts import AlertFact, AlertState, resolve_all
-from decisions.evidence.block_tests import BLOCK_S
+from decisions.evidence.block_tests import BLOCK_S, GRACE_S
 from decisions.evidence.hard_failures import LEAST_REQUESTS, add_outcomes
 from decisions.evidence.observation import slot_length_s
 from decisions.evidence.observe_loop import (
@@ -20,7 +20,6 @@ from decisions.evidence.observe_loop import (
     close,
     observe,
 )
-from decisions.evidence.open_blocks import GRACE_S
 from decisions.evidence.triggers import Outcome
 from decisions.policies.limits import LONGEST_S
 from decisions.replay.route_history import Span

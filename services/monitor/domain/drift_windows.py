@@ -8,7 +8,7 @@ from contracts.facts.watch import Window
 from contracts.policy import Trigger
 from contracts.vocabulary import ArtifactRef, Target, digest_of_json
 from decisions.evidence.alerts import Finding, decide_alerts
-from decisions.evidence.findings import severity_of
+from decisions.evidence.observe_loop import severity_of
 from services.monitor.domain.drift import DEFAULT_ALPHA, DEFAULT_FLOOR, DriftVerdict
 from services.monitor.domain.monitoring import Cause, Rules, add_alerts
 from services.monitor.domain.record import DriftState, MonitorState, Policy, Reference, TargetState

@@ -10,8 +10,8 @@ from contracts.policy import FALSE_ALARM_EVERY, JUDGEMENT_S, Canary, ReleasePoli
 from contracts.records import OutboxRecord
 from contracts.vocabulary import ArtifactRef, Contract, Environment, Instant, ModelName, OnlyFor, Target
 from decisions.evidence.alerts import AlertState
+from decisions.evidence.block_tests import Closed
 from decisions.evidence.observe_loop import WatchedTarget
-from decisions.evidence.open_blocks import Closed
 from decisions.evidence.version_tests import Judgement, JudgementVerdict
 
 APPLIED_KEPT = 512

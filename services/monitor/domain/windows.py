@@ -12,8 +12,8 @@ from contracts.policy import Trigger
 from contracts.trigger_metrics import METRICS
 from decisions.evidence import observe_loop
 from decisions.evidence.attribution import is_excused, is_failure
+from decisions.evidence.block_tests import Closed
 from decisions.evidence.observation import span
-from decisions.evidence.open_blocks import Closed
 from decisions.evidence.triggers import ended_at, is_empty
 from services.monitor.domain import sketch
 from services.monitor.domain.record import OpenWindow, TargetState

@@ -8,8 +8,7 @@ import pytest
 from contracts import facts as f
 from contracts.policy import Trigger
 from contracts.routes import Suspended
-from decisions.evidence.block_tests import BLOCK_S, Block, ShareDetector, observe_detector, plan_line
-from decisions.evidence.open_blocks import GRACE_S
+from decisions.evidence.block_tests import BLOCK_S, GRACE_S, Block, ShareDetector, observe_detector, plan_line
 from decisions.replay.engine import replay
 from decisions.replay.spread import spread, spread_late
 from services.monitor.domain.monitoring import Cause, Rules, add_policy, add_records, assess, follow_route

@@ -7,11 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from contracts.policy import PASS_BETA, Canary
-from decisions.evidence.block_tests import BLOCK_S
+from decisions.evidence.block_tests import BLOCK_S, GRACE_S
 from decisions.evidence.candidates import CandidateState, add_beside, close_candidate, judge
-from decisions.evidence.findings import assess_trigger
 from decisions.evidence.observation import TriggerState
-from decisions.evidence.open_blocks import GRACE_S
+from decisions.evidence.observe_loop import assess_trigger
 from decisions.evidence.triggers import Outcome
 from decisions.evidence.version_tests import MOST_KEYS, CandidateTest
 from testbed import factories as k

@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from contracts.policy import Trigger
-from decisions.evidence.findings import assess_trigger
 from decisions.evidence.observation import close_trigger, fresh_trigger, observe_outcomes
+from decisions.evidence.observe_loop import assess_trigger
 from decisions.evidence.triggers import Outcome
 from testbed.factories import after
 

@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from contracts.policy import FALSE_ALARM_EVERY
-from decisions.evidence.block_tests import BLOCK_S, LEARNED, plan_line
+from decisions.evidence.block_tests import BLOCK_S, GRACE_S, LEARNED, plan_line
 from decisions.evidence.observation import begin_anew, close_trigger, current_limit, fresh_trigger, observe_outcomes
-from decisions.evidence.open_blocks import GRACE_S
 from decisions.evidence.triggers import Outcome
 from testbed import factories as k
 

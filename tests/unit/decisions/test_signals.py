@@ -11,8 +11,8 @@ from contracts.facts.watch import Features, InterTokenLatency
 from contracts.policy import Trigger
 from contracts.trigger_metrics import CANCELLED, METRICS, REPETITIVE, SLO_METRICS
 from decisions.evidence.block_tests import plan_line
-from decisions.evidence.findings import assess_trigger
 from decisions.evidence.observation import close_trigger, fresh_trigger, observe_outcomes
+from decisions.evidence.observe_loop import assess_trigger
 from decisions.evidence.triggers import limit_of, observe, outcomes_of, sequential
 from decisions.rollback.drills import change_record
 from services.rollback_controller.domain.rehearsal_plan import plan_fault
