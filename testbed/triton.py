@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -51,11 +51,8 @@ def marked_engine(folder: Path, marker: str) -> Path:
 class TritonServer(Server):
     name = "triton"
 
-    def __init__(
-        self, folder: Path, *, admin_key: str | None = None, variables: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *, admin_key: str | None = None) -> None:
         super().__init__(folder)
-        self.variables = variables or {}
         self.engine = triton.find_engine(ENGINE)
         self.admin_key = admin_key
         self._agent: TritonAgent | None = None
@@ -74,7 +71,7 @@ class TritonServer(Server):
         return triton.build_command(self.engine, self.folder, self.ports, admin_key=self.admin_key, exit_timeout_s=15)
 
     def environment(self) -> dict[str, str]:
-        return triton.build_environment(self.engine, self.folder, {**os.environ, **self.variables})
+        return triton.build_environment(self.engine, self.folder, os.environ)
 
     def ready(self) -> bool:
         import tritonclient.grpc as client
