@@ -5,7 +5,6 @@ from typing import TypeVar
 from nats.js import JetStreamContext
 from pydantic import Field
 
-from clients.cli.connection import StackAddress, on_bus
 from clients.cli.reading import RecordsOfModels, models_in_reach
 from contracts.records import record_key
 from contracts.vocabulary import Contract
@@ -58,12 +57,6 @@ async def read_blind(js: JetStreamContext, model: str | None = None) -> list[str
     blind = [record.blind for record in controlled if record.blind is not None]
     messages = [*(alert.message for alert in alerts), *(alert.message for alert in blind)]
     return [message or "A model is not watched: see `slipway alerts`." for message in messages]
-
-
-async def find_blind(stack: StackAddress) -> list[str]:
-    """Return the same of all models, where no connection is open."""
-    async with on_bus(stack) as js:
-        return await read_blind(js)
 
 
 async def _read(records: RecordsOfModels[R], models: tuple[str, ...] | None) -> list[R]:

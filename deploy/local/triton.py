@@ -9,7 +9,7 @@ import json
 import shutil
 import stat
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,7 +210,7 @@ def prepare_run_folder(engine: EngineEnvironment, state: Path, *, backends: Path
 
 def copy_backends(target: Path, *, backends: Path = BACKENDS) -> None:
     """Copy our backends into a folder of Triton's, each with the modules that they share."""
-    for source in _backend_folders(backends):
+    for source in sorted(path.parent for path in backends.glob("*/model.py")):
         folder = target / source.name
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))
         for shared in sorted(backends.glob("*.py")):
@@ -220,10 +220,6 @@ def copy_backends(target: Path, *, backends: Path = BACKENDS) -> None:
         shutil.copy2(REQUEST_RULES.parent / "__init__.py", rules.parent)
         for script in folder.glob("*.sh"):
             _make_executable(script)
-
-
-def _backend_folders(backends: Path) -> Sequence[Path]:
-    return sorted(path.parent for path in backends.glob("*/model.py"))
 
 
 def _make_executable(path: Path) -> None:

@@ -34,15 +34,15 @@ async def read_positions(js: JetStreamContext) -> tuple[Position, ...]:
     for stream in STREAMS_IN_ORDER:
         if not stream.startswith("KV_"):
             positions += [
-                Position(stream=stream, consumer=info.name, acknowledged=_acknowledged(info))
+                Position(
+                    stream=stream,
+                    consumer=info.name,
+                    acknowledged=(info.ack_floor.stream_seq or 0) if info.ack_floor is not None else 0,
+                )
                 for info in await _consumers(js, stream)
                 if info.config.durable_name
             ]
     return tuple(positions)
-
-
-def _acknowledged(info: ConsumerInfo) -> int:
-    return (info.ack_floor.stream_seq or 0) if info.ack_floor is not None else 0
 
 
 async def _consumers(js: JetStreamContext, stream: str) -> list[ConsumerInfo]:
@@ -77,10 +77,6 @@ async def copy_stream(client: Client, name: str, folder: Folder) -> StreamCopy:
         with contextlib.suppress(nats.errors.Error):
             await subscription.unsubscribe()
     return StreamCopy(name=name, config=info["config"], state=snapshot["state"], chunks=tuple(chunks))
-
-
-def _joined(folder: Folder, blob: Blob) -> bytes:
-    return b"".join(folder.read(blob))
 
 
 async def _pieces(client: Client, next_message: Any, name: str) -> AsyncIterator[bytes]:
@@ -191,7 +187,7 @@ async def restore_stream(client: Client, copy: StreamCopy, folder: Folder) -> No
     )
     subject = answer["deliver_subject"]
     for chunk in copy.chunks:
-        data = await asyncio.to_thread(_joined, folder, chunk)
+        data = await asyncio.to_thread(b"".join, folder.read(chunk))
         for start in range(0, len(data), PIECE_BYTES):
             await _send(client, subject, data[start : start + PIECE_BYTES], copy.name)
     done = await _send(client, subject, b"", copy.name)

@@ -104,7 +104,7 @@ def policy_validate(
 def _weaker(document: Document, policy: ReleasePolicy, stored: ReleasePolicy | None) -> list[Problem]:
     """Return where a policy is weaker than the stored one."""
     weaker = weaknesses(policy, stored) if stored is not None else []
-    return [document.problem(each, *_location(each)) for each in weaker]
+    return [document.problem(each, *each.partition(" ")[0].split(".")) for each in weaker]  # they begin with the field
 
 
 def check_policy(stack: StackAddress, model: str, file: Path | None) -> ReleasePolicy | None:
@@ -132,11 +132,6 @@ def check_policy(stack: StackAddress, model: str, file: Path | None) -> ReleaseP
             "--policy"
         )
     return stored
-
-
-def _location(weaker: str) -> list[str]:
-    """Return the field that a weakness begins with."""
-    return weaker.partition(" ")[0].split(".")
 
 
 @policy_app.command("explain")

@@ -60,7 +60,7 @@ def convert_gguf(
         ValueError: the file does not hold a Llama with a byte-level BPE vocabulary.
     """
     transformers_logging.disable_progress_bar()  # the command shows its own status
-    fields = read_fields(GGUFReader(str(source)))
+    fields = {name: field.contents() for name, field in GGUFReader(str(source)).fields.items()}
     require_llama(fields)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(fields)
@@ -68,11 +68,6 @@ def convert_gguf(
     tokenizer.save_pretrained(folder)
     build_model(source, fields, dtype).save_pretrained(folder, safe_serialization=True)
     complete_config(folder / "config.json", fields, dtype)
-
-
-def read_fields(reader: GGUFReader) -> dict[str, Any]:
-    """Return the metadata of the file as plain values."""
-    return {name: field.contents() for name, field in reader.fields.items()}
 
 
 def require_llama(fields: dict[str, Any]) -> None:

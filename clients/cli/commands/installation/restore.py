@@ -52,7 +52,8 @@ def restore(
     size = verify(chosen)
     manifest = chosen.manifest
     if not check:
-        folder = None if _is_elsewhere(state) else folder_of(state)
+        is_elsewhere = state is None and CliSettings().nats_url is not None
+        folder = None if is_elsewhere else folder_of(state)
         if folder is None and nats is not None:
             raise CommandError("--nats is for the stack on this machine: the servers elsewhere are there", Exit.USAGE)
         if folder is not None and folder.is_held():
@@ -64,11 +65,6 @@ def restore(
         return
     done = "is whole" if check else "was restored; start the services now, for the stack here with `slipway up`"
     show_line(f"backup {manifest.name()} of {source} with {size_text(size)} {done}")
-
-
-def _is_elsewhere(state: Path | None) -> bool:
-    """Return whether the installation is not the stack in a state folder of this machine."""
-    return state is None and CliSettings().nats_url is not None
 
 
 def note_shape(folder: StateFolder, chosen: Chosen, nats: int | None = None) -> int:
