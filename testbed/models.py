@@ -6,61 +6,20 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     GPT2Config,
-    LlamaConfig,
     PreTrainedConfig,
-    PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
-)
+from clients.cli.sources.sample_model import save_tokenizer, small_llama
+
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 HIDDEN = 32
-
-
-def tiny_tokenizer(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> None:
-    """Save a byte-level tokenizer without merges: every byte is a token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    control = ["<|pad|>", "<|start|>", "<|end|>"]
-    vocabulary = {token: number for number, token in enumerate(control + alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|start|>",
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
-        chat_template=chat_template,
-        model_max_length=512,
-        clean_up_tokenization_spaces=False,
-    ).save_pretrained(folder)
-
-
-def tiny_config(*, tied: bool = True, layers: int = 2, hidden: int = HIDDEN) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=259,
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=tied,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
 
 
 def tiny_qwen2() -> Qwen2Config:
@@ -147,7 +106,8 @@ def tiny_base(
 ) -> Path:
     """Save a model with random weights, a Llama unless `config` says otherwise, its tokenizer and chat template."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config or tiny_config(tied=tied, layers=layers, hidden=hidden))
+    config = config or small_llama(hidden=hidden, tie_word_embeddings=tied, num_hidden_layers=layers)
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
@@ -156,7 +116,7 @@ def tiny_base(
                 parameter.normal_(std=0.1)
     model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
-    tiny_tokenizer(folder)
+    save_tokenizer(folder)
     return folder
 
 

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from clients.cli.api_key import read_key
 from clients.cli.connection import connected, find_stack
 from clients.cli.events.event_log import EventFilter, read_history
+from clients.cli.gateway import read_key
 from clients.cli.releases.runtimes import read_runtimes
 from clients.cli.releases.version_records import read_routes
 from contracts.envelope import Event, plain

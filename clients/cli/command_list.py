@@ -51,6 +51,8 @@ COMMANDS = {
     "erase": Listed("installation.erase", "erase", OPERATE),
     "routes": Listed("trace", "routes", INSPECT),
     "ask": Listed("ask", "ask", INSPECT),
+    "traffic": Listed("traffic", "traffic", INSPECT),
+    "sample-lora": Listed("sample_lora", "sample_lora", RELEASES),
     "audit": Listed("installation.audit", "audit_app", OPERATE),
     "events": Listed("events", "events", OPERATE),
     "alerts": Listed("alerts", "alerts", OPERATE),

@@ -14,8 +14,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from examples.smollm2.traffic import QUESTIONS
-
+QUESTIONS = (
+    "What does the for statement do in Python?",
+    "Explain what a list is.",
+    "How do I open a file?",
+    "What is a dictionary good for?",
+    "How do I define a function?",
+)
 ANSWER_TOKENS = 8
 WARM_UP = 3
 ENVIRONMENT = {

@@ -46,7 +46,6 @@ SETTINGS = {
     "MONITOR_LATENESS_S": "2",
     "MONITOR_UPDATE_EVERY_S": "3",
     "MONITOR_ASSESS_EVERY_S": "3",
-    "ROLLBACK_CONTROLLER_PRODUCTION_DRILLS": MODEL,
 }
 """Shorter windows, so that a few minutes are a line."""
 DARK = frozenset({"fleet", "release", "alert"})

@@ -535,6 +535,7 @@ def test_a_service_is_imported_once_in_its_image_which_compiles_what_it_imports(
 NOT_IN_THE_TOOLS = frozenset(
     {
         "clients.cli.sources.gguf",
+        "clients.cli.sources.sample_model",
         "clients.training.callback",
         "clients.training.trained",
         "clients.cli.doctor.servers",
@@ -542,7 +543,7 @@ NOT_IN_THE_TOOLS = frozenset(
         "services.server_manager.agent",
     }
 )
-"""What its image lacks the libraries for, and says so (tests/unit/cli/test_image.py): conversion of SmolLM2, Triton's doctor."""
+"""What its image lacks the libraries for, and says so (tests/unit/cli/test_image.py): models, Triton's doctor."""
 
 
 def test_the_command_lines_image_has_every_library_that_it_imports_and_no_torch():

@@ -34,7 +34,7 @@ MANUAL = {
 
 @pytest.fixture(scope="module")
 def stack(module_stack):
-    return module_stack(MONITOR_UPDATE_EVERY_S="2", ROLLBACK_CONTROLLER_PRODUCTION_DRILLS=MODEL)
+    return module_stack(MONITOR_UPDATE_EVERY_S="2")
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,6 @@ def stack(module_stack, tiny):
     stack = module_stack(
         MONITOR_UPDATE_EVERY_S="2",
         ROLLBACK_CONTROLLER_VERIFY_S="5",
-        ROLLBACK_CONTROLLER_PRODUCTION_DRILLS=MODEL,
     )
     stack.publish(MODEL, tiny["one"], "--variant", "bf16", policy=WITH_ROLLBACK)
     stack.promoted(MODEL)

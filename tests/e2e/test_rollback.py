@@ -48,9 +48,7 @@ def await_route(stack, version, timeout_s=90.0):
 
 @pytest.fixture(scope="module")
 def stack(module_stack):
-    return module_stack(
-        MONITOR_UPDATE_EVERY_S="2", ROLLBACK_CONTROLLER_VERIFY_S="10", ROLLBACK_CONTROLLER_PRODUCTION_DRILLS=MODEL
-    )
+    return module_stack(MONITOR_UPDATE_EVERY_S="2", ROLLBACK_CONTROLLER_VERIFY_S="10")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -34,7 +34,6 @@ ONCE = (
 def stack(module_stack, tiny):
     stack = module_stack(
         "--nats", "3", MONITOR_UPDATE_EVERY_S="2", ROLLBACK_CONTROLLER_VERIFY_S="10",
-        ROLLBACK_CONTROLLER_PRODUCTION_DRILLS=MODEL,
     )  # fmt: skip
     stack.publish(MODEL, tiny["one"], "--variant", "bf16")
     stack.promoted(MODEL)

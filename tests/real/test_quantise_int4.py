@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from clients.cli.sources.sample_model import save_tokenizer
 from contracts.facts import QuantiseSettings
 from services.quantiser.adapters import quantise_worker
 from services.quantiser.adapters.awq_format import dequantise, load_awq, unpack
@@ -13,7 +14,7 @@ from services.quantiser.adapters.evaluation import load_compressed
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read_shape
 from services.quantiser.ports import QuantisationJob
 from shared.errors import Permanent
-from testbed.models import tiny_base, tiny_tokenizer
+from testbed.models import tiny_base
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
 SETTINGS = QuantiseSettings(calibration_samples=3, calibration_tokens=96)
@@ -129,7 +130,7 @@ def test_autoawq_makes_the_other_families_too(family, tmp_path):
     )
     merged = tmp_path / "merged"
     getattr(transformers, f"{family}ForCausalLM")(config).to(torch.bfloat16).save_pretrained(merged)
-    tiny_tokenizer(merged)
+    save_tokenizer(merged)
     job = order(merged, tmp_path, "awq-int4")
     assert job.plan.engine == "autoawq"
     assert quantise_worker.quantise(job).quality.mean_kl < 0.1

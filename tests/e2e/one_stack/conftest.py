@@ -3,6 +3,7 @@
 import pytest
 
 from testbed.stack import Stack
+from tests.e2e.one_stack.shell import Shell
 
 
 @pytest.fixture(scope="package")
@@ -19,3 +20,11 @@ def stack(empty_stack, tiny):
     """The stack with the tiny base imported."""
     empty_stack.ok("base", "import", str(tiny["base"]))
     return empty_stack
+
+
+@pytest.fixture
+def shell(empty_stack, tmp_path):
+    """A shell in the folder of the test."""
+    shell = Shell(empty_stack, tmp_path)
+    yield shell
+    shell.end()

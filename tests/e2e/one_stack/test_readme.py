@@ -1,61 +1,35 @@
 """The README's first release, block by block as it stands, on a running stack; only the base model is a small one."""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from examples.smollm2 import train
 from testbed.lint.names import problem_of
-from testbed.stack import ROOT
+from testbed.models import edit_json
+from tests.e2e.one_stack.shell import shell_blocks
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 BASE = "smollm2-135m-instruct"
-BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks() -> list[str]:
     """Return the shell blocks of the section, the one that starts the stack and trains first."""
-    text = (ROOT / "README.md").read_text()
-    section = text.split("## Your first release\n")[1].split("\n## ")[0]
-    return BLOCK.findall(section)
+    return shell_blocks("README.md", "Your first release")
 
 
 @pytest.fixture
-def shell(stack, tiny, tmp_path):
-    """Run a script where `slipway` is the command, in a folder that holds what the first block leaves."""
+def trained(shell, stack, tiny):
+    """What the first block leaves in the folder of the shell."""
     stack.ok("base", "import", str(tiny["base"]), "--name", BASE)
-    shutil.copytree(tiny["one"], tmp_path / "runs/1/adapter")
-    config = tmp_path / "runs/1/adapter/adapter_config.json"
-    named = json.loads(config.read_text()) | {"base_model_name_or_path": BASE}
-    config.write_text(json.dumps(named))
-    (tmp_path / "runs/1/train.jsonl").write_text('{"prompt": "What does a for loop do?"}\n')
-    (tmp_path / "bin").mkdir()
-    command = tmp_path / "bin/slipway"
-    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m clients.cli.main "$@"\n')
-    command.chmod(0o755)
-    path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-
-    def run(script: str) -> str:
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-            env={**os.environ, "PATH": path, "SLIPWAY_STATE": str(stack.state)},
-        )
-        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}\n{stack.tail()}"
-        return done.stdout
-
-    return run
+    shutil.copytree(tiny["one"], shell.folder / "runs/1/adapter")
+    edit_json(shell.folder / "runs/1/adapter/adapter_config.json", base_model_name_or_path=BASE)
+    (shell.folder / "runs/1/train.jsonl").write_text('{"prompt": "What does a for loop do?"}\n')
+    return shell
 
 
 def test_the_commands_of_the_first_block_can_be_typed():
@@ -76,11 +50,12 @@ def test_the_training_of_the_first_block_takes_the_folder_that_is_kept_and_leave
     assert f"--data {given.out}/train.jsonl" in publish
 
 
-def test_a_policy_a_publish_and_a_curl_lead_to_an_answer(shell):
+def test_a_policy_a_publish_and_a_curl_lead_to_an_answer(trained):
     _, policy, publish, ask = blocks()
-    shell(policy)
-    assert "promoted" in shell(publish).splitlines()[-1]
-    printed = shell(ask)
+    trained(policy)
+    before = trained(publish)
+    assert "promoted" in before.splitlines()[-1]
+    printed = trained(ask).removeprefix(before)
     answer = json.JSONDecoder().raw_decode(printed[printed.index("{") :])[0]
     assert answer["choices"][0]["message"]["content"]
     assert "support-bot@v1" in printed

@@ -62,6 +62,9 @@ def test_impossible_replicas_are_refused_as_usage(item, capsys):
     assert capsys.readouterr().err.startswith("slipway: ")
 
 
+ALLOWED = {"SLIPWAY_HF_ENDPOINT": "https://huggingface.co", "ROLLBACK_CONTROLLER_PRODUCTION_DRILLS": "*"}
+
+
 def test_parts_do_not_inherit_the_address_of_another_stack():
     environment = {
         "PATH": "/bin",
@@ -72,15 +75,16 @@ def test_parts_do_not_inherit_the_address_of_another_stack():
         "SERVER_MANAGER_AGENT_GRPC": "elsewhere:2",
         "TRITON_AGENT_ADMIN_KEY": "another",
         "SERVER_MANAGER_TOY": "{}",
-        "SLIPWAY_HF_ENDPOINT": "https://hub",
+        **ALLOWED,
     }
-    kept = {"PATH", "SLIPWAY_LOG_LEVEL", "SERVER_MANAGER_TOY", "SLIPWAY_HF_ENDPOINT"}
+    kept = {"PATH", "SLIPWAY_LOG_LEVEL", "SERVER_MANAGER_TOY", *ALLOWED}
     assert inherited_variables(environment) == {name: environment[name] for name in kept}
 
 
-def test_the_model_hub_is_on_in_a_stack_unless_a_variable_says_otherwise():
-    assert inherited_variables({}) == {"SLIPWAY_HF_ENDPOINT": "https://huggingface.co"}
-    assert inherited_variables({"SLIPWAY_HF_ENDPOINT": ""}) == {"SLIPWAY_HF_ENDPOINT": ""}
+@pytest.mark.parametrize("name", ALLOWED)
+def test_model_hub_and_drills_are_allowed_in_a_stack_unless_a_variable_says_otherwise(name):
+    assert inherited_variables({}) == ALLOWED
+    assert inherited_variables({name: ""}) == {**ALLOWED, name: ""}
 
 
 def test_a_policy_is_read_from_yaml_and_json(tmp_path):

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from clients.cli.sources.sample_model import CHAT_TEMPLATE
 from services.merger.domain.serving import TOOL_CONVERSATION, TOOLS
 from shared.errors import Permanent, Transient
 from shared.serving.chat_templates import ChatTemplates
-from testbed.models import CHAT_TEMPLATE
 from tests.kit.mutation import attack, code_of, damage
 
 HERMES = (

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from clients.cli.sources.sample_model import CHAT_TEMPLATE
 from contracts.vocabulary import digest_of, digest_of_json
 from services.merger import domain
 from services.merger.adapters import (
@@ -25,7 +26,7 @@ from services.merger.adapters import (
 )
 from shared.errors import Permanent
 from shared.storage.blobs import blob_key
-from testbed.models import ATTENTION, CHAT_TEMPLATE, edit_json, tiny_base, tiny_full, tiny_lora
+from testbed.models import ATTENTION, edit_json, tiny_base, tiny_full, tiny_lora
 from tests.kit.soak import TIMES
 from tests.unit.merger.peft_results import assert_same_bits, load_all, peft_merge
 

@@ -270,7 +270,7 @@ def configured_services(environment: Any) -> tuple[str, ...]:
 def inherited_variables(environment: Any) -> dict[str, str]:
     """Return the variables that parts inherit: all except those that would point them to another stack.
 
-    The model hub is set if it is not: on one's own machine it is allowed.
+    On one's own machine the model hub and drills in production are allowed, unless a variable says otherwise.
     """
     manager = tuple(
         f"SERVER_MANAGER_{name}" for name in ("TRITON_GRPC", "AGENT_GRPC", "REPOSITORY", "RUNTIME", "ENDPOINTS")
@@ -279,7 +279,7 @@ def inherited_variables(environment: Any) -> dict[str, str]:
     sources = {variable_of(SourceSettings, name) for name in SourceSettings.model_fields}
     kept = {"SLIPWAY_FAILPOINT", "SLIPWAY_LOG_LEVEL", "SLIPWAY_TRACE_FILE", *sources}
     passed = {name: value for name, value in environment.items() if name in kept or not name.startswith(ours)}
-    return {variable_of(SourceSettings, "hf_endpoint"): HUB, **passed}
+    return {variable_of(SourceSettings, "hf_endpoint"): HUB, "ROLLBACK_CONTROLLER_PRODUCTION_DRILLS": "*", **passed}
 
 
 def _up_detached(folder: StateFolder, arguments: list[str], timeout_s: float) -> None:
