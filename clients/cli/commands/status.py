@@ -56,7 +56,7 @@ def status(
     ] = None,
     every: Annotated[
         bool,
-        typer.Option("--all", help="Show every release, not only the newest and those under way."),
+        typer.Option("--all", help="Show every release with its steps, not only the newest and those under way."),
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="Maximum time to wait for the end, in seconds.")] = None,
     state: StateOption = None,
@@ -110,9 +110,12 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
     if as_json:
         show_json([render.as_data(release) for release in shown])
         return
-    now = SystemClock().now()
+    now, newest = SystemClock().now(), {release.progress.model: release for release in shown}
     for release in reversed(shown):
-        show_line("\n".join(render.plain_block(release, (), now)))
+        progress = release.progress
+        is_whole = every or progress.outcome is None or newest[progress.model] is release
+        lines = render.plain_block(release, (), now) if is_whole else [render.headline(progress, now)]
+        show_line("\n".join(lines))
     if not shown:
         show_line("no release yet; publish a checkpoint with `slipway publish`")
 
