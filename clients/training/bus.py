@@ -1,18 +1,20 @@
-"""The message bus, as one publisher: asks the registry about uploads, and announces checkpoints."""
+"""The message bus, as one identity: asks the registry about uploads, announces checkpoints, reads records."""
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
 import nats.errors
 from nats.aio.client import Client
-from nats.js.errors import NoStreamResponseError
+from nats.js.errors import NoStreamResponseError, NotFoundError
 from pydantic import ValidationError
 
 from clients.training.connection import Connection
-from clients.training.errors import PublishError
+from clients.training.errors import PublishError, ReadError, SlipwayClientError
 from contracts.envelope import CONTENT_TYPE, Event, nats_subject, plain
 from contracts.identities import describe_refusal
 from contracts.uploads import UPLOADS, UploadAnswer, UploadRequest
@@ -24,12 +26,14 @@ ANSWER_TIMEOUT_S = 30.0
 PATIENCE_S = 120.0
 """How long a registry or a bus that does not answer is asked again: it may be started again meanwhile."""
 RECONNECT_WAIT_S = 0.5
+REMOVED = "KV-Operation"
+"""The header of a message that removes a record."""
 
 
 class Publisher:
     """A connection to the bus with a publisher's credential."""
 
-    def __init__(self, client: Client, name: str, refused: "asyncio.Future[None]") -> None:
+    def __init__(self, client: Client, name: str, refused: asyncio.Future[None]) -> None:
         self._client = client
         self._refused = refused
         self.name = name
@@ -92,15 +96,49 @@ class Publisher:
                 return bool(ack.duplicate)
 
     async def _unless_refused(self, work: Awaitable[T]) -> T:
-        """Return what work returns; raise what the bus refused meanwhile, which it tells beside the work."""
-        working = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait((working, self._refused), return_when=asyncio.FIRST_COMPLETED)
-            if self._refused.done() and not working.done():
-                self._refused.result()
-            return await working
-        finally:
-            working.cancel()
+        return await _unless_refused(work, self._refused)
+
+
+class Reader:
+    """A connection to the bus that reads the last message of a subject."""
+
+    def __init__(self, client: Client, refused: asyncio.Future[None]) -> None:
+        self._client = client
+        self._refused = refused
+
+    async def last(self, stream: str, subject: str) -> bytes | None:
+        """Return the last message of a subject; None if there is none, or the record was removed.
+
+        Raises:
+            ReadError: The credential may not read it, or the bus gives no answer for `PATIENCE_S`.
+        """
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                message = await _unless_refused(self._get(stream, subject), self._refused)
+            except NotFoundError:
+                return None
+            except (asyncio.TimeoutError, nats.errors.Error) as error:
+                if time.monotonic() >= until:
+                    raise ReadError(f"The message bus gave no answer ({error!r}): try again later.") from error
+                await asyncio.sleep(1.0)
+            else:
+                return None if REMOVED in (message.headers or {}) else message.data
+
+    async def _get(self, stream: str, subject: str) -> Any:
+        return await self._client.jetstream(timeout=ACK_TIMEOUT_S).get_msg(stream, subject=subject, direct=True)
+
+
+async def _unless_refused(work: Awaitable[T], refused: asyncio.Future[None]) -> T:
+    """Return what work returns; raise what the bus refused meanwhile, which it tells beside the work."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((working, refused), return_when=asyncio.FIRST_COMPLETED)
+        if refused.done() and not working.done():
+            refused.result()
+        return await working
+    finally:
+        working.cancel()
 
 
 def publisher_options(connection: Connection) -> dict[str, Any]:
@@ -126,13 +164,38 @@ async def connected(connection: Connection) -> AsyncIterator[Publisher]:
         PublishError: The credentials name no publisher, or the bus does not answer.
     """
     options = publisher_options(connection)
-    name = options["name"]
+    async with _connected(connection, options, PublishError, "The checkpoint was not announced") as (client, refused):
+        yield Publisher(client, str(options["name"]), refused)
+
+
+@contextlib.asynccontextmanager
+async def reading(connection: Connection) -> AsyncIterator[Reader]:
+    """Connect to the bus to read; the connection is closed at the end.
+
+    Raises:
+        ReadError: The credentials cannot be read, or the bus does not answer.
+    """
+    try:
+        options = connection.bus_options()
+    except PublishError as error:
+        raise ReadError(str(error)) from error
+    async with _connected(connection, options, ReadError, "Nothing was read") as (client, refused):
+        yield Reader(client, refused)
+
+
+@contextlib.asynccontextmanager
+async def _connected(
+    connection: Connection, options: dict[str, Any], kind: type[SlipwayClientError], nothing: str
+) -> AsyncIterator[tuple[Client, asyncio.Future[None]]]:
+    """Connect; the second part is a future that fails with an error of `kind` when the bus refuses something."""
     refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    options |= {
-        "connect_timeout": 5,
-        "reconnect_time_wait": RECONNECT_WAIT_S,
-        "error_cb": _note_refusal(str(name), refused),
-    }
+
+    async def note(error: Exception) -> None:
+        sentence = describe_refusal(str(error), str(options.get("name")))
+        if sentence is not None and not refused.done():
+            refused.set_exception(kind(f"{nothing}: {sentence}."))
+
+    options = {**options, "connect_timeout": 5, "reconnect_time_wait": RECONNECT_WAIT_S, "error_cb": note}
     servers, client = connection.nats_url.split(","), Client()
     try:
         # The first attempt fails fast. Afterwards the bus may be away for long, as between the parts of a large file:
@@ -144,9 +207,10 @@ async def connected(connection: Connection) -> AsyncIterator[Publisher]:
             await client.close()
             raise
     except (OSError, asyncio.TimeoutError, nats.errors.Error) as error:
-        raise PublishError(f"The message bus at {connection.nats_url} does not answer: publish again later.") from error
+        again = "publish" if kind is PublishError else "try"
+        raise kind(f"The message bus at {connection.nats_url} does not answer: {again} again later.") from error
     try:
-        yield Publisher(client, str(name), refused)
+        yield client, refused
     finally:
         refused.cancel()
         with contextlib.suppress(nats.errors.Error):
@@ -169,12 +233,3 @@ async def _try_once(servers: list[str], options: dict[str, Any]) -> None:
             return
         finally:
             await client.close()
-
-
-def _note_refusal(name: str, refused: "asyncio.Future[None]") -> Callable[[Exception], Awaitable[None]]:
-    async def note(error: Exception) -> None:
-        sentence = describe_refusal(str(error), name)
-        if sentence is not None and not refused.done():
-            refused.set_exception(PublishError(f"The checkpoint was not announced: {sentence}."))
-
-    return note

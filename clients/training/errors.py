@@ -1,5 +1,13 @@
-"""The error that publishing a checkpoint raises."""
+"""The errors of this client; the message says why and what to do."""
 
 
-class PublishError(Exception):
-    """The checkpoint was not published; the message says why and what to do. Publishing again is always safe."""
+class SlipwayClientError(Exception):
+    """What was asked for was not done."""
+
+
+class PublishError(SlipwayClientError):
+    """The checkpoint was not published. Publishing again is always safe."""
+
+
+class ReadError(SlipwayClientError):
+    """Releases or alerts cannot be read."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +16,7 @@ from clients.training.connection import Connection
 from clients.training.errors import PublishError
 from clients.training.options import Options, completed
 from clients.training.run import Published, Run
+from clients.training.running import run_to_end
 from clients.training.tracing import current_traceparent
 from clients.training.upload import Progress, Uploader
 from contracts.envelope import Event, plain, source_of
@@ -68,7 +68,7 @@ def publish_checkpoint(
     Raises:
         PublishError: an argument is not valid, or the store or the bus does not answer.
     """
-    return _run(publish_checkpoint_async(folder, model=model, base=base, run=run, **options))
+    return run_to_end(publish_checkpoint_async(folder, model=model, base=base, run=run, **options))
 
 
 async def publish_checkpoint_async(
@@ -213,27 +213,3 @@ def _check_size(event: Event[Any]) -> Event[Any]:
 
 def _silent(_done: int, _total: int) -> None:
     """Do nothing: no progress callback was given."""
-
-
-def _run(work: Any) -> Published:
-    """Run a coroutine from synchronous code, even if an event loop is running already (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        published: Published = asyncio.run(work)
-        return published
-    outcome: list[Published] = []
-    failure: list[BaseException] = []
-
-    def in_a_thread() -> None:
-        try:
-            outcome.append(asyncio.run(work))
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
-            failure.append(error)
-
-    thread = threading.Thread(target=in_a_thread)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from nats.js import JetStreamContext
 from nats.js.api import DeliverPolicy
-from pydantic import Field
 
 from clients.cli.events.event_log import EventFilter, parse, read_history
 from clients.cli.events.last_events import last_event
@@ -28,8 +27,9 @@ from contracts.facts import (
     VariantEvaluated,
 )
 from contracts.facts.progress import ReleaseProgress, StepProgress
+from contracts.recorded_releases import RecordedRelease, ReleasesOfModel
 from contracts.services import INBOX
-from contracts.vocabulary import Contract, Digest, Instant, Variant
+from contracts.vocabulary import Contract, Digest, Instant
 from decisions.access.bus_permissions import subjects_about
 
 BUCKET: Final = "releases"
@@ -63,19 +63,6 @@ class Release:
     asked: Digest | None = None
 
 
-class ReleasesOfModel(Contract):
-    """Of the registry's record of a model: its releases that may not have ended, and the versions of the newest."""
-
-    open: tuple[str, ...] = ()
-    reservations: dict[str, int] = Field(default_factory=dict)
-
-    def ids(self, version: int | None = None) -> tuple[str, ...]:
-        """Return the releases that are in progress, and those of a version, else of the newest."""
-        version = version or max(self.reservations.values(), default=0)
-        named = (release_id for release_id, number in self.reservations.items() if number == version)
-        return tuple(dict.fromkeys((*self.open, *named)))
-
-
 class _Waiting(Contract):
     event_id: str
     correlation_id: str
@@ -91,26 +78,15 @@ class _Announcements(Contract):
     last_stored_at: Instant | None = None
 
 
-class _Recorded(Contract):
-    """Of the registry's record of a release."""
-
-    opened: ReleaseOpened
-    progress: ReleaseProgress
-    benchmarked: dict[Variant, VariantBenchmarked] = Field(default_factory=dict)
-    evaluated: VariantEvaluated | None = None
-    asked: Digest | None = None
-
-    @property
-    def release(self) -> Release:
-        benchmarks = tuple(self.benchmarked.values())
-        return Release(
-            self.progress,
-            self.opened.source_event_id,
-            self.opened,
-            benchmarks=benchmarks,
-            evaluated=self.evaluated,
-            asked=self.asked,
-        )
+def _release(recorded: RecordedRelease) -> Release:
+    return Release(
+        recorded.progress,
+        recorded.opened.source_event_id,
+        recorded.opened,
+        benchmarks=tuple(recorded.benchmarked.values()),
+        evaluated=recorded.evaluated,
+        asked=recorded.asked,
+    )
 
 
 async def recorded_releases(js: JetStreamContext, name: Name) -> list[Release]:
@@ -136,9 +112,9 @@ async def read_releases(js: JetStreamContext, model: str | None, *, every: bool 
     """
     whole = every or model is not None
     if whole:
-        records = RecordsOfModels(js, BUCKET, _Recorded, only=_IDS)
+        records = RecordsOfModels(js, BUCKET, RecordedRelease, only=_IDS)
         found = await (records.all() if model is None else records.matching(f"{model}.*"))
-        releases = [record.release for record in found.values()]
+        releases = [_release(record) for record in found.values()]
     else:
         models = await _of_models(js, ReleasesOfModel, "model")
         releases = await _read(js, [f"{name}.{each}" for name, record in models.items() for each in record.ids()])
@@ -236,9 +212,9 @@ async def _keys(js: JetStreamContext, name: Name) -> list[str]:
 
 
 async def _read(js: JetStreamContext, keys: Sequence[str]) -> list[Release]:
-    records = RecordsOfModels(js, BUCKET, _Recorded)
+    records = RecordsOfModels(js, BUCKET, RecordedRelease)
     found = await asyncio.gather(*(records.get(key) for key in keys))
-    return [record.release for record in found if record is not None]
+    return [_release(record) for record in found if record is not None]
 
 
 async def _of_models(js: JetStreamContext, kind: type[Any], name: str) -> dict[str, Any]:
