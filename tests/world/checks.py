@@ -91,6 +91,7 @@ class Checks:
     def check_end(self) -> None:
         """Note what is not as it must be once all faults are over and everything had time."""
         self._check_releases()
+        self._check_outcomes()
         self._check_rollbacks()
         self._check_outboxes()
         for name in self._world.consumers.unfinished(self._world.clock.true_time() - timedelta(seconds=LATE_S)):
@@ -124,6 +125,16 @@ class Checks:
         for release_id in dict.fromkeys(opened):
             if finished[release_id] != 1:
                 self._world.violated(f"release {release_id} has {finished[release_id]} ends")
+
+    def _check_outcomes(self) -> None:
+        """A version with many bad answers is never promoted, and one without any always is."""
+        disturbed = any(fault.kind.startswith("engine") for fault in self._world.fate.faults)
+        for fact in self.of(ReleaseFinished):
+            kind, outcome = self._world.kinds[fact["release_id"]], fact["outcome"]
+            if kind == "bad" and outcome == "promoted":
+                self._world.violated(f"release {fact['release_id']} of a bad version is promoted")
+            if kind == "good" and outcome != "promoted" and not disturbed:
+                self._world.violated(f"release {fact['release_id']} of a good version is {outcome}: {fact['reason']}")
 
     def _check_rollbacks(self) -> None:
         begun = [fact["rollback_id"] for fact in self.of(RollbackStarted)]

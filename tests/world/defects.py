@@ -1,16 +1,21 @@
 """Defects as they are found in review: each is put in by replacing one function, to see that the world finds it."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from decisions.evidence import candidates, observation
 from decisions.routes import edits
+from services.registry.admissions import Admissions
 from services.server_manager import manager
 from services.server_manager.domain import reconcile
 from shared.errors import Permanent, Transient
 from shared.messaging import delivery
 from shared.messaging.bus import Bus
+from shared.messaging.bus_clock import BusClock
 from shared.messaging.records import RecordStore
+from tests.world.fate import Fault
 from tests.world.story import replaced
 
 Defect = tuple[Any, str, Any]
@@ -50,6 +55,31 @@ def passing_errors_give_up() -> Defect:
     return delivery, "given_up", lambda error, _deliveries: Permanent("retries_exhausted", error.reason)
 
 
+def sides_swapped() -> Defect:
+    """The active version's outcomes count for the canary, and the canary's for the active one."""
+    original = candidates.add_beside
+    return observation, "add_beside", lambda state, candidate, active: original(state, active, candidate)
+
+
+def own_clock_decides() -> Defect:
+    """Alerts and orders are as old as the machine's own clock shows (before 69de92c0)."""
+    return BusClock, "now", lambda self: self._clock.now()
+
+
+def announcement_not_written_down() -> Defect:
+    """An announcement is admitted from memory: its message is acknowledged at once."""
+
+    async def receive(self: Any, model: str, announcement: Any) -> None:
+        async def later() -> None:
+            await asyncio.sleep(1.0)
+            await self._write_down(model, announcement)
+            self.start(model)
+
+        self._kept = asyncio.ensure_future(later())
+
+    return Admissions, "receive", receive
+
+
 def previous_is_not_kept() -> Defect:
     """The version to roll back to is not kept loaded."""
     original = reconcile.plan_desired
@@ -61,12 +91,17 @@ def previous_is_not_kept() -> Defect:
     return manager, "plan_desired", plan
 
 
-DEFECTS: dict[int, tuple[Callable[[], Defect], ...]] = {
-    0: (epochs_stand_still, previous_is_not_kept),
-    2: (failed_publish_is_dropped, passing_errors_give_up),
-    5: (outbox_cleared_first,),
-}
-"""By a seed that finds them."""
+DEFECTS: tuple[tuple[Callable[[], Defect], int, tuple[Fault, ...] | None], ...] = (
+    (epochs_stand_still, 0, None),
+    (previous_is_not_kept, 0, None),
+    (failed_publish_is_dropped, 2, None),
+    (passing_errors_give_up, 2, None),
+    (outbox_cleared_first, 1, (Fault("kill", service="registry", change=20),)),
+    (sides_swapped, 3, ()),
+    (own_clock_decides, 12, (Fault("clock jumps", 5.0, "rollback-controller", seconds=900.0),)),
+    (announcement_not_written_down, 1, (Fault("kill at", 0.5, "registry"),)),
+)
+"""Each with a seed that finds it, and with these faults in the place of the seed's own."""
 
 
 @contextlib.contextmanager

@@ -150,6 +150,7 @@ async def _announce(world: World) -> None:
         if ReleaseOpened.TYPE in (message.subject or ""):
             opened = world.checks.facts[-1][1]["data"]
             kind = kinds[int(opened["training"]["run_id"].split()[1])]
+            world.kinds.setdefault(opened["release_id"], kind)
             since_s = world.now_s + 110.0 if kind == "bad later" else 0.0
             if kind != "good" and opened["version"] not in world.bad:
                 world.bad[opened["version"]] = (since_s, BAD)

@@ -6,10 +6,8 @@ from tests.world.defects import DEFECTS, put_back
 from tests.world.story import tell
 
 
-@pytest.mark.parametrize(
-    ("seed", "defect"), [(seed, defect) for seed, defects in DEFECTS.items() for defect in defects]
-)
-def test_a_defect_is_found(seed, defect):
+@pytest.mark.parametrize(("defect", "seed", "faults"), DEFECTS)
+def test_a_defect_is_found(defect, seed, faults):
     with put_back(defect):
-        told = tell(seed)
+        told = tell(seed, faults)
     assert told.violations != ()

@@ -48,6 +48,8 @@ class World:
         self.processes: dict[str, Process] = {}
         self.bad: dict[int, tuple[float, float]] = {}
         """From when on, in seconds of the story, which share of a version's answers is bad."""
+        self.kinds: dict[str, str] = {}
+        """Of the checkpoint of each release: good, bad, or bad later."""
         self.violations: list[str] = []
         self.traces: list[str] = []
         self._clocks = {service: VirtualClock(k.START) for service in SERVICES}
@@ -141,7 +143,7 @@ class World:
         if name in self.engine.dead:
             return "engine_dead"
         since_s, share = self.bad.get(served.target.version, (0.0, 0.0))
-        return "engine_failed" if self.now_s >= since_s and fraction(f"{name}|{key}") < share else None
+        return "engine_failed" if self.now_s >= since_s and fraction(f"bad|{name}|{key}") < share else None
 
     def ask_gateway(self, model: str, environment: Environment = "production") -> Answer:
         """Return what a gateway answers to a new request."""
