@@ -1,1 +1,1 @@
-"""Decisions that several parts share, as pure functions: no clock, no randomness, no I/O; one folder for each subject."""
+"""Decisions that several parts share, as pure functions: no clock, no randomness, no I/O; a folder for each subject."""
