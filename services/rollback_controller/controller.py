@@ -67,7 +67,7 @@ class Controller:
     """What the rollback-controller does with each kind of fact, and between them.
 
     Attributes:
-        states: Its records; `write` changes one with what it publishes, `publish` sends it (`shared.messaging.records`).
+        states: Its records; `write` changes one with what it publishes, `publish` sends it (`messaging.records`).
         routes: The buckets of routes, in production and in staging (`adapters/kv.py`).
         probe: Says whether a target generates, by what it answered a moment ago, or now.
         teams: Returns the teams as they are now.
