@@ -52,7 +52,7 @@ COMMANDS = {
     "routes": Listed("trace", "routes", INSPECT),
     "ask": Listed("ask", "ask", INSPECT),
     "traffic": Listed("traffic", "traffic", INSPECT),
-    "sample-lora": Listed("sample_lora", "sample_lora", RELEASES),
+    "sample-lora": Listed("installation.sample_lora", "sample_lora", RELEASES),
     "audit": Listed("installation.audit", "audit_app", OPERATE),
     "events": Listed("events", "events", OPERATE),
     "alerts": Listed("alerts", "alerts", OPERATE),
