@@ -84,7 +84,7 @@ async def test_a_process_that_is_stopped_costs_one_text_its_features(describer):
 
 async def test_the_whole_batch_has_a_limit_too(describer):
     worker = FeatureWorker(SystemClock(), text_s=3600.0, batch_s=0.01)
-    assert await worker.describe([TEXT] * 3) == [None] * 3  # the limit passed while the process started
+    await worker.describe([TEXT])
     os.kill(worker.pid, signal.SIGSTOP)
     assert await worker.describe([TEXT] * 50) == [None] * 50
     assert await worker.describe([]) == []

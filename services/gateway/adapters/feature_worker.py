@@ -52,6 +52,7 @@ class FeatureWorker:
         async with self._lock:
             described: list[Features | None] = []
             attempts = 0
+            await self._is_running()  # its start has a limit of its own
             end_s = self._clock.monotonic() + self._batch_s
             while len(described) < len(texts) and await self._is_running() and self._clock.monotonic() < end_s:
                 before = len(described)
