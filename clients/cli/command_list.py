@@ -65,6 +65,8 @@ COMMANDS = {
     "apply": Listed("apply", "apply", OPERATE),
     "runtime": Listed("runtime", "runtime_app", OPERATE),
     "endpoints": Listed("endpoints", "endpoints_app", OPERATE),
+    "attach": Listed("attach", "attach", OPERATE),
+    "detach": Listed("attach", "detach", OPERATE),
     "quarantine": Listed("quarantine", "quarantine_app", OPERATE),
     "keys": Listed("installation.keys", "keys_app", OPERATE),
     "deadletters": Listed("events", "deadletters_app", OPERATE),

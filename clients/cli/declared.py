@@ -1,4 +1,4 @@
-"""What files declare: policies, teams, key scopes, mirrors; read with lines, compared with the installation as JSON."""
+"""What files declare: policies, teams, key scopes, mirrors, attachments. Read with lines, and compared as JSON."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,13 +13,14 @@ from clients.cli.errors import CommandError, Exit
 from clients.cli.releases.names import nearest
 from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents
 from contracts.api_keys import ApiKey, KeyLimits, KeyName
+from contracts.attachments import Attachment, GroupName, ServerUrl
 from contracts.mirrors import Mirror, MirrorName
 from contracts.policy import ReleasePolicy
 from contracts.teams import Team, TeamName, TeamQuota
 from contracts.vocabulary import Environment, Instant, ModelName
 from decisions.policies.problems import list_problems
 
-KINDS = ("Policy", "Team", "ApiKey", "Mirror")
+KINDS = ("Policy", "Team", "ApiKey", "Mirror", "Attachment")
 SUFFIXES = (".yaml", ".yml", ".json")
 MOST_FILES = 1000
 _SECRET = re.compile(
@@ -136,7 +137,33 @@ class DeclaredMirror(_Declared):
         return mirror_data(self.record())
 
 
-AnyDeclared = DeclaredPolicy | DeclaredTeam | DeclaredApiKey | DeclaredMirror
+class DeclaredAttachment(_Declared):
+    """The servers that a model is released into."""
+
+    kind: Literal["Attachment"]
+    model: ModelName
+    groups: dict[GroupName, tuple[ServerUrl, ...]]
+
+    @model_validator(mode="after")
+    def _is_valid(self) -> "DeclaredAttachment":
+        self.record()
+        return self
+
+    @property
+    def key(self) -> Key:
+        """Kind and name."""
+        return ("Attachment", self.model)
+
+    def record(self) -> Attachment:
+        """Return it as it is stored."""
+        return Attachment(model=self.model, groups=self.groups)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as it is compared."""
+        return attachment_data(self.record())
+
+
+AnyDeclared = DeclaredPolicy | DeclaredTeam | DeclaredApiKey | DeclaredMirror | DeclaredAttachment
 _ANY: TypeAdapter[AnyDeclared] = TypeAdapter(Annotated[AnyDeclared, Field(discriminator="kind")])
 
 
@@ -165,6 +192,11 @@ def policy_data(policy: ReleasePolicy) -> dict[str, Any]:
 def mirror_data(mirror: Mirror) -> dict[str, Any]:
     """Return a mirror as it is compared."""
     return {"models": sorted(mirror.models), "without": sorted(mirror.without), "paused": mirror.paused}
+
+
+def attachment_data(attachment: Attachment) -> dict[str, Any]:
+    """Return an attachment as it is compared."""
+    return {"groups": {name: list(urls) for name, urls in sorted(attachment.groups.items())}}
 
 
 def team_data(team: Team) -> dict[str, Any]:

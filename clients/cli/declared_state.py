@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-Kind = Literal["Team", "Policy", "ApiKey", "Mirror"]
+Kind = Literal["Team", "Policy", "ApiKey", "Mirror", "Attachment"]
 Action = Literal["create", "update", "remove", "issue"]
 Key = tuple[Kind, str]
-ORDER: Final[tuple[Kind, ...]] = ("Team", "Policy", "ApiKey", "Mirror")
+ORDER: Final[tuple[Kind, ...]] = ("Team", "Policy", "ApiKey", "Mirror", "Attachment")
 """The order in which kinds are changed: a key may name a team; what is removed goes in the opposite order."""
 
 

@@ -1,4 +1,4 @@
-"""An installation as files declare it: reads its policies, teams, API keys and mirrors, and makes changes."""
+"""An installation as files declare it: reads its policies, teams, API keys, mirrors, attachments; makes changes."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +15,11 @@ from clients.cli.declared import (
     AnyDeclared,
     Declarations,
     DeclaredApiKey,
+    DeclaredAttachment,
     DeclaredMirror,
     DeclaredPolicy,
     DeclaredTeam,
+    attachment_data,
     is_declarable,
     mirror_data,
     policy_data,
@@ -40,6 +42,7 @@ from shared.storage.record_format import dump, parse
 AS_DATA: Final[Mapping[Kind, tuple[RecordKind, Callable[[Any], dict[str, Any]]]]] = {
     "Policy": ("policy", policy_data),
     "Mirror": ("mirror", mirror_data),
+    "Attachment": ("attachment", attachment_data),
 }
 """Kinds that are one record under the name of what is declared: its kind in orders, and how it is compared."""
 
@@ -57,7 +60,7 @@ class Installation:
         actual: dict[Key, Mapping[str, Any]] = {}
         if "Team" in declared.kinds:
             actual |= {("Team", team.name): team_data(team) for team in keys_of_folder(self.folder, self.state).teams()}
-        if not {"Policy", "ApiKey", "Mirror"} & declared.kinds:
+        if not declared.kinds - {"Team"}:
             return actual
         async with connected(self.stack) as client:
             js = client.jetstream(timeout=10)
@@ -87,7 +90,7 @@ class Installation:
         async with connected(self.stack) as client:
             js = client.jetstream(timeout=10)
             if change.kind in AS_DATA:
-                declared = value if isinstance(value, DeclaredPolicy | DeclaredMirror) else None
+                declared = value if isinstance(value, DeclaredPolicy | DeclaredMirror | DeclaredAttachment) else None
                 await self._make_record(js, change, None if declared is None else declared.record())
             else:
                 await self._make_keys(js, change.name, value if isinstance(value, DeclaredApiKey) else None)

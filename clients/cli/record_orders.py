@@ -1,4 +1,4 @@
-"""Orders that the registry stores or removes a record: a policy, a key of the API, a mirror."""
+"""Orders that the registry stores or removes a record: a policy, a key of the API, a mirror, an attachment."""
 
 from datetime import timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from clients.cli.commands.orders import give_order
 from clients.cli.connection import StackAddress
 from contracts.api_keys import ApiKey
 from contracts.facts import RecordOrdered
-from contracts.facts.ops import RECORDS, RecordKind
+from contracts.facts.ops import OF_A_MODEL, RECORDS, RecordKind
 from contracts.vocabulary import digest_of
 from decisions.rollback.orders import ORDER_AGE
 from shared.runtime.clock import SystemClock
@@ -45,7 +45,7 @@ async def order_record(
         before=digest_of(before) if before is not None else None,
         expires_at=SystemClock().now() + valid,
     )
-    await give_order(js, stack, name if kind == "policy" else ALL_MODELS, ordered)
+    await give_order(js, stack, name if kind in OF_A_MODEL else ALL_MODELS, ordered)
 
 
 def revoked(key: ApiKey) -> ApiKey:

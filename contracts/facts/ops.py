@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import BaseModel, Field
 
 from ..api_keys import ApiKey
+from ..attachments import Attachment
 from ..codes import Code
 from ..limits import AtMost
 from ..mirrors import Mirror
@@ -215,19 +216,22 @@ class EndpointOrdered(Fact):
     expires_at: Instant | None = None
 
 
-RecordKind = Literal["policy", "api-key", "mirror"]
+RecordKind = Literal["policy", "api-key", "mirror", "attachment"]
 RECORDS: Final[dict[RecordKind, tuple[str, type[BaseModel]]]] = {
     "policy": ("policies", ReleasePolicy),
     "api-key": ("api-keys", ApiKey),
     "mirror": ("mirrors", Mirror),
+    "attachment": ("attachments", Attachment),
 }
 """Records that the registry writes as administrators order: bucket and type of each kind."""
+OF_A_MODEL: Final[frozenset[RecordKind]] = frozenset({"policy", "attachment"})
+"""Kinds whose key is a model, and whose orders are published under it."""
 
 
 class RecordOrdered(Fact):
-    """An administrator ordered that the registry stores or removes a policy, a key of the API, or a mirror.
+    """An administrator ordered that the registry stores or removes a policy, an API key, a mirror, or an attachment.
 
-    It is published under the model of a policy, and under `all-models` for the others.
+    It is published under the model of a policy or an attachment, and under `all-models` for the others.
 
     Attributes:
         kind: What it is.

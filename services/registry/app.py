@@ -131,6 +131,8 @@ class Registry:
             _refuse(admission.assess_evaluations(ready, policy))
             if policy.evaluations.stated:
                 _refuse(admission.assess_stated(ready, policy, await self._active_figures(model)))
+            if await self._ports.attachments.get(model) is not None:
+                _refuse(admission.assess_attached(policy))
             _refuse(admission.assess_callers(ready.model, policy, self._ports.teams()))
             if not await self._team_use.has_turn(model):
                 raise NotItsTurn
@@ -311,7 +313,7 @@ def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: Regi
     async def erase(event: Event[ErasureOrdered]) -> OrderAccepted:
         return await registry.erase(event, bus.received.stored_at)
 
-    records = RecordOrders(ports.ordered, ports.teams, clock)
+    records = RecordOrders(ports.ordered, ports.teams, ports.routes, clock)
 
     @bus.on(RecordOrdered, failure=order_refused)
     async def record_ordered(event: Event[RecordOrdered]) -> OrderAccepted:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeVar
 
+from contracts.attachments import Attachment
 from contracts.audit import AuditTail
 from contracts.facts.ops import RECORDS
 from contracts.policy import ReleasePolicy
@@ -58,6 +59,7 @@ def connect_ports(
         announcements=store(Announcements),
         inbox=StreamInbox(bus.js),
         policies=Bucket(bus.js, "policies", ReleasePolicy),
+        attachments=Bucket(bus.js, "attachments", Attachment),
         ordered={kind: Bucket(bus.js, *where, service=SERVICE) for kind, where in RECORDS.items()},
         routes=Bucket(bus.js, "routes", Route),
         artifacts=artifacts,

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from contracts.attachments import Attachment
 from contracts.envelope import Event
 from contracts.facts import CheckpointReady, EvalResult, ReleaseOpened
 from contracts.facts.ops import RecordKind
@@ -145,6 +146,7 @@ class Ports:
         policies: Stored policies, by model.
         routes: Production routes, by model.
         teams: Returns the teams as they are now.
+        attachments: Attached servers, by model.
         ordered: The buckets that are written as administrators order.
     """
 
@@ -155,6 +157,7 @@ class Ports:
     policies: Lookup[ReleasePolicy]
     routes: Lookup[Route]
     artifacts: Artifacts
+    attachments: Lookup[Attachment]
     teams: Callable[[], tuple[Team, ...]] = tuple
     ordered: Mapping[RecordKind, OrderedRecords] = field(default_factory=dict)
 

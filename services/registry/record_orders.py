@@ -1,4 +1,4 @@
-"""Policies, keys of the API and mirrors: the registry alone writes them, as administrators order."""
+"""Policies, keys of the API, mirrors and attachments: the registry alone writes them, as administrators order."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -6,16 +6,19 @@ from datetime import datetime
 from pydantic import BaseModel, ValidationError
 
 from contracts.api_keys import ApiKey
+from contracts.attachments import Attachment
 from contracts.envelope import Event
 from contracts.facts import OrderAccepted, RecordOrdered
-from contracts.facts.ops import RECORDS, RecordKind
+from contracts.facts.ops import OF_A_MODEL, RECORDS, RecordKind
 from contracts.mirrors import Mirror
 from contracts.policy import ReleasePolicy
+from contracts.routes import Route
 from contracts.teams import Team
 from contracts.vocabulary import digest_of
 from decisions.access.teams import find_problem
 from decisions.policies.problems import list_problems
-from services.registry.ports import OrderedRecords
+from decisions.serving.attached import why_not_changed
+from services.registry.ports import Lookup, OrderedRecords
 from shared.errors import Permanent
 from shared.messaging.orders import check_age
 from shared.runtime.clock import Clock
@@ -27,10 +30,14 @@ class RecordOrders:
     """Carries out `record.ordered`: writes a record if it replaces the one that the order was given for."""
 
     def __init__(
-        self, buckets: Mapping[RecordKind, OrderedRecords], teams: Callable[[], Iterable[Team]], clock: Clock
+        self,
+        buckets: Mapping[RecordKind, OrderedRecords],
+        teams: Callable[[], Iterable[Team]],
+        routes: Lookup[Route],
+        clock: Clock,
     ) -> None:
-        """Take the bucket of each kind, what returns the teams, and the clock."""
-        self._buckets, self._teams, self._clock = buckets, teams, clock
+        """Take the bucket of each kind, what returns the teams, the routes of production, and the clock."""
+        self._buckets, self._teams, self._routes, self._clock = buckets, teams, routes, clock
 
     async def carry_out(self, event: Event[RecordOrdered], stored_at: datetime) -> OrderAccepted:
         """Store or remove a record, once; raise Permanent if the order is void or the record not valid."""
@@ -42,6 +49,7 @@ class RecordOrders:
             changed = Permanent("not_applicable", f"{reason} Read it, and order again.")
             if (digest_of(there) if there is not None else None) != order.before:
                 raise changed
+            await self._check_route(order, record)
             try:
                 if record is None:
                     await bucket.remove(order.name, revision)
@@ -53,16 +61,21 @@ class RecordOrders:
                 raise changed from None
         return OrderAccepted(order_id=event.id, order_type=event.type)
 
+    async def _check_route(self, order: RecordOrdered, record: BaseModel | None) -> None:
+        """Raise Permanent unless production goes on with an attachment as it is ordered."""
+        if order.kind != "attachment":
+            return
+        entry = await self._routes.get(order.name)
+        attachment = record if isinstance(record, Attachment) else None
+        problem = why_not_changed(attachment, entry.value if entry is not None else None)
+        if problem is not None:
+            raise Permanent("not_applicable", problem)
+
     def _read(self, event: Event[RecordOrdered]) -> BaseModel | None:
         """Return the ordered record; raise Permanent if it is not valid."""
-        order, record = event.data, None
-        if order.record is not None:
-            try:
-                record = RECORDS[order.kind][1].model_validate(order.record)
-            except ValidationError as error:
-                problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-                raise Permanent("malformed_event", f"The {order.kind} {order.name} is not valid: {problems}") from error
-        name, problem = event.subject if order.kind == "policy" else order.name, None
+        order = event.data
+        record = _parse(order) if order.record is not None else None
+        name, problem = event.subject if order.kind in OF_A_MODEL else order.name, None
         match record:
             case ReleasePolicy():
                 invalid = [each.reason for each in list_problems(record)]
@@ -74,6 +87,8 @@ class RecordOrders:
                     problem = find_problem(record.team, record.models, self._teams())
             case Mirror():
                 name = record.registry
+            case Attachment():
+                name = record.model
         if problem is not None:
             raise Permanent("team_mismatch", problem)
         if name != order.name:
@@ -81,3 +96,11 @@ class RecordOrders:
                 "malformed_event", f"The order is for the {order.kind} {order.name}, its record for {name}."
             )
         return record
+
+
+def _parse(order: RecordOrdered) -> BaseModel:
+    try:
+        return RECORDS[order.kind][1].model_validate(order.record)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise Permanent("malformed_event", f"The {order.kind} {order.name} is not valid: {problems}") from error

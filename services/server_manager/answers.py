@@ -131,7 +131,8 @@ class Answers:
 
     async def move(self, move: Move) -> None:
         """Write other endpoints of a target into its route; what it serves stays the same."""
-        endpoints = tuple(self._engines[name].endpoint for name in move.endpoints)
+        # Those of attached servers are addresses already.
+        endpoints = tuple(self._engines[name].endpoint if name in self._engines else name for name in move.endpoints)
         edit = await self._routes.edit(
             move.model,
             lambda route: move_target(route, move.target, endpoints, epoch=move.epoch, cause_id=move.cause_id),
@@ -276,7 +277,7 @@ class Answers:
     async def _served(self, deployable: Deployable) -> ServedTarget:
         description = await self._artifacts.describe(deployable)
         missing = why_no_runtime(deployable.serving, self._limits.runtimes)
-        if missing is not None:
+        if missing is not None and deployable.target.model not in self._limits.attached:
             raise Permanent("runtime_unknown", missing)
         engine = self._engines[self._endpoint_of(deployable)]
         return ServedTarget(
@@ -285,7 +286,7 @@ class Answers:
             weights_bytes=deployable.weights_bytes,
             serving=deployable.serving,
             runtime=self._ran_by(str(deployable.target)) or engine.runtime,
-            endpoints=(engine.endpoint,),
+            endpoints=engine.addresses(str(deployable.target)),
             chat_template=description.chat_template,
             bos_token=description.bos_token,
             eos_token=description.eos_token,

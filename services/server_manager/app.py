@@ -16,6 +16,7 @@ from contracts.facts import (
     VariantFailed,
 )
 from decisions.serving.runtimes import why_no_runtime
+from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain import staging
 from services.server_manager.domain.drains import enqueue_endpoint_order
 from services.server_manager.domain.records import EndpointOrder
@@ -35,6 +36,7 @@ def build(
     bus: Bus,
     *,
     engines: Engines,
+    attached: AttachedModels,
     artifacts: Artifacts,
     state: FleetState,
     routes: Routes,
@@ -51,9 +53,10 @@ def build(
     Waiting lives in the record, not in unacknowledged messages: a fact is acknowledged as soon as its order is
     written.
     """
-    limits = replace(settings.limits, hardware=hardware)
+    limits = replace(settings.limits, hardware=hardware, attached=attached.names)
     manager = Manager(
         engines=engines,
+        attached=attached,
         view=view,
         artifacts=artifacts,
         state=state,
@@ -67,7 +70,8 @@ def build(
 
     @bus.on(ReleaseOpened)
     async def refuse_unservable(event: Event[ReleaseOpened]) -> list[Emit]:
-        return refuse_variants(event.data, limits.hardware, limits.runtimes) if event.data.returns is None else []
+        decided_elsewhere = event.data.returns is not None or event.subject in limits.attached
+        return [] if decided_elsewhere else refuse_variants(event.data, limits.hardware, limits.runtimes)
 
     @bus.on(StageRequested, failure=_staging_failed)
     async def stage(event: Event[StageRequested]) -> None:

@@ -6,23 +6,27 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from contracts.attachments import Attachment
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
 from services.server_manager.adapters.agent_client import AgentClient
 from services.server_manager.adapters.agent_requests import Signer
 from services.server_manager.adapters.artifact_cache import ArtifactCache
+from services.server_manager.adapters.attached_engine import AttachedEngine
 from services.server_manager.adapters.hardware import detect_cpu, detect_hardware
-from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRoutes, KvRuntimes
+from services.server_manager.adapters.kv_state import KvAttachments, KvLeadership, KvRecords, KvRoutes, KvRuntimes
 from services.server_manager.adapters.load_check import LoadCheck
 from services.server_manager.adapters.repository_files import LeaseFile, LeaseFiles, RoutesFile
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.app import SERVICE, build
+from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.domain.servable_variants import Hardware, parse_hardware
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import Manager
 from services.server_manager.metrics import FleetMetrics, show_agents
+from services.server_manager.ports import Engine
 from services.server_manager.settings import ServerManagerSettings, ServingEndpoint
 from shared.errors import SlipwayError
 from shared.messaging.bus import Bus
@@ -34,6 +38,7 @@ from shared.runtime.program_imports import finish_imports
 from shared.runtime.service import Check, serve
 from shared.runtime.settings import Connection, read_settings
 from shared.runtime.telemetry import configure_logging
+from shared.serving.channels import Channels
 from shared.storage.blobs import Store
 from shared.storage.credentials import require_store
 
@@ -58,12 +63,20 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         name: _engine(endpoint, settings, agents[name], lead.superseded)
         for name, endpoint in settings.all_endpoints.items()
     }
+    fleet: dict[str, Engine] = {**engines}
+    channels = Channels()
+    attached = AttachedModels(
+        fleet,
+        KvAttachments(KvRecords(lambda: bus.js, "attachments", Attachment)),
+        lambda model: AttachedEngine(model, channels, {}),
+    )
     show_agents(bus.metrics, {name: agent.is_answering for name, agent in agents.items()}, lead.superseded)
     state = _fleet_state(bus, settings)
     routes = KvRecords(lambda: bus.js, "routes", Route, service=SERVICE)
     manager = build(
         bus,
-        engines=engines,
+        engines=fleet,
+        attached=attached,
         artifacts=_artifact_cache(store, connection, settings),
         state=state,
         routes=KnownRoutes(KvRoutes(routes), RoutesFile(settings.repository)),
@@ -82,7 +95,9 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         )
     finally:
         await asyncio.gather(
-            *(engine.close() for engine in engines.values()), *(agent.close() for agent in agents.values())
+            *(engine.close() for engine in engines.values()),
+            *(agent.close() for agent in agents.values()),
+            channels.close(),
         )
 
 

@@ -12,6 +12,7 @@ from contracts.routes import Route
 from contracts.runtimes import FleetRuntimes
 from contracts.vocabulary import Target
 from services.server_manager.answers import Answers
+from services.server_manager.attached_models import AttachedModels
 from services.server_manager.background import BackgroundPublisher, TrafficProofs, renewing
 from services.server_manager.declared_copies import DeclaredCopies
 from services.server_manager.domain.alerts import assess_standby, find_unloadable, note_failures, plan_alerts
@@ -71,6 +72,7 @@ class Manager:
         self,
         *,
         engines: Engines,
+        attached: AttachedModels,
         artifacts: Artifacts,
         state: FleetState,
         routes: Routes,
@@ -84,6 +86,7 @@ class Manager:
         self._measured = MeasuredMemory()
         limits = replace(limits, measured=self._measured)
         self._engines = engines
+        self._attached = attached
         self._artifacts = artifacts
         self._state = state
         self._routes = routes
@@ -184,6 +187,7 @@ class Manager:
         await self._remove_copies()
 
     async def _reconcile(self) -> None:
+        await self._attached.follow()
         answering = await self._indexes.ask()
         down = self._indexes.down(answering)
         await self._answer_orders(down)
@@ -260,6 +264,7 @@ class Manager:
             homes=self._homes.place(record, listing.routes, down),
             intact_homes=self._homes.intact,
             copies=self._drains.copies(),
+            lacks=self._attached.lacks,
         ):
             answer = self._verified(due, listing.routes)
             if answer is None:
@@ -301,7 +306,8 @@ class Manager:
         for route in find_unpublished(routes, record.answered):
             await self._check_lease()
             await self._answers.publish_move(route)
-        addresses = {name: engine.endpoint for name, engine in self._engines.items()}
+        attached = self._attached.names.values()
+        addresses = {name: engine.endpoint for name, engine in self._engines.items() if name not in attached}
         removed = self._drains.note_removed(routes, set(record.addresses) - set(addresses.values()))
         moves = plan_moves(
             routes,
@@ -312,6 +318,7 @@ class Manager:
             removed=removed,
             copy_homes=self._declared.choose(record, routes, self._homes.place(record, routes, down), down),
             ready=self._declared.ready(usable),
+            attached=self._attached.addresses,
         )
         for move in moves:
             await self._check_lease()
@@ -330,7 +337,8 @@ class Manager:
         self.executor.note_needed({**desired, **dict.fromkeys(kept)})
         fixed = kept | {name for name, target in held.items() if target.endpoint not in usable}
         homes = self._homes.chosen
-        served = on_endpoints(desired, self._engines.keys(), homes)
+        there = {name: target for name, target in desired.items() if not self._attached.lacks(target.deployable)}
+        served = on_endpoints(there, self._engines.keys(), homes)
         copies = self._drains.copies()
         removable = find_removable(self.executor.copies(), held, named, usable, kept, copy_homes=self._declared.planned)
         self._drains.note_copies(removable)
@@ -380,7 +388,7 @@ class Manager:
         held = self.executor.held()
         view: dict[str, Any] = {
             "memory_budget_bytes": self._limits.memory_budget_bytes,
-            "addresses": add_addresses(record, [engine.endpoint for engine in self._engines.values()]),
+            "addresses": add_addresses(record, [self._engines[name].endpoint for name in self._limits.endpoints]),
         }
         if self.executor.known:
             view["measured"] = self._measured.to_record()

@@ -52,6 +52,9 @@ class Engine(Protocol):
     def runtime(self) -> Runtime | None:
         """What runs the engine now; None if it is not known."""
 
+    def addresses(self, name: str) -> tuple[str, ...]:
+        """Return where gateways reach a target that it holds."""
+
     async def index(self) -> Mapping[str, Indexed] | None:
         """Return what is there, None while a model is loaded or unloaded; raise Transient `endpoint_unreachable`."""
 
@@ -78,6 +81,23 @@ class Engine(Protocol):
 
     async def probe(self, name: str, deadline_s: float) -> str:
         """Return the first text that the model generates; raise when there is none."""
+
+
+class AttachedGroups(Engine, Protocol):
+    """The attached servers of a model: a load checks that they serve a target, and an unload only forgets that."""
+
+    groups: Mapping[str, tuple[str, ...]]
+    """The addresses of each group's replicas."""
+
+    def may_have(self, name: str) -> bool:
+        """Return whether all replicas of a group listed a target when they were last asked."""
+
+
+class Attachments(Protocol):
+    """The records of attached servers."""
+
+    async def all(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+        """Return the groups of each model that is attached; raise Transient if the bus is silent."""
 
 
 Engines = Mapping[str, Engine]

@@ -47,6 +47,7 @@ BUCKETS = (
     "audit",
     "notifications",
     "mirrors",
+    "attachments",
 )
 USAGE_DAYS = 100.0
 """Days that what an account used is kept after its last request: this month, and the two before."""
@@ -56,6 +57,7 @@ _BUCKET_BYTES = {
     "alerts": 2048 * _MEBIBYTE,
     "rollbacks": 512 * _MEBIBYTE,
     "mirrors": 8 * _MEBIBYTE,
+    "attachments": 8 * _MEBIBYTE,
 }
 LIMITS: Mapping[str, int] = {
     INBOX: 256 * _MEBIBYTE,

@@ -1,9 +1,11 @@
-"""Channels to the Tritons: one per endpoint, closed when no stream uses it."""
+"""Channels to the serving fleet: one per endpoint, closed when no stream uses it."""
 
 from collections.abc import Iterable
 from typing import Any, Final
 
+from shared.serving.api_servers import ApiServer
 from shared.serving.engine_streams import close_streams, count_streams
+from shared.serving.http_channel import HttpChannel
 
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", 2**31 - 1),
@@ -16,14 +18,16 @@ CHANNEL_OPTIONS: Final = (
 
 
 class Channels:
-    """One gRPC channel per endpoint, shared by all requests (one carries more than a hundred streams)."""
+    """One channel per endpoint, shared by all requests: HTTP to an address that begins so, else gRPC, to a Triton."""
 
     def __init__(self) -> None:
         self._open: dict[str, Any] = {}
 
     def get(self, endpoint: str) -> Any:
-        """Return the channel of an endpoint, `host:port`; it connects in the background."""
-        if endpoint not in self._open:
+        """Return the channel of an endpoint, `host:port` or `http://…`; it connects in the background."""
+        if endpoint not in self._open and endpoint.startswith("http"):
+            self._open[endpoint] = HttpChannel(endpoint)
+        elif endpoint not in self._open:
             import grpc.aio
 
             self._open[endpoint] = grpc.aio.insecure_channel(endpoint, options=CHANNEL_OPTIONS)
@@ -31,7 +35,7 @@ class Channels:
 
     def in_use(self) -> list[str]:
         """Return the endpoints whose channel has a stream that has not ended."""
-        return [endpoint for endpoint, channel in self._open.items() if count_streams(channel)]
+        return [endpoint for endpoint, channel in self._open.items() if _is_used(channel)]
 
     async def keep_only(self, endpoints: Iterable[str]) -> None:
         """Close the channels of all other endpoints; their streams must have ended."""
@@ -43,3 +47,7 @@ class Channels:
     async def close(self) -> None:
         """Close every channel."""
         await self.keep_only(())
+
+
+def _is_used(channel: Any) -> bool:
+    return channel.under_way > 0 if isinstance(channel, ApiServer) else count_streams(channel) > 0

@@ -10,6 +10,7 @@ own, which is closed when it is idle, and replaced now and then.
 """
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import weakref
@@ -20,6 +21,7 @@ from typing import Any, Final
 import structlog
 
 from shared.errors import SlipwayError, Transient
+from shared.serving.api_servers import ApiServer
 from shared.serving.engine_answers import Answer
 from shared.serving.inference import Deadlines, classify_engine_error, classify_rpc_error
 from shared.serving.openai_stream import ApiPiece, ApiRequest, build_abort, build_message, read_pieces
@@ -86,6 +88,11 @@ async def stream_api(
             passed is an answer: status 504, or one that ends early with an error in its record.
         Permanent: `bad_request`: the target cannot take the request.
     """
+    if isinstance(channel, ApiServer):
+        async with contextlib.aclosing(channel.stream_api(triton_name, request, deadlines or Deadlines())) as pieces:
+            async for part in pieces:
+                yield part
+        return
     stream = find_stream(channel, triton_name)
     answer = stream.send(request, deadlines or Deadlines())
     has_started = False

@@ -1,4 +1,4 @@
-"""The client of a target on Triton: streams text deltas over gRPC, with deadlines, and cancels streams that it leaves.
+"""The client of a target: streams text deltas, over gRPC from Triton, with deadlines; streams that it leaves end.
 
 If the model's process dies during a stream, Triton keeps the stream open for ever and still reports READY: only the
 deadlines here detect it.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.errors import Permanent, SlipwayError, Transient
+from shared.serving.api_servers import ApiServer
 from shared.serving.tensors import USUAL_FLAGS, Delta, build_request, read_delta
 
 ABORTED: Final = frozenset({"abort", "error"})
@@ -63,6 +64,12 @@ async def generate(
         Permanent: `bad_request`: the engine cannot answer this prompt with these parameters.
     """
     parameters = {**sampling, "logprobs": 1} if logprobs else sampling
+    if isinstance(channel, ApiServer):
+        limits = deadlines or Deadlines()
+        async with contextlib.aclosing(channel.generate(triton_name, prompt, parameters, limits, cache_salt)) as deltas:
+            async for part in deltas:
+                yield part
+        return
     texts = {"text_input": prompt, "sampling_parameters": json.dumps(dict(parameters))}
     if cache_salt is not None:
         texts["cache_salt"] = cache_salt

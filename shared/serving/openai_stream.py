@@ -26,6 +26,7 @@ class ApiRequest:
         cache_salt: only requests with the same one share cached prefixes; None for all without one.
         traceparent: the span that a server's own spans belong below, in W3C's form; None without a trace.
         holder: a pseudonym of who asks, whose large bodies take turns with those of others.
+        fingerprint: what answers name as their `system_fingerprint`, where the server cannot be told; empty: its own.
     """
 
     method: str
@@ -37,6 +38,7 @@ class ApiRequest:
     cache_salt: str | None = None
     traceparent: str | None = None
     holder: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

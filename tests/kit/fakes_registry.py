@@ -521,6 +521,7 @@ class World:
         self.announcements = MemoryRecords(Announcements, self.bucket)
         self.inbox = FakeInbox()
         self.policies = FakeRecords()
+        self.attachments = FakeRecords()
         self.routes = FakeRecords()
         self.artifacts = FakeArtifacts()
         self.teams: tuple[Team, ...] = ()
@@ -543,6 +544,7 @@ class World:
             announcements=store(self.announcements),
             inbox=self.inbox,
             policies=self.policies,
+            attachments=self.attachments,
             routes=self.routes,
             artifacts=self.artifacts,
             teams=lambda: self.teams,

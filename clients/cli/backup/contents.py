@@ -23,6 +23,7 @@ BUCKETS_IN_ORDER: Final = (
     "notifications",
     "policies",
     "mirrors",
+    "attachments",
     "api-keys",
     "api-usage",
     "drills",

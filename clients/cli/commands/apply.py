@@ -1,4 +1,4 @@
-"""`slipway apply`: let an installation have the policies, teams, keys and mirrors that files declare."""
+"""`slipway apply`: an installation has what files declare: policies, teams, keys, mirrors, attachments."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ def apply(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Store the policies, teams, key scopes and mirrors that files declare; without --prune all else stays.
+    """Store the policies, teams, key scopes, mirrors and attachments of files; without --prune all else stays.
 
     Nothing is changed if a file is not valid. A second run changes nothing. A change that fails ends the command, which
     lists the changes before it. A declared API key that does not exist is not made, because no file may hold its

@@ -1,4 +1,4 @@
-"""The engine behind Triton's gRPC streaming."""
+"""The engine behind Triton's gRPC streaming, or a server of the OpenAI API."""
 
 import contextlib
 import json
@@ -10,11 +10,14 @@ from services.benchmarker.domain.tool_calls import ApiAnswer
 from shared.errors import Transient
 from shared.serving.channels import Channels
 from shared.serving.engine_streams import stream_api
+from shared.serving.http_channel import HttpChannel
 from shared.serving.inference import Deadlines, classify_rpc_error, generate, stream_responses
 from shared.serving.openai_stream import ApiRequest
 from shared.serving.tensors import USUAL_FLAGS, Delta, build_request, raw_outputs, read_json
 
 PROMPT_LOGPROBS = "prompt_logprobs"
+PROBE_IDS = (1, 2)
+"""A prompt that shows whether a server of the API scores."""
 CACHE_SALT = "cache_salt"
 
 
@@ -56,6 +59,8 @@ class TritonEngine:
 
     async def _has_salt(self, endpoint: str, served: ServedTarget, timeout_s: float) -> bool:
         """Return whether a target was loaded with an input for the salt: Triton's own backend has none."""
+        if isinstance(self._channels.get(endpoint), HttpChannel):
+            return True
         name = served.target.triton_name
         if (endpoint, name) not in self._takes_salt:
             metadata = await self._metadata(endpoint, name, timeout_s)
@@ -63,7 +68,10 @@ class TritonEngine:
         return self._takes_salt[endpoint, name]
 
     async def can_score(self, served: ServedTarget, *, timeout_s: float) -> bool:
-        """Return whether the backend returns log-probabilities of a prompt: ours does, Triton's own does not."""
+        """Return whether an engine scores prompts: ours does, and vLLM's own server; Triton's own backend does not."""
+        channel = self._channels.get(served.endpoints[0])
+        if isinstance(channel, HttpChannel):
+            return bool(await channel.score(served.target.triton_name, PROBE_IDS, timeout_s))
         metadata = await self._metadata(served.endpoints[0], served.target.triton_name, timeout_s)
         return any(output.name == PROMPT_LOGPROBS for output in metadata.outputs)
 
@@ -79,19 +87,24 @@ class TritonEngine:
 
     async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:
         """Return the log-probability of every token but the first; the engine also generates one token, as it must."""
-        name = served.target.triton_name
+        name, channel = served.target.triton_name, self._channels.get(served.endpoints[0])
+        if isinstance(channel, HttpChannel):
+            return self._checked(name, token_ids, await channel.score(name, token_ids, timeout_s))
         inputs = {
             "text_input": "",
             "prompt_token_ids": json.dumps(list(token_ids)),
             "sampling_parameters": json.dumps({"max_tokens": 1, "temperature": 0.0}),
         }
         request = build_request(name, inputs, (*USUAL_FLAGS, "return_prompt_logprobs"))
-        channel, limits = self._channels.get(served.endpoints[0]), Deadlines(timeout_s, timeout_s)
+        limits = Deadlines(timeout_s, timeout_s)
         output: Any = None
         async with contextlib.aclosing(stream_responses(channel, request, limits)) as responses:
             async for response in responses:
                 output = read_json(raw_outputs(response).get(PROMPT_LOGPROBS, b"")) or output
         logprobs = [float(value) for value in output or () if isinstance(value, int | float)]
+        return self._checked(name, token_ids, logprobs)
+
+    def _checked(self, name: str, token_ids: Sequence[int], logprobs: Sequence[float]) -> tuple[float, ...]:
         if len(logprobs) != len(token_ids) - 1:
             actual = f"{len(logprobs)} log-probabilities for a prompt of {len(token_ids)} tokens"
             raise Transient("engine_failed", f"The engine of {name} returned {actual}.")

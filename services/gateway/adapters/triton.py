@@ -1,4 +1,4 @@
-"""The serving fleet behind Triton's gRPC endpoints."""
+"""The serving fleet: Triton's gRPC endpoints, and servers of the OpenAI API."""
 
 import asyncio
 import contextlib
@@ -7,12 +7,13 @@ from collections.abc import AsyncGenerator, Collection
 from contracts.vocabulary import Target
 from shared.serving.channels import Channels
 from shared.serving.engine_streams import stream_api
+from shared.serving.http_channel import HttpChannel
 from shared.serving.inference import Deadlines
 from shared.serving.openai_stream import ApiPiece, ApiRequest
 
 
 class TritonEngine:
-    """Streams answers from Triton (implements `ports.Engine`)."""
+    """Streams answers from the endpoints of a fleet (implements `ports.Engine`)."""
 
     def __init__(self, deadlines: Deadlines, *, reconnect_s: float = 1.5) -> None:
         # The import takes a third of a second, which must not delay a request.
@@ -33,13 +34,16 @@ class TritonEngine:
                 await self._channels.get(endpoint).channel_ready()
 
     async def is_live(self, endpoint: str, limit_s: float) -> bool | None:
-        """Return whether Triton says that it lives (see `ports.Engine`)."""
+        """Return whether Triton says that it lives, or a server of the API answers (see `ports.Engine`)."""
         import grpc
         from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.get(endpoint))
+        channel = self._channels.get(endpoint)
         try:
             async with asyncio.timeout(limit_s):
+                if isinstance(channel, HttpChannel):
+                    return await channel.is_live()
+                stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
                 await stub.ServerLive(service_pb2.ServerLiveRequest())
         except TimeoutError:
             return None

@@ -6,10 +6,11 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from contracts.facts import Inference
-from contracts.trigger_metrics import CANCELLED
+from contracts.trigger_metrics import CANCELLED, TriggerMetric
 from contracts.vocabulary import Environment, Party
 from decisions.evidence.attribution import ErrorKind
 from decisions.rollback.drills import change_record
+from decisions.serving.fingerprints import fingerprint
 from services.gateway.callers.callers import Caller, Spending
 from services.gateway.domain import drills, timing
 from services.gateway.domain.body_digests import digest_of
@@ -121,8 +122,10 @@ class AcceptedRequest:
         parsed = self.parsed
         salt = self.cache_salt or self.arrival.caller.cache_salt
         holder, left_s = self.arrival.caller.holder_pseudonym, max(0.0, deadline_s)
+        served = self.choice.served
+        named = fingerprint(served.target, served.manifest.digest)
         return ApiRequest(
-            "POST", parsed.path, parsed.raw, left_s, self.request_id, parsed.model, salt, traceparent, holder
+            "POST", parsed.path, parsed.raw, left_s, self.request_id, parsed.model, salt, traceparent, holder, named
         )
 
 
@@ -167,6 +170,7 @@ class Measurement:
         self._queue_ms: float | None = None
         self._logprob_mean: float | None = None
         self._nan_logits: bool | None = None
+        self._is_whole = False
         self.sent_s = accepted.arrived_s
         self.excused_s = accepted.waited_s
         self.output_tokens = 0
@@ -188,6 +192,7 @@ class Measurement:
         self._queue_ms = self._queue_ms if record.queue_ms is None else record.queue_ms
         self._logprob_mean = self._logprob_mean if record.logprob_mean is None else record.logprob_mean
         self._nan_logits = self._nan_logits or (self._nan_logits if record.nan_logits is None else record.nan_logits)
+        self._is_whole = self._is_whole or record.is_whole
         if record.finish_reasons:
             self._finish_reasons.update(record.finish_reasons)
             self._ended_s = at_s
@@ -266,6 +271,7 @@ class Measurement:
         first_ms = timing.first_token_ms(self._arrivals, held_back=held_back)
         if not parsed.generates and outcome == Outcome():  # embeddings come at once
             first_ms = (self._ended_s or 0.0) * 1000.0
+        unknown: tuple[TriggerMetric, ...] = ("ttft_ms",) if self._is_whole else ()
         record = Inference(
             request_id=accepted.request_id,
             target=accepted.choice.served.target,
@@ -276,7 +282,7 @@ class Measurement:
             drill=accepted.effect.drill_id if accepted.effect else None,
             scheduled_at=accepted.arrived_at,
             sent_at=accepted.arrived_at + timedelta(seconds=self.sent_s - accepted.arrived_s),
-            ttft_ms=None if first_ms is None else first_ms - excused_ms,
+            ttft_ms=None if first_ms is None or unknown else first_ms - excused_ms,
             itl_ms=timing.inter_token(self._arrivals),
             e2e_ms=max(0.0, (self._ended_s or 0.0) * 1000.0 - excused_ms),
             input_tokens=self._input_tokens,
@@ -287,7 +293,7 @@ class Measurement:
             queue_ms=self._queue_ms,
             logprob_mean=self._logprob_mean,
             nan_logits=self._nan_logits,
-            forced_metrics=forced_metrics(parsed.path, parsed.body),
+            forced_metrics=(*forced_metrics(parsed.path, parsed.body), *unknown),
             caller=accepted.arrival.caller.pseudonym,
             holder=accepted.arrival.caller.holder_pseudonym,
             is_evidence=accepted.arrival.caller.key.evidence,

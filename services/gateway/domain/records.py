@@ -34,6 +34,7 @@ class EngineRecord:
         logprob_mean: mean log-probability of the generated tokens, in nats.
         nan_logits: whether the engine met a NaN; None if it does not check, or has computed nothing yet.
         error: a failure.
+        is_whole: the answer came at once, and when its first token was generated is not known.
     """
 
     input_tokens: int = 0
@@ -44,6 +45,7 @@ class EngineRecord:
     logprob_mean: float | None = None
     nan_logits: bool | None = None
     error: ReportedFailure | None = None
+    is_whole: bool = False
 
 
 def read_record(raw: Any) -> EngineRecord:
@@ -62,6 +64,7 @@ def read_record(raw: Any) -> EngineRecord:
         logprob_mean=_read_number(mean, high=0.0),
         nan_logits=_read_nan(raw.get("nan_logits"), mean),
         error=None if not error else _read_error(error),
+        is_whole=raw.get("is_whole") is True,
     )
 
 

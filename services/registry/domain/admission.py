@@ -28,6 +28,7 @@ from contracts.vocabulary import Digest, ModelName, ServingSettings, digest_of_j
 from decisions.access.teams import find_problem
 from decisions.policies.comparison import weaknesses
 from decisions.policies.problems import list_problems
+from decisions.serving.attached import list_unseen
 from decisions.serving.settings import assess_settings, combine, find_departure
 from services.registry.domain.source_rules import is_covered
 
@@ -81,6 +82,12 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
     if problems:
         return Refusal("policy_invalid", problems[0].reason, {"field": ".".join(map(str, problems[0].field))})
     return policy
+
+
+def assess_attached(policy: ReleasePolicy) -> Refusal | None:
+    """Refuse a policy of a model on attached servers that asks for what such a server does not tell."""
+    unseen = list_unseen(policy)
+    return Refusal("policy_invalid", " ".join(unseen), {"unseen": unseen}) if unseen else None
 
 
 def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:

@@ -11,6 +11,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from pydantic import BaseModel
 
+from contracts.attachments import Attachment
 from contracts.routes import Route
 from contracts.runtimes import LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntimes
 from decisions.routes.edits import Changed, Edit
@@ -120,6 +121,18 @@ class KvRoutes:
         await edit_record(self._records, model, decide, name=f"routes/{model}")
         assert edit is not None  # noqa: S101 - it decides at least once
         return edit
+
+
+class KvAttachments:
+    """The bucket `attachments`, one record per model (implements `ports.Attachments`)."""
+
+    def __init__(self, records: "KvRecords[Attachment]") -> None:
+        self._records = records
+
+    async def all(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """Return the groups of each attached model; raise Transient if the bus is silent, or a record is damaged."""
+        entries = await self._records.bucket().all()
+        return {model: entry.value.groups for model, entry in entries.items()}
 
 
 class KvRuntimes:

@@ -97,6 +97,10 @@ class TritonEngine:
         """Where gateways reach it, `host:port` of gRPC."""
         return self._advertised
 
+    def addresses(self, name: str) -> tuple[str, ...]:  # noqa: ARG002 - all that it holds
+        """Return where gateways reach a target."""
+        return (self._advertised,)
+
     @property
     def runtime(self) -> Runtime | None:
         """What runs the engine now; None if it is not known."""

@@ -83,6 +83,8 @@ def has_failed(held: Held, limits: Limits) -> bool:
 
 def why_refused(deployable: Deployable, limits: Limits, together: Iterable[Deployable] = ()) -> tuple[Code, str] | None:
     """Return code and reason if the fleet's hardware cannot serve a target, or it lacks the runtime of one of these."""
+    if deployable.target.model in limits.attached:
+        return None  # what serves it decides that
     unservable = why_not_servable(deployable.target.variant, limits.hardware, deployable.serving)
     if unservable is not None:
         return "variant_not_servable", unservable

@@ -1,6 +1,6 @@
 """What to answer: which lease to grant, return, fail or announce; which traffic order to refuse or carry out."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 
@@ -41,6 +41,7 @@ def decide_answers(
     homes: Mapping[str, str] | None = None,
     intact_homes: Mapping[str, str] | None = None,
     copies: Iterable[Copy] = (),
+    lacks: Callable[[Deployable], bool] = lambda _target: False,
 ) -> list[Answer]:
     """Return every answer that is due now. Each is written with an edit after which it is no longer due.
 
@@ -58,6 +59,7 @@ def decide_answers(
         homes: The endpoint of each target, by name.
         intact_homes: The same if no endpoint were lost: what fits there waits, though it does not fit now.
         copies: What endpoints may hold besides: it takes memory until it is gone.
+        lacks: Returns whether a target is to be on attached servers, and none serves it: it waits, and lets others go.
     """
     down, homes = down or {}, homes or {}
     record = record.model_copy(
@@ -100,13 +102,20 @@ def decide_answers(
         down=down,
         homes=homes,
         intact_homes=intact,
+        lacks=lacks,
     )
     if record.lease is not None:
         answer = decide_held_lease(record.lease, answering, limits, waited_s.get(record.lease.lease_id, 0.0))
         if answer is None and _would_grant(decide_free(record.model_copy(update={"lease": None}))):
             lost_bytes = {name: size for name, size in kept_bytes.items() if holders[name] in down}
             answer = decide_blocking_lease(
-                record.lease, plan_production(routes), limits, down=down, occupied_bytes=lost_bytes, homes=homes
+                record.lease,
+                plan_production(routes),
+                limits,
+                down=down,
+                occupied_bytes=lost_bytes,
+                homes=homes,
+                lacks=lacks,
             )
         if answer is not None:
             answers.append(answer)
@@ -151,6 +160,7 @@ def decide_blocking_lease(
     down: Mapping[str, float],
     occupied_bytes: Mapping[str, int],
     homes: Mapping[str, str],
+    lacks: Callable[[Deployable], bool] = lambda _target: False,
 ) -> Answer | None:
     """Return how a held lease that a silent endpoint keeps from its end makes way for others; None if it does not.
 
@@ -164,6 +174,7 @@ def decide_blocking_lease(
         down: Seconds of silence by endpoint.
         occupied_bytes: What targets on silent endpoints take, by name.
         homes: The endpoint of each target, by name.
+        lacks: Returns whether a target is to be on attached servers, and none serves it.
     """
     pair = _pair(lease)
     silent = [deployable for deployable in pair.values() if home_of(deployable, homes) in down]
@@ -171,7 +182,7 @@ def decide_blocking_lease(
         everything = {**production, **pair}
         needed = {**occupied_bytes, **_sizes(everything, limits)}
         occupied = bool(occupied_bytes) and not fits(needed, homes, limits)
-        return ReturnLease(lease.lease_id) if silent or occupied else None
+        return ReturnLease(lease.lease_id) if silent or occupied or any(map(lacks, pair.values())) else None
     for deployable in silent:
         name = home_of(deployable, homes)
         if down[name] >= limits.silent_limit_s:
@@ -191,6 +202,7 @@ def decide_waiting(
     homes: Mapping[str, str],
     intact_homes: Mapping[str, str],
     down: Collection[str] = (),
+    lacks: Callable[[Deployable], bool] = lambda _target: False,
 ) -> list[Answer]:
     """Fail at once what can never fit; grant the first that fits now when nothing else comes first.
 
@@ -217,7 +229,7 @@ def decide_waiting(
         elif needed_bytes(pair.values(), limits) > limits.memory_budget_bytes:
             measured = describe_measured(pair.values(), limits)
             answers.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone", measured))
-        elif not free or any(home_of(deployable, homes) in down for deployable in pair.values()):
+        elif not free or any(home_of(needed, homes) in down or lacks(needed) for needed in pair.values()):
             continue
         elif not any(fits(_sizes(everything, limits), placed, limits) for placed in (homes, intact_homes)):
             there = describe_free(_sizes(production, limits), homes, limits)

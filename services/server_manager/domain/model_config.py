@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from contracts.vocabulary import Digest, ServingSettings, Target
+from contracts.vocabulary import Digest, ServingSettings
+from decisions.serving.fingerprints import fingerprint
 from decisions.serving.settings import api_settings, engine_arguments
 
 EngineKind = Literal["slipway", "toy"]
@@ -188,8 +189,3 @@ def _quote(text: str) -> str:
         f"\\{byte:03o}" if byte < 0x20 or byte > 0x7E or byte in b'"\\' else chr(byte) for byte in text.encode()
     )
     return f'"{written}"'
-
-
-def fingerprint(target: Target | str, manifest_digest: Digest) -> str:
-    """Return the `system_fingerprint`: the target, and enough of its manifest's digest to identify the files."""
-    return f"fp_{target}.{manifest_digest.removeprefix('sha256:')[:8]}"

@@ -1,10 +1,10 @@
 """Targets that are loaded elsewhere than their route says, and copies that are left on another endpoint."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import Digest, Runtime, Target
+from contracts.vocabulary import Deployable, Digest, Runtime, Target
 from decisions.serving.runtimes import runtime_name
 from services.server_manager.domain.reconcile import Held, Limits, Phase, production_of
 
@@ -61,6 +61,7 @@ def plan_moves(
     removed: Collection[str] = (),
     copy_homes: Mapping[str, tuple[str, ...]] | None = None,
     ready: Mapping[str, tuple[str, ...]] | None = None,
+    attached: Callable[[Deployable], tuple[str, ...]] = lambda _target: (),
 ) -> list[Move]:
     """Return the targets whose route is to name other endpoints, where their runtime has several; one for each model.
 
@@ -73,12 +74,20 @@ def plan_moves(
         removed: addresses of endpoints that the fleet had and that are not configured any more.
         copy_homes: the endpoints on which each target is to be loaded beside its home.
         ready: the endpoints on which copies of it generate.
+        attached: returns the addresses of the attached servers that serve a target.
     """
     moves = []
     for model, route in sorted(routes.items()):
         for served in production_of(route):
             name = str(served.target)
             state = held.get(name)
+            if model in limits.attached:
+                urls = attached(served)
+                is_ready = state is not None and state.phase is Phase.READY
+                if is_ready and urls and set(urls) != set(served.endpoints):
+                    moves.append(Move(model, served.target, urls, route.epoch))
+                    break
+                continue
             alone = [*limits.endpoints.values()].count(runtime_name(served.serving)) < 2
             home = (transferred or {}).get(name)
             if home is None and state is not None and state.phase is Phase.READY:

@@ -104,6 +104,9 @@ def _shared(name: str, endpoint: str | None, homes: Mapping[str, str], apart: Co
 
 def endpoints_of(deployable: Deployable, limits: Limits) -> list[str]:
     """Return the endpoints that can serve a target."""
+    attached = limits.attached.get(deployable.target.model)
+    if attached is not None:
+        return [attached]
     needed = runtime_name(deployable.serving)
     return [endpoint for endpoint, runtime in limits.endpoints.items() if runtime == needed]
 

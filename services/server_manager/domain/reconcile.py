@@ -98,6 +98,7 @@ class Limits:
     A staged lease makes way for others once its endpoint has been silent for `silent_limit_s`.
     `memory_budget_bytes` is what all endpoints hold together: those in `budgets` have memory of their own, the others
     share the rest. `measured` has the most memory that targets were seen to take, by the digest of their manifests.
+    `attached` names the engine of each model that is released into attached servers: their memory is not the fleet's.
     """
 
     memory_budget_bytes: int
@@ -117,6 +118,7 @@ class Limits:
     endpoints: Mapping[str, str] = field(default_factory=lambda: {DEFAULT_RUNTIME: DEFAULT_RUNTIME})
     budgets: Mapping[str, int] = field(default_factory=dict)
     measured: Mapping[Digest, int] = field(default_factory=dict)
+    attached: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def runtimes(self) -> frozenset[str]:
@@ -125,6 +127,8 @@ class Limits:
 
     def reserved_bytes(self, deployable: Deployable) -> int:
         """Return what a target reserves when it is loaded."""
+        if deployable.target.model in self.attached:
+            return 0
         return reserved_bytes(deployable.weights_bytes, self.overhead_bytes, self.weights_ratio)
 
     def retry_after_s(self, failures: int) -> float:
@@ -133,7 +137,8 @@ class Limits:
 
     def memory_bytes(self, deployable: Deployable) -> int:
         """Return what a target needs where something is decided about its place: what it took, if that was more."""
-        return self.corrected(deployable.manifest.digest, self.reserved_bytes(deployable))
+        reserved = self.reserved_bytes(deployable)
+        return self.corrected(deployable.manifest.digest, reserved) if reserved else 0
 
     def corrected(self, digest: Digest | None, reserved: int) -> int:
         """Return what is reserved, or what was measured of the same files if that is more."""

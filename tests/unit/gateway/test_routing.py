@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.routes import CanaryShare, Route
+from decisions.serving.fingerprints import fingerprint
 from services.gateway.domain import routing
 from services.gateway.domain.routing import RequestedModel
-from services.server_manager.domain.model_config import fingerprint
 from testbed.factories import MODEL, route, served, target
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)

@@ -1,0 +1,75 @@
+"""`slipway attach` and `detach`: release a model into servers of the OpenAI API that exist."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.errors import CommandError, Exit
+from clients.cli.options import JsonOption, ModelArgument, StateOption
+from clients.cli.output import show_json, show_line
+from clients.cli.record_orders import bucket_of, order_record
+from contracts.attachments import Attachment
+from shared.storage.record_format import parse
+
+UrlOption = Annotated[
+    list[str], typer.Option("--url", metavar="URL", help="Address of a replica, such as http://gpu-1:8000; repeatable.")
+]
+GroupOption = Annotated[str, typer.Option("--group", metavar="NAME", help="Name of the group.")]
+
+
+def attach(
+    model: ModelArgument,
+    *,
+    url: UrlOption,
+    group: GroupOption = "default",
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a model be released into servers that you run: vLLM's own, or any other of the OpenAI API.
+
+    Slipway neither starts nor stops them. A release waits when it is staged, until all replicas of a group answer by
+    the version's name, such as support-bot.v7.bf16; give it to them with vLLM's --served-model-name. With two groups
+    one serves while the other gets the next version. It replaces the addresses of the group; others stay.
+    """
+    asyncio.run(_change(find_stack(state), model, group, tuple(url)))
+    replicas = f"{len(url)} replica{'s' if len(url) > 1 else ''}"
+    _show(as_json, model, group, url, f"{model} is released into {replicas} of the group {group}: {', '.join(url)}")
+
+
+def detach(
+    model: ModelArgument, *, group: GroupOption = "default", state: StateOption = None, as_json: JsonOption = False
+) -> None:
+    """Forget a group of attached servers. It is refused while a version in traffic, or behind it, is served there."""
+    asyncio.run(_change(find_stack(state), model, group, ()))
+    _show(as_json, model, group, [], f"the group {group} of {model} is detached; its servers run on")
+
+
+def _show(as_json: bool, model: str, group: str, urls: list[str], line: str) -> None:
+    if as_json:
+        show_json({"model": model, "group": group, "urls": urls})
+    else:
+        show_line(line)
+
+
+async def _change(stack: StackAddress, model: str, group: str, urls: tuple[str, ...]) -> None:
+    """Order the attachment of a model with other addresses of one group."""
+    async with connected(stack) as client:
+        js = client.jetstream(timeout=10)
+        entry = await bucket_of(js, "attachment").raw(model)
+        before = entry[1] if entry is not None else None
+        groups = {} if before is None else dict(parse(Attachment, before, f"attachments/{model}").groups)
+        if not urls and group not in groups:
+            known = ", ".join(sorted(groups)) or "none"
+            raise CommandError(f"{model} has no attached group {group}; it has {known}", Exit.USAGE)
+        groups.pop(group, None)
+        if urls:
+            groups[group] = tuple(each.rstrip("/").removesuffix("/v1") for each in urls)
+        try:
+            record = Attachment(model=model, groups=groups) if groups else None
+        except ValidationError as error:
+            problems = "; ".join(each["msg"] for each in error.errors())
+            raise CommandError(f"the addresses are not valid: {problems}", Exit.USAGE) from error
+        await order_record(js, stack, "attachment", model, record=record, before=before)

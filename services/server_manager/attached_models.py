@@ -1,0 +1,44 @@
+"""The models that are released into attached servers, and these servers among the engines of the fleet."""
+
+from collections.abc import Callable, Mapping, MutableMapping
+
+from contracts.vocabulary import Deployable
+from services.server_manager.ports import AttachedGroups, Attachments, Engine
+
+NAME = "attached:"
+"""How the name of an attached model's engine begins, before the model."""
+
+
+class AttachedModels:
+    """Follows the records: each model of one has an engine of its own, which holds nothing else."""
+
+    def __init__(
+        self, engines: MutableMapping[str, Engine], records: Attachments, make: Callable[[str], AttachedGroups]
+    ) -> None:
+        """Take the engines of the fleet, to which those of attached models are added, and what makes one."""
+        self.names: dict[str, str] = {}
+        """The name of each attached model's engine."""
+        self._engines = engines
+        self._records = records
+        self._make = make
+        self._made: dict[str, AttachedGroups] = {}
+
+    async def follow(self) -> None:
+        """Take over the records as they are; raise Transient if the bus is silent."""
+        groups: Mapping[str, Mapping[str, tuple[str, ...]]] = await self._records.all()
+        for model in groups.keys() - self._made.keys():
+            self._made[model] = self._engines[NAME + model] = self._make(model)
+        for model, engine in self._made.items():
+            engine.groups = groups.get(model, {})  # of one that was detached it holds nothing
+        self.names.clear()
+        self.names.update({model: NAME + model for model in groups})
+
+    def lacks(self, deployable: Deployable) -> bool:
+        """Return whether a target is to be served by attached servers, and no group of them serves it."""
+        name = self.names.get(deployable.target.model)
+        return name is not None and not self._made[deployable.target.model].may_have(str(deployable.target))
+
+    def addresses(self, deployable: Deployable) -> tuple[str, ...]:
+        """Return the attached servers that serve a target; none of a model that is not attached."""
+        engine = self._made.get(deployable.target.model) if deployable.target.model in self.names else None
+        return engine.addresses(str(deployable.target)) if engine is not None else ()

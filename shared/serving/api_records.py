@@ -1,0 +1,234 @@
+"""Requests to servers of the OpenAI API by the name of a target, and records of what their answers tell."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from shared.errors import Permanent, Transient
+from shared.serving.openai_stream import ApiPiece, ApiRequest
+
+_DONE: Final = b"[DONE]"
+_JSON: Final = (("content-type", "application/json"),)
+_TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal", "text")
+"""Where a choice, or what it adds to a message, has text."""
+
+
+class AnswerReader:
+    """Reads the answer to one request: what the caller gets of it, and what it tells of the engine.
+
+    Attributes:
+        name: the target's name, by which the server is asked.
+        body: the request as the server gets it.
+        is_stream: it is answered by events.
+        output_tokens: tokens of all answers, so far. Until the server says how many, an event with text is one.
+        has_ended: an answer ended, or failed.
+    """
+
+    def __init__(self, name: str, request: ApiRequest) -> None:
+        """Rename the model in a request, and ask for the counts of tokens at the end of a stream.
+
+        Raises:
+            Permanent: `bad_request`: the body is no JSON object.
+        """
+        try:
+            asked = json.loads(request.body)
+        except (ValueError, RecursionError):
+            asked = None
+        if not isinstance(asked, dict):
+            raise Permanent("bad_request", "The body of a request must be a JSON object.", target=name)
+        self.name = name
+        self.is_stream = asked.get("stream") is True
+        self.output_tokens = 0
+        self.has_ended = False
+        self._prompt_tokens = 0
+        self._shown = request.model
+        self._fingerprint = request.fingerprint
+        self._answers = number if isinstance(number := asked.get("n"), int) and number > 0 else 1
+        self._logprobs = (0, 0.0)
+        options = asked.get("stream_options") or {}
+        self._wants_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+        asked["model"] = name
+        if request.cache_salt is not None:
+            asked["cache_salt"] = request.cache_salt
+        if self.is_stream and not request.path.endswith("/responses") and isinstance(options, dict):
+            asked["stream_options"] = {**options, "include_usage": True}
+        self.body = json.dumps(asked).encode()
+
+    def read_whole(self, status: int, body: bytes) -> ApiPiece:
+        """Return an answer that comes at once, or an error."""
+        answer = _parse(body)
+        if status != 200:
+            dead, source = b"EngineDead" in body, "validation" if status < 500 else "application"
+            record = {"error": {"class": "EngineDeadError" if dead else f"Status{status}", "source": source}}
+            return ApiPiece(body, self._record(record), status, _JSON)
+        if answer is None:
+            return ApiPiece(body, self._record({"error": {"class": "NoJson", "source": "parser"}}), status, _JSON)
+        whole = {**self._read(answer, "message"), "is_whole": True}
+        return ApiPiece(self._shown_as(answer), self._record(whole), status, _JSON)
+
+    def read_event(self, event: bytes) -> tuple[bytes, dict[str, Any]]:
+        """Return what the caller gets of an event, and its record; both are empty for one that only says it is there.
+
+        Raises:
+            Transient: `endpoint_unreachable`: the answer has another name than the target's.
+        """
+        lines = event.split(b"\n")
+        data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
+        if not data:
+            return b"", {}
+        if data == _DONE:
+            return b"data: [DONE]\n\n", self._record({})
+        chunk = _parse(data)
+        if chunk is None or ("error" in chunk and not isinstance(chunk.get("response"), dict) and chunk["error"]):
+            kind = "EngineDeadError" if b"EngineDead" in data else "ErrorEvent"
+            return event + b"\n\n", self._record({"error": {"class": kind, "source": "parser"}})
+        record = self._read_part(chunk) if "type" in chunk and "choices" not in chunk else self._read(chunk, "delta")
+        usage = chunk.pop("usage", None) if not self._wants_usage and "choices" in chunk else None
+        if usage is not None and not chunk["choices"]:
+            return b"", self._record(record)
+        head = b"".join(line + b"\n" for line in lines if line.startswith(b"event:"))
+        return head + b"data: " + self._shown_as(chunk) + b"\n\n", self._record(record)
+
+    def _record(self, more: Mapping[str, Any]) -> dict[str, Any]:
+        self.has_ended = self.has_ended or "finish_reasons" in more or "error" in more
+        counts = {"prompt_tokens": self._prompt_tokens, "output_tokens": self.output_tokens}
+        count, total = self._logprobs
+        return {**counts, **more, **({"logprob_mean": total / count} if count else {})}
+
+    def _shown_as(self, answer: dict[str, Any]) -> bytes:
+        """Return an answer, or a part of one, with the name and the fingerprint that the caller knows.
+
+        Raises:
+            Transient: `endpoint_unreachable`: it has another name than the target's.
+        """
+        inner = answer.get("response")
+        for named in (answer, inner if isinstance(inner, dict) else {}):
+            if "model" not in named:
+                continue
+            if named["model"] != self.name:
+                reason = f"An answer for {self.name} comes from {str(named['model'])[:200]}, which is another model."
+                raise Transient("endpoint_unreachable", reason, target=self.name)
+            named["model"] = self._shown or self.name
+            if self._fingerprint and "choices" in named:
+                named["system_fingerprint"] = self._fingerprint
+        return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+    def _read(self, answer: Mapping[str, Any], holder: str) -> dict[str, Any]:
+        """Return what the choices of an answer, or of a part of one, tell."""
+        texts, reasons, logprobs = [], {}, list[float]()
+        for choice in filter(_is_object, _list(answer.get("choices"))):
+            number = choice.get("index") if type(choice.get("index")) is int else 0
+            name = f"{number // self._answers}.{number % self._answers}"
+            inner = choice.get(holder)
+            text = "".join(_texts_of(inner if isinstance(inner, dict) else choice))
+            if text:
+                texts.append([name, text])
+                self.output_tokens += 1
+            if choice.get("finish_reason") is not None:
+                reasons[name] = str(choice["finish_reason"])
+            logprobs += _logprobs_of(choice.get("logprobs"))
+        texts += self._read_items(_list(answer.get("output")), reasons, answer)
+        self._read_usage(answer.get("usage"))
+        self._logprobs = (self._logprobs[0] + len(logprobs), self._logprobs[1] + sum(logprobs))
+        return _filled({"texts": texts, "finish_reasons": reasons, "token_logprobs": logprobs})
+
+    def _read_items(self, items: list[Any], reasons: dict[str, str], answer: Mapping[str, Any]) -> list[list[str]]:
+        """Return the texts of an answer of `/v1/responses`, and note how it ended."""
+        if answer.get("object") != "response":
+            return []
+        status = answer.get("status")
+        if status in ("completed", "incomplete"):
+            reasons["0.0"] = "stop" if status == "completed" else "length"
+        contents = (part for item in filter(_is_object, items) for part in _list(item.get("content")))
+        return [["0.0", text] for part in filter(_is_object, contents) for text in _texts_of(part)]
+
+    def _read_part(self, part: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what an event of `/v1/responses` tells."""
+        kind, delta, response = str(part.get("type")), part.get("delta"), part.get("response")
+        if kind.endswith(".delta") and isinstance(delta, str) and delta:
+            self.output_tokens += 1
+            return {"texts": [["0.0", delta]]}
+        if not isinstance(response, dict) or kind not in ("response.completed", "response.incomplete"):
+            return {}
+        self._read_usage(response.get("usage"))
+        return {"finish_reasons": {"0.0": "stop" if kind == "response.completed" else "length"}}
+
+    def _read_usage(self, usage: Any) -> None:
+        """Take over the counts of tokens as the server reports them."""
+        if not isinstance(usage, dict):
+            return
+        for names, ours in (
+            (("prompt_tokens", "input_tokens"), "_prompt_tokens"),
+            (("completion_tokens", "output_tokens"), "output_tokens"),
+        ):
+            count = next((usage[name] for name in names if type(usage.get(name)) is int), 0)
+            setattr(self, ours, max(getattr(self, ours), count))
+
+
+def is_unknown_model(body: bytes) -> bool:
+    """Return whether an error with status 404 is about the model's name, not about the path."""
+    error = (_parse(body) or {}).get("error")
+    if not isinstance(error, dict):
+        return False
+    return (
+        error.get("param") == "model" or error.get("code") == "model_not_found" or "model" in str(error.get("message"))
+    )
+
+
+def read_scores(body: bytes, token_ids: Sequence[int]) -> list[float]:
+    """Return the log-probability of each token of a prompt but the first, as vLLM reports them; else nothing."""
+    choices = _list((_parse(body) or {}).get("choices"))
+    positions = _list(choices[0].get("prompt_logprobs")) if choices and isinstance(choices[0], dict) else []
+    try:
+        pairs = zip(token_ids[1:], positions[1:], strict=True)
+        return [float(position[str(token)]["logprob"]) for token, position in pairs]
+    except (ValueError, LookupError, TypeError):
+        return []
+
+
+def late_body(deadline_s: float) -> bytes:
+    """Return the body of an answer that did not begin before its deadline."""
+    message = f"The answer was not complete within {deadline_s:g} s; ask for fewer tokens, or wait longer."
+    return json.dumps({"error": {"message": message, "type": "timeout_error", "param": None}}).encode()
+
+
+def _parse(body: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in some bytes; None if they are none."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _filled(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if value}
+
+
+def _texts_of(message: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts of a message: its content, its reasoning, and the arguments of its calls."""
+    for key in _TEXTS:
+        if isinstance(message.get(key), str) and message[key]:
+            yield message[key]
+    for call in filter(_is_object, _list(message.get("tool_calls"))):
+        function = call.get("function")
+        for key in ("name", "arguments"):
+            if isinstance(function, dict) and isinstance(function.get(key), str) and function[key]:
+                yield function[key]
+
+
+def _logprobs_of(logprobs: Any) -> list[float]:
+    """Return the log-probability, in nats, of each token of a part."""
+    if not isinstance(logprobs, dict):
+        return []
+    entries = [entry.get("logprob") for entry in filter(_is_object, _list(logprobs.get("content")))]
+    values = [*entries, *_list(logprobs.get("token_logprobs"))]
+    return [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]

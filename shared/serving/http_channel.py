@@ -1,0 +1,220 @@
+"""Asks a server of the OpenAI API over HTTP: vLLM's own, or any other.
+
+Such a server does not report what our backends do (`openai_record` there). What its answers tell is put into records of
+the same form: tokens, texts, finish reasons, failures. They have no queue time and no NaN, and an answer that is not
+streamed has no time of its first token (`is_whole`).
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from typing import Any, Final
+
+import httpx
+
+from shared.errors import Permanent, SlipwayError, Transient
+from shared.serving.api_records import AnswerReader, is_unknown_model, late_body, read_scores
+from shared.serving.api_servers import ApiServer
+from shared.serving.inference import ABORTED, Deadlines, classify_engine_error, silence_error
+from shared.serving.openai_stream import ApiPiece, ApiRequest
+from shared.serving.tensors import Delta
+
+CONNECT_S: Final = 5.0
+RETRY_S: Final = 0.1
+"""Time between two tries to reach a server that does not answer, in seconds."""
+ANSWER_BYTES: Final = 64 * 2**20
+"""The longest answer, or event of one, that is read."""
+_UNAVAILABLE: Final = frozenset({401, 403, 429, 502, 503, 504})
+"""What a proxy, a limit or a server that starts answers with, whatever the version."""
+_STREAM: Final = "text/event-stream"
+_LATE: Final[Mapping[str, Any]] = {"error": {"class": "DeadlineExceeded", "source": "deadline"}}
+
+
+class HttpChannel(ApiServer):
+    """The connections to one server, which is asked by the names of targets."""
+
+    def __init__(self, url: str) -> None:
+        """Take its address, such as `http://gpu-1:8000`; it connects with the first request."""
+        self.url = url
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        timeout = httpx.Timeout(None, connect=CONNECT_S)
+        headers = {"accept-encoding": "identity"}
+        self._client = httpx.AsyncClient(
+            base_url=url, limits=limits, timeout=timeout, headers=headers, trust_env=False, follow_redirects=False
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    async def is_live(self) -> bool:
+        """Return whether the server answers anything."""
+        try:
+            await self._client.get("/v1/models")
+        except httpx.HTTPError:
+            return False
+        return True
+
+    async def channel_ready(self) -> None:
+        """Return once the server answers (the counterpart of a gRPC channel's method)."""
+        while True:
+            if await self.is_live():
+                return
+            await asyncio.sleep(RETRY_S)
+
+    async def list_models(self, limit_s: float) -> frozenset[str]:
+        """Return the names that the server knows; raise Transient `endpoint_unreachable` if it lists none."""
+        try:
+            async with asyncio.timeout(limit_s):
+                answer = await self._client.get("/v1/models")
+            answer.raise_for_status()
+            return frozenset(str(entry["id"]) for entry in answer.json()["data"])
+        except (httpx.HTTPError, TimeoutError) as error:
+            reason = f"{self.url} does not list its models: {str(error) or type(error).__name__}"
+            raise Transient("endpoint_unreachable", reason) from error
+        except (ValueError, LookupError, TypeError) as error:
+            reason = f"{self.url}/v1/models is no list of models: {error}"
+            raise Transient("endpoint_unreachable", reason) from error
+
+    async def stream_api(self, name: str, request: ApiRequest, limits: Deadlines) -> AsyncGenerator[ApiPiece, None]:
+        """Stream the answer to a request (see `engine_streams.stream_api`); leaving it closes its connection.
+
+        An answer by another name than that of the target is none of it.
+
+        Raises:
+            Transient: `endpoint_unreachable`, also where the server does not know the name; `no_first_token`,
+                `engine_dead` after silence.
+            Permanent: `bad_request`: the body is no JSON object.
+        """
+        reader = AnswerReader(name, request)
+        loop = asyncio.get_running_loop()
+        began_s, has_head = loop.time(), False
+        headers = {"content-type": "application/json", "x-request-id": request.request_id}
+        if request.traceparent:
+            headers["traceparent"] = request.traceparent
+        self.under_way += 1
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                pieces = self._pieces(reader, request, headers, stack)
+                stack.push_async_callback(pieces.aclose)
+                heard_s = began_s
+                while True:
+                    silent_s = limits.inter_token_s if reader.output_tokens else limits.first_token_s
+                    ends_s = began_s + request.deadline_s
+                    until_s = min(heard_s + silent_s, ends_s) if reader.is_stream else ends_s
+                    async with asyncio.timeout_at(until_s):
+                        piece = await anext(pieces, None)
+                    if piece is None:
+                        return
+                    heard_s, has_head = loop.time(), has_head or piece.status is not None
+                    yield piece
+        except TimeoutError:
+            if loop.time() < began_s + request.deadline_s:
+                raise silence_error(name, limits, has_started=reader.output_tokens > 0) from None
+            yield ApiPiece(b"", _LATE) if has_head else ApiPiece(late_body(request.deadline_s), _LATE, 504)
+        except httpx.HTTPError as error:
+            reason = f"The endpoint of {name}, {self.url}, does not answer: {str(error) or type(error).__name__}"
+            raise Transient("endpoint_unreachable", reason, target=name) from error
+        finally:
+            self.under_way -= 1
+
+    async def _pieces(
+        self, reader: AnswerReader, request: ApiRequest, headers: Mapping[str, str], stack: contextlib.AsyncExitStack
+    ) -> AsyncGenerator[ApiPiece, None]:
+        """Yield the parts of an answer, without any limit of time."""
+        call = self._client.stream(request.method, request.path, content=reader.body, headers=headers)
+        response = await stack.enter_async_context(call)
+        status, content_type = response.status_code, response.headers.get("content-type", "")
+        if status != httpx.codes.OK or not content_type.startswith(_STREAM):
+            body = b"".join([chunk async for chunk in _limited(response)])
+            if status in _UNAVAILABLE or (status == httpx.codes.NOT_FOUND and is_unknown_model(body)):
+                reason = f"{self.url} answers a request for {reader.name} with status {status}: {body[:500]!r}"
+                raise Transient("endpoint_unreachable", reason, target=reader.name)
+            yield reader.read_whole(status, body)
+            return
+        head: tuple[int | None, tuple[tuple[str, str], ...]] = (200, (("content-type", content_type),))
+        async for event in _events(response):
+            body, record = reader.read_event(event)
+            if body or record:
+                yield ApiPiece(body, record, *(head if body else (None, ())))
+                head = (None, ()) if body else head
+        if not reader.has_ended:
+            reason = f"The stream of {reader.name} from {self.url} broke off in the middle of an answer."
+            raise Transient("endpoint_unreachable", reason, target=reader.name)
+
+    async def score(self, name: str, token_ids: Sequence[int], limit_s: float) -> list[float]:
+        """Return the log-probability of every token but the first; nothing if the server reports none.
+
+        Raises:
+            SlipwayError: as `stream_api`.
+        """
+        asked = {"model": name, "prompt": list(token_ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        request = ApiRequest("POST", "/v1/completions", json.dumps(asked).encode(), limit_s, "score")
+        body = b""
+        async for piece in self.stream_api(name, request, Deadlines(limit_s, limit_s)):
+            if (error := _find_error(piece, name)) is not None and error.code != "bad_request":
+                raise error
+            body += piece.body
+        return read_scores(body, token_ids)
+
+    async def generate(
+        self, name: str, prompt: str, sampling: Mapping[str, Any], limits: Deadlines, cache_salt: str | None
+    ) -> AsyncGenerator[Delta, None]:
+        """Stream the continuation of a prompt (see `inference.generate`)."""
+        body = {"model": name, "prompt": prompt, "stream": True, **sampling}
+        whole_s = limits.first_token_s + limits.inter_token_s * int(sampling.get("max_tokens", 1))
+        request = ApiRequest(
+            "POST", "/v1/completions", json.dumps(body).encode(), whole_s, "generate", None, cache_salt
+        )
+        counted, reason, last = 0, None, Delta("")
+        async with contextlib.aclosing(self.stream_api(name, request, limits)) as pieces:
+            async for piece in pieces:
+                record = piece.record
+                if (error := _find_error(piece, name)) is not None:
+                    raise error
+                reason = next(iter(record.get("finish_reasons", {}).values()), reason)
+                text = "".join(text for _, text in record.get("texts", ()))
+                tokens, counted = record["output_tokens"] - counted, record["output_tokens"]
+                last = Delta(text, None, record["prompt_tokens"], tokens, tuple(record.get("token_logprobs", ())))
+                if text or tokens:
+                    yield last
+        if reason in ABORTED or reason is None:
+            raise Transient("engine_failed", f"{self.url} gave no whole answer for {name}: it ended with {reason}.")
+        yield Delta("", reason, last.input_tokens)
+
+
+def _find_error(piece: ApiPiece, name: str) -> SlipwayError | None:
+    """Return the failure that a part reports; None if it reports none."""
+    error = piece.record.get("error")
+    if error is None:
+        return None
+    message = piece.body[:500].decode(errors="replace")
+    if error["source"] == "validation":
+        return Permanent("bad_request", message, target=name)
+    if error["source"] == "deadline":
+        return Transient("no_first_token", f"{name} was too slow: {message}")
+    return classify_engine_error(f"engine_dead: {message}" if "EngineDead" in error["class"] else message, name)
+
+
+async def _limited(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield the bytes of a body; raise Transient once there are too many."""
+    size = 0
+    async for chunk in response.aiter_bytes():
+        size += len(chunk)
+        if size > ANSWER_BYTES:
+            raise Transient("engine_failed", f"An answer of {response.url} is longer than {ANSWER_BYTES} bytes.")
+        yield chunk
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield the server-sent events of a stream, each without the empty line after it."""
+    rest = b""
+    async for chunk in response.aiter_bytes():
+        *events, rest = (rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
+        for event in events:
+            yield event
+        if len(rest) > ANSWER_BYTES:
+            raise Transient("engine_failed", f"An event of {response.url} is longer than {ANSWER_BYTES} bytes.")
+    if rest.strip():
+        yield rest

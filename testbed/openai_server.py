@@ -1,0 +1,161 @@
+"""A server of the OpenAI API without Triton: the toy engine's answers over HTTP, in vLLM's form.
+
+It serves the names that it is given, each with parameters of its own (`deploy/backends/toy/model.py`); `PUT /toy`
+replaces them while it runs, as another deployment under the same address would. Like vLLM it takes `cache_salt`, and
+scores prompts (`prompt_logprobs`) unless the parameter `scores` is `no`.
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+import types
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from testbed.ports import free_port
+from testbed.servers import Throwaway, accepts
+
+BACKENDS = Path(__file__).resolve().parents[1] / "deploy" / "backends"
+
+
+class OpenAiServer(Throwaway):
+    """Such a server as a process, killable and restartable; it forgets nothing that it was given to serve."""
+
+    def __init__(self, folder: Path, name: str = "openai", **served: Mapping[str, str]) -> None:
+        self.name, self.port = name, free_port()
+        super().__init__(folder)
+        self._served = dict(served)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "testbed.openai_server", str(self.port), json.dumps(self._served)]
+
+    def ready(self) -> bool:
+        return accepts(self.port)
+
+    def serve(self, served: Mapping[str, Mapping[str, str]]) -> None:
+        """Serve these names, and no others, from now on."""
+        self._served = dict(served)
+        httpx.put(f"{self.url}/toy", json=self._served, timeout=10).raise_for_status()
+
+
+class _Served:
+    """The names that are served, with their engines."""
+
+    def __init__(self, given: Mapping[str, Mapping[str, str]]) -> None:
+        # What runs inside Triton's stub elsewhere.
+        sys.modules.setdefault("triton_python_backend_utils", types.ModuleType("triton_python_backend_utils"))
+        sys.path[:0] = [folder for folder in (str(BACKENDS), str(BACKENDS / "toy")) if folder not in sys.path]
+        self.replace(given)
+
+    def replace(self, given: Mapping[str, Mapping[str, str]]) -> None:
+        import toy_api
+        import toy_engine
+
+        self.given = {name: dict(parameters) for name, parameters in given.items()}
+        self._apis = {}
+        for name, parameters in self.given.items():
+            engine = toy_engine.ToyEngine(parameters, json.dumps({"name": name}).encode())
+            self._apis[name] = (engine, toy_api.ToyApi(engine, {"model": name}))
+
+    async def answer(self, path: str, raw: bytes) -> AsyncIterator[Any]:
+        """Yield the pieces of an answer."""
+        from engine_tensors import HttpAsk, HttpPiece
+
+        body = _as_object(raw)
+        engine, api = self._apis.get(body.get("model"), (None, None))
+        if engine is None:
+            message = f"The model `{body.get('model')}` does not exist."
+            error = {"message": message, "type": "NotFoundError", "param": "model", "code": 404}
+            yield HttpPiece(json.dumps({"error": error}).encode(), {}, 404, (("content-type", "application/json"),))
+            return
+        body.pop("cache_salt", None)
+        scored = body.pop("prompt_logprobs", None) is not None
+        ask = HttpAsk("POST", path, json.dumps(body).encode() if "model" in body else raw, "toy", 600.0)
+        pieces: asyncio.Queue[HttpPiece] = asyncio.Queue()
+        task = asyncio.create_task(api.answer(ask, pieces.put_nowait, lambda: False))
+        try:
+            while True:
+                piece = await pieces.get()
+                if scored and piece.status == 200 and self.given[body["model"]].get("scores") != "no":
+                    piece = HttpPiece(
+                        _with_scores(piece.body, body, engine.token_logprob), {}, 200, piece.headers, True
+                    )
+                if piece.body:
+                    yield piece
+                if piece.last:
+                    return
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def _as_object(raw: bytes) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        body = json.loads(raw)
+        if isinstance(body, dict):
+            return body
+    return {}
+
+
+def _with_scores(raw: bytes, asked: Mapping[str, Any], logprob: float) -> bytes:
+    answer = json.loads(raw)
+    entries = [{str(token): {"logprob": logprob, "rank": 1}} for token in asked["prompt"]]
+    answer["choices"][0]["prompt_logprobs"] = [None, *entries[1:]]
+    return json.dumps(answer).encode()
+
+
+def build(given: Mapping[str, Mapping[str, str]]) -> Any:
+    """Return the ASGI application."""
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response, StreamingResponse
+    from starlette.routing import Route
+
+    served = _Served(given)
+
+    async def models(_request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in served.given]})
+
+    async def replace(request: Request) -> Response:
+        served.replace(await request.json())
+        return Response(status_code=204)
+
+    async def answer(request: Request) -> Response:
+        pieces = served.answer(request.url.path, await request.body())
+        first = await anext(pieces)
+
+        async def rest() -> AsyncIterator[bytes]:
+            async with contextlib.aclosing(pieces):
+                yield first.body
+                async for piece in pieces:
+                    yield piece.body
+
+        return StreamingResponse(rest(), first.status, dict(first.headers))
+
+    paths = ("/v1/chat/completions", "/v1/completions")
+    return Starlette(
+        routes=[
+            Route("/v1/models", models),
+            Route("/toy", replace, methods=["PUT"]),
+            *(Route(path, answer, methods=["POST"]) for path in paths),
+        ]
+    )
+
+
+def main() -> None:
+    import uvicorn
+
+    uvicorn.run(build(json.loads(sys.argv[2])), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""A server of the OpenAI API in place of a Triton: what gateway and benchmarker rely on, over HTTP."""
+
+import asyncio
+import contextlib
+import json
+
+import httpx
+import pytest
+
+from contracts.routes import ServedTarget
+from services.benchmarker.adapters.triton import TritonEngine as MeasuredEngine
+from services.gateway.adapters.triton import TritonEngine
+from shared.errors import SlipwayError, Transient
+from shared.serving.channels import Channels
+from shared.serving.http_channel import HttpChannel
+from shared.serving.inference import Deadlines, first_token
+from shared.serving.openai_stream import ApiRequest
+from testbed.factories import served
+from testbed.openai_server import OpenAiServer
+from testbed.ports import free_port
+from testbed.servers import running
+from tests.unit.benchmarker import engine_conformance as measured
+from tests.unit.gateway.engine_conformance import ABSENT, LOADED, EngineConformance, request
+
+FAILING = {"fail_text": "fail now", "break_text": "break now", "dead_text": "die now"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    toy = {"token_delay_ms": "10", "token_nll": str(measured.TOKEN_NLL), **FAILING}
+    with running(OpenAiServer(tmp_path_factory.mktemp("attached"), **{str(LOADED): toy})) as process:
+        yield process
+
+
+@pytest.fixture
+async def channel(server):
+    channels = Channels()
+    yield channels.get(server.url)
+    await channels.close()
+
+
+@pytest.fixture
+async def silent():
+    """Yield the address of what takes connections and answers nothing."""
+
+    async def wait(_reader, writer):
+        await asyncio.Event().wait()
+        writer.close()
+
+    listening = await asyncio.start_server(wait, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    listening.close()
+
+
+class TestGatewayEngine(EngineConformance):
+    @pytest.fixture
+    async def engine(self):
+        client = TritonEngine(Deadlines(10, 5))
+        yield client
+        await client.close()
+
+    @pytest.fixture
+    def endpoint(self, server):
+        return server.url
+
+    @pytest.fixture
+    def refusing(self):
+        return f"http://127.0.0.1:{free_port()}"
+
+    @pytest.fixture
+    def silent(self, silent):
+        return silent
+
+    async def test_an_answer_that_is_not_streamed_reports_its_first_token_before_its_bytes(self, engine, endpoint):
+        """Such a server tells nothing before, and the record says so: its time is none of the first token."""
+        first = await anext(stream := engine.send(endpoint, LOADED, request(2)))
+        assert (first.status, first.record["is_whole"], first.record["output_tokens"]) == (200, True, 4)
+        await stream.aclose()
+
+
+class TestMeasuredEngine(measured.EngineConformance):
+    @pytest.fixture(autouse=True)
+    def _server(self, server):
+        self.url = server.url
+
+    def run(self, main):
+        return asyncio.run(main)
+
+    @contextlib.asynccontextmanager
+    async def engine(self):
+        channels = Channels()
+        yield MeasuredEngine(channels)
+        await channels.close()
+
+    def answering(self) -> ServedTarget:
+        return served(1).model_copy(update={"target": LOADED, "endpoints": (self.url,)})
+
+    def absent(self) -> ServedTarget:
+        return self.answering().model_copy(update={"target": ABSENT})
+
+
+async def ask(channel, name=str(LOADED), *, limits: Deadlines | None = None, deadline_s: float = 30.0, **body):
+    raw = json.dumps({"model": "toy", "prompt": "one two three", "max_tokens": 4, **body}).encode()
+    asked = ApiRequest("POST", "/v1/completions", raw, deadline_s, "r1", "toy@v1", fingerprint="fp_toy.v1.bf16.0")
+    return [piece async for piece in channel.stream_api(name, asked, limits or Deadlines(10, 5))]
+
+
+async def test_an_answer_names_the_release_and_has_only_what_was_asked_for(channel):
+    for stream in (True, False):
+        pieces = await ask(channel, stream=stream)
+        body = b"".join(piece.body for piece in pieces).decode()
+        assert "fp_toy.v1.bf16.0" in body
+        assert 'toy.v1.bf16"' not in body
+        assert ('"usage"' in body) is not stream, "a stream has the counts that we asked for, its caller does not"
+    with_usage = await ask(channel, stream=True, stream_options={"include_usage": True})
+    assert b'"completion_tokens":4' in b"".join(piece.body for piece in with_usage)
+
+
+async def test_what_the_engine_fails_is_its_failure_and_what_it_refuses_the_callers(channel):
+    (failed,) = await ask(channel, prompt="fail now")
+    assert (failed.status, failed.record["error"]["source"]) == (500, "application")
+    *_, broken = await ask(channel, prompt="break now", stream=True, max_tokens=6)
+    assert broken.record["error"] == {"class": "ErrorEvent", "source": "parser"}
+    (refused,) = await ask(channel, max_tokens=10**9)
+    assert (refused.status, refused.record["error"]["source"]) == (400, "validation")
+
+
+async def test_a_deadline_is_an_answer_before_the_first_byte_and_an_early_end_after_it(channel):
+    (late,) = await ask(channel, max_tokens=500, deadline_s=0.3)
+    assert (late.status, late.record["error"]["source"]) == (504, "deadline")
+    *_, last = await ask(channel, max_tokens=500, deadline_s=0.3, stream=True)
+    assert (last.status, last.record["error"]["source"]) == (None, "deadline")
+
+
+async def test_silence_before_the_first_token_is_no_first_token(silent):
+    quiet = HttpChannel(silent)
+    for stream in (True, False):
+        with pytest.raises(SlipwayError) as caught:
+            pieces = await ask(quiet, stream=stream, limits=Deadlines(0.2, 0.2), deadline_s=0.4)
+            raise Transient("no_first_token", str(pieces[0].status))  # an answer that is not streamed is late
+        assert caught.value.code == "no_first_token"
+    await quiet.close()
+
+
+async def test_a_server_that_answers_by_another_name_is_not_the_target(channel, server):
+    """Many servers answer whatever name they are asked by."""
+
+    class Renamed(HttpChannel):
+        pass
+
+    other = Renamed(server.url)
+    other._client = httpx.AsyncClient(
+        base_url=server.url,
+        transport=httpx.MockTransport(
+            lambda _: httpx.Response(200, json={"model": "gpt", "choices": [], "object": "x"})
+        ),
+    )
+    with pytest.raises(Transient) as caught:
+        await ask(other)
+    assert caught.value.code == "endpoint_unreachable"
+    assert "gpt" in caught.value.reason
+    await other.close()
+
+
+async def test_a_server_that_dies_in_the_middle_of_an_answer_is_out_of_reach(tmp_path):
+    with running(OpenAiServer(tmp_path, **{str(LOADED): {"token_delay_ms": "20"}})) as mortal:
+        channel = HttpChannel(mortal.url)
+        raw = json.dumps({"model": "toy", "prompt": "a", "max_tokens": 500, "stream": True}).encode()
+        stream = channel.stream_api(str(LOADED), ApiRequest("POST", "/v1/completions", raw, 30.0), Deadlines(10, 5))
+        assert (await anext(stream)).body
+        mortal.kill()
+        with pytest.raises(Transient) as caught:
+            async for _ in stream:
+                pass
+        assert caught.value.code == "endpoint_unreachable"
+        assert channel.under_way == 0
+        await channel.close()
+
+
+async def test_a_dead_engine_is_dead_and_a_replaced_name_is_not_there(channel, server):
+    server.serve({"toy.v2.bf16": {"dead_text": "die now"}})
+    assert await channel.list_models(5.0) == {"toy.v2.bf16"}
+    with pytest.raises(Transient) as caught:
+        await first_token(channel, str(LOADED), deadline_s=5.0)
+    assert caught.value.code == "endpoint_unreachable"
+    assert await first_token(channel, "toy.v2.bf16", deadline_s=5.0)
+    with pytest.raises(SlipwayError) as caught:
+        await first_token(channel, "toy.v2.bf16", prompt="die now", deadline_s=5.0)
+    assert caught.value.code in {"engine_dead", "engine_failed"}
