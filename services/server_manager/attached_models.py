@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Mapping, MutableMapping
 
+from contracts.routes import Route
 from contracts.vocabulary import Deployable
-from services.server_manager.ports import AttachedGroups, Attachments, Engine
+from decisions.serving.attached import is_attached
+from services.server_manager.domain.reconcile import production_of
+from services.server_manager.ports import AttachedGroups, Attachments, Engine, Engines, Groups
 
 NAME = "attached:"
 """How the name of an attached model's engine begins, before the model."""
@@ -23,9 +26,12 @@ class AttachedModels:
         self._make = make
         self._made: dict[str, AttachedGroups] = {}
 
-    async def follow(self) -> None:
-        """Take over the records as they are; raise Transient if the bus is silent."""
-        groups: Mapping[str, Mapping[str, tuple[str, ...]]] = await self._records.all()
+    async def follow(self, routes: Mapping[str, Route]) -> None:
+        """Take over the records as they are; raise Transient if the bus is silent.
+
+        A record that is missing is no order: what a route names on attached servers stays there.
+        """
+        groups = {**_named(routes), **await self._records.all()}
         for model in groups.keys() - self._made.keys():
             self._made[model] = self._engines[NAME + model] = self._make(model)
         for model, engine in self._made.items():
@@ -42,3 +48,19 @@ class AttachedModels:
         """Return the attached servers that serve a target; none of a model that is not attached."""
         engine = self._made.get(deployable.target.model) if deployable.target.model in self.names else None
         return engine.addresses(str(deployable.target)) if engine is not None else ()
+
+    def of_fleet(self, engines: Engines) -> dict[str, Engine]:
+        """Return the engines without those of models that were detached."""
+        left = {NAME + model for model in self._made.keys() - self.names.keys()}
+        return {name: engine for name, engine in engines.items() if name not in left}
+
+
+def _named(routes: Mapping[str, Route]) -> dict[str, Groups]:
+    """Return the attached servers that routes name, a group for each target, by model."""
+    named: dict[str, Groups] = {}
+    for model, route in routes.items():
+        groups = {str(served.target): served.endpoints for served in production_of(route)}
+        attached = {name: urls for name, urls in groups.items() if all(map(is_attached, urls))}
+        if attached:
+            named[model] = attached
+    return named

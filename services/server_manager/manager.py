@@ -187,7 +187,6 @@ class Manager:
         await self._remove_copies()
 
     async def _reconcile(self) -> None:
-        await self._attached.follow()
         answering = await self._indexes.ask()
         down = self._indexes.down(answering)
         await self._answer_orders(down)
@@ -249,6 +248,7 @@ class Manager:
 
     async def _answer_orders(self, down: Mapping[str, float]) -> None:
         record, listing = await self._state.read(), await self._routes.all()
+        await self._attached.follow(listing.routes)
         self._measured.take(record)
         waited_s = self._note_waits(record)
         self._proofs.keep_only({order.order_id for order in record.orders})
@@ -395,5 +395,6 @@ class Manager:
             view["copies"] = self._declared.describe(routes, answering)
             view["loaded"] = tuple(filter(None, (as_loaded(name, target) for name, target in sorted(held.items()))))
         await self._state.write(lambda record: record.model_copy(update=view))
-        endpoints = self._drains.describe_endpoints(self._engines, record, answering, self._indexes.fenced)
+        engines = self._attached.of_fleet(self._engines)
+        endpoints = self._drains.describe_endpoints(engines, record, answering, self._indexes.fenced)
         await self._view.write(FleetRuntimes(runtimes=endpoints))

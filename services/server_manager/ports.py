@@ -83,11 +83,14 @@ class Engine(Protocol):
         """Return the first text that the model generates; raise when there is none."""
 
 
+Groups = Mapping[str, tuple[str, ...]]
+"""The addresses of the replicas of each group of attached servers, by its name."""
+
+
 class AttachedGroups(Engine, Protocol):
     """The attached servers of a model: a load checks that they serve a target, and an unload only forgets that."""
 
-    groups: Mapping[str, tuple[str, ...]]
-    """The addresses of each group's replicas."""
+    groups: Groups
 
     def may_have(self, name: str) -> bool:
         """Return whether all replicas of a group listed a target when they were last asked."""
@@ -96,7 +99,7 @@ class AttachedGroups(Engine, Protocol):
 class Attachments(Protocol):
     """The records of attached servers."""
 
-    async def all(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+    async def all(self) -> Mapping[str, Groups]:
         """Return the groups of each model that is attached; raise Transient if the bus is silent."""
 
 

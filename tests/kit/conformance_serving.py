@@ -34,7 +34,17 @@ DIGEST = digest_of(b"one")
 
 
 class EngineConformance:
-    """Needs the fixtures `engine` (an Engine) and `kill_engine` (makes one model's engine dead, its server alive)."""
+    """Needs the fixtures `engine` (an Engine) and `kill_engine` (makes one model's engine dead, its server alive).
+
+    And `revive`, where a dead engine comes back through another than the fleet.
+    """
+
+    @pytest.fixture
+    def revive(self):
+        async def nothing(_name):
+            pass
+
+        return nothing
 
     @pytest.fixture
     def folder(self, tmp_path) -> Path:
@@ -83,7 +93,7 @@ class EngineConformance:
         assert (await engine.probe(NAME, 10)).strip()
 
     async def test_a_dead_engine_looks_ready_fails_the_probe_and_comes_back_by_reloading(
-        self, engine, kill_engine, folder
+        self, engine, kill_engine, revive, folder
     ):
         await engine.load(NAME, folder, digest=DIGEST, memory_bytes=7)
         await kill_engine(NAME)
@@ -92,8 +102,57 @@ class EngineConformance:
             await engine.probe(NAME, 10)
         assert caught.value.code == "engine_dead"
         await engine.unload(NAME, wait=False)
+        await revive(NAME)
         await engine.load(NAME, folder, digest=DIGEST, memory_bytes=7)
         assert (await engine.probe(NAME, 10)).strip()
+
+
+class AttachedConformance(EngineConformance):
+    """Attached servers as an engine: two replicas, of one group; nothing is started or stopped.
+
+    Needs `urls` (the addresses of the group) and `list_names` (lets the replica of a number serve these names), too.
+    Both replicas serve `NAME`.
+    """
+
+    async def test_what_cannot_be_loaded_says_so_and_leaves_the_others_alone(self, engine, folder):
+        """What no group serves is waited for, and is no failure of it."""
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+        with pytest.raises(Transient) as caught:
+            await engine.load("bot.v2.bf16", folder, digest=DIGEST, memory_bytes=0)
+        assert caught.value.code == "endpoint_unreachable"
+        assert "bot.v2.bf16" in caught.value.reason
+        assert (await engine.probe(NAME, 10)).strip()
+
+    async def test_a_target_is_there_once_all_replicas_list_it_and_as_long_as_one_does(
+        self, engine, folder, urls, list_names
+    ):
+        await list_names(1)
+        await engine.index()
+        assert not engine.may_have(NAME)
+        with pytest.raises(Transient):
+            await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+        await list_names(1, NAME)
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+        assert (engine.may_have(NAME), set(engine.addresses(NAME))) == (True, set(urls))
+        await list_names(0)
+        assert (await engine.index())[NAME].ready
+        assert (engine.may_have(NAME), set(engine.addresses(NAME))) == (False, set(urls))
+        assert (await engine.probe(NAME, 10)).strip()
+
+    async def test_what_no_replica_lists_any_more_is_gone_and_is_loaded_again_when_it_is_back(
+        self, engine, folder, list_names
+    ):
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+        for number in (0, 1):
+            await list_names(number, "bot.v3.bf16")
+        assert await engine.index() == {}
+        assert engine.addresses(NAME) == ()
+        for number in (0, 1):
+            await list_names(number, NAME)
+        assert await engine.index() == {}, "it is checked again before it counts"
+        assert engine.may_have(NAME)
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+        assert NAME in await engine.index()
 
 
 class ArtifactsConformance:

@@ -67,6 +67,9 @@ class FakeEngine:
         self.loads: list[str] = []
         self.hooks = Hooks()
 
+    def addresses(self, name):  # noqa: ARG002
+        return (self.endpoint,)
+
     def _check(self) -> None:
         if self.down:
             raise Transient("endpoint_unreachable", "down")
@@ -112,6 +115,44 @@ class FakeEngine:
         if name in self.mute:
             raise Transient("no_first_token", "nothing came")
         return "keel"
+
+
+class FakeAttachments:
+    """The records of attached servers in memory."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, dict[str, tuple[str, ...]]] = {}
+
+    async def all(self):
+        return {model: dict(groups) for model, groups in self.groups.items()}
+
+
+class FakeAttached(FakeEngine):
+    """Attached servers in memory: `listed` has the names that each address lists."""
+
+    endpoint = "attached"
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.groups: dict[str, tuple[str, ...]] = {"blue": ("http://a", "http://b")} if names else {}
+        self.listed: dict[str, set[str]] = {url: set(names) for urls in self.groups.values() for url in urls}
+
+    def addresses(self, name):
+        urls = [urls for urls in self.groups.values() if any(name in self.listed.get(url, ()) for url in urls)]
+        return tuple(url for group in urls for url in group)
+
+    def may_have(self, name):
+        return any(all(name in self.listed.get(url, ()) for url in urls) for urls in self.groups.values())
+
+    async def index(self):
+        self.models = {name: entry for name, entry in self.models.items() if self.addresses(name)}
+        return await super().index()
+
+    async def load(self, name, folder, *, digest, memory_bytes, serving=None, permit=allow):
+        await permit()
+        if not self.may_have(name):
+            raise Transient("endpoint_unreachable", f"no attached group serves {name}")
+        await super().load(name, folder, digest=digest, memory_bytes=memory_bytes, serving=serving, permit=permit)
 
 
 class AllProven:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from contracts.vocabulary import Digest, Runtime, ServingSettings
-from services.server_manager.ports import Indexed, Permit, allow
+from services.server_manager.ports import Groups, Indexed, Permit, allow
 from shared.errors import SlipwayError, Transient
 from shared.serving.channels import Channels
 from shared.serving.inference import first_token
@@ -25,7 +25,7 @@ class AttachedEngine:
 
     runtime: Runtime | None = None
 
-    def __init__(self, model: str, channels: Channels, groups: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(self, model: str, channels: Channels, groups: Groups) -> None:
         """Take the addresses of each group, which may change (`groups`)."""
         self.groups = groups
         self._model = model

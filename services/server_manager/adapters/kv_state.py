@@ -17,7 +17,7 @@ from contracts.runtimes import LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntimes
 from decisions.routes.edits import Changed, Edit
 from services.server_manager.domain.records import Leader
 from services.server_manager.domain.runtimes import keep_since
-from services.server_manager.ports import Extent, RouteListing
+from services.server_manager.ports import Extent, Groups, RouteListing
 from shared.errors import SlipwayError, Transient
 from shared.messaging.delivery import RECORD_FAILURES
 from shared.runtime.clock import Clock
@@ -129,7 +129,7 @@ class KvAttachments:
     def __init__(self, records: "KvRecords[Attachment]") -> None:
         self._records = records
 
-    async def all(self) -> dict[str, dict[str, tuple[str, ...]]]:
+    async def all(self) -> dict[str, Groups]:
         """Return the groups of each attached model; raise Transient if the bus is silent, or a record is damaged."""
         entries = await self._records.bucket().all()
         return {model: entry.value.groups for model, entry in entries.items()}

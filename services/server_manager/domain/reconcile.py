@@ -93,12 +93,10 @@ class Held:
 class Limits:
     """What the fleet can hold and compute, its endpoints with the runtime of each, and the time limits.
 
-    A target reserves `weights_bytes * weights_ratio + overhead_bytes`. A traffic order counts for `order_age_s` and a
-    staging order for `lease_age_s` after it was given: older ones were delivered again, and their releases have ended.
-    A staged lease makes way for others once its endpoint has been silent for `silent_limit_s`.
-    `memory_budget_bytes` is what all endpoints hold together: those in `budgets` have memory of their own, the others
-    share the rest. `measured` has the most memory that targets were seen to take, by the digest of their manifests.
-    `attached` names the engine of each model that is released into attached servers: their memory is not the fleet's.
+    A target reserves `weights_bytes * weights_ratio + overhead_bytes`, on attached servers (`attached`) nothing.
+    Traffic orders older than `order_age_s`, and staging orders than `lease_age_s`, were delivered again. A staged lease
+    makes way after `silent_limit_s` of silence. `memory_budget_bytes` is what all endpoints hold together: those in
+    `budgets` have memory of their own. `measured` has the most memory that targets took, by their manifest's digest.
     """
 
     memory_budget_bytes: int
@@ -127,9 +125,8 @@ class Limits:
 
     def reserved_bytes(self, deployable: Deployable) -> int:
         """Return what a target reserves when it is loaded."""
-        if deployable.target.model in self.attached:
-            return 0
-        return reserved_bytes(deployable.weights_bytes, self.overhead_bytes, self.weights_ratio)
+        needed = reserved_bytes(deployable.weights_bytes, self.overhead_bytes, self.weights_ratio)
+        return needed if deployable.target.model not in self.attached else 0
 
     def retry_after_s(self, failures: int) -> float:
         """Return how long a target is left alone after so many failures in a row."""
@@ -137,12 +134,11 @@ class Limits:
 
     def memory_bytes(self, deployable: Deployable) -> int:
         """Return what a target needs where something is decided about its place: what it took, if that was more."""
-        reserved = self.reserved_bytes(deployable)
-        return self.corrected(deployable.manifest.digest, reserved) if reserved else 0
+        return self.corrected(deployable.manifest.digest, self.reserved_bytes(deployable))
 
     def corrected(self, digest: Digest | None, reserved: int) -> int:
-        """Return what is reserved, or what was measured of the same files if that is more."""
-        return max(reserved, self.measured.get(digest, 0) if digest is not None else 0)
+        """Return what is reserved, or what was measured of the same files if that is more; 0 on attached servers."""
+        return max(reserved, self.measured.get(digest, 0)) if reserved and digest is not None else reserved
 
     def pool(self, endpoint: str) -> str:
         """Return the name of the memory that an endpoint takes from: its own name, or `SHARED`."""
@@ -393,9 +389,8 @@ def _act_on_desired(name: str, desired: Desired, held: Held | None, limits: Limi
         return Action("heal", name, desired.deployable)
     if held.phase in {Phase.FAILED, Phase.DEAD}:
         # What failed reserves nothing, so it competes for memory again like something new.
-        kind: Literal["load", "heal"] = "load" if held.phase is Phase.FAILED else "heal"
-        due = held.since_s >= limits.retry_after_s(held.failures)
-        return Action(kind, name, desired.deployable) if due else None
+        again = Action("load" if held.phase is Phase.FAILED else "heal", name, desired.deployable)
+        return again if held.since_s >= limits.retry_after_s(held.failures) else None
     due = held.phase is Phase.UNPROVEN or held.since_probe_s >= limits.probe_interval_s
     return Action("probe", name) if due else None
 

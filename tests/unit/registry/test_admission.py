@@ -155,6 +155,20 @@ def test_policy_missing_weaker_tightened_or_stored():
     assert admission.decide_policy(stored, None) == stored
 
 
+def test_what_an_attached_server_does_not_tell_is_named_for_each_trigger_that_watches_it():
+    queued = k.MANUAL.model_copy(update={"name": "queued", "metric": "queue_ms", "threshold": 50.0})
+    broken = k.MANUAL.model_copy(update={"name": "broken", "metric": "nan_logits", "threshold": 0.0})
+    refusal = admission.assess_attached(k.policy(triggers=(k.MANUAL, queued, broken), copies=2))
+    assert refusal is not None
+    assert refusal.code == "policy_invalid"
+    assert [each.split(",")[0] for each in refusal.details["unseen"]] == [
+        "The trigger queued watches queue_ms",
+        "The trigger broken watches nan_logits",
+        "copies is 2",
+    ]
+    assert admission.assess_attached(k.policy()) is None
+
+
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_rehearsal_is_waived_only_where_nothing_rolls_back_by_itself(stored):
     def decide(policy):

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from contracts import facts as f
 from contracts.api_keys import ApiKey
+from contracts.attachments import Attachment
 from contracts.mirrors import Mirror
 from contracts.teams import Team
 from contracts.vocabulary import digest_of
@@ -14,6 +15,7 @@ from services.registry.record_orders import RecordOrders
 from shared.errors import Permanent
 from shared.storage.kv import Entry
 from shared.storage.record_format import dump
+from testbed.values import route, served
 from tests.kit import fakes_registry as k
 
 KEY_ID = "0" * 12
@@ -34,7 +36,8 @@ class Removable(k.FakeRecords):
 class World:
     def __init__(self):
         self.buckets = {kind: Removable() for kind in f.ops.RECORDS}
-        self.orders = RecordOrders(self.buckets, lambda: TEAMS, k.FixedClock())
+        self.routes = k.FakeRecords()
+        self.orders = RecordOrders(self.buckets, lambda: TEAMS, self.routes, k.FixedClock())
 
     async def give(self, kind, name, record, before=None, model="all-models", **changes):
         before = dump(before) if isinstance(before, BaseModel) else before
@@ -64,6 +67,46 @@ async def test_a_record_is_stored_replaced_and_removed_and_the_same_order_again_
         for _ in range(2):
             assert (await world.give("mirror", "hub", record, before)).order_id == "o-1"
             assert world.kept("mirror", "hub") == record
+
+
+def attachment(**groups):
+    return Attachment(model=k.MODEL, groups=groups)
+
+
+def routed(*endpoints):
+    """Return a route whose active version is served there."""
+    return route(active=served(2, endpoints=endpoints), canary=None, previous=None)
+
+
+async def test_a_model_that_triton_serves_is_not_attached(world):
+    world.routes.kept[k.MODEL] = Entry(routed("127.0.0.1:8001"), 1)
+    with pytest.raises(Permanent, match="served by Triton") as refused:
+        await world.give("attachment", k.MODEL, attachment(blue=("http://a",)), model=k.MODEL)
+    assert refused.value.code == "not_applicable"
+    assert world.kept("attachment", k.MODEL) is None
+
+
+async def test_servers_in_traffic_are_not_detached_and_others_are(world):
+    both = attachment(blue=("http://a", "http://b"), green=("http://c",))
+    await world.give("attachment", k.MODEL, both, model=k.MODEL)
+    world.routes.kept[k.MODEL] = Entry(routed("http://a", "http://b"), 1)
+    for left in (None, attachment(green=("http://c",))):
+        with pytest.raises(Permanent, match="keep one of its replicas"):
+            await world.give("attachment", k.MODEL, left, both, model=k.MODEL)
+    fewer = attachment(blue=("http://b", "http://d"))
+    await world.give("attachment", k.MODEL, fewer, both, model=k.MODEL)
+    assert world.kept("attachment", k.MODEL) == fewer
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [{}, {"blue": ()}, {"Blue": ("http://a",)}, {"blue": ("a:8000",)}, {"blue": ("http://a/v1",)}, {"blue": ("http://a/",)},
+     {"blue": ("http://a", "http://a")}, {"blue": ("http://a",), "green": ("http://a",)}],
+)  # fmt: skip
+async def test_addresses_that_name_no_replicas_are_refused(world, groups):
+    with pytest.raises(Permanent) as refused:
+        await world.give("attachment", k.MODEL, {"model": k.MODEL, "groups": groups}, model=k.MODEL)
+    assert refused.value.code == "malformed_event"
 
 
 async def test_an_order_for_another_record_than_the_one_that_is_there_is_void(world):

@@ -9,6 +9,7 @@ from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.services import SERVICES
 from decisions.routes.edits import Changed, roll_back
 from services.server_manager.app import SERVICE, build
+from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain.reconcile import Phase, plan_production, production_of
 from services.server_manager.domain.records import Servers
 from services.server_manager.domain.servable_variants import Hardware
@@ -21,6 +22,8 @@ from shared.storage.record_format import parse
 from tests.kit.fake_bus import FakeBus, Life, Message, Streams
 from tests.kit.fakes_serving import (
     FakeArtifacts,
+    FakeAttached,
+    FakeAttachments,
     FakeLead,
     FakeLease,
     FakeRoutes,
@@ -103,12 +106,14 @@ class Process:
         records = self.port(records_of(Servers, world.bucket), "get", "create", "update", "keys")
         store = RecordStore("servers", records, log, service=SERVICE, jitter=lambda: 0.5, decides_again=True)
         self.bus = SharedBus(SERVICE, world.streams, log, life, world.processes)
+        engines = {
+            name: self.port(EngineClient(engine, self), "index", "load", "unload", "probe")
+            for name, engine in world.engines.items()
+        }
         self.manager = build(
             self.bus,
-            engines={
-                name: self.port(EngineClient(engine, self), "index", "load", "unload", "probe")
-                for name, engine in world.engines.items()
-            },
+            engines=engines,
+            attached=AttachedModels(engines, FakeAttachments(), lambda _model: FakeAttached()),
             view=FakeRuntimesView(),
             artifacts=self.port(world.artifacts, "materialise", "describe", "keep_only"),
             state=FleetState(store, "main"),

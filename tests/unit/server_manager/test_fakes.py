@@ -5,7 +5,9 @@ import pytest
 from contracts.runtimes import FleetRuntimes
 from shared.errors import Permanent
 from tests.kit.conformance_serving import (
+    NAME,
     ArtifactsConformance,
+    AttachedConformance,
     EngineConformance,
     LeadershipConformance,
     RoutesConformance,
@@ -15,6 +17,7 @@ from tests.kit.conformance_serving import (
 from tests.kit.fakes_serving import (
     LEASE_S,
     FakeArtifacts,
+    FakeAttached,
     FakeClock,
     FakeEngine,
     FakeLead,
@@ -37,6 +40,30 @@ class TestFakeEngine(EngineConformance):
             engine.dead.add(name)
 
         return kill
+
+
+class TestFakeAttached(AttachedConformance):
+    @pytest.fixture
+    def engine(self):
+        return FakeAttached(NAME)
+
+    @pytest.fixture
+    def kill_engine(self, engine):
+        async def kill(name):
+            engine.dead.add(name)
+
+        return kill
+
+    @pytest.fixture
+    def urls(self, engine):
+        return engine.groups["blue"]
+
+    @pytest.fixture
+    def list_names(self, engine, urls):
+        async def change(number, *names):
+            engine.listed[urls[number]] = set(names)
+
+        return change
 
 
 class TestFakeArtifacts(ArtifactsConformance):

@@ -4,6 +4,7 @@ import asyncio
 
 from contracts.runtimes import DEFAULT_RUNTIME
 from services.server_manager.adapters.repository_files import RoutesFile
+from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain import staging
 from services.server_manager.domain.reconcile import Limits
 from services.server_manager.known_routes import KnownRoutes
@@ -11,6 +12,8 @@ from services.server_manager.manager import Manager
 from tests.kit.fakes_serving import (
     LEASE_S,
     FakeArtifacts,
+    FakeAttached,
+    FakeAttachments,
     FakeClock,
     FakeEngine,
     FakeLead,
@@ -56,7 +59,10 @@ class World:
         self.lead = FakeLead(self.lease, self.clock)
         self.said = Said(self.state.log)
         self.progress = Progress()
+        self.attachments, self.servers = FakeAttachments(), FakeAttached()
+        self.attached = AttachedModels(self.engines, self.attachments, lambda _model: self.servers)
         self.limits = Limits(
+            attached=self.attached.names,
             memory_budget_bytes=1000,
             overhead_bytes=100,
             weights_ratio=1.0,
@@ -76,6 +82,7 @@ class World:
         self.known = KnownRoutes(self.routes, self.memory)
         self.manager = Manager(
             engines=self.engines,
+            attached=self.attached,
             view=self.view,
             artifacts=self.artifacts,
             state=self.state,
