@@ -1,0 +1,131 @@
+"""A model on attached servers: attach, release by switching endpoints, canary, promotion, slowness, rollback, none lost."""
+
+import contextlib
+import json
+import time
+
+import httpx
+import pytest
+
+from testbed.openai_server import OpenAiServer
+from testbed.servers import running, wait_until
+from testbed.stack import POLICY
+from testbed.users import Users
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+MODEL = "bot"
+AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5}
+WITH_ROLLBACK = {
+    **POLICY,
+    "rehearsal": "required",
+    "shadow": {"share_ratio": 1.0, "duration_s": 4, "min_requests": 40, "deadline_s": 240},
+    "canary": {"steps": [0.4], "min_requests": 20, "beta": 0.9, "deadline_s": 240},
+    "triggers": [
+        {"name": "slow", "metric": "e2e_ms", "threshold": 2500, "allowed_ratio": 0.1, **AUTOMATIC},
+        {"name": "errors", "metric": "error_ratio", "threshold": 0.05, **AUTOMATIC},
+    ],
+}
+QUEUED = {"name": "queued", "metric": "queue_ms", "threshold": 500, "action": "manual"}
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    """Two groups: one server serves the base model, two wait for a version."""
+    folder = tmp_path_factory.mktemp("servers")
+    with contextlib.ExitStack() as stack:
+        base = {f"{MODEL}.v0.bf16": {}}
+        names = {"blue": base, "green-1": {}, "green-2": {}}
+        yield {
+            name: stack.enter_context(running(OpenAiServer(folder, name, **served))) for name, served in names.items()
+        }
+
+
+@pytest.fixture(scope="module")
+def stack(module_stack, servers):
+    stack = module_stack(MONITOR_UPDATE_EVERY_S="2", MONITOR_ASSESS_EVERY_S="2", ROLLBACK_CONTROLLER_VERIFY_S="10")
+    stack.ok("attach", MODEL, "--group", "blue", "--url", servers["blue"].url)
+    stack.ok("attach", MODEL, "--group", "green", "--url", servers["green-1"].url, "--url", servers["green-2"].url)
+    return stack
+
+
+def deploy(stack, version: int, *servers: OpenAiServer, **parameters: str) -> None:
+    """Wait until a version is to be staged, and serve it, as whoever deploys it would."""
+    name = f"{MODEL}.v{version}.bf16"
+    wait_until(
+        lambda: any(
+            event["data"]["candidate"]["target"]["version"] == version
+            for event in stack.events("stage.requested", MODEL)
+        ),
+        timeout_s=240,
+        what=f"the order to stage {name}",
+    )
+    assert version not in staged(stack)
+    for server in servers:
+        server.serve({name: parameters})
+
+
+def staged(stack) -> set[int]:
+    return {event["data"]["candidate"]["target"]["version"] for event in stack.events("variant.staged", MODEL)}
+
+
+def active(stack) -> tuple[int, list[str]]:
+    served = stack.route(MODEL)["active"]
+    return served["target"]["version"], served["endpoints"]
+
+
+def test_from_attach_to_rollback(stack, servers, tiny, tmp_path):
+    green = [servers["green-1"], servers["green-2"]]
+    stack.publish(MODEL, tiny["one"], "--variant", "bf16", policy=WITH_ROLLBACK)
+    deploy(stack, 1, green[0])
+    time.sleep(3)
+    assert staged(stack) == set(), "one replica of the group does not know the name"
+    deploy(stack, 1, green[1])
+    stack.promoted(MODEL)
+    assert active(stack) == (1, [server.url for server in green])
+    assert stack.events("alert.raised", MODEL) == []
+
+    url = f"http://127.0.0.1:{stack.part('gateway')['port']}"
+    with Users(url, stack.headers, MODEL, rps=12.0) as users:
+        stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=WITH_ROLLBACK)
+        deploy(stack, 2, servers["blue"])
+        stack.promoted(MODEL)
+        assert active(stack) == (2, [servers["blue"].url])
+        assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "pass"
+        streamed(url, stack.headers)
+        servers["blue"].serve({f"{MODEL}.v2.bf16": {"token_delay_ms": "1000"}})
+        (back,) = stack.await_event("rollback.completed", MODEL)
+        green[0].kill()
+        time.sleep(5)
+    assert users.failed == [], "no request was lost"
+    assert set(users.answered) == {f"{MODEL}@v1", f"{MODEL}@v2"}
+    assert (back["data"]["verdict"], back["data"]["mode"]) == ("pass", "automatic")
+    assert active(stack)[0] == 1
+    route = stack.route(MODEL)
+    assert [entry["served"]["target"]["version"] for entry in route["suspended"]] == [2]
+
+    refused = stack.slipway("detach", MODEL, "--group", "green")
+    assert refused.returncode != 0
+    assert "keep one of its replicas" in refused.stdout + refused.stderr
+    groups = {"blue": [servers["blue"].url], "green": [server.url for server in green]}
+    declared = tmp_path / "servers.yaml"
+    declared.write_text(json.dumps({"kind": "Attachment", "model": MODEL, "groups": groups}))
+    assert json.loads(stack.ok("diff", "--file", str(declared), "--json"))["changes"] == []
+
+
+def streamed(url: str, headers: dict[str, str]) -> None:
+    """A stream has the model's name and the release, whatever name its server knows."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "stream": True}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=60, trust_env=False)
+    *chunks, done = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    assert done == "[DONE]"
+    assert {(chunk["model"], chunk["system_fingerprint"][:10]) for chunk in map(json.loads, chunks)} == {
+        (MODEL, "fp_bot.v2.")
+    }
+
+
+def test_a_policy_that_watches_what_such_a_server_does_not_tell_is_refused(stack, tiny):
+    policy = {**WITH_ROLLBACK, "triggers": [*WITH_ROLLBACK["triggers"], QUEUED]}
+    stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=policy)
+    (rejected,) = stack.await_event("checkpoint.rejected", MODEL)
+    assert rejected["data"]["code"] == "policy_invalid"
+    assert "queued watches queue_ms" in rejected["data"]["reason"]
