@@ -19,6 +19,8 @@ import httpx
 from testbed.ports import free_port
 from testbed.servers import Throwaway, accepts
 
+DEAD = b'{"error": {"message": "EngineCore encountered an issue. See stack trace (above) for the root cause."}}'
+"""What vLLM answers once its engine has died."""
 BACKENDS = Path(__file__).resolve().parents[1] / "deploy" / "backends"
 
 
@@ -88,6 +90,8 @@ class _Served:
                     piece = HttpPiece(
                         _with_scores(piece.body, body, engine.token_logprob), {}, 200, piece.headers, True
                     )
+                if piece.record.get("error", {}).get("class") == "EngineDeadError" and piece.status == 500:
+                    piece = HttpPiece(DEAD, piece.record, 500, piece.headers, last=True)
                 if piece.body:
                     yield piece
                 if piece.last:

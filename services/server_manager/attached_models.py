@@ -1,12 +1,15 @@
 """The models that are released into attached servers, and these servers among the engines of the fleet."""
 
 from collections.abc import Callable, Mapping, MutableMapping
+from datetime import datetime
 
 from contracts.routes import Route
+from contracts.runtimes import FleetRuntime, RunningTarget
 from contracts.vocabulary import Deployable
 from decisions.serving.attached import is_attached
-from services.server_manager.domain.reconcile import production_of
-from services.server_manager.ports import AttachedGroups, Attachments, Engine, Engines, Groups
+from services.server_manager.domain.reconcile import Held, production_of
+from services.server_manager.domain.records import target_of
+from services.server_manager.ports import AttachedGroups, Attachments, Engine, Groups
 
 NAME = "attached:"
 """How the name of an attached model's engine begins, before the model."""
@@ -49,10 +52,27 @@ class AttachedModels:
         engine = self._made.get(deployable.target.model) if deployable.target.model in self.names else None
         return engine.addresses(str(deployable.target)) if engine is not None else ()
 
-    def of_fleet(self, engines: Engines) -> dict[str, Engine]:
-        """Return the engines without those of models that were detached."""
-        left = {NAME + model for model in self._made.keys() - self.names.keys()}
-        return {name: engine for name, engine in engines.items() if name not in left}
+    def describe(self, held: Mapping[str, Held], now: datetime) -> tuple[FleetRuntime, ...]:
+        """Return every replica as others may see it, with what it lists of the targets that the fleet holds."""
+        return tuple(
+            FleetRuntime(
+                name=f"{model}/{group}",
+                endpoint_name=f"{model}/{group}/{number}",
+                endpoint=url,
+                answers=(listed := self._made[model].listed(url)) is not None,
+                targets=tuple(_running(name, state) for name, state in sorted(held.items()) if name in (listed or ())),
+                since=now,
+            )
+            for model in sorted(self.names)
+            for group, urls in sorted(self._made[model].groups.items())
+            for number, url in enumerate(urls, 1)
+        )
+
+
+def _running(name: str, state: Held) -> RunningTarget:
+    target = target_of(name)
+    assert target is not None  # noqa: S101 - the fleet holds targets only
+    return RunningTarget(target=target, phase=state.phase)
 
 
 def _named(routes: Mapping[str, Route]) -> dict[str, Groups]:

@@ -215,7 +215,7 @@ class Manager:
             self._begin(desired, kept, usable, self._homes.named(routes))
             self._declared.follow(routes, usable, self._drains.copies())
             self._drains.begin(record, routes, usable, kept, down)
-        for cause, progress in assess_progress(record, self.executor.held(), down, homes):
+        for cause, progress in assess_progress(record, self.executor.held(), down, homes, self._attached.lacks):
             await self._report_progress(cause, progress)
         await self._check_lease()
         await self._publish_view(answering, record, routes)
@@ -395,6 +395,7 @@ class Manager:
             view["copies"] = self._declared.describe(routes, answering)
             view["loaded"] = tuple(filter(None, (as_loaded(name, target) for name, target in sorted(held.items()))))
         await self._state.write(lambda record: record.model_copy(update=view))
-        engines = self._attached.of_fleet(self._engines)
-        endpoints = self._drains.describe_endpoints(engines, record, answering, self._indexes.fenced)
-        await self._view.write(FleetRuntimes(runtimes=endpoints))
+        tritons = {name: self._engines[name] for name in self._limits.endpoints}
+        endpoints = self._drains.describe_endpoints(tritons, record, answering, self._indexes.fenced)
+        servers = self._attached.describe(held, self._clock.now())
+        await self._view.write(FleetRuntimes(runtimes=(*endpoints, *servers)))

@@ -92,6 +92,9 @@ class AttachedGroups(Engine, Protocol):
 
     groups: Groups
 
+    def listed(self, url: str) -> frozenset[str] | None:
+        """Return the names that a replica listed when it was last asked; None if it did not answer."""
+
     def may_have(self, name: str) -> bool:
         """Return whether all replicas of a group listed a target when they were last asked."""
 

@@ -9,6 +9,8 @@ from shared.serving.openai_stream import ApiPiece, ApiRequest
 
 _DONE: Final = b"[DONE]"
 _JSON: Final = (("content-type", "application/json"),)
+_DEAD: Final = (b"EngineDead", b"EngineCore encountered an issue")
+"""What vLLM answers once its engine has died."""
 _TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal", "text")
 """Where a choice, or what it adds to a message, has text."""
 
@@ -58,8 +60,8 @@ class AnswerReader:
         """Return an answer that comes at once, or an error."""
         answer = _parse(body)
         if status != 200:
-            dead, source = b"EngineDead" in body, "validation" if status < 500 else "application"
-            record = {"error": {"class": "EngineDeadError" if dead else f"Status{status}", "source": source}}
+            source = "validation" if status < 500 else "application"
+            record = {"error": {"class": _class_of(body, f"Status{status}"), "source": source}}
             return ApiPiece(body, self._record(record), status, _JSON)
         if answer is None:
             return ApiPiece(body, self._record({"error": {"class": "NoJson", "source": "parser"}}), status, _JSON)
@@ -80,8 +82,9 @@ class AnswerReader:
             return b"data: [DONE]\n\n", self._record({})
         chunk = _parse(data)
         if chunk is None or ("error" in chunk and not isinstance(chunk.get("response"), dict) and chunk["error"]):
-            kind = "EngineDeadError" if b"EngineDead" in data else "ErrorEvent"
-            return event + b"\n\n", self._record({"error": {"class": kind, "source": "parser"}})
+            return event + b"\n\n", self._record(
+                {"error": {"class": _class_of(data, "ErrorEvent"), "source": "parser"}}
+            )
         record = self._read_part(chunk) if "type" in chunk and "choices" not in chunk else self._read(chunk, "delta")
         usage = chunk.pop("usage", None) if not self._wants_usage and "choices" in chunk else None
         if usage is not None and not chunk["choices"]:
@@ -190,6 +193,11 @@ def late_body(deadline_s: float) -> bytes:
     """Return the body of an answer that did not begin before its deadline."""
     message = f"The answer was not complete within {deadline_s:g} s; ask for fewer tokens, or wait longer."
     return json.dumps({"error": {"message": message, "type": "timeout_error", "param": None}}).encode()
+
+
+def _class_of(body: bytes, otherwise: str) -> str:
+    """Return the class of the failure that an error reports."""
+    return "EngineDeadError" if any(mark in body for mark in _DEAD) else otherwise
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:

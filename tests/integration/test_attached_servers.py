@@ -10,6 +10,7 @@ import pytest
 from contracts.routes import ServedTarget
 from services.benchmarker.adapters.triton import TritonEngine as MeasuredEngine
 from services.gateway.adapters.triton import TritonEngine
+from services.server_manager.adapters.attached_engine import AttachedEngine
 from shared.errors import SlipwayError, Transient
 from shared.serving.channels import Channels
 from shared.serving.http_channel import HttpChannel
@@ -19,6 +20,7 @@ from testbed.factories import served
 from testbed.openai_server import OpenAiServer
 from testbed.ports import free_port
 from testbed.servers import running
+from tests.kit.conformance_serving import NAME, AttachedConformance
 from tests.unit.benchmarker import engine_conformance as measured
 from tests.unit.gateway.engine_conformance import ABSENT, LOADED, EngineConformance, request
 
@@ -97,6 +99,60 @@ class TestMeasuredEngine(measured.EngineConformance):
 
     def absent(self) -> ServedTarget:
         return self.answering().model_copy(update={"target": ABSENT})
+
+
+class TestAttachedEngine(AttachedConformance):
+    @pytest.fixture(scope="class")
+    def replicas(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("replicas")
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(running(OpenAiServer(folder, name))) for name in ("one", "two")]
+
+    @pytest.fixture
+    def urls(self, replicas):
+        return tuple(server.url for server in replicas)
+
+    @pytest.fixture
+    def list_names(self, replicas):
+        async def change(number, *names):
+            replicas[number].serve({name: {"dead_text": "die now"} for name in names})
+
+        return change
+
+    @pytest.fixture
+    async def engine(self, urls, list_names):
+        for number in range(len(urls)):
+            await list_names(number, NAME)
+        channels = Channels()
+        yield AttachedEngine("bot", channels, {"blue": urls})
+        await channels.close()
+
+    @pytest.fixture
+    def kill_engine(self, urls):
+        async def kill(name):
+            channels = Channels()
+            for url in urls:
+                with pytest.raises(SlipwayError):
+                    await first_token(channels.get(url), name, prompt="die now", deadline_s=5.0)
+            await channels.close()
+
+        return kill
+
+    @pytest.fixture
+    def revive(self, urls, list_names):
+        async def revive(name):
+            for number in range(len(urls)):
+                await list_names(number, name)
+
+        return revive
+
+    async def test_servers_that_are_all_away_are_out_of_reach(self):
+        channels = Channels()
+        absent = AttachedEngine("bot", channels, {"blue": (f"http://127.0.0.1:{free_port()}",)})
+        with pytest.raises(Transient) as caught:
+            await absent.index()
+        assert caught.value.code == "endpoint_unreachable"
+        await channels.close()
 
 
 async def ask(channel, name=str(LOADED), *, limits: Deadlines | None = None, deadline_s: float = 30.0, **body):

@@ -128,21 +128,24 @@ class FakeAttachments:
 
 
 class FakeAttached(FakeEngine):
-    """Attached servers in memory: `listed` has the names that each address lists."""
+    """Attached servers in memory: `names` has what each address lists."""
 
     endpoint = "attached"
 
     def __init__(self, *names: str) -> None:
         super().__init__()
         self.groups: dict[str, tuple[str, ...]] = {"blue": ("http://a", "http://b")} if names else {}
-        self.listed: dict[str, set[str]] = {url: set(names) for urls in self.groups.values() for url in urls}
+        self.names: dict[str, set[str]] = {url: set(names) for urls in self.groups.values() for url in urls}
 
     def addresses(self, name):
-        urls = [urls for urls in self.groups.values() if any(name in self.listed.get(url, ()) for url in urls)]
+        urls = [urls for urls in self.groups.values() if any(name in self.names.get(url, ()) for url in urls)]
         return tuple(url for group in urls for url in group)
 
+    def listed(self, url):
+        return frozenset(self.names[url]) if url in self.names else None
+
     def may_have(self, name):
-        return any(all(name in self.listed.get(url, ()) for url in urls) for urls in self.groups.values())
+        return any(all(name in self.names.get(url, ()) for url in urls) for urls in self.groups.values())
 
     async def index(self):
         self.models = {name: entry for name, entry in self.models.items() if self.addresses(name)}

@@ -43,6 +43,10 @@ class AttachedEngine:
         groups = [urls for urls in self.groups.values() if any(self._lists(url, name) for url in urls)]
         return tuple(url for urls in groups for url in urls)
 
+    def listed(self, url: str) -> frozenset[str] | None:
+        """Return the names that a replica listed when it was last asked; None if it did not answer."""
+        return self._listed.get(url)
+
     def may_have(self, name: str) -> bool:
         """Return whether all replicas of a group listed a target when they were last asked."""
         return self._group_of(name) is not None

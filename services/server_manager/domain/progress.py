@@ -1,6 +1,6 @@
 """How far leases and orders are: how many of their targets generate, and what the others do."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from contracts.envelope import Event
@@ -15,22 +15,26 @@ def assess_progress(
     held: Mapping[str, Held],
     down: Collection[str] = (),
     homes: Mapping[str, str] | None = None,
+    lacks: Callable[[Deployable], bool] = lambda _target: False,
 ) -> list[tuple[Event[Any], WorkProgressed]]:
     """Return how far the held lease and the pending orders are: how many targets are ready, and what the rest do.
 
-    `down` names the endpoints that do not answer, `homes` the endpoint of each target.
+    So are waiting leases that attached servers do not serve yet (`lacks`). `down` names the endpoints that do not
+    answer, `homes` the endpoint of each target.
     """
     reports: list[tuple[Event[Any], WorkProgressed]] = []
     homes = homes or {}
-    lease = record.lease
-    if lease is not None and lease.state == "loading":
+    known: dict[str, Any] = {"down": down, "homes": homes, "lacks": lacks}
+    loading = [record.lease] if record.lease is not None and record.lease.state == "loading" else []
+    for lease in (*loading, *record.waiting):
         request = lease.event.data
         pair = (request.candidate, request.baseline)
-        reports.append((lease.event, _progress("stage", request.candidate, pair, held, down=down, homes=homes)))
+        if lease in loading or any(map(lacks, pair)):
+            reports.append((lease.event, _progress("stage", request.candidate, pair, held, **known)))
     for order in record.orders:
         ordered = order.event.data
         needed = (ordered.target,) if ordered.fallback is None else (ordered.target, ordered.fallback)
-        reports.append((order.event, _progress("promote", ordered.target, needed, held, down=down, homes=homes)))
+        reports.append((order.event, _progress("promote", ordered.target, needed, held, **known)))
     return reports
 
 
@@ -42,9 +46,11 @@ def _progress(
     *,
     down: Collection[str],
     homes: Mapping[str, str],
+    lacks: Callable[[Deployable], bool],
 ) -> WorkProgressed:
     names = {str(deployable.target): held.get(str(deployable.target)) for deployable in needed}
     silent = {str(deployable.target) for deployable in needed if home_of(deployable, homes) in down}
+    missing = {str(deployable.target) for deployable in needed if lacks(deployable)}
     ready = [
         name for name, state in names.items() if state is not None and state.phase is Phase.READY and name not in silent
     ]
@@ -52,6 +58,8 @@ def _progress(
     for name, state in names.items():
         if name in silent:
             notes.append(f"{name} waits for its runtime, which does not answer")
+        elif name in missing:
+            notes.append(f"{name} waits until all replicas of an attached group answer by that name")
         elif name not in ready:
             doing = "waits for memory" if state is None else f"{state.phase} for {state.since_s:.0f} s"
             notes.append(f"{name} {doing}")

@@ -20,7 +20,7 @@ def world(tmp_path):
 
 def serve(world, urls, *names):
     for url in urls:
-        world.servers.listed[url] = set(names)
+        world.servers.names[url] = set(names)
 
 
 async def stage(world, event):
@@ -42,6 +42,7 @@ async def test_a_release_waits_until_all_replicas_of_a_group_serve_it(world):
     await stage(world, stage_requested(candidate=1, baseline=0, weights=10**12))
     await world.ticks(20, 10.0)
     assert world.said.facts(VariantStaged) == world.said.facts(VariantFailed) == []
+    assert world.progress.reports[-1][1].detail.startswith(f"{V1} waits until all replicas of an attached group answer")
     serve(world, GREEN, V1)
     await world.ticks()
     (staged,) = world.said.facts(VariantStaged)
@@ -96,12 +97,15 @@ async def test_other_addresses_of_a_group_are_written_into_the_route(world):
     assert world.said.facts(DeploymentChanged)[-1].cause == "restore"
 
 
-async def test_a_replica_that_is_away_leaves_the_route_as_it_is(world):
+async def test_a_replica_that_is_away_leaves_the_route_as_it_is_and_is_shown(world):
     route = await promoted(world)
     serve(world, BLUE[:1])
+    del world.servers.names[GREEN[0]]
     await world.ticks(8)
-    assert world.routes.routes["bot"] == route
-    assert world.said.facts(AlertRaised) == []
+    assert world.routes.routes["bot"].previous == route.previous
+    shown = {name: (at.answers, [str(each.target) for each in at.targets]) for name, at in world.view.stored.items()}
+    del shown[DEFAULT_RUNTIME]
+    assert shown == {"bot/blue/1": (True, []), "bot/blue/2": (True, [V0]), "bot/green/1": (False, [])}
 
 
 async def test_all_servers_silent_is_alerted_about_as_of_any_engine(world):
@@ -135,7 +139,7 @@ async def test_a_record_that_is_lost_is_no_order_to_serve_it_elsewhere(world):
 
 async def test_a_model_that_was_never_released_is_detached_without_a_trace(world):
     await world.ticks()
-    assert set(world.view.stored) == {DEFAULT_RUNTIME, "attached:bot"}
+    assert set(world.view.stored) == {DEFAULT_RUNTIME, "bot/blue/1", "bot/blue/2", "bot/green/1"}
     world.attachments.groups.clear()
     await world.ticks()
     assert set(world.view.stored) == {DEFAULT_RUNTIME}

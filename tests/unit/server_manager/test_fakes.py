@@ -61,7 +61,7 @@ class TestFakeAttached(AttachedConformance):
     @pytest.fixture
     def list_names(self, engine, urls):
         async def change(number, *names):
-            engine.listed[urls[number]] = set(names)
+            engine.names[urls[number]] = set(names)
 
         return change
 
