@@ -77,7 +77,7 @@ def test_from_attach_to_rollback(stack, servers, tiny, tmp_path):
     green = [servers["green-1"], servers["green-2"]]
     stack.publish(MODEL, tiny["one"], "--variant", "bf16", policy=WITH_ROLLBACK)
     deploy(stack, 1, green[0])
-    time.sleep(3)
+    time.sleep(3)  # in which nothing may be staged
     assert staged(stack) == set(), "one replica of the group does not know the name"
     deploy(stack, 1, green[1])
     stack.promoted(MODEL)
@@ -95,7 +95,8 @@ def test_from_attach_to_rollback(stack, servers, tiny, tmp_path):
         servers["blue"].serve({f"{MODEL}.v2.bf16": {"token_delay_ms": "1000"}})
         (back,) = stack.await_event("rollback.completed", MODEL)
         green[0].kill()
-        time.sleep(5)
+        before = users.answered.total()
+        wait_until(lambda: users.answered.total() >= before + 60, what="60 answers without one of two replicas")
     assert users.failed == [], "no request was lost"
     assert set(users.answered) == {f"{MODEL}@v1", f"{MODEL}@v2"}
     assert (back["data"]["verdict"], back["data"]["mode"]) == ("pass", "automatic")

@@ -12,6 +12,7 @@ from clients.cli.declared_state import Change
 from clients.cli.errors import CommandError
 from clients.cli.installation import Installation, make_all
 from contracts.api_keys import ApiKey
+from contracts.attachments import Attachment
 from contracts.mirrors import Mirror
 from contracts.policy import ReleasePolicy
 from contracts.services import ORDERS
@@ -183,6 +184,28 @@ async def test_a_mirror_is_declared_changed_and_pruned(server, bus, tmp_path):
     code, _, err = await run(server, "apply", "-f", str(file))
     assert code == 2
     assert f"{file}:2:" in err
+
+
+async def test_attached_servers_are_ordered_by_command_and_by_file(server, bus, tmp_path):
+    attachments, file = Bucket(bus, "attachments", Attachment), tmp_path / "servers.yaml"
+    urls = ("--url", "http://a:8000/v1", "--url", "http://b:8000/")
+    assert (await run(server, "attach", "shop-bot", "--group", "blue", *urls))[0] == 0
+    assert (await run(server, "attach", "shop-bot", "--group", "green", "--url", "http://c:8000"))[0] == 0
+    blue, green = ("http://a:8000", "http://b:8000"), ("http://c:8000",)
+    assert (await attachments.get("shop-bot")).value.groups == {"blue": blue, "green": green}
+    file.write_text("kind: Attachment\nmodel: shop-bot\ngroups: {blue: [http://a:8000, http://b:8000]}\n")
+    code, out, _ = await run(server, "diff", "-f", str(file))
+    assert code == 5
+    assert 'groups.green: ["http://c:8000"] -> none' in out
+    assert (await run(server, "detach", "shop-bot", "--group", "green"))[0] == 0
+    assert (await run(server, "diff", "-f", str(file)))[0] == 0
+    code, _, err = await run(server, "detach", "shop-bot", "--group", "green")
+    assert code == 2
+    assert "it has blue" in err
+    code, _, err = await run(server, "attach", "shop-bot", "--url", "a:8000")
+    assert code == 2
+    assert (await run(server, "detach", "shop-bot", "--group", "blue"))[0] == 0
+    assert await attachments.get("shop-bot") is None
 
 
 async def test_every_change_is_in_the_audit_log_with_who_made_it(server, bus):

@@ -1,0 +1,140 @@
+"""What is read of the answers of a server of the OpenAI API, whatever such a server sends."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import Permanent, Transient
+from shared.serving.api_records import AnswerReader, is_unknown_model, read_scores
+from shared.serving.openai_stream import ApiRequest
+
+NAME = "bot.v7.bf16"
+
+
+def reader(path="/v1/chat/completions", model="bot", salt=None, **body):
+    raw = json.dumps({"model": "bot", "stream": True, **body}).encode()
+    return AnswerReader(NAME, ApiRequest("POST", path, raw, 30.0, "r1", model, salt, fingerprint="fp_bot.v7"))
+
+
+def chunk(*choices, **more):
+    return b"data: " + json.dumps({"id": "c", "model": NAME, "choices": choices, **more}).encode()
+
+
+def delta(text=None, *, index=0, reason=None, **more):
+    return {"index": index, "delta": {} if text is None else {"content": text}, "finish_reason": reason, **more}
+
+
+def test_a_request_goes_out_by_the_name_of_the_target_and_asks_for_the_counts_of_tokens():
+    assert json.loads(reader(salt="caller-1").body) == {
+        "model": NAME, "stream": True, "stream_options": {"include_usage": True}, "cache_salt": "caller-1",
+    }  # fmt: skip
+    assert json.loads(reader(stream=False).body) == {"model": NAME, "stream": False}
+    assert "stream_options" not in json.loads(reader("/v1/responses").body)
+    with pytest.raises(Permanent):
+        AnswerReader(NAME, ApiRequest("POST", "/v1/completions", b"[1]", 30.0))
+
+
+def test_tokens_are_counted_by_events_until_the_server_says_how_many():
+    answer = reader()
+    records = [
+        answer.read_event(chunk(delta("")))[1],
+        answer.read_event(chunk(delta("one")))[1],
+        answer.read_event(chunk(delta(" two", reason="stop")))[1],
+        answer.read_event(chunk(usage={"prompt_tokens": 9, "completion_tokens": 5}))[1],
+    ]
+    assert [record["output_tokens"] for record in records] == [0, 1, 2, 5]
+    assert records[2]["finish_reasons"] == {"0.0": "stop"}
+    assert (records[3]["prompt_tokens"], answer.has_ended) == (9, True)
+
+
+def test_counts_that_the_caller_did_not_ask_for_are_not_sent_to_it():
+    usage = {"prompt_tokens": 1, "completion_tokens": 1}
+    assert reader().read_event(chunk(usage=usage))[0] == b""
+    body, _ = reader().read_event(chunk(delta("a"), usage=None))
+    assert b"usage" not in body
+    wanted = reader(stream_options={"include_usage": True})
+    assert json.loads(wanted.read_event(chunk(usage=usage))[0][6:])["usage"] == usage
+
+
+def test_reasoning_and_calls_are_text_and_several_answers_have_their_names():
+    answer = reader(n=2)
+    thought = {"index": 0, "delta": {"reasoning_content": "hm"}}
+    call = {"index": 1, "delta": {"tool_calls": [{"function": {"name": "look", "arguments": "{}"}}]}}
+    _, record = answer.read_event(chunk(thought, call))
+    assert record["texts"] == [["0.0", "hm"], ["0.1", "look{}"]]
+    two = reader("/v1/completions", prompt=["a", "b"])
+    _, record = two.read_event(chunk({"index": 1, "text": "x", "finish_reason": "length"}))
+    assert (record["texts"], record["finish_reasons"]) == ([["1.0", "x"]], {"1.0": "length"})
+
+
+def test_the_events_of_responses_are_read_too():
+    answer = reader("/v1/responses")
+    for event in (
+        {"type": "response.created", "response": {"model": NAME, "status": "in_progress"}},
+        {"type": "response.output_text.delta", "delta": "one"},
+    ):
+        body, record = answer.read_event(b"event: x\ndata: " + json.dumps(event).encode())
+        assert body.startswith(b"event: x\ndata: ")
+    assert record["texts"] == [["0.0", "one"]]
+    usage = {"input_tokens": 3, "output_tokens": 4}
+    ended = {"type": "response.completed", "response": {"model": NAME, "usage": usage, "error": None}}
+    body, record = answer.read_event(b"data: " + json.dumps(ended).encode())
+    assert (record["prompt_tokens"], record["output_tokens"], record["finish_reasons"]) == (3, 4, {"0.0": "stop"})
+    assert json.loads(body[6:])["response"]["model"] == "bot"
+
+
+def test_an_answer_by_another_name_is_another_models():
+    with pytest.raises(Transient) as caught:
+        reader().read_event(chunk(delta("a")).replace(NAME.encode(), b"gpt"))
+    assert caught.value.code == "endpoint_unreachable"
+
+
+@pytest.mark.parametrize(
+    ("body", "unknown"),
+    [
+        ({"error": {"message": "The model `x` does not exist.", "code": 404}}, True),
+        ({"error": {"param": "model"}}, True),
+        ({"error": {"code": "model_not_found"}}, True),
+        ({"detail": "Not Found"}, False),
+        ({"error": "not found"}, False),
+        ([], False),
+    ],
+)
+def test_whether_a_404_is_about_the_model(body, unknown):
+    assert is_unknown_model(json.dumps(body).encode()) is unknown
+
+
+def test_scores_are_those_of_the_tokens_of_the_prompt():
+    positions = [None, {"5": {"logprob": -1.5}}, {"9": {"logprob": -0.1}, "6": {"logprob": -2.0}}]
+    body = json.dumps({"choices": [{"prompt_logprobs": positions}]}).encode()
+    assert read_scores(body, [4, 5, 6]) == [-1.5, -2.0]
+    assert read_scores(body, [4, 5]) == read_scores(body, [4, 5, 7]) == read_scores(b"{}", [4, 5]) == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choices", "delta", "index", "usage", "model", "type", "response", "logprobs", "tool_calls", "content"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON, st.booleans())
+def test_whatever_a_server_sends_is_a_record_or_another_model(value, stream):
+    answer = reader()
+    data = json.dumps(value).encode()
+    try:
+        record = answer.read_event(b"data: " + data)[1] if stream else answer.read_whole(200, data).record
+    except Transient:
+        return
+    assert isinstance(record["output_tokens"], int)
