@@ -2,7 +2,8 @@
 
 It serves the names that it is given, each with parameters of its own (`deploy/backends/toy/model.py`); `PUT /toy`
 replaces them while it runs, as another deployment under the same address would. Like vLLM it takes `cache_salt`, and
-scores prompts (`prompt_logprobs`) unless the parameter `scores` is `no`.
+scores prompts (`prompt_logprobs`) unless the parameter `scores` is `no`; with `max_model_len` and `renders`, it tells
+its context, and how it renders any conversation.
 """
 
 import asyncio
@@ -67,6 +68,10 @@ class _Served:
             engine = toy_engine.ToyEngine(parameters, json.dumps({"name": name}).encode())
             self._apis[name] = (engine, toy_api.ToyApi(engine, {"model": name}))
 
+    def describe(self, name: str) -> dict[str, Any]:
+        told = self.given[name].get("max_model_len")
+        return {"id": name, "object": "model", **({"max_model_len": int(told)} if told else {})}
+
     async def answer(self, path: str, raw: bytes) -> AsyncIterator[Any]:
         """Yield the pieces of an answer."""
         from engine_tensors import HttpAsk, HttpPiece
@@ -127,7 +132,14 @@ def build(given: Mapping[str, Mapping[str, str]]) -> Any:
     served = _Served(given)
 
     async def models(_request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in served.given]})
+        return JSONResponse({"object": "list", "data": [served.describe(name) for name in served.given]})
+
+    async def tokenize(request: Request) -> Response:
+        text = served.given.get((await request.json())["model"], {}).get("renders")
+        return JSONResponse({"tokens": list(map(ord, text))}) if text else Response(status_code=404)
+
+    async def detokenize(request: Request) -> Response:
+        return JSONResponse({"prompt": "".join(map(chr, (await request.json())["tokens"]))})
 
     async def replace(request: Request) -> Response:
         served.replace(await request.json())
@@ -150,6 +162,8 @@ def build(given: Mapping[str, Mapping[str, str]]) -> Any:
         routes=[
             Route("/v1/models", models),
             Route("/toy", replace, methods=["PUT"]),
+            Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/detokenize", detokenize, methods=["POST"]),
             *(Route(path, answer, methods=["POST"]) for path in paths),
         ]
     )

@@ -290,7 +290,7 @@ class Answers:
             chat_template=description.chat_template,
             bos_token=description.bos_token,
             eos_token=description.eos_token,
-            context_tokens=description.context_tokens,
+            context_tokens=engine.context_tokens(str(deployable.target)) or description.context_tokens,
         )
 
     def _entry(self, fact: Fact, event: Event[Any]) -> OutboxEntry:

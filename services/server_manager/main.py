@@ -39,6 +39,7 @@ from shared.runtime.service import Check, serve
 from shared.runtime.settings import Connection, read_settings
 from shared.runtime.telemetry import configure_logging
 from shared.serving.channels import Channels
+from shared.serving.chat_templates import ChatTemplates
 from shared.storage.blobs import Store
 from shared.storage.credentials import require_store
 
@@ -64,11 +65,11 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         for name, endpoint in settings.all_endpoints.items()
     }
     fleet: dict[str, Engine] = {**engines}
-    channels = Channels()
+    channels, templates = Channels(), ChatTemplates(clock)
     attached = AttachedModels(
         fleet,
         KvAttachments(KvRecords(lambda: bus.js, "attachments", Attachment)),
-        lambda model: AttachedEngine(model, channels, {}),
+        lambda model: AttachedEngine(model, channels, templates, {}),
     )
     show_agents(bus.metrics, {name: agent.is_answering for name, agent in agents.items()}, lead.superseded)
     state = _fleet_state(bus, settings)
@@ -98,6 +99,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
             *(engine.close() for engine in engines.values()),
             *(agent.close() for agent in agents.values()),
             channels.close(),
+            templates.close(),
         )
 
 

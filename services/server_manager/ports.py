@@ -55,6 +55,9 @@ class Engine(Protocol):
     def addresses(self, name: str) -> tuple[str, ...]:
         """Return where gateways reach a target that it holds."""
 
+    def context_tokens(self, name: str) -> int | None:
+        """Return the longest context of a target, if the engine tells another one than its files and settings."""
+
     async def index(self) -> Mapping[str, Indexed] | None:
         """Return what is there, None while a model is loaded or unloaded; raise Transient `endpoint_unreachable`."""
 

@@ -63,19 +63,37 @@ class HttpChannel(ApiServer):
                 return
             await asyncio.sleep(RETRY_S)
 
-    async def list_models(self, limit_s: float) -> frozenset[str]:
-        """Return the names that the server knows; raise Transient `endpoint_unreachable` if it lists none."""
+    async def list_models(self, limit_s: float) -> dict[str, int | None]:
+        """Return the names that the server knows, each with the longest context in tokens, None where it is not told.
+
+        Raises:
+            Transient: `endpoint_unreachable`: it lists none.
+        """
         try:
             async with asyncio.timeout(limit_s):
                 answer = await self._client.get("/v1/models")
             answer.raise_for_status()
-            return frozenset(str(entry["id"]) for entry in answer.json()["data"])
+            return {str(entry["id"]): _positive(entry.get("max_model_len")) for entry in answer.json()["data"]}
         except (httpx.HTTPError, TimeoutError) as error:
             reason = f"{self.url} does not list its models: {str(error) or type(error).__name__}"
             raise Transient("endpoint_unreachable", reason) from error
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             reason = f"{self.url}/v1/models is no list of models: {error}"
             raise Transient("endpoint_unreachable", reason) from error
+
+    async def render(self, name: str, messages: Sequence[Mapping[str, str]], limit_s: float) -> str | None:
+        """Return a conversation as the server's own template and tokenizer make it a prompt; None if it does not tell.
+
+        vLLM does, by `/tokenize` and `/detokenize`.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                tokens = await self._client.post("/tokenize", json={"model": name, "messages": list(messages)})
+                asked = {"model": name, "tokens": tokens.raise_for_status().json()["tokens"]}
+                prompt = (await self._client.post("/detokenize", json=asked)).raise_for_status().json()["prompt"]
+        except (httpx.HTTPError, TimeoutError, ValueError, LookupError, TypeError):
+            return None
+        return prompt if isinstance(prompt, str) else None
 
     async def stream_api(self, name: str, request: ApiRequest, limits: Deadlines) -> AsyncGenerator[ApiPiece, None]:
         """Stream the answer to a request (see `engine_streams.stream_api`); leaving it closes its connection.
@@ -182,6 +200,10 @@ class HttpChannel(ApiServer):
         if reason in ABORTED or reason is None:
             raise Transient("engine_failed", f"{self.url} gave no whole answer for {name}: it ended with {reason}.")
         yield Delta("", reason, last.input_tokens)
+
+
+def _positive(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None
 
 
 def _find_error(piece: ApiPiece, name: str) -> SlipwayError | None:

@@ -10,9 +10,11 @@ import pytest
 from contracts.routes import ServedTarget
 from services.benchmarker.adapters.triton import TritonEngine as MeasuredEngine
 from services.gateway.adapters.triton import TritonEngine
-from services.server_manager.adapters.attached_engine import AttachedEngine
+from services.server_manager.adapters.attached_engine import CONVERSATION, AttachedEngine
 from shared.errors import SlipwayError, Transient
+from shared.runtime.clock import SystemClock
 from shared.serving.channels import Channels
+from shared.serving.chat_templates import ChatTemplates
 from shared.serving.http_channel import HttpChannel
 from shared.serving.inference import Deadlines, first_token
 from shared.serving.openai_stream import ApiRequest
@@ -20,7 +22,7 @@ from testbed.factories import served
 from testbed.openai_server import OpenAiServer
 from testbed.ports import free_port
 from testbed.servers import running
-from tests.kit.conformance_serving import NAME, AttachedConformance
+from tests.kit.conformance_serving import DIGEST, NAME, AttachedConformance
 from tests.unit.benchmarker import engine_conformance as measured
 from tests.unit.gateway.engine_conformance import ABSENT, LOADED, EngineConformance, request
 
@@ -124,8 +126,10 @@ class TestAttachedEngine(AttachedConformance):
         for number in range(len(urls)):
             await list_names(number, NAME)
         channels = Channels()
-        yield AttachedEngine("bot", channels, {"blue": urls})
+        templates = ChatTemplates(SystemClock())
+        yield AttachedEngine("bot", channels, templates, {"blue": urls})
         await channels.close()
+        await templates.close()
 
     @pytest.fixture
     def kill_engine(self, urls):
@@ -146,9 +150,24 @@ class TestAttachedEngine(AttachedConformance):
 
         return revive
 
+    async def test_a_server_with_another_chat_template_does_not_serve_the_version(self, engine, replicas, folder):
+        (folder / "chat_template.jinja").write_text("[{{ messages[0]['content'] }}]")
+        told = {"renders": f"[{CONVERSATION[0]['content']}]", "max_model_len": "512"}
+        for server in replicas:
+            server.serve({NAME: told})
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+        assert engine.context_tokens(NAME) == 512
+        replicas[1].serve({NAME: {**told, "renders": "<s>user"}})
+        with pytest.raises(Transient) as caught:
+            await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+        assert caught.value.code == "load_failed"
+        assert f"{replicas[1].url} has another chat template" in caught.value.reason
+
     async def test_servers_that_are_all_away_are_out_of_reach(self):
         channels = Channels()
-        absent = AttachedEngine("bot", channels, {"blue": (f"http://127.0.0.1:{free_port()}",)})
+        absent = AttachedEngine(
+            "bot", channels, ChatTemplates(SystemClock()), {"blue": (f"http://127.0.0.1:{free_port()}",)}
+        )
         with pytest.raises(Transient) as caught:
             await absent.index()
         assert caught.value.code == "endpoint_unreachable"
@@ -235,7 +254,7 @@ async def test_a_server_that_dies_in_the_middle_of_an_answer_is_out_of_reach(tmp
 
 async def test_a_dead_engine_is_dead_and_a_replaced_name_is_not_there(channel, server):
     server.serve({"toy.v2.bf16": {"dead_text": "die now"}})
-    assert await channel.list_models(5.0) == {"toy.v2.bf16"}
+    assert await channel.list_models(5.0) == {"toy.v2.bf16": None}
     with pytest.raises(Transient) as caught:
         await first_token(channel, str(LOADED), deadline_s=5.0)
     assert caught.value.code == "endpoint_unreachable"

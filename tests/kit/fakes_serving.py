@@ -70,6 +70,9 @@ class FakeEngine:
     def addresses(self, name):  # noqa: ARG002
         return (self.endpoint,)
 
+    def context_tokens(self, name):  # noqa: ARG002
+        return None
+
     def _check(self) -> None:
         if self.down:
             raise Transient("endpoint_unreachable", "down")

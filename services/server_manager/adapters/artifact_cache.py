@@ -73,7 +73,7 @@ class ArtifactCache:
         """Return what a gateway must know about a materialised target; raise Permanent if its files cannot say it."""
         folder = self.folder(deployable.manifest.digest)
         try:
-            texts = await asyncio.to_thread(_read_texts, folder)
+            texts = await asyncio.to_thread(read_texts, folder)
             own = deployable.serving.context_tokens if deployable.serving is not None else None
             return describe_model(texts, max_model_len=own or self._max_model_len)
         except ValueError as error:
@@ -146,7 +146,8 @@ def is_intact(folder: Path, files: Sequence[FileEntry]) -> bool:
     return True
 
 
-def _read_texts(folder: Path) -> dict[str, str]:
+def read_texts(folder: Path) -> dict[str, str]:
+    """Return the texts of a folder that describe its model; raise ValueError if one is too long."""
     texts = {}
     for path in (folder / name for name in DESCRIBING_FILES):
         if not path.is_file():

@@ -1,7 +1,8 @@
 """The attached servers of one model as an engine of the fleet: they exist, and are asked what they serve.
 
-What an engine is told to load is checked here: every replica of a group lists its name, and generates a token. Nothing
-is started, stopped or unloaded. What no group lists any more is gone; it is checked again once one does.
+What an engine is told to load is checked here: every replica of a group lists its name, renders a conversation as the
+version's chat template does, if it tells, and generates a token. Nothing is started, stopped or unloaded. What no group
+lists any more is gone; it is checked again once one does.
 """
 
 import asyncio
@@ -9,15 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from contracts.vocabulary import Digest, Runtime, ServingSettings
+from services.server_manager.adapters.artifact_cache import read_texts
+from services.server_manager.domain.description import describe_model
 from services.server_manager.ports import Groups, Indexed, Permit, allow
 from shared.errors import SlipwayError, Transient
 from shared.serving.channels import Channels
+from shared.serving.chat_templates import ChatTemplates
 from shared.serving.inference import first_token
 
 LIST_S = 5.0
 """How long a server may take to list its models, in seconds."""
 CHECK_S = 60.0
 """How long it may take for its first token when it is checked, in seconds."""
+CONVERSATION = ({"role": "user", "content": "Is 7 a prime number? Answer yes or no."},)
+"""What shows whether a server has the chat template of a version."""
 
 
 class AttachedEngine:
@@ -25,12 +31,13 @@ class AttachedEngine:
 
     runtime: Runtime | None = None
 
-    def __init__(self, model: str, channels: Channels, groups: Groups) -> None:
+    def __init__(self, model: str, channels: Channels, templates: ChatTemplates, groups: Groups) -> None:
         """Take the addresses of each group, which may change (`groups`)."""
         self.groups = groups
         self._model = model
         self._channels = channels
-        self._listed: dict[str, frozenset[str]] = {}
+        self._templates = templates
+        self._listed: dict[str, dict[str, int | None]] = {}
         self._checked: dict[str, Indexed] = {}
 
     @property
@@ -45,7 +52,12 @@ class AttachedEngine:
 
     def listed(self, url: str) -> frozenset[str] | None:
         """Return the names that a replica listed when it was last asked; None if it did not answer."""
-        return self._listed.get(url)
+        return frozenset(self._listed[url]) if url in self._listed else None
+
+    def context_tokens(self, name: str) -> int | None:
+        """Return the longest context that all replicas take; None if none tells."""
+        told = [self._listed[url].get(name) for url in self.addresses(name) if url in self._listed]
+        return min((tokens for tokens in told if tokens is not None), default=None)
 
     def may_have(self, name: str) -> bool:
         """Return whether all replicas of a group listed a target when they were last asked."""
@@ -61,21 +73,21 @@ class AttachedEngine:
         """Return what was checked, as far as a server lists it; raise Transient `endpoint_unreachable` if none does."""
         urls = [url for group in self.groups.values() for url in group]
         answers = await asyncio.gather(*(self._list(url) for url in urls), return_exceptions=True)
-        self._listed = {url: names for url, names in zip(urls, answers, strict=True) if isinstance(names, frozenset)}
+        self._listed = {url: names for url, names in zip(urls, answers, strict=True) if isinstance(names, dict)}
         failure = next((answer for answer in answers if isinstance(answer, BaseException)), None)
         if failure is not None and not self._listed:
             raise failure
         self._checked = {name: entry for name, entry in self._checked.items() if self.addresses(name)}
         return dict(self._checked)
 
-    async def _list(self, url: str) -> frozenset[str]:
-        names: frozenset[str] = await self._channels.get(url).list_models(LIST_S)
+    async def _list(self, url: str) -> dict[str, int | None]:
+        names: dict[str, int | None] = await self._channels.get(url).list_models(LIST_S)
         return names
 
     async def load(
         self,
         name: str,
-        folder: Path,  # noqa: ARG002 - what serves it has files of its own
+        folder: Path,
         *,
         digest: Digest,
         memory_bytes: int,
@@ -86,26 +98,43 @@ class AttachedEngine:
 
         Raises:
             Transient: `endpoint_unreachable` while no group lists it everywhere; `load_failed` if a replica that lists
-                it does not generate.
+                it does not generate, or has another chat template.
         """
         await permit()
         await self.index()
         urls = self._group_of(name)
         if urls is None:
             raise Transient("endpoint_unreachable", self._describe_absence(name))
-        failures = await asyncio.gather(*(self._find_failure(url, name) for url in urls))
+        expected = await self._render(folder)
+        failures = await asyncio.gather(*(self._find_failure(url, name, expected) for url in urls))
         failed = "; ".join(filter(None, failures))
         if failed:
-            raise Transient("load_failed", f"{name} is listed, and not generated by each replica: {failed}")
+            raise Transient("load_failed", f"{name} is listed, and not served by each replica: {failed}")
         self._checked[name] = Indexed(ready=True, digest=digest, memory_bytes=memory_bytes)
 
     def _describe_absence(self, name: str) -> str:
         listed = (f"{url} lists {', '.join(sorted(names)) or 'none'}" for url, names in sorted(self._listed.items()))
         return f"No attached group of {self._model} serves {name}: {'; '.join(listed)}."
 
-    async def _find_failure(self, url: str, name: str) -> str | None:
+    async def _render(self, folder: Path) -> str | None:
+        """Return a conversation by the chat template of a version; None without one, or where it renders none."""
         try:
-            await first_token(self._channels.get(url), name, deadline_s=CHECK_S)
+            known = describe_model(await asyncio.to_thread(read_texts, folder))
+            if known.chat_template is None:
+                return None
+            return await self._templates.render(
+                known.chat_template, CONVERSATION, bos_token=known.bos_token, eos_token=known.eos_token
+            )
+        except (SlipwayError, ValueError, OSError):
+            return None
+
+    async def _find_failure(self, url: str, name: str, expected: str | None) -> str | None:
+        channel = self._channels.get(url)
+        rendered = await channel.render(name, CONVERSATION, CHECK_S) if expected is not None else None
+        if expected is not None and rendered is not None and expected.split() != rendered.split():
+            return f"{url} has another chat template: a question is {rendered!r} there, and {expected!r} in the version"
+        try:
+            await first_token(channel, name, deadline_s=CHECK_S)
         except SlipwayError as error:
             return f"{url}: {error.reason}"
         return None

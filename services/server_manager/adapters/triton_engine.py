@@ -101,6 +101,10 @@ class TritonEngine:
         """Return where gateways reach a target."""
         return (self._advertised,)
 
+    def context_tokens(self, name: str) -> int | None:  # noqa: ARG002 - it is configured with it
+        """Return None: files and settings say it."""
+        return None
+
     @property
     def runtime(self) -> Runtime | None:
         """What runs the engine now; None if it is not known."""
