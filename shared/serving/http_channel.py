@@ -8,6 +8,7 @@ streamed has no time of its first token (`is_whole`).
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -41,7 +42,13 @@ class HttpChannel(ApiServer):
         timeout = httpx.Timeout(None, connect=CONNECT_S)
         headers = {"accept-encoding": "identity"}
         self._client = httpx.AsyncClient(
-            base_url=url, limits=limits, timeout=timeout, headers=headers, trust_env=False, follow_redirects=False
+            base_url=url,
+            limits=limits,
+            timeout=timeout,
+            headers=headers,
+            trust_env=False,  # no proxy: addresses are those of replicas
+            follow_redirects=False,
+            verify=ssl.create_default_context(),
         )
 
     async def close(self) -> None:

@@ -18,8 +18,10 @@ from shared.serving.channels import Channels
 from shared.serving.chat_templates import ChatTemplates
 from shared.serving.inference import first_token
 
-LIST_S = 5.0
-"""How long a server may take to list its models, in seconds."""
+LIST_S = 1.5
+"""How long a server may take to list its models, in seconds: a pass waits no longer for one of several engines."""
+KEPT_S = 10.0
+"""How long what a server listed last counts while it does not answer, in seconds."""
 CHECK_S = 60.0
 """How long it may take for its first token when it is checked, in seconds."""
 CONVERSATION = ({"role": "user", "content": "Is 7 a prime number? Answer yes or no."},)
@@ -38,6 +40,7 @@ class AttachedEngine:
         self._channels = channels
         self._templates = templates
         self._listed: dict[str, dict[str, int | None]] = {}
+        self._heard_s: dict[str, float] = {}
         self._checked: dict[str, Indexed] = {}
 
     @property
@@ -70,12 +73,19 @@ class AttachedEngine:
         return name in self._listed.get(url, ())
 
     async def index(self) -> Mapping[str, Indexed]:
-        """Return what was checked, as far as a server lists it; raise Transient `endpoint_unreachable` if none does."""
+        """Return what was checked, as far as a server lists it; raise Transient `endpoint_unreachable` if none does.
+
+        One that is silent for a moment counts as it was: gateways notice by themselves, and probes fail.
+        """
         urls = [url for group in self.groups.values() for url in group]
         answers = await asyncio.gather(*(self._list(url) for url in urls), return_exceptions=True)
-        self._listed = {url: names for url, names in zip(urls, answers, strict=True) if isinstance(names, dict)}
+        now_s = asyncio.get_running_loop().time()
+        listed = {url: names for url, names in zip(urls, answers, strict=True) if isinstance(names, dict)}
+        self._heard_s = {url: now_s if url in listed else self._heard_s.get(url, -KEPT_S) for url in urls}
+        kept = {url: names for url, names in self._listed.items() if now_s - self._heard_s.get(url, 0.0) < KEPT_S}
+        self._listed = {**{url: names for url, names in kept.items() if url in urls}, **listed}
         failure = next((answer for answer in answers if isinstance(answer, BaseException)), None)
-        if failure is not None and not self._listed:
+        if failure is not None and not listed:
             raise failure
         self._checked = {name: entry for name, entry in self._checked.items() if self.addresses(name)}
         return dict(self._checked)
@@ -97,8 +107,8 @@ class AttachedEngine:
         """Check that a group serves a target: each of its replicas lists it, and generates.
 
         Raises:
-            Transient: `endpoint_unreachable` while no group lists it everywhere; `load_failed` if a replica that lists
-                it does not generate, or has another chat template.
+            Transient: `endpoint_unreachable` while no group lists it everywhere, or a replica is away; `load_failed` if
+                one that lists it does not generate, or has another chat template.
         """
         await permit()
         await self.index()
@@ -106,10 +116,13 @@ class AttachedEngine:
         if urls is None:
             raise Transient("endpoint_unreachable", self._describe_absence(name))
         expected = await self._render(folder)
-        failures = await asyncio.gather(*(self._find_failure(url, name, expected) for url in urls))
-        failed = "; ".join(filter(None, failures))
-        if failed:
-            raise Transient("load_failed", f"{name} is listed, and not served by each replica: {failed}")
+        found = await asyncio.gather(*(self._find_failure(url, name, expected) for url in urls))
+        failures = [failure for failure in found if failure is not None]
+        if failures:
+            away = any(failure.code == "endpoint_unreachable" for failure in failures)
+            reasons = "; ".join(failure.reason for failure in failures)
+            reason = f"{name} is listed, and not served by each replica: {reasons}"
+            raise Transient("endpoint_unreachable" if away else "load_failed", reason)
         self._checked[name] = Indexed(ready=True, digest=digest, memory_bytes=memory_bytes)
 
     def _describe_absence(self, name: str) -> str:
@@ -128,15 +141,16 @@ class AttachedEngine:
         except (SlipwayError, ValueError, OSError):
             return None
 
-    async def _find_failure(self, url: str, name: str, expected: str | None) -> str | None:
+    async def _find_failure(self, url: str, name: str, expected: str | None) -> SlipwayError | None:
         channel = self._channels.get(url)
         rendered = await channel.render(name, CONVERSATION, CHECK_S) if expected is not None else None
         if expected is not None and rendered is not None and expected.split() != rendered.split():
-            return f"{url} has another chat template: a question is {rendered!r} there, and {expected!r} in the version"
+            reason = f"a question is {rendered[:500]!r} there, and {expected[:500]!r} by the version's"
+            return Transient("load_failed", f"{url} has another chat template: {reason}")
         try:
             await first_token(channel, name, deadline_s=CHECK_S)
         except SlipwayError as error:
-            return f"{url}: {error.reason}"
+            return Transient(error.code, f"{url}: {error.reason}")
         return None
 
     async def unload(self, name: str, *, wait: bool = True, permit: Permit = allow) -> None:  # noqa: ARG002
