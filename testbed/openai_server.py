@@ -3,7 +3,7 @@
 It serves the names that it is given, each with parameters of its own (`deploy/backends/toy/model.py`); `PUT /toy`
 replaces them while it runs, as another deployment under the same address would. Like vLLM it takes `cache_salt`, and
 scores prompts (`prompt_logprobs`) unless the parameter `scores` is `no`; with `max_model_len` and `renders`, it tells
-its context, and how it renders any conversation.
+its context, and how it renders any conversation. With `answers_as` its answers have another name.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class _Served:
         self._apis = {}
         for name, parameters in self.given.items():
             engine = toy_engine.ToyEngine(parameters, json.dumps({"name": name}).encode())
-            self._apis[name] = (engine, toy_api.ToyApi(engine, {"model": name}))
+            self._apis[name] = (engine, toy_api.ToyApi(engine, {"model": parameters.get("answers_as", name)}))
 
     def describe(self, name: str) -> dict[str, Any]:
         told = self.given[name].get("max_model_len")
@@ -84,6 +84,7 @@ class _Served:
             yield HttpPiece(json.dumps({"error": error}).encode(), {}, 404, (("content-type", "application/json"),))
             return
         body.pop("cache_salt", None)
+        body["model"] = self.given[(name := body["model"])].get("answers_as", name)
         scored = body.pop("prompt_logprobs", None) is not None
         ask = HttpAsk("POST", path, json.dumps(body).encode() if "model" in body else raw, "toy", 600.0)
         pieces: asyncio.Queue[HttpPiece] = asyncio.Queue()
@@ -91,7 +92,7 @@ class _Served:
         try:
             while True:
                 piece = await pieces.get()
-                if scored and piece.status == 200 and self.given[body["model"]].get("scores") != "no":
+                if scored and piece.status == 200 and self.given[name].get("scores") != "no":
                     piece = HttpPiece(
                         _with_scores(piece.body, body, engine.token_logprob), {}, 200, piece.headers, True
                     )

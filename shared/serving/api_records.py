@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from shared.errors import Permanent, Transient
+from shared.serving.gathered_answers import GatheredAnswer, may_gather
 from shared.serving.openai_stream import ApiPiece, ApiRequest
 
 _DONE: Final = b"[DONE]"
 _JSON: Final = (("content-type", "application/json"),)
+_STREAM: Final = (("content-type", "text/event-stream; charset=utf-8"),)
 _DEAD: Final = (b"EngineDead", b"EngineCore encountered an issue")
 """What vLLM answers once its engine has died."""
 _TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal", "text")
@@ -39,7 +41,11 @@ class AnswerReader:
         if not isinstance(asked, dict):
             raise Permanent("bad_request", "The body of a request must be a JSON object.", target=name)
         self.name = name
+        self._gathered = GatheredAnswer(request.path) if may_gather(request.path, asked) else None
+        if self._gathered is not None:
+            asked["stream"] = True
         self.is_stream = asked.get("stream") is True
+        self._has_head = False
         self.output_tokens = 0
         self.has_ended = False
         self._prompt_tokens = 0
@@ -68,8 +74,8 @@ class AnswerReader:
         whole = {**self._read(answer, "message"), "is_whole": True}
         return ApiPiece(self._shown_as(answer), self._record(whole), status, _JSON)
 
-    def read_event(self, event: bytes) -> tuple[bytes, dict[str, Any]]:
-        """Return what the caller gets of an event, and its record; both are empty for one that only says it is there.
+    def read_event(self, event: bytes) -> ApiPiece | None:
+        """Return what an event says; None for one that only says that the server is there.
 
         Raises:
             Transient: `endpoint_unreachable`: the answer has another name than the target's.
@@ -77,20 +83,31 @@ class AnswerReader:
         lines = event.split(b"\n")
         data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
         if not data:
-            return b"", {}
+            return None
         if data == _DONE:
-            return b"data: [DONE]\n\n", self._record({})
+            whole = self._shown_as(self._gathered.to_data()) if self._gathered is not None else b"data: [DONE]\n\n"
+            return self._piece(whole, {})
         chunk = _parse(data)
         if chunk is None or ("error" in chunk and not isinstance(chunk.get("response"), dict) and chunk["error"]):
-            return event + b"\n\n", self._record(
-                {"error": {"class": _class_of(data, "ErrorEvent"), "source": "parser"}}
-            )
+            error = {"error": {"class": _class_of(data, "ErrorEvent"), "source": "parser"}}
+            return self._piece(data if self._gathered is not None else event + b"\n\n", error, 500)
         record = self._read_part(chunk) if "type" in chunk and "choices" not in chunk else self._read(chunk, "delta")
+        if self._gathered is not None:
+            self._gathered.add(chunk)
+            return ApiPiece(b"", self._record(record))
         usage = chunk.pop("usage", None) if not self._wants_usage and "choices" in chunk else None
         if usage is not None and not chunk["choices"]:
-            return b"", self._record(record)
+            return ApiPiece(b"", self._record(record))
         head = b"".join(line + b"\n" for line in lines if line.startswith(b"event:"))
-        return head + b"data: " + self._shown_as(chunk) + b"\n\n", self._record(record)
+        return self._piece(head + b"data: " + self._shown_as(chunk) + b"\n\n", record)
+
+    def _piece(self, body: bytes, record: Mapping[str, Any], status: int = 200) -> ApiPiece:
+        """Return a part with bytes; status and type of the answer come with the first one."""
+        if self._has_head:
+            return ApiPiece(body, self._record(record))
+        self._has_head = True
+        is_json = self._gathered is not None
+        return ApiPiece(body, self._record(record), status if is_json else 200, _JSON if is_json else _STREAM)
 
     def _record(self, more: Mapping[str, Any]) -> dict[str, Any]:
         self.has_ended = self.has_ended or "finish_reasons" in more or "error" in more

@@ -1,8 +1,8 @@
 """Asks a server of the OpenAI API over HTTP: vLLM's own, or any other.
 
 Such a server does not report what our backends do (`openai_record` there). What its answers tell is put into records of
-the same form: tokens, texts, finish reasons, failures. They have no queue time and no NaN, and an answer that is not
-streamed has no time of its first token (`is_whole`).
+the same form: tokens, texts, finish reasons, failures. They have no queue time and no NaN, and an answer that can only
+be had whole has no time of its first token (`is_whole`).
 """
 
 import asyncio
@@ -158,12 +158,9 @@ class HttpChannel(ApiServer):
                 raise Transient("endpoint_unreachable", reason, target=reader.name)
             yield reader.read_whole(status, body)
             return
-        head: tuple[int | None, tuple[tuple[str, str], ...]] = (200, (("content-type", content_type),))
         async for event in _events(response):
-            body, record = reader.read_event(event)
-            if body or record:
-                yield ApiPiece(body, record, *(head if body else (None, ())))
-                head = (None, ()) if body else head
+            if (piece := reader.read_event(event)) is not None:
+                yield piece
         if not reader.has_ended:
             reason = f"The stream of {reader.name} from {self.url} broke off in the middle of an answer."
             raise Transient("endpoint_unreachable", reason, target=reader.name)

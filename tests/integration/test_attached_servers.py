@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 
-import httpx
 import pytest
 
 from contracts.routes import ServedTarget
@@ -24,15 +23,15 @@ from testbed.ports import free_port
 from testbed.servers import running
 from tests.kit.conformance_serving import DIGEST, NAME, AttachedConformance
 from tests.unit.benchmarker import engine_conformance as measured
-from tests.unit.gateway.engine_conformance import ABSENT, LOADED, EngineConformance, request
+from tests.unit.gateway.engine_conformance import ABSENT, LOADED, EngineConformance
 
 FAILING = {"fail_text": "fail now", "break_text": "break now", "dead_text": "die now"}
+SERVED = {str(LOADED): {"token_delay_ms": "10", "token_nll": str(measured.TOKEN_NLL), **FAILING}}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    toy = {"token_delay_ms": "10", "token_nll": str(measured.TOKEN_NLL), **FAILING}
-    with running(OpenAiServer(tmp_path_factory.mktemp("attached"), **{str(LOADED): toy})) as process:
+    with running(OpenAiServer(tmp_path_factory.mktemp("attached"), **SERVED)) as process:
         yield process
 
 
@@ -74,12 +73,6 @@ class TestGatewayEngine(EngineConformance):
     @pytest.fixture
     def silent(self, silent):
         return silent
-
-    async def test_an_answer_that_is_not_streamed_reports_its_first_token_before_its_bytes(self, engine, endpoint):
-        """Such a server tells nothing before, and the record says so: its time is none of the first token."""
-        first = await anext(stream := engine.send(endpoint, LOADED, request(2)))
-        assert (first.status, first.record["is_whole"], first.record["output_tokens"]) == (200, True, 4)
-        await stream.aclose()
 
 
 class TestMeasuredEngine(measured.EngineConformance):
@@ -191,17 +184,24 @@ async def test_an_answer_names_the_release_and_has_only_what_was_asked_for(chann
     assert b'"completion_tokens":4' in b"".join(piece.body for piece in with_usage)
 
 
+async def test_an_answer_that_can_only_be_had_whole_has_no_time_of_its_first_token(channel):
+    (whole,) = await ask(channel, logprobs=1)
+    assert (whole.status, whole.record["is_whole"], whole.record["output_tokens"]) == (200, True, 4)
+
+
 async def test_what_the_engine_fails_is_its_failure_and_what_it_refuses_the_callers(channel):
-    (failed,) = await ask(channel, prompt="fail now")
+    (failed,) = await ask(channel, prompt="fail now", logprobs=1)
     assert (failed.status, failed.record["error"]["source"]) == (500, "application")
-    *_, broken = await ask(channel, prompt="break now", stream=True, max_tokens=6)
-    assert broken.record["error"] == {"class": "ErrorEvent", "source": "parser"}
+    for stream in (True, False):
+        pieces = await ask(channel, prompt="break now", stream=stream, max_tokens=6)
+        (broken,) = [piece for piece in pieces if "error" in piece.record]
+        assert broken.record["error"] == {"class": "ErrorEvent", "source": "parser"}
     (refused,) = await ask(channel, max_tokens=10**9)
     assert (refused.status, refused.record["error"]["source"]) == (400, "validation")
 
 
 async def test_a_deadline_is_an_answer_before_the_first_byte_and_an_early_end_after_it(channel):
-    (late,) = await ask(channel, max_tokens=500, deadline_s=0.3)
+    *_, late = await ask(channel, max_tokens=500, deadline_s=0.3)
     assert (late.status, late.record["error"]["source"]) == (504, "deadline")
     *_, last = await ask(channel, max_tokens=500, deadline_s=0.3, stream=True)
     assert (last.status, last.record["error"]["source"]) == (None, "deadline")
@@ -212,29 +212,19 @@ async def test_silence_before_the_first_token_is_no_first_token(silent):
     with pytest.raises(SlipwayError) as caught:
         await ask(quiet, stream=True, limits=Deadlines(0.2, 0.2))
     assert (caught.value.code, caught.value.details["silent_s"]) == ("no_first_token", 0.2)
-    (late,) = await ask(quiet, limits=Deadlines(0.2, 0.2), deadline_s=0.4)
-    assert late.status == 504, "an answer that is not streamed has no first token to wait for"
+    (late,) = await ask(quiet, limits=Deadlines(0.2, 0.2), deadline_s=0.4, logprobs=1)
+    assert late.status == 504, "an answer that can only be had whole has no first token to wait for"
     await quiet.close()
 
 
 async def test_a_server_that_answers_by_another_name_is_not_the_target(channel, server):
     """Many servers answer whatever name they are asked by."""
-
-    class Renamed(HttpChannel):
-        pass
-
-    other = Renamed(server.url)
-    other._client = httpx.AsyncClient(
-        base_url=server.url,
-        transport=httpx.MockTransport(
-            lambda _: httpx.Response(200, json={"model": "gpt", "choices": [], "object": "x"})
-        ),
-    )
-    with pytest.raises(Transient) as caught:
-        await ask(other)
-    assert caught.value.code == "endpoint_unreachable"
-    assert "gpt" in caught.value.reason
-    await other.close()
+    server.serve({**SERVED, "toy.v3.bf16": {"answers_as": "gpt"}})
+    for stream in (True, False):
+        with pytest.raises(Transient) as caught:
+            await ask(channel, "toy.v3.bf16", stream=stream)
+        assert caught.value.code == "endpoint_unreachable"
+        assert "gpt" in caught.value.reason
 
 
 async def test_a_server_that_dies_in_the_middle_of_an_answer_is_out_of_reach(tmp_path):

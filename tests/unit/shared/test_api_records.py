@@ -30,7 +30,7 @@ def test_a_request_goes_out_by_the_name_of_the_target_and_asks_for_the_counts_of
     assert json.loads(reader(salt="caller-1").body) == {
         "model": NAME, "stream": True, "stream_options": {"include_usage": True}, "cache_salt": "caller-1",
     }  # fmt: skip
-    assert json.loads(reader(stream=False).body) == {"model": NAME, "stream": False}
+    assert json.loads(reader(stream=False, tools=[]).body) == {"model": NAME, "stream": False, "tools": []}
     assert "stream_options" not in json.loads(reader("/v1/responses").body)
     with pytest.raises(Permanent):
         AnswerReader(NAME, ApiRequest("POST", "/v1/completions", b"[1]", 30.0))
@@ -39,10 +39,10 @@ def test_a_request_goes_out_by_the_name_of_the_target_and_asks_for_the_counts_of
 def test_tokens_are_counted_by_events_until_the_server_says_how_many():
     answer = reader()
     records = [
-        answer.read_event(chunk(delta("")))[1],
-        answer.read_event(chunk(delta("one")))[1],
-        answer.read_event(chunk(delta(" two", reason="stop")))[1],
-        answer.read_event(chunk(usage={"prompt_tokens": 9, "completion_tokens": 5}))[1],
+        answer.read_event(chunk(delta(""))).record,
+        answer.read_event(chunk(delta("one"))).record,
+        answer.read_event(chunk(delta(" two", reason="stop"))).record,
+        answer.read_event(chunk(usage={"prompt_tokens": 9, "completion_tokens": 5})).record,
     ]
     assert [record["output_tokens"] for record in records] == [0, 1, 2, 5]
     assert records[2]["finish_reasons"] == {"0.0": "stop"}
@@ -51,21 +51,20 @@ def test_tokens_are_counted_by_events_until_the_server_says_how_many():
 
 def test_counts_that_the_caller_did_not_ask_for_are_not_sent_to_it():
     usage = {"prompt_tokens": 1, "completion_tokens": 1}
-    assert reader().read_event(chunk(usage=usage))[0] == b""
-    body, _ = reader().read_event(chunk(delta("a"), usage=None))
-    assert b"usage" not in body
+    assert reader().read_event(chunk(usage=usage)).body == b""
+    assert b"usage" not in reader().read_event(chunk(delta("a"), usage=None)).body
     wanted = reader(stream_options={"include_usage": True})
-    assert json.loads(wanted.read_event(chunk(usage=usage))[0][6:])["usage"] == usage
+    assert json.loads(wanted.read_event(chunk(usage=usage)).body[6:])["usage"] == usage
 
 
 def test_reasoning_and_calls_are_text_and_several_answers_have_their_names():
     answer = reader(n=2)
     thought = {"index": 0, "delta": {"reasoning_content": "hm"}}
     call = {"index": 1, "delta": {"tool_calls": [{"function": {"name": "look", "arguments": "{}"}}]}}
-    _, record = answer.read_event(chunk(thought, call))
+    record = answer.read_event(chunk(thought, call)).record
     assert record["texts"] == [["0.0", "hm"], ["0.1", "look{}"]]
     two = reader("/v1/completions", prompt=["a", "b"])
-    _, record = two.read_event(chunk({"index": 1, "text": "x", "finish_reason": "length"}))
+    record = two.read_event(chunk({"index": 1, "text": "x", "finish_reason": "length"})).record
     assert (record["texts"], record["finish_reasons"]) == ([["1.0", "x"]], {"1.0": "length"})
 
 
@@ -75,14 +74,55 @@ def test_the_events_of_responses_are_read_too():
         {"type": "response.created", "response": {"model": NAME, "status": "in_progress"}},
         {"type": "response.output_text.delta", "delta": "one"},
     ):
-        body, record = answer.read_event(b"event: x\ndata: " + json.dumps(event).encode())
-        assert body.startswith(b"event: x\ndata: ")
-    assert record["texts"] == [["0.0", "one"]]
+        piece = answer.read_event(b"event: x\ndata: " + json.dumps(event).encode())
+        assert piece.body.startswith(b"event: x\ndata: ")
+    assert piece.record["texts"] == [["0.0", "one"]]
     usage = {"input_tokens": 3, "output_tokens": 4}
     ended = {"type": "response.completed", "response": {"model": NAME, "usage": usage, "error": None}}
-    body, record = answer.read_event(b"data: " + json.dumps(ended).encode())
+    piece = answer.read_event(b"data: " + json.dumps(ended).encode())
+    record = piece.record
     assert (record["prompt_tokens"], record["output_tokens"], record["finish_reasons"]) == (3, 4, {"0.0": "stop"})
-    assert json.loads(body[6:])["response"]["model"] == "bot"
+    assert json.loads(piece.body[6:])["response"]["model"] == "bot"
+
+
+def test_an_answer_of_plain_text_is_put_together_from_a_stream_and_timed():
+    answer = reader(stream=False, n=2, max_tokens=5)
+    assert json.loads(answer.body)["stream"] is True
+    events = [
+        chunk(delta("Hi", index=1), created=3),
+        chunk({"index": 0, "delta": {"role": "assistant", "reasoning_content": "hm"}}),
+        chunk(delta(" you", index=1, reason="length"), delta("So", reason="stop", stop_reason=7)),
+        chunk(usage={"prompt_tokens": 9, "completion_tokens": 4}),
+    ]
+    pieces = [answer.read_event(event) for event in events]
+    assert [(piece.status, piece.body, piece.record["output_tokens"]) for piece in pieces] == [
+        (None, b"", 1), (None, b"", 2), (None, b"", 4), (None, b"", 4),
+    ]  # fmt: skip
+    whole = answer.read_event(b"data: [DONE]")
+    assert (whole.status, dict(whole.headers)["content-type"]) == (200, "application/json")
+    first = {"role": "assistant", "content": "So", "reasoning_content": "hm"}
+    second = {"role": "assistant", "content": "Hi you"}
+    assert json.loads(whole.body) == {
+        "id": "c", "object": "chat.completion", "created": None, "model": "bot", "system_fingerprint": "fp_bot.v7",
+        "choices": [
+            {"index": 0, "message": first, "logprobs": None, "finish_reason": "stop", "stop_reason": 7},
+            {"index": 1, "message": second, "logprobs": None, "finish_reason": "length"},
+        ],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 4},
+    }  # fmt: skip
+
+
+def test_a_failure_in_an_answer_that_is_put_together_is_an_error_of_the_whole():
+    answer = reader(stream=False)
+    answer.read_event(chunk(delta("Hi")))
+    failed = answer.read_event(b'data: {"error": {"message": "no"}}')
+    assert (failed.status, json.loads(failed.body)) == (500, {"error": {"message": "no"}})
+    assert failed.record["error"] == {"class": "ErrorEvent", "source": "parser"}
+
+
+@pytest.mark.parametrize("asked", [{"tools": []}, {"logprobs": True}, {"stream_options": {}}, {"prompt_logprobs": 0}])
+def test_what_a_stream_has_in_another_form_is_asked_for_whole(asked):
+    assert json.loads(reader(stream=False, **asked).body)["stream"] is False
 
 
 def test_an_answer_by_another_name_is_another_models():
@@ -129,12 +169,14 @@ JSON = st.recursive(
 )
 
 
-@given(JSON, st.booleans())
-def test_whatever_a_server_sends_is_a_record_or_another_model(value, stream):
-    answer = reader()
+@given(JSON, st.booleans(), st.booleans())
+def test_whatever_a_server_sends_is_a_record_or_another_model(value, stream, gathered):
+    answer = reader(stream=not gathered)
     data = json.dumps(value).encode()
     try:
-        record = answer.read_event(b"data: " + data)[1] if stream else answer.read_whole(200, data).record
+        piece = answer.read_event(b"data: " + data) if stream else answer.read_whole(200, data)
+        whole = answer.read_event(b"data: [DONE]")
     except Transient:
         return
-    assert isinstance(record["output_tokens"], int)
+    assert isinstance(piece.record["output_tokens"], int)
+    assert json.loads(whole.body)["object"] if gathered else whole.body.endswith(b"[DONE]\n\n")

@@ -1,0 +1,68 @@
+"""vLLM's own server of the OpenAI API, on the CPU, as people run it beside Slipway."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import psutil
+
+from testbed.ports import free_port
+from testbed.servers import Server, accepts
+from testbed.triton import ENGINE
+
+SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "LC_ALL": "C.UTF-8",
+    "TORCH_COMPILE_DISABLE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+}
+
+
+class VllmServer(Server):
+    """It serves a folder under names, which another start may change; its processes end with it."""
+
+    name = "vllm"
+    ready_s = 400.0
+    may_be_forked = False
+
+    def __init__(self, folder: Path, model: Path, *names: str, context_tokens: int = 512) -> None:
+        self.port = free_port()
+        self.name = f"vllm-{self.port}"
+        super().__init__(folder)
+        self.model, self.names, self.context_tokens = model, names, context_tokens
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        # The `vllm` command of `vllm-cpu` does not find its own version.
+        served = ["--model", str(self.model), "--served-model-name", *self.names]
+        engine = ["--enforce-eager", "--dtype", "bfloat16", "--max-model-len", str(self.context_tokens)]
+        where = ["--host", "127.0.0.1", "--port", str(self.port)]
+        return [str(ENGINE / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", *served, *engine, *where]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **SETTINGS}
+
+    def ready(self) -> bool:
+        return accepts(self.port)
+
+    def kill(self) -> None:
+        """kill -9 of the server and its engine."""
+        assert self.process is not None
+        children = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children(recursive=True)
+        super().kill()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+    def discard(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()

@@ -1,0 +1,164 @@
+"""vLLM's own server, attached: asked, checked and measured as the toy server of the tests is."""
+
+import asyncio
+import json
+
+import pytest
+
+from contracts.vocabulary import Target
+from services.benchmarker.adapters.triton import TritonEngine as MeasuredEngine
+from services.server_manager.adapters.attached_engine import AttachedEngine
+from shared.errors import SlipwayError, Transient
+from shared.runtime.clock import SystemClock
+from shared.serving.channels import Channels
+from shared.serving.chat_templates import ChatTemplates
+from shared.serving.engine_streams import stream_api
+from shared.serving.inference import Deadlines, first_token, generate
+from shared.serving.openai_stream import ApiRequest
+from testbed.factories import served
+from testbed.models import tiny_base
+from testbed.servers import running
+from testbed.vllm_server import VllmServer
+from tests.kit.conformance_serving import DIGEST, NAME
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.vllm,
+    pytest.mark.full,
+    pytest.mark.timeout(900),
+]
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+HELLO = {"messages": [{"role": "user", "content": "Say something."}], "max_tokens": 12, "temperature": 0}
+LIMITS = Deadlines(first_token_s=120, inter_token_s=60)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_base(tmp_path_factory.mktemp("model") / "tiny", hidden=256)
+
+
+@pytest.fixture(scope="module")
+def server(model, tmp_path_factory):
+    with running(VllmServer(tmp_path_factory.mktemp("vllm"), model, NAME, "bot")) as process:
+        yield process
+
+
+@pytest.fixture
+async def channels():
+    channels = Channels()
+    yield channels
+    await channels.close()
+
+
+@pytest.fixture
+async def engine(channels, server):
+    templates = ChatTemplates(SystemClock())
+    yield AttachedEngine("bot", channels, templates, {"blue": (server.url,)})
+    await templates.close()
+
+
+@pytest.fixture
+def ask(channels, server):
+    async def ask(path=CHAT, *, name=NAME, model="bot@v1", **body):
+        raw = json.dumps({"model": "bot", **HELLO, **body} if path == CHAT else {"model": "bot", **body}).encode()
+        request = ApiRequest("POST", path, raw, 120.0, "r1", model, "caller-1", fingerprint="fp_bot.v1.bf16.0")
+        return [piece async for piece in stream_api(channels.get(server.url), name, request, deadlines=LIMITS)]
+
+    return ask
+
+
+async def test_it_is_checked_by_name_template_context_and_a_token(engine, model):
+    assert await engine.index() == {}
+    assert engine.may_have(NAME)
+    await engine.load(NAME, model, digest=DIGEST, memory_bytes=0)
+    assert (await engine.index())[NAME].digest == DIGEST
+    assert engine.context_tokens(NAME) == 512
+    assert await engine.probe(NAME, 60)
+    with pytest.raises(Transient) as caught:
+        await engine.load("bot.v9.bf16", model, digest=DIGEST, memory_bytes=0)
+    assert caught.value.code == "endpoint_unreachable"
+
+
+async def test_another_chat_template_than_the_versions_is_found(engine, model, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("config.json", "tokenizer_config.json"):
+        (other / name).write_text((model / name).read_text())
+    (other / "chat_template.jinja").write_text("User: {{ messages[0]['content'] }}")
+    with pytest.raises(Transient) as caught:
+        await engine.load(NAME, other, digest=DIGEST, memory_bytes=0)
+    assert (caught.value.code, "another chat template" in caught.value.reason) == ("load_failed", True)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_has_the_callers_names_and_records_that_count_its_tokens(ask, stream):
+    pieces = await ask(stream=stream, logprobs=True)
+    body = b"".join(piece.body for piece in pieces).decode()
+    assert NAME not in body.replace("fp_bot.v1.bf16.0", "")
+    assert "fp_bot.v1.bf16.0" in body
+    records = [piece.record for piece in pieces]
+    last = records[-1]
+    assert last["output_tokens"] == 12
+    assert last["prompt_tokens"] > 10
+    assert last["logprob_mean"] < 0
+    assert {"0.0": "length"} in [record.get("finish_reasons") for record in records]
+    if stream:
+        chunks = [json.loads(line[6:]) for line in body.split("\n\n") if line.startswith("data: {")]
+        assert all("usage" not in chunk for chunk in chunks)
+        text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    else:
+        assert last["is_whole"]
+        text = json.loads(body)["choices"][0]["message"]["content"]
+    assert "".join(text for record in records for _, text in record.get("texts", ())) == text
+
+
+async def test_a_stream_of_responses_is_counted_too(ask):
+    pieces = await ask("/v1/responses", input="Say something.", max_output_tokens=8, temperature=0, stream=True)
+    assert pieces[-1].record["output_tokens"] == 8
+    assert {"0.0": "length"} in [piece.record.get("finish_reasons") for piece in pieces]
+
+
+async def test_what_it_refuses_is_the_callers_and_a_name_that_it_does_not_know_nobodys(ask):
+    (refused,) = await ask(max_tokens=10_000)
+    assert (refused.status, refused.record["error"]["source"]) == (400, "validation")
+    with pytest.raises(Transient) as caught:
+        await ask(name="bot.v9.bf16")
+    assert caught.value.code == "endpoint_unreachable"
+    (elsewhere,) = await ask("/v1/nothing", prompt="x")
+    assert (elsewhere.status, elsewhere.record["error"]["source"]) == (404, "validation")
+
+
+async def test_a_load_of_fixed_length_is_generated_and_a_text_is_scored(channels, server):
+    channel = channels.get(server.url)
+    sampling = {"max_tokens": 20, "temperature": 0.0, "ignore_eos": True}
+    pieces = [piece async for piece in generate(channel, NAME, "hello", sampling, deadlines=LIMITS, cache_salt="one")]
+    assert sum(piece.output_tokens for piece in pieces) == 20
+    assert pieces[-1].finish_reason == "length"
+    measured = MeasuredEngine(channels)
+    target = served(1).model_copy(
+        update={"target": Target(model="bot", version=1, variant="bf16"), "endpoints": (server.url,)}
+    )
+    assert await measured.can_score(target, timeout_s=60.0)
+    scores = await measured.score(target, [5, 80, 90, 100], timeout_s=60.0)
+    assert len(scores) == 3
+    assert all(score < 0 for score in scores)
+
+
+async def test_its_death_is_out_of_reach_in_the_middle_of_an_answer_and_after_it(channels, server):
+    channel = channels.get(server.url)
+
+    async def talk():
+        sampling = {"max_tokens": 400, "temperature": 0.0, "ignore_eos": True}
+        async for _ in generate(channel, NAME, "hello", sampling, deadlines=LIMITS):
+            started.set()
+
+    started = asyncio.Event()
+    talking = asyncio.create_task(talk())
+    await asyncio.wait_for(started.wait(), 60)
+    await asyncio.to_thread(server.kill)
+    with pytest.raises(SlipwayError) as caught:
+        await talking
+    assert caught.value.code == "endpoint_unreachable"
+    with pytest.raises(SlipwayError) as caught:
+        await first_token(channel, NAME, deadline_s=5.0)
+    assert caught.value.code == "endpoint_unreachable"
