@@ -49,7 +49,7 @@ def stack(module_stack, servers):
 
 
 def deploy(stack, version: int, *servers: OpenAiServer, **parameters: str) -> None:
-    """Wait until a version is to be staged, and serve it, as whoever deploys it would."""
+    """Wait until a version is to be staged, and serve it, as its operator would."""
     name = f"{MODEL}.v{version}.bf16"
     wait_until(
         lambda: any(
