@@ -34,7 +34,8 @@ class AttachedModels:
 
         A record that is missing is no order: what a route names on attached servers stays there.
         """
-        groups = {**_named(routes), **await self._records.all()}
+        named, records = _named(routes), await self._records.all()
+        groups = {**records, **named, **{model: groups for model, groups in records.items() if groups}}
         for model in groups.keys() - self._made.keys():
             self._made[model] = self._engines[NAME + model] = self._make(model)
         for model, engine in self._made.items():

@@ -106,7 +106,11 @@ class Attachments(Protocol):
     """The records of attached servers."""
 
     async def all(self) -> Mapping[str, Groups]:
-        """Return the groups of each model that is attached; raise Transient if the bus is silent."""
+        """Return the groups of each attached model, none where its record cannot be read.
+
+        Raises:
+            Transient: the bus is silent.
+        """
 
 
 Engines = Mapping[str, Engine]

@@ -71,7 +71,7 @@ class AnswerReader:
             return ApiPiece(body, self._record(record), status, _JSON)
         if answer is None:
             return ApiPiece(body, self._record({"error": {"class": "NoJson", "source": "parser"}}), status, _JSON)
-        whole = {**self._read(answer, "message"), "is_whole": True}
+        whole = {**self._read(answer, "message"), "is_whole": "data" not in answer}  # embeddings have no tokens
         return ApiPiece(self._shown_as(answer), self._record(whole), status, _JSON)
 
     def read_event(self, event: bytes) -> ApiPiece | None:

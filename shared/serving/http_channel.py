@@ -22,6 +22,8 @@ from shared.serving.openai_stream import ApiPiece, ApiRequest
 from shared.serving.tensors import Delta
 
 CONNECT_S: Final = 5.0
+IDLE_S: Final = 2.0
+"""How long a connection without a request is kept, in seconds: uvicorn, which vLLM runs in, ends it after 5."""
 RETRY_S: Final = 0.1
 """Time between two tries to reach a server that does not answer, in seconds."""
 ANSWER_BYTES: Final = 64 * 2**20
@@ -38,7 +40,7 @@ class HttpChannel(ApiServer):
     def __init__(self, url: str) -> None:
         """Take its address, such as `http://gpu-1:8000`; it connects with the first request."""
         self.url = url
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=IDLE_S)
         timeout = httpx.Timeout(None, connect=CONNECT_S)
         headers = {"accept-encoding": "identity"}
         self._client = httpx.AsyncClient(

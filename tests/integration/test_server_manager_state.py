@@ -4,15 +4,17 @@ import asyncio
 
 import pytest
 
+from contracts.attachments import Attachment
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntimes
-from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRoutes, KvRuntimes
+from services.server_manager.adapters.kv_state import KvAttachments, KvLeadership, KvRecords, KvRoutes, KvRuntimes
 from services.server_manager.adapters.repository_files import LeaseFile
 from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Extent
 from shared.messaging.records import RecordStore
 from tests.kit.conformance_serving import (
+    AttachmentsConformance,
     LeadershipConformance,
     RoutesConformance,
     RuntimesViewConformance,
@@ -25,7 +27,7 @@ from tests.kit.records import MemoryPublisher
 @pytest.fixture
 async def clean(js):
     """Buckets that no earlier test wrote to."""
-    for name in ("servers", "routes"):
+    for name in ("servers", "routes", "attachments"):
         bucket = await js.key_value(name)
         for key in ("main", "main.leader", "main.runtimes", "bot", "cat"):
             await bucket.purge(key)
@@ -63,6 +65,19 @@ class TestKvRoutes(RoutesConformance):
     def put(self, clean):
         async def put(model, data):
             await (await clean.key_value("routes")).put(model, data)
+
+        return put
+
+
+class TestKvAttachments(AttachmentsConformance):
+    @pytest.fixture
+    def attachments(self, clean):
+        return KvAttachments(KvRecords(lambda: clean, "attachments", Attachment))
+
+    @pytest.fixture
+    def put(self, clean):
+        async def put(model, data):
+            await (await clean.key_value("attachments")).put(model, data)
 
         return put
 

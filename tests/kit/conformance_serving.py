@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from contracts.attachments import Attachment
 from contracts.codes import ADVICE
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntime, FleetRuntimes, RunningTarget
@@ -250,6 +251,17 @@ class RoutesConformance:
         assert caught.value.code == code
         await put("cat", dump(Route(model="cat", epoch=2)))
         assert (await routes.all()).unreadable == frozenset()
+
+
+class AttachmentsConformance:
+    """Needs the fixtures `attachments` (Attachments without a record) and `put` (writes the bytes of a model's record)."""
+
+    async def test_groups_are_listed_by_model_and_a_record_that_cannot_be_read_hides_no_other(self, attachments, put):
+        assert await attachments.all() == {}
+        groups = {"blue": ("http://a", "http://b")}
+        await put("bot", dump(Attachment(model="bot", groups=groups)))
+        await put("cat", b"damaged")
+        assert await attachments.all() == {"bot": groups, "cat": {}}
 
 
 class RuntimesViewConformance:

@@ -10,11 +10,12 @@ from typing import Any
 
 from nats.js.errors import NotFoundError
 
+from contracts.attachments import Attachment
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, FleetRuntimes
 from contracts.vocabulary import Runtime, ServingSettings
 from decisions.releases.provenance import Problem
-from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvRuntimes
+from services.server_manager.adapters.kv_state import KvAttachments, KvLeadership, KvRoutes, KvRuntimes
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.fleet_state import FleetState
@@ -120,14 +121,25 @@ class FakeEngine:
         return "keel"
 
 
-class FakeAttachments:
-    """The records of attached servers in memory."""
+class FakeAttachments(KvAttachments):
+    """The records of attached servers: the real adapter over a bucket in memory, which has what `groups` says.
+
+    A model without a group has a record that cannot be read.
+    """
 
     def __init__(self) -> None:
         self.groups: dict[str, dict[str, tuple[str, ...]]] = {}
+        self.bucket = FaultyBucket()
+        super().__init__(records_of(Attachment, self.bucket))
 
     async def all(self):
-        return {model: dict(groups) for model, groups in self.groups.items()}
+        self.bucket.data |= {
+            model: (1, dump(Attachment(model=model, groups=groups)) if groups else b"damaged")
+            for model, groups in self.groups.items()
+        }
+        for model in self.bucket.data.keys() - self.groups.keys():
+            del self.bucket.data[model]
+        return await super().all()
 
 
 class FakeAttached(FakeEngine):

@@ -126,13 +126,31 @@ class KvRoutes:
 class KvAttachments:
     """The bucket `attachments`, one record per model (implements `ports.Attachments`)."""
 
-    def __init__(self, records: "KvRecords[Attachment]") -> None:
+    def __init__(self, records: Records[Attachment]) -> None:
         self._records = records
 
     async def all(self) -> dict[str, Groups]:
-        """Return the groups of each attached model; raise Transient if the bus is silent, or a record is damaged."""
-        entries = await self._records.bucket().all()
-        return {model: entry.value.groups for model, entry in entries.items()}
+        """Return the groups of each attached model, none of one whose record cannot be read; nothing without a bucket.
+
+        Raises:
+            Transient: the bus is silent.
+        """
+        groups: dict[str, Groups] = {}
+        try:
+            for model in await self._records.keys():
+                try:
+                    entry = await self._records.get(model)
+                except Transient as error:
+                    if error.code not in RECORD_FAILURES:
+                        raise
+                    structlog.get_logger().error("an attachment cannot be read", model=model, reason=error.sentence())
+                    groups[model] = {}
+                    continue
+                if entry is not None:
+                    groups[model] = entry.value.groups
+        except NotFoundError:
+            return {}
+        return groups
 
 
 class KvRuntimes:

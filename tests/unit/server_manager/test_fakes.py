@@ -2,12 +2,15 @@
 
 import pytest
 
+from contracts.attachments import Attachment
 from contracts.runtimes import FleetRuntimes
 from shared.errors import Permanent
+from shared.storage.record_format import parse
 from tests.kit.conformance_serving import (
     NAME,
     ArtifactsConformance,
     AttachedConformance,
+    AttachmentsConformance,
     EngineConformance,
     LeadershipConformance,
     RoutesConformance,
@@ -18,6 +21,7 @@ from tests.kit.fakes_serving import (
     LEASE_S,
     FakeArtifacts,
     FakeAttached,
+    FakeAttachments,
     FakeClock,
     FakeEngine,
     FakeLead,
@@ -64,6 +68,19 @@ class TestFakeAttached(AttachedConformance):
             engine.names[urls[number]] = set(names)
 
         return change
+
+
+class TestFakeAttachments(AttachmentsConformance):
+    @pytest.fixture
+    def attachments(self):
+        return FakeAttachments()
+
+    @pytest.fixture
+    def put(self, attachments):
+        async def put(model, data):
+            attachments.groups[model] = {} if data == b"damaged" else parse(Attachment, data, model).groups
+
+        return put
 
 
 class TestFakeArtifacts(ArtifactsConformance):
