@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from nats.errors import ConnectionClosedError
 
 from contracts import facts as f
+from contracts.attachments import Attachment
 from contracts.envelope import source_of
 from contracts.policy import Approvals, Promotion
 from services.registry.domain import announcements
@@ -123,6 +124,18 @@ async def test_versions_of_a_model_follow_the_stream_also_behind_a_stuck_announc
     await harness.sweep()
     assert [emit.attempt for emit in harness.out.publisher.of(f.ReleaseOpened)] == [3, 1, 2]
     assert harness.opened(k.MODEL) == [1, 2, 3]
+
+
+async def test_a_model_on_attached_servers_watches_only_what_they_tell(harness):
+    queued = k.MANUAL.model_copy(update={"name": "queued", "metric": "queue_ms", "threshold": 50.0})
+    policy = k.policy(triggers=(k.MANUAL, queued))
+    await harness.announce(policy=policy)
+    attached = Attachment(model=k.MODEL, groups={"blue": ("http://a",)})
+    harness.out.attachments.kept[k.MODEL] = Entry(attached, 1)
+    await harness.announce(policy=policy, attempt=2)
+    await harness.announce(attempt=2)
+    assert harness.rejected() == [(k.MODEL, "policy_invalid")]
+    assert harness.opened(k.MODEL) == [1, 2]
 
 
 async def test_one_that_is_refused_is_answered_and_the_next_comes_in(harness):
