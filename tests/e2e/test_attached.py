@@ -110,7 +110,7 @@ def test_from_attach_to_rollback(stack, servers, tiny, tmp_path):
     groups = {"blue": [servers["blue"].url], "green": [server.url for server in green]}
     declared = tmp_path / "servers.yaml"
     declared.write_text(json.dumps({"kind": "Attachment", "model": MODEL, "groups": groups}))
-    assert json.loads(stack.ok("diff", "--file", str(declared), "--json"))["changes"] == []
+    assert json.loads(stack.ok("apply", "--file", str(declared), "--dry-run", "--json"))["changes"] == []
 
 
 def streamed(url: str, headers: dict[str, str]) -> None:

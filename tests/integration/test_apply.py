@@ -194,11 +194,11 @@ async def test_attached_servers_are_ordered_by_command_and_by_file(server, bus, 
     blue, green = ("http://a:8000", "http://b:8000"), ("http://c:8000",)
     assert (await attachments.get("shop-bot")).value.groups == {"blue": blue, "green": green}
     file.write_text("kind: Attachment\nmodel: shop-bot\ngroups: {blue: [http://a:8000, http://b:8000]}\n")
-    code, out, _ = await run(server, "diff", "-f", str(file))
+    code, out, _ = await run(server, "apply", "-f", str(file), "--dry-run")
     assert code == 5
     assert 'groups.green: ["http://c:8000"] -> none' in out
     assert (await run(server, "detach", "shop-bot", "--group", "green"))[0] == 0
-    assert (await run(server, "diff", "-f", str(file)))[0] == 0
+    assert (await run(server, "apply", "-f", str(file), "--dry-run"))[0] == 0
     code, _, err = await run(server, "detach", "shop-bot", "--group", "green")
     assert code == 2
     assert "it has blue" in err
