@@ -14,6 +14,7 @@ SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "LC_ALL": "C.UTF-8",
     "TORCH_COMPILE_DISABLE": "1",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -43,6 +44,7 @@ class VllmServer(Server):
         # The `vllm` command of `vllm-cpu` does not find its own version.
         served = ["--model", str(self.model), "--served-model-name", *self.names]
         engine = ["--enforce-eager", "--dtype", "bfloat16", "--max-model-len", str(self.context_tokens)]
+        engine += ["--enable-lora", "--max-loras", "2"]
         where = ["--host", "127.0.0.1", "--port", str(self.port)]
         return [str(ENGINE / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", *served, *engine, *where]
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+from decisions.serving.attached import is_attached
 from shared.serving.api_servers import ApiServer
 from shared.serving.engine_streams import close_streams, count_streams
 from shared.serving.http_channel import HttpChannel
@@ -25,7 +26,7 @@ class Channels:
 
     def get(self, endpoint: str) -> Any:
         """Return the channel of an endpoint, `host:port` or `http://…`; it connects in the background."""
-        if endpoint not in self._open and endpoint.startswith("http"):
+        if endpoint not in self._open and is_attached(endpoint):
             self._open[endpoint] = HttpChannel(endpoint)
         elif endpoint not in self._open:
             import grpc.aio

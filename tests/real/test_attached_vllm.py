@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import httpx
 import pytest
 
 from contracts.vocabulary import Target
@@ -16,7 +17,7 @@ from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Deadlines, first_token, generate
 from shared.serving.openai_stream import ApiRequest
 from testbed.factories import served
-from testbed.models import tiny_base
+from testbed.models import tiny_base, tiny_lora
 from testbed.servers import running
 from testbed.vllm_server import VllmServer
 from tests.kit.conformance_serving import DIGEST, NAME
@@ -142,6 +143,24 @@ async def test_a_load_of_fixed_length_is_generated_and_a_text_is_scored(channels
     scores = await measured.score(target, [5, 80, 90, 100], timeout_s=60.0)
     assert len(scores) == 3
     assert all(score < 0 for score in scores)
+
+
+async def test_a_name_may_be_an_adapter_that_the_server_loads_while_it_runs(engine, ask, server, model, tmp_path):
+    """Slipway does not prove that the adapter answers: the answer differs here because the LoRA is a strong one."""
+    name, folder = "bot.v2.bf16", await asyncio.to_thread(tiny_lora, model, tmp_path / "lora", seed=5)
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        loaded = await client.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)})
+        assert loaded.status_code == 200, loaded.text
+        await engine.load(name, model, digest=DIGEST, memory_bytes=0)
+        await engine.load(NAME, model, digest=DIGEST, memory_bytes=0)
+        assert set(await engine.index()) == {NAME, name}, "one group serves both"
+        base, adapted = [(await ask(name=each))[-1].body for each in (NAME, name)]
+        assert json.loads(base)["choices"] != json.loads(adapted)["choices"]
+        await client.post("/v1/unload_lora_adapter", json={"lora_name": name})
+    assert set(await engine.index()) == {NAME}
+    with pytest.raises(Transient) as caught:
+        await ask(name=name)
+    assert caught.value.code == "endpoint_unreachable"
 
 
 async def test_its_death_is_out_of_reach_in_the_middle_of_an_answer_and_after_it(channels, server):
