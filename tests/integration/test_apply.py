@@ -86,6 +86,11 @@ async def run(server, *arguments, **options):
     return await asyncio.to_thread(slipway, server, *arguments, **options)
 
 
+async def command(server, *arguments):
+    """Run a command that knows no folder of keys."""
+    return await asyncio.to_thread(run_command, variables_of(server, "admin"), *arguments)
+
+
 async def test_files_become_the_installation_drift_is_shown_and_nothing_undeclared_goes_unasked(server, bus, files):
     keys, policies = Bucket(bus, "api-keys", ApiKey), Bucket(bus, "policies", ReleasePolicy)
     for key_id in ("0" * 12, "1" * 12):
@@ -189,22 +194,22 @@ async def test_a_mirror_is_declared_changed_and_pruned(server, bus, tmp_path):
 async def test_attached_servers_are_ordered_by_command_and_by_file(server, bus, tmp_path):
     attachments, file = Bucket(bus, "attachments", Attachment), tmp_path / "servers.yaml"
     urls = ("--url", "http://a:8000/v1", "--url", "http://b:8000/")
-    assert (await run(server, "attach", "shop-bot", "--group", "blue", *urls))[0] == 0
-    assert (await run(server, "attach", "shop-bot", "--group", "green", "--url", "http://c:8000"))[0] == 0
+    assert (await command(server, "attach", "shop-bot", "--group", "blue", *urls))[0] == 0
+    assert (await command(server, "attach", "shop-bot", "--group", "green", "--url", "http://c:8000"))[0] == 0
     blue, green = ("http://a:8000", "http://b:8000"), ("http://c:8000",)
     assert (await attachments.get("shop-bot")).value.groups == {"blue": blue, "green": green}
     file.write_text("kind: Attachment\nmodel: shop-bot\ngroups: {blue: [http://a:8000, http://b:8000]}\n")
     code, out, _ = await run(server, "apply", "-f", str(file), "--dry-run")
     assert code == 5
     assert 'groups.green: ["http://c:8000"] -> none' in out
-    assert (await run(server, "detach", "shop-bot", "--group", "green"))[0] == 0
+    assert (await command(server, "detach", "shop-bot", "--group", "green"))[0] == 0
     assert (await run(server, "apply", "-f", str(file), "--dry-run"))[0] == 0
-    code, _, err = await run(server, "detach", "shop-bot", "--group", "green")
+    code, _, err = await command(server, "detach", "shop-bot", "--group", "green")
     assert code == 2
     assert "it has blue" in err
-    code, _, err = await run(server, "attach", "shop-bot", "--url", "a:8000")
+    code, _, err = await command(server, "attach", "shop-bot", "--url", "a:8000")
     assert code == 2
-    assert (await run(server, "detach", "shop-bot", "--group", "blue"))[0] == 0
+    assert (await command(server, "detach", "shop-bot", "--group", "blue"))[0] == 0
     assert await attachments.get("shop-bot") is None
 
 

@@ -45,14 +45,20 @@ async def channel(server):
 @pytest.fixture
 async def silent():
     """Yield the address of what takes connections and answers nothing."""
+    ended, left = asyncio.Event(), set[asyncio.StreamWriter]()
 
     async def wait(_reader, writer):
-        await asyncio.Event().wait()
+        left.add(writer)
+        await ended.wait()
         writer.close()
+        left.remove(writer)
 
     listening = await asyncio.start_server(wait, "127.0.0.1", 0)
     yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    ended.set()
     listening.close()
+    while left:
+        await asyncio.sleep(0)
 
 
 class TestGatewayEngine(EngineConformance):
