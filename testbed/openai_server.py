@@ -2,7 +2,7 @@
 
 It serves the names that it is given, each with parameters of its own (`deploy/backends/toy/model.py`); `PUT /toy`
 replaces them while it runs, as another deployment under the same address would. Like vLLM it takes `cache_salt`, and
-scores prompts (`prompt_logprobs`) unless the parameter `scores` is `no`; with `max_model_len` and `renders`, it tells
+scores prompts (`prompt_logprobs`) with `token_nll`; with `max_model_len` and `renders`, it tells
 its context, and how it renders any conversation. With `answers_as` its answers have another name.
 """
 
@@ -92,7 +92,7 @@ class _Served:
         try:
             while True:
                 piece = await pieces.get()
-                if scored and piece.status == 200 and self.given[name].get("scores") != "no":
+                if scored and piece.status == 200 and "token_nll" in self.given[name]:
                     piece = HttpPiece(
                         _with_scores(piece.body, body, engine.token_logprob), {}, 200, piece.headers, True
                     )

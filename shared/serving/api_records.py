@@ -171,7 +171,8 @@ class AnswerReader:
         if not isinstance(response, dict) or kind not in ("response.completed", "response.incomplete"):
             return {}
         self._read_usage(response.get("usage"))
-        return {"finish_reasons": {"0.0": "stop" if kind == "response.completed" else "length"}}
+        is_cut = kind == "response.incomplete" or response.get("status") == "incomplete"  # vLLM: in one that completed
+        return {"finish_reasons": {"0.0": "length" if is_cut else "stop"}}
 
     def _read_usage(self, usage: Any) -> None:
         """Take over the counts of tokens as the server reports them."""
