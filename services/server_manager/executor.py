@@ -312,7 +312,8 @@ class Executor:
         engine = self._engines[state.endpoint]
         self._log.info("loading", target=name, heal=holder is not None, endpoint=state.endpoint)
         try:
-            folder = await self._artifacts.materialise(deployable)
+            is_attached = deployable.target.model in self._limits.attached  # its servers have files of their own
+            folder = await self._artifacts.materialise(deployable, only_texts=is_attached)
             if holder is not None:
                 await self._engines[holder].unload(name, wait=False, permit=self._permission(needed))
                 needed = Extent.RECYCLE  # it is gone by now: only another holder's order stops the load

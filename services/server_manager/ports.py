@@ -16,7 +16,6 @@ from decisions.routes.edits import Edit
 from services.server_manager.domain.description import Description
 from shared.errors import Transient
 
-Progress = Callable[[int, int], None]
 Permit = Callable[[], Awaitable[None]]
 """Raises LeaseLost unless this process may send the request now."""
 
@@ -120,8 +119,8 @@ Engines = Mapping[str, Engine]
 class Artifacts(Protocol):
     """Local copies of artifacts in the store."""
 
-    async def materialise(self, deployable: Deployable, progress: Progress | None = None) -> Path:
-        """Return a folder with the target's files, every digest verified.
+    async def materialise(self, deployable: Deployable, *, only_texts: bool = False) -> Path:
+        """Return a folder with the target's files, or with those that `describe` needs, every digest verified.
 
         Raises:
             Permanent: artifact_not_found, digest_mismatch, malformed_event.

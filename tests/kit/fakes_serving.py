@@ -198,7 +198,7 @@ class FakeArtifacts:
         """Why a target may not take traffic, or what asking for it raises."""
         self.hooks = Hooks()
 
-    async def materialise(self, deployable, progress=None):  # noqa: ARG002
+    async def materialise(self, deployable, *, only_texts=False):  # noqa: ARG002
         await self.hooks.reach("materialise before")
         if deployable.manifest.digest in self.broken:
             raise self.broken[deployable.manifest.digest]

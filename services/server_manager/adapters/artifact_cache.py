@@ -14,12 +14,13 @@ from contracts.manifests import FileEntry, FolderManifest
 from contracts.vocabulary import ArtifactRef, Deployable, Digest
 from decisions.releases.provenance import Problem
 from services.server_manager.domain.description import DESCRIBING_FILES, Description, describe_model
-from services.server_manager.ports import Progress
 from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.storage.blobs import Store
 
 _FILES = TypeAdapter(tuple[FileEntry, ...])
 _PARTIAL = "partial-"
+_TEXTS = ".texts"
+"""Ending of a folder that has only what describes the model."""
 _MAX_TEXT_BYTES = 32 * 1024 * 1024
 
 
@@ -48,13 +49,16 @@ class ArtifactCache:
         """Return the folder of a manifest, whether it exists or not."""
         return self._root / digest.removeprefix("sha256:")
 
-    async def materialise(self, deployable: Deployable, progress: Progress | None = None) -> Path:
-        """Return a folder with the files of a target that may be loaded; what is there already is verified again."""
+    async def materialise(self, deployable: Deployable, *, only_texts: bool = False) -> Path:
+        """Return a folder with the files of a target that may be loaded, or with those that describe it.
+
+        What is there already is verified again.
+        """
         digest = deployable.manifest.digest
         async with self._locks.setdefault(digest, asyncio.Lock()):
             try:
                 await asyncio.to_thread(self._check.verify, deployable)
-                return await asyncio.to_thread(self._materialise, deployable, progress)
+                return await asyncio.to_thread(self._materialise, deployable, only_texts=only_texts)
             except (OSError, Transient) as error:
                 raise self._explain(error) or error from error
 
@@ -72,6 +76,8 @@ class ArtifactCache:
     async def describe(self, deployable: Deployable) -> Description:
         """Return what a gateway must know about a materialised target; raise Permanent if its files cannot say it."""
         folder = self.folder(deployable.manifest.digest)
+        if not folder.is_dir():
+            folder = folder.with_name(folder.name + _TEXTS)
         try:
             texts = await asyncio.to_thread(read_texts, folder)
             own = deployable.serving.context_tokens if deployable.serving is not None else None
@@ -90,12 +96,15 @@ class ArtifactCache:
         if not self._root.is_dir():
             return
         for folder in self._root.iterdir():
-            if folder.name.removeprefix(_PARTIAL) not in kept:
+            if folder.name.removeprefix(_PARTIAL).removesuffix(_TEXTS) not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _materialise(self, deployable: Deployable, progress: Progress | None) -> Path:
+    def _materialise(self, deployable: Deployable, *, only_texts: bool) -> Path:
         target = self.folder(deployable.manifest.digest)
         files, prefix = self._files_of(self._store, deployable.manifest)
+        if only_texts:
+            target = target.with_name(target.name + _TEXTS)
+            files = [file for file in files if file.path in DESCRIBING_FILES]
         if target.is_dir():
             if is_intact(target, files):
                 return target
@@ -104,7 +113,7 @@ class ArtifactCache:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            self._store.fetch_files(files, partial, prefix, progress)
+            self._store.fetch_files(files, partial, prefix)
             partial.replace(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -75,6 +75,20 @@ def cache(store, tmp_path):
 FILES = {"config.json": b"{}", "deep/weights": b"1" * 1000}
 
 
+async def test_only_what_describes_a_model_is_fetched_where_its_server_has_the_weights(store, cache):
+    stored = store.put("m", FILES)
+    texts = await cache.materialise(stored, only_texts=True)
+    assert [path.name for path in texts.rglob("*")] == ["config.json"]
+    assert (await cache.describe(stored)).context_tokens == 100
+    whole = await cache.materialise(stored)
+    assert await cache.materialise(stored, only_texts=True) == texts != whole
+    assert store.fetches == 2
+    await cache.keep_only({stored.manifest.digest})
+    assert (texts.is_dir(), whole.is_dir()) == (True, True)
+    await cache.keep_only(())
+    assert (texts.is_dir(), whole.is_dir()) == (False, False)
+
+
 async def test_files_are_there_and_fetched_once(store, cache):
     stored = store.put("m", FILES)
     folder = await cache.materialise(stored)
