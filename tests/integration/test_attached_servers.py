@@ -160,7 +160,20 @@ class TestAttachedEngine(AttachedConformance):
         with pytest.raises(Transient) as caught:
             await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
         assert caught.value.code == "load_failed"
-        assert f"{replicas[1].url} has another chat template" in caught.value.reason
+        assert f"{replicas[1].url}: it has another chat template" in caught.value.reason
+
+    async def test_a_replica_that_comes_back_with_another_chat_template_is_left_out_until_it_has_the_versions(
+        self, engine, replicas, folder, urls
+    ):
+        (folder / "chat_template.jinja").write_text("[{{ messages[0]['content'] }}]")
+        right = {NAME: {"renders": f"[{CONVERSATION[0]['content']}]"}}
+        for server in replicas:
+            server.serve(right)
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+        for renders, expected in (("<s>user", urls[:1]), (right[NAME]["renders"], urls)):
+            replicas[1].serve({NAME: {"renders": renders}})
+            assert await engine.probe(NAME, 10)
+            assert engine.addresses(NAME) == expected
 
     async def test_servers_that_are_all_away_are_out_of_reach(self):
         channels = Channels()

@@ -6,8 +6,10 @@ lists any more is gone; it is checked again once one does.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import structlog
 
 from contracts.vocabulary import Digest, Runtime, ServingSettings
 from services.server_manager.adapters.artifact_cache import read_texts
@@ -42,6 +44,9 @@ class AttachedEngine:
         self._listed: dict[str, dict[str, int | None]] = {}
         self._heard_s: dict[str, float] = {}
         self._checked: dict[str, Indexed] = {}
+        self._rendered: dict[str, str | None] = {}
+        self._others: dict[str, frozenset[str]] = {}
+        """The replicas that list a target and have another chat template than its version."""
 
     @property
     def endpoint(self) -> str:
@@ -50,8 +55,11 @@ class AttachedEngine:
 
     def addresses(self, name: str) -> tuple[str, ...]:
         """Return the replicas of the groups that serve a target, also those that do not answer now."""
+        return tuple(url for url in self._replicas(name) if url not in self._others.get(name, ()))
+
+    def _replicas(self, name: str) -> list[str]:
         groups = [urls for urls in self.groups.values() if any(self._lists(url, name) for url in urls)]
-        return tuple(url for urls in groups for url in urls)
+        return [url for urls in groups for url in urls]
 
     def listed(self, url: str) -> frozenset[str] | None:
         """Return the names that a replica listed when it was last asked; None if it did not answer."""
@@ -115,15 +123,16 @@ class AttachedEngine:
         urls = self._group_of(name)
         if urls is None:
             raise Transient("endpoint_unreachable", self._describe_absence(name))
-        expected = await self._render(folder)
-        found = await asyncio.gather(*(self._find_failure(url, name, expected) for url in urls))
-        failures = [failure for failure in found if failure is not None]
+        self._rendered[name] = await self._render(folder)
+        answers = await self._ask_all(urls, name, CHECK_S)
+        failures = [answer for answer in answers.values() if isinstance(answer, SlipwayError)]
         if failures:
             away = any(failure.code == "endpoint_unreachable" for failure in failures)
             reasons = "; ".join(failure.reason for failure in failures)
             reason = f"{name} is listed, and not served by each replica: {reasons}"
             raise Transient("endpoint_unreachable" if away else "load_failed", reason)
         self._checked[name] = Indexed(ready=True, digest=digest, memory_bytes=memory_bytes)
+        self._others.pop(name, None)
 
     def _describe_absence(self, name: str) -> str:
         listed = (f"{url} lists {', '.join(sorted(names)) or 'none'}" for url, names in sorted(self._listed.items()))
@@ -141,17 +150,24 @@ class AttachedEngine:
         except (SlipwayError, ValueError, OSError):
             return None
 
-    async def _find_failure(self, url: str, name: str, expected: str | None) -> SlipwayError | None:
-        channel = self._channels.get(url)
-        rendered = await channel.render(name, CONVERSATION, CHECK_S) if expected is not None else None
+    async def _ask_all(self, urls: Iterable[str], name: str, limit_s: float) -> dict[str, str | SlipwayError]:
+        """Return the first text that each replica generates, or why it does not serve the target."""
+
+        async def ask(url: str) -> tuple[str, str | SlipwayError]:
+            try:
+                return url, await self._ask(url, name, limit_s)
+            except SlipwayError as error:
+                return url, Transient(error.code, f"{url}: {error.reason}")
+
+        return dict(await asyncio.gather(*map(ask, urls)))
+
+    async def _ask(self, url: str, name: str, limit_s: float) -> str:
+        channel, expected = self._channels.get(url), self._rendered.get(name)
+        rendered = await channel.render(name, CONVERSATION, limit_s) if expected is not None else None
         if expected is not None and rendered is not None and expected.split() != rendered.split():
             reason = f"a question is {rendered[:500]!r} there, and {expected[:500]!r} by the version's"
-            return Transient("load_failed", f"{url} has another chat template: {reason}")
-        try:
-            await first_token(channel, name, deadline_s=CHECK_S)
-        except SlipwayError as error:
-            return Transient(error.code, f"{url}: {error.reason}")
-        return None
+            raise Transient("load_failed", f"it has another chat template: {reason}")
+        return await first_token(channel, name, deadline_s=limit_s)
 
     async def unload(self, name: str, *, wait: bool = True, permit: Permit = allow) -> None:  # noqa: ARG002
         """Forget that a target was checked; its servers run on."""
@@ -159,13 +175,19 @@ class AttachedEngine:
         self._checked.pop(name, None)
 
     async def probe(self, name: str, deadline_s: float) -> str:
-        """Return the first text that a replica generates; raise what fails all of them."""
-        urls = self.addresses(name) if name in self._checked else ()
-        attempts = [first_token(self._channels.get(url), name, deadline_s=deadline_s) for url in urls]
-        answers = await asyncio.gather(*attempts, return_exceptions=True)
-        token = next((answer for answer in answers if isinstance(answer, str)), None)
+        """Return the first text that a replica generates; raise what fails all of them.
+
+        One that has another chat template by now is left out until it has the version's.
+        """
+        answers = await self._ask_all(self._replicas(name) if name in self._checked else (), name, deadline_s)
+        failures = {url: answer for url, answer in answers.items() if isinstance(answer, SlipwayError)}
+        others = frozenset(url for url, failure in failures.items() if failure.code == "load_failed")
+        for url in others - self._others.get(name, frozenset()):
+            structlog.get_logger().error("a replica is left out", target=name, reason=failures[url].reason)
+        self._others[name] = others
+        token = next((answer for answer in answers.values() if isinstance(answer, str)), None)
         if token is not None:
             return token
-        failures = [answer for answer in answers if isinstance(answer, SlipwayError)]
-        loaded = [failure for failure in failures if failure.code != "endpoint_unreachable"]
-        raise (loaded or failures or [Transient("endpoint_unreachable", self._describe_absence(name))])[0]
+        loaded = [failure for failure in failures.values() if failure.code != "endpoint_unreachable"]
+        absent = Transient("endpoint_unreachable", self._describe_absence(name))
+        raise [*loaded, *failures.values(), absent][0]
