@@ -14,6 +14,7 @@ from nats.js import JetStreamContext
 from contracts.routes import ServedTarget
 from shared.messaging.provision import provision
 from testbed.gateway import Gateway, load_toy
+from testbed.openai_server import OpenAiServer
 from testbed.servers import NatsServer, connection, running
 from testbed.triton import TritonServer
 
@@ -33,8 +34,11 @@ class Parts:
 
 
 @contextlib.asynccontextmanager
-async def toy_parts(**toy: str) -> AsyncGenerator[Parts, None]:
-    """Start the parts; `toy` are the parameters of the toy engine."""
+async def toy_parts(*, attached: bool = False, **toy: str) -> AsyncGenerator[Parts, None]:
+    """Start the parts; `toy` are the parameters of the toy engine.
+
+    With `attached`, each target is served by a server of the OpenAI API of its own, over HTTP.
+    """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bus = stack.enter_context(running(NatsServer(folder)))
@@ -43,6 +47,10 @@ async def toy_parts(**toy: str) -> AsyncGenerator[Parts, None]:
         js = client.jetstream(timeout=10)
         await provision(js)
         targets = {version: load_toy(triton, MODEL, version, **toy) for version in (1, 2)}
+        for version, served in targets.items() if attached else ():
+            server = OpenAiServer(folder, f"attached-{version}", **{str(served.target): toy})
+            url = stack.enter_context(running(server)).url
+            targets[version] = served.model_copy(update={"endpoints": (url,)})
         gateway = stack.enter_context(running(Gateway(folder, connection(bus, None, folder))))
         try:
             yield Parts(folder, bus, triton, gateway, js, targets)
