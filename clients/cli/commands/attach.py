@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from clients.cli.connection import StackAddress, connected, find_stack
+from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.errors import CommandError, Exit
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import show_json, show_line
@@ -56,8 +56,7 @@ def _show(as_json: bool, model: str, group: str, urls: list[str], line: str) -> 
 
 async def _change(stack: StackAddress, model: str, group: str, urls: tuple[str, ...]) -> None:
     """Order the attachment of a model with other addresses of one group."""
-    async with connected(stack) as client:
-        js = client.jetstream(timeout=10)
+    async with on_bus(stack) as js:
         entry = await bucket_of(js, "attachment").raw(model)
         before = entry[1] if entry is not None else None
         groups = {} if before is None else dict(parse(Attachment, before, f"attachments/{model}").groups)
