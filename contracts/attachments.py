@@ -11,8 +11,12 @@ from .vocabulary import ModelName
 
 MAX_REPLICAS: Final = 32
 GroupName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
-ServerUrl = Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.\-\[\]:]{1,253}(/[A-Za-z0-9._~/-]*)?$")]
-"""The address of a server, without the `/v1` of its paths."""
+KEY_NAME: Final = r"[A-Z][A-Z0-9_]{0,31}"
+ServerUrl = Annotated[
+    str,
+    StringConstraints(pattern=rf"^https?://({KEY_NAME}@)?[A-Za-z0-9.\-\[\]:]{{1,253}}(/[A-Za-z0-9._~/-]*)?$"),
+]
+"""The address of a server, without the `/v1` of its paths; before `@` the name of the key that it asks for."""
 
 
 class Attachment(StoredRecord):
@@ -26,7 +30,7 @@ class Attachment(StoredRecord):
     model: ModelName
     groups: Annotated[
         dict[GroupName, Annotated[tuple[ServerUrl, ...], Field(min_length=1, max_length=MAX_REPLICAS)]],
-        Field(min_length=1, max_length=8),
+        Field(min_length=1, max_length=2),
     ]
 
     @property
@@ -36,7 +40,7 @@ class Attachment(StoredRecord):
 
     @model_validator(mode="after")
     def _names_each_once(self) -> Attachment:
-        if len(set(self.urls)) < len(self.urls):
+        if len({split_key(url)[1] for url in self.urls}) < len(self.urls):
             msg = "an address is named twice: each is one replica, of one group"
             raise ValueError(msg)
         ends = [url for url in self.urls if url.endswith(("/", "/v1"))]
@@ -44,3 +48,10 @@ class Attachment(StoredRecord):
             msg = f"{ends[0]} ends with / or /v1: leave that out, the paths of the API are added"
             raise ValueError(msg)
         return self
+
+
+def split_key(url: str) -> tuple[str, str]:
+    """Return the name of the key that an address carries, empty without one, and the address without it."""
+    scheme, _, rest = url.partition("://")
+    name, at, host = rest.rpartition("@")
+    return name, f"{scheme}://{host}" if at else url

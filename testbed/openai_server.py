@@ -3,7 +3,8 @@
 It serves the names that it is given, each with parameters of its own (`deploy/backends/toy/model.py`); `PUT /toy`
 replaces them while it runs, as another deployment under the same address would. Like vLLM it takes `cache_salt`, and
 scores prompts (`prompt_logprobs`) with `token_nll`; with `max_model_len` and `renders`, it tells
-its context, and how it renders any conversation. With `answers_as` its answers have another name.
+its context, and how it renders any conversation. With `answers_as` its answers have another name; with a key, it
+refuses requests below `/v1` without it.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ class OpenAiServer(Throwaway):
     """Such a server as a process, killable and restartable; it forgets nothing that it was given to serve."""
 
     def __init__(self, folder: Path, name: str = "openai", **served: Mapping[str, str]) -> None:
-        self.name, self.port = name, free_port()
+        self.name, self.port, self.key = name, free_port(), ""
         super().__init__(folder)
         self._served = dict(served)
 
@@ -38,7 +39,7 @@ class OpenAiServer(Throwaway):
         return f"http://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "testbed.openai_server", str(self.port), json.dumps(self._served)]
+        return [sys.executable, "-m", "testbed.openai_server", str(self.port), json.dumps(self._served), self.key]
 
     def ready(self) -> bool:
         return accepts(self.port)
@@ -170,10 +171,27 @@ def build(given: Mapping[str, Mapping[str, str]]) -> Any:
     )
 
 
+def guarded(app: Any, key: str) -> Any:
+    """Return an application that refuses requests below `/v1` without a key, as vLLM does."""
+    from starlette.responses import JSONResponse
+
+    async def ask(scope: Any, receive: Any, send: Any) -> None:
+        is_open = scope["type"] != "http" or not scope["path"].startswith("/v1")
+        if is_open or dict(scope["headers"]).get(b"authorization") == f"Bearer {key}".encode():
+            await app(scope, receive, send)
+        else:
+            await JSONResponse({"error": "Unauthorized"}, 401)(scope, receive, send)
+
+    return ask
+
+
 def main() -> None:
     import uvicorn
 
-    uvicorn.run(build(json.loads(sys.argv[2])), host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+    app = build(json.loads(sys.argv[2]))
+    if sys.argv[3]:
+        app = guarded(app, sys.argv[3])
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
     await check_sandbox(connection)
     clock = SystemClock()
     bus, store = Bus(connection, SERVICE, clock), Store(connection)
-    channels, templates = Channels(), ChatTemplates(clock)
+    channels, templates = Channels(connection.server_keys), ChatTemplates(clock)
     build(
         bus,
         engine=TritonEngine(channels),

@@ -21,7 +21,7 @@ from shared.storage.blobs import Store
 async def run(connection: Connection, settings: EvaluatorSettings) -> None:
     """Build the service and serve until SIGTERM."""
     clock = SystemClock()
-    bus, store, channels = Bus(connection, SERVICE, clock), Store(connection), Channels()
+    bus, store, channels = Bus(connection, SERVICE, clock), Store(connection), Channels(connection.server_keys)
     build(
         bus,
         asking=Asking(

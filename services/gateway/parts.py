@@ -94,7 +94,7 @@ def compose(connection: Connection, settings: GatewaySettings, started_s: float 
         budgets=Budgets(clock, process),
         bans=BodyBans(clock, process, lambda change: metrics.body_bans.labels(change).inc()),
         drills=DrillTable(clock),
-        engine=TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s)),
+        engine=TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s), keys=connection.server_keys),
         recorder=recorder,
         worker=worker,
         features=_features(worker, recorder, settings, metrics, clock),

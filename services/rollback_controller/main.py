@@ -31,7 +31,7 @@ from shared.storage.kv import Bucket
 
 async def run(connection: Connection, settings: RollbackControllerSettings) -> None:
     """Connect, subscribe and serve until told to stop."""
-    channels, bus = Channels(), Bus(connection, SERVICE, SystemClock())
+    channels, bus = Channels(connection.server_keys), Bus(connection, SERVICE, SystemClock())
     metrics = RollbackMetrics(bus.metrics)
     await connect_with_retries(bus)
     clock = BusClock(SystemClock(), lambda: bus.js, "rollbacks")

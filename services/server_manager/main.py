@@ -65,7 +65,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         for name, endpoint in settings.all_endpoints.items()
     }
     fleet: dict[str, Engine] = {**engines}
-    channels, templates = Channels(), ChatTemplates(clock)
+    channels, templates = Channels(connection.server_keys), ChatTemplates(clock)
     attached = AttachedModels(
         fleet,
         KvAttachments(KvRecords(lambda: bus.js, "attachments", Attachment)),

@@ -89,6 +89,8 @@ class Connection(BaseSettings):
     """Bucket of all artifacts."""
     s3_region: str = Field(default="us-east-1", pattern=REGION_PATTERN)
     """Region that requests are signed for; asking the store for it is a right that no service needs."""
+    server_keys: Path | None = None
+    """File with the keys of attached servers, one `NAME: key` a line; their addresses have the names."""
     http_host: str = "127.0.0.1"
     """Address that probes, metrics and, of the gateway, the API are served on."""
     http_port: int = 0

@@ -78,7 +78,7 @@ class AnswerReader:
         """Return what an event says; None for one that only says that the server is there.
 
         Raises:
-            Transient: `endpoint_unreachable`: the answer has another name than the target's.
+            Transient: `endpoint_unreachable`: the answer has another name than the target's (`not_loaded`).
         """
         lines = event.split(b"\n")
         data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
@@ -127,7 +127,7 @@ class AnswerReader:
                 continue
             if named["model"] != self.name:
                 reason = f"An answer for {self.name} comes from {str(named['model'])[:200]}, which is another model."
-                raise Transient("endpoint_unreachable", reason, target=self.name)
+                raise Transient("endpoint_unreachable", reason, target=self.name, not_loaded=True)
             named["model"] = self._shown or self.name
             if self._fingerprint and "choices" in named:
                 named["system_fingerprint"] = self._fingerprint

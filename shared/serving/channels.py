@@ -1,6 +1,7 @@
 """Channels to the serving fleet: one per endpoint, closed when no stream uses it."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
 from decisions.serving.attached import is_attached
@@ -21,13 +22,15 @@ CHANNEL_OPTIONS: Final = (
 class Channels:
     """One channel per endpoint, shared by all requests: HTTP to an address that begins so, else gRPC, to a Triton."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Path | None = None) -> None:
+        """Take the file with the keys of attached servers (`SLIPWAY_SERVER_KEYS`)."""
+        self._keys = keys
         self._open: dict[str, Any] = {}
 
     def get(self, endpoint: str) -> Any:
         """Return the channel of an endpoint, `host:port` or `http://…`; it connects in the background."""
         if endpoint not in self._open and is_attached(endpoint):
-            self._open[endpoint] = HttpChannel(endpoint)
+            self._open[endpoint] = HttpChannel(endpoint, self._keys)
         elif endpoint not in self._open:
             import grpc.aio
 

@@ -10,15 +10,18 @@ import contextlib
 import json
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
+from contracts.attachments import split_key
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.serving.api_records import AnswerReader, is_unknown_model, late_body, read_scores
 from shared.serving.api_servers import ApiServer
 from shared.serving.inference import ABORTED, Deadlines, classify_engine_error, silence_error
 from shared.serving.openai_stream import ApiPiece, ApiRequest
+from shared.serving.server_keys import ServerKey
 from shared.serving.tensors import Delta
 
 CONNECT_S: Final = 5.0
@@ -37,14 +40,16 @@ _LATE: Final[Mapping[str, Any]] = {"error": {"class": "DeadlineExceeded", "sourc
 class HttpChannel(ApiServer):
     """The connections to one server, which is asked by the names of targets."""
 
-    def __init__(self, url: str) -> None:
-        """Take its address, such as `http://gpu-1:8000`; it connects with the first request."""
+    def __init__(self, url: str, keys: Path | None = None) -> None:
+        """Take its address, such as `http://gpu-1:8000`, and the file of keys; it connects with the first request."""
         self.url = url
+        self._key_name, address = split_key(url)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=IDLE_S)
         timeout = httpx.Timeout(None, connect=CONNECT_S)
         headers = {"accept-encoding": "identity"}
         self._client = httpx.AsyncClient(
-            base_url=url,
+            base_url=address,
+            auth=ServerKey(self._key_name, keys) if self._key_name else None,
             limits=limits,
             timeout=timeout,
             headers=headers,
@@ -110,8 +115,8 @@ class HttpChannel(ApiServer):
         An answer by another name than that of the target is none of it.
 
         Raises:
-            Transient: `endpoint_unreachable`, also where the server does not know the name; `no_first_token`,
-                `engine_dead` after silence.
+            Transient: `endpoint_unreachable`, with `not_loaded` where the server does not know the name;
+                `no_first_token`, `engine_dead` after silence.
             Permanent: `bad_request`: the body is no JSON object.
         """
         reader = AnswerReader(name, request)
@@ -155,9 +160,12 @@ class HttpChannel(ApiServer):
         status, content_type = response.status_code, response.headers.get("content-type", "")
         if status != httpx.codes.OK or not content_type.startswith(_STREAM):
             body = b"".join([chunk async for chunk in _limited(response)])
-            if status in _UNAVAILABLE or (status == httpx.codes.NOT_FOUND and is_unknown_model(body)):
+            is_unknown = status == httpx.codes.NOT_FOUND and is_unknown_model(body)
+            if status in _UNAVAILABLE or is_unknown:
                 reason = f"{self.url} answers a request for {reader.name} with status {status}: {body[:500]!r}"
-                raise Transient("endpoint_unreachable", reason, target=reader.name)
+                if status == httpx.codes.UNAUTHORIZED:
+                    reason += f"; its key is {self._key_name or 'not named'}, of the file SLIPWAY_SERVER_KEYS"
+                raise Transient("endpoint_unreachable", reason, target=reader.name, not_loaded=is_unknown)
             yield reader.read_whole(status, body)
             return
         async for event in _events(response):

@@ -113,6 +113,26 @@ def test_from_attach_to_rollback(stack, servers, tiny, tmp_path):
     assert json.loads(stack.ok("apply", "--file", str(declared), "--dry-run", "--json"))["changes"] == []
 
 
+def test_servers_that_no_longer_have_the_version_are_left_for_the_previous_one(stack, servers):
+    """As a version that no Triton has loaded: traffic moves to the group that has the previous one."""
+    servers["blue"].serve({f"{MODEL}.v0.bf16": {}})
+    wait_until(
+        lambda: any(
+            target["phase"] == "ready" and target["target"]["version"] == 0
+            for endpoint in json.loads(stack.ok("endpoints", "--json"))
+            for target in endpoint["targets"]
+        ),
+        timeout_s=60,
+        what="the previous version is ready",
+    )
+    url = f"http://127.0.0.1:{stack.part('gateway')['port']}"
+    with Users(url, stack.headers, MODEL, rps=4.0) as users:
+        servers["green-2"].serve({})
+        wait_until(lambda: active(stack) == (0, [servers["blue"].url]), timeout_s=60, what="the rollback")
+        before = users.answered[f"{MODEL}@v0"]
+        wait_until(lambda: users.answered[f"{MODEL}@v0"] > before + 8, what="answers of the previous version")
+
+
 def streamed(url: str, headers: dict[str, str]) -> None:
     """A stream has the model's name and the release, whatever name its server knows."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "stream": True}

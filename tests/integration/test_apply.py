@@ -195,19 +195,23 @@ async def test_attached_servers_are_ordered_by_command_and_by_file(server, bus, 
     attachments, file = Bucket(bus, "attachments", Attachment), tmp_path / "servers.yaml"
     urls = ("--url", "http://a:8000/v1", "--url", "http://b:8000/")
     assert (await command(server, "attach", "shop-bot", "--group", "blue", *urls))[0] == 0
-    assert (await command(server, "attach", "shop-bot", "--group", "green", "--url", "http://c:8000"))[0] == 0
-    blue, green = ("http://a:8000", "http://b:8000"), ("http://c:8000",)
+    assert (await command(server, "attach", "shop-bot", "--group", "green", "--url", "http://c:8000", "--key", "GPU"))[
+        0
+    ] == 0
+    blue, green = ("http://a:8000", "http://b:8000"), ("http://GPU@c:8000",)
     assert (await attachments.get("shop-bot")).value.groups == {"blue": blue, "green": green}
     file.write_text("kind: Attachment\nmodel: shop-bot\ngroups: {blue: [http://a:8000, http://b:8000]}\n")
     code, out, _ = await run(server, "apply", "-f", str(file), "--dry-run")
     assert code == 5
-    assert 'groups.green: ["http://c:8000"] -> none' in out
+    assert 'groups.green: ["http://GPU@c:8000"] -> none' in out
     assert (await command(server, "detach", "shop-bot", "--group", "green"))[0] == 0
     assert (await run(server, "apply", "-f", str(file), "--dry-run"))[0] == 0
     code, _, err = await command(server, "detach", "shop-bot", "--group", "green")
     assert code == 2
     assert "it has blue" in err
     code, _, err = await command(server, "attach", "shop-bot", "--url", "a:8000")
+    assert code == 2
+    code, _, err = await command(server, "attach", "shop-bot", "--url", "http://a:8000", "--key", "sk-1")
     assert code == 2
     assert (await command(server, "detach", "shop-bot", "--group", "blue"))[0] == 0
     assert await attachments.get("shop-bot") is None

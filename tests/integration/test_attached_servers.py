@@ -242,8 +242,28 @@ async def test_a_server_that_answers_by_another_name_is_not_the_target(channel, 
     for stream in (True, False):
         with pytest.raises(Transient) as caught:
             await ask(channel, "toy.v3.bf16", stream=stream)
-        assert caught.value.code == "endpoint_unreachable"
+        assert (caught.value.code, caught.value.details["not_loaded"]) == ("endpoint_unreachable", True)
         assert "gpt" in caught.value.reason
+
+
+async def test_a_server_is_asked_with_the_key_that_its_address_names(tmp_path):
+    keys = tmp_path / "keys"
+    guarded = OpenAiServer(tmp_path, **SERVED)
+    guarded.key = "s3cret"
+    with running(guarded):
+        channels = Channels(keys)
+        channel = channels.get(guarded.url.replace("://", "://GPU_KEY@"))
+        assert await channel.is_live(), "it answers"
+        with pytest.raises(Transient) as caught:
+            await ask(channel)
+        assert caught.value.code == "endpoint_unreachable"
+        assert "its key is GPU_KEY" in caught.value.reason
+        assert not caught.value.details.get("not_loaded")
+        keys.write_text("OTHER: x\nGPU_KEY: s3cret\n")
+        assert (await ask(channel))[-1].record["output_tokens"] == 4, "a key that was replaced is read again"
+        assert str(LOADED) in await channel.list_models(5.0)
+        assert "s3cret" not in caught.value.reason
+        await channels.close()
 
 
 async def test_a_server_that_dies_in_the_middle_of_an_answer_is_out_of_reach(tmp_path):
@@ -266,7 +286,7 @@ async def test_a_dead_engine_is_dead_and_a_replaced_name_is_not_there(channel, s
     assert await channel.list_models(5.0) == {"toy.v2.bf16": None}
     with pytest.raises(Transient) as caught:
         await first_token(channel, str(LOADED), deadline_s=5.0)
-    assert caught.value.code == "endpoint_unreachable"
+    assert (caught.value.code, caught.value.details["not_loaded"]) == ("endpoint_unreachable", True)
     assert await first_token(channel, "toy.v2.bf16", deadline_s=5.0)
     with pytest.raises(SlipwayError) as caught:
         await first_token(channel, "toy.v2.bf16", prompt="die now", deadline_s=5.0)

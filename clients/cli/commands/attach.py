@@ -17,6 +17,10 @@ from shared.storage.record_format import parse
 UrlOption = Annotated[
     list[str], typer.Option("--url", metavar="URL", help="Address of a replica, such as http://gpu-1:8000; repeatable.")
 ]
+KeyOption = Annotated[
+    str,
+    typer.Option("--key", metavar="NAME", help="Name of their key in the file SLIPWAY_SERVER_KEYS."),
+]
 GroupOption = Annotated[str, typer.Option("--group", metavar="NAME", help="Name of the group.")]
 
 
@@ -25,6 +29,7 @@ def attach(
     *,
     url: UrlOption,
     group: GroupOption = "default",
+    key: KeyOption = "",
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -34,9 +39,10 @@ def attach(
     the version's name, such as support-bot.v7.bf16; give it to them with vLLM's --served-model-name. With two groups
     one serves while the other gets the next version. It replaces the addresses of the group; others stay.
     """
-    asyncio.run(_change(find_stack(state), model, group, tuple(url)))
-    replicas = f"{len(url)} replica{'s' if len(url) > 1 else ''}"
-    _show(as_json, model, group, url, f"{model} is released into {replicas} of the group {group}: {', '.join(url)}")
+    urls = tuple(_address(each, key) for each in url)
+    asyncio.run(_change(find_stack(state), model, group, urls))
+    replicas = f"{len(urls)} replica{'s' if len(urls) > 1 else ''}"
+    _show(as_json, model, group, urls, f"{model} is released into {replicas} of the group {group}: {', '.join(urls)}")
 
 
 def detach(
@@ -44,10 +50,16 @@ def detach(
 ) -> None:
     """Forget a group of attached servers. It is refused while a version in traffic, or behind it, is served there."""
     asyncio.run(_change(find_stack(state), model, group, ()))
-    _show(as_json, model, group, [], f"the group {group} of {model} is detached; its servers run on")
+    _show(as_json, model, group, (), f"the group {group} of {model} is detached; its servers run on")
 
 
-def _show(as_json: bool, model: str, group: str, urls: list[str], line: str) -> None:
+def _address(url: str, key: str) -> str:
+    """Return an address as it is stored: without the `/v1` of its paths, and with the name of its key."""
+    scheme, _, host = url.rstrip("/").removesuffix("/v1").rpartition("://")
+    return f"{scheme}://{key}@{host}" if key else f"{scheme}://{host}"
+
+
+def _show(as_json: bool, model: str, group: str, urls: tuple[str, ...], line: str) -> None:
     if as_json:
         show_json({"model": model, "group": group, "urls": urls})
     else:
@@ -65,10 +77,10 @@ async def _change(stack: StackAddress, model: str, group: str, urls: tuple[str, 
             raise CommandError(f"{model} has no attached group {group}; it has {known}", Exit.USAGE)
         groups.pop(group, None)
         if urls:
-            groups[group] = tuple(each.rstrip("/").removesuffix("/v1") for each in urls)
+            groups[group] = urls
         try:
             record = Attachment(model=model, groups=groups) if groups else None
         except ValidationError as error:
-            problems = "; ".join(each["msg"] for each in error.errors())
+            problems = "; ".join(f"{each['input']}: {each['msg']}" for each in error.errors())
             raise CommandError(f"the addresses are not valid: {problems}", Exit.USAGE) from error
         await order_record(js, stack, "attachment", model, record=record, before=before)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Collection
+from pathlib import Path
 
 from contracts.vocabulary import Target
 from shared.serving.channels import Channels
@@ -15,11 +16,11 @@ from shared.serving.openai_stream import ApiPiece, ApiRequest
 class TritonEngine:
     """Streams answers from the endpoints of a fleet (implements `ports.Engine`)."""
 
-    def __init__(self, deadlines: Deadlines, *, reconnect_s: float = 1.5) -> None:
+    def __init__(self, deadlines: Deadlines, *, keys: Path | None = None, reconnect_s: float = 1.5) -> None:
         # The import takes a third of a second, which must not delay a request.
         import tritonclient.grpc  # noqa: F401 - imported before the first request, which it would delay
 
-        self._channels = Channels()
+        self._channels = Channels(keys)
         self._deadlines = deadlines
         self._reconnect_s = reconnect_s
 

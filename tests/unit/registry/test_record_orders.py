@@ -101,7 +101,8 @@ async def test_servers_in_traffic_are_not_detached_and_others_are(world):
 @pytest.mark.parametrize(
     "groups",
     [{}, {"blue": ()}, {"Blue": ("http://a",)}, {"blue": ("a:8000",)}, {"blue": ("http://a/v1",)}, {"blue": ("http://a/",)},
-     {"blue": ("http://a", "http://a")}, {"blue": ("http://a",), "green": ("http://a",)}],
+     {"blue": ("http://a", "http://K@a")}, {"blue": ("http://sk-secret@a",)},
+     {"blue": ("http://a",), "green": ("http://b",), "red": ("http://c",)}, {"blue": ("http://a",), "green": ("http://a",)}],
 )  # fmt: skip
 async def test_addresses_that_name_no_replicas_are_refused(world, groups):
     with pytest.raises(Permanent) as refused:
