@@ -70,8 +70,9 @@ def build(
 
     @bus.on(ReleaseOpened)
     async def refuse_unservable(event: Event[ReleaseOpened]) -> list[Emit]:
-        decided_elsewhere = event.data.returns is not None or event.subject in limits.attached
-        return [] if decided_elsewhere else refuse_variants(event.data, limits.hardware, limits.runtimes)
+        if event.data.returns is not None or await attached.has(event.subject):
+            return []
+        return refuse_variants(event.data, limits.hardware, limits.runtimes)
 
     @bus.on(StageRequested, failure=_staging_failed)
     async def stage(event: Event[StageRequested]) -> None:

@@ -43,6 +43,10 @@ class AttachedModels:
         self.names.clear()
         self.names.update({model: NAME + model for model in groups})
 
+    async def has(self, model: str) -> bool:
+        """Return whether a model is attached; also in a process that does not lead, and so follows nothing."""
+        return model in self.names or model in await self._records.all()
+
     def lacks(self, deployable: Deployable) -> bool:
         """Return whether a target is to be served by attached servers, and no group of them serves it."""
         name = self.names.get(deployable.target.model)

@@ -40,7 +40,7 @@ def assess_endpoints(fleets: Sequence[ListedFleet], routes: Mapping[str, Route],
     if silent:
         return warning(CHECK, "; ".join([*silent, detail]), "start server-manager; until then nothing is repaired")
     if any(not endpoint.answers for endpoint in endpoints):
-        return warning(CHECK, detail, "see `slipway ps`; what it held is loaded again when it is back")
+        return warning(CHECK, detail, "see `slipway ps`, or your attached server; it is used again when it is back")
     shared = sorted(model for model, route in routes.items() if _shares(route, endpoints))
     if shared:
         reason = f"active and previous share one: {', '.join(shared)}; {detail}"
@@ -53,9 +53,10 @@ def _describe(endpoint: FleetRuntime) -> str:
     name = endpoint.endpoint_name or endpoint.name
     if not endpoint.answers:
         return f"{name} at {endpoint.endpoint} does not answer"
-    size = f"{endpoint.reserved_bytes / GIB:.1f} of {endpoint.memory_budget_bytes / GIB:.1f} GiB reserved"
+    budget = endpoint.memory_budget_bytes  # none of an attached server
+    size = f", {endpoint.reserved_bytes / GIB:.1f} of {budget / GIB:.1f} GiB reserved" if budget else ""
     drained = f", drained by {endpoint.drained_by}" if endpoint.drained else ""
-    return f"{name} holds {len(endpoint.targets)} targets, {size}{drained}"
+    return f"{name} holds {len(endpoint.targets)} targets{size}{drained}"
 
 
 def _shares(route: Route, endpoints: Sequence[FleetRuntime]) -> bool:

@@ -4,7 +4,9 @@ import pytest
 
 from contracts.facts import AlertRaised, DeploymentChanged, VariantFailed, VariantStaged
 from contracts.runtimes import DEFAULT_RUNTIME
+from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain import staging
+from tests.kit.fakes_serving import FakeAttached
 from tests.unit.server_manager.factories import stage_requested, traffic_requested
 from tests.unit.server_manager.world import V0, V1, V2, World
 
@@ -135,6 +137,12 @@ async def test_a_record_that_is_lost_is_no_order_to_serve_it_elsewhere(world):
         assert world.phases() == {V0: "ready", V1: "ready"}
         assert world.engine.loads == []
     assert world.said.facts(AlertRaised) == []
+
+
+async def test_a_process_that_does_not_lead_knows_which_models_are_attached(world):
+    follower = AttachedModels({}, world.attachments, FakeAttached)
+    assert await follower.has("bot")
+    assert not await follower.has("other")
 
 
 async def test_a_model_that_was_never_released_is_detached_without_a_trace(world):
