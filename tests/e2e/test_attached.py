@@ -2,14 +2,19 @@
 
 import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
 from testbed.openai_server import OpenAiServer
 from testbed.servers import running, wait_until
-from testbed.stack import POLICY
+from testbed.stack import POLICY, ROOT
 from testbed.users import Users
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -64,6 +69,23 @@ def deploy(stack, version: int, *servers: OpenAiServer, **parameters: str) -> No
         server.serve({name: parameters})
 
 
+@contextlib.contextmanager
+def hook(stack, folder):
+    """Let the example's hook deploy what is to be staged."""
+    command = [sys.executable, "examples/attached/hook.py", MODEL, "--first", "green", "--folder", str(folder), "--"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SLIPWAY_STATE": str(stack.state)}
+    process = subprocess.Popen(
+        [*command, sys.executable, "examples/attached/deploy_toy.py"], cwd=ROOT, env=environment, start_new_session=True
+    )
+    try:
+        yield
+        assert process.poll() is None, "it goes on"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(10)
+
+
 def staged(stack) -> set[int]:
     return {event["data"]["candidate"]["target"]["version"] for event in stack.events("variant.staged", MODEL)}
 
@@ -86,9 +108,9 @@ def test_from_attach_to_rollback(stack, servers, tiny, tmp_path):
 
     url = f"http://127.0.0.1:{stack.part('gateway')['port']}"
     with Users(url, stack.headers, MODEL, rps=12.0) as users:
-        stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=WITH_ROLLBACK)
-        deploy(stack, 2, servers["blue"])
-        stack.promoted(MODEL)
+        with hook(stack, tmp_path):
+            stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=WITH_ROLLBACK)
+            stack.promoted(MODEL)
         assert active(stack) == (2, [servers["blue"].url])
         assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "pass"
         streamed(url, stack.headers)

@@ -9,7 +9,7 @@ from contracts.services import SERVICES
 from contracts.store_access import SERVICE_ACCESS
 from contracts.version import VERSION
 from tests.kit.charts.cases import BROKEN, CASES, REFUSED, UNSET
-from tests.kit.charts.client import CHART, answers
+from tests.kit.charts.client import CHART, KSERVE, answers, filled
 from tests.kit.charts.rendered import (
     GOLDEN,
     RENDERED,
@@ -43,6 +43,14 @@ def test_lint_has_nothing_to_say(case):
 @pytest.mark.parametrize("name", BROKEN)
 def test_the_validators_refuse_what_is_wrong(name):
     assert answers()["broken"][name]
+
+
+def test_the_example_for_kserve_is_valid_and_names_group_folder_and_version():
+    assert answers()["examples"] == {"KServe": []}
+    text = filled(KSERVE)
+    assert f"name: support-bot-{KSERVE['GROUP']}\n" in text
+    assert f"- {KSERVE['FOLDER']}\n" in text
+    assert f"- --served-model-name={KSERVE['NAME']}\n" in text
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -286,5 +286,18 @@ BROKEN: Final[dict[str, dict[str, Any]]] = {
         "metadata": _META,
         "spec": {"parentRefs": []},
     },
+    "KServe": {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "x", "annotations": {}},
+        "spec": {
+            "predictor": {
+                "minReplicas": 1,
+                "maxReplicas": 1,
+                "deploymentStrategy": {"type": "Recreate"},
+                "containers": [{"name": "x", "port": 1}],
+            }
+        },
+    },
 }
 """Objects that a validator must refuse."""

@@ -1,7 +1,7 @@
-"""Models of the kinds that no package in reach has: ExternalSecret and HTTPRoute, as far as the chart uses them.
+"""Models of the kinds that no package in reach has, as far as the chart and the examples use them.
 
-Written after the API references of External Secrets (v1) and the Gateway API (v1). What they do not know is refused, also
-where the API has more.
+Written after the API references of External Secrets (v1), the Gateway API (v1), and the types of KServe (v1beta1). What
+they do not know is refused, also where the API has more.
 """
 
 from typing import Any, Literal
@@ -100,7 +100,38 @@ class HTTPRoute(Strict):
     spec: RouteSpec
 
 
+class DeploymentStrategy(Strict):
+    type: Literal["Recreate", "RollingUpdate"]
+
+
+class Predictor(Strict):
+    """Its containers and volumes are those of a pod, which is validated as one."""
+
+    minReplicas: int = Field(ge=1)
+    maxReplicas: int = Field(ge=1)
+    deploymentStrategy: DeploymentStrategy
+    containers: list[dict[str, Any]] = Field(min_length=1)
+    volumes: list[dict[str, Any]] = []
+
+
+class InferenceServiceSpec(Strict):
+    predictor: Predictor
+
+
+class NamedMetadata(Strict):
+    name: str = Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
+    annotations: dict[Literal["serving.kserve.io/deploymentMode"], Literal["RawDeployment"]]
+
+
+class InferenceService(Strict):
+    apiVersion: Literal["serving.kserve.io/v1beta1"]
+    kind: Literal["InferenceService"]
+    metadata: NamedMetadata
+    spec: InferenceServiceSpec
+
+
 OWN: dict[tuple[str, str], Any] = {
     ("external-secrets.io/v1", "ExternalSecret"): ExternalSecret,
     ("gateway.networking.k8s.io/v1", "HTTPRoute"): HTTPRoute,
+    ("serving.kserve.io/v1beta1", "InferenceService"): InferenceService,
 }

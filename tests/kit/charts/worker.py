@@ -1,8 +1,9 @@
 """Renders, lints and validates a chart; runs in the environment of `environment.sh charts`, which has Helm as a library.
 
-Reads `{"chart": FOLDER, "cases": {NAME: VALUES}, "refused": {NAME: VALUES}, "broken": {NAME: OBJECT}}` from standard
-input. Writes, for each case, its objects, what lint reports and what a version of Kubernetes or an extension refuses; for
-each refused case the message; for each broken object what is refused.
+Reads `{"chart": FOLDER, "cases": {NAME: VALUES}, "refused": {NAME: VALUES}, "broken": {NAME: OBJECT},
+"examples": {NAME: OBJECT}}` from standard input. Writes, for each case, its objects, what lint reports and what a version
+of Kubernetes or an extension refuses; for each refused case the message; for each broken object and example what is
+refused.
 """
 
 import json
@@ -85,7 +86,9 @@ class Validator:
                 model.model_validate(document)
             except ValueError as error:
                 yield str(error)
-            return
+            if document["kind"] != "InferenceService":
+                return
+            document = as_pod(document)
         for version in VERSIONS:
             try:
                 validator = kubernetes_validator(version, document["apiVersion"], document["kind"])
@@ -96,12 +99,20 @@ class Validator:
                     yield f"Kubernetes {version}: {error.json_path}: {error.message}"
 
 
+def as_pod(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the pod that an InferenceService asks for."""
+    predictor = document.get("spec", {}).get("predictor", {})
+    spec = {name: predictor[name] for name in ("containers", "volumes") if name in predictor}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "predictor"}, "spec": spec}
+
+
 def main() -> None:
     """Answer the request on standard input."""
     request = json.load(sys.stdin)
     validator = Validator()
     answer: dict[str, Any] = {"cases": {}, "refused": {}}
     answer["broken"] = {name: validator.problems(broken) for name, broken in request["broken"].items()}
+    answer["examples"] = {name: validator.problems(example) for name, example in request["examples"].items()}
     with Chart.load(request["chart"]) as chart:
         for name, values in request["cases"].items():
             files = chart.render(values, name="slipway", namespace="slipway", is_install=True)
