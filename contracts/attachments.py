@@ -40,7 +40,7 @@ class Attachment(StoredRecord):
 
     @model_validator(mode="after")
     def _names_each_once(self) -> Attachment:
-        if len({split_key(url)[1] for url in self.urls}) < len(self.urls):
+        if len({url.partition("://")[2].rpartition("@")[2] for url in self.urls}) < len(self.urls):
             msg = "an address is named twice: each is one replica, of one group"
             raise ValueError(msg)
         ends = [url for url in self.urls if url.endswith(("/", "/v1"))]
@@ -48,10 +48,3 @@ class Attachment(StoredRecord):
             msg = f"{ends[0]} ends with / or /v1: leave that out, the paths of the API are added"
             raise ValueError(msg)
         return self
-
-
-def split_key(url: str) -> tuple[str, str]:
-    """Return the name of the key that an address carries, empty without one, and the address without it."""
-    scheme, _, rest = url.partition("://")
-    name, at, host = rest.rpartition("@")
-    return name, f"{scheme}://{host}" if at else url

