@@ -1,1 +1,1 @@
-"""Servers that exist, attached: what deploys the versions that Slipway asks for, and a demo of two toy servers."""
+"""Servers that exist, attached: what deploys the versions that Slipway asks for."""

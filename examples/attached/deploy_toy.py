@@ -1,4 +1,4 @@
-"""Lets toy servers answer by the name of a version, as the deployment of a real one would: the demo's `deploy.sh`.
+"""Lets toy servers answer by the name of a version, as the deployment of a real one would.
 
 python -m examples.attached.deploy_toy GROUP FOLDER NAME URL…
 """

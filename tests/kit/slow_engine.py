@@ -72,6 +72,12 @@ class EngineClient:
         self.endpoint = engine.endpoint
         self.runtime = engine.runtime
 
+    def addresses(self, name):  # noqa: ARG002
+        return (self.endpoint,)
+
+    def context_tokens(self, name):  # noqa: ARG002
+        return None
+
     async def index(self):
         return await self._engine.index()
 

@@ -35,6 +35,7 @@ from services.rollback_controller.watching import Watching
 from services.server_manager import app as fleet_app
 from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRuntimes
 from services.server_manager.adapters.kv_state import KvRoutes as FleetRoutes
+from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.domain.servable_variants import Hardware
 from services.server_manager.fleet_state import FleetState
@@ -46,6 +47,8 @@ from shared.messaging.bus_clock import BusClock
 from shared.messaging.traffic_reports import follow_traffic
 from shared.runtime.sweeper import Sweeper
 from shared.storage.kv import Bucket
+from tests.kit.fakes_registry import FakeRecords
+from tests.kit.fakes_serving import FakeAttached, FakeAttachments
 from tests.kit.slow_engine import EngineClient
 from tests.kit.wiring import Unwired
 from tests.world.gateway import start_gateway
@@ -74,6 +77,7 @@ async def start_registry(world: "World", process: Process) -> None:
         inbox=StreamInbox(process.js),  # type: ignore[arg-type]
         policies=Bucket(process.bus.js, "policies", ReleasePolicy),
         routes=Bucket(process.bus.js, "routes", Route),
+        attachments=FakeRecords(),  # none: every model is on Triton here
         artifacts=process.port(
             world.artifacts, "find_base", "verify", "models", "versions_of", "put_version", "put_deployment"
         ),
@@ -92,9 +96,11 @@ async def start_server_manager(world: "World", process: Process) -> None:
     process.lead = lead  # type: ignore[attr-defined]  # `EngineClient` asks it
     routes = records("routes", Route)
     client = EngineClient(world.engine, process)
+    engines = {DEFAULT_RUNTIME: process.port(client, "index", "load", "unload", "probe", place="engine")}
     manager = fleet_app.build(
         process.bus,
-        engines={DEFAULT_RUNTIME: process.port(client, "index", "load", "unload", "probe", place="engine")},
+        engines=engines,
+        attached=AttachedModels(engines, FakeAttachments(), lambda _model: FakeAttached()),
         artifacts=process.port(world.copies, "materialise", "describe"),
         state=FleetState(process.store("servers", Servers, decides_again=True), FLEET.fleet),
         routes=KnownRoutes(FleetRoutes(routes), world.memory),
