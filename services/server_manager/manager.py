@@ -397,5 +397,4 @@ class Manager:
         await self._state.write(lambda record: record.model_copy(update=view))
         tritons = {name: self._engines[name] for name in self._limits.endpoints}
         endpoints = self._drains.describe_endpoints(tritons, record, answering, self._indexes.fenced)
-        servers = self._attached.describe(held, self._clock.now())
-        await self._view.write(FleetRuntimes(runtimes=(*endpoints, *servers)))
+        await self._view.write(FleetRuntimes(runtimes=(*endpoints, *self._attached.describe(held, self._clock.now()))))
