@@ -88,6 +88,11 @@ class Sessions:
         with self._locked() as file:
             file.execute("DELETE FROM sessions WHERE id = ?", (_digest(value or ""),))
 
+    def tokens(self) -> set[str]:
+        """Return the tokens of the sessions that are kept."""
+        with self._locked() as file:
+            return {csrf for (csrf,) in file.execute("SELECT csrf FROM sessions")}
+
     def use_once(self, nonce: str, expires_at: datetime) -> bool:
         """Return whether a value is used for the first time; it is remembered until it expires."""
         with self._locked() as file:

@@ -8,18 +8,22 @@ from services.console.domain.screens import Moment
 from services.console.queries.reading import Reader, points
 
 WINDOWS_SHOWN: Final = 60
-_MOMENTS: Final = """
-SELECT at, kind, what FROM (
-  SELECT at, CASE cause WHEN 'canary' THEN 'canary' WHEN 'promote' THEN 'promotion' ELSE 'rollback' END AS kind,
-         CASE cause WHEN 'canary' THEN printf('canary %g%%', 100 * weight)
-           WHEN 'promote' THEN 'promotion' WHEN 'abort' THEN 'abort' ELSE 'rollback' END AS what
-    FROM deployments WHERE model = :model AND cause IN ('canary', 'promote', 'rollback', 'abort')
-  UNION ALL SELECT raised_at, 'alert', 'alert ' || coalesce(trigger, kind) FROM alerts
-    WHERE model = :model AND environment = 'production'
+MARKS_SHOWN: Final = 12
+"""Alerts and drills that are shown of a model, the newest; every change of its route is."""
+_MOMENTS: Final = f"""
+SELECT at, CASE cause WHEN 'canary' THEN 'canary' WHEN 'promote' THEN 'promotion' ELSE 'rollback' END AS kind,
+       CASE cause WHEN 'canary' THEN printf('canary %g%%', 100 * weight)
+         WHEN 'promote' THEN 'promotion' WHEN 'abort' THEN 'abort' ELSE 'rollback' END AS what
+FROM deployments WHERE model = :model AND cause IN ('canary', 'promote', 'rollback', 'abort')
+  AND at BETWEEN :begin AND :end
+UNION ALL SELECT at, kind, what FROM (
+  SELECT raised_at AS at, 'alert' AS kind, 'alert ' || coalesce(trigger, kind) AS what FROM alerts
+    WHERE model = :model AND environment = 'production' AND raised_at BETWEEN :begin AND :end
   UNION ALL SELECT at, 'drill', CASE WHEN share > 0 THEN 'drill' ELSE 'end of drill' END FROM drills
-    WHERE model = :model AND environment = 'production'
-) WHERE at BETWEEN :begin AND :end ORDER BY at DESC LIMIT 12
-"""
+    WHERE model = :model AND environment = 'production' AND at BETWEEN :begin AND :end
+  ORDER BY at DESC LIMIT {MARKS_SHOWN}
+) ORDER BY at DESC
+"""  # noqa: S608 - a text of ours
 
 
 def figures(reader: Reader, model: str, target: str, trigger: str | None = None, until: str = "9") -> Figures:

@@ -48,12 +48,20 @@ def incidents(
     rolled_back = {entry["alert_id"] for entry in rollbacks}
     known = [_rollback(entry) for entry in rollbacks]
     known += [_alert(entry) for entry in reader.read(_ALERTS) if entry["alert_id"] not in rolled_back]
-    failed = {entry["failed"] for entry in rollbacks if entry["state"] != "failed"}  # one failed canary is one incident
-    known += [_release(entry) for entry in reader.read(_RELEASES, (since,)) if entry["target"] not in failed]
+    known += [_release(entry) for entry in reader.read(_RELEASES, (since,)) if not _is_rolled_back(entry, rollbacks)]
     by = acknowledged([each.key for each in known])
     shown = [each.model_copy(update={"acknowledged": by.get(each.key, "")}) for each in known]
     shown.sort(key=lambda each: each.at, reverse=True)
     return tuple(sorted(shown, key=lambda each: (bool(each.acknowledged), each.tone != "bad")))
+
+
+def _is_rolled_back(release: Mapping[str, Any], rollbacks: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a rollback is why a release ended: one failed canary is one incident."""
+    return any(
+        entry["failed"] == release["target"] and entry["at"] >= release["opened_at"]
+        for entry in rollbacks
+        if entry["state"] != "failed"
+    )
 
 
 def _alert(entry: Mapping[str, Any]) -> Incident:

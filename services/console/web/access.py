@@ -60,6 +60,8 @@ class Access:
     def begin(self, request: Request, response: Response, person: str) -> None:
         """Begin a session of a person, with a value that the browser did not have before."""
         value = self.sessions.begin(person, request.cookies.get(self.cookie))
+        for ended in self.keys.keys() - self.sessions.tokens():
+            del self.keys[ended]
         response.set_cookie(
             self.cookie,
             value,

@@ -16,8 +16,10 @@ from services.console.web.markdown import render_markdown
 from services.console.web.rendering import FOLDER, RUNBOOKS, Renderer
 from services.console.web.sources import Sources
 
-LOCAL: Final = re.compile(r"/(?![/\\])[^\s]{0,500}")
+LOCAL: Final = re.compile(r"/(?![/\\])\S*")
 """A path on the console itself."""
+LONGEST_BACK: Final = 2000
+"""Characters of an address that an acknowledgement leads back to; after a longer one it leads to the fleet."""
 SIBLINGS: Final = re.compile(r"\]\(([\w-]+)\.md\)")
 """Where a link of a runbook leads to another one."""
 OTHERS: Final = re.compile(r"\[([^\]]+)\]\(\.\./([^)]+)\)")
@@ -56,7 +58,7 @@ def build_duty(sources: Sources, render: Renderer) -> APIRouter:
         if known:
             sessions.acknowledge(key, person.name)
             sources.hub.announce({"incidents"})
-        return RedirectResponse(back, 303)
+        return RedirectResponse(back if len(back) <= LONGEST_BACK else "/fleet", 303)
 
     @router.get("/runbooks/{name}")
     def runbook(request: Request, signed: Signed, name: str) -> Response:

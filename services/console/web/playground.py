@@ -61,7 +61,8 @@ def build_playground(gateway: Gateway, routes: Routes, render: Renderer) -> APIR
             return render(request, signed, "playground.html", 422, **values)
         answers = await ask(gateway, signed.person, model, question)
         keys.pop(signed.session.csrf, None)
-        if not any(answer.problem.startswith(("401", "403")) for answer in answers):
+        refused = any(answer.problem.startswith(("401", "403")) for answer in answers)
+        if not refused and access_of(request).look(request) is not None:  # it may have signed out meanwhile
             keys[signed.session.csrf] = question.key.get_secret_value()
         if len(keys) > MOST_KEYS:
             del keys[next(iter(keys))]

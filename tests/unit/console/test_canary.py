@@ -85,6 +85,18 @@ def test_the_window_in_which_a_canary_was_aborted_counts(tmp_path):
     made.close()
 
 
+def test_many_alerts_do_not_hide_when_a_canary_began(tmp_path):
+    made, story = World(tmp_path), Story(NOW)
+    events = [*story.release("m", 1, 1), *story.release("m", 2, 2, until="canary")]
+    for number in range(20):
+        story.wait(1)
+        events += story.alert("m", roll_back=False, trigger=f"t{number}")
+    made.fill(events)
+    kinds = [moment["kind"] for moment in canary_of(made.client("adam"), release_id(2))["moments"]]
+    assert (kinds.count("canary"), kinds.count("alert")) == (1, 12)
+    made.close()
+
+
 def test_a_canary_without_windows_says_so(tmp_path, snapshot):
     made, story = World(tmp_path), Story(NOW)
     events = [*story.release("m", 1, 1), *story.release("m", 2, 2)]

@@ -96,9 +96,19 @@ def test_a_canary_that_was_rolled_back_is_one_incident(world):
     world.clock.time += story.moment - world.clock.time
     world.fill([*events, *ended])
     assert "bank-bot.v2 was aborted" in top(world.client("oscar"))
-    world.fill([*events, *ended, story.event(left, "bank-bot", "e-alert")])
+    rolled_back = story.event(left, "bank-bot", "e-alert")
+    world.fill([*events, *ended, rolled_back])
     shown = top(world.client("oscar"))
     assert ("bank-bot.v2.int8 was rolled back" in shown, "bank-bot.v2 was aborted" in shown) == (True, False)
+    story.wait(60)
+    again = [
+        *story.release("bank-bot", 2, 7, until="canary"),
+        *story._end(release_id(7), canary, "aborted", "It is slow again.", None),
+    ]
+    world.fill([*events, *ended, rolled_back, *again])
+    world.clock.time += story.moment - world.clock.time
+    shown = top(world.client("oscar"))
+    assert ("bank-bot.v2.int8 was rolled back" in shown, "bank-bot.v2 was aborted" in shown) == (True, True)
 
 
 def test_of_many_incidents_each_can_be_acknowledged(world):
@@ -134,6 +144,16 @@ def test_an_acknowledgement_leads_back_to_this_console_only(world, back):
     client = world.client("oscar")
     form = {"incident": "x", "back": back, "csrf": world.csrf(client)}
     assert client.post("/incidents", data=form).status_code == 403
+
+
+@pytest.mark.parametrize(("length", "leads_to"), [(900, "/alerts?model="), (9000, "/fleet")])
+def test_an_acknowledgement_leads_back_to_a_long_address_and_to_the_fleet_from_one_that_is_too_long(
+    world, length, leads_to
+):
+    client = world.client("oscar")
+    form = {"incident": "x", "back": f"/alerts?model={'m' * length}", "csrf": world.csrf(client)}
+    answer = client.post("/incidents", data=form)
+    assert (answer.status_code, answer.headers["location"].rstrip("m")) == (303, leads_to)
 
 
 def test_an_acknowledgement_leads_back_to_the_page_that_is_open(world):

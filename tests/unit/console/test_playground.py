@@ -17,6 +17,8 @@ KEY = "slipway-key-1234567890"
 PATH = "/models/faq-de/playground"
 RUNNING: list[str] = []
 """Prompts that are answered now."""
+MEANWHILE = []
+"""What happens while a prompt is answered."""
 EVIL = "<script>alert(1)</script>"
 
 
@@ -31,6 +33,8 @@ async def complete(request):
     async def lines():
         RUNNING.append(body["model"])
         assert len(RUNNING) == 1, "two prompts at once"
+        while MEANWHILE:
+            MEANWHILE.pop()()
         for empty in ({"choices": None}, {"choices": [{"delta": None}]}, {"choices": [{}]}):
             yield f"data: {json.dumps(empty)}\n\n"
         await asyncio.sleep(0)
@@ -118,6 +122,21 @@ def test_a_kept_key_can_be_replaced_and_goes_at_sign_out(world):
     assert ask(world, client).status_code == 200
     client.post("/logout", data={"csrf": csrf})
     assert csrf not in world.asgi.state.access.keys
+
+
+def test_no_key_is_kept_of_a_session_that_has_ended(world):
+    client, access = world.client("oscar"), world.asgi.state.access
+    csrf, value = world.csrf(client), client.cookies[access.cookie]
+    MEANWHILE.append(lambda: access.sessions.end(value))
+    assert ask(world, client).status_code == 200
+    assert csrf not in access.keys
+    client = world.client("oscar")
+    assert ask(world, client).status_code == 200
+    kept = world.csrf(client)
+    assert kept in access.keys
+    world.sessions.end(client.cookies[access.cookie])
+    world.client("vera")
+    assert kept not in access.keys
 
 
 @pytest.mark.parametrize(
