@@ -16,14 +16,16 @@ from shared.runtime.tasks import end_tasks
 
 STREAMS: Final = (INBOX, ORDERS, EVENTS)
 WAIT_S: Final = 5.0
+MOST_BEHIND: Final = 100
+"""Events of the log that the index may lack; with more it is being built, and has incidents that ended since."""
 _AGAIN_S: Final = 0.5
 
 
 class Log(Protocol):
     """The streams of events."""
 
-    async def identity(self, stream: str) -> tuple[str, int]:
-        """Return which stream it is (another one if it was made again), and its last sequence."""
+    async def identity(self, stream: str) -> tuple[str, int, int]:
+        """Return which stream it is (another one if it was made again), and its first and last sequence."""
 
     async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[Logged]]:
         """Return the next sequence after what was read, and what the log has from `start` on; none after `wait_s`."""
@@ -48,15 +50,24 @@ class Rows(Protocol):
 
 @dataclass
 class Progress:
-    """How far the index is: the last sequence of each stream in it, and in the log when it was last asked."""
+    """How far the index is: the last sequence of each stream in it, and what the log has, when it was last asked."""
 
     indexed: dict[str, int] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)
     last: dict[str, int] = field(default_factory=dict)
 
     @property
     def behind(self) -> int:
         """Return how many messages of the log are not in the index yet."""
-        return sum(max(0, last - self.indexed.get(stream, 0)) for stream, last in self.last.items())
+        return sum(
+            max(0, last - max(self.indexed.get(stream, 0), self.first.get(stream, 1) - 1))
+            for stream, last in self.last.items()
+        )
+
+    @property
+    def is_current(self) -> bool:
+        """Return whether the index lacks so little that it shows what is so now."""
+        return self.behind < MOST_BEHIND
 
     @property
     def ratio(self) -> float:
@@ -73,13 +84,20 @@ class Follower:
         rows: The index.
         percentile: Reads a latency histogram.
         publish: Is called with the events that were written.
+        announce: Is called with what pages do not show while the index is being built, once it is current.
     """
 
     def __init__(
-        self, log: Log, rows: Rows, percentile: Ms, publish: Callable[[Sequence[LoggedEvent]], Awaitable[None]]
+        self,
+        log: Log,
+        rows: Rows,
+        percentile: Ms,
+        publish: Callable[[Sequence[LoggedEvent]], Awaitable[None]],
+        announce: Callable[[set[str]], None],
     ) -> None:
         self.progress = Progress()
         self._log, self._rows, self._percentile, self._publish = log, rows, percentile, publish
+        self._announce, self._was_current = announce, True
 
     async def run(self) -> None:
         """Follow all streams, for ever; begin anew when one of them was made again.
@@ -102,14 +120,26 @@ class Follower:
         """Return which stream each is, with an index that is of these streams."""
         identities: dict[str, str] = {}
         for stream in STREAMS:
-            identities[stream], self.progress.last[stream] = await self._log.identity(stream)
+            identities[stream] = await self._ask(stream)
         positions = self._rows.positions()
         if any(identity != identities[stream] for stream, (_, identity) in positions.items()):
             structlog.get_logger().warning("a stream was made again: the index is built from the log anew")
             self._rows.clear()
             positions = {}
         self.progress.indexed = {stream: positions.get(stream, (0, ""))[0] for stream in STREAMS}
+        self._announce_current()
         return identities
+
+    async def _ask(self, stream: str) -> str:
+        """Return which stream it is, and note what the log has of it."""
+        identity, self.progress.first[stream], self.progress.last[stream] = await self._log.identity(stream)
+        return identity
+
+    def _announce_current(self) -> None:
+        is_current = self.progress.is_current
+        if is_current and not self._was_current:
+            self._announce({"incidents"})
+        self._was_current = is_current
 
     async def _follow(self, stream: str, identity: str) -> None:
         """Write a stream's events as they come; return when it is another stream."""
@@ -119,10 +149,10 @@ class Follower:
             if after > start:
                 await self._take(stream, identity, after - 1, events)
                 continue
-            now, last = await self._log.identity(stream)
-            self.progress.last[stream] = last
-            if now != identity or last < self.progress.indexed[stream]:
+            now = await self._ask(stream)
+            if now != identity or self.progress.last[stream] < self.progress.indexed[stream]:
                 return
+            self._announce_current()
         msg = "the index is damaged: it is built again from the log at the next start"
         raise RuntimeError(msg)
 
@@ -132,6 +162,7 @@ class Follower:
         self.progress.indexed[stream] = sequence
         self.progress.last[stream] = max(sequence, self.progress.last[stream])
         await self._publish([logged for logged in events if isinstance(logged, LoggedEvent)])
+        self._announce_current()
 
     def _rows_of(self, events: Sequence[Logged]) -> list[tuple[int, Row]]:
         return [(logged.sequence, row) for logged in events for row in rows_of(logged, self._percentile)]

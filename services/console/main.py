@@ -37,7 +37,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
     index, sessions = Index(settings.index or folder / "index.db"), Sessions(folder / "sessions.db", clock)
     people = People(settings.identities, settings.credentials, TeamList(connection.teams, clock, every_s=1.0).require())
     log = StreamLog(lambda: bus.js)
-    follower = Follower(log, index, percentile_ms, hub.publish)
+    follower = Follower(log, index, percentile_ms, hub.publish, hub.announce)
     gateway = GatewayClient(settings.gateway_url, settings.gateway_ca) if settings.gateway_url else None
     reports, protection = GatewayReports(clock), Protection(clock)
     endpoints = Endpoints(BusFleets(lambda: bus.js, clock), reports, index)

@@ -29,8 +29,8 @@ class StreamLog:
         self._js, self._retry_s = js, retry_s
         self._readers: dict[str, _Reader] = {}
 
-    async def identity(self, stream: str) -> tuple[str, int]:
-        """Return when a stream was made, and its last sequence; wait until the bus answers."""
+    async def identity(self, stream: str) -> tuple[str, int, int]:
+        """Return when a stream was made, and its first and last sequence; wait until the bus answers."""
         while True:
             try:
                 info = await self._js().stream_info(stream)
@@ -38,7 +38,8 @@ class StreamLog:
                 structlog.get_logger().warning("waiting for a stream", stream=stream, error=repr(error))
                 await asyncio.sleep(self._retry_s)
             else:
-                return (info.created.isoformat() if info.created else ""), int(info.state.last_seq)
+                created = info.created.isoformat() if info.created else ""
+                return created, int(info.state.first_seq), int(info.state.last_seq)
 
     async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[Logged]]:
         """Return the next sequence after what was read, and what the log has from `start` on; none after `wait_s`."""

@@ -34,8 +34,6 @@ RUNBOOKS: Final = {
 NONE: Final = "\N{EN DASH}"
 MOST_INCIDENTS: Final = 3
 """Incidents at the top of a page; the others are folded below them."""
-MOST_BEHIND: Final = 100
-"""Events of the log that the index may lack; with more it is being built, and has incidents that ended since."""
 WIDTH, HEIGHT = 120.0, 28.0
 LARGEST_WRITTEN_OUT: Final = 1e12
 LONGEST_READ_S: Final = 2.0
@@ -131,19 +129,16 @@ class Pages:
             "person": signed.person if signed is not None else None,
             "csrf": signed.session.csrf if signed is not None else "",
             "theme": request.cookies.get("theme", ""),
-            "incidents": self.incidents(signed.person) if signed is not None and self._is_up_to_date() else (),
+            "incidents": self.incidents(signed.person) if signed is not None and self.progress.is_current else (),
             "index": self._index_state(),
             "silent": {name: since.isoformat() for name, since in self.protection.silent().items()},
             "read_at": max(0.0, self.clock.monotonic() - LONGEST_READ_S),
         }
         return self._templates.TemplateResponse(request, template, common | values, status)
 
-    def _is_up_to_date(self) -> bool:
-        return self.progress.behind < MOST_BEHIND
-
     def _index_state(self) -> IndexState:
         """Return how far the index is."""
-        ready = bool(self.progress.last) and self._is_up_to_date()
+        ready = bool(self.progress.last) and self.progress.is_current
         return IndexState(behind=self.progress.behind, ratio=round(self.progress.ratio, 4), ready=ready)
 
 

@@ -12,7 +12,7 @@ from contracts.envelope import plain
 from contracts.services import EVENTS
 from contracts.vocabulary import canonical_json
 from services.console.adapters.log import StreamLog
-from services.console.follower import STREAMS, Follower
+from services.console.follower import MOST_BEHIND, STREAMS, Follower
 from testbed.story import fleet
 from tests.unit.console.world import NOW, log_of
 
@@ -109,13 +109,13 @@ def test_a_consumer_that_has_nothing_to_deliver_stays():
 
 
 class FakeLog:
-    """Streams whose identity a test changes; each has some events."""
+    """Streams whose identity a test changes; one has an event, those of the others have expired."""
 
     def __init__(self):
-        self.name, self.changed = "first", asyncio.Event()
+        self.name = "first"
 
-    async def identity(self, _stream):
-        return self.name, 1
+    async def identity(self, stream):
+        return self.name, *((1, 1) if stream == EVENTS else (8, 7))
 
     async def read(self, stream, start, _wait_s):
         if start == 1 and stream == EVENTS:
@@ -171,7 +171,7 @@ def test_what_a_cancelled_task_was_writing_is_removed_with_the_stream_that_it_is
                 streams.name = "second"
                 asyncio.get_running_loop().call_later(0.1, rows.go_on.set)
 
-        await run_until(lambda: "second" in rows.steps, Follower(streams, rows, lambda *_: None, nothing), change)
+        await run_until(lambda: "second" in rows.steps, Follower(streams, rows, lambda *_: None, nothing, set), change)
         return rows
 
     rows = asyncio.run(go())
@@ -181,27 +181,46 @@ def test_what_a_cancelled_task_was_writing_is_removed_with_the_stream_that_it_is
 
 def test_a_stream_is_followed_from_where_the_index_ends_and_pages_learn_of_it():
     async def go():
-        streams, rows, published = FakeLog(), SlowRows(), []
+        streams, rows, published, announced = FakeLog(), SlowRows(), [], []
         rows.go_on.set()
 
         async def publish(events):
             published.extend(events)
 
-        follower = Follower(streams, rows, lambda *_: None, publish)
+        follower = Follower(streams, rows, lambda *_: None, publish, announced.append)
         await run_until(lambda: bool(published), follower)
-        return follower, published
+        return follower, published, announced
 
-    follower, published = asyncio.run(go())
+    follower, published, announced = asyncio.run(go())
     assert published == STORY[:1]
     assert follower.progress.indexed == {stream: int(stream == EVENTS) for stream in STREAMS}
-    assert follower.progress.behind == len(STREAMS) - 1
+    assert (follower.progress.behind, announced) == (0, []), "what has expired is not awaited"
+
+
+def test_pages_learn_that_the_index_was_built():
+    async def go():
+        streams, rows, announced, many = FakeLog(), SlowRows(), [], MOST_BEHIND + 1
+        rows.go_on.set()
+
+        async def identity(stream):
+            return "first", 1, many * (stream == EVENTS)
+
+        async def read(stream, start, _wait_s):
+            await asyncio.sleep(0.01)
+            return (many + 1, STORY[:1]) if (stream, start) == (EVENTS, 1) else (start, [])
+
+        streams.identity, streams.read = identity, read
+        await run_until(lambda: bool(announced), Follower(streams, rows, lambda *_: None, nothing, announced.append))
+        return announced
+
+    assert asyncio.run(go()) == [{"incidents"}]
 
 
 def test_a_damaged_index_ends_the_process():
     rows = SlowRows()
     rows.damaged = True
     with pytest.raises(RuntimeError, match="at the next start"):
-        asyncio.run(Follower(FakeLog(), rows, lambda *_: None, nothing).run())
+        asyncio.run(Follower(FakeLog(), rows, lambda *_: None, nothing, set).run())
 
 
 class LosingLog(FakeLog):
@@ -226,7 +245,7 @@ def test_following_ends_though_a_read_loses_its_cancellation():
     async def go():
         streams, rows = LosingLog(), SlowRows()
         rows.go_on.set()
-        task = asyncio.ensure_future(Follower(streams, rows, lambda *_: None, nothing).run())
+        task = asyncio.ensure_future(Follower(streams, rows, lambda *_: None, nothing, set).run())
         await streams.reading.wait()
         task.cancel()
         await asyncio.wait([task], timeout=20)
