@@ -21,6 +21,11 @@ Identifier = Annotated[str, Field(min_length=1, max_length=256)]
 """Bounded, so that every fact that follows from another one fits into a message."""
 
 
+def short_type(full: str) -> str:
+    """Return the type of an event without its prefix and version: `release.opened`."""
+    return full.removeprefix("slipway.").rsplit(".", 1)[0]
+
+
 class Event(Contract, Generic[F]):
     """A fact with its source, its model, its time and its cause.
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from clients.cli.releases.recorded_releases import Release
-from contracts.envelope import Event
+from contracts.envelope import Event, short_type
 from contracts.facts import WorkProgressed
 from contracts.facts.progress import ReleaseProgress, StepProgress
 
@@ -105,8 +105,7 @@ def as_data(release: Release, work: Iterable[WorkProgressed] = ()) -> dict[str, 
 
 def event_line(event: Event[Any]) -> str:
     """Return one line with the time, model, type, sender and main fields of an event."""
-    name = event.type.removeprefix("slipway.").rsplit(".", 1)[0]
-    about = f"{event.time:%H:%M:%S}  {event.subject:<20} {name:<22} {event.sender:<20}"
+    about = f"{event.time:%H:%M:%S}  {event.subject:<20} {short_type(event.type):<22} {event.sender:<20}"
     return f"{about} {_gist(event.data.model_dump(mode='json'))}".rstrip()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from contracts import facts as f
-from contracts.envelope import Event, plain
+from contracts.envelope import Event, plain, short_type
 from contracts.services import EVENTS, INBOX
 from decisions.rollback.suspensions import describe_suspended
 from services.console.domain.logged import Unreadable
@@ -65,7 +65,7 @@ def _history(stream: str, sequence: int, event: Event[Any]) -> Row:
         sequence=sequence,
         id=event.id,
         at=instant(event.time),
-        type=event.type.removeprefix("slipway.").rsplit(".", 1)[0],
+        type=short_type(event.type),
         model=event.subject,
         sender=event.sender,
         environment=event.environment,

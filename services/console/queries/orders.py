@@ -2,12 +2,13 @@
 
 from typing import Final
 
+from contracts.envelope import short_type
 from services.console.domain.order_data import Followed, OrderAnswer
 from services.console.domain.people import ORDERS
 from services.console.queries.alerts import chain_of
 from services.console.queries.reading import Reader
 
-_ORDERS: Final = {order.TYPE.removeprefix("slipway.").rsplit(".", 1)[0] for order in ORDERS.values()}
+_ORDERS: Final = {short_type(order.TYPE) for order in ORDERS.values()}
 _ANSWERS: Final = {
     "order.accepted": "accepted",
     "order.refused": "refused",

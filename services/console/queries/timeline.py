@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
+from contracts.envelope import short_type
 from contracts.facts import FACTS
 from decisions.sealed_log.audit import is_audited
 from services.console.domain.screens import Deployment, EventRow, Page
@@ -14,9 +15,7 @@ _DEPLOYMENTS: Final = """
 FROM deployments AS d WHERE (:model = '' OR d.model LIKE :like ESCAPE '\\') AND (:since = '' OR d.at >= :since)
  AND (:until = '' OR d.at < :until)
 """
-AUDITED: Final = json.dumps(
-    sorted(name.removeprefix("slipway.").rsplit(".", 1)[0] for name, fact in FACTS.items() if is_audited(fact))
-)
+AUDITED: Final = json.dumps(sorted(short_type(name) for name, fact in FACTS.items() if is_audited(fact)))
 """Types of the events that are entries of the audit log."""
 _UNTIL: Final = """
 (SELECT min(later.at) FROM deployments AS later
