@@ -93,41 +93,42 @@ class Answers:
     def __init__(self, access: Access, pages: Pages) -> None:
         self._access, self._pages = access, pages
 
-    def __call__(self, request: Request, status: int, message: str) -> Response:
+    async def __call__(self, request: Request, status: int, message: str) -> Response:
         """Return the answer for an error."""
         if request.url.path in TEXT:
             return PlainTextResponse(message, status)
-        return self._pages(request, self._access.find(request), "problem.html", status, problem=message)
+        return await self._pages.in_thread(request, self._access.find(request), "problem.html", status, problem=message)
 
     async def not_signed_in(self, request: Request, _error: Exception) -> Response:
         """Answer a request without a session."""
         if request.url.path in TEXT:
-            return self(request, 401, "You are not signed in: `slipway open` makes a link.")
+            return await self(request, 401, "You are not signed in: `slipway open` makes a link.")
         return ask_to_sign_in(request, self._pages)
 
     async def known(self, request: Request, error: Exception) -> Response:
         """Answer an error whose message is for people."""
         if isinstance(error, SlipwayError):
-            return self(request, 503 if isinstance(error, Transient) else 422, error.sentence())
+            return await self(request, 503 if isinstance(error, Transient) else 422, error.sentence())
         if isinstance(error, HTTPException):
-            return self(request, error.status_code, str(error.detail))
+            return await self(request, error.status_code, str(error.detail))
         if isinstance(error, SignInRefusedError):
-            return self(request, 502, f"{error}.")
-        return self(request, 403, str(error))
+            return await self(request, 502, f"{error}.")
+        return await self(request, 403, str(error))
 
     async def invalid(self, request: Request, error: Exception) -> Response:
         """Answer a request with a parameter that is not valid."""
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return self(request, 422, f"{where}: {first['msg']}")
+        return await self(request, 422, f"{where}: {first['msg']}")
 
     async def defect(self, request: Request, _error: Exception) -> Response:
         """Answer a request that failed because of a defect."""
         text = "The console failed; its log says why."
         if request.url.path in TEXT:
             return PlainTextResponse(text, 500)
-        return self._pages(request, None, "problem.html", 500, problem=text)  # the index may be what failed
+        # without a person: the index may be what failed
+        return await self._pages.in_thread(request, None, "problem.html", 500, problem=text)
 
 
 def _handle_errors(app: FastAPI, answers: Answers) -> None:

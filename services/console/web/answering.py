@@ -28,9 +28,9 @@ async def answered(
     try:
         answer = await giving
     except NotAllowedError as error:
-        return render(request, signed, "answer.html", 403, problem=str(error), back=back)
+        return await render.in_thread(request, signed, "answer.html", 403, problem=str(error), back=back)
     except SlipwayError as error:
-        return render(request, signed, "answer.html", 422, problem=error.sentence(), back=back)
+        return await render.in_thread(request, signed, "answer.html", 422, problem=error.sentence(), back=back)
     return RedirectResponse(f"/models/{model}/orders/{answer.order_id}{f'?release={release}' if release else ''}", 303)
 
 

@@ -46,17 +46,19 @@ def _form(router: APIRouter, sources: Sources, render: Renderer) -> None:
             "triggers": (),
         }
         if "fault" not in given:
-            return render(request, signed, "drill.html", **shown)
+            return await render.in_thread(request, signed, "drill.html", **shown)
         try:
             form = DrillForm.model_validate(given)
             target, fault = target_in(model, form.target), form.parsed_fault()
         except ValueError as error:
-            return render(request, signed, "drill.html", 422, **shown, problem=_problem(error))
+            return await render.in_thread(request, signed, "drill.html", 422, **shown, problem=_problem(error))
         if target is None:
-            return render(request, signed, "drill.html", 422, **shown, problem="Choose a target that takes traffic.")
+            return await render.in_thread(
+                request, signed, "drill.html", 422, **shown, problem="Choose a target that takes traffic."
+            )
         plan = await sources.ordering.plan_drill(target, fault, share=form.percent / 100, minutes=form.minutes)
         triggers = triggers_of(sources.seen_by(signed.person), target)
-        return render(request, signed, "drill.html", **shown | {"plan": plan, "triggers": triggers})
+        return await render.in_thread(request, signed, "drill.html", **shown | {"plan": plan, "triggers": triggers})
 
 
 def _orders(router: APIRouter, sources: Sources, render: Renderer) -> None:

@@ -43,7 +43,7 @@ def build_duty(sources: Sources, render: Renderer) -> APIRouter:
     @router.get("/deadletters")
     async def all_letters(request: Request, signed: Signed) -> Response:
         letters = await sources.letters.newest(signed.person.models)
-        return render(request, signed, "deadletters.html", letters=letters)
+        return await render.in_thread(request, signed, "deadletters.html", letters=letters)
 
     @router.post("/incidents")
     async def acknowledge(request: Request, signed: Signed) -> Response:

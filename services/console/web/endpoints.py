@@ -1,7 +1,5 @@
 """The page of the endpoints: what each Triton serves, holds and takes."""
 
-from asyncio import to_thread
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -17,6 +15,6 @@ def build_endpoints(endpoints: Endpoints, render: Renderer) -> APIRouter:
     @router.get("/endpoints")
     async def page(request: Request, signed: Signed) -> Response:
         shown = await endpoints.seen_by(signed.person)
-        return await to_thread(render, request, signed, "endpoints.html", endpoints=shown)
+        return await render.in_thread(request, signed, "endpoints.html", endpoints=shown)
 
     return router

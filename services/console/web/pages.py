@@ -115,7 +115,7 @@ def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:
         shown = _known(await to_thread(releases.release, reader, release_id, hub.live(release_id)), "release")
         route = await _route_to_order(sources, signed.person, shown)
         values = {"release": shown, "route": route, "pareto": pareto_plot(shown.variants)}
-        return await to_thread(render, request, signed, "release.html", **values)
+        return await render.in_thread(request, signed, "release.html", **values)
 
     @router.get("/releases/{release_id}/canary")
     def one_canary(request: Request, signed: Signed, release_id: str) -> Response:
@@ -235,8 +235,8 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
         try:
             shown = await ordering.plan_rollback(model, target_in(model, target))
         except Transient as error:
-            return render(request, signed, "problem.html", 503, problem=error.sentence())
-        return render(request, signed, "rollback.html", plan=shown, back=_back(request))
+            return await render.in_thread(request, signed, "problem.html", 503, problem=error.sentence())
+        return await render.in_thread(request, signed, "rollback.html", plan=shown, back=_back(request))
 
     @router.post("/models/{model}/rollback")
     async def roll_back(request: Request, signed: Signed, model: ModelPath) -> Response:

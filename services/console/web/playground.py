@@ -45,7 +45,9 @@ def build_playground(gateway: Gateway, routes: Routes, render: Renderer) -> APIR
     @router.get("/models/{model}/playground")
     async def page(request: Request, signed: Signed, model: ModelPath, left: int = -1, right: int = -1) -> Response:
         check_seen(signed.person, model)
-        return render(request, signed, "playground.html", **await shown(request, signed, model), chosen=(left, right))
+        return await render.in_thread(
+            request, signed, "playground.html", **await shown(request, signed, model), chosen=(left, right)
+        )
 
     @router.post("/models/{model}/playground")
     async def submitted(request: Request, signed: Signed, model: ModelPath) -> Response:
@@ -58,7 +60,7 @@ def build_playground(gateway: Gateway, routes: Routes, render: Renderer) -> APIR
             first = error.errors(include_input=False)[0]
             problem = f"{first['loc'][0]}: {first['msg']}"
             values = {**await shown(request, signed, model), "chosen": (-1, -1), "problem": problem}
-            return render(request, signed, "playground.html", 422, **values)
+            return await render.in_thread(request, signed, "playground.html", 422, **values)
         answers = await ask(gateway, signed.person, model, question)
         keys.pop(signed.session.csrf, None)
         refused = any(answer.problem.startswith(("401", "403")) for answer in answers)
@@ -67,7 +69,7 @@ def build_playground(gateway: Gateway, routes: Routes, render: Renderer) -> APIR
         if len(keys) > MOST_KEYS:
             del keys[next(iter(keys))]
         values = {**await shown(request, signed, model), "chosen": (question.left, question.right)}
-        return render(request, signed, "playground.html", **values, question=question, answers=answers)
+        return await render.in_thread(request, signed, "playground.html", **values, question=question, answers=answers)
 
     return router
 

@@ -28,7 +28,7 @@ def build_quarantine(sources: Sources, render: Renderer) -> APIRouter:
         shown = await sources.ordering.plan_lift(named)
         reader = sources.seen_by(signed.person)
         held = quarantines(reader, model, [str(named)])[0] if shown.refused is None else None
-        return render(request, signed, "lift.html", plan=shown, held=held)
+        return await render.in_thread(request, signed, "lift.html", plan=shown, held=held)
 
     @router.post("/models/{model}/quarantine")
     async def lift(request: Request, signed: Signed, model: ModelPath) -> Response:

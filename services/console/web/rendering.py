@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from asyncio import to_thread
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -64,6 +65,11 @@ class Renderer(Protocol):
         self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any
     ) -> Response:
         """Return a page."""
+
+    async def in_thread(
+        self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any
+    ) -> Response:
+        """Return a page, rendered in a thread: it reads the index."""
 
 
 @dataclass
@@ -135,6 +141,12 @@ class Pages:
             "read_at": max(0.0, self.clock.monotonic() - LONGEST_READ_S),
         }
         return self._templates.TemplateResponse(request, template, common | values, status)
+
+    async def in_thread(
+        self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any
+    ) -> Response:
+        """Return a page as a call does, rendered in a thread: it reads the index."""
+        return await to_thread(self, request, signed, template, status, **values)
 
     def _index_state(self) -> IndexState:
         """Return how far the index is."""

@@ -1,5 +1,7 @@
 """Rehearsals, drills, dead letters and the audit: what each role sees of them, as text."""
 
+import asyncio
+import contextlib
 from datetime import timedelta
 
 import pytest
@@ -140,3 +142,20 @@ def test_a_member_of_a_team_sees_what_is_about_its_models(world, admin):
 def test_nobody_sees_anything_without_a_session(world):
     for path in PAGES:
         assert world.client().get(path).status_code == 303
+
+
+@pytest.mark.parametrize("path", ["/deadletters", "/models/faq-de/drill", "/models/faq-de/rollback", "/nothing"])
+def test_no_page_is_rendered_in_the_event_loop_which_all_requests_share(tmp_path, path):
+    made, in_loop = World(tmp_path), []
+
+    def silent():
+        with contextlib.suppress(RuntimeError):
+            in_loop.append(asyncio.get_running_loop())
+        return {}
+
+    made.fill()
+    client = made.client("oscar")
+    made.protection.silent = silent
+    assert client.get(path).status_code in (200, 404, 503)
+    assert in_loop == []
+    made.close()
