@@ -323,6 +323,15 @@ class StatedBound(_Strict):
         return self
 
 
+class Schedule(_Strict):
+    """When the active and the previous version are asked again, without callers: with a trigger `evaluation_drop`."""
+
+    every_hours: Annotated[float, Field(ge=0.01, le=720.0)] = 24.0
+    """Hours from one check to the next; two in a row must prove a fall."""
+    rows: Annotated[int, Field(ge=10, le=500)] = 60
+    """Most rows of a check, shared by the evaluations; each check draws others."""
+
+
 class Evaluations(_Strict):
     """What answers of a candidate must be, before it takes traffic."""
 
@@ -332,9 +341,11 @@ class Evaluations(_Strict):
     """The evaluations; without any, none is made."""
     alpha: Share = 0.02
     """Probability that a candidate within every limit is found to miss one, of a release: it is split over all limits.
-    Too few rows refuse more: see `undecided`."""
+    Too few rows refuse more: see `undecided`. On the schedule, of all checks of a month."""
     beta: Share = 0.05
     """Probability that a candidate beyond a limit is found to meet it; not of limits that may be undecided."""
+    schedule: Schedule = Schedule()
+    """When served versions are asked again."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Evaluations:

@@ -269,13 +269,20 @@ class BenchmarkReport(Contract):
 
 
 class EvaluationReport(Contract):
-    """The evaluations of a candidate in full: every limit, every score, and every row."""
+    """The evaluations of a candidate in full: every limit, every score, and every row.
+
+    Attributes:
+        evaluation: The checkpoint's evaluation set; None without one.
+        method: Which scorers it was made by: scores of other ones are not comparable.
+    """
 
     kind: Literal["evaluation"] = "evaluation"
     output_key: Digest
     target: Target
     baseline: Target
     attempt: int
+    evaluation: ArtifactRef | None = None
+    method: str = ""
     results: tuple[EvaluationResult, ...]
     verdict: Verdict
     reason: str

@@ -12,7 +12,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from .attested_steps import AttesterPattern, RequiredStep
 from .evaluations import Evaluations
-from .golden import GoldenPrompts
 from .sources import check_pattern
 from .trigger_metrics import METRICS, SLO_METRICS, MetricRule, TriggerMetric
 from .vocabulary import MAX_COPIES, OnlyFor, Variant
@@ -209,7 +208,8 @@ class Trigger(_Strict):
     """Fewest requests of a candidate before there is an alert, judged together when they are complete, so that a cold
     start among them is outweighed. The active version needs none: its evidence is counted in blocks of two seconds."""
     action: Literal["automatic", "manual"] = "automatic"
-    """`automatic` moves traffic to the previous version at once and must be rehearsed; `manual` raises an alert."""
+    """`automatic` moves traffic to the previous version at once and must be rehearsed (`evaluation_drop`: another one
+    must); `manual` raises an alert."""
 
     @property
     def rule(self) -> MetricRule:
@@ -307,8 +307,6 @@ class ReleasePolicy(_Strict):
     """Hours with traffic in which the triggers together may have one false alarm about the active version."""
     pairs: Annotated[Pairs, Field(exclude_if=lambda pairs: pairs == Pairs())] = Pairs()
     """Requests that a canary and the active version are asked again, so that only what differs is evidence."""
-    golden: Annotated[GoldenPrompts, Field(exclude_if=lambda golden: golden == GoldenPrompts())] = GoldenPrompts()
-    """Fixed prompts that our own probes ask the version and the previous one; a fall raises an alert."""
     copies: Annotated[int, Field(ge=1, le=MAX_COPIES, exclude_if=lambda copies: copies == 1)] = 1
     """On how many Tritons the version is loaded once it is active; fewer where the fleet has no more for it.
 
@@ -324,8 +322,13 @@ class ReleasePolicy(_Strict):
 
     @property
     def automatic(self) -> tuple[Trigger, ...]:
-        """The triggers that roll back without an operator; each of them must have been rehearsed."""
+        """The triggers that roll back without an operator."""
         return tuple(trigger for trigger in self.triggers if trigger.action == "automatic")
+
+    @property
+    def rehearsed(self) -> tuple[Trigger, ...]:
+        """The automatic triggers that a fault can make fire; each of them must have been rehearsed."""
+        return tuple(trigger for trigger in self.automatic if trigger.rule.fault)
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> ReleasePolicy:

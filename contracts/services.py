@@ -157,12 +157,14 @@ SERVICES: dict[str, ServiceContract] = {
         ServiceContract(
             "evaluator",
             consumes=(f.VariantStaged,),
-            emits=(f.VariantEvaluated, f.VariantFailed, f.WorkProgressed),
+            emits=(f.VariantEvaluated, f.VersionEvaluated, f.VariantFailed, f.WorkProgressed),
+            reads_records=("routes",),
+            looks_up=(EVENTS,),
             calls=("triton",),
         ),
         ServiceContract(
             "monitor",
-            consumes=(f.InferenceBatch, f.DeploymentChanged, f.ReleaseOpened),
+            consumes=(f.InferenceBatch, f.DeploymentChanged, f.ReleaseOpened, f.VersionEvaluated),
             emits=(
                 f.WindowSummarised, f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.CanaryAssessed, f.ShadowAssessed,
                 f.SuspensionJudged,
@@ -181,7 +183,7 @@ SERVICES: dict[str, ServiceContract] = {
             ),
             emits=(
                 f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted, f.RollbackFailed, f.RehearsalCompleted,
-                f.OrderRefused, f.OrderAccepted, f.AlertRaised, f.AlertResolved, f.GoldenChecked,
+                f.OrderRefused, f.OrderAccepted, f.AlertRaised, f.AlertResolved,
             ),
             owns=("rollbacks", "drills", "staging-routes"),
             edits=("routes",),

@@ -28,6 +28,7 @@ TriggerMetric = Literal[
     "logprob_mean",
     "nan_logits",
     "drift",
+    "evaluation_drop",
 ]
 Parameter = Literal[
     "shape", "length", "limit", "short_limit", "stop", "several", "prompts", "prompt_logprobs", "special_tokens"
@@ -51,7 +52,7 @@ class MetricRule:
         kind: The kind of alert that it raises.
         says: What bad requests are, in an alert behind their share; `{threshold}` and `{side}` are the trigger's.
         limits: What a threshold bounds: the figure of each request, the share of bad or of good requests, or a distance
-            between distributions.
+            between distributions or between scores, which no request shows by itself.
         bound: `lower` if what is below the threshold is bad; None if the trigger says.
         thresholds: The lowest and the highest threshold.
         sees: Which requests count: also those that were given up (`all`), or that failed (`ended`), or none of them.
@@ -290,6 +291,7 @@ METRICS: Final[Mapping[TriggerMetric, MetricRule]] = {
         fault={"nan_logits": True},
     ),
     "drift": MetricRule(kind="drift", limits="distance", fault={}),
+    "evaluation_drop": MetricRule(kind="quality", limits="distance", thresholds=(0.01, 0.99), fault={}),
 }
 SLO_METRICS: Final = tuple(name for name, rule in METRICS.items() if (rule.kind, rule.limits) == ("latency", "figure"))
 """The metrics whose triggers are the SLOs of a policy: `goodput_ratio` counts the requests that meet all of them."""

@@ -325,18 +325,14 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     f.AlertRaised: v.alert_values("31 % of answers began after 800 ms; 5 % are allowed."),
     f.AlertUpdated: v.alert_values("34 % of answers began after 800 ms; 5 % are allowed."),
     f.AlertResolved: v.alert_values("2 % of answers began after 800 ms; 5 % are allowed."),
-    f.GoldenChecked: {
-        "target": v.target(7),
-        "other": v.target(6),
+    f.VersionEvaluated: {
         "checked_at": v.after(2040),
-        "outcomes": (
-            f.GoldenOutcome(name="capital", target=False, other=True, reason="it does not contain 'Paris'"),
-            f.GoldenOutcome(name="greeting", target=True, other=True),
+        "checks": (
+            f.EvaluationCheck(target=v.target(7), results=(v.evaluation(),), is_fallen=True, in_a_row=2),
+            f.EvaluationCheck(target=v.target(6), results=(v.evaluation(verdict="pass"),), is_fallen=False, in_a_row=9),
         ),
-        "fallen": ("capital",),
-        "agreeing": 2,
-        "message": "support-bot.v7.int8 passes 1 of 2 golden prompts; support-bot.v6.int8, the previous one, passes 2. "
-        "Only support-bot.v7.int8 fails capital.",
+        "message": "support-bot.v7.int8 is worse than at its release (refunds: exact is lower by 0.420 "
+        "(0.230 to 0.610) on 31 rows, more than 0.1); support-bot.v6.int8 is not shown to be worse by 60 rows.",
     },
     f.RollbackStarted: v.rollback_values(),
     f.RollbackCompleted: v.rollback_values()

@@ -56,7 +56,6 @@ COMMANDS = {
     "audit": Listed("installation.audit", "audit_app", OPERATE),
     "events": Listed("events", "events", OPERATE),
     "alerts": Listed("alerts", "alerts", OPERATE),
-    "golden": Listed("golden", "golden", OPERATE),
     "rollback": Listed("rollback", "rollback", OPERATE),
     "drill": Listed("drill", "drill", OPERATE),
     "replay": Listed("replay", "replay_command", OPERATE),

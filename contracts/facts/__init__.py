@@ -14,7 +14,6 @@ from .admission import (
 )
 from .comparison import ComparedVariant, Comparison
 from .fact import Fact
-from .golden import GoldenChecked, GoldenOutcome
 from .ops import (
     ApprovalDenied,
     ApprovalGranted,
@@ -80,6 +79,7 @@ from .watch import (
     AlertRaised,
     AlertResolved,
     AlertUpdated,
+    EvaluationCheck,
     Inference,
     InferenceBatch,
     MirroredPair,
@@ -89,6 +89,7 @@ from .watch import (
     RollbackStarted,
     RollbackTimeline,
     SuspensionJudged,
+    VersionEvaluated,
     WindowSummarised,
 )
 
@@ -144,7 +145,7 @@ FACTS: dict[str, type[Fact]] = {
         RollbackCompleted,
         RollbackFailed,
         SuspensionJudged,
-        GoldenChecked,
+        VersionEvaluated,
         InferenceBatch,
     )
 }
@@ -175,10 +176,9 @@ __all__ = [
     "EngineVersion",
     "ErasureOrdered",
     "EvalResult",
+    "EvaluationCheck",
     "Fact",
     "GateResult",
-    "GoldenChecked",
-    "GoldenOutcome",
     "Inference",
     "InferenceBatch",
     "Measurement",
@@ -227,6 +227,7 @@ __all__ = [
     "VariantQuantised",
     "VariantRequested",
     "VariantStaged",
+    "VersionEvaluated",
     "VersionRegistered",
     "Weights",
     "WindowSummarised",

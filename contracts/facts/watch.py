@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from ..codes import Code
+from ..evaluation_results import EvaluationSummary
 from ..trigger_metrics import TriggerMetric
 from ..vocabulary import ArtifactRef, Contract, Environment, Instant, Party, Ratio, Target, Verdict
 from .fact import Fact
@@ -25,6 +26,8 @@ AlertKind = Literal[
     "suspended",
 ]
 Severity = Literal["info", "warning", "critical"]
+CHECKS_IN_A_ROW: Final = 2
+"""So many checks of a schedule must show a fall, or none, before it counts."""
 
 
 class Window(Contract):
@@ -237,6 +240,41 @@ class AlertResolved(_Alert):
     """The alert's condition has ended."""
 
     TYPE: ClassVar[str] = "slipway.alert.resolved.v1"
+
+
+class EvaluationCheck(Contract):
+    """What a served version answered to rows of its evaluations, beside what it answered to them at its release.
+
+    Attributes:
+        results: One for each evaluation: `candidate` are its scores now, `active` those at its release.
+        is_fallen: A limit is missed.
+        in_a_row: Checks in a row that showed the same; one is left out if its engine failed at most of its rows.
+    """
+
+    target: Target
+    results: tuple[EvaluationSummary, ...]
+    is_fallen: bool
+    in_a_row: Annotated[int, Field(ge=0)]
+
+    @property
+    def lasts(self) -> bool:
+        """Return whether it counts: two checks in a row have shown it."""
+        return self.in_a_row >= CHECKS_IN_A_ROW
+
+
+class VersionEvaluated(Fact):
+    """What serves was asked rows of its evaluations again, by their schedule, without traffic of callers.
+
+    Attributes:
+        checked_at: When the check began.
+        checks: Of the active version, then of the previous one, if it was evaluated at its release.
+    """
+
+    TYPE: ClassVar[str] = "slipway.version.evaluated.v1"
+
+    checked_at: Instant
+    checks: Annotated[tuple[EvaluationCheck, ...], Field(min_length=1)]
+    message: str
 
 
 class SuspensionJudged(Fact):

@@ -25,6 +25,10 @@ def _stated_weaknesses(proposed: Evaluations, stored: Evaluations) -> Iterator[s
 
 
 def _weaknesses(proposed: Evaluations, stored: Evaluations) -> Iterator[str]:
+    for name, sign in (("every_hours", 1.0), ("rows", -1.0)):
+        asked, required = getattr(proposed.schedule, name), getattr(stored.schedule, name)
+        if sign * asked > sign * required:
+            yield f"evaluations.schedule.{name} is {asked:g}, and the stored one {required:g}"
     if proposed.beta > stored.beta:
         yield f"evaluations.beta is {proposed.beta:g}, above the stored {stored.beta:g}"
     shares = [declared.alpha / max(_count_limits(declared), 1) for declared in (proposed, stored)]

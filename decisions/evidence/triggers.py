@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from contracts.facts import Inference
 from contracts.facts.watch import AlertKind
 from contracts.policy import Trigger
-from contracts.trigger_metrics import CANCELLED, SLO_METRICS
+from contracts.trigger_metrics import CANCELLED, SLO_METRICS, TriggerMetric
 from decisions.evidence.attribution import is_excused
 
 ERRORS_IN_SHADOW = Trigger(
@@ -50,8 +50,13 @@ def kind_of(trigger: Trigger) -> AlertKind:
     return trigger.rule.kind
 
 
+def find_trigger(triggers: Iterable[Trigger], metric: TriggerMetric) -> Trigger | None:
+    """Return the first trigger for a metric; None without one."""
+    return next((trigger for trigger in triggers if trigger.metric == metric), None)
+
+
 def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
-    """Return the triggers that watch request by request: all but drift, and but those that nothing can exceed."""
+    """Return the triggers that watch request by request: without distances, and those that nothing can exceed."""
     return tuple(trigger for trigger in triggers if trigger.rule.limits != "distance" and limit_of(trigger) < 1.0)
 
 

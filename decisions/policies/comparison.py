@@ -2,7 +2,6 @@
 
 import math
 
-from contracts.golden import GoldenPrompts
 from contracts.policy import Canary, LoadProfile, MetricGate, QualityGate, ReleasePolicy, Shadow, Trigger
 from decisions.evaluations.comparison import find_weaker_evaluations
 
@@ -32,24 +31,11 @@ def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
         weaker.append(f"pairs.share_ratio is {share:g}, below the stored {least:g}")
     if policy.copies > stored.copies:  # they take the memory of the fleet, which is not the publisher's
         weaker.append(f"copies is {policy.copies}, above the stored {stored.copies}")
-    weaker += _golden_weaknesses(policy.golden, stored.golden)
     weaker += find_weaker_evaluations(policy.evaluations, stored.evaluations)
     if stored.no_previous == "base" and policy.no_previous == "hold":
         weaker.append("no_previous is hold where the stored policy says base")
     weaker += _attester_weaknesses(policy, stored) + _shadow_weaknesses(policy.shadow, stored.shadow)
     return weaker + _canary_weaknesses(policy.canary, stored.canary) + _load_weaknesses(policy.load, stored.load)
-
-
-def _golden_weaknesses(proposed: GoldenPrompts, stored: GoldenPrompts) -> list[str]:
-    """Further prompts may be added; what the stored policy expects of an answer is kept."""
-    kept = {prompt.name: prompt for prompt in proposed.prompts}
-    missing = [prompt.name for prompt in stored.prompts if kept.get(prompt.name) != prompt]
-    weaker = [f"golden prompt {name} of the stored policy is missing or changed" for name in missing]
-    if stored.prompts and proposed.every_s > stored.every_s:
-        weaker.append(f"golden.every_s is {proposed.every_s:g}, above the stored {stored.every_s:g}")
-    if stored.prompts and proposed.allowed_falls > stored.allowed_falls:
-        weaker.append(f"golden.allowed_falls is {proposed.allowed_falls}, above the stored {stored.allowed_falls}")
-    return weaker
 
 
 def _attester_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contracts.policy import MetricGate, ReleasePolicy, Trigger
 from contracts.trigger_metrics import LONGEST_REHEARSED_MS, SLO_METRICS
 from decisions.evaluations.problems import list_evaluation_problems
+from decisions.evidence.triggers import find_trigger
 from decisions.policies.gate_samples import find_unanswerable
 from decisions.policies.limits import PolicyProblem, find_endless
 
@@ -24,6 +25,15 @@ def _problems(policy: ReleasePolicy) -> Iterator[PolicyProblem]:
         names = ", ".join(trigger.name for trigger in policy.automatic)
         reason = f"rehearsal: not_required is only for manual triggers, but these are automatic: {names}."
         yield PolicyProblem(("rehearsal",), reason)
+    if policy.automatic and not policy.rehearsed:
+        names = ", ".join(trigger.name for trigger in policy.automatic)
+        reason = (
+            f"triggers has no automatic one that a fault can rehearse beside {names}: add one, such as error_ratio."
+        )
+        yield PolicyProblem(("triggers",), reason)
+    if find_trigger(policy.triggers, "evaluation_drop") is not None and not policy.evaluations.sets:
+        reason = "evaluations.sets is empty, and a trigger for evaluation_drop asks them again: declare one."
+        yield PolicyProblem(("evaluations", "sets"), reason)
     unanswerable = find_unanswerable(policy)
     if unanswerable is not None:
         yield PolicyProblem(("load",), unanswerable)
@@ -59,7 +69,7 @@ def _of_trigger(trigger: Trigger) -> Iterator[tuple[str, str]]:
         yield "threshold", f"{seen}: set it below 1{meant}."
     if trigger.action == "manual":
         return
-    if not trigger.rule.fault:
+    if not trigger.rule.fault and trigger.metric != "evaluation_drop":
         yield "action", f"is automatic, and no fault can rehearse {trigger.metric}: set it to manual."
     if trigger.metric in SLO_METRICS and trigger.threshold > LONGEST_REHEARSED_MS:
         seen = f"is {trigger.threshold:g} ms, and a rehearsal can exceed {LONGEST_REHEARSED_MS:,.0f} ms at most"

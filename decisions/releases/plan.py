@@ -42,8 +42,8 @@ class PlannedStep(NamedTuple):
 
 
 def needs_rehearsal(policy: ReleasePolicy) -> bool:
-    """Return whether a rollback is rehearsed: only if the policy requires it and has an automatic trigger."""
-    return policy.rehearsal == "required" and bool(policy.automatic)
+    """Return whether a rollback is rehearsed: only if the policy requires it and has a trigger to rehearse."""
+    return policy.rehearsal == "required" and bool(policy.rehearsed)
 
 
 def needs_evaluation(policy: ReleasePolicy) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from contracts import evaluations, golden, policy
+from contracts import evaluations, policy
 from contracts.policy import ReleasePolicy
 from decisions.releases.plan import ROWS, Row
 from deploy.documentation.field_notes import field_notes
@@ -31,7 +31,7 @@ def _begins(row: Row) -> str:
 
 def _section(name: str, schema: dict[str, object]) -> str:
     text = escape(str(schema.get("description") or "").partition("\n\n")[0])
-    kind = next(getattr(module, name) for module in (policy, golden, evaluations) if hasattr(module, name))
+    kind = next(getattr(module, name) for module in (policy, evaluations) if hasattr(module, name))
     return f"### {name}\n\n{text}\n\n{_fields(schema, field_notes(kind))}"
 
 

@@ -101,7 +101,8 @@ class Evaluator:
     async def _plan(self, staged: VariantStaged) -> tuple[EvaluationPlan, ...]:
         try:
             asked = staged.request.evaluations.sets
-            read = {rows: await self._read(staged, rows) for rows in {evaluation.rows for evaluation in asked}}
+            ref = staged.request.evaluation
+            read = {rows: await read_set(self.reports, rows, ref) for rows in {each.rows for each in asked}}
             sets = [read[evaluation.rows] for evaluation in asked]
             wanted = {find_basis(each, rows.digest) for each, rows in zip(asked, sets, strict=True)}
             anchors = {
@@ -123,14 +124,19 @@ class Evaluator:
         rows = next((result.rows for result in results if result.basis == anchor.basis), ())
         return AnchorScores(anchor.target, {row.number: row.candidate for row in rows})
 
-    async def _read(self, staged: VariantStaged, rows: str) -> EvaluationSet:
-        if rows == "default":
-            return default_set()
-        ref = staged.request.evaluation
-        if ref is None:
-            raise ValueError("the policy asks the checkpoint's evaluation set, and it has none; publish one")
-        data = await asyncio.to_thread(self.reports.rows, ref)
-        return await asyncio.to_thread(_parse, data)
+
+async def read_set(reports: Reports, rows: str, evaluation: ArtifactRef | None) -> EvaluationSet:
+    """Return the set that Slipway brings (`default`), or the checkpoint's.
+
+    Raises:
+        ValueError: The checkpoint has none, or it cannot be read as rows.
+    """
+    if rows == "default":
+        return default_set()
+    if evaluation is None:
+        raise ValueError("the policy asks the checkpoint's evaluation set, and it has none; publish one")
+    data = await asyncio.to_thread(reports.rows, evaluation)
+    return await asyncio.to_thread(_parse, data)
 
 
 @cache

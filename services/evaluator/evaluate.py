@@ -1,4 +1,4 @@
-"""One evaluation: rows are asked of candidate and active version until each limit is decided."""
+"""One evaluation: rows are asked of one version, or of two, until each limit is decided."""
 
 import asyncio
 from collections import deque
@@ -37,7 +37,7 @@ class NoAnswer(NamedTuple):
 
 @dataclass(frozen=True)
 class Asking:
-    """Asks a candidate and the active version the rows of an evaluation.
+    """Asks a candidate and the active version, or one version beside its recorded scores, the rows of an evaluation.
 
     Attributes:
         recognise: Recognises the language of a text.
@@ -56,6 +56,8 @@ class Asking:
         self, plan: EvaluationPlan, versions: Mapping[Role, ServedTarget], progress: Progress
     ) -> EvaluationResult:
         """Return the result of an evaluation; it ends when each limit is met or missed, or without further rows.
+
+        Without an active version, the scores of the plan's anchor stand in its place.
 
         Raises:
             SlipwayError: An endpoint is unreachable; the evaluation can be repeated.
@@ -94,12 +96,12 @@ class Asking:
         versions: Mapping[Role, ServedTarget],
         at_work: asyncio.Semaphore,
     ) -> EvaluatedRow | None:
-        """Return the scores of a row; None if the active version failed at it, so that there is nothing to compare."""
+        """Return the scores of a row; None if the active (else the only) version failed at it: nothing is compared."""
         async with at_work:
             given = await asyncio.gather(*(self._ask(plan, row, served) for served in versions.values()))
         answers = dict(zip(versions, given, strict=True))
-        active = answers["active"]
-        if isinstance(active, NoAnswer) and active.has_failed:
+        compared = answers.get("active", answers["candidate"])
+        if isinstance(compared, NoAnswer) and compared.has_failed:
             return None
         return await asyncio.to_thread(self._score, plan, row, answers)
 
@@ -108,6 +110,7 @@ class Asking:
     ) -> EvaluatedRow:
         """Return the scores of a row; where a score of one version is no evidence, neither counts."""
         scored: dict[Role, dict[str, float | None]] = {role: {} for role in answers}
+        recorded = plan.anchor.scores.get(row.number, {}) if plan.anchor is not None else {}
         reasons = {}
         for scorer in choose_scorers(plan.evaluation, row):
             asked = Asked(find_expected(scorer, row), row.last)
@@ -117,7 +120,8 @@ class Asking:
                 else score_answer(scorer, asked, answer, self.recognise)
                 for role, answer in answers.items()
             }
-            if not all(score.is_evidence for score in scores.values()):
+            is_comparable = "active" in answers or scorer.label in recorded
+            if not is_comparable or not all(score.is_evidence for score in scores.values()):
                 continue
             for role, score in scores.items():
                 scored[role][scorer.label] = score.value
@@ -127,7 +131,7 @@ class Asking:
             number=row.number,
             slice=row.slice,
             candidate=scored["candidate"],
-            active=scored["active"],
+            active=scored.get("active", {label: recorded.get(label) for label in scored["candidate"]}),
             reasons=reasons,
         )
 

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from contracts.facts import VersionEvaluated
 from contracts.manifests import EvaluationReport
-from contracts.routes import ServedTarget
-from contracts.vocabulary import ArtifactRef
+from contracts.policy import ReleasePolicy
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import ArtifactRef, Target
 from decisions.scorers.answers import Answer
 
 Progress = Callable[[int, int], None]
@@ -37,3 +39,22 @@ class Reports(Protocol):
 
     def rows(self, ref: ArtifactRef) -> bytes:
         """Return an evaluation set, verified."""
+
+    def policy(self, target: Target) -> ReleasePolicy | None:
+        """Return the policy that is signed with a version; None if it cannot be read."""
+
+    def released(self, target: Target) -> EvaluationReport | None:
+        """Return the last attested report of a target; None if it was not evaluated."""
+
+
+class Production(Protocol):
+    """What serves, and what its last check showed."""
+
+    async def models(self) -> list[str]:
+        """Return the models that have a route."""
+
+    async def route(self, model: str) -> Route | None:
+        """Return the route of a model; None if there is none."""
+
+    async def last_check(self, model: str) -> VersionEvaluated | None:
+        """Return the last check of a model, as far as the event log goes; None without one."""

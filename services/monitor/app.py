@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 import structlog
 
 from contracts.envelope import Event
-from contracts.facts import DeploymentChanged, InferenceBatch, ReleaseOpened
+from contracts.facts import DeploymentChanged, InferenceBatch, ReleaseOpened, VersionEvaluated
 from contracts.records import parse_record_key, record_key
 from contracts.vocabulary import ENVIRONMENTS, ArtifactRef, Environment, Target
 from decisions.clocks import offset_s
-from services.monitor.domain import drift, drift_windows, monitoring
+from services.monitor.domain import drift, drift_windows, evaluations, monitoring
 from services.monitor.domain.drift_windows import FullWindow
 from services.monitor.domain.monitoring import Cause, Rules, Sender
 from services.monitor.domain.record import MonitorState
@@ -103,6 +103,15 @@ class Monitor:
                     state, opened.version, opened.release_id, opened.policy, cause, returns=opened.returns is not None
                 ),
             )
+
+    async def add_check(self, event: Event[VersionEvaluated]) -> None:
+        """Decide about the alerts of a check of served versions."""
+        cause = self._cause(event.id, event.correlationid)
+        await self.transact(
+            event.environment,
+            event.subject,
+            lambda state: evaluations.add_check(state, event.data, cause, self.rules),
+        )
 
     async def watched(self) -> list[Watched]:
         """Return the environment and the model of every record; a key that names neither is skipped."""
@@ -244,6 +253,8 @@ def build(
     @bus.on(ReleaseOpened)
     async def add_policy(event: Event[ReleaseOpened]) -> None:
         await monitor.add_policy(event)
+
+    bus.on(VersionEvaluated)(monitor.add_check)
 
     return monitor
 

@@ -1,6 +1,5 @@
 """Starts the rollback-controller: the only place where its parts are put together."""
 
-from decisions.evidence.golden import CHECK_S
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.log import LoggedAlerts, StreamArrivals
@@ -9,7 +8,6 @@ from services.rollback_controller.adapters.triton import TritonProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
-from services.rollback_controller.golden_probes import GOLDEN_EVERY_S, GoldenProbes
 from services.rollback_controller.metrics import RollbackMetrics
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
@@ -67,10 +65,8 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     arrivals, past = StreamArrivals(lambda: bus.js), AlertLog(lambda: bus.js, SERVICE)
     watching = Watching(states, routes, arrivals, controller.policies, past, clock=clock, limits=settings.watch_limits)
     watcher = Sweeper("watched models", watching.keys, watching.sweep, every_s=settings.watch_sweep_s)
-    golden = GoldenProbes(states, routes, probe, clock)
-    asker = Sweeper("golden prompts", golden.keys, golden.sweep, every_s=GOLDEN_EVERY_S, item_limit_s=CHECK_S + 20)
 
-    sweeps = [sweeper.run, prober.run, watcher.run, asker.run]
+    sweeps = [sweeper.run, prober.run, watcher.run]
     background = [*sweeps, clock.keep_comparing, lambda: routes.follow(bus.client)]
     try:
         await follow_traffic(bus.client, watching.take_report)

@@ -5,11 +5,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from contracts.drills import Drill
-from contracts.golden import GoldenPrompt
 from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Environment
-from decisions.evidence.golden import GoldenReply
 from services.rollback_controller.domain.record import Arriving
 from shared.messaging.bus import Emit
 from shared.provenance.signed_policies import SignedPolicy
@@ -87,9 +85,6 @@ class Probe(Protocol):
 
     async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
         """Return None when so many of its endpoints generate a token in time, else why the others do not."""
-
-    async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
-        """Return the whole answer to a golden prompt at temperature 0; None if none came in time, or it failed."""
 
 
 class Traffic(Protocol):

@@ -4,10 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
-from contracts.golden import GoldenPrompt
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment
-from decisions.evidence.golden import GoldenReply
 from decisions.rollback.rule import replicas_needed
 from services.rollback_controller.ports import Probe, Routes
 from services.rollback_controller.states import RollbackStates
@@ -39,26 +37,12 @@ class RememberedProbe:
         """Return None if a target generates a token now, else why not: what it generated before counts no more."""
         began_s = self.clock.monotonic()
         failure = await self.probe.answers(served, least)
+        self._answered = {name: known for name, known in self._answered.items() if began_s - known[0] < FRESH_S}
         if failure is None:
-            self._remember(served, began_s, least)
+            self._answered[_name(served)] = (began_s, least)
         else:
             self._answered.pop(_name(served), None)
         return failure
-
-    async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
-        """Return the whole answer to a golden prompt, which shows that the target generates."""
-        began_s = self.clock.monotonic()
-        reply = await self.probe.ask(served, prompt)
-        if reply is not None:
-            self._remember(served, began_s, 1)
-        return reply
-
-    def _remember(self, served: ServedTarget, began_s: float, replicas: int) -> None:
-        """Remember when a target answered, and forget what is fresh no more."""
-        fresh = {name: known for name, known in self._answered.items() if began_s - known[0] < FRESH_S}
-        if replicas >= fresh.get(_name(served), (0.0, 0))[1]:  # one answer renews no proof of several replicas
-            fresh[_name(served)] = (began_s, replicas)
-        self._answered = fresh
 
 
 def _name(served: ServedTarget) -> str:

@@ -63,6 +63,14 @@ def read_version_history(store: Store, keys: Sequence[AttesterKey], model: str, 
     )
 
 
+def read_evaluations(
+    store: Store, keys: Sequence[AttesterKey], model: str, number: int
+) -> tuple[EvaluationReport, ...]:
+    """Return the attested reports of a version's evaluations, in the order of their attestations."""
+    links, _ = _read_chain(Chain(store, model, number), keys)
+    return _attested(store, links, "evaluate", EvaluationReport)
+
+
 def _read_chain(chain: Chain, keys: Sequence[AttesterKey]) -> tuple[list[Signed], str]:
     """Return the links up to the first that does not count, and why that one does not."""
     links: list[Signed] = []

@@ -12,16 +12,19 @@ import pytest
 
 from contracts.envelope import Event
 from contracts.evaluations import Evaluations
-from contracts.facts import VariantEvaluated, VariantFailed, VariantStaged
+from contracts.facts import VariantEvaluated, VariantFailed, VariantStaged, VersionEvaluated
 from contracts.manifests import EvaluationReport
+from contracts.routes import Route
 from contracts.services import EVENTS
 from services.evaluator.domain.report import summarise
 from shared.messaging.bus import publish_event
 from shared.storage.blobs import Store
+from shared.storage.kv import Bucket
 from testbed import factories
 from testbed.attesters import attester_variables
 from testbed.gateway import load_toy
 from testbed.ports import free_port
+from testbed.released import release
 from testbed.servers import Server, bus_variables, running, store_variables
 from testbed.values import deployable, staging_request
 
@@ -76,8 +79,8 @@ def put_rows(store, rows=ROWS):
     return store.create(f"checkpoints/bot/{uuid.uuid4().hex}.jsonl", data)
 
 
-async def stage(js, store, triton, rows, *, purpose="evaluation", **toy):
-    model = f"bot-{uuid.uuid4().hex[:8]}"
+async def stage(js, store, triton, rows, *, purpose="evaluation", model=None, **toy):
+    model = model or f"bot-{uuid.uuid4().hex[:8]}"
     api = json.dumps({"model": model, "fingerprint": "fp_bot"})
     sides = [load_toy(triton, model, version, api=api, **more) for version, more in ((2, toy), (1, {}))]
     request = staging_request(
@@ -94,7 +97,7 @@ async def stage(js, store, triton, rows, *, purpose="evaluation", **toy):
 
 
 async def answers(js, fact, model, count=1):
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(60 * count):
         while True:
             info = await js.stream_info(EVENTS, subjects_filter=f"{fact.TYPE}.{model}.>")
             if sum((info.state.subjects or {}).values()) >= count:
@@ -134,3 +137,23 @@ async def test_a_set_without_rows_fails_the_variant_and_other_purposes_are_ignor
     assert (failed.data.step, failed.data.code) == ("evaluate", "evaluation_invalid")
     info = await js.stream_info(EVENTS, subjects_filter=f"{VariantEvaluated.TYPE}.{ignored.subject}.>")
     assert not info.state.subjects
+
+
+async def test_a_version_that_became_worse_after_its_release_is_found_twice(js, store, triton, tmp_path):
+    model = f"bot-{uuid.uuid4().hex[:8]}"
+    policy = factories.policy(
+        triggers=(factories.trigger(name="worse", metric="evaluation_drop", threshold=0.1),),
+        evaluations={"sets": [WORDS], "schedule": {"every_hours": 0.01}},
+    )
+    folder = tmp_path / EvaluatorService.name
+    await asyncio.to_thread(release, store, folder, model, 2, policy=policy.model_dump(mode="json"))
+    event = await stage(js, store, triton, put_rows(store), model=model)
+    await answers(js, VariantEvaluated, model)
+    active = load_toy(triton, model, 2, api=json.dumps({"model": model}), mute_text="QUESTION")
+    route = Route(model=model, epoch=1, active=active, previous=event.data.baseline)
+    await Bucket(js, "routes", Route).create(model, route)
+    first, second = await answers(js, VersionEvaluated, model, count=2)
+    for number, found in enumerate((first, second), 1):
+        (check,) = found.data.checks
+        assert (check.target, check.is_fallen, check.in_a_row) == (active.target, True, number)
+    assert "words: regex is lower by 1.000" in second.data.message

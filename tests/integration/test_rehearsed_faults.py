@@ -7,7 +7,7 @@ import pytest
 
 from contracts.policy import Trigger
 from contracts.routes import Route
-from contracts.trigger_metrics import TriggerMetric
+from contracts.trigger_metrics import METRICS, TriggerMetric
 from decisions.evidence.triggers import observe
 from services.rollback_controller.adapters.gateway import STAGING, GatewayFlow
 from services.rollback_controller.domain.rehearsal_plan import plan_fault
@@ -28,7 +28,7 @@ THRESHOLDS = {
 TRIGGERS = tuple(
     Trigger(name=metric.replace("_", "-"), metric=metric, threshold=THRESHOLDS.get(metric, 0.05))
     for metric in get_args(TriggerMetric)
-    if metric != "drift"
+    if METRICS[metric].fault
 )
 SHORT = Trigger(name="short", metric="output_tokens", threshold=4.0, bound="lower")
 BODY = GatewayFlow(None, "toy", rps=1.0, tokens=8).body | {"prompt": "Explain what a list is."}

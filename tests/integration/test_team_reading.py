@@ -380,7 +380,6 @@ async def test_a_members_audit_has_the_events_of_its_models_and_of_no_other(serv
         ["rollback", "shp-bot", "--reason", "slow"],
         ["drill", "shp-bot", "--fault", "garble", "--reason", "test"],
         ["quarantine", "lift", "shp-bot@v1", "--reason", "fixed"],
-        ["golden", "shp-bot"],
         ["policy", "show", "shp-bot"],
         ["routes", "shp-bot"],
         ["status", "shp-bot"],

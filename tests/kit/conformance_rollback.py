@@ -9,12 +9,9 @@ import pytest
 
 from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
-from contracts.golden import Expectation, GoldenPrompt
 from shared.storage.kv import Conflict
 from testbed import factories as f
 from tests.kit.drills import drill
-
-GOLDEN = GoldenPrompt(name="greeting", prompt="Hello", expect=Expectation(min_chars=1))
 
 
 class RoutesConformance:
@@ -202,23 +199,6 @@ class ProbeConformance:
         async with asyncio.timeout(5):
             why = await probe.answers(hanging)
         assert hanging.endpoints[0] in why
-
-    async def test_a_golden_prompt_is_answered_whole_and_the_same_each_time(self, probe, ready):
-        replies = [await probe.ask(ready, GOLDEN) for _ in range(2)]
-        assert replies[0].text
-        assert replies[0].text == replies[1].text
-        assert replies[0].queue_ms >= 0.0
-
-    async def test_of_several_endpoints_one_that_answers_is_asked_a_golden_prompt(self, probe, ready, hanging):
-        """The others refuse connections or are silent."""
-        for others in (("127.0.0.1:1",), hanging.endpoints, ("127.0.0.1:1", *hanging.endpoints)):
-            served = ready.model_copy(update={"endpoints": (*others, *ready.endpoints)})
-            replies = [await probe.ask(served, GOLDEN) for _ in range(2)]
-            assert [reply.text != "" for reply in replies] == [True, True]
-
-    async def test_a_target_that_does_not_answer_has_no_reply(self, probe, unloaded, hanging):
-        async with asyncio.timeout(5):
-            assert [await probe.ask(target, GOLDEN) for target in (unloaded, hanging)] == [None, None]
 
 
 class TrafficConformance:

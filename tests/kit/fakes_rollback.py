@@ -10,12 +10,10 @@ from typing import Any, Literal
 from contracts.drills import Drill
 from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
-from contracts.golden import GoldenPrompt
 from contracts.manifests import RehearsalRecord
 from contracts.policy import ReleasePolicy
 from contracts.records import record_key
 from contracts.routes import Route, ServedTarget
-from decisions.evidence.golden import GoldenReply
 from shared.errors import Transient
 from shared.messaging.publishing import Emit, envelope, id_taken, message_of
 from shared.messaging.topology import DEDUPE_WINDOW_S
@@ -259,8 +257,6 @@ class FakeProbe:
         self.hanging: set[str] = set()
         self.gone: set[str] = set()
         self.asked: list[str] = []
-        self.golden: list[tuple[str, str]] = []
-        self.replies: dict[str | tuple[str, str], str | GoldenReply | None] = {}
 
     async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
         """Return None when so many of the target's endpoints generate a token in time, else why the others do not."""
@@ -273,15 +269,6 @@ class FakeProbe:
         await asyncio.sleep(self.takes_s)
         generating = [each for each in served.endpoints if each not in self.gone and name not in self.unloaded]
         return f"{endpoints}: {name} is not loaded there" if len(generating) < least else None
-
-    async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:
-        """Return the whole answer to a golden prompt; `replies` has others than `well` by target, or by both."""
-        name = str(served.target)
-        self.golden.append((name, prompt.name))
-        if await self.answers(served) is not None:
-            return None
-        reply = self.replies.get((name, prompt.name), self.replies.get(name, "well"))
-        return GoldenReply(reply) if isinstance(reply, str) else reply
 
 
 class FakeFlow:

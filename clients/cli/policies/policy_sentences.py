@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contracts.evaluations import EACH_SLICE, Bound, Evaluation, StatedBound
 from contracts.policy import MetricGate, ReleasePolicy, Trigger
 from decisions.evaluations.limit_tests import usual_rows
-from decisions.evidence.triggers import can_judge, limit_of
+from decisions.evidence.triggers import can_judge, find_trigger, limit_of
 from decisions.releases.plan import PlannedStep, plan_release
 
 _OBJECTIVES = {
@@ -53,7 +53,7 @@ def _before_traffic(policy: ReleasePolicy, *, first: bool) -> Iterator[str]:
     yield from _evaluations(policy, first=first)
     plan = [planned.step for planned in plan_release(policy, first=first)]
     if "rehearsal" in plan:
-        names = ", ".join(trigger.name for trigger in policy.automatic)
+        names = ", ".join(trigger.name for trigger in policy.rehearsed)
         yield f"In staging, a fault makes each automatic trigger ({names}) roll back; otherwise it is rejected."
     if "approval" in plan:
         yield _approval(policy)
@@ -167,12 +167,11 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
             f"During a canary, {policy.pairs.share_ratio:.3g} of the requests are asked of both versions again, unseen "
             "by callers; what only one of the two fails counts."
         )
-    if policy.golden.prompts:
-        count = len(policy.golden.prompts)
-        more = f"more than {policy.golden.allowed_falls} of them" if policy.golden.allowed_falls else "one of them"
+    if find_trigger(policy.triggers, "evaluation_drop") is not None:
+        schedule = policy.evaluations.schedule
         yield (
-            f"{count} golden {'prompt is' if count == 1 else 'prompts are'} asked of both every "
-            f"{period(policy.golden.every_s)}; there is an alert while only the version fails {more}."
+            f"While it serves, it and the version before are asked {schedule.rows} rows of their evaluations at most "
+            f"every {period(3600 * schedule.every_hours)}, without callers; two checks in a row must show a fall."
         )
     if any(trigger.action == "automatic" for trigger in policy.triggers):
         to = "the base model" if policy.no_previous == "base" else "nothing: it stays in traffic"
@@ -199,6 +198,8 @@ def _trigger(trigger: Trigger) -> str:
 
 def _condition(trigger: Trigger) -> str:
     limits, unit = trigger.rule.limits, trigger.rule.unit and f" {trigger.rule.unit}"
+    if trigger.metric == "evaluation_drop":
+        return f"its mean score is more than {trigger.threshold:g} below that of its release"
     if limits == "distance":
         return f"the requests of the window differ from earlier ones by more than {trigger.threshold:g}"
     if limits == "good_share":

@@ -59,19 +59,13 @@ triggers:
   - {name: errors, metric: error_ratio, threshold: 0.02, action: automatic}
   - {name: refusals, metric: refusal_ratio, threshold: 0.3, action: manual}
   # - {name: drift, metric: drift, threshold: 0.2, action: manual}
+  # - {name: worse, metric: evaluation_drop, threshold: 0.1, action: automatic}   # asks `evaluations` again every day
 
 # Hours with traffic in which these triggers together may have one false alarm about the active version.
 # false_alarm_every: 168
 
 # The share of the requests that the version and the one before are asked again, so that only what differs counts.
 pairs: {share_ratio: 0.02}
-
-# Prompts that our own probes ask of both versions; only the version failing one lets quality triggers roll back.
-# golden:
-#   every_s: 60
-#   prompts:
-#     - {name: capital, prompt: "What is the capital of France?", max_tokens: 16, expect: {contains: [Paris]}}
-#     - {name: refund, prompt: "How do I get a refund?", expect: {excludes: ["I cannot help"], min_chars: 40}}
 
 # On how many Tritons the version is loaded once it is active, where the fleet has memory for them.
 # copies: 2

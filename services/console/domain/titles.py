@@ -94,7 +94,7 @@ _SAY: Final[Mapping[type[f.Fact], Callable[[Any], str]]] = {
     f.AlertRaised: lambda data: data.message,
     f.AlertUpdated: lambda data: data.message,
     f.AlertResolved: lambda data: data.message,
-    f.GoldenChecked: lambda data: data.message,
+    f.VersionEvaluated: lambda data: data.message,
     f.RollbackStarted: _rollback,
     f.RollbackCompleted: _rollback,
     f.RollbackFailed: _rollback,

@@ -55,7 +55,11 @@ BUSY: Final = frozenset(
 
 SHARES: Final = frozenset({"latency", "errors", "quality"})
 """Kinds of alerts whose value and limit are shares of bad requests."""
-METRICS: Final = {"drift": "Kolmogorov-Smirnov distance", "clock": "difference of the clocks"}
+METRICS: Final = {
+    "drift": "Kolmogorov-Smirnov distance",
+    "clock": "difference of the clocks",
+    "quality": "share of bad requests, or loss of score",
+}
 
 
 class Renderer(Protocol):

@@ -1,9 +1,12 @@
 """Evaluation reports in the object store, attested."""
 
 from contracts.manifests import EvaluationReport
-from contracts.vocabulary import ArtifactRef
+from contracts.policy import ReleasePolicy
+from contracts.vocabulary import ArtifactRef, Target
 from shared.provenance.attestations import AttestedCommits, Chain
 from shared.provenance.envelopes import Attester, Subjects, Trust
+from shared.provenance.signed_policies import read_policy
+from shared.provenance.version_history import read_evaluations
 from shared.storage.blobs import Store
 from shared.storage.text_sets import read_text_set
 
@@ -14,7 +17,7 @@ class StoredReports:
     """Reports committed create-only under their output key (`ports.Reports`)."""
 
     def __init__(self, store: Store, attester: Attester, trust: Trust) -> None:
-        self._store, self._attester = store, attester
+        self._store, self._attester, self._trust = store, attester, trust
         self._commits = AttestedCommits(store, attester, "evaluate", trust)
 
     def find(self, output_key: str) -> tuple[EvaluationReport, ArtifactRef] | None:
@@ -47,3 +50,13 @@ class StoredReports:
     def rows(self, ref: ArtifactRef) -> bytes:
         """Return an evaluation set, verified."""
         return read_text_set(self._store, ref)
+
+    def policy(self, target: Target) -> ReleasePolicy | None:
+        """Return the policy that is signed with a version; None if it cannot be read."""
+        signed = read_policy(self._store, self._trust, target.model, target.version)
+        return None if isinstance(signed, str) else signed.policy
+
+    def released(self, target: Target) -> EvaluationReport | None:
+        """Return the last attested report of a target; None if it was not evaluated."""
+        reports = read_evaluations(self._store, self._trust.keys(), target.model, target.version)
+        return next((report for report in reversed(reports) if report.target == target), None)

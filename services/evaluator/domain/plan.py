@@ -117,7 +117,7 @@ def plan_evaluation(
         }
     )
     slices = {limit.slice for limit in limits_of_set if limit.slice}
-    chosen = _draw(_choose(_draw(rows, basis or key), evaluation.max_rows, slices), key)
+    chosen = draw(_choose(draw(rows, basis or key), evaluation.max_rows, slices), key)
     comparison = plan_comparison(
         bounded,
         [
@@ -136,7 +136,8 @@ def plan_evaluation(
     return EvaluationPlan(evaluation, key, rows_digest, tuple(chosen), comparison, basis, anchor, least_scored)
 
 
-def _draw(rows: Sequence[EvaluationRow], seed: Digest) -> Sequence[EvaluationRow]:
+def draw(rows: Sequence[EvaluationRow], seed: Digest) -> Sequence[EvaluationRow]:
+    """Return rows in an order that a seed decides."""
     return random.Random(seed).sample(rows, len(rows))  # noqa: S311 - a repeatable order, not a secret
 
 

@@ -10,7 +10,7 @@ from contracts.facts import VariantEvaluated, VariantStaged
 from contracts.manifests import EvaluationReport
 from contracts.vocabulary import ArtifactRef, Digest, Verdict
 from decisions.evaluations.verdicts import Comparison, Tested, interval_of_mean
-from services.evaluator.domain.plan import EvaluationPlan
+from services.evaluator.domain.plan import METHOD, EvaluationPlan
 
 SHOWN_ROWS: Final = 3
 """So many rows that lost, and that gained, are named."""
@@ -113,6 +113,8 @@ def make_report(
         target=staged.candidate.target,
         baseline=staged.baseline.target,
         attempt=staged.request.attempt,
+        evaluation=staged.request.evaluation,
+        method=METHOD,
         results=tuple(results),
         verdict=verdict,
         reason="; ".join(_reasons(results, verdict)),

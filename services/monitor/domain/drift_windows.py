@@ -9,6 +9,7 @@ from contracts.policy import Trigger
 from contracts.vocabulary import ArtifactRef, Target, digest_of_json
 from decisions.evidence.alerts import Finding, decide_alerts
 from decisions.evidence.observe_loop import severity_of
+from decisions.evidence.triggers import find_trigger
 from services.monitor.domain.drift import DEFAULT_ALPHA, DEFAULT_FLOOR, DriftVerdict
 from services.monitor.domain.monitoring import Cause, Rules, add_alerts
 from services.monitor.domain.record import DriftState, MonitorState, Policy, Reference, TargetState
@@ -61,8 +62,7 @@ def full_windows(state: MonitorState, rules: Rules) -> tuple[FullWindow, ...]:
 
 def trigger_of(policy: Policy | None) -> Trigger | None:
     """Return the policy's drift trigger, if it has one."""
-    triggers = policy.triggers if policy else ()
-    return next((trigger for trigger in triggers if trigger.metric == "drift"), None)
+    return find_trigger(policy.triggers, "drift") if policy else None
 
 
 def add_reference(state: MonitorState, window: FullWindow, reference: Reference) -> MonitorState:

@@ -246,7 +246,7 @@ def _rehearsal(release: Release, turn: TurnGranted, target: Deployable) -> Itera
             release_id=release.id,
             candidate=target,
             fallback=turn.baseline,
-            triggers=release.policy.automatic,
+            triggers=release.policy.rehearsed,
             policy_digest=rehearsals.policy_digest(release),
             valid_s=release.policy.rehearsal_valid_s,
         ),

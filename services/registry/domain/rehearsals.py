@@ -77,7 +77,7 @@ def _problems(release: Release, turn: TurnGranted, chosen: RegisteredVariant, no
 
     problems = []
     certificates = release.rehearsed.certificates if release.rehearsed is not None else ()
-    for trigger in release.policy.automatic:
+    for trigger in release.policy.rehearsed:
         about = [problem(certificate) for certificate in certificates if certificate.trigger == trigger.name]
         if not about:
             problems.append(f"There is no certificate for the trigger {trigger.name}.")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pydantic import Field
 
@@ -13,21 +13,17 @@ from contracts.facts import (
     RehearsalRequested,
     RollbackTimeline,
 )
-from contracts.golden import GoldenPrompts
 from contracts.policy import ReleasePolicy, Trigger
 from contracts.records import OutboxEntry, OutboxRecord, outbox_entry
 from contracts.routes import Route
 from contracts.vocabulary import Contract, Environment, Instant, ModelName, Target, Verdict
-from decisions.evidence.golden import GoldenChecks
 from decisions.routes.versions import versions_on
 
 ROLLBACKS_KEPT = 50
 VERSIONS_KEPT = 64
-GOLDEN_KEPT = 12
 HELD_KEPT = 100
 REHEARSALS_KEPT = 20
 
-Declared = TypeVar("Declared")
 Phase = Literal["decided", "switched", "completed", "failed"]
 Origin = Literal["alert", "order", "canary", "shadow", "release"]
 
@@ -126,8 +122,6 @@ class RollbackState(OutboxRecord):
         rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
         blind: The alert that production is not watched; None while it is.
         past_read: Whether the log was read for open alerts that the record does not have.
-        golden: The golden prompts of the frozen policy, by version.
-        checks: What golden prompts showed of the version that serves; None before the first check.
     """
 
     model: ModelName
@@ -141,8 +135,6 @@ class RollbackState(OutboxRecord):
     rehearsing_since: int = 0
     blind: OpenBlindness | None = None
     past_read: bool = False
-    golden: dict[str, GoldenPrompts] = Field(default_factory=dict)
-    checks: GoldenChecks | None = None
 
     def trigger(self, target: Target, name: str | None) -> Trigger | None:
         """Return the declared trigger of a target's version by name."""
@@ -189,25 +181,14 @@ def with_entries(state: RollbackState, *entries: OutboxEntry) -> RollbackState:
 def record_policy(
     state: RollbackState, version: int, policy: ReleasePolicy, route: Route | None = None
 ) -> RollbackState:
-    """Record triggers and golden prompts that a version was released under; the first policy of a version counts.
+    """Record the triggers that a version was released under; the first policy of a version counts.
 
-    Of more than `VERSIONS_KEPT` (`GOLDEN_KEPT` with golden prompts) the lowest versions are removed that are not on the
-    route: no alert about them counts.
+    Of more than `VERSIONS_KEPT` the lowest versions are removed that are not on the route: no alert about them counts.
     """
     key = str(version)
     if key in state.triggers:
         return state
-    golden = {key: policy.golden} if policy.golden.prompts else {}
-    return state.model_copy(
-        update={
-            "triggers": _without_old({**state.triggers, key: policy.triggers}, route, VERSIONS_KEPT),
-            "golden": _without_old({**state.golden, **golden}, route, GOLDEN_KEPT),
-        }
-    )
-
-
-def _without_old(by_version: dict[str, Declared], route: Route | None, most: int) -> dict[str, Declared]:
-    """Return what versions declared, of at most so many; those on the route stay."""
-    removable = sorted(by_version.keys() - {str(version) for version in versions_on(route)}, key=int)
-    excess = set(removable[: max(0, len(by_version) - most)])
-    return {key: declared for key, declared in by_version.items() if key not in excess}
+    known = {**state.triggers, key: policy.triggers}
+    removable = sorted(known.keys() - {str(version) for version in versions_on(route)}, key=int)
+    excess = set(removable[: max(0, len(known) - VERSIONS_KEPT)])
+    return state.model_copy(update={"triggers": {name: known[name] for name in known if name not in excess}})

@@ -1,9 +1,12 @@
 """The evaluation sets of a policy decide about a release: a candidate that answers wrongly takes no traffic."""
 
 import json
+from pathlib import Path
 
+import httpx
 import pytest
 
+from testbed.servers import wait_until
 from testbed.stack import POLICY
 
 pytestmark = pytest.mark.real
@@ -53,3 +56,58 @@ def test_one_that_answers_wrongly_is_rejected(stack, tiny, tmp_path):
     assert evaluated["verdict"] == "fail"
     assert evaluated["results"][0]["asked"] < len(ROWS), "it is decided before the last row"
     assert stack.events("traffic.requested", "wrong") == []
+
+
+WORSE = {
+    **POLICY,
+    "rehearsal": "required",
+    "triggers": [
+        {"name": "errors", "metric": "error_ratio", "threshold": 0.5, "min_requests": 5, "window_s": 5},
+        {"name": "worse", "metric": "evaluation_drop", "threshold": 0.1},
+    ],
+}
+
+
+def reload_damaged(stack, served):
+    """Change a file of a version where its Triton has it, and let Triton load it again, past the server-manager."""
+    target = served["target"]
+    name = f"{target['model']}.v{target['version']}.{target['variant']}"
+    for folder in stack.state.rglob(served["manifest"]["digest"].removeprefix("sha256:")):
+        with (folder / "config.json").open("a") as config:
+            config.write("\n")  # the answers of the toy engine depend on it, as others do on weights
+    next(stack.state.rglob(f"{name}/config.pbtxt")).touch()
+    words = Path(f"/proc/{stack.part('triton')['pid']}/cmdline").read_bytes().decode().split("\0")
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    restricted = options["--http-restricted-api"].partition("X-Admin=")[2]
+    url = f"http://127.0.0.1:{options['--http-port']}/v2/repository/models/{name}/load"
+    httpx.post(url, json={}, headers={"X-Admin": restricted}, timeout=60).raise_for_status()
+
+
+@pytest.mark.timeout(600)
+def test_a_served_version_that_becomes_worse_is_found_without_traffic_and_rolled_back(stack, tiny, tmp_path):
+    stack.publish("aging", tiny["one"], "--variant", "bf16")
+    stack.promoted("aging")
+    url = f"http://127.0.0.1:{stack.part('gateway')['port']}/v1/chat/completions"
+    rows = []
+    for number in range(40):
+        messages = [{"role": "user", "content": f"What is {number} + 1?"}]
+        asked = {"model": "aging", "messages": messages, "max_tokens": 16, "temperature": 0.0, "seed": 0}
+        answer = httpx.post(url, json=asked, headers=stack.headers, timeout=60).raise_for_status().json()
+        rows.append({"messages": messages, "expected": answer["choices"][0]["message"]["content"]})
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sums = {"name": "sums", "scorers": [{"kind": "equals"}], "bounds": [{"min_value": 0.5}], "max_tokens": 16}
+    evaluations = {"sets": [sums], "schedule": {"every_hours": 0.01}}
+    given = ("--variant", "bf16", "--evaluation", str(tmp_path / "rows.jsonl"), "--attempt", "2")
+    stack.publish("aging", tiny["one"], *given, policy={**WORSE, "evaluations": evaluations})
+    stack.await_event("release.finished", "aging", count=2, timeout_s=240)
+
+    (first,) = stack.await_event("version.evaluated", "aging", timeout_s=60)
+    (check,) = first["data"]["checks"]
+    assert (check["target"]["version"], check["is_fallen"], check["in_a_row"]) == (2, False, 1)
+    reload_damaged(stack, stack.route("aging")["active"])
+    wait_until(lambda: stack.route("aging")["active"]["target"]["version"] == 1, timeout_s=180, what="the rollback")
+    (alert,) = [event["data"] for event in stack.events("alert.raised", "aging") if event["data"]["trigger"]]
+    assert (alert["trigger"], alert["kind"]) == ("worse", "quality")
+    assert "sums: equals is lower by" in alert["message"]
+    (held,) = stack.route("aging")["suspended"]
+    assert (held["served"]["target"]["version"], held.get("trigger", "")) == (2, "")

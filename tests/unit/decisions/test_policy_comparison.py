@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contracts.golden import Expectation, GoldenPrompt, GoldenPrompts
+from contracts.evaluations import Evaluations
 from contracts.policy import (
     Approvals,
     Canary,
@@ -55,10 +55,8 @@ def with_approvals(**changes):
     return policy(promotion=Promotion(mode="manual"), approvals=Approvals(**changes))
 
 
-def with_golden(*names, text="ok", **changes):
-    expect = Expectation(contains=(text,))
-    prompts = tuple(GoldenPrompt(name=name, prompt="?", expect=expect) for name in names)
-    return policy(golden=GoldenPrompts(prompts=prompts, **changes))
+def with_schedule(**changes):
+    return policy(evaluations=Evaluations(sets=({"name": "basics", "rows": "default"},), schedule=changes))
 
 
 def with_load(**changes):
@@ -70,10 +68,8 @@ PAIRS = [
     ("copies is 3, above the stored 2", policy(copies=2), policy(copies=3)),
     ("copies is 64, above the stored 1", policy(), policy(copies=64)),
     ("pairs.share_ratio", policy(pairs=Pairs(share_ratio=0.1)), policy()),
-    ("golden.every_s", with_golden("a", every_s=30), with_golden("a", every_s=60)),
-    ("golden.allowed_falls", with_golden("a", "b"), with_golden("a", "b", allowed_falls=1)),
-    ("golden prompt b of the stored policy is missing", with_golden("a", "b"), with_golden("a")),
-    ("golden prompt a of the stored policy is missing", with_golden("a"), policy()),
+    ("evaluations.schedule.every_hours", with_schedule(every_hours=6), with_schedule(every_hours=24)),
+    ("evaluations.schedule.rows", with_schedule(rows=100), with_schedule(rows=60)),
     ("approvals.count", with_approvals(count=3), with_approvals(count=2)),
     ("approvals.count", with_approvals(count=2), with_approvals()),
     ("approvals.not_by_publisher", with_approvals(not_by_publisher=True), with_approvals()),
@@ -147,13 +143,6 @@ def test_loosening_is_named_and_tightening_is_not(name, tight, loose):
     assert name in named[0]
     if "missing" not in named[0]:
         assert weaknesses(tight, stored=loose) == []
-
-
-def test_what_a_golden_prompt_expects_is_kept_and_others_may_be_added():
-    assert weaknesses(with_golden("a", text="anything"), with_golden("a")) == [
-        "golden prompt a of the stored policy is missing or changed"
-    ]
-    assert weaknesses(with_golden("b", "a"), with_golden("a")) == []
 
 
 def test_what_cannot_be_compared_must_be_equal():
@@ -251,7 +240,6 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "triggers",
         "false_alarm_every",
         "pairs",
-        "golden",
         "objective",
         "on_newer",
         "copies",

@@ -48,6 +48,17 @@ def test_an_automatic_trigger_that_no_fault_can_rehearse_is_refused(about, field
     assert fields(with_trigger(**about, action="manual")) == []
 
 
+EVALUATED = {"sets": [{"name": "basics", "rows": "default"}]}
+
+
+def test_a_trigger_that_asks_evaluations_again_needs_some_and_one_that_is_rehearsed():
+    worse = trigger(name="worse", metric="evaluation_drop", threshold=0.1)
+    assert fields(policy(triggers=(worse, trigger(name="slow")), evaluations=EVALUATED)) == []
+    assert fields(policy(triggers=(worse, trigger(name="slow")))) == ["evaluations.sets"]
+    alone = policy(triggers=(worse, trigger(name="slow", action="manual")), evaluations=EVALUATED)
+    assert fields(alone) == ["triggers"]
+
+
 @pytest.mark.parametrize(
     "gate",
     [

@@ -45,6 +45,7 @@ INVALID = f.trigger(name="invalid", metric="invalid_json_ratio", threshold=0.02,
 CIRCLES = f.trigger(name="circles", metric="repetition_ratio", threshold=0.02)
 GOODPUT = f.trigger(name="goodput", metric="goodput_ratio", threshold=0.95)
 SLOS = (PACE, QUEUE, LATE, LONG)
+OF_REQUESTS = sorted(metric for metric, rule in METRICS.items() if rule.limits != "distance")
 ALL = (*SLOS, CUT, WORDY, TERSE, UNSURE, NAN, ERRORS, EMPTY, REFUSALS, LANGUAGE, INVALID, CIRCLES, GOODPUT)
 
 
@@ -178,7 +179,7 @@ def test_the_ratio_that_each_trigger_allows():
     assert limit_of(GOODPUT) == pytest.approx(0.05)
     assert limit_of(ERRORS.model_copy(update={"threshold": 2.0})) == 1.0
     assert sequential(ALL) == ALL
-    assert {trigger.metric for trigger in ALL} == set(METRICS) - {"drift"}
+    assert {trigger.metric for trigger in ALL} == set(OF_REQUESTS)
 
 
 # -- no evidence that a caller causes ---------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ records = st.builds(
 )
 
 
-@given(records, st.sets(st.sampled_from(sorted(set(METRICS) - {"drift"}))))
+@given(records, st.sets(st.sampled_from(OF_REQUESTS)))
 def test_a_metric_that_the_caller_forces_and_no_other_is_without_evidence(record, metrics):
     forced = record.model_copy(update={"forced_metrics": tuple(sorted(metrics))})
     for trigger in ALL:

@@ -23,6 +23,7 @@ from testbed import factories as f
         ("queue_ms", False),
         ("goodput_ratio", False),
         ("drift", False),
+        ("evaluation_drop", False),
     ],
 )
 def test_errors_and_answers_are_judged_and_nothing_that_depends_on_load(metric, judges):

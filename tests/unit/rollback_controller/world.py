@@ -8,11 +8,9 @@ from datetime import datetime
 from contracts import facts as cf
 from contracts.envelope import Event, source_of
 from contracts.services import SERVICES
-from decisions.evidence.golden import CHECK_S
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
-from services.rollback_controller.golden_probes import GOLDEN_EVERY_S, GoldenProbes
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
 from services.rollback_controller.states import RollbackStates
@@ -50,7 +48,6 @@ class World:
         self.traffic = FakeTraffic()
         self.proofs = FakeProofs()
         self.probes_standby = False
-        self.asks_golden = False
         self.watches = []
         """What arrives, for each process that notices that production is not watched."""
         self.watching = []
@@ -95,12 +92,6 @@ class World:
         if self.probes_standby:  # not where each step of a process is counted
             standby = StandbyProbes(states, self.routes, probe)
             life.spawn(Sweeper("standbys", standby.keys, standby.sweep, every_s=STANDBYS_EVERY_S).run())
-        if self.asks_golden:
-            asking = GoldenProbes(states, self.routes, probe, self.clock)
-            every_s, limit_s = GOLDEN_EVERY_S, CHECK_S + 20
-            life.spawn(
-                Sweeper("golden prompts", asking.keys, asking.sweep, every_s=every_s, item_limit_s=limit_s).run()
-            )
         limits = self.settings.watch_limits
         policies = self.controller.policies
         self.watching = [

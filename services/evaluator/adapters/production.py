@@ -1,0 +1,44 @@
+"""What serves, in the bucket `routes`, and the last checks, in the event log."""
+
+from collections.abc import Callable
+
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+from pydantic import ValidationError
+
+from contracts.envelope import Event, nats_subject
+from contracts.facts import VersionEvaluated
+from contracts.routes import Route
+from contracts.services import EVENTS
+from services.evaluator.app import SERVICE
+from shared.storage.kv import Bucket
+
+
+class BusProduction:
+    """The bucket `routes` and the stream `SLIPWAY_EVENTS` (implements `ports.Production`)."""
+
+    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
+        self._js = js
+
+    async def models(self) -> list[str]:
+        """Return the models that have a route."""
+        try:
+            return await self._routes().keys()
+        except NotFoundError:  # the bucket is not made yet
+            return []
+
+    async def route(self, model: str) -> Route | None:
+        """Return the route of a model; None if there is none."""
+        entry = await self._routes().get(model)
+        return entry.value if entry is not None else None
+
+    async def last_check(self, model: str) -> VersionEvaluated | None:
+        """Return the last check of a model, as far as the event log goes; None without one."""
+        try:
+            message = await self._js().get_last_msg(EVENTS, nats_subject(VersionEvaluated.TYPE, model, SERVICE))
+            return Event[VersionEvaluated].model_validate_json(message.data or b"").data
+        except (NotFoundError, ValidationError):
+            return None
+
+    def _routes(self) -> Bucket[Route]:
+        return Bucket(self._js(), "routes", Route, service=SERVICE)

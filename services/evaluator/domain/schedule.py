@@ -1,0 +1,100 @@
+"""Checks of versions that serve: when they are due, which rows are asked, and what they show. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from contracts.evaluation_results import EvaluationResult
+from contracts.evaluations import Evaluations, Schedule
+from contracts.facts import EvaluationCheck, VersionEvaluated
+from contracts.manifests import EvaluationReport
+from contracts.vocabulary import Target, digest_of_json
+from decisions.evaluations.verdicts import Limit, plan_comparison, share_alpha
+from services.evaluator.domain.plan import METHOD, AnchorScores, EvaluationPlan, EvaluationSet, draw
+from services.evaluator.domain.report import summarise
+
+_MONTH_HOURS: Final = 730.0
+
+
+def is_due(last: VersionEvaluated | None, schedule: Schedule, now: datetime) -> bool:
+    """Return whether the versions of a model are to be asked now: the first time, or so long after the last check."""
+    return last is None or now - last.checked_at >= timedelta(hours=schedule.every_hours)
+
+
+def plan_check(
+    declared: Evaluations,
+    sets: Sequence[EvaluationSet],
+    report: EvaluationReport,
+    *,
+    schedule: Schedule,
+    max_drop: float,
+    seed: str,
+) -> tuple[EvaluationPlan, ...]:
+    """Return what a version is asked, of rows that it was asked at its release: a plan for each evaluation.
+
+    What cannot be compared is left out: scores by other scorers, or of another set. Each scorer has one limit, of all
+    rows. The checks of a month share `alpha`, and so do their limits; that two in a row must agree is not counted.
+
+    Args:
+        declared: The evaluations that the version was released with.
+        sets: Their sets.
+        report: What the version scored then.
+        schedule: Of the version that serves.
+        max_drop: The most that a mean score may be below that of the release.
+        seed: Decides which rows are asked.
+    """
+    before = {result.name: result for result in report.results if report.method == METHOD}
+    labels = sum(len(evaluation.scorers) for evaluation in declared.sets)
+    alpha = share_alpha(declared.alpha * min(schedule.every_hours / _MONTH_HOURS, 1.0), labels)
+    plans = []
+    for evaluation, each in zip(declared.sets, sets, strict=True):
+        result = before.get(evaluation.name)
+        if result is None or result.rows_digest != each.digest:
+            continue
+        recorded = {row.number: row.candidate for row in result.rows}
+        drawn = draw([row for row in each.rows if row.number in recorded], digest_of_json([seed, evaluation.name]))
+        rows = tuple(drawn[: max(1, schedule.rows // len(declared.sets))])
+        comparison = plan_comparison(
+            [Limit(scorer.label, "", "max_drop_from_anchor", max_drop) for scorer in evaluation.scorers],
+            [(row.slice, recorded[row.number], recorded[row.number]) for row in rows],
+            alpha=alpha,
+            beta=declared.beta,
+        )
+        anchor = AnchorScores(report.target, recorded)
+        plans.append(EvaluationPlan(evaluation, digest_of_json(seed), each.digest, rows, comparison, anchor=anchor))
+    return tuple(plans)
+
+
+def assess_check(
+    target: Target, results: Sequence[EvaluationResult], before: EvaluationCheck | None
+) -> EvaluationCheck:
+    """Return what a check of a version shows; one at most of whose rows the engine failed continues the one before."""
+    is_fallen = any(result.verdict == "fail" for result in results)
+    shown = EvaluationCheck(target=target, results=tuple(map(summarise, results)), is_fallen=is_fallen, in_a_row=1)
+    asked, void = sum(result.asked for result in results), sum(result.void for result in results)
+    if not is_fallen and 2 * void >= asked:
+        was = {"is_fallen": before.is_fallen, "in_a_row": before.in_a_row} if before is not None else {"in_a_row": 0}
+        return shown.model_copy(update=was)
+    if before is None or before.is_fallen != is_fallen:
+        return shown
+    return shown.model_copy(update={"in_a_row": before.in_a_row + 1})
+
+
+def describe(checks: Sequence[EvaluationCheck]) -> str:
+    """Return what checks show of the active version, and of the previous one, in a sentence."""
+    return f"{'; '.join(map(_describe, checks))}."
+
+
+def _describe(check: EvaluationCheck) -> str:
+    missed = [
+        f"{result.name}: {limit.scorer} is lower by {limit.value:.3f} ({limit.low:.3f} to {limit.high:.3f}) on "
+        f"{limit.rows} rows, more than {limit.limit:g}"
+        for result in check.results
+        for limit in result.limits
+        if limit.decision == "missed"
+    ]
+    asked, void = (sum(getattr(result, name) for result in check.results) for name in ("asked", "void"))
+    failed = f", its engine failed at {void}" if void else ""
+    if missed:
+        return f"{check.target} is worse than at its release ({'; '.join(missed)})"
+    return f"{check.target} is not shown to be worse than at its release by {asked} rows{failed}"

@@ -1,0 +1,108 @@
+"""Asks what serves rows of its evaluations again, without callers, and publishes `version.evaluated`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from contracts.envelope import derived_id
+from contracts.evaluations import Evaluations, Schedule
+from contracts.facts import EvaluationCheck, VersionEvaluated
+from contracts.routes import ServedTarget
+from contracts.vocabulary import Target
+from decisions.evidence.triggers import find_trigger
+from services.evaluator.app import read_set
+from services.evaluator.domain.schedule import assess_check, describe, is_due, plan_check
+from services.evaluator.evaluate import Asking
+from services.evaluator.ports import Production, Reports
+from shared.messaging.bus import Emit
+from shared.runtime.clock import Clock
+from shared.runtime.sweeper import Sweeper
+
+_EVERY_S: Final = 15.0
+_LIMIT_S: Final = 7_200.0
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the policy of a version says of checks.
+
+    Attributes:
+        max_drop: The threshold of its trigger; None if it is not to be asked again.
+    """
+
+    evaluations: Evaluations
+    max_drop: float | None
+
+
+@dataclass(frozen=True)
+class ServedEvaluations:
+    """Checks the active version of each model, and the previous one, by the schedule of the active one's policy.
+
+    The last check is in the event log. Of several processes that ask at the same time one publishes.
+    """
+
+    publish: Callable[[Emit], Awaitable[object]]
+    production: Production
+    reports: Reports
+    asking: Asking
+    clock: Clock
+    _declared: dict[Target, Declared] = field(default_factory=dict)
+
+    def sweeper(self) -> Sweeper[str]:
+        """Return the loop over all models."""
+        return Sweeper("served models", self.production.models, self.sweep, every_s=_EVERY_S, item_limit_s=_LIMIT_S)
+
+    async def sweep(self, model: str) -> None:
+        """Check the versions of a model, if that is due."""
+        route = await self.production.route(model)
+        if route is None or route.active is None:
+            return
+        declared = await self._read(route.active.target)
+        if declared is None or declared.max_drop is None:
+            return
+        last, now = await self.production.last_check(model), self.clock.now()
+        schedule = declared.evaluations.schedule
+        if not is_due(last, schedule, now):
+            return
+        event_id = derived_id(f"{model}/{last.checked_at if last is not None else route.epoch}", VersionEvaluated.TYPE)
+        before = {check.target: check for check in last.checks} if last is not None else {}
+        checks = []
+        for served in filter(None, (route.active, route.previous)):
+            check = await self._check(served, schedule, declared.max_drop, event_id, before.get(served.target))
+            if check is not None:
+                checks.append(check)
+        if checks and checks[0].target == route.active.target and await self.production.last_check(model) == last:
+            fact = VersionEvaluated(checked_at=now, checks=tuple(checks), message=describe(checks))
+            await self.publish(Emit(fact, model=model, correlation_id=event_id, id=event_id))
+
+    async def _read(self, target: Target) -> Declared | None:
+        """Return what the policy of a version says; None if it has none, or none that can be read now."""
+        if target not in self._declared and target.version > 0:
+            policy = await asyncio.to_thread(self.reports.policy, target)
+            if policy is not None:
+                trigger = find_trigger(policy.triggers, "evaluation_drop")
+                self._declared[target] = Declared(policy.evaluations, trigger.threshold if trigger else None)
+        return self._declared.get(target)
+
+    async def _check(
+        self, served: ServedTarget, schedule: Schedule, max_drop: float, seed: str, before: EvaluationCheck | None
+    ) -> EvaluationCheck | None:
+        """Return what a version shows; None if nothing can be compared.
+
+        Raises:
+            SlipwayError: Its engine, or the store, is unreachable; the check can be repeated.
+        """
+        declared = await self._read(served.target)
+        report = await asyncio.to_thread(self.reports.released, served.target)
+        if declared is None or report is None:
+            return None
+        evaluations = declared.evaluations
+        sets = [await read_set(self.reports, each.rows, report.evaluation) for each in evaluations.sets]
+        plans = plan_check(evaluations, sets, report, schedule=schedule, max_drop=max_drop, seed=seed)
+        results = [await self.asking.evaluate(plan, {"candidate": served}, _ignore) for plan in plans]
+        return assess_check(served.target, results, before) if results else None
+
+
+def _ignore(_done: int, _total: int) -> None:
+    """Report no progress: a check belongs to no release."""

@@ -1,0 +1,70 @@
+"""Alerts about what served versions score on their evaluations: a fall below their release that two checks show."""
+
+from contracts.facts import EvaluationCheck, VersionEvaluated
+from contracts.policy import Trigger
+from decisions.evidence.alerts import Finding, decide_alerts
+from decisions.evidence.observe_loop import severity_of
+from decisions.evidence.triggers import find_trigger
+from services.monitor.domain.monitoring import Cause, Rules, add_alerts
+from services.monitor.domain.record import MonitorState
+
+PREVIOUS = "previous-evaluations"
+"""The key of the alert that a rollback would lead to a version that has fallen."""
+
+
+def add_check(state: MonitorState, checked: VersionEvaluated, cause: Cause, rules: Rules) -> MonitorState:
+    """Decide about the alerts of a check; one of a version that is not active any more changes nothing.
+
+    A fall of the active version is an alert of its trigger. If the previous version has fallen, too, the alert is of no
+    trigger, and moves nothing: the engine or the machine is at fault, or a rollback would not help.
+    """
+    active, previous = checked.checks[0], next(iter(checked.checks[1:]), None)
+    watched, policy = state.targets.get(str(active.target)), state.policies.get(str(active.target.version))
+    trigger = find_trigger(policy.triggers, "evaluation_drop") if policy is not None else None
+    if watched is None or watched.role != "active" or policy is None or trigger is None:
+        return state
+    findings = [_find_fall(active, trigger, checked, alone=previous is None or not previous.is_fallen)]
+    if previous is not None:
+        findings.append(_find_fall_behind(previous, checked))
+    decided = decide_alerts(
+        state.alerts,
+        watched.target,
+        findings,
+        cause.at,
+        environment=state.environment,
+        release_id=policy.release_id,
+        update_every_s=rules.update_every_s,
+    )
+    return add_alerts(state, decided.alerts, decided.facts, cause, watched)
+
+
+def _find_fall(check: EvaluationCheck, trigger: Trigger, checked: VersionEvaluated, *, alone: bool) -> Finding:
+    limits = [limit for result in check.results for limit in result.limits if limit.value is not None]
+    worst = max(limits, key=lambda limit: limit.value or 0.0, default=None)
+    return Finding(
+        key=trigger.name,
+        kind="quality",
+        severity=severity_of(trigger),
+        trigger=trigger.name if alone else None,
+        fired=check.is_fallen and check.lasts,
+        calm=not check.is_fallen and check.lasts,
+        hold_s=0.0,
+        message=checked.message,
+        value=worst.value if worst is not None else None,
+        limit=trigger.threshold,
+        requests=sum(result.asked for result in check.results),
+        first_bad_at=checked.checked_at if check.is_fallen else None,
+    )
+
+
+def _find_fall_behind(check: EvaluationCheck, checked: VersionEvaluated) -> Finding:
+    return Finding(
+        key=PREVIOUS,
+        kind="standby",
+        severity="warning",
+        trigger=None,
+        fired=check.is_fallen and check.lasts,
+        calm=not check.is_fallen and check.lasts,
+        hold_s=0.0,
+        message=checked.message,
+    )

@@ -1,0 +1,111 @@
+"""Versions that serve, with the reports of their releases, for the evaluator's schedule."""
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from contracts.facts import VariantStaged, VersionEvaluated
+from contracts.manifests import EvaluationReport
+from contracts.policy import ReleasePolicy
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import ArtifactRef, Target, digest_of
+from decisions.scorers.answers import Answer
+from services.evaluator.app import Evaluator
+from services.evaluator.evaluate import Asking
+from services.evaluator.served import ServedEvaluations
+from shared.errors import Transient
+from shared.messaging.bus import Emit
+from testbed import factories as f
+from testbed.values import deployable, staging_request
+from tests.kit.fakes_serving import FakeClock
+
+ROWS = [{"prompt": f"row {number}", "expected": "right"} for number in range(200)]
+SET = {"name": "mine", "scorers": [{"kind": "equals"}, {"kind": "length"}], "max_rows": 200}
+POLICY = f.policy(
+    triggers=(f.trigger(), f.trigger(name="worse", metric="evaluation_drop", threshold=0.1)),
+    evaluations={"sets": [SET]},
+)
+
+
+class Engines:
+    """Answers rightly, except the share of rows that a version has lost; engines can fail."""
+
+    def __init__(self) -> None:
+        self.lost: dict[int, float] = {}
+        self.failing: dict[int, str] = {}
+        self.asked: list[tuple[int, str]] = []
+
+    async def ask(self, served: ServedTarget, body: Mapping[str, Any], *, timeout_s: float) -> Answer | None:  # noqa: ARG002
+        version, row = served.target.version, body["messages"][-1]["content"]
+        self.asked.append((version, row))
+        if version in self.failing:
+            raise Transient(self.failing[version], "The engine failed.")
+        number = int(row.removeprefix("row "))
+        return Answer("wrong" if number % 10 < 10 * self.lost.get(version, 0.0) else "right")
+
+
+class World:
+    """The evaluator's schedule beside what it asks, in a clock of its own."""
+
+    def __init__(self, policy: ReleasePolicy = POLICY) -> None:
+        self.clock, self.engines, self.policies = FakeClock(), Engines(), {}
+        self.reports: dict[Target, EvaluationReport] = {}
+        self.routed: Route | None = None
+        self.published: list[Emit] = []
+        self.default = policy
+        self.asking = Asking(self.engines, lambda _: "en")
+        self.served = ServedEvaluations(self.publish, self, self, self.asking, self.clock)
+
+    async def serve(self, active: int, previous: int | None = None) -> None:
+        """Release versions with the scores that they have now, and let them serve."""
+        for version in filter(None, (active, previous)):
+            request = staging_request(
+                purpose="evaluation",
+                evaluations=self.default.evaluations,
+                candidate=deployable(version),
+                baseline=deployable(0),
+            )
+            staged = f.fact(VariantStaged, candidate=f.served(version), baseline=f.served(0), request=request)
+            await Evaluator(self.asking, self, self.clock).evaluate(staged, lambda _done, _of: None)
+        behind = f.served(previous) if previous is not None else None
+        self.routed = f.route(active=f.served(active), previous=behind, canary=None)
+        self.engines.asked.clear()
+
+    async def check(self, after_hours: float = 24.0) -> VersionEvaluated | None:
+        """Return what the next sweep publishes after some hours."""
+        before = len(self.published)
+        self.clock.seconds += timedelta(hours=after_hours).total_seconds()
+        await self.served.sweep(f.MODEL)
+        return self.published[-1].fact if len(self.published) > before else None
+
+    # -- ports ------------------------------------------------------------------------------------------------------
+
+    async def publish(self, emit: Emit) -> None:
+        assert emit.id not in [each.id for each in self.published]
+        self.published.append(emit)
+
+    async def models(self) -> list[str]:
+        return [f.MODEL]
+
+    async def route(self, _model: str) -> Route | None:
+        return self.routed
+
+    async def last_check(self, _model: str) -> VersionEvaluated | None:
+        return self.published[-1].fact if self.published else None
+
+    def find(self, _output_key: str) -> None:
+        return None
+
+    def commit(self, report: EvaluationReport) -> tuple[EvaluationReport, ArtifactRef]:
+        self.reports[report.target] = report
+        return report, ArtifactRef(uri="s3://slipway/report.json", digest=digest_of(b"report"), size_bytes=1)
+
+    def rows(self, _ref: ArtifactRef) -> bytes:
+        return "\n".join(map(json.dumps, ROWS)).encode()
+
+    def policy(self, target: Target) -> ReleasePolicy | None:
+        return self.policies.get(target.version, self.default)
+
+    def released(self, target: Target) -> EvaluationReport | None:
+        return self.reports.get(target)
