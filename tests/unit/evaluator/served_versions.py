@@ -1,21 +1,15 @@
 """Versions that serve, with the reports of their releases, for the evaluator's schedule."""
 
 import json
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
-from contracts.facts import VariantStaged, VersionEvaluated
-from contracts.manifests import EvaluationReport
-from contracts.policy import ReleasePolicy
-from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import ArtifactRef, Target, digest_of
+from contracts.facts import VariantStaged
+from contracts.vocabulary import ArtifactRef, digest_of
 from decisions.scorers.answers import Answer
 from services.evaluator.app import Evaluator
 from services.evaluator.evaluate import Asking
 from services.evaluator.served import ServedEvaluations
 from shared.errors import Transient
-from shared.messaging.bus import Emit
 from testbed import factories as f
 from testbed.values import deployable, staging_request
 from tests.kit.fakes_serving import FakeClock
@@ -31,12 +25,12 @@ POLICY = f.policy(
 class Engines:
     """Answers rightly, except the share of rows that a version has lost; engines can fail."""
 
-    def __init__(self) -> None:
-        self.lost: dict[int, float] = {}
-        self.failing: dict[int, str] = {}
-        self.asked: list[tuple[int, str]] = []
+    def __init__(self):
+        self.lost = {}
+        self.failing = {}
+        self.asked = []
 
-    async def ask(self, served: ServedTarget, body: Mapping[str, Any], *, timeout_s: float) -> Answer | None:  # noqa: ARG002
+    async def ask(self, served, body, *, timeout_s) -> Answer | None:  # noqa: ARG002
         version, row = served.target.version, body["messages"][-1]["content"]
         self.asked.append((version, row))
         if version in self.failing:
@@ -48,16 +42,16 @@ class Engines:
 class World:
     """The evaluator's schedule beside what it asks, in a clock of its own."""
 
-    def __init__(self, policy: ReleasePolicy = POLICY) -> None:
+    def __init__(self, policy=POLICY):
         self.clock, self.engines, self.policies = FakeClock(), Engines(), {}
-        self.reports: dict[Target, EvaluationReport] = {}
-        self.routed: Route | None = None
-        self.published: list[Emit] = []
+        self.reports = {}
+        self.routed = None
+        self.published = []
         self.default = policy
         self.asking = Asking(self.engines, lambda _: "en")
         self.served = ServedEvaluations(self.publish, self, self, self.asking, self.clock)
 
-    async def serve(self, active: int, previous: int | None = None) -> None:
+    async def serve(self, active, previous=None):
         """Release versions with the scores that they have now, and let them serve."""
         for version in filter(None, (active, previous)):
             request = staging_request(
@@ -72,7 +66,7 @@ class World:
         self.routed = f.route(active=f.served(active), previous=behind, canary=None)
         self.engines.asked.clear()
 
-    async def check(self, after_hours: float = 24.0) -> VersionEvaluated | None:
+    async def check(self, after_hours=24.0):
         """Return what the next sweep publishes after some hours."""
         before = len(self.published)
         self.clock.seconds += timedelta(hours=after_hours).total_seconds()
@@ -81,31 +75,31 @@ class World:
 
     # -- ports ------------------------------------------------------------------------------------------------------
 
-    async def publish(self, emit: Emit) -> None:
+    async def publish(self, emit):
         assert emit.id not in [each.id for each in self.published]
         self.published.append(emit)
 
-    async def models(self) -> list[str]:
+    async def models(self):
         return [f.MODEL]
 
-    async def route(self, _model: str) -> Route | None:
+    async def route(self, _model):
         return self.routed
 
-    async def last_check(self, _model: str) -> VersionEvaluated | None:
+    async def last_check(self, _model):
         return self.published[-1].fact if self.published else None
 
-    def find(self, _output_key: str) -> None:
+    def find(self, _output_key):
         return None
 
-    def commit(self, report: EvaluationReport) -> tuple[EvaluationReport, ArtifactRef]:
+    def commit(self, report):
         self.reports[report.target] = report
         return report, ArtifactRef(uri="s3://slipway/report.json", digest=digest_of(b"report"), size_bytes=1)
 
-    def rows(self, _ref: ArtifactRef) -> bytes:
+    def rows(self, _ref):
         return "\n".join(map(json.dumps, ROWS)).encode()
 
-    def policy(self, target: Target) -> ReleasePolicy | None:
+    def policy(self, target):
         return self.policies.get(target.version, self.default)
 
-    def released(self, target: Target) -> EvaluationReport | None:
+    def released(self, target):
         return self.reports.get(target)
