@@ -324,7 +324,7 @@ class StatedBound(_Strict):
 
 
 class Schedule(_Strict):
-    """When the active and the previous version are asked again, without callers: with a trigger `evaluation_drop`."""
+    """When the active and the previous version are asked again, without callers."""
 
     every_hours: Annotated[float, Field(ge=0.01, le=720.0)] = 24.0
     """Hours from one check to the next; two in a row must prove a fall."""
@@ -344,8 +344,9 @@ class Evaluations(_Strict):
     Too few rows refuse more: see `undecided`. On the schedule, of all checks of a month."""
     beta: Share = 0.05
     """Probability that a candidate beyond a limit is found to meet it; not of limits that may be undecided."""
-    schedule: Schedule = Schedule()
-    """When served versions are asked again."""
+    schedule: Schedule | None = None
+    """When served versions are asked again, for a trigger with the metric `evaluation_drop`. With it, a release asks
+    every row, up to `max_rows`, unless the candidate is proved worse: only rows with a score can be compared."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Evaluations:

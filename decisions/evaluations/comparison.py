@@ -25,10 +25,9 @@ def _stated_weaknesses(proposed: Evaluations, stored: Evaluations) -> Iterator[s
 
 
 def _weaknesses(proposed: Evaluations, stored: Evaluations) -> Iterator[str]:
-    for name, sign in (("every_hours", 1.0), ("rows", -1.0)):
-        asked, required = getattr(proposed.schedule, name), getattr(stored.schedule, name)
-        if sign * asked > sign * required:
-            yield f"evaluations.schedule.{name} is {asked:g}, and the stored one {required:g}"
+    asked, least = proposed.schedule, stored.schedule
+    if least is not None and (asked is None or asked.every_hours > least.every_hours or asked.rows < least.rows):
+        yield "evaluations.schedule is rarer than the stored one, of fewer rows, or missing"
     if proposed.beta > stored.beta:
         yield f"evaluations.beta is {proposed.beta:g}, above the stored {stored.beta:g}"
     shares = [declared.alpha / max(_count_limits(declared), 1) for declared in (proposed, stored)]

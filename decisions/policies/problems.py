@@ -31,9 +31,10 @@ def _problems(policy: ReleasePolicy) -> Iterator[PolicyProblem]:
             f"triggers has no automatic one that a fault can rehearse beside {names}: add one, such as error_ratio."
         )
         yield PolicyProblem(("triggers",), reason)
-    if find_trigger(policy.triggers, "evaluation_drop") is not None and not policy.evaluations.sets:
-        reason = "evaluations.sets is empty, and a trigger for evaluation_drop asks them again: declare one."
-        yield PolicyProblem(("evaluations", "sets"), reason)
+    evaluations, drop = policy.evaluations, find_trigger(policy.triggers, "evaluation_drop")
+    if drop is not None and (evaluations.schedule is None or not evaluations.sets):
+        reason = f"evaluations has no sets or no schedule, and {drop.name} is about scores of a schedule: declare both."
+        yield PolicyProblem(("evaluations",), reason)
     unanswerable = find_unanswerable(policy)
     if unanswerable is not None:
         yield PolicyProblem(("load",), unanswerable)

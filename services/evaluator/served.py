@@ -59,10 +59,10 @@ class ServedEvaluations:
         if route is None or route.active is None:
             return
         declared = await self._read(route.active.target)
-        if declared is None or declared.max_drop is None:
+        schedule = declared.evaluations.schedule if declared is not None else None
+        if declared is None or declared.max_drop is None or schedule is None:
             return
         last, now = await self.production.last_check(model), self.clock.now()
-        schedule = declared.evaluations.schedule
         if not is_due(last, schedule, now):
             return
         event_id = derived_id(f"{model}/{last.checked_at if last is not None else route.epoch}", VersionEvaluated.TYPE)

@@ -79,7 +79,7 @@ def put_rows(store, rows=ROWS):
     return store.create(f"checkpoints/bot/{uuid.uuid4().hex}.jsonl", data)
 
 
-async def stage(js, store, triton, rows, *, purpose="evaluation", model=None, **toy):
+async def stage(js, store, triton, rows, *, purpose="evaluation", model=None, schedule=None, **toy):
     model = model or f"bot-{uuid.uuid4().hex[:8]}"
     api = json.dumps({"model": model, "fingerprint": "fp_bot"})
     sides = [load_toy(triton, model, version, api=api, **more) for version, more in ((2, toy), (1, {}))]
@@ -88,7 +88,7 @@ async def stage(js, store, triton, rows, *, purpose="evaluation", model=None, **
         candidate=deployable(2, "bf16", model),
         baseline=deployable(1, "bf16", model),
         evaluation=rows,
-        evaluations=Evaluations.model_validate({"sets": [WORDS]}),
+        evaluations=Evaluations.model_validate({"sets": [WORDS], "schedule": schedule}),
     )
     staged = factories.fact(VariantStaged, candidate=sides[0], baseline=sides[1], request=request)
     event = factories.event(staged, id=str(uuid.uuid4()), subject=model)
@@ -147,8 +147,9 @@ async def test_a_version_that_became_worse_after_its_release_is_found_twice(js, 
     )
     folder = tmp_path / EvaluatorService.name
     await asyncio.to_thread(release, store, folder, model, 2, policy=policy.model_dump(mode="json"))
-    event = await stage(js, store, triton, put_rows(store), model=model)
-    await answers(js, VariantEvaluated, model)
+    event = await stage(js, store, triton, put_rows(store), model=model, schedule={})
+    (evaluated,) = await answers(js, VariantEvaluated, model)
+    assert evaluated.data.results[0].asked == len(ROWS), "so that there is enough to compare"
     active = load_toy(triton, model, 2, api=json.dumps({"model": model}), mute_text="QUESTION")
     route = Route(model=model, epoch=1, active=active, previous=event.data.baseline)
     await Bucket(js, "routes", Route).create(model, route)

@@ -90,7 +90,7 @@ class TestTritonProbe(ProbeConformance):
     @pytest.fixture
     async def probe(self):
         channels = Channels()
-        yield TritonProbe(channels, deadline_s=1.0, answer_s=1.0)
+        yield TritonProbe(channels, deadline_s=1.0)
         await channels.close()
 
     @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contracts.evaluations import EACH_SLICE, Bound, Evaluation, StatedBound
 from contracts.policy import MetricGate, ReleasePolicy, Trigger
 from decisions.evaluations.limit_tests import usual_rows
-from decisions.evidence.triggers import can_judge, find_trigger, limit_of
+from decisions.evidence.triggers import can_judge, limit_of
 from decisions.releases.plan import PlannedStep, plan_release
 
 _OBJECTIVES = {
@@ -167,8 +167,8 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
             f"During a canary, {policy.pairs.share_ratio:.3g} of the requests are asked of both versions again, unseen "
             "by callers; what only one of the two fails counts."
         )
-    if find_trigger(policy.triggers, "evaluation_drop") is not None:
-        schedule = policy.evaluations.schedule
+    schedule = policy.evaluations.schedule
+    if schedule is not None:
         yield (
             f"While it serves, it and the version before are asked {schedule.rows} rows of their evaluations at most "
             f"every {period(3600 * schedule.every_hours)}, without callers; two checks in a row must show a fall."

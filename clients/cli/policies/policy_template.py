@@ -59,7 +59,7 @@ triggers:
   - {name: errors, metric: error_ratio, threshold: 0.02, action: automatic}
   - {name: refusals, metric: refusal_ratio, threshold: 0.3, action: manual}
   # - {name: drift, metric: drift, threshold: 0.2, action: manual}
-  # - {name: worse, metric: evaluation_drop, threshold: 0.1, action: automatic}   # asks `evaluations` again every day
+  # - {name: worse, metric: evaluation_drop, threshold: 0.1, action: automatic}   # evaluations: {schedule: {}}
 
 # Hours with traffic in which these triggers together may have one false alarm about the active version.
 # false_alarm_every: 168

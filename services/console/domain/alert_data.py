@@ -9,8 +9,8 @@ class AlertRow(Screen):
     """An alert with its last figures; one that is resolved has those that it was raised with.
 
     Attributes:
-        value: What `limit` bounds: of drift a distance, of a clock seconds, of evaluations a loss of score, else the share
-            of bad requests.
+        value: What `limit` bounds: of drift a distance, of a clock seconds, of evaluations a loss of score, else the
+            share of bad requests.
         resolution: Why it is resolved; empty while it is open.
         answers_nothing: Whether the target answers nothing.
     """

@@ -105,6 +105,7 @@ def plan_evaluation(
     limits_of_set = check_set(declared, evaluation, rows)
     bounded = [limit for limit in limits_of_set if anchor is not None or limit.kind != "max_drop_from_anchor"]
     basis, scores = find_basis(evaluation, rows_digest), anchor.scores if anchor is not None else {}
+    asks_all = basis is not None or declared.schedule is not None
     key = digest_of_json(
         {
             "stage": "evaluate",
@@ -112,6 +113,7 @@ def plan_evaluation(
             "versions": [identify(each) for each in versions],
             "evaluation": evaluation.model_dump(mode="json"),
             "levels": [declared.alpha, declared.beta, limits],
+            "asks all": asks_all,
             "rows": rows_digest,
             "anchor": str(anchor.target) if anchor is not None else None,
         }
@@ -126,7 +128,7 @@ def plan_evaluation(
         ],
         alpha=share_alpha(declared.alpha, limits),
         beta=declared.beta,
-        asks_all=basis is not None,
+        asks_all=asks_all,
     )
     least_scored = {
         limit: least_rows(limit.margin, declared.beta)

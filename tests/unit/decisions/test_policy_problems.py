@@ -48,13 +48,14 @@ def test_an_automatic_trigger_that_no_fault_can_rehearse_is_refused(about, field
     assert fields(with_trigger(**about, action="manual")) == []
 
 
-EVALUATED = {"sets": [{"name": "basics", "rows": "default"}]}
+EVALUATED = {"sets": [{"name": "basics", "rows": "default"}], "schedule": {}}
 
 
 def test_a_trigger_that_asks_evaluations_again_needs_some_and_one_that_is_rehearsed():
     worse = trigger(name="worse", metric="evaluation_drop", threshold=0.1)
     assert fields(policy(triggers=(worse, trigger(name="slow")), evaluations=EVALUATED)) == []
-    assert fields(policy(triggers=(worse, trigger(name="slow")))) == ["evaluations.sets"]
+    for lacks in ({"sets": []}, {"schedule": None}):
+        assert fields(policy(triggers=(worse, trigger(name="slow")), evaluations=EVALUATED | lacks)) == ["evaluations"]
     alone = policy(triggers=(worse, trigger(name="slow", action="manual")), evaluations=EVALUATED)
     assert fields(alone) == ["triggers"]
 

@@ -18,7 +18,7 @@ ROWS = [{"prompt": f"row {number}", "expected": "right"} for number in range(200
 SET = {"name": "mine", "scorers": [{"kind": "equals"}, {"kind": "length"}], "max_rows": 200}
 POLICY = f.policy(
     triggers=(f.trigger(), f.trigger(name="worse", metric="evaluation_drop", threshold=0.1)),
-    evaluations={"sets": [SET]},
+    evaluations={"sets": [SET], "schedule": {}},
 )
 
 
@@ -29,10 +29,14 @@ class Engines:
         self.lost = {}
         self.failing = {}
         self.asked = []
+        self.meanwhile = None
 
     async def ask(self, served, body, *, timeout_s) -> Answer | None:  # noqa: ARG002
         version, row = served.target.version, body["messages"][-1]["content"]
         self.asked.append((version, row))
+        if self.meanwhile is not None:
+            other, self.meanwhile = self.meanwhile, None
+            await other()
         if version in self.failing:
             raise Transient(self.failing[version], "The engine failed.")
         number = int(row.removeprefix("row "))
@@ -40,13 +44,13 @@ class Engines:
 
 
 class World:
-    """The evaluator's schedule beside what it asks, in a clock of its own."""
+    """The evaluator's schedule and what it asks, in a clock of its own; another process has the same reports and bus."""
 
-    def __init__(self, policy=POLICY):
+    def __init__(self, policy=POLICY, beside=None):
         self.clock, self.engines, self.policies = FakeClock(), Engines(), {}
-        self.reports = {}
-        self.routed = None
-        self.published = []
+        self.reports = beside.reports if beside is not None else {}
+        self.routed = beside.routed if beside is not None else None
+        self.published = beside.published if beside is not None else []
         self.default = policy
         self.asking = Asking(self.engines, lambda _: "en")
         self.served = ServedEvaluations(self.publish, self, self, self.asking, self.clock)

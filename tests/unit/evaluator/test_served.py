@@ -95,18 +95,10 @@ async def test_scores_by_other_scorers_or_of_another_set_are_not_compared():
 
 async def test_of_two_processes_one_publishes():
     world = await serving()
-    second = World()
-    second.reports, second.routed, second.published = world.reports, world.routed, world.published
-    ask = world.asking.endpoint.ask
-
-    async def check_meanwhile(served, body, *, timeout_s):
-        world.asking.endpoint.ask = ask
-        second.clock.seconds = world.clock.seconds
-        await second.served.sweep(f.MODEL)
-        return await ask(served, body, timeout_s=timeout_s)
-
-    world.asking.endpoint.ask = check_meanwhile
+    second = World(beside=world)
+    world.engines.meanwhile = second.check
     await world.check()
+    assert second.engines.asked
     assert len(world.published) == 1
 
 
