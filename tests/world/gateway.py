@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 
 from contracts.drills import Drill
 from contracts.facts import Inference
-from contracts.golden import GoldenPrompt
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Environment
 from decisions.evidence.attribution import ErrorKind
-from decisions.evidence.golden import GoldenReply
 from decisions.rollback.drills import change_record
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.domain import drills, routing
@@ -174,7 +172,3 @@ class Probe:
         """Return None when the target generates a token, else why not."""
         failure = self._world.ask_engine(served, "probe")
         return None if failure in (None, "engine_failed") and least <= 1 else f"{served.target}: {failure}"
-
-    async def ask(self, served: ServedTarget, prompt: GoldenPrompt) -> GoldenReply | None:  # noqa: ARG002
-        """Return the answer to a golden prompt."""
-        return GoldenReply("well") if self._world.ask_engine(served, "golden") is None else None

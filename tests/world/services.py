@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
-from decisions.evidence.golden import CHECK_S
 from services.monitor import app as monitor_app
 from services.monitor.adapters.routes import KvRoutes as MonitoredRoutes
 from services.monitor.domain.record import MonitorState
@@ -27,7 +26,6 @@ from services.rollback_controller import app as rollback_app
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.log import LoggedAlerts, StreamArrivals
 from services.rollback_controller.domain.record import RollbackState
-from services.rollback_controller.golden_probes import GOLDEN_EVERY_S, GoldenProbes
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
 from services.rollback_controller.states import RollbackStates
@@ -119,7 +117,7 @@ async def start_rollback_controller(world: "World", process: Process) -> None:
     clock = BusClock(process.clock, js, "rollbacks")
     await clock.try_comparing()
     states, routes = RollbackStates(process.store("rollbacks", RollbackState)), KvRoutes(js)
-    probe = RememberedProbe(process.port(world.probe, "answers", "ask", place="engine"), clock)
+    probe = RememberedProbe(process.port(world.probe, "answers", place="engine"), clock)
     controller = rollback_app.build(
         process.bus,
         states=states,
@@ -135,13 +133,12 @@ async def start_rollback_controller(world: "World", process: Process) -> None:
     )
     arrivals, past = StreamArrivals(js), AlertLog(js, "rollback-controller")
     watching = Watching(states, routes, arrivals, controller.policies, past, clock=clock, limits=ROLLBACK.watch_limits)
-    standby, golden = StandbyProbes(states, routes, probe), GoldenProbes(states, routes, probe, clock)
+    standby = StandbyProbes(states, routes, probe)
     await follow_traffic(process.bus.client, watching.take_report)
     process.run(
         Sweeper("rollbacks", states.keys, controller.sweep, every_s=ROLLBACK.sweep_s).run,
         Sweeper("standbys", standby.keys, standby.sweep, every_s=STANDBYS_EVERY_S).run,
         Sweeper("watched models", watching.keys, watching.sweep, every_s=ROLLBACK.watch_sweep_s).run,
-        Sweeper("golden", golden.keys, golden.sweep, every_s=GOLDEN_EVERY_S, item_limit_s=CHECK_S + 20).run,
         clock.keep_comparing,
         lambda: routes.follow(process.bus.client),
     )
