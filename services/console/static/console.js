@@ -82,7 +82,7 @@ function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
   const key = event.key;
   if (before === "g" && pages[key]) location.assign(pages[key]);
-  else if (key === "?") document.querySelector("#keys").showModal();
+  else if (key === "?") document.querySelector("#keys")?.showModal();  // null while the page is still coming
   else if (key === "/") { event.preventDefault(); document.querySelector(".filters input")?.focus(); }
   else if (key === "j" || key === "k") move(key === "j" ? 1 : -1);
   before = key;

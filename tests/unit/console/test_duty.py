@@ -147,11 +147,12 @@ def test_nobody_sees_anything_without_a_session(world):
 @pytest.mark.parametrize("path", ["/deadletters", "/models/faq-de/drill", "/models/faq-de/rollback", "/nothing"])
 def test_no_page_is_rendered_in_the_event_loop_which_all_requests_share(tmp_path, path):
     made, in_loop = World(tmp_path), []
+    real = made.protection.silent
 
     def silent():
         with contextlib.suppress(RuntimeError):
             in_loop.append(asyncio.get_running_loop())
-        return {}
+        return real()
 
     made.fill()
     client = made.client("oscar")

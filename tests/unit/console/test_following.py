@@ -111,15 +111,16 @@ def test_a_consumer_that_has_nothing_to_deliver_stays():
 class FakeLog:
     """Streams whose identity a test changes; one has an event, those of the others have expired."""
 
-    def __init__(self):
+    def __init__(self, last=1):
         self.name = "first"
+        self.last = last
 
     async def identity(self, stream):
-        return self.name, *((1, 1) if stream == EVENTS else (8, 7))
+        return self.name, *((1, self.last) if stream == EVENTS else (8, 7))
 
     async def read(self, stream, start, _wait_s):
         if start == 1 and stream == EVENTS:
-            return 2, STORY[:1]
+            return self.last + 1, STORY[:1]
         await asyncio.sleep(0.01)
         return start, []
 
@@ -199,17 +200,8 @@ def test_a_stream_is_followed_from_where_the_index_ends_and_pages_learn_of_it():
 
 def test_pages_learn_that_the_index_was_built():
     async def go():
-        streams, rows, announced, many = FakeLog(), SlowRows(), [], MOST_BEHIND + 1
+        streams, rows, announced = FakeLog(last=MOST_BEHIND + 1), SlowRows(), []
         rows.go_on.set()
-
-        async def identity(stream):
-            return "first", 1, many * (stream == EVENTS)
-
-        async def read(stream, start, _wait_s):
-            await asyncio.sleep(0.01)
-            return (many + 1, STORY[:1]) if (stream, start) == (EVENTS, 1) else (start, [])
-
-        streams.identity, streams.read = identity, read
         await run_until(lambda: bool(announced), Follower(streams, rows, lambda *_: None, nothing, announced.append))
         return announced
 
