@@ -137,6 +137,14 @@ if then == "wait":
 """
 
 
+def runs(pid):
+    """Return whether a process has not ended; one that its new parent has not read the exit code of has."""
+    try:
+        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.mark.parametrize("then", ["end", "wait"])
 def test_they_end_with_the_process_that_started_them_stopped_ones_too(tmp_path, then):
     """It ends, or is killed; its own folder is another one than that of the modules."""
@@ -149,7 +157,7 @@ def test_they_end_with_the_process_that_started_them_stopped_ones_too(tmp_path, 
         if then == "wait":
             starter.kill()
         starter.wait(20)
-    wait_until(lambda: not any(psutil.pid_exists(int(pid)) for pid in pids), what="both being killed")
+    wait_until(lambda: not any(map(runs, pids)), what="both being killed")
 
 
 def test_a_command_says_what_it_printed_and_how_it_ended(tmp_path):
