@@ -13,7 +13,7 @@ from decisions.access.bus_permissions import service_permissions
 from shared.messaging.isolation import EVERY_S, SILENT_S, Isolation, question
 from tests.kit.virtual_time import virtual_time
 
-WITHOUT_BUCKET = ("merger", "quantiser", "benchmarker", "evaluator")
+WITHOUT_BUCKET = ("merger", "quantiser", "benchmarker")
 FACTS = {
     "config": {"name": "x"},
     "created": "2026-03-04T00:00:00Z",
