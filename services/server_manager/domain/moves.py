@@ -1,5 +1,6 @@
 """Targets that are loaded elsewhere than their route says, and copies that are left on another endpoint."""
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -42,8 +43,9 @@ class Move:
 
     @property
     def cause_id(self) -> str:
-        """Id of the cause of the route after the move."""
-        return f"{MOVED}{self.target}-{'+'.join(self.endpoints)}-{self.epoch}"
+        """Id of the cause of the route after the move; ids are bounded, and addresses are many and long."""
+        endpoints = hashlib.sha256("+".join(self.endpoints).encode()).hexdigest()[:16]
+        return f"{MOVED}{self.target}-{endpoints}-{self.epoch}"
 
 
 def moved_prefix(model: str) -> str:

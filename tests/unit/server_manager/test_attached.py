@@ -2,10 +2,12 @@
 
 import pytest
 
+from contracts.attachments import MAX_REPLICAS
 from contracts.facts import AlertRaised, DeploymentChanged, VariantFailed, VariantStaged
 from contracts.runtimes import DEFAULT_RUNTIME
 from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain import staging
+from shared.messaging.publishing import envelope
 from tests.kit.fakes_serving import FakeAttached
 from tests.unit.server_manager.factories import stage_requested, traffic_requested
 from tests.unit.server_manager.world import V0, V1, V2, World
@@ -97,6 +99,19 @@ async def test_other_addresses_of_a_group_are_written_into_the_route(world):
     await world.ticks()
     assert world.routes.routes["bot"].active.endpoints == ("http://d", "http://e")
     assert world.said.facts(DeploymentChanged)[-1].cause == "restore"
+
+
+async def test_a_move_to_as_many_addresses_as_a_group_has_is_published(world):
+    await promoted(world)
+    urls = tuple(f"http://{'gpu-' * 50}{number}:8000" for number in range(MAX_REPLICAS))
+    world.attachments.groups["bot"]["green"] = urls
+    serve(world, urls, V1)
+    await world.ticks()
+    (moved,) = [
+        emit for emit in world.said.emits if isinstance(emit.fact, DeploymentChanged) and emit.fact.cause == "restore"
+    ]
+    assert moved.fact.route.active.endpoints == urls
+    assert envelope(moved, service="server-manager", clock=world.clock).id == moved.id
 
 
 async def test_a_replica_that_is_away_leaves_the_route_as_it_is_and_is_shown(world):
