@@ -81,6 +81,11 @@ def test_parts_do_not_inherit_the_address_of_another_stack():
     assert inherited_variables(environment) == {name: environment[name] for name in kept}
 
 
+def test_parts_inherit_the_file_of_keys_wherever_they_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert inherited_variables({"SLIPWAY_SERVER_KEYS": "keys"})["SLIPWAY_SERVER_KEYS"] == str(tmp_path / "keys")
+
+
 @pytest.mark.parametrize("name", ALLOWED)
 def test_model_hub_and_drills_are_allowed_in_a_stack_unless_a_variable_says_otherwise(name):
     assert inherited_variables({}) == ALLOWED

@@ -47,7 +47,7 @@ from deploy.local.supervisor import (
 from deploy.local.variables import find_refused
 from deploy.local.view import View, last_lines
 from shared.runtime.clock import SystemClock
-from shared.runtime.settings import SourceSettings, variable_of
+from shared.runtime.settings import Connection, SourceSettings, variable_of
 
 DOWN_TIMEOUT_S = 90.0
 EXTRA_S = 60.0
@@ -279,6 +279,9 @@ def inherited_variables(environment: Any) -> dict[str, str]:
     sources = {variable_of(SourceSettings, name) for name in SourceSettings.model_fields}
     kept = {"SLIPWAY_FAILPOINT", "SLIPWAY_LOG_LEVEL", "SLIPWAY_TRACE_FILE", *sources}
     passed = {name: value for name, value in environment.items() if name in kept or not name.startswith(ours)}
+    server_keys = variable_of(Connection, "server_keys")
+    if environment.get(server_keys):
+        passed[server_keys] = str(Path(environment[server_keys]).absolute())  # wherever the parts run
     return {variable_of(SourceSettings, "hf_endpoint"): HUB, "ROLLBACK_CONTROLLER_PRODUCTION_DRILLS": "*", **passed}
 
 
