@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -12,10 +14,8 @@ from .vocabulary import ModelName
 MAX_REPLICAS: Final = 32
 GroupName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 KEY_NAME: Final = r"[A-Z][A-Z0-9_]{0,31}"
-ServerUrl = Annotated[
-    str,
-    StringConstraints(pattern=rf"^https?://({KEY_NAME}@)?[A-Za-z0-9.\-\[\]:]{{1,253}}(/[A-Za-z0-9._~/-]*)?$"),
-]
+HOST: Final = r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.\-]{1,253})(:[0-9]{1,5})?"
+ServerUrl = Annotated[str, StringConstraints(pattern=rf"^https?://({KEY_NAME}@)?{HOST}(/[A-Za-z0-9._~/-]*)?$")]
 """The address of a server, without the `/v1` of its paths; before `@` the name of the key that it asks for."""
 
 
@@ -47,4 +47,20 @@ class Attachment(StoredRecord):
         if ends:
             msg = f"{ends[0]} ends with / or /v1: leave that out, the paths of the API are added"
             raise ValueError(msg)
+        broken = [url for url in self.urls if not self._has_host(url)]
+        if broken:
+            msg = f"{broken[0]} has no host and port: a port is 1 to 65535, and an IPv6 address is in brackets"
+            raise ValueError(msg)
         return self
+
+    @staticmethod
+    def _has_host(url: str) -> bool:
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+            if "[" in parts.netloc:
+                IPv6Address(parts.hostname or "")
+        except ValueError:
+            return False
+        else:
+            return port != 0

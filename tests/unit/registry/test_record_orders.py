@@ -98,9 +98,23 @@ async def test_servers_in_traffic_are_not_detached_and_others_are(world):
     assert world.kept("attachment", k.MODEL) == fewer
 
 
+async def test_addresses_of_both_families_are_taken(world):
+    urls = (
+        "http://a",
+        "https://K@gpu-1.b:65535/api",
+        "http://10.0.0.1:80",
+        "http://K@[2001:db8::1]:8000",
+        "http://[::1]",
+    )
+    await world.give("attachment", k.MODEL, attachment(blue=urls), model=k.MODEL)
+    assert world.kept("attachment", k.MODEL).urls == urls
+
+
 @pytest.mark.parametrize(
     "groups",
     [{}, {"blue": ()}, {"Blue": ("http://a",)}, {"blue": ("a:8000",)}, {"blue": ("http://a/v1",)}, {"blue": ("http://a/",)},
+     {"blue": ("http://a:65536",)}, {"blue": ("http://a:0",)}, {"blue": ("http://a:80:90",)}, {"blue": ("http://[1::2::3]",)},
+     {"blue": ("http://::1",)}, {"blue": ("http://[::1",)}, {"blue": ("http://[::1]b:80",)},
      {"blue": ("http://a", "http://K@a")}, {"blue": ("http://sk-secret@a",)},
      {"blue": ("http://a",), "green": ("http://b",), "red": ("http://c",)}, {"blue": ("http://a",), "green": ("http://a",)}],
 )  # fmt: skip
