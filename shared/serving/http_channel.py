@@ -145,7 +145,9 @@ class HttpChannel(ApiServer):
             if loop.time() < began_s + request.deadline_s:
                 raise silence_error(name, limits, has_started=reader.output_tokens > 0) from None
             yield ApiPiece(b"", _LATE) if has_head else ApiPiece(late_body(request.deadline_s), _LATE, 504)
-        except httpx.HTTPError as error:
+        except SlipwayError:
+            raise
+        except Exception as error:
             reason = f"The endpoint of {name}, {self.url}, does not answer: {str(error) or type(error).__name__}"
             raise Transient("endpoint_unreachable", reason, target=name) from error
         finally:

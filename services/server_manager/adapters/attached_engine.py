@@ -158,6 +158,8 @@ class AttachedEngine:
                 return url, await self._ask(url, name, limit_s)
             except SlipwayError as error:
                 return url, Transient(error.code, f"{url}: {error.reason}")
+            except Exception as error:  # noqa: BLE001 - what one replica does must not hide the others
+                return url, Transient("endpoint_unreachable", f"{url}: {type(error).__name__}: {error}")
 
         return dict(await asyncio.gather(*map(ask, urls)))
 
