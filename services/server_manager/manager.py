@@ -365,7 +365,7 @@ class Manager:
         now, held = self._clock.monotonic(), self.executor.held()
         undecided = find_undecided(listing.routes, self._engines.keys() - usable - down, self._homes.chosen)
         routes = {model: route for model, route in listing.routes.items() if model not in undecided}
-        silent = find_silent(routes, self._limits.runtimes, down, self._homes.chosen)
+        silent = find_silent(routes, self._limits, down, self._homes.chosen, self._attached.addresses)
         disarmed = assess_standby(routes, held, silent)
         since = {model: at for model, at in self._disarmed.items() if model in undecided}
         self._disarmed = since | {model: self._disarmed.get(model, now) for model in disarmed}

@@ -1,11 +1,11 @@
 """Which targets an endpoint that does not answer concerns."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
-from contracts.vocabulary import Runtime
+from contracts.vocabulary import Deployable, Runtime
 from decisions.serving.runtimes import why_no_runtime
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import (
@@ -25,23 +25,31 @@ SILENT_SERVER = "its server does not answer"
 
 
 def find_silent(
-    routes: Mapping[str, Route], runtimes: Collection[str], down: Collection[str], homes: Mapping[str, str]
+    routes: Mapping[str, Route],
+    limits: Limits,
+    down: Collection[str],
+    homes: Mapping[str, str],
+    attached: Callable[[Deployable], tuple[str, ...]],
 ) -> dict[str, str]:
     """Return why the server of a target of production does not answer, by the target's name.
 
     Args:
         routes: what production needs, by model.
-        runtimes: the runtimes that the fleet has.
+        limits: the runtimes that the fleet has, and the attached models, which need none of them.
         down: the endpoints that do not answer.
         homes: the endpoint of each target, by name.
+        attached: returns the addresses of the attached servers that serve a target.
     """
     silent = {}
     for served in (served for route in routes.values() for served in production_of(route)):
-        missing = why_no_runtime(served.serving, runtimes)
+        is_attached = served.target.model in limits.attached
+        missing = None if is_attached else why_no_runtime(served.serving, limits.runtimes)
         if missing is not None:
             silent[str(served.target)] = missing[:1].lower() + missing[1:].removesuffix(".")
         elif home_of(served, homes) in down:
             silent[str(served.target)] = SILENT_SERVER
+        elif is_attached and not attached(served):
+            silent[str(served.target)] = "no attached server answers by this name"
     return silent
 
 

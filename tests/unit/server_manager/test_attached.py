@@ -3,13 +3,14 @@
 import pytest
 
 from contracts.attachments import MAX_REPLICAS
-from contracts.facts import AlertRaised, DeploymentChanged, VariantFailed, VariantStaged
+from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged, VariantFailed, VariantStaged
 from contracts.runtimes import DEFAULT_RUNTIME
+from contracts.vocabulary import ServingSettings
 from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain import staging
 from tests.kit.fakes_serving import FakeAttached
 from tests.unit.server_manager.factories import stage_requested, traffic_requested
-from tests.unit.server_manager.world import V0, V1, V2, World
+from tests.unit.server_manager.world import V0, V1, V2, World, with_settings
 
 BLUE, GREEN = ("http://a", "http://b"), ("http://c",)
 
@@ -127,6 +128,31 @@ async def test_all_servers_silent_is_alerted_about_as_of_any_engine(world):
     await world.ticks(10)
     assert {(alert.kind, str(alert.target)) for alert in world.said.facts(AlertRaised)} >= {("engine", V1)}
     assert world.engine.loads == []
+
+
+@pytest.mark.parametrize("served", [None, {V2}])
+async def test_servers_of_the_active_version_that_are_away_or_replaced_are_alerted_about_while_others_answer(
+    world, served
+):
+    await promoted(world)
+    del world.servers.names[GREEN[0]]
+    if served is not None:
+        world.servers.names[GREEN[0]] = served
+    await world.ticks(6)
+    assert [(alert.kind, str(alert.target)) for alert in world.said.facts(AlertRaised)] == [("engine", V1)]
+    serve(world, GREEN, V1)
+    await world.ticks(4)
+    assert len(world.said.facts(AlertResolved)) == 1
+    assert world.phases()[V1] == "ready"
+
+
+async def test_a_version_for_a_runtime_that_no_triton_has_is_served_by_attached_servers_without_an_alert(world):
+    serve(world, GREEN, V1)
+    event = traffic_requested("t1", 1)
+    await world.order(with_settings(event, "target", ServingSettings(runtime="elsewhere")))
+    await world.ticks(8)
+    assert world.routes.routes["bot"].active.serving.runtime == "elsewhere"
+    assert "engine" not in [alert.kind for alert in world.said.facts(AlertRaised)]
 
 
 async def test_after_a_restart_of_the_manager_it_is_checked_again_and_nothing_moves(world):
