@@ -13,6 +13,8 @@ _JSON: Final = (("content-type", "application/json"),)
 _STREAM: Final = (("content-type", "text/event-stream; charset=utf-8"),)
 _DEAD: Final = (b"EngineDead", b"EngineCore encountered an issue")
 """What vLLM answers once its engine has died."""
+_REFUSED: Final = frozenset({400, 413, 422})
+"""Codes of an error that refuses a request, also where a stream has begun: the caller has to change it."""
 _TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal", "text")
 """Where a choice, or what it adds to a message, has text."""
 
@@ -62,6 +64,11 @@ class AnswerReader:
             asked["stream_options"] = {**options, "include_usage": True}
         self.body = json.dumps(asked).encode()
 
+    @property
+    def is_gathered(self) -> bool:
+        """Whether the events of a stream are put together into one answer."""
+        return self._gathered is not None
+
     def read_whole(self, status: int, body: bytes) -> ApiPiece:
         """Return an answer that comes at once, or an error."""
         answer = _parse(body)
@@ -89,8 +96,10 @@ class AnswerReader:
             return self._piece(whole, {})
         chunk = _parse(data)
         if chunk is None or ("error" in chunk and not isinstance(chunk.get("response"), dict) and chunk["error"]):
-            error = {"error": {"class": _class_of(data, "ErrorEvent"), "source": "parser"}}
-            return self._piece(data if self._gathered is not None else event + b"\n\n", error, 500)
+            code = _refusal_of(chunk) if self.output_tokens == 0 else None
+            source = "parser" if code is None else "validation"
+            error = {"error": {"class": _class_of(data, "ErrorEvent"), "source": source}}
+            return self._piece(data if self._gathered is not None else event + b"\n\n", error, code or 500)
         record = self._read_part(chunk) if "type" in chunk and "choices" not in chunk else self._read(chunk, "delta")
         if self._gathered is not None:
             self._gathered.add(chunk)
@@ -186,14 +195,17 @@ class AnswerReader:
             setattr(self, ours, max(getattr(self, ours), count))
 
 
-def is_unknown_model(body: bytes) -> bool:
-    """Return whether an error with status 404 is about the model's name, not about the path."""
+def _refusal_of(chunk: Mapping[str, Any] | None) -> int | None:
+    """Return the code of an error event that refuses the request; None if it is the engine's failure."""
+    error = chunk.get("error") if chunk is not None else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if type(code) is int and code in _REFUSED else None
+
+
+def is_unknown_model(body: bytes, name: str) -> bool:
+    """Return whether an error with status 404 says of a name that the server does not know it."""
     error = (_parse(body) or {}).get("error")
-    if not isinstance(error, dict):
-        return False
-    return (
-        error.get("param") == "model" or error.get("code") == "model_not_found" or "model" in str(error.get("message"))
-    )
+    return name in str(error.get("message") if isinstance(error, dict) else error)
 
 
 def read_scores(body: bytes, token_ids: Sequence[int]) -> list[float]:

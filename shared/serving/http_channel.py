@@ -30,7 +30,9 @@ IDLE_S: Final = 2.0
 RETRY_S: Final = 0.1
 """Time between two tries to reach a server that does not answer, in seconds."""
 ANSWER_BYTES: Final = 64 * 2**20
-"""The longest answer, or event of one, that is read."""
+"""The longest answer that is read or put together, and the longest event of a stream."""
+TOLD_BYTES: Final = 2**20
+"""The longest answer that is read of what a server tells of itself: its models, the tokens of a question."""
 _UNAVAILABLE: Final = frozenset({401, 403, 429, 502, 503, 504})
 """What a proxy, a limit or a server that starts answers with, whatever the version."""
 _STREAM: Final = "text/event-stream"
@@ -65,10 +67,10 @@ class HttpChannel(ApiServer):
     async def is_live(self) -> bool:
         """Return whether the server answers anything."""
         try:
-            await self._client.get("/v1/models")
+            async with self._client.stream("GET", "/v1/models"):
+                return True
         except httpx.HTTPError:
             return False
-        return True
 
     async def channel_ready(self) -> None:
         """Return once the server answers (the counterpart of a gRPC channel's method)."""
@@ -85,10 +87,9 @@ class HttpChannel(ApiServer):
         """
         try:
             async with asyncio.timeout(limit_s):
-                answer = await self._client.get("/v1/models")
-            answer.raise_for_status()
-            return {str(entry["id"]): _positive(entry.get("max_model_len")) for entry in answer.json()["data"]}
-        except (httpx.HTTPError, TimeoutError) as error:
+                told = await self._tell("GET", "/v1/models")
+            return {str(entry["id"]): _positive(entry.get("max_model_len")) for entry in told["data"]}
+        except (httpx.HTTPError, TimeoutError, SlipwayError) as error:
             reason = f"{self.url} does not list its models: {str(error) or type(error).__name__}"
             raise Transient("endpoint_unreachable", reason) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -102,12 +103,17 @@ class HttpChannel(ApiServer):
         """
         try:
             async with asyncio.timeout(limit_s):
-                tokens = await self._client.post("/tokenize", json={"model": name, "messages": list(messages)})
-                asked = {"model": name, "tokens": tokens.raise_for_status().json()["tokens"]}
-                prompt = (await self._client.post("/detokenize", json=asked)).raise_for_status().json()["prompt"]
-        except (httpx.HTTPError, TimeoutError, ValueError, LookupError, TypeError):
+                tokens = await self._tell("POST", "/tokenize", {"model": name, "messages": list(messages)})
+                prompt = await self._tell("POST", "/detokenize", {"model": name, "tokens": tokens["tokens"]})
+        except (httpx.HTTPError, SlipwayError, TimeoutError, ValueError, LookupError, TypeError, AttributeError):
             return None
-        return prompt if isinstance(prompt, str) else None
+        return text if isinstance(text := prompt.get("prompt"), str) else None
+
+    async def _tell(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Return the JSON of a short answer; raise an error of httpx, ValueError, or Transient if it is too long."""
+        async with self._client.stream(method, path, json=body) as response:
+            response.raise_for_status()
+            return json.loads(b"".join([chunk async for chunk in _limited(response, TOLD_BYTES)]))
 
     async def stream_api(self, name: str, request: ApiRequest, limits: Deadlines) -> AsyncGenerator[ApiPiece, None]:
         """Stream the answer to a request (see `engine_streams.stream_api`); leaving it closes its connection.
@@ -162,7 +168,7 @@ class HttpChannel(ApiServer):
         status, content_type = response.status_code, response.headers.get("content-type", "")
         if status != httpx.codes.OK or not content_type.startswith(_STREAM):
             body = b"".join([chunk async for chunk in _limited(response)])
-            is_unknown = status == httpx.codes.NOT_FOUND and is_unknown_model(body)
+            is_unknown = status == httpx.codes.NOT_FOUND and is_unknown_model(body, reader.name)
             if status in _UNAVAILABLE or is_unknown:
                 reason = f"{self.url} answers a request for {reader.name} with status {status}: {body[:500]!r}"
                 if status == httpx.codes.UNAUTHORIZED:
@@ -170,7 +176,7 @@ class HttpChannel(ApiServer):
                 raise Transient("endpoint_unreachable", reason, target=reader.name, not_loaded=is_unknown)
             yield reader.read_whole(status, body)
             return
-        async for event in _events(response):
+        async for event in _events(response, ANSWER_BYTES if reader.is_gathered else None):
             if (piece := reader.read_event(event)) is not None:
                 yield piece
         if not reader.has_ended:
@@ -235,24 +241,28 @@ def _find_error(piece: ApiPiece, name: str) -> SlipwayError | None:
     return classify_engine_error(f"engine_dead: {message}" if "EngineDead" in error["class"] else message, name)
 
 
-async def _limited(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _limited(response: httpx.Response, limit: int = ANSWER_BYTES) -> AsyncIterator[bytes]:
     """Yield the bytes of a body; raise Transient once there are too many."""
     size = 0
     async for chunk in response.aiter_bytes():
         size += len(chunk)
-        if size > ANSWER_BYTES:
-            raise Transient("engine_failed", f"An answer of {response.url} is longer than {ANSWER_BYTES} bytes.")
+        if size > limit:
+            raise Transient("engine_failed", f"An answer of {response.url} is longer than {limit} bytes.")
         yield chunk
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Yield the server-sent events of a stream, each without the empty line after it."""
-    rest = b""
-    async for chunk in response.aiter_bytes():
-        *events, rest = (rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
-        for event in events:
-            yield event
-        if len(rest) > ANSWER_BYTES:
+async def _events(response: httpx.Response, limit: int | None) -> AsyncIterator[bytes]:
+    """Yield the server-sent events of a stream, each without the empty line after it; `limit` is that of all."""
+    pending, size = list[bytes](), 0
+    async for chunk in _limited(response, limit) if limit is not None else response.aiter_bytes():
+        pending.append(chunk)
+        size += len(chunk)
+        if b"\n" in chunk:  # else no event ends here, and what is pending may be long
+            *events, rest = b"".join(pending).replace(b"\r\n", b"\n").split(b"\n\n")
+            for event in events:
+                yield event
+            pending, size = [rest], len(rest)
+        if size > ANSWER_BYTES:
             raise Transient("engine_failed", f"An event of {response.url} is longer than {ANSWER_BYTES} bytes.")
-    if rest.strip():
+    if rest := b"".join(pending).strip():
         yield rest

@@ -61,6 +61,29 @@ async def silent():
         await asyncio.sleep(0)
 
 
+@pytest.fixture
+async def answering():
+    """Yield what starts a server that answers every request with a head, and with a body again and again."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(head: str, body: bytes, times: int = 1):
+            async def answer(reader, writer):
+                with contextlib.suppress(ConnectionError):
+                    await reader.readuntil(b"\r\n\r\n")
+                    writer.write(f"HTTP/1.1 {head}\r\nconnection: close\r\n\r\n".encode())
+                    for _ in range(times):
+                        writer.write(body)
+                        await writer.drain()
+                writer.close()
+
+            listening = await stack.enter_async_context(await asyncio.start_server(answer, "127.0.0.1", 0))
+            channel = HttpChannel(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+            stack.push_async_callback(channel.close)
+            return channel
+
+        yield start
+
+
 class TestGatewayEngine(EngineConformance):
     @pytest.fixture
     async def engine(self):
@@ -264,6 +287,25 @@ async def test_a_server_is_asked_with_the_key_that_its_address_names(tmp_path):
         assert str(LOADED) in await channel.list_models(5.0)
         assert "s3cret" not in caught.value.reason
         await channels.close()
+
+
+async def test_no_more_is_read_than_an_answer_may_have(answering):
+    endless = await answering("200 OK\r\ncontent-type: application/json", b" " * 2**16, 100)
+    with pytest.raises(Transient, match="longer than 1048576 bytes") as caught:
+        await endless.list_models(10.0)
+    assert caught.value.code == "endpoint_unreachable"
+    assert await endless.render(str(LOADED), [], 10.0) is None
+    event = {"model": str(LOADED), "choices": [{"index": 0, "text": "x" * 2**22}]}
+    streaming = await answering(
+        "200 OK\r\ncontent-type: text/event-stream", b"data: " + json.dumps(event).encode() + b"\n\n", 20
+    )
+    with pytest.raises(Transient, match="longer than 67108864 bytes"):
+        await ask(streaming)
+
+
+@pytest.mark.parametrize("status", [403, 404, 405, 501])
+async def test_a_server_that_does_not_tell_its_template_does_not_differ(answering, status):
+    assert await (await answering(f"{status} No", b"{}")).render(str(LOADED), [], 10.0) is None
 
 
 async def test_a_server_that_dies_in_the_middle_of_an_answer_is_out_of_reach(tmp_path):

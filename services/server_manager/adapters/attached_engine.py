@@ -135,7 +135,9 @@ class AttachedEngine:
         self._others.pop(name, None)
 
     def _describe_absence(self, name: str) -> str:
-        listed = (f"{url} lists {', '.join(sorted(names)) or 'none'}" for url, names in sorted(self._listed.items()))
+        listed = (
+            f"{url} lists {', '.join(sorted(names))[:200] or 'none'}" for url, names in sorted(self._listed.items())
+        )
         return f"No attached group of {self._model} serves {name}: {'; '.join(listed)}."
 
     async def _render(self, folder: Path) -> str | None:

@@ -134,16 +134,34 @@ def test_an_answer_by_another_name_is_another_models():
 @pytest.mark.parametrize(
     ("body", "unknown"),
     [
-        ({"error": {"message": "The model `x` does not exist.", "code": 404}}, True),
-        ({"error": {"param": "model"}}, True),
-        ({"error": {"code": "model_not_found"}}, True),
+        ({"error": {"message": f"The model `{NAME}` does not exist.", "code": 404}}, True),
+        ({"error": f'model "{NAME}" not found, try pulling it first'}, True),
+        ({"error": {"message": "The model does not support Chat Completions API", "code": 404}}, False),
+        ({"error": {"message": "The model `adapter-7` does not exist.", "param": "model"}}, False),
         ({"detail": "Not Found"}, False),
         ({"error": "not found"}, False),
         ([], False),
     ],
 )
-def test_whether_a_404_is_about_the_model(body, unknown):
-    assert is_unknown_model(json.dumps(body).encode()) is unknown
+def test_whether_a_404_is_about_the_name_of_the_target(body, unknown):
+    assert is_unknown_model(json.dumps(body).encode(), NAME) is unknown
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("code", "after_a_token", "source"),
+    [(400, False, "validation"), (413, False, "validation"), (422, False, "validation"), (400, True, "parser"),
+     (404, False, "parser"), (500, False, "parser"), ("400", False, "parser"), (None, False, "parser")],
+)  # fmt: skip
+def test_an_error_in_a_stream_is_the_callers_if_it_refuses_the_request_before_the_first_token(
+    stream, code, after_a_token, source
+):
+    answer = reader(stream=stream)
+    answer.read_event(chunk(delta("a" if after_a_token else "")))
+    error = answer.read_event(b"data: " + json.dumps({"error": {"message": "no", "code": code}}).encode())
+    assert error.record["error"] == {"class": "ErrorEvent", "source": source}
+    if not stream:
+        assert error.status == (code if source == "validation" else 500)
 
 
 def test_scores_are_those_of_the_tokens_of_the_prompt():
