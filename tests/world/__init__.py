@@ -1,6 +1,6 @@
 """The world: all services on one bus in virtual time, and everything that can go wrong, drawn from one seed.
 
-    python -m tests.world 7 --show     the story of seed 7, line by line
+    python -m tests.world 7 --show     the story of seed 7: who did what when
     python -m tests.world 100-199      a hundred stories; those that went wrong are printed
 
 | module | what it has |
@@ -12,6 +12,7 @@
 | `fate` | the faults of a seed, and the chance of everything else |
 | `world` | what outlives the processes, and what a fault does |
 | `story` | one story from its first checkpoint to its end; `shrink` |
+| `picture` | the lines of a story as a picture: a column for each process |
 | `checks` | what must hold at every step, and at the end |
 | `defects` | defects that are put in to see that the world finds them |
 

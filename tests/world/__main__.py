@@ -4,6 +4,7 @@ import argparse
 import random
 import time
 
+from tests.world.picture import draw
 from tests.world.story import Told, shrink, tell
 
 
@@ -11,7 +12,7 @@ def main() -> int:
     """Run the stories of some seeds; return how many went wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.world", description=__doc__)
     parser.add_argument("seeds", nargs="?", default="", help="a seed, or the first and the last one: 100-199")
-    parser.add_argument("--show", action="store_true", help="print each story line by line")
+    parser.add_argument("--show", action="store_true", help="print each story: who did what when")
     parser.add_argument("--shrink", action="store_true", help="leave out the faults that a story goes wrong without")
     given = parser.parse_args()
     wrong, began_s = 0, time.perf_counter()
@@ -37,7 +38,7 @@ def _seeds(text: str) -> range:
 
 def _print(told: Told, *, whole: bool) -> None:
     if whole:
-        print(*told.lines, sep="\n")
+        print(*draw(told.lines), sep="\n")
     print(told, flush=True)
 
 

@@ -123,6 +123,8 @@ async def _live(fate: Fate) -> Told:
             await process.close()
         await asyncio.gather(*running, return_exceptions=True)
     for name, stream in world.server.streams.items():
+        if not stream.messages:
+            continue
         held = hashlib.sha256(b"\n".join(each.data or b"" for each in stream.messages.values())).hexdigest()
         world.tell(f"{name} holds {len(stream.messages)} messages: {held[:16]}")
     world.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from contracts.policy import ReleasePolicy
@@ -155,9 +156,15 @@ class World:
 
     async def call(self, every_s: float = 4.0, requests: int = 16) -> None:
         """Send requests in blocks, for ever."""
+        before: Counter[str] = Counter()
         while True:
             await asyncio.sleep(every_s)
-            self.answers += [(self.now_s, self.ask_gateway(MODEL)) for _ in range(requests)]
+            block = [self.ask_gateway(MODEL) for _ in range(requests)]
+            self.answers += [(self.now_s, answer) for answer in block]
+            got = Counter(f"v{each.version}" if each.version else f"{each.failed} {each.tried}" for each in block)
+            if set(got) != set(before):
+                self.tell("callers get " + ", ".join(f"{what}: {times}" for what, times in sorted(got.items())))
+            before = got
 
     def all_bad_shown(self) -> bool:
         """Return whether no version is yet to become bad."""
