@@ -327,9 +327,10 @@ class Schedule(_Strict):
     """When the active and the previous version are asked again, without callers."""
 
     every_hours: Annotated[float, Field(ge=0.01, le=720.0)] = 24.0
-    """Hours from one check to the next; two in a row must prove a fall."""
+    """Hours from one check to the next, 48 at most; two in a row must prove a fall."""
     rows: Annotated[int, Field(ge=10, le=500)] = 60
-    """Most rows of a check, shared by the evaluations; each check draws others."""
+    """Rows of a check, shared by the evaluations; more if scorers of few rows need them to show a total loss. Each check
+    draws others."""
 
 
 class Evaluations(_Strict):

@@ -130,6 +130,17 @@ def usual_rows(margin: float, beta: float) -> int:
     return math.ceil(2.0 * math.log(len(MULTIPLES) / beta) / growth)
 
 
+def least_rows_of_loss(margin: float, alpha: float, score: float = 1.0) -> float:
+    """Return how many rows show that a mean score fell by more than a margin, if it fell from `score` to nothing.
+
+    Rows are right or wrong, and the greatest stake counts alone; infinity if no number shows it.
+    """
+    threshold = (1.0 + margin) / 2.0
+    lost, kept = (math.log1p(GREATEST_STAKE * (figure / threshold - 1.0)) for figure in (1.0, 0.5))
+    growth = score * lost + (1.0 - score) * kept
+    return math.ceil(math.log(len(MULTIPLES) / alpha) / growth) if growth > 0.0 else math.inf
+
+
 def least_rows(margin: float, beta: float) -> int:
     """Return the fewest rows that show a figure within a limit, if each row is right."""
     return math.ceil(math.log(beta) / math.log1p(-margin))

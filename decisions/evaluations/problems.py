@@ -1,11 +1,15 @@
 """What makes the evaluations of a policy impossible beyond their schema: limits that no set of rows can show."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from contracts.evaluations import Evaluations
-from decisions.evaluations.limit_tests import least_rows
+from decisions.evaluations.limit_tests import least_rows, least_rows_of_loss
+from decisions.evaluations.verdicts import share_alpha_of_check
 from decisions.scorers.languages import LANGUAGES
+
+MOST_HOURS: Final = 48.0
+"""Most hours from one check to the next: a fall is found after two."""
 
 
 class EvaluationProblem(NamedTuple):
@@ -31,6 +35,25 @@ def list_evaluation_problems(evaluations: Evaluations) -> Iterator[EvaluationPro
                     f"needs {needed:,} right answers at least, and max_rows is {evaluation.max_rows:,}: widen the "
                     "limit, raise max_rows, or set undecided to continue.",
                 )
+
+
+def list_schedule_problems(evaluations: Evaluations, max_drop: float) -> Iterator[EvaluationProblem]:
+    """Yield every problem of a schedule that is to show a fall of more than `max_drop`."""
+    schedule = evaluations.schedule
+    if schedule is None or not evaluations.sets:
+        return
+    at = ("evaluations", "schedule")
+    if schedule.every_hours > MOST_HOURS:
+        limit = f"the limit is {MOST_HOURS:g}: two checks in a row must show a fall"
+        yield _problem((*at, "every_hours"), f"is {schedule.every_hours:g}, and {limit}. Check more often.")
+    share = schedule.rows // len(evaluations.sets)
+    needed = least_rows_of_loss(max_drop, share_alpha_of_check(evaluations, schedule))
+    if needed > share:
+        yield _problem(
+            (*at, "rows"),
+            f"is {schedule.rows}, {share} for each evaluation, and a total loss shows on {needed:,.0f}: raise rows, "
+            " check more rarely, or lower the threshold.",
+        )
 
 
 def _problem(field: tuple[str | int, ...], reason: str) -> EvaluationProblem:

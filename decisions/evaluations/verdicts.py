@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-from contracts.evaluations import EACH_SLICE, Bound, Evaluation
+from contracts.evaluations import EACH_SLICE, Bound, Evaluation, Evaluations, Schedule
 from contracts.vocabulary import Verdict
 from decisions.evaluations.limit_tests import LimitTest, plan_test
 
 Kind = Literal["min_value", "max_drop", "max_drop_from_anchor"]
 KINDS: Final[tuple[Kind, ...]] = ("min_value", "max_drop", "max_drop_from_anchor")
 _NORMAL_95: Final = 1.96
+_MONTH_HOURS: Final = 730.0
 
 
 class Limit(NamedTuple):
@@ -213,3 +214,9 @@ def plan_comparison(
 def share_alpha(alpha: float, limits: int) -> float:
     """Return each limit's share of a release's probability that a good candidate is refused."""
     return alpha / max(limits, 1)
+
+
+def share_alpha_of_check(declared: Evaluations, schedule: Schedule) -> float:
+    """Return the share of a scorer in one check: the checks of a month share `alpha`, and so do the scorers of each."""
+    scorers = sum(len(evaluation.scorers) for evaluation in declared.sets)
+    return share_alpha(declared.alpha * min(schedule.every_hours / _MONTH_HOURS, 1.0), scorers)

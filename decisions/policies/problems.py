@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from contracts.policy import MetricGate, ReleasePolicy, Trigger
 from contracts.trigger_metrics import LONGEST_REHEARSED_MS, SLO_METRICS
-from decisions.evaluations.problems import list_evaluation_problems
+from decisions.evaluations.problems import list_evaluation_problems, list_schedule_problems
 from decisions.evidence.triggers import find_trigger
 from decisions.policies.gate_samples import find_unanswerable
 from decisions.policies.limits import PolicyProblem, find_endless
@@ -35,6 +35,8 @@ def _problems(policy: ReleasePolicy) -> Iterator[PolicyProblem]:
     if drop is not None and (evaluations.schedule is None or not evaluations.sets):
         reason = f"evaluations has no sets or no schedule, and {drop.name} is about scores of a schedule: declare both."
         yield PolicyProblem(("evaluations",), reason)
+    elif drop is not None and evaluations.schedule is not None:
+        yield from (PolicyProblem(*each) for each in list_schedule_problems(evaluations, drop.threshold))
     unanswerable = find_unanswerable(policy)
     if unanswerable is not None:
         yield PolicyProblem(("load",), unanswerable)

@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 from typing import Final
 
 from contracts.envelope import derived_id
+from contracts.evaluation_results import EvaluationResult
 from contracts.evaluations import Evaluations, Schedule
-from contracts.facts import EvaluationCheck, VersionEvaluated
+from contracts.facts import VersionEvaluated
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Target
 from decisions.evidence.triggers import find_trigger
@@ -15,6 +18,7 @@ from services.evaluator.app import read_set
 from services.evaluator.domain.schedule import assess_check, describe, is_due, plan_check
 from services.evaluator.evaluate import Asking
 from services.evaluator.ports import Production, Reports
+from shared.errors import Permanent, SlipwayError
 from shared.messaging.bus import Emit
 from shared.runtime.clock import Clock
 from shared.runtime.sweeper import Sweeper
@@ -48,6 +52,8 @@ class ServedEvaluations:
     asking: Asking
     clock: Clock
     _declared: dict[Target, Declared] = field(default_factory=dict)
+    _incomparable: dict[Target, datetime] = field(default_factory=dict)
+    """When nothing could be compared of an active version: it is tried again as if that had been a check."""
 
     def sweeper(self) -> Sweeper[str]:
         """Return the loop over all models."""
@@ -62,18 +68,29 @@ class ServedEvaluations:
         schedule = declared.evaluations.schedule if declared is not None else None
         if declared is None or declared.max_drop is None or schedule is None:
             return
-        last, now = await self.production.last_check(model), self.clock.now()
-        if not is_due(last, schedule, now):
+        active, last, now = route.active, await self.production.last_check(model), self.clock.now()
+        tried_at = self._incomparable.get(active.target)
+        if last is not None and last.checks[0].target == active.target:
+            tried_at = max(last.checked_at, tried_at or last.checked_at)
+        if not is_due(tried_at, schedule, now):
             return
         event_id = derived_id(f"{model}/{last.checked_at if last is not None else route.epoch}", VersionEvaluated.TYPE)
+        ask = partial(self._ask, schedule=schedule, max_drop=declared.max_drop, seed=event_id)
+        results = await ask(active)
+        if results is None:
+            self._incomparable[active.target] = now
+            return
+        answered = {active.target: results}
+        if route.previous is not None:
+            try:
+                behind = await ask(route.previous)
+            except SlipwayError:
+                behind = []
+            answered |= {route.previous.target: behind} if behind is not None else {}
         before = {check.target: check for check in last.checks} if last is not None else {}
-        checks = []
-        for served in filter(None, (route.active, route.previous)):
-            check = await self._check(served, schedule, declared.max_drop, event_id, before.get(served.target))
-            if check is not None:
-                checks.append(check)
-        if checks and checks[0].target == route.active.target and await self.production.last_check(model) == last:
-            fact = VersionEvaluated(checked_at=now, checks=tuple(checks), message=describe(checks))
+        checks = tuple(assess_check(target, each, before.get(target)) for target, each in answered.items())
+        if await self.production.last_check(model) == last:
+            fact = VersionEvaluated(checked_at=now, checks=checks, message=describe(checks))
             await self.publish(Emit(fact, model=model, correlation_id=event_id, id=event_id))
 
     async def _read(self, target: Target) -> Declared | None:
@@ -85,10 +102,10 @@ class ServedEvaluations:
                 self._declared[target] = Declared(policy.evaluations, trigger.threshold if trigger else None)
         return self._declared.get(target)
 
-    async def _check(
-        self, served: ServedTarget, schedule: Schedule, max_drop: float, seed: str, before: EvaluationCheck | None
-    ) -> EvaluationCheck | None:
-        """Return what a version shows; None if nothing can be compared.
+    async def _ask(
+        self, served: ServedTarget, *, schedule: Schedule, max_drop: float, seed: str
+    ) -> list[EvaluationResult] | None:
+        """Return what a version answers; None if nothing can be compared.
 
         Raises:
             SlipwayError: Its engine, or the store, is unreachable; the check can be repeated.
@@ -98,10 +115,12 @@ class ServedEvaluations:
         if declared is None or report is None:
             return None
         evaluations = declared.evaluations
-        sets = [await read_set(self.reports, each.rows, report.evaluation) for each in evaluations.sets]
+        try:
+            sets = [await read_set(self.reports, each.rows, report.evaluation) for each in evaluations.sets]
+        except Permanent:
+            return None  # it was erased
         plans = plan_check(evaluations, sets, report, schedule=schedule, max_drop=max_drop, seed=seed)
-        results = [await self.asking.evaluate(plan, {"candidate": served}, _ignore) for plan in plans]
-        return assess_check(served.target, results, before) if results else None
+        return [await self.asking.evaluate(plan, {"candidate": served}, _ignore) for plan in plans] or None
 
 
 def _ignore(_done: int, _total: int) -> None:

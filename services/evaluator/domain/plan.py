@@ -1,8 +1,7 @@
 """Plans an evaluation before anything is asked: its identity, the order of its rows, and the body of each request."""
 
 import random
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -119,7 +118,8 @@ def plan_evaluation(
         }
     )
     slices = {limit.slice for limit in limits_of_set if limit.slice}
-    chosen = draw(_choose(draw(rows, basis or key), evaluation.max_rows, slices), key)
+    shares = dict.fromkeys(sorted(slices), evaluation.max_rows // (len(slices) + 1))
+    chosen = draw(choose(draw(rows, basis or key), evaluation.max_rows, shares, lambda row: (row.slice,)), key)
     comparison = plan_comparison(
         bounded,
         [
@@ -143,15 +143,17 @@ def draw(rows: Sequence[EvaluationRow], seed: Digest) -> Sequence[EvaluationRow]
     return random.Random(seed).sample(rows, len(rows))  # noqa: S311 - a repeatable order, not a secret
 
 
-def _choose(drawn: Sequence[EvaluationRow], most: int, slices: Collection[str]) -> Sequence[EvaluationRow]:
-    """Return as many rows, the first that were drawn; each slice with a bound has an equal share of them first."""
-    share, seen, first = most // (len(slices) + 1), Counter[str](), set[int]()
-    for row in drawn:
-        if row.slice in slices and seen[row.slice] < share:
-            seen[row.slice] += 1
-            first.add(row.number)
-    others = [row.number for row in drawn if row.number not in first][: most - len(first)]
-    kept = first.union(others)
+def choose(
+    drawn: Sequence[EvaluationRow],
+    most: int,
+    shares: Mapping[str, int],
+    names_of: Callable[[EvaluationRow], Collection[str]],
+) -> Sequence[EvaluationRow]:
+    """Return as many rows, the first that were drawn: those of the share of each name, however many, then others."""
+    first = dict[int, None]()
+    for name, share in shares.items():
+        first |= dict.fromkeys([row.number for row in drawn if name in names_of(row)][:share])
+    kept = {*list({**first, **dict.fromkeys(row.number for row in drawn)})[: max(most, len(first))]}
     return [row for row in drawn if row.number in kept]
 
 

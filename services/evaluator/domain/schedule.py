@@ -2,23 +2,21 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final
 
-from contracts.evaluation_results import EvaluationResult
+from contracts.evaluation_results import EvaluationResult, EvaluationSummary, LimitResult
 from contracts.evaluations import Evaluations, Schedule
-from contracts.facts import EvaluationCheck, VersionEvaluated
+from contracts.facts import EvaluationCheck
 from contracts.manifests import EvaluationReport
 from contracts.vocabulary import Target, digest_of_json
-from decisions.evaluations.verdicts import Limit, plan_comparison, share_alpha
-from services.evaluator.domain.plan import METHOD, AnchorScores, EvaluationPlan, EvaluationSet, draw
+from decisions.evaluations.limit_tests import least_rows_of_loss
+from decisions.evaluations.verdicts import Limit, plan_comparison, share_alpha_of_check
+from services.evaluator.domain.plan import METHOD, AnchorScores, EvaluationPlan, EvaluationSet, choose, draw
 from services.evaluator.domain.report import summarise
 
-_MONTH_HOURS: Final = 730.0
 
-
-def is_due(last: VersionEvaluated | None, schedule: Schedule, now: datetime) -> bool:
-    """Return whether the versions of a model are to be asked now: the first time, or so long after the last check."""
-    return last is None or now - last.checked_at >= timedelta(hours=schedule.every_hours)
+def is_due(last: datetime | None, schedule: Schedule, now: datetime) -> bool:
+    """Return whether a version is to be asked now: the first time, or so long after the last check."""
+    return last is None or now - last >= timedelta(hours=schedule.every_hours)
 
 
 def plan_check(
@@ -33,7 +31,7 @@ def plan_check(
     """Return what a version is asked, of rows that it was asked at its release: a plan for each evaluation.
 
     What cannot be compared is left out: scores by other scorers, or of another set. Each scorer has one limit, of all
-    rows. The checks of a month share `alpha`, and so do their limits; that two in a row must agree is not counted.
+    rows, and is asked as many as show its total loss. That two checks in a row must agree is not counted in `alpha`.
 
     Args:
         declared: The evaluations that the version was released with.
@@ -44,8 +42,7 @@ def plan_check(
         seed: Decides which rows are asked.
     """
     before = {result.name: result for result in report.results if report.method == METHOD}
-    labels = sum(len(evaluation.scorers) for evaluation in declared.sets)
-    alpha = share_alpha(declared.alpha * min(schedule.every_hours / _MONTH_HOURS, 1.0), labels)
+    alpha, most = share_alpha_of_check(declared, schedule), max(1, schedule.rows // max(1, len(declared.sets)))
     plans = []
     for evaluation, each in zip(declared.sets, sets, strict=True):
         result = before.get(evaluation.name)
@@ -53,7 +50,9 @@ def plan_check(
             continue
         recorded = {row.number: row.candidate for row in result.rows}
         drawn = draw([row for row in each.rows if row.number in recorded], digest_of_json([seed, evaluation.name]))
-        rows = tuple(drawn[: max(1, schedule.rows // len(declared.sets))])
+        least = {score.scorer: least_rows_of_loss(max_drop, alpha, score.candidate) for score in result.whole}
+        shares = {scorer: int(rows) for scorer, rows in least.items() if rows <= most}
+        rows = tuple(choose(drawn, most, shares, lambda row, of=recorded: of[row.number]))
         comparison = plan_comparison(
             [Limit(scorer.label, "", "max_drop_from_anchor", max_drop) for scorer in evaluation.scorers],
             [(row.slice, recorded[row.number], recorded[row.number]) for row in rows],
@@ -68,16 +67,29 @@ def plan_check(
 def assess_check(
     target: Target, results: Sequence[EvaluationResult], before: EvaluationCheck | None
 ) -> EvaluationCheck:
-    """Return what a check of a version shows; one at most of whose rows the engine failed continues the one before."""
+    """Return what a check of a version shows; an undecided one leaves what the one before showed.
+
+    Undecided is one without a fall, of whose rows the engine failed most, or by whose rows a score is lower than the
+    limit, which they do not prove; without results, nothing was answered.
+    """
     is_fallen = any(result.verdict == "fail" for result in results)
     shown = EvaluationCheck(target=target, results=tuple(map(summarise, results)), is_fallen=is_fallen, in_a_row=1)
     asked, void = sum(result.asked for result in results), sum(result.void for result in results)
-    if not is_fallen and 2 * void >= asked:
+    if not is_fallen and (2 * void >= asked or any(_list_undecided(result) for result in results)):
         was = {"is_fallen": before.is_fallen, "in_a_row": before.in_a_row} if before is not None else {"in_a_row": 0}
         return shown.model_copy(update=was)
     if before is None or before.is_fallen != is_fallen:
         return shown
     return shown.model_copy(update={"in_a_row": before.in_a_row + 1})
+
+
+def _list_undecided(result: EvaluationSummary) -> list[LimitResult]:
+    """Return the limits that the rows are beyond, without a proof."""
+    return [
+        limit
+        for limit in result.limits
+        if limit.decision == "undecided" and limit.value is not None and limit.value > limit.limit
+    ]
 
 
 def describe(checks: Sequence[EvaluationCheck]) -> str:
@@ -87,14 +99,24 @@ def describe(checks: Sequence[EvaluationCheck]) -> str:
 
 def _describe(check: EvaluationCheck) -> str:
     missed = [
-        f"{result.name}: {limit.scorer} is lower by {limit.value:.3f} ({limit.low:.3f} to {limit.high:.3f}) on "
-        f"{limit.rows} rows, more than {limit.limit:g}"
+        f"{result.name}: {_describe_limit(limit)}"
         for result in check.results
         for limit in result.limits
         if limit.decision == "missed"
     ]
+    undecided = [_describe_limit(limit) for result in check.results for limit in _list_undecided(result)]
     asked, void = (sum(getattr(result, name) for result in check.results) for name in ("asked", "void"))
-    failed = f", its engine failed at {void}" if void else ""
     if missed:
         return f"{check.target} is worse than at its release ({'; '.join(missed)})"
+    if not check.results:
+        return f"{check.target} did not answer"
+    failed = f", its engine failed at {void}" if void else ""
+    failed += f", which do not decide: {'; '.join(undecided)}" if undecided else ""
     return f"{check.target} is not shown to be worse than at its release by {asked} rows{failed}"
+
+
+def _describe_limit(limit: LimitResult) -> str:
+    return (
+        f"{limit.scorer} is lower by {limit.value:.3f} ({limit.low:.3f} to {limit.high:.3f}) on {limit.rows} rows, "
+        f"more than {limit.limit:g}"
+    )

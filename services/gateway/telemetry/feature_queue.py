@@ -148,7 +148,10 @@ class FeatureQueue:
         self._filled.clear()
 
     def _take(self) -> list[_Waiting]:
-        """Remove one batch from the queue; records that waited too long are published instead."""
+        """Remove one batch from the queue; records that waited too long are published instead.
+
+        Answers to long schemas come last: a schema may take the time of its own answer, not that of others.
+        """
         batch: list[_Waiting] = []
         oldest_s = self._clock.monotonic() - self._limits.max_wait_s
         while self._waiting and len(batch) < self._limits.batch:
@@ -160,7 +163,7 @@ class FeatureQueue:
                 batch.append(entry)
         if not self._waiting:
             self._filled.clear()
-        return batch
+        return sorted(batch, key=lambda entry: len(entry.texts.form))
 
     def _is_sampled(self, record: Inference, draw_id: str) -> bool:
         """Return whether a record gets features."""

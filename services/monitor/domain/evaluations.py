@@ -10,20 +10,27 @@ from services.monitor.domain.record import MonitorState
 
 PREVIOUS = "previous-evaluations"
 """The key of the alert that a rollback would lead to a version that has fallen."""
+TOGETHER = "both-evaluations"
+"""The key of the alert that the active and the previous version have fallen."""
 
 
 def add_check(state: MonitorState, checked: VersionEvaluated, cause: Cause, rules: Rules) -> MonitorState:
     """Decide about the alerts of a check; one of a version that is not active any more changes nothing.
 
-    A fall of the active version is an alert of its trigger. If the previous version has fallen, too, the alert is of no
-    trigger, and moves nothing: the engine or the machine is at fault, or a rollback would not help.
+    A fall of the active version is an alert of its trigger. If the previous version has fallen, too, it is another
+    alert, of no trigger, which moves nothing: the engine or the machine is at fault, or a rollback would not help. An
+    undecided check leaves either as it is.
     """
     active, previous = checked.checks[0], next(iter(checked.checks[1:]), None)
     watched, policy = state.targets.get(str(active.target)), state.policies.get(str(active.target.version))
     trigger = find_trigger(policy.triggers, "evaluation_drop") if policy is not None else None
     if watched is None or watched.role != "active" or policy is None or trigger is None:
         return state
-    findings = [_find_fall(active, trigger, checked, alone=previous is None or not previous.is_fallen)]
+    findings = []
+    if not active.is_fallen or any(result.verdict == "fail" for result in active.results):
+        together = previous is not None and previous.is_fallen
+        findings.append(_find_fall(active, trigger, checked, trigger.name, applies=not together))
+        findings.append(_find_fall(active, trigger, checked, TOGETHER, applies=together))
     if previous is not None:
         findings.append(_find_fall_behind(previous, checked))
     decided = decide_alerts(
@@ -38,16 +45,19 @@ def add_check(state: MonitorState, checked: VersionEvaluated, cause: Cause, rule
     return add_alerts(state, decided.alerts, decided.facts, cause, watched)
 
 
-def _find_fall(check: EvaluationCheck, trigger: Trigger, checked: VersionEvaluated, *, alone: bool) -> Finding:
-    limits = [limit for result in check.results for limit in result.limits if limit.value is not None]
+def _find_fall(
+    check: EvaluationCheck, trigger: Trigger, checked: VersionEvaluated, key: str, *, applies: bool
+) -> Finding:
+    decisive = {"missed"} if check.is_fallen else {"met", "undecided"}
+    limits = [limit for result in check.results for limit in result.limits if limit.decision in decisive]
     worst = max(limits, key=lambda limit: limit.value or 0.0, default=None)
     return Finding(
-        key=trigger.name,
+        key=key,
         kind="quality",
         severity=severity_of(trigger),
-        trigger=trigger.name if alone else None,
-        fired=check.is_fallen and check.lasts,
-        calm=not check.is_fallen and check.lasts,
+        trigger=trigger.name if key == trigger.name else None,
+        fired=check.is_fallen and check.lasts and applies,
+        calm=not applies if check.is_fallen else check.lasts,
         hold_s=0.0,
         message=checked.message,
         value=worst.value if worst is not None else None,

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decisions.evaluations.limit_tests import MULTIPLES, LimitTest, least_rows, plan_bet, plan_test, usual_rows
+from decisions.evaluations.limit_tests import (
+    MULTIPLES,
+    LimitTest,
+    least_rows,
+    least_rows_of_loss,
+    plan_bet,
+    plan_test,
+    usual_rows,
+)
 
 SEED = 20261201
 ALPHA, BETA = 0.02, 0.05
@@ -124,3 +132,18 @@ def test_how_many_more_rows_are_needed_is_about_right_and_none_without_an_end():
 def test_how_many_rows_a_limit_needs_at_least():
     assert least_rows(0.05, 0.05) == 59
     assert least_rows(0.5, 0.05) == 5
+
+
+@pytest.mark.parametrize("margin", [0.05, 0.1, 0.4, 0.8])
+@pytest.mark.parametrize("alpha", [6e-4, 1e-4, 3e-7])
+@pytest.mark.parametrize("score", [1.0, 0.75])
+def test_a_total_loss_shows_by_as_many_rows_as_it_is_said_to_need(margin, alpha, score):
+    needed = least_rows_of_loss(margin, alpha, score)
+    if margin > 0.7 > 1.0 - score > 0.0:
+        assert needed == math.inf, "it cannot fall so far"
+        return
+    test = plan_test((1.0 - margin) / 2.0, alpha=alpha, beta=BETA, rows=needed)
+    for number in range(needed):
+        test = test.observe(0.0 if number % 4 < 4 * score else 0.5)
+    assert test.decision == "missed"
+    assert test.rows > 0.75 * needed

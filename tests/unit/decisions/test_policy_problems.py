@@ -61,6 +61,22 @@ def test_a_trigger_that_asks_evaluations_again_needs_some_and_one_that_is_rehear
 
 
 @pytest.mark.parametrize(
+    ("schedule", "threshold", "refused"),
+    [
+        ({"every_hours": 48.0}, 0.1, []),
+        ({"every_hours": 48.5}, 0.1, ["evaluations.schedule.every_hours"]),
+        ({"rows": 19}, 0.1, []),
+        ({"rows": 18}, 0.1, ["evaluations.schedule.rows"]),
+        ({"rows": 19, "every_hours": 6.0}, 0.1, ["evaluations.schedule.rows"]),
+        ({}, 0.9, ["evaluations.schedule.rows"]),
+    ],
+)
+def test_a_schedule_by_which_no_loss_shows_is_refused(schedule, threshold, refused):
+    worse = trigger(name="worse", metric="evaluation_drop", threshold=threshold)
+    assert fields(policy(triggers=(worse, trigger()), evaluations=EVALUATED | {"schedule": schedule})) == refused
+
+
+@pytest.mark.parametrize(
     "gate",
     [
         {"metric": "error_ratio", "max_value": -0.01},

@@ -9,7 +9,7 @@ from decisions.scorers.answers import Answer
 from services.evaluator.app import Evaluator
 from services.evaluator.evaluate import Asking
 from services.evaluator.served import ServedEvaluations
-from shared.errors import Transient
+from shared.errors import Permanent, Transient
 from testbed import factories as f
 from testbed.values import deployable, staging_request
 from tests.kit.fakes_serving import FakeClock
@@ -30,6 +30,7 @@ class Engines:
         self.failing = {}
         self.asked = []
         self.meanwhile = None
+        self.json = "{}"
 
     async def ask(self, served, body, *, timeout_s) -> Answer | None:  # noqa: ARG002
         version, row = served.target.version, body["messages"][-1]["content"]
@@ -39,6 +40,8 @@ class Engines:
             await other()
         if version in self.failing:
             raise Transient(self.failing[version], "The engine failed.")
+        if row.startswith("json"):
+            return Answer(self.json)
         number = int(row.removeprefix("row "))
         return Answer("wrong" if number % 10 < 10 * self.lost.get(version, 0.0) else "right")
 
@@ -46,12 +49,12 @@ class Engines:
 class World:
     """The evaluator's schedule and what it asks, in a clock of its own; another process has the same reports and bus."""
 
-    def __init__(self, policy=POLICY, beside=None):
+    def __init__(self, policy=POLICY, beside=None, lines=ROWS):
         self.clock, self.engines, self.policies = FakeClock(), Engines(), {}
         self.reports = beside.reports if beside is not None else {}
         self.routed = beside.routed if beside is not None else None
         self.published = beside.published if beside is not None else []
-        self.default = policy
+        self.default, self.lines, self.erased, self.reads = policy, lines, False, 0
         self.asking = Asking(self.engines, lambda _: "en")
         self.served = ServedEvaluations(self.publish, self, self, self.asking, self.clock)
 
@@ -100,10 +103,13 @@ class World:
         return report, ArtifactRef(uri="s3://slipway/report.json", digest=digest_of(b"report"), size_bytes=1)
 
     def rows(self, _ref):
-        return "\n".join(map(json.dumps, ROWS)).encode()
+        if self.erased:
+            raise Permanent("artifact_not_found", "The set was erased.")
+        return "\n".join(map(json.dumps, self.lines)).encode()
 
     def policy(self, target):
         return self.policies.get(target.version, self.default)
 
     def released(self, target):
+        self.reads += 1
         return self.reports.get(target)

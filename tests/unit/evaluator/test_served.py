@@ -2,10 +2,15 @@
 
 import pytest
 
+from contracts.evaluations import Evaluations
 from services.evaluator.domain.plan import METHOD
 from shared.errors import Transient
 from testbed import factories as f
 from tests.unit.evaluator.served_versions import POLICY, World
+
+
+def evaluations(sets):
+    return Evaluations.model_validate({"sets": sets, "schedule": {}})
 
 
 def shown(checked):
@@ -59,6 +64,60 @@ async def test_an_engine_that_fails_shows_nothing_and_one_that_is_away_is_asked_
         await world.check()
     world.engines.failing.clear()
     assert shown(await world.check(after_hours=0.0))[0] == (7, True, 2)
+
+
+async def test_a_previous_version_that_is_away_leaves_the_check_of_the_active_one():
+    world = await serving()
+    world.engines.lost |= {7: 0.6, 6: 0.6}
+    await world.check()
+    world.engines.failing[6] = "endpoint_unreachable"
+    checked = await world.check()
+    assert shown(checked) == [(7, True, 2), (6, True, 1)], "of the previous one what was known remains"
+    assert "v6.int8 did not answer" in checked.message
+
+
+async def test_a_check_that_does_not_decide_leaves_what_was_known():
+    world = await serving()
+    world.engines.lost[7] = 0.6
+    for _ in range(2):
+        await world.check()
+    world.engines.lost[7] = 0.2
+    checked = await world.check()
+    assert shown(checked)[0] == (7, True, 2)
+    assert "which do not decide: equals is lower by" in checked.message
+
+
+async def test_a_new_version_is_asked_at_once_and_what_cannot_be_compared_once_per_interval():
+    world = await serving()
+    await world.check()
+    await world.serve(8, 7)
+    assert shown(await world.check(after_hours=0.1)) == [(8, False, 1), (7, False, 2)]
+    del world.reports[f.target(8)]
+    world.engines.asked.clear()
+    world.reads = 0
+    assert [await world.check(after_hours=hours) for hours in (24.0, 0.1, 12.0)] == [None] * 3
+    assert (world.engines.asked, world.reads) == ([], 1), "nor the previous one"
+
+
+async def test_a_set_that_was_erased_cannot_be_compared():
+    world = await serving()
+    world.erased = True
+    assert [await world.check(after_hours=hours) for hours in (24.0, 1.0)] == [None] * 2
+
+
+async def test_the_total_loss_of_a_scorer_that_few_rows_are_about_is_found():
+    lines = [{"prompt": f"row {number}", "expected": "right"} for number in range(180)]
+    lines += [{"prompt": f"json {number}", "expect": {"json_schema": {"type": "object"}}} for number in range(20)]
+    scorers = [{"kind": kind} for kind in ("equals", "json_schema", "length", "repetition", "refusal", "contains")]
+    sets = [{"name": "mine", "scorers": scorers, "max_rows": 200}]
+    world = await serving(policy=POLICY.model_copy(update={"evaluations": evaluations(sets)}), lines=lines)
+    world.engines.json = "Sure!"
+    checked = await world.check()
+    assert shown(checked) == [(7, True, 1), (6, True, 1)]
+    (result,) = checked.checks[0].results
+    assert [limit.scorer for limit in result.limits if limit.decision == "missed"] == ["json_schema"]
+    world.engines.json = "{}"
+    assert shown(await world.check())[0] == (7, False, 1)
 
 
 async def test_an_engine_that_failed_from_the_start_is_no_evidence():

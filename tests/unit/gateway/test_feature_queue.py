@@ -71,6 +71,17 @@ class World:
         return [record.request_id for record in self.records if record.features is not None]
 
 
+async def test_what_callers_schemas_may_make_costly_is_described_last():
+    world = World(limits=QueueLimits(batch=2))
+    for number, form in enumerate(('{"response_format": {}}', "", '{"tools": []}')):
+        texts = Excerpts.of("How?", ANSWER, form=form)
+        record = inference(request_id=f"r-{number}", features=None, drill=None, environment="production")
+        world.queue.submit(record, texts, draw_id=f"d-{number}")
+    for _ in range(2):
+        await world.queue.describe_batch()
+    assert world.described == ["r-1", "r-0", "r-2"], "in its batch: no answer waits for later ones"
+
+
 async def test_a_record_is_published_with_its_features():
     world = World()
     world.submit(1)

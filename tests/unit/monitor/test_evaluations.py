@@ -13,12 +13,13 @@ from tests.unit.monitor import factories as m
 WORSE = f.trigger(name="worse", metric="evaluation_drop", threshold=0.1)
 
 
-def check(version, *, fallen, in_a_row=2):
-    value, decision = (0.42, "missed") if fallen else (0.01, "met")
+def check(version, *, fallen, in_a_row=2, decided=True):
+    value, decision, verdict = (0.42, "missed", "fail") if fallen else (0.01, "met", "pass")
+    if not decided:
+        value, decision, verdict = 0.3, "undecided", "inconclusive"
     limit = LimitResult(scorer="exact", kind="max_drop_from_anchor", limit=0.1, value=value, rows=40, decision=decision)
-    return cf.EvaluationCheck(
-        target=f.target(version), results=(evaluation(limits=(limit,)),), is_fallen=fallen, in_a_row=in_a_row
-    )
+    results = (evaluation(limits=(limit,), verdict=verdict),)
+    return cf.EvaluationCheck(target=f.target(version), results=results, is_fallen=fallen, in_a_row=in_a_row)
 
 
 def after(*facts, state=None):
@@ -50,6 +51,23 @@ def test_an_alert_that_comes_again_changes_nothing():
 def test_if_the_previous_version_fell_too_the_alert_moves_nothing():
     raised = m.published(after([check(7, fallen=True), check(6, fallen=True)]), cf.AlertRaised)
     assert [(alert.kind, alert.trigger) for alert in raised] == [("quality", None), ("standby", None)]
+
+
+def test_an_undecided_check_neither_raises_nor_updates_nor_ends_an_alert():
+    raised = after([check(7, fallen=True)])
+    assert after([check(7, fallen=True, decided=False)], state=raised).alerts == raised.alerts
+    assert m.published(after([check(7, fallen=True, decided=False)]), cf.AlertRaised) == []
+
+
+def test_an_alert_that_waits_ends_if_its_previous_version_falls_and_comes_again_once_that_one_recovered():
+    """A rollback may wait for the previous version: it must not follow an update that shows that one fallen."""
+    state = after([check(7, fallen=True), check(6, fallen=False)])
+    state = after([check(7, fallen=True, in_a_row=3), check(6, fallen=True, in_a_row=1)], state=state)
+    assert [alert.trigger for alert in m.published(state, cf.AlertResolved)] == ["worse"]
+    assert [alert.trigger for alert in m.published(state, cf.AlertRaised)] == ["worse", None]
+    assert m.published(state, cf.AlertUpdated) == []
+    state = after([check(7, fallen=True, in_a_row=4), check(6, fallen=False)], state=state)
+    assert [alert.trigger for alert in m.published(state, cf.AlertRaised)] == ["worse", None, "worse"]
 
 
 def test_a_previous_version_that_fell_alone_is_an_alert_about_the_standby():
