@@ -1,25 +1,19 @@
 """What makes the evaluations of a policy impossible beyond their schema: limits that no set of rows can show."""
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from contracts.evaluations import Evaluations
 from decisions.evaluations.limit_tests import least_rows, least_rows_of_loss
 from decisions.evaluations.verdicts import share_alpha_of_check
+from decisions.policies.limits import PolicyProblem
 from decisions.scorers.languages import LANGUAGES
 
 MOST_HOURS: Final = 48.0
 """Most hours from one check to the next: a fall is found after two."""
 
 
-class EvaluationProblem(NamedTuple):
-    """What is wrong, and where in the policy; the reason begins with the place."""
-
-    field: tuple[str | int, ...]
-    reason: str
-
-
-def list_evaluation_problems(evaluations: Evaluations) -> Iterator[EvaluationProblem]:
+def list_evaluation_problems(evaluations: Evaluations) -> Iterator[PolicyProblem]:
     """Yield every problem of the evaluations of a policy."""
     for number, evaluation in enumerate(evaluations.sets):
         at = ("evaluations", "sets", number)
@@ -37,7 +31,7 @@ def list_evaluation_problems(evaluations: Evaluations) -> Iterator[EvaluationPro
                 )
 
 
-def list_schedule_problems(evaluations: Evaluations, max_drop: float) -> Iterator[EvaluationProblem]:
+def list_schedule_problems(evaluations: Evaluations, max_drop: float) -> Iterator[PolicyProblem]:
     """Yield every problem of a schedule that is to show a fall of more than `max_drop`."""
     schedule = evaluations.schedule
     if schedule is None or not evaluations.sets:
@@ -56,5 +50,5 @@ def list_schedule_problems(evaluations: Evaluations, max_drop: float) -> Iterato
         )
 
 
-def _problem(field: tuple[str | int, ...], reason: str) -> EvaluationProblem:
-    return EvaluationProblem(field, f"{'.'.join(map(str, field))} {reason}")
+def _problem(field: tuple[str | int, ...], reason: str) -> PolicyProblem:
+    return PolicyProblem(field, f"{'.'.join(map(str, field))} {reason}")

@@ -36,7 +36,7 @@ def _problems(policy: ReleasePolicy) -> Iterator[PolicyProblem]:
         reason = f"evaluations has no sets or no schedule, and {drop.name} is about scores of a schedule: declare both."
         yield PolicyProblem(("evaluations",), reason)
     elif drop is not None and evaluations.schedule is not None:
-        yield from (PolicyProblem(*each) for each in list_schedule_problems(evaluations, drop.threshold))
+        yield from list_schedule_problems(evaluations, drop.threshold)
     unanswerable = find_unanswerable(policy)
     if unanswerable is not None:
         yield PolicyProblem(("load",), unanswerable)
@@ -44,7 +44,7 @@ def _problems(policy: ReleasePolicy) -> Iterator[PolicyProblem]:
         impassable = _never_passes(gate)
         if impassable is not None:
             yield PolicyProblem(("gates", number), f"gates.{number}: {gate.name}: {impassable}")
-    yield from (PolicyProblem(*problem) for problem in list_evaluation_problems(policy.evaluations))
+    yield from list_evaluation_problems(policy.evaluations)
     for number, trigger in enumerate(policy.triggers):
         for field, reason in _of_trigger(trigger):
             at = ("triggers", number, field)

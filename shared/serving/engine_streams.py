@@ -106,6 +106,15 @@ async def stream_api(
         raise Transient("engine_dead", f"The stream of {triton_name} ended without an answer.")
 
 
+async def ask_api(channel: Any, triton_name: str, request: ApiRequest) -> tuple[int, bytes]:
+    """Return the status and the body of the whole answer to a request (see `stream_api`)."""
+    silence_s = 2 * request.deadline_s  # the deadline of the request expires first, with an answer
+    limits = Deadlines(silence_s, silence_s)
+    pieces = [piece async for piece in stream_api(channel, triton_name, request, deadlines=limits)]
+    status = next((piece.status for piece in pieces if piece.status is not None), 0)
+    return status, b"".join(piece.body for piece in pieces)
+
+
 async def close_streams(channel: Any) -> None:
     """End all streams of a channel, those that were replaced too."""
     await asyncio.gather(*(stream.close() for stream in _streams.pop(channel, _ChannelStreams()).running))

@@ -170,7 +170,7 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
     schedule = policy.evaluations.schedule
     if schedule is not None:
         yield (
-            f"While it serves, it and the version before are asked {schedule.rows} rows of their evaluations at most "
+            f"While it serves, it and the version before are asked {schedule.rows} rows of their evaluations "
             f"every {period(3600 * schedule.every_hours)}, without callers; two checks in a row must show a fall."
         )
     if any(trigger.action == "automatic" for trigger in policy.triggers):

@@ -9,7 +9,7 @@ from contracts.routes import ServedTarget
 from services.benchmarker.domain.tool_calls import ApiAnswer
 from shared.errors import Transient
 from shared.serving.channels import Channels
-from shared.serving.engine_streams import stream_api
+from shared.serving.engine_streams import ask_api
 from shared.serving.http_channel import HttpChannel
 from shared.serving.inference import Deadlines, classify_rpc_error, generate, stream_responses
 from shared.serving.openai_stream import ApiRequest
@@ -114,10 +114,7 @@ class TritonEngine:
         """Return the whole answer of the engine's OpenAI API (see `ports.Engine`)."""
         request = ApiRequest("POST", path, json.dumps(body).encode(), timeout_s, request_id="benchmark")
         channel = self._channels.get(served.endpoints[0])
-        limits = Deadlines(2 * timeout_s, 2 * timeout_s)  # the deadline of the request expires first, with an answer
-        pieces = [piece async for piece in stream_api(channel, served.target.triton_name, request, deadlines=limits)]
-        status = next((piece.status for piece in pieces if piece.status is not None), 0)
-        return ApiAnswer(status, b"".join(piece.body for piece in pieces))
+        return ApiAnswer(*await ask_api(channel, served.target.triton_name, request))
 
     async def retire(self, served: Sequence[ServedTarget]) -> None:
         """Close the channels to endpoints that are no longer measured."""

@@ -11,8 +11,7 @@ from decisions.scorers.answers import Answer
 from services.evaluator.domain.plan import PATH
 from shared.errors import Transient
 from shared.serving.channels import Channels
-from shared.serving.engine_streams import stream_api
-from shared.serving.inference import Deadlines
+from shared.serving.engine_streams import ask_api
 from shared.serving.openai_stream import ApiRequest
 
 
@@ -29,10 +28,7 @@ class TritonEndpoint:
         self._asked[name] += 1
         request = ApiRequest("POST", PATH, json.dumps(body).encode(), timeout_s, request_id="evaluation")
         channel = self._channels.get(served.endpoints[self._asked[name] % len(served.endpoints)])
-        limits = Deadlines(2 * timeout_s, 2 * timeout_s)  # the deadline of the request expires first, with an answer
-        pieces = [piece async for piece in stream_api(channel, name, request, deadlines=limits)]
-        status = next((piece.status for piece in pieces if piece.status is not None), 0)
-        return read_answer(status, b"".join(piece.body for piece in pieces))
+        return read_answer(*await ask_api(channel, name, request))
 
 
 def read_answer(status: int, body: bytes) -> Answer | None:

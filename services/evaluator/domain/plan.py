@@ -1,7 +1,7 @@
 """Plans an evaluation before anything is asked: its identity, the order of its rows, and the body of each request."""
 
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -119,7 +119,9 @@ def plan_evaluation(
     )
     slices = {limit.slice for limit in limits_of_set if limit.slice}
     shares = dict.fromkeys(sorted(slices), evaluation.max_rows // (len(slices) + 1))
-    chosen = draw(choose(draw(rows, basis or key), evaluation.max_rows, shares, lambda row: (row.slice,)), key)
+    chosen = draw(
+        choose(draw(rows, basis or key), evaluation.max_rows, shares, {row.number: (row.slice,) for row in rows}), key
+    )
     comparison = plan_comparison(
         bounded,
         [
@@ -147,12 +149,12 @@ def choose(
     drawn: Sequence[EvaluationRow],
     most: int,
     shares: Mapping[str, int],
-    names_of: Callable[[EvaluationRow], Collection[str]],
+    names: Mapping[int, Container[str]],
 ) -> Sequence[EvaluationRow]:
-    """Return as many rows, the first that were drawn: those of the share of each name, however many, then others."""
+    """Return as many rows, the first that were drawn: those of each name's share, however many, then others."""
     first = dict[int, None]()
     for name, share in shares.items():
-        first |= dict.fromkeys([row.number for row in drawn if name in names_of(row)][:share])
+        first |= dict.fromkeys([row.number for row in drawn if name in names[row.number]][:share])
     kept = {*list({**first, **dict.fromkeys(row.number for row in drawn)})[: max(most, len(first))]}
     return [row for row in drawn if row.number in kept]
 

@@ -52,7 +52,7 @@ def plan_check(
         drawn = draw([row for row in each.rows if row.number in recorded], digest_of_json([seed, evaluation.name]))
         least = {score.scorer: least_rows_of_loss(max_drop, alpha, score.candidate) for score in result.whole}
         shares = {scorer: int(rows) for scorer, rows in least.items() if rows <= most}
-        rows = tuple(choose(drawn, most, shares, lambda row, of=recorded: of[row.number]))
+        rows = tuple(choose(drawn, most, shares, recorded))
         comparison = plan_comparison(
             [Limit(scorer.label, "", "max_drop_from_anchor", max_drop) for scorer in evaluation.scorers],
             [(row.slice, recorded[row.number], recorded[row.number]) for row in rows],

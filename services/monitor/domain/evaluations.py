@@ -31,8 +31,7 @@ def add_check(state: MonitorState, checked: VersionEvaluated, cause: Cause, rule
         together = previous is not None and previous.is_fallen
         findings.append(_find_fall(active, trigger, checked, trigger.name, applies=not together))
         findings.append(_find_fall(active, trigger, checked, TOGETHER, applies=together))
-    if previous is not None:
-        findings.append(_find_fall_behind(previous, checked))
+    findings.append(_find_fall_behind(previous, checked))
     decided = decide_alerts(
         state.alerts,
         watched.target,
@@ -67,14 +66,15 @@ def _find_fall(
     )
 
 
-def _find_fall_behind(check: EvaluationCheck, checked: VersionEvaluated) -> Finding:
+def _find_fall_behind(check: EvaluationCheck | None, checked: VersionEvaluated) -> Finding:
+    is_fallen = check is not None and check.is_fallen and check.lasts
     return Finding(
         key=PREVIOUS,
         kind="standby",
         severity="warning",
         trigger=None,
-        fired=check.is_fallen and check.lasts,
-        calm=not check.is_fallen and check.lasts,
+        fired=is_fallen,
+        calm=check is None or (not check.is_fallen and check.lasts),
         hold_s=0.0,
         message=checked.message,
     )
