@@ -7,7 +7,7 @@ from contracts import facts as f
 from contracts.envelope import source_of
 from contracts.evaluation_results import EvaluationSummary, LimitResult, ScoreSummary
 from contracts.facts.progress import ReleaseProgress, StepProgress
-from contracts.facts.staging import SideSummary
+from contracts.facts.staging import NaturalAnswers, SideSummary
 from contracts.facts.watch import Features, InterTokenLatency, Window
 from contracts.policy import Canary, LoadProfile, MetricGate, Promotion, QualityGate, ReleasePolicy, Trigger
 from contracts.routes import CanaryShare, Route, ServedTarget
@@ -203,6 +203,7 @@ def side(version: int) -> SideSummary:
         tps_system=61.75,
         output_tokens=936,
         goodput_rps=1.875,
+        natural=NaturalAnswers(asked=16, ended=15, mean_tokens=61.5, most_tokens=256),
     )
 
 

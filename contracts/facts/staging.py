@@ -80,8 +80,22 @@ class Statistics(Contract):
     p99: float | None = None
 
 
+class NaturalAnswers(Contract):
+    """How one side answered prompts as callers ask, greedy, until it stops by itself; those that both answered.
+
+    Attributes:
+        ended: How many stopped by themselves within `most_tokens`.
+        mean_tokens: Their mean length; one that was cut has `most_tokens`.
+    """
+
+    asked: int
+    ended: int
+    mean_tokens: float
+    most_tokens: int
+
+
 class SideSummary(Contract):
-    """What one side of a benchmark measured."""
+    """What one side of a benchmark measured; `natural` is None if no prompt was answered on both sides."""
 
     target: Target
     requests: int
@@ -93,6 +107,7 @@ class SideSummary(Contract):
     tps_system: float
     output_tokens: int
     goodput_rps: float
+    natural: NaturalAnswers | None = None
 
 
 class RatioInterval(Contract):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from contracts.envelope import Event
 from contracts.facts import GateResult, ServedQuality, VariantBenchmarked, VariantFailed, VariantStaged
+from contracts.facts.staging import NaturalAnswers
 from contracts.manifests import BenchmarkReport
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef
@@ -16,6 +17,7 @@ from services.benchmarker.domain.prompts import Prompt, choose_fitting, digest_p
 from services.benchmarker.domain.records import RequestRecord, Side, describe_lost, has_lost_baseline
 from services.benchmarker.domain.report import make_report, to_event
 from services.benchmarker.domain.served_quality import not_measured
+from services.benchmarker.endings import count_endings
 from services.benchmarker.fitting import Fitting
 from services.benchmarker.load import Load, LoadedSide
 from services.benchmarker.ports import Engine, Progress, Reports, Template
@@ -66,6 +68,7 @@ class Benchmarker:
         records, served_quality = await self._run(staged, plan, prompts, progress)
         tool_call = await self._check_tools(staged)
         void_because = self._assess_baseline(plan, records, started_s)
+        endings = await self._count_endings(staged, prompts, records)
         report = await asyncio.to_thread(
             make_report,
             staged,
@@ -73,6 +76,7 @@ class Benchmarker:
             records,
             served_quality=served_quality,
             tool_call=tool_call,
+            endings=endings,
             void_because=void_because,
             hardware=self.hardware,
             started_at=started_at,
@@ -162,6 +166,16 @@ class Benchmarker:
         except SlipwayError as error:
             return tool_calls.not_answered(error.code, error.reason)
         return tool_calls.assess_answer(answer, settings.tool_parser, limit)
+
+    async def _count_endings(
+        self, staged: VariantStaged, prompts: Sequence[Prompt], records: Sequence[RequestRecord]
+    ) -> dict[Side, NaturalAnswers]:
+        """Return how answers end, unless a side answered nothing: each request to it would cost a time limit."""
+        sides: dict[Side, ServedTarget] = {"candidate": staged.candidate, "baseline": staged.baseline}
+        if {record.side for record in records if record.error is None} != set(sides):
+            return {}
+        timeout_s = max(LEAST_TIMEOUT_S, staged.request.load.timeout_s)
+        return await count_endings(self.engine, sides, prompts, context_tokens=_context(staged), timeout_s=timeout_s)
 
     async def _render(self, served: ServedTarget, prompts: Sequence[Prompt]) -> LoadedSide:
         return LoadedSide(served, tuple([await self._render_one(served, prompt) for prompt in prompts]))

@@ -195,6 +195,10 @@ def _show_benchmark(benchmark: VariantBenchmarked) -> None:
         ratio = ratio_of.get(name)
         interval = "" if ratio is None else f"x{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
         rows.append((name, left, right, interval))
+    own, other = candidate.natural, baseline.natural
+    if own is not None and other is not None:
+        rows.append(("end by themselves", f"{own.ended} of {own.asked}", f"{other.ended} of {other.asked}", ""))
+        rows.append(("tokens of these", f"{own.mean_tokens:.4g}", f"{other.mean_tokens:.4g}", ""))
     show_table(("figure", str(benchmark.target), str(benchmark.baseline), "ratio"), rows)
     gates = [(gate.name, gate.verdict, gate.attributed_to or "-", gate.reason) for gate in benchmark.gates]
     show_table(("gate", "verdict", "attributed to", "reason"), gates)

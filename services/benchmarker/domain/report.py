@@ -1,11 +1,12 @@
 """Makes the report from the records, and the event from the report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from contracts.facts import GateResult, ServedQuality, VariantBenchmarked, VariantStaged
+from contracts.facts.staging import NaturalAnswers
 from contracts.manifests import BenchmarkReport
 from contracts.vocabulary import ArtifactRef
 from decisions.releases.prices import million_tokens
@@ -25,6 +26,7 @@ def make_report(
     *,
     served_quality: ServedQuality,
     tool_call: GateResult | None = None,
+    endings: Mapping[Side, NaturalAnswers] | None = None,
     void_because: str = "",
     hardware: Hardware,
     started_at: datetime,
@@ -41,8 +43,9 @@ def make_report(
         side: [record for record in counted if record.side == side] for side in SIDES
     }
     slo = slo_of(request.gates)
-    candidate = summarise(staged.candidate.target, by_side["candidate"], slo)
-    baseline = summarise(staged.baseline.target, by_side["baseline"], slo)
+    natural = endings or {}
+    candidate = summarise(staged.candidate.target, by_side["candidate"], slo, natural.get("candidate"))
+    baseline = summarise(staged.baseline.target, by_side["baseline"], slo, natural.get("baseline"))
     together = set(staged.candidate.endpoints) & set(staged.baseline.endpoints)
     tokens_per_s = candidate.tps_system + (baseline.tps_system if together else 0.0)  # one machine made both
     comparison = compare(records, seed=plan.seed)

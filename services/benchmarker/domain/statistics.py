@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from contracts.facts import Statistics
-from contracts.facts.staging import SideSummary
+from contracts.facts.staging import NaturalAnswers, SideSummary
 from contracts.policy import MetricGate, Statistic
 from contracts.vocabulary import Target
 from services.benchmarker.domain.records import RequestRecord
@@ -72,7 +72,9 @@ def span_s(records: Sequence[RequestRecord]) -> float:
     return max(record.done_s for record in records) - min(record.scheduled_s for record in records)
 
 
-def summarise(target: Target, records: Sequence[RequestRecord], slo: Slo) -> SideSummary:
+def summarise(
+    target: Target, records: Sequence[RequestRecord], slo: Slo, natural: NaturalAnswers | None = None
+) -> SideSummary:
     """Return the summary of one side: latencies of answered requests, and the number of errors."""
     seconds = span_s(records)
     answered = [record for record in records if record.error is None]
@@ -89,4 +91,5 @@ def summarise(target: Target, records: Sequence[RequestRecord], slo: Slo) -> Sid
         tps_system=tokens / seconds if seconds > 0 else 0.0,
         output_tokens=tokens,
         goodput_rps=good / seconds if seconds > 0 else 0.0,
+        natural=natural,
     )

@@ -60,6 +60,7 @@ class VariantRow(Screen):
     baseline_ttft_p95_ms: float | None = None
     tps: float | None = None
     million_tokens_price: float | None = None
+    endings: str = ""
 
 
 class CanaryStep(Screen):

@@ -6,6 +6,7 @@ from typing import Any
 from contracts import facts as f
 from contracts.envelope import Event
 from contracts.facts.progress import ReleaseProgress
+from contracts.facts.staging import NaturalAnswers
 from decisions.releases.work_progress import ongoing
 from decisions.rollback.drills import describe_detection
 from services.console.domain.release_data import (
@@ -122,7 +123,19 @@ def variants_of(events: Events, requested: Sequence[str]) -> Iterable[VariantRow
             baseline_ttft_p95_ms=benchmark.baseline_summary.ttft_ms.p95 if benchmark is not None else None,
             tps=row.tps_system,
             million_tokens_price=row.million_tokens_price,
+            endings=_endings(benchmark.candidate_summary.natural, benchmark.baseline_summary.natural)
+            if benchmark
+            else "",
         )
+
+
+def _endings(candidate: NaturalAnswers | None, baseline: NaturalAnswers | None) -> str:
+    if candidate is None or baseline is None:
+        return ""
+    return (
+        f"{candidate.ended} of {candidate.asked} answers end by themselves ({candidate.mean_tokens:.0f} tokens on "
+        f"average), {baseline.ended} of the active version's ({baseline.mean_tokens:.0f})."
+    )
 
 
 def _shadow(events: Events) -> ShadowStep | None:
