@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from contracts.evaluations import Evaluations
+from contracts.evaluations import Evaluations, Schedule
 from decisions.evaluations.limit_tests import least_rows, least_rows_of_loss
 from decisions.evaluations.verdicts import share_alpha_of_check
 from decisions.policies.limits import PolicyProblem
@@ -31,11 +31,8 @@ def list_evaluation_problems(evaluations: Evaluations) -> Iterator[PolicyProblem
                 )
 
 
-def list_schedule_problems(evaluations: Evaluations, max_drop: float) -> Iterator[PolicyProblem]:
-    """Yield every problem of a schedule that is to show a fall of more than `max_drop`."""
-    schedule = evaluations.schedule
-    if schedule is None or not evaluations.sets:
-        return
+def list_schedule_problems(evaluations: Evaluations, schedule: Schedule, max_drop: float) -> Iterator[PolicyProblem]:
+    """Yield every problem of a schedule that is to show a fall of more than `max_drop` of some evaluations."""
     at = ("evaluations", "schedule")
     if schedule.every_hours > MOST_HOURS:
         limit = f"the limit is {MOST_HOURS:g}: two checks in a row must show a fall"

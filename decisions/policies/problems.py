@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contracts.policy import MetricGate, ReleasePolicy, Trigger
 from contracts.trigger_metrics import LONGEST_REHEARSED_MS, SLO_METRICS
 from decisions.evaluations.problems import list_evaluation_problems, list_schedule_problems
-from decisions.evidence.triggers import find_trigger
 from decisions.policies.gate_samples import find_unanswerable
 from decisions.policies.limits import PolicyProblem, find_endless
 
@@ -31,12 +30,7 @@ def _problems(policy: ReleasePolicy) -> Iterator[PolicyProblem]:
             f"triggers has no automatic one that a fault can rehearse beside {names}: add one, such as error_ratio."
         )
         yield PolicyProblem(("triggers",), reason)
-    evaluations, drop = policy.evaluations, find_trigger(policy.triggers, "evaluation_drop")
-    if drop is not None and (evaluations.schedule is None or not evaluations.sets):
-        reason = f"evaluations has no sets or no schedule, and {drop.name} is about scores of a schedule: declare both."
-        yield PolicyProblem(("evaluations",), reason)
-    elif drop is not None and evaluations.schedule is not None:
-        yield from list_schedule_problems(evaluations, drop.threshold)
+    yield from _of_evaluations(policy)
     unanswerable = find_unanswerable(policy)
     if unanswerable is not None:
         yield PolicyProblem(("load",), unanswerable)
@@ -44,11 +38,25 @@ def _problems(policy: ReleasePolicy) -> Iterator[PolicyProblem]:
         impassable = _never_passes(gate)
         if impassable is not None:
             yield PolicyProblem(("gates", number), f"gates.{number}: {gate.name}: {impassable}")
-    yield from list_evaluation_problems(policy.evaluations)
     for number, trigger in enumerate(policy.triggers):
         for field, reason in _of_trigger(trigger):
             at = ("triggers", number, field)
             yield PolicyProblem(at, f"triggers.{number}.{field} {reason}")
+
+
+def _of_evaluations(policy: ReleasePolicy) -> Iterator[PolicyProblem]:
+    evaluations = policy.evaluations
+    yield from list_evaluation_problems(evaluations)
+    drops = [trigger for trigger in policy.triggers if trigger.metric == "evaluation_drop"]
+    if len(drops) > 1:
+        names = ", ".join(trigger.name for trigger in drops)
+        yield PolicyProblem(("triggers",), f"triggers has {names} for evaluation_drop, and one is watched: keep one.")
+    for drop in drops[:1]:
+        if evaluations.schedule is None or not evaluations.sets:
+            seen = f"evaluations has no sets or no schedule, and {drop.name} is about scores of a schedule"
+            yield PolicyProblem(("evaluations",), f"{seen}: declare both.")
+        else:
+            yield from list_schedule_problems(evaluations, evaluations.schedule, drop.threshold)
 
 
 def _never_passes(gate: MetricGate) -> str | None:

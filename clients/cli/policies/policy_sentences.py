@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contracts.evaluations import EACH_SLICE, Bound, Evaluation, StatedBound
 from contracts.policy import MetricGate, ReleasePolicy, Trigger
 from decisions.evaluations.limit_tests import usual_rows
-from decisions.evidence.triggers import can_judge, limit_of
+from decisions.evidence.triggers import can_judge, find_trigger, limit_of
 from decisions.releases.plan import PlannedStep, plan_release
 
 _OBJECTIVES = {
@@ -168,7 +168,7 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
             "by callers; what only one of the two fails counts."
         )
     schedule = policy.evaluations.schedule
-    if schedule is not None:
+    if schedule is not None and find_trigger(policy.triggers, "evaluation_drop") is not None:
         yield (
             f"While it serves, it and the version before are asked {schedule.rows} rows of their evaluations "
             f"every {period(3600 * schedule.every_hours)}, without callers; two checks in a row must show a fall."

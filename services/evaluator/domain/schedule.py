@@ -49,7 +49,7 @@ def plan_check(
         if result is None or result.rows_digest != each.digest:
             continue
         recorded = {row.number: row.candidate for row in result.rows}
-        drawn = draw([row for row in each.rows if row.number in recorded], digest_of_json([seed, evaluation.name]))
+        drawn = draw([row for row in each.rows if recorded.get(row.number)], digest_of_json([seed, evaluation.name]))
         least = {score.scorer: least_rows_of_loss(max_drop, alpha, score.candidate) for score in result.whole}
         shares = {scorer: int(rows) for scorer, rows in least.items() if rows <= most}
         rows = tuple(choose(drawn, most, shares, recorded))

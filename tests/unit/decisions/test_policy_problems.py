@@ -56,6 +56,8 @@ def test_a_trigger_that_asks_evaluations_again_needs_some_and_one_that_is_rehear
     assert fields(policy(triggers=(worse, trigger(name="slow")), evaluations=EVALUATED)) == []
     for lacks in ({"sets": []}, {"schedule": None}):
         assert fields(policy(triggers=(worse, trigger(name="slow")), evaluations=EVALUATED | lacks)) == ["evaluations"]
+    second = trigger(name="much-worse", metric="evaluation_drop", threshold=0.3)
+    assert fields(policy(triggers=(worse, second, trigger(name="slow")), evaluations=EVALUATED)) == ["triggers"]
     alone = policy(triggers=(worse, trigger(name="slow", action="manual")), evaluations=EVALUATED)
     assert fields(alone) == ["triggers"]
 
