@@ -9,8 +9,9 @@ from typing import Final
 
 from contracts.envelope import derived_id
 from contracts.evaluation_results import EvaluationResult
-from contracts.evaluations import Evaluations, Schedule
+from contracts.evaluations import Schedule
 from contracts.facts import VersionEvaluated
+from contracts.policy import ReleasePolicy
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Target
 from decisions.evidence.triggers import find_trigger
@@ -28,18 +29,6 @@ _LIMIT_S: Final = 7_200.0
 
 
 @dataclass(frozen=True)
-class Declared:
-    """What the policy of a version says of checks.
-
-    Attributes:
-        max_drop: The threshold of its trigger; None if it is not to be asked again.
-    """
-
-    evaluations: Evaluations
-    max_drop: float | None
-
-
-@dataclass(frozen=True)
 class ServedEvaluations:
     """Checks the active version of each model, and the previous one, by the schedule of the active one's policy.
 
@@ -51,7 +40,7 @@ class ServedEvaluations:
     reports: Reports
     asking: Asking
     clock: Clock
-    _declared: dict[Target, Declared] = field(default_factory=dict)
+    _policies: dict[Target, ReleasePolicy] = field(default_factory=dict)
     _incomparable: dict[Target, datetime] = field(default_factory=dict)
     """When nothing could be compared of an active version: it is tried again as if that had been a check."""
 
@@ -64,9 +53,10 @@ class ServedEvaluations:
         route = await self.production.route(model)
         if route is None or route.active is None:
             return
-        declared = await self._read(route.active.target)
-        schedule = declared.evaluations.schedule if declared is not None else None
-        if declared is None or declared.max_drop is None or schedule is None:
+        policy = await self._read(route.active.target)
+        schedule = policy.evaluations.schedule if policy is not None else None
+        trigger = find_trigger(policy.triggers, "evaluation_drop") if policy is not None else None
+        if trigger is None or schedule is None:
             return
         active, last, now = route.active, await self.production.last_check(model), self.clock.now()
         tried_at = self._incomparable.get(active.target)
@@ -75,7 +65,7 @@ class ServedEvaluations:
         if not is_due(tried_at, schedule, now):
             return
         event_id = derived_id(f"{model}/{last.checked_at if last is not None else route.epoch}", VersionEvaluated.TYPE)
-        ask = partial(self._ask, schedule=schedule, max_drop=declared.max_drop, seed=event_id)
+        ask = partial(self._ask, schedule=schedule, max_drop=trigger.threshold, seed=event_id)
         results = await ask(active)
         if results is None:
             self._incomparable[active.target] = now
@@ -93,14 +83,13 @@ class ServedEvaluations:
             fact = VersionEvaluated(checked_at=now, checks=checks, message=describe(checks))
             await self.publish(Emit(fact, model=model, correlation_id=event_id, id=event_id))
 
-    async def _read(self, target: Target) -> Declared | None:
-        """Return what the policy of a version says; None if it has none, or none that can be read now."""
-        if target not in self._declared and target.version > 0:
+    async def _read(self, target: Target) -> ReleasePolicy | None:
+        """Return the policy of a version; None if it has none, or none that can be read now."""
+        if target not in self._policies and target.version > 0:
             policy = await asyncio.to_thread(self.reports.policy, target)
             if policy is not None:
-                trigger = find_trigger(policy.triggers, "evaluation_drop")
-                self._declared[target] = Declared(policy.evaluations, trigger.threshold if trigger else None)
-        return self._declared.get(target)
+                self._policies[target] = policy
+        return self._policies.get(target)
 
     async def _ask(
         self, served: ServedTarget, *, schedule: Schedule, max_drop: float, seed: str
@@ -110,11 +99,11 @@ class ServedEvaluations:
         Raises:
             SlipwayError: Its engine, or the store, is unreachable; the check can be repeated.
         """
-        declared = await self._read(served.target)
+        policy = await self._read(served.target)
         report = await asyncio.to_thread(self.reports.released, served.target)
-        if declared is None or report is None:
+        if policy is None or report is None:
             return None
-        evaluations = declared.evaluations
+        evaluations = policy.evaluations
         try:
             sets = [await read_set(self.reports, each.rows, report.evaluation) for each in evaluations.sets]
         except Permanent:
