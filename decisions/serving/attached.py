@@ -1,6 +1,6 @@
 """What a server of the OpenAI API does not tell, and what of a policy would therefore never be seen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from contracts.attachments import Attachment
@@ -53,3 +53,18 @@ def why_not_changed(new: Attachment | None, route: Route | None) -> str | None:
             return f"{served.target} is served by Triton ({where}): attach a model before its first release."
         return f"{served.target} is served by {where}: keep one of its replicas attached, or release another version."
     return None
+
+
+def why_not_while_open(new: Attachment | None, old: Attachment | None, releases: Sequence[str]) -> str | None:
+    """Return why an attachment may not be stored, or removed, while releases of its model are open; None if it may.
+
+    They may use any group, or a Triton if there is none: addresses are added, and a group keeps one of its own.
+    """
+    remedy = "wait until it has ended, or cancel it (`slipway cancel`)"
+    if not releases:
+        return None
+    if old is None:
+        return f"The release {releases[0]} is open and goes to Triton: {remedy} before you attach its model."
+    kept = frozenset(new.urls if new is not None else ())
+    lost = [group for group, urls in old.groups.items() if kept.isdisjoint(urls)]
+    return f"The release {releases[0]} is open and may use {' and '.join(lost)}: {remedy}." if lost else None

@@ -313,7 +313,7 @@ def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: Regi
     async def erase(event: Event[ErasureOrdered]) -> OrderAccepted:
         return await registry.erase(event, bus.received.stored_at)
 
-    records = RecordOrders(ports.ordered, ports.teams, ports.routes, clock)
+    records = RecordOrders(ports.ordered, ports.teams, ports.routes, ports.models, clock)
 
     @bus.on(RecordOrdered, failure=order_refused)
     async def record_ordered(event: Event[RecordOrdered]) -> OrderAccepted:

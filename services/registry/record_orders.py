@@ -17,13 +17,14 @@ from contracts.teams import Team
 from contracts.vocabulary import digest_of
 from decisions.access.teams import find_problem
 from decisions.policies.problems import list_problems
-from decisions.serving.attached import why_not_changed
-from services.registry.ports import Lookup, OrderedRecords
-from shared.errors import Permanent
+from decisions.serving.attached import why_not_changed, why_not_while_open
+from services.registry.domain.versions import ModelRecord
+from services.registry.ports import Lookup, OrderedRecords, model_key
+from shared.errors import Permanent, SlipwayError
 from shared.messaging.orders import check_age
 from shared.runtime.clock import Clock
 from shared.storage.kv import Conflict
-from shared.storage.record_format import dump
+from shared.storage.record_format import dump, parse
 
 
 class RecordOrders:
@@ -34,10 +35,12 @@ class RecordOrders:
         buckets: Mapping[RecordKind, OrderedRecords],
         teams: Callable[[], Iterable[Team]],
         routes: Lookup[Route],
+        models: Lookup[ModelRecord],
         clock: Clock,
     ) -> None:
-        """Take the bucket of each kind, what returns the teams, the routes of production, and the clock."""
-        self._buckets, self._teams, self._routes, self._clock = buckets, teams, routes, clock
+        """Take the bucket of each kind, what returns the teams, routes of production, models, and the clock."""
+        self._buckets, self._teams, self._routes, self._models = buckets, teams, routes, models
+        self._clock = clock
 
     async def carry_out(self, event: Event[RecordOrdered], stored_at: datetime) -> OrderAccepted:
         """Store or remove a record, once; raise Permanent if the order is void or the record not valid."""
@@ -49,7 +52,8 @@ class RecordOrders:
             changed = Permanent("not_applicable", f"{reason} Read it, and order again.")
             if (digest_of(there) if there is not None else None) != order.before:
                 raise changed
-            await self._check_route(order, record)
+            if order.kind == "attachment":
+                await self._check_attachment(order.name, record, there)
             try:
                 if record is None:
                     await bucket.remove(order.name, revision)
@@ -61,13 +65,16 @@ class RecordOrders:
                 raise changed from None
         return OrderAccepted(order_id=event.id, order_type=event.type)
 
-    async def _check_route(self, order: RecordOrdered, record: BaseModel | None) -> None:
-        """Raise Permanent unless production goes on with an attachment as it is ordered."""
-        if order.kind != "attachment":
-            return
-        entry = await self._routes.get(order.name)
-        attachment = record if isinstance(record, Attachment) else None
-        problem = why_not_changed(attachment, entry.value if entry is not None else None)
+    async def _check_attachment(self, model: str, record: BaseModel | None, there: bytes | None) -> None:
+        """Raise Permanent unless production and open releases go on with an attachment as it is ordered."""
+        route, known = await self._routes.get(model), await self._models.get(model_key(model))
+        new = record if isinstance(record, Attachment) else None
+        problem = why_not_changed(new, route.value if route is not None else None)
+        try:
+            old = parse(Attachment, there, f"attachments/{model}") if there is not None else None
+            problem = problem or why_not_while_open(new, old, known.value.open if known is not None else ())
+        except SlipwayError:
+            pass  # a record that cannot be read is replaced
         if problem is not None:
             raise Permanent("not_applicable", problem)
 

@@ -11,6 +11,8 @@ from contracts.attachments import Attachment
 from contracts.mirrors import Mirror
 from contracts.teams import Team
 from contracts.vocabulary import digest_of
+from services.registry.domain.versions import ModelRecord
+from services.registry.ports import model_key
 from services.registry.record_orders import RecordOrders
 from shared.errors import Permanent
 from shared.storage.kv import Entry
@@ -37,7 +39,8 @@ class World:
     def __init__(self):
         self.buckets = {kind: Removable() for kind in f.ops.RECORDS}
         self.routes = k.FakeRecords()
-        self.orders = RecordOrders(self.buckets, lambda: TEAMS, self.routes, k.FixedClock())
+        self.models = k.FakeRecords()
+        self.orders = RecordOrders(self.buckets, lambda: TEAMS, self.routes, self.models, k.FixedClock())
 
     async def give(self, kind, name, record, before=None, model="all-models", **changes):
         before = dump(before) if isinstance(before, BaseModel) else before
@@ -96,6 +99,24 @@ async def test_servers_in_traffic_are_not_detached_and_others_are(world):
     fewer = attachment(blue=("http://b", "http://d"))
     await world.give("attachment", k.MODEL, fewer, both, model=k.MODEL)
     assert world.kept("attachment", k.MODEL) == fewer
+
+
+async def test_while_a_release_is_open_servers_are_added_and_no_group_is_removed(world):
+    both = attachment(blue=("http://a", "http://b"), green=("http://c",))
+    opened = Entry(ModelRecord(model=k.MODEL, open=("r-7",)), 1)
+    world.models.kept[model_key(k.MODEL)] = opened
+    with pytest.raises(Permanent, match="r-7 is open and goes to Triton: wait until it has ended, or cancel it"):
+        await world.give("attachment", k.MODEL, both, model=k.MODEL)
+    world.models.kept.clear()
+    await world.give("attachment", k.MODEL, both, model=k.MODEL)
+    world.models.kept[model_key(k.MODEL)] = opened
+    for left in (None, attachment(blue=("http://a",)), attachment(blue=("http://a",), green=("http://d",))):
+        with pytest.raises(Permanent, match="r-7 is open and may use") as refused:
+            await world.give("attachment", k.MODEL, left, both, model=k.MODEL)
+        assert refused.value.code == "not_applicable"
+    more = attachment(blue=("http://b", "http://d"), green=("http://c", "http://e"))
+    await world.give("attachment", k.MODEL, more, both, model=k.MODEL)
+    assert world.kept("attachment", k.MODEL) == more
 
 
 async def test_addresses_of_both_families_are_taken(world):
