@@ -40,6 +40,7 @@ class AttachedModels:
             self._made[model] = self._engines[NAME + model] = self._make(model)
         for model, engine in self._made.items():
             engine.groups = groups.get(model, {})  # of one that was detached it holds nothing
+            engine.in_routes = named.get(model, {}).keys()
         self.names.clear()
         self.names.update({model: NAME + model for model in groups})
 

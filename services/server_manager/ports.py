@@ -93,12 +93,14 @@ class AttachedGroups(Engine, Protocol):
     """The attached servers of a model: a load checks that they serve a target, and an unload only forgets that."""
 
     groups: Groups
+    in_routes: Collection[str]
+    """The targets that routes name: for these the replicas that list them are enough, one may be away."""
 
     def listed(self, url: str) -> frozenset[str] | None:
         """Return the names that a replica listed when it was last asked; None if it did not answer."""
 
     def may_have(self, name: str) -> bool:
-        """Return whether all replicas of a group listed a target when they were last asked."""
+        """Return whether a target may be loaded: all replicas of a group listed it when they were last asked."""
 
 
 class Attachments(Protocol):

@@ -140,6 +140,17 @@ class AttachedConformance(EngineConformance):
         assert (engine.may_have(NAME), set(engine.addresses(NAME))) == (False, set(urls))
         assert (await engine.probe(NAME, 10)).strip()
 
+    async def test_of_what_a_route_names_one_replica_is_enough(self, engine, folder, list_names):
+        await list_names(1)
+        engine.in_routes = {NAME}
+        await engine.index()
+        assert engine.may_have(NAME)
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+        assert (await engine.probe(NAME, 10)).strip()
+        await list_names(0)
+        await engine.index()
+        assert not engine.may_have(NAME)
+
     async def test_what_no_replica_lists_any_more_is_gone_and_is_loaded_again_when_it_is_back(
         self, engine, folder, list_names
     ):

@@ -2,16 +2,17 @@
 
 What an engine is told to load is checked here: every replica of a group lists its name, renders a conversation as the
 version's chat template does, if it tells, and generates a token. Nothing is started, stopped or unloaded. What no group
-lists any more is gone; it is checked again once one does.
+lists any more is gone; it is checked again once one does. Of what routes name already, one replica is enough.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import structlog
 
 from contracts.vocabulary import Digest, Runtime, ServingSettings
+from decisions.backoff import backoff_s
 from services.server_manager.adapters.artifact_cache import read_texts
 from services.server_manager.domain.description import describe_model
 from services.server_manager.ports import Groups, Indexed, Permit, allow
@@ -26,6 +27,8 @@ KEPT_S = 10.0
 """How long what a server listed last counts while it does not answer, in seconds."""
 CHECK_S = 60.0
 """How long it may take for its first token when it is checked, in seconds."""
+RETRY_S, MAX_RETRY_S = 4.0, 60.0
+"""How long a target is left alone that is listed and not served, in seconds; doubled by each check up to the second."""
 CONVERSATION = ({"role": "user", "content": "Is 7 a prime number? Answer yes or no."},)
 """What shows whether a server has the chat template of a version."""
 
@@ -35,9 +38,13 @@ class AttachedEngine:
 
     runtime: Runtime | None = None
 
-    def __init__(self, model: str, channels: Channels, templates: ChatTemplates, groups: Groups) -> None:
-        """Take the addresses of each group, which may change (`groups`)."""
+    def __init__(
+        self, model: str, channels: Channels, templates: ChatTemplates, groups: Groups, *, retry_s: float = RETRY_S
+    ) -> None:
+        """Take the addresses of each group, which may change (`groups`), and the first pause after a failed check."""
+        self._retry_s = retry_s
         self.groups = groups
+        self.in_routes: Collection[str] = ()
         self._model = model
         self._channels = channels
         self._templates = templates
@@ -45,6 +52,8 @@ class AttachedEngine:
         self._heard_s: dict[str, float] = {}
         self._checked: dict[str, Indexed] = {}
         self._rendered: dict[str, str | None] = {}
+        self._failed: dict[str, tuple[int, float]] = {}
+        """How many checks of a target failed in a row, and until when it is left alone."""
         self._others: dict[str, frozenset[str]] = {}
         """The replicas that list a target and have another chat template than its version."""
 
@@ -71,11 +80,15 @@ class AttachedEngine:
         return min((tokens for tokens in told if tokens is not None), default=None)
 
     def may_have(self, name: str) -> bool:
-        """Return whether all replicas of a group listed a target when they were last asked."""
-        return self._group_of(name) is not None
+        """Return whether all replicas of a group listed a target when they were last asked, and no pause is due."""
+        _, until_s = self._failed.get(name, (0, 0.0))
+        return bool(self._group_of(name)) and asyncio.get_running_loop().time() >= until_s
 
-    def _group_of(self, name: str) -> tuple[str, ...] | None:
-        return next((urls for urls in self.groups.values() if all(self._lists(url, name) for url in urls)), None)
+    def _group_of(self, name: str) -> tuple[str, ...]:
+        """Return the group that lists a target, of one in a route the replicas that do; none if there are none."""
+        whole = next((urls for urls in self.groups.values() if all(self._lists(url, name) for url in urls)), ())
+        listing = (url for url in self._replicas(name) if name in self.in_routes and self._lists(url, name))
+        return whole or tuple(listing)
 
     def _lists(self, url: str, name: str) -> bool:
         return name in self._listed.get(url, ())
@@ -96,6 +109,7 @@ class AttachedEngine:
         if failure is not None and not listed:
             raise failure
         self._checked = {name: entry for name, entry in self._checked.items() if self.addresses(name)}
+        self._failed = {name: failed for name, failed in self._failed.items() if self._group_of(name)}
         return dict(self._checked)
 
     async def _list(self, url: str) -> dict[str, int | None]:
@@ -112,7 +126,7 @@ class AttachedEngine:
         serving: ServingSettings | None = None,  # noqa: ARG002
         permit: Permit = allow,
     ) -> None:
-        """Check that a group serves a target: each of its replicas lists it, and generates.
+        """Check that a group serves a target: each of its replicas lists it, and generates; one does, if in a route.
 
         Raises:
             Transient: `endpoint_unreachable` while no group lists it everywhere, or a replica is away; `load_failed` if
@@ -121,18 +135,22 @@ class AttachedEngine:
         await permit()
         await self.index()
         urls = self._group_of(name)
-        if urls is None:
+        if not urls:
             raise Transient("endpoint_unreachable", self._describe_absence(name))
         self._rendered[name] = await self._render(folder)
         answers = await self._ask_all(urls, name, CHECK_S)
         failures = [answer for answer in answers.values() if isinstance(answer, SlipwayError)]
-        if failures:
+        if failures and (name not in self.in_routes or len(failures) == len(answers)):
+            count = self._failed.get(name, (0, 0.0))[0] + 1
+            until_s = asyncio.get_running_loop().time() + backoff_s(count, self._retry_s, MAX_RETRY_S)
+            self._failed[name] = count, until_s
             away = any(failure.code == "endpoint_unreachable" for failure in failures)
             reasons = "; ".join(failure.reason for failure in failures)
             reason = f"{name} is listed, and not served by each replica: {reasons}"
             raise Transient("endpoint_unreachable" if away else "load_failed", reason)
         self._checked[name] = Indexed(ready=True, digest=digest, memory_bytes=memory_bytes)
-        self._others.pop(name, None)
+        self._failed.pop(name, None)
+        self._leave_others_out(name, answers)
 
     def _describe_absence(self, name: str) -> str:
         listed = (
@@ -184,14 +202,19 @@ class AttachedEngine:
         One that has another chat template by now is left out until it has the version's.
         """
         answers = await self._ask_all(self._replicas(name) if name in self._checked else (), name, deadline_s)
-        failures = {url: answer for url, answer in answers.items() if isinstance(answer, SlipwayError)}
-        others = frozenset(url for url, failure in failures.items() if failure.code == "load_failed")
-        for url in others - self._others.get(name, frozenset()):
-            structlog.get_logger().error("a replica is left out", target=name, reason=failures[url].reason)
-        self._others[name] = others
+        failures = self._leave_others_out(name, answers)
         token = next((answer for answer in answers.values() if isinstance(answer, str)), None)
         if token is not None:
             return token
         loaded = [failure for failure in failures.values() if failure.code != "endpoint_unreachable"]
         absent = Transient("endpoint_unreachable", self._describe_absence(name))
         raise [*loaded, *failures.values(), absent][0]
+
+    def _leave_others_out(self, name: str, answers: Mapping[str, str | SlipwayError]) -> dict[str, SlipwayError]:
+        """Take replicas with another chat template out of a target's addresses; return all that failed, by address."""
+        failures = {url: answer for url, answer in answers.items() if isinstance(answer, SlipwayError)}
+        others = frozenset(url for url, failure in failures.items() if failure.code == "load_failed")
+        for url in others - self._others.get(name, frozenset()):
+            structlog.get_logger().error("a replica is left out", target=name, reason=failures[url].reason)
+        self._others[name] = others
+        return failures

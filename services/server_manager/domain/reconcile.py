@@ -391,7 +391,7 @@ def _act_on_desired(name: str, desired: Desired, held: Held | None, limits: Limi
         # What failed reserves nothing, so it competes for memory again like something new.
         again = Action("load" if held.phase is Phase.FAILED else "heal", name, desired.deployable)
         return again if held.since_s >= limits.retry_after_s(held.failures) else None
-    due = held.phase is Phase.UNPROVEN or held.since_probe_s >= limits.probe_interval_s
+    due = held.since_probe_s >= (1.0 if held.phase is Phase.UNPROVEN else limits.probe_interval_s)
     return Action("probe", name) if due else None
 
 

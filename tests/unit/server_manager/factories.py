@@ -46,7 +46,8 @@ def route(active=None, previous=None, canary=None, *, weight=0.1, epoch=1, model
 
 
 def held(version: int, phase: Phase = Phase.READY, model: str = "bot", **more) -> Held:
-    values = {"digest": deployable(version, model).manifest.digest, "memory_bytes": 200, "since_probe_s": 0.0, **more}
+    probed = {} if phase is Phase.UNPROVEN else {"since_probe_s": 0.0}
+    values = {"digest": deployable(version, model).manifest.digest, "memory_bytes": 200, **probed, **more}
     return Held(phase=phase, **values)
 
 

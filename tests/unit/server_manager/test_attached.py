@@ -163,6 +163,19 @@ async def test_after_a_restart_of_the_manager_it_is_checked_again_and_nothing_mo
     assert world.phases() == {V0: "ready", V1: "ready"}
 
 
+async def test_after_a_restart_a_version_that_serves_is_ready_though_one_replica_is_away(world):
+    serve(world, BLUE, V1)
+    await world.order(traffic_requested("t1", 1))
+    await world.ticks()
+    route = world.routes.routes["bot"]
+    del world.servers.names[BLUE[1]]
+    world.servers.models.clear()  # what the process knew
+    world.start()
+    await world.ticks()
+    assert world.phases() == {V1: "ready"}
+    assert world.routes.routes["bot"] == route
+
+
 async def test_a_record_that_is_lost_is_no_order_to_serve_it_elsewhere(world):
     route = await promoted(world)
     for restart in (False, True):

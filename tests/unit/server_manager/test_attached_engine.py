@@ -1,5 +1,7 @@
 """The attached servers of a model as an engine, on channels in memory."""
 
+import asyncio
+
 import pytest
 
 from services.server_manager.adapters.attached_engine import AttachedEngine
@@ -11,6 +13,7 @@ from shared.serving.tensors import Delta
 from tests.kit.conformance_serving import DIGEST, NAME
 
 URLS = ("http://a", "http://b")
+PAUSE_S = 0.3
 
 
 class Replica(ApiServer):
@@ -58,7 +61,7 @@ def replicas():
 @pytest.fixture
 async def engine(replicas):
     templates = ChatTemplates(SystemClock())
-    yield AttachedEngine("bot", replicas, templates, {"blue": URLS})
+    yield AttachedEngine("bot", replicas, templates, {"blue": URLS}, retry_s=PAUSE_S)
     await templates.close()
 
 
@@ -66,6 +69,34 @@ async def engine(replicas):
 def folder(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     return tmp_path
+
+
+async def test_a_target_that_is_listed_and_not_served_is_checked_after_pauses_that_grow(engine, replicas, folder):
+    loop = asyncio.get_running_loop()
+    replicas.by_url[URLS[0]].failure = Transient("endpoint_unreachable", "status 503")
+    for pause_s in (PAUSE_S, 2 * PAUSE_S):
+        with pytest.raises(Transient, match="status 503"):
+            await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+        began_s = loop.time()
+        await engine.index()
+        assert not engine.may_have(NAME)
+        while not engine.may_have(NAME):
+            await asyncio.sleep(0.01)
+        assert loop.time() - began_s > 0.9 * pause_s
+    replicas.by_url[URLS[0]].failure = None
+    await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+    assert engine.may_have(NAME)
+
+
+async def test_a_server_that_no_longer_lists_a_target_is_asked_at_once_when_it_does_again(engine, replicas, folder):
+    replica = replicas.by_url[URLS[0]]
+    replica.failure = Transient("endpoint_unreachable", "status 503")
+    with pytest.raises(Transient):
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+    for names in (set(), {NAME}):
+        replica.names = names
+        await engine.index()
+    assert engine.may_have(NAME)
 
 
 async def test_a_replica_that_fails_in_an_unknown_way_is_out_of_reach_and_the_other_answers(engine, replicas, folder):

@@ -102,6 +102,9 @@ def test_busy_is_left_alone():
 
 def test_unproven_is_probed_and_ready_is_probed_again_when_due():
     assert plan(needed(1), {V1: held(1, Phase.UNPROVEN)}) == [("probe", V1)]
+    assert plan(needed(1), {V1: held(1, Phase.UNPROVEN, since_probe_s=0.5)}) == [], (
+        "a probe that failed is not repeated at once"
+    )
     assert plan(needed(1), {V1: held(1, since_probe_s=LIMITS.probe_interval_s)}) == [("probe", V1)]
     assert plan(needed(1), {V1: held(1, Phase.UNPROVEN, probing=True)}) == []
 
