@@ -11,7 +11,7 @@ export NO_MKDOCS_2_WARNING := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint check schemas up down demo test test-full soak soak-tests world fuzz mutants test-unit test-python rotate test-real test-examples test-client compat chaos bench clean \
+.PHONY: help setup lint check schemas up down demo demo-attached test test-full soak soak-tests world fuzz mutants test-unit test-python rotate test-real test-examples test-client compat chaos bench clean \
 	locks licences sbom audit audit-tools wheels docs pictures images demo-containers
 
 help: ## list the targets
@@ -23,6 +23,9 @@ setup: ## make both environments (.venv and .venv-engine); at once when they are
 
 demo: setup ## train, rehearse, release, canary, then a drill and an automatic rollback
 	@$(BIN)/python -m examples.smollm2.demo
+
+demo-attached: setup ## release into two toy servers that exist: attach, hook, shadow, canary, slowness, rollback
+	@$(BIN)/python -m examples.attached.demo
 
 test: export SLIPWAY_TEST_SOAK ?= 0.5
 test: setup ## every check and every test, four at a time

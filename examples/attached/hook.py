@@ -2,18 +2,24 @@
 
     python examples/attached/hook.py support-bot --first green --folder /models -- ./deploy.sh
 
-For each `stage.requested` it fetches the files with `slipway pull` and runs `./deploy.sh GROUP FOLDER NAME URL…`, once
-for a version: that is to start servers of the files in FOLDER that answer by NAME at these addresses. It needs only
-Python and the `slipway` command, and never deploys into a group that the route of production names.
+For each `stage.requested` that is still waited for it fetches the files with `slipway pull` and runs `./deploy.sh GROUP
+FOLDER NAME URL…`, once for a version: that is to start servers of the files in FOLDER that answer by NAME at these
+addresses. While every group has traffic it waits. It needs only Python and the `slipway` command, and never deploys
+into a group that the route of production names. It ends with an error if `slipway` or the script does: start it again.
 """
 
 import argparse
 import json
+import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+QUIET_S = 3.0
+"""So long no event has to come before what is waited for is deployed, in seconds: the last hour is read first."""
 
 
 def ask(*arguments: str) -> Any:
@@ -58,23 +64,79 @@ def is_deployed(groups: Mapping[str, Collection[Mapping[str, Any]]], target: Map
     return any(running["target"] == target for each in replicas for running in each["targets"])
 
 
-def orders(model: str, since: str) -> Iterator[Mapping[str, Any]]:
-    """Yield what is to be staged, its model, version and variant, as it is asked for."""
-    command = [
-        "slipway",
-        "events",
-        "--follow",
-        "--since",
-        since,
-        "--model",
-        model,
-        "--type",
-        "stage.requested",
-        "--json",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as events:
-        for line in events.stdout or ():
-            yield json.loads(line)["data"]["candidate"]["target"]
+def note(waiting: dict[str, Mapping[str, Any]], event: Mapping[str, Any], model: str) -> None:
+    """Take over an event: a version is waited for from its order to stage it, until it is staged, or its release ends.
+
+    Args:
+        waiting: the targets that are waited for, by name; it is changed.
+        event: as `slipway events` prints it.
+        model: the model that this deploys; events of others are left out.
+    """
+    kind, data = event["type"], event["data"]
+    if event["subject"] != model or event["environment"] != "production":
+        return
+    if kind == "slipway.stage.requested.v1":
+        target = data["candidate"]["target"]
+        waiting.pop(name_of(target), None)  # the newest is the last
+        waiting[name_of(target)] = target
+    elif kind == "slipway.variant.staged.v1":
+        waiting.pop(name_of(data["candidate"]["target"]), None)
+    elif kind == "slipway.release.finished.v1":
+        for name in [name for name, target in waiting.items() if target["version"] == data["version"]]:
+            del waiting[name]
+
+
+def name_of(target: Mapping[str, Any]) -> str:
+    """Return the name that servers of a version answer by."""
+    return f"{target['model']}.v{target['version']}.{target['variant']}"
+
+
+def follow(since: str) -> Iterator[Mapping[str, Any] | None]:
+    """Yield events of all models; None after each `QUIET_S` without one. Exit if they cannot be followed any more.
+
+    Not those of one model: `slipway events` refuses one that has none yet.
+    """
+    types = ("stage.requested", "variant.staged", "release.finished")
+    command = ["slipway", "events", "--follow", "--since", since, "--json"]
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read(output: IO[str]) -> None:
+        for line in output:
+            lines.put(line)
+        lines.put(None)
+
+    wanted = [argument for kind in types for argument in ("--type", kind)]
+    with subprocess.Popen([*command, *wanted], stdout=subprocess.PIPE, text=True) as events:
+        assert events.stdout is not None
+        threading.Thread(target=read, args=(events.stdout,), daemon=True).start()
+        while True:
+            try:
+                line = lines.get(timeout=QUIET_S)
+            except queue.Empty:
+                yield None
+                continue
+            if line is None:
+                sys.exit(f"`slipway events` ended with code {events.wait()}: start this again.")
+            yield json.loads(line)
+
+
+def deploy(target: Mapping[str, Any], started: dict[str, str], options: argparse.Namespace) -> None:
+    """Deploy a version unless a group serves it, or every group has traffic; note its group in `started`."""
+    name = name_of(target)
+    groups = groups_of(ask("endpoints"), options.model)
+    if is_deployed(groups, target):
+        return
+    group = choose_group(groups, targets_in_traffic(ask("routes"), options.model), options.first)
+    if group is None:
+        print(f"{name}: every group has traffic, or there is no group {options.first}", file=sys.stderr, flush=True)
+        return
+    folder = options.folder / name
+    print(f"{name} goes to the group {group}", flush=True)
+    version = f"{options.model}@v{target['version']}"
+    subprocess.run(["slipway", "pull", version, "--variant", target["variant"], str(folder)], check=True)
+    urls = [replica["endpoint"] for replica in groups[group]]
+    subprocess.run([*options.command, group, str(folder), name, *urls], check=True)
+    started[group] = name
 
 
 def main() -> None:
@@ -82,24 +144,18 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--first", required=True, help="group that gets the first version: the one without traffic")
     parser.add_argument("--folder", type=Path, required=True, help="where the files of versions go")
-    parser.add_argument("--since", default="1m", help="orders of so long ago count, too: after a restart of this")
+    parser.add_argument("--since", default="1h", help="orders of so long ago count, too, if they are still waited for")
     parser.add_argument("command", nargs="+", help="run as COMMAND GROUP FOLDER NAME URL…")
     options = parser.parse_args()
-    for target in orders(options.model, options.since):
-        version, variant = f"{options.model}@v{target['version']}", target["variant"]
-        name = f"{options.model}.v{target['version']}.{variant}"
-        groups = groups_of(ask("endpoints"), options.model)
-        if is_deployed(groups, target):
+    waiting: dict[str, Mapping[str, Any]] = {}
+    started: dict[str, str] = {}
+    for event in follow(options.since):
+        if event is not None:
+            note(waiting, event, options.model)
             continue
-        group = choose_group(groups, targets_in_traffic(ask("routes"), options.model), options.first)
-        if group is None:
-            print(f"{name}: every group has traffic, or there is no group {options.first}", file=sys.stderr, flush=True)
-            continue
-        folder = options.folder / name
-        print(f"{name} goes to the group {group}", flush=True)
-        subprocess.run(["slipway", "pull", version, "--variant", variant, str(folder)], check=True)
-        urls = [replica["endpoint"] for replica in groups[group]]
-        subprocess.run([*options.command, group, str(folder), name, *urls], check=True)
+        for name, target in waiting.items():
+            if name not in started.values():
+                deploy(target, started, options)
 
 
 if __name__ == "__main__":

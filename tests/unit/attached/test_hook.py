@@ -1,8 +1,12 @@
 """Into which group the example's hook deploys a version."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
-from examples.attached.hook import choose_group, groups_of, is_deployed, targets_in_traffic
+from examples.attached.hook import choose_group, groups_of, is_deployed, note, targets_in_traffic
 
 V1, V2 = ({"model": "bot", "version": number, "variant": "bf16"} for number in (1, 2))
 
@@ -57,3 +61,43 @@ def test_a_version_goes_to_the_group_without_traffic(listed, first, expected):
 def test_what_a_group_serves_is_not_deployed_again():
     assert is_deployed(GROUPS, V1)
     assert not is_deployed(GROUPS, V2)
+
+
+def requested(target, model="bot", environment="production"):
+    return event("stage.requested", {"candidate": {"target": target}}, model, environment)
+
+
+def event(kind, data, model="bot", environment="production"):
+    return {"type": f"slipway.{kind}.v1", "subject": model, "environment": environment, "data": data}
+
+
+STAGED, FINISHED = event("variant.staged", {"candidate": {"target": V1}}), event("release.finished", {"version": 1})
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([requested(V1), requested(V2)], [V1, V2]),
+        ([requested(V1), requested(V2), requested(V1)], [V2, V1]),
+        ([requested(V1), STAGED, requested(V2)], [V2]),
+        ([requested(V1), requested(V2), FINISHED], [V2]),
+        ([requested(V1), STAGED, requested(V1)], [V1]),
+        ([requested(V1, "other"), requested(V2, environment="staging")], []),
+    ],
+)
+def test_a_version_is_waited_for_until_it_is_staged_or_its_release_has_ended(events, expected):
+    waiting = {}
+    for each in events:
+        note(waiting, each, "bot")
+    assert list(waiting.values()) == expected
+
+
+def test_it_ends_with_an_error_once_events_cannot_be_followed(tmp_path):
+    command = tmp_path / "slipway"
+    command.write_text("#!/bin/sh\nexit 3\n")
+    command.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    hook = [sys.executable, "examples/attached/hook.py", "bot", "--first", "green", "--folder", str(tmp_path), "true"]
+    done = subprocess.run(hook, env=environment, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "ended with code 3" in done.stderr

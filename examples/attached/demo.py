@@ -1,0 +1,169 @@
+"""A release into servers that exist: attach, release by the hook, shadow, canary, promotion, slowness, rollback.
+
+    python -m examples.attached.demo [--state FOLDER]
+
+Two toy servers of the OpenAI API stand for two groups of vLLM; every other part is the real one. It takes no model and
+no accelerator. Fails only when a step did not happen; everything that it started is stopped at the end.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from examples.smollm2.demo import MODEL, SLIPWAY, Demo, await_rollback, events_of
+from shared.runtime.exits import describe_exit
+from testbed.openai_server import OpenAiServer
+from testbed.servers import running
+
+HERE = Path(__file__).parent
+RPS = 10
+SLOW_MS = "4000"
+"""Milliseconds before each token of the slow server; the policy allows 2,500 before the first."""
+
+
+@contextlib.contextmanager
+def beside(demo: Demo, *command: str, output: Path) -> Iterator[None]:
+    """Run a command in the background, with its output in a file, and end it; stop the demo if it ended before."""
+    print(f"$ {shlex.join(command)} > {output} &", flush=True)
+    environment = demo.environment()
+    environment["PATH"] = f"{Path(SLIPWAY).parent}:{environment['PATH']}"
+    with output.open("w") as written:
+        process = subprocess.Popen(command, env=environment, stdout=written, start_new_session=True)
+        try:
+            yield
+            if (code := process.poll()) is not None:
+                sys.exit(f"The demo stopped: `{command[0]}` ended with {describe_exit(code)}; see {output}.")
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def release(demo: Demo, adapter: str) -> None:
+    """Publish a LoRA, and follow its release to production."""
+    sample = Path(demo.shown) / "sample"
+    demo.slipway(
+        *(
+            "publish",
+            "--model",
+            MODEL,
+            "--base",
+            "sample-base",
+            "--adapter",
+            f"{sample / adapter}",
+            "--variant",
+            "bf16",
+        ),
+        *("--data", f"{sample / 'train.jsonl'}", "--policy", f"{HERE / 'policy.yaml'}"),
+    )
+    demo.follow()
+
+
+def route_of(demo: Demo) -> Any:
+    return next(route for route in demo.ask_slipway("routes") if route["model"] == MODEL)
+
+
+def run_steps(demo: Demo, blue: OpenAiServer, green: OpenAiServer) -> None:
+    with demo.step("start the stack; its own fleet stays empty"):
+        demo.slipway("up", "--engine", "toy", "--detach")
+    with demo.step("attach two groups of servers; one serves what was there before: it gets the name of version 0"):
+        demo.slipway("attach", MODEL, "--group", "blue", "--url", blue.url)
+        demo.slipway("attach", MODEL, "--group", "green", "--url", green.url)
+        blue.serve({f"{MODEL}.v0.bf16": {}})
+    with demo.step("make two LoRAs with random weights, and their base model"):
+        demo.slipway("sample-lora", f"{demo.shown}/sample")
+    hook = (sys.executable, f"{HERE / 'hook.py'}", MODEL, "--first", "green", "--folder", f"{demo.state / 'models'}")
+    deploy = ("--", sys.executable, f"{HERE / 'deploy_toy.py'}")
+    report = demo.state / "traffic.json"
+    traffic = (SLIPWAY, "traffic", MODEL, "--rate", f"{RPS}", "--max-tokens", "2", "--json")
+    with beside(demo, *hook, *deploy, output=demo.state / "hook.log"):
+        with demo.step("release 1: the hook deploys it into the group green; rollback to version 0 is rehearsed"):
+            release(demo, "lora-1")
+            first = route_of(demo)["active"]
+        with beside(demo, *traffic, output=report):
+            with demo.step("release 2: into the group blue; shadow, then a canary under live traffic"):
+                release(demo, "lora-2")
+                second = route_of(demo)["active"]
+            with demo.step("the servers of version 2 become slow; traffic moves to version 1 without a command"):
+                blue.serve({f"{MODEL}.v2.bf16": {"token_delay_ms": SLOW_MS}})
+                await_rollback(demo)
+    with demo.step("see what was detected, and what serves now"):
+        demo.slipway("alerts", MODEL, "--all")
+        demo.slipway("endpoints")
+    served = {"first": first["endpoints"], "second": second["endpoints"]}
+    check(demo, json.loads(report.read_text()), served == {"first": [green.url], "second": [blue.url]})
+
+
+def check(demo: Demo, traffic: dict[str, Any], took_turns: bool) -> None:
+    """Verify each part of what was shown; stop with an error if one did not happen."""
+    route, (back,) = route_of(demo), events_of(demo, "rollback.completed")
+    rehearsals = [each["verdict"] for each in events_of(demo, "rehearsal.completed")]
+    assessed = {
+        kind: [each["verdict"] for each in events_of(demo, f"{kind}.assessed")][-1:] for kind in ("shadow", "canary")
+    }
+    happened = {
+        "the groups took turns: version 1 on green, version 2 on blue": took_turns,
+        "both releases rehearsed their rollback": rehearsals == ["pass", "pass"],
+        "version 2 passed its shadow and its canary": assessed == {"shadow": ["pass"], "canary": ["pass"]},
+        "the slow servers raised an alert": any(
+            alert["target"]["version"] == 2 for alert in events_of(demo, "alert.raised") if alert["trigger"] == "slow"
+        ),
+        "traffic moved without an operator": (back["mode"], back["to"]["version"]) == ("automatic", 1),
+        "version 1 serves, and version 2 is suspended": (
+            route["active"]["target"]["version"] == 1
+            and [held["served"]["target"]["version"] for held in route["suspended"]] == [2]
+        ),
+        f"no request of {traffic['sent']} was lost, and both versions answered": (
+            not traffic["failures"] and set(traffic["answered"]) == {f"{MODEL}@v1", f"{MODEL}@v2"}
+        ),
+    }
+    print()
+    for what, is_so in happened.items():
+        print(f"  {'yes' if is_so else 'NO':<5}{what}")
+    if not all(happened.values()):
+        sys.exit(f"The demo failed; see above for what did not happen. Requests that failed: {traffic['failures']}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Release into attached servers on the embedded stack.")
+    parser.add_argument("--state", type=Path, default=Path(".state/demo-attached"), help="folder of its own stack")
+    demo = Demo(parser.parse_args().state.resolve())
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)  # the commands below write to the same place
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends like an interrupt
+    stop = [SLIPWAY, "down", "--state", str(demo.state)]
+    subprocess.run(stop, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    shutil.rmtree(demo.state, ignore_errors=True)
+    demo.state.mkdir(parents=True)
+    started, failure = monotonic(), ""
+    try:
+        with running(OpenAiServer(demo.state, "blue")) as blue, running(OpenAiServer(demo.state, "green")) as green:
+            run_steps(demo, blue, green)
+    except KeyboardInterrupt:
+        failure = "Stopped."
+    except SystemExit as error:
+        failure = str(error.code)
+    except subprocess.CalledProcessError as error:
+        failure = f"The demo stopped: `{shlex.join(error.cmd)}` ended with {describe_exit(error.returncode)}."
+    finally:
+        where = f"{demo.shown}/logs and {demo.shown}/hook.log"
+        print(f"\nThe servers and the hook are stopped; the stack is being stopped. What is left: {where}")
+        subprocess.run(stop, check=False)
+    for title, seconds in demo.steps:
+        print(f"{seconds:>7.1f}  {title}")
+    print(f"{monotonic() - started:>7.1f}  in all")
+    if failure:
+        sys.exit(f"\n{failure}" + (f"\nIt was in {demo.title}." if demo.title else ""))
+
+
+if __name__ == "__main__":
+    main()
