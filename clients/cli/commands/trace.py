@@ -1,15 +1,20 @@
 """`slipway trace` and `routes`: the lineage of an answer, and what serves production now."""
 
 import asyncio
+import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
-from clients.cli.connection import StackAddress, find_stack
+from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, show_json, show_line, show_pairs, show_table
+from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line, show_pairs, show_table
+from clients.cli.reading import RecordsOfModels
+from clients.cli.releases.exported_routes import ROUTERS, Router, export_route
 from clients.cli.releases.names import VERSION_FORMS
 from clients.cli.releases.resolving import advise, find_answering
 from clients.cli.releases.runtimes import describe_run, read_runtimes
@@ -23,6 +28,15 @@ from clients.cli.releases.version_records import (
 )
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Runtime, Target
+from shared.runtime.files import replacing
+
+_FOLLOW_S = 1.0
+ExportOption = Annotated[
+    Router | None,
+    typer.Option("--export", metavar="|".join(ROUTERS), help="Write it as files of another router (attached servers)."),
+]
+ToOption = Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where these files are written.")]
+FollowOption = Annotated[bool, typer.Option("--follow", help="Write them again after each change, until interrupted.")]
 
 
 def trace(
@@ -105,11 +119,21 @@ def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:
 
 def routes(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model.")] = None,
+    *,
     state: StateOption = None,
     as_json: JsonOption = False,
+    export: ExportOption = None,
+    to: ToOption = Path(),
+    follow: FollowOption = False,
 ) -> None:
     """Show the production route of each model: active, canary or shadow, previous, suspended, quarantined targets."""
     stack = find_stack(state)
+    if export is not None or follow:
+        if model is None or export is None:
+            raise CommandError("one MODEL is exported, and --follow goes with --export", Exit.USAGE)
+        with ended_by_interrupt(following=follow):
+            asyncio.run(_export(stack, model, export, to, follow=follow))
+        return
     routes = asyncio.run(read_routes(stack))
     chosen = [route for name, route in sorted(routes.items()) if model in (None, name)]
     if as_json:
@@ -133,6 +157,26 @@ def routes(
     show_table(("model", "epoch", "active", "canary", "previous", "suspended", "quarantined"), rows)
     for sentence in (sentence for route in chosen for sentence in tell_suspended(route)):
         show_line(sentence)
+
+
+async def _export(stack: StackAddress, model: str, router: Router, folder: Path, *, follow: bool) -> None:
+    """Write a model's route as files of another router; with `follow` again after each change, until interrupted."""
+    epoch = -1
+    async with on_bus(stack) as js:
+        while True:
+            route = await RecordsOfModels(js, "routes", Route).get(model) or Route(model=model)
+            if route.epoch != epoch:
+                epoch, files = route.epoch, export_route(route, router)
+                if isinstance(files, str):
+                    raise CommandError(f"the route of {model} is not exported: {files}")
+                for name, document in files.items():
+                    with replacing(folder / name) as file:
+                        os.fchmod(file.fileno(), 0o644)  # the router may be another user
+                        file.write(json.dumps(document, indent=2).encode())
+                show_line(f"epoch {epoch} of {model}: {', '.join(str(folder / name) for name in files)}")
+            if not follow:
+                return
+            await asyncio.sleep(_FOLLOW_S)
 
 
 def _name(served: ServedTarget | None) -> str:
