@@ -329,8 +329,8 @@ class Schedule(_Strict):
     every_hours: Annotated[float, Field(ge=0.01, le=720.0)] = 24.0
     """Hours from one check to the next, 48 at most; two in a row must prove a fall."""
     rows: Annotated[int, Field(ge=10, le=500)] = 60
-    """Rows of a check, shared by the evaluations; more if scorers of few rows need them to show a total loss. Each
-    check draws others."""
+    """Rows of a check, shared by the evaluations; more if scorers, or slices that bounds name, need them to show a
+    total loss. Each check draws others."""
 
 
 class Evaluations(_Strict):

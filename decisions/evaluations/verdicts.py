@@ -216,7 +216,15 @@ def share_alpha(alpha: float, limits: int) -> float:
     return alpha / max(limits, 1)
 
 
+def list_checked(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
+    """Return scorer and slice (empty: all rows) of what a check of a served version compares, as bounds name them."""
+    bounded = [(evaluation.label_of(bound), bound.slice or EACH_SLICE) for bound in evaluation.bounds]
+    labels = {label for label, _ in bounded}
+    others = [(scorer.label, EACH_SLICE) for scorer in evaluation.scorers if scorer.label not in labels]
+    return tuple(dict.fromkeys((label, "" if of == EACH_SLICE else of) for label, of in (*bounded, *others)))
+
+
 def share_alpha_of_check(declared: Evaluations, schedule: Schedule) -> float:
-    """Return the share of a scorer in one check: the checks of a month share `alpha`, and so do the scorers of each."""
-    scorers = sum(len(evaluation.scorers) for evaluation in declared.sets)
-    return share_alpha(declared.alpha * min(schedule.every_hours / _MONTH_HOURS, 1.0), scorers)
+    """Return the share of a limit in one check: the checks of a month share `alpha`, and so do the limits of each."""
+    limits = sum(len(list_checked(evaluation)) for evaluation in declared.sets)
+    return share_alpha(declared.alpha * min(schedule.every_hours / _MONTH_HOURS, 1.0), limits)

@@ -1,9 +1,9 @@
 """Plans an evaluation before anything is asked: its identity, the order of its rows, and the body of each request."""
 
 import random
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from contracts.evaluation_results import EvaluatedRow, RowScores
 from contracts.evaluations import Evaluation, Evaluations
@@ -14,6 +14,7 @@ from decisions.evaluations.limit_tests import least_rows
 from decisions.evaluations.rows import EvaluationRow
 from decisions.evaluations.verdicts import Comparison, Limit, list_limits, plan_comparison, share_alpha
 
+K = TypeVar("K", bound=Hashable)
 METHOD: Final = "1"
 """Part of every output key; increase it if a change of the scorers changes scores."""
 PATH: Final = "/v1/chat/completions"
@@ -148,8 +149,8 @@ def draw(rows: Sequence[EvaluationRow], seed: Digest) -> Sequence[EvaluationRow]
 def choose(
     drawn: Sequence[EvaluationRow],
     most: int,
-    shares: Mapping[str, int],
-    names: Mapping[int, Container[str]],
+    shares: Mapping[K, int],
+    names: Mapping[int, Container[K]],
 ) -> Sequence[EvaluationRow]:
     """Return as many rows, the first that were drawn: those of each name's share, however many, then others."""
     first = dict[int, None]()

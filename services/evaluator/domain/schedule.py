@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 from contracts.evaluation_results import EvaluationResult, EvaluationSummary, LimitResult
 from contracts.evaluations import Evaluations, Schedule
@@ -9,9 +10,12 @@ from contracts.facts import EvaluationCheck
 from contracts.manifests import EvaluationReport
 from contracts.vocabulary import Target, digest_of_json
 from decisions.evaluations.limit_tests import least_rows_of_loss
-from decisions.evaluations.verdicts import Limit, plan_comparison, share_alpha_of_check
+from decisions.evaluations.verdicts import Limit, list_checked, plan_comparison, share_alpha_of_check
 from services.evaluator.domain.plan import METHOD, AnchorScores, EvaluationPlan, EvaluationSet, choose, draw
 from services.evaluator.domain.report import summarise
+
+_SPARE: Final = 1.25
+"""So many times the rows that show a total loss are asked: one in ten may still be right."""
 
 
 def is_due(last: datetime | None, schedule: Schedule, now: datetime) -> bool:
@@ -30,8 +34,8 @@ def plan_check(
 ) -> tuple[EvaluationPlan, ...]:
     """Return what a version is asked, of rows that it was asked at its release: a plan for each evaluation.
 
-    What cannot be compared is left out: scores by other scorers, or of another set. Each scorer has one limit, of all
-    rows, and is asked as many as show its total loss. That two checks in a row must agree is not counted in `alpha`.
+    What cannot be compared is left out: scores by other scorers, or of another set. What the policy bounds has a limit,
+    and is asked as many rows as show its total loss. That two checks in a row must agree is not counted in `alpha`.
 
     Args:
         declared: The evaluations that the version was released with.
@@ -50,11 +54,14 @@ def plan_check(
             continue
         recorded = {row.number: row.candidate for row in result.rows}
         drawn = draw([row for row in each.rows if recorded.get(row.number)], digest_of_json([seed, evaluation.name]))
-        least = {score.scorer: least_rows_of_loss(max_drop, alpha, score.candidate) for score in result.whole}
-        shares = {scorer: int(rows) for scorer, rows in least.items() if rows <= most}
-        rows = tuple(choose(drawn, most, shares, recorded))
+        scores = {(score.scorer, score.slice): score for score in result.scores}
+        checked = [pair for pair in list_checked(evaluation) if pair in scores]
+        least = {pair: least_rows_of_loss(max_drop, alpha, scores[pair].candidate) for pair in checked}
+        shares = {pair: int(_SPARE * rows) for pair, rows in least.items() if rows <= min(most, scores[pair].rows)}
+        names = {row.number: {(label, of) for label in recorded[row.number] for of in ("", row.slice)} for row in drawn}
+        rows = tuple(choose(drawn, most, shares, names))
         comparison = plan_comparison(
-            [Limit(scorer.label, "", "max_drop_from_anchor", max_drop) for scorer in evaluation.scorers],
+            [Limit(scorer, of_slice, "max_drop_from_anchor", max_drop) for scorer, of_slice in checked],
             [(row.slice, recorded[row.number], recorded[row.number]) for row in rows],
             alpha=alpha,
             beta=declared.beta,
@@ -116,7 +123,8 @@ def _describe(check: EvaluationCheck) -> str:
 
 
 def _describe_limit(limit: LimitResult) -> str:
+    of = limit.slice and f" of {limit.slice}"
     return (
-        f"{limit.scorer} is lower by {limit.value:.3f} ({limit.low:.3f} to {limit.high:.3f}) on {limit.rows} rows, "
+        f"{limit.scorer}{of} is lower by {limit.value:.3f} ({limit.low:.3f} to {limit.high:.3f}) on {limit.rows} rows, "
         f"more than {limit.limit:g}"
     )

@@ -5,16 +5,18 @@ from collections import Counter
 
 import pytest
 
-from contracts.evaluations import Evaluations
+from contracts.evaluations import Evaluations, Schedule
+from contracts.manifests import EvaluationReport
 from decisions.evaluations.fitting import choose_scorers
 from decisions.evaluations.verdicts import list_limits
 from decisions.scorers.answers import Answer
 from decisions.scorers.languages import LANGUAGES
 from services.evaluator.app import default_set
-from services.evaluator.domain.plan import plan_evaluation
+from services.evaluator.domain.plan import METHOD, plan_evaluation
+from services.evaluator.domain.schedule import plan_check
 from services.evaluator.evaluate import Asking
 from shared.serving.languages import recognise
-from testbed.factories import served
+from testbed.factories import after, digest, served, target
 
 DECLARED = Evaluations.model_validate({"sets": [{"name": "basics", "rows": "default"}]})
 DEFAULT_EVALUATION = DECLARED.sets[0]
@@ -67,19 +69,19 @@ class Assistant:
         return Answer(" ".join([TEXTS[expected.get("language", "en")], *words]))
 
 
-def plan():
+def plan(declared=DECLARED):
     rows, digest = default_set().rows, default_set().digest
     limits = len(list_limits(DEFAULT_EVALUATION, (row.slice for row in rows)))
     versions = [served(version=3), served(version=2)]
-    return plan_evaluation(DECLARED, DEFAULT_EVALUATION, rows, rows_digest=digest, versions=versions, limits=limits)
+    return plan_evaluation(declared, DEFAULT_EVALUATION, rows, rows_digest=digest, versions=versions, limits=limits)
 
 
-async def evaluate(endpoint):
+async def evaluate(endpoint, declared=DECLARED):
     def progress(done, total):
         assert done <= total
 
     versions = {"candidate": served(version=3), "active": served(version=2)}
-    return await Asking(endpoint, recognise).evaluate(plan(), versions, progress)
+    return await Asking(endpoint, recognise).evaluate(plan(declared), versions, progress)
 
 
 def test_every_slice_has_rows_and_every_row_scorers():
@@ -102,6 +104,30 @@ async def test_a_candidate_that_lost_one_ability_fails_by_its_limit(lost):
     assert result.verdict == "fail"
     assert missed >= LOST[lost][1]
     assert lost == "stops" or missed == LOST[lost][1]
+
+
+@pytest.mark.parametrize("lost", [None, *LOST])
+async def test_a_check_of_what_serves_finds_the_loss_of_one_ability(lost):
+    declared = DECLARED.model_copy(update={"schedule": Schedule()})
+    released = await evaluate(Assistant(), declared)
+    report = EvaluationReport(
+        output_key=digest("report"),
+        target=target(version=3),
+        baseline=target(version=2),
+        attempt=1,
+        method=METHOD,
+        results=(released,),
+        verdict=released.verdict,
+        reason="",
+        started_at=after(0.0),
+        duration_s=1.0,
+    )
+    (check,) = plan_check(declared, [default_set()], report, schedule=Schedule(), max_drop=0.1, seed="first")
+    result = await Asking(Assistant(lost), recognise).evaluate(check, {"candidate": served(version=3)}, lambda *_: None)
+    missed = {(limit.scorer, limit.slice) for limit in result.limits if limit.decision == "missed"}
+    assert missed >= (LOST[lost][1] if lost is not None else set())
+    assert (result.verdict == "fail") == (lost is not None)
+    assert lost in (None, "stops") or missed == LOST[lost][1]
 
 
 @pytest.mark.parametrize(
