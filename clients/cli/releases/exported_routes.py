@@ -24,17 +24,17 @@ def export_route(route: Route, router: Router) -> Files | str:
     shares = _shares(route)
     if not shares:
         return f"nothing serves {route.model}"
-    addresses = [address for served, _ in shares for address in served.endpoints]
+    # All clusters are written first, so that no weight names an unknown one, the one to roll back to among them.
+    held = {served.target.triton_name: served for served in (*route.by_role.values(), *route.history)}
+    addresses = [address for served in held.values() for address in served.endpoints]
     foreign = next((address for address in addresses if not address.startswith(("http://", "https://"))), None)
     if foreign is not None:
         return f"{route.model} is served by the Triton {foreign}, whose answers only gateways read"
     if router == "litellm":
         return {"model_list.json": {"model_list": _deployments(route.model, shares)}}
-    path = next((address for address in addresses if urlsplit(address).path), None)
+    path = next(filter(lambda address: urlsplit(address).path, addresses), None)
     if path is not None:
         return f"the address {path} has a path, which Envoy would have to add for one cluster of several"
-    # All clusters are written first, so that no weight names an unknown one, the one to roll back to among them.
-    held = {served.target.triton_name: served for served in (*route.by_role.values(), *route.history)}
     return {
         "clusters.json": {"resources": [_cluster(name, served) for name, served in held.items()]},
         "routes.json": {"resources": [_weights(route.model, shares)]},
