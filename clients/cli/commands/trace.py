@@ -131,6 +131,7 @@ def routes(
     if export is not None or follow:
         if model is None or export is None:
             raise CommandError("one MODEL is exported, and --follow goes with --export", Exit.USAGE)
+        to.mkdir(parents=True, exist_ok=True)
         with ended_by_interrupt(following=follow):
             asyncio.run(_export(stack, model, export, to, follow=follow))
         return
