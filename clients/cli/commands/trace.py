@@ -163,7 +163,6 @@ def routes(
 async def _export(stack: StackAddress, model: str, router: Router, folder: Path, *, follow: bool) -> None:
     """Write a model's route as files of another router; with `follow` again after each change, until interrupted."""
     epoch = -1
-    folder.mkdir(parents=True, exist_ok=True)
     async with on_bus(stack) as js:
         while True:
             route = await RecordsOfModels(js, "routes", Route).get(model) or Route(model=model)
