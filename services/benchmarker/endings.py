@@ -32,7 +32,8 @@ async def count_endings(
 ) -> dict[Side, NaturalAnswers]:
     """Return how the answers of each side ended, of the prompts that both answered; nothing if there is none."""
     limit = min(MOST_TOKENS, context_tokens // 2)
-    fitting = choose_fitting(prompts, context_tokens=context_tokens, output_tokens=limit)[:PROMPTS]
+    fitting = choose_fitting(prompts, context_tokens=context_tokens, output_tokens=limit)
+    chosen = fitting[:: max(1, len(fitting) // PROMPTS)][:PROMPTS]  # a set may be in the order of its slices
     at_work, failures = asyncio.Semaphore(TOGETHER), list[SlipwayError]()
 
     async def ask(served: ServedTarget, prompt: Prompt) -> tuple[bool, int]:
@@ -57,7 +58,7 @@ async def count_endings(
                 return None
         return dict(zip(sides, answers, strict=True))
 
-    pairs = [pair for pair in await asyncio.gather(*map(ask_both, fitting)) if pair is not None]
+    pairs = [pair for pair in await asyncio.gather(*map(ask_both, chosen)) if pair is not None]
     return {
         side: NaturalAnswers(
             asked=len(pairs),
