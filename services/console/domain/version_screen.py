@@ -133,7 +133,7 @@ def build_version(
         publishers=opened.publishers,
         settings=opened.training.hyperparameters,
         serving=serving.model_dump(mode="json", exclude_none=True, exclude_defaults=True) if serving else {},
-        policy=opened.policy.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+        policy=opened.policy.model_dump(mode="json", exclude_none=True),
         evaluations=evaluated.results if evaluated is not None else (),
         evals=opened.evals,
         lineage=_lineage(events, opened),
@@ -259,10 +259,13 @@ def _figures(variant: VariantRow) -> Iterable[tuple[str, Property]]:
 
 
 def flatten(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested settings as one level of names, joined by dots."""
+    """Return nested settings as one level of names, joined by dots; entries of a list have their name or metric."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            named = {entry.get("name") or entry.get("metric") or str(at): entry for at, entry in enumerate(value, 1)}
+            flat |= flatten(named, f"{before}{name}.")
+        elif isinstance(value, Mapping):
             flat |= flatten(value, f"{before}{name}.")
         else:
             flat[f"{before}{name}"] = value
