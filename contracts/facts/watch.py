@@ -246,9 +246,10 @@ class EvaluationCheck(Contract):
     """What a served version answered to rows of its evaluations, beside what it answered to them at its release.
 
     Attributes:
-        results: One for each evaluation: `candidate` are its scores now, `active` those at its release.
+        results: One for each evaluation: `candidate` are its scores now, `active` those at its release; none if it did
+            not answer.
         is_fallen: A limit is missed.
-        in_a_row: Checks in a row that showed the same; one is left out if its engine failed at most of its rows.
+        in_a_row: Checks in a row that showed the same; one that decides nothing is left out.
     """
 
     target: Target

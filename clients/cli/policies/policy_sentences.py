@@ -170,8 +170,9 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
     schedule = policy.evaluations.schedule
     if schedule is not None and find_trigger(policy.triggers, "evaluation_drop") is not None:
         yield (
-            f"While it serves, it and the version before are asked {schedule.rows} rows of their evaluations "
-            f"every {period(3600 * schedule.every_hours)}, without callers; two checks in a row must show a fall."
+            f"While it serves, it and the version before are asked {schedule.rows} rows of their evaluations, or "
+            f"as many as show a loss, every {period(3600 * schedule.every_hours)}, without callers; two checks in a "
+            "row must show a fall."
         )
     if any(trigger.action == "automatic" for trigger in policy.triggers):
         to = "the base model" if policy.no_previous == "base" else "nothing: it stays in traffic"
