@@ -43,7 +43,7 @@ def list_schedule_problems(evaluations: Evaluations, schedule: Schedule, max_dro
         yield _problem(
             (*at, "rows"),
             f"is {schedule.rows}, {share} for each evaluation, and a total loss shows on {needed:,.0f}: raise rows, "
-            " check more rarely, or lower the threshold.",
+            "check more rarely, or lower the threshold.",
         )
 
 

@@ -191,7 +191,9 @@ def _rollback(policy: ReleasePolicy) -> Iterator[str]:
 
 def _trigger(trigger: Trigger) -> str:
     own = f", or {trigger.own_factor:g} times as many as in its own first hour" if trigger.own_factor else ""
-    when = f"when {_condition(trigger)}{own}; of a candidate, after at least {trigger.min_requests} requests"
+    when = f"when {_condition(trigger)}{own}"
+    if trigger.metric != "evaluation_drop":
+        when += f"; of a candidate, after at least {trigger.min_requests} requests"
     if trigger.action == "automatic":
         return f"{trigger.name}: rolls back by itself {when}."
     return f"{trigger.name}: raises an alert {when}; people decide."
@@ -200,7 +202,7 @@ def _trigger(trigger: Trigger) -> str:
 def _condition(trigger: Trigger) -> str:
     limits, unit = trigger.rule.limits, trigger.rule.unit and f" {trigger.rule.unit}"
     if trigger.metric == "evaluation_drop":
-        return f"its mean score is more than {trigger.threshold:g} below that of its release"
+        return f"a mean score of its evaluations is more than {trigger.threshold:g} below that of its release"
     if limits == "distance":
         return f"the requests of the window differ from earlier ones by more than {trigger.threshold:g}"
     if limits == "good_share":
