@@ -326,8 +326,8 @@ class StatedBound(_Strict):
 class Schedule(_Strict):
     """When the active and the previous version are asked again, without callers."""
 
-    every_hours: Annotated[float, Field(ge=0.01, le=720.0)] = 24.0
-    """Hours from one check to the next, 48 at most; two in a row must prove a fall."""
+    every_hours: Annotated[float, Field(ge=0.01, le=48.0)] = 24.0
+    """Hours from one check to the next; two in a row must prove a fall."""
     rows: Annotated[int, Field(ge=10, le=500)] = 60
     """Rows of a check, shared by the evaluations; more if scorers, or slices that bounds name, need them to show a
     total loss. Each check draws others."""

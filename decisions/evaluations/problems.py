@@ -1,16 +1,12 @@
 """What makes the evaluations of a policy impossible beyond their schema: limits that no set of rows can show."""
 
 from collections.abc import Iterator
-from typing import Final
 
 from contracts.evaluations import Evaluations, Schedule
 from decisions.evaluations.limit_tests import least_rows, least_rows_of_loss
 from decisions.evaluations.verdicts import share_alpha_of_check
 from decisions.policies.limits import PolicyProblem
 from decisions.scorers.languages import LANGUAGES
-
-MOST_HOURS: Final = 48.0
-"""Most hours from one check to the next: a fall is found after two."""
 
 
 def list_evaluation_problems(evaluations: Evaluations) -> Iterator[PolicyProblem]:
@@ -33,15 +29,11 @@ def list_evaluation_problems(evaluations: Evaluations) -> Iterator[PolicyProblem
 
 def list_schedule_problems(evaluations: Evaluations, schedule: Schedule, max_drop: float) -> Iterator[PolicyProblem]:
     """Yield every problem of a schedule that is to show a fall of more than `max_drop` of some evaluations."""
-    at = ("evaluations", "schedule")
-    if schedule.every_hours > MOST_HOURS:
-        limit = f"the limit is {MOST_HOURS:g}: two checks in a row must show a fall"
-        yield _problem((*at, "every_hours"), f"is {schedule.every_hours:g}, and {limit}. Check more often.")
     share = schedule.rows // len(evaluations.sets)
     needed = least_rows_of_loss(max_drop, share_alpha_of_check(evaluations, schedule))
     if needed > share:
         yield _problem(
-            (*at, "rows"),
+            ("evaluations", "schedule", "rows"),
             f"is {schedule.rows}, {share} for each evaluation, and a total loss shows on {needed:,.0f}: raise rows, "
             "check more rarely, or lower the threshold.",
         )

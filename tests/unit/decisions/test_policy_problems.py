@@ -66,7 +66,6 @@ def test_a_trigger_that_asks_evaluations_again_needs_some_and_one_that_is_rehear
     ("schedule", "threshold", "refused"),
     [
         ({"every_hours": 48.0}, 0.1, []),
-        ({"every_hours": 48.5}, 0.1, ["evaluations.schedule.every_hours"]),
         ({"rows": 19}, 0.1, []),
         ({"rows": 18}, 0.1, ["evaluations.schedule.rows"]),
         ({"rows": 19, "every_hours": 6.0}, 0.1, ["evaluations.schedule.rows"]),
