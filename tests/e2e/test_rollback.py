@@ -242,23 +242,8 @@ def test_a_person_lets_what_was_suspended_return_as_a_canary_and_a_second_move_s
     assert "no version of bot is suspended" in refused.stderr + refused.stdout
 
 
-def test_forward_again_takes_a_person(stack, tiny):
+def test_forward_again_takes_a_person(stack):
     assert stack.slipway("rollback", MODEL, "--to", "2", "--reason", "try", "--dry-run").returncode != 0
     stack.ok("quarantine", "lift", f"{MODEL}.v2.bf16", "--reason", "it was a drill")
     assert route_of(stack)["quarantined"] == []
     assert route_of(stack)["active"]["target"]["version"] == 1
-    stack.publish(MODEL, tiny["two"], "--variant", "bf16", "--attempt", "2", policy=WITH_ROLLBACK)
-    stack.await_event("rehearsal.requested", MODEL, count=3)
-    for name in ("rollback-controller", "monitor", "registry"):  # in the middle of the rehearsal
-        stack.kill(name)
-    with Users(gateway(stack), stack.headers, MODEL) as users:
-        stack.promoted(MODEL)
-        assert len(stack.events("rehearsal.completed", MODEL)) == 3
-        stack.ok("rollback", MODEL, "--to", "1", "--reason", "a person says so")
-    assert users.failed == []
-    assert route_of(stack)["active"]["target"]["version"] == 1
-    assert [event["data"]["mode"] for event in stack.events("rollback.completed", MODEL)] == [
-        "automatic",
-        "automatic",
-        "manual",
-    ]

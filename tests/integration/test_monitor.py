@@ -181,10 +181,10 @@ async def walk(js, process):
     ("failpoint", "times"),
     [
         ("", 1),
-        ("monitor.after_cas", 5),
         ("monitor.after_publish", 1),
-        ("monitor.after_act", 3),
-        ("monitor.before_ack", 3),
+        pytest.param("monitor.after_cas", 5, marks=pytest.mark.full),
+        pytest.param("monitor.after_act", 3, marks=pytest.mark.full),
+        pytest.param("monitor.before_ack", 3, marks=pytest.mark.full),
     ],
 )
 async def test_killed_at_any_moment_it_says_everything_once(js, settings, failpoint, times):

@@ -82,18 +82,19 @@ async def kept_running(settings, folder, failpoint, times=1):
 @pytest.mark.parametrize(
     "moment",
     [
-        ("registry.after_reserve", 1),
-        ("registry.after_cas", 1),
         ("registry.after_cas", 9),
-        ("registry.after_act", 1),
-        ("registry.after_publish", 1),
         ("registry.after_publish", 4),
+        pytest.param(("registry.after_reserve", 1), marks=pytest.mark.full),
+        pytest.param(("registry.after_act", 1), marks=pytest.mark.full),
         pytest.param(
             ("registry.before_ack", 1),
-            marks=pytest.mark.flaky_because(
-                "once, on a busy machine, the release did not end within three minutes; the cause is not known",
-                since="2026-12-01",
-            ),
+            marks=[
+                pytest.mark.full,
+                pytest.mark.flaky_because(
+                    "once, on a busy machine, the release did not end within three minutes; the cause is not known",
+                    since="2026-12-01",
+                ),
+            ],
         ),
     ],
 )

@@ -45,9 +45,7 @@ FAILS = {"error": "engine_failed", "caused_by": "target", "ttft_ms": None, "feat
 
 
 @pytest.mark.parametrize(("changes", "verdict"), [({}, "pass"), (FAILS, "fail")])
-@pytest.mark.parametrize(
-    "deadly", [("", 1), ("monitor.after_cas", 4), ("monitor.after_publish", 1), ("monitor.before_ack", 3)]
-)
+@pytest.mark.parametrize("deadly", [("", 1), pytest.param(("monitor.after_cas", 4), marks=pytest.mark.full)])
 async def test_a_monitor_that_is_killed_in_a_shadow_comes_to_the_same_verdict_once(
     js, settings, deadly, changes, verdict
 ):

@@ -110,7 +110,9 @@ def test_search_for_scales_leaves_the_weights_alone_only_in_our_autoawq(merged, 
         assert max(changes) > 0.05
 
 
-@pytest.mark.parametrize("family", ["Mistral", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize(
+    "family", ["Qwen3", pytest.param("Mistral", marks=pytest.mark.full), pytest.param("Qwen2", marks=pytest.mark.full)]
+)
 def test_autoawq_makes_the_other_families_too(family, tmp_path):
     import transformers
 

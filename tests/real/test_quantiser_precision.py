@@ -157,6 +157,7 @@ def assert_obeyed(lines):
     assert WITH_BFLOAT16 & set(AVAILABLE) <= set(used), "products of bfloat16 are oneDNN's"
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not AVAILABLE, reason="oneDNN's instruction sets are those of x86")
 def test_every_instruction_set_of_this_cpu_measures_the_same(merged, tmp_path):

@@ -220,7 +220,13 @@ async def test_killed_triton_is_waited_for_and_everything_is_loaded_again(fleet,
         assert len(await ask(triton.endpoint, name)) == 4
 
 
-@pytest.mark.parametrize("moment", ["after_act", "after_cas", "after_publish", "before_ack"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "after_cas",
+        *(pytest.param(moment, marks=pytest.mark.full) for moment in ("after_act", "after_publish", "before_ack")),
+    ],
+)
 async def test_killed_server_manager_finishes_the_order_exactly_once(fleet, settings, triton, tmp_path, moment):
     # What was published before it died is published again once its lease lapsed, 6 s later: within the real window.
     await provision(fleet.js, dedupe_window_s=60.0)

@@ -83,6 +83,7 @@ def reload_damaged(stack, served):
     httpx.post(url, json={}, headers={"X-Admin": restricted}, timeout=60).raise_for_status()
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_a_served_version_that_becomes_worse_is_found_without_traffic_and_rolled_back(stack, tiny, tmp_path):
     stack.publish("aging", tiny["one"], "--variant", "bf16")

@@ -9,7 +9,7 @@ import pytest
 
 from testbed.stack import ROOT
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(600)]
 NOTEBOOK = ROOT / "examples/training/follow_release.ipynb"
 
 
