@@ -147,7 +147,10 @@ TELEMETRY_DROPPED = _gateway(
     "slipway_gateway_telemetry_dropped_total", "counter", "Records dropped: queue full, or batch unpublishable"
 )
 UNDESCRIBED = _gateway(
-    "slipway_gateway_undescribed_total", "counter", "Answers of the sample without features of their text", ("reason",)
+    "slipway_gateway_undescribed_total",
+    "counter",
+    "Answers of the sample without features of their text; of `form`, only not judged by the form that was asked",
+    ("reason",),
 )
 SLOW_READERS = _gateway(
     "slipway_gateway_slow_readers_total", "counter", "Answers given up because their callers read nothing"

@@ -92,7 +92,7 @@ async def publish_checkpoint_async(
                 fields[name] = await uploader.put_file(Path(path))
         event = _check_size(envelope(_validated({**fields, "weights": weights}), publisher.name))
         duplicate = await publisher.publish(event)
-    return Published(event.id, model, weights.ref, duplicate)
+    return Published(event.id, model, weights.ref, duplicate, event.data)
 
 
 def check_publishing(*, model: str, base: str | BaseModelRef, run: Run, **options: Unpack[Options]) -> None:

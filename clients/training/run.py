@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from contracts.facts import EvalResult
+from contracts.facts import CheckpointReady, EvalResult
 from contracts.vocabulary import ArtifactRef
 
 
@@ -30,9 +30,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Published:
-    """A published checkpoint; `duplicate` if the bus had stored the same event before."""
+    """A published checkpoint, as it was announced; `duplicate` if the bus had stored the same event before."""
 
     event_id: str
     model: str
     weights: ArtifactRef
     duplicate: bool
+    announced: CheckpointReady | None = None

@@ -4,9 +4,8 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Protocol
 
 from contracts.facts import Inference, InferenceBatch, MirroredPair
-from contracts.facts.watch import Features
 from contracts.vocabulary import Environment, Target
-from services.gateway.domain.excerpts import Excerpts
+from services.gateway.domain.excerpts import Described, Excerpts
 from shared.serving.openai_stream import ApiPiece, ApiRequest
 
 
@@ -60,7 +59,7 @@ class TextFeatures(Protocol):
 class Describer(Protocol):
     """Computes features of texts, outside the event loop."""
 
-    async def describe(self, texts: Sequence[Excerpts], /) -> list[Features | None]:
+    async def describe(self, texts: Sequence[Excerpts], /) -> list[Described | None]:
         """Return the features of each text, in order; None where they could not be computed within the limits."""
 
 

@@ -119,6 +119,25 @@ async def test_a_release_is_followed_from_its_announcement_to_its_end(js, server
     assert await asyncio.to_thread(read_release, MODEL, 9, connection=connection(server, name)) is None
 
 
+async def test_a_run_that_is_resumed_at_its_end_is_its_first_release(js, server):
+    """The registry opens no other one for the same weights: when the training ended, and its figures, differ only."""
+    first = factories.fact(f.CheckpointReady, model=MODEL, policy=factories.policy())
+    about = {name: getattr(first, name) for name in f.CheckpointReady.model_fields}
+    ended = recorded(FIRST, "first", 5, state="promoted", outcome="promoted")
+    opened = factories.fact(f.ReleaseOpened, **about, release_id=FIRST, source_event_id="first", version=5)
+    await put(js, "releases", f"{MODEL}.{FIRST}", ended.model_copy(update={"opened": opened}))
+    await put(js, "releases", f"{MODEL}.model", ReleasesOfModel(reservations={FIRST: 5}))
+    training = first.training.model_copy(update={"finished_at": factories.after(9)})
+    again = first.model_copy(update={"training": training, "evals": (), "policy": None})
+    victor = connection(server, "victor")
+    resumed = Published("again", MODEL, first.weights.ref, duplicate=False, announced=again)
+    release = await asyncio.to_thread(wait_for_release, resumed, timeout_s=10, connection=victor)
+    assert (release.progress.release_id, release.promoted) == (FIRST, True)
+    another = Published("other", MODEL, first.weights.ref, False, again.model_copy(update={"attempt": 2}))
+    with pytest.raises(TimeoutError, match="no release yet"):
+        await asyncio.to_thread(wait_for_release, another, timeout_s=0.1, connection=victor)
+
+
 async def test_a_refusal_before_a_release_ends_the_wait_and_a_time_limit_does(js, server):
     victor = connection(server, "victor")
     with pytest.raises(TimeoutError, match="no release yet"):

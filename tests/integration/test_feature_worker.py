@@ -11,14 +11,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.gateway.adapters.feature_worker import FeatureWorker
-from services.gateway.domain.excerpts import Excerpts
+from services.gateway.domain.excerpts import Described, Excerpts
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import child_command
 from tests.unit.gateway.describer_conformance import ANSWER, DescriberConformance
 from tests.unit.gateway.fake_describer import describe
 
 TEXT = Excerpts.of("How?", ANSWER)
-FEATURES = describe("How?", ANSWER)
+FEATURES = Described(describe("How?", ANSWER))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ class TestFeatureWorker(DescriberConformance):
 
 async def test_it_recognises_languages_in_its_sandbox(describer):
     text = Excerpts.of("Wie lange dauert die Lieferung nach Graz?", "The delivery to Graz takes two days from Vienna.")
-    assert [each.language_ratio for each in await describer.describe([text])] == [0.0]
+    assert [each.features.language_ratio for each in await describer.describe([text])] == [0.0]
 
 
 async def test_it_starts_with_the_first_text_and_at_a_low_priority(describer):
@@ -100,18 +100,28 @@ async def test_a_text_that_takes_long_costs_only_its_own_features(describer):
     await worker.close()
 
 
-async def test_a_schema_that_takes_long_is_not_checked():
-    """A caller can write one; what else is known of its answer is not lost, nor is the time of others."""
-    choices = [{"const": number} for number in range(1_000)]
+def judged_long(holder, number=0) -> Excerpts:
+    """Return an answer that takes seconds to be judged by its form."""
+    choices = [{"const": number + value} for value in range(1_000)]
     form = json.dumps({"structured_outputs": {"json": {"items": {"anyOf": choices}}}})
-    answer = {"choices": [{"index": 0, "message": {"content": json.dumps([999] * 20_000)}}]}
-    costly = Excerpts.of("x", "y", form=form, delivered=json.dumps(answer).encode())
+    answer = {"choices": [{"index": 0, "message": {"content": json.dumps([number + 999] * 20_000)}}]}
+    return Excerpts.of("x", "y", form=form, delivered=json.dumps(answer).encode(), holder=holder)
+
+
+async def test_a_caller_whose_forms_take_long_takes_no_features_of_others():
+    """Its answers are described, and not judged by their forms; other callers' are, and the process stays."""
+    form = '{"response_format": {"type": "json_object"}}'
+    body = b'{"choices": [{"index": 0, "message": {"content": "{}"}}]}'
+    other = Excerpts.of("x", "y", form=form, delivered=body, holder="other")
     worker = FeatureWorker(SystemClock(), text_s=60.0, batch_s=120.0)
     await worker.describe([TEXT])
-    pid = worker.pid
-    described, after = await worker.describe([costly, TEXT])
-    assert (described.valid_json, described.output_chars) == (True, 1)
-    assert (after, worker.pid) == (FEATURES, pid)
+    child = psutil.Process(worker.pid)
+    before_s = child.cpu_times().user
+    described = await worker.describe([each for number in range(20) for each in (judged_long("one", number), other)])
+    assert [(told.is_judged, told.features.output_chars) for told in described[::2]] == [(False, 1)] * 20
+    assert [(told.is_judged, told.features.valid_json) for told in described[1::2]] == [(True, True)] * 20
+    assert child.cpu_times().user - before_s < 2.5, "twenty forms of 0.25 s each"
+    assert worker.pid == child.pid
     await worker.close()
 
 

@@ -2,22 +2,22 @@
 
 import asyncio
 import contextlib
-import json
+import pickle
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import structlog
+from pydantic import TypeAdapter
 
-from contracts.facts.watch import Features
-from services.gateway.adapters.feature_child import READY
-from services.gateway.domain.excerpts import Excerpts
+from services.gateway.domain.excerpts import Described, Excerpts
 from shared.runtime.clock import Clock
 from shared.runtime.process import child_command
 from shared.runtime.sandbox import clean_environment
 
 _MODULE = "services.gateway.adapters.feature_child"
+_READY = b"ready\n"
+_DESCRIBED: TypeAdapter[Described | None] = TypeAdapter(Described | None)
 _START_S = 10.0
 _RESTART_S = 5.0
 _ATTEMPTS = 2
@@ -47,10 +47,10 @@ class FeatureWorker:
         """Return the id of the process; None if none runs."""
         return self._child.pid if self._child is not None and self._child.returncode is None else None
 
-    async def describe(self, texts: Sequence[Excerpts]) -> list[Features | None]:
+    async def describe(self, texts: Sequence[Excerpts]) -> list[Described | None]:
         """Return the features of each text, in order; None where they could not be computed within the limits."""
         async with self._lock:
-            described: list[Features | None] = []
+            described: list[Described | None] = []
             attempts = 0
             await self._is_running()  # its start has a limit of its own
             end_s = self._clock.monotonic() + self._batch_s
@@ -68,7 +68,7 @@ class FeatureWorker:
         async with self._lock:
             await self._end()
 
-    async def _exchange(self, texts: Sequence[Excerpts], described: list[Features | None], end_s: float) -> bool:
+    async def _exchange(self, texts: Sequence[Excerpts], described: list[Described | None], end_s: float) -> bool:
         """Append the features of texts until one fails; return whether the process had ended by itself then."""
         child = self._child
         assert child is not None  # noqa: S101 - it runs
@@ -76,7 +76,7 @@ class FeatureWorker:
         assert child.stdout is not None  # noqa: S101 - it was started with pipes
         complete = False
         try:
-            child.stdin.writelines(json.dumps(asdict(text)).encode() + b"\n" for text in texts)
+            child.stdin.writelines(map(pickle.dumps, texts))
             for _ in texts:
                 async with asyncio.timeout(min(self._text_s, max(0.0, end_s - self._clock.monotonic()))):
                     described.append(_read(await child.stdout.readline()))
@@ -114,12 +114,12 @@ class FeatureWorker:
         except (TimeoutError, OSError, ValueError):
             ready = b""
         finally:
-            if ready != READY:
+            if ready != _READY:
                 await self._end()
                 self._next_start_s = self._clock.monotonic() + _RESTART_S
-        if ready != READY:
+        if ready != _READY:
             structlog.get_logger().error("the process that describes texts does not start")
-        return ready == READY
+        return ready == _READY
 
     async def _end(self) -> None:
         child, self._child = self._child, None
@@ -130,7 +130,7 @@ class FeatureWorker:
         await child.wait()
 
 
-def _read(line: bytes) -> Features | None:
+def _read(line: bytes) -> Described | None:
     """Return a reply of the process; None if it could not describe the text.
 
     Raises:
@@ -139,4 +139,4 @@ def _read(line: bytes) -> Features | None:
     """
     if not line.endswith(b"\n"):
         raise EOFError
-    return None if line == b"null\n" else Features.model_validate_json(line)
+    return _DESCRIBED.validate_json(line)

@@ -246,6 +246,7 @@ class Measurement:
             prompt_chars=len(parsed.text),
             form=json.dumps(self._form) if self._form else "",
             delivered=b"".join(self._delivered),
+            holder=self._accepted.arrival.caller.holder,
         )
 
     @property

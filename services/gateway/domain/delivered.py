@@ -11,10 +11,10 @@ _DATA: Final = "data: "
 _ENDED: Final = frozenset({"completed", "incomplete"})
 
 
-def read_delivered(body: str) -> Answer | None:
+def read_delivered(body: bytes) -> Answer | None:
     """Return the first answer in a body, or in a stream of events; None if none can be read."""
     try:
-        return _read(list(_events(body)))
+        return _read(list(_events(body.decode(errors="replace"))))
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
         return None
 

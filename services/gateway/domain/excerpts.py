@@ -1,8 +1,9 @@
 """What is kept of a request and its answer until they are described."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
+from contracts.facts.watch import Features
 from decisions.scorers.repetition import TAIL_CHARS
 
 SAMPLED_CHARS: Final = 20_000
@@ -23,6 +24,7 @@ class Excerpts:
         prompt_chars, output_chars: The lengths of the whole texts.
         form: What the request says of the form of its answer, as JSON (`FIELDS`); empty if it says nothing.
         delivered: The bytes that the caller got, where the request says so much; empty if they are too many.
+        holder: The team of the caller, or the caller.
     """
 
     asked: str
@@ -30,11 +32,19 @@ class Excerpts:
     prompt_chars: int
     output_chars: int
     form: str = ""
-    delivered: str = ""
+    delivered: bytes = b""
+    holder: str = ""
 
     @classmethod
     def of(
-        cls, asked: str, output: str, *, prompt_chars: int | None = None, form: str = "", delivered: bytes = b""
+        cls,
+        asked: str,
+        output: str,
+        *,
+        prompt_chars: int | None = None,
+        form: str = "",
+        delivered: bytes = b"",
+        holder: str = "",
     ) -> "Excerpts":
         """Return the excerpts of a request and its answer; `prompt_chars` is the length of all texts of the request."""
         is_long = len(output) > SAMPLED_CHARS
@@ -44,10 +54,24 @@ class Excerpts:
             len(asked) if prompt_chars is None else prompt_chars,
             len(output),
             form,
-            delivered.decode(errors="replace"),
+            delivered,
+            holder,
         )
 
     @property
     def chars(self) -> int:
         """Return how many characters they have."""
         return len(self.asked) + len(self.output) + len(self.form) + len(self.delivered)
+
+
+class Described(NamedTuple):
+    """What was told of a text.
+
+    Attributes:
+        features: Its features.
+        is_judged: Whether an answer that should have a form was judged by it; else that took too long, or its bytes are
+            too many or not readable.
+    """
+
+    features: Features
+    is_judged: bool = True

@@ -10,18 +10,30 @@ from decisions.scorers.reasoning import without_reasoning
 from decisions.scorers.refusals import is_refusal
 from decisions.scorers.repetition import repetition_ratio
 from services.gateway.domain.delivered import read_delivered
-from services.gateway.domain.excerpts import LANGUAGE_CHARS, Excerpts
+from services.gateway.domain.excerpts import LANGUAGE_CHARS, Described, Excerpts
 from services.gateway.domain.forms import read_form
 
 _STRUCTURED = ("{", "[")
 
 
-def describe(texts: Excerpts, recognise: Recognise) -> Features:
+def describe(texts: Excerpts, recognise: Recognise) -> Described:
     """Return the features of what excerpts were taken from; the excerpt decides what is empty."""
+    if not texts.form or (form := read_form(texts.form)).is_any:
+        return Described(_describe(texts, without_reasoning(texts.output), recognise))
+    answer = read_delivered(texts.delivered)
+    if answer is None:
+        return describe_unjudged(texts)
+    features = _describe(texts, answer.text, recognise)
+    return Described(features.model_copy(update={"valid_json": form.is_met(answer)}))
+
+
+def describe_unjudged(texts: Excerpts) -> Described:
+    """Return the features of an answer whose form is not looked at: its text and its calls cannot be told apart."""
+    return Described(_describe(texts, "", lambda _: None), is_judged=False)
+
+
+def _describe(texts: Excerpts, prose: str, recognise: Recognise) -> Features:
     sample = texts.output
-    form = read_form(texts.form) if texts.form else None
-    answer = read_delivered(texts.delivered) if form is not None else None
-    prose = without_reasoning(sample) if answer is None else answer.text
     return Features(
         prompt_chars=texts.prompt_chars,
         output_chars=texts.output_chars,
@@ -30,7 +42,6 @@ def describe(texts: Excerpts, recognise: Recognise) -> Features:
         refusal=is_refusal(sample),
         empty=not sample.strip(),
         language_ratio=language_ratio(texts.asked, prose, recognise),
-        valid_json=None if form is None or answer is None else form.is_met(answer),
     )
 
 

@@ -1,6 +1,6 @@
 """The form that a request asks its answer to have, a JSON Schema or tools, and whether an answer has it.
 
-Judged is what the caller got. A schema that cannot be checked within limits asks for JSON only.
+Judged is what the caller got. A schema that cannot be checked within limits, or is not valid, asks for JSON only.
 """
 
 import json
@@ -10,10 +10,10 @@ from functools import lru_cache
 from typing import Any, Final
 
 from decisions.scorers.answers import Answer
-from decisions.scorers.json_answers import NotJsonError, check_schema, find_violation, parse_json
+from decisions.scorers.json_answers import NotJsonError, check_limits, check_schema, find_violation, parse_json
 from decisions.scorers.tool_calls import parse_calls
 
-_ANY_OBJECT: Final = '{"type": "object"}'
+_ANY_OBJECT: Final = {"type": "object"}
 
 
 @dataclass(frozen=True)
@@ -21,65 +21,65 @@ class Form:
     """What a request asks.
 
     Attributes:
-        schema: The JSON Schema of the text, as JSON; empty without one.
-        tools: The JSON Schema of the arguments of each tool, as JSON, by the name of the tool.
+        schemas: The JSON Schema of the text; empty without one.
+        tools: The JSON Schema of the arguments of each tool, by the name of the tool.
     """
 
-    schema: str
-    tools: Mapping[str, str]
+    schemas: tuple[Any, ...]
+    tools: Mapping[str, Any]
 
-    def is_met(self, answer: Answer) -> bool | None:
-        """Return whether an answer is as it was asked: calls of known tools, or a text; None if nothing was asked."""
-        if not self.schema and not self.tools:
-            return None
+    @property
+    def is_any(self) -> bool:
+        """Return whether nothing is asked."""
+        return not self.schemas and not self.tools
+
+    def is_met(self, answer: Answer) -> bool:
+        """Return whether an answer is as it was asked: calls of known tools, or a text."""
         try:
             values = parse_calls(answer) if self.tools else []
-            if values or not self.schema:
+            if values or not self.schemas:
                 called = zip(answer.calls, values, strict=True)
                 return all(call.name in self.tools and _fits(value, self.tools[call.name]) for call, value in called)
-            return _fits(parse_json(answer.text), self.schema)
+            return _fits(parse_json(answer.text), self.schemas[0])
         except NotJsonError:
             return False
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def read_form(given: str) -> Form:
     """Return what a request asks, from its `excerpts.FIELDS` as JSON."""
     fields = json.loads(given)
     tools = [tool.get("function", tool) for tool in fields.get("tools") or ()]
-    return Form(
-        next((schema for schema in _schemas(fields)), ""),
-        {tool["name"]: json.dumps(tool.get("parameters") or {}) for tool in tools if "name" in tool},
-    )
+    by_name = {tool["name"]: tool.get("parameters") or {} for tool in tools if "name" in tool}
+    return Form(tuple(_schemas(fields)), by_name)
 
 
-def _schemas(fields: Mapping[str, Any]) -> Iterator[str]:
+def _schemas(fields: Mapping[str, Any]) -> Iterator[Any]:
     structure = fields.get("structured_outputs") or {}
-    if structure.get("json") is not None:
-        yield json.dumps(structure["json"])
+    if (schema := structure.get("json")) is not None:
+        yield json.loads(schema) if isinstance(schema, str) else schema
     for asked in (fields.get("response_format") or {}, (fields.get("text") or {}).get("format") or {}):
         if asked.get("type") == "json_schema":
             schema = asked.get("json_schema", asked).get("schema")
-            yield _ANY_OBJECT if schema is None else json.dumps(schema)
+            yield _ANY_OBJECT if schema is None else schema
         elif asked.get("type") == "json_object":
             yield _ANY_OBJECT
 
 
-def _fits(value: Any, schema: str) -> bool:
+def _fits(value: Any, schema: Any) -> bool:
     """Return whether a value is valid by a JSON Schema, as far as that can be checked."""
-    checked = _checked(schema)
     try:
-        return checked is None or find_violation(checked, value) is None
-    except ValueError:
+        check_limits(schema)
+        violation = find_violation(schema, value)
+    except Exception:  # noqa: BLE001 - a schema that is not valid fails in any way
         return True
+    return violation is None or not _is_valid(json.dumps(schema))
 
 
-@lru_cache(maxsize=256)
-def _checked(schema: str) -> Mapping[str, Any] | None:
-    """Return a schema; None if no answer can be checked by it."""
+@lru_cache(maxsize=64)
+def _is_valid(schema: str) -> bool:
     try:
-        value = json.loads(schema)
-        check_schema(value)
-    except (ValueError, AttributeError):
-        return None
-    return value if isinstance(value, Mapping) else None
+        check_schema(json.loads(schema))
+    except ValueError:
+        return False
+    return True

@@ -1,19 +1,20 @@
 """Texts that wait to be described after their answer: a bounded queue between requests and the describing process."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from contracts.facts import Inference, MirroredPair
+from services.gateway.domain.capacity import may_take
 from services.gateway.domain.excerpts import Excerpts
 from services.gateway.domain.sampling import fraction
 from services.gateway.ports import Describer, Pause
 from shared.runtime.clock import Clock
 
-Skipped = Literal["queue_full", "late", "failed"]
-"""Why the record of a sampled answer has no features."""
+Skipped = Literal["queue_full", "late", "failed", "form"]
+"""Why the record of a sampled answer has no features; of `form`, only not whether the answer has its form."""
 _FIXED_CHARS = 256
 """What an entry counts in addition to its texts."""
 
@@ -25,7 +26,7 @@ class QueueLimits:
     Attributes:
         sample_ratio: share of the answers that are described; drills and staging always are.
         language_ratio: share of these whose language is looked at.
-        max_chars: most characters of text that wait.
+        max_chars: most characters of text that wait; an eighth is for holders of keys of whose texts few wait.
         batch: most texts that are described at once.
         interval_s: texts are collected for so long.
         max_wait_s: after this time a record goes out without features: the monitor's windows close.
@@ -74,7 +75,7 @@ class FeatureQueue:
         self._on_skip = on_skip
         self._waiting: deque[_Waiting] = deque()
         self._taken: list[_Waiting] = []
-        self._chars = 0
+        self._chars: Counter[str] = Counter()
         self._filled = asyncio.Event()
 
     def submit(self, record: Inference, texts: Excerpts, *, draw_id: str) -> None:
@@ -113,11 +114,12 @@ class FeatureQueue:
         if fraction(f"{draw_id}|language") >= self._limits.language_ratio:
             texts = replace(texts, asked="")
         entry = _Waiting(record, texts, self._clock.monotonic(), emit)
-        if self._chars + entry.chars > self._limits.max_chars:
+        own, used = self._chars[texts.holder], self._chars.total()
+        if used + entry.chars > self._limits.max_chars or not may_take(own, used, entry.chars, self._limits.max_chars):
             self._skip(entry, "queue_full")
             return
         self._waiting.append(entry)
-        self._chars += entry.chars
+        self._chars[texts.holder] += entry.chars
         self._filled.set()
 
     async def run(self) -> None:
@@ -132,11 +134,13 @@ class FeatureQueue:
         self._taken = batch = self._take()
         described = await self._describer.describe([entry.texts for entry in batch])
         self._taken = []
-        for entry, features in zip(batch, described, strict=True):
-            if features is None:
+        for entry, told in zip(batch, described, strict=True):
+            if told is None:
                 self._skip(entry, "failed")
-            else:
-                entry.emit(entry.record.model_copy(update={"features": features}))
+                continue
+            if not told.is_judged:
+                self._on_skip("form")
+            entry.emit(entry.record.model_copy(update={"features": told.features}))
 
     def drain(self) -> None:
         """Publish the records that wait without features: the gateway stops."""
@@ -144,7 +148,7 @@ class FeatureQueue:
             self._skip(entry, "late")
         self._taken = []
         self._waiting.clear()
-        self._chars = 0
+        self._chars.clear()
         self._filled.clear()
 
     def _take(self) -> list[_Waiting]:
@@ -156,12 +160,13 @@ class FeatureQueue:
         oldest_s = self._clock.monotonic() - self._limits.max_wait_s
         while self._waiting and len(batch) < self._limits.batch:
             entry = self._waiting.popleft()
-            self._chars -= entry.chars
+            self._chars[entry.texts.holder] -= entry.chars
             if entry.since_s < oldest_s:
                 self._skip(entry, "late")
             else:
                 batch.append(entry)
         if not self._waiting:
+            self._chars.clear()
             self._filled.clear()
         return sorted(batch, key=lambda entry: len(entry.texts.form))
 

@@ -8,6 +8,7 @@ from contracts import metrics as m
 from contracts.facts import Inference
 from contracts.vocabulary import Environment
 from services.gateway.api import body_bans
+from services.gateway.telemetry import feature_queue
 from shared.runtime.metrics import BoundedLabel, counter, gauge, histogram
 
 
@@ -40,6 +41,8 @@ class GatewayMetrics:
                 self.retries.labels(environment, reason)
         self.dropped = counter(m.TELEMETRY_DROPPED, registry)
         self.undescribed = counter(m.UNDESCRIBED, registry)
+        for skipped in get_args(feature_queue.Skipped):
+            self.undescribed.labels(skipped)
         self.mirrored = counter(m.MIRRORED, registry)
         self.shadowed = counter(m.SHADOWED, registry)
         self.rescued = counter(m.RESCUED, registry)

@@ -10,7 +10,7 @@ from shared.serving.languages import recognise
 
 def describe(asked, output):
     """Return the features of a request without a form, as the real process computes them."""
-    return features.describe(Excerpts.of(asked, output), recognise)
+    return features.describe(Excerpts.of(asked, output), recognise).features
 
 
 @dataclass

@@ -238,7 +238,7 @@ class FakeTelemetry:
 
 
 def _described(record, texts):
-    return record.model_copy(update={"features": features.describe(texts, lambda _text: None)})
+    return record.model_copy(update={"features": features.describe(texts, lambda _text: None).features})
 
 
 @dataclass

@@ -60,11 +60,11 @@ class World:
             on_skip=lambda reason: self.skipped.update([reason]),
         )
 
-    def submit(self, count, output=ANSWER, prompt="How?", **changes):
+    def submit(self, count, output=ANSWER, prompt="How?", holder="", **changes):
         about = {"features": None, "drill": None, "error": None, "environment": "production", **changes}
         for number in range(count):
             record = inference(**{"request_id": f"r-{number}", **about})
-            self.queue.submit(record, Excerpts.of(prompt, output), draw_id=f"d-{number}")
+            self.queue.submit(record, Excerpts.of(prompt, output, holder=holder), draw_id=f"d-{number}")
 
     @property
     def described(self):
@@ -128,12 +128,22 @@ async def test_drills_and_staging_are_always_described(about):
 
 async def test_a_full_queue_publishes_without_features_and_counts():
     world = World(QueueLimits(max_chars=10 * (256 + len("How?") + len(ANSWER))))
-    world.submit(13)
-    assert (len(world.records), world.skipped) == (3, {"queue_full": 3})
+    world.submit(13, holder="one")
+    assert (len(world.records), world.skipped) == (5, {"queue_full": 5})
+    world.submit(2, holder="other")  # has a share that the first one cannot take
+    assert world.skipped == {"queue_full": 6}
     await world.queue.describe_batch()
-    assert (len(world.records), len(world.described)) == (13, 10)
-    world.submit(10)
-    assert world.skipped == {"queue_full": 3}
+    assert (len(world.records), len(world.described)) == (15, 9)
+    world.submit(8, holder="one")
+    assert world.skipped == {"queue_full": 6}
+
+
+async def test_an_answer_that_was_not_judged_by_its_form_counts():
+    world = World()
+    texts = Excerpts.of("How?", ANSWER, form='{"response_format": {"type": "json_object"}}', delivered=b"no JSON")
+    world.queue.submit(inference(features=None, drill=None, error=None), texts, draw_id="d-1")
+    await world.queue.describe_batch()
+    assert (len(world.described), world.skipped) == (1, {"form": 1})
 
 
 async def test_a_long_text_waits_as_its_beginning():

@@ -55,7 +55,7 @@ def recognise(text):
 
 def language_of(asked, answer, form=""):
     texts = Excerpts.of(asked, answer, form=form, delivered=chat(answer) if form else b"")
-    return features.describe(texts, recognise).language_ratio
+    return features.describe(texts, recognise).features.language_ratio
 
 
 def chat(text, **message):
@@ -98,7 +98,7 @@ def called(arguments, name="refund"):
 
 def valid(form, delivered):
     texts = Excerpts.of("x", "y", form=json.dumps(form), delivered=delivered)
-    return features.describe(texts, recognise).valid_json
+    return features.describe(texts, recognise).features.valid_json
 
 
 @pytest.mark.parametrize("form", [AS_SCHEMA, AS_RESPONSE, AS_STRUCTURE])
@@ -130,6 +130,11 @@ def test_an_answer_is_judged_by_the_schema_of_its_request(form, text, seen):
         ({"structured_outputs": {"json": {"patternProperties": {"a": {"type": "integer"}}}}}, "no JSON", False),
         (AS_SCHEMA | AS_TOOL, '{"order": 73}', True),
         (AS_SCHEMA | AS_TOOL, "no JSON", False),
+        ({"structured_outputs": {"json": json.dumps(SCHEMA)}}, '{"order": "73"}', False),
+        # a schema that is not valid asks for JSON only, although some answer violates it
+        ({"structured_outputs": {"json": SCHEMA | {"required": "order"}}}, '{"order": 73}', True),
+        ({"structured_outputs": {"json": {"type": "number or text"}}}, '{"order": 73}', True),
+        ({"structured_outputs": {"json": {"$ref": "https://example.org/schema.json"}}}, '{"order": 73}', True),
     ],
 )
 def test_what_a_request_may_ask(form, text, seen):
