@@ -20,8 +20,7 @@ from services.gateway.api.endpoint import Endpoint
 from services.gateway.api.rescues import RescueBudgets
 from services.gateway.callers.callers import Callers
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain import environments
-from services.gateway.domain.answers import model_card
+from services.gateway.domain import requests
 from services.gateway.domain.errors import Problem, RequestRejected, model_not_found
 from services.gateway.domain.routing import list_models, names_like
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
@@ -177,23 +176,25 @@ def model_routes(tables: Mapping[Environment, RouteTable], callers: Callers, cre
 
     def names(request: Request) -> tuple[list[str], Mapping[str, str]]:
         """Return the models, and the headers that say what is left of the key's limits: a list is a request, too."""
-        environment = environments.read_environment(request.headers.getlist(environments.HEADER))
+        environment = requests.read_environment(request.headers.getlist(requests.HEADER))
         caller = callers.authenticate(request.headers.getlist("authorization"), environment)
         with callers.admit(caller) as spending:
             routes = [route for route in tables[environment].all() if caller.opens(route.model)]
             return [name for route in routes for name in list_models(route)], spending.headers
 
+    def model_card(name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": created, "owned_by": "slipway"}
+
     async def models(request: Request) -> Response:
         opened, headers = names(request)
-        data = [model_card(name, created) for name in opened]
-        return JSONResponse({"object": "list", "data": data}, headers=headers)
+        return JSONResponse({"object": "list", "data": [model_card(name) for name in opened]}, headers=headers)
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
         opened, headers = names(request)
         if name not in opened:
             return problem_response(model_not_found(name, names_like(name, opened)), headers)
-        return JSONResponse(model_card(name, created), headers=headers)
+        return JSONResponse(model_card(name), headers=headers)
 
     return [Route("/v1/models", models), Route("/v1/models/{name:path}", model)]
 

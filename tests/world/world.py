@@ -9,7 +9,7 @@ from contracts.policy import ReleasePolicy
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Environment
 from decisions.evidence.attribution import ErrorKind
-from services.gateway.domain.sampling import fraction
+from services.gateway.domain.routing import fraction
 from shared.provenance.signed_policies import SignedPolicy
 from tests.kit import fakes_registry as k
 from tests.kit.fakes_monitor import FakeReferences

@@ -16,8 +16,15 @@ from services.gateway.api.measurement import AcceptedRequest, Measurement, Outco
 from services.gateway.domain import pairing
 from services.gateway.domain.altered import AlteredBody
 from services.gateway.domain.drills import DrillEffect
-from services.gateway.domain.failures import FIRST_ERROR_STATUS, REJECTED, AnswerFailed, EngineResponse, read_failure
-from services.gateway.domain.records import EngineRecord, read_record
+from services.gateway.domain.records import (
+    FIRST_ERROR_STATUS,
+    REJECTED,
+    AnswerFailed,
+    EngineRecord,
+    EngineResponse,
+    read_failure,
+    read_record,
+)
 from services.gateway.ports import Engine, Pause
 from services.gateway.routing.balancer import Balancer, Load
 from shared.errors import SlipwayError

@@ -4,7 +4,7 @@ from decisions.evidence.attribution import ATTRIBUTION, COMPARED, PROVABLE
 from services.gateway.api.answer import Answer
 from services.gateway.api.measurement import AcceptedRequest, Outcome
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain.failures import REJECTED, AnswerFailed
+from services.gateway.domain.records import REJECTED, AnswerFailed
 
 
 def attribute_failure(

@@ -1,6 +1,7 @@
 """The endpoints of the OpenAI API: accept the request, choose the target, forward its answer, record telemetry."""
 
 import asyncio
+import json
 import re
 from dataclasses import replace
 
@@ -18,10 +19,10 @@ from services.gateway.api.measurement import AcceptedRequest, Arrival, Outcome
 from services.gateway.api.mirrors import Mirrors
 from services.gateway.api.rescues import HEADER, may_rescue
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain import answers, drills, environments, errors, json_body, requests
+from services.gateway.domain import drills, errors, requests
 from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.domain.failures import AnswerFailed, describe_failure
+from services.gateway.domain.records import AnswerFailed, describe_failure
 from services.gateway.domain.routing import Choice
 from services.gateway.server.http import Reply, cancel_on_disconnect, limited_writes, problem_response
 from services.gateway.server.in_flight import InFlight
@@ -59,7 +60,7 @@ class Endpoint:
         draw_id = dependencies.new_id()
         environment: Environment | None = None
         try:
-            environment = environments.read_environment(request.headers.getlist(environments.HEADER))
+            environment = requests.read_environment(request.headers.getlist(requests.HEADER))
             caller = dependencies.callers.authenticate(request.headers.getlist("authorization"), environment)
             with dependencies.callers.admit(caller) as spending:
                 body = await dependencies.bodies.read(request, caller.holder)
@@ -79,7 +80,7 @@ class Endpoint:
 
     async def _accept(self, path: str, raw: bytes, arrival: Arrival) -> AcceptedRequest:
         dependencies, environment = self._dependencies, arrival.environment
-        parsed = requests.read_request(path, raw, await self._large.process(len(raw), json_body.parse_body, raw))
+        parsed = requests.read_request(path, raw, await self._large.process(len(raw), requests.parse_body, raw))
         table = dependencies.tables[environment]
         caller = arrival.caller
         choice = table.choose(parsed.model, key=arrival.draw_id, opens=caller.opens, names=caller.names)
@@ -266,7 +267,8 @@ async def _send_failure(outcome: Outcome, failure: AnswerFailed, accepted: Accep
         log.warning("request failed", target=target, request_id=accepted.request_id, kind=kind, reason=failure.reason)
     problem = errors.upstream_failed(kind, describe_failure(failure))
     if reply.started:  # the status was sent; clients treat an error event as a failed request
-        await reply.write(answers.event(problem.body()))
+        # JSON has no line breaks, so one `data:` line is enough
+        await reply.write(b"data: " + json.dumps(problem.body(), separators=(",", ":")).encode() + b"\n\n")
         await reply.end()
     else:
         await reply.respond(problem_response(problem, reply.headers))

@@ -23,7 +23,7 @@ from services.gateway.api.measurement import AcceptedRequest, Arrival, Outcome
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import drills, pairing
 from services.gateway.domain.excerpts import Excerpts
-from services.gateway.domain.failures import AnswerFailed
+from services.gateway.domain.records import AnswerFailed
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
 from services.gateway.telemetry.request_traces import RequestTrace

@@ -12,7 +12,7 @@ from decisions.evidence.attribution import PROVABLE
 from services.gateway.api.answer import Answer
 from services.gateway.api.measurement import AcceptedRequest
 from services.gateway.domain import pairing
-from services.gateway.domain.failures import AnswerFailed
+from services.gateway.domain.records import AnswerFailed
 from services.gateway.domain.request_rates import Allowance
 from shared.runtime.clock import Clock
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from decisions.backoff import backoff_s
-from services.gateway.domain.failures import AnswerFailed
+from services.gateway.domain.records import AnswerFailed
 
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 30.0

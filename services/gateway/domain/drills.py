@@ -12,7 +12,7 @@ from contracts.facts import DrillFault
 from contracts.records import record_key
 from contracts.vocabulary import Target
 from decisions.rollback.drills import is_in_progress
-from services.gateway.domain.sampling import fraction
+from services.gateway.domain.routing import fraction
 
 HEADER = "x-slipway-drill"
 WORD = "ahoy "

@@ -9,8 +9,7 @@ from contracts.vocabulary import Target
 from decisions.evidence.attribution import COMPARED
 from decisions.rollback.suspensions import JUDGED_RATIO
 from services.gateway.domain.requests import ParsedRequest
-from services.gateway.domain.routing import Choice, drawn_canary, parse_model_name
-from services.gateway.domain.sampling import fraction
+from services.gateway.domain.routing import Choice, drawn_canary, fraction, parse_model_name
 
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _SILENT = frozenset({"no_first_token", "deadline_exceeded"})

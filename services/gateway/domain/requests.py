@@ -1,12 +1,18 @@
-"""What the gateway reads of a request of the OpenAI API: the model, who decides its length, and what shapes its answer.
+"""What the gateway reads of a request of the OpenAI API: environment, body, model, and what shapes its answer.
 
-The body itself goes to the engine as it came; `decisions.openai.requests` judges its fields and its cost.
+Bodies are parsed strictly: UTF-8 JSON objects of limited size, without values that other parsers may change. The body
+itself goes to the engine as it came; `decisions.openai.requests` judges its fields and its cost.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from contracts.vocabulary import Environment
+from decisions.openai.json_values import find_excess_values
 from decisions.openai.limits import CostLimits
 from decisions.openai.paths import PATHS
 from decisions.openai.requests import check_body
@@ -14,6 +20,9 @@ from services.gateway.domain.errors import Problem, RequestRejected, bad_request
 from services.gateway.domain.excerpts import FIELDS
 from services.gateway.domain.shaping import GENERATING
 
+HEADER = "x-slipway-environment"
+MAX_DEPTH = 64
+SHOWN_CHARS = 80
 MAX_MODEL_CHARS = 256
 MAX_USER_CHARS = 512
 _TOKEN_IDS = ("allowed_token_ids", "logit_bias", "logprob_token_ids", "stop_token_ids")
@@ -81,6 +90,50 @@ class ParsedRequest:
     def form(self) -> Mapping[str, Any]:
         """Return what the request says of the form of its answer."""
         return {name: self.body[name] for name in FIELDS if self.body.get(name)}
+
+
+def read_environment(values: Sequence[str]) -> Environment:
+    """Return the environment that a header's values name; production without a header.
+
+    Raises:
+        RequestRejected: 400 for any other value, so that a typing error never reaches production.
+    """
+    match list(values):
+        case [] | ["production"]:
+            return "production"
+        case ["staging"]:
+            return "staging"
+    value = ", ".join(values)[:200]
+    raise bad_request(f"{HEADER} is {value!r}; it must be production or staging, given once.", HEADER)
+
+
+def parse_body(raw: bytes) -> dict[str, Any]:
+    """Return a request's body as a JSON object in which every number is finite.
+
+    Raises:
+        RequestRejected: 400 for anything else, including what many JSON parsers accept: another encoding than UTF-8,
+            NaN and infinity, duplicate keys, more than `MAX_DEPTH` levels, and too many values: such a body is not
+            parsed at all. Lone surrogates and large integers are `decisions.openai.requests`'.
+    """
+    if excess := find_excess_values(raw):
+        raise bad_request(excess, code="invalid_json")
+    try:
+        body = json.loads(
+            raw.decode(),
+            object_pairs_hook=_read_object,
+            parse_float=_read_number,
+            parse_constant=_reject_constant,
+        )
+    except UnicodeDecodeError as error:
+        raise bad_request(f"The body is not UTF-8 at byte {error.start}.", code="invalid_json") from error
+    except RecursionError as error:
+        raise bad_request(f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_json") from error
+    except ValueError as error:
+        raise bad_request(f"The body is not JSON: {error}.", code="invalid_json") from error
+    if not isinstance(body, dict):
+        raise bad_request(f"The body is a JSON {type(body).__name__}, not an object.", code="invalid_json")
+    _check_depth(body)
+    return body
 
 
 def read_request(path: str, raw: bytes, body: Mapping[str, Any]) -> ParsedRequest:
@@ -190,3 +243,33 @@ def _read_text(body: Mapping[str, Any], name: str, max_chars: int) -> str | None
     if value is not None and len(value) > max_chars:
         raise bad_request(f"{name} has {len(value)} characters; the limit is {max_chars}.", name, "above_maximum_value")
     return value
+
+
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        duplicate, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {duplicate[:SHOWN_CHARS]!r} is given twice")
+    return values
+
+
+def _read_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:SHOWN_CHARS]} is too large")
+    return value
+
+
+def _reject_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _check_depth(body: Mapping[str, Any]) -> None:
+    """Reject bodies that are nested too deep."""
+    pending: list[tuple[Any, int]] = [(body, 1)]
+    while pending:
+        value, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise bad_request(f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
+        members = value.values() if isinstance(value, dict) else value
+        pending += [(member, depth + 1) for member in members if isinstance(member, dict | list)]

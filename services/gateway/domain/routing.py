@@ -1,5 +1,6 @@
 """Chooses the target of a request: pure functions of the route and the request's key."""
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
@@ -10,7 +11,6 @@ from itertools import islice
 
 from contracts.routes import CanaryShare, Route, ServedTarget
 from contracts.vocabulary import MODEL_NAME_PATTERN, Target
-from services.gateway.domain.sampling import fraction
 
 _PINNED = re.compile(r"(?P<model>[^@]+)(?:@v(?P<version>0|[1-9][0-9]{0,8}))?")
 _MODEL = re.compile(MODEL_NAME_PATTERN)
@@ -18,6 +18,11 @@ _LONGEST_NAME = 80
 _MOST_COMPARED = 100
 _ALIKE = 0.75
 """From which share of equal characters on a name is like another."""
+
+
+def fraction(key: str) -> float:
+    """Return a number 0 ≤ x < 1 for a key, evenly distributed."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6]) / 2**48
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from services.gateway.domain.balancing import (
     count_outstanding,
     is_loaded_nowhere,
 )
-from services.gateway.domain.failures import AnswerFailed
+from services.gateway.domain.records import AnswerFailed
 from services.gateway.routing.stalls import Stalls
 from shared.runtime.clock import Clock
 

@@ -6,8 +6,7 @@ from typing import Final
 
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Target
-from services.gateway.domain.failures import REJECTED, read_failure
-from services.gateway.domain.records import read_record
+from services.gateway.domain.records import REJECTED, read_failure, read_record
 from services.gateway.ports import Engine
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock

@@ -9,7 +9,7 @@ from typing import Literal
 from contracts.facts import Inference, MirroredPair
 from services.gateway.domain.capacity import may_take
 from services.gateway.domain.excerpts import Excerpts
-from services.gateway.domain.sampling import fraction
+from services.gateway.domain.routing import fraction
 from services.gateway.ports import Describer, Pause
 from shared.runtime.clock import Clock
 

@@ -4,7 +4,7 @@ import json
 import random
 
 from decisions.openai.limits import CostLimits
-from services.gateway.domain import json_body, requests
+from services.gateway.domain import requests
 from services.gateway.domain.errors import RequestRejected
 from tests.kit.mutation import attack, hostile_json
 
@@ -70,7 +70,7 @@ def describe(rejected: RequestRejected) -> str:
 def take(data: bytes) -> str:
     path, raw = PATHS[data[0]], data[1:]
     try:
-        parsed = requests.read_request(path, raw, json_body.parse_body(raw))
+        parsed = requests.read_request(path, raw, requests.parse_body(raw))
         requests.check_request(parsed, 2048, CostLimits())
     except RequestRejected as rejected:
         return describe(rejected)

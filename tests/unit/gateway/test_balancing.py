@@ -15,7 +15,7 @@ from services.gateway.domain.balancing import (
     choose_endpoint,
     count_outstanding,
 )
-from services.gateway.domain.failures import AnswerFailed
+from services.gateway.domain.records import AnswerFailed
 from services.gateway.domain.routing import order_endpoints
 from testbed.factories import served
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from contracts.api_usage import EndpointUse
-from services.gateway.domain.failures import AnswerFailed
+from services.gateway.domain.records import AnswerFailed
 from services.gateway.routing.balancer import MOST, Balancer
 from services.gateway.routing.stalls import Stalls
 from shared.errors import Permanent, Transient

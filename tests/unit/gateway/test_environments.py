@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from contracts.routes import Route
-from services.gateway.domain.environments import read_environment
 from services.gateway.domain.errors import RequestRejected
+from services.gateway.domain.requests import read_environment
 from services.gateway.routing.route_table import RouteTable
 from testbed.factories import MODEL, route, served
 from tests.unit.gateway.fakes import FakeEngine

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decisions.evidence.attribution import ATTRIBUTION
-from services.gateway.domain.failures import read_failure, read_message
-from services.gateway.domain.records import read_record
+from services.gateway.domain.records import read_failure, read_message, read_record
 
 BODY = json.dumps({"error": {"message": "too long", "code": 400}}).encode()
 

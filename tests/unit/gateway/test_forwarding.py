@@ -6,8 +6,7 @@ import json
 import pytest
 
 from decisions.evidence.triggers import observe
-from services.gateway.domain.failures import read_failure
-from services.gateway.domain.records import read_record
+from services.gateway.domain.records import read_failure, read_record
 from shared.errors import Permanent, Transient
 from shared.serving.openai_stream import ApiPiece
 from testbed import factories as f

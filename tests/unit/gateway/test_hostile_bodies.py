@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decisions.openai.limits import CostLimits
-from services.gateway.domain import json_body, requests
+from services.gateway.domain import requests
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.shaping import forced_metrics
 from tests.kit import hostile
@@ -18,7 +18,7 @@ PATHS = (hostile.CHAT, hostile.COMPLETION, "/v1/responses")
 def understand(path: str, raw: bytes) -> str:
     """Read a body as the endpoint does, check what becomes of it, and return that."""
     try:
-        parsed = requests.read_request(path, raw, json_body.parse_body(raw))
+        parsed = requests.read_request(path, raw, requests.parse_body(raw))
         requests.check_request(parsed, 2048, CostLimits())
     except RequestRejected as rejected:
         problem = rejected.problem

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from decisions.openai.json_values import MAX_OTHER_VALUES, MAX_VALUES
-from services.gateway.domain import json_body
+from services.gateway.domain import requests
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.server.large_bodies import MOST_WAITING, LargeBodies
 from services.gateway.telemetry.metrics import GatewayMetrics
@@ -33,7 +33,7 @@ def steps(raw):
     refusal = None
     sys.setprofile(count)
     try:
-        json_body.parse_body(raw)
+        requests.parse_body(raw)
     except RequestRejected as rejected:
         refusal = rejected.problem.message
     finally:

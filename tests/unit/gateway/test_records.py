@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.domain.failures import read_failure
-from services.gateway.domain.records import EngineRecord, ReportedFailure, read_record
+from services.gateway.domain.records import EngineRecord, ReportedFailure, read_failure, read_record
 from testbed.factories import inference
 from tests.kit.hostile import ANY_JSON
 
