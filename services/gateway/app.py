@@ -26,16 +26,13 @@ from services.gateway.domain.routing import list_models, names_like
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
 from services.gateway.routing.balancer import Balancer
 from services.gateway.routing.drill_table import DrillTable
-from services.gateway.routing.endpoint_checks import EndpointChecks
+from services.gateway.routing.endpoints import EndpointChecks, Stalls
 from services.gateway.routing.route_table import RouteTable
-from services.gateway.routing.stalls import Stalls
 from services.gateway.server.http import BodyReader, problem_response
-from services.gateway.server.metrics_page import MetricsPage
-from services.gateway.server.worker_state import WorkerState
+from services.gateway.server.worker_state import MetricsPage, WorkerState
 from services.gateway.settings import GatewaySettings
-from services.gateway.telemetry.metrics import GatewayMetrics
+from services.gateway.telemetry.metrics import GatewayMetrics, Traffic
 from services.gateway.telemetry.request_traces import RequestTraces
-from services.gateway.telemetry.traffic import Traffic
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 from shared.runtime.process_metrics import exposed_registry

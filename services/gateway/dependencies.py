@@ -13,13 +13,12 @@ from services.gateway.domain import routing
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
 from services.gateway.routing.balancer import Balancer
 from services.gateway.routing.drill_table import DrillTable
-from services.gateway.routing.endpoint_checks import EndpointChecks
+from services.gateway.routing.endpoints import EndpointChecks
 from services.gateway.routing.route_table import RouteTable
 from services.gateway.server.http import BodyReader
 from services.gateway.settings import GatewaySettings
-from services.gateway.telemetry.metrics import GatewayMetrics
+from services.gateway.telemetry.metrics import GatewayMetrics, Traffic
 from services.gateway.telemetry.request_traces import RequestTraces
-from services.gateway.telemetry.traffic import Traffic
 from shared.runtime.clock import Clock
 
 

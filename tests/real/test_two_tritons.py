@@ -17,7 +17,7 @@ from clients.cli.releases.runtimes import list_fleets
 from contracts.codes import Code
 from contracts.facts import AlertRaised, EndpointOrdered, OrderAccepted
 from decisions.routes.edits import roll_back
-from services.gateway.routing.connections import endpoints_of
+from services.gateway.routing.endpoints import endpoints_of
 from testbed.gateway import Gateway
 from testbed.servers import connection, running
 from testbed.triton import TritonServer

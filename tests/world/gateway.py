@@ -17,8 +17,8 @@ from services.gateway.domain import drills, routing
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.routing.drill_table import DrillTable
 from services.gateway.routing.route_table import RouteTable
+from services.gateway.telemetry.metrics import Traffic
 from services.gateway.telemetry.recorder import Recorder
-from services.gateway.telemetry.traffic import Traffic
 from tests.world.process import Process
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from contracts.facts import InferenceBatch
 from contracts.vocabulary import Environment
 from services.gateway.api.body_bans import BodyBans
 from services.gateway.callers.budgets import Budgets
-from services.gateway.telemetry.traffic import Traffic
+from services.gateway.telemetry.metrics import Traffic
 from shared.errors import Transient
 from shared.messaging.bus import Bus, Emit, publish_event
 from shared.runtime.service import connect_with_retries

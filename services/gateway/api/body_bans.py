@@ -17,8 +17,8 @@ from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment, Target
 from services.gateway.api.measurement import AcceptedRequest
 from services.gateway.domain import errors
-from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.errors import RequestRejected
+from services.gateway.domain.requests import digest_of
 from shared.runtime.clock import Clock
 
 Change = Literal["banned", "refused"]

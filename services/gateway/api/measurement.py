@@ -13,11 +13,10 @@ from decisions.rollback.drills import change_record
 from decisions.serving.fingerprints import fingerprint
 from services.gateway.callers.callers import Caller, Spending
 from services.gateway.domain import drills, timing
-from services.gateway.domain.body_digests import digest_of
 from services.gateway.domain.drills import DrillEffect
 from services.gateway.domain.excerpts import Excerpts
 from services.gateway.domain.records import EngineRecord
-from services.gateway.domain.requests import ParsedRequest
+from services.gateway.domain.requests import ParsedRequest, digest_of
 from services.gateway.domain.routing import Choice
 from services.gateway.domain.shaping import forced_metrics, forces_length
 from services.gateway.telemetry.request_traces import RequestTrace

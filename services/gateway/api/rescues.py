@@ -1,18 +1,20 @@
-"""A try on the fallback for a request that the engine failed before its first token: a service, and no evidence.
+"""Attributes the failure of a request to one of the parties, and tries it on the fallback before its first token.
 
-The failure is recorded and counts as before. What killed an engine, met a silent or overloaded one, or was sent to one
-version on purpose is never tried elsewhere. Both budgets are per minute: past them failures are answered as failures.
+A second try is a service, and no evidence: the failure is recorded and counts as before. What killed an engine, met a
+silent or overloaded one, or was sent to one version on purpose is never tried elsewhere. Both budgets are per minute:
+past them failures are answered as failures.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from contracts.routes import ServedTarget
-from decisions.evidence.attribution import PROVABLE
+from decisions.evidence.attribution import ATTRIBUTION, COMPARED, PROVABLE
 from services.gateway.api.answer import Answer
-from services.gateway.api.measurement import AcceptedRequest
+from services.gateway.api.measurement import AcceptedRequest, Outcome
+from services.gateway.dependencies import Dependencies
 from services.gateway.domain import pairing
-from services.gateway.domain.records import AnswerFailed
+from services.gateway.domain.records import REJECTED, AnswerFailed
 from services.gateway.domain.request_rates import Allowance
 from shared.runtime.clock import Clock
 
@@ -74,3 +76,27 @@ class RescueBudgets:
             self._callers = {name: left for name, left in self._callers.items() if left.available(now_s) < full}
         self._all, self._callers[account] = total.take(1, now_s), own.take(1, now_s)
         return True
+
+
+def attribute_failure(
+    dependencies: Dependencies, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed
+) -> Outcome:
+    """Return the outcome of a failed request that no other version answered.
+
+    What the fallback failed as well (`Answer.other_failed`) is the caller's doing; where the fallback died of it,
+    nothing is known. One that was silent or out of reach says nothing: then the target failed, as without a fallback.
+    A target that was silent while it sent pieces of other answers was overloaded: the cause is the infrastructure.
+    """
+    kind, served = failure.kind, accepted.choice.served
+    if failure.silent_s is not None and dependencies.checks.is_busy(served.target, answer.endpoint, failure.silent_s):
+        return Outcome(error=kind, caused_by="infrastructure")
+    if kind == "endpoint_unreachable" and dependencies.balancer.is_loaded_nowhere(served):
+        kind = "not_loaded"
+    if answer.engine_died and kind in COMPARED:
+        kind = "engine_dead"  # at one endpoint, whatever another made of it
+    is_callers = answer.other_failed in PROVABLE
+    if kind in REJECTED or (kind == "template_failed" and is_callers):
+        return Outcome(caused_by="caller")
+    if is_callers or answer.other_failed == "engine_dead":
+        return Outcome(error=kind, caused_by="caller" if is_callers else "infrastructure")
+    return Outcome(error=kind, caused_by=ATTRIBUTION[kind])

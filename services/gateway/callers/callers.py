@@ -9,8 +9,7 @@ from contracts.vocabulary import Environment
 from decisions.access.api_keys import assess_key, opens_model, parse_key, pseudonym
 from decisions.access.token_budgets import seconds_to_next_month
 from services.gateway.callers.budgets import Budget, Budgets
-from services.gateway.callers.key_table import KeyTable
-from services.gateway.callers.team_table import TeamTable
+from services.gateway.callers.tables import KeyTable, TeamTable
 from services.gateway.domain import errors
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.request_rates import Allowance

@@ -4,6 +4,7 @@ Bodies are parsed strictly: UTF-8 JSON objects of limited size, without values t
 itself goes to the engine as it came; `decisions.openai.requests` judges its fields and its cost.
 """
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -273,3 +274,19 @@ def _check_depth(body: Mapping[str, Any]) -> None:
             raise bad_request(f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
         members = value.values() if isinstance(value, dict) else value
         pending += [(member, depth + 1) for member in members if isinstance(member, dict | list)]
+
+
+_NO_MATTER = frozenset({"model", "stream", "stream_options", "user"})
+"""Fields that change how an answer is delivered, and not what the engine computes."""
+_LARGE_BYTES = 2**16
+"""A longer body is recognised only byte by byte: writing it again would delay the answers in progress."""
+
+
+def digest_of(parsed: ParsedRequest) -> str:
+    """Return the digest of a request: the same for bodies that differ in form, order of fields or delivery."""
+    if len(parsed.raw) > _LARGE_BYTES:
+        asked = parsed.raw
+    else:
+        fields = {name: value for name, value in parsed.body.items() if name not in _NO_MATTER}
+        asked = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(parsed.path.encode() + b"\n" + asked).hexdigest()

@@ -27,7 +27,7 @@ from services.gateway.domain.balancing import (
     is_loaded_nowhere,
 )
 from services.gateway.domain.records import AnswerFailed
-from services.gateway.routing.stalls import Stalls
+from services.gateway.routing.endpoints import Stalls
 from shared.runtime.clock import Clock
 
 Change = Literal["ejected", "returned"]

@@ -12,8 +12,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from services.gateway.api.backlog import SlowReader
 from services.gateway.domain import errors
-from services.gateway.domain.capacity import may_take
 from services.gateway.domain.errors import Problem, RequestRejected
+from services.gateway.domain.request_rates import may_take
 
 _SLICE_BYTES: Final = 2**16
 

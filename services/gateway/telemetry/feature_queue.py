@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from contracts.facts import Inference, MirroredPair
-from services.gateway.domain.capacity import may_take
 from services.gateway.domain.excerpts import Excerpts
+from services.gateway.domain.request_rates import may_take
 from services.gateway.domain.routing import fraction
 from services.gateway.ports import Describer, Pause
 from shared.runtime.clock import Clock

@@ -7,8 +7,8 @@ import pytest
 
 from contracts.api_keys import ApiKey, KeyLimits
 from decisions.access.api_keys import format_key
-from services.gateway.adapters.record_file import RecordFile
-from services.gateway.callers.key_table import KeyTable
+from services.gateway.adapters.files import RecordFile
+from services.gateway.callers.tables import KeyTable
 from shared.storage.kv import Bucket, Snapshot
 from shared.storage.record_format import dump
 from testbed.factories import MODEL, route

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from services.gateway.domain.capacity import LITTLE, RESERVED, may_take
 from services.gateway.domain.errors import RequestRejected
+from services.gateway.domain.request_rates import LITTLE, RESERVED, may_take
 from services.gateway.server.in_flight import InFlight
 from services.gateway.telemetry.metrics import GatewayMetrics
 

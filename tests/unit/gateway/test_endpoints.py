@@ -8,7 +8,7 @@ import pytest
 from contracts.api_usage import EndpointUse
 from services.gateway.domain.records import AnswerFailed
 from services.gateway.routing.balancer import MOST, Balancer
-from services.gateway.routing.stalls import Stalls
+from services.gateway.routing.endpoints import Stalls
 from shared.errors import Permanent, Transient
 from testbed import factories as f
 from tests.unit.gateway.fakes import FakeEngine, StepClock

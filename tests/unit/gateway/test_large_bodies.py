@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from decisions.openai.json_values import MAX_OTHER_VALUES, MAX_VALUES
 from services.gateway.domain import requests
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.server.large_bodies import MOST_WAITING, LargeBodies
+from services.gateway.server.in_flight import MOST_WAITING, LargeBodies
 from services.gateway.telemetry.metrics import GatewayMetrics
 from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import World, only_active

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from services.gateway.app import current_metrics
-from services.gateway.server.metrics_page import MetricsPage
+from services.gateway.server.worker_state import MetricsPage
 
 
 class Collector:

@@ -5,9 +5,8 @@ import asyncio
 import pytest
 
 from contracts.routes import Route
-from services.gateway.adapters.record_file import RecordFile
-from services.gateway.parts import compose
-from services.gateway.process import end_with
+from services.gateway.adapters.files import RecordFile
+from services.gateway.process import compose, end_with
 from services.gateway.settings import GatewaySettings
 from shared.runtime.settings import Connection
 from testbed import factories

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.routes import Route
-from services.gateway.adapters.record_file import RecordFile
+from services.gateway.adapters.files import RecordFile
 from services.gateway.routing.route_table import RouteTable
 from testbed.factories import MODEL, route
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from services.gateway.routing.balancer import Balancer
-from services.gateway.routing.stalls import POLL_S, UNUSED_S, Stalls
+from services.gateway.routing.endpoints import POLL_S, UNUSED_S, Stalls
 from testbed import factories as f
 from tests.kit.virtual_time import VirtualClock, run_virtual, virtual_time
 from tests.unit.gateway.fakes import FakeEngine

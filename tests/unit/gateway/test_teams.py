@@ -8,7 +8,7 @@ from contracts.api_keys import ApiKey, KeyLimits
 from contracts.api_usage import MonthlyUsage
 from contracts.routes import CanaryShare
 from decisions.access.api_keys import digest_of_secret, format_key
-from services.gateway.callers.team_table import TeamTable, load_secret
+from services.gateway.callers.tables import TeamTable, load_secret
 from testbed.factories import MODEL, START, route, served
 from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import World, only_active

@@ -12,15 +12,13 @@ from services.gateway.api.body_bans import BodyBans
 from services.gateway.app import SERVICE, build
 from services.gateway.callers.budgets import Budgets
 from services.gateway.callers.callers import Callers
-from services.gateway.callers.key_table import KeyTable
-from services.gateway.callers.team_table import TeamTable
+from services.gateway.callers.tables import KeyTable, TeamTable
 from services.gateway.routing.drill_table import DrillTable
-from services.gateway.routing.endpoint_checks import EndpointChecks
+from services.gateway.routing.endpoints import EndpointChecks
 from services.gateway.routing.route_table import RouteTable
 from services.gateway.server.worker_state import WorkerState
 from services.gateway.settings import GatewaySettings
-from services.gateway.telemetry.metrics import GatewayMetrics
-from services.gateway.telemetry.traffic import Traffic
+from services.gateway.telemetry.metrics import GatewayMetrics, Traffic
 from shared.messaging.bus import Bus
 from shared.runtime.settings import Connection
 from testbed.factories import MODEL, route, served

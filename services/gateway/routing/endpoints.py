@@ -1,12 +1,84 @@
-"""Endpoints whose server answers nothing while another one of the same target does: they get no requests meanwhile."""
+"""What is known of endpoints beyond answers: whether one serves a target, has too much to do, or answers nothing."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+import json
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from typing import Final, Protocol
 
 import structlog
 
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Target
+from services.gateway.domain.records import REJECTED, read_failure, read_record
+from services.gateway.ports import Engine, Pause
+from services.gateway.routing.route_table import RouteTable
+from shared.errors import SlipwayError
+from shared.runtime.clock import Clock
 from shared.runtime.tasks import end_tasks
+from shared.serving.openai_stream import ApiRequest
+
+_REQUEST_ID: Final = "endpoint-check"
+_SILENT: Final = frozenset({"no_first_token", "deadline_exceeded"})
+_MOST_TARGETS: Final = 1_000
+_LIMIT_S: Final = 10.0
+
+
+class EndpointChecks:
+    """Asks endpoints for one token, and remembers when each target sent a piece of any answer."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._last_delta_s: dict[tuple[str, str], float] = {}
+
+    def note_delta(self, target: Target, endpoint: str, at_s: float) -> None:
+        """Record the time, monotonic, at which a target sent a piece of any answer."""
+        key = (str(target), endpoint)
+        self._last_delta_s.pop(key, None)
+        if len(self._last_delta_s) >= _MOST_TARGETS:
+            del self._last_delta_s[next(iter(self._last_delta_s))]
+        self._last_delta_s[key] = at_s
+
+    def is_busy(self, target: Target, endpoint: str, silent_s: float) -> bool:
+        """Return whether a target sent pieces of other answers in the second half of the silence of one stream.
+
+        Only the second half counts: the streams of an engine that dies do not all end at the same moment.
+        """
+        last_s = self._last_delta_s.get((str(target), endpoint))
+        return last_s is not None and self._clock.monotonic() - last_s < silent_s / 2
+
+    async def serves(self, served: ServedTarget, endpoint: str, kind: str) -> bool | None:
+        """Return whether an endpoint serves a target, asked for one token, or an embedding; None if it is silent.
+
+        What the engine refuses it has read: a model without this task serves others.
+        """
+        model = served.target.model
+        path, asked = ("embeddings", {"input": "Hello"}) if kind == "embeddings" else ("completions", _PROMPT)
+        body = json.dumps({"model": model, **asked}).encode()
+        request = ApiRequest("POST", f"/v1/{path}", body, _LIMIT_S, _REQUEST_ID, model)
+        try:
+            async with asyncio.timeout(_LIMIT_S):
+                failure = await self._find_failure(endpoint, served.target, request)
+        except TimeoutError:
+            return None
+        return None if failure in _SILENT else failure is None or failure in REJECTED
+
+    async def _find_failure(self, endpoint: str, target: Target, request: ApiRequest) -> str | None:
+        stream = self._engine.send(endpoint, target, request)
+        try:
+            async for piece in stream:
+                failure = read_failure(piece.status, read_record(piece.record), piece.body)
+                if failure is not None:
+                    return failure.kind
+        except SlipwayError as error:
+            return error.code
+        finally:
+            await stream.aclose()
+        return None
+
+
+_PROMPT: Final[dict[str, object]] = {"prompt": "Hello", "max_tokens": 1, "temperature": 0.0}
+
 
 POLL_S: Final = 0.5
 """Time between two questions to an endpoint, in seconds."""
@@ -143,3 +215,28 @@ class Stalls:
     async def stop(self) -> None:
         """Ask no more."""
         await end_tasks(self._watches.values())
+
+
+LOOK_EVERY_S: Final = 60.0
+
+
+async def forget_endpoints(engine: Engine, tables: Iterable[RouteTable], pause: Pause) -> None:
+    """Look again and again, for ever, which endpoints routes name.
+
+    A connection is closed once they have not for two looks: a request that was routed just before may not have begun.
+    """
+    tables, before = tuple(tables), set[str]()
+    while True:
+        named = {address for table in tables for route in table.all() for address in endpoints_of(route)}
+        await engine.keep_only(named | before)
+        before = named
+        await pause(LOOK_EVERY_S)
+
+
+def endpoints_of(route: Route) -> Iterator[str]:
+    """Yield the endpoints of each version that requests are sent to now, or after a rollback to the previous one."""
+    canary = route.canary.served if route.canary is not None else None
+    judged = route.judged.served if route.judged is not None else None
+    for served in (route.active, canary, route.shadowed, judged, route.previous):
+        if served is not None:
+            yield from served.endpoints

@@ -1,0 +1,85 @@
+"""The files of a gateway: the last known records, with which it starts without the bus, and the installation's keys."""
+
+import asyncio
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import structlog
+from pydantic import BaseModel
+
+from contracts.api_keys import ApiKey
+from services.gateway.callers.tables import KeyTable
+from shared.runtime.files import replacing
+from shared.storage.record_format import dump_all, parse_all
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class RecordFile(Generic[M]):
+    """One JSON file, for this user only, that is replaced atomically."""
+
+    def __init__(self, path: Path, kind: type[M]) -> None:
+        self._path = path
+        self._kind = kind
+
+    @property
+    def exists(self) -> bool:
+        """Return whether records were saved, also if there were none."""
+        return self._path.is_file()
+
+    def load(self) -> dict[str, M]:
+        """Return the saved records; none if the file does not exist or is not valid, nor those of another version."""
+        try:
+            return parse_all(self._kind, self._path.read_bytes(), str(self._path))
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            structlog.get_logger().warning("saved records are not usable", path=str(self._path), error=repr(error))
+            return {}
+
+    def save(self, records: dict[str, M]) -> None:
+        """Write the records; a reader sees either the old or the new file, also after a loss of power."""
+        with replacing(self._path) as file:
+            file.write(dump_all(records))
+
+
+_EVERY_S = 1.0
+
+
+class InstalledKeys:
+    """One file of records, which `slipway keys init` replaces at once.
+
+    Args:
+        path: the file; None where there is none.
+        keys: takes its records.
+    """
+
+    def __init__(self, path: Path | None, keys: KeyTable) -> None:
+        self._path = path
+        self._keys = keys
+        self._seen: tuple[int, int] | None = None
+
+    def read(self) -> None:
+        """Take the records if the file was replaced. One that cannot be read changes nothing."""
+        if self._path is None:
+            return
+        try:
+            state = self._path.stat()
+            seen = (state.st_ino, state.st_mtime_ns)
+            if seen == self._seen:
+                return
+            records = parse_all(ApiKey, self._path.read_bytes(), str(self._path))
+        except OSError as error:
+            if self._seen != (0, 0):  # once, not every second
+                structlog.get_logger().error("keys cannot be read", file=str(self._path), error=repr(error))
+            self._seen = (0, 0)
+            return
+        self._seen = seen
+        if records:
+            self._keys.install(records)
+
+    async def follow(self) -> None:
+        """Read the file again and again."""
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            self.read()
