@@ -73,7 +73,7 @@ async def test_a_kill_in_the_middle_of_a_batch_loses_no_text(describer):
 
 
 async def test_a_process_that_is_stopped_costs_one_text_its_features(describer):
-    worker = FeatureWorker(SystemClock(), text_s=0.3, batch_s=60.0)
+    worker = FeatureWorker(SystemClock(), text_s=2.0, batch_s=60.0)
     await worker.describe([TEXT])
     stopped = worker.pid
     os.kill(stopped, signal.SIGSTOP)
@@ -84,7 +84,10 @@ async def test_a_process_that_is_stopped_costs_one_text_its_features(describer):
 
 async def test_the_whole_batch_has_a_limit_too(describer):
     worker = FeatureWorker(SystemClock(), text_s=3600.0, batch_s=0.01)
-    await worker.describe([TEXT])
+    async with asyncio.timeout(60):
+        while worker.pid is None:  # a start that takes longer goes on
+            assert await worker.describe([TEXT]) in ([None], [FEATURES])
+            await asyncio.sleep(0.05)
     os.kill(worker.pid, signal.SIGSTOP)
     assert await worker.describe([TEXT] * 50) == [None] * 50
     assert await worker.describe([]) == []
@@ -93,7 +96,7 @@ async def test_the_whole_batch_has_a_limit_too(describer):
 
 async def test_a_text_that_takes_long_costs_only_its_own_features(describer):
     """The child gets what no excerpt would hold: one text of 100 million characters."""
-    worker = FeatureWorker(SystemClock(), text_s=0.3, batch_s=60.0)
+    worker = FeatureWorker(SystemClock(), text_s=2.0, batch_s=60.0)
     await worker.describe([TEXT])
     huge = Excerpts("", "a b " * 25_000_000, 0, 0)
     assert await worker.describe([TEXT, huge, TEXT]) == [FEATURES, None, FEATURES]
@@ -138,7 +141,7 @@ async def test_its_memory_is_limited(describer):
 
 
 async def test_a_process_that_cannot_start_costs_features_and_is_not_started_again_at_once(describer):
-    worker = FeatureWorker(SystemClock(), memory_limit_bytes=2**20)
+    worker = FeatureWorker(SystemClock(), batch_s=60.0, memory_limit_bytes=2**20)
     with capture_logs() as logs:
         assert await worker.describe([TEXT] * 3) == [None] * 3
         assert await worker.describe([TEXT] * 3) == [None] * 3
@@ -162,7 +165,7 @@ from services.gateway.domain.excerpts import Excerpts
 from shared.runtime.clock import SystemClock
 
 async def main():
-    worker = FeatureWorker(SystemClock())
+    worker = FeatureWorker(SystemClock(), batch_s=60.0)
     await worker.describe([Excerpts.of("a", "b")])
     print(worker.pid, flush=True)
     await asyncio.sleep(600)

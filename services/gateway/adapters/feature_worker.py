@@ -14,11 +14,13 @@ from services.gateway.domain.excerpts import Described, Excerpts
 from shared.runtime.clock import Clock
 from shared.runtime.process import child_command
 from shared.runtime.sandbox import clean_environment
+from shared.runtime.tasks import end_tasks
 
 _MODULE = "services.gateway.adapters.feature_child"
 _READY = b"ready\n"
 _DESCRIBED: TypeAdapter[Described | None] = TypeAdapter(Described | None)
-_START_S = 10.0
+_START_S = 60.0
+"""Most time of a start: a second of processor time, on a machine that may be busy."""
 _RESTART_S = 5.0
 _ATTEMPTS = 2
 """A text that was being described when the process ended is tried again once: another cause may have ended it."""
@@ -39,6 +41,7 @@ class FeatureWorker:
         self._batch_s = batch_s
         self._memory_limit_bytes = memory_limit_bytes
         self._child: Process | None = None
+        self._starting: asyncio.Task[None] | None = None
         self._next_start_s = 0.0
         self._lock = asyncio.Lock()
 
@@ -52,9 +55,8 @@ class FeatureWorker:
         async with self._lock:
             described: list[Described | None] = []
             attempts = 0
-            await self._is_running()  # its start has a limit of its own
             end_s = self._clock.monotonic() + self._batch_s
-            while len(described) < len(texts) and await self._is_running() and self._clock.monotonic() < end_s:
+            while len(described) < len(texts) and await self._is_running(end_s) and self._clock.monotonic() < end_s:
                 before = len(described)
                 ended = await self._exchange(texts[before:], described, end_s)
                 attempts = attempts + 1 if len(described) == before else 1
@@ -66,6 +68,8 @@ class FeatureWorker:
     async def close(self) -> None:
         """End the child process."""
         async with self._lock:
+            if self._starting is not None:
+                await end_tasks([self._starting])
             await self._end()
 
     async def _exchange(self, texts: Sequence[Excerpts], described: list[Described | None], end_s: float) -> bool:
@@ -92,34 +96,42 @@ class FeatureWorker:
                 await self._end()
         return False
 
-    async def _is_running(self) -> bool:
-        """Return whether the process runs; start it if it does not, but not again soon after it failed to start."""
-        if self._child is not None and self._child.returncode is None:
+    async def _is_running(self, end_s: float) -> bool:
+        """Return whether the process runs; if not, start it, but not soon after a failure, and wait until `end_s`."""
+        if self.pid is not None:
             return True
-        if self._clock.monotonic() < self._next_start_s:
-            return False
+        if self._starting is None or self._starting.done():
+            if self._clock.monotonic() < self._next_start_s:
+                return False
+            self._starting = asyncio.ensure_future(self._start())
+        await asyncio.wait({self._starting}, timeout=max(0.0, end_s - self._clock.monotonic()))
+        return self.pid is not None
+
+    async def _start(self) -> None:
+        """Start the process: in the background, because answers wait for it no longer than for a batch."""
+        child: Process | None = None
         ready = b""
         try:
-            self._child = await asyncio.create_subprocess_exec(
-                *child_command(
-                    [sys.executable, "-m", _MODULE], memory_limit_bytes=self._memory_limit_bytes, alone=True
-                ),
-                env=clean_environment(),
-                stdin=PIPE,
-                stdout=PIPE,
-            )
-            assert self._child.stdout is not None  # noqa: S101 - it was started with pipes
             async with asyncio.timeout(_START_S):
-                ready = await self._child.stdout.readline()
+                child = await asyncio.create_subprocess_exec(
+                    *child_command(
+                        [sys.executable, "-m", _MODULE], memory_limit_bytes=self._memory_limit_bytes, alone=True
+                    ),
+                    env=clean_environment(),
+                    stdin=PIPE,
+                    stdout=PIPE,
+                )
+                assert child.stdout is not None  # noqa: S101 - it was started with pipes
+                ready = await child.stdout.readline()
         except (TimeoutError, OSError, ValueError):
             ready = b""
         finally:
+            self._child = child
             if ready != _READY:
                 await self._end()
                 self._next_start_s = self._clock.monotonic() + _RESTART_S
         if ready != _READY:
             structlog.get_logger().error("the process that describes texts does not start")
-        return ready == _READY
 
     async def _end(self) -> None:
         child, self._child = self._child, None
