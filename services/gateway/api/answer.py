@@ -10,7 +10,6 @@ from typing import Literal
 from contracts.facts import Inference
 from contracts.vocabulary import Target
 from decisions.evidence.attribution import ATTRIBUTION, PROVABLE, ErrorKind, as_error_kind
-from services.gateway.api.backlog import Backlog
 from services.gateway.api.body_bans import BodyBans, Flight
 from services.gateway.api.measurement import AcceptedRequest, Measurement, Outcome
 from services.gateway.domain import pairing
@@ -27,6 +26,7 @@ from services.gateway.domain.records import (
 )
 from services.gateway.ports import Engine, Pause
 from services.gateway.routing.balancer import Balancer, Load
+from services.gateway.server.http import Backlog
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
 from shared.serving.openai_stream import ApiPiece

@@ -13,7 +13,6 @@ from contracts.vocabulary import Environment
 from decisions.evidence.attribution import ErrorKind
 from decisions.openai.limits import most_tokens
 from services.gateway.api.answer import Answer
-from services.gateway.api.backlog import SlowReader
 from services.gateway.api.measurement import AcceptedRequest, Arrival, Outcome
 from services.gateway.api.mirrors import Mirrors
 from services.gateway.api.rescues import HEADER, attribute_failure, may_rescue
@@ -23,7 +22,7 @@ from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.records import AnswerFailed, describe_failure
 from services.gateway.domain.requests import digest_of
 from services.gateway.domain.routing import Choice
-from services.gateway.server.http import Reply, cancel_on_disconnect, limited_writes, problem_response
+from services.gateway.server.http import Reply, SlowReader, cancel_on_disconnect, limited_writes, problem_response
 from services.gateway.server.in_flight import InFlight, LargeBodies
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")

@@ -1,17 +1,145 @@
 """The features of texts in telemetry: numbers from which the text cannot be restored.
 
 What they mean is defined once, by the scorers of evaluations (`decisions.scorers`). A process of its own computes them:
-they load much that a gateway need not hold.
+they load much that a gateway need not hold. By the form that a request asks, a JSON Schema or tools, the bytes are
+judged that the caller got. A schema that cannot be checked within limits, or is not valid, asks for JSON only.
 """
 
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
 from contracts.facts.watch import Features
+from decisions.scorers.answers import Answer, Call
+from decisions.scorers.json_answers import NotJsonError, check_limits, check_schema, find_violation, parse_json
 from decisions.scorers.languages import LEAST_LETTERS, Recognise, count_letters, language_share, prose_of
 from decisions.scorers.reasoning import without_reasoning
 from decisions.scorers.refusals import is_refusal
 from decisions.scorers.repetition import repetition_ratio
-from services.gateway.domain.delivered import read_delivered
+from decisions.scorers.tool_calls import parse_calls
 from services.gateway.domain.excerpts import LANGUAGE_CHARS, Described, Excerpts
-from services.gateway.domain.forms import read_form
+
+_DATA: Final = "data: "
+_ENDED: Final = frozenset({"completed", "incomplete"})
+
+
+def read_delivered(body: bytes) -> Answer | None:
+    """Return the first answer in a body, or in a stream of events; None if none can be read."""
+    try:
+        return _read(list(_events(body.decode(errors="replace"))))
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        return None
+
+
+def _events(body: str) -> Iterator[Mapping[str, Any]]:
+    if not body.startswith(_DATA) and f"\n{_DATA}" not in body:
+        yield json.loads(body)
+        return
+    for line in body.split("\n"):
+        if line.startswith(_DATA) and line[len(_DATA) :].startswith("{"):
+            yield json.loads(line.removeprefix(_DATA))
+
+
+def _read(events: list[Mapping[str, Any]]) -> Answer | None:
+    choices = [choice for event in events for choice in event.get("choices") or () if choice.get("index") == 0]
+    if choices:
+        return Answer.of_choice(choices[0] if "message" in choices[0] else {"message": _join(choices)})
+    wholes = [whole for event in events if (whole := event.get("response", event)).get("status") in _ENDED]
+    return _of_response(wholes[-1]) if wholes else None
+
+
+def _join(choices: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the message of the parts of a streamed answer."""
+    deltas = [choice.get("delta") or {"content": choice.get("text")} for choice in choices]
+    calls: dict[int, dict[str, str]] = {}
+    for part in (part for delta in deltas for part in delta.get("tool_calls") or ()):
+        call = calls.setdefault(part["index"], {"name": "", "arguments": ""})
+        for name in call:
+            call[name] += (part.get("function") or {}).get(name) or ""
+    content = "".join(delta.get("content") or "" for delta in deltas)
+    return {"content": content, "tool_calls": [{"function": calls[number]} for number in sorted(calls)]}
+
+
+def _of_response(response: Mapping[str, Any]) -> Answer:
+    items = response.get("output") or ()
+    texts = [part.get("text") or "" for item in items if item.get("type") == "message" for part in item["content"]]
+    calls = [Call(item["name"], item["arguments"]) for item in items if item.get("type") == "function_call"]
+    return Answer(without_reasoning("".join(texts)), tuple(calls))
+
+
+_ANY_OBJECT: Final = {"type": "object"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a request asks.
+
+    Attributes:
+        schemas: The JSON Schema of the text; empty without one.
+        tools: The JSON Schema of the arguments of each tool, by the name of the tool.
+    """
+
+    schemas: tuple[Any, ...]
+    tools: Mapping[str, Any]
+
+    @property
+    def is_any(self) -> bool:
+        """Return whether nothing is asked."""
+        return not self.schemas and not self.tools
+
+    def is_met(self, answer: Answer) -> bool:
+        """Return whether an answer is as it was asked: calls of known tools, or a text."""
+        try:
+            values = parse_calls(answer) if self.tools else []
+            if values or not self.schemas:
+                called = zip(answer.calls, values, strict=True)
+                return all(call.name in self.tools and _fits(value, self.tools[call.name]) for call, value in called)
+            return _fits(parse_json(answer.text), self.schemas[0])
+        except NotJsonError:
+            return False
+
+
+@lru_cache(maxsize=16)
+def read_form(given: str) -> Form:
+    """Return what a request asks, from its `excerpts.FIELDS` as JSON."""
+    fields = json.loads(given)
+    tools = [tool.get("function", tool) for tool in fields.get("tools") or ()]
+    by_name = {tool["name"]: tool.get("parameters") or {} for tool in tools if "name" in tool}
+    return Form(tuple(_schemas(fields)), by_name)
+
+
+def _schemas(fields: Mapping[str, Any]) -> Iterator[Any]:
+    structure = fields.get("structured_outputs") or {}
+    if (schema := structure.get("json")) is not None:
+        yield json.loads(schema) if isinstance(schema, str) else schema
+    for asked in (fields.get("response_format") or {}, (fields.get("text") or {}).get("format") or {}):
+        if asked.get("type") == "json_schema":
+            schema = asked.get("json_schema", asked).get("schema")
+            yield _ANY_OBJECT if schema is None else schema
+        elif asked.get("type") == "json_object":
+            yield _ANY_OBJECT
+
+
+def _fits(value: Any, schema: Any) -> bool:
+    """Return whether a value is valid by a JSON Schema, as far as that can be checked."""
+    try:
+        check_limits(schema)
+        violation = find_violation(schema, value)
+    except Exception:  # noqa: BLE001 - a schema that is not valid fails in any way
+        return True
+    return violation is None or not _is_valid(json.dumps(schema))
+
+
+@lru_cache(maxsize=64)
+def _is_valid(schema: str) -> bool:
+    try:
+        check_schema(json.loads(schema))
+    except ValueError:
+        return False
+    return True
+
 
 _STRUCTURED = ("{", "[")
 
