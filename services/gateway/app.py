@@ -17,7 +17,7 @@ from decisions.openai.paths import PATHS
 from decisions.openai.requests import check_path
 from services.gateway.api.body_bans import BodyBans
 from services.gateway.api.endpoint import Endpoint
-from services.gateway.api.rescues import RescueBudgets
+from services.gateway.callers.budgets import RescueBudgets
 from services.gateway.callers.callers import Callers
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import requests

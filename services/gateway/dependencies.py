@@ -7,7 +7,7 @@ from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment, Target
 from decisions.openai.limits import CostLimits
 from services.gateway.api.body_bans import BodyBans
-from services.gateway.api.rescues import RescueBudgets
+from services.gateway.callers.budgets import RescueBudgets
 from services.gateway.callers.callers import Callers
 from services.gateway.domain import routing
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures

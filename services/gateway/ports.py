@@ -39,21 +39,18 @@ class Telemetry(Protocol):
     def problem(self) -> str | None:
         """Return why nothing can be published now; None if it works."""
 
-    def record(self, record: Inference, /) -> None:
-        """Add a record; return at once."""
-
-    def record_pair(self, pair: MirroredPair, /) -> None:
-        """Add a pair; return at once."""
+    def record(self, record: Inference | MirroredPair, /) -> None:
+        """Add a record, or a pair; return at once."""
 
 
 class TextFeatures(Protocol):
     """Takes telemetry records with their texts; never blocks a request."""
 
-    def submit(self, record: Inference, texts: Excerpts, /, *, draw_id: str) -> None:
-        """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once."""
+    def submit(self, record: Inference | MirroredPair, /, *texts: Excerpts, draw_id: str) -> None:
+        """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once.
 
-    def submit_pair(self, pair: MirroredPair, texts: tuple[Excerpts, Excerpts], /, *, draw_id: str) -> None:
-        """Publish the pair of two complete answers, with the features of both if it is sampled; return at once."""
+        A pair of complete answers has the texts of both.
+        """
 
 
 class Describer(Protocol):

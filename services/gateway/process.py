@@ -158,7 +158,6 @@ def _features(
     return FeatureQueue(
         worker,
         recorder.record,
-        recorder.record_pair,
         limits=QueueLimits(settings.features_sample_ratio, settings.language_sample_ratio),
         clock=clock,
         pause=asyncio.sleep,

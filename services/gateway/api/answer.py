@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Literal
 
 from contracts.facts import Inference
-from contracts.vocabulary import Target
 from decisions.evidence.attribution import ATTRIBUTION, PROVABLE, ErrorKind, as_error_kind
-from services.gateway.api.body_bans import BodyBans, Flight
+from services.gateway.api.body_bans import Flight
 from services.gateway.api.measurement import AcceptedRequest, Measurement, Outcome
+from services.gateway.dependencies import Dependencies
 from services.gateway.domain import pairing
 from services.gateway.domain.altered import AlteredBody
 from services.gateway.domain.drills import DrillEffect
@@ -24,11 +24,9 @@ from services.gateway.domain.records import (
     read_failure,
     read_record,
 )
-from services.gateway.ports import Engine, Pause
-from services.gateway.routing.balancer import Balancer, Load
+from services.gateway.routing.balancer import Load
 from services.gateway.server.http import Backlog
 from shared.errors import SlipwayError
-from shared.runtime.clock import Clock
 from shared.serving.openai_stream import ApiPiece
 
 _FINAL = REJECTED | {"template_failed", "deadline_exceeded"}
@@ -46,26 +44,12 @@ class Answer:
     A task of its own reads and times what the engine delivers; the caller may read later.
     """
 
-    def __init__(
-        self,
-        accepted: AcceptedRequest,
-        engine: Engine,
-        clock: Clock,
-        pause: Pause,
-        *,
-        lag_bytes: int,
-        on_delta: Callable[[Target, str, float], None],
-        bans: BodyBans,
-        balancer: Balancer,
-    ) -> None:
+    def __init__(self, accepted: AcceptedRequest, dependencies: Dependencies) -> None:
         self.accepted = accepted
-        self._engine = engine
-        self._clock = clock
-        self._pause = pause
-        self._on_delta = on_delta
-        self._bans = bans
+        self._dependencies = dependencies
+        self._clock = dependencies.clock
+        self._balancer = dependencies.balancer
         self._flight: Flight | None = None
-        self._balancer = balancer
         self._load: Load | None = None
         self._alteration = accepted.effect.alteration if accepted.effect else None
         reason = "length" if self._alteration == "cut" else None
@@ -73,7 +57,6 @@ class Answer:
             AlteredBody(stream=accepted.parsed.stream, finish_reason=reason) if self._alteration is not None else None
         )
         self._stream: AsyncGenerator[ApiPiece, None] | None = None
-        self._lag_bytes = lag_bytes
         self._backlog = self._new_backlog()
         self._deadline_s = 0.0
         self._has_head = False
@@ -89,7 +72,7 @@ class Answer:
 
     def _new_backlog(self) -> Backlog:
         """Return an empty backlog; a caller can be slow with a stream only."""
-        return Backlog(self._lag_bytes if self.accepted.parsed.stream else None)
+        return Backlog(self._dependencies.settings.max_lag_bytes if self.accepted.parsed.stream else None)
 
     async def start(self) -> None:
         """Wait for the first token or byte; retry once if the attempt fails before it, never on another version.
@@ -123,7 +106,7 @@ class Answer:
                 self.measurement.excused_s = math.inf  # until the next attempt
             second = self._choose_second(first)
             if second == first or self._balancer.is_ejected(served, second):
-                await self._engine.await_reconnect(second)
+                await self._dependencies.engine.await_reconnect(second)
             self.retried = failure.kind
             if excused:
                 again_s = self._clock.monotonic() - self.measurement.sent_s
@@ -141,14 +124,14 @@ class Answer:
 
     async def _apply(self, effect: DrillEffect) -> None:
         if effect.delay_s > 0.0:
-            await self._pause(effect.delay_s)
+            await self._dependencies.pause(effect.delay_s)
         if effect.fails:
             raise AnswerFailed("engine_failed", effect.failure, public=True)
 
     async def _attempt(self, endpoint: str) -> None:
         """Read an answer up to its first token, or to its end if it has none."""
         self._end_attempt()
-        self._flight = self._bans.begin(endpoint, self.accepted)
+        self._flight = self._dependencies.bans.begin(endpoint, self.accepted)
         self._load = self._balancer.begin(endpoint, self.accepted)
         try:
             await self._read_first(endpoint)
@@ -187,7 +170,7 @@ class Answer:
         sent_at = accepted.arrived_at + timedelta(seconds=now_s - accepted.arrived_s)
         traceparent = accepted.trace.begin_attempt(endpoint, sent_at)
         request = accepted.to_api_request(self._deadline_s - now_s, traceparent)
-        stream = self._stream = self._engine.send(endpoint, accepted.choice.served.target, request)
+        stream = self._stream = self._dependencies.engine.send(endpoint, accepted.choice.served.target, request)
         try:
             async with self._limits() as limit:
                 with self._leaving(limit):
@@ -282,7 +265,7 @@ class Answer:
         now_s = self._clock.monotonic()
         text = self.measurement.note(record, now_s)
         if text is not None:
-            self._on_delta(self.accepted.choice.served.target, self.endpoint, now_s)
+            self._dependencies.checks.note_delta(self.accepted.choice.served.target, self.endpoint, now_s)
             if self._load is not None:
                 self._load.note_tokens(self.measurement.output_tokens)
         body = piece.body if self._altered is None else self._altered.feed(piece.body, text or "")
@@ -298,7 +281,7 @@ class Answer:
         tokens = self.measurement.count_new_tokens(record)
         delay_s = min(tokens * effect.token_delay_s, effect.until_s - self._clock.monotonic())
         if delay_s > 0.0:
-            await self._pause(delay_s)
+            await self._dependencies.pause(delay_s)
 
     def pieces(self) -> AsyncIterator[bytes]:
         """Yield the bytes of the answer as they arrive.

@@ -38,7 +38,7 @@ class Endpoint:
         self._dependencies = dependencies
         self._in_flight = InFlight(dependencies.settings.max_in_flight, dependencies.metrics)
         self._large = LargeBodies(dependencies.clock, dependencies.metrics)
-        self._mirrors = Mirrors(dependencies, self._new_answer)
+        self._mirrors = Mirrors(dependencies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; give up the answer of a caller that does not read it."""
@@ -113,21 +113,8 @@ class Endpoint:
             answer_tokens=answers,
         )
 
-    def _new_answer(self, accepted: AcceptedRequest) -> Answer:
-        dependencies = self._dependencies
-        return Answer(
-            accepted,
-            dependencies.engine,
-            dependencies.clock,
-            dependencies.pause,
-            lag_bytes=dependencies.settings.max_lag_bytes,
-            on_delta=dependencies.checks.note_delta,
-            bans=dependencies.bans,
-            balancer=dependencies.balancer,
-        )
-
     async def _answer(self, accepted: AcceptedRequest, reply: Reply) -> None:
-        answer = self._new_answer(accepted)
+        answer = Answer(accepted, self._dependencies)
         outcome = Outcome()
         rescue: Answer | None = None
         left = False
@@ -173,7 +160,7 @@ class Endpoint:
         used_s = dependencies.clock.monotonic() - accepted.arrived_s
         left_s = max(0.0, accepted.deadline_s - used_s)
         second = replace(accepted, choice=Choice(fallback), pair=None, effect=None, deadline_s=left_s, is_callers=False)
-        rescue = self._new_answer(second)
+        rescue = Answer(second, dependencies)
         try:
             await rescue.start()
         except AnswerFailed as again:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -60,12 +59,10 @@ class Mirrors:
 
     Args:
         dependencies: ports, tables and limits.
-        new_answer: makes the answer to a request, as to a caller's.
     """
 
-    def __init__(self, dependencies: Dependencies, new_answer: Callable[[AcceptedRequest], Answer]) -> None:
+    def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
-        self._new_answer = new_answer
         self._held: dict[str, str] = {}  # accounts, by the id of the draw
         self._unseen: set[str] = set()  # ids of the draws of shadows
         self._capacity = _WAITING * dependencies.settings.max_mirrors
@@ -196,10 +193,9 @@ class Mirrors:
             return
         self._count("paired", other)
         if served.texts is None or mirrored.texts is None:
-            self._dependencies.telemetry.record_pair(pair)
+            self._dependencies.telemetry.record(pair)
         else:
-            texts = served.texts, mirrored.texts
-            self._dependencies.features.submit_pair(pair, texts, draw_id=accepted.draw_id)
+            self._dependencies.features.submit(pair, served.texts, mirrored.texts, draw_id=accepted.draw_id)
 
     async def _ask_other(self, accepted: AcceptedRequest, other: Choice) -> _Side:
         """Ask the other target, and note when its engine died of that if it has no traffic."""
@@ -250,7 +246,7 @@ class Mirrors:
         )
 
     async def _ask(self, request: AcceptedRequest) -> _Side:
-        answer, outcome = self._new_answer(request), Outcome()
+        answer, outcome = Answer(request, self._dependencies), Outcome()
         try:
             await answer.start()
             async for _ in answer.pieces():

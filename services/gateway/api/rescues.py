@@ -5,7 +5,6 @@ silent or overloaded one, or was sent to one version on purpose is never tried e
 past them failures are answered as failures.
 """
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 from contracts.routes import ServedTarget
@@ -15,14 +14,11 @@ from services.gateway.api.measurement import AcceptedRequest, Outcome
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import pairing
 from services.gateway.domain.records import REJECTED, AnswerFailed
-from services.gateway.domain.request_rates import Allowance
-from shared.runtime.clock import Clock
 
 Result = Literal["answered", "failed", "over_budget"]
 """What became of a request that the fallback may answer: answered there, failed there, too, or not tried."""
 HEADER = "x-slipway-rescued"
 """Names the target that failed the request; `x-slipway-version` names the one that answered."""
-_MOST_CALLERS = 1_000
 
 
 def may_rescue(accepted: AcceptedRequest, answer: Answer, failure: AnswerFailed, fallback: ServedTarget) -> bool:
@@ -37,45 +33,6 @@ def may_rescue(accepted: AcceptedRequest, answer: Answer, failure: AnswerFailed,
     own = own and not accepted.is_suspect
     unseen = answer.measurement.output_tokens == 0
     return own and unseen and pairing.may_mirror(accepted.parsed, accepted.choice.served, fallback)
-
-
-@dataclass
-class RescueBudgets:
-    """What is left of the second tries of one process, in all and for each caller.
-
-    Attributes:
-        per_minute: most tries per minute; 0 for none.
-        per_caller: most tries of one caller per minute.
-        workers: processes that the two are divided among, at least one try each.
-    """
-
-    clock: Clock
-    per_minute: int
-    per_caller: int
-    workers: int = 1
-    _all: Allowance | None = None
-    _callers: dict[str, Allowance] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Take this process's part."""
-        self.per_minute, self.per_caller = (
-            max(1, most // self.workers) if most else 0 for most in (self.per_minute, self.per_caller)
-        )
-
-    def admit(self, account: str) -> bool:
-        """Take one try of a caller; return False, taking nothing, if one of the budgets is used up."""
-        if self.per_minute == 0 or self.per_caller == 0:
-            return False
-        now_s = self.clock.monotonic()
-        total = self._all or Allowance.filled(self.per_minute, now_s)
-        own = self._callers.get(account) or Allowance.filled(self.per_caller, now_s)
-        if total.available(now_s) < 1 or own.available(now_s) < 1:
-            return False
-        if len(self._callers) >= _MOST_CALLERS:
-            full = self.per_caller
-            self._callers = {name: left for name, left in self._callers.items() if left.available(now_s) < full}
-        self._all, self._callers[account] = total.take(1, now_s), own.take(1, now_s)
-        return True
 
 
 def attribute_failure(

@@ -1,14 +1,16 @@
 """What keys used this month: what all gateways have recorded, and what this process has not recorded yet."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from contracts.api_usage import MonthlyUsage
 from contracts.teams import TeamName
 from decisions.access.token_budgets import fits, month_of
+from services.gateway.domain.request_rates import Allowance
 from shared.runtime.clock import Clock
 from shared.storage.kv import Snapshot
 
+_MOST_CALLERS = 1_000
 OnElsewhere = Callable[[str, int, int], None]
 """Takes an account, and the tokens and requests that other processes used of it."""
 
@@ -175,3 +177,42 @@ class Budgets:
 
 def _ignore(_account: str, _tokens: int, _requests: int) -> None:
     """Do nothing."""
+
+
+@dataclass
+class RescueBudgets:
+    """What is left of the second tries of one process, in all and for each caller.
+
+    Attributes:
+        per_minute: most tries per minute; 0 for none.
+        per_caller: most tries of one caller per minute.
+        workers: processes that the two are divided among, at least one try each.
+    """
+
+    clock: Clock
+    per_minute: int
+    per_caller: int
+    workers: int = 1
+    _all: Allowance | None = None
+    _callers: dict[str, Allowance] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take this process's part."""
+        self.per_minute, self.per_caller = (
+            max(1, most // self.workers) if most else 0 for most in (self.per_minute, self.per_caller)
+        )
+
+    def admit(self, account: str) -> bool:
+        """Take one try of a caller; return False, taking nothing, if one of the budgets is used up."""
+        if self.per_minute == 0 or self.per_caller == 0:
+            return False
+        now_s = self.clock.monotonic()
+        total = self._all or Allowance.filled(self.per_minute, now_s)
+        own = self._callers.get(account) or Allowance.filled(self.per_caller, now_s)
+        if total.available(now_s) < 1 or own.available(now_s) < 1:
+            return False
+        if len(self._callers) >= _MOST_CALLERS:
+            full = self.per_caller
+            self._callers = {name: left for name, left in self._callers.items() if left.available(now_s) < full}
+        self._all, self._callers[account] = total.take(1, now_s), own.take(1, now_s)
+        return True

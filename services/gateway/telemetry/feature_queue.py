@@ -2,12 +2,12 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from contracts.facts import Inference, MirroredPair
-from services.gateway.domain.excerpts import Excerpts
+from services.gateway.domain.excerpts import Described, Excerpts
 from services.gateway.domain.request_rates import may_take
 from services.gateway.domain.routing import fraction
 from services.gateway.ports import Describer, Pause
@@ -42,14 +42,13 @@ class QueueLimits:
 
 @dataclass(frozen=True)
 class _Waiting:
-    record: Inference
-    texts: Excerpts
+    record: Inference | MirroredPair
+    texts: tuple[Excerpts, ...]
     since_s: float
-    emit: Callable[[Inference], None]
 
     @property
     def chars(self) -> int:
-        return _FIXED_CHARS + self.texts.chars
+        return sum(_FIXED_CHARS + texts.chars for texts in self.texts)
 
 
 class FeatureQueue:
@@ -58,8 +57,7 @@ class FeatureQueue:
     def __init__(
         self,
         describer: Describer,
-        emit: Callable[[Inference], None],
-        emit_pair: Callable[[MirroredPair], None],
+        emit: Callable[[Inference | MirroredPair], None],
         *,
         limits: QueueLimits,
         clock: Clock,
@@ -68,7 +66,6 @@ class FeatureQueue:
     ) -> None:
         self._describer = describer
         self._emit = emit
-        self._emit_pair = emit_pair
         self._limits = limits
         self._clock = clock
         self._pause = pause
@@ -78,48 +75,26 @@ class FeatureQueue:
         self._chars: Counter[str] = Counter()
         self._filled = asyncio.Event()
 
-    def submit(self, record: Inference, texts: Excerpts, *, draw_id: str) -> None:
-        """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once.
+    def submit(self, record: Inference | MirroredPair, *texts: Excerpts, draw_id: str) -> None:
+        """Publish a record of complete answers, with the features of their texts if it is sampled; return at once.
 
         Args:
             record: without features.
-            texts: of the request and its answer.
+            texts: of the request and its answer; of a pair, with the served answer and with the mirrored one.
             draw_id: the gateway's own id of the request, whose hash draws the sample: no caller can choose it.
         """
-        self._submit(record, texts, draw_id, self._emit)
-
-    def submit_pair(self, pair: MirroredPair, texts: tuple[Excerpts, Excerpts], *, draw_id: str) -> None:
-        """Publish the pair of two complete answers, with the features of both if it is sampled; return at once.
-
-        Args:
-            pair: without features.
-            texts: of the request, with the served answer and with the mirrored one.
-            draw_id: as of `submit`.
-        """
-        halves: list[Inference] = []
-
-        def emit(record: Inference) -> None:
-            halves.append(record)
-            if len(halves) == 2:
-                served, mirrored = halves if halves[0].target == pair.served.target else reversed(halves)
-                self._emit_pair(pair.model_copy(update={"served": served, "mirrored": mirrored}))
-
-        self._submit(pair.served, texts[0], draw_id, emit)
-        self._submit(pair.mirrored, texts[1], draw_id, emit)
-
-    def _submit(self, record: Inference, texts: Excerpts, draw_id: str, emit: Callable[[Inference], None]) -> None:
         if not self._is_sampled(record, draw_id):
-            emit(record)
+            self._emit(record)
             return
         if fraction(f"{draw_id}|language") >= self._limits.language_ratio:
-            texts = replace(texts, asked="")
-        entry = _Waiting(record, texts, self._clock.monotonic(), emit)
-        own, used = self._chars[texts.holder], self._chars.total()
-        if used + entry.chars > self._limits.max_chars or not may_take(own, used, entry.chars, self._limits.max_chars):
+            texts = tuple(replace(each, asked="") for each in texts)
+        entry, limit = _Waiting(record, texts, self._clock.monotonic()), self._limits.max_chars
+        own, used = self._chars[texts[0].holder], self._chars.total()
+        if used + entry.chars > limit or not may_take(own, used, entry.chars, limit):
             self._skip(entry, "queue_full")
             return
         self._waiting.append(entry)
-        self._chars[texts.holder] += entry.chars
+        self._chars[texts[0].holder] += entry.chars
         self._filled.set()
 
     async def run(self) -> None:
@@ -132,15 +107,14 @@ class FeatureQueue:
     async def describe_batch(self) -> None:
         """Describe the texts that wait, at most one batch, and publish their records."""
         self._taken = batch = self._take()
-        described = await self._describer.describe([entry.texts for entry in batch])
+        described = iter(await self._describer.describe([texts for entry in batch for texts in entry.texts]))
         self._taken = []
-        for entry, told in zip(batch, described, strict=True):
-            if told is None:
-                self._skip(entry, "failed")
-                continue
-            if not told.is_judged:
-                self._on_skip("form")
-            entry.emit(entry.record.model_copy(update={"features": told.features}))
+        for entry in batch:
+            told = [next(described) for _ in entry.texts]
+            for each in told:
+                if each is None or not each.is_judged:
+                    self._on_skip("failed" if each is None else "form")
+            self._emit(_add_features(entry.record, told))
 
     def drain(self) -> None:
         """Publish the records that wait without features: the gateway stops."""
@@ -160,7 +134,7 @@ class FeatureQueue:
         oldest_s = self._clock.monotonic() - self._limits.max_wait_s
         while self._waiting and len(batch) < self._limits.batch:
             entry = self._waiting.popleft()
-            self._chars[entry.texts.holder] -= entry.chars
+            self._chars[entry.texts[0].holder] -= entry.chars
             if entry.since_s < oldest_s:
                 self._skip(entry, "late")
             else:
@@ -170,12 +144,26 @@ class FeatureQueue:
             self._filled.clear()
         return sorted(batch, key=lambda entry: len(entry.texts.form))
 
-    def _is_sampled(self, record: Inference, draw_id: str) -> bool:
+    def _is_sampled(self, record: Inference | MirroredPair, draw_id: str) -> bool:
         """Return whether a record gets features."""
-        if record.drill is not None or record.environment == "staging":
+        if any(side.drill is not None or side.environment == "staging" for side in _sides(record)):
             return True
         return fraction(f"{draw_id}|features") < self._limits.sample_ratio
 
     def _skip(self, entry: _Waiting, reason: Skipped) -> None:
-        self._on_skip(reason)
-        entry.emit(entry.record)
+        for _ in entry.texts:
+            self._on_skip(reason)
+        self._emit(entry.record)
+
+
+def _sides(record: Inference | MirroredPair) -> tuple[Inference, ...]:
+    return (record,) if isinstance(record, Inference) else (record.served, record.mirrored)
+
+
+def _add_features(record: Inference | MirroredPair, described: Sequence[Described | None]) -> Inference | MirroredPair:
+    """Return a record with the features of its texts, as far as they are known."""
+    served, *mirrored = (
+        side.model_copy(update={"features": told.features}) if told is not None else side
+        for side, told in zip(_sides(record), described, strict=True)
+    )
+    return record.model_copy(update={"served": served, "mirrored": mirrored[0]}) if mirrored else served

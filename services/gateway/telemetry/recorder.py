@@ -52,15 +52,8 @@ class Recorder:
         self._full = asyncio.Event()
         self.problem: str | None = None
 
-    def record(self, record: Inference) -> None:
-        """Add a record; return at once."""
-        self._add(record)
-
-    def record_pair(self, pair: MirroredPair) -> None:
-        """Add a pair; return at once."""
-        self._add(pair)
-
-    def _add(self, record: Inference | MirroredPair) -> None:
+    def record(self, record: Inference | MirroredPair) -> None:
+        """Add a record, or a pair; return at once."""
         if len(self._records) == self._records.maxlen:
             self._on_drop()
         self._records.append(record)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from contracts.facts import MirroredPair
 from services.gateway.domain import features
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.serving.openai_stream import ApiPiece, ApiRequest
@@ -231,10 +232,7 @@ class FakeTelemetry:
     problem: str | None = None
 
     def record(self, record):
-        self.records.append(record)
-
-    def record_pair(self, pair):
-        self.pairs.append(pair)
+        (self.pairs if isinstance(record, MirroredPair) else self.records).append(record)
 
 
 def _described(record, texts):
@@ -247,12 +245,13 @@ class InlineFeatures:
 
     telemetry: FakeTelemetry
 
-    def submit(self, record, texts, *, draw_id):  # noqa: ARG002 - all are described
-        self.telemetry.record(_described(record, texts))
-
-    def submit_pair(self, pair, texts, *, draw_id):  # noqa: ARG002 - all are described
-        served, mirrored = map(_described, (pair.served, pair.mirrored), texts)
-        self.telemetry.record_pair(pair.model_copy(update={"served": served, "mirrored": mirrored}))
+    def submit(self, record, *texts, draw_id):  # noqa: ARG002 - all are described
+        if isinstance(record, MirroredPair):
+            served, mirrored = map(_described, (record.served, record.mirrored), texts)
+            record = record.model_copy(update={"served": served, "mirrored": mirrored})
+        else:
+            record = _described(record, *texts)
+        self.telemetry.record(record)
 
 
 @dataclass

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from decisions.evidence.attribution import is_excused
-from services.gateway.server.http import Backlog, SlowReader
-from services.gateway.server.http import limited_writes
+from services.gateway.server.http import Backlog, SlowReader, limited_writes
 from tests.kit.virtual_time import virtual_time
 from tests.unit.gateway.fakes import FakeEngine, Form, StepClock
 from tests.unit.gateway.world import BEARER, HELLO, OTHER, OTHER_KEY, OWN_KEYS, World, only_active

@@ -52,8 +52,7 @@ class World:
     def __post_init__(self):
         self.queue = FeatureQueue(
             self.describer,
-            self.records.append,
-            self.pairs.append,
+            lambda record: (self.pairs if isinstance(record, MirroredPair) else self.records).append(record),
             limits=self.limits,
             clock=self.time,
             pause=self.time.pause,
@@ -242,10 +241,9 @@ def pair(**changes):
 @pytest.mark.parametrize("sample_ratio", [0.0, 1.0])
 async def test_a_pair_is_published_once_both_answers_are_described(sample_ratio):
     world = World(QueueLimits(sample_ratio=sample_ratio, batch=1))
-    world.queue.submit_pair(pair(), (Excerpts.of("How?", ANSWER), Excerpts.of("How?", "")), draw_id="d-1")
+    world.queue.submit(pair(), Excerpts.of("How?", ANSWER), Excerpts.of("How?", ""), draw_id="d-1")
     assert len(world.pairs) == (sample_ratio == 0.0)
-    for _ in range(2):
-        await world.queue.describe_batch()
+    await world.queue.describe_batch()
     (published,) = world.pairs
     assert (published.served.target, published.mirrored.target) == (target(7), target(6))
     assert world.records == []
@@ -253,9 +251,18 @@ async def test_a_pair_is_published_once_both_answers_are_described(sample_ratio)
         assert (published.served.features, published.mirrored.features.empty) == (describe("How?", ANSWER), True)
 
 
-async def test_a_pair_of_which_one_side_waits_when_the_gateway_stops_is_published_without_features():
-    world = World(QueueLimits(batch=1))
-    world.queue.submit_pair(pair(), (Excerpts.of("How?", ANSWER),) * 2, draw_id="d-1")
+async def test_a_pair_of_which_one_side_cannot_be_described_is_published_with_the_other():
+    world = World(describer=FakeDescriber(failing={"bad"}))
+    world.queue.submit(pair(), Excerpts.of("How?", ANSWER), Excerpts.of("How?", "bad"), draw_id="d-1")
     await world.queue.describe_batch()
+    (published,) = world.pairs
+    assert (published.served.features, published.mirrored.features) == (describe("How?", ANSWER), None)
+    assert world.skipped == {"failed": 1}
+
+
+async def test_a_pair_that_waits_when_the_gateway_stops_is_published_without_features():
+    world = World()
+    world.queue.submit(pair(), *[Excerpts.of("How?", ANSWER)] * 2, draw_id="d-1")
     world.queue.drain()
-    assert len(world.pairs) == 1
+    assert world.pairs == [pair()]
+    assert world.skipped == {"late": 2}

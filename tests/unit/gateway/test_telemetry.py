@@ -144,7 +144,7 @@ async def test_pairs_travel_with_the_records_of_their_model():
     sink = FakeSink()
     telemetry = recorder(sink)
     telemetry.record(inference())
-    telemetry.record_pair(MirroredPair(served=inference(), mirrored=inference(target=target(6))))
+    telemetry.record(MirroredPair(served=inference(), mirrored=inference(target=target(6))))
     await telemetry.flush()
     ((model, _, batch),) = sink.batches.values()
     assert (model, len(batch.records), len(batch.pairs)) == ("support-bot", 1, 1)
