@@ -25,9 +25,8 @@ from services.gateway.domain.errors import Problem, RequestRejected, model_not_f
 from services.gateway.domain.routing import list_models, names_like
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
 from services.gateway.routing.balancer import Balancer
-from services.gateway.routing.drill_table import DrillTable
 from services.gateway.routing.endpoints import EndpointChecks, Stalls
-from services.gateway.routing.route_table import RouteTable
+from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.server.http import BodyReader, problem_response
 from services.gateway.server.worker_state import MetricsPage, WorkerState
 from services.gateway.settings import GatewaySettings
@@ -62,6 +61,7 @@ def build(
     clock: Clock,
 ) -> "Applications":
     """Return the HTTP applications; the gateway has no event handlers, and uses the bus for its metrics only."""
+    stalls = Stalls(engine.is_live, settings.stall_s, monotonic=clock.monotonic, count=metrics.count_ejection)
     dependencies = Dependencies(
         tables=tables,
         callers=callers,
@@ -69,7 +69,11 @@ def build(
         drills=drills,
         engine=engine,
         checks=checks,
-        bodies=_body_reader(settings),
+        bodies=BodyReader(
+            max_bytes=settings.max_body_bytes,
+            deadline_s=settings.body_s,
+            max_total_bytes=settings.max_bodies_bytes,
+        ),
         telemetry=telemetry,
         features=features,
         metrics=metrics,
@@ -80,29 +84,13 @@ def build(
         settings=settings,
         rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller, settings.workers),
         bans=bans,
-        balancer=_balancer(engine, checks, metrics, settings, clock),
+        balancer=Balancer(clock, checks.serves, metrics.count_ejection, stalls),
     )
-    admin = _admin(dependencies, state, MetricsPage(exposed_registry(bus.metrics)))
+    page = MetricsPage(exposed_registry(bus.metrics), state.refresh)
+    # for probes and scrapes
+    admin = Starlette(routes=[alive_route(), ready_route(dependencies, state), Mount("/metrics", page)])
     api = Application(Endpoint(dependencies), _rest(dependencies))
     return Applications(api, admin, dependencies.balancer.report)
-
-
-def _balancer(
-    engine: Engine, checks: EndpointChecks, metrics: GatewayMetrics, settings: GatewaySettings, clock: Clock
-) -> Balancer:
-    def count(endpoint: str, ejected: bool) -> None:
-        metrics.count_ejection(endpoint, "ejected" if ejected else "returned")
-
-    stalls = Stalls(engine.is_live, settings.stall_s, monotonic=clock.monotonic, count=count)
-    return Balancer(clock, checks.serves, metrics.count_ejection, stalls)
-
-
-def _body_reader(settings: GatewaySettings) -> BodyReader:
-    return BodyReader(
-        max_bytes=settings.max_body_bytes,
-        deadline_s=settings.body_s,
-        max_total_bytes=settings.max_bodies_bytes,
-    )
 
 
 def _rest(dependencies: Dependencies) -> Starlette:
@@ -114,13 +102,6 @@ def _rest(dependencies: Dependencies) -> Starlette:
             alive_route(),
         ],
         exception_handlers={HTTPException: _http_error, RequestRejected: _rejected, 500: _defect},
-    )
-
-
-def _admin(dependencies: Dependencies, state: WorkerState, page: ASGIApp) -> Starlette:
-    """Return the application for probes and scrapes."""
-    return Starlette(
-        routes=[alive_route(), ready_route(dependencies, state), Mount("/metrics", current_metrics(page, state))]
     )
 
 
@@ -194,16 +175,6 @@ def model_routes(tables: Mapping[Environment, RouteTable], callers: Callers, cre
         return JSONResponse(model_card(name), headers=headers)
 
     return [Route("/v1/models", models), Route("/v1/models/{name:path}", model)]
-
-
-def current_metrics(page: ASGIApp, state: WorkerState) -> ASGIApp:
-    """Return the application that shows the metrics of all workers, with the present state of this one."""
-
-    async def show_current(scope: Scope, receive: Receive, send: Send) -> None:
-        state.refresh()
-        await page(scope, receive, send)
-
-    return show_current
 
 
 def alive_route() -> Route:

@@ -12,9 +12,8 @@ from services.gateway.callers.callers import Callers
 from services.gateway.domain import routing
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
 from services.gateway.routing.balancer import Balancer
-from services.gateway.routing.drill_table import DrillTable
 from services.gateway.routing.endpoints import EndpointChecks
-from services.gateway.routing.route_table import RouteTable
+from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.server.http import BodyReader
 from services.gateway.settings import GatewaySettings
 from services.gateway.telemetry.metrics import GatewayMetrics, Traffic

@@ -1,8 +1,10 @@
 """Starts the gateway: `python -m services.gateway.main`, as one process or as several workers that share its port."""
 
 import asyncio
+import ipaddress
+import resource
+import sys
 
-from services.gateway.adapters.transport import require_transport
 from services.gateway.settings import GatewaySettings
 from shared.messaging.credentials import require_identity
 from shared.runtime.process_metrics import share_metrics
@@ -31,6 +33,24 @@ def run_workers(connection: Connection, settings: GatewaySettings) -> None:
     WorkerPool(connection, settings).run()
 
 
+def require_transport(host: str, settings: GatewaySettings) -> None:
+    """End the process if callers elsewhere would send their keys in plain text."""
+    if settings.tls_certificate is not None or settings.behind_proxy or is_loopback(host):
+        return
+    sys.exit(
+        f"gateway: no_tls: {host} is reachable from elsewhere, and keys would be sent in plain text: set "
+        "GATEWAY_TLS_CERTIFICATE and GATEWAY_TLS_KEY, or GATEWAY_BEHIND_PROXY if a proxy ends TLS before it"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def main() -> None:
     """Read the settings from the environment and run the gateway."""
     connection = require_identity(read_settings(Connection), SERVICE)
@@ -38,6 +58,8 @@ def main() -> None:
     settings = read_settings(GatewaySettings)
     require_transport(connection.http_host, settings)
     asyncio.run(check_sandbox(connection))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each connection is an open file
     if settings.workers == 1:
         asyncio.run(run(connection, settings))
     else:

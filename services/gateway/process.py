@@ -24,21 +24,18 @@ from contracts.vocabulary import Environment
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.adapters.feature_worker import FeatureWorker
 from services.gateway.adapters.files import InstalledKeys, RecordFile
-from services.gateway.adapters.transport import raise_file_limit
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.api.body_bans import BodyBans
 from services.gateway.app import SERVICE, Applications, build
 from services.gateway.callers.budgets import Budgets
 from services.gateway.callers.callers import Callers
 from services.gateway.callers.tables import KeyTable, TeamTable, load_secret
-from services.gateway.routing.drill_table import DrillTable
 from services.gateway.routing.endpoints import EndpointChecks, forget_endpoints
-from services.gateway.routing.route_table import RouteTable
+from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.server.worker_state import WorkerState
 from services.gateway.settings import GatewaySettings
-from services.gateway.telemetry.feature_queue import FeatureQueue, QueueLimits
 from services.gateway.telemetry.metrics import GatewayMetrics, Traffic
-from services.gateway.telemetry.recorder import Recorder
+from services.gateway.telemetry.recorder import FeatureQueue, QueueLimits, Recorder
 from shared.errors import Transient
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock, SystemClock
@@ -187,7 +184,6 @@ async def serve(
         started_s: when the workers were started, on the monotonic clock; None for now.
     """
     hide_memory()
-    raise_file_limit()
     parts = compose(connection, settings, started_s)
     apps = make_apps(parts, settings)
     server = make_server(

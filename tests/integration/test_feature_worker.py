@@ -119,11 +119,12 @@ async def test_a_caller_whose_forms_take_long_takes_no_features_of_others():
     worker = FeatureWorker(SystemClock(), text_s=60.0, batch_s=120.0)
     await worker.describe([TEXT])
     child = psutil.Process(worker.pid)
-    before_s = child.cpu_times().user
+    before_s, began_s = child.cpu_times().user, SystemClock().monotonic()
     described = await worker.describe([each for number in range(20) for each in (judged_long("one", number), other)])
     assert [(told.is_judged, told.features.output_chars) for told in described[::2]] == [(False, 1)] * 20
     assert [(told.is_judged, told.features.valid_json) for told in described[1::2]] == [(True, True)] * 20
-    assert child.cpu_times().user - before_s < 2.5, "twenty forms of 0.25 s each"
+    most_s = 0.5 + 0.3 * (SystemClock().monotonic() - began_s)
+    assert child.cpu_times().user - before_s < most_s, "twenty forms of 0.25 s each"
     assert worker.pid == child.pid
     await worker.close()
 

@@ -15,8 +15,7 @@ from decisions.rollback.drills import change_record
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.domain import drills, routing
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.routing.drill_table import DrillTable
-from services.gateway.routing.route_table import RouteTable
+from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.telemetry.metrics import Traffic
 from services.gateway.telemetry.recorder import Recorder
 from tests.world.process import Process

@@ -24,7 +24,7 @@ _DESCRIBED = TypeAdapter(Described)
 _UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError, MemoryError)
 _NICENESS = 10
 _FORM_S = 0.25
-"""Most processor time in which one answer is judged by its form: callers write the JSON Schemas."""
+"""Most time in which one answer is judged by its form: callers write the JSON Schemas."""
 _HOLDER_SHARE = 0.25
 """Share of the time that the forms of one holder of keys may take: they must not take that of other answers."""
 
@@ -38,7 +38,7 @@ def _give_up(_number: int, _frame: Any) -> None:
 
 
 class _Descriptions:
-    """Describes texts, and remembers the processor time that forms took, by holder of the keys.
+    """Describes texts, and remembers the time that forms took, by holder of the keys.
 
     What a holder took fades by `_HOLDER_SHARE` of the time that passes.
     """
@@ -50,19 +50,19 @@ class _Descriptions:
         """Return what is told of texts; an answer with a form is not judged by it if that takes too long."""
         if not texts.form:
             return describe(texts, recognise)
-        now_s, started_s = time.monotonic(), time.process_time()
+        now_s = time.monotonic()
         taken_s, at_s = self._taken.get(texts.holder, (0.0, now_s))
         taken_s = max(0.0, taken_s - _HOLDER_SHARE * (now_s - at_s))
         if taken_s >= _FORM_S:
             return describe_unjudged(texts)
         try:
-            signal.setitimer(signal.ITIMER_VIRTUAL, _FORM_S - taken_s)
+            signal.setitimer(signal.ITIMER_REAL, _FORM_S - taken_s)
             return describe(texts, recognise)
         except _TooLong:
             return describe_unjudged(texts)
         finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
-            self._taken[texts.holder] = taken_s + time.process_time() - started_s, now_s
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            self._taken[texts.holder] = taken_s + time.monotonic() - now_s, now_s
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     sandbox.enter()
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
-    signal.signal(signal.SIGVTALRM, _give_up)
+    signal.signal(signal.SIGALRM, _give_up)
     replies.write(b"ready\n")
     descriptions = _Descriptions()
     with contextlib.suppress(EOFError):

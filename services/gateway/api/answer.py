@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
 from typing import Literal
 
@@ -12,9 +12,8 @@ from decisions.evidence.attribution import ATTRIBUTION, PROVABLE, ErrorKind, as_
 from services.gateway.api.body_bans import Flight
 from services.gateway.api.measurement import AcceptedRequest, Measurement, Outcome
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain import pairing
-from services.gateway.domain.altered import AlteredBody
-from services.gateway.domain.drills import DrillEffect
+from services.gateway.domain import routing
+from services.gateway.domain.drills import AlteredBody, DrillEffect
 from services.gateway.domain.records import (
     FIRST_ERROR_STATUS,
     REJECTED,
@@ -118,7 +117,7 @@ class Answer:
         accepted = self.accepted
         served, kind = accepted.choice.served, accepted.parsed.kind
         other = self._balancer.choose_other(served, accepted.draw_id, kind, first)
-        if other is None or pairing.has_state(accepted.parsed):
+        if other is None or routing.has_state(accepted.parsed):
             return first
         return other
 
@@ -132,13 +131,13 @@ class Answer:
         """Read an answer up to its first token, or to its end if it has none."""
         self._end_attempt()
         self._flight = self._dependencies.bans.begin(endpoint, self.accepted)
-        self._load = self._balancer.begin(endpoint, self.accepted)
+        load = self._load = self._balancer.begin(endpoint, self.accepted)
         try:
-            await self._read_first(endpoint)
+            await self._read_first(endpoint, load)
         except AnswerFailed as failure:
             self._note_failure(failure)
             raise
-        self._load.note_answer()
+        load.note_answer()
 
     def _note_failure(self, failure: AnswerFailed) -> None:
         if failure.kind == "engine_dead":
@@ -160,7 +159,7 @@ class Answer:
         if self._flight is not None:
             self._flight.end()
 
-    async def _read_first(self, endpoint: str) -> None:
+    async def _read_first(self, endpoint: str, load: Load) -> None:
         accepted = self.accepted
         now_s = self._clock.monotonic()
         self.endpoint, self.measurement.sent_s = endpoint, now_s
@@ -173,7 +172,7 @@ class Answer:
         stream = self._stream = self._dependencies.engine.send(endpoint, accepted.choice.served.target, request)
         try:
             async with self._limits() as limit:
-                with self._leaving(limit):
+                with load.leaving(limit):
                     while self.measurement.output_tokens == 0:
                         piece = await anext(stream, None)
                         if piece is None:
@@ -183,18 +182,6 @@ class Answer:
         except BaseException:
             await stream.aclose()
             raise
-
-    @contextlib.contextmanager
-    def _leaving(self, limit: asyncio.Timeout) -> Iterator[None]:
-        """End the attempt at once if its endpoint stalls meanwhile, and another one takes requests."""
-
-        def leave() -> None:
-            if not limit.expired():
-                limit.reschedule(0.0)
-
-        assert self._load is not None  # noqa: S101 - the attempt has begun
-        with self._load.leaving(leave):
-            yield
 
     @contextlib.asynccontextmanager
     async def _limits(self) -> AsyncIterator[asyncio.Timeout]:

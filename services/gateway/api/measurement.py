@@ -151,6 +151,7 @@ class Measurement:
     Attributes:
         sent_s: when the last attempt was sent to the target.
         excused_s: time before that attempt for which the target is not responsible.
+        input_tokens: tokens of the prompts, as far as the engine reported them.
         output_tokens: tokens of all answers of the request, so far.
     """
 
@@ -165,7 +166,7 @@ class Measurement:
         self._delivered_bytes = 0
         self._textless_tokens = 0
         self._finish_reasons: dict[str, str] = {}
-        self._input_tokens = 0
+        self.input_tokens = 0
         self._queue_ms: float | None = None
         self._logprob_mean: float | None = None
         self._nan_logits: bool | None = None
@@ -187,7 +188,7 @@ class Measurement:
         at_s = now_s - self._accepted.arrived_s
         tokens = self.count_new_tokens(record)
         self.output_tokens += tokens
-        self._input_tokens = max(self._input_tokens, record.input_tokens)
+        self.input_tokens = max(self.input_tokens, record.input_tokens)
         self._queue_ms = self._queue_ms if record.queue_ms is None else record.queue_ms
         self._logprob_mean = self._logprob_mean if record.logprob_mean is None else record.logprob_mean
         self._nan_logits = self._nan_logits or (self._nan_logits if record.nan_logits is None else record.nan_logits)
@@ -221,14 +222,9 @@ class Measurement:
             self._ended_s = now_s - self._accepted.arrived_s
 
     @property
-    def input_tokens(self) -> int:
-        """Return the tokens of the prompts, as far as the engine reported them."""
-        return self._input_tokens
-
-    @property
     def tokens(self) -> int:
         """Return the tokens of prompt and answers, whatever a drill changes in the record."""
-        return self._input_tokens + self.output_tokens
+        return self.input_tokens + self.output_tokens
 
     @property
     def has_ended(self) -> bool:
@@ -285,7 +281,7 @@ class Measurement:
             ttft_ms=None if first_ms is None or unknown else first_ms - excused_ms,
             itl_ms=timing.inter_token(self._arrivals),
             e2e_ms=max(0.0, (self._ended_s or 0.0) * 1000.0 - excused_ms),
-            input_tokens=self._input_tokens,
+            input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
             finish_reason=CANCELLED if outcome.cancelled else self._finish_reason,
             error=outcome.error,

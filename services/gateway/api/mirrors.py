@@ -20,7 +20,7 @@ from decisions.evidence.attribution import ATTRIBUTION
 from services.gateway.api.answer import Answer
 from services.gateway.api.measurement import AcceptedRequest, Arrival, Outcome
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain import drills, pairing
+from services.gateway.domain import drills, routing
 from services.gateway.domain.excerpts import Excerpts
 from services.gateway.domain.records import AnswerFailed
 from services.gateway.domain.requests import ParsedRequest
@@ -81,7 +81,7 @@ class Mirrors:
         """
         if route is None or not arrival.caller.key.evidence:
             return None
-        other = pairing.draw_pair(route, choice, parsed, arrival.draw_id, self._dependencies.clock.now())
+        other = routing.draw_pair(route, choice, parsed, arrival.draw_id, self._dependencies.clock.now())
         if other is None:
             return None
         account = arrival.caller.account
@@ -145,7 +145,7 @@ class Mirrors:
             accepted: the request.
             served: its record.
         """
-        if accepted.pair is None or not pairing.may_follow(served) or not self._is_in_route(accepted):
+        if accepted.pair is None or not routing.may_follow(served) or not self._is_in_route(accepted):
             self.release(accepted)
             return
         task = asyncio.ensure_future(self._mirror(accepted, accepted.pair))
@@ -159,7 +159,7 @@ class Mirrors:
         """Return whether the two targets still stand in the route as they did when the pair was drawn."""
         target = accepted.choice.served.target
         route = self._dependencies.tables[accepted.environment].get(target.model)
-        return route is not None and accepted.pair is not None and pairing.still_stands(route, target, accepted.pair)
+        return route is not None and accepted.pair is not None and routing.still_stands(route, target, accepted.pair)
 
     def _end(self, accepted: AcceptedRequest, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
@@ -171,20 +171,20 @@ class Mirrors:
             structlog.get_logger().error("mirrored request failed", exc_info=error)
 
     async def _mirror(self, accepted: AcceptedRequest, other: Choice) -> None:
-        """Ask both targets for a pair; only one without traffic is asked first at times (`pairing.asks_shadow_first`).
+        """Ask both targets for a pair; only one without traffic is asked first at times (`routing.asks_shadow_first`).
 
         Where the engine dies that served the request, a target with traffic is never asked.
         """
         async with self._shadow_turn if other.shadow else contextlib.nullcontext(), self._turn:
-            shadow_first = pairing.asks_shadow_first(accepted.draw_id, other)
+            shadow_first = routing.asks_shadow_first(accepted.draw_id, other)
             first = await self._ask_other(accepted, other) if shadow_first else None
             served = await self._ask(self._again(accepted, accepted.choice))
-            known = not served.died and pairing.is_known(served.record)
+            known = not served.died and routing.is_known(served.record)
             if not known:
                 self._count("unknown", other)
                 return
             mirrored = first or await self._ask_other(accepted, other)
-            if other.shadow and pairing.is_silent(mirrored.record):
+            if other.shadow and routing.is_silent(mirrored.record):
                 pair = await self._as_silent(accepted, served, mirrored)
             else:
                 pair = self._as_pair(served, mirrored, accepted.choice, other)
@@ -213,18 +213,18 @@ class Mirrors:
         The active target, which answered it just before, must answer it once more.
         """
         again = await self._ask(self._again(accepted, accepted.choice))
-        return None if again.record.error is not None else pairing.as_failed(served.record, mirrored.record)
+        return None if again.record.error is not None else routing.as_failed(served.record, mirrored.record)
 
     def _as_pair(self, served: _Side, mirrored: _Side, choice: Choice, other: Choice) -> MirroredPair | None:
         """Return the pair of two sides; None if the engine was dead before it was asked."""
         if not mirrored.died:
             record, context_tokens = mirrored.record, other.served.context_tokens
             if context_tokens < choice.served.context_tokens:
-                record = pairing.excuse_cut(served.record, record, context_tokens)
-            return pairing.as_pair(served.record, record, shadow=other.shadow)
+                record = routing.excuse_cut(served.record, record, context_tokens)
+            return routing.as_pair(served.record, record, shadow=other.shadow)
         if not other.shadow or mirrored.record.engine_died != "meanwhile":
             return None
-        return pairing.as_failed(served.record, mirrored.record)
+        return routing.as_failed(served.record, mirrored.record)
 
     def _again(self, accepted: AcceptedRequest, choice: Choice) -> AcceptedRequest:
         """Return the request to a target: it arrives now, meets no cached prefix, and a drill may change it."""

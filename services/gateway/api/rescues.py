@@ -12,7 +12,7 @@ from decisions.evidence.attribution import ATTRIBUTION, COMPARED, PROVABLE
 from services.gateway.api.answer import Answer
 from services.gateway.api.measurement import AcceptedRequest, Outcome
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain import pairing
+from services.gateway.domain import routing
 from services.gateway.domain.records import REJECTED, AnswerFailed
 
 Result = Literal["answered", "failed", "over_budget"]
@@ -32,7 +32,7 @@ def may_rescue(accepted: AcceptedRequest, answer: Answer, failure: AnswerFailed,
     own = failure.kind in PROVABLE and not is_longer and not (failure.is_callers or by_drill or answer.engine_died)
     own = own and not accepted.is_suspect
     unseen = answer.measurement.output_tokens == 0
-    return own and unseen and pairing.may_mirror(accepted.parsed, accepted.choice.served, fallback)
+    return own and unseen and routing.may_mirror(accepted.parsed, accepted.choice.served, fallback)
 
 
 def attribute_failure(

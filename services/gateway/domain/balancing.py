@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from decisions.backoff import backoff_s
 from services.gateway.domain.records import AnswerFailed
@@ -18,9 +18,22 @@ STEADY_S: Final = 60.0
 """After so long of answers a target that is gone again has that time anew."""
 UNASKED_S: Final = 60.0
 """After so long without a request, nothing is known of the time in between."""
+MOST: Final = 1_000
+"""What is remembered of endpoints; above it the oldest is forgotten."""
 Finding = Literal["away", "doubtful", "well"]
 """What a failure shows of an endpoint: it does not serve the target; it may not, which a check decides; nothing."""
 _DOUBTFUL: Final = frozenset({"engine_dead", "engine_failed", "no_first_token"})
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def remember(known: dict[K, V], key: K, value: V) -> None:
+    """Set an entry as the newest one; forget the oldest above `MOST`."""
+    known.pop(key, None)
+    if len(known) >= MOST:
+        del known[next(iter(known))]
+    known[key] = value
 
 
 @dataclass(frozen=True)

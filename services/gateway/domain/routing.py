@@ -1,4 +1,4 @@
-"""Chooses the target of a request: pure functions of the route and the request's key."""
+"""Chooses the target of a request, and draws the requests that two versions answer. Pure."""
 
 import hashlib
 import re
@@ -9,8 +9,13 @@ from difflib import get_close_matches
 from functools import lru_cache
 from itertools import islice
 
+from contracts.facts import Inference, MirroredPair
 from contracts.routes import CanaryShare, Route, ServedTarget
+from contracts.trigger_metrics import CANCELLED
 from contracts.vocabulary import MODEL_NAME_PATTERN, Target
+from decisions.evidence.attribution import COMPARED
+from decisions.rollback.suspensions import JUDGED_RATIO
+from services.gateway.domain.requests import ParsedRequest
 
 _PINNED = re.compile(r"(?P<model>[^@]+)(?:@v(?P<version>0|[1-9][0-9]{0,8}))?")
 _MODEL = re.compile(MODEL_NAME_PATTERN)
@@ -121,3 +126,149 @@ def order_endpoints(served: ServedTarget, key: str) -> tuple[str, ...]:
     count = len(served.endpoints)
     start = int(fraction(key) * count) % count
     return served.endpoints[start:] + served.endpoints[:start]
+
+
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_SILENT = frozenset({"no_first_token", "deadline_exceeded"})
+_STATE_ON_SERVER = ("previous_response_id", "conversation", "background")
+"""Fields by which an answer depends on what one engine keeps: no other can give it."""
+
+
+def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str, now: datetime) -> Choice | None:
+    """Return the other target of a request's pair; None if it is in none.
+
+    It is drawn by the gateway's own id of the request, before anything is known of its outcome. A canary's pairs come
+    first, because callers depend on it; a candidate in its shadow, or else a suspended version, has its share of the
+    rest.
+    """
+    other = find_other(route, choice.served.target)
+    if other is not None and not choice.pinned and drawn_canary(route, now) is not None:
+        newer = other.served if other.canary else choice.served
+        drawn = fraction(f"{draw_id}|pair") < newer.pair_ratio
+        if drawn and may_mirror(parsed, choice.served, other.served):
+            return other
+    shadow = find_shadow(route, choice.served.target)
+    share = route.shadow.share_ratio if route.shadow is not None and route.shadowed is not None else JUDGED_RATIO
+    drawn = shadow is not None and fraction(f"{draw_id}|shadow") < share
+    may = shadow is not None and drawn and may_mirror(parsed, choice.served, shadow.served, unseen=True)
+    return shadow if may else None
+
+
+def find_shadow(route: Route, target: Target) -> Choice | None:
+    """Return the candidate, or the suspended version, that is asked what callers of the active target asked.
+
+    None for another target.
+    """
+    active, candidate = route.active, route.shadowed or (route.judged.served if route.judged is not None else None)
+    if active is None or candidate is None or target != active.target or route.is_barred(target):
+        return None
+    return Choice(candidate, shadow=True) if candidate.target != target else None
+
+
+def asks_shadow_first(draw_id: str, other: Choice) -> bool:
+    """Return whether a target without traffic is asked before the one that served the request: half of the times.
+
+    What happens to the machine between the two requests then speaks against neither.
+    """
+    return other.shadow and fraction(f"{draw_id}|order") < 0.5
+
+
+def still_stands(route: Route, target: Target, other: Choice) -> bool:
+    """Return whether two targets stand in the route as they did when their pair was drawn."""
+    return (find_shadow(route, target) if other.shadow else find_other(route, target)) == other
+
+
+def find_other(route: Route, target: Target) -> Choice | None:
+    """Return what a target is compared with: the canary and the active one with each other; None without a canary."""
+    active, canary = route.active, route.canary_in_traffic
+    if active is None or canary is None or route.is_barred(active.target):
+        return None
+    if target == active.target:
+        return Choice(canary.served, canary=True)
+    return Choice(active) if target == canary.served.target else None
+
+
+def may_mirror(parsed: ParsedRequest, served: ServedTarget, other: ServedTarget, *, unseen: bool = False) -> bool:
+    """Return whether another target can be asked the same: not what names a version, its tokens or its state.
+
+    `unseen`: no caller gets its answer, so that it may have a smaller context, which the request is sure to fit.
+    """
+    requested = parse_model_name(parsed.model)
+    pinned = requested is None or requested.version is not None
+    fits = other.context_tokens >= served.context_tokens or (unseen and _is_short(parsed, other.context_tokens))
+    template = other.chat_template is not None or not parsed.has_conversation
+    return parsed.computes and not (pinned or has_state(parsed) or parsed.names_tokens) and fits and template
+
+
+def _is_short(parsed: ParsedRequest, context_tokens: int) -> bool:
+    """Return whether a prompt takes at most half of a context, at a token for each byte, and its answer the rest.
+
+    An answer without a limit may be longer: `excuse_cut` leaves out what that shows.
+    """
+    limits = [parsed.body.get(name) for name in _LIMITS]
+    longest = max((limit for limit in limits if isinstance(limit, int)), default=0)
+    return max(len(parsed.raw), longest) <= context_tokens // 2
+
+
+def has_state(parsed: ParsedRequest) -> bool:
+    """Return whether an answer depends on what one engine keeps."""
+    return parsed.kind == "responses" and any(parsed.body.get(name) for name in _STATE_ON_SERVER)
+
+
+def may_follow(record: Inference) -> bool:
+    """Return whether two versions may be asked what a request asked.
+
+    Not after it was refused, and never where an engine died or fell silent: that request may have killed it. A caller
+    that went away decides nothing: it has seen the answer.
+    """
+    return record.finish_reason == CANCELLED or is_known(record)
+
+
+def is_known(record: Inference) -> bool:
+    """Return whether an outcome shows anything about its target: an answer, or a failure of its engine."""
+    return record.error in COMPARED or (record.error is None and record.caused_by is None)
+
+
+def as_pair(served: Inference, mirrored: Inference, *, shadow: bool = False) -> MirroredPair | None:
+    """Return the pair of two outcomes; None if one shows nothing about its target.
+
+    Both sides are taken alike: what failed is the target's, whatever the fallback made of the request. An engine that
+    died makes no pair on either side.
+    """
+    sides = (_as_side(served), _as_side(mirrored))
+    return MirroredPair(served=sides[0], mirrored=sides[1], shadow=shadow) if all(map(is_known, sides)) else None
+
+
+def excuse_cut(served: Inference, mirrored: Inference, context_tokens: int) -> Inference:
+    """Return the record of a candidate without the end of an answer that its smaller context cut off, as by a limit.
+
+    That is no fault of its answer where the one of the active target takes more than half of that context. Where the
+    active target needs less, a candidate that does not come to an end shows it. Of a request for several answers only
+    the sum of their tokens is known, which says nothing about the length of one: it is left as it is.
+    """
+    tokens = served.input_tokens + served.output_tokens
+    is_long = tokens > context_tokens // 2 and "output_tokens" not in served.forced_metrics
+    is_cut = is_long and mirrored.finish_reason == "length" and mirrored.error is None and mirrored.drill is None
+    return (
+        mirrored.model_copy(update={"forced_metrics": (*mirrored.forced_metrics, "cut_off_ratio")})
+        if is_cut
+        else mirrored
+    )
+
+
+def is_silent(record: Inference) -> bool:
+    """Return whether a target gave no part of an answer in time."""
+    return record.error in _SILENT and record.ttft_ms is None and not record.output_tokens
+
+
+def as_failed(served: Inference, mirrored: Inference) -> MirroredPair:
+    """Return the pair of a request under which a candidate's engine died, or of one that only it left unanswered.
+
+    Only these requests can be the cause, because the candidate has no others.
+    """
+    failed = mirrored.model_copy(update={"caused_by": "target"})
+    return MirroredPair(served=_as_side(served), mirrored=failed, shadow=True)
+
+
+def _as_side(record: Inference) -> Inference:
+    return record.model_copy(update={"caused_by": "target"}) if record.error in COMPARED else record

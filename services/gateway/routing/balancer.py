@@ -6,7 +6,6 @@ import functools
 import heapq
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Final, Literal
 
 import structlog
 
@@ -25,17 +24,14 @@ from services.gateway.domain.balancing import (
     choose_endpoint,
     count_outstanding,
     is_loaded_nowhere,
+    remember,
 )
 from services.gateway.domain.records import AnswerFailed
-from services.gateway.routing.endpoints import Stalls
+from services.gateway.routing.endpoints import Change, Stalls
 from shared.runtime.clock import Clock
 
-Change = Literal["ejected", "returned"]
-"""What is counted of an endpoint: it takes no requests to a target from now on, or takes them again."""
 Check = Callable[[ServedTarget, str, str], Awaitable[bool | None]]
 """Returns whether an endpoint serves a target, asked for a kind of request; None if it is silent."""
-MOST: Final = 1_000
-"""Ejections, absences, and endpoints with a time of their last check; above it the oldest is forgotten."""
 _Key = tuple[str, str]
 """An endpoint and a target: the engines of one endpoint die one by one."""
 
@@ -88,7 +84,7 @@ class Balancer:
                     ejections[endpoint] = ejection
                     if ejection.check_s <= now_s:
                         self._start_check(served, endpoint, kind)
-        if not self.stalls.is_empty:
+        if self.stalls.stalled:
             stalled = [endpoint for endpoint in endpoints if self.stalls.is_stalled(endpoint)]
             if len(stalled) < len(endpoints):
                 endpoints = [endpoint for endpoint in endpoints if endpoint not in stalled]
@@ -141,14 +137,12 @@ class Balancer:
         """Eject an endpoint that a failure shows not to serve a target, or check one that may not."""
         finding, key = assess_failure(failure), (endpoint, str(served.target))
         if failure.is_not_loaded:
-            if len(self._absences) >= MOST and key not in self._absences:
-                del self._absences[next(iter(self._absences))]
             now_s = self._clock.monotonic()
-            self._absences[key] = Absence.note(self._absences.get(key), now_s, self._grace_of(key, now_s))
+            absence = Absence.note(self._absences.get(key), now_s, self._grace_of(key, now_s))
+            remember(self._absences, key, absence)
         elif failure.kind == "endpoint_unreachable":
             self._interrupt(key)
-            self._away_s.pop(endpoint, None)
-            self._away_s = dict([*self._away_s.items(), (endpoint, self._clock.monotonic())][-MOST:])
+            remember(self._away_s, endpoint, self._clock.monotonic())
         else:  # what fails a request, or is silent, is loaded
             self._absences.pop(key, None)
         if len(served.endpoints) == 1:
@@ -164,8 +158,8 @@ class Balancer:
         away_s = self._away_s.get(key[0])
         if away_s is None or now_s - away_s >= UNASKED_S:
             return None
-        grace = self._graces.pop(key, Grace(now_s + RESTARTED_S))
-        self._graces = dict([*self._graces.items(), (key, grace)][-MOST:])
+        grace = self._graces.get(key, Grace(now_s + RESTARTED_S))
+        remember(self._graces, key, grace)
         return grace
 
     def _interrupt(self, key: _Key) -> None:
@@ -191,9 +185,7 @@ class Balancer:
     def _eject(self, key: _Key, reason: str) -> None:
         if key in self._ejections:
             return
-        if len(self._ejections) >= MOST:
-            del self._ejections[next(iter(self._ejections))]
-        self._ejections[key] = Ejection.begin(self._clock.monotonic())
+        remember(self._ejections, key, Ejection.begin(self._clock.monotonic()))
         self._count(key[0], "ejected")
         structlog.get_logger().warning("an endpoint is ejected", endpoint=key[0], target=key[1], reason=reason)
 
@@ -211,10 +203,7 @@ class Balancer:
         now_s, checked_s = self._clock.monotonic(), self._checked_s.get(key)
         if checked_s is not None and now_s - checked_s < FIRST_S:
             return False
-        self._checked_s.pop(key, None)
-        if len(self._checked_s) >= MOST:
-            del self._checked_s[next(iter(self._checked_s))]
-        self._checked_s[key] = now_s
+        remember(self._checked_s, key, now_s)
         return True
 
     def _start_check(self, served: ServedTarget, endpoint: str, kind: str) -> None:
@@ -253,7 +242,7 @@ class Load:
         self._endpoint = endpoint
         self._accepted = accepted
         self._ejection = ejection
-        self._leave: Callable[[], None] | None = None
+        self._limit: asyncio.Timeout | None = None
         self.has_left = False
         """Whether the attempt left an endpoint that is stalled."""
         self._left = count_outstanding(accepted.prompt_tokens, accepted.answer_tokens, 0)
@@ -267,19 +256,20 @@ class Load:
         return self._accepted.choice.served.endpoints
 
     @contextlib.contextmanager
-    def leaving(self, leave: Callable[[], None]) -> Iterator[None]:
-        """Call `leave` if the endpoint stalls before any part of the answer, and another one takes requests."""
-        self._leave = leave
+    def leaving(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """End the limit at once if the endpoint stalls before any part of the answer, and another takes requests."""
+        self._limit = limit
         try:
             yield
         finally:
-            self._leave = None
+            self._limit = None
 
     def leave(self) -> None:
         """Leave the endpoint, which is stalled, if nothing has come and another one takes requests."""
-        if self._leave is not None and self._balancer.has_other(self._accepted.choice.served, self._endpoint):
+        if self._limit is not None and self._balancer.has_other(self._accepted.choice.served, self._endpoint):
             self.has_left = True
-            self._leave()
+            if not self._limit.expired():
+                self._limit.reschedule(0.0)
 
     def note_tokens(self, generated: int) -> None:
         """Note the tokens of the answer that came so far."""

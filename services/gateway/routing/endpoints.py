@@ -3,15 +3,16 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import structlog
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
+from services.gateway.domain.balancing import remember
 from services.gateway.domain.records import REJECTED, read_failure, read_record
 from services.gateway.ports import Engine, Pause
-from services.gateway.routing.route_table import RouteTable
+from services.gateway.routing.tables import RouteTable
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
 from shared.runtime.tasks import end_tasks
@@ -19,7 +20,6 @@ from shared.serving.openai_stream import ApiRequest
 
 _REQUEST_ID: Final = "endpoint-check"
 _SILENT: Final = frozenset({"no_first_token", "deadline_exceeded"})
-_MOST_TARGETS: Final = 1_000
 _LIMIT_S: Final = 10.0
 
 
@@ -33,11 +33,7 @@ class EndpointChecks:
 
     def note_delta(self, target: Target, endpoint: str, at_s: float) -> None:
         """Record the time, monotonic, at which a target sent a piece of any answer."""
-        key = (str(target), endpoint)
-        self._last_delta_s.pop(key, None)
-        if len(self._last_delta_s) >= _MOST_TARGETS:
-            del self._last_delta_s[next(iter(self._last_delta_s))]
-        self._last_delta_s[key] = at_s
+        remember(self._last_delta_s, (str(target), endpoint), at_s)
 
     def is_busy(self, target: Target, endpoint: str, silent_s: float) -> bool:
         """Return whether a target sent pieces of other answers in the second half of the silence of one stream.
@@ -86,6 +82,8 @@ QUESTIONS: Final = 2
 """Questions in a row without an answer: a process that stood still itself may miss one answer."""
 UNUSED_S: Final = 600.0
 """A stalled endpoint that no request could have gone to for so long is asked no more."""
+Change = Literal["ejected", "returned"]
+"""What is counted of an endpoint: it takes no requests to a target from now on, or takes them again."""
 IsLive = Callable[[str, float], Awaitable[bool | None]]
 """Returns whether an endpoint's server is there, within a number of seconds; None if it is silent."""
 
@@ -112,7 +110,7 @@ class Stalls:
         limit_s: silence after which an endpoint is stalled; 0: none ever is.
         monotonic: a clock.
         pause: waits.
-        count: counts that an endpoint was ejected, or returned.
+        count: counts a change of an endpoint.
     """
 
     def __init__(
@@ -121,7 +119,7 @@ class Stalls:
         limit_s: float,
         *,
         monotonic: Callable[[], float],
-        count: Callable[[str, bool], None],
+        count: Callable[[str, Change], None],
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._is_live = is_live
@@ -145,11 +143,6 @@ class Stalls:
     def stalled(self) -> Collection[str]:
         """Return the endpoints that get no requests now."""
         return self._stalled.keys()
-
-    @property
-    def is_empty(self) -> bool:
-        """Return whether no endpoint is stalled."""
-        return not self._stalled
 
     def begin(self, endpoint: str, attempt: Waiting) -> None:
         """Watch an endpoint from now on, for an attempt that others may have as well."""
@@ -188,7 +181,7 @@ class Stalls:
             answer = await self._is_live(endpoint, self._limit_s / QUESTIONS)
             silent = silent + 1 if answer is None else 0
             if answer and self._stalled.pop(endpoint, None) is not None:
-                self._count(endpoint, False)
+                self._count(endpoint, "returned")
                 structlog.get_logger().info("a stalled endpoint answers again", endpoint=endpoint)
             if silent >= QUESTIONS and endpoint not in self._stalled and await self._others_answer(endpoint):
                 self._stall(endpoint)
@@ -203,7 +196,7 @@ class Stalls:
 
     def _stall(self, endpoint: str) -> None:
         self._stalled[endpoint] = self._monotonic()
-        self._count(endpoint, True)
+        self._count(endpoint, "ejected")
         structlog.get_logger().warning(
             "an endpoint is ejected: its server answers nothing, and another one does",
             endpoint=endpoint,

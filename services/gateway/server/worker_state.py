@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from contracts import metrics as m
 from services.gateway.callers.tables import KeyTable
 from services.gateway.ports import Pause
-from services.gateway.routing.route_table import RouteTable
+from services.gateway.routing.tables import RouteTable
 from shared.runtime.clock import Clock
 from shared.runtime.metrics import BoundedLabel, counter, gauge
 from shared.runtime.process_metrics import sum_live_gauges
@@ -134,11 +134,13 @@ class MetricsPage:
     With the metrics of several processes, their files are read and added up: 100 ms for 8 workers and 40 targets.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+    def __init__(self, registry: CollectorRegistry, refresh: Callable[[], object]) -> None:
+        """Show a registry, after `refresh` has brought it up to date."""
+        self._registry, self._refresh = registry, refresh
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the metrics as they are now."""
+        self._refresh()
         page = await asyncio.to_thread(self._render, Headers(scope=scope))
         await page(scope, receive, send)
 

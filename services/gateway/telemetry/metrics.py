@@ -12,7 +12,7 @@ from contracts.api_usage import MOST_MODELS, TrafficReport
 from contracts.facts import Inference
 from contracts.vocabulary import Environment
 from services.gateway.api import body_bans
-from services.gateway.telemetry import feature_queue
+from services.gateway.telemetry import recorder
 from shared.runtime.metrics import BoundedLabel, counter, gauge, histogram
 
 
@@ -45,7 +45,7 @@ class GatewayMetrics:
                 self.retries.labels(environment, reason)
         self.dropped = counter(m.TELEMETRY_DROPPED, registry)
         self.undescribed = counter(m.UNDESCRIBED, registry)
-        for skipped in get_args(feature_queue.Skipped):
+        for skipped in get_args(recorder.Skipped):
             self.undescribed.labels(skipped)
         self.mirrored = counter(m.MIRRORED, registry)
         self.shadowed = counter(m.SHADOWED, registry)

@@ -1,17 +1,181 @@
-"""Collects one record per request and publishes them in batches; it never blocks a request."""
+"""Records on their way to the bus: texts of complete answers are described first; neither ever blocks a request.
+
+Features come from a bounded queue between requests and the describing process; records are published in batches.
+"""
 
 import asyncio
 import itertools
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import structlog
 
 from contracts.facts import Inference, InferenceBatch, MirroredPair
 from contracts.vocabulary import Environment
-from services.gateway.ports import TelemetrySink
+from services.gateway.domain.excerpts import Described, Excerpts
+from services.gateway.domain.request_rates import may_take
+from services.gateway.domain.routing import fraction
+from services.gateway.ports import Describer, Pause, TelemetrySink
 from shared.errors import Transient
+from shared.runtime.clock import Clock
+
+Skipped = Literal["queue_full", "late", "failed", "form"]
+"""Why the record of a sampled answer has no features; of `form`, only not whether the answer has its form."""
+_FIXED_CHARS = 256
+"""What an entry counts in addition to its texts."""
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """Limits of the queue.
+
+    Attributes:
+        sample_ratio: share of the answers that are described; drills and staging always are.
+        language_ratio: share of these whose language is looked at.
+        max_chars: most characters of text that wait; an eighth is for holders of keys of whose texts few wait.
+        batch: most texts that are described at once.
+        interval_s: texts are collected for so long.
+        max_wait_s: after this time a record goes out without features: the monitor's windows close.
+    """
+
+    sample_ratio: float = 1.0
+    language_ratio: float = 1.0
+    max_chars: int = 4_000_000
+    batch: int = 64
+    interval_s: float = 0.02
+    max_wait_s: float = 3.0
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    record: Inference | MirroredPair
+    texts: tuple[Excerpts, ...]
+    since_s: float
+
+    @property
+    def chars(self) -> int:
+        return sum(_FIXED_CHARS + texts.chars for texts in self.texts)
+
+
+class FeatureQueue:
+    """Adds features to records before they are published. No record is lost: without features it goes out at once."""
+
+    def __init__(
+        self,
+        describer: Describer,
+        emit: Callable[[Inference | MirroredPair], None],
+        *,
+        limits: QueueLimits,
+        clock: Clock,
+        pause: Pause,
+        on_skip: Callable[[Skipped], None],
+    ) -> None:
+        self._describer = describer
+        self._emit = emit
+        self._limits = limits
+        self._clock = clock
+        self._pause = pause
+        self._on_skip = on_skip
+        self._waiting: deque[_Waiting] = deque()
+        self._taken: list[_Waiting] = []
+        self._chars: Counter[str] = Counter()
+        self._filled = asyncio.Event()
+
+    def submit(self, record: Inference | MirroredPair, *texts: Excerpts, draw_id: str) -> None:
+        """Publish a record of complete answers, with the features of their texts if it is sampled; return at once.
+
+        Args:
+            record: without features.
+            texts: of the request and its answer; of a pair, with the served answer and with the mirrored one.
+            draw_id: the gateway's own id of the request, whose hash draws the sample: no caller can choose it.
+        """
+        if not self._is_sampled(record, draw_id):
+            self._emit(record)
+            return
+        if fraction(f"{draw_id}|language") >= self._limits.language_ratio:
+            texts = tuple(replace(each, asked="") for each in texts)
+        entry, limit = _Waiting(record, texts, self._clock.monotonic()), self._limits.max_chars
+        own, used = self._chars[texts[0].holder], self._chars.total()
+        if used + entry.chars > limit or not may_take(own, used, entry.chars, limit):
+            self._skip(entry, "queue_full")
+            return
+        self._waiting.append(entry)
+        self._chars[texts[0].holder] += entry.chars
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Describe what waits, for ever."""
+        while True:
+            await self._filled.wait()
+            await self._pause(self._limits.interval_s)
+            await self.describe_batch()
+
+    async def describe_batch(self) -> None:
+        """Describe the texts that wait, at most one batch, and publish their records."""
+        self._taken = batch = self._take()
+        described = iter(await self._describer.describe([texts for entry in batch for texts in entry.texts]))
+        self._taken = []
+        for entry in batch:
+            told = [next(described) for _ in entry.texts]
+            for each in told:
+                if each is None or not each.is_judged:
+                    self._on_skip("failed" if each is None else "form")
+            self._emit(_add_features(entry.record, told))
+
+    def drain(self) -> None:
+        """Publish the records that wait without features: the gateway stops."""
+        for entry in (*self._taken, *self._waiting):
+            self._skip(entry, "late")
+        self._taken = []
+        self._waiting.clear()
+        self._chars.clear()
+        self._filled.clear()
+
+    def _take(self) -> list[_Waiting]:
+        """Remove one batch from the queue; records that waited too long are published instead.
+
+        Answers to long schemas come last: a schema may take the time of its own answer, not that of others.
+        """
+        batch: list[_Waiting] = []
+        oldest_s = self._clock.monotonic() - self._limits.max_wait_s
+        while self._waiting and len(batch) < self._limits.batch:
+            entry = self._waiting.popleft()
+            self._chars[entry.texts[0].holder] -= entry.chars
+            if entry.since_s < oldest_s:
+                self._skip(entry, "late")
+            else:
+                batch.append(entry)
+        if not self._waiting:
+            self._chars.clear()
+            self._filled.clear()
+        return sorted(batch, key=lambda entry: len(entry.texts[0].form))
+
+    def _is_sampled(self, record: Inference | MirroredPair, draw_id: str) -> bool:
+        """Return whether a record gets features."""
+        if any(side.drill is not None or side.environment == "staging" for side in _sides(record)):
+            return True
+        return fraction(f"{draw_id}|features") < self._limits.sample_ratio
+
+    def _skip(self, entry: _Waiting, reason: Skipped) -> None:
+        for _ in entry.texts:
+            self._on_skip(reason)
+        self._emit(entry.record)
+
+
+def _sides(record: Inference | MirroredPair) -> tuple[Inference, ...]:
+    return (record,) if isinstance(record, Inference) else (record.served, record.mirrored)
+
+
+def _add_features(record: Inference | MirroredPair, described: Sequence[Described | None]) -> Inference | MirroredPair:
+    """Return a record with the features of its texts, as far as they are known."""
+    served, *mirrored = (
+        side.model_copy(update={"features": told.features}) if told is not None else side
+        for side, told in zip(_sides(record), described, strict=True)
+    )
+    return record.model_copy(update={"served": served, "mirrored": mirrored[0]}) if mirrored else served
+
 
 _RETRY_S = 0.5
 

@@ -9,7 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from contracts.metrics import METRICS, NOTIFICATIONS, Metric
 from contracts.services import SERVICES
 from services.gateway.callers.tables import KeyTable
-from services.gateway.routing.route_table import RouteTable
+from services.gateway.routing.tables import RouteTable
 from services.gateway.server.worker_state import WorkerState
 from services.gateway.telemetry.metrics import GatewayMetrics
 from services.mirror.metrics import MirrorMetrics

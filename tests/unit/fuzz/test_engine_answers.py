@@ -6,7 +6,7 @@ import struct
 
 from tritonclient.grpc import service_pb2
 
-from services.gateway.domain.altered import AlteredBody
+from services.gateway.domain.drills import AlteredBody
 from services.gateway.domain.records import EngineRecord, read_failure, read_message, read_record
 from shared.serving.openai_stream import read_pieces
 from shared.serving.tensors import encode_text, read_delta

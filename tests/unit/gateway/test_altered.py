@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.domain.altered import AlteredBody
-from services.gateway.domain.drills import REFUSAL
+from services.gateway.domain.drills import REFUSAL, AlteredBody
 
 CHAT = {
     "id": "chatcmpl-1",

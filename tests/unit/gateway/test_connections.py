@@ -4,7 +4,7 @@ import contextlib
 
 from contracts.routes import CanaryShare, ShadowShare
 from services.gateway.routing.endpoints import forget_endpoints
-from services.gateway.routing.route_table import RouteTable
+from services.gateway.routing.tables import RouteTable
 from testbed.factories import route, served
 from tests.unit.gateway.fakes import FakeEngine
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from services.gateway.routing.drill_table import DrillTable
+from services.gateway.routing.tables import DrillTable
 from testbed.factories import MODEL, target
 from tests.kit.drills import NOW, drill
 from tests.unit.gateway.fakes import StepClock

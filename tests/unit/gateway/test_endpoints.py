@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 
 from contracts.api_usage import EndpointUse
+from services.gateway.domain.balancing import MOST
 from services.gateway.domain.records import AnswerFailed
-from services.gateway.routing.balancer import MOST, Balancer
+from services.gateway.routing.balancer import Balancer
 from services.gateway.routing.endpoints import Stalls
 from shared.errors import Permanent, Transient
 from testbed import factories as f

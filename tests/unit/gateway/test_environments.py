@@ -7,7 +7,7 @@ import pytest
 from contracts.routes import Route
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.requests import read_environment
-from services.gateway.routing.route_table import RouteTable
+from services.gateway.routing.tables import RouteTable
 from testbed.factories import MODEL, route, served
 from tests.unit.gateway.fakes import FakeEngine
 from tests.unit.gateway.world import STAGING, World, only_active

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from contracts.facts import MirroredPair
 from decisions.evidence.hard_failures import Failures, note_failures
 from services.gateway.domain.excerpts import SAMPLED_CHARS, Excerpts
-from services.gateway.telemetry.feature_queue import FeatureQueue, QueueLimits
+from services.gateway.telemetry.recorder import FeatureQueue, QueueLimits
 from testbed.factories import inference, target
 from tests.unit.gateway.describer_conformance import ANSWER, DescriberConformance
 from tests.unit.gateway.fake_describer import FakeDescriber, describe

@@ -9,7 +9,6 @@ from prometheus_client.core import GaugeMetricFamily
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from services.gateway.app import current_metrics
 from services.gateway.server.worker_state import MetricsPage
 
 
@@ -26,11 +25,6 @@ class Collector:
         yield GaugeMetricFamily("keel", "A gauge", value=0.0)
 
 
-class State:
-    def refresh(self) -> None:
-        """Export nothing."""
-
-
 @pytest.fixture
 def collector():
     return Collector()
@@ -41,7 +35,7 @@ async def http(collector):
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     collector.threads.clear()
-    application = Starlette(routes=[Mount("/metrics", current_metrics(MetricsPage(registry), State()))])
+    application = Starlette(routes=[Mount("/metrics", MetricsPage(registry, lambda: None))])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://gateway") as client:
         yield client
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.domain import pairing
+from services.gateway.domain import routing
 from services.gateway.domain.requests import read_request
 from services.gateway.domain.routing import Choice, choose_target
 from shared.errors import Permanent, Transient
@@ -314,7 +314,7 @@ def test_a_larger_share_draws_what_a_smaller_one_draws(draw_id, ratio):
     body = {"model": f.MODEL, "messages": []}
     parsed = read_request("/v1/chat/completions", b"", body)
     drawn = [
-        pairing.draw_pair(route(canary=canary(share)), Choice(f.served(7)), parsed, draw_id, f.after(0.0))
+        routing.draw_pair(route(canary=canary(share)), Choice(f.served(7)), parsed, draw_id, f.after(0.0))
         for share in (ratio, 0.5)
     ]
     assert drawn[0] is None or drawn[1] is not None
@@ -329,6 +329,6 @@ def test_the_draw_is_independent_of_the_side_of_a_canary(weight):
         choice = choose_target(routed, f"id{number}", f.after(0.0))
         counts = sides[choice.canary]
         counts[0] += 1
-        counts[1] += pairing.draw_pair(routed, choice, body, f"id{number}", f.after(0.0)) is not None
+        counts[1] += routing.draw_pair(routed, choice, body, f"id{number}", f.after(0.0)) is not None
     for count, drawn in sides.values():
         assert abs(drawn / count - 0.5) < 0.08

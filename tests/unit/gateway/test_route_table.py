@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from contracts.routes import Route
 from services.gateway.adapters.files import RecordFile
-from services.gateway.routing.route_table import RouteTable
+from services.gateway.routing.tables import RouteTable
 from testbed.factories import MODEL, route
 
 

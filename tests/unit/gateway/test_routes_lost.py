@@ -4,7 +4,7 @@ import pytest
 
 from contracts.routes import CanaryShare, Route
 from decisions.routes.edits import lift_quarantine, promote, roll_back
-from services.gateway.routing.route_table import SETTLE_S, RouteTable
+from services.gateway.routing.tables import SETTLE_S, RouteTable
 from shared.storage.kv import Snapshot
 from testbed.factories import MODEL, served
 from tests.unit.gateway.fakes import StepClock

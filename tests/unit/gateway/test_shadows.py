@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from contracts.routes import ShadowShare, Suspended
 from decisions.evidence.triggers import observe
 from services.gateway.api.body_bans import ONE_S as STILL_DEAD_S
-from services.gateway.domain import pairing
+from services.gateway.domain import routing
 from services.gateway.domain.requests import read_request
 from services.gateway.domain.routing import Choice, choose_pinned, choose_target, list_models
 from shared.errors import Permanent, Transient
@@ -111,7 +111,7 @@ def test_an_answer_that_only_a_smaller_context_cuts_off_speaks_against_no_candid
     """No limit was declared; the active version needs more than half of the candidate's context, or less."""
     served = inference(error=None, drill=None, input_tokens=10, output_tokens=needed, finish_reason="stop")
     cut = inference(error=None, drill=None, input_tokens=10, output_tokens=2_038, finish_reason=finish)
-    seen = pairing.excuse_cut(served, cut, 2_048)
+    seen = routing.excuse_cut(served, cut, 2_048)
     assert observe(f.trigger(metric="cut_off_ratio", threshold=0.02), seen) is bad
 
 
@@ -120,7 +120,7 @@ def test_short_answers_that_are_long_only_together_excuse_no_candidate():
     about = {"error": None, "drill": None, "input_tokens": 10, "forced_metrics": ("output_tokens",)}
     served = inference(**about, output_tokens=1_500, finish_reason="stop")
     cut = inference(**about, output_tokens=20_000, finish_reason="length")
-    assert pairing.excuse_cut(served, cut, 2_048) == cut
+    assert routing.excuse_cut(served, cut, 2_048) == cut
 
 
 async def test_pairs_with_a_smaller_context_leave_out_what_it_cut_off():
@@ -335,19 +335,19 @@ async def test_a_shadow_that_ends_meanwhile_compares_nothing_more():
     ],
 )
 def test_a_shadow_that_was_aborted_or_has_nothing_to_differ_from_is_none(changes):
-    assert pairing.find_shadow(route(**changes), f.target(7)) is None
+    assert routing.find_shadow(route(**changes), f.target(7)) is None
 
 
 def test_only_requests_of_the_active_version_are_drawn():
-    assert pairing.find_shadow(route(), f.target(6)) is None
-    assert pairing.find_shadow(route(), f.target(7)) == Choice(f.served(8), shadow=True)
+    assert routing.find_shadow(route(), f.target(6)) is None
+    assert routing.find_shadow(route(), f.target(7)) == Choice(f.served(8), shadow=True)
 
 
 @given(draw_id=st.text(min_size=1), share=st.floats(0.01, 1.0))
 def test_a_larger_share_draws_what_a_smaller_one_draws(draw_id, share):
     parsed, choice = read_request("/v1/chat/completions", b"", BODY), Choice(f.served(7, pair_ratio=0.0))
     small, large = (
-        pairing.draw_pair(route(share=each), choice, parsed, draw_id, f.after(0.0)) for each in (share, 1.0)
+        routing.draw_pair(route(share=each), choice, parsed, draw_id, f.after(0.0)) for each in (share, 1.0)
     )
     assert large is not None
     assert large.shadow
@@ -357,7 +357,7 @@ def test_a_larger_share_draws_what_a_smaller_one_draws(draw_id, share):
 def test_the_pairs_of_what_serves_are_drawn_first_and_the_shadow_from_the_rest():
     parsed, routed = read_request("/v1/chat/completions", b"", BODY), route(canary=TRIED)
     drawn = [
-        pairing.draw_pair(routed, Choice(routed.active), parsed, f"id{number}", f.after(0.0)) for number in range(4000)
+        routing.draw_pair(routed, Choice(routed.active), parsed, f"id{number}", f.after(0.0)) for number in range(4000)
     ]
     shadows = sum(choice is not None and choice.shadow for choice in drawn)
     others = sum(choice is not None and not choice.shadow for choice in drawn)

@@ -37,8 +37,8 @@ class Fleet:
         self.asked.append((endpoint, self.clock.monotonic()))
         return await self.engine.is_live(endpoint, limit_s)
 
-    def _count(self, endpoint, ejected):
-        self.changes.append((endpoint, ejected))
+    def _count(self, endpoint, change):
+        self.changes.append((endpoint, change == "ejected"))
 
 
 def in_virtual_time(story, **changes):

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from services.gateway.adapters.transport import require_transport
+from services.gateway.main import require_transport
 from services.gateway.settings import GatewaySettings
 
 CERTIFICATE = {"tls_certificate": "chain.pem", "tls_key": "key.pem"}

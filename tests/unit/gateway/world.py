@@ -13,9 +13,8 @@ from services.gateway.app import SERVICE, build
 from services.gateway.callers.budgets import Budgets
 from services.gateway.callers.callers import Callers
 from services.gateway.callers.tables import KeyTable, TeamTable
-from services.gateway.routing.drill_table import DrillTable
 from services.gateway.routing.endpoints import EndpointChecks
-from services.gateway.routing.route_table import RouteTable
+from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.server.worker_state import WorkerState
 from services.gateway.settings import GatewaySettings
 from services.gateway.telemetry.metrics import GatewayMetrics, Traffic

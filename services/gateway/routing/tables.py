@@ -1,14 +1,17 @@
-"""The routes as this gateway knows them: saved ones first, live ones as soon as the bus is connected."""
+"""The routes and drills as this gateway knows them."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
 
+from contracts.drills import Drill
+from contracts.records import record_key
 from contracts.routes import Route
 from contracts.vocabulary import Environment
 from decisions.routes.versions import newest, revives_barred
-from services.gateway.domain import errors, routing
+from services.gateway.domain import drills, errors, routing
+from services.gateway.domain.drills import KnownDrill
 from services.gateway.domain.errors import RequestRejected
 from shared.runtime.clock import Clock, SystemClock
 from shared.storage.kv import Snapshot
@@ -39,6 +42,9 @@ class RouteTable:
     The epoch of a route decides which is newer, never its revision. A route that is missing or older in the bucket
     changes nothing: the known route is still served, and `problem` names it. Staging routes end with their rehearsal:
     they are never saved, and their bucket is followed in any case.
+
+    Attributes:
+        live: any route was received from the bus since this process started.
     """
 
     def __init__(
@@ -53,7 +59,7 @@ class RouteTable:
         self._save = save
         self._environment = environment
         self._clock = clock or SystemClock()
-        self._live = False
+        self.live = False
         self._lost: set[str] = set()
         self._older: dict[str, OlderRoute] = {}
 
@@ -104,11 +110,6 @@ class RouteTable:
         return routing.names_like(name, (route.model for route in self.all() if opens(route.model)))
 
     @property
-    def live(self) -> bool:
-        """Return whether any route was received from the bus since this process started."""
-        return self._live
-
-    @property
     def lost(self) -> list[str]:
         """Return the models that are served although the bucket had no route of them when it was last read."""
         return sorted(self._lost)
@@ -131,7 +132,7 @@ class RouteTable:
         """Serve a route from the bus if it is newer than the known one."""
         if route.model != model:
             return
-        self._live = True
+        self.live = True
         self._lost.discard(model)
         if self._environment == "staging" or self._is_newer(model, route):
             self._serve(model, route)
@@ -210,3 +211,43 @@ class RouteTable:
         active = str(route.active.target) if route is not None and route.active is not None else None
         log = structlog.get_logger().bind(model=model, environment=self._environment)
         log.info("route changed", epoch=route.epoch if route is not None else None, active=active)
+
+
+class DrillTable:
+    """One drill per model and environment; a change applies to the next request."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: dict[str, KnownDrill] = {}
+
+    def get(self, environment: Environment, model: str) -> KnownDrill | None:
+        """Return the drill of a model, active or not; None if there is none."""
+        return self._known.get(record_key(environment, model))
+
+    def active(self) -> list[Drill]:
+        """Return the active drills."""
+        now, now_s = self._clock.now(), self._clock.monotonic()
+        return [self._known[key].drill for key in sorted(self._known) if drills.is_active(self._known[key], now, now_s)]
+
+    async def apply(self, key: str, drill: Drill, _revision: int) -> None:
+        """Replace the drill of a key by the one from the bus; `Bucket.follow` passes the newest one last.
+
+        A drill that is passed again keeps its first end.
+        """
+        known = self._known.get(key)
+        if known is not None and known.drill == drill:
+            return
+        log = structlog.get_logger().bind(key=key, drill=drill.drill_id, target=str(drill.target))
+        if drills.has_wrong_key(key, drill):
+            log.error("drill ignored: it is stored under the key of another model or environment")
+            return
+        self._known[key] = known = drills.note_drill(drill, self._clock.now(), self._clock.monotonic())
+        active = drills.is_active(known, self._clock.now(), self._clock.monotonic())
+        log.info(
+            "drill started" if active else "drill ended",
+            fault=drill.fault.model_dump(exclude_defaults=True),
+            share_ratio=drill.share_ratio,
+            expires_at=drill.expires_at.isoformat(),
+            actor=drill.actor,
+            reason=drill.reason,
+        )
