@@ -80,14 +80,12 @@ def nothing_serves(model: str) -> Problem:
 
 def too_many_requests(limit: int) -> Problem:
     """Return the problem for a request above the limit of requests in flight."""
-    message = f"{limit} requests are in flight, which is the limit; try again soon."
-    return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
+    return _too_many(f"{limit} requests are in flight, which is the limit; try again soon.")
 
 
 def too_many_bodies(limit: int) -> Problem:
     """Return the problem for a body that arrives while others do, together above the limit."""
-    message = f"More than {limit} bytes of bodies are arriving, which is the limit; try again soon."
-    return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
+    return _too_many(f"More than {limit} bytes of bodies are arriving, which is the limit; try again soon.")
 
 
 def too_many_of_caller(own: int, limit: int, unit: str) -> Problem:
@@ -98,19 +96,21 @@ def too_many_of_caller(own: int, limit: int, unit: str) -> Problem:
         limit: What all may have in flight.
         unit: What is counted: `requests`, or `bytes of requests`.
     """
-    message = (
+    return _too_many(
         f"You have {own} of the {limit} {unit} in flight that are allowed in all, and the rest is kept for callers "
         "with few; try again when a request of yours has ended."
     )
-    return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
 
 
 def too_many_large_bodies(limit: int, size: int) -> Problem:
     """Return the problem for a large body of a caller of whom as many wait as may."""
-    message = (
+    return _too_many(
         f"{limit} bodies of yours with more than {size} bytes wait to be processed, which is the limit; try again when "
         "a request of yours has been answered, and send fewer at the same time."
     )
+
+
+def _too_many(message: str) -> Problem:
     return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
 
 

@@ -19,7 +19,7 @@ from decisions.scorers.reasoning import without_reasoning
 from decisions.scorers.refusals import is_refusal
 from decisions.scorers.repetition import repetition_ratio
 from decisions.scorers.tool_calls import parse_calls
-from services.gateway.domain.excerpts import LANGUAGE_CHARS, Described, Excerpts
+from services.gateway.domain.excerpts import LANGUAGE_CHARS, SAMPLED_CHARS, Described, Excerpts
 
 _DATA: Final = "data: "
 _ENDED: Final = frozenset({"completed", "incomplete"})
@@ -180,7 +180,7 @@ def language_ratio(asked: str, answer: str, recognise: Recognise) -> float | Non
     """
     if not asked or answer.lstrip().startswith(_STRUCTURED):
         return None
-    prose = prose_of(answer)[-LANGUAGE_CHARS:]
+    prose = prose_of(answer[-SAMPLED_CHARS:])[-LANGUAGE_CHARS:]
     if count_letters(prose) < LEAST_LETTERS:
         return None
     ends = {asked[:LANGUAGE_CHARS], asked[-LANGUAGE_CHARS:]}
