@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -196,12 +197,12 @@ async def serve(
     )
     admin = make_server(apps.admin, settings.admin_host, settings.admin_port, settings)
     on_stop_signal(server.stop)
-    own = sockets or [None, None]
-    background = (serve_at(admin, own[1]), *background_work(parts, apps.endpoints))
+    own, own_admin = [None if each is None else [each] for each in sockets or (None, None)]
+    background = (admin.serve(sockets=own_admin), *background_work(parts, apps.endpoints))
     tasks = [end_with(asyncio.ensure_future(work), server.stop) for work in background]
     structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
     try:
-        await serve_at(server, own[0])
+        await server.serve(sockets=own)
         admin.stop()
     finally:
         structlog.get_logger().info("stopping")
@@ -271,11 +272,6 @@ def end_with(task: asyncio.Future[None], stop: Callable[[], None]) -> asyncio.Fu
     return task
 
 
-async def serve_at(server: HttpServer, listening: socket.socket | None) -> None:
-    """Serve at a listening socket; None to open one at the server's own address."""
-    await server.serve(sockets=None if listening is None else [listening])
-
-
 def make_server(app: ASGIApp, host: str, port: int, settings: GatewaySettings, **options: Any) -> HttpServer:
     """Return uvicorn with the gateway's settings, and more options of its own."""
     return HttpServer(
@@ -302,14 +298,9 @@ def make_server(app: ASGIApp, host: str, port: int, settings: GatewaySettings, *
 async def _close(parts: Parts) -> None:
     parts.features.drain()
     await parts.worker.close()
-    with contextlib.suppress(Transient, TimeoutError):
-        async with asyncio.timeout(_LAST_FLUSH_S):
-            await parts.recorder.flush()
-    await parts.engine.close()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_LAST_FLUSH_S):
-            await parts.bus_connection.record_all(parts.budgets)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_LAST_FLUSH_S):
-            await parts.bus_connection.close()
+    usage = partial(parts.bus_connection.record_all, parts.budgets)
+    for last in (parts.recorder.flush, parts.engine.close, usage, parts.bus_connection.close):
+        with contextlib.suppress(Transient, TimeoutError):
+            async with asyncio.timeout(_LAST_FLUSH_S):
+                await last()
     parts.bus.tracing.shutdown()

@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 from contracts.drills import LONGEST, Drill
 from contracts.facts import DrillFault
-from contracts.records import record_key
 from contracts.vocabulary import Target
 from decisions.rollback.drills import is_in_progress
 from services.gateway.domain.routing import fraction
@@ -68,11 +67,6 @@ class DrillEffect:
     def failure(self) -> str:
         """Return the error message of a failed request."""
         return f"The drill {self.drill_id} failed this request on purpose; it was not sent to the target."
-
-
-def has_wrong_key(key: str, drill: Drill) -> bool:
-    """Return whether a record is stored under the key of another model or environment, so that it is not valid."""
-    return key != record_key(drill.environment, drill.target.model)
 
 
 def note_drill(drill: Drill, now: datetime, now_s: float) -> KnownDrill:

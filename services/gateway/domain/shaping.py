@@ -7,6 +7,8 @@ whatever the parameters (`decisions.evidence.attribution`), and so do schemas, t
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from operator import is_, is_not
 from typing import Any, Final
 
 from contracts.trigger_metrics import METRICS, Parameter, TriggerMetric
@@ -24,17 +26,8 @@ def _by(parameter: Parameter) -> tuple[TriggerMetric, ...]:
     return tuple(metric for metric, rule in METRICS.items() if parameter in rule.forced_by)
 
 
-def _is_set(value: Any) -> bool:
-    """Return whether a parameter asks for anything: `null`, `false`, 0 and what is empty do not."""
-    return bool(value)
-
-
-def _is_given(value: Any) -> bool:
-    return value is not None
-
-
-def _is_off(value: Any) -> bool:
-    return value is False
+_is_given: Final = partial(is_not, None)
+_is_off: Final = partial(is_, False)
 
 
 def _above_one(value: Any) -> bool:
@@ -61,23 +54,23 @@ def _are_several(value: Any) -> bool:
 
 _Rule = tuple[Callable[[Any], bool], tuple[TriggerMetric, ...]]
 _LIMIT: Final[tuple[_Rule, ...]] = ((_is_given, _by("limit")), (_is_small, _by("short_limit")))
-_STOP: Final[tuple[_Rule, ...]] = ((_is_set, _by("stop")),)
-_MINIMUM: Final[tuple[_Rule, ...]] = ((_is_set, _by("length")),)
+_STOP: Final[tuple[_Rule, ...]] = ((bool, _by("stop")),)
+_MINIMUM: Final[tuple[_Rule, ...]] = ((bool, _by("length")),)
 
 _SHAPING: Final[Mapping[str, Callable[[Any], bool]]] = {
     "add_generation_prompt": _is_off,
     "add_special_tokens": _is_off,
-    "allowed_token_ids": _is_set,
-    "bad_words": _is_set,
+    "allowed_token_ids": bool,
+    "bad_words": bool,
     "chat_template_kwargs": _sets_prompt_end,
-    "continue_final_message": _is_set,
-    "echo": _is_set,
+    "continue_final_message": bool,
+    "echo": bool,
     "frequency_penalty": _outside(0.0, 1.0),
-    "logit_bias": _is_set,
+    "logit_bias": bool,
     "presence_penalty": _outside(0.0, 1.0),
-    "repetition_detection": _is_set,
+    "repetition_detection": bool,
     "repetition_penalty": _outside(1.0, 1.3),
-    "suffix": _is_set,
+    "suffix": bool,
     "thinking_token_budget": _is_given,
     "truncate_prompt_tokens": _is_given,
 }

@@ -15,7 +15,6 @@ from services.gateway.ports import Engine, Pause
 from services.gateway.routing.tables import RouteTable
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
-from shared.runtime.tasks import end_tasks
 from shared.serving.openai_stream import ApiRequest
 
 _REQUEST_ID: Final = "endpoint-check"
@@ -204,10 +203,6 @@ class Stalls:
         )
         for attempt in list(self._waiting.get(endpoint, ())):
             attempt.leave()
-
-    async def stop(self) -> None:
-        """Ask no more."""
-        await end_tasks(self._watches.values())
 
 
 LOOK_EVERY_S: Final = 60.0

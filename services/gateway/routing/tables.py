@@ -238,7 +238,7 @@ class DrillTable:
         if known is not None and known.drill == drill:
             return
         log = structlog.get_logger().bind(key=key, drill=drill.drill_id, target=str(drill.target))
-        if drills.has_wrong_key(key, drill):
+        if key != record_key(drill.environment, drill.target.model):
             log.error("drill ignored: it is stored under the key of another model or environment")
             return
         self._known[key] = known = drills.note_drill(drill, self._clock.now(), self._clock.monotonic())

@@ -164,14 +164,6 @@ def test_no_request_is_held_longer_than_the_drill_lasts():
 
 
 @pytest.mark.parametrize(
-    ("key", "misplaced"),
-    [("production.support-bot", False), ("staging.support-bot", True), ("production.other", True), ("x", True)],
-)
-def test_a_record_belongs_under_its_own_key(key, misplaced):
-    assert drills.has_wrong_key(key, drill()) == misplaced
-
-
-@pytest.mark.parametrize(
     ("drill_id", "label"),
     [("0d9f3c1e-7", "0d9f3c1e-7"), ("a/b:c", "a/b:c"), ("a b\r\nset-cookie: x", "a%20b%0D%0Aset-cookie:%20x")],
 )

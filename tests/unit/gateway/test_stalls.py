@@ -6,6 +6,7 @@ import pytest
 
 from services.gateway.routing.balancer import Balancer
 from services.gateway.routing.endpoints import POLL_S, UNUSED_S, Stalls
+from shared.runtime.tasks import end_tasks
 from testbed import factories as f
 from tests.kit.virtual_time import VirtualClock, run_virtual, virtual_time
 from tests.unit.gateway.fakes import FakeEngine
@@ -45,7 +46,7 @@ def in_virtual_time(story, **changes):
     async def run():
         fleet = Fleet(**changes)
         await story(fleet)
-        await fleet.stalls.stop()
+        await end_tasks(fleet.stalls._watches.values())
 
     run_virtual(run())
 
@@ -148,7 +149,7 @@ def test_an_attempt_that_begins_as_the_last_question_ends_is_watched():
         stalls.end(A, first)
         await asyncio.sleep(3 * FOUND_S)
         assert second.left
-        await stalls.stop()
+        await end_tasks(stalls._watches.values())
 
     in_virtual_time(story)
 
