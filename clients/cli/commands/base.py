@@ -144,7 +144,7 @@ def _import_smollm2(
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
         if bar:
-            show_line(f"converting {source.name} into a model folder (about 30 s)")
+            show_line(f"converting {source.name} into a model folder (about 15 s)")
         if bar and is_terminal():
             from rich.console import Console
 

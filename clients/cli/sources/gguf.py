@@ -1,8 +1,8 @@
 """Convert the GGUF file of a Llama-like model into a Hugging Face folder.
 
-`transformers` reads such a file but cannot save the result, so the weights are copied into a fresh model. The
-tokenizer is built from the vocabulary in the file: the conversion of `transformers` loses the pre-tokenizer and the
-control tokens.
+`transformers` reads such a file but cannot save the result, and takes half a minute: the weights are dequantised and
+written as they are. The tokenizer is built from the vocabulary in the file: the conversion of `transformers` loses the
+pre-tokenizer and the control tokens.
 """
 
 import importlib.metadata
@@ -12,16 +12,26 @@ from typing import Any
 
 import torch
 from gguf import GGUFReader
+from gguf.quants import dequantize
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
+NAMES = {
+    "token_embd": "embed_tokens",
+    "output_norm": "norm",
+    "blk": "layers",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+"""Parts of the names of weights, in the file and in the folder."""
 CONTROL_TOKEN = 3  # the value of `tokenizer.ggml.token_type` that marks a control token
 
 
@@ -59,15 +69,15 @@ def convert_gguf(
     Raises:
         ValueError: the file does not hold a Llama with a byte-level BPE vocabulary.
     """
-    transformers_logging.disable_progress_bar()  # the command shows its own status
-    fields = {name: field.contents() for name, field in GGUFReader(str(source)).fields.items()}
+    reader = GGUFReader(str(source))
+    fields = {name: field.contents() for name, field in reader.fields.items()}
     require_llama(fields)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(fields)
     tokenizer.chat_template = chat_template or tokenizer.chat_template
     tokenizer.save_pretrained(folder)
-    build_model(source, fields, dtype).save_pretrained(folder, safe_serialization=True)
-    complete_config(folder / "config.json", fields, dtype)
+    save_file(read_weights(reader, fields, dtype), folder / "model.safetensors", metadata={"format": "pt"})
+    write_config(folder, fields, dtype)
 
 
 def require_llama(fields: dict[str, Any]) -> None:
@@ -105,37 +115,42 @@ def build_tokenizer(fields: dict[str, Any]) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(source: Path, fields: dict[str, Any], dtype: torch.dtype) -> LlamaForCausalLM:
-    """Return a fresh model in `dtype` that holds the dequantised weights."""
-    read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=fields["llama.vocab_size"],
-            hidden_size=fields["llama.embedding_length"],
-            intermediate_size=fields["llama.feed_forward_length"],
-            num_hidden_layers=fields["llama.block_count"],
-            num_attention_heads=fields["llama.attention.head_count"],
-            num_key_value_heads=fields["llama.attention.head_count_kv"],
-            max_position_embeddings=fields["llama.context_length"],
-            rms_norm_eps=1e-5,  # the file's float32 prints as 9.999999747378752e-06
-            rope_theta=fields["llama.rope.freq_base"],
-            tie_word_embeddings=True,
-            bos_token_id=fields["tokenizer.ggml.bos_token_id"],
-            eos_token_id=fields["tokenizer.ggml.eos_token_id"],
-            pad_token_id=fields["tokenizer.ggml.padding_token_id"],
-        )
-    )
-    model.load_state_dict(read.state_dict(), strict=True)
-    model.tie_weights()
-    model = model.to(dtype)
-    end = fields["tokenizer.ggml.eos_token_id"]
-    start = fields["tokenizer.ggml.bos_token_id"]
-    model.generation_config = GenerationConfig(bos_token_id=start, eos_token_id=end, pad_token_id=end)
-    return model
+def read_weights(reader: GGUFReader, fields: dict[str, Any], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return the dequantised weights by their names in the folder."""
+    weights = {}
+    for tensor in reader.tensors:
+        values = torch.tensor(dequantize(tensor.data, tensor.tensor_type), dtype=dtype)
+        heads = {"attn_q": "llama.attention.head_count", "attn_k": "llama.attention.head_count_kv"}
+        parts = tensor.name.split(".")
+        if (count := heads.get(parts[-2])) is not None:  # the file has the two halves of a head's rotation in turns
+            halves = values.reshape(fields[count], -1, 2, values.shape[-1])
+            values = halves.swapaxes(1, 2).reshape(values.shape).contiguous()
+        weights[".".join(["model", *(NAMES.get(part, part) for part in parts)])] = values
+    return weights
 
 
-def complete_config(path: Path, fields: dict[str, Any], dtype: torch.dtype) -> None:
-    """Add the configuration keys that engines with an older `transformers` read."""
+def write_config(folder: Path, fields: dict[str, Any], dtype: torch.dtype) -> None:
+    """Write the configurations of the model and of its generation, with the keys that older engines read."""
+    start, end = fields["tokenizer.ggml.bos_token_id"], fields["tokenizer.ggml.eos_token_id"]
+    GenerationConfig(bos_token_id=start, eos_token_id=end, pad_token_id=end).save_pretrained(folder)
+    LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        dtype=dtype,
+        vocab_size=fields["llama.vocab_size"],
+        hidden_size=fields["llama.embedding_length"],
+        intermediate_size=fields["llama.feed_forward_length"],
+        num_hidden_layers=fields["llama.block_count"],
+        num_attention_heads=fields["llama.attention.head_count"],
+        num_key_value_heads=fields["llama.attention.head_count_kv"],
+        max_position_embeddings=fields["llama.context_length"],
+        rms_norm_eps=1e-5,  # the file's float32 prints as 9.999999747378752e-06
+        rope_theta=fields["llama.rope.freq_base"],
+        tie_word_embeddings=True,
+        bos_token_id=start,
+        eos_token_id=end,
+        pad_token_id=fields["tokenizer.ggml.padding_token_id"],
+    ).save_pretrained(folder)
+    path = folder / "config.json"
     config = json.loads(path.read_text())
     config["rope_theta"] = float(fields["llama.rope.freq_base"])
     config["torch_dtype"] = str(dtype).removeprefix("torch.")
