@@ -43,7 +43,7 @@ from examples.smollm2.batches import encode, knows_tools, pad, plan_order
 from examples.smollm2.evaluation import evaluations, has_bfloat16, held_out_loss, ratio_of_right_calls
 from examples.smollm2.text import Lesson, lessons, passages, questions, write_lines
 
-CALIBRATION_PASSAGES = 8  # some 2,700 tokens; all 19 calibrate a little better and take twice as long
+CALIBRATION_PASSAGES = 5  # some 1,300 tokens; more calibrate int8 hardly better (docs/benchmarks.md), and take longer
 TOOL_PARSER = "hermes"  # the form in which chat_template.jinja writes calls
 Evaluate = Callable[[Any], list[dict[str, Any]]]
 
