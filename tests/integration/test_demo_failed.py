@@ -60,7 +60,7 @@ def start(folder: Path, *, out: int, **environment: str) -> int:
         [sys.executable, "-c", RUN, str(command), "--state", str(folder / "state")],
         cwd=ROOT,
         check=False,
-        timeout=60,
+        timeout=240,
         stdin=subprocess.DEVNULL,
         stdout=out,
         stderr=out,
