@@ -16,7 +16,7 @@ class NothingLeftToHappenError(AssertionError):
     """Every task waits for something that no timer and no other task will bring about."""
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
     """Never sleeps: where the loop would wait for a timer, its time moves there."""
 
     def __init__(self, jump: Callable[[float], None]) -> None:
@@ -25,21 +25,26 @@ class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-t
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Return what is ready now; move the time by `timeout` where nothing is."""
-        events = super().select(0)
-        if not events and timeout is None:
+        return super().select(0) or self.move(timeout)
+
+    def move(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Move the time by `timeout`; return nothing."""
+        if timeout is None:
             msg = "virtual time stands still: every task waits for another one; use no threads and no sockets here"
             raise NothingLeftToHappenError(msg)
-        if not events and timeout is not None and timeout > 0:
+        if timeout > 0:
             self._jump(timeout)
-        return events
+        return []
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose time is a number. Tasks run in the order in which they became ready, so runs repeat."""
 
+    selector = JumpingSelector
+
     def __init__(self) -> None:
         self._virtual_s = 0.0
-        super().__init__(_JumpingSelector(self._move))
+        super().__init__(self.selector(self._move))
 
     def time(self) -> float:
         """Return the virtual time in seconds."""

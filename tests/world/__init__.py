@@ -8,7 +8,8 @@
 | `jetstream` | NATS JetStream in memory: streams, buckets, and the client that the real adapters use |
 | `bus` | the real `Bus` and its delivery rules, with consumers in memory |
 | `process` | one life of a process: each request to the outside is a step at which it may die, wait or get no answer |
-| `services`, `gateway`, `workers` | how each service is put together; the workers answer as theirs do, seconds later |
+| `services`, `gateway`, `workers` | how each service is put together; the engines of workers take virtual time |
+| `person` | an operator, who approves and gives the orders of a seed |
 | `fate` | the faults of a seed, and the chance of everything else |
 | `world` | what outlives the processes, and what a fault does |
 | `story` | one story from its first checkpoint to its end; `shrink` |

@@ -14,6 +14,7 @@ from contracts.facts import (
     RollbackCompleted,
     RollbackFailed,
     RollbackStarted,
+    TrafficRequested,
 )
 from contracts.routes import Route
 from contracts.services import DEADLETTER, EVENTS
@@ -21,9 +22,12 @@ from services.server_manager.domain.reconcile import plan_production
 from shared.storage.record_format import parse
 
 if TYPE_CHECKING:
+    from tests.world.gateway import Answer
     from tests.world.world import World
 
 
+LEARNT_S = 10.0
+"""By then a gateway has the first route of a model."""
 LATE_S = 45.0
 """How old a message may be that is not finished at the end: some are late, and come again."""
 
@@ -34,6 +38,7 @@ class Checks:
     def __init__(self, world: "World") -> None:
         self._world = world
         self.route: Route | None = None
+        self.served_since_s: float | None = None
         self.facts: list[tuple[float, dict[str, Any]]] = []
         """The facts of the log, each with its second of the story."""
         world.server.stored.append(self._note)
@@ -50,7 +55,10 @@ class Checks:
         if message.stream == "KV_routes":
             self._check_route(parse(Route, message.data or b"", "routes"))
         elif message.stream == EVENTS:
-            self.facts.append((self._world.now_s, json.loads(message.data or b"{}")))
+            fact = json.loads(message.data or b"{}")
+            self.facts.append((self._world.now_s, fact))
+            if fact["type"] == TrafficRequested.TYPE:
+                self._check_approved(fact["data"]["release_id"])
         elif message.stream == DEADLETTER:
             headers = message.headers or {}
             self._world.violated(f"a dead letter: {headers.get('Slipway-Subject')}: {headers.get('Slipway-Reason')}")
@@ -58,11 +66,31 @@ class Checks:
     def _check_route(self, route: Route) -> None:
         """Epochs rise, and nothing that is barred takes traffic."""
         before, self.route = self.route, route
+        if self.served_since_s is None and route.active is not None:
+            self.served_since_s = self._world.now_s
         if before is not None and route.epoch <= before.epoch:
             self._world.violated(f"epoch {route.epoch} after {before.epoch}")
         for served in route.in_traffic:
             if route.is_barred(served.target):
                 self._world.violated(f"{served.target} is barred and takes traffic at epoch {route.epoch}")
+
+            self._check_shadowed(before, served.target.version)
+
+    def _check_shadowed(self, before: Route | None, version: int) -> None:
+        """Note a bad version whose shadow did not keep it out of traffic; a first version has no shadow."""
+        if before is None or before.active is None or version in {each.target.version for each in before.in_traffic}:
+            return
+        for opened in self.of(ReleaseOpened):
+            is_bad = self._world.kinds[opened["release_id"]] == "bad" and opened["version"] == version
+            if is_bad and opened["policy"].get("shadow") and not opened.get("returns"):
+                self._world.violated(f"version {version} is bad, has a shadow, and takes traffic")
+
+    def _check_approved(self, release_id: str) -> None:
+        """Note an order for traffic that was to wait for an approval."""
+        for opened in self.of(ReleaseOpened):
+            is_manual = opened["release_id"] == release_id and opened["policy"]["promotion"]["mode"] == "manual"
+            if is_manual and release_id not in self._world.person.approved:
+                self._world.violated(f"release {release_id} takes traffic before it is approved")
 
     def check_memory(self, name: str, memory_bytes: int) -> None:
         """Note a load for which there is no memory."""
@@ -79,6 +107,25 @@ class Checks:
         if is_well and name in needed and engine.models[name].digest == needed[name].manifest.digest:
             self._world.violated(f"{name} is unloaded, and production needs it")
 
+    def check_lost(self, answer: "Answer") -> None:
+        """Note a request that was lost although nothing explains it."""
+        world = self._world
+        served_s = self.served_since_s
+        if answer.failed == "no_serving_target":
+            disturbed = any(
+                fault.service.startswith("gateway") or fault.kind == "bus away" for fault in world.fate.faults
+            )
+            explained = served_s is None or disturbed or world.now_s < served_s + LEARNT_S
+        elif answer.failed == "engine_failed":
+            versions = [version for version, (since_s, _) in world.bad.items() if world.now_s >= since_s]
+            explained = answer.drilled or any(f".v{version}." in answer.tried for version in versions)
+        else:
+            explained = any(
+                fault.kind.startswith("engine") and fault.at_s <= world.now_s for fault in world.fate.faults
+            )
+        if not explained:
+            world.violated(f"a request to {answer.tried or 'the gateway'} is lost without a fault: {answer.failed}")
+
     def all_ended(self) -> bool:
         """Return whether each release and each rollback that began has ended."""
         opened, ended = ({fact["release_id"] for fact in self.of(kind)} for kind in (ReleaseOpened, ReleaseFinished))
@@ -94,6 +141,7 @@ class Checks:
         self._check_outcomes()
         self._check_rollbacks()
         self._check_outboxes()
+        self._world.person.check_end()
         for name in self._world.consumers.unfinished(self._world.clock.true_time() - timedelta(seconds=LATE_S)):
             self._world.violated(f"{name} has messages that nothing finishes")
         route = self.route
@@ -111,7 +159,7 @@ class Checks:
             return  # an engine that answers nothing is left at once, and judged later by its shadow
         kept_down = {*route.quarantined, *(entry.served.target for entry in route.suspended)}
         for target in kept_down:
-            if world.bad.get(target.version, (0.0, 0.0))[1] == 0.0:
+            if world.bad.get(target.version, (0.0, 0.0))[1] == 0.0 and target.version not in world.person.against:
                 self._world.violated(f"{target} has no bad answers and is kept down")
 
     def _check_releases(self) -> None:
@@ -127,13 +175,19 @@ class Checks:
                 self._world.violated(f"release {release_id} has {finished[release_id]} ends")
 
     def _check_outcomes(self) -> None:
-        """A version with many bad answers is never promoted, and one without any always is."""
+        """A version with many bad answers is never promoted, and one without any always is.
+
+        The first version has nothing to be compared with; an older one that comes after a newer one ends superseded.
+        """
+        person = self._world.person
         disturbed = any(fault.kind.startswith("engine") for fault in self._world.fate.faults)
+        promoted = [fact["release_id"] for fact in self.of(ReleaseFinished) if fact["outcome"] == "promoted"]
         for fact in self.of(ReleaseFinished):
             kind, outcome = self._world.kinds[fact["release_id"]], fact["outcome"]
-            if kind == "bad" and outcome == "promoted":
+            if kind == "bad" and fact["release_id"] in promoted[1:]:
                 self._world.violated(f"release {fact['release_id']} of a bad version is promoted")
-            if kind == "good" and outcome != "promoted" and not disturbed:
+            ordered = fact["release_id"] in person.cancelled or fact["version"] in person.against
+            if kind == "good" and outcome not in ("promoted", "superseded") and not (disturbed or ordered):
                 self._world.violated(f"release {fact['release_id']} of a good version is {outcome}: {fact['reason']}")
 
     def _check_rollbacks(self) -> None:

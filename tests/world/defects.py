@@ -8,6 +8,7 @@ from typing import Any
 from decisions.evidence import candidates, observation
 from decisions.routes import edits
 from services.registry.admissions import Admissions
+from services.registry.domain import plan
 from services.server_manager import manager
 from services.server_manager.domain import reconcile
 from shared.errors import Permanent, Transient
@@ -84,21 +85,33 @@ def previous_is_not_kept() -> Defect:
     """The version to roll back to is not kept loaded."""
     original = reconcile.plan_desired
 
-    def plan(routes: Any, record: Any) -> Any:
+    def without_previous(routes: Any, record: Any) -> Any:
         cut = {model: route.model_copy(update={"previous": None}) for model, route in routes.items()}
         return original(cut, record)
 
-    return manager, "plan_desired", plan
+    return manager, "plan_desired", without_previous
+
+
+def approval_is_not_awaited() -> Defect:
+    """A release that a person must approve takes traffic without that."""
+    return plan, "is_approved", lambda _release, _digest: True
+
+
+def shadow_is_not_awaited() -> Defect:
+    """A candidate takes traffic before its shadow showed enough."""
+    return plan, "passed_shadow", lambda _release: True
 
 
 DEFECTS: tuple[tuple[Callable[[], Defect], int, tuple[Fault, ...] | None], ...] = (
     (epochs_stand_still, 0, None),
     (previous_is_not_kept, 0, None),
-    (failed_publish_is_dropped, 0, None),
-    (passing_errors_give_up, 2, None),
+    (failed_publish_is_dropped, 0, (Fault("log full", 8.0, seconds=25.0),)),
+    (passing_errors_give_up, 0, (Fault("store away", 1.0, seconds=30.0),)),
     (outbox_cleared_first, 1, (Fault("kill", service="registry", change=20),)),
     (sides_swapped, 3, ()),
     (own_clock_decides, 12, (Fault("clock jumps", 5.0, "rollback-controller", seconds=900.0),)),
+    (approval_is_not_awaited, 1, ()),
+    (shadow_is_not_awaited, 11, ()),
     (announcement_not_written_down, 1, (Fault("kill at", 0.5, "registry"),)),
 )
 """Each with a seed that finds it, and with these faults in the place of the seed's own."""

@@ -8,11 +8,14 @@ from typing import Final, Literal
 Kind = Literal[
     "kill", "kill at", "pause", "cut off", "bus away", "answer lost", "log full", "store away", "clock jumps",
     "engine restarts", "engine dies", "engine slow",
+    "person pauses", "person cancels", "person rolls back", "person drills", "person lifts",
 ]  # fmt: skip
 SERVICES: Final = (
     "registry", "server-manager", "rollback-controller", "monitor", "gateway", "merger", "quantiser", "benchmarker",
     "evaluator",
 )  # fmt: skip
+TWICE: Final = ("registry", "server-manager", "rollback-controller", "monitor", "gateway", "quantiser")
+"""Services of which a story may run two processes; the second one is called `registry-b`."""
 FAULTS_S: Final = 110.0
 """Faults begin in so many seconds."""
 
@@ -23,7 +26,7 @@ class Fault:
 
     Attributes:
         at_s: When it begins, in seconds of the story; of kills and lost answers that count changes, not used.
-        service: Whom it befalls; empty for the bus, the store, or an engine.
+        service: Whose process it befalls, `registry-b` for a second one; empty for the bus, the store, or an engine.
         seconds: How long it lasts, or by how much a clock jumps.
         change: A kill, or a lost answer, is at this change of the service: an odd number is before it arrives.
     """
@@ -63,6 +66,21 @@ def _draw(chance: random.Random) -> Fault:
     return replace(fault, seconds=round(2.0 ** chance.uniform(0.0, 5.0), 1))
 
 
+def draw_orders(chance: random.Random) -> tuple[Fault, ...]:
+    """Return what an operator orders in a story: nothing in most of them."""
+    orders: tuple[Kind, ...] = (
+        "person pauses", "person cancels", "person rolls back", "person drills", "person lifts",
+    )  # fmt: skip
+    return tuple(
+        Fault(
+            chance.choice(orders),
+            at_s=round(chance.uniform(20.0, 2.0 * FAULTS_S), 3),
+            seconds=round(chance.uniform(5.0, 30.0), 1),
+        )
+        for _ in range(max(0, chance.randint(-3, 3)))
+    )
+
+
 class Fate:
     """What one story meets: its faults, and the chance of everything else."""
 
@@ -71,7 +89,19 @@ class Fate:
         self.seed = seed
         self.noise = random.Random(f"{seed} noise")
         self.draws = random.Random(f"{seed} draws")
-        self.faults = draw_faults(random.Random(f"{seed} faults")) if faults is None else tuple(faults)
+        self.plot = random.Random(f"{seed} plot")
+        seats = random.Random(f"{seed} seats")
+        self.seats: dict[str, str] = {service: service for service in SERVICES}
+        """The service of each process that runs."""
+        self.seats |= {f"{service}-b": service for service in seats.sample(TWICE, max(0, seats.randint(-1, 2)))}
+        drawn = draw_faults(random.Random(f"{seed} faults")) + draw_orders(random.Random(f"{seed} orders"))
+        seconds = [seat for seat in self.seats if seat not in SERVICES]
+        again = (
+            replace(fault, service=seats.choice(seconds))
+            for fault in draw_faults(seats, 4)
+            if fault.service and seconds
+        )
+        self.faults = (*drawn, *again) if faults is None else tuple(faults)
 
     def latency_s(self) -> float:
         """Return how long a request is on its way: milliseconds, and seconds now and then."""

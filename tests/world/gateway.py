@@ -1,9 +1,10 @@
-"""A gateway with its real routing, drills and telemetry; requests are drawn in blocks, and engines answer at once."""
+"""A gateway with its real routing, drills, pairs and telemetry; requests are drawn in blocks, and engines answer at once."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from contracts.drills import Drill
@@ -15,6 +16,8 @@ from decisions.rollback.drills import change_record
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.domain import drills, routing
 from services.gateway.domain.errors import RequestRejected
+from services.gateway.domain.requests import ParsedRequest
+from services.gateway.domain.routing import Choice
 from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.telemetry.metrics import Traffic
 from services.gateway.telemetry.recorder import Recorder
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 FLUSH_S = 4.0
 ANSWER_MS = 90.0
+REQUEST = ParsedRequest(path="/v1/completions", kind="completion", raw=b"{}", body={}, model="support-bot")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Answer:
     version: int | None = None
     failed: ErrorKind | None = None
     tried: str = ""
+    drilled: bool = False
 
 
 class Gateway:
@@ -43,13 +48,15 @@ class Gateway:
         self._world, self._process = world, process
         clock = process.clock
         self.tables: dict[Environment, RouteTable] = {
-            "production": RouteTable(world.saved_routes, world.save_routes, clock=clock),
+            "production": RouteTable(
+                world.saved_routes.get(process.seat, {}), partial(world.save_routes, process.seat), clock=clock
+            ),
             "staging": RouteTable({}, None, "staging", clock=clock),
         }
         self.drills = DrillTable(clock)
         self.connection = BusConnection(process.bus)
-        self.traffic = Traffic(f"{process.number:016x}")
-        name = f"gateway-{process.number}"
+        self.traffic = Traffic(f"{hash_of(process.seat):08x}{process.number:08x}")
+        name = f"{process.seat}-{process.number}"
         self.recorder = Recorder(
             self.connection, gateway=name, queue=4096, batch=500, interval_s=FLUSH_S, on_drop=lambda: None
         )
@@ -61,10 +68,40 @@ class Gateway:
         except RequestRejected:
             return Answer(failed="no_serving_target")
         target, route = choice.served.target, self.tables[environment].get(model)
-        error, drill = self._ask(choice.served, environment, key)
-        fallback = routing.choose_fallback(route, target) if error is not None and route is not None else None
-        rescued = fallback is not None and drill is None and self._ask(fallback, environment, key)[0] is None
-        now = self._process.clock.now()
+        assert route is not None
+        record = self._ask(choice, environment, key)
+        fallback = routing.choose_fallback(route, target) if record.error is not None else None
+        rescued = fallback is not None and record.drill is None and self._world.ask_engine(fallback, key) is None
+        if rescued and fallback is not None:
+            record = record.model_copy(update={"rescued_by": fallback.target})
+        self.recorder.record(record)
+        if environment == "production":
+            self.traffic.note(model)
+        self._mirror(route, choice, environment, key, record)
+        if record.error is None:
+            return Answer(target.version)
+        if rescued and fallback is not None:
+            return Answer(fallback.target.version)
+        return Answer(failed=record.error, tried=str(target), drilled=record.drill is not None)
+
+    def _mirror(self, route: Route, choice: Choice, environment: Environment, key: str, record: Inference) -> None:
+        """Ask both versions of a drawn request again, as `Mirrors` does, with capacity for all of them."""
+        other = routing.draw_pair(route, choice, REQUEST, key, self._process.clock.now())
+        if other is None or not routing.may_follow(record):
+            return
+        pair = routing.as_pair(
+            self._ask(choice, environment, key), self._ask(other, environment, key), shadow=other.shadow
+        )
+        if pair is not None:
+            self.recorder.record(pair)
+
+    def _ask(self, choice: Choice, environment: Environment, key: str) -> Inference:
+        """Return the record of a request to a version."""
+        target, clock = choice.served.target, self._process.clock
+        now, known = clock.now(), self.drills.get(environment, choice.served.target.model)
+        drill = drills.decide_effect(known, target, key, now, clock.monotonic())
+        fails = drill is not None and drill.fails
+        error: ErrorKind | None = "engine_failed" if fails else self._world.ask_engine(choice.served, key)
         infrastructure = error == "endpoint_unreachable"
         record = Inference(
             request_id=key,
@@ -84,27 +121,9 @@ class Gateway:
             body=key[-16:] if error and not infrastructure else None,
             caller=f"caller-{hash_of(key) % 50}",
             engine_died="before" if error == "engine_dead" else None,
-            rescued_by=fallback.target if rescued and fallback is not None else None,
             drill=None if drill is None else drill.drill_id,
         )
-        self.recorder.record(record if drill is None else change_record(drill.fault, record))
-        if environment == "production":
-            self.traffic.note(model)
-        if error is None:
-            return Answer(target.version)
-        if rescued and fallback is not None:
-            return Answer(fallback.target.version)
-        return Answer(failed=error, tried=str(target))
-
-    def _ask(
-        self, served: ServedTarget, environment: Environment, key: str
-    ) -> tuple[ErrorKind | None, drills.DrillEffect | None]:
-        clock, target = self._process.clock, served.target
-        known = self.drills.get(environment, target.model)
-        drill = drills.decide_effect(known, target, key, clock.now(), clock.monotonic())
-        if drill is not None and drill.fails:
-            return "engine_failed", drill
-        return self._world.ask_engine(served, key), drill
+        return record if drill is None else change_record(drill.fault, record)
 
 
 def hash_of(key: str) -> int:
@@ -114,7 +133,7 @@ def hash_of(key: str) -> int:
 
 async def start_gateway(world: "World", process: Process) -> None:
     """Start a gateway."""
-    gateway = world.gateway = Gateway(world, process)
+    gateway = world.gateways[process.seat] = Gateway(world, process)
     bus, production, staging = gateway.connection, gateway.tables["production"], gateway.tables["staging"]
     process.run(
         bus.connect,

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from tests.world.fate import SERVICES
-
 _OF_A_PROCESS = re.compile(r" *(?P<at>[0-9.]+) (?P<who>[a-z-]+)#(?P<life>[0-9]+):? (?P<what>.*)")
 _WORDS = (
     (re.compile(r"(publish|acknowledge) slipway\.(.+)\.v1\.\S+"), r"\1 \2"),
@@ -19,7 +17,9 @@ def draw(lines: Iterable[str]) -> Iterator[str]:
 
     Renewals of the lease are left out.
     """
-    column = {service: number for number, service in enumerate(SERVICES)}
+    lines = list(lines)
+    found_in = filter(None, map(_OF_A_PROCESS.match, lines))
+    column = {seat: number for number, seat in enumerate(dict.fromkeys(found["who"] for found in found_in))}
     for service, number in column.items():
         yield " " * 10 + "| " * number + service
     lives = [False] * len(column)

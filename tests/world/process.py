@@ -27,10 +27,11 @@ _A_MOMENT_S = 1e-6
 class Process(Life):
     """A process (also `jetstream.Link`: its way to the bus)."""
 
-    def __init__(self, world: "World", service: str, number: int) -> None:
+    def __init__(self, world: "World", seat: str, number: int) -> None:
         super().__init__()
-        self.world, self.service, self.number = world, service, number
-        self.clock: VirtualClock = world.clock_of(service)
+        service = world.fate.seats[seat]
+        self.world, self.service, self.seat, self.number = world, service, seat, number
+        self.clock: VirtualClock = world.clock_of(seat)
         self.js = JetStream(world.server, self)
         self.bus = WorldBus(service, world.consumers, self.js, self, self.clock)
         self._goes_on = asyncio.Event()
@@ -43,8 +44,8 @@ class Process(Life):
 
     @property
     def name(self) -> str:
-        """Its service, and which life of it this is."""
-        return f"{self.service}#{self.number}"
+        """Its service, perhaps as the second process of it, and which life of it this is."""
+        return f"{self.seat}#{self.number}"
 
     def pause(self, seconds: float) -> None:
         """Stop it where it is for a while, like SIGSTOP."""
@@ -80,7 +81,7 @@ class Process(Life):
         if changes:
             self.world.tell(f"{self.name}: {name}")
         self._pass(name, changes=changes)
-        if changes and self.world.loses_answer(self.service):
+        if changes and self.world.loses_answer(self.seat):
             self.world.tell(f"{self.name} gets no answer: {name}")
             await self._wait(limit_s)
             raise NatsTimeoutError
@@ -93,7 +94,7 @@ class Process(Life):
     def _pass(self, name: str, *, changes: bool) -> None:
         if self.dead:
             raise Killed
-        if changes and self.world.kills(self.service):
+        if changes and self.world.kills(self.seat):
             self.end(f"dies: {name}")
             raise Killed
 
@@ -102,7 +103,7 @@ class Process(Life):
         now_s, fate = asyncio.get_running_loop().time, self.world.fate
         until_s = now_s() + limit_s
         await self._wait(fate.latency_s())
-        while (closed_s := self.world.closed_until_s(place, self.service)) > now_s():
+        while (closed_s := self.world.closed_until_s(place, self.seat)) > now_s():
             if until_s <= now_s():
                 raise NatsTimeoutError
             await self._wait(min(closed_s, until_s) - now_s() + _A_MOMENT_S)
@@ -119,6 +120,21 @@ class Process(Life):
     def port(self, port: Any, *names: str, place: str = "store") -> Any:
         """Return a port whose named async methods are steps of this process."""
         return _Port(self, port, names, place)
+
+    def calls(self, port: Any, *names: str, place: str = "store") -> Any:
+        """Return a port whose named methods, which run in a thread elsewhere, are steps of this process."""
+        return _CalledPort(self, port, names, place)
+
+    def call(self, place: str, name: str, call: Callable[[], Any], *, changes: bool) -> Any:
+        """Return what a port answers at once; raise Transient if its place is away."""
+        self._pass(name, changes=changes)
+        if self.world.closed_until_s(place, self.seat) > asyncio.get_running_loop().time():
+            raise Transient("store_unavailable", f"{place}: no answer.")
+        answer = call()
+        if changes:
+            self.world.tell(f"{self.name}: {name}")
+        self._pass(name, changes=changes)
+        return answer
 
     async def visit(self, place: str, name: str, call: Callable[[], Any], *, changes: bool) -> Any:
         """Return what a port answers; raise Transient if its place is away."""
@@ -166,6 +182,20 @@ class _Port:
             changes = name.startswith(("put", "attest", "load", "unload"))
             return await self._process.visit(
                 self._place, f"{self._place} {name}", lambda: attribute(*args, **kwargs), changes=changes
+            )
+
+        return call
+
+
+class _CalledPort(_Port):
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._port, name)
+        if name not in self._names:
+            return attribute
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._process.call(
+                self._place, f"{self._place} {name}", lambda: attribute(*args, **kwargs), changes=name == "commit"
             )
 
         return call

@@ -45,20 +45,21 @@ from shared.messaging.bus_clock import BusClock
 from shared.messaging.traffic_reports import follow_traffic
 from shared.runtime.sweeper import Sweeper
 from shared.storage.kv import Bucket
+from tests.kit import fakes_registry as k
 from tests.kit.fakes_registry import FakeRecords
 from tests.kit.fakes_serving import FakeAttached, FakeAttachments
 from tests.kit.slow_engine import EngineClient
 from tests.kit.wiring import Unwired
 from tests.world.gateway import start_gateway
 from tests.world.process import Process
-from tests.world.workers import start_benchmarker, start_merger, start_quantiser
+from tests.world.workers import start_benchmarker, start_evaluator, start_merger, start_quantiser
 
 if TYPE_CHECKING:
     from tests.world.world import World
 
 Start = Callable[["World", Process], Any]
 REGISTRY = RegistrySettings(sweep_s=8.0)
-ROLLBACK = RollbackControllerSettings(sweep_s=4.0, watch_sweep_s=15.0)
+ROLLBACK = RollbackControllerSettings(sweep_s=4.0, watch_sweep_s=15.0, production_drills=k.MODEL)
 MONITOR = MonitorSettings(sweep_s=4.0)
 FLEET = ServerManagerSettings(
     memory_budget_bytes=1000, overhead_bytes=80, linger_s=20.0, tick_s=6.0, probe_interval_s=15.0
@@ -172,18 +173,19 @@ STARTS: dict[str, Start] = {
     "merger": start_merger,
     "quantiser": start_quantiser,
     "benchmarker": start_benchmarker,
+    "evaluator": start_evaluator,
 }
 
 
-async def keep_running(world: "World", service: str) -> None:
+async def keep_running(world: "World", seat: str) -> None:
     """Keep a process of a service running: after each death there is a new one some seconds later."""
-    number = 0
+    number, start = 0, STARTS[world.fate.seats[seat]]
     while True:
         number += 1
-        process = Process(world, service, number)
-        world.processes[service] = process
+        process = Process(world, seat, number)
+        world.processes[seat] = process
         world.tell(f"{process.name} starts")
-        process.spawn(STARTS[service](world, process))
+        process.spawn(start(world, process))
         await process.ended.wait()
         await process.close()
         await asyncio.sleep(world.fate.restart_s())

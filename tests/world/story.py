@@ -14,16 +14,17 @@ from typing import Any, Final
 
 import structlog
 
+from contracts.evaluations import Evaluations
 from contracts.facts import CheckpointReady, ReleaseFinished, ReleaseOpened, Training, Weights
-from contracts.policy import Canary, LoadProfile, ReleasePolicy, Trigger
+from contracts.policy import Canary, LoadProfile, Promotion, ReleasePolicy, Shadow, Trigger
 from contracts.vocabulary import digest_of
 from shared.messaging.publishing import publish_event
 from shared.storage import kv, record_format
 from tests.kit import fakes_registry as k
 from tests.kit.records import Killed
-from tests.kit.virtual_time import VirtualTimeLoop
+from tests.kit.virtual_time import JumpingSelector, VirtualTimeLoop
 from tests.world.fate import FAULTS_S, Fate, Fault
-from tests.world.services import STARTS, keep_running
+from tests.world.services import keep_running
 from tests.world.world import MODEL, World
 
 SETTLES_S: Final = 45.0
@@ -32,9 +33,13 @@ MOST_S: Final = 450.0
 TRIGGER: Final = Trigger(name="errors", metric="error_ratio", threshold=0.1)
 POLICY: Final = ReleasePolicy(
     triggers=(TRIGGER,),
-    load=LoadProfile(requests=10),
+    load=LoadProfile(requests=6, output_tokens=2, warmup_requests=1),
     canary=Canary(steps=(0.4,), min_requests=40, deadline_s=300.0),
     rehearsal="required",
+)
+SHADOW: Final = Shadow(share_ratio=0.6, duration_s=10.0, min_requests=20, deadline_s=300.0)
+EVALUATIONS: Final = Evaluations.model_validate(
+    {"sets": [{"name": "basics", "rows": "default", "scorers": [{"kind": "length"}], "bounds": [{"max_drop": 0.2}]}]}
 )
 BAD: Final = 0.4
 
@@ -93,8 +98,16 @@ def replaced(module: Any, name: str, value: Any) -> Iterator[None]:
         setattr(module, name, before)
 
 
+class _NoSockets(JumpingSelector):
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """Move the time, and ask no operating system."""
+        return self.move(timeout)
+
+
 class InlineLoop(VirtualTimeLoop):
-    """Virtual time without threads: what is called in one is done at once."""
+    """Virtual time without threads and sockets: what is called in a thread elsewhere is done at once."""
+
+    selector = _NoSockets
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # noqa: ARG002
         """Do it now."""
@@ -110,9 +123,9 @@ async def _live(fate: Fate) -> Told:
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     world = World(fate)
     with _logs_noted(world):
-        running = [asyncio.create_task(keep_running(world, service)) for service in STARTS]
+        running = [asyncio.create_task(keep_running(world, seat)) for seat in fate.seats]
         running += [asyncio.create_task(world.befall(fault)) for fault in fate.faults]
-        running.append(asyncio.create_task(world.call()))
+        running += [asyncio.create_task(world.call()), asyncio.create_task(world.person.approve())]
         await _announce(world)
         await _end(world)
         world.checks.check_end()
@@ -171,7 +184,13 @@ async def _publish(world: World, number: int) -> None:
         weights=Weights(kind="lora", ref=ref),
         training=Training(run_id=f"run {number}", data_hash=digest_of(b"data"), hyperparameters={}),
         variants=("bf16",),
-        policy=POLICY,
+        policy=POLICY.model_copy(
+            update={
+                "shadow": world.fate.plot.choice((None, SHADOW)),
+                "evaluations": world.fate.plot.choice((Evaluations(), Evaluations(), EVALUATIONS)),
+                "promotion": Promotion(mode=world.fate.plot.choice(("automatic", "automatic", "manual"))),
+            }
+        ),
     )
     event = k.event(ready, f"checkpoint-{number}", at=world.clock.true_time())
     assert isinstance(event.data, CheckpointReady)

@@ -18,10 +18,12 @@ from tests.kit.slow_engine import Memory, SlowEngine
 from tests.kit.virtual_time import VirtualClock
 from tests.world.bus import Consumers
 from tests.world.checks import Checks
-from tests.world.fate import SERVICES, Fate, Fault
+from tests.world.fate import Fate, Fault
 from tests.world.gateway import Answer, Gateway, Probe, RehearsalTraffic
 from tests.world.jetstream import JetStream, Server
+from tests.world.person import Person
 from tests.world.process import Process
+from tests.world.workers import WorkerStores
 
 MODEL = k.MODEL
 
@@ -42,10 +44,12 @@ class World:
         self.references = FakeReferences()
         self._folder = tempfile.TemporaryDirectory(prefix="world-")
         self.copies = FakeArtifacts(Path(self._folder.name))
+        self.stores = WorkerStores(Path(self._folder.name))
         self.engine, self.terms, self.memory = SlowEngine(self), MemoryTerms(), Memory()
         self.probe = Probe(self)
-        self.saved_routes: dict[str, Route] = {}
-        self.gateway: Gateway | None = None
+        self.saved_routes: dict[str, dict[str, Route]] = {}
+        """What each gateway has on its disk."""
+        self.gateways: dict[str, Gateway] = {}
         self.processes: dict[str, Process] = {}
         self.bad: dict[int, tuple[float, float]] = {}
         """From when on, in seconds of the story, which share of a version's answers is bad."""
@@ -53,11 +57,12 @@ class World:
         """Of the checkpoint of each release: good, bad, or bad later."""
         self.violations: list[str] = []
         self.traces: list[str] = []
-        self._clocks = {service: VirtualClock(k.START) for service in SERVICES}
+        self._clocks = {seat: VirtualClock(k.START) for seat in fate.seats}
         self._closed: dict[tuple[str, str], float] = {}
         self._changes: dict[str, int] = {}
         self.answers: list[tuple[float, Answer]] = []
         self.checks = Checks(self)
+        self.person = Person(self)
 
     def close(self) -> None:
         """Remove what is on the disk."""
@@ -79,9 +84,9 @@ class World:
 
     # -- what processes meet ---------------------------------------------------------------------------------------
 
-    def clock_of(self, service: str) -> VirtualClock:
-        """Return the clock of the machine that a service runs on."""
-        return self._clocks[service]
+    def clock_of(self, seat: str) -> VirtualClock:
+        """Return the clock of the machine that a process runs on."""
+        return self._clocks[seat]
 
     def closed_until_s(self, place: str, service: str) -> float:
         """Return until when a place is out of a service's reach."""
@@ -129,6 +134,8 @@ class World:
                 self.engine.hanging = True
                 await asyncio.sleep(fault.seconds)
                 self.engine.hanging = False
+            case _:
+                await self.person.act(fault)
 
     def _close(self, place: str, service: str, seconds: float) -> None:
         key = (place, service)
@@ -148,11 +155,11 @@ class World:
 
     def ask_gateway(self, model: str, environment: Environment = "production") -> Answer:
         """Return what a gateway answers to a new request."""
-        process = self.processes.get("gateway")
-        if self.gateway is None or process is None or process.dead:
+        alive = [gateway for seat, gateway in self.gateways.items() if not self.processes[seat].dead]
+        number = self.fate.draws.getrandbits(64)
+        if not alive:
             return Answer(failed="no_serving_target")
-        key = f"{self.fate.draws.getrandbits(64):016x}"
-        return self.gateway.answer(model, key, environment)
+        return alive[number % len(alive)].answer(model, f"{number:016x}", environment)
 
     async def call(self, every_s: float = 4.0, requests: int = 16) -> None:
         """Send requests in blocks, for ever."""
@@ -161,6 +168,8 @@ class World:
             await asyncio.sleep(every_s)
             block = [self.ask_gateway(MODEL) for _ in range(requests)]
             self.answers += [(self.now_s, answer) for answer in block]
+            for lost in dict.fromkeys(answer for answer in block if answer.version is None):
+                self.checks.check_lost(lost)
             got = Counter(f"v{each.version}" if each.version else f"{each.failed} {each.tried}" for each in block)
             if set(got) != set(before):
                 self.tell("callers get " + ", ".join(f"{what}: {times}" for what, times in sorted(got.items())))
@@ -170,9 +179,9 @@ class World:
         """Return whether no version is yet to become bad."""
         return all(self.now_s > since_s + 40.0 for since_s, _ in self.bad.values())
 
-    def save_routes(self, routes: dict[str, Route]) -> None:
-        """Save the routes on the gateway's disk."""
-        self.saved_routes = dict(routes)
+    def save_routes(self, seat: str, routes: dict[str, Route]) -> None:
+        """Save the routes on a gateway's disk."""
+        self.saved_routes[seat] = dict(routes)
 
     def traffic_of(self, process: Process) -> RehearsalTraffic:
         """Return what sends the requests of rehearsals."""
@@ -189,7 +198,7 @@ class World:
         self.checks.check_unload(name)
 
     def note_act(self, process: Process) -> None:
-        """Nothing to note: one process of server-manager runs at a time."""
+        """Nothing to note: `EngineClient` lets no process act whose term is over."""
 
 
 class Policies:
