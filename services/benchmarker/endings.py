@@ -20,6 +20,8 @@ MOST_TOKENS: Final = 256
 """An answer of so many tokens did not end by itself."""
 TOGETHER: Final = 4
 """So many prompts are asked at the same time."""
+LONGEST_S: Final = 10.0
+"""No prompt is asked later than that: an engine on a CPU would take minutes for all."""
 
 
 async def count_endings(
@@ -35,6 +37,8 @@ async def count_endings(
     fitting = choose_fitting(prompts, context_tokens=context_tokens, output_tokens=limit)
     chosen = fitting[:: max(1, len(fitting) // PROMPTS)][:PROMPTS]  # a set may be in the order of its slices
     at_work, failures = asyncio.Semaphore(TOGETHER), list[SlipwayError]()
+    loop = asyncio.get_running_loop()
+    until = loop.time() + LONGEST_S
 
     async def ask(served: ServedTarget, prompt: Prompt) -> tuple[bool, int]:
         messages = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
@@ -47,7 +51,7 @@ async def count_endings(
 
     async def ask_both(prompt: Prompt) -> dict[Side, tuple[bool, int]] | None:
         async with at_work:
-            if failures:
+            if failures or loop.time() > until:
                 return None  # each further request could cost a time limit
             try:
                 answers = await asyncio.gather(*(ask(served, prompt) for served in sides.values()))

@@ -39,6 +39,13 @@ def test_an_engine_that_answers_no_load_is_not_asked():
     assert str(CANDIDATE) not in [name for name, _ in benchmarker.engine.asked]
 
 
+def test_a_slow_engine_is_not_asked_all(monkeypatch):
+    monkeypatch.setattr("services.benchmarker.endings.LONGEST_S", -1.0)
+    benchmarker = make(*(Behaviour(api_answer=answer("stop", 40)) for _ in range(2)))
+    report, _, _ = measure(benchmarker, staged())
+    assert (report.candidate_summary.natural, benchmarker.engine.asked) == (None, [])
+
+
 def test_a_small_context_makes_shorter_answers():
     benchmarker = make(*(Behaviour(api_answer=answer("stop", 40)) for _ in range(2)))
     report, _, _ = measure(benchmarker, staged(candidate=served(CANDIDATE, context_tokens=300)))
