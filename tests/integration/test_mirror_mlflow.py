@@ -28,6 +28,8 @@ from tests.kit.intake import running_intake
 from tests.kit.mlflow_server import MlflowServer, require_environment
 from tests.kit.wiring import ROOT
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _intake(nats_server, s3_server):

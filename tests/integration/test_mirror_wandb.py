@@ -13,6 +13,7 @@ from services.mirror.ports import Unavailable
 from tests.kit.histories import deployment, history
 from tests.kit.wiring import ROOT
 
+pytestmark = pytest.mark.full
 PYTHON = ROOT / ".venv-wandb/bin/python"
 READ = '''
 import json, pathlib, struct, sys

@@ -10,6 +10,7 @@ from packaging.utils import canonicalize_name
 
 from deploy.setup import locks
 
+pytestmark = pytest.mark.full
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-audit/bin/python"
 VALIDATE = """
