@@ -63,7 +63,7 @@ class Person:
             await self._order(ApprovalGranted(release_id=asked["release_id"], manifest_digest=asked["manifest_digest"]))
 
     async def act(self, fault: Fault) -> None:
-        """Order the order of a seed, if there is anything to give it about."""
+        """Publish the order of a seed, if there is anything to give it about."""
         route, now = self._world.checks.route, self._world.clock.true_time()
         match fault.kind:
             case "person pauses" if release_id := self._open_release()[0]:
