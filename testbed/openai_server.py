@@ -119,7 +119,8 @@ def _as_object(raw: bytes) -> dict[str, Any]:
 
 def _with_scores(raw: bytes, asked: Mapping[str, Any], logprob: float) -> bytes:
     answer = json.loads(raw)
-    entries = [{str(token): {"logprob": logprob, "rank": 1}} for token in asked["prompt"]]
+    tokens = asked["prompt"].split() if isinstance(asked["prompt"], str) else asked["prompt"]
+    entries = [{str(token): {"logprob": logprob, "rank": 1}} for token in tokens]
     answer["choices"][0]["prompt_logprobs"] = [None, *entries[1:]]
     return json.dumps(answer).encode()
 

@@ -150,8 +150,8 @@ class Executor:
         self._use(state, copy, Phase.UNPROVEN)
 
     def _use(self, state: TargetState, copy: Copy, phase: Phase) -> None:
-        state.endpoint, state.suspicions, state.ran_by = copy.endpoint, 0, copy.ran_by
-        state.failures, state.code, state.reason, state.hopeless = 0, None, "", False
+        state.endpoint, state.ran_by = copy.endpoint, copy.ran_by
+        state.note()
         self._enter(state, phase)
 
     def copies(self) -> list[Copy]:
@@ -240,9 +240,7 @@ class Executor:
         if state.work is task:
             state.work = None
         if not task.cancelled() and task.exception() is not None:
-            self._log.error(
-                "an action on a target failed unexpectedly", work=task.get_name(), exc_info=task.exception()
-            )
+            self._log.error("an action failed unexpectedly", work=task.get_name(), exc_info=task.exception())
         self._on_change()
 
     async def stop(self) -> None:
@@ -334,7 +332,7 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - every failure of a load is a state of the target
             await self._load_failed(name, state, error)
             return
-        state.failures, state.suspicions, state.code, state.reason, state.hopeless = 0, 0, None, "", False
+        state.note()
         state.probed = self._clock.monotonic()
         self._enter(state, Phase.READY)
         self._log.info("ready", target=name, load_s=round(state.since - began, 2), first_token=state.token)
@@ -357,19 +355,20 @@ class Executor:
             self._log.warning("unload after a failed load failed", target=name, reason=also.reason)
 
     async def _probe(self, name: str, state: TargetState) -> None:
+        error: SlipwayError | None = None
         try:
             state.token = await self._engines[state.endpoint].probe(name, self._probe_s)
-        except Exception as error:  # noqa: BLE001 - every failure of a probe is a state of the target
-            self._probe_failed(name, state, as_ours(error))
-        else:
-            state.failures, state.suspicions, state.code, state.reason = 0, 0, None, ""
+        except Exception as failure:  # noqa: BLE001 - every failure of a probe is a state of the target
+            error = as_ours(failure)
+        if error is None or error.code == "logprobs_differ":  # only a load fails of that; an alert says it
+            state.note(error)
             if state.phase is not Phase.READY:
                 self._enter(state, Phase.READY)
+        elif error.code != "endpoint_unreachable":
+            self._probe_failed(name, state, error)
         state.probed = self._clock.monotonic()
 
     def _probe_failed(self, name: str, state: TargetState, error: SlipwayError) -> None:
-        if error.code == "endpoint_unreachable":
-            return
         state.suspicions += 1
         state.code, state.reason = error.code, error.reason
         self._log.warning("probe failed", target=name, code=error.code, reason=error.reason, times=state.suspicions)

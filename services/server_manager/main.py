@@ -21,12 +21,14 @@ from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.app import SERVICE, build
 from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain.records import Leader, Servers
+from services.server_manager.domain.references import References
 from services.server_manager.domain.servable_variants import Hardware, parse_hardware
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import Manager
 from services.server_manager.metrics import FleetMetrics, show_agents
 from services.server_manager.ports import Engine
+from services.server_manager.references import KeptReferences
 from services.server_manager.settings import ServerManagerSettings, ServingEndpoint
 from shared.errors import SlipwayError
 from shared.messaging.bus import Bus
@@ -60,8 +62,16 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         name: AgentClient(endpoint.agent_grpc, signer, lambda: lead.leader, lead.note_superseded)
         for name, endpoint in settings.all_endpoints.items()
     }
+    hardware = await find_hardware(settings)
+    references = KeptReferences(
+        KvRecords(lambda: bus.js, "servers", References),
+        settings.fleet,
+        str(hardware),
+        clock,
+        settings.logprob_tolerance_nats,
+    )
     engines = {
-        name: _engine(endpoint, settings, agents[name], lead.superseded)
+        name: _engine(endpoint, settings, agents[name], lead.superseded, references)
         for name, endpoint in settings.all_endpoints.items()
     }
     fleet: dict[str, Engine] = {**engines}
@@ -69,7 +79,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
     attached = AttachedModels(
         fleet,
         KvAttachments(KvRecords(lambda: bus.js, "attachments", Attachment)),
-        lambda model: AttachedEngine(model, channels, templates, {}),
+        lambda model: AttachedEngine(model, channels, templates, {}, references),
     )
     show_agents(bus.metrics, {name: agent.is_answering for name, agent in agents.items()}, lead.superseded)
     state = _fleet_state(bus, settings)
@@ -85,7 +95,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         view=KvRuntimes(KvRecords(lambda: bus.js, "servers", FleetRuntimes), settings.fleet),
         settings=settings,
         clock=clock,
-        hardware=await find_hardware(settings),
+        hardware=hardware,
     )
     try:
         await serve(
@@ -138,7 +148,11 @@ def _fleet_state(bus: Bus, settings: ServerManagerSettings) -> FleetState:
 
 
 def _engine(
-    endpoint: ServingEndpoint, settings: ServerManagerSettings, agent: AgentClient, superseded: Callable[[], bool]
+    endpoint: ServingEndpoint,
+    settings: ServerManagerSettings,
+    agent: AgentClient,
+    superseded: Callable[[], bool],
+    references: KeptReferences,
 ) -> TritonEngine:
     return TritonEngine(
         endpoint.triton_grpc,
@@ -148,6 +162,7 @@ def _engine(
         agent=agent,
         superseded=superseded,
         runtime_file=endpoint.runtime_file,
+        references=references,
     )
 
 

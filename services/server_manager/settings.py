@@ -118,6 +118,9 @@ class ServerManagerSettings(BaseSettings):
     overhead_bytes: int = 0
     probe_interval_s: float = 5.0
     """Seconds between two probes of a target."""
+    logprob_tolerance_nats: Annotated[float, Field(gt=0)] = 0.05
+    """Least mean difference of a token's log-probability from what was recorded at staging, for `logprobs_differ`; a
+    large one, such as 1000, allows any."""
     linger_s: float = 60.0
     """Seconds until a target that is no longer needed is unloaded."""
     order_deadline_s: float = 600.0

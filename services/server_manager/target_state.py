@@ -33,6 +33,11 @@ class TargetState:
     ran_by: Runtime | None = None
     work: asyncio.Task[None] | None = field(default=None, repr=False)
 
+    def note(self, error: SlipwayError | None = None) -> None:
+        """Note that it generated, and what is wrong with it all the same."""
+        self.failures, self.suspicions, self.hopeless = 0, 0, False
+        self.code, self.reason = (error.code, error.reason) if error is not None else (None, "")
+
 
 def as_ours(error: Exception) -> SlipwayError:
     """Return an error of a load or probe as one of ours: one that is not known is `load_failed`."""

@@ -208,13 +208,16 @@ def is_unknown_model(body: bytes, name: str) -> bool:
     return name in str(error.get("message") if isinstance(error, dict) else error)
 
 
-def read_scores(body: bytes, token_ids: Sequence[int]) -> list[float]:
-    """Return the log-probability of each token of a prompt but the first, as vLLM reports them; else nothing."""
+def read_scores(body: bytes, prompt: str | Sequence[int]) -> list[float]:
+    """Return the log-probability of each token of a prompt but the first, as vLLM reports them; else nothing.
+
+    Where the prompt is a text, a position must have one token only.
+    """
     choices = _list((_parse(body) or {}).get("choices"))
     positions = _list(choices[0].get("prompt_logprobs")) if choices and isinstance(choices[0], dict) else []
     try:
-        pairs = zip(token_ids[1:], positions[1:], strict=True)
-        return [float(position[str(token)]["logprob"]) for token, position in pairs]
+        ids = [token for (token,) in positions[1:]] if isinstance(prompt, str) else prompt[1:]
+        return [float(position[str(token)]["logprob"]) for token, position in zip(ids, positions[1:], strict=True)]
     except (ValueError, LookupError, TypeError):
         return []
 

@@ -183,20 +183,21 @@ class HttpChannel(ApiServer):
             reason = f"The stream of {reader.name} from {self.url} broke off in the middle of an answer."
             raise Transient("endpoint_unreachable", reason, target=reader.name)
 
-    async def score(self, name: str, token_ids: Sequence[int], limit_s: float) -> list[float]:
-        """Return the log-probability of every token but the first; nothing if the server reports none.
+    async def score(self, name: str, prompt: str | Sequence[int], limit_s: float) -> list[float]:
+        """Return the log-probability of every token of a prompt but the first; nothing if the server reports none.
 
         Raises:
             SlipwayError: as `stream_api`.
         """
-        asked = {"model": name, "prompt": list(token_ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        prompt = prompt if isinstance(prompt, str) else list(prompt)
+        asked = {"model": name, "prompt": prompt, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
         request = ApiRequest("POST", "/v1/completions", json.dumps(asked).encode(), limit_s, "score")
         body = b""
         async for piece in self.stream_api(name, request, Deadlines(limit_s, limit_s)):
             if (error := _find_error(piece, name)) is not None and error.code != "bad_request":
                 raise error
             body += piece.body
-        return read_scores(body, token_ids)
+        return read_scores(body, prompt)
 
     async def generate(
         self, name: str, prompt: str, sampling: Mapping[str, Any], limits: Deadlines, cache_salt: str | None

@@ -22,6 +22,7 @@ from testbed.openai_server import OpenAiServer
 from testbed.ports import free_port
 from testbed.servers import running
 from tests.kit.conformance_serving import DIGEST, NAME, AttachedConformance
+from tests.kit.fakes_serving import no_references
 from tests.unit.benchmarker import engine_conformance as measured
 from tests.unit.gateway.engine_conformance import ABSENT, LOADED, EngineConformance
 
@@ -149,7 +150,7 @@ class TestAttachedEngine(AttachedConformance):
             await list_names(number, NAME)
         channels = Channels()
         templates = ChatTemplates(SystemClock())
-        yield AttachedEngine("bot", channels, templates, {"blue": urls})
+        yield AttachedEngine("bot", channels, templates, {"blue": urls}, no_references())
         await channels.close()
         await templates.close()
 
@@ -198,11 +199,26 @@ class TestAttachedEngine(AttachedConformance):
             assert await engine.probe(NAME, 10)
             assert engine.addresses(NAME) == expected
 
+    async def test_a_replica_with_other_weights_does_not_serve_the_version(self, replicas, folder, urls):
+        channels, templates = Channels(), ChatTemplates(SystemClock())
+        engine = AttachedEngine("bot", channels, templates, {"blue": urls}, no_references())
+        for server in replicas:
+            server.serve({NAME: {"token_nll": "2"}})
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+        for nll, left in (("2.1", urls[:1]), ("2", urls)):
+            replicas[1].serve({})
+            await engine.index()
+            replicas[1].serve({NAME: {"token_nll": nll}})
+            await engine.index()
+            assert await engine.probe(NAME, 10)
+            assert engine.addresses(NAME) == left
+        await channels.close()
+        await templates.close()
+
     async def test_servers_that_are_all_away_are_out_of_reach(self):
         channels = Channels()
-        absent = AttachedEngine(
-            "bot", channels, ChatTemplates(SystemClock()), {"blue": (f"http://127.0.0.1:{free_port()}",)}
-        )
+        silent = {"blue": (f"http://127.0.0.1:{free_port()}",)}
+        absent = AttachedEngine("bot", channels, ChatTemplates(SystemClock()), silent, no_references())
         with pytest.raises(Transient) as caught:
             await absent.index()
         assert caught.value.code == "endpoint_unreachable"

@@ -18,10 +18,13 @@ from decisions.releases.provenance import Problem
 from services.server_manager.adapters.kv_state import KvAttachments, KvLeadership, KvRoutes, KvRuntimes
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Leader, Servers
+from services.server_manager.domain.references import References
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Extent, Indexed, allow
+from services.server_manager.references import KeptReferences
 from shared.errors import Transient
 from shared.messaging.records import RecordStore
+from shared.runtime.clock import Clock, SystemClock
 from shared.storage.record_format import dump, parse
 from tests.kit.records import Faults, FaultyRecords, MemoryBucket, MemoryPublisher, MemoryRecords, raising
 
@@ -35,6 +38,11 @@ class FakeClock:
 
     def monotonic(self) -> float:
         return self.seconds
+
+
+def no_references(clock: Clock | None = None) -> KeptReferences:
+    """Return references in memory: nothing is recorded yet."""
+    return KeptReferences(MemoryRecords(References), "main", "a CPU", clock or SystemClock(), 0.05)
 
 
 class Hooks:
@@ -65,6 +73,7 @@ class FakeEngine:
         self.serving: dict[str, ServingSettings | None] = {}
         self.dead: set[str] = set()
         self.mute: set[str] = set()
+        self.differing: set[str] = set()
         self.loads: list[str] = []
         self.hooks = Hooks()
 
@@ -118,6 +127,8 @@ class FakeEngine:
             raise Transient("engine_dead", "the engine is dead")
         if name in self.mute:
             raise Transient("no_first_token", "nothing came")
+        if name in self.differing:
+            raise Transient("logprobs_differ", f"{name}: other weights")
         return "keel"
 
 

@@ -21,6 +21,7 @@ from testbed.models import tiny_base, tiny_lora
 from testbed.servers import running
 from testbed.vllm_server import VllmServer
 from tests.kit.conformance_serving import DIGEST, NAME
+from tests.kit.fakes_serving import no_references
 
 pytestmark = [
     pytest.mark.real,
@@ -54,7 +55,7 @@ async def channels():
 @pytest.fixture
 async def engine(channels, server):
     templates = ChatTemplates(SystemClock())
-    yield AttachedEngine("bot", channels, templates, {"blue": (server.url,)})
+    yield AttachedEngine("bot", channels, templates, {"blue": (server.url,)}, no_references())
     await templates.close()
 
 

@@ -1,6 +1,8 @@
 """The engine adapter on a real Triton passes the suite that its fake passes, through the agent that alone has its key."""
 
+import contextlib
 import itertools
+import json
 
 import pytest
 
@@ -16,6 +18,7 @@ from shared.runtime.clock import SystemClock
 from testbed.servers import running
 from testbed.triton import TritonServer
 from tests.kit.conformance_serving import DIGEST, NAME, EngineConformance
+from tests.kit.fakes_serving import no_references
 
 pytestmark = pytest.mark.real
 NUMBERS = itertools.count(1)
@@ -59,6 +62,20 @@ class TestTritonEngine(EngineConformance):
             triton.kill_stub(name)
 
         return kill
+
+    async def test_other_weights_under_the_same_digest_are_found_after_a_load_and_the_same_are_not(
+        self, triton, agent, folder
+    ):
+        config = EngineConfig("toy", toy={"token_nll": "2"})
+        engine = TritonEngine(triton.endpoint, triton.repository, config, agent=agent, references=no_references())
+        for nll, code in (("2", None), ("2", None), ("2.1", "logprobs_differ"), ("2", None)):
+            (folder / "config.json").write_text(json.dumps({"toy": {"token_nll": nll}}))
+            await engine.load(NAME, folder, digest=DIGEST, memory_bytes=1)
+            with contextlib.nullcontext() if code is None else pytest.raises(SlipwayError) as caught:
+                assert await engine.probe(NAME, 10)
+            assert caught is None or caught.value.code == code
+            await engine.unload(NAME)
+        await engine.close()
 
     async def test_model_control_needs_the_key(self, triton, folder):
         stranger = TritonEngine(triton.endpoint, triton.repository, EngineConfig("toy"))

@@ -11,11 +11,11 @@ from shared.errors import Transient
 from shared.serving.channels import Channels
 from shared.serving.engine_streams import ask_api
 from shared.serving.http_channel import HttpChannel
-from shared.serving.inference import Deadlines, classify_rpc_error, generate, stream_responses
+from shared.serving.inference import Deadlines, classify_rpc_error, generate
 from shared.serving.openai_stream import ApiRequest
-from shared.serving.tensors import USUAL_FLAGS, Delta, build_request, raw_outputs, read_json
+from shared.serving.scoring import PROMPT_LOGPROBS, score_prompt
+from shared.serving.tensors import Delta
 
-PROMPT_LOGPROBS = "prompt_logprobs"
 PROBE_IDS = (1, 2)
 """A prompt that shows whether a server of the API scores."""
 CACHE_SALT = "cache_salt"
@@ -87,28 +87,12 @@ class TritonEngine:
 
     async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:
         """Return the log-probability of every token but the first; the engine also generates one token, as it must."""
-        name, channel = served.target.triton_name, self._channels.get(served.endpoints[0])
-        if isinstance(channel, HttpChannel):
-            return self._checked(name, token_ids, await channel.score(name, token_ids, timeout_s))
-        inputs = {
-            "text_input": "",
-            "prompt_token_ids": json.dumps(list(token_ids)),
-            "sampling_parameters": json.dumps({"max_tokens": 1, "temperature": 0.0}),
-        }
-        request = build_request(name, inputs, (*USUAL_FLAGS, "return_prompt_logprobs"))
-        limits = Deadlines(timeout_s, timeout_s)
-        output: Any = None
-        async with contextlib.aclosing(stream_responses(channel, request, limits)) as responses:
-            async for response in responses:
-                output = read_json(raw_outputs(response).get(PROMPT_LOGPROBS, b"")) or output
-        logprobs = [float(value) for value in output or () if isinstance(value, int | float)]
-        return self._checked(name, token_ids, logprobs)
-
-    def _checked(self, name: str, token_ids: Sequence[int], logprobs: Sequence[float]) -> tuple[float, ...]:
+        name = served.target.triton_name
+        logprobs = await score_prompt(self._channels.get(served.endpoints[0]), name, token_ids, timeout_s)
         if len(logprobs) != len(token_ids) - 1:
             actual = f"{len(logprobs)} log-probabilities for a prompt of {len(token_ids)} tokens"
             raise Transient("engine_failed", f"The engine of {name} returned {actual}.")
-        return tuple(logprobs)
+        return logprobs
 
     async def ask_api(self, served: ServedTarget, path: str, body: Mapping[str, Any], *, timeout_s: float) -> ApiAnswer:
         """Return the whole answer of the engine's OpenAI API (see `ports.Engine`)."""

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import structlog
 
+from contracts.codes import Code
 from contracts.vocabulary import Digest, Runtime, ServingSettings
 from decisions.backoff import backoff_s
 from services.server_manager.adapters.artifact_cache import read_texts
 from services.server_manager.domain.description import describe_model
 from services.server_manager.ports import Groups, Indexed, Permit, allow
+from services.server_manager.references import KeptReferences
 from shared.errors import SlipwayError, Transient
 from shared.serving.channels import Channels
 from shared.serving.chat_templates import ChatTemplates
@@ -29,6 +31,8 @@ CHECK_S = 60.0
 """How long it may take for its first token when it is checked, in seconds."""
 RETRY_S, MAX_RETRY_S = 4.0, 60.0
 """How long a target is left alone that is listed and not served, in seconds; doubled by each check up to the second."""
+OTHERS: frozenset[Code] = frozenset({"load_failed", "logprobs_differ"})
+"""Codes of a replica that answers and does not serve the version."""
 CONVERSATION = ({"role": "user", "content": "Is 7 a prime number? Answer yes or no."},)
 """What shows whether a server has the chat template of a version."""
 
@@ -39,23 +43,35 @@ class AttachedEngine:
     runtime: Runtime | None = None
 
     def __init__(
-        self, model: str, channels: Channels, templates: ChatTemplates, groups: Groups, *, retry_s: float = RETRY_S
+        self,
+        model: str,
+        channels: Channels,
+        templates: ChatTemplates,
+        groups: Groups,
+        references: KeptReferences,
+        *,
+        retry_s: float = RETRY_S,
     ) -> None:
-        """Take the addresses of each group, which may change (`groups`), and the first pause after a failed check."""
+        """Take the addresses of each group, which may change, and the first pause after a failed check.
+
+        `references` has what targets answered when they were staged.
+        """
         self._retry_s = retry_s
         self.groups = groups
         self.in_routes: Collection[str] = ()
         self._model = model
         self._channels = channels
         self._templates = templates
+        self._references = references
         self._listed: dict[str, dict[str, int | None]] = {}
         self._heard_s: dict[str, float] = {}
         self._checked: dict[str, Indexed] = {}
         self._rendered: dict[str, str | None] = {}
         self._failed: dict[str, tuple[int, float]] = {}
         """How many checks of a target failed in a row, and until when it is left alone."""
+        self._digests: dict[str, Digest] = {}
         self._others: dict[str, frozenset[str]] = {}
-        """The replicas that list a target and have another chat template than its version."""
+        """The replicas that list a target and have another chat template or other weights than its version."""
 
     @property
     def endpoint(self) -> str:
@@ -104,6 +120,9 @@ class AttachedEngine:
         listed = {url: names for url, names in zip(urls, answers, strict=True) if isinstance(names, dict)}
         self._heard_s = {url: now_s if url in listed else self._heard_s.get(url, -KEPT_S) for url in urls}
         kept = {url: names for url, names in self._listed.items() if now_s - self._heard_s.get(url, 0.0) < KEPT_S}
+        for url, names in listed.items():
+            for name in names.keys() - self._listed.get(url, {}).keys():
+                self._references.forget(url, name)
         self._listed = {**{url: names for url, names in kept.items() if url in urls}, **listed}
         failure = next((answer for answer in answers if isinstance(answer, BaseException)), None)
         if failure is not None and not listed:
@@ -130,24 +149,28 @@ class AttachedEngine:
 
         Raises:
             Transient: `endpoint_unreachable` while no group lists it everywhere, or a replica is away; `load_failed` if
-                one that lists it does not generate, or has another chat template.
+                one that lists it does not generate, or has another chat template; `logprobs_differ` if it has other
+                weights.
         """
         await permit()
         await self.index()
         urls = self._group_of(name)
         if not urls:
             raise Transient("endpoint_unreachable", self._describe_absence(name))
-        self._rendered[name] = await self._render(folder)
+        self._rendered[name], self._digests[name] = await self._render(folder), digest
+        for url in urls:
+            self._references.forget(url, name)
         answers = await self._ask_all(urls, name, CHECK_S)
         failures = [answer for answer in answers.values() if isinstance(answer, SlipwayError)]
         if failures and (name not in self.in_routes or len(failures) == len(answers)):
             count = self._failed.get(name, (0, 0.0))[0] + 1
             until_s = asyncio.get_running_loop().time() + backoff_s(count, self._retry_s, MAX_RETRY_S)
             self._failed[name] = count, until_s
-            away = any(failure.code == "endpoint_unreachable" for failure in failures)
+            codes = [failure.code for failure in failures]
             reasons = "; ".join(failure.reason for failure in failures)
             reason = f"{name} is listed, and not served by each replica: {reasons}"
-            raise Transient("endpoint_unreachable" if away else "load_failed", reason)
+            other: Code = "logprobs_differ" if "logprobs_differ" in codes else "load_failed"
+            raise Transient("endpoint_unreachable" if "endpoint_unreachable" in codes else other, reason)
         self._checked[name] = Indexed(ready=True, digest=digest, memory_bytes=memory_bytes)
         self._failed.pop(name, None)
         self._leave_others_out(name, answers)
@@ -189,7 +212,9 @@ class AttachedEngine:
         if expected is not None and rendered is not None and expected.split() != rendered.split():
             reason = f"a question is {rendered[:500]!r} there, and {expected[:500]!r} by the version's"
             raise Transient("load_failed", f"it has another chat template: {reason}")
-        return await first_token(channel, name, deadline_s=limit_s)
+        token = await first_token(channel, name, deadline_s=limit_s)
+        await self._references.check(channel, name, url, f"{self._digests[name]}, attached", limit_s)
+        return token
 
     async def unload(self, name: str, *, wait: bool = True, permit: Permit = allow) -> None:  # noqa: ARG002
         """Forget that a target was checked; its servers run on."""
@@ -199,7 +224,7 @@ class AttachedEngine:
     async def probe(self, name: str, deadline_s: float) -> str:
         """Return the first text that a replica generates; raise what fails all of them.
 
-        One that has another chat template by now is left out until it has the version's.
+        One that has another chat template or other weights by now is left out until it has the version's.
         """
         answers = await self._ask_all(self._replicas(name) if name in self._checked else (), name, deadline_s)
         failures = self._leave_others_out(name, answers)
@@ -211,9 +236,9 @@ class AttachedEngine:
         raise [*loaded, *failures.values(), absent][0]
 
     def _leave_others_out(self, name: str, answers: Mapping[str, str | SlipwayError]) -> dict[str, SlipwayError]:
-        """Take replicas with another chat template out of a target's addresses; return all that failed, by address."""
+        """Take replicas of another version out of a target's addresses; return all that failed, by address."""
         failures = {url: answer for url, answer in answers.items() if isinstance(answer, SlipwayError)}
-        others = frozenset(url for url, failure in failures.items() if failure.code == "load_failed")
+        others = frozenset(url for url, failure in failures.items() if failure.code in OTHERS)
         for url in others - self._others.get(name, frozenset()):
             structlog.get_logger().error("a replica is left out", target=name, reason=failures[url].reason)
         self._others[name] = others

@@ -13,6 +13,7 @@ from contracts.vocabulary import Digest, Runtime, ServingSettings
 from services.server_manager.adapters.repository_files import read_runtime
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
 from services.server_manager.ports import AgentSilent, Indexed, LeaseLost, Permit, RepositoryCalls, allow
+from services.server_manager.references import KeptReferences
 from shared.errors import SlipwayError, Transient, translate
 from shared.runtime.exits import explain_codes
 from shared.serving.channels import Channels
@@ -62,6 +63,7 @@ class TritonEngine:
         unload_wait_s: float = 30.0,
         superseded: Callable[[], bool] = lambda: False,
         runtime_file: Path | None = None,
+        references: KeptReferences | None = None,
     ) -> None:
         """Set up the engine.
 
@@ -75,6 +77,7 @@ class TritonEngine:
             unload_wait_s: how long a model is waited for to be gone.
             superseded: returns whether another process took the engine over.
             runtime_file: says what runs the targets.
+            references: what targets answered when they were staged; without it, nothing is compared.
         """
         self._endpoint = endpoint
         self._advertised = advertised or endpoint
@@ -85,6 +88,7 @@ class TritonEngine:
         self._unload_wait_s = unload_wait_s
         self._superseded = superseded
         self._runtime_file = runtime_file
+        self._references = references if config.scores else None
         self._server_version = ""
         self._channels = Channels()
         self._control = asyncio.Lock()
@@ -198,6 +202,8 @@ class TritonEngine:
                 raise Transient("load_failed", reason) from error
 
         await self._change(prepare, request)
+        if self._references is not None:
+            self._references.forget(self._endpoint, name)
 
     async def unload(self, name: str, *, wait: bool = True, permit: Permit = allow) -> None:
         """Unload a model and wait until it is gone, for a while.
@@ -222,8 +228,15 @@ class TritonEngine:
             await asyncio.sleep(UNLOAD_POLL_S)
 
     async def probe(self, name: str, deadline_s: float) -> str:
-        """Return the first text that a model generates."""
-        return await first_token(self._channels.get(self._endpoint), name, deadline_s=deadline_s)
+        """Return the first text that a model generates; raise `logprobs_differ` if it is not what was staged."""
+        channel = self._channels.get(self._endpoint)
+        token = await first_token(channel, name, deadline_s=deadline_s)
+        if self._references is not None:
+            note = await asyncio.to_thread(read_sidecar, self._repository / name)
+            runtime = note.runtime and note.runtime.model_copy(update={"server_version": ""})  # not known at each load
+            conditions = f"{note.digest}, {runtime}, {self._references.hardware}"
+            await self._references.check(channel, name, self._endpoint, conditions, deadline_s)
+        return token
 
     async def _states(self) -> dict[str, str]:
         from tritonclient.grpc import service_pb2

@@ -174,17 +174,20 @@ def _silent_targets(
 
 
 def _blocked_targets(held: Mapping[str, Held]) -> list[tuple[FleetAlert, Target, str]]:
-    """Return the targets that are not loaded because they are not proven."""
+    """Return the targets that are not loaded because they are not proven, or answer otherwise than when staged."""
     blocked: list[tuple[FleetAlert, Target, str]] = []
     for name, state in sorted(held.items()):
         target = target_of(name)
         if target is not None and _is_blocked(state):
-            blocked.append(("provenance", target, f"{name} is not loaded: {state.reason}"))
+            what = "serves, and is not what was staged" if state.phase is Phase.READY else "is not loaded"
+            blocked.append(("provenance", target, f"{name} {what}: {state.reason}"))
     return blocked
 
 
 def _is_blocked(state: Held | None) -> bool:
-    return state is not None and state.phase is Phase.FAILED and state.code in NOT_PROVEN
+    if state is None or state.code == "logprobs_differ":
+        return state is not None
+    return state.phase is Phase.FAILED and state.code in NOT_PROVEN
 
 
 def _why_over(
@@ -196,12 +199,13 @@ def _why_over(
 ) -> str | None:
     """Return why an alert is over; None while it is not."""
     model, name = alert.target.model, str(alert.target)
+    state = held.get(name)
     if alert.kind == "provenance":
-        return None if _is_blocked(held.get(name)) else f"{name} is no longer blocked."
+        is_asked = state is not None and state.phase is Phase.UNPROVEN
+        return None if is_asked or _is_blocked(state) else f"{name} is what was attested, or not held."
     if alert.kind == "engine":
         if name not in _serving(routes):
             return f"{name} takes no production traffic."
-        state = held.get(name)
         generates = name not in silent and state is not None and state.phase is Phase.READY
         return f"{name} generates again." if generates else None
     if model in disarmed:

@@ -97,6 +97,11 @@ class EngineConfig:
     api: Mapping[str, Any] = field(default_factory=dict)
     device: Device = "cpu"
 
+    @property
+    def scores(self) -> bool:
+        """Whether it reports the log-probabilities of prompts."""
+        return self.kind == "slipway" or "token_nll" in self.toy
+
     def __post_init__(self) -> None:
         refused = sorted(set(self.engine_args) - ENGINE_ARGUMENTS)
         if refused:
@@ -142,7 +147,7 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
         parameters["environment"] = json.dumps(dict(engine.environment), sort_keys=True)
     inputs: tuple[_Input, ...] = _INPUTS
     outputs: tuple[_Output, ...] = _OUTPUTS
-    if engine.kind == "slipway" or "token_nll" in engine.toy:
+    if engine.scores:
         inputs, outputs = inputs + _SCORING_INPUTS, outputs + _SCORING_OUTPUTS
     if engine.kind in {"slipway", "toy"}:
         inputs = (("text_input", "TYPE_STRING", True), *inputs[1:], *_SALT_INPUTS, *_HTTP_INPUTS)

@@ -169,6 +169,17 @@ def test_a_target_that_is_not_proven_is_alerted_until_it_is_loaded_or_forgotten(
         assert names(holding, opened("provenance", 2)) == [("resolved", "provenance-bot.v2.bf16")]
 
 
+def test_a_target_that_answers_otherwise_than_staged_is_alerted_whether_it_serves_or_not_until_it_is_asked_again():
+    differing = {"code": "logprobs_differ", "reason": "they differ"}
+    for phase, what in ((Phase.READY, "serves, and is not what was staged"), (Phase.FAILED, "is not loaded")):
+        wrong = {**READY, V2: held(2, phase, **differing)}
+        (change,) = plan(wrong)
+        assert (change.alert.alert_id, change.message) == ("provenance-bot.v2.bf16", f"{V2} {what}: they differ")
+        assert names(wrong, opened("provenance", 2)) == []
+    assert names({**READY, V2: held(2, Phase.UNPROVEN)}, opened("provenance", 2)) == []
+    assert names({**READY, V2: held(2)}, opened("provenance", 2)) == [("resolved", "provenance-bot.v2.bf16")]
+
+
 def test_a_load_that_failed_otherwise_is_no_question_of_provenance():
     assert names({**READY, V2: held(2, Phase.FAILED, code="load_failed", reason="no memory")}) == []
 

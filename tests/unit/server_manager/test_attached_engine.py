@@ -7,50 +7,12 @@ import pytest
 from services.server_manager.adapters.attached_engine import AttachedEngine
 from shared.errors import Transient
 from shared.runtime.clock import SystemClock
-from shared.serving.api_servers import ApiServer
 from shared.serving.chat_templates import ChatTemplates
-from shared.serving.tensors import Delta
 from tests.kit.conformance_serving import DIGEST, NAME
+from tests.kit.fakes_serving import no_references
+from tests.unit.server_manager.replicas import URLS, Replicas
 
-URLS = ("http://a", "http://b")
 PAUSE_S = 0.3
-
-
-class Replica(ApiServer):
-    """A server in memory: it lists `names`, and fails what it is asked with `failure`, if there is one."""
-
-    def __init__(self):
-        self.names = {NAME}
-        self.failure = None
-
-    async def list_models(self, _limit_s):
-        return dict.fromkeys(self.names)
-
-    async def render(self, _name, _messages, _limit_s):
-        return None
-
-    async def stream_api(self, _name, _request, _limits):
-        raise NotImplementedError
-        yield
-
-    async def generate(self, _name, _prompt, _sampling, _limits, _cache_salt):
-        if self.failure is not None:
-            raise self.failure
-        yield Delta("keel")
-        yield Delta("", "stop")
-
-    async def close(self):
-        """Nothing is open."""
-
-
-class Replicas:
-    """The channels of the replicas."""
-
-    def __init__(self):
-        self.by_url = {url: Replica() for url in URLS}
-
-    def get(self, url):
-        return self.by_url[url]
 
 
 @pytest.fixture
@@ -61,7 +23,7 @@ def replicas():
 @pytest.fixture
 async def engine(replicas):
     templates = ChatTemplates(SystemClock())
-    yield AttachedEngine("bot", replicas, templates, {"blue": URLS}, retry_s=PAUSE_S)
+    yield AttachedEngine("bot", replicas, templates, {"blue": URLS}, no_references(), retry_s=PAUSE_S)
     await templates.close()
 
 
@@ -107,3 +69,27 @@ async def test_a_replica_that_fails_in_an_unknown_way_is_out_of_reach_and_the_ot
     with pytest.raises(Transient, match="http://a: ValueError: no port") as caught:
         await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
     assert caught.value.code == "endpoint_unreachable"
+
+
+async def test_a_replica_with_other_weights_fails_the_load_and_one_that_comes_back_with_them_is_left_out(
+    engine, replicas, folder
+):
+    replicas.by_url[URLS[1]].nll = 2.5
+    with pytest.raises(Transient) as caught:
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+    assert (caught.value.code, "nats a token" in caught.value.reason) == ("logprobs_differ", True)
+    replicas.by_url[URLS[1]].nll = 2.0
+    await back(engine, replicas)
+    await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
+    for nll, left in ((2.5, URLS[:1]), (2.0, URLS)):
+        replicas.by_url[URLS[1]].nll = nll
+        await back(engine, replicas)
+        assert await engine.probe(NAME, 5.0) == "keel"
+        assert engine.addresses(NAME) == left
+
+
+async def back(engine, replicas):
+    """Let the second replica list the name again, as after a start."""
+    for names in (set(), {NAME}):
+        replicas.by_url[URLS[1]].names = names
+        await engine.index()

@@ -286,6 +286,45 @@ async def test_a_moment_s_silence_of_the_server_is_no_alert(world):
     assert world.said.facts(AlertRaised) == []
 
 
+async def test_what_answers_otherwise_than_it_was_staged_does_not_become_ready(world):
+    world.engine.differing.add(V1)
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
+    await world.ticks(8, seconds=10)
+    (failed,) = world.said.facts(VariantFailed)
+    assert (failed.code, V1 in failed.reason) == ("logprobs_differ", True)
+
+
+async def test_what_serves_and_answers_otherwise_serves_on_under_an_alert_until_it_does_not(world):
+    world.routes.routes["bot"] = route(2, 1)
+    await world.ticks()
+    world.engine.differing.add(V2)
+    await world.ticks(6, seconds=5)
+    assert (world.phases(), world.engine.loads) == ({V1: "ready", V2: "ready"}, [V2, V1])
+    (raised,) = world.said.facts(AlertRaised)
+    assert (raised.kind, str(raised.target)) == ("provenance", V2)
+    assert "serves, and is not what was staged" in raised.message
+    world.start()
+    await world.ticks()
+    assert world.phases() == {V1: "ready", V2: "ready"}, "it generated, so another process counts it as ready, too"
+    world.engine.differing.clear()
+    await world.ticks(3, seconds=5)
+    assert len(world.said.facts(AlertResolved)) == len(world.said.facts(AlertRaised)) == 1
+
+
+async def test_a_reload_that_answers_otherwise_fails_until_one_does_not(world):
+    world.routes.routes["bot"] = route(2, 1)
+    await world.ticks()
+    world.engine.differing.add(V2)
+    world.engine.dead.add(V2)
+    await world.ticks(6, seconds=5)
+    assert world.phases()[V2] in {"failed", "loading"}
+    assert {alert.kind for alert in world.said.facts(AlertRaised)} == {"engine", "provenance"}
+    world.engine.differing.clear()
+    await world.ticks(8, seconds=30)
+    assert world.phases() == {V1: "ready", V2: "ready"}
+    assert not world.state.record.alerts
+
+
 async def test_an_index_older_than_a_load_does_not_undo_it(world):
     world.routes.routes["bot"] = route(1)
     stale = await world.engine.index()

@@ -171,6 +171,15 @@ def test_scores_are_those_of_the_tokens_of_the_prompt():
     assert read_scores(body, [4, 5]) == read_scores(body, [4, 5, 7]) == read_scores(b"{}", [4, 5]) == []
 
 
+def test_scores_of_a_text_are_those_of_the_only_token_of_each_position():
+    positions = [None, {"5": {"logprob": -1.5}}, {"6": {"logprob": -2.0}}]
+    body = json.dumps({"choices": [{"prompt_logprobs": positions}]}).encode()
+    assert read_scores(body, "a text") == [-1.5, -2.0]
+    for wrong in ({"6": {"logprob": -2.0}, "7": {"logprob": -1.0}}, {}, None, [1]):
+        body = json.dumps({"choices": [{"prompt_logprobs": [*positions[:2], wrong]}]}).encode()
+        assert read_scores(body, "a text") == []
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (

@@ -1,0 +1,110 @@
+"""Compares what targets answer on fixed texts with what they answered when they were staged."""
+
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from services.server_manager.domain.references import (
+    TEXTS,
+    Answer,
+    Reference,
+    References,
+    describe_difference,
+    make_reference,
+)
+from shared.errors import SlipwayError, Transient
+from shared.runtime.clock import Clock
+from shared.serving.scoring import score_prompt
+from shared.storage.compare_and_set import Records, edit_record
+
+AGAIN_S: Final = 86_400.0
+"""How often a target that runs on is asked, in seconds."""
+RETRY_S: Final = 600.0
+"""When it is asked again after a difference, or if it could not be asked, in seconds."""
+
+
+class KeptReferences:
+    """Asks a target after each load and daily; the first answer is recorded, later ones are compared with it."""
+
+    def __init__(
+        self, records: Records[References], fleet: str, hardware: str, clock: Clock, least_nats: float
+    ) -> None:
+        """Take the bucket, the name of the fleet, what its Tritons compute on, and the least tolerance."""
+        self.hardware = hardware
+        self._records = records
+        self._key = f"{fleet}.references"
+        self._clock = clock
+        self._least_nats = least_nats
+        self._known = References()
+        self._last: dict[tuple[str, str], tuple[float, str | None]] = {}
+        """By address and target: when it is asked again (monotonic), and how it differed."""
+        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._log = structlog.get_logger()
+
+    def forget(self, address: str, name: str) -> None:
+        """Ask a target at an address again at its next probe: it was loaded, or came back."""
+        self._last.pop((address, name), None)
+
+    async def check(self, channel: Any, name: str, address: str, conditions: str, limit_s: float) -> None:
+        """Ask a target if that is due, one address after the other.
+
+        What cannot be asked or compared changes nothing: it is tried again later.
+
+        Raises:
+            Transient: `logprobs_differ`; again at each call until it is asked again.
+        """
+        async with self._asking[name]:
+            due_s, why = self._last.get((address, name), (-math.inf, None))
+            if self._clock.monotonic() >= due_s:
+                try:
+                    async with asyncio.timeout(limit_s):
+                        why = await self._ask(channel, name, conditions, limit_s)
+                    again_s = AGAIN_S if why is None else RETRY_S
+                except (SlipwayError, TimeoutError) as error:
+                    self._log.warning("log-probabilities are not compared", target=name, why=str(error))
+                    again_s = RETRY_S
+                self._last[address, name] = (self._clock.monotonic() + again_s, why)
+        if why is not None:
+            raise Transient("logprobs_differ", f"{name}: {why}")
+
+    async def _ask(self, channel: Any, name: str, conditions: str, limit_s: float) -> str | None:
+        """Return how a target differs from its reference; None if it does not, or its engine scores no text."""
+        answer = await self._score(channel, name, limit_s)
+        if not any(answer):
+            return None
+        reference = self._known.find(name, conditions) or await self._read(name, conditions)
+        if reference is None:
+            reference = await self._record(channel, name, conditions, limit_s, answer)
+        return describe_difference(reference, answer)
+
+    async def _read(self, name: str, conditions: str) -> Reference | None:
+        await self._edit(lambda record: record)
+        return self._known.find(name, conditions)
+
+    async def _record(self, channel: Any, name: str, conditions: str, limit_s: float, answer: Answer) -> Reference:
+        """Record what a target answers, alone and in company; return what is recorded, which may be another's."""
+        answers = [answer, *[await self._score(channel, name, limit_s, together) for together in (1, len(TEXTS))]]
+        reference = make_reference(name, conditions, answers, self._least_nats)
+        if reference is None:
+            raise Transient("engine_failed", f"{name} scores no fixed text twice, or by no figures")
+        self._log.info("recorded log-probabilities", target=name, tolerance_nats=round(reference.tolerance_nats, 4))
+        await self._edit(lambda record: record.with_new(reference))
+        return self._known.find(name, conditions) or reference
+
+    async def _edit(self, decide: Callable[[References], References]) -> None:
+        entry = await edit_record(
+            self._records, self._key, lambda record: decide(record or References()), name=f"servers/{self._key}"
+        )
+        self._known = entry.value if entry is not None else self._known
+
+    async def _score(self, channel: Any, name: str, limit_s: float, together: int = 1) -> Answer:
+        """Return what a target answers now, so many texts at the same time."""
+        answer: Answer = ()
+        for begin in range(0, len(TEXTS), together):
+            texts = TEXTS[begin : begin + together]
+            answer += tuple(await asyncio.gather(*(score_prompt(channel, name, text, limit_s) for text in texts)))
+        return answer

@@ -1,0 +1,62 @@
+"""Attached servers in memory."""
+
+import asyncio
+
+from shared.serving.api_servers import ApiServer
+from shared.serving.tensors import Delta
+from tests.kit.conformance_serving import NAME
+
+URLS = ("http://a", "http://b")
+
+
+class Replica(ApiServer):
+    """A server in memory: it lists `names`, and fails what it is asked with `failure`, if there is one.
+
+    It scores each token of a prompt at `nll`, and `company_nats` more while it scores others, too.
+    """
+
+    def __init__(self):
+        self.names = {NAME}
+        self.failure = None
+        self.nll: float | None = 2.0
+        self.company_nats = 0.0
+        self.waits = False
+        self.scored = self.under_way = 0
+
+    async def list_models(self, _limit_s):
+        return dict.fromkeys(self.names)
+
+    async def render(self, _name, _messages, _limit_s):
+        return None
+
+    async def stream_api(self, _name, _request, _limits):
+        raise NotImplementedError
+        yield
+
+    async def generate(self, _name, _prompt, _sampling, _limits, _cache_salt):
+        if self.failure is not None:
+            raise self.failure
+        yield Delta("keel")
+        yield Delta("", "stop")
+
+    async def score(self, _name, prompt, limit_s):
+        self.scored, self.under_way = self.scored + 1, self.under_way + 1
+        await asyncio.sleep(2 * limit_s if self.waits else 0)
+        alone, self.under_way = self.under_way == 1, self.under_way - 1
+        if self.failure is not None:
+            raise self.failure
+        nll = None if self.nll is None else self.nll + (0.0 if alone else self.company_nats)
+        return [-nll] * len(prompt.split()) if nll is not None else []
+
+    async def close(self):
+        """Nothing is open."""
+
+
+class Replicas:
+    """The channels of the replicas."""
+
+    def __init__(self):
+        self.by_url = {url: Replica() for url in URLS}
+
+    def get(self, url):
+        return self.by_url[url]
