@@ -11,6 +11,7 @@ into a group that the route of production names. It ends with an error if `slipw
 import argparse
 import json
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -109,15 +110,18 @@ def follow(since: str) -> Iterator[Mapping[str, Any] | None]:
     with subprocess.Popen([*command, *wanted], stdout=subprocess.PIPE, text=True) as events:
         assert events.stdout is not None
         threading.Thread(target=read, args=(events.stdout,), daemon=True).start()
-        while True:
-            try:
-                line = lines.get(timeout=QUIET_S)
-            except queue.Empty:
-                yield None
-                continue
-            if line is None:
-                sys.exit(f"`slipway events` ended with code {events.wait()}: start this again.")
-            yield json.loads(line)
+        try:
+            while True:
+                try:
+                    line = lines.get(timeout=QUIET_S)
+                except queue.Empty:
+                    yield None
+                    continue
+                if line is None:
+                    sys.exit(f"`slipway events` ended with code {events.wait()}: start this again.")
+                yield json.loads(line)
+        finally:
+            events.terminate()
 
 
 def deploy(target: Mapping[str, Any], started: dict[str, str], options: argparse.Namespace) -> None:
@@ -147,6 +151,7 @@ def main() -> None:
     parser.add_argument("--since", default="1h", help="orders of so long ago count, too, if they are still waited for")
     parser.add_argument("command", nargs="+", help="run as COMMAND GROUP FOLDER NAME URL…")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what it started ends with it
     waiting: dict[str, Mapping[str, Any]] = {}
     started: dict[str, str] = {}
     for event in follow(options.since):

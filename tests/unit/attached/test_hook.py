@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from examples.attached.hook import choose_group, groups_of, is_deployed, note, targets_in_traffic
+from testbed.servers import wait_until
 
 V1, V2 = ({"model": "bot", "version": number, "variant": "bf16"} for number in (1, 2))
 
@@ -92,12 +93,36 @@ def test_a_version_is_waited_for_until_it_is_staged_or_its_release_has_ended(eve
     assert list(waiting.values()) == expected
 
 
+def test_it_leaves_nothing_behind_when_it_is_ended(tmp_path):
+    command = tmp_path / "slipway"
+    command.write_text(f"#!/bin/sh\necho $$ > {tmp_path / 'pid'}\nexec sleep 1000\n")
+    with subprocess.Popen(hook(tmp_path), env=environment_with(command)) as process:
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), what="its command")
+        pid = int((tmp_path / "pid").read_text())
+        process.terminate()
+        assert process.wait(30) == 1
+    wait_until(lambda: not is_running(pid), what="the end of its command")
+
+
+def is_running(pid):
+    """Return whether a process runs; not one that has ended and that nobody waited for."""
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], check=False, capture_output=True, text=True)
+    return done.stdout.strip()[:1] not in ("", "Z")
+
+
+def environment_with(command):
+    command.chmod(0o755)
+    return {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"}
+
+
+def hook(folder):
+    return [sys.executable, "examples/attached/hook.py", "bot", "--first", "green", "--folder", str(folder), "true"]
+
+
 def test_it_ends_with_an_error_once_events_cannot_be_followed(tmp_path):
     command = tmp_path / "slipway"
     command.write_text("#!/bin/sh\nexit 3\n")
-    command.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    hook = [sys.executable, "examples/attached/hook.py", "bot", "--first", "green", "--folder", str(tmp_path), "true"]
-    done = subprocess.run(hook, env=environment, check=False, capture_output=True, text=True, timeout=60)
+    environment = environment_with(command)
+    done = subprocess.run(hook(tmp_path), env=environment, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "ended with code 3" in done.stderr
