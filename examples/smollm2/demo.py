@@ -35,12 +35,9 @@ HERE = Path(__file__).parent
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
 MODEL = "support-bot"
 QUESTION = "What does the for statement do in Python?"
-RPS = 2.0
-"""Requests per second of the demo's traffic; rehearsals send as many."""
-POLICY_LIMIT = "threshold: 2500"
-"""The limit of the trigger `slow` as policy.yaml has it; the demo writes its own."""
-LIMIT_MS = 2500
-"""That on two quiet cores with bfloat16; an engine begins its answers far sooner, if nothing else computes."""
+RPS, LIMIT_MS = 2.0, 2500
+"""Requests per second and the limit of the trigger `slow`, as policy.yaml has them: for two quiet cores with bfloat16,
+where an engine begins its answers far sooner. The demo writes those of its machine."""
 LEAST_CORES = 0.7
 """Cores that other work must leave of two; with fewer a release takes most of an hour, and steps miss deadlines."""
 DRILL_S = 300
@@ -108,6 +105,11 @@ class Demo:
         return max(LIMIT_MS, 100 * math.ceil(LIMIT_MS * self.machine.slowness / 100))
 
     @property
+    def rate(self) -> str:
+        """The requests per second of its traffic and its benchmarks, which this machine can answer."""
+        return f"{min(RPS, RPS / self.machine.slowness):.2g}"
+
+    @property
     def delay_ms(self) -> int:
         """The delay of the drill, clearly above the limit."""
         return 2 * self.limit_ms + 1000
@@ -162,12 +164,17 @@ def other_stack(environment: Mapping[str, str]) -> list[str]:
 
 
 def write_policy(demo: Demo) -> None:
-    """Write the policy with the limit that follows from this machine."""
+    """Write the policy with the limit and the rate that follow from this machine."""
     policy = (HERE / "policy.yaml").read_text()
-    assert POLICY_LIMIT in policy
-    demo.policy_file.write_text(policy.replace(POLICY_LIMIT, f"threshold: {demo.limit_ms}"))
-    limit = f"the limit of the trigger `slow` is {demo.limit_ms / 1000:g} s"
-    print(f"  this machine has {demo.machine}; {limit}, in {shorten(demo.policy_file)}")
+    for written, its_own in (
+        (f"threshold: {LIMIT_MS}", f"threshold: {demo.limit_ms}"),
+        (f"rate_rps: {RPS}", f"rate_rps: {demo.rate}"),
+    ):
+        assert policy.count(written) == 1
+        policy = policy.replace(written, its_own)
+    demo.policy_file.write_text(policy)
+    limit = f"the limit of the trigger `slow` is {demo.limit_ms / 1000:g} s, at {demo.rate} requests a second"
+    print(f"  this machine has {demo.machine}; {limit} ({shorten(demo.policy_file)})")
 
 
 TOO_SLOW = (
@@ -207,7 +214,7 @@ def train(demo: Demo, name: str, *, seed: int, steps: int, variant: str) -> None
 def live_traffic(demo: Demo, after: str) -> Iterator[Path]:
     """Send live traffic in the background once a version takes its first request; yield the report's file."""
     report = demo.state / "traffic.json"
-    arguments = ["traffic", MODEL, "--rate", f"{RPS:g}", "--after", after, "--json"]
+    arguments = ["traffic", MODEL, "--rate", demo.rate, "--after", after, "--json"]
     print(f"$ slipway {' '.join(arguments)} > {shorten(report)} &", flush=True)
     with report.open("w") as written:
         process = subprocess.Popen([SLIPWAY, *arguments], env=demo.environment(), stdout=written)

@@ -162,14 +162,16 @@ def executable(file: Path, code: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("cores", "has_bfloat16", "limit_ms"), [(2.0, True, demo.LIMIT_MS), (1.0, True, 5000), (0.8, False, 12_500)]
+    ("cores", "has_bfloat16", "limit_ms", "rps"),
+    [(2.0, True, demo.LIMIT_MS, demo.RPS), (1.0, True, 5000, 1.0), (0.8, False, 12_500, 0.4)],
 )
-def test_the_policy_that_it_publishes_with_has_the_limit_of_this_machine(cores, has_bfloat16, limit_ms, tmp_path):
+def test_the_policy_that_it_publishes_with_follows_this_machine(cores, has_bfloat16, limit_ms, rps, tmp_path):
     slow = demo.Demo(tmp_path, machine=Machine(cores, has_bfloat16))
     demo.write_policy(slow)
     policy = ReleasePolicy.model_validate(yaml.safe_load(slow.policy_file.read_text()))
     (trigger,) = [trigger for trigger in policy.triggers if trigger.name == "slow"]
     assert trigger.threshold == slow.limit_ms == limit_ms
+    assert policy.load.rate_rps == float(slow.rate) == rps
     assert slow.delay_ms > 2 * trigger.threshold
 
 
