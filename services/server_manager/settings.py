@@ -118,7 +118,7 @@ class ServerManagerSettings(BaseSettings):
     overhead_bytes: int = 0
     probe_interval_s: float = 5.0
     """Seconds between two probes of a target."""
-    logprob_tolerance_nats: Annotated[float, Field(gt=0)] = 0.05
+    logprob_tolerance_nats: Annotated[float, Field(gt=0)] = 0.02
     """Least mean difference of a token's log-probability from what was recorded at staging, for `logprobs_differ`; a
     large one, such as 1000, allows any."""
     linger_s: float = 60.0
