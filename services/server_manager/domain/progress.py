@@ -61,7 +61,8 @@ def _progress(
         elif name in missing:
             notes.append(f"{name} waits until all replicas of an attached group answer by that name")
         elif name not in ready:
-            doing = "waits for memory" if state is None else f"{state.phase} for {state.since_s:.0f} s"
+            doing = "waits" if missing else "waits for memory"
+            doing = doing if state is None else f"{state.phase} for {state.since_s:.0f} s"
             notes.append(f"{name} {doing}")
     return WorkProgressed(
         step=step,

@@ -46,7 +46,8 @@ async def test_a_release_waits_until_all_replicas_of_a_group_serve_it(world):
     await stage(world, stage_requested(candidate=1, baseline=0, weights=10**12))
     await world.ticks(20, 10.0)
     assert world.said.facts(VariantStaged) == world.said.facts(VariantFailed) == []
-    assert world.progress.reports[-1][1].detail.startswith(f"{V1} waits until all replicas of an attached group answer")
+    expected = f"{V1} waits until all replicas of an attached group answer by that name, {V0} waits"
+    assert world.progress.reports[-1][1].detail == expected
     serve(world, GREEN, V1)
     await world.ticks()
     (staged,) = world.said.facts(VariantStaged)
