@@ -45,5 +45,3 @@ class CliSettings(BaseSettings):
     """Address of the console, for `slipway open`."""
     console_credentials: Path | None = None
     """Credential that `slipway open` signs in with; without it, that of SLIPWAY_NATS_CREDENTIALS."""
-    triton_url: str | None = None
-    """Address of Triton, for `slipway doctor`."""

@@ -124,7 +124,6 @@ class Supervisor:
             "SLIPWAY_CONSOLE_URL": plan.console_url(ports),
             "SLIPWAY_CONSOLE_CREDENTIALS": str(prepared.credential(person)),
             "SLIPWAY_GATEWAY_KEY": str(plan.api_keys(path).key_file(ADMIN)),
-            "SLIPWAY_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",
             **plan.nats_variables(ports, earlier.keys(path), ADMIN),
         }
         roots = {name: str(root) for name, root in self._options.runtimes.items()}

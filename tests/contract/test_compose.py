@@ -543,7 +543,7 @@ NOT_IN_THE_TOOLS = frozenset(
         "services.server_manager.agent",
     }
 )
-"""What its image lacks the libraries for, and says so (tests/unit/cli/test_image.py): models, Triton's doctor."""
+"""What its image lacks the libraries for, and says so (tests/unit/cli/test_image.py): models, Triton."""
 
 
 def test_the_command_lines_image_has_every_library_that_it_imports_and_no_torch():

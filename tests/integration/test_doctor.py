@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -141,7 +139,7 @@ async def test_a_deployment_elsewhere_is_asked_where_it_is(nats_server, s3_serve
     assert [findings[name]["state"] for name in ("nats", "s3")] == ["ok", "ok"]
 
 
-async def test_a_model_that_is_not_watched_is_told_by_doctor_and_status(nats_server_of_its_own, s3_server):
+async def test_a_model_that_is_not_watched_is_told_by_status(nats_server_of_its_own, s3_server):
     variables = elsewhere(nats_server_of_its_own, f"127.0.0.1:{s3_server.port}", s3_server)
     client = await nats_server_of_its_own.connect()
     js = client.jetstream(timeout=10)
@@ -150,44 +148,8 @@ async def test_a_model_that_is_not_watched_is_told_by_doctor_and_status(nats_ser
         alert = {"kind": "blind", "message": "The policies are not known: 7.", "open": is_open}
         record = {"schema_version": 1, "alerts": {"a": alert}}
         await js.publish(f"$KV.alerts.production.{factories.MODEL}", json.dumps(record).encode())
-        _, findings = doctor(**variables)
-        assert findings["watching"]["state"] == ("failure" if is_open else "ok")
-        assert ("The policies are not known: 7." in findings["watching"]["detail"]) == is_open
         assert ("The policies are not known: 7." in slipway("status", **variables).stderr) == is_open
     await client.close()
-
-
-class Ready(BaseHTTPRequestHandler):
-    """Answers as a gateway without routes does."""
-
-    def do_GET(self):
-        self.send_response(503 if self.path == "/healthz" else 404)
-        self.end_headers()
-        self.wfile.write(b'{"checks": {"routes": "none yet"}}')
-
-    def log_message(self, *_):
-        """Print nothing."""
-
-
-def test_gateway_and_triton_elsewhere_are_asked_where_their_addresses_are_known():
-    def ask(gateway, triton):
-        addresses = {"SLIPWAY_GATEWAY_URL": gateway, "SLIPWAY_TRITON_URL": triton}
-        code, findings = doctor(SLIPWAY_NATS_URL="nats://127.0.0.1:1", SLIPWAY_S3_ENDPOINT="127.0.0.1:1", **addresses)
-        assert code == 1
-        assert (findings["gateway"]["state"], findings["triton"]["state"]) == ("failure", "failure")
-        return findings["gateway"]["detail"], findings["triton"]["detail"]
-
-    closed = free_port()
-    gateway, triton = ask(f"http://127.0.0.1:{closed}", f"127.0.0.1:{closed}")
-    assert gateway == f"http://127.0.0.1:{closed} does not answer (ConnectError)"
-    assert f"127.0.0.1:{closed} does not answer" in triton
-    with ThreadingHTTPServer(("127.0.0.1", 0), Ready) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        gateway, triton = ask(url, url)
-        server.shutdown()
-    assert gateway == f'{url}/healthz answers 503: {{"checks": {{"routes": "none yet"}}}}'
-    assert triton == f"SLIPWAY_TRITON_URL={url} is no gRPC address"
 
 
 async def lose_a_bucket(server):

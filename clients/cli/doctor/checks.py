@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from clients.cli.connection import find_stack
-from clients.cli.doctor import assess, endpoints, gather, servers, space, stack, watching
+from clients.cli.doctor import assess, gather, servers, space, stack
 from clients.cli.doctor.findings import Finding, failure
 from deploy.local import triton
 from deploy.local.plan import StackConfig
@@ -35,15 +34,6 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """A deployment that is reached by addresses: bus and store, and gateway and Triton if their addresses are known."""
-
-    connection: Connection
-    gateway_url: str | None = None
-    triton_url: str | None = None
-
-
-@dataclass(frozen=True)
 class Subject:
     """What is checked.
 
@@ -51,13 +41,13 @@ class Subject:
         folder: The state folder of the embedded stack.
         config: How the stack would be started.
         engine_root: The engine environment.
-        elsewhere: The addresses of a deployment elsewhere; None for the embedded stack.
+        elsewhere: The addresses of bus and store of a deployment elsewhere; None for the embedded stack.
     """
 
     folder: StateFolder
     config: StackConfig
     engine_root: Path
-    elsewhere: Elsewhere | None = None
+    elsewhere: Connection | None = None
 
 
 def run_check(check: Check) -> Finding:
@@ -77,18 +67,11 @@ def plan_checks(subject: Subject) -> list[Check]:
     return [*checks, *_running_stack(subject.folder)] if running else checks
 
 
-def _elsewhere(addresses: Elsewhere) -> Iterator[Check]:
-    connection, gateway, engine = addresses.connection, addresses.gateway_url, addresses.triton_url
+def _elsewhere(connection: Connection) -> Iterator[Check]:
     yield Check("nats", partial(servers.ask_nats, connection))
     yield Check("s3", partial(servers.ask_s3, connection))
     yield Check(space.BUS, partial(space.ask_bus, connection))
     yield Check(space.CONSUMERS, partial(space.ask_consumers, connection))
-    watched = partial(watching.check_watching, partial(find_stack, None))
-    yield Check(watching.CHECK, watched)
-    if gateway is not None:
-        yield Check("gateway", partial(servers.ask_gateway, gateway))
-    if engine is not None:
-        yield Check("triton", partial(servers.ask_triton, engine))
 
 
 def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
@@ -134,7 +117,3 @@ def _running_stack(folder: StateFolder) -> Iterator[Check]:
     ask = partial(stack.ask_when_ready, folder)
     yield Check(space.BUS, partial(ask, space.BUS, space.ask_bus))
     yield Check(space.CONSUMERS, partial(ask, space.CONSUMERS, space.ask_consumers))
-    fleet = partial(ask, "endpoints", lambda _: endpoints.check_endpoints(folder))
-    yield Check("endpoints", fleet)
-    watched = partial(ask, watching.CHECK, lambda _: watching.check_watching(partial(find_stack, folder.path)))
-    yield Check(watching.CHECK, watched)

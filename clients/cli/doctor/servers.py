@@ -18,8 +18,6 @@ from shared.storage.object_lock import NO_LOCK
 if TYPE_CHECKING:
     from nats.js.api import StreamInfo
 
-ASK_S = 3.0
-
 
 def ask_s3(connection: Connection) -> Finding:
     """Prove on a running object store that a create-only put creates once, and ask whether objects can be locked."""
@@ -82,41 +80,6 @@ def _describe(info: "StreamInfo") -> Stream:
         leader=(cluster.leader if cluster else None) or "",
         behind=tuple(str(peer.name) for peer in peers if peer.offline or not peer.current),
     )
-
-
-def ask_gateway(url: str) -> Finding:
-    """Ask a gateway whether it answers; its readiness is at another port, for probes only."""
-    import httpx
-
-    try:
-        answer = httpx.get(f"{url.rstrip('/')}/healthz", timeout=ASK_S, trust_env=False)
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-        return failure("gateway", f"SLIPWAY_GATEWAY_URL={url} is no address", "write http://HOST:PORT")
-    except httpx.HTTPError as error:
-        advice = "start it, or set SLIPWAY_GATEWAY_URL to where it is"
-        return failure("gateway", f"{url} does not answer ({type(error).__name__})", advice)
-    if answer.status_code != httpx.codes.OK:
-        detail = f"{url}/healthz answers {answer.status_code}: {answer.text[:200].strip()}"
-        return failure("gateway", detail, "see the gateway's log")
-    return ok("gateway", f"{url} answers")
-
-
-def ask_triton(address: str) -> Finding:
-    """Ask a Triton server whether it is live, over gRPC."""
-    from tritonclient.grpc import InferenceServerClient
-    from tritonclient.utils import InferenceServerException
-
-    if "//" in address or ":" not in address:
-        return failure(
-            "triton", f"SLIPWAY_TRITON_URL={address} is no gRPC address", "write HOST:PORT, usually port 8001"
-        )
-    try:
-        with InferenceServerClient(address, channel_args=[("grpc.enable_http_proxy", 0)]) as client:
-            live = client.is_server_live(client_timeout=ASK_S)
-    except InferenceServerException as error:
-        advice = "start it, or set SLIPWAY_TRITON_URL to its gRPC address"
-        return failure("triton", f"{address} does not answer ({error.status() or error.message()})", advice)
-    return ok("triton", f"{address} is live") if live else failure("triton", f"{address} is not live", "see its log")
 
 
 def ask_parts(parts: tuple[PartState, ...], keys: Keys) -> Finding:

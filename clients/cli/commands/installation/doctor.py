@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clients.cli.connection import find_stack
-from clients.cli.doctor.checks import Elsewhere, Subject, plan_checks, run_check
+from clients.cli.doctor.checks import Subject, plan_checks, run_check
 from clients.cli.doctor.findings import as_line, as_row, passed, summary
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import Exit, is_terminal, show_json, show_line
@@ -31,7 +31,7 @@ def doctor(
     settings = CliSettings()
     elsewhere = None
     if state is None and settings.nats_url is not None:
-        elsewhere = Elsewhere(find_stack(None).connection, settings.gateway_url, settings.triton_url)
+        elsewhere = find_stack(None).connection
     subject = Subject(
         folder=StateFolder(state or settings.state),
         config=StackConfig(),
