@@ -49,9 +49,6 @@ def screens(shown: Shown) -> dict[str, Screen]:
         "/models/{model}/compare": Screen("compare", f"{model}/compare?left=1&right=2"),
         "/models/{model}/playground": Screen("playground", f"{model}/playground"),
         "/checkpoints": Screen("checkpoints", "/checkpoints"),
-        "/models/{model}/drill": Screen(
-            "drill", f"{model}/drill?target={shown.target}&fault=delay_ms&value=1500&percent=90&minutes=2"
-        ),
         "/models/{model}/quarantine": Screen("quarantine", f"{model}/quarantine?target={shown.quarantined}"),
         "/alerts": Screen("alerts", "/alerts"),
         "/alerts/{alert_id:path}": Screen("alert", f"/alerts/{shown.alert_id}"),

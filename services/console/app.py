@@ -21,7 +21,6 @@ from services.console.queries.incidents import incidents
 from services.console.queries.reading import WholeIndex
 from services.console.settings import ConsoleSettings
 from services.console.web.access import Access, NotSignedInError
-from services.console.web.drill import build_drill
 from services.console.web.duty import build_duty
 from services.console.web.endpoints import build_endpoints
 from services.console.web.headers import REPORT, Guard
@@ -65,7 +64,7 @@ def build(
     sources = Sources(index, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts, letters)
 
     def incidents_of(person: Person) -> tuple[Incident, ...]:
-        return incidents(sources.seen_by(person), clock.now(), sessions.acknowledged)
+        return incidents(sources.seen_by(person), clock.now())
 
     pages = Pages(clock, progress, protection, incidents_of, has_playground=gateway is not None)
     app = FastAPI(
@@ -77,7 +76,6 @@ def build(
     app.include_router(build_login(access, pages, provider, url=settings.url, clock=clock))
     app.include_router(build_pages(sources, pages))
     app.include_router(build_quarantine(sources, pages))
-    app.include_router(build_drill(sources, pages))
     if gateway is not None:
         app.include_router(build_playground(gateway, routes, pages))
     app.include_router(build_duty(sources, pages))

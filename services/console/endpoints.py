@@ -6,7 +6,8 @@ from typing import Final
 
 import structlog
 
-from services.console.domain.endpoint_screen import EndpointRow, GatewayUse, ListedFleet, endpoint_row
+from decisions.serving.runtimes import ListedFleet
+from services.console.domain.endpoint_screen import EndpointRow, GatewayUse, endpoint_row
 from services.console.domain.people import Person
 from services.console.hub import Hub
 from services.console.ports import Fleets, GatewayUses

@@ -9,8 +9,6 @@ from contracts.facts import (
     ApprovalDenied,
     ApprovalGranted,
     CanaryAdvanced,
-    DrillFault,
-    DrillOrdered,
     Fact,
     QuarantineLifted,
     ReleaseCancelled,
@@ -20,8 +18,8 @@ from contracts.facts import (
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.routes.rollback_plan import plan_rollback
-from services.console.domain.operating import plan_drill, plan_lift
-from services.console.domain.order_data import DrillPlan, LiftPlan, OrderAnswer, RollbackPlan
+from services.console.domain.operating import plan_lift
+from services.console.domain.order_data import LiftPlan, OrderAnswer, RollbackPlan
 from services.console.domain.people import ORDERS, Person
 from services.console.domain.release_data import Release
 from services.console.ports import Orders, Routes
@@ -33,7 +31,7 @@ from shared.runtime.clock import Clock
 VALID: Final = timedelta(minutes=15)
 TRY_S: Final = 0.1
 _VERBS: Final = {
-    "rollback": "roll back", "drill": "order a drill of", "lift": "lift a quarantine of", "hold": "pause or resume",
+    "rollback": "roll back", "lift": "lift a quarantine of", "hold": "pause or resume",
 }  # fmt: skip
 
 
@@ -137,46 +135,6 @@ class Ordering:
         self._check(person, "lift", target.model)
         fact = QuarantineLifted(
             reason=_required(reason), target=target, expires_at=self._clock.now() + VALID, epoch=epoch
-        )
-        return await self._publish(person, target.model, fact, None)
-
-    async def serving(self, model: str) -> tuple[Target, ...]:
-        """Return the targets that take traffic in production now, the active one first."""
-        route = await self._routes.get(model)
-        return tuple(served.target for served in route.in_traffic) if route is not None else ()
-
-    async def plan_drill(self, target: Target, fault: DrillFault, *, share: float, minutes: int) -> DrillPlan:
-        """Return what a drill in production would do now; it changes nothing."""
-        return plan_drill(await self.route_of(target.model), target, fault, share=share, minutes=minutes)
-
-    async def drill(
-        self, person: Person, target: Target, fault: DrillFault, *, share: float, minutes: int, epoch: int, reason: str
-    ) -> OrderAnswer:
-        """Order a drill in production; it is void if the route has changed since its plan was shown."""
-        self._check(person, "drill", target.model)
-        if fault.does_nothing:
-            raise Permanent("malformed_event", "The drill has no fault: give at least one that changes a request.")
-        fact = DrillOrdered(
-            reason=_required(reason),
-            target=target,
-            fault=fault,
-            share_ratio=share,
-            expires_at=self._clock.now() + timedelta(minutes=minutes),
-            environment="production",
-            epoch=epoch,
-        )
-        return await self._publish(person, target.model, fact, None)
-
-    async def end_drill(self, person: Person, target: Target, fault: DrillFault, reason: str) -> OrderAnswer:
-        """End the drill of a target in production."""
-        self._check(person, "drill", target.model)
-        fact = DrillOrdered(
-            reason=_required(reason),
-            target=target,
-            fault=fault,
-            share_ratio=0.0,
-            expires_at=self._clock.now(),
-            environment="production",
         )
         return await self._publish(person, target.model, fact, None)
 

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 from contracts.envelope import Event
 from contracts.facts import Fact
 from contracts.routes import Route
+from decisions.serving.runtimes import ListedFleet
 from services.console.domain.duty_screens import DeadLetter
-from services.console.domain.endpoint_screen import GatewayUse, ListedFleet
+from services.console.domain.endpoint_screen import GatewayUse
 from services.console.domain.people import Person
 from services.console.domain.playground import Answer
 from services.console.domain.version_screen import Proofs

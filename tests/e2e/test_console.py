@@ -102,16 +102,8 @@ def test_an_approval_a_canary_and_a_promotion(stack, person, tiny):
 def test_a_drill_an_alert_and_a_rollback_with_a_reason(stack, person):
     url = f"http://127.0.0.1:{stack.part('gateway')['port']}"
     with Users(url, stack.headers, MODEL) as users:
-        person.goto(f"/models/{MODEL}")
-        person.follow("Drill")
-        person.page.get_by_label("Value", exact=True).fill("1500")
-        person.page.get_by_label("Percent").fill("90")
-        person.page.get_by_label("Minutes").fill("10")
-        person.page.get_by_role("button", name="What would happen").click()
-        person.sees("dry run: nothing was changed")
-        person.sees("an alert is raised; no trigger of helpdesk.v2.bf16 is automatic")
-        assert stack.events("drill.ordered", MODEL) == []
-        person.order("Reason", EVIL, "Begin the drill")
+        fault = ("--fault", "delay_ms=1500", "--share", "0.9", "--for", "10m")
+        stack.ok("drill", MODEL, *fault, "--reason", EVIL)
         person.open_screen("Alerts")
         person.follow("slow", exact=True)
         person.sees_heading("Evidence")
@@ -121,9 +113,7 @@ def test_a_drill_an_alert_and_a_rollback_with_a_reason(stack, person):
         assert stack.route(MODEL)["active"]["target"]["version"] == 2
         person.order("Reason", f"Too slow. {EVIL}", "Roll back now")
         expect(person.row("rollback")).to_contain_text(EVIL, timeout=60_000)
-        person.goto(f"/models/{MODEL}/drill")
-        person.order("Why it ends now", "It was detected.", "End the drill")
-        assert [event["data"]["share_ratio"] for event in stack.events("drill.ordered", MODEL)] == [0.9, 0.0]
+        stack.ok("drill", MODEL, "--stop", "--reason", "It was detected.")
         person.goto(f"/models/{MODEL}")
     assert users.failed == []
     assert stack.route(MODEL)["active"]["target"]["version"] == 1

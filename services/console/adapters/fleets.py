@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 import nats.errors
@@ -13,7 +13,8 @@ from nats.js.errors import NotFoundError
 
 from contracts.api_usage import EndpointUse, TrafficReport
 from contracts.runtimes import LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntimes
-from services.console.domain.endpoint_screen import GatewayUse, ListedFleet
+from decisions.serving.runtimes import ListedFleet, listed_fleet
+from services.console.domain.endpoint_screen import GatewayUse
 from shared.errors import Transient
 from shared.messaging.traffic_reports import follow_traffic
 from shared.runtime.clock import Clock
@@ -22,9 +23,6 @@ from shared.storage.kv import Bucket
 FORGET_S: Final = 5.0
 """A process reports about every second; one that has not for so long is left out."""
 MOST_PROCESSES: Final = 256
-SILENT_S: Final = 15.0
-"""A server-manager renews its lease every 2 s, and another one takes one over that was not renewed for 6 s: after so
-long without a renewal none runs."""
 
 
 class BusFleets:
@@ -36,7 +34,7 @@ class BusFleets:
     """
 
     def __init__(self, js: Callable[[], JetStreamContext], clock: Clock) -> None:
-        self._js, self._renewals = js, Renewals(clock)
+        self._js, self._clock = js, clock
 
     async def read(self) -> tuple[ListedFleet, ...]:
         """Return the fleets by name.
@@ -58,54 +56,8 @@ class BusFleets:
         entry = await bucket.get(f"{name}{RUNTIMES_SUFFIX}")
         if entry is None:
             return None
-        is_current, reported_at = self._renewals.assess(name, await bucket.written_at(f"{name}{LEADER_SUFFIX}"))
-        return ListedFleet(name, entry.value.runtimes, is_current, reported_at)
-
-
-class Renewals:
-    """Which fleets have a server-manager that renews its lease.
-
-    A renewal that is seen for the first time is as old as the clock of the bus says; one that follows another within
-    `SILENT_S` is new, whatever that clock says. From then on its age is measured by the own clock.
-
-    Args:
-        clock: Says when a renewal was seen.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._seen: dict[str, _Renewal] = {}
-
-    def assess(self, fleet: str, newest: tuple[int, datetime] | None) -> tuple[bool, datetime | None]:
-        """Return whether a lease is renewed, and when it was renewed last if it is not; None if that is not known.
-
-        Args:
-            fleet: Whose lease it is.
-            newest: The revision of the newest renewal, and when the bus stored it; None if there is no lease.
-        """
-        before = self._seen.pop(fleet, None)
-        if newest is None:
-            return False, None
-        (revision, stored_at), now_s, now = newest, self._clock.monotonic(), self._clock.now()
-        if before is not None and before.revision == revision:
-            renewal = replace(before, looked_s=now_s)
-        else:
-            was_watched = before is not None and now_s - before.looked_s < SILENT_S
-            age = timedelta() if was_watched else max(timedelta(), now - stored_at)
-            renewal = _Renewal(revision, now_s - age.total_seconds(), now - age, now_s)
-        self._seen[fleet] = renewal
-        is_renewed = now_s - renewal.at_s < SILENT_S
-        return is_renewed, None if is_renewed else renewal.at
-
-
-@dataclass(frozen=True)
-class _Renewal:
-    """The newest renewal of a lease: when it was, by both clocks, and when it was looked at last."""
-
-    revision: int
-    at_s: float
-    at: datetime
-    looked_s: float
+        renewed_at = await bucket.written_at(f"{name}{LEADER_SUFFIX}")
+        return listed_fleet(name, entry.value, renewed_at, self._clock.now())
 
 
 class GatewayReports:

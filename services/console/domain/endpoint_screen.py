@@ -8,29 +8,13 @@ from typing import Final, Literal
 
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, RunningTarget
+from decisions.serving.runtimes import ListedFleet
 from services.console.domain.rows import instant
 from services.console.domain.screens import Screen, Time
 
 _MODELS: Final = re.compile(r"([a-z0-9-]+)\.v[0-9]+\.")
 """The models of the targets that a text names."""
 State = Literal["serving", "ejected", "draining", "drained", "silent", "fenced"]
-
-
-@dataclass(frozen=True)
-class ListedFleet:
-    """What a server-manager stored of its fleet.
-
-    Attributes:
-        name: The name of the fleet.
-        endpoints: As they were seen last.
-        is_current: Whether a server-manager of the fleet reports that it runs, so that they are as they are now.
-        reported_at: When one reported last if none does any more; None if that is not known.
-    """
-
-    name: str
-    endpoints: tuple[FleetRuntime, ...]
-    is_current: bool = True
-    reported_at: datetime | None = None
 
 
 @dataclass(frozen=True)

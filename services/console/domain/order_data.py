@@ -74,25 +74,3 @@ class LiftPlan(Screen):
     epoch: int
     refused: dict[str, str] | None
     quarantined_after: tuple[str, ...] = ()
-
-
-class DrillPlan(Screen):
-    """What a drill in production would do now; `refused` has the code and the reason if it would be refused.
-
-    Attributes:
-        fault: What it does to a request, as `slipway drill --fault` takes it.
-        share: Share of the requests of the target that it affects.
-        traffic: Share of the requests of the model that it affects.
-        minutes: How long it lasts; it ends by itself.
-        previous: What a rollback would make active; None if a rollback has no target.
-    """
-
-    model: str
-    target: str
-    epoch: int
-    fault: str
-    share: float
-    traffic: float
-    minutes: int
-    previous: str | None
-    refused: dict[str, str] | None

@@ -17,7 +17,6 @@ ORDERS: Final[dict[str, type[Fact]]] = {
     "hold": f.ReleaseHeld,
     "promote": f.CanaryAdvanced,
     "rollback": f.RollbackOrdered,
-    "drill": f.DrillOrdered,
     "lift": f.QuarantineLifted,
 }
 """Orders by the name that pages have for them."""
@@ -43,10 +42,6 @@ class Person:
     def sees(self, model: str) -> bool:
         """Return whether a model is one that the person may see."""
         return self.models is None or model in self.models
-
-    def acknowledges(self, model: str) -> bool:
-        """Return whether the person may acknowledge what is about a model: it is no order, and takes no credential."""
-        return "rollback" in orders_of(self.roles) and self.sees(model)
 
     def may(self, order: str, model: str) -> bool:
         """Return whether the person may give an order about a model."""

@@ -2,12 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Final
 
 from services.console.domain.duty_screens import Drill, Rehearsal
 from services.console.domain.release_data import Certificate
-from services.console.domain.rows import instant
 from services.console.domain.screens import Page
 from services.console.queries.reading import Reader, count, following, like, milliseconds, rollback_summary
 
@@ -20,8 +18,6 @@ _ENDED: Final = """
   AND d.share > 0 AND e.at > d.at AND e.at < d.expires_at
   AND NOT EXISTS (SELECT 1 FROM events WHERE events.about = e.drill_id AND events.type = 'order.refused')) AS ended_at
 """
-NEWEST: Final = 20
-"""Drills among which the one in progress is looked for."""
 _ANSWERS: Final = {"order.accepted": "accepted", "order.refused": "refused"}
 
 
@@ -65,20 +61,6 @@ def drills(reader: Reader, *, model: str = "", exact: bool = False, after: int =
     )
     items = tuple(_drill(reader, entry) for entry in entries)
     return Page[Drill](items=items, total=total, next=following(after, limit, total))
-
-
-def running_drill(reader: Reader, model: str, now: datetime) -> Drill | None:
-    """Return the drill of a model that is in progress in production; None if there is none."""
-    newest = drills(reader, model=model, exact=True, limit=NEWEST).items
-    running = (drill for drill in newest if drill.environment == "production" and drill.share > 0.0)
-    return next(
-        (
-            drill
-            for drill in running
-            if drill.outcome == "accepted" and drill.ended_at is None and drill.expires_at > (instant(now) or "")
-        ),
-        None,
-    )
 
 
 def _drill(reader: Reader, entry: Mapping[str, Any]) -> Drill:

@@ -2,10 +2,6 @@
 
 from typing import Final
 
-from contracts.facts import ReleaseOpened
-from contracts.policy import Trigger
-from contracts.vocabulary import Target
-from services.console.domain.release_screen import last
 from services.console.domain.version_screen import Version, VersionComparison, build_version, compare_versions
 from services.console.queries.quarantines import quarantined, quarantines, suspended
 from services.console.queries.reading import Reader
@@ -43,10 +39,3 @@ def numbers(reader: Reader, model: str) -> tuple[int, ...]:
     """Return the numbers of a model's versions, the newest first."""
     entries = reader.read("SELECT DISTINCT version FROM releases WHERE model = ? ORDER BY version DESC", (model,))
     return tuple(entry["version"] for entry in entries)
-
-
-def triggers_of(reader: Reader, target: Target) -> tuple[Trigger, ...]:
-    """Return the triggers that watch a target, those of the policy of its release."""
-    entries = reader.read(_RELEASE, (target.model, target.version))
-    opened = last(release_events(reader, entries[0]["release_id"]), ReleaseOpened) if entries else None
-    return tuple(opened.policy.triggers) if opened is not None else ()

@@ -144,7 +144,7 @@ def test_nobody_sees_anything_without_a_session(world):
         assert world.client().get(path).status_code == 303
 
 
-@pytest.mark.parametrize("path", ["/deadletters", "/models/faq-de/drill", "/models/faq-de/rollback", "/nothing"])
+@pytest.mark.parametrize("path", ["/deadletters", "/models/faq-de/rollback", "/nothing"])
 def test_no_page_is_rendered_in_the_event_loop_which_all_requests_share(tmp_path, path):
     made, in_loop = World(tmp_path), []
     real = made.protection.silent

@@ -8,7 +8,7 @@ import pytest
 from contracts.api_usage import EndpointUse, TrafficReport
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.vocabulary import Runtime
-from services.console.adapters.fleets import FORGET_S, MOST_PROCESSES, Renewals
+from services.console.adapters.fleets import FORGET_S, MOST_PROCESSES
 from services.console.domain.people import Person
 from services.console.endpoints import AFTER_ERROR_S, AGED_AFTER_LOOKS, LOOK_S, Endpoints
 from services.console.hub import Hub
@@ -16,7 +16,7 @@ from shared.errors import Transient
 from testbed import factories
 from testbed.story import Story, fleet
 from tests.kit.page_text import page_text
-from tests.unit.console.world import NOW, FakeClock, World, data
+from tests.unit.console.world import NOW, World, data
 
 EVIL = "<script>alert(1)</script>"
 MIB = 2**20
@@ -141,37 +141,6 @@ def test_only_the_fleet_that_is_silent_is_called_so(filled):
         filled.fleets.silent = {}
     assert (page.count("of the fleet <strong>old</strong> last reported"), page.count("<strong>main")) == (1, 0)
     assert (page.count("last known: serving"), page.count('badge good">serving')) == (2, 1)
-
-
-def renewals(steps):
-    """Return what is assessed at each step of (seconds by the own clock, revision, seconds by the clock of the bus)."""
-    clock = FakeClock()
-    judge = Renewals(clock)
-
-    def at(seconds):
-        return NOW + timedelta(seconds=seconds)
-
-    judged = []
-    for seconds, revision, stored in steps:
-        clock.time = at(seconds)
-        is_renewed, since = judge.assess("main", None if revision is None else (revision, at(stored)))
-        judged.append("renewed" if is_renewed else since and (since - NOW).total_seconds())
-    return judged
-
-
-@pytest.mark.parametrize(
-    ("steps", "expected"),
-    [
-        pytest.param([(0, 1, -2), (2, 2, 0), (13, 2, 0), (18, 2, 0)], ["renewed"] * 3 + [2], id="it dies"),
-        pytest.param([(0, 1, -240), (2, 1, -240), (4, 2, 4)], [-240, -240, "renewed"], id="it is back"),
-        pytest.param([(0, 1, -240), (3600, 2, 1800)], [-240, 1800], id="it ran and died between two looks"),
-        pytest.param([(0, 1, -60), (2, 2, -58), (4, 3, -56)], [-60, "renewed", "renewed"], id="the bus is behind"),
-        pytest.param([(0, 1, 300), (14, 1, 300), (16, 1, 300)], ["renewed", "renewed", 0], id="the bus is ahead"),
-        pytest.param([(0, None, 0), (1, 1, 1), (2, None, 0)], [None, "renewed", None], id="there is no lease"),
-    ],
-)
-def test_whether_a_server_manager_runs_is_seen_by_its_renewals_and_not_by_equal_clocks(steps, expected):
-    assert renewals(steps) == expected
 
 
 def test_what_a_drain_waits_for_stands_beside_it(shown, snapshot):

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from contracts.identities import Credential
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntimes
+from decisions.serving.runtimes import ListedFleet
 from deploy.identity.key_folder import KeyFolder
 from services.console.adapters.fleets import GatewayReports
 from services.console.adapters.histograms import percentile_ms
@@ -20,7 +21,6 @@ from services.console.adapters.people import People
 from services.console.adapters.sessions import Sessions
 from services.console.app import build
 from services.console.domain.duty_screens import DeadLetter
-from services.console.domain.endpoint_screen import ListedFleet
 from services.console.domain.logged import LoggedEvent
 from services.console.domain.version_screen import Proofs
 from services.console.endpoints import Endpoints
