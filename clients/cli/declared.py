@@ -1,6 +1,5 @@
 """What files declare: policies, teams, key scopes, mirrors, attachments. Read with lines, and compared as JSON."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +22,6 @@ from decisions.policies.problems import list_problems
 KINDS = ("Policy", "Team", "ApiKey", "Mirror", "Attachment")
 SUFFIXES = (".yaml", ".yml", ".json")
 MOST_FILES = 1000
-_SECRET = re.compile(
-    r"(?:^|[^A-Z0-9])S[UAOCNX][A-Z2-7]{56}(?:$|[^A-Z0-9])|-----BEGIN|^sk-[A-Za-z0-9_-]{20,}|^eyJ[\w-]{20,}"
-)
-"""Seeds of NATS keys, PEM blocks, keys of the API, tokens of an identity provider."""
-_WORDS = re.compile(r"[\s\"'=,:{}\[\]]+")
 
 
 class _Declared(BaseModel):
@@ -238,7 +232,6 @@ def read_declarations(paths: Sequence[Path]) -> Declarations:
     places: dict[Key, Problem] = {}
     problems: list[Problem] = []
     documents = [(file, read_documents(file)) for file in _files(paths)]
-    problems += [problem for file, _ in documents for problem in _secrets(file)]
     for document in (each for _, listed in documents for each in listed):
         declared = _parse(document, problems)
         if declared is None:
@@ -295,14 +288,6 @@ def _without_kind(document: Document, problem: Problem, kind: str) -> Problem:
         int(part) if part.isdigit() else part for part in problem.field.removeprefix(kind).strip(".").split(".")
     ]
     return document.problem(problem.message, *(part for part in location if part != ""))
-
-
-def _secrets(file: Path) -> list[Problem]:
-    """Return the lines that look as if they held a secret, comments too: a file in a repository is read by many."""
-    message = "the line looks like a secret, which no file may hold: remove it, and withdraw the key"
-    lines = enumerate(file.read_text().splitlines(), 1)
-    secret = [number for number, line in lines if any(map(_SECRET.search, _WORDS.split(line)))]
-    return [Problem(str(file), number, "", message) for number in secret]
 
 
 def _team(models: Iterable[str], quota: TeamQuota) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """How an error ends a command: one message and an exit code, or one JSON object on standard error with --json."""
 
 import json
-import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -34,11 +32,6 @@ NAMES = {
     Exit.DIFFERENT: "different",
 }
 """The code of an error that has none of its own, by its exit code."""
-_ADVICE = re.compile(
-    r"^(?P<what>.+?)(?:; |, then |\. |: )(?P<advice>(?:see|write|give|set|use|name|start|stop|end|correct|choose|"
-    r"publish|import|run|try|add|put|make|release|did you mean)\b[^;]*(?:;[^;]*)*)$",
-    re.DOTALL | re.IGNORECASE,
-)
 
 
 class CommandError(Exception):
@@ -59,24 +52,6 @@ class CommandError(Exception):
         self.name = name or NAMES[code]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An error as a program reads it."""
-
-    code: str
-    message: str
-    hint: str
-    exit: Exit
-
-
-def failure_of(sentence: str, code: Exit, name: str = "", hint: str = "") -> Failure:
-    """Return an error; without a hint, its own last clause is one if it says what to do."""
-    match = None if hint else _ADVICE.match(sentence)
-    if match is not None:
-        return Failure(name or NAMES[code], match["what"], match["advice"], code)
-    return Failure(name or NAMES[code], sentence, hint, code)
-
-
 def asked_for_json(arguments: list[str] | None = None) -> bool:
     """Return whether the command line has --json, also where it cannot be parsed."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -90,8 +65,8 @@ def print_error(
     if not asked_for_json():
         print(f"slipway: {sentence}", file=sys.stderr, flush=True)
         return
-    failure = failure_of(sentence.partition("\n")[0] if details else sentence, code, name, hint)
-    about = {"code": failure.code, "message": failure.message, "hint": failure.hint, "exit": int(failure.exit)}
+    message = sentence.partition("\n")[0] if details else sentence
+    about: dict[str, Any] = {"code": name or NAMES[code], "message": message, "hint": hint, "exit": int(code)}
     about |= details or {}
     print(json.dumps({"error": about}, ensure_ascii=False), file=sys.stderr, flush=True)
 

@@ -1,14 +1,46 @@
-"""Which runtime serves a version, and whether a fleet has it."""
+"""Which runtime serves a version, whether a fleet has it, and whether its server-manager runs."""
 
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
-from contracts.runtimes import DEFAULT_RUNTIME
+from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntime, FleetRuntimes
 from contracts.vocabulary import ServingSettings
 
 NAME_RULE: Final = "use 1 to 40 lower-case letters, digits and inner dots and hyphens"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,38}[a-z0-9])?")
+
+
+SILENT: Final = timedelta(seconds=15)
+"""A server-manager renews its lease every 2 s, and another one takes over a lease that was not renewed for 6 s."""
+
+
+@dataclass(frozen=True)
+class ListedFleet:
+    """What a server-manager stored of its fleet.
+
+    Attributes:
+        name: The name of the fleet.
+        endpoints: As they were seen last.
+        is_current: Whether a server-manager of the fleet renews its lease, so that they are as they are now.
+        reported_at: When one renewed it last if none does any more, by the clock of the bus; None if not known.
+    """
+
+    name: str
+    endpoints: tuple[FleetRuntime, ...]
+    is_current: bool = True
+    reported_at: datetime | None = None
+
+
+def listed_fleet(name: str, fleet: FleetRuntimes, renewed_at: datetime | None, now: datetime) -> ListedFleet:
+    """Return a fleet with whether its server-manager runs, by when the bus stored the newest renewal of its lease.
+
+    A clock that is more than `SILENT` ahead of the bus's takes it for silent; an alert of kind `clock` names such ones.
+    """
+    is_current = renewed_at is not None and now - renewed_at < SILENT
+    return ListedFleet(name, fleet.runtimes, is_current, None if is_current else renewed_at)
 
 
 def is_runtime_name(name: str) -> bool:

@@ -339,7 +339,7 @@ Version 1 serves production again; version 2 is suspended until an operator deci
   slipway rollback confirm {MODEL} --reason "…"   quarantines it
   slipway rollback return {MODEL} --reason "…"    returns it as a canary
 Where to look next (SLIPWAY_STATE={demo.shown}):
-  slipway status · slipway events · slipway trace {MODEL}@v2 · slipway alerts --all · slipway ps
+  slipway status · slipway events · slipway show {MODEL}@v2 · slipway alerts --all · slipway ps
   curl {url}/v1/chat/completions -H "authorization: Bearer $(cat {shorten(demo.key_file)})" \\
     -H 'content-type: application/json' \\
     -d '{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Hello"}}]}}'

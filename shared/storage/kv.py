@@ -165,15 +165,13 @@ class Bucket(Generic[M]):
         """
         await self._js.purge_stream(f"KV_{self._name}", seq=revision + 1, subject=f"$KV.{self._name}.{key}")
 
-    async def written_at(self, key: str) -> tuple[int, datetime] | None:
-        """Return the revision of a record and when it was written, by the clock of the bus; None if there is none."""
+    async def written_at(self, key: str) -> datetime | None:
+        """Return when a record was written, by the clock of the bus; None if there is none."""
         try:
             message = await self._js.get_msg(f"KV_{self._name}", subject=f"$KV.{self._name}.{key}")
         except NotFoundError:
             return None
-        if _KV_OPERATION in (message.headers or {}) or message.time is None:
-            return None
-        return message.seq or 0, message.time
+        return None if _KV_OPERATION in (message.headers or {}) else message.time
 
     async def keys(self) -> list[str]:
         """List all keys.

@@ -249,7 +249,7 @@ async def listed(fleet, *names):
     """Wait until server-manager lists these endpoints; return them, and the models' routes."""
 
     async def is_listed():
-        fleets = await list_fleets(fleet.js, 5.0)
+        fleets = await list_fleets(fleet.js)
         return [[each.endpoint_name for each in known.endpoints] for known in fleets] == [[*names]] and fleets
 
     fleets = await fleet.until(is_listed, what=f"the fleet of {names}")

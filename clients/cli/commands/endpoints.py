@@ -19,11 +19,12 @@ from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import parse_duration
-from clients.cli.releases.runtimes import ListedFleet, read_fleets, read_runtimes
+from clients.cli.releases.runtimes import describe_silence, read_fleets, read_runtimes
 from clients.cli.releases.version_records import read_routes
 from contracts.facts import EndpointOrdered
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, RunningTarget
+from decisions.serving.runtimes import ListedFleet
 from shared.runtime.clock import SystemClock
 
 ANSWER_S, POLL_S = 30.0, 1.0
@@ -68,7 +69,7 @@ def show_silent(fleets: Sequence[ListedFleet]) -> None:
     """Print a line for each fleet whose server-manager does not report."""
     now = SystemClock().now()
     for fleet in fleets:
-        if (silence := fleet.describe_silence(now)) is not None:
+        if (silence := describe_silence(fleet, now)) is not None:
             show_line(silence)
 
 
@@ -113,7 +114,7 @@ def describe_row(fleet: ListedFleet, endpoint: FleetRuntime, routes: Mapping[str
         endpoint.name,
         f"{runtime.engine} {runtime.engine_version}" if runtime else "not known",
         (runtime.digest if runtime else "") or "-",
-        fleet.describe_state(describe_state(endpoint)),
+        describe_state(endpoint) if fleet.is_current else f"last known: {describe_state(endpoint)}",
         f"{endpoint.reserved_bytes / 2**20:.0f} MiB",
         f"{endpoint.free_bytes / 2**20:.0f} MiB",
         ", ".join([*targets, *copies]) or "-",

@@ -17,7 +17,6 @@ from clients.cli.installation import Installation, apply_one
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import show_json, show_line
 from clients.cli.parsing import check_model, parse_duration
-from clients.cli.policies.policy_sentences import explain_policy
 from clients.cli.policies.policy_template import TEMPLATE
 from clients.cli.policies.policy_times import explain_times, mean_rate
 from clients.cli.reading import RecordsOfModels
@@ -148,7 +147,7 @@ def policy_explain(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Explain in sentences what happens to a candidate under a policy, and what rolls it back.
+    """Explain what a policy does not say: how long each step takes, how many rows show a loss, how soon triggers alert.
 
     Times are at the model's mean rate of the last 24 hours, or at 1 request per second where none is known.
     """
@@ -157,7 +156,6 @@ def policy_explain(
     else:
         model = check_model(what)
         policy = _stored(find_stack(state), model)
-    explained = explain_policy(policy, first=first)
     rate, source = rps, "as given"
     if rate is None and model is not None:
         source = f"{model} in the last {RATE_OVER}"
@@ -169,15 +167,13 @@ def policy_explain(
     if rate is None:
         known = f"{model} had no request in the last {RATE_OVER}" if model else "no model is named"
         rate, source = 1.0, f"{known}; --rps sets another rate"
-    at = f"At {rate:.3g} requests/s ({source}):"
-    explained["Requests and time"] = [at, *explain_times(policy, rate, first=first)]
+    explained = explain_times(policy, rate, first=first)
     if as_json:
-        show_json(explained)
+        show_json({"requests_per_second": rate, "explained": explained})
         return
-    for heading, sentences in explained.items():
-        show_line(f"{heading}:")
-        for sentence in sentences:
-            show_line(f"  {sentence}")
+    show_line(f"At {rate:.3g} requests/s ({source}):")
+    for sentence in explained:
+        show_line(f"  {sentence}")
 
 
 async def _rate(stack: StackAddress, model: str) -> float | None:

@@ -1,33 +1,22 @@
-"""`slipway trace` and `routes`: the lineage of an answer, and what serves production now."""
+"""`slipway routes`: what serves production now."""
 
 import asyncio
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
 from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line, show_pairs, show_table
+from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line, show_table
 from clients.cli.reading import RecordsOfModels
 from clients.cli.releases.exported_routes import ROUTERS, Router, export_route
-from clients.cli.releases.names import VERSION_FORMS
-from clients.cli.releases.resolving import advise, find_answering
-from clients.cli.releases.runtimes import describe_run, read_runtimes
+from clients.cli.releases.resolving import advise
 from clients.cli.releases.serving import tell_suspended
-from clients.cli.releases.version_records import (
-    find_version,
-    gather_version,
-    open_store,
-    read_routes,
-    version_numbers,
-)
+from clients.cli.releases.version_records import read_routes
 from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import Runtime, Target
 from shared.runtime.files import replacing
 
 _FOLLOW_S = 1.0
@@ -37,84 +26,6 @@ ExportOption = Annotated[
 ]
 ToOption = Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where these files are written.")]
 FollowOption = Annotated[bool, typer.Option("--follow", help="Write them again after each change, until interrupted.")]
-
-
-def trace(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="FINGERPRINT|MODEL@vN",
-            help=f"system_fingerprint of an answer, or {VERSION_FORMS}.",
-        ),
-    ],
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Trace the system_fingerprint of an answer, or a version, to its weights, data and base model."""
-    stack = find_stack(state)
-    model, number, variant, digest = find_answering(stack, what)
-    if number == 0:
-        _trace_base(stack, model, as_json)
-        return
-    version = asyncio.run(gather_version(stack, model, number))
-    running = {each.target: each.runtime for fleet in asyncio.run(read_runtimes(stack)) for each in fleet.targets}
-    runtimes = find_runtimes(asyncio.run(read_routes(stack)).get(model), number, running)
-    chosen = [each for each in version.manifest.variants if variant is None or each.variant == variant]
-    if digest is not None and not any(short_digest(each.manifest.digest).startswith(digest) for each in chosen):
-        raise CommandError(
-            f"the fingerprint {what} is unknown: {model}@v{number} has no variant {variant} with manifest {digest}…; "
-            "it may come from another stack"
-        )
-    if as_json:
-        variants = [each.model_dump(mode="json") for each in chosen]
-        show_json({"target": what, "runtimes": runtimes, "variants": variants, **version_data(version)})
-        return
-    show_pairs(
-        {
-            "traced": what,
-            "version": f"{model}@v{number} ({version.digest})",
-            "release": version.manifest.release_id,
-            **{f"variant {each.variant}": f"{each.manifest.digest} ({each.manifest.uri})" for each in chosen},
-            **lineage(version),
-            **{f"runtime of {target}": text for target, text in runtimes.items()},
-            **{
-                f"benchmark {each.target.variant}": f"{each.verdict} ({each.report.uri})" for each in version.benchmarks
-            },
-            **{
-                f"deployed {each.epoch}": f"{each.target} {each.cause} {deployment_time(each)}"
-                for each in version.deployments
-            },
-        }
-    )
-
-
-def find_runtimes(route: Route | None, number: int, running: Mapping[Target, Runtime | None]) -> dict[str, str]:
-    """Return the runtime of each target of a version that a route names, with its digest, as text.
-
-    A target that is loaded has the runtime that loaded it (`running`), any other one that of its release.
-    """
-    if route is None:
-        return {}
-    named = (route.active, route.canary.served if route.canary else None, route.previous, *route.history)
-    served = [item for item in named if item is not None and item.target.version == number]
-    return {
-        str(item.target): describe_run(running.get(item.target), item.runtime)
-        for item in served
-        if running.get(item.target) is not None or item.runtime is not None
-    }
-
-
-def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:
-    """Print the base model of the model's newest version: it is version 0."""
-    store = open_store(stack)
-    numbers = version_numbers(store, model)
-    if not numbers:
-        raise CommandError(f"{model} has no version yet, so its base model is not known; see `slipway base list`")
-    base = find_version(store, model, numbers[-1]).manifest.base
-    if as_json:
-        show_json({"model": model, "version": 0, "base": base.model_dump(mode="json")})
-        return
-    show_pairs({"version": f"{model}@v0, the base model", **base.model_dump()})
 
 
 def routes(

@@ -12,18 +12,14 @@ from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model
 from clients.cli.reading import RecordsOfModels
 from clients.cli.releases.recorded_releases import read_releases
-from clients.cli.releases.runtimes import (
-    RENEWED_WITHIN_S,
-    find_idle_fleets,
-    plan_release,
-    read_runtimes,
-)
+from clients.cli.releases.runtimes import plan_release, read_fleets
 from clients.cli.releases.version_records import find_version, open_store, read_routes
 from clients.training.publish import envelope
 from contracts.facts import CheckpointReady
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime
+from decisions.serving.runtimes import SILENT
 from decisions.serving.settings import describe_settings
 from shared.messaging.publishing import publish_event
 
@@ -60,9 +56,9 @@ def release_command(
 
 
 async def _release(stack: StackAddress, name: str, models: list[str] | None, *, dry_run: bool) -> list[dict[str, Any]]:
-    check_runtime(name, await read_runtimes(stack))
-    async with on_bus(stack) as js:
-        check_current(name, await find_idle_fleets(js, RENEWED_WITHIN_S))
+    fleets = await read_fleets(stack)
+    check_runtime(name, [runtime for fleet in fleets for runtime in fleet.endpoints])
+    check_current(name, [fleet.name for fleet in fleets if not fleet.is_current])
     routes = await read_routes(stack)
     serving = sorted(model for model, route in routes.items() if route.active is not None)
     planned = {model: await _plan(stack, name, model, routes.get(model)) for model in models or serving}
@@ -101,8 +97,9 @@ def check_current(name: str, idle: Sequence[str]) -> None:
     """Raise CommandError if a server-manager that lists runtimes does not run: what it said last may be over."""
     if idle:
         raise CommandError(
-            f"the server-manager of the fleet {', '.join(idle)} has not renewed its lease for {RENEWED_WITHIN_S:g} s, "
-            f"so it is not known whether {name} answers; see `slipway ps`, and try again when server-manager is ready"
+            f"the server-manager of the fleet {', '.join(idle)} has not renewed its lease for "
+            f"{SILENT.total_seconds():g} s, so it is not known whether {name} answers; see `slipway ps`, and try again "
+            "when server-manager is ready"
         )
 
 

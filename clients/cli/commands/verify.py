@@ -8,20 +8,13 @@ import typer
 from clients.cli.connection import StackAddress, find_stack
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
-from clients.cli.releases.names import VERSION_FORMS
-from clients.cli.releases.resolving import advise, find_answering
+from clients.cli.releases.resolving import AnsweringArgument, advise, find_answering
 from clients.cli.releases.version_records import attester_keys, find_version, open_store, version_numbers
 from shared.provenance.verification import Finding, Verification
 
 
 def verify(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="FINGERPRINT|MODEL@vN",
-            help=f"system_fingerprint of an answer, or {VERSION_FORMS}.",
-        ),
-    ],
+    what: AnsweringArgument,
     *,
     files: Annotated[bool, typer.Option(help="Read every file and compare its digest.")] = True,
     state: StateOption = None,

@@ -9,9 +9,7 @@ from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_pairs, show_table
 from clients.cli.releases.evaluation_tables import read_evaluated_rows, show_evaluations
 from clients.cli.releases.recorded_releases import Release
-from clients.cli.releases.resolving import VersionArgument, advise, find_version_name
-from clients.cli.releases.runtimes import read_runtimes
-from clients.cli.releases.version_prices import describe_prices, hourly_price, price_per_hour, release_price
+from clients.cli.releases.resolving import AnsweringArgument, advise, find_answering
 from clients.cli.releases.version_records import (
     Version,
     course_of,
@@ -89,18 +87,23 @@ def version_data(version: Version) -> dict[str, Any]:
 
 
 def show(
-    what: VersionArgument,
+    what: AnsweringArgument,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a version: manifest, lineage, deployments, benchmarks, evaluations, and its variants side by side."""
+    """Show a version, or that of an answer: manifest, lineage, deployments, benchmarks, evaluations, variants."""
     stack = find_stack(state)
-    model, number = find_version_name(stack, what)
+    model, number, variant, digest = find_answering(stack, what)
     store = open_store(stack)
     version = look_up_version(store, model, number)
     release = asyncio.run(read_release(stack, model, number, version))
     if version is None and release is None:
         raise CommandError(f"{model} has no version {number}{advise(stack, model, f'slipway versions {model}')}")
+    made = version.manifest.variants if version is not None else ()
+    if digest is not None and not any(
+        each.variant == variant and short_digest(each.manifest.digest).startswith(digest) for each in made
+    ):
+        raise CommandError(f"{model}@v{number} has no variant {variant} with manifest {digest}…; see another stack")
     version = version and with_benchmarks(version, release)
     compared = release.progress.comparison if release is not None else None
     compared = compared or comparison.of_registered(version.manifest.variants if version is not None else ())
@@ -118,10 +121,6 @@ def show(
     show_table(comparison.COLUMNS, [comparison.row(each, compared) for each in compared.variants], rare={"price"})
     if is_terminal():
         show_line(f"  {comparison.LEGEND}")
-    if version is not None and (per_hour := price_per_hour(version)) is not None:
-        made = release_price(store, version, per_hour)
-        held = hourly_price(asyncio.run(read_runtimes(stack)), version, per_hour)
-        show_line(f"  {describe_prices(per_hour, made, held)}")
     for each in compared.variants:
         if each.reason and each.is_judged:
             show_line(f"  {comparison.why(each)}")

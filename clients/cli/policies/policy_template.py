@@ -4,7 +4,7 @@ from contracts.precisions import PRECISIONS
 
 TEMPLATE = """\
 # Release policy: what a release must prove before it takes traffic, and what rolls it back afterwards.
-# `slipway policy explain FILE` says what it means; docs/reference/policy.md has every field. Unknown fields are errors.
+# `slipway policy explain FILE` says how long its steps take; docs/reference/policy.md has every field.
 
 # The most that each variant may lose by quantisation, on held-out text.
 quality:

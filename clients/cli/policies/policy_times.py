@@ -1,12 +1,12 @@
-"""How long the steps of a policy take at a rate of requests, and how often its triggers raise false alarms. Pure."""
+"""What a policy does not say: how long its steps take, how many rows show a loss, how soon triggers alert. Pure."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
-from clients.cli.policies.policy_sentences import period
 from contracts.facts import WindowSummarised
 from contracts.policy import ReleasePolicy, Trigger
+from decisions.evaluations.limit_tests import usual_rows
 from decisions.evidence import hard_failures
 from decisions.evidence.block_tests import BLOCK_S, LEAST_REQUESTS, count_bad_blocks, plan_line
 from decisions.evidence.triggers import can_judge, kind_of, limit_of, sequential, triggers_of_shadow
@@ -38,6 +38,7 @@ def explain_times(policy: ReleasePolicy, rps: float, *, first: bool = False) -> 
         first: Whether nothing of the model serves yet.
     """
     return [
+        *_evaluations(policy),
         *_steps(policy, rps, first=first),
         *_triggers(policy, rps),
         *_judgements(policy.automatic, rps),
@@ -85,6 +86,17 @@ def _steps(policy: ReleasePolicy, rps: float, *, first: bool) -> Iterator[str]:
             requests, unproved = own / share, ()
             yield f"Canary of {share:.0%}: {own:,.0f} of {requests:,.0f} requests, at least {about(requests / rps)}."
             yield from _late("canary", requests, policy.canary.deadline_s, rps)
+
+
+def _evaluations(policy: ReleasePolicy) -> Iterator[str]:
+    """Yield how many rows usually prove a candidate that is as good as the active version within a limit."""
+    for evaluation in policy.evaluations.sets:
+        for bound in evaluation.bounds:
+            drops = [drop for drop in (bound.max_drop, bound.max_drop_from_anchor) if drop is not None]
+            if drops and bound.undecided != "continue":
+                needed = usual_rows(min(drops), policy.evaluations.beta)
+                of = f"Evaluation {evaluation.name}, {evaluation.label_of(bound)}, {bound.slice or 'all rows'}"
+                yield f"{of}: about {needed:,} rows usually suffice; max_rows is {evaluation.max_rows:,}."
 
 
 def _late(step: str, requests: float, deadline_s: float, rps: float) -> Iterator[str]:
@@ -137,3 +149,11 @@ def about(seconds: float) -> str:
     size, unit = next((each for each in _UNITS if seconds >= 1.5 * each[0]), _UNITS[-1])
     amount = seconds / size
     return f"{amount:,.2g} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
+
+
+def period(seconds: float) -> str:
+    """Return a time as people write it: `90 s`, `15 min`, `4 h`, `7 days`."""
+    for size, unit in _UNITS:
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"

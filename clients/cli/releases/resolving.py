@@ -38,6 +38,12 @@ VersionArgument = Annotated[
 ]
 
 
+AnsweringArgument = Annotated[
+    str,
+    typer.Argument(metavar="FINGERPRINT|MODEL@vN", help=f"system_fingerprint of an answer, or {VERSION_FORMS}."),
+]
+
+
 async def resolve(js: JetStreamContext, name: Name) -> Name:
     """Return a name with the version in place of a role.
 

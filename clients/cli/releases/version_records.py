@@ -1,6 +1,5 @@
-"""Read what the store and the records of releases hold about versions, for `versions`, `show` and `trace`."""
+"""Read what the store and the records of releases hold about versions, for `versions` and `show`."""
 
-import asyncio
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -131,13 +130,6 @@ async def read_release(stack: StackAddress, model: str, number: int, version: Ve
             return await recorded_release(js, model, version.manifest.release_id)
         releases = await recorded_releases(js, Name(model, number))
     return next((each for each in releases if each.progress.version == number), None)
-
-
-async def gather_version(stack: StackAddress, model: str, number: int) -> Version:
-    """Return a version with its deployments and benchmarks."""
-    store = await asyncio.to_thread(open_store, stack)
-    version = await asyncio.to_thread(find_version, store, model, number)
-    return with_benchmarks(version, await read_release(stack, model, number, version))
 
 
 def with_benchmarks(version: Version, release: Release | None) -> Version:

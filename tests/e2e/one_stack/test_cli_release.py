@@ -122,7 +122,8 @@ def test_a_checkpoint_travels_to_production_and_is_asked(slipway, models):
     answer = slipway.json("ask", "tiny", "hello", "--max-tokens", "4")
     assert answer["text"].strip()
     assert answer["system_fingerprint"].startswith("fp_tiny.v1.bf16.")
-    traced = slipway.json("trace", answer["system_fingerprint"])
+    traced = slipway.json("show", answer["system_fingerprint"])
+    assert slipway("show", answer["system_fingerprint"][:-6] + "000000", code=1).stderr
     assert traced["manifest"]["training"]["data_hash"] == DATA
     assert traced["manifest"]["training"]["hyperparameters"] == {"lr": 0.001}
     assert [variant["variant"] for variant in traced["variants"]] == ["bf16"]
@@ -150,8 +151,7 @@ def test_the_version_shows_its_manifest_lineage_and_benchmark(slipway):
     (listed,) = slipway.json("versions", "tiny")
     assert (listed["manifest"]["version"], listed["serving"]) == (1, "active")
     assert listed["deployments"][0]["cause"] == "promote"
-    assert slipway.json("trace", "tiny@v1")["manifest"] == listed["manifest"]
-    assert slipway.json("trace", "tiny@v0")["base"]["name"] == "tiny-llama"
+    assert slipway.json("show", "tiny@v1")["manifest"] == listed["manifest"]
 
 
 def test_the_same_checkpoint_again_is_the_same_release(slipway, models):
@@ -217,7 +217,7 @@ def test_wrong_usage_ends_with_2_and_one_sentence(slipway, models):
         ("publish", "--model", "../x", "--base", "b", "--adapter", ".", "--run-id", "r", "--data-hash", DATA),
         ("base", "import"),
         ("show", "tiny"),
-        ("trace", "nonsense"),
+        ("show", "nonsense"),
         ("status", "--until", "lunch"),
         ("publish",),
     ):

@@ -15,17 +15,15 @@ from clients.cli.commands.installation.stack import inherited_variables, parse_r
 from clients.cli.commands.policy import load_policy
 from clients.cli.commands.publish import check_serving, parse_eval, parse_values, parse_variants, steps
 from clients.cli.commands.status import model_of
-from clients.cli.commands.trace import find_runtimes
 from clients.cli.main import _end_of_library, app
 from clients.cli.output import CommandError, Exit
 from clients.cli.releases.names import FINGERPRINT, Name, parse_name
 from clients.cli.releases.recorded_releases import pick
 from clients.cli.settings import CliSettings
 from contracts import facts as f
-from contracts.routes import Route
-from contracts.vocabulary import Runtime, ServingSettings, Variant
+from contracts.vocabulary import ServingSettings, Variant
 from shared.runtime.settings import SourceSettings, describe_variables
-from testbed.factories import digest, fact, served
+from testbed.factories import digest, fact
 from tests.kit.command import run_command
 from tests.unit.cli.release_facts import RELEASE, release_of, whole_release
 
@@ -227,15 +225,6 @@ def test_a_progress_bar_gets_the_bytes_since_the_last_call():
     for done in (10, 10, 25):
         report(done, 25)
     assert advances == [10, 0, 15]
-
-
-def test_a_trace_names_the_runtime_of_each_target_of_a_version():
-    runtime = Runtime(engine="vllm", engine_version="0.20.1 (environment 01)")
-    previous = served(1, "bf16", "bot").model_copy(update={"runtime": runtime})
-    route = Route(model="bot", active=served(2, "bf16", "bot"), previous=previous)
-    assert find_runtimes(route, 1, {}) == {"bot.v1.bf16": "vllm 0.20.1 (environment 01)"}
-    assert find_runtimes(route, 2, {}) == find_runtimes(None, 1, {}) == {}
-    assert find_runtimes(route, 2, {route.active.target: runtime}) == {"bot.v2.bf16": "vllm 0.20.1 (environment 01)"}
 
 
 def test_a_chat_template_is_for_the_model_that_is_converted(tmp_path):

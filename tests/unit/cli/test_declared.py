@@ -66,9 +66,8 @@ def test_files_of_a_folder_are_read_together_hidden_ones_are_not(tmp_path):
         (TEAM + "members: [anna]\n", "5: unknown field members"),
         (KEY.replace("team: shop\n", ""), "1: a key that opens all models"),
         (KEY.replace("60", "0"), "4: must be at least 1"),
-        (KEY + f"secret_digest: sk-slipway-0123456789ab-{'a' * 64}\n", "5: the line looks like a secret"),
+        (KEY + f"secret_digest: sk-slipway-0123456789ab-{'a' * 64}\n", "5: unknown field secret_digest"),
         (f"{TEAM}---\n{TEAM}", "6: it is declared in"),
-        (TEAM + "# SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY\n", "5: the line looks like a secret"),
     ],
 )
 def test_every_problem_has_its_line(tmp_path, text, expected):

@@ -13,8 +13,9 @@ from clients.cli.commands.endpoints import (
     wait_until_empty,
 )
 from clients.cli.output import CommandError
-from clients.cli.releases.runtimes import ListedFleet
+from clients.cli.releases.runtimes import describe_silence
 from contracts.runtimes import FleetRuntime, RunningTarget
+from decisions.serving.runtimes import ListedFleet
 from testbed.factories import MODEL, route, served
 
 SERVED = served(7)
@@ -45,11 +46,11 @@ def test_a_row_has_what_it_serves_in_which_role_and_its_memory(snapshot):
 @pytest.mark.parametrize("reported_at", [NOW - timedelta(minutes=4), NOW + timedelta(minutes=1), None])
 def test_of_a_fleet_whose_server_manager_reports_no_more_a_state_is_the_last_known(reported_at, snapshot):
     silent = ListedFleet("main", (USED,), False, reported_at)
-    assert silent.describe_silence(NOW) == snapshot
+    assert describe_silence(silent, NOW) == snapshot
     described = describe_json(silent, USED)
     assert (described["fleet"], described["is_current"]) == ("main", False)
     assert (described["reported_at"] is None) == (reported_at is None)
-    assert FLEET.describe_silence(NOW) is None
+    assert describe_silence(FLEET, NOW) is None
 
 
 def test_a_version_on_fewer_endpoints_than_its_policy_asks_for_is_named():

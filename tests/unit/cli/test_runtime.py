@@ -8,7 +8,7 @@ from clients.cli.commands.installation.stack import parse_engine, parse_nats, pa
 from clients.cli.commands.runtime import check_runtime, describe_plan
 from clients.cli.output import CommandError, Exit
 from clients.cli.releases.recorded_releases import Release
-from clients.cli.releases.runtimes import describe_run, plan_release
+from clients.cli.releases.runtimes import plan_release
 from clients.training.publish import envelope
 from contracts.attested_steps import RequiredAttestations
 from contracts.facts import CheckpointReady, ReleaseFinished
@@ -143,14 +143,6 @@ def test_a_target_whose_route_names_another_endpoint_is_listed_with_that_one():
     assert describe_target(running, routes, "127.0.0.1:2") == (
         "support-bot.v7.int8 (ready, active, but its route names 127.0.0.1:1)"
     )
-
-
-def test_a_trace_says_what_runs_now_and_what_ran_at_the_release_where_they_differ():
-    assert describe_run(NEW, NEW) == str(NEW)
-    assert describe_run(None, OLD) == str(OLD)
-    assert describe_run(NEW, None) == str(NEW)
-    assert describe_run(None, None) == "not known"
-    assert describe_run(NEW, OLD) == f"{NEW}; at its release {OLD}"
 
 
 def environment(folder):

@@ -1,8 +1,12 @@
 """Which runtime serves a version, and what is said of one that a fleet does not have."""
 
-from contracts.runtimes import DEFAULT_RUNTIME
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
 from contracts.vocabulary import Runtime, ServingSettings
-from decisions.serving.runtimes import runtime_name, why_no_runtime
+from decisions.serving.runtimes import SILENT, listed_fleet, runtime_name, why_no_runtime
 
 NEXT = ServingSettings(runtime="next")
 
@@ -26,3 +30,20 @@ def test_a_runtime_is_one_line():
     runtime = Runtime(engine="vllm", engine_version="1.2", server_version="2.51.0", environment_digest=digest)
     assert str(runtime) == f"vllm 1.2, triton 2.51.0, {digest}"
     assert str(Runtime(engine="toy", engine_version="1")) == "toy 1"
+
+
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("renewed_at", "is_current"),
+    [
+        (None, False),
+        (NOW - SILENT, False),
+        (NOW - SILENT + timedelta(seconds=1), True),
+        (NOW + timedelta(minutes=5), True),  # of a bus whose clock is ahead
+    ],
+)
+def test_a_fleet_is_current_while_its_lease_is_renewed(renewed_at, is_current):
+    fleet = listed_fleet("main", FleetRuntimes(), renewed_at, NOW)
+    assert (fleet.is_current, fleet.reported_at) == (is_current, None if is_current else renewed_at)

@@ -6,7 +6,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from clients.cli.policies.policy_sentences import explain_policy
+from clients.cli.policies.policy_times import explain_times
 from contracts.policy import Canary, Shadow, Trigger
 from contracts.trigger_metrics import TriggerMetric
 from decisions.policies.limits import find_endless
@@ -58,7 +58,7 @@ def test_no_declared_number_ends_an_assessment_with_an_error(one_trigger, other,
     shadow = Shadow(duration_s=1.0, deadline_s=3e9, min_requests=requests)
     whole = policy(triggers=declared, canary=Canary(steps=(0.4,), min_requests=requests), shadow=shadow)
     assume(find_endless(whole) is None)
-    assert explain_policy(whole)
+    assert explain_times(whole, 1.0)
     state = routed(of=watch(the_policy=whole, versions=(6, 7, 8)), canary=8, weight=0.4)
     state = feed_both(state, 1, fails_each)
     for seconds in (30, 900, 90_000):

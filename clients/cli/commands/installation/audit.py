@@ -9,14 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.connection import StackAddress, find_stack, on_bus
-from clients.cli.events.event_log import LoggedEvent, read_history
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line, show_table, warn
 from clients.cli.parsing import parse_duration
 from clients.cli.reading import own_models
 from clients.cli.releases.version_records import attester_keys, open_store
-from contracts.audit import AuditEntry, AuditItem, AuditTail
-from decisions.sealed_log.audit import append, is_audited, item_of
+from contracts.audit import AuditEntry, AuditTail
 from shared.provenance.audit_log import AuditReading, export_log, read_export, read_log
 from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock
@@ -46,12 +44,6 @@ def audit(
         return
     stack = find_stack(state)
     after = SystemClock().now() - parse_duration(since) if since is not None else None
-    of_team = asyncio.run(_of_team(stack))
-    if of_team is not None:
-        if export is not None:
-            raise CommandError("the audit log tells of all teams: an identity without a team exports it", Exit.USAGE)
-        _show(of_team, after, model, who, as_json=as_json, is_signed=False)
-        return
     reading, data = asyncio.run(_read(stack, whole=export is not None))
     if export is not None:
         export.write_bytes(data)
@@ -87,27 +79,14 @@ def verify_command(
     )
 
 
-async def _of_team(stack: StackAddress) -> Sequence[AuditEntry] | None:
-    """Return what the bus has of the models of a member of a team, numbered by time; None if it can read the log."""
-    async with on_bus(stack) as js:
-        models = await own_models(js)
-        if models is None:
-            return None
-        history = await read_history(js)
-    items = [_item(logged) for logged in history if is_audited(type(logged.event.data))]
-    own = sorted((item for item in items if item.model in models), key=lambda item: item.at)
-    return append(AuditTail(), own, {}).entries
-
-
-def _item(logged: LoggedEvent) -> AuditItem:
-    event, where = logged.event, f"{logged.stream}/{logged.sequence}"
-    return item_of(event, event.nats_subject, where, logged.stored_at or event.time)
-
-
 async def _read(stack: StackAddress, *, whole: bool) -> tuple[AuditReading, bytes]:
     """Return the log, and its export if asked for; a segment that is written meanwhile is no problem of the log."""
     keys, store = attester_keys(stack), open_store(stack)
     async with on_bus(stack) as js:
+        if await own_models(js) is not None:
+            raise CommandError(
+                "the audit log tells of all teams, and an identity without a team reads it; see `slipway events`"
+            )
         bucket = Bucket(js, "audit", AuditTail)
         for attempt in range(1, READ_TRIES + 1):
             entry = await bucket.get("tail")
@@ -127,9 +106,7 @@ def _show(
     who: str | None,
     *,
     as_json: bool,
-    is_signed: bool = True,
 ) -> None:
-    """Show entries; those of the bus have no number, because they are not the signed log's."""
     shown = [
         entry
         for entry in entries
@@ -138,11 +115,10 @@ def _show(
         and who in (None, entry.who)
     ]
     if as_json:
-        show_json([{**entry.model_dump(mode="json"), "signed": is_signed} for entry in shown])
+        show_json([entry.model_dump(mode="json") for entry in shown])
         return
     columns = ("entry", "at", "who", "kind", "action", "model", "about", "result")
-    rows = [_row(entry) for entry in shown]
-    show_table(columns, rows if is_signed else [("-", *row[1:]) for row in rows])
+    show_table(columns, [_row(entry) for entry in shown])
 
 
 def _row(entry: AuditEntry) -> tuple[Any, ...]:
