@@ -10,7 +10,7 @@ Code = Literal[
     "invalid_model_name",
     "policy_missing",
     "policy_invalid",
-    "policy_weaker_than_stored",
+    "policy_differs",
     "unknown_base",
     "uri_not_allowed",
     "source_not_allowed",
@@ -102,7 +102,7 @@ ADVICE: dict[Code, str] = {
     "invalid_model_name": "Use 1 to 63 lower-case letters, digits and hyphens, neither first nor last a hyphen.",
     "policy_missing": "Declare a release policy with at least one rollback trigger, in the event or stored for the model.",
     "policy_invalid": "Correct the named field of the release policy; unknown fields are errors there.",
-    "policy_weaker_than_stored": "An event's policy may only tighten the stored one; ask operations to change the stored policy.",
+    "policy_differs": "The model has a stored policy: publish without one, or ask operations to change what is stored.",
     "unknown_base": "Import the base model first: slipway base import.",
     "uri_not_allowed": "Use a folder in the model's own prefix of the store, or one that SLIPWAY_FILE_ROOTS (`file://`) or SLIPWAY_HF_ENDPOINT (`hf://`) allows; an operator sets them.",
     "source_not_allowed": "Publish from a folder that `sources` of the model's policy names, or let operations add it "

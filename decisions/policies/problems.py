@@ -4,13 +4,23 @@ Admission, `slipway policy` and `slipway apply` refuse a policy for the same pro
 frozen before a check existed stays readable.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from contracts.policy import MetricGate, ReleasePolicy, Trigger
 from contracts.trigger_metrics import LONGEST_REHEARSED_MS, SLO_METRICS
 from decisions.evaluations.problems import list_evaluation_problems, list_schedule_problems
 from decisions.policies.gate_samples import find_unanswerable
 from decisions.policies.limits import PolicyProblem, find_endless
+
+
+def differing(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
+    """Return the fields in which a policy is another one than the stored one."""
+    return [name for name in ReleasePolicy.model_fields if getattr(policy, name) != getattr(stored, name)]
+
+
+def describe_differing(fields: Sequence[str]) -> str:
+    """Return why a policy that is not the stored one is refused, and what to do."""
+    return f"It differs from the stored policy in {', '.join(fields)}: publish without a policy, or store this one."
 
 
 def list_problems(policy: ReleasePolicy) -> list[PolicyProblem]:

@@ -196,14 +196,14 @@ async def test_bytes_that_are_not_what_was_announced(js, settings, store, checkp
         await goes_on(js, log, checkpoint)
 
 
-async def test_a_policy_weaker_than_the_stored_one(js, settings, checkpoint, log):
+async def test_a_policy_that_differs_from_the_stored_one(js, settings, checkpoint, log):
     stored = k.policy(promotion={"mode": "manual"})
     await Bucket(js, "policies", ReleasePolicy).create(k.MODEL, stored)
     async with registry(js, settings):
         await publish(js, checkpoint(), "bad")
         (rejected,) = await log.of(f.CheckpointRejected)
-        assert rejected.data.code == "policy_weaker_than_stored"
-        assert "promotion.mode" in rejected.data.reason
+        assert rejected.data.code == "policy_differs"
+        assert "promotion" in rejected.data.reason
         await publish(js, checkpoint(policy=None), "the next")
         (opened,) = await log.of(f.ReleaseOpened)
         assert opened.data.policy == stored

@@ -23,8 +23,7 @@ from clients.cli.reading import RecordsOfModels
 from clients.cli.releases.resolving import advise
 from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents, validated
 from contracts.policy import ReleasePolicy
-from decisions.policies.comparison import weaknesses
-from decisions.policies.problems import list_problems
+from decisions.policies.problems import differing, list_problems
 from shared.runtime.clock import SystemClock
 
 policy_app = typer.Typer(help="Write, check, explain, store and show release policies.", no_args_is_help=True)
@@ -91,7 +90,7 @@ def policy_validate(
         problems = list(error.problems)
     else:
         stored = ask_bus(find_stack(state), lambda js: _policy_get(js, model)) if model is not None else None
-        problems = _weaker(document, policy, stored)
+        problems = _differences(document, policy, stored)
     if as_json:
         show_json({"file": str(file), "valid": not problems, "problems": [each.as_data() for each in problems]})
     else:
@@ -100,10 +99,10 @@ def policy_validate(
         raise typer.Exit(int(Exit.FAILED))
 
 
-def _weaker(document: Document, policy: ReleasePolicy, stored: ReleasePolicy | None) -> list[Problem]:
-    """Return where a policy is weaker than the stored one."""
-    weaker = weaknesses(policy, stored) if stored is not None else []
-    return [document.problem(each, *each.partition(" ")[0].split(".")) for each in weaker]  # they begin with the field
+def _differences(document: Document, policy: ReleasePolicy, stored: ReleasePolicy | None) -> list[Problem]:
+    """Return where a policy is another one than the stored one."""
+    fields = differing(policy, stored) if stored is not None else []
+    return [document.problem("it differs from the stored policy, which counts", field) for field in fields]
 
 
 def check_policy(stack: StackAddress, model: str, file: Path | None) -> ReleasePolicy | None:
@@ -112,7 +111,7 @@ def check_policy(stack: StackAddress, model: str, file: Path | None) -> ReleaseP
     What is stored is left to the registry if this identity may not read it: None then, without a file.
 
     Raises:
-        CommandError: there is no policy, or that of the file is not valid, or weaker than the stored one.
+        CommandError: there is no policy, or that of the file is not valid, or another one than what is stored.
     """
     try:
         stored, may_read = ask_bus(stack, lambda js: _policy_get(js, model)), True
@@ -122,8 +121,8 @@ def check_policy(stack: StackAddress, model: str, file: Path | None) -> ReleaseP
         stored, may_read = None, False
     if file is not None:
         document, policy = _read(file)
-        if weaker := _weaker(document, policy, stored):
-            raise InvalidError(weaker, f"the policy {file}")
+        if different := _differences(document, policy, stored):
+            raise InvalidError(different, f"the policy {file}")
         return policy
     if stored is None and may_read:
         raise CommandError(
@@ -198,7 +197,7 @@ def policy_set(
     file: FileArgument,
     state: StateOption = None,
 ) -> None:
-    """Store the release policy of a model. The policy of a checkpoint may then only be stricter."""
+    """Store the release policy of a model. A checkpoint that names another one is then refused."""
     policy = load_policy(file)
     declared = DeclaredPolicy(kind="Policy", model=check_model(model), policy=policy)
     apply_one(Installation(find_stack(state), state, None), declared)

@@ -26,8 +26,7 @@ from contracts.sources import parse_file_uri, parse_hub_uri, scheme_of
 from contracts.teams import Team
 from contracts.vocabulary import Digest, ModelName, ServingSettings, digest_of_json
 from decisions.access.teams import find_problem
-from decisions.policies.comparison import weaknesses
-from decisions.policies.problems import list_problems
+from decisions.policies.problems import describe_differing, differing, list_problems
 from decisions.serving.attached import list_unseen
 from decisions.serving.settings import assess_settings, combine, find_departure
 from services.registry.domain.source_rules import is_covered
@@ -68,16 +67,15 @@ class AllowedLocations:
 
 
 def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> ReleasePolicy | Refusal:
-    """Return the policy that a release is frozen with: the event's if it only tightens the stored one, else that.
+    """Return the policy that a release is frozen with: the stored one, or the event's where none is stored.
 
     Either way, it must be one that a release can pass and whose triggers watch something.
     """
     policy = asked or stored
     if policy is None:
         return Refusal("policy_missing", "Neither the event nor the model declares a release policy.")
-    weaker = weaknesses(asked, stored) if asked is not None and stored is not None else []
-    if weaker:
-        return Refusal("policy_weaker_than_stored", "; ".join(weaker) + ".", {"weaknesses": weaker})
+    if asked is not None and stored is not None and (fields := differing(asked, stored)):
+        return Refusal("policy_differs", describe_differing(fields), {"fields": fields})
     problems = list_problems(policy)
     if problems:
         return Refusal("policy_invalid", problems[0].reason, {"field": ".".join(map(str, problems[0].field))})

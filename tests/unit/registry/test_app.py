@@ -86,11 +86,11 @@ async def test_weights_that_are_not_what_was_announced_are_refused(harness):
     assert caught.value.code == "digest_mismatch"
 
 
-async def test_the_stored_policy_is_used_and_may_only_be_tightened(harness):
+async def test_the_stored_policy_is_used_and_no_other(harness):
     harness.out.policies.kept[k.MODEL] = Entry(k.policy(promotion=Promotion(mode="manual")), 1)
     with pytest.raises(Permanent) as caught:
         await harness.admit()
-    assert caught.value.code == "policy_weaker_than_stored"
+    assert caught.value.code == "policy_differs"
     (opened,) = await harness.admit(policy=None)
     assert opened.policy.promotion.mode == "manual"
 
