@@ -11,7 +11,7 @@ from testbed.factories import policy
 def test_an_equal_policy_differs_in_nothing_and_another_one_names_its_fields():
     stored = policy()
     assert differing(ReleasePolicy.model_validate_json(stored.model_dump_json()), stored) == []
-    other = policy(canary=Canary(steps=(0.05, 0.25), min_requests=201), no_previous="base")
+    other = policy(canary=Canary(steps=(0.05, 0.25), min_requests=201), no_previous="hold")
     assert differing(other, stored) == ["canary", "no_previous"]
     assert "canary, no_previous" in describe_differing(["canary", "no_previous"])
 

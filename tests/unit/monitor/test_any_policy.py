@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from clients.cli.policies.policy_times import explain_times
 from contracts.policy import Canary, Shadow, Trigger
-from contracts.trigger_metrics import TriggerMetric
+from contracts.trigger_metrics import SLO_METRICS, TriggerMetric
 from decisions.policies.limits import find_endless
 from services.monitor.domain import monitoring
 from services.rollback_controller.domain.rehearsal_plan import Load, advise_time, assess_fault, plan_fault
@@ -55,6 +55,8 @@ def feed_both(state, start, fails_each):
 @example(NO_ERROR, f.trigger(name="b"), 1, 41)
 def test_no_declared_number_ends_an_assessment_with_an_error(one_trigger, other, requests, fails_each):
     declared = (one_trigger, other)
+    metrics = {trigger.metric for trigger in declared}
+    assume("goodput_ratio" not in metrics or metrics.intersection(SLO_METRICS))  # else it is no policy
     shadow = Shadow(duration_s=1.0, deadline_s=3e9, min_requests=requests)
     whole = policy(triggers=declared, canary=Canary(steps=(0.4,), min_requests=requests), shadow=shadow)
     assume(find_endless(whole) is None)
