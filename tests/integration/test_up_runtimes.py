@@ -1,6 +1,5 @@
 """The embedded stack's runtimes over several starts: ports are kept."""
 
-
 import pytest
 
 from testbed.servers import wait_until
