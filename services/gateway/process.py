@@ -49,6 +49,9 @@ from shared.serving.inference import Deadlines
 
 _BATCH = 500
 """Most telemetry records of one message."""
+BACKLOG: Final = 512
+"""Most connections that wait to be accepted."""
+_LAST_FLUSH_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -161,11 +164,6 @@ def _features(
         pause=asyncio.sleep,
         on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
     )
-
-
-BACKLOG: Final = 512
-"""Most connections that wait to be accepted."""
-_LAST_FLUSH_S = 3.0
 
 
 async def serve(

@@ -13,6 +13,7 @@ from shared.runtime.files import replacing
 from shared.storage.record_format import dump_all, parse_all
 
 M = TypeVar("M", bound=BaseModel)
+_EVERY_S = 1.0
 
 
 class RecordFile(Generic[M]):
@@ -41,9 +42,6 @@ class RecordFile(Generic[M]):
         """Write the records; a reader sees either the old or the new file, also after a loss of power."""
         with replacing(self._path) as file:
             file.write(dump_all(records))
-
-
-_EVERY_S = 1.0
 
 
 class InstalledKeys:

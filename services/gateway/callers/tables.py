@@ -19,6 +19,7 @@ from shared.runtime.team_list import TeamList
 from shared.storage.kv import Snapshot
 
 SaveKeys = Callable[[dict[str, ApiKey]], None]
+_AGAIN_S = 1.0
 
 
 class KeyTable:
@@ -107,9 +108,6 @@ class KeyTable:
             structlog.get_logger().warning("keys could not be saved", error=repr(error))
         else:
             self._unsaved = False
-
-
-_AGAIN_S = 1.0
 
 
 class TeamTable:

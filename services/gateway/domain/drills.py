@@ -23,6 +23,12 @@ _FEWEST_WORDS = 10
 """The shortest text that counts as a loop, `decisions.scorers.repetition.LEAST_CHARS`, has fewer."""
 
 Alteration = Literal["garble", "empty", "refusal", "cut"]
+_DATA = b"data: "
+_END = b"\n\n"
+_TEXTS: Final = frozenset({"content", "text", "delta", "refusal", "reasoning", "reasoning_content"})
+"""Keys of the texts of an answer, in all formats of the API."""
+_KEPT: Final = frozenset({"function_call", "logprobs", "metadata", "tool_calls", "tools", "usage"})
+"""Keys whose values stay: they are no texts of the answer, or would not be valid any more."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +128,6 @@ def alter(alteration: Alteration | None, text: str, tokens: int, *, first: bool)
     if alteration == "empty" or not text:
         return ""
     return WORD * max(tokens, _FEWEST_WORDS if first else 1)
-
-
-_DATA = b"data: "
-_END = b"\n\n"
-_TEXTS: Final = frozenset({"content", "text", "delta", "refusal", "reasoning", "reasoning_content"})
-"""Keys of the texts of an answer, in all formats of the API."""
-_KEPT: Final = frozenset({"function_call", "logprobs", "metadata", "tool_calls", "tools", "usage"})
-"""Keys whose values stay: they are no texts of the answer, or would not be valid any more."""
 
 
 class AlteredBody:

@@ -23,6 +23,8 @@ from services.gateway.domain.excerpts import LANGUAGE_CHARS, SAMPLED_CHARS, Desc
 
 _DATA: Final = "data: "
 _ENDED: Final = frozenset({"completed", "incomplete"})
+_ANY_OBJECT: Final = {"type": "object"}
+_STRUCTURED = ("{", "[")
 
 
 def read_delivered(body: bytes) -> Answer | None:
@@ -67,9 +69,6 @@ def _of_response(response: Mapping[str, Any]) -> Answer:
     texts = [part.get("text") or "" for item in items if item.get("type") == "message" for part in item["content"]]
     calls = [Call(item["name"], item["arguments"]) for item in items if item.get("type") == "function_call"]
     return Answer(without_reasoning("".join(texts)), tuple(calls))
-
-
-_ANY_OBJECT: Final = {"type": "object"}
 
 
 @dataclass(frozen=True)
@@ -139,9 +138,6 @@ def _is_valid(schema: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-_STRUCTURED = ("{", "[")
 
 
 def describe(texts: Excerpts, recognise: Recognise) -> Described:

@@ -15,6 +15,31 @@ LARGEST_COUNT = 2**53
 """A count or a figure from here on is not believed: counters are floating-point numbers, and would not be exact."""
 
 _WORD_CHARS = 80
+_OK = 200
+FIRST_ERROR_STATUS = 400
+_FIRST_SERVER_ERROR_STATUS = 500
+_ABORTED: Final = frozenset({"abort", "error"})
+"""Finish reasons of an answer that the engine aborted."""
+REJECTED: Final[frozenset[ErrorKind]] = frozenset({"bad_request", "template_refused"})
+"""What an engine answers to a request that the caller must change."""
+_KINDS: Final[Mapping[str, ErrorKind]] = {
+    "validation": "bad_request",
+    "settings": "bad_request",
+    "template_refused": "template_refused",
+    "template": "template_failed",
+    "deadline": "deadline_exceeded",
+}
+"""Kinds of errors by the source that the backend's record names; all other sources are parts of the target."""
+_NO_SUCH_TASK: Final = frozenset({404, 405})
+"""The model has no such task: an embedding model does not chat."""
+_CALLERS: Final = frozenset({"schema_too_costly", "schemas_busy"})
+"""Refusals of the backend that depend on time: another target may take the same request."""
+_SENTENCES: Final[Mapping[str, str]] = {
+    "engine_failed": "The engine failed to answer this request; try again, or change the request.",
+    "engine_dead": "The engine ended while it had this request; try again.",
+    "endpoint_unreachable": "The engine cannot be reached now; try again.",
+    "not_loaded": "The engine cannot be reached now; try again.",
+}
 
 
 @dataclass(frozen=True)
@@ -114,23 +139,6 @@ def _read_word(value: Any) -> str:
     return str(value)[:_WORD_CHARS].encode(errors="replace").decode()
 
 
-_OK = 200
-FIRST_ERROR_STATUS = 400
-_FIRST_SERVER_ERROR_STATUS = 500
-_ABORTED: Final = frozenset({"abort", "error"})
-"""Finish reasons of an answer that the engine aborted."""
-REJECTED: Final[frozenset[ErrorKind]] = frozenset({"bad_request", "template_refused"})
-"""What an engine answers to a request that the caller must change."""
-_KINDS: Final[Mapping[str, ErrorKind]] = {
-    "validation": "bad_request",
-    "settings": "bad_request",
-    "template_refused": "template_refused",
-    "template": "template_failed",
-    "deadline": "deadline_exceeded",
-}
-"""Kinds of errors by the source that the backend's record names; all other sources are parts of the target."""
-
-
 @dataclass(frozen=True)
 class EngineResponse:
     """A complete response of the engine's application, with an error status."""
@@ -138,18 +146,6 @@ class EngineResponse:
     status: int
     content_type: str
     body: bytes
-
-
-_NO_SUCH_TASK: Final = frozenset({404, 405})
-"""The model has no such task: an embedding model does not chat."""
-_CALLERS: Final = frozenset({"schema_too_costly", "schemas_busy"})
-"""Refusals of the backend that depend on time: another target may take the same request."""
-_SENTENCES: Final[Mapping[str, str]] = {
-    "engine_failed": "The engine failed to answer this request; try again, or change the request.",
-    "engine_dead": "The engine ended while it had this request; try again.",
-    "endpoint_unreachable": "The engine cannot be reached now; try again.",
-    "not_loaded": "The engine cannot be reached now; try again.",
-}
 
 
 class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request

@@ -13,6 +13,7 @@ RESERVED: Final = 8
 """One part in so many of a capacity is for callers that have little of it in use."""
 LITTLE: Final = 64
 """A caller that has less than one part in so many in use has little."""
+MINUTE_S: Final = 60.0
 
 
 def may_take(own: int, used: int, added: int, limit: int) -> bool:
@@ -28,9 +29,6 @@ def may_take(own: int, used: int, added: int, limit: int) -> bool:
         limit: What there is in all; nothing here refuses what alone is more than that.
     """
     return used + added <= limit - limit // RESERVED or own < max(1, limit // LITTLE)
-
-
-MINUTE_S: Final = 60.0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,10 @@ MAX_USER_CHARS = 512
 _TOKEN_IDS = ("allowed_token_ids", "logit_bias", "logprob_token_ids", "stop_token_ids")
 MAX_CHARS_PER_TOKEN = 64
 """A text with more characters than this per token of the context cannot fit; it is not sent to the engine."""
+_NO_MATTER = frozenset({"model", "stream", "stream_options", "user"})
+"""Fields that change how an answer is delivered, and not what the engine computes."""
+_LARGE_BYTES = 2**16
+"""A longer body is recognised only byte by byte: writing it again would delay the answers in progress."""
 
 
 @dataclass(frozen=True)
@@ -274,12 +278,6 @@ def _check_depth(body: Mapping[str, Any]) -> None:
             raise bad_request(f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
         members = value.values() if isinstance(value, dict) else value
         pending += [(member, depth + 1) for member in members if isinstance(member, dict | list)]
-
-
-_NO_MATTER = frozenset({"model", "stream", "stream_options", "user"})
-"""Fields that change how an answer is delivered, and not what the engine computes."""
-_LARGE_BYTES = 2**16
-"""A longer body is recognised only byte by byte: writing it again would delay the answers in progress."""
 
 
 def digest_of(parsed: ParsedRequest) -> str:

@@ -23,6 +23,10 @@ _LONGEST_NAME = 80
 _MOST_COMPARED = 100
 _ALIKE = 0.75
 """From which share of equal characters on a name is like another."""
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_SILENT = frozenset({"no_first_token", "deadline_exceeded"})
+_STATE_ON_SERVER = ("previous_response_id", "conversation", "background")
+"""Fields by which an answer depends on what one engine keeps: no other can give it."""
 
 
 def fraction(key: str) -> float:
@@ -126,12 +130,6 @@ def order_endpoints(served: ServedTarget, key: str) -> tuple[str, ...]:
     count = len(served.endpoints)
     start = int(fraction(key) * count) % count
     return served.endpoints[start:] + served.endpoints[:start]
-
-
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-_SILENT = frozenset({"no_first_token", "deadline_exceeded"})
-_STATE_ON_SERVER = ("previous_response_id", "conversation", "background")
-"""Fields by which an answer depends on what one engine keeps: no other can give it."""
 
 
 def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str, now: datetime) -> Choice | None:

@@ -20,6 +20,18 @@ from shared.serving.openai_stream import ApiRequest
 _REQUEST_ID: Final = "endpoint-check"
 _SILENT: Final = frozenset({"no_first_token", "deadline_exceeded"})
 _LIMIT_S: Final = 10.0
+_PROMPT: Final[dict[str, object]] = {"prompt": "Hello", "max_tokens": 1, "temperature": 0.0}
+POLL_S: Final = 0.5
+"""Time between two questions to an endpoint, in seconds."""
+QUESTIONS: Final = 2
+"""Questions in a row without an answer: a process that stood still itself may miss one answer."""
+UNUSED_S: Final = 600.0
+"""A stalled endpoint that no request could have gone to for so long is asked no more."""
+Change = Literal["ejected", "returned"]
+"""What is counted of an endpoint: it takes no requests to a target from now on, or takes them again."""
+IsLive = Callable[[str, float], Awaitable[bool | None]]
+"""Returns whether an endpoint's server is there, within a number of seconds; None if it is silent."""
+LOOK_EVERY_S: Final = 60.0
 
 
 class EndpointChecks:
@@ -70,21 +82,6 @@ class EndpointChecks:
         finally:
             await stream.aclose()
         return None
-
-
-_PROMPT: Final[dict[str, object]] = {"prompt": "Hello", "max_tokens": 1, "temperature": 0.0}
-
-
-POLL_S: Final = 0.5
-"""Time between two questions to an endpoint, in seconds."""
-QUESTIONS: Final = 2
-"""Questions in a row without an answer: a process that stood still itself may miss one answer."""
-UNUSED_S: Final = 600.0
-"""A stalled endpoint that no request could have gone to for so long is asked no more."""
-Change = Literal["ejected", "returned"]
-"""What is counted of an endpoint: it takes no requests to a target from now on, or takes them again."""
-IsLive = Callable[[str, float], Awaitable[bool | None]]
-"""Returns whether an endpoint's server is there, within a number of seconds; None if it is silent."""
 
 
 class Waiting(Protocol):
@@ -203,9 +200,6 @@ class Stalls:
         )
         for attempt in list(self._waiting.get(endpoint, ())):
             attempt.leave()
-
-
-LOOK_EVERY_S: Final = 60.0
 
 
 async def forget_endpoints(engine: Engine, tables: Iterable[RouteTable], pause: Pause) -> None:

@@ -15,6 +15,12 @@ from services.gateway.domain.errors import Problem, RequestRejected
 from services.gateway.domain.request_rates import may_take
 
 _PIECE_BYTES = 64
+_SLICE_BYTES: Final = 2**16
+_EVENT_HEADERS: Final = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",  # proxies must forward each token at once
+}
 
 
 class SlowReader(Exception):  # noqa: N818 - the caller is slow; it is no error of ours
@@ -68,9 +74,6 @@ class Backlog:
             await self._changed.wait()
         if self._error is not None:
             raise self._error
-
-
-_SLICE_BYTES: Final = 2**16
 
 
 class BodyReader:
@@ -217,13 +220,6 @@ async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, None]
 async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-_EVENT_HEADERS: Final = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
-    "x-accel-buffering": "no",  # proxies must forward each token at once
-}
 
 
 class Reply:

@@ -17,6 +17,11 @@ from shared.runtime.clock import Clock
 
 _MAX_BYTES: Final = 2**28
 """Most bytes of bodies whose requests are being answered, per environment."""
+P = ParamSpec("P")
+T = TypeVar("T")
+LARGE_BYTES: Final = 2**13
+MOST_WAITING: Final = 64
+"""Large bodies of a caller, or of a team, that wait for their turn at the same time."""
 
 
 @dataclass
@@ -82,13 +87,6 @@ class InFlight:
         finally:
             use.add(holder, -1, -size)
             gauge.dec()
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-LARGE_BYTES: Final = 2**13
-MOST_WAITING: Final = 64
-"""Large bodies of a caller, or of a team, that wait for their turn at the same time."""
 
 
 class LargeBodies:

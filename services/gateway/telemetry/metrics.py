@@ -15,6 +15,10 @@ from services.gateway.api import body_bans
 from services.gateway.telemetry import recorder
 from shared.runtime.metrics import BoundedLabel, counter, gauge, histogram
 
+SMOOTHING: Final = 0.5
+"""Weight of the last second."""
+_LEAST_RPS: Final = 1e-3
+
 
 class GatewayMetrics:
     """Counters and histograms, fed with one record per request.
@@ -81,11 +85,6 @@ class GatewayMetrics:
     def count_rejected(self, status: int, environment: Environment | None) -> None:
         """Count a request that was rejected before it reached a target; None if its environment is not valid."""
         self._rejected.labels(environment or "unknown", str(status)).inc()
-
-
-SMOOTHING: Final = 0.5
-"""Weight of the last second."""
-_LEAST_RPS: Final = 1e-3
 
 
 class Traffic:

@@ -25,6 +25,7 @@ Skipped = Literal["queue_full", "late", "failed", "form"]
 """Why the record of a sampled answer has no features; of `form`, only not whether the answer has its form."""
 _FIXED_CHARS = 256
 """What an entry counts in addition to its texts."""
+_RETRY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,6 @@ def _add_features(record: Inference | MirroredPair, described: Sequence[Describe
         for side, told in zip(_sides(record), described, strict=True)
     )
     return record.model_copy(update={"served": served, "mirrored": mirrored[0]}) if mirrored else served
-
-
-_RETRY_S = 0.5
 
 
 @dataclass(frozen=True)
