@@ -16,7 +16,7 @@ from referencing.jsonschema import DRAFT202012
 from contracts.evaluations import compile_pattern
 
 _FENCE: Final = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*)\n?```", re.DOTALL)
-_compiled: Final = lru_cache(maxsize=16)(compile_pattern)  # each may have 10 MB
+_compiled: Final = lru_cache(maxsize=256)(compile_pattern)
 REFERENCES: Final = 10_000
 """References that one check may follow: a schema of alternatives that refer to each other would take hours."""
 _TOO_DEEP: Final = "the JSON Schema is nested too deeply; use fewer levels"

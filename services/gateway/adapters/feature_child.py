@@ -21,7 +21,8 @@ from shared.runtime.program_imports import finish_imports
 from shared.serving.languages import recognise
 
 _DESCRIBED = TypeAdapter(Described)
-_UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError, MemoryError)
+_UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
+"""Without MemoryError, which ends the process: the next one has memory again (compiled patterns are never freed)."""
 _NICENESS = 10
 _FORM_S = 0.25
 """Most time in which one answer is judged by its form: callers write the JSON Schemas."""

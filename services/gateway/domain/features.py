@@ -126,6 +126,8 @@ def _fits(value: Any, schema: Any) -> bool:
     try:
         check_limits(schema)
         violation = find_violation(schema, value)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - a schema that is not valid fails in any way
         return True
     return violation is None or not _is_valid(json.dumps(schema))
