@@ -73,7 +73,7 @@ def start(
         environment: all variables that it gets.
         forked: False for a program that must be started as a new process.
     """
-    if forked and _may_fork(command, environment):
+    if forked and may_fork(command, environment):
         return ForkedProcess(command[2:], environment=environment, cwd=Path.cwd(), stdout=log, stderr=log)
     with log.open("ab") as output:
         return subprocess.Popen(child_command(command), stdout=output, stderr=output, env=environment)
@@ -86,7 +86,7 @@ def run(
 
     `python -m MODULE` is forked where that is allowed.
     """
-    if not _may_fork(command, environment):
+    if not may_fork(command, environment):
         return subprocess.run(
             command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False, env=environment
         )
@@ -101,7 +101,7 @@ def run(
         return subprocess.CompletedProcess(list(command), code, *printed)
 
 
-def _may_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+def may_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
     """Return whether a command runs a module of ours, with this interpreter as it is set up, and forks are allowed."""
     for_python = {name: value for name, value in environment.items() if name.startswith("PYTHON")}
     other = for_python.items() - {*os.environ.items(), ("PYTHONPATH", str(ROOT))}
@@ -183,12 +183,20 @@ def _end_all() -> None:
 
 
 def _run(argv: list[str], environment: dict[str, str], cwd: str, stdout: str, stderr: str) -> None:
-    """Become a program: what a new process would not have is closed, and what it would have is set."""
+    """Become a program, as a child of the process that forks."""
+    become(_IMPORTED_BY, argv, environment, cwd, [stdout, stderr])
+
+
+def become(parent: int, argv: list[str], environment: dict[str, str], cwd: str, output: list[str]) -> None:
+    """Become a program that ends with its parent.
+
+    What a new process would not have is closed, and what it would have is set; `output` is the file for each stream.
+    """
     os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != _IMPORTED_BY:  # the process that forks ended before the line above took effect
+    if os.getppid() != parent:  # it ended before the line above took effect
         os._exit(1)
-    for file, number in ((stdout, 1), (stderr, 2)):
+    for number, file in enumerate(output, start=1):
         opened = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         os.dup2(opened, number)
         os.close(opened)

@@ -27,12 +27,13 @@ from contracts.vocabulary import Environment, canonical_json
 from shared.messaging.credentials import connect
 from shared.runtime.process import child_command
 from shared.storage.blobs import Store
-from testbed.forked import run
+from testbed.forked import ForkedProcess, may_fork, run
 from testbed.servers import wait_until
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[1]
 READY_S = 150.0
+PROGRAM: tuple[str, ...] = ("clients.cli.main",)
 DATA_HASH = "sha256:" + "d" * 64
 POLICY = {
     "gates": [{"metric": "error_ratio", "max_value": 0.5}],
@@ -56,20 +57,27 @@ class Stack:
         self.output = state.parent / f"{state.name}.out"
         self._environment = {**os.environ, **environment}
         self._arguments = ["up", "--engine", engine, "--state", str(state), *arguments]
-        self.program: tuple[str, ...] = ("clients.cli.main",)
+        self.program = PROGRAM
         self.prefix: tuple[str, ...] = ()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | ForkedProcess | None = None
 
     def up(self) -> "Stack":
-        with self.output.open("ab") as out:
-            self.process = subprocess.Popen(
-                child_command([*self.prefix, sys.executable, "-m", *self.program, *self._arguments]),
-                cwd=ROOT,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=self._environment,
+        command = [*self.prefix, sys.executable, "-m", *self.program, *self._arguments]
+        if self.program == PROGRAM and may_fork(command, self._environment):
+            program = ["testbed.forked_stack", *self._arguments]
+            self.process = ForkedProcess(
+                program, environment=self._environment, cwd=ROOT, stdout=self.output, stderr=self.output
             )
+        else:
+            with self.output.open("ab") as out:
+                self.process = subprocess.Popen(
+                    child_command(command),
+                    cwd=ROOT,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env=self._environment,
+                )
         wait_until(self._ready, timeout_s=READY_S, what=f"the stack being ready, see {self.output}")
         return self
 

@@ -36,6 +36,9 @@ LOG_LIMIT_BYTES = 32 * 1024 * 1024
 class Runner:
     """One part, and the process that currently runs it."""
 
+    popen: Callable[..., "subprocess.Popen[bytes]"] = subprocess.Popen
+    """Starts a process."""
+
     def __init__(
         self,
         part: Part,
@@ -130,7 +133,7 @@ class Runner:
         environment = {**self._inherited, **marked(self.part, self._marks.stack_id)}
         command = child_command(self.part.argv)
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = self.popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

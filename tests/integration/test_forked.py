@@ -190,6 +190,39 @@ def test_only_a_module_of_this_checkout_is_forked(tmp_path, command, options, va
         assert process.wait(30) == -9
 
 
+SUPERVISOR = """
+import json, os, subprocess, sys
+from pathlib import Path
+from deploy.local.processes import adopt_orphans
+from shared.runtime.process import child_command
+from testbed.forked_stack import forks
+
+start = forks().popen
+adopt_orphans()
+
+def part(*command):
+    with Path("log").open("ab") as log:
+        how = {"stdout": log, "stderr": subprocess.STDOUT, "env": {"A": "b", "PYTHONPATH": os.getcwd()}}
+        return start(child_command(command), cwd=Path("/"), start_new_session=True, **how)
+
+source = "import json, os; print(json.dumps([os.getppid(), os.getpid(), os.getsid(0), os.getcwd(), os.environ.get('A')]))"
+Path("ends.py").write_text(source + "; raise SystemExit(3)")
+Path("stays.py").write_text("import time; time.sleep(60)")
+ends, stays, other = part(sys.executable, "-m", "ends"), part(sys.executable, "-m", "stays"), part("sh", "-c", "exit 4")
+print(json.dumps([os.getpid(), ends.pid, stays.poll()]), flush=True)
+codes = [ends.wait(), ends.wait(), other.wait()]
+stays.send_signal(9)
+print(json.dumps([*codes, stays.wait()]))
+"""
+
+
+def test_a_part_of_a_stack_is_a_child_of_its_supervisor_and_leads_a_session(program, tmp_path):
+    assert program(SUPERVISOR).wait(60) == 0, text(tmp_path, "err")
+    (supervisor, pid, stays), codes = map(json.loads, text(tmp_path, "out").splitlines())
+    assert json.loads((tmp_path / "log").read_text()) == [supervisor, pid, pid, "/", "b"]
+    assert (stays, codes) == (None, [3, 3, 4, -9])
+
+
 def test_its_processor_time_is_known(program):
     before = processor_s()
     assert program("import time\nwhile time.process_time() < 0.5: pass").wait(60) == 0
