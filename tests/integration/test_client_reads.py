@@ -133,7 +133,9 @@ async def test_a_run_that_is_resumed_at_its_end_is_its_first_release(js, server)
     resumed = Published("again", MODEL, first.weights.ref, duplicate=False, announced=again)
     release = await asyncio.to_thread(wait_for_release, resumed, timeout_s=10, connection=victor)
     assert (release.progress.release_id, release.promoted) == (FIRST, True)
-    another = Published("other", MODEL, first.weights.ref, False, again.model_copy(update={"attempt": 2}))
+    another = Published(
+        "other", MODEL, first.weights.ref, False, again.model_copy(update={"attempt": first.attempt + 1})
+    )
     with pytest.raises(TimeoutError, match="no release yet"):
         await asyncio.to_thread(wait_for_release, another, timeout_s=0.1, connection=victor)
 
