@@ -9,6 +9,7 @@
 | `bus` | the real `Bus` and its delivery rules, with consumers in memory |
 | `process` | one life of a process: each request to the outside is a step at which it may die, wait or get no answer |
 | `services`, `gateway`, `workers` | how each service is put together; the engines of workers take virtual time |
+| `attached` | attached servers, of which two groups take turns |
 | `person` | an operator, who approves and gives the orders of a seed |
 | `fate` | the faults of a seed, and the chance of everything else |
 | `world` | what outlives the processes, and what a fault does |

@@ -39,6 +39,7 @@ class Checks:
         self._world = world
         self.route: Route | None = None
         self.served_since_s: float | None = None
+        self.active_since_s = 0.0
         self.facts: list[tuple[float, dict[str, Any]]] = []
         """The facts of the log, each with its second of the story."""
         world.server.stored.append(self._note)
@@ -64,11 +65,14 @@ class Checks:
             self._world.violated(f"a dead letter: {headers.get('Slipway-Subject')}: {headers.get('Slipway-Reason')}")
 
     def _check_route(self, route: Route) -> None:
-        """Epochs rise, and nothing that is barred takes traffic."""
+        """Epochs rise, except of a route that is written again into a new bucket; nothing barred takes traffic."""
         before, self.route = self.route, route
+        if route.active != (before and before.active):
+            self.active_since_s = self._world.now_s
         if self.served_since_s is None and route.active is not None:
             self.served_since_s = self._world.now_s
-        if before is not None and route.epoch <= before.epoch:
+        is_restored = self._world.server.lost and route == before
+        if before is not None and route.epoch <= before.epoch and not is_restored:
             self._world.violated(f"epoch {route.epoch} after {before.epoch}")
         for served in route.in_traffic:
             if route.is_barred(served.target):
@@ -153,7 +157,10 @@ class Checks:
         if share >= 0.4:
             self._world.violated(f"{route.active.target} has {share:.0%} bad answers and is active")
         for served in (route.active, route.previous):
-            if served is not None and str(served.target) not in world.engine.models:
+            gone = served is not None and not (
+                str(served.target) in world.engine.models or world.attached.lists(served)
+            )
+            if served is not None and gone and not (world.fate.attached and served is route.previous):
                 self._world.violated(f"{served.target} is on the route and not loaded")
         if any(fault.kind.startswith("engine") for fault in world.fate.faults):
             return  # an engine that answers nothing is left at once, and judged later by its shadow
@@ -187,6 +194,8 @@ class Checks:
             if kind == "bad" and fact["release_id"] in promoted[1:]:
                 self._world.violated(f"release {fact['release_id']} of a bad version is promoted")
             ordered = fact["release_id"] in person.cancelled or fact["version"] in person.against
+            ordered |= fact.get("code") == "stale_epoch" and bool(person.against)  # a rollback by hand came between
+            ordered |= outcome == "aborted" and "KV_releases" in self._world.server.lost
             if kind == "good" and outcome not in ("promoted", "superseded") and not (disturbed or ordered):
                 self._world.violated(f"release {fact['release_id']} of a good version is {outcome}: {fact['reason']}")
 

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 Kind = Literal[
     "kill", "kill at", "pause", "cut off", "bus away", "answer lost", "log full", "store away", "clock jumps",
-    "engine restarts", "engine dies", "engine slow",
+    "engine restarts", "engine dies", "engine slow", "bucket lost",
     "person pauses", "person cancels", "person rolls back", "person drills", "person lifts",
 ]  # fmt: skip
 SERVICES: Final = (
@@ -26,7 +26,8 @@ class Fault:
 
     Attributes:
         at_s: When it begins, in seconds of the story; of kills and lost answers that count changes, not used.
-        service: Whose process it befalls, `registry-b` for a second one; empty for the bus, the store, or an engine.
+        service: Whose process it befalls, `registry-b` for a second one, or which bucket; empty for the bus, the store,
+            or an engine.
         seconds: How long it lasts, or by how much a clock jumps.
         change: A kill, or a lost answer, is at this change of the service: an odd number is before it arrives.
     """
@@ -81,6 +82,16 @@ def draw_orders(chance: random.Random) -> tuple[Fault, ...]:
     )
 
 
+def draw_lost(chance: random.Random) -> tuple[Fault, ...]:
+    """Return the bucket that is made again, empty, in a story: none in most of them."""
+    lost = Fault(
+        "bucket lost",
+        round(chance.uniform(20.0, FAULTS_S), 3),
+        chance.choice(("alerts", "rollbacks", "routes", "releases")),
+    )
+    return (lost,) if chance.random() < 0.15 else ()
+
+
 class Fate:
     """What one story meets: its faults, and the chance of everything else."""
 
@@ -101,7 +112,10 @@ class Fate:
             for fault in draw_faults(seats, 4)
             if fault.service and seconds
         )
-        self.faults = (*drawn, *again) if faults is None else tuple(faults)
+        self.attached = random.Random(f"{seed} attached").random() < 0.2
+        """Whether the model is on attached servers, and not on the fleet's engine."""
+        lost = draw_lost(random.Random(f"{seed} lost"))
+        self.faults = (*drawn, *again, *lost) if faults is None else tuple(faults)
 
     def latency_s(self) -> float:
         """Return how long a request is on its way: milliseconds, and seconds now and then."""

@@ -130,12 +130,14 @@ class Server:
 
     Attributes:
         stored: Called with each message that a stream has stored.
+        lost: The streams that were made again.
     """
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.now = now
         names = [config.name or "" for config in streams()] + [f"KV_{name}" for name in BUCKETS]
         self.streams = {name: Stream(name, now()) for name in names}
+        self.lost: list[str] = []
         self.stored: list[Callable[[RawStreamMsg], None]] = []
         self.listeners: list[tuple[str, Client, Callable[[Any], Any]]] = []
 
@@ -149,6 +151,11 @@ class Server:
             for stored in list(self.stored):
                 stored(stream.messages[answer.seq])
         return answer
+
+    def lose(self, name: str) -> None:
+        """Make a stream again, without what it held."""
+        self.streams[name] = Stream(name, self.now())
+        self.lost.append(name)
 
     def stream(self, name: str) -> Stream:
         """Return a stream; raise NotFoundError without it."""

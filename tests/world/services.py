@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from contracts.attachments import Attachment
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
@@ -31,7 +32,7 @@ from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedPro
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from services.server_manager import app as fleet_app
-from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRuntimes
+from services.server_manager.adapters.kv_state import KvAttachments, KvLeadership, KvRecords, KvRuntimes
 from services.server_manager.adapters.kv_state import KvRoutes as FleetRoutes
 from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain.records import Leader, Servers
@@ -46,8 +47,6 @@ from shared.messaging.traffic_reports import follow_traffic
 from shared.runtime.sweeper import Sweeper
 from shared.storage.kv import Bucket
 from tests.kit import fakes_registry as k
-from tests.kit.fakes_registry import FakeRecords
-from tests.kit.fakes_serving import FakeAttached, FakeAttachments
 from tests.kit.slow_engine import EngineClient
 from tests.kit.wiring import Unwired
 from tests.world.gateway import start_gateway
@@ -76,7 +75,7 @@ async def start_registry(world: "World", process: Process) -> None:
         inbox=StreamInbox(process.js),  # type: ignore[arg-type]
         policies=Bucket(process.bus.js, "policies", ReleasePolicy),
         routes=Bucket(process.bus.js, "routes", Route),
-        attachments=FakeRecords(),  # none: every model is on Triton here
+        attachments=Bucket(process.bus.js, "attachments", Attachment),
         artifacts=process.port(
             world.artifacts, "find_base", "verify", "models", "versions_of", "put_version", "put_deployment"
         ),
@@ -99,7 +98,9 @@ async def start_server_manager(world: "World", process: Process) -> None:
     manager = fleet_app.build(
         process.bus,
         engines=engines,
-        attached=AttachedModels(engines, FakeAttachments(), lambda _model: FakeAttached()),
+        attached=AttachedModels(
+            engines, KvAttachments(records("attachments", Attachment)), lambda _model: world.attached.engine()
+        ),
         artifacts=process.port(world.copies, "materialise", "describe"),
         state=FleetState(process.store("servers", Servers, decides_again=True), FLEET.fleet),
         routes=KnownRoutes(FleetRoutes(routes), world.memory),

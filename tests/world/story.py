@@ -126,6 +126,7 @@ async def _live(fate: Fate) -> Told:
         running = [asyncio.create_task(keep_running(world, seat)) for seat in fate.seats]
         running += [asyncio.create_task(world.befall(fault)) for fault in fate.faults]
         running += [asyncio.create_task(world.call()), asyncio.create_task(world.person.approve())]
+        running.append(asyncio.create_task(world.attached.deploy()))
         await _announce(world)
         await _end(world)
         world.checks.check_end()

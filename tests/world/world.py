@@ -16,6 +16,7 @@ from tests.kit.fakes_monitor import FakeReferences
 from tests.kit.fakes_serving import FakeArtifacts, MemoryTerms
 from tests.kit.slow_engine import Memory, SlowEngine
 from tests.kit.virtual_time import VirtualClock
+from tests.world.attached import AttachedServers
 from tests.world.bus import Consumers
 from tests.world.checks import Checks
 from tests.world.fate import Fate, Fault
@@ -26,6 +27,8 @@ from tests.world.process import Process
 from tests.world.workers import WorkerStores
 
 MODEL = k.MODEL
+SHOWN_S = 60.0
+"""How much longer a bad version may be active."""
 
 
 class World:
@@ -46,6 +49,7 @@ class World:
         self.copies = FakeArtifacts(Path(self._folder.name))
         self.stores = WorkerStores(Path(self._folder.name))
         self.engine, self.terms, self.memory = SlowEngine(self), MemoryTerms(), Memory()
+        self.attached = AttachedServers(self)
         self.probe = Probe(self)
         self.saved_routes: dict[str, dict[str, Route]] = {}
         """What each gateway has on its disk."""
@@ -113,10 +117,8 @@ class World:
                 process.end("is killed")
             case "pause" if process is not None:
                 process.pause(fault.seconds)
-            case "cut off":
+            case "cut off" | "bus away":
                 self._close("bus", fault.service, fault.seconds)
-            case "bus away":
-                self._close("bus", "", fault.seconds)
             case "store away":
                 self._close("store", "", fault.seconds)
             case "clock jumps":
@@ -126,6 +128,8 @@ class World:
                 stream.full = True
                 await asyncio.sleep(fault.seconds)
                 stream.full = False
+            case "bucket lost":
+                self.server.lose(f"KV_{fault.service}")
             case "engine restarts":
                 self.engine.restart()
             case "engine dies":
@@ -146,7 +150,8 @@ class World:
     def ask_engine(self, served: ServedTarget, key: str) -> ErrorKind | None:
         """Return why a target does not answer a request well; None if it does."""
         name = str(served.target)
-        if self.engine.down or name not in self.engine.models or self.engine.hanging:
+        is_there = name in self.engine.models or self.attached.lists(served)
+        if self.engine.down or not is_there or self.engine.hanging:
             return "endpoint_unreachable"
         if name in self.engine.dead:
             return "engine_dead"
@@ -170,14 +175,20 @@ class World:
             self.answers += [(self.now_s, answer) for answer in block]
             for lost in dict.fromkeys(answer for answer in block if answer.version is None):
                 self.checks.check_lost(lost)
-            got = Counter(f"v{each.version}" if each.version else f"{each.failed} {each.tried}" for each in block)
+            got = Counter(
+                f"v{each.version}" if each.failed is None else f"{each.failed} {each.tried}" for each in block
+            )
             if set(got) != set(before):
                 self.tell("callers get " + ", ".join(f"{what}: {times}" for what, times in sorted(got.items())))
             before = got
 
     def all_bad_shown(self) -> bool:
-        """Return whether no version is yet to become bad."""
-        return all(self.now_s > since_s + 40.0 for since_s, _ in self.bad.values())
+        """Return whether no version is yet to become bad, and a bad one that is active had time to show it."""
+        route, began_s = self.checks.route, self.checks.active_since_s
+        active = route.active.target.version if route is not None and route.active is not None else 0
+        starts = [since_s for since_s, _ in self.bad.values()]
+        starts += [max(began_s, self.bad[active][0]) + SHOWN_S] if active in self.bad else []
+        return all(self.now_s > since_s + 40.0 for since_s in starts)
 
     def save_routes(self, seat: str, routes: dict[str, Route]) -> None:
         """Save the routes on a gateway's disk."""
