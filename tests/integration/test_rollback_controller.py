@@ -125,17 +125,7 @@ async def test_what_no_automatic_trigger_of_what_serves_asks_for_starts_nothing(
     assert await stored_facts(js, f.RollbackStarted) == []
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "after_decision",
-        "after_switch",
-        *(
-            pytest.param(point, marks=pytest.mark.full)
-            for point in ("after_cas", "after_publish", "after_act", "before_ack")
-        ),
-    ],
-)
+@pytest.mark.parametrize("point", ["after_decision", "after_switch"])
 async def test_killed_at_any_point_it_switches_once(js, toy, bus_settings, point):
     await put_route(js, toy)
     with running_service(MODULE, bus_settings, **QUICK) as first:
