@@ -90,8 +90,9 @@ def rebuild(
         now: When the alert is raised.
     """
     record = ModelRecord(model=model)
-    numbers = {**stored.releases, **{release.id: release.version for release in releases}}
-    highest = max(stored.highest, opened.version if opened is not None else 0, *numbers.values(), 0)
+    last = {opened.release_id: opened.version} if opened is not None else {}  # it may be in no store yet
+    numbers = {**last, **stored.releases, **{release.id: release.version for release in releases}}
+    highest = max(stored.highest, *numbers.values(), 0)
     if highest == 0:
         return record
     open_releases = [release for release in releases if release.finished is None]
