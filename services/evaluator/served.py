@@ -106,8 +106,8 @@ class ServedEvaluations:
         evaluations = policy.evaluations
         try:
             sets = [await read_set(self.reports, each.rows, report.evaluation) for each in evaluations.sets]
-        except Permanent:
-            return None  # it was erased
+        except (Permanent, ValueError):
+            return None  # one was erased, or is read otherwise now
         plans = plan_check(evaluations, sets, report, schedule=schedule, max_drop=max_drop, seed=seed)
         return [await self.asking.evaluate(plan, {"candidate": served}, _ignore) for plan in plans] or None
 
