@@ -66,12 +66,12 @@ def next_part(channel: socket.socket, supervisor: int) -> list[Any]:
     """Return, in a new child of the supervisor, which part it is to become; this process forks until its end."""
     for line in channel.makefile():
         if (between := os.fork()) == 0:
-            if (pid := os.fork()) != 0:
-                channel.sendall(str(pid).encode())
+            if os.fork() != 0:
                 os._exit(0)  # so the supervisor, which adopts orphans, becomes its parent
             os.setsid()
             while os.getppid() != supervisor:
                 time.sleep(0.001)
+            channel.sendall(str(os.getpid()).encode())
             return cast("list[Any]", json.loads(line))
         os.waitpid(between, 0)
     os._exit(0)
