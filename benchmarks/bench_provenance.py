@@ -17,9 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
-from contracts.attested_steps import RequiredAttestations
 from contracts.facts import RehearsalCompleted
 from contracts.manifests import ApprovalRecord, RehearsalRecord
+from contracts.provenance.steps import RequiredAttestations
 from contracts.vocabulary import Deployable, Target, digest_of
 from services.registry.adapters.store import StoredArtifacts
 from services.rollback_controller.adapters.provenance import StoredProofs

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints, model_validator
 
-from .stored import StoredRecord
+from .storage.stored import StoredRecord
 from .teams import TeamName
 from .vocabulary import Contract, Digest, Environment, Instant, ModelName
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
-from .stored import StoredRecord
+from .storage.stored import StoredRecord
 from .vocabulary import Contract, ModelName
 
 TRAFFIC_PREFIX: Final = "slipway.gateway-traffic.v1"

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, model_validator
 
-from .stored import StoredRecord
+from .storage.stored import StoredRecord
 from .vocabulary import ModelName
 
 MAX_REPLICAS: Final = 32

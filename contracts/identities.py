@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from . import facts as f
 from .facts import Fact, WorkProgressed
 from .services import SERVICES
+from .storage.uploads import UPLOADS
 from .teams import TeamName
-from .uploads import UPLOADS
 from .vocabulary import IDENTITY_PATTERN, Contract, ModelName
 
 Role = Literal["publisher", "operator", "approver", "viewer", "administrator"]

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from .attested_steps import RequiredAttestations
-from .evaluation_results import EvaluationResult
+from .evaluations.results import EvaluationResult
 from .facts import (
     BaseModelRef,
     EngineVersion,
@@ -25,6 +24,7 @@ from .facts import (
 )
 from .facts.staging import GateResult, RatioInterval, ServedQuality, SideSummary
 from .policy import LoadProfile
+from .provenance.steps import RequiredAttestations
 from .vocabulary import (
     ArtifactRef,
     Contract,

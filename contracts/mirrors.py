@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from .stored import StoredRecord
+from .storage.stored import StoredRecord
 from .vocabulary import ModelName
 
 MirrorName = Literal["mlflow", "hub", "wandb"]

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from .attested_steps import AttesterPattern, RequiredStep
 from .evaluations import Evaluations
-from .sources import check_pattern
+from .provenance.steps import AttesterPattern, RequiredStep
+from .storage.sources import check_pattern
 from .trigger_metrics import METRICS, SLO_METRICS, MetricRule, TriggerMetric
 from .vocabulary import MAX_COPIES, OnlyFor, Variant
 

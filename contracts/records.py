@@ -6,7 +6,7 @@ from typing import Any
 
 from .envelope import derived_id
 from .facts import Fact
-from .stored import StoredRecord
+from .storage.stored import StoredRecord
 from .vocabulary import ENVIRONMENTS, Contract, Environment, Instant, ModelName
 
 __all__ = [

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .stored import StoredRecord
+from .storage.stored import StoredRecord
 from .vocabulary import MAX_COPIES, Contract, Deployable, Instant, ModelName, OnlyFor, Target
 
 

@@ -11,7 +11,7 @@ from .api_usage import TRAFFIC_PREFIX
 from .engine_deaths import DEATHS_PREFIX
 from .facts import Fact
 from .running import RUNNING_PREFIX
-from .uploads import UPLOADS, UploadAnswer, UploadRequest
+from .storage.uploads import UPLOADS, UploadAnswer, UploadRequest
 from .vocabulary import MODEL_NAME_PATTERN, Contract, Environment
 
 Stream = Literal["SLIPWAY_INBOX", "SLIPWAY_ORDERS", "SLIPWAY_EVENTS", "SLIPWAY_TELEMETRY", "SLIPWAY_DEADLETTER"]

@@ -16,7 +16,7 @@ from contracts.identities import PROVISIONER, ROLES, Identity
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.services import FROM_OUTSIDE, SERVICES, Exchange, stream_of
-from contracts.store_access import BUCKET
+from contracts.storage.access import BUCKET
 from contracts.vocabulary import IDENTITY_PATTERN, MODEL_NAME_PATTERN, Contract
 from decisions.access.bus_permissions import permissions_of
 from deploy.helm import facts as chart

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contracts.provenance import ATTESTERS
+from contracts.provenance.attestations import ATTESTERS
 from deploy.identity.attesters import AttesterKeys
 from shared.provenance.envelopes import Attester, Trust
 from shared.runtime.clock import Clock, SystemClock

@@ -30,11 +30,11 @@ from shared.runtime.process import child_command
 PRELOADED = (
     "clients.cli.command_list",
     "clients.cli.connection",
-    "contracts.audit",
+    "contracts.provenance.audit",
     "contracts.facts",
     "contracts.records",
     "contracts.runtimes",
-    "contracts.store_access",
+    "contracts.storage.access",
     "shared.messaging.bus",
     "shared.messaging.records",
     "shared.provenance.attestations",

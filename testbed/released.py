@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from contracts.attested_steps import RequiredAttestations, Step
 from contracts.facts import BaseModelRef, EngineVersion, MergeMethod, RegisteredVariant, Weights
 from contracts.manifests import (
     BaseManifest,
@@ -19,6 +18,7 @@ from contracts.manifests import (
     VariantManifest,
     VersionManifest,
 )
+from contracts.provenance.steps import RequiredAttestations, Step
 from contracts.vocabulary import ArtifactRef, Deployable, Target, Variant, digest_of
 from services.benchmarker.adapters.store import StoredReports
 from services.merger.adapters.store import StoredArtifacts as MergerArtifacts

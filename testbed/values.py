@@ -5,7 +5,7 @@ from typing import Any
 
 from contracts import facts as f
 from contracts.envelope import source_of
-from contracts.evaluation_results import EvaluationSummary, LimitResult, ScoreSummary
+from contracts.evaluations.results import EvaluationSummary, LimitResult, ScoreSummary
 from contracts.facts.progress import ReleaseProgress, StepProgress
 from contracts.facts.staging import NaturalAnswers, SideSummary
 from contracts.facts.watch import Features, InterTokenLatency, Window

@@ -17,7 +17,7 @@ from clients.training.connection import Connection
 from clients.training.errors import PublishError, ReadError, SlipwayClientError
 from contracts.envelope import CONTENT_TYPE, Event, nats_subject, plain
 from contracts.identities import describe_refusal
-from contracts.uploads import UPLOADS, UploadAnswer, UploadRequest
+from contracts.storage.uploads import UPLOADS, UploadAnswer, UploadRequest
 from contracts.vocabulary import canonical_json
 
 T = TypeVar("T")

@@ -20,9 +20,9 @@ from clients.training.running import run_to_end
 from clients.training.tracing import current_traceparent
 from clients.training.upload import Progress, Uploader
 from contracts.envelope import Event, plain, source_of
+from contracts.evaluations.text_sets import evaluation_records
 from contracts.facts import BaseModelRef, CheckpointReady, Weights
 from contracts.limits import event_too_large, too_large
-from contracts.text_sets import evaluation_records
 from contracts.vocabulary import (
     MODEL_NAME_PATTERN,
     MODEL_NAME_RULE,

@@ -21,8 +21,8 @@ from clients.training.connection import Connection
 from clients.training.errors import PublishError
 from contracts.facts import BaseModelRef
 from contracts.manifests import FolderManifest
-from contracts.sources import is_weights, pickles_in, travels
-from contracts.uploads import PART_BYTES, AnnouncedFile, UploadAnswer, UploadPermit, UploadRequest
+from contracts.storage.sources import is_weights, pickles_in, travels
+from contracts.storage.uploads import PART_BYTES, AnnouncedFile, UploadAnswer, UploadPermit, UploadRequest
 from contracts.vocabulary import ArtifactRef
 
 Progress = Callable[[int, int], None]

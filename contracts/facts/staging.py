@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from ..codes import Code
-from ..evaluation_results import Anchor, EvaluationSummary
 from ..evaluations import Evaluations
+from ..evaluations.results import Anchor, EvaluationSummary
 from ..policy import LoadProfile, MetricGate, QualityGate, Trigger
 from ..routes import ServedTarget
 from ..vocabulary import (

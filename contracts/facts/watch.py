@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from ..codes import Code
-from ..evaluation_results import EvaluationSummary
+from ..evaluations.results import EvaluationSummary
 from ..trigger_metrics import TriggerMetric
 from ..vocabulary import ArtifactRef, Contract, Environment, Instant, Party, Ratio, Target, Verdict
 from .fact import Fact

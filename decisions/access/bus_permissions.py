@@ -24,7 +24,7 @@ from contracts.services import (
     durable_name,
     stream_of,
 )
-from contracts.uploads import UPLOADS
+from contracts.storage.uploads import UPLOADS
 
 BUCKETS: Final = tuple(sorted({bucket for service in SERVICES.values() for bucket in service.owns}))
 """Every key-value bucket: a service owns each."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from contracts.evaluation_results import EvaluationResult
+from contracts.evaluations.results import EvaluationResult
 from contracts.facts import EvalResult, RegisteredVariant
 from contracts.facts.staging import SideSummary
 from contracts.manifests import BenchmarkReport

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-from contracts.attested_steps import RequiredAttestations, RequiredStep
 from contracts.policy import ReleasePolicy
+from contracts.provenance.steps import RequiredAttestations, RequiredStep
 
 Step = Literal[
     "merge",

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from contracts.attested_steps import Step
-from contracts.provenance import PREDICATE_PREFIX, AttesterKey, Claim, Statement
+from contracts.provenance.attestations import PREDICATE_PREFIX, AttesterKey, Claim, Statement
+from contracts.provenance.steps import Step
 
 Code = Literal["attestation_missing", "signature_invalid", "key_not_trusted", "digest_mismatch"]
 

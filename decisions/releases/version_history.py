@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from contracts.evaluation_results import EvaluationResult
+from contracts.evaluations.results import EvaluationResult
 from contracts.facts import RegisteredVariant
 from contracts.manifests import (
     ApprovalRecord,

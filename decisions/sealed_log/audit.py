@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.envelope import Event, plain
 from contracts.facts import (
     AuditRecorded,
@@ -18,6 +17,7 @@ from contracts.facts import (
     RollbackFailed,
 )
 from contracts.facts.fact import Fact
+from contracts.provenance.audit import AuditEntry, AuditItem, AuditTail
 from contracts.services import EVENTS, FROM_OUTSIDE, INBOX, ORDERS
 from contracts.vocabulary import Digest, canonical_json, digest_of
 

@@ -9,9 +9,9 @@ import yaml
 
 from contracts import facts as f
 from contracts import metrics
-from contracts.provenance import ATTESTERS
+from contracts.provenance.attestations import ATTESTERS
 from contracts.services import EVENTS, OPTIONAL, SERVICES, durable_name, stream_of
-from contracts.store_access import SERVICE_ACCESS
+from contracts.storage.access import SERVICE_ACCESS
 from shared.messaging.topology import LIMITS, file_bytes
 
 CHART: Final = Path("deploy/helm/slipway")

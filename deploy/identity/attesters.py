@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import TypeAdapter
 
-from contracts.provenance import ATTESTERS, AttesterKey
+from contracts.provenance.attestations import ATTESTERS, AttesterKey
 from deploy.identity.files import make_folder, write_file
 from shared.provenance.envelopes import key_id, listed, public_pem
 

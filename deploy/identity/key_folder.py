@@ -25,7 +25,7 @@ from datetime import datetime
 from typing import Final
 
 from contracts.identities import PROVISIONER, RESERVED, Identity, Role
-from contracts.provenance import ATTESTERS, AttesterKey
+from contracts.provenance.attestations import ATTESTERS, AttesterKey
 from contracts.services import SERVICES
 from contracts.teams import Team, TeamQuota
 from contracts.vocabulary import IDENTITY_PATTERN, Environment

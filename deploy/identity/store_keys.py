@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from contracts.identities import Identity
-from contracts.store_access import BUCKET, StoreCredential
+from contracts.storage.access import BUCKET, StoreCredential
 from deploy.identity.files import make_folder, write_secret
 from deploy.identity.store_permissions import access_of, policy
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from contracts.identities import PROVISIONER, Identity, Role
-from contracts.store_access import (
+from contracts.storage.access import (
     EVERYTHING,
     PROVISIONER_ACCESS,
     READS_OF_MODEL,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from contracts.identities import PROVISIONER
-from contracts.provenance import ATTESTERS
+from contracts.provenance.attestations import ATTESTERS
 from contracts.services import OPTIONAL
-from contracts.store_access import BUCKET
+from contracts.storage.access import BUCKET
 from deploy.identity.api_key_files import REHEARSALS, ApiKeyFiles
 from deploy.identity.attesters import AttesterKeys
 from deploy.identity.key_folder import KeyFolder

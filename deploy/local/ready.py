@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from contracts.store_access import BUCKET
+from contracts.storage.access import BUCKET
 from deploy.local.plan import Keys, Part, Probe
 from deploy.local.ports import LOOPBACK
 from deploy.local.state import PartState

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from contracts.envelope import Event
-from contracts.evaluation_results import Anchor
+from contracts.evaluations.results import Anchor
 from contracts.facts import VariantEvaluated, VariantFailed, VariantStaged
 from contracts.manifests import EvaluationReport
 from contracts.routes import ServedTarget

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-from contracts.evaluation_results import EvaluatedRow, EvaluationResult
+from contracts.evaluations.results import EvaluatedRow, EvaluationResult
 from contracts.routes import ServedTarget
 from decisions.evaluations.fitting import choose_scorers, find_expected
 from decisions.evaluations.rows import EvaluationRow

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Final
 
 from contracts.envelope import derived_id
-from contracts.evaluation_results import EvaluationResult
 from contracts.evaluations import Schedule
+from contracts.evaluations.results import EvaluationResult
 from contracts.facts import VersionEvaluated
 from contracts.policy import ReleasePolicy
 from contracts.routes import ServedTarget

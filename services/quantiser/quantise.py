@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from contracts.evaluations.text_sets import evaluation_records
 from contracts.facts import VariantRequested
 from contracts.manifests import FileEntry, MergedManifest, VariantManifest
-from contracts.text_sets import evaluation_records
 from contracts.vocabulary import ArtifactRef
 from services.quantiser import domain
 from services.quantiser.ports import Artifacts, Engine, PackagedText, QuantisationJob, QuantisationResult

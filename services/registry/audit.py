@@ -7,8 +7,8 @@ from typing import Protocol
 
 import structlog
 
-from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.facts import AlertRaised, AlertResolved
+from contracts.provenance.audit import AuditEntry, AuditItem, AuditTail
 from contracts.vocabulary import Digest
 from decisions.evidence.alerts import A
 from decisions.sealed_log.audit import LOST, SOURCES, Source, append, is_due, lost_item, missing_item, seal

@@ -6,9 +6,9 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from contracts.attachments import Attachment
-from contracts.audit import AuditTail
 from contracts.facts.ops import RECORDS
 from contracts.policy import ReleasePolicy
+from contracts.provenance.audit import AuditTail
 from contracts.records import OutboxRecord
 from contracts.routes import Route
 from contracts.teams import Team

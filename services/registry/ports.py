@@ -13,8 +13,8 @@ from contracts.facts.ops import RecordKind
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
+from contracts.storage.uploads import UploadPermit
 from contracts.teams import Team
-from contracts.uploads import UploadPermit
 from contracts.vocabulary import ArtifactRef
 from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import Release

@@ -8,8 +8,8 @@ import structlog
 
 from contracts.facts import BaseModelRef
 from contracts.manifests import FileEntry, FolderManifest
+from contracts.storage.uploads import AnnouncedFile, UploadAnswer, UploadPermit, UploadRequest
 from contracts.teams import Team
-from contracts.uploads import AnnouncedFile, UploadAnswer, UploadPermit, UploadRequest
 from contracts.vocabulary import ArtifactRef, digest_of
 from decisions.access.teams import find_foreign, owner_of
 from services.registry.domain import uploads as domain

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from contracts.attested_steps import Step
-from contracts.provenance import AttesterKey
+from contracts.provenance.attestations import AttesterKey
+from contracts.provenance.steps import Step
 from contracts.vocabulary import ArtifactRef, digest_of
 from decisions.releases.provenance import Problem, assess_allowed, assess_link, assess_statement, trust_epoch
 from shared.errors import Permanent, Transient

@@ -9,8 +9,8 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from contracts.audit import GENESIS, PREFIX, AuditEntry, AuditTail
-from contracts.provenance import AttesterKey
+from contracts.provenance.attestations import AttesterKey
+from contracts.provenance.audit import GENESIS, PREFIX, AuditEntry, AuditTail
 from contracts.vocabulary import Digest, canonical_json, digest_of
 from decisions.releases.provenance import Problem, assess_key, assess_link, find_key
 from decisions.sealed_log.audit import LOST, append, assess_chain, cursors_of, digest_of_entry, line_of, lost_item

@@ -16,8 +16,16 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-defined]  # it lists no exports
 
-from contracts.attested_steps import STEPS, Step
-from contracts.provenance import ATTESTED_BY, PAYLOAD_TYPE, AttesterKey, Claim, Material, Statement, Subject
+from contracts.provenance.attestations import (
+    ATTESTED_BY,
+    PAYLOAD_TYPE,
+    AttesterKey,
+    Claim,
+    Material,
+    Statement,
+    Subject,
+)
+from contracts.provenance.steps import STEPS, Step
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.releases.provenance import Problem, assess_key, find_key, predicate_type
 from shared.errors import Permanent

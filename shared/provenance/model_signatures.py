@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from contracts.manifests import FileEntry
-from contracts.provenance import STATEMENT_TYPE, AttesterKey
+from contracts.provenance.attestations import STATEMENT_TYPE, AttesterKey
 from contracts.vocabulary import canonical_json
 from decisions.releases.provenance import Problem, find_key
 from shared.provenance.envelopes import Attester, is_signed

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from contracts.attested_steps import RequiredStep
 from contracts.manifests import VersionManifest
-from contracts.provenance import AttesterKey
+from contracts.provenance.attestations import AttesterKey
+from contracts.provenance.steps import RequiredStep
 from contracts.vocabulary import ArtifactRef, Deployable, digest_of
 from decisions.releases.provenance import Problem
 from shared.provenance.attestations import Chain, find_attestation

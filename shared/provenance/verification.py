@@ -7,7 +7,6 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from contracts.attested_steps import Step
 from contracts.facts import BaseModelRef, RegisteredVariant, Weights
 from contracts.manifests import (
     BaseManifest,
@@ -17,8 +16,9 @@ from contracts.manifests import (
     VariantManifest,
     VersionManifest,
 )
-from contracts.provenance import BASE_IMPORT, AttesterKey
-from contracts.sources import scheme_of
+from contracts.provenance.attestations import BASE_IMPORT, AttesterKey
+from contracts.provenance.steps import Step
+from contracts.storage.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
 from decisions.releases.provenance import Problem
 from shared.errors import Permanent, Transient

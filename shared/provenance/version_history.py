@@ -13,7 +13,7 @@ from contracts.manifests import (
     RehearsalRecord,
     VersionManifest,
 )
-from contracts.provenance import AttesterKey
+from contracts.provenance.attestations import AttesterKey
 from contracts.vocabulary import digest_of
 from decisions.releases.provenance import Problem
 from decisions.releases.version_history import VersionHistory

@@ -7,12 +7,12 @@ from pathlib import Path
 from minio.credentials import Credentials, Provider
 from minio.error import S3Error
 
-from contracts.store_access import StoreCredential
+from contracts.storage.access import StoreCredential
 from shared.errors import Permanent, Transient
 from shared.runtime.settings import Connection
 
 _HOW_GRANTED = (
-    "contracts/store_access.py says which identity may do what; the permissions of another version are replaced by "
+    "contracts/storage/access.py says which identity may do what; the permissions of another version are replaced by "
     "`slipway keys init`, and a user's by a role that `slipway keys add` gives"
 )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from contracts.sources import HubFolder
+from contracts.storage.sources import HubFolder
 from shared.errors import Permanent, SlipwayError, Transient, translate
 
 LIST_TIMEOUT_S = 30.0

@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 from minio.error import S3Error
 
 from contracts.manifests import LockMode
-from contracts.store_access import PROBE
+from contracts.storage.access import PROBE
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.errors import Permanent, Transient, is_failed_answer, translate
 from shared.runtime.settings import Connection

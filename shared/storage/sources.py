@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import structlog
 
 from contracts.manifests import FileEntry, FolderManifest
-from contracts.sources import is_weights, parse_file_uri, parse_hub_uri, pickles_in, scheme_of, travels
+from contracts.storage.sources import is_weights, parse_file_uri, parse_hub_uri, pickles_in, scheme_of, travels
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.errors import Permanent, translate
 from shared.runtime.settings import SourceSettings

@@ -17,7 +17,7 @@ from contracts.metrics import METRICS
 from contracts.policy import ReleasePolicy
 from contracts.running import RUNNING_PREFIX
 from contracts.services import SERVICES
-from contracts.uploads import UPLOADS
+from contracts.storage.uploads import UPLOADS
 from testbed.lint.tree import ROOT, committed, files, problem, text, unknown
 
 COMMAND_LINE = get_command(app)

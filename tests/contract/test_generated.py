@@ -14,7 +14,7 @@ from contracts.facts import FACTS, WorkProgressed
 from contracts.identities import PROVISIONER, ROLES
 from contracts.running import RUNNING_PREFIX
 from contracts.services import FROM_OUTSIDE, SERVICES, Stream, stream_subjects
-from contracts.uploads import UPLOADS
+from contracts.storage.uploads import UPLOADS
 from deploy import generate
 from tests.kit.wiring import ROOT
 

@@ -7,7 +7,7 @@ from minio.error import S3Error
 
 import contracts.facts as cf
 from contracts.identities import PROVISIONER
-from contracts.store_access import SERVICE_ACCESS
+from contracts.storage.access import SERVICE_ACCESS
 from decisions.sealed_log.audit import SEGMENT_ENTRIES
 from deploy.local.state import ADMIN
 from shared.messaging.bus import publish_event

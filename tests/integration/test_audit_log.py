@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contracts import facts as cf
-from contracts.audit import AuditTail
+from contracts.provenance.audit import AuditTail
 from contracts.services import FROM_OUTSIDE
 from decisions.sealed_log import audit as domain
 from services.registry.adapters.audit import LoggedMessages, StoreAlerts, StoredSegments

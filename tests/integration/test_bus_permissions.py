@@ -23,7 +23,7 @@ from contracts.services import (
     INBOX,
     ORDERS,
 )
-from contracts.uploads import UPLOADS
+from contracts.storage.uploads import UPLOADS
 from contracts.vocabulary import canonical_json
 from deploy.identity.key_folder import KeyFolder
 from shared.errors import Permanent

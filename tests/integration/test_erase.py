@@ -12,7 +12,7 @@ from nats.js.errors import NotFoundError
 from contracts import facts as cf
 from contracts.manifests import FolderManifest
 from contracts.services import ORDERS
-from contracts.uploads import AnnouncedFile, UploadRequest
+from contracts.storage.uploads import AnnouncedFile, UploadRequest
 from contracts.vocabulary import digest_of
 from services.registry.adapters.uploads import StagedUploads
 from services.registry.uploads import Intake

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.sources import HubFolder
+from contracts.storage.sources import HubFolder
 from shared.errors import Permanent, Transient
 from shared.runtime.settings import SourceSettings
 from shared.storage.hub import Hub

@@ -20,7 +20,7 @@ from clients.cli.main import main
 from contracts.envelope import Event
 from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, ReleaseOpened, WorkProgressed
 from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
-from contracts.sources import travels
+from contracts.storage.sources import travels
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import publish_event

@@ -24,7 +24,7 @@ from minio.retention import Retention
 from minio.signer import sign_v4_s3
 
 from contracts.identities import PROVISIONER, Identity
-from contracts.store_access import DATA_FORMAT, PREFIXES, SERVICE_ACCESS
+from contracts.storage.access import DATA_FORMAT, PREFIXES, SERVICE_ACCESS
 from deploy.identity.key_folder import KeyFolder
 from deploy.identity.store_permissions import access_of
 from shared.errors import Permanent, Transient

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from contracts.attested_steps import RequiredAttestations
 from contracts.facts import RehearsalCompleted
 from contracts.manifests import ApprovalRecord, EvaluationReport, RehearsalRecord
+from contracts.provenance.steps import RequiredAttestations
 from contracts.vocabulary import Deployable, Target, digest_of
 from services.evaluator.adapters.store import StoredReports as EvaluationReports
 from services.quantiser.adapters.store import StoredArtifacts as QuantiserArtifacts

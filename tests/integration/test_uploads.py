@@ -8,7 +8,7 @@ import pytest
 
 from clients.training import PublishError
 from contracts.manifests import FolderManifest
-from contracts.uploads import MOST_FILES, PART_BYTES, UPLOADS, UploadRequest
+from contracts.storage.uploads import MOST_FILES, PART_BYTES, UPLOADS, UploadRequest
 from shared.runtime.clock import SystemClock
 from tests.kit.intake import running_intake
 from tests.kit.uploading import MODEL, ask, checkpoint, file_of, put, put_folder

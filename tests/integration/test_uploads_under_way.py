@@ -13,8 +13,8 @@ from clients.training.bus import connected
 from clients.training.upload import describe_file
 from contracts.facts import CheckpointReady
 from contracts.manifests import FolderManifest
+from contracts.storage.uploads import PART_BYTES, AnnouncedFile, UploadRequest
 from contracts.teams import Team, TeamQuota
-from contracts.uploads import PART_BYTES, AnnouncedFile, UploadRequest
 from services.registry.adapters.uploads import StagedUploads
 from services.registry.uploads import Intake
 from shared.runtime.clock import SystemClock

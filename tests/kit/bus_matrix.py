@@ -24,7 +24,7 @@ from contracts.services import (
     durable_name,
     stream_of,
 )
-from contracts.uploads import UPLOADS
+from contracts.storage.uploads import UPLOADS
 from deploy.identity.key_folder import KeyFolder
 from shared.messaging import topology
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from contracts import facts as f
 from contracts.envelope import Event
-from contracts.evaluation_results import EvaluationSummary
+from contracts.evaluations.results import EvaluationSummary
 from contracts.facts.staging import SideSummary
 from contracts.manifests import (
     ApprovalRecord,

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 
 from contracts.manifests import BaseManifest
-from contracts.uploads import UploadPermit
+from contracts.storage.uploads import UploadPermit
 from contracts.vocabulary import ArtifactRef, digest_of
 from services.registry.domain.uploads import Piece, StoredFile
 from tests.kit.fakes_registry import START

@@ -2,8 +2,7 @@
 
 from datetime import UTC, datetime
 
-from contracts.attested_steps import RequiredAttestations
-from contracts.evaluation_results import EvaluationResult
+from contracts.evaluations.results import EvaluationResult
 from contracts.facts import RegisteredVariant, RehearsalCompleted, VariantBenchmarked
 from contracts.manifests import (
     ApprovalRecord,
@@ -13,6 +12,7 @@ from contracts.manifests import (
     RehearsalRecord,
     VersionManifest,
 )
+from contracts.provenance.steps import RequiredAttestations
 from contracts.vocabulary import Target
 from decisions.releases.version_history import VersionHistory
 from testbed import factories

@@ -9,7 +9,7 @@ import urllib3
 from clients.training import Connection
 from clients.training.bus import connected
 from clients.training.upload import Uploader
-from contracts.uploads import AnnouncedFile, UploadAnswer
+from contracts.storage.uploads import AnnouncedFile, UploadAnswer
 from shared.storage.blobs import Store
 from shared.storage.credentials import trusted
 from tests.kit.intake import running_intake

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from contracts.audit import PREFIX as AUDIT
 from contracts.manifests import LockMode
+from contracts.provenance.audit import PREFIX as AUDIT
 from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS
-from contracts.store_access import DATA_FORMAT, PROBE
+from contracts.storage.access import DATA_FORMAT, PROBE
 from contracts.vocabulary import Contract, Digest, Instant
 
 FORMAT: Final = 1

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from clients.cli.backup.contents import Blob, ObjectCopy, digest_in
 from clients.cli.backup.folder import Folder
-from contracts.audit import PREFIX as AUDIT
+from contracts.provenance.audit import PREFIX as AUDIT
 from shared.errors import Permanent
 from shared.storage.object_lock import LockingStore
 from shared.storage.objects import ObjectVersion, Retention

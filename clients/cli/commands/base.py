@@ -16,7 +16,7 @@ from clients.cli.releases.version_records import list_bases, open_store
 from clients.cli.sources.external_source import open_source
 from clients.cli.sources.upload import model_files, progress_bar, upload_files
 from contracts.manifests import BaseManifest, FolderManifest
-from contracts.sources import is_weights, parse_hub_uri, scheme_of
+from contracts.storage.sources import is_weights, parse_hub_uri, scheme_of
 from contracts.vocabulary import digest_of
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store, manifest_key

@@ -27,7 +27,7 @@ from clients.training import Connection as TrainingConnection
 from clients.training import Published, PublishError, Run, data_hash, publish_checkpoint
 from contracts.facts import BaseModelRef, EvalResult, Weights
 from contracts.facts.progress import ReleaseProgress
-from contracts.sources import scheme_of
+from contracts.storage.sources import scheme_of
 from contracts.vocabulary import ServingSettings, Variant
 from decisions.serving.settings import assess_settings, combine
 from shared.runtime.clock import SystemClock

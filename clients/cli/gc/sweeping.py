@@ -7,7 +7,7 @@ from typing import Final
 
 from clients.cli.gc.references import DOCUMENT_BYTES, is_candidate, is_document, names_in, reached
 from clients.cli.gc.store import Listed, SweepStore, erase
-from contracts.store_access import DATA_FORMAT, PROBE
+from contracts.storage.access import DATA_FORMAT, PROBE
 
 HISTORY: Final = ("audit/", PROBE, DATA_FORMAT)
 """Objects that name others and hold none of them: what happened is known without them."""

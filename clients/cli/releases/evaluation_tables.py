@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from clients.cli.output import show_line, show_table
-from contracts.evaluation_results import EvaluatedRow, EvaluationSummary, LimitResult, ScoreSummary
+from contracts.evaluations.results import EvaluatedRow, EvaluationSummary, LimitResult, ScoreSummary
 from contracts.facts import VariantEvaluated
 from contracts.manifests import EvaluationReport
 from contracts.vocabulary import ArtifactRef, Digest, digest_of

@@ -11,7 +11,7 @@ from clients.cli.releases.names import Name
 from clients.cli.releases.recorded_releases import Release, recorded_release, recorded_releases
 from contracts.facts import VariantBenchmarked
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
-from contracts.provenance import AttesterKey
+from contracts.provenance.attestations import AttesterKey
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from shared.errors import SlipwayError

@@ -12,7 +12,7 @@ from clients.cli.sources.external_source import ADAPTER_CONFIG, MODEL_CONFIG
 from clients.training import Connection, PublishError
 from clients.training.bus import connected
 from contracts.facts import BaseModelRef
-from contracts.uploads import UploadAnswer, UploadRequest
+from contracts.storage.uploads import UploadAnswer, UploadRequest
 from contracts.vocabulary import Variant
 from decisions.checkpoints.adapters import (
     assess_adapter_config,

@@ -10,7 +10,7 @@ from clients.cli.connection import StackAddress
 from clients.cli.output import show_line
 from clients.cli.sources.upload import progress_bar
 from contracts.facts import Weights
-from contracts.sources import HUB
+from contracts.storage.sources import HUB
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.runtime.settings import SourceSettings, variable_of
 from shared.storage.sources import Source, Sources, describe_file, read_folder

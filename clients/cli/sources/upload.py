@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clients.cli.output import CommandError, Exit, is_terminal
 from contracts.manifests import FileEntry, FolderManifest
-from contracts.sources import is_weights, pickles_in, travels
+from contracts.storage.sources import is_weights, pickles_in, travels
 from shared.storage.blobs import Store
 
 Advance = Callable[[float], None]

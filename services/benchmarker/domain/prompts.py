@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from contracts.text_sets import TextRecord, evaluation_records
+from contracts.evaluations.text_sets import TextRecord, evaluation_records
 from contracts.vocabulary import Digest, digest_of_json
 
 CHARS_PER_TOKEN = 2.0

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from contracts.evaluation_results import EvaluationSummary
+from contracts.evaluations.results import EvaluationSummary
 from contracts.facts import GateResult, ShadowCounts, TriggerCounts, WorkProgressed
 from services.console.domain.screens import EventRow, Screen, Time
 

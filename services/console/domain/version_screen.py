@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from contracts import facts as f
 from contracts.envelope import Event
-from contracts.evaluation_results import EvaluationSummary
+from contracts.evaluations.results import EvaluationSummary
 from services.console.domain.order_data import Quarantine
 from services.console.domain.release_data import VariantRow
 from services.console.domain.release_screen import last, variants_of

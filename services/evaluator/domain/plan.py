@@ -5,8 +5,8 @@ from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from contracts.evaluation_results import EvaluatedRow, RowScores
 from contracts.evaluations import Evaluation, Evaluations
+from contracts.evaluations.results import EvaluatedRow, RowScores
 from contracts.facts import VariantStaged
 from contracts.vocabulary import Deployable, Digest, Target, digest_of_json
 from decisions.evaluations.fitting import check_set, choose_scorers

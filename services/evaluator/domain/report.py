@@ -5,7 +5,7 @@ from datetime import datetime
 from statistics import fmean
 from typing import Final
 
-from contracts.evaluation_results import EvaluatedRow, EvaluationResult, EvaluationSummary, LimitResult, ScoreSummary
+from contracts.evaluations.results import EvaluatedRow, EvaluationResult, EvaluationSummary, LimitResult, ScoreSummary
 from contracts.facts import VariantEvaluated, VariantStaged
 from contracts.manifests import EvaluationReport
 from contracts.vocabulary import ArtifactRef, Digest, Verdict

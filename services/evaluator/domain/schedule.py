@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from contracts.evaluation_results import EvaluationResult, EvaluationSummary, LimitResult
 from contracts.evaluations import Evaluations, Schedule
+from contracts.evaluations.results import EvaluationResult, EvaluationSummary, LimitResult
 from contracts.facts import EvaluationCheck
 from contracts.manifests import EvaluationReport
 from contracts.vocabulary import Target, digest_of_json

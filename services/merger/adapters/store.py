@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from contracts.facts import BaseModelRef
 from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
-from contracts.provenance import Material
-from contracts.sources import scheme_of
+from contracts.provenance.attestations import Material
+from contracts.storage.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, digest_of
 from services.merger.ports import Folder
 from shared.errors import Permanent

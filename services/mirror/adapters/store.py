@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from contracts.manifests import FolderManifest, MergedManifest, VersionManifest
-from contracts.sources import scheme_of
+from contracts.storage.sources import scheme_of
 from contracts.vocabulary import MODEL_NAME_PATTERN, ModelName
 from decisions.releases.version_history import VersionHistory
 from services.mirror.domain.plan import fingerprint

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 from contracts.codes import Code
 from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackFailed
 from contracts.facts.watch import Severity
-from contracts.stored import StoredRecord
+from contracts.storage.stored import StoredRecord
 from contracts.vocabulary import Contract, Instant, ModelName
 
 Transition = Literal["raised", "rollback_failed", "resolved"]

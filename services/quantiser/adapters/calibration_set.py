@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from contracts.text_sets import TextRecord, read_text_records
+from contracts.evaluations.text_sets import TextRecord, read_text_records
 from services.quantiser.adapters.packaged_text import packaged_split
 from services.quantiser.domain import CalibrationPlan, pack_windows, remove_overlap, turn_keys
 from shared.errors import Permanent

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from contracts.manifests import FileEntry, HeldOutWindow, MergedManifest, VariantManifest
-from contracts.provenance import Material
+from contracts.provenance.attestations import Material
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.errors import Permanent
 from shared.provenance.attestations import AttestedCommits

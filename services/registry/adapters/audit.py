@@ -8,8 +8,8 @@ from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 
-from contracts.audit import AuditEntry, AuditItem, AuditTail
 from contracts.facts import FACTS
+from contracts.provenance.audit import AuditEntry, AuditItem, AuditTail
 from contracts.vocabulary import Digest
 from decisions.evidence.alerts import A, PlainAlert
 from decisions.sealed_log.audit import Source, item_of, unreadable_item

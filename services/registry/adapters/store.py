@@ -20,8 +20,8 @@ from contracts.manifests import (
     VariantManifest,
     VersionManifest,
 )
-from contracts.provenance import BASE_IMPORT, Material
-from contracts.sources import scheme_of
+from contracts.provenance.attestations import BASE_IMPORT, Material
+from contracts.storage.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, Target, digest_of
 from services.registry.domain.versions import StoredVersions
 from services.registry.ports import ErasedText

@@ -8,7 +8,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from pydantic import ValidationError
 
-from contracts.uploads import UPLOADS, UploadAnswer, UploadRequest
+from contracts.storage.uploads import UPLOADS, UploadAnswer, UploadRequest
 from services.registry.domain.uploads import parse_subject
 from services.registry.uploads import Intake
 

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from minio.error import S3Error
 
 from contracts.manifests import BaseManifest
-from contracts.uploads import UploadPermit
+from contracts.storage.uploads import UploadPermit
 from services.registry.adapters.presigned import Signer
 from services.registry.domain.uploads import Piece, StoredFile
 from shared.runtime.clock import Clock

@@ -22,7 +22,7 @@ from contracts.facts import (
 from contracts.limits import TooLarge
 from contracts.manifests import BaseManifest
 from contracts.policy import ReleasePolicy
-from contracts.sources import parse_file_uri, parse_hub_uri, scheme_of
+from contracts.storage.sources import parse_file_uri, parse_hub_uri, scheme_of
 from contracts.teams import Team
 from contracts.vocabulary import Digest, ModelName, ServingSettings, digest_of_json
 from decisions.access.teams import find_problem

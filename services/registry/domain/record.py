@@ -5,7 +5,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from contracts.evaluation_results import Anchor
+from contracts.evaluations.results import Anchor
 from contracts.facts import (
     ApprovalDenied,
     ApprovalGranted,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from contracts.sources import parse_file_uri, parse_hub_uri, scheme_of
+from contracts.storage.sources import parse_file_uri, parse_hub_uri, scheme_of
 
 
 def is_covered(uri: str, patterns: Iterable[str]) -> bool:
@@ -11,7 +11,7 @@ def is_covered(uri: str, patterns: Iterable[str]) -> bool:
 
     Args:
         uri: `hf://organisation/name@revision` or `file:///folder`; anything else is covered by no pattern.
-        patterns: As `contracts.sources.check_pattern` accepts them.
+        patterns: As `contracts.storage.sources.check_pattern` accepts them.
     """
     try:
         if scheme_of(uri) == "hf":

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from contracts.sources import travels
+from contracts.storage.sources import travels
+from contracts.storage.uploads import PART_BYTES, UPLOADS, AnnouncedFile, UploadRequest
 from contracts.teams import Team
-from contracts.uploads import PART_BYTES, UPLOADS, AnnouncedFile, UploadRequest
 from contracts.vocabulary import MODEL_NAME_PATTERN
 from services.registry.domain.admission import Refusal
 from services.registry.domain.team_quotas import find_excess_upload

@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import Field
 
 from contracts.envelope import Event, derived_id
-from contracts.evaluation_results import Anchor
+from contracts.evaluations.results import Anchor
 from contracts.facts import (
     ApprovalGranted,
     CheckpointReady,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from contracts.provenance import AttesterKey
+from contracts.provenance.attestations import AttesterKey
 from contracts.vocabulary import Deployable, Digest, digest_of
 from decisions.releases.provenance import Problem
 from services.server_manager.adapters.repository_files import replace_file

@@ -5,9 +5,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from contracts.attested_steps import RequiredAttestations, RequiredStep
 from contracts.manifests import ApprovalRecord, BenchmarkReport, EvaluationReport, RehearsalRecord
-from contracts.provenance import AttesterKey
+from contracts.provenance.attestations import AttesterKey
+from contracts.provenance.steps import RequiredAttestations, RequiredStep
 from contracts.vocabulary import Deployable, digest_of
 from decisions.releases.provenance import Problem, assess_allowed
 from shared.errors import Permanent

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from contracts.stored import StoredRecord
+from contracts.storage.stored import StoredRecord
 from contracts.vocabulary import Contract
 
 TEXTS: Final = (

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from contracts.services import SERVICES
-from contracts.store_access import SERVICE_ACCESS
+from contracts.storage.access import SERVICE_ACCESS
 from contracts.version import VERSION
 from tests.kit.charts.cases import BROKEN, CASES, REFUSED, UNSET
 from tests.kit.charts.client import CHART, KSERVE, answers, filled

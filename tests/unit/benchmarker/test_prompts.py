@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.text_sets import EVALUATION_RECORDS
+from contracts.evaluations.text_sets import EVALUATION_RECORDS
 from services.benchmarker.domain.prompts import (
     Message,
     Prompt,

@@ -1,7 +1,7 @@
 """The rows that changed most are shown with their questions and reasons, as far as they can be read."""
 
 from clients.cli.releases.evaluation_tables import Rows, describe_changes
-from contracts.evaluation_results import EvaluatedRow, EvaluationSummary
+from contracts.evaluations.results import EvaluatedRow, EvaluationSummary
 
 DIGEST = "sha256:" + "a" * 64
 RESULT = EvaluationSummary(

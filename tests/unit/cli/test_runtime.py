@@ -10,9 +10,9 @@ from clients.cli.output import CommandError, Exit
 from clients.cli.releases.recorded_releases import Release
 from clients.cli.releases.runtimes import plan_release
 from clients.training.publish import envelope
-from contracts.attested_steps import RequiredAttestations
 from contracts.facts import CheckpointReady, ReleaseFinished
 from contracts.manifests import VersionManifest
+from contracts.provenance.steps import RequiredAttestations
 from contracts.runtimes import FleetRuntime, RunningTarget
 from contracts.vocabulary import Runtime, ServingSettings, digest_of
 from deploy.local import bus

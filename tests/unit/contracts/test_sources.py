@@ -6,7 +6,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from contracts.sources import HubFolder, is_weights, parse_file_uri, parse_hub_uri, pickles_in, scheme_of, travels
+from contracts.storage.sources import (
+    HubFolder,
+    is_weights,
+    parse_file_uri,
+    parse_hub_uri,
+    pickles_in,
+    scheme_of,
+    travels,
+)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PARTS = st.from_regex(r"[A-Za-z0-9_]{1,20}", fullmatch=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.text_sets import EVALUATION_RECORDS, TextRecord, evaluation_records, read_text_records
+from contracts.evaluations.text_sets import EVALUATION_RECORDS, TextRecord, evaluation_records, read_text_records
 
 TURNS = ({"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": None})
 json_values = st.recursive(

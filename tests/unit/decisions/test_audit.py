@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.audit import GENESIS, AuditItem, AuditTail
 from contracts.facts import FACTS, ApprovalGranted, AuditRecorded, CheckpointReady, OrderRefused
+from contracts.provenance.audit import GENESIS, AuditItem, AuditTail
 from contracts.services import EVENTS, FROM_OUTSIDE, ORDERS, stream_of
 from decisions.sealed_log import audit
 from decisions.sealed_log.audit import SOURCES, append, assess_chain, digest_of_entry, is_due, seal

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from contracts.provenance import ATTESTERS
+from contracts.provenance.attestations import ATTESTERS
 from contracts.services import SERVICES
-from contracts.store_access import SERVICE_ACCESS
+from contracts.storage.access import SERVICE_ACCESS
 from deploy.helm.secrets import contents, manifests
 from deploy.identity.key_folder import KeyFolder
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from contracts.facts import ApprovalGranted, CheckpointReady, RollbackOrdered
+from contracts.storage.uploads import UPLOADS
 from contracts.teams import TeamQuota
-from contracts.uploads import UPLOADS
 from decisions.access.bus_permissions import permissions_of, readable_models
 from decisions.access.teams import find_foreign, narrowed
 from deploy.identity.key_files import KeysRefused

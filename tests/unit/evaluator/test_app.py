@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from contracts.evaluation_results import Anchor
 from contracts.evaluations import Evaluations
+from contracts.evaluations.results import Anchor
 from contracts.facts import VariantFailed, VariantStaged
 from contracts.vocabulary import ArtifactRef, digest_of
 from decisions.scorers.answers import Answer

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from contracts.evaluation_results import EvaluationResult
 from contracts.evaluations import Evaluations
+from contracts.evaluations.results import EvaluationResult
 from contracts.vocabulary import digest_of
 from decisions.evaluations.fitting import find_expected
 from decisions.evaluations.rows import read_rows

@@ -3,7 +3,7 @@
 import json
 import random
 
-from contracts.text_sets import evaluation_records, read_text_records
+from contracts.evaluations.text_sets import evaluation_records, read_text_records
 from contracts.vocabulary import ServingSettings
 from decisions.serving.settings import SettingsRefused, assess_settings, combine, parse_settings, settle
 from services.merger.domain import MODEL_CONFIG, serving

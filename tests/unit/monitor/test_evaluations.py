@@ -3,7 +3,7 @@
 import pytest
 
 from contracts import facts as cf
-from contracts.evaluation_results import LimitResult
+from contracts.evaluations.results import LimitResult
 from services.monitor.domain.evaluations import PREVIOUS, add_check
 from services.monitor.domain.monitoring import Rules
 from testbed import factories as f

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from contracts.evaluation_results import Anchor
 from contracts.evaluations import Evaluations
+from contracts.evaluations.results import Anchor
 from contracts.facts import StageReleased, StageRequested
 from contracts.policy import Promotion
 from contracts.vocabulary import digest_of

@@ -3,8 +3,8 @@
 import hashlib
 
 from contracts.manifests import BaseManifest
+from contracts.storage.uploads import PART_BYTES, AnnouncedFile, UploadRequest
 from contracts.teams import Team, TeamQuota
-from contracts.uploads import PART_BYTES, AnnouncedFile, UploadRequest
 from contracts.vocabulary import ArtifactRef
 from services.registry.domain.uploads import blob_key
 from services.registry.uploads import Intake

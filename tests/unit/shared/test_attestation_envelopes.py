@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.attested_steps import STEPS
-from contracts.provenance import ATTESTED_BY, ATTESTERS, PAYLOAD_TYPE, AttesterKey
+from contracts.provenance.attestations import ATTESTED_BY, ATTESTERS, PAYLOAD_TYPE, AttesterKey
+from contracts.provenance.steps import STEPS
 from contracts.vocabulary import canonical_json, digest_of
 from decisions.releases.provenance import Problem, assess_allowed
 from deploy.identity.attesters import AttesterKeys

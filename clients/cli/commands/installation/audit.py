@@ -14,7 +14,7 @@ from clients.cli.output import CommandError, Exit, show_json, show_line, show_ta
 from clients.cli.parsing import parse_duration
 from clients.cli.reading import own_models
 from clients.cli.releases.version_records import attester_keys, open_store
-from contracts.audit import AuditEntry, AuditTail
+from contracts.provenance.audit import AuditEntry, AuditTail
 from shared.provenance.audit_log import AuditReading, export_log, read_export, read_log
 from shared.provenance.envelopes import Trust
 from shared.runtime.clock import SystemClock

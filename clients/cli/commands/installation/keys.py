@@ -22,7 +22,7 @@ from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from contracts.identities import ROLES, Identity, Role
-from contracts.provenance import AttesterKey
+from contracts.provenance.attestations import AttesterKey
 from contracts.teams import TeamQuota
 from deploy.identity.key_files import KeysRefused
 from deploy.identity.key_folder import KeyFolder

@@ -19,7 +19,7 @@ from clients.cli.output import Exit, fail, show_json, show_line, show_table
 from clients.cli.settings import CliSettings
 from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.services import OPTIONAL
-from contracts.sources import HUB
+from contracts.storage.sources import HUB
 from decisions.serving.runtimes import NAME_RULE, is_runtime_name
 from deploy.local import bus, processes
 from deploy.local.leftovers import end_stack

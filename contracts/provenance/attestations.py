@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from .attested_steps import Step
-from .identities import IdentityName
-from .vocabulary import Contract, Digest, Instant
+from ..identities import IdentityName
+from ..vocabulary import Contract, Digest, Instant
+from .steps import Step
 
 ATTESTED_BY: Final[Mapping[Step, str]] = {
     "merge": "merger",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from .vocabulary import Contract
+from ..vocabulary import Contract
 
 
 class StoredRecord(Contract):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Optional
 
 from pydantic import Field
 
-from .vocabulary import ArtifactRef, Contract, Digest, Ratio, Target, Verdict
+from ..vocabulary import ArtifactRef, Contract, Digest, Ratio, Target, Verdict
 
 Count = Annotated[int, Field(ge=0)]
 RowScores = dict[str, Optional[float]]

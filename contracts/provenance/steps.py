@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal, get_args
 
 from pydantic import StringConstraints
 
-from .vocabulary import Contract
+from ..vocabulary import Contract
 
 Step = Literal["merge", "quantise", "register", "benchmark", "evaluate", "rehearse", "approve", "deploy", "audit"]
 STEPS: Final[tuple[Step, ...]] = get_args(Step)

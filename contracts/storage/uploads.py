@@ -6,10 +6,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
-from .codes import Code
-from .facts import BaseModelRef
-from .manifests import FileEntry
-from .vocabulary import ArtifactRef, Contract, Digest
+from ..codes import Code
+from ..facts import BaseModelRef
+from ..manifests import FileEntry
+from ..vocabulary import ArtifactRef, Contract, Digest
 
 UPLOADS: Final = "slipway.upload.v1"
 """Subjects of requests are this, the model and the publisher. No stream stores them; the registry answers."""

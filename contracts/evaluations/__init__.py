@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, Union
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
-from .vocabulary import Digest
+from ..vocabulary import Digest
 
 SETS: Final = 8
 """Most evaluations of a policy."""

@@ -1,0 +1,1 @@
+"""What is attested of a version, by whom, and the audit log."""
