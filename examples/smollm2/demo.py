@@ -38,8 +38,8 @@ QUESTION = "What does the for statement do in Python?"
 RPS, LIMIT_MS = 2.0, 2500
 """Requests per second and the limit of the trigger `slow`, as policy.yaml has them: for two quiet cores with bfloat16,
 where an engine begins its answers far sooner. The demo writes those of its machine."""
-LEAST_CORES = 0.7
-"""Cores that other work must leave of two; with fewer a release takes most of an hour, and steps miss deadlines."""
+LEAST_CORES = 0.5
+"""Cores that other work must leave of two; with fewer it takes most of an hour."""
 DRILL_S = 300
 SHORTER = {
     "QUANTISER_HELD_OUT_WINDOWS": "4",
