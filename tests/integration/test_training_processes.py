@@ -18,6 +18,7 @@ from tests.kit.intake import running_intake
 from tests.kit.training_processes import announced, launch
 from tests.kit.wiring import ROOT
 
+pytestmark = pytest.mark.full
 SCENARIOS = ("plain", "resumed", "no_bus", "failing_evaluation", "fsdp1", "fsdp2")
 
 
