@@ -67,10 +67,14 @@ class HttpChannel(ApiServer):
     async def is_live(self) -> bool:
         """Return whether the server answers anything."""
         try:
-            async with self._client.stream("GET", "/v1/models"):
-                return True
+            async with self._client.stream("GET", "/v1/models") as response:
+                async for _ in _limited(response, TOLD_BYTES):  # to its end: the connection is used again
+                    pass
         except httpx.HTTPError:
             return False
+        except SlipwayError:
+            return True
+        return True
 
     async def channel_ready(self) -> None:
         """Return once the server answers (the counterpart of a gRPC channel's method)."""
