@@ -4,10 +4,11 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -108,9 +109,27 @@ class MlflowApi:
                 raise MlflowError(f"{self._base} repeats a page of {path}; ask its operator what is between.")
             seen.add(token)
 
+    @asynccontextmanager
+    async def download(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Return the bytes of a file of the artifact proxy, in pieces; the caller bounds them."""
+        url = f"{self._base}/api/2.0/mlflow-artifacts/artifacts/{quote(path)}"
+        with self._explained():
+            async with self._client.stream("GET", url, auth=self._auth()) as response:
+                if response.status_code != 200:
+                    async with asyncio.timeout(self._access.call_s):
+                        self._refuse(response, await self._read(response))
+                yield self._pieces(response)
+
+    async def list_artifacts(self, path: str) -> list[dict[str, Any]]:
+        """Return the files and folders in a folder of the artifact proxy."""
+        answer = await self._call("GET", f"{self._base}/api/2.0/mlflow-artifacts/artifacts", params={"path": path})
+        return _objects(answer.get("files"))
+
     async def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        url = f"{self._base}/api/2.0/mlflow/{path}"
-        with _Explained(self._base):
+        return await self._call(method, f"{self._base}/api/2.0/mlflow/{path}", **request)
+
+    async def _call(self, method: str, url: str, **request: Any) -> dict[str, Any]:
+        with self._explained():
             async with (
                 asyncio.timeout(self._access.call_s),
                 self._client.stream(method, url, auth=self._auth(), **request) as response,
@@ -168,6 +187,9 @@ class MlflowApi:
             raise MlflowError(f"The token file of MLflow cannot be read: {type(error).__name__}.") from None
         user, separator, password = secret.partition(":")
         return httpx.BasicAuth(user, password) if separator else _Bearer(secret)
+
+    def _explained(self) -> "_Explained":
+        return _Explained(self._base)
 
 
 class _Bearer(httpx.Auth):
