@@ -64,7 +64,7 @@ def build(
     sources = Sources(index, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts, letters)
 
     def incidents_of(person: Person) -> tuple[Incident, ...]:
-        return incidents(sources.seen_by(person), clock.now())
+        return incidents(sources.seen_by(person), clock.now(), sessions.acknowledged)
 
     pages = Pages(clock, progress, protection, incidents_of, has_playground=gateway is not None)
     app = FastAPI(

@@ -246,6 +246,20 @@ def test_in_a_narrow_window_no_page_is_cut_and_links_have_names(server, console)
             assert page.get_by_role("navigation", name="Screens").get_by_text(name, exact=True).is_visible()
 
 
+def test_an_incident_is_acknowledged_and_open_pages_of_others_say_so(server, console):
+    _, url = console
+    with chromium() as browser:
+        (page, observed), (other, _) = open_narrow(browser, server, url), open_narrow(browser, server, url, "vera")
+        other.wait_for_selector("html[data-connection=live]")
+        page.goto(f"{url}/alerts")
+        incident = page.get_by_role("region", name="Alert ttft-p95 about search-ranker.v2.int8")
+        incident.get_by_role("button", name="Acknowledge").click()
+        page.get_by_text("acknowledged by oscar").wait_for()
+        other.get_by_text("acknowledged by oscar").wait_for()
+        assert page.url == f"{url}/alerts"
+        assert observed.problems == []
+
+
 def test_a_page_that_is_replaced_stays_where_a_person_moved_and_marked_it(server, console):
     _, url = console
     asyncio.run(store(server, "main.runtimes", LISTED))

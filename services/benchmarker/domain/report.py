@@ -9,6 +9,7 @@ from contracts.facts import GateResult, ServedQuality, VariantBenchmarked, Varia
 from contracts.facts.staging import NaturalAnswers
 from contracts.manifests import BenchmarkReport
 from contracts.vocabulary import ArtifactRef
+from decisions.releases.prices import million_tokens
 from services.benchmarker.domain.gates import assess_gates, assess_overall, void
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import BenchmarkPlan
@@ -16,11 +17,6 @@ from services.benchmarker.domain.ratios import compare
 from services.benchmarker.domain.records import SIDES, RequestRecord, Side, without_lost_baseline
 from services.benchmarker.domain.served_quality import gate_of
 from services.benchmarker.domain.statistics import describe, slo_of, summarise
-
-
-def million_tokens(price_per_hour: float, tokens_per_s: float) -> float | None:
-    """Return the price of a million output tokens on a machine that does nothing else; None if there were none."""
-    return price_per_hour / (tokens_per_s * 3600.0) * 1e6 if tokens_per_s > 0 else None
 
 
 def make_report(

@@ -1,13 +1,17 @@
-"""Sessions of people who are signed in, on the server's side only; a browser has a random value that names one."""
+"""Sessions of people who are signed in, on the server's side only; a browser has a random value that names one.
+
+The file also has who acknowledged which incident: it outlasts the index.
+"""
 
 import contextlib
 import hashlib
+import json
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +51,7 @@ class Sessions:
             "CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, person TEXT, csrf TEXT, expires REAL, seen REAL)"
         )
         self._file.execute("CREATE TABLE IF NOT EXISTS used (nonce TEXT PRIMARY KEY, expires REAL)")
+        self._file.execute("CREATE TABLE IF NOT EXISTS acknowledged (incident TEXT PRIMARY KEY, person TEXT, at REAL)")
 
     def close(self) -> None:
         """Close the file."""
@@ -94,6 +99,21 @@ class Sessions:
             file.execute("DELETE FROM used WHERE expires < ?", (self._now() - 60,))
             row = (hashlib.sha256(nonce.encode()).hexdigest(), expires_at.timestamp())
             return file.execute("INSERT OR IGNORE INTO used VALUES (?, ?)", row).rowcount == 1
+
+    def acknowledge(self, incident: str, person: str) -> None:
+        """Note who acknowledged an incident first; of more than `MOST` the oldest are forgotten."""
+        with self._locked() as file:
+            file.execute("INSERT OR IGNORE INTO acknowledged VALUES (?, ?, ?)", (incident, person, self._now()))
+            newest = "SELECT incident FROM acknowledged ORDER BY at DESC LIMIT ?"
+            file.execute(f"DELETE FROM acknowledged WHERE incident NOT IN ({newest})", (MOST,))  # noqa: S608 - a text of ours
+
+    def acknowledged(self, incidents: Sequence[str]) -> dict[str, str]:
+        """Return by whom, and when, each of the incidents was acknowledged: `anna at 2026-11-27 03:12 UTC`."""
+        query = "SELECT incident, person, at FROM acknowledged WHERE incident IN (SELECT value FROM json_each(?))"
+        with self._locked() as file:
+            entries = file.execute(query, (json.dumps(incidents),)).fetchall()
+        times = {key: datetime.fromtimestamp(at, tz=UTC) for key, _, at in entries}
+        return {key: f"{person} at {times[key]:%Y-%m-%d %H:%M} UTC" for key, person, _ in entries}
 
     def _now(self) -> float:
         return self._clock.now().timestamp()

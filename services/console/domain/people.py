@@ -43,6 +43,10 @@ class Person:
         """Return whether a model is one that the person may see."""
         return self.models is None or model in self.models
 
+    def acknowledges(self, model: str) -> bool:
+        """Return whether the person may acknowledge what is about a model: it is no order, and takes no credential."""
+        return "rollback" in orders_of(self.roles) and self.sees(model)
+
     def may(self, order: str, model: str) -> bool:
         """Return whether the person may give an order about a model."""
         return order in self.orders and self.sees(model)

@@ -1,6 +1,6 @@
 """What has gone wrong: open alerts, and the rollbacks and failed releases of the last hour."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote
@@ -33,21 +33,26 @@ WHERE outcome IN ('rejected', 'aborted', 'expired') AND state_at >= ?
 _DONE: Final = {"completed": "was rolled back", "started": "is being rolled back", "failed": "could not be rolled back"}
 
 
-def incidents(reader: Reader, now: datetime) -> tuple[Incident, ...]:
-    """Return what has gone wrong, the worst and the newest first.
+def incidents(
+    reader: Reader, now: datetime, acknowledged: Callable[[Sequence[str]], Mapping[str, str]]
+) -> tuple[Incident, ...]:
+    """Return what has gone wrong, the worst and the newest first; what was acknowledged comes last.
 
     Args:
         reader: The index, or the part of it that a person may see.
         now: The time.
+        acknowledged: Returns by whom and when, by the keys of incidents.
     """
     since = instant(now - SHOWN_FOR) or ""
     rollbacks = reader.read(_ROLLBACKS, (since,))
     rolled_back = {entry["alert_id"] for entry in rollbacks}
-    shown = [_rollback(entry) for entry in rollbacks]
-    shown += [_alert(entry) for entry in reader.read(_ALERTS) if entry["alert_id"] not in rolled_back]
-    shown += [_release(entry) for entry in reader.read(_RELEASES, (since,)) if not _is_rolled_back(entry, rollbacks)]
+    known = [_rollback(entry) for entry in rollbacks]
+    known += [_alert(entry) for entry in reader.read(_ALERTS) if entry["alert_id"] not in rolled_back]
+    known += [_release(entry) for entry in reader.read(_RELEASES, (since,)) if not _is_rolled_back(entry, rollbacks)]
+    by = acknowledged([each.key for each in known])
+    shown = [each.model_copy(update={"acknowledged": by.get(each.key, "")}) for each in known]
     shown.sort(key=lambda each: each.at, reverse=True)
-    return tuple(sorted(shown, key=lambda each: each.tone != "bad"))
+    return tuple(sorted(shown, key=lambda each: (bool(each.acknowledged), each.tone != "bad")))
 
 
 def _is_rolled_back(release: Mapping[str, Any], rollbacks: Sequence[Mapping[str, Any]]) -> bool:
@@ -62,6 +67,7 @@ def _is_rolled_back(release: Mapping[str, Any], rollbacks: Sequence[Mapping[str,
 def _alert(entry: Mapping[str, Any]) -> Incident:
     in_traffic = entry["target"] in (entry["active"], entry["canary"])
     return Incident(
+        key=entry["alert_id"],
         model=entry["model"],
         at=entry["raised_at"],
         tone="bad" if entry["severity"] == "critical" else "busy",
@@ -80,6 +86,7 @@ def _rollback(entry: Mapping[str, Any]) -> Incident:
     failed, alerted = entry["state"] == "failed", entry["runbook"] is not None
     verified = {None: "", "pass": ", verified"}.get(entry["verdict"], f"; its check ended with {entry['verdict']}")
     return Incident(
+        key=entry["rollback_id"],
         model=entry["model"],
         at=entry["switched_at"] or entry["at"],
         tone="bad",
@@ -94,6 +101,7 @@ def _rollback(entry: Mapping[str, Any]) -> Incident:
 
 def _release(entry: Mapping[str, Any]) -> Incident:
     return Incident(
+        key=entry["release_id"],
         model=entry["model"],
         at=entry["state_at"],
         tone="busy",

@@ -1,19 +1,25 @@
 """The pages of those on duty: incidents, runbooks, rehearsals and drills, dead letters."""
 
 import re
+from asyncio import to_thread
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from services.console.queries import duty
-from services.console.web.access import Signed
+from services.console.queries.incidents import incidents
+from services.console.web.access import CSRF_FIELD, Signed, access_of, check_token, read_form
 from services.console.web.filters import RehearsalQuery
 from services.console.web.markdown import render_markdown
 from services.console.web.rendering import FOLDER, RUNBOOKS, Renderer
 from services.console.web.sources import Sources
 
+LOCAL: Final = re.compile(r"/(?![/\\])\S*")
+"""A path on the console itself."""
+LONGEST_BACK: Final = 2000
+"""Characters of an address that an acknowledgement leads back to; after a longer one it leads to the fleet."""
 SIBLINGS: Final = re.compile(r"\]\(([\w-]+)\.md\)")
 """Where a link of a runbook leads to another one."""
 OTHERS: Final = re.compile(r"\[([^\]]+)\]\(\.\./([^)]+)\)")
@@ -38,6 +44,21 @@ def build_duty(sources: Sources, render: Renderer) -> APIRouter:
     async def all_letters(request: Request, signed: Signed) -> Response:
         letters = await sources.letters.newest(signed.person.models)
         return await render.in_thread(request, signed, "deadletters.html", letters=letters)
+
+    @router.post("/incidents")
+    async def acknowledge(request: Request, signed: Signed) -> Response:
+        form = await read_form(request)
+        check_token(signed, form.get(CSRF_FIELD))
+        key, back, person = form.get("incident", ""), form.get("back", ""), signed.person
+        sessions = access_of(request).sessions
+        shown = await to_thread(incidents, sources.seen_by(person), sources.ordering.now(), sessions.acknowledged)
+        known = [each for each in shown if each.key == key]  # none: it ended meanwhile
+        if LOCAL.fullmatch(back) is None or not all(person.acknowledges(each.model) for each in known):
+            raise HTTPException(403, "Operators acknowledge what is about their models.")
+        if known:
+            sessions.acknowledge(key, person.name)
+            sources.hub.announce({"incidents"})
+        return RedirectResponse(back if len(back) <= LONGEST_BACK else "/fleet", 303)
 
     @router.get("/runbooks/{name}")
     def runbook(request: Request, signed: Signed, name: str) -> Response:

@@ -135,6 +135,7 @@ class Pages:
         common = {
             "path": request.url.path,
             "query": request.url.query,
+            "address": _address_of(request),
             "person": signed.person if signed is not None else None,
             "csrf": signed.session.csrf if signed is not None else "",
             "theme": request.cookies.get("theme", ""),
@@ -155,6 +156,14 @@ class Pages:
         """Return how far the index is."""
         ready = bool(self.progress.last) and self.progress.is_current
         return IndexState(behind=self.progress.behind, ratio=round(self.progress.ratio, 4), ready=ready)
+
+
+def _address_of(request: Request) -> str:
+    """Return the address, without its host, of the page that a request is of: a part of a page names its own."""
+    if request.method != "GET":
+        return "/fleet"
+    opened = request.headers.get("hx-current-url") or str(request.url)
+    return "/" + opened.partition("://")[2].partition("/")[2]
 
 
 def ago(text: str | None, now: datetime) -> str:

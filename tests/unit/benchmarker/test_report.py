@@ -9,7 +9,7 @@ from contracts.policy import QualityGate
 from contracts.vocabulary import canonical_json
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import plan_benchmark
-from services.benchmarker.domain.report import make_report, million_tokens, to_event
+from services.benchmarker.domain.report import make_report, to_event
 from tests.unit.benchmarker.factories import BASELINE, QUALITY, UNSCORED, artifact, record, served, staged
 
 BOX = Hardware(cpu="test", cores=2, memory_bytes=2**34)
@@ -92,9 +92,3 @@ def test_served_quality_counts_for_the_verdict_where_it_was_measured_or_had_to_b
     assert report(quality_gate=gate).verdict == "inconclusive"
     assert report(served_quality=failed).verdict == "fail"
     assert report(served_quality=failed).gates[-1].name == "served_quality"
-
-
-def test_a_million_tokens_at_a_thousand_a_second_take_a_thousand_seconds():
-    assert million_tokens(3.6, 1000.0) == pytest.approx(1.0)
-    assert million_tokens(2.5, 250.0) == pytest.approx(2.5 * 4000 / 3600)
-    assert million_tokens(2.5, 0.0) is None

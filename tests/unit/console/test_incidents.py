@@ -1,5 +1,7 @@
-"""The top of each page: what went wrong, and what serves."""
+"""The top of each page: what went wrong, what serves, and who acknowledged it."""
 
+import contextlib
+import sqlite3
 from datetime import timedelta
 
 import pytest
@@ -11,7 +13,7 @@ from testbed import factories
 from testbed.progress import with_progress
 from testbed.story import Story, release_id
 from tests.kit.page_text import page_text
-from tests.unit.console.world import NOW, World
+from tests.unit.console.world import NOW, URL, World
 
 
 @pytest.fixture
@@ -109,7 +111,101 @@ def test_a_canary_that_was_rolled_back_is_one_incident(world):
     assert ("bank-bot.v2.int8 was rolled back" in shown, "bank-bot.v2 was aborted" in shown) == (True, True)
 
 
+def test_of_many_incidents_each_can_be_acknowledged(world):
+    story = Story(NOW - timedelta(minutes=50))
+    world.fill([event for number in range(1, 6) for event in story.release("m", number, 10 + number, until="rejected")])
+    world.clock.time += story.moment - world.clock.time
+    page = world.client("oscar").get("/fleet").text.split("</aside>")[0]
+    assert page.count("Acknowledge</button>") >= 5
+
+
 def test_only_the_end_of_a_release_changes_the_top_of_a_page():
     events = with_progress(Story(NOW).release("m", 1, 1, until="rejected"))
     changing = [event for event in events if "incidents" in topics_of(event)]
     assert [event.data.progress.outcome for event in changing] == ["rejected"]
+
+
+def test_an_operator_acknowledges_it_for_all_and_nobody_else_can(world):
+    operator, viewer = world.client("oscar"), world.client("vera")
+    assert "Acknowledge" not in top(viewer)
+    rows = world.index.read("SELECT rollback_id FROM rollbacks")
+    form = {"incident": rows[0]["rollback_id"], "back": "/fleet?state=alert"}
+    assert viewer.post("/incidents", data=form | {"csrf": world.csrf(viewer)}).status_code == 403
+    assert operator.post("/incidents", data=form).status_code == 403
+    answer = operator.post("/incidents", data=form | {"csrf": world.csrf(operator)})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/fleet?state=alert")
+    assert "acknowledged by oscar at 2026-11-27 02:00 UTC" in top(viewer)
+    world.clock.time += timedelta(hours=2)
+    assert "shop-bot" not in top(world.client("vera"))
+
+
+@pytest.mark.parametrize("back", ["//evil.example", "https://evil.example", "/\\evil.example", "", "javascript:1"])
+def test_an_acknowledgement_leads_back_to_this_console_only(world, back):
+    client = world.client("oscar")
+    form = {"incident": "x", "back": back, "csrf": world.csrf(client)}
+    assert client.post("/incidents", data=form).status_code == 403
+
+
+@pytest.mark.parametrize(("length", "leads_to"), [(900, "/alerts?model="), (9000, "/fleet")])
+def test_an_acknowledgement_leads_back_to_a_long_address_and_to_the_fleet_from_one_that_is_too_long(
+    world, length, leads_to
+):
+    client = world.client("oscar")
+    form = {"incident": "x", "back": f"/alerts?model={'m' * length}", "csrf": world.csrf(client)}
+    answer = client.post("/incidents", data=form)
+    assert (answer.status_code, answer.headers["location"].rstrip("m")) == (303, leads_to)
+
+
+def test_an_acknowledgement_leads_back_to_the_page_that_is_open(world):
+    client, address = world.client("oscar"), "/alerts?state=&model=shop-bot"
+    part = client.get("/index", headers={"hx-request": "true", "hx-current-url": f"{URL}{address}"}).text
+    form = {"csrf": world.csrf(client), "reason": "x"}
+    assert client.get(address).text.count(back := 'name="back" value="/alerts?state=&amp;model=shop-bot"') == 2
+    assert part.count(back) == 2
+    refused = client.post(f"/releases/{release_id(2)}/reject", data=form)
+    assert (refused.status_code, refused.text.count('name="back" value="/fleet"')) == (403, 2)
+
+
+def test_an_operator_without_a_credential_in_the_console_acknowledges(world):
+    client, form = world.client("oscar"), {"incident": release_id(4), "back": "/fleet"}
+    world.keys.credential("oscar").unlink()
+    assert "Acknowledge" in top(client)
+    assert client.post("/incidents", data=form | {"csrf": world.csrf(client)}).status_code == 303
+    assert "acknowledged by oscar" in top(client)
+
+
+def test_an_operator_of_a_team_acknowledges_nothing_of_others(world):
+    member, form = world.client("sam"), {"incident": release_id(4), "model": "shop-bot", "back": "/fleet"}
+    member.post("/incidents", data=form | {"csrf": world.csrf(member)})
+    assert "acknowledged by" not in top(world.client("oscar"))
+
+
+def test_an_index_that_is_being_built_shows_no_incidents(world):
+    world.progress.last["EVENTS"] = 100_000
+    page = world.client("oscar").get("/fleet").text
+    assert ("<progress" in page, "was rolled back" in page.split("</aside>")[0]) == (True, False)
+
+
+def test_an_index_that_cannot_be_read_is_a_page_that_says_so(world):
+    client = world.client("oscar")
+    with contextlib.closing(sqlite3.connect(world.folder / "index.db", isolation_level=None)) as file:
+        file.execute("DROP TABLE rollbacks")
+    answer = client.get("/fleet")
+    assert (answer.status_code, 'class="notice bad"' in answer.text) == (500, True)
+
+
+def test_a_member_of_a_team_sees_those_of_its_models(world):
+    assert "faq-de" in top(world.client("vera"))
+    shown = top(world.client("sam"))
+    assert ("shop-bot.v2.int8" in shown, "faq-de" in shown) == (True, False)
+
+
+def test_a_runbook_is_a_page(world):
+    client = world.client("vera")
+    page = client.get("/runbooks/latency")
+    assert (page.status_code, "<h2>What to do</h2>" in page.text) == (200, True)
+    assert client.get("/runbooks/none").status_code == 404
+    linked = page.text.split('<a href="')[-1].split('"')[0]
+    assert client.get(f"/runbooks/{linked}").status_code == 200
+    assert '.md"' not in client.get("/runbooks/engine").text
+    assert 'href="/runbooks/latency"' in client.get("/alerts/shop-bot.v2.int8%2Fttft-p95%2F2").text
