@@ -15,7 +15,7 @@ from clients.cli.output import CommandError, Exit, show_line
 from clients.cli.settings import CliSettings
 from clients.cli.sources.upload import Advance, progress_bar
 from contracts.facts import EvalResult
-from contracts.sources import is_weights, pickles_in, travels
+from contracts.storage.sources import is_weights, pickles_in, travels
 from shared.runtime.settings import SourceSettings
 from shared.storage.mlflow import MlflowAccess, MlflowApi, MlflowError, tags_of
 
