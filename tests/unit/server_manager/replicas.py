@@ -10,13 +10,13 @@ URLS = ("http://a", "http://b")
 
 
 class Replica(ApiServer):
-    """A server in memory: it lists `names`, and fails what it is asked with `failure`, if there is one.
+    """A server in memory: it lists `known_as`, and fails what it is asked with `failure`, if there is one.
 
     It scores each token of a prompt at `nll`, and `company_nats` more while it scores others, too.
     """
 
     def __init__(self):
-        self.names = {NAME}
+        self.known_as = {NAME}
         self.failure = None
         self.nll: float | None = 2.0
         self.company_nats = 0.0
@@ -24,7 +24,7 @@ class Replica(ApiServer):
         self.scored = self.under_way = 0
 
     async def list_models(self, _limit_s):
-        return dict.fromkeys(self.names)
+        return dict.fromkeys(self.known_as)
 
     async def render(self, _name, _messages, _limit_s):
         return None

@@ -56,7 +56,7 @@ async def test_a_server_that_no_longer_lists_a_target_is_asked_at_once_when_it_d
     with pytest.raises(Transient):
         await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
     for names in (set(), {NAME}):
-        replica.names = names
+        replica.known_as = names
         await engine.index()
     assert engine.may_have(NAME)
 
@@ -91,5 +91,5 @@ async def test_a_replica_with_other_weights_fails_the_load_and_one_that_comes_ba
 async def back(engine, replicas):
     """Let the second replica list the name again, as after a start."""
     for names in (set(), {NAME}):
-        replicas.by_url[URLS[1]].names = names
+        replicas.by_url[URLS[1]].known_as = names
         await engine.index()
