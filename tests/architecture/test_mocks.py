@@ -25,6 +25,7 @@ REPLACED = {
         "AgentClient",
     ): "stops the process between two real steps, which nothing outside could time",
     ("forked_stack.py", "popen"): "of a stack: its parts are forked, for the processor time of their starts",
+    ("attached.py", "names"): "of the world: each process sees what the attached servers list",
     ("story.py", "?"): "of the world: what was parsed is kept, and defects that are put back are to be found",
     ("test_merge.py", "_merge"): "a merge that does nothing shows that the comparison can fail",
     ("test_quantise_int4.py", "SafeAwqQuantizer"): "watches the real one, and runs the defect that it corrects",

@@ -40,7 +40,7 @@ class AttachedServers:
     def engine(self) -> FakeAttached:
         """Return the servers as one process of server-manager has them."""
         engine = FakeAttached()
-        vars(engine)["names"] = self.names  # those that change as versions are deployed
+        engine.names = self.names
         return engine
 
     def lists(self, served: ServedTarget) -> bool:
