@@ -45,7 +45,7 @@ async def test_versions_go_on_after_their_records_were_lost_and_an_alert_names_w
         await js.purge_stream("KV_releases")
         (raised,) = await alerts(log, f.AlertRaised)
         assert (raised.kind, raised.target.version, raised.trigger) == ("store", 2, None)
-        assert "3 as the last version, 2 releases and 0 under way" in raised.message
+        assert "3 as the last version, 3 releases and 0 under way" in raised.message
         await publish(js, checkpoint(content=b"first"), "e1 again")
         await log.settled(f.CheckpointReady, INBOX)
         await publish(js, checkpoint(content=b"fourth"), "e4")
