@@ -105,7 +105,7 @@ def test_it_leaves_nothing_behind_when_it_is_ended(tmp_path):
 
 
 def is_running(pid):
-    """Return whether a process runs; not one that has ended and that nobody waited for."""
+    """Return whether a process runs; not one that has ended and was not waited for."""
     done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], check=False, capture_output=True, text=True)
     return done.stdout.strip()[:1] not in ("", "Z")
 
