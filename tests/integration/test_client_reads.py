@@ -86,6 +86,11 @@ async def put(js, bucket, key, record):
 @pytest.mark.parametrize("name", ["victor", "vera"])
 async def test_a_release_is_followed_from_its_announcement_to_its_end(js, server, name):
     changes, event_id = [], f"ready-{name}"
+    await put(js, "releases", f"{MODEL}.{SECOND}", recorded(SECOND, "another", 4))
+    await put(js, "releases", f"{MODEL}.{FIRST}", recorded(FIRST, event_id, 3))
+    await put(
+        js, "releases", f"{MODEL}.model", ReleasesOfModel(open=(FIRST, SECOND), reservations={FIRST: 3, SECOND: 4})
+    )
     waiting = asyncio.create_task(
         asyncio.to_thread(
             wait_for_release,
@@ -95,12 +100,7 @@ async def test_a_release_is_followed_from_its_announcement_to_its_end(js, server
             connection=connection(server, name),
         )
     )
-    await put(js, "releases", f"{MODEL}.{SECOND}", recorded(SECOND, "another", 4))
-    await put(js, "releases", f"{MODEL}.{FIRST}", recorded(FIRST, event_id, 3))
-    await put(
-        js, "releases", f"{MODEL}.model", ReleasesOfModel(open=(FIRST, SECOND), reservations={FIRST: 3, SECOND: 4})
-    )
-    while not changes:
+    while not changes and not waiting.done():
         await asyncio.sleep(0.1)
     measured = factories.fact(f.VariantBenchmarked)
     ended = recorded(FIRST, event_id, 3, state="promoted", outcome="promoted")

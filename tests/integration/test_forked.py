@@ -130,6 +130,8 @@ folder, then = Path(sys.argv[1]), sys.argv[2]
 os.chdir(folder)
 del os.environ["PYTHONPATH"]  # else the fork server finds the modules by it
 made = [ForkedProcess(["sleeper"], environment={}, cwd=folder, stdout=folder / "out", stderr=folder / "err") for _ in "ab"]
+while (folder / "out").read_text().count("begun") < 2:  # one that is stopped before would not end with its parent
+    time.sleep(0.05)
 os.kill(made[0].pid, signal.SIGSTOP)
 print(*[process.pid for process in made], *[process.poll() for process in made], flush=True)
 if then == "wait":
@@ -148,7 +150,7 @@ def runs(pid):
 @pytest.mark.parametrize("then", ["end", "wait"])
 def test_they_end_with_the_process_that_started_them_stopped_ones_too(tmp_path, then):
     """It ends, or is killed; its own folder is another one than that of the modules."""
-    (tmp_path / "sleeper.py").write_text("import time\ntime.sleep(60)")
+    (tmp_path / "sleeper.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)")
     command = [sys.executable, "-c", STARTER, str(tmp_path), then]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as starter:
