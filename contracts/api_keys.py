@@ -19,7 +19,7 @@ Amount = Annotated[int, Field(ge=1, le=10**12)]
 
 
 class KeyLimits(Contract):
-    """What the bearer of a key may ask for; None for no limit.
+    """The limits of a key's bearer; None for no limit.
 
     Attributes:
         requests_per_minute: Requests that are admitted, in each minute on average.

@@ -1,4 +1,4 @@
-"""What keys of the API used: records of the bucket `api-usage`, and what gateways report of their traffic."""
+"""The use of API keys: records of the bucket `api-usage`, and the gateways' reports of their traffic."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PerSecond = Annotated[float, Field(ge=0, le=1e9)]
 
 
 class MonthlyUsage(StoredRecord):
-    """What one account used in a calendar month (UTC); all gateways add to the same record.
+    """The tokens and requests of one account in a calendar month (UTC); all gateways add to the same record.
 
     Attributes:
         account: The id of a key, or a team.
@@ -42,7 +42,7 @@ class MonthlyUsage(StoredRecord):
 
 
 class EndpointUse(Contract):
-    """What one process of a gateway has at an endpoint.
+    """The load of one gateway process on an endpoint.
 
     Attributes:
         outstanding_tokens: Tokens of prompts and answers that its requests there still take, at most.
@@ -56,7 +56,7 @@ class EndpointUse(Contract):
 
 
 class TrafficReport(Contract):
-    """What one process of a gateway answers and has outstanding, about every second.
+    """The answered and outstanding requests of one gateway process, published about every second.
 
     Attributes:
         process: The id of the process, a new one at each start.

@@ -1,4 +1,4 @@
-"""What gateways tell each other about an engine that died: which requests it had."""
+"""The message between gateways about an engine that died, with the requests in flight."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_BODIES: Final = 1_000
 
 
 class DeathReport(Contract):
-    """An engine died with requests in flight; digests of what they asked."""
+    """An engine died with requests in flight; the digests of their bodies."""
 
     process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
     environment: Environment

@@ -72,12 +72,12 @@ class Event(Contract, Generic[F]):
 
 
 def source_of(identity: str) -> str:
-    """Return the `source` of what an identity publishes."""
+    """Return the `source` of events that an identity publishes."""
     return f"{SOURCE_PREFIX}{identity}"
 
 
 def identity_in(source: str) -> str:
-    """Return the name of the identity that a `source` names; empty if it names none."""
+    """Return the identity in a `source`; empty if it has none."""
     name = source.removeprefix(SOURCE_PREFIX)
     return name if name != source and re.fullmatch(IDENTITY_PATTERN, name) else ""
 

@@ -56,7 +56,7 @@ class TooLarge:
 
     @property
     def reason(self) -> str:
-        """What is too large, by how much; the advice of the code `too_large` says what to do."""
+        """The value that is too large, and the limit; the advice of the code `too_large` says what to do."""
         return f"{self.field} has {self.size:,} {self.unit}; the limit is {self.limit:,}."
 
     @property

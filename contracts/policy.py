@@ -1,4 +1,4 @@
-"""The release policy: what a release must prove, and which regressions roll it back.
+"""The release policy: the gates of a release, and the triggers that roll it back.
 
 Unknown fields are errors in a policy, and only there: a misspelt gate must not become a missing one.
 """
@@ -213,7 +213,7 @@ class Trigger(_Strict):
 
     @property
     def rule(self) -> MetricRule:
-        """Return what its metric is."""
+        """Return the declaration of the trigger's metric."""
         return METRICS[self.metric]
 
     @property

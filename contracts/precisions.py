@@ -1,4 +1,4 @@
-"""Each precision, declared once in `PRECISIONS`: how it is made, and what serves it (docs/extending.md)."""
+"""Each precision, declared once in `PRECISIONS`: how it is made, and the runtimes that serve it (docs/extending.md)."""
 
 from __future__ import annotations
 

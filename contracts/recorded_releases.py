@@ -1,4 +1,4 @@
-"""What clients read of the registry's records: releases, with what was measured of them."""
+"""The registry's records of releases, with their measurements, as clients read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What services keep in their buckets: versioned records, and the facts that a record has yet to publish."""
+"""Versioned records of services in their buckets, with the facts that each has yet to publish."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class OutboxEntry(Contract):
 
 
 class OutboxRecord(StoredRecord):
-    """A record with an outbox: what it decided is written with it, published afterwards, then removed."""
+    """A record with an outbox: facts are written with the record, published afterwards, then removed."""
 
     outbox: tuple[OutboxEntry, ...] = ()
 

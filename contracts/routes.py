@@ -47,7 +47,7 @@ class CanaryShare(Contract):
 
 
 class ShadowShare(Contract):
-    """A target that takes no traffic and is asked again what a share of the active one's callers asked; 0: aborted."""
+    """A target without traffic that gets copies of a share of the active target's requests; 0: aborted."""
 
     served: ServedTarget
     share_ratio: Annotated[float, Field(ge=0.0, le=1.0)]
@@ -85,7 +85,7 @@ RouteRole = Literal["active", "canary", "shadow", "previous"]
 
 
 class Route(StoredRecord):
-    """What serves production for one model.
+    """The targets that serve production for one model, and their shares.
 
     Attributes:
         epoch: Rises with every change.
@@ -142,7 +142,7 @@ class Route(StoredRecord):
 
     @property
     def shadowed(self) -> ServedTarget | None:
-        """The candidate that is asked what callers asked; None without one."""
+        """The candidate that gets copies of callers' requests; None without one."""
         shadow = self.shadow
         usable = shadow is not None and shadow.share_ratio > 0.0 and not self.is_barred(shadow.served.target)
         return shadow.served if shadow is not None and usable else None

@@ -1,4 +1,4 @@
-"""The reports by which each process of a service says that it is connected to the bus."""
+"""The reports of each process of a service that it is connected to the bus."""
 
 from typing import Final
 

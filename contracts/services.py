@@ -224,7 +224,7 @@ OPTIONAL: Final = ("mirror", "notifier")
 
 
 def stream_of(fact: type[Fact]) -> Stream | None:
-    """Return the stream that stores a fact; None for what is only live."""
+    """Return the stream that stores a fact; None for a fact that is not stored."""
     if fact in NOT_STORED:
         return None
     if fact in FROM_OUTSIDE:
@@ -255,7 +255,7 @@ def dead_letter_subject(service: str, subject: str) -> str:
 
 
 def emitters(fact: type[Fact]) -> tuple[str, ...]:
-    """Return the services that a fact is accepted from; none for what comes from outside."""
+    """Return the services that a fact is accepted from; none for a fact from outside."""
     if fact is f.WorkAbandoned:
         return tuple(service.name for service in SERVICES.values() if service.consumes)
     return tuple(service.name for service in SERVICES.values() if fact in service.emits)

@@ -13,7 +13,7 @@ MemberName = Annotated[str, StringConstraints(pattern=IDENTITY_PATTERN)]
 
 
 class TeamQuota(Contract):
-    """What a team may use at most; None: as much as it wants.
+    """The limits of a team's use; None for no limit.
 
     Attributes:
         releases: Releases of its models that are under way at the same time.

@@ -130,7 +130,7 @@ def _is_in_other_language(features: Features) -> bool | None:
 
 
 def _is_invalid_json(record: Inference, _trigger: Trigger) -> bool | None:
-    """Return whether an answer is not as the JSON Schema or tools of its request say.
+    """Return whether an answer violates the JSON Schema or the tools of its request.
 
     One that ended at a limit is not complete, whatever it would have been: it is good.
     """

@@ -74,7 +74,7 @@ class Target(Contract):
 
 
 class Runtime(Contract):
-    """The serving runtime of a target: the engine and the server with their versions, and what contains them.
+    """The serving runtime of a target: engine and server with their versions, and the image or environment.
 
     Attributes:
         engine: The engine's name, `vllm` for example.
@@ -101,7 +101,7 @@ class Runtime(Contract):
 
 
 class ServingSettings(Contract):
-    """How a version is served; what is None is the engine's default, or the setting of the serving fleet.
+    """How a version is served; None is the engine's default, or the setting of the serving fleet.
 
     Attributes:
         context_tokens: The longest context, prompt and answer together.

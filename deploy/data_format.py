@@ -1,4 +1,4 @@
-"""The format of what a stack holds (events, records, artifacts), and the sentence that refuses data of another one."""
+"""The format of a stack's data (events, records, artifacts), and the error for data of another format."""
 
 DATA_FORMAT = 5
 """It rises when older data can no longer be used."""

@@ -1,4 +1,4 @@
-"""Writes what follows from the contracts: schemas, permissions, facts of the chart; `--check` compares."""
+"""Writes the files generated from the contracts: schemas, permissions, facts of the chart; `--check` compares."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The one tree of errors: what is tried again and what is not.
+"""The error tree: transient errors are retried, permanent ones are not.
 
 SlipwayError
 ├── Transient   the world is not ready; tried again with backoff, up to the limits in shared/messaging/delivery.py
@@ -94,7 +94,7 @@ class Permanent(SlipwayError):  # noqa: N818 - names a category of errors
 
 
 def as_code(value: str) -> Code:
-    """Return a code that came from outside as one of ours; `internal_error` when it is none."""
+    """Return an error code from outside as one of ours; `internal_error` for an unknown one."""
     return cast("Code", value) if value in _CODES else "internal_error"
 
 
@@ -198,7 +198,7 @@ def _from_minio(error: BaseException) -> SlipwayError | None:
 
 
 def is_failed_answer(error: BaseException) -> bool:
-    """Return whether the object store answered each try of a request with an error of its own, or broke off.
+    """Return whether the object store answered every attempt with a server error, or broke off.
 
     A 503 is none: by it the store asks for later tries, whatever the object.
     """

@@ -1,4 +1,4 @@
-"""Evaluations of a policy: sets of rows with what is expected, scorers of the answers, and bounds of the scores."""
+"""Evaluations of a policy: sets of rows with expected answers, scorers, and bounds of the scores."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ class _Scorer(_Strict):
 
     @property
     def label(self) -> str:
-        """Return what bounds and reports call it."""
+        """Return the scorer's name in bounds and reports."""
         return self.name or str(getattr(self, "kind", ""))
 
 
 class Equals(_Scorer):
-    """The whole answer is what the row expects; white space at both ends is ignored."""
+    """The answer equals the row's expected text; white space at both ends is ignored."""
 
     kind: Literal["equals"] = "equals"
     compare: Literal["text", "json"] = "text"
@@ -146,7 +146,7 @@ class Length(_Scorer):
 
 
 class Refuses(_Scorer):
-    """Whether the answer refuses, in English, German, Spanish, French or Chinese, is what is expected."""
+    """The answer refuses, or does not, as the row expects; in English, German, Spanish, French or Chinese."""
 
     kind: Literal["refusal"] = "refusal"
     refuses: bool | None = None
@@ -168,7 +168,7 @@ Scorer = Annotated[
 
 
 class Bound(_Strict):
-    """What the mean score of a candidate must be; every limit that is declared must be met."""
+    """The limits of a candidate's mean score; every declared limit must be met."""
 
     scorer: Name | None = None
     """Whose scores; may be left out where the evaluation has one scorer."""
@@ -300,7 +300,7 @@ are relative to the active version, and refuse what lost one of these abilities:
 
 
 class StatedBound(_Strict):
-    """What a figure must be that the publisher states: one of the event's `evals`."""
+    """The limits of a figure that the publisher states: one of the event's `evals`."""
 
     name: Text
     """The evaluation's, as in `slipway publish --eval NAME:METRIC=VALUE`."""
@@ -334,7 +334,7 @@ class Schedule(_Strict):
 
 
 class Evaluations(_Strict):
-    """What answers of a candidate must be, before it takes traffic."""
+    """The evaluations that a candidate must pass before it takes traffic."""
 
     stated: Annotated[tuple[StatedBound, ...], Field(max_length=32)] = ()
     """Bounds of the publisher's own figures; a checkpoint beyond one, or without its figure, is rejected at once."""

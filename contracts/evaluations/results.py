@@ -1,4 +1,4 @@
-"""What an evaluation showed: the figure of each limit, scores by slice, and the rows behind them."""
+"""The result of an evaluation: the figure of each limit, scores by slice, and the rows behind them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Anchor(Contract):
 
 
 class LimitResult(Contract):
-    """One limit of a bound, and what the rows showed of it.
+    """One limit of a bound, and its result over the rows.
 
     Attributes:
         scorer: Whose scores.

@@ -35,7 +35,7 @@ class ComparedVariant(Contract):
 
     @property
     def is_judged(self) -> bool:
-        """Return whether it has its verdict; that of one that is under way is inconclusive, without a code."""
+        """Return whether the variant has its verdict; until then the verdict is inconclusive, without a code."""
         return self.verdict == "pass" or self.code is not None
 
 

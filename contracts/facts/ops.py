@@ -47,7 +47,7 @@ class ReleaseCancelled(Fact):
 
 
 class ReleaseHeld(Fact):
-    """An operator held a release before its next step, or let it go on; what is under way goes on, also a canary.
+    """An operator held a release before its next step, or let it continue; a running step, also a canary, continues.
 
     Attributes:
         paused: Whether it is held; False lets it go on.
@@ -101,7 +101,7 @@ class RollbackOrdered(Fact):
 
 
 class DrillFault(Contract):
-    """What a drill does to the requests that it affects.
+    """The effect of a drill on the requests that it selects.
 
     Attributes:
         delay_ms: Delay before the request goes to the target.
@@ -181,7 +181,7 @@ class SuspensionDecided(Fact):
 
 
 class ErasureOrdered(Fact):
-    """An administrator ordered that text of a version is erased; digests, figures and attestations of it stay.
+    """An administrator ordered the erasure of a version's text; its digests, figures and attestations stay.
 
     Attributes:
         version: The version whose text is erased.
@@ -267,7 +267,7 @@ class OrderAccepted(Fact):
 
 
 class AuditRecorded(Fact):
-    """A change that leaves no event of its own: to keys of bus and store, teams, dead letters, removed objects.
+    """A change without an event of its own: to keys of bus and store, teams, dead letters, removed objects.
 
     The program that makes the change publishes it with the credential that makes it, under the model
     `all-models`.
@@ -287,7 +287,7 @@ class AuditRecorded(Fact):
 
 
 class OrderRefused(Fact):
-    """An operator's order was refused; `reason` says why and what to do, `actor` whose order it was."""
+    """The order of an operator (`actor`) was refused; `reason` says why and what to do."""
 
     TYPE: ClassVar[str] = "slipway.order.refused.v1"
 

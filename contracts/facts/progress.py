@@ -71,5 +71,5 @@ class ReleaseProgress(Contract):
 
     @property
     def since(self) -> datetime:
-        """Return when the last of its steps ended."""
+        """Return when the last finished step ended."""
         return max((step.at for step in self.steps if step.at is not None), default=self.opened_at)

@@ -79,7 +79,7 @@ class TrafficRequested(Fact):
 
 
 class DeploymentChanged(Fact):
-    """The route after a change: what serves production now.
+    """The route of production after a change.
 
     `cause` is `restore` when a quarantine was lifted, or when a newer route was written back to a restored bucket;
     `confirm` when a suspended target was quarantined, `return` when it took all traffic again, `judge` when the verdict
@@ -122,7 +122,7 @@ class TriggerCounts(Contract):
 
 
 class CanaryAssessed(Fact):
-    """What the canary's traffic has shown so far, and how many more requests a verdict needs.
+    """The canary's results so far, and how many more requests a verdict needs.
 
     Attributes:
         requests: Of the candidate since it has had this share.
@@ -147,7 +147,7 @@ class CanaryAssessed(Fact):
 
 
 class ShadowCounts(Contract):
-    """What a shadow showed for one trigger.
+    """The results of a shadow for one trigger.
 
     Attributes:
         pairs: Of the requests that both versions were asked: `only_target` were bad on the candidate only.
@@ -159,7 +159,7 @@ class ShadowCounts(Contract):
 
 
 class ShadowAssessed(Fact):
-    """What the requests that active target and candidate were both asked have shown, before the candidate has traffic.
+    """The results of requests sent to both the active target and the candidate, before the candidate takes traffic.
 
     Attributes:
         target: The candidate.

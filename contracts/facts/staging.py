@@ -95,7 +95,7 @@ class NaturalAnswers(Contract):
 
 
 class SideSummary(Contract):
-    """What one side of a benchmark measured; `natural` is None if no prompt was answered on both sides."""
+    """The measurements of one side of a benchmark; `natural` is None if no prompt was answered by both sides."""
 
     target: Target
     requests: int
@@ -193,7 +193,7 @@ class VariantBenchmarked(Fact):
 
 
 class VariantEvaluated(Fact):
-    """What the answers of a candidate are worth, beside those of its baseline, and the verdict.
+    """The scores of a candidate's answers beside its baseline's, and the verdict.
 
     Attributes:
         results: One for each evaluation of the policy; the report also has every row.

@@ -84,7 +84,7 @@ class PrecisionCheck(Contract):
 
 
 class Measurement(Contract):
-    """How a quality was measured; `check` is None where all of it is float32 to begin with."""
+    """How the quality of a variant was measured; `check` is None where everything is float32 already."""
 
     precision: Literal["float32", "bfloat16"]
     processor: Processor

@@ -143,7 +143,7 @@ class InferenceBatch(Fact):
 
 
 class PairCounts(Contract):
-    """What pairs showed for one trigger: of the requests that both versions answered, which were bad on which.
+    """The pairs of one trigger: of the requests that both versions answered, the number bad on each.
 
     Attributes:
         both, neither: Bad on both, or on neither: evidence against neither.
@@ -243,7 +243,7 @@ class AlertResolved(_Alert):
 
 
 class EvaluationCheck(Contract):
-    """What a served version answered to rows of its evaluations, beside what it answered to them at its release.
+    """The scores of a served version on rows of its evaluations, beside its scores at release.
 
     Attributes:
         results: One for each evaluation: `candidate` are its scores now, `active` those at its release; none if it did
@@ -264,7 +264,7 @@ class EvaluationCheck(Contract):
 
 
 class VersionEvaluated(Fact):
-    """What serves was asked rows of its evaluations again, by their schedule, without traffic of callers.
+    """A scheduled evaluation of the served versions ended; it needs no traffic of callers.
 
     Attributes:
         checked_at: When the check began.

@@ -1,1 +1,1 @@
-"""What is attested of a version, by whom, and the audit log."""
+"""The attestations of a version, their attesters, and the audit log."""

@@ -1,4 +1,4 @@
-"""Attestations: who states what about an artifact, as in-toto statements, and the keys that may state it."""
+"""Attestations of artifacts as in-toto statements, and the keys that may sign them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BASE_IMPORT: Final = "base import"
 
 
 class Subject(Contract):
-    """What a statement is about: a name, and the digests by algorithm (`sha256`, in hexadecimal)."""
+    """The subject of a statement: a name, and its digests by algorithm (`sha256`, in hexadecimal)."""
 
     name: str
     digest: Annotated[dict[str, str], Field(min_length=1)]
@@ -48,7 +48,7 @@ class Material(Contract):
 
 
 class Claim(Contract):
-    """What an attester states about a subject: the predicate of a statement.
+    """The predicate of a statement about a subject.
 
     Attributes:
         attester: The service that signs.

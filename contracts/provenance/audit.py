@@ -55,7 +55,7 @@ class AuditEntry(AuditItem):
 
 
 class AuditTail(StoredRecord):
-    """What is not in a segment yet, and how far each source was read: the record `tail` in the bucket `audit`.
+    """The entries that are in no segment yet, and the position in each source: the record `tail` in the bucket `audit`.
 
     Attributes:
         segment: Number of the segment that comes next.

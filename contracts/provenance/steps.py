@@ -17,7 +17,7 @@ AttesterPattern = Annotated[
 
 
 class RequiredAttestations(Contract):
-    """What must be attested of a version before it takes traffic, as its policy said when it was registered.
+    """The attestations that a version needs before it takes traffic, by its policy at registration.
 
     Attributes:
         steps: The steps; each is attested of the variant that takes traffic, or of what it was made of.

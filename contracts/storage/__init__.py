@@ -1,1 +1,1 @@
-"""What the object store holds, and who may use it."""
+"""The contents of the object store, and the access to it."""

@@ -43,7 +43,7 @@ PREFIXES: Final = (
 
 @dataclass(frozen=True)
 class StoreAccess:
-    """What an identity may do in the bucket, as beginnings of keys; `*` in one stands for any text.
+    """The access of an identity to the bucket, as prefixes of keys; `*` stands for any text.
 
     Attributes:
         reads: Keys that it reads and lists.
@@ -184,7 +184,7 @@ class StoreCredential(BaseModel):
 
     @classmethod
     def from_text(cls, text: str) -> "StoreCredential":
-        """Return the credential in a file; one that another program wrote has the name `other`.
+        """Return the credential in a file; its name is `other` if another program wrote it.
 
         Raises:
             ValueError: The text is not the content of such a file.

@@ -44,7 +44,7 @@ class HubFolder:
 
 
 def scheme_of(uri: str) -> Scheme | None:
-    """Return what kind of folder outside the store a URI names; None when it names none."""
+    """Return the scheme of a folder outside the store (`file`, `hf`); None for any other URI."""
     if uri.startswith("hf:"):
         return "hf"
     return "file" if uri.startswith("file:") else None

@@ -1,4 +1,4 @@
-"""Uploads of checkpoints: what a publisher asks the registry for, and the URLs that it gets."""
+"""Uploads of checkpoints: the publisher's request to the registry, and the URLs that it gets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AnnouncedFile(FileEntry):
 
 
 class UploadRequest(Contract):
-    """What a publisher wants to have stored. The same request is repeated until all of it is: it tells what is missing.
+    """The files that a publisher uploads. The request is repeated until all are stored; the answer lists missing ones.
 
     Attributes:
         files: The files, each with its exact size and digest.

@@ -257,7 +257,7 @@ def render_http(piece: HttpPiece) -> Any:
 
 
 def render_frame(rows: Sequence[str], bodies: Sequence[bytes]) -> Any:
-    """Return parts of several answers as a Triton response: what is said of each, as a JSON object, and its bytes."""
+    """Return parts of several answers as a Triton response: a JSON object about each, and its bytes."""
     contents = np.empty(len(bodies), dtype=np.object_)
     contents[:] = bodies
     tensors = [pb_utils.Tensor("http_body", contents), _strings("http_record", f"[{','.join(rows)}]")]

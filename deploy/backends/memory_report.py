@@ -1,4 +1,4 @@
-"""Writes what a model's processes take of the machine's memory beside its configuration, for server-manager to read.
+"""Writes the memory use of a model's processes beside its configuration, for server-manager to read.
 
 The share of each process (PSS) counts, so that pages which several models share are counted once. It is the highest
 that was seen, because a cache fills as it is used. Only memory of the processor is measured.

@@ -1,4 +1,4 @@
-"""What every backend refuses itself of a request of the OpenAI API, so that the gateway is not the only check.
+"""Checks of OpenAI requests that every backend makes itself, so that the gateway is not the only check.
 
 Copied next to each backend's ``model.py`` when the run folder is prepared.
 """
@@ -27,7 +27,7 @@ LARGE_BODY_BYTES = 2**13
 
 @dataclass(frozen=True)
 class Rules:
-    """What the engine of one model takes.
+    """The limits of one model's engine.
 
     Attributes:
         paths: those that the engine has for this model.
@@ -53,7 +53,7 @@ class JudgingThread:
         self._lock = threading.Lock()
 
     async def run(self, holder: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a function returns in the thread, when it is its caller's turn."""
+        """Return the result of a function run in the thread, when its caller's turn comes."""
         future: Future[T] = Future()
         with self._lock:
             self._turns.add(holder, (future, functools.partial(work, *args, **kwargs)))

@@ -88,7 +88,7 @@ class Frames:
         self._open: dict[str, _Frame] = {}
 
     def join(self, ask: Ask | HttpAsk, reply: Reply) -> "Reply | FramedReply":
-        """Return what the answer to a request is sent to: its reply, or one whose parts travel in frames."""
+        """Return the reply that an answer is sent to: the request's own, or one of a stream with frames."""
         if not isinstance(ask, HttpAsk) or ask.stream is None:
             return reply
         name = ask.stream
@@ -188,7 +188,7 @@ class _Frame:
             self.flush()
 
     def flush(self) -> None:
-        """Send what is here through one of its requests, and end those whose last part it has."""
+        """Send the waiting parts through one of its requests, and end requests whose last part is among them."""
         if not self._parts:
             return
         parts, self._parts, self._bytes = self._parts, [], 0

@@ -1,1 +1,1 @@
-"""Images, and what containers run beside the services."""
+"""Images, and the programs that containers run beside the services."""

@@ -31,7 +31,7 @@ LIMITS = HangLimits()
 
 
 def direct_opener() -> urllib.request.OpenerDirector:
-    """Return what connects to loopback directly: without proxies, and without a check of the certificate there.
+    """Return an opener for loopback addresses: no proxies, no check of the certificate.
 
     Nothing secret is sent, and a server's certificate need not name the loopback address.
     """
@@ -56,7 +56,7 @@ class LivenessProbe(threading.Thread):
             time.sleep(1.0)
 
     def probe(self) -> None:
-        """Probe once; an answer that breaks off is none."""
+        """Probe once; a broken answer does not count."""
         try:
             with self._opener.open(self._url, timeout=LIMITS.silent_s):
                 self._detector.answered()

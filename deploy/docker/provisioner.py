@@ -1,4 +1,4 @@
-"""Make again what the bus loses when it is restarted: `python -m deploy.docker.provisioner`, beside the services.
+"""Provision again after a restart of the bus, which loses streams in memory: `python -m deploy.docker.provisioner`.
 
 Telemetry is kept in memory: without its stream and consumers nothing is watched, and nothing is rolled back. `prepare`
 has made everything else; if that is missing, the bus has lost its volume, and nothing is made in its place.

@@ -20,7 +20,7 @@ PREFIX = "slipway-"
 
 
 class Users(Protocol):
-    """What is asked of the server's administration, as `MinioAdmin` has it."""
+    """The administration calls of the server, as `MinioAdmin` has them."""
 
     def policy_add(self, policy_name: str, *, policy: dict[str, Any]) -> str:
         """Make a policy, or replace it."""

@@ -1,1 +1,1 @@
-"""The documentation site: what MkDocs builds from docs/, with reference pages that follow from the code."""
+"""The documentation site that MkDocs builds from docs/, with reference pages generated from the code."""

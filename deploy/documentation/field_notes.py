@@ -1,4 +1,4 @@
-"""What the source says of a class's fields: the text below each, or its entry below `Attributes:`."""
+"""The source's notes on a class's fields: the text below each, or its entry below `Attributes:`."""
 
 import ast
 import inspect
@@ -11,7 +11,7 @@ _ENTRY = re.compile(r"^    (?P<name>\w+): (?P<text>.*(?:\n {5,}.*)*)", re.MULTIL
 
 @cache
 def field_notes(kind: type) -> dict[str, str]:
-    """Return the text of each field of a class that has one; what a base class says holds for its subclasses."""
+    """Return the note of each field of a class; notes of a base class hold for its subclasses."""
     notes: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if base.__module__.split(".")[0] in ("contracts", "shared", "services", "clients", "decisions"):

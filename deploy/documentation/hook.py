@@ -124,5 +124,5 @@ def on_post_build(config: MkDocsConfig) -> None:
 
 
 def external_resources(text: str) -> list[str]:
-    """Return what a page or a style sheet would load from another host; links that a reader may follow do not count."""
+    """Return the resources that a page or style sheet loads from another host; links do not count."""
     return EXTERNAL.findall(text)

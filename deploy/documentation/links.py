@@ -62,6 +62,6 @@ def rewrite_links(text: str, source: str, page: str, root: Path, extra: Mapping[
 
 
 def _name(text: str, path: str) -> str:
-    """Return what stands for a link to a file that the site does not hold."""
+    """Return the replacement of a link to a file that the site does not hold."""
     plain = text.strip("`")
     return f"`{plain}`" if plain in (path, posixpath.basename(path)) else f"{text} (`{path}`)"

@@ -1,1 +1,1 @@
-"""The Helm chart, and what of it follows from the contracts: facts, secrets."""
+"""The Helm chart, and its parts generated from the contracts: facts, secrets."""

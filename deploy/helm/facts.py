@@ -1,4 +1,4 @@
-"""What the chart takes from the contracts: who talks to whom, which secrets a service needs, which consumers it has."""
+"""The chart's facts from the contracts: connections, secrets and consumers of each service."""
 
 import json
 import re

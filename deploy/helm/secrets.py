@@ -46,7 +46,7 @@ def triton_key(keys: Path) -> str:
 
 
 def identity_secret(keys: Path, name: str) -> dict[str, str]:
-    """Return the files of one identity: its key of the bus, and what else the folder has for it."""
+    """Return the files of one identity: its key of the bus, and its other files in the folder."""
     files = {
         "credential": keys / "credentials" / f"{name}.nk",
         "store": keys / "credentials" / f"{name}.s3",

@@ -1,1 +1,1 @@
-"""Keys of an installation: certificates, credentials of identities, and what the bus's server is configured with."""
+"""Keys of an installation: certificates, credentials of identities, and the configuration of the bus's server."""

@@ -24,7 +24,7 @@ class ApiKeyFiles:
     """The part of a folder of keys for the API. Its owner holds the folder's lock while it changes."""
 
     def __init__(self, folder: Path) -> None:
-        """Take a folder of keys; `prepare` makes what is missing."""
+        """Use a folder of keys; `prepare` creates missing ones."""
         self._folder = folder
 
     @property
@@ -47,7 +47,7 @@ class ApiKeyFiles:
         self.ensure(REHEARSALS, ["staging"], now)
 
     def ensure(self, name: str, environments: Iterable[Environment], now: datetime) -> None:
-        """Make a key for a bearer that has none which counts; the one before counts no more."""
+        """Create a key for a bearer without a valid one; an earlier key is no longer valid."""
         entries = self.entries()
         if self._counts(name, entries):
             return

@@ -25,7 +25,7 @@ class AttesterKeys:
     """The part of a folder of keys that signs. Its owner holds the folder's lock while it changes."""
 
     def __init__(self, folder: Path) -> None:
-        """Take a folder of keys; `prepare` makes what is missing."""
+        """Use a folder of keys; `prepare` creates missing ones."""
         self._folder = folder
 
     @property
@@ -42,7 +42,7 @@ class AttesterKeys:
         return _KEYS.validate_json(self.listing.read_bytes()) if self.listing.is_file() else ()
 
     def prepare(self, now: datetime) -> None:
-        """Make a key for each service that attests and has none that counts, also after an interrupted change."""
+        """Create a key for each attesting service without a valid one, also after an interrupted change."""
         make_folder(self.private_key("").parent)
         make_folder(self.listing.parent, mode=0o755)
         for name in ATTESTERS:
@@ -50,11 +50,11 @@ class AttesterKeys:
                 self._add(name, now)
 
     def rotate(self, name: str, now: datetime) -> AttesterKey:
-        """Make a second key for a service; what the one before signs is accepted until `retire`."""
+        """Create a second key for a service; signatures of the earlier one are accepted until `retire`."""
         return self._add(name, now)
 
     def retire(self, name: str, now: datetime) -> AttesterKey:
-        """Retire all keys of a service but the one in its file: what they attested until now stays accepted.
+        """Retire all keys of a service but the one in its file; their earlier attestations stay accepted.
 
         The key in the file is the newest one, except after a rotation that was interrupted.
 

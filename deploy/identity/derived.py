@@ -16,7 +16,7 @@ MANAGER: Final = "server-manager"
 
 
 def derive(files: KeyFiles, kept: tuple[Identity, ...], teams: Iterable[Team]) -> None:
-    """Write what differs from the listing: teams, the server's configuration, lists of keys, keys of the store."""
+    """Write the files that differ from the listing: teams, server configuration, lists of keys, keys of the store."""
     owned = tuple(with_members(team, kept) for team in teams)
     make_folder(files.team_list.parent, mode=0o755)
     replace_entries(files.team_list, [team.model_dump(mode="json") for team in owned])

@@ -1,4 +1,4 @@
-"""Where an installation's keys are in their folder, and what is in it now."""
+"""The paths of an installation's keys in their folder, and its current contents."""
 
 from pathlib import Path
 from typing import Final
@@ -17,14 +17,14 @@ _TEAMS: Final = TypeAdapter(tuple[Team, ...])
 
 
 class KeysRefused(ValueError):  # noqa: N818 - an answer to a person, not a failure of the program
-    """What was asked for is not possible; the message says why, and what to do."""
+    """A change of keys was refused; the message says why, and what to do."""
 
 
 class KeyFiles:
     """The files of a folder with keys; `deploy.identity.key_folder` says what each is for."""
 
     def __init__(self, path: Path) -> None:
-        """Take a folder; `KeyFolder.prepare` makes what is in it."""
+        """Use a folder; `KeyFolder.prepare` creates its contents."""
         self.path = path
 
     @property

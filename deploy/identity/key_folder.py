@@ -85,7 +85,7 @@ class KeyFolder(KeyFiles):
     def prepare(
         self, hosts: Iterable[str], now: datetime, store_hosts: Iterable[str] = (), bucket: str | None = None
     ) -> None:
-        """Make what is missing: authority, certificates of bus and store, keys for each service.
+        """Create missing files: authority, certificates of bus and store, keys for each service.
 
         What exists stays as it is; a certificate that is for other hosts, or expires within 30 days, is replaced. After
         an interruption it continues.
@@ -234,13 +234,13 @@ class KeyFolder(KeyFiles):
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the folder's lock, so that two changes at once both take effect; complete what was interrupted."""
+        """Hold the folder's lock, so that concurrent changes both take effect; complete an interrupted change."""
         with locked(self.path):
             self._resume()
             yield
 
     def _resume(self) -> None:
-        """Complete or undo what a crash interrupted: the listing says which keys are accepted.
+        """Complete or undo a change that a crash interrupted: the listing says which keys are accepted.
 
         What follows from the listing is written before a change is refused: a withdrawal that was killed counts once
         it is tried again, although the listing has nothing left to withdraw.
@@ -271,7 +271,7 @@ class KeyFolder(KeyFiles):
         raise KeysRefused(f"{name} has no key here: see `slipway keys list`.")
 
     def _store(self, identities: Iterable[Identity], teams: Iterable[Team] | None = None) -> None:
-        """Write the listing of identities, then what follows from it and the teams."""
+        """Write the listing of identities, then the files derived from it and the teams."""
         kept = tuple(identities)
         replace_entries(self.listing, [identity.model_dump(mode="json") for identity in kept])
         derive(self, kept, self.teams() if teams is None else teams)

@@ -32,7 +32,7 @@ class StoreKeys:
     """The part of a folder of keys that opens the store. Its owner holds the folder's lock while it changes."""
 
     def __init__(self, folder: Path) -> None:
-        """Take a folder of keys; `sync` makes what is missing."""
+        """Use a folder of keys; `sync` creates missing ones."""
         self._folder = folder
 
     @property

@@ -40,7 +40,7 @@ Step = Literal["none", "reserve", "release", "restart"]
 
 
 def plan(*, lost: bool, free_bytes: int, has_reserve: bool) -> Step:
-    """Return what is to be done. Pure.
+    """Return the next action. Pure.
 
     Args:
         lost: the server has given up a stream.
@@ -153,7 +153,7 @@ def space_of(status: os.statvfs_result) -> int:
 
 
 def lost_stream(monitoring_url: str) -> str | None:
-    """Return what the server says of a stream that it has given up; None if there is none, or it does not answer."""
+    """Return the server's report of an offline stream; None if there is none, or it does not answer."""
     try:
         text = _read_problem(f"{monitoring_url}/healthz")
     except (OSError, http.client.HTTPException):  # the latter: an answer that broke off, as of a server that is killed

@@ -1,4 +1,4 @@
-"""What the embedded stack consists of, as data: the parts, how each is started, and when it counts as ready."""
+"""The parts of the embedded stack as data: how each is started, and when it counts as ready."""
 
 import json
 from collections.abc import Mapping

@@ -33,7 +33,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Marks:
-    """What identifies the processes of a stack."""
+    """The marks that identify the processes of a stack."""
 
     stack_id: str
     run_folder: Path
@@ -116,7 +116,7 @@ def find_leftovers(marks: Marks, recorded: Iterable[Recorded], *, spare: Iterabl
 
 
 def find_part_leftovers(marks: Marks, part: str, leader: Recorded, *, living_sessions: Iterable[int]) -> list[Process]:
-    """Return what a dead part left behind: its session, its mark, and orphans that belong to no living part."""
+    """Return the processes that a dead part left: those of its session or mark, and orphans of no living part."""
     living = set(living_sessions)
     leftovers = []
     for process in list_processes():

@@ -275,7 +275,7 @@ class Runner:
             process.send_signal(number)
 
     async def end_leftovers(self) -> None:
-        """Kill what the part's last process left behind, such as the engines of a killed tritonserver.
+        """Kill the processes that the part's last run left, such as the engines of a killed tritonserver.
 
         The search is repeated until nothing is found: a process that is being killed may just have started another.
         """

@@ -16,7 +16,7 @@ class ServersOnly(Supervisor):
     """Starts bus and store of one state folder, does a piece of work, and stops them; a signal ends it earlier."""
 
     def __init__(self, folder: StateFolder, options: Options, view: View, clock: Clock, work: Work) -> None:
-        """Take what a stack takes, and what is done while bus and store run."""
+        """Set the options of a stack, and the work to do while bus and store run."""
         super().__init__(folder, options, view, clock)
         self._work = work
         self.completed = False

@@ -37,7 +37,7 @@ class AlreadyUp(Exception):  # noqa: N818 - it is an answer, not a failure of th
 
 @dataclass(frozen=True)
 class Description:
-    """What a restart keeps: the stack's id, ports, addresses, engine environments of runtimes, Tritons (stack.json).
+    """The state that a restart keeps: the stack's id, ports, addresses, engine environments, Tritons (stack.json).
 
     `data_format` is the `DATA_FORMAT` of the Slipway that created the folder; 0 for folders without one.
     """
@@ -214,7 +214,7 @@ def reload_servers(folder: StateFolder) -> bool:
 
 
 def prepare_keys(folder: Path, clock: Clock) -> KeyFolder:
-    """Make what is missing of the keys of bus and store in a state folder, also in one of a Slipway without keys.
+    """Create missing keys of bus and store in a state folder.
 
     Besides the services there is the administrator `admin`, whose credential and key of the API `slipway env` and the
     commands use, and the person `local`, an operator and approver, whom `slipway open` signs in at the console. That

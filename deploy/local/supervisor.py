@@ -139,7 +139,7 @@ class Supervisor:
         return description
 
     def _end_earlier_run(self, description: Description) -> None:
-        """End what a killed supervisor may have left; the lock proves that none is running."""
+        """End processes that a killed supervisor may have left; the lock proves that no supervisor runs."""
         left = end_stack(self._folder, description)
         if left:
             raise CannotStart(

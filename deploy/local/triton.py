@@ -146,7 +146,7 @@ def build_environment(engine: EngineEnvironment, state: Path, inherited: Mapping
 
 
 def describe_runtime(engine: EngineEnvironment, backends: Path) -> dict[str, str]:
-    """Return what runs the targets, as a `Runtime` of the contracts; Triton itself says which version it has.
+    """Return the runtime of the targets; Triton itself reports its version.
 
     Args:
         engine: the engine environment.
@@ -192,7 +192,7 @@ def _recorded(folder: Path) -> list[bytes]:
 
 
 def prepare_run_folder(engine: EngineEnvironment, state: Path, *, backends: Path = BACKENDS) -> None:
-    """Create the run folder of tritonserver: an empty model repository, all backends, and what the runtime is."""
+    """Create the run folder of tritonserver: an empty model repository, all backends, and the runtime's description."""
     (state / "models").mkdir(parents=True, exist_ok=True)
     target = state / "backends"
     shutil.rmtree(target, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Decide whether a part hangs: from its silence, from what its threads did meanwhile, and from how long it starts.
+"""Decide whether a part hangs: by its silence, the activity of its threads, and the time since its start.
 
 A part that is busy, or gets no CPU, is silent as well. So it has longer if its threads compute, or wait for a CPU or a
 disk. Of a late look, only the regular interval counts.

@@ -1,1 +1,1 @@
-"""Messages: the bus, its delivery rules, and what is provisioned on it."""
+"""Messages: the bus, its delivery rules, and its provisioning."""

@@ -180,7 +180,7 @@ class Bus:
         environment: Environment = "production",
         perishable: bool = False,
     ) -> "Callable[[Handler[F]], Handler[F]]":
-        """Subscribe a handler to a fact; what it returns is published, then the message is acknowledged.
+        """Subscribe a handler to a fact; the facts that it returns are published, then the message is acknowledged.
 
         `failure` returns the fact that a Permanent error becomes; without one it becomes a dead letter. `max_workers`
         messages are handled at once, as those that may lead to a rollback are; the next one is requested when one of
@@ -235,7 +235,7 @@ class Bus:
             failpoint(f"{self.service}.before_ack")
 
     async def _unless_stopping(self, handling: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Return what a handler returns; when the service stops first, end it and return its message at once."""
+        """Return the handler's result; if the service stops first, cancel it and return its message at once."""
         if self._stopping:
             handling.close()
             raise NackMessage(delay=0)

@@ -48,7 +48,7 @@ class BusClock:
             self.offset_s = (middle - datetime.fromisoformat(answer["ts"])).total_seconds()
 
     async def try_comparing(self) -> None:
-        """Compare; if the bus does not answer, what is known stands."""
+        """Compare the clocks; keep the last result if the bus does not answer."""
         was_wrong = is_wrong(self.offset_s)
         try:
             await self.compare()

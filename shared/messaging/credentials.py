@@ -157,5 +157,5 @@ def identify(connection: Connection) -> BusIdentity:
 
 
 def _is_no_eof(record: logging.LogRecord) -> bool:
-    """Leave out what asyncio warns of whenever a connection of nats-py with TLS ends; nothing follows from it."""
+    """Drop asyncio's harmless warning at the end of each TLS connection of nats-py."""
     return "eof_received" not in record.getMessage()

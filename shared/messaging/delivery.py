@@ -1,4 +1,4 @@
-"""What happens around a handler: heartbeat, retry with backoff, rejection fact, dead letter."""
+"""Delivery around a handler: heartbeat, retry with backoff, rejection fact, dead letter."""
 
 import asyncio
 import contextlib
@@ -73,7 +73,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Consumption:
-    """What a service reads, and what a permanent failure of it becomes."""
+    """The subjects that a service consumes, and the result of a permanent failure."""
 
     fact: type[Fact]
     stream: Stream
@@ -119,7 +119,7 @@ def retried_s(deliveries: int) -> float:
 
 
 def given_up(error: Transient, deliveries: int) -> Permanent | None:
-    """Return what ends a message that failed in a passing way for too long; None while it is tried again.
+    """Return the error that ends a message after too many transient failures; None while it is retried.
 
     An object that the store does not read, while it reads others, ends it after `OBJECT_TRIES` and `OBJECT_LIMIT_S`.
     """
@@ -226,7 +226,7 @@ class Delivery(BaseMiddleware[Any, Any]):
         return published
 
     async def _keep_copy(self, message: Msg, consumption: Consumption, error: SlipwayError) -> None:
-        """Copy a message whose failure is published already; if the copy does not fit, its stream alone has it.
+        """Copy a message after its failure was published; if the copy is too large, it stays in its stream only.
 
         To wait for space would delay everything behind the message, and publish its failure again and again.
         """
@@ -245,7 +245,7 @@ class Delivery(BaseMiddleware[Any, Any]):
             self._bus.count(consumption.fact, "dead_letter_refused")
 
     async def _publish_failure(self, consumption: Consumption, failed: Failed, source: str) -> bool:
-        """Publish the fact that a failure becomes; return False if there is none, or if it cannot be published."""
+        """Publish the fact for a failure; return False if there is no such fact or it cannot be published."""
         if consumption.failure is None or failed.model is None:
             return False
         try:
@@ -273,7 +273,7 @@ class Delivery(BaseMiddleware[Any, Any]):
 
 
 def answer(fact: Fact | Emit, source: str, failed: Failed) -> Emit:
-    """Return the fact that answers a failed message: one of its own for each message of an outsider.
+    """Return the fact that answers a failed message; each message from outside gets its own.
 
     An outsider may give one id to two events: the second answer must not look like the first one, published again.
     """

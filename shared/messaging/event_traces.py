@@ -39,7 +39,7 @@ class Origin:
 
 
 class EventTraces:
-    """The traces that one service has met; what it forgets at a restart comes with the next event of a release."""
+    """The traces that one service has seen; after a restart they return with the next event of each release."""
 
     def __init__(self, tracing: TracerProvider) -> None:
         self._tracing = tracing

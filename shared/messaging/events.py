@@ -1,4 +1,4 @@
-"""Parses a message into an event, or raises with what exactly is wrong with it."""
+"""Parses a message into an event, or raises an error that names the fault."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Counts what a service publishes: releases, variants, gates, alerts, rollbacks, by the facts that say so."""
+"""Counts releases, variants, gates, alerts and rollbacks by the facts that a service publishes."""
 
 from __future__ import (
     annotations,  # each `Event[…]` that is read at import builds a model: a tenth of a service's start
@@ -28,7 +28,7 @@ _STEPS = frozenset(
 
 
 class FactMetrics:
-    """The metrics that follow from what a service publishes. A fact counts once its stream has it.
+    """The metrics of the facts that a service publishes. A fact counts once its stream has it.
 
     Counters that rules watch begin at 0: `increase` does not see a series that begins at 1.
     """

@@ -49,7 +49,7 @@ def question(js: JetStreamContext, service: ServiceContract) -> Question:
 
 
 def is_cut_off(cluster: ClusterInfo | None, own: str) -> bool | None:
-    """Return whether the server of that name is cut off, by what it answers; None if that does not show it.
+    """Return whether a server's answer shows that it is cut off; None if the answer does not show it.
 
     Args:
         cluster: Who leads the stream or consumer, and the other servers that have it, as the answer names them.
@@ -73,7 +73,7 @@ class Isolation:
     """Watches whether the server of one connection is cut off, and connects to another one."""
 
     def __init__(self, client: Client, ask: Question, report: Callable[[str], None] | None = None) -> None:
-        """Take what is watched.
+        """Watch the server of a connection.
 
         Args:
             client: The connection; nothing is done while its server is in no cluster.

@@ -57,7 +57,7 @@ def check_sender(event: Event[Any], teams: Iterable[Team]) -> None:
 
 
 def order_refused(failed: Failed) -> OrderRefused | None:
-    """Return the fact that an order which is not carried out becomes; None for what could not be read."""
+    """Return the fact for a refused order; None for a message that could not be parsed."""
     event, error = failed.event, failed.error
     if event is None:
         return None

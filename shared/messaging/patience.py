@@ -1,4 +1,4 @@
-"""Asks a bus again that does not answer, as one that is choosing a leader: it drops what it is asked meanwhile.
+"""Repeats requests to a bus that does not answer: during a leader election it drops requests.
 
 Servers of a cluster take 4 to 9 s to replace a leader that died. Nothing tells a client that its request is lost, so
 it is repeated: soon at first, and later with more time, for a server that is slow.
@@ -69,7 +69,7 @@ async def ask_again(
 async def ask_beside(
     ask: Callable[[float], Awaitable[T]], *, within_s: float, is_connected: Callable[[], bool] = lambda: True
 ) -> T:
-    """Return the first answer to a read: as long as there is none, it is asked again, each second for `ELECTION_S`.
+    """Return the first answer to a read, which is repeated each second for `ELECTION_S`.
 
     A request that is lost with its leader is so made again soon after the election, whenever that ends; one that a slow
     server has goes on beside the later ones. A server that stands for longer than an election has all of them to answer
@@ -111,7 +111,7 @@ async def ask_beside(
 
 
 class PatientJetStream(JetStreamContext):
-    """JetStream whose reads are asked again, within the time limit of the context, and whose pulls are paced."""
+    """JetStream with repeated reads, within the time limit of the context, and paced pulls."""
 
     async def _api_request(self, req_subject: str, req: bytes = b"", timeout: float = 5) -> dict[str, Any]:  # noqa: ASYNC109 - of nats-py
         if not any(f".{verb}." in req_subject for verb in _READS):

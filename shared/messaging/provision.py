@@ -186,7 +186,7 @@ def merge(live: Mapping[str, Any], declared: Mapping[str, Any], *, used_bytes: i
 
 
 def settings_of(connection: Connection) -> dict[str, Any]:
-    """Return what an installation sets for itself: `replicas`, `limits` and `event_days` of `provision`."""
+    """Return the installation's own settings of `provision`: `replicas`, `limits` and `event_days`."""
     limits = {} if connection.events_max_bytes is None else {EVENTS: connection.events_max_bytes}
     return {"replicas": connection.replicas, "limits": limits, "event_days": connection.events_max_days}
 

@@ -1,4 +1,4 @@
-"""Publishes facts: what a fact is wrapped into, and how its stream comes to have it once."""
+"""Publishes facts as events, each stored exactly once in its stream."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -136,7 +136,7 @@ async def publish_event(
 
 
 def _refused(event: Event[Any], error: NatsError) -> Transient | Permanent | None:
-    """Return what an answer means that would be the same if the event was published again; None for any other."""
+    """Return the error of an answer that another attempt would not change; None for any other answer."""
     known = translate(error)
     if known is not None and known.code == "stream_full":
         return Transient(known.code, f"{event.type} could not be published: {known.reason}")
@@ -148,6 +148,6 @@ def _refused(event: Event[Any], error: NatsError) -> Transient | Permanent | Non
 
 
 def id_taken(event: Event[Any]) -> Transient:
-    """Return the error of an event whose id another message has within the stream's dedupe window."""
+    """Return the error of an event with the id of another message within the stream's dedupe window."""
     reason = f"{event.type} could not be published: its id {event.id} is taken by another message."
     return Transient("bus_unavailable", f"{reason} It is tried again until the stream no longer compares the two.")

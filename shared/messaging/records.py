@@ -1,4 +1,4 @@
-"""The one record store with an outbox: what is decided is written with the record, then published, then cleared."""
+"""The record store with an outbox: facts are written with the record, then published, then cleared."""
 
 import asyncio
 import random
@@ -46,11 +46,11 @@ class Publisher(Protocol):
         """Return whether the stream has the fact of this id, decided at `since`, however long ago that was."""
 
     def count_unpublishable(self, fact_type: str) -> None:
-        """Count a fact that was refused permanently; its record is what publishes it, if ever."""
+        """Count a fact that was refused permanently; it stays in its record's outbox."""
 
 
 class RecordStore(Generic[R]):
-    """Records of one kind, each under a key, with what they have yet to publish.
+    """Records of one kind, each under a key, with the facts that they have yet to publish.
 
     A change that returned is written, and its facts are in the stream. Every failure to get there is one `Transient`
     with a code: the caller's message comes again, the decision finds itself made, and the rest is done. Errors that
@@ -162,7 +162,7 @@ class RecordStore(Generic[R]):
         return entry.value if entry else None
 
     async def publish(self, key: str) -> R | None:
-        """Publish and clear what a record has in its outbox; return the record with what could not be published."""
+        """Publish and clear a record's outbox; return the record with the facts that could not be published."""
         return await self.transact(key, lambda record: record)
 
     def _lock(self, name: str) -> asyncio.Lock:
@@ -193,7 +193,7 @@ class RecordStore(Generic[R]):
         return entry
 
     def _remember(self, fact_ids: list[str], at_s: float) -> None:
-        """Remember that this process wrote facts; forget those whose publication is doubtful by now."""
+        """Remember that this process wrote facts; forget facts whose publication has become doubtful."""
         recent = {fact_id: since_s for fact_id, since_s in self._decided_s.items() if not self._is_doubtful(fact_id)}
         self._decided_s = recent | dict.fromkeys(fact_ids, at_s)
 
@@ -208,7 +208,7 @@ class RecordStore(Generic[R]):
         return at_s is None or self._boottime() - at_s > _KNOWN_UNPUBLISHED_S
 
     async def _publish(self, key: str, entry: Entry[R] | None) -> R | None:
-        """Publish the outbox in its order, then clear it; what is doubtful is looked up first, so it is stored once."""
+        """Publish the outbox in order, then clear it; doubtful facts are looked up first, so each is stored once."""
         if entry is None or not entry.value.outbox:
             return entry.value if entry else None
         turn = self._lock(f"{key}\0publish")  # no key of a bucket has a NUL

@@ -1,4 +1,4 @@
-"""What the bus does not permit, reported at once: clients report it beside the request, which then times out."""
+"""Raises permission errors of the bus at once: clients report them beside the request, which then times out."""
 
 import asyncio
 from collections import defaultdict

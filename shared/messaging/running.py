@@ -12,7 +12,7 @@ from contracts.services import SERVICES
 
 
 async def report_running(client: Client, service: str) -> None:
-    """Report this process every few seconds until the connection is closed; what the bus does not take is dropped."""
+    """Report this process every few seconds until the connection is closed; failed reports are dropped."""
     while not client.is_closed:
         if client.is_connected:
             with contextlib.suppress(nats.errors.Error):  # the next report is due in seconds

@@ -151,7 +151,7 @@ def consumer(service: str, fact: type[Fact], environment: Environment = "product
 
 
 def consumer_limit(stream: StreamConfig) -> int:
-    """Return how many consumers a stream may have: what it says, or the default of the server (`CONSUMERS`)."""
+    """Return how many consumers a stream may have: its own limit, or the server's default (`CONSUMERS`)."""
     own = stream.max_consumers or 0
     return own if own > 0 else CONSUMERS
 

@@ -43,7 +43,7 @@ async def read_loop(client: Client) -> None:
 
 
 async def process_pong(client: Client) -> None:
-    """Take a pong, also one whose ping is awaited no longer."""
+    """Process a pong, also one whose ping has timed out."""
     pongs = client._pongs  # noqa: SLF001
     if pongs and pongs[0].done():
         pongs[0] = asyncio.get_running_loop().create_future()

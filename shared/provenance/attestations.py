@@ -51,7 +51,7 @@ class AttestedCommits:
         return manifest_key(kind, output_key, prefix)
 
     def commit(self, key: str, manifest: M, about: Subjects = NOTHING) -> tuple[M, ArtifactRef]:
-        """Attest a manifest, then commit it, create-only; return the committed one: another process may be first.
+        """Attest a manifest, then commit it, create-only; return the committed one, which may be another process's.
 
         In this order no manifest is committed without its attestation, wherever the process is killed. What is found
         committed is never attested afterwards: another writer may have put it there.
@@ -87,7 +87,7 @@ def artifact_prefix(step: Step, digest: str, prefix: str = "") -> str:
 def find_attestation(
     store: Store, keys: Iterable[AttesterKey], step: Step, ref: ArtifactRef, allowed: Collection[str] = ()
 ) -> Signed | Problem:
-    """Return the attestation of a step about an artifact that counts, the newest of several; else why there is none.
+    """Return the newest valid attestation of a step about an artifact; else the reason why there is none.
 
     Args:
         store: Where it is.

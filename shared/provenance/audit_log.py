@@ -1,4 +1,4 @@
-"""Segments of the audit log: written once and signed, read back, and verified with what is not in a segment yet."""
+"""Segments of the audit log: written once, signed, read back, and verified with the entries after the last segment."""
 
 import contextlib
 import json
@@ -59,7 +59,7 @@ def put_segment(store: Store, attester: Attester, tail: AuditTail, retention: Re
 
 
 def sign_tail(attester: Attester, tail: AuditTail) -> str:
-    """Return the envelope that signs where a log ends, and the record of what is not in a segment yet."""
+    """Return the envelope that signs the end of a log, and the record of the entries after its last segment."""
     about = Subjects(named={_HEAD: tail.head, _RECORD: _digest_of_record(tail)}, number=tail.count)
     return attester.sign("audit", about).decode()
 
@@ -129,7 +129,7 @@ class AuditReading:
         self.anchor = digest_of(envelope)
 
     def open(self, envelope: bytes, what: str) -> Signed | None:
-        """Return what an envelope signs, also with a key that was revoked since; note that, or what is wrong with it.
+        """Return the signed content of an envelope, also of a key revoked since; note that, or any other problem.
 
         A revoked key signs nothing after one that counts: the registry has its successor by then.
         """
@@ -148,7 +148,7 @@ class AuditReading:
         return opened
 
     def end(self, signature: str | None, *, count: int, record: Digest | None = None) -> None:
-        """Compare where the log ends with what the registry signed.
+        """Compare the end of the log with the end that the registry signed.
 
         Args:
             signature: The envelope; None if there is none.
@@ -179,7 +179,7 @@ class AuditReading:
         return append(ended, [item], cursors_of(self.entries))
 
     def tail(self, tail: AuditTail | None) -> None:
-        """Read what is not in a segment yet, and compare with where the log says that it ends; None: it was lost."""
+        """Read the entries after the last segment (None if lost), and compare with the signed end of the log."""
         if tail is None:
             self.has_no_end = self.segments > 0
             if self.has_no_end:
@@ -232,7 +232,7 @@ class AuditReading:
 
 
 def read_log(store: Store, tail: AuditTail | None, keys: Sequence[AttesterKey]) -> AuditReading:
-    """Return the whole log: the segments in the store, then what is not in one yet; None: its record is not there.
+    """Return the whole log: the segments in the store, then the entries after them; None if its record is missing.
 
     Raises:
         Transient: `store_unavailable`.
@@ -262,7 +262,7 @@ def read_segments(store: Store, keys: Sequence[AttesterKey]) -> AuditReading:
 
 
 def _open_segments(store: Store, problems: list[str]) -> tuple[Store, list[int]]:
-    """Return the store as the segments are read from, and their numbers; add what hides or replaces one to problems."""
+    """Return the store of the segments, and their numbers; add hidden or replaced segments to the problems."""
     versions: dict[str, list[ObjectVersion]] = {}
     for version in store.versions(PREFIX):
         versions.setdefault(version.key, []).append(version)

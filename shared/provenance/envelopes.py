@@ -37,7 +37,7 @@ _KEYS = TypeAdapter(tuple[AttesterKey, ...])
 
 @dataclass(frozen=True)
 class Subjects:
-    """What a claim is about, and what went into it.
+    """The subjects of a claim, and its inputs.
 
     Attributes:
         named: Digests by name.
@@ -56,7 +56,7 @@ class Subjects:
 
 @dataclass(frozen=True)
 class Signed:
-    """An envelope whose signature holds, by a listed key that may attest what it says."""
+    """An envelope with a valid signature by a listed key that may attest its content."""
 
     statement: Statement
     key: AttesterKey
@@ -108,7 +108,7 @@ class Attester:
             raise ValueError(msg) from error
 
     def listed(self) -> AttesterKey:
-        """Return this key as a list would have it, valid at any time: to recognise what it signed itself."""
+        """Return this key as a list entry that is always valid, to recognise its own signatures."""
         return listed(self.name, self.public_key, valid_from=datetime.min.replace(tzinfo=UTC))
 
     def signed(self, envelope: bytes) -> bool:
@@ -146,7 +146,7 @@ class Attester:
 
 
 class Trust:
-    """The listed keys of attesters, read again at every use: what was revoked a moment ago no longer counts."""
+    """The listed keys of attesters, read again at every use, so that a revocation takes effect at once."""
 
     def __init__(self, path: Path) -> None:
         """Take the file `trust/attesters.json` of a folder of keys."""

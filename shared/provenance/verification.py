@@ -1,4 +1,4 @@
-"""Walks from a version to what it was made of, and says of each step what is proven."""
+"""Walks from a version to its inputs, and states for each step whether it is proven."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ Verdict = Literal["proven", "stated", "failed"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What is known of one step.
+    """The result of verifying one step.
 
     Attributes:
         what: The step or the artifact.
@@ -66,7 +66,7 @@ class Verification:
     _checked: dict[tuple[str, str], str | None] = field(default_factory=dict)
 
     def version(self, model: str, number: int, variant: str | None = None) -> tuple[Finding, ...]:
-        """Return what is proven of a version, or of one variant of it; raise Permanent if it is not registered."""
+        """Return the findings about a version, or one of its variants; raise Permanent if it is not registered."""
         key = f"versions/{model}/{number}/manifest.json"
         data = self.store.find(key)
         if data is None:
@@ -126,7 +126,7 @@ class Verification:
             self._note("version manifest", "proven", f"{digest}, {_signed(link)}")
 
     def _link(self, link: Signed, number: int) -> set[str]:
-        """Check what a link after the first is about, and return the URIs."""
+        """Check the subjects of a link after the first, and return their URIs."""
         subjects = {subject.name: f"sha256:{subject.digest.get('sha256')}" for subject in link.statement.subject}
         what = f"{link.claim.step} ({number})"
         for uri, digest in subjects.items():
@@ -136,7 +136,7 @@ class Verification:
         return set(subjects)
 
     def _altered(self, uri: str, digest: str) -> str | None:
-        """Return what is wrong with a small artifact; None if it is stored as it was attested."""
+        """Return the difference of a small artifact from its attestation; None if there is none."""
         try:
             data = self.store.find(self.store.key_of(uri))
         except Permanent as error:
@@ -263,7 +263,7 @@ class Verification:
             )
 
     def _check(self, file: FileEntry, prefix: str) -> str | None:
-        """Return what is wrong with a blob; None if it is as its manifest says."""
+        """Return the difference of a blob from its manifest; None if there is none."""
         key = (file.digest, prefix)
         if key not in self._checked:
             self.progress(file.path)
@@ -282,7 +282,7 @@ class Verification:
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        """Note an object that the store does not read, and go on with what does not need it."""
+        """Note an object that the store cannot read, and continue without it."""
         try:
             yield
         except Transient as error:

@@ -99,7 +99,7 @@ def _attested(store: Store, links: Sequence[Signed], step: str, kind: type[M]) -
 
 
 def _read(store: Store, uri: str) -> bytes | None:
-    """Return what a link names, None if that is in another bucket."""
+    """Return the object that a link names; None if it is in another bucket."""
     try:
         return store.find(store.key_of(uri))
     except Permanent:

@@ -133,7 +133,7 @@ class Worker:
         scratch: Path | None = None,
         descriptors: Sequence[int] = (),
     ) -> dict[str, Any]:
-        """Run one job and return its result; arguments, and what it raises, as of `run_job`."""
+        """Run one job and return its result; arguments and errors as of `run_job`."""
 
         async def forward(fields: dict[str, Any]) -> None:
             if report is not None:
@@ -155,7 +155,7 @@ class Worker:
 
 @dataclass
 class _Report:
-    """What a child has reported so far: the number of messages, and the outcome."""
+    """A child's reports so far: the number of messages, and the outcome."""
 
     messages: int = 0
     outcome: dict[str, Any] = field(default_factory=dict)

@@ -47,7 +47,7 @@ def abi() -> int:
 
 
 def restrict(read: Iterable[Path], write: Iterable[Path], devices: Iterable[Path] = ()) -> None:
-    """Restrict the process to these files, and what is below these folders; paths that do not exist are left out.
+    """Restrict the process to these files, and to files below these folders; missing paths are left out.
 
     Where the kernel can, it also refuses TCP, abstract Unix sockets and signals to processes outside.
     The calling thread must be the only one.

@@ -29,7 +29,7 @@ def histogram(declared: Metric, registry: CollectorRegistry) -> Histogram:
 
 
 class BoundedLabel:
-    """Values of a label whose number an outsider determines: beyond a limit, all others are `other`.
+    """Values of a label that come from outside: beyond a limit, all others are `other`.
 
     The first values keep their label until the process ends: series that change their meaning mislead more than some
     without a name.
@@ -50,7 +50,7 @@ class BoundedLabel:
 
 
 class Counts:
-    """A gauge of how many things there are, by labels; each source replaces what it said before.
+    """A gauge of counts by labels; each source replaces its earlier counts.
 
     A source is a record. Labels that no source names any more are 0: their series would keep the last value otherwise.
     """

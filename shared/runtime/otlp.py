@@ -16,7 +16,7 @@ TIMEOUT_S: Final = 5.0
 
 
 def resource_of(service: str) -> "Resource":
-    """Return what all spans of this process have in common."""
+    """Return the attributes that all spans of this process share."""
     from opentelemetry.sdk.resources import Resource
 
     return Resource.create(
@@ -47,7 +47,7 @@ def read_headers(path: Path | None) -> dict[str, str]:
 
 
 def span_exporter(connection: Connection) -> "SpanExporter | None":
-    """Return what sends spans to the collector; None if the settings name none."""
+    """Return the exporter of spans to the collector; None if the settings name no collector."""
     if connection.otlp_endpoint is None:
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

@@ -1,4 +1,4 @@
-"""Starts, limits and terminates processes of the operating system, so that none is left running."""
+"""Starts, limits and terminates processes of the operating system; none is left running."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def memory_bytes(root: Path = Path("/")) -> int:
 
 
 def available_memory_bytes(root: Path = Path("/"), *, machine: int | None = None) -> int:
-    """Return the memory that this process could still take: of the machine, or what its control groups leave of theirs.
+    """Return the memory that this process could still use: the machine's, or the rest of its control groups' limits.
 
     Args:
         root: Where `proc` and `sys` are.
@@ -54,7 +54,7 @@ def _group_limits(root: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _used_bytes(group: Path) -> int:
-    """Return what a control group uses, without cached files, which the kernel gives up; 0 if it is not known."""
+    """Return the memory use of a control group without reclaimable cached files; 0 if unknown."""
     used = 0
     for file in ("memory.current", "memory.usage_in_bytes"):
         with contextlib.suppress(OSError, ValueError):

@@ -116,7 +116,7 @@ def identify_process(number: int) -> None:
 
 
 def forget_process(number: int) -> None:
-    """Remove the gauges of a process that has ended; what it counted stays."""
+    """Remove the gauges of a process that has ended; its counters stay."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(number)  # type: ignore[no-untyped-call]

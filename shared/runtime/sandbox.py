@@ -1,4 +1,4 @@
-"""Takes away from a process what parsing a file from outside does not need; standard library only.
+"""Drops the rights of a process that it does not need to parse a file from outside; standard library only.
 
 The parent keeps its keys to itself (`hide_memory`, `clean_environment`); the child calls `enter` before it opens the
 file.
@@ -54,7 +54,7 @@ _DEVICES = ("/dev/null", "/dev/zero")
 
 @dataclass(frozen=True)
 class Protection:
-    """What holds for a process: `yes`, or why it does not.
+    """The protections of a process: `yes`, or the reason why one is missing.
 
     Attributes:
         no_new_privs: No program that it executes gains rights.
@@ -71,7 +71,7 @@ class Protection:
     namespace: str
 
     def missing(self) -> dict[str, str]:
-        """Return what does not hold, with the reason."""
+        """Return the missing protections, each with its reason."""
         return {name: value for name, value in asdict(self).items() if value != "yes"}
 
 
@@ -95,7 +95,7 @@ def clean_environment(scratch: Path | None = None) -> dict[str, str]:
 
 
 def enter(read: Iterable[Path] = (), write: Iterable[Path] = ()) -> Protection:
-    """Restrict this process for good, and return what holds.
+    """Restrict this process permanently, and return its protections.
 
     Files: it can read itself, the libraries, `read` and `write`, and change only what is below `write`. Call it before
     other threads start and before a file from outside is opened; descriptors that are open stay usable.
@@ -169,7 +169,7 @@ def code_paths() -> list[Path]:
 
 
 def probe() -> Protection:
-    """Return what holds for a child of this process on this machine: one is started, which enters and ends."""
+    """Return the protections of a child process on this machine, by starting one that enters the sandbox and ends."""
     from shared.runtime.process import child_command  # not above: it needs more than the standard library
 
     done = subprocess.run(

@@ -29,7 +29,7 @@ class ScratchDirs:
             shutil.rmtree(folder, ignore_errors=True)
 
     def remove_stale(self) -> None:
-        """Remove the folders of processes that were killed before they could do so."""
+        """Remove the folders of processes that were killed before they removed them."""
         for folder in self._root.glob("*-*"):
             pid = folder.name.partition("-")[0]
             if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):

@@ -115,7 +115,7 @@ def _add_rules(library: ctypes.CDLL, context: int) -> None:
 
 
 def _add_conditions(refuse: Callable[..., None]) -> None:
-    """Refuse what is denied with some arguments only."""
+    """Deny system calls that are denied with some arguments only."""
     refuse("clone3", error=errno.ENOSYS)  # its flags are behind a pointer; libraries fall back to `clone`
     for flag in NEW_NAMESPACES:
         refuse("clone", _Comparison(0, _MASKED_EQUAL, flag, flag))
@@ -127,7 +127,7 @@ def _add_conditions(refuse: Callable[..., None]) -> None:
 
 
 def _add_rules_of_others(refuse: Callable[..., None]) -> None:
-    """Refuse what acts on other processes with some arguments only."""
+    """Deny system calls that act on other processes with some arguments only."""
     for name in ("kill", "tgkill"):  # `abort` signals its own process
         refuse(name, _Comparison(0, _NOT_EQUAL, os.getpid(), 0))
     for name in ("prlimit64", *_OWN_ONLY):

@@ -88,7 +88,7 @@ async def _run(check: Check) -> str:
 
 
 async def check_sandbox(connection: Connection) -> None:
-    """Log what a child that parses files from outside lacks of its sandbox on this machine.
+    """Log the protections that the sandbox of parsing children lacks on this machine.
 
     Raises:
         Permanent: `internal_error` if something is lacking and `SLIPWAY_SANDBOX` is `required`.

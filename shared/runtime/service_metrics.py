@@ -1,4 +1,4 @@
-"""Exports what every service knows about itself: its build, how far its consumers are, when certificates expire."""
+"""Exports metrics that every service has: its build, the lag of its consumers, the expiry of its certificates."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ _ANSWER_S: Final = 5.0
 
 
 class ServiceMetrics:
-    """The gauges of one service about itself. What cannot be read keeps its last value and is logged once."""
+    """The gauges of one service about itself. A gauge that cannot be read keeps its last value, logged once."""
 
     def __init__(self, bus: Bus, connection: Connection, certificates: dict[str, Path | None] | None = None) -> None:
         """Export the build; the rest follows with `keep_current`.
@@ -48,7 +48,7 @@ class ServiceMetrics:
         gauge(m.BUILD_INFO, bus.metrics).labels(bus.service, VERSION).set(1)
 
     async def keep_current(self) -> None:
-        """Read all of it again and again, for ever."""
+        """Update the gauges periodically until cancelled."""
         certificates_at_s = self._bus.clock.monotonic()
         while True:
             now_s = self._bus.clock.monotonic()
@@ -75,7 +75,7 @@ class ServiceMetrics:
             self._failed.discard("consumers")
 
     async def read_shed(self) -> None:
-        """Export how much telemetry the stream dropped: what neither was received nor waits. Redelivery hides some."""
+        """Export how many telemetry messages the stream dropped before they were received. Redelivery hides some."""
         durables = [name for name, consumption in self._bus.consumptions.items() if consumption.stream == TELEMETRY]
         if not durables:
             return
@@ -109,7 +109,7 @@ class ServiceMetrics:
                 self._note_failure(name, error)
 
     def _servers(self) -> dict[str, tuple[str, int, Path]]:
-        """Return the addresses that present a certificate, with what verifies it."""
+        """Return the addresses that present a certificate, each with the authority that verifies it."""
         addresses, connection = {}, self._connection
         if connection.nats_ca is not None:
             url = urlsplit(connection.nats_url.split(",")[0])

@@ -23,7 +23,7 @@ def variable_of(kind: type[BaseSettings], name: str) -> str:
 
 
 def refused_variables(kind: type[BaseSettings], error: ValidationError | SettingsError) -> dict[str, str]:
-    """Return what is wrong with each variable that was refused; without a variable, under an empty name.
+    """Return the fault of each refused variable; a fault without a variable is under an empty name.
 
     Secrets are not shown, and neither are the values that several variables have together.
     """
@@ -46,7 +46,7 @@ def describe_variables(kind: type[BaseSettings], error: ValidationError | Settin
 
 
 def describe_refused(problems: Mapping[str, str]) -> str:
-    """Return what is wrong with some variables as one sentence."""
+    """Return the faults of variables as one sentence."""
     return f"the environment is not valid: {'; '.join(problems.values())}; correct or unset it"
 
 

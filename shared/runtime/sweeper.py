@@ -1,4 +1,4 @@
-"""The one background loop over many items: does again and again what is due for each of them."""
+"""The background loop of services: runs the due work of each item, again and again."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ _SLOW_RATIO = 0.1
 
 
 class Sweeper(Generic[K]):
-    """Does what is due for each item, for ever, with one rule for failures.
+    """Runs the due work of each item until cancelled, with one rule for failures.
 
     Up to `at_once` items are done at the same time, in the order of the list; an item is never done twice at once. An
     item that fails, or takes longer than `item_limit_s`, is logged and left to the next sweep; the others continue. The
@@ -69,7 +69,7 @@ class Sweeper(Generic[K]):
             await self._cancel()
 
     async def sweep(self) -> int:
-        """Do what is due for each item once; return how many failed. Not to be called while `run` runs."""
+        """Run the due work of each item once; return how many failed. Not to be called while `run` runs."""
         try:
             tasks = await self._begin_all(slow_wait_s=None)
             if tasks is None:
@@ -152,7 +152,7 @@ class Sweeper(Generic[K]):
         self._tasks.clear()
 
     async def _in_time(self, work: Callable[[], Awaitable[Any]], item: object) -> bool:
-        """Return whether work was done within the time limit; log what ended it otherwise."""
+        """Return whether work ended within the time limit; log the error otherwise."""
         limit = asyncio.timeout(self._item_limit_s)
         try:
             async with limit:

@@ -37,7 +37,7 @@ class Store(ObjectStore):
     """The object store. Synchronous: call through `asyncio.to_thread`."""
 
     def abort_stale_uploads(self, before: datetime, keys: re.Pattern[str] = _BLOB) -> None:
-        """Abort uploads of such keys that began before some time and never ended, because their process was killed.
+        """Abort unfinished uploads of matching keys that began before a time; their processes were killed.
 
         The store keeps what arrived of them for good. One that cannot list them is left alone.
         """
@@ -71,7 +71,7 @@ class Store(ObjectStore):
             return self.ref_to(key), False
 
     def commit(self, key: str, manifest: M) -> tuple[M, ArtifactRef]:
-        """Write a manifest, create-only, and return the committed one: another process may have been first.
+        """Write a manifest, create-only, and return the committed one, which may be another process's.
 
         Raises:
             Transient: `store_unavailable`: a file that it names is not there (any more), so it is made again.
@@ -81,7 +81,7 @@ class Store(ObjectStore):
         return (manifest if created else type(manifest).model_validate_json(self.get(ref))), ref
 
     def _require(self, key: str, manifest: BaseModel) -> None:
-        """Raise Transient unless every file of a manifest is there: it may have been found long ago."""
+        """Raise Transient unless every file of a manifest exists: the manifest may be old."""
         prefix = self.prefix_of_key(key)
         for file in getattr(manifest, "files", ()):
             if isinstance(file, FileEntry) and not self.has_blob(file, prefix):
@@ -107,7 +107,7 @@ class Store(ObjectStore):
         return FolderManifest(files=tuple(entries))
 
     def put_file(self, path: Path, name: str, prefix: str = "", sent: Callable[[int], None] | None = None) -> FileEntry:
-        """Upload one file as a blob, unless it is there already."""
+        """Upload one file as a blob, unless it exists already."""
         with path.open("rb") as file:
             return self._put_open(file, name, prefix, sent)
 
@@ -119,7 +119,7 @@ class Store(ObjectStore):
     def put_blob(
         self, data: memoryview, name: str, prefix: str = "", sent: Callable[[int], None] | None = None
     ) -> FileEntry:
-        """Upload what is in memory as a blob, unless it is there already.
+        """Upload bytes as a blob, unless it exists already.
 
         Raises:
             Permanent: digest_mismatch when what is there already has another size.
@@ -166,7 +166,7 @@ class Store(ObjectStore):
             raise Permanent("digest_mismatch", f"The object {key} is {digest}.", digest=digest)
 
     def erase_blob(self, file: FileEntry, prefix: str = "") -> None:
-        """Remove a blob for good, with all of its versions; do nothing if it does not exist."""
+        """Remove a blob with all of its versions; do nothing if it does not exist."""
         self._erase(blob_key(file.digest, prefix))
 
     def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:

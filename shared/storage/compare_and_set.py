@@ -47,7 +47,7 @@ async def edit_record(
     jitter: Jitter = random.random,
     sleep: Sleep = asyncio.sleep,
 ) -> Entry[M] | None:
-    """Change a record and return it as it is then; what equals the record that is there is not written.
+    """Change a record and return the result; an unchanged record is not written.
 
     Args:
         records: The bucket.
@@ -78,7 +78,7 @@ async def edit_record(
 
 
 def kept_changing(name: str) -> Transient:
-    """Return the error of a change that another writer was faster than at each attempt."""
+    """Return the error of a change that lost to another writer at each attempt."""
     reason = f"The record {name} kept changing: other writers were first at each of {ATTEMPTS} attempts."
     return Transient("bus_unavailable", reason)
 

@@ -84,7 +84,7 @@ def trusted(authority: Path | None) -> ssl.SSLContext:
 
 
 def describe_refusal(error: S3Error, name: str, what: str) -> Permanent | None:
-    """Return the error of an identity that may not do what it asked for, and how it is granted; None of another error.
+    """Return the error of a refused request, with how to grant the right; None for another error.
 
     Args:
         error: What the store answered.

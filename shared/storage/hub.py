@@ -179,7 +179,7 @@ def _go_online() -> None:
 
 
 def _progress_bar(on_bytes: Callable[[int], None]) -> type:
-    """Return what the hub's library takes for a progress bar; it draws nothing."""
+    """Return a progress-bar class for the hub's library that draws nothing."""
 
     class Bar:
         def __init__(self, *_: Any, **__: Any) -> None:

@@ -48,7 +48,7 @@ class Entry(Generic[M]):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a bucket held when all of it was read.
+    """The contents of a bucket at one read of all its keys.
 
     Attributes:
         identity: when the bucket was made; another one if it was deleted and made anew; None if there is none.
@@ -74,7 +74,7 @@ class Bucket(Generic[M]):
 
     @property
     def _known(self) -> KeyValue:
-        """A handle for what fails without the bucket: asking whether it exists takes as long as the request itself."""
+        """A handle without a check of the bucket's existence, which would cost a second request."""
         return KeyValue(self._name, f"KV_{self._name}", f"$KV.{self._name}.", self._js, direct=False)
 
     async def _get(self, key: str) -> KeyValue.Entry | None:
@@ -93,7 +93,7 @@ class Bucket(Generic[M]):
         return Entry(parse(self._record, entry.value or b"", f"{self._name}/{key}"), entry.revision or 0)
 
     async def history(self, key: str) -> list[M]:
-        """Return what a record held, oldest first, as far back as the bucket goes; what cannot be read is left out."""
+        """Return the stored revisions of a record, oldest first; unreadable ones are left out."""
         subject, sequence = f"$KV.{self._name}.{key}", 0
         values: list[M] = []
         while True:
@@ -223,7 +223,7 @@ class Bucket(Generic[M]):
 
 
 class _Follower(Generic[M]):
-    """Reports every change of a bucket, from a watch and from regular reads of all of it.
+    """Reports every change of a bucket, from a watch and from regular reads of all keys.
 
     The stock watcher can stay silent for many seconds after the server was killed, and for ever once its bucket was
     deleted. So the watch is made anew at every reconnect, for another bucket, and when a read finds what it missed.
@@ -268,7 +268,7 @@ class _Follower(Generic[M]):
                 await self._again.wait()
 
     async def _watch_once(self) -> None:
-        """Watch until it fails or is to be made anew, also while it is being made: what was asked may be lost."""
+        """Watch until the watch fails or must be renewed, also while it is being created: its request may be lost."""
         tasks = [asyncio.ensure_future(self._watch()), asyncio.ensure_future(self._again.wait())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

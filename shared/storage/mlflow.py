@@ -163,7 +163,7 @@ class MlflowApi:
         return response.aiter_raw(64 * 1024)
 
     def _refuse(self, response: httpx.Response, body: bytes) -> None:
-        """Raise what an answer other than 200 means."""
+        """Raise the error of an answer other than 200."""
         status, where = response.status_code, f"{self._base}{_path_of(str(response.request.url.copy_with(query=None)))}"
         if 300 <= status < 400:
             raise MlflowError(f"{where} redirects ({status}), which is refused; set the address that it redirects to.")

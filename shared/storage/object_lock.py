@@ -48,12 +48,12 @@ class LockingStore(Store):
         return Retention("compliance" if config.mode == COMPLIANCE else "governance", config.retain_until_date)
 
     def remove_version(self, key: str, version_id: str) -> None:
-        """Remove a version or a delete marker; the store refuses to remove what is retained."""
+        """Remove a version or a delete marker; the store refuses retained versions."""
         with self._translated(key):
             self._client.remove_object(bucket_name=self.bucket, object_name=key, version_id=version_id)
 
     def latest_version(self, key: str) -> str | None:
-        """Return the id of the version that readers get who name none; None if there is none, or a marker hides it."""
+        """Return the id of the latest version; None if there is none or a delete marker hides it."""
         with self._translated(key):
             try:
                 latest = self._client.stat_object(bucket_name=self.bucket, object_name=key)

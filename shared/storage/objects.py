@@ -116,7 +116,7 @@ class ObjectStore:
         return True
 
     def is_empty(self) -> bool:
-        """Return whether the bucket holds nothing but what `check_create_only` may have left."""
+        """Return whether the bucket is empty, except for objects of `check_create_only`."""
         with self._translated("the bucket"):
             tops = self._client.list_objects(bucket_name=self.bucket)
             return all(entry.object_name == PROBE for entry in tops)
@@ -225,7 +225,7 @@ class ObjectStore:
             return [entry.object_name for entry in listed if entry.object_name]
 
     def folders(self, prefix: str) -> list[str]:
-        """List what the keys below a prefix begin with, up to their next slash, without it."""
+        """List the folders directly below a prefix, without their final slash."""
         with self._translated(prefix):
             listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix)
             return [entry.object_name.rstrip("/") for entry in listed if entry.object_name and entry.is_dir]
@@ -239,7 +239,7 @@ class ObjectStore:
     # -- versions ---------------------------------------------------------------------------------------------------
 
     def bytes_below(self, prefix: str) -> dict[str, int]:
-        """Return the bytes below a prefix, by key and version, or key and upload for parts of what is being uploaded.
+        """Return the bytes below a prefix, by key and version, or by key and upload for parts of unfinished uploads.
 
         What becomes an object between the two lists is in both, rather than in none.
         """
@@ -279,7 +279,7 @@ class ObjectStore:
         return store
 
     def _pinned(self, key: str, read: Callable[[str | None], T]) -> T:
-        """Return what is read of the version that counts.
+        """Return the read of the pinned version.
 
         Raises:
             Transient: `object_unreadable`: the store fails at this object, and reads others.

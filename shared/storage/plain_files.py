@@ -1,4 +1,4 @@
-"""Reads a folder that a process which parses files from outside wrote: what is in it may be a link to anything."""
+"""Reads a folder written by a process that parses files from outside; it may hold links to anywhere."""
 
 import os
 import stat

@@ -268,7 +268,7 @@ def bring(
 
 
 def parsed(parse: Callable[[str], T], uri: str) -> T:
-    """Read a URI; raise Permanent uri_not_allowed, with the sentence that says why, when it is none."""
+    """Parse a URI; raise Permanent uri_not_allowed with the reason if it is invalid."""
     try:
         return parse(uri)
     except ValueError as error:

@@ -36,7 +36,7 @@ class ShortObjectError(Exception):
 
 
 class LargeObjectError(Exception):
-    """An object is larger than what is read into memory whole."""
+    """An object is larger than the limit for reads into memory."""
 
 
 def open_uploads(list_page: Callable[..., Any]) -> Iterator[Any]:
@@ -151,7 +151,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             raise
 
     def _give_up(self, bucket: str, key: str, upload: str, sending: Sequence[Future[Part]]) -> None:
-        """Abort an upload once none of its parts is on the way any more: a late part could stay in the store."""
+        """Abort an upload after its pending parts ended: a late part could stay in the store."""
         for part in sending:
             part.cancel()
         wait(sending)
@@ -210,7 +210,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         }
 
     def read(self, bucket: str, key: str, most: int, size: int | None = None, version: str | None = None) -> bytes:
-        """Read an object whole, and no byte more than it may have, whatever the server says of its size.
+        """Read a whole object, but never more bytes than allowed, whatever size the server states.
 
         Args:
             bucket: Where it is stored.
@@ -320,7 +320,7 @@ def _expect(announced: str | None, size: int) -> None:
 
 
 def _expect_range(response: Any, start: int, length: int, size: int) -> None:
-    """Raise unless an answer is the part of an object that was asked for, or all of it where that was asked for."""
+    """Raise unless an answer is the requested range of an object."""
     answered = response.headers.get("Content-Range")
     if answered is None and (start, length) == (0, size):
         _expect(response.headers.get("Content-Length"), size)

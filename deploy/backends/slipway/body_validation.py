@@ -50,7 +50,7 @@ def forget(token: contextvars.Token[Outcome | None]) -> None:
 
 
 def _find_outcome(validate: Any, body: Mapping[str, Any]) -> Outcome:
-    """Return what becomes of a body; vLLM's own exceptions are raised in the application, which answers them."""
+    """Return the outcome of a body's validation; the application raises and answers vLLM's own exceptions."""
     try:
         return validate(body, {}, loc=("body",))
     except Exception as error:  # noqa: BLE001 - raised again by `use_outcome`

@@ -64,7 +64,7 @@ def find_source(error: BaseException, *, started: bool) -> str:
 
 
 def is_missing_setting(message: str) -> bool:
-    """Return whether a message of vLLM's says that the target's settings do not offer what the request asks for."""
+    """Return whether a message of vLLM says that the request needs a setting that the target lacks."""
     return _SETTINGS.match(message) is not None
 
 

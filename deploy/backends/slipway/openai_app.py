@@ -105,7 +105,7 @@ class Application:
         await self._call_app(call, judged, ask.deadline_s, until_s)
 
     async def _judge(self, ask: HttpAsk, limits: CostLimits) -> body_validation.Outcome | Refusal | None:
-        """Return why a request does not reach the engine, or what vLLM's class makes of a large body, or None."""
+        """Return why a request does not reach the engine, or a large body parsed by vLLM's class, or None."""
         rules = openai_checks.Rules(self._paths, self._context_tokens, limits)
         body = await openai_checks.judge_apart(ask, rules, self._judging)
         if isinstance(body, Refusal):
@@ -142,7 +142,7 @@ class Application:
         call.finish()
 
     async def _check_schemas(self, body: Mapping[str, Any]) -> Refusal | None:
-        """Refuse schemas that cost too much; what the engine makes of tools is checked again, later."""
+        """Refuse schemas that cost too much; the engine's schemas of tools are checked again later."""
         if self._schemas is None:
             return None
         try:
@@ -163,7 +163,7 @@ async def _end(task: asyncio.Task[None], call: "_Call") -> None:
 
 
 class _Call:
-    """One call of the application: the ASGI scope, what it receives, and what becomes of what it sends."""
+    """One call of the application: the ASGI scope, the received events, and the handling of sent ones."""
 
     def __init__(self, ask: HttpAsk, send: Send) -> None:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What the engine did for one request of the OpenAI API, noted from the engine's own outputs.
+"""The engine's record of one request of the OpenAI API, from the engine's own outputs.
 
 A record goes with each part of an answer, so that its bytes need not be decoded again:
 
@@ -38,7 +38,7 @@ _PARTS = frozenset({"encoder_prompt", "decoder_prompt"})
 
 @dataclass
 class Recorder:
-    """What the engine did for one request since the last record.
+    """The engine's work for one request since the last record.
 
     Attributes:
         clock: seconds.

@@ -45,7 +45,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a schema: `ok`, `invalid` or `costly`, and why; `busy` if it was not compiled."""
+    """The outcome of compiling a schema: `ok`, `invalid` or `costly`, and why; `busy` if it was not compiled."""
 
     outcome: str
     message: str = ""
@@ -99,7 +99,7 @@ def _find_choice(body: Mapping[str, Any]) -> Iterator[Schema]:
 
 
 def find_constraint(given: Any) -> Schema | None:
-    """Return what vLLM will compile for its `StructuredOutputsParams`; None if that is a constant."""
+    """Return the constraint that vLLM compiles for `StructuredOutputsParams`; None for a constant."""
     from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
     field = "tools or response_format"
@@ -196,7 +196,7 @@ class SchemaCheck:
         self._child: asyncio.subprocess.Process | None = None
 
     async def compile(self, schema: Schema) -> Outcome:
-        """Return what becomes of a schema, compiled now or before.
+        """Return the outcome of a schema, compiled now or before.
 
         Raises:
             RuntimeError: the process that compiles cannot be started.

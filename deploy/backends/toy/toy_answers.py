@@ -35,7 +35,7 @@ class TextAnswer:
     stop: str | None = None
 
     def grow(self, asked: Asked) -> str:
-        """Generate a token and return the text that it adds: what could begin a stop sequence is held back.
+        """Generate a token and return the text that it adds; a possible start of a stop sequence is held back.
 
         The arguments of a call are one token.
         """
@@ -59,7 +59,7 @@ class TextAnswer:
 
 @dataclass
 class Record:
-    """What the engine did for one request since the last record; its form is documented in `openai_record`."""
+    """The engine's work for one request since the last record, in the form of `openai_record`."""
 
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -97,7 +97,7 @@ class AnswerFormat:
     """Writes answers as vLLM does: a whole body, or the events of a stream."""
 
     def __init__(self, asked: Asked, request_id: str, model: str, fingerprint: str | None, logprob: float) -> None:
-        """Take what all chunks have in common; `logprob` is that of each token."""
+        """Set the fields that all chunks share; `logprob` is that of each token."""
         self._asked = asked
         self._is_chat = asked.kind == "chat"
         self._logprob = logprob

@@ -30,7 +30,7 @@ def count_tokens(text: str) -> int:
 
 
 class ToyEngine:
-    """What a loaded toy model is: its parameters, its seed, and whether it is dead."""
+    """A loaded toy model: its parameters, its seed, and whether it is dead."""
 
     def __init__(self, given: Mapping[str, str], config: bytes) -> None:
         """Take the parameters of config.pbtxt and the model's config.json; raise ValueError if one cannot be read.

@@ -1,4 +1,4 @@
-"""Reads what a caller asks of the toy engine by the OpenAI API, and refuses the rest as vLLM does."""
+"""Reads requests of the OpenAI API for the toy engine, and refuses the rest as vLLM does."""
 
 import json
 import math
@@ -57,7 +57,7 @@ class TemplateError(RequestError):
 
 @dataclass(frozen=True)
 class Asked:
-    """What one request asks for.
+    """The parsed fields of one request.
 
     Attributes:
         kind: `chat` or `completion`.
@@ -88,7 +88,7 @@ class Asked:
 
 
 def read(kind: str, body: Mapping[str, Any], engine: ToyEngine, names: Sequence[str]) -> Asked:
-    """Return what a body asks for.
+    """Return the parsed request of a body.
 
     Args:
         kind: `chat` or `completion`.
@@ -147,7 +147,7 @@ def _check_values(kind: str, body: Mapping[str, Any]) -> None:
 
 
 def _check_offer(body: Mapping[str, Any]) -> None:
-    """Refuse what the toy engine cannot follow."""
+    """Refuse requests beyond the toy engine's features."""
     for name in NOT_OFFERED:
         if body.get(name):
             raise RequestError(f"The toy engine does not offer {name}; leave it out.", name)
