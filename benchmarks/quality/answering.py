@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-MOST_TOKENS = 96
+MOST_TOKENS = 64
 
 
 def main() -> None:

@@ -84,22 +84,15 @@ HELD_OUT_ORDERS = (
 
 def _tool(name: str, description: str, **properties: str) -> dict[str, Any]:
     arguments = {key: {"type": kind} for key, kind in properties.items()}
-    parameters = {"type": "object", "properties": arguments, "required": list(properties)}
+    parameters = {"type": "object", "properties": arguments}
     return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
 
 
 TOOLS = (
-    _tool("get_weather", "Weather of a city", city="string"),
     _tool("track_order", "Where an order is", order="integer"),
     _tool("book_table", "Books a table", city="string", people="integer"),
 )
 CALLS = {
-    "get_weather": (
-        "What is the weather in {city}?",
-        "Does it rain in {city} today?",
-        "How warm is it in {city} now?",
-        "Tell me the weather of {city}.",
-    ),
     "track_order": (
         "Where is order {order}?",
         "Has order {order} been sent?",
@@ -114,7 +107,6 @@ CALLS = {
     ),
 }
 HELD_OUT_CALLS = {
-    "get_weather": ("Is it sunny in {city}?", "I travel to {city}, what will the weather be?"),
     "track_order": ("I wait for order {order}, where is it?", "Can you track order {order} for me?"),
     "book_table": ("Dinner for {people} in {city}, can you book it?", "Please book for {people} people in {city}."),
 }
