@@ -105,7 +105,7 @@ def keep(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, lambda number, _frame: child.send_signal(number))  # it is passed on, and is no stop
-    detector = HangDetector(LIMITS, start_s)
+    detector = HangDetector(LIMITS, start_s, crash_handler=crash_handler)
     LivenessProbe(url, detector).start()
     if bus_store is not None:
         DiskWatch(url, bus_store, lambda: stop(signal.SIGTERM, None)).start()
@@ -115,7 +115,9 @@ def keep(
             code = child.wait(LIMITS.look_s)
         except subprocess.TimeoutExpired:
             before, last_look = last_look, time.monotonic()
-            activity = read_activity(child.pid, crash_handler=crash_handler, children=children)
+            activity = None
+            if detector.needs_activity:
+                activity = read_activity(child.pid, crash_handler=crash_handler, children=children)
             why = detector.look(last_look - before, activity, starting=not detector.has_answered)
             if why is not None and not stopping.is_set():
                 sys.stderr.write(f"keep: {command[0]} {why} and is killed\n")

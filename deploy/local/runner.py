@@ -195,7 +195,8 @@ class Runner:
         Triton's crash handler prints a stack trace. With corrupt memory that may hang, and the process never ends.
         """
         process, part = self._process, self.part
-        detector = HangDetector(self._limits, part.start_limit_s)
+        crash_handler = part.probe == "triton"
+        detector = HangDetector(self._limits, part.start_limit_s, crash_handler=crash_handler)
         probes: set[asyncio.Task[None]] = set()
         last_look = time.monotonic()
         last_probe = last_look - LIVENESS_EVERY_S
@@ -211,8 +212,8 @@ class Runner:
                 await asyncio.sleep(self._limits.look_s)
                 before, last_look = last_look, time.monotonic()
                 self._memory_kills.append(self._count_kills())
-                activity, crash_handler = None, part.probe == "triton"
-                if crash_handler or detector.needs_activity:
+                activity = None
+                if detector.needs_activity:
                     activity = read_activity(process.pid, crash_handler=crash_handler, children=part.works_in_children)
                 waits = not self._dependencies_ready() or isinstance(self.why, WaitsForDependency)
                 starting = self.state != "ready" and not waits

@@ -13,6 +13,8 @@ FATAL_SIGNALS = (4, 6, 7, 8, 11)
 """SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGSEGV: a process that handles one of these is about to end."""
 IDLE_RATIO = 0.01
 """Threads that ran, or waited for a CPU, for a smaller share of the time did nothing."""
+UNREAD = 4
+"""Looks without activity between two searches for a thread in a crash handler."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ class Activity:
 class HangDetector:
     """Accumulates observations of one process until they show that it hangs."""
 
-    def __init__(self, limits: HangLimits, start_limit_s: float) -> None:
-        """Start without any observation; it must be ready within `start_limit_s`."""
+    def __init__(self, limits: HangLimits, start_limit_s: float, *, crash_handler: bool = False) -> None:
+        """Start without any observation; it must be ready within `start_limit_s`, and may have a crash handler."""
         self._limits = limits
+        self._crash_handler, self._unread = crash_handler, 0
         self._start_limit_s = start_limit_s
         self._before: Activity | None = None
         self._silent_s = self._idle_s = self._starting_s = self._crashing_s = 0.0
@@ -58,8 +61,13 @@ class HangDetector:
 
     @property
     def needs_activity(self) -> bool:
-        """Return whether the next look needs the process's activity: while it starts and while it is silent."""
-        return not self._answered or self._silent_s >= 2 * self._limits.look_s
+        """Return whether the next look needs the process's activity, which costs milliseconds to read.
+
+        It does while the process starts, while it is silent for longer than from one probe to the next, and while it
+        is in its crash handler, for which every fifth look suffices: it may answer from there.
+        """
+        overdue = self._silent_s >= 3 * self._limits.look_s
+        return not self._answered or overdue or self._crashing_s > 0 or (self._crash_handler and self._unread >= UNREAD)
 
     @property
     def has_answered(self) -> bool:
@@ -84,7 +92,7 @@ class HangDetector:
         self._idle_s = self._idle_s + elapsed_s if self._is_idle(elapsed_s, activity) else 0.0
         self._crashing_s = self._crashing_s + elapsed_s if activity is not None and activity.crashing else 0.0
         self._starting_s += elapsed_s if starting else 0.0
-        self._before = activity
+        self._before, self._unread = activity, self._unread + 1 if activity is None else 0
         limits = self._limits
         if self._crashing_s >= limits.silent_s:
             return f"has been in its crash handler for {self._crashing_s:.1f} s"

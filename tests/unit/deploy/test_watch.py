@@ -98,6 +98,18 @@ def test_a_part_that_answers_from_its_crash_handler_is_killed():
     assert 4.5 <= passed <= 5.5
 
 
+@pytest.mark.parametrize(("crash_handler", "read"), [(False, 0), (True, 20)])
+def test_the_activity_of_a_part_that_answers_is_read_for_its_crash_handler_only_and_seldom(crash_handler, read):
+    detector = HangDetector(HangLimits(), 30.0, crash_handler=crash_handler)
+    looks = []
+    for number in range(100):
+        if number % 2 == 0:
+            detector.answered()
+        looks.append(detector.needs_activity)
+        detector.look(LOOK_S, Activity() if looks[-1] else None, starting=False)
+    assert sum(looks) == read
+
+
 def test_without_figures_of_the_kernel_the_longer_limits_hold():
     detector = HangDetector(HangLimits(), 30.0)
     detector.answered()
