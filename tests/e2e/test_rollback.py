@@ -38,14 +38,6 @@ def route_of(stack):
     return stack.route(MODEL)
 
 
-def await_route(stack, version, timeout_s=90.0):
-    deadline = time.monotonic() + timeout_s
-    while route_of(stack)["active"]["target"]["version"] != version:
-        assert time.monotonic() < deadline, f"version {version} is not active\n{stack.tail()}"
-        time.sleep(0.3)
-    return route_of(stack)
-
-
 @pytest.fixture(scope="module")
 def stack(module_stack):
     return module_stack(MONITOR_UPDATE_EVERY_S="2", ROLLBACK_CONTROLLER_VERIFY_S="10")
@@ -81,7 +73,7 @@ def suspended_of(stack):
 def regress(stack, version=2):
     """Let a version answer late until its traffic has moved."""
     stack.ok("drill", MODEL, "--fault", "delay_ms=4000", "--share", "0.9", "--for", "120s", "--reason", "test")
-    await_route(stack, 1)
+    wait_until(lambda: route_of(stack)["active"]["target"]["version"] == 1, timeout_s=90, what="version 1 being active")
     stack.ok("drill", MODEL, "--target", f"{MODEL}.v{version}.bf16", "--stop", "--reason", "over")
 
 
