@@ -35,17 +35,17 @@ HARNESS = "tests"
 """Identity that real servers of tests have beside the stack's: it publishes what any service or user would."""
 
 
-def wait_until(condition, *, timeout_s: float = 30.0, what: str = "the condition"):
+def wait_until(condition, *, timeout_s: float = 60.0, what: str = "the condition"):
     """Return the first true result of a condition that is polled; fail if there is none in time.
 
-    A quarter of the time at most is spent on the condition: one that starts a program or reads a log costs the others.
+    The longer a condition takes, the longer is the pause, up to half a second: one may start a program or read a log.
     """
     deadline = time.monotonic() + timeout_s
     while (began := time.monotonic()) < deadline:
         with contextlib.suppress(OSError):
             if result := condition():
                 return result
-        time.sleep(min(1.0, max(0.05, 3 * (time.monotonic() - began))))
+        time.sleep(min(0.5, max(0.05, 3 * (time.monotonic() - began))))
     raise AssertionError(f"{what} did not come true within {timeout_s} s")
 
 

@@ -31,7 +31,7 @@ async def put_route(js, gateway, route: Route, bucket: str = "routes") -> None:
     entry = await routes.get(route.model)
     await (routes.create(route.model, route) if entry is None else routes.update(route.model, route, entry.revision))
     name = f"{route.model}@v{route.active.target.version}"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async with httpx.AsyncClient(base_url=gateway.base_url, headers=headers) as http:
             while (await http.get(f"/v1/models/{name}")).status_code != 200:
                 await asyncio.sleep(0.01)

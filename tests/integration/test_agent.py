@@ -213,7 +213,7 @@ def waiting(world):
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -451,7 +451,7 @@ async def test_while_the_agent_is_away_nothing_is_known_to_have_changed_and_load
     with pytest.raises(AgentSilent):
         await leading.check_life()
     await world.start_agent()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await engine.index() is None:  # the next try to connect comes after half a second at most
             await asyncio.sleep(0.05)
     await engine.unload("a")

@@ -26,7 +26,7 @@ async def server():
     server: Any = make_server(app, "127.0.0.1", free_port(), LIMITS)
     server.capture_signals = contextlib.nullcontext
     task = asyncio.ensure_future(server.serve())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not server.started:
             await asyncio.sleep(0.01)
     yield server
@@ -95,7 +95,7 @@ async def test_a_connection_without_a_request_stays_open_for_as_long_as_the_sett
 async def stop(server):
     """Let a server stop, and return once it takes no more connections."""
     server.should_exit = True
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while any(each.is_serving() for each in server.servers):
             await asyncio.sleep(0)
 

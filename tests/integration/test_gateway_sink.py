@@ -26,7 +26,7 @@ class TestBusConnection(SinkConformance):
     @pytest.fixture
     async def sink(self, unreachable, js):
         self.js = js
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await unreachable.connect()
         yield unreachable
         await unreachable.close()

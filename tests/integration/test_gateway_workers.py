@@ -68,7 +68,7 @@ async def gateway(nats_server, js, tmp_path, toy):
 
 
 async def known(gateway) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while gateway.get("/v1/models/toy") is None:
             await asyncio.sleep(0.05)
 
@@ -231,7 +231,7 @@ async def test_a_rollback_reaches_both_workers(js, gateway, toy):
         for client in clients.values():
             assert (await ask(client)).headers["x-slipway-version"] == "toy.v2.bf16"
         await put_route(js, gateway, Route(model="toy", epoch=2, active=toy[1], previous=toy[2]))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             for client in clients.values():
                 while (await ask(client)).headers["x-slipway-version"] != "toy.v1.bf16":
                     await asyncio.sleep(0.02)

@@ -62,7 +62,7 @@ async def triton():
 
 async def how_it_ended(triton) -> str:
     await asyncio.wait_for(triton.ended.wait(), 10)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not triton.ends:
             await asyncio.sleep(0.05)
     return triton.ends[0]

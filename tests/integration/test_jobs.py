@@ -289,7 +289,7 @@ asyncio.run(run_job(argv, on_progress=ignore, log_path=Path(sys.argv[2])))
         assert not gone(child)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        wait_until(lambda: gone(child), timeout_s=5, what="the child's end")
+        wait_until(lambda: gone(child), timeout_s=60, what="the child's end")
     finally:
         process.kill()
         process.wait()

@@ -51,7 +51,7 @@ async def test_a_reading_loop_that_ends_connects_again(nats_server):
     sender = await nats_server.connect()
     sender._transport.write(b"HPUB _INBOX.taken %d %d\r\n%s\r\n" % (len(MALFORMED), len(MALFORMED), MALFORMED))
     await sender.flush(timeout=5)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while client.client_id == before or not client.is_connected:
             await asyncio.sleep(0.02)
     await sender.publish("_INBOX.taken", b"after")
