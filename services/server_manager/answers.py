@@ -19,7 +19,7 @@ from contracts.facts import (
 from contracts.facts.watch import Severity
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import Deployable, Runtime
+from contracts.vocabulary import Deployable
 from decisions.evidence.alerts import PlainAlert
 from decisions.routes.edits import Changed, Edit, EditRefused, end_trial, has_trial, promote
 from decisions.routes.edits import move as move_target
@@ -37,7 +37,7 @@ from services.server_manager.domain.answer_types import (
     ReturnLease,
 )
 from services.server_manager.domain.moves import Move
-from services.server_manager.domain.reconcile import Limits, production_of
+from services.server_manager.domain.reconcile import Held, Limits, home_of, production_of
 from services.server_manager.domain.records import FleetAlert, Servers, TrafficOrder
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Artifacts, Engines, Routes
@@ -60,9 +60,8 @@ class Answers:
         routes: Routes,
         clock: Clock,
         limits: Limits,
-        token: Callable[[str], str],
-        ran_by: Callable[[str], Runtime | None],
-        endpoint_of: Callable[[Deployable], str],
+        held: Callable[[], Mapping[str, Held]],
+        homes: Callable[[], Mapping[str, str]],
     ) -> None:
         self._engines = engines
         self._artifacts = artifacts
@@ -70,9 +69,8 @@ class Answers:
         self._routes = routes
         self._clock = clock
         self._limits = limits
-        self._token = token
-        self._ran_by = ran_by
-        self._endpoint_of = endpoint_of
+        self._held = held
+        self._homes = homes
         self._edited: set[str] = set()
         """Orders whose route was edited, and whose answer was not written yet."""
 
@@ -199,7 +197,7 @@ class Answers:
             request=request,
             load_s=answer.load_s,
             memory_bytes=self._limits.memory_bytes(request.candidate),
-            first_token=self._token(str(request.candidate.target)),
+            first_token=self._held()[str(request.candidate.target)].token,
         )
         lease_id = answer.lease.lease_id
         await self._write(lambda record: staging.mark_staged(record, lease_id), self._entry(staged, event))
@@ -279,13 +277,14 @@ class Answers:
         missing = why_no_runtime(deployable.serving, self._limits.runtimes)
         if missing is not None and deployable.target.model not in self._limits.attached:
             raise Permanent("runtime_unknown", missing)
-        engine = self._engines[self._endpoint_of(deployable)]
+        held = self._held().get(str(deployable.target))
+        engine = self._engines[held.endpoint if held is not None else home_of(deployable, self._homes())]
         return ServedTarget(
             target=deployable.target,
             manifest=deployable.manifest,
             weights_bytes=deployable.weights_bytes,
             serving=deployable.serving,
-            runtime=self._ran_by(str(deployable.target)) or engine.runtime,
+            runtime=(held.ran_by if held is not None else None) or engine.runtime,
             endpoints=engine.addresses(str(deployable.target)),
             chat_template=description.chat_template,
             bos_token=description.bos_token,

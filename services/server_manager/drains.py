@@ -9,7 +9,7 @@ from contracts.facts import EndpointOrdered, OrderAccepted, OrderRefused
 from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime
-from services.server_manager.declared_copies import DeclaredCopies
+from contracts.vocabulary import Deployable
 from services.server_manager.domain import staging
 from services.server_manager.domain.drains import (
     Fleet,
@@ -21,16 +21,19 @@ from services.server_manager.domain.drains import (
     names_drained,
     plan_transfer,
 )
-from services.server_manager.domain.moves import Copy, find_removed
+from services.server_manager.domain.moves import find_removed
 from services.server_manager.domain.placement import find_counterparts, find_lost
-from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_standing
+from services.server_manager.domain.reconcile import Held, Key, Limits, Phase, plan_standing
 from services.server_manager.domain.records import Servers
 from services.server_manager.domain.runtimes import describe_endpoint_view
 from services.server_manager.executor import Executor
 from services.server_manager.fleet_state import FleetState
+from services.server_manager.placement import Placement
 from services.server_manager.ports import Engines
-from services.server_manager.transfers import Transfers
 from shared.runtime.clock import Clock
+
+OVERDUE_S = 10.0
+"""How long a target that generates may wait for its route to be edited, before the drain reports that it waits."""
 
 
 class Drains:
@@ -39,38 +42,32 @@ class Drains:
     def __init__(
         self,
         executor: Executor,
-        transfers: Transfers,
-        declared: DeclaredCopies,
+        placement: Placement,
         *,
         state: FleetState,
         clock: Clock,
         limits: Limits,
     ) -> None:
         self._executor = executor
-        self._transfers = transfers
-        self._declared = declared
+        self._placement = placement
         self._state = state
         self._clock = clock
         self._limits = limits
-        self._left: dict[tuple[str, str], float] = {}
+        self._transfers: dict[str, Transfer] = {}
+        """The targets of drained endpoints that are being loaded elsewhere, or could not be, by name."""
         self._removed: dict[str, str] = {}
         self.waits: dict[str, str] = {}
         """Why an endpoint is not empty yet, by its name."""
-
-    def copies(self) -> list[Copy]:
-        """Return what endpoints hold, or are loading, of targets that another endpoint serves."""
-        known = [*self._executor.copies(), *self._transfers.copies, *self._declared.copies]
-        return list({(copy.endpoint, copy.name): copy for copy in reversed(known)}.values())
 
     def _fleet(self, record: Servers, routes: Mapping[str, Route], answering: Collection[str]) -> Fleet:
         return Fleet(
             production=plan_standing(routes),
             held=self._executor.held(),
-            copies=self.copies(),
+            copies=self._executor.copies(),
             apart=find_counterparts(record, routes),
             answering=answering,
-            serving=self._declared.ready(answering),
-            arriving=self._declared.arriving(routes),
+            serving=self._placement.ready(answering),
+            arriving=self._placement.arriving(routes),
         )
 
     async def answer_orders(self, record: Servers, routes: Mapping[str, Route], answering: Collection[str]) -> None:
@@ -124,18 +121,23 @@ class Drains:
 
     def transferred(self, usable: Collection[str]) -> dict[str, str]:
         """Return the endpoint on which a target generates that another endpoint still serves, by the target's name."""
-        ready = self._transfers.ready(self._executor.copies())
-        return {transfer.name: transfer.endpoint for transfer in ready if transfer.endpoint in usable}
+        others = self._executor.others()
+        return {
+            name: transfer.endpoint
+            for name, transfer in self._transfers.items()
+            if (copy := others.get(transfer.key)) is not None
+            if copy.phase is Phase.READY and copy.listed and copy.endpoint in usable
+        }
 
-    def begin(
+    def plan(
         self,
         record: Servers,
         routes: Mapping[str, Route],
         usable: Collection[str],
         kept: Collection[str],
         down: Mapping[str, float],
-    ) -> None:
-        """Begin to load the next target elsewhere, one at a time; drop what is not needed any more, and what is lost.
+    ) -> dict[Key, Deployable]:
+        """Return what is to be loaded elsewhere, one target at a time, but for those that could not be.
 
         Args:
             record: the fleet's record.
@@ -144,73 +146,58 @@ class Drains:
             kept: targets that stay as they are.
             down: the seconds for which endpoints have been silent, by name.
         """
-        drained, held = names_drained(record), self._executor.held()
+        drained, held, others = names_drained(record), self._executor.held(), self._executor.others()
+        unusable = drained | find_lost(down, self._limits)
 
         def is_current(transfer: Transfer) -> bool:
-            state = held.get(transfer.name)
-            is_there = state is not None and state.endpoint == transfer.source and state.phase is not Phase.FAILED
-            return is_there and transfer.source in drained and transfer.endpoint not in drained
+            home = held.get(transfer.name)
+            is_there = home is not None and home.endpoint == transfer.source and home.phase is not Phase.FAILED
+            has_begun = transfer.key in others
+            return is_there and has_begun and transfer.source in drained and transfer.endpoint not in unusable
 
-        self._transfers.keep_only(is_current, lambda transfer, since: self._find_loss(transfer, since, down))
+        self._transfers = {name: transfer for name, transfer in self._transfers.items() if is_current(transfer)}
+        copies = {name: others[transfer.key] for name, transfer in self._transfers.items()}
+        failed = {name: copy for name, copy in copies.items() if copy.phase is Phase.FAILED}
+        self._note_waits(copies, usable, drained)
+        if drained and failed.keys() == self._transfers.keys():
+            again = {name for name, copy in failed.items() if copy.since_s >= self._limits.retry_after_s(copy.failures)}
+            skipped = {*(failed.keys() - again), *kept}
+            planned = plan_transfer(self._fleet(record, routes, usable), self._limits, drained, skipped)
+            if isinstance(planned, Waits):
+                self.waits[planned.endpoint] = planned.reason
+            elif planned is not None:
+                self._transfers[planned.name] = planned
+        return {transfer.key: transfer.deployable for transfer in self._transfers.values()}
+
+    def _note_waits(self, copies: Mapping[str, Held], usable: Collection[str], drained: Collection[str]) -> None:
         self.waits = {}
-        if not drained:
-            return
-        failed = self._transfers.waiting()
-        self._note_waits(failed, held, usable, drained)
-        if self._transfers.under_way:
-            return
-        fleet = self._fleet(record, routes, usable)
-        planned = plan_transfer(fleet, self._limits, drained, {*failed, *kept})
-        if isinstance(planned, Waits):
-            self.waits[planned.endpoint] = planned.reason
-        elif planned is not None:
-            self._transfers.begin(planned)
-
-    def _find_loss(self, transfer: Transfer, since: float, down: Mapping[str, float]) -> str | None:
-        """Return why what was ready on another endpoint at a time is not there any more; None if it may be."""
-        if transfer.endpoint in find_lost(down, self._limits):
-            return f"{transfer.endpoint}, which had it, has been silent for {down[transfer.endpoint]:.0f} s."
-        if self._executor.has_lost(transfer.copy, since):
-            return f"it was gone from {transfer.endpoint} before its route was edited."
-        return None
-
-    def _note_waits(
-        self, failed: Mapping[str, str], held: Mapping[str, Held], usable: Collection[str], drained: Collection[str]
-    ) -> None:
-        for name, reason in failed.items():
-            if name in held:
-                self.waits[held[name].endpoint] = f"{name} could not be loaded elsewhere: {reason}"
-        for transfer in self._transfers.overdue():
-            self.waits[transfer.source] = _describe_overdue(transfer, usable)
+        for name, copy in copies.items():
+            transfer = self._transfers[name]
+            if copy.phase is Phase.FAILED:
+                self.waits[transfer.source] = f"{name} could not be loaded elsewhere: {copy.reason}"
+            elif copy.phase is Phase.READY and copy.since_s >= OVERDUE_S:
+                self.waits[transfer.source] = _describe_overdue(transfer, usable)
         self._note_failed_copies(drained)
 
     def _note_failed_copies(self, drained: Collection[str]) -> None:
         """Note what keeps copies on drained endpoints: the one that is to replace them could not be loaded."""
-        for (endpoint, name), reason in self._declared.failed().items():
+        for (endpoint, name), reason in self._placement.failed().items():
             for copy in self._executor.copies():
                 if copy.name == name and copy.endpoint in drained:
                     self.waits[copy.endpoint] = f"a copy of {name} could not be loaded on {endpoint}: {reason}"
 
-    def may_remove(self, copy: Copy) -> bool:
-        """Return whether a copy may be unloaded: not while it is taken over, nor at once where it may have served."""
-        if any(
-            (transferred.endpoint, transferred.name) == (copy.endpoint, copy.name)
-            for transferred in self._transfers.copies
-        ):
-            return False
-        key, now = (copy.endpoint, copy.name), self._clock.monotonic()
-        return now - self._left.setdefault(key, now) >= self._limits.linger_s
-
-    def note_copies(self, removable: Collection[Copy]) -> None:
-        """Forget since when copies are not needed that are gone, or needed again."""
-        keys = {(copy.endpoint, copy.name) for copy in removable}
-        self._left = {key: at for key, at in self._left.items() if key in keys}
-
     def describe_endpoints(
-        self, engines: Engines, record: Servers, answering: Collection[str], fenced: Collection[str]
+        self,
+        engines: Engines,
+        record: Servers,
+        routes: Mapping[str, Route],
+        answering: Collection[str],
+        fenced: Collection[str],
     ) -> tuple[FleetRuntime, ...]:
         """Return every endpoint as others may see it."""
-        drained, held, copies = {marked.name: marked for marked in record.drained}, self._executor.held(), self.copies()
+        drained = {marked.name: marked for marked in record.drained}
+        held, copies, due = self._executor.held(), self._executor.copies(), self._placement.due(routes)
+        others = self._executor.others()
         return tuple(
             describe_endpoint_view(
                 name,
@@ -222,17 +209,16 @@ class Drains:
                 copies=copies,
                 drained=drained.get(name),
                 waits=self.waits.get(name, ""),
-                declared=self._declared.phases(name),
+                declared={of: others[where, of].phase for where, of in due.keys() & others.keys() if where == name},
                 fenced=name in fenced,
                 now=self._clock.now(),
             )
             for name, engine in engines.items()
         )
 
-    async def stop(self) -> None:
-        """Cancel what is being done and forget everything: another process leads."""
-        self._left, self.waits = {}, {}
-        await self._transfers.stop()
+    def forget(self) -> None:
+        """Forget what is being moved: another process leads."""
+        self._transfers, self.waits = {}, {}
 
 
 def _describe_overdue(transfer: Transfer, usable: Collection[str]) -> str:

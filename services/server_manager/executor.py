@@ -1,14 +1,15 @@
-"""Holds the targets of one engine as they are now, and carries out actions on them."""
+"""Holds the replicas of all targets as they are now, and carries out actions on them."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
 
 import structlog
 
-from contracts.vocabulary import Deployable, Runtime
-from services.server_manager.copies import Copies
+from contracts.vocabulary import Deployable
 from services.server_manager.domain.moves import Copy
-from services.server_manager.domain.reconcile import BUSY, Action, Held, Limits, Phase, home_of
+from services.server_manager.domain.reconcile import BUSY, Action, Held, Key, Limits, Phase
 from services.server_manager.domain.records import target_of
 from services.server_manager.ports import (
     AgentSilent,
@@ -20,13 +21,21 @@ from services.server_manager.ports import (
     LeaseLost,
     Permit,
 )
-from services.server_manager.target_state import SUSPICIONS, TargetState, as_ours
+from services.server_manager.replica_state import SUSPICIONS, ReplicaState, as_ours
 from shared.errors import Permanent, SlipwayError
 from shared.runtime.clock import Clock
 
+LOAD_PROBE_S, PROBE_S = 120.0, 20.0
+"""How long a replica may take to its first token after it was loaded, and later."""
+WELL = frozenset({Phase.READY, Phase.UNPROVEN})
+"""Phases of a replica that may be used."""
+
 
 class Executor:
-    """Carries out actions on engines: those of one target one after the other, those of several at once."""
+    """Carries out actions on engines: those of one replica one after the other, those of several at once.
+
+    A target may have several replicas. One of them is its home, by which the target is judged; the others are copies.
+    """
 
     def __init__(
         self,
@@ -37,21 +46,12 @@ class Executor:
         lead: Leadership,
         *,
         on_change: Callable[[], None],
-        load_probe_s: float = 120.0,
-        probe_s: float = 20.0,
     ) -> None:
-        self._engines = engines
-        self._artifacts = artifacts
-        self._clock = clock
-        self._limits = limits
-        self._lead = lead
-        self._on_change = on_change
-        self._load_probe_s = load_probe_s
-        self._probe_s = probe_s
-        self._targets: dict[str, TargetState] = {}
+        self._engines, self._artifacts, self._clock, self._limits = engines, artifacts, clock, limits
+        self._lead, self._on_change = lead, on_change
+        self._replicas: dict[Key, ReplicaState] = {}
+        self._homes: dict[str, ReplicaState] = {}
         self._listed_at: dict[str, float] = {}
-        self._copies = Copies()
-        self._removing: dict[Copy, asyncio.Task[None]] = {}
         self._log = structlog.get_logger()
 
     @property
@@ -62,51 +62,59 @@ class Executor:
         """
         return frozenset(self._listed_at)
 
-    def has_lost(self, copy: Copy, since: float) -> bool:
-        """Return whether an endpoint that was asked after a time (monotonic) has listed no such copy."""
-        names = {(held.endpoint, held.name) for held in self._copies.all()}
-        return self._listed_at.get(copy.endpoint, since) > since and (copy.endpoint, copy.name) not in names
-
     def held(self) -> dict[str, Held]:
-        """Return every target as it is now."""
+        """Return every target as its home is now."""
+        return {name: self._show(state) for name, state in self._homes.items()}
+
+    def others(self) -> dict[Key, Held]:
+        """Return every replica beside the homes as it is now."""
+        return {key: self._show(state) for key, state in self._replicas.items() if not self._is_home(state)}
+
+    def copies(self) -> list[Copy]:
+        """Return what endpoints hold beside the homes, may still hold, or are loading."""
+        return [
+            Copy(endpoint, name, held.memory_bytes, held.digest, held.ran_by)
+            for (endpoint, name), held in self.others().items()
+            if held.phase is not Phase.FAILED
+        ]
+
+    def _is_home(self, state: ReplicaState) -> bool:
+        return self._homes.get(state.name) is state
+
+    def _show(self, state: ReplicaState) -> Held:
         now = self._clock.monotonic()
-        return {
-            name: Held(
-                digest=state.digest,
-                memory_bytes=state.memory_bytes,
-                phase=state.phase,
-                failures=state.failures,
-                code=state.code,
-                reason=state.reason,
-                hopeless=state.hopeless,
-                since_s=now - state.since,
-                since_probe_s=float("inf") if state.probed is None else now - state.probed,
-                unneeded_s=None if state.unneeded is None else now - state.unneeded,
-                probing=state.work is not None,
-                endpoint=state.endpoint,
-                ran_by=state.ran_by,
-            )
-            for name, state in self._targets.items()
-        }
+        return Held(
+            digest=state.digest,
+            memory_bytes=state.memory_bytes,
+            phase=state.phase,
+            failures=state.failures,
+            code=state.code,
+            reason=state.reason,
+            hopeless=state.hopeless,
+            since_s=now - state.since,
+            since_probe_s=float("inf") if state.probed is None else now - state.probed,
+            unneeded_s=None if state.unneeded is None else now - state.unneeded,
+            probing=state.work is not None,
+            endpoint=state.endpoint,
+            ran_by=state.ran_by,
+            listed=state.listed,
+            token=state.token,
+        )
 
-    def token(self, name: str) -> str:
-        """Return the first text that a target generated at its last probe."""
-        state = self._targets.get(name)
-        return state.token if state else ""
-
-    def ran_by(self, name: str) -> Runtime | None:
-        """Return what ran the engine when it loaded a target; None if that is not known."""
-        state = self._targets.get(name)
-        return state.ran_by if state else None
-
-    def note_needed(self, names: Mapping[str, object]) -> None:
-        """Note which targets are needed now; the others are unloaded when their time has passed."""
+    def note_needed(self, names: Collection[str], removable: Collection[Key] = ()) -> None:
+        """Note which targets are needed now, and which copies are not; what is not needed is unloaded in its time."""
         now = self._clock.monotonic()
-        for name, state in self._targets.items():
-            if name in names:
+        for key, state in self._replicas.items():
+            if state.name in names if self._is_home(state) else key not in removable:
                 state.unneeded = None
             elif state.unneeded is None:
                 state.unneeded = now
+
+    def drop_failed(self, due: Collection[Key]) -> None:
+        """Forget the copies that could not be loaded, but for those that are to be there."""
+        for state in list(self._replicas.values()):
+            if state.phase is Phase.FAILED and state.key not in due and state.work is None and not self._is_home(state):
+                self._forget(state)
 
     def note_index(self, endpoint: str, index: Mapping[str, Indexed], asked_at: float) -> None:
         """Take over what an endpoint says it holds. READY means only that it may be probed.
@@ -119,124 +127,109 @@ class Executor:
             asked_at: monotonic time of the question; what changed since then is not judged by the answer.
         """
         self._listed_at[endpoint] = asked_at
-        for name, state in list(self._targets.items()):
-            there = (name in index and index[name].ready) or state.since >= asked_at
-            if state.endpoint == endpoint and state.work is None and not there and state.phase is not Phase.FAILED:
-                self._log.warning("target is gone from the engine", target=name, phase=state.phase)
-                self._forget(name, state)
-        for name, entry in index.items():
-            if entry.ready and name not in self._targets and target_of(name) is not None:
+        there = {name: entry for name, entry in index.items() if entry.ready and target_of(name) is not None}
+        for state in [state for state in self._replicas.values() if state.endpoint == endpoint]:
+            if state.work is not None or state.since >= asked_at:
+                continue
+            if state.name in there:
+                self._note_listed(state)
+            elif state.phase is not Phase.FAILED:
+                self._log.warning("target is gone from the engine", target=state.name, phase=state.phase)
+                self._lose(state)
+        for name, entry in there.items():
+            if (endpoint, name) not in self._replicas:
                 digest, now = entry.digest or "sha256:" + "0" * 64, self._clock.monotonic()
-                self._targets[name] = TargetState(
-                    digest, entry.memory_bytes, Phase.UNPROVEN, now, endpoint=endpoint, ran_by=entry.runtime
-                )
-        elsewhere = {name for name, state in self._targets.items() if state.endpoint != endpoint}
-        self._copies.replace(
-            endpoint,
-            [
-                Copy(endpoint, name, entry.memory_bytes, entry.digest, entry.runtime)
-                for name, entry in index.items()
-                if entry.ready and name in elsewhere
-            ],
-        )
+                state = ReplicaState(name, endpoint, digest, entry.memory_bytes, Phase.UNPROVEN, now, listed=True)
+                state.ran_by = entry.runtime
+                self._replicas[state.key] = state
+            self._homes.setdefault(name, self._replicas[endpoint, name])
 
-    def _forget(self, name: str, state: TargetState) -> None:
-        """Forget a target that its endpoint does not have any more; one that another endpoint has is used there."""
-        copy = self._copies.find(name)
-        if copy is None or copy.digest != state.digest:
-            self._targets.pop(name, None)
+    def _note_listed(self, state: ReplicaState) -> None:
+        state.listed = True
+        if state.phase is Phase.READY:
+            state.failures = 0
+        elif state.phase is Phase.FAILED and not self._is_home(state):
+            self._enter(state, Phase.UNPROVEN)  # the answer to its load was lost
+
+    def _lose(self, state: ReplicaState) -> None:
+        """Forget a home that its endpoint does not have: a copy of it is used. A lost copy is a load that failed."""
+        if not self._is_home(state):
+            state.failures, state.reason = state.failures + 1, f"it was gone from {state.endpoint} after it was loaded."
+            self._enter(state, Phase.FAILED)
             return
-        self._copies.remove(copy)
-        self._use(state, copy, Phase.UNPROVEN)
+        self._forget(state)
+        for copy in self._replicas.values():
+            if copy.name == state.name and copy.digest == state.digest and copy.phase in WELL:
+                self._homes.setdefault(state.name, copy)
 
-    def _use(self, state: TargetState, copy: Copy, phase: Phase) -> None:
-        state.endpoint, state.ran_by = copy.endpoint, copy.ran_by
-        state.note()
-        self._enter(state, phase)
-
-    def copies(self) -> list[Copy]:
-        """Return what endpoints may hold of targets that are held elsewhere."""
-        return self._copies.all()
+    def _forget(self, state: ReplicaState) -> None:
+        if self._replicas.get(state.key) is state:
+            del self._replicas[state.key]
+        if self._is_home(state):
+            del self._homes[state.name]
 
     def use_named(self, named: Mapping[str, tuple[str, ...]], listing: Collection[str]) -> None:
         """Use the copies on endpoints that routes name, and that have just listed them, where none names the home."""
-        for copy in self._copies.all():
-            state, names = self._targets.get(copy.name), named.get(copy.name, ())
-            if state is None or state.work is not None or copy.endpoint not in names or copy.endpoint not in listing:
-                continue
-            if state.endpoint not in names:
-                self._swap(copy, state, Phase.UNPROVEN)
+        for copy in list(self._replicas.values()):
+            home, names = self._homes.get(copy.name), named.get(copy.name, ())
+            is_named = copy.endpoint in names and copy.endpoint in listing and copy.phase is not Phase.FAILED
+            if is_named and home is not None and home.work is None and home.endpoint not in names:
+                self._use(copy)
 
-    def use_copies(self, survivors: Mapping[str, str]) -> None:
-        """Use the copies that have just generated, instead of targets whose endpoint is lost to production.
+    def use_copies(self, survivors: Mapping[str, str], down: Collection[str]) -> None:
+        """Use the copies that generate, instead of targets whose endpoint is lost to production.
 
         Args:
             survivors: the endpoint of the copy, by the target's name.
+            down: the endpoints that do not answer.
         """
         for name, endpoint in survivors.items():
-            state, copy = self._targets.get(name), self._copies.find(name, endpoint)
-            if state is None or copy is None or copy.digest != state.digest or state.phase in BUSY:
+            home, copy = self._homes.get(name), self._replicas.get((endpoint, name))
+            if home is None or copy is None or copy.digest != home.digest or home.phase in BUSY:
                 continue
-            if state.work is not None:
-                state.work.cancel()  # a probe of what is lost
-                state.work = None
-            self._log.warning("a copy is used instead", target=name, lost=state.endpoint, endpoint=endpoint)
-            self._swap(copy, state, Phase.READY)
-            state.probed = self._clock.monotonic()
+            self._log.warning("a copy is used instead", target=name, lost=home.endpoint, endpoint=endpoint)
+            if home.endpoint in down and home.phase is Phase.READY:
+                self._enter(home, Phase.UNPROVEN)
+            self._use(copy)
 
-    def _swap(self, copy: Copy, state: TargetState, phase: Phase) -> None:
-        """Exchange a target and its copy."""
-        self._copies.remove(copy)
-        if state.phase is not Phase.FAILED:
-            self._copies.add(Copy(state.endpoint, copy.name, state.memory_bytes, state.digest, state.ran_by))
-        self._use(state, copy, phase)
+    def _use(self, copy: ReplicaState) -> None:
+        """Make a copy the home of its target, and the former home a copy."""
+        former = self._homes.get(copy.name)
+        self._homes[copy.name] = copy
+        if former is not None and former.phase is Phase.FAILED:
+            self._forget(former)
 
-    def remove_copy(self, copy: Copy) -> None:
-        """Begin to unload a copy that nothing needs."""
-        if copy not in self._removing:
-            task = self._removing[copy] = asyncio.create_task(self._remove(copy), name=f"unload the copy {copy.name}")
-            task.add_done_callback(lambda _: self._removing.pop(copy, None))
-
-    async def _remove(self, copy: Copy) -> None:
-        try:
-            await self._engines[copy.endpoint].unload(copy.name, permit=self._permission(Extent.ALL))
-        except (LeaseLost, SlipwayError) as error:
-            self._log.warning("a copy could not be unloaded", target=copy.name, endpoint=copy.endpoint, why=str(error))
+    def start(self, action: Action) -> None:
+        """Begin an action; it continues by itself, and `on_change` is called when it ends."""
+        state, home = self._replicas.get((action.endpoint, action.name)), self._homes.get(action.name)
+        concerned = [state] if action.is_copy else [state, home]
+        is_used = action.is_copy and state is not None and state is home
+        if is_used or any(concern is not None and concern.work is not None for concern in concerned):
             return
-        self._copies.remove(copy)
-        self._log.info("unloaded a copy", target=copy.name, endpoint=copy.endpoint)
-
-    def start(self, action: Action, homes: Mapping[str, str] | None = None) -> None:
-        """Begin an action; it continues by itself, and `on_change` is called when it ends.
-
-        `homes` has the endpoint of each target that is to be loaded, by name.
-        """
-        state = self._targets.get(action.name)
-        if state is not None and state.work is not None:
+        if action.deployable is not None:
+            if action.kind == "load" and not action.is_copy and self._use_loaded(state, action.deployable):
+                return
+            state, work = self._begin_load(action, action.deployable, state if action.is_copy else home)
+        elif state is None:
             return
-        if action.kind == "probe" and state is not None:
-            work = self._probe(action.name, state)
-        elif action.kind == "unload" and state is not None:
+        elif action.kind == "probe":
+            work = self._probe(state)
+        else:
             before = state.phase
             self._enter(state, Phase.UNLOADING)
-            work = self._unload(action.name, state, before)
-        elif action.deployable is not None:
-            replaces = state is not None and state.digest != action.deployable.manifest.digest
-            needed = Extent.ALL if replaces else Extent.RECYCLE
-            holder = state.endpoint if state is not None and action.kind == "heal" else None
-            left = state.endpoint if state is not None and state.phase is not Phase.FAILED else None
-            state = self._prepare(action.name, action.deployable, state)
-            state.endpoint = home_of(action.deployable, homes or {})
-            if left is not None and left not in (holder, state.endpoint):
-                self._copies.add(Copy(left, action.name, state.memory_bytes, state.digest, state.ran_by))
-                needed = Extent.ALL
-            work = self._load(action.name, action.deployable, state, needed, holder)
-        else:
-            return
-        state.work = asyncio.create_task(work, name=f"{action.kind} {action.name}")
-        state.work.add_done_callback(lambda task: self._ended(state, task))
+            work = self._unload(state, before)
+        started = state
+        started.work = asyncio.create_task(work, name=f"{action.kind} {action.name}")
+        started.work.add_done_callback(lambda task: self._ended(started, task))
 
-    def _ended(self, state: TargetState, task: asyncio.Task[None]) -> None:
+    def _use_loaded(self, copy: ReplicaState | None, deployable: Deployable) -> bool:
+        """Use a copy that is where its target is to be loaded; return whether there is one."""
+        if copy is None or copy.phase not in WELL or copy.digest != deployable.manifest.digest or self._is_home(copy):
+            return False
+        self._use(copy)
+        return True
+
+    def _ended(self, state: ReplicaState, task: asyncio.Task[None]) -> None:
         if state.work is task:
             state.work = None
         if not task.cancelled() and task.exception() is not None:
@@ -245,10 +238,9 @@ class Executor:
 
     async def stop(self) -> None:
         """Cancel what is being done and forget everything; the engine's index tells it again."""
-        tasks = [state.work for state in self._targets.values() if state.work is not None]
-        tasks += self._removing.values()
-        self._targets.clear()
-        self._copies.clear()
+        tasks = [state.work for state in self._replicas.values() if state.work is not None]
+        self._replicas.clear()
+        self._homes.clear()
         self._listed_at.clear()
         for task in tasks:
             task.cancel()
@@ -256,23 +248,30 @@ class Executor:
 
     # -- actions ----------------------------------------------------------------------------------------------------
 
-    def _prepare(self, name: str, deployable: Deployable, state: TargetState | None) -> TargetState:
-        memory = self._limits.reserved_bytes(deployable)
-        digest = deployable.manifest.digest
-        if state is None or state.digest != digest:
-            state = self._targets[name] = TargetState(digest, memory, Phase.LOADING, self._clock.monotonic())
-        state.memory_bytes = memory
+    def _begin_load(
+        self, action: Action, deployable: Deployable, was: ReplicaState | None
+    ) -> tuple[ReplicaState, Coroutine[Any, Any, None]]:
+        """Note that a replica is being loaded; `was` is what it replaces, which may stay as a copy elsewhere."""
+        digest, memory = deployable.manifest.digest, self._limits.reserved_bytes(deployable)
+        holder = was.endpoint if was is not None and action.kind == "heal" else None
+        replaces = was is not None and was.digest != digest
+        stays = was is not None and was.endpoint not in (action.endpoint, holder) and was.phase is not Phase.FAILED
+        if was is None or replaces:
+            state = ReplicaState(action.name, action.endpoint, digest, memory, Phase.LOADING, self._clock.monotonic())
+        else:
+            state = replace(was, endpoint=action.endpoint, memory_bytes=memory, listed=False)
+        if was is not None and not stays:
+            self._forget(was)
+        self._replicas[state.key] = state
+        if not action.is_copy:
+            self._homes[state.name] = state
         self._enter(state, Phase.LOADING)
-        return state
+        needed = Extent.ALL if replaces or stays or action.is_copy else Extent.RECYCLE
+        return state, self._load(deployable, state, needed, holder)
 
-    def _enter(self, state: TargetState, phase: Phase) -> None:
+    def _enter(self, state: ReplicaState, phase: Phase) -> None:
         state.phase = phase
         state.since = self._clock.monotonic()
-
-    @property
-    def permit(self) -> Permit:
-        """Return what raises LeaseLost unless this process may do anything at that moment."""
-        return self._permission(Extent.ALL)
 
     def _permission(self, needed: Extent) -> Permit:
         """Return what raises LeaseLost unless this process may do so much at that moment."""
@@ -284,37 +283,33 @@ class Executor:
 
         return permit
 
-    def _put_off(self, name: str, state: TargetState, error: LeaseLost) -> None:
-        """Forget a target whose action was not allowed: the next index of the engine says what it is.
+    def _put_off(self, state: ReplicaState, error: LeaseLost) -> None:
+        """Forget a replica whose action was not allowed: the next index of the engine says what it is.
 
         One whose loads failed stays failed, with their number, or it would be tried again at every pass.
         """
-        self._log.warning("action skipped: the lease is not confirmed", target=name, why=str(error))
-        if self._targets.get(name) is not state:
-            return
+        self._log.warning("action skipped: the lease is not confirmed", target=state.name, why=str(error))
         if state.failures:
             self._enter(state, Phase.FAILED)
         else:
-            del self._targets[name]
+            self._forget(state)
 
     def _check_after(self, name: str) -> None:
         """Log that the engine was taken over while it was asked: the next holder loads it again if it wants it."""
         if self._lead.superseded():
             self._log.error("another process took the engine over during this action", target=name)
 
-    async def _load(
-        self, name: str, deployable: Deployable, state: TargetState, needed: Extent, holder: str | None
-    ) -> None:
+    async def _load(self, deployable: Deployable, state: ReplicaState, needed: Extent, holder: str | None) -> None:
         """Load a target; unload it first if it is to be healed: `holder` is the endpoint that has it."""
-        began = self._clock.monotonic()
-        engine = self._engines[state.endpoint]
+        began, name, engine = self._clock.monotonic(), state.name, self._engines[state.endpoint]
         self._log.info("loading", target=name, heal=holder is not None, endpoint=state.endpoint)
         try:
             is_attached = deployable.target.model in self._limits.attached  # its servers have files of their own
             folder = await self._artifacts.materialise(deployable, only_texts=is_attached)
             if holder is not None:
                 await self._engines[holder].unload(name, wait=False, permit=self._permission(needed))
-                needed = Extent.RECYCLE  # it is gone by now: only another holder's order stops the load
+                # It is gone by now: only another holder's order stops the load.
+                needed = Extent.RECYCLE if self._is_home(state) else needed
             await engine.load(
                 name,
                 folder,
@@ -325,75 +320,81 @@ class Executor:
             )
             self._check_after(name)
             state.ran_by = engine.runtime
-            state.token = await engine.probe(name, self._load_probe_s)
+            state.token = await engine.probe(name, LOAD_PROBE_S)
         except LeaseLost as error:
-            self._put_off(name, state, error)
+            self._put_off(state, error)
             return
-        except Exception as error:  # noqa: BLE001 - every failure of a load is a state of the target
-            await self._load_failed(name, state, error)
+        except Exception as error:  # noqa: BLE001 - every failure of a load is a state of the replica
+            await self._load_failed(state, error)
             return
         state.note()
         state.probed = self._clock.monotonic()
         self._enter(state, Phase.READY)
         self._log.info("ready", target=name, load_s=round(state.since - began, 2), first_token=state.token)
 
-    async def _load_failed(self, name: str, state: TargetState, error: Exception) -> None:
+    async def _load_failed(self, state: ReplicaState, error: Exception) -> None:
         known = as_ours(error)
-        self._log.warning("load failed", target=name, code=known.code, reason=known.reason)
-        if known.code == "endpoint_unreachable":
-            # The engine went away, which says nothing about the target: it is loaded when the engine is back.
-            self._forget(name, state)
+        self._log.warning("load failed", target=state.name, code=known.code, reason=known.reason)
+        is_away = known.code == "endpoint_unreachable"  # it says nothing about the target
+        if is_away and self._is_home(state):
+            self._lose(state)
             return
-        state.failures += 1
+        state.failures += not is_away
         state.code, state.reason, state.hopeless = known.code, known.reason, isinstance(known, Permanent)
         self._enter(state, Phase.FAILED)
+        if is_away:
+            return
         try:
-            await self._engines[state.endpoint].unload(name, permit=self._permission(Extent.ALL))
+            await self._engines[state.endpoint].unload(state.name, permit=self._permission(Extent.ALL))
         except LeaseLost as lost:
-            self._put_off(name, state, lost)
+            self._put_off(state, lost)
         except SlipwayError as also:
-            self._log.warning("unload after a failed load failed", target=name, reason=also.reason)
+            self._log.warning("unload after a failed load failed", target=state.name, reason=also.reason)
 
-    async def _probe(self, name: str, state: TargetState) -> None:
+    async def _probe(self, state: ReplicaState) -> None:
         error: SlipwayError | None = None
         try:
-            state.token = await self._engines[state.endpoint].probe(name, self._probe_s)
-        except Exception as failure:  # noqa: BLE001 - every failure of a probe is a state of the target
+            state.token = await self._engines[state.endpoint].probe(state.name, PROBE_S)
+        except Exception as failure:  # noqa: BLE001 - every failure of a probe is a state of the replica
             error = as_ours(failure)
-        if error is None or error.code == "logprobs_differ":  # only a load fails of that; an alert says it
+        # Only a load and a copy fail of a difference; of a home an alert says it.
+        if error is None or (error.code == "logprobs_differ" and self._is_home(state)):
             state.note(error)
+            state.failures = 0
             if state.phase is not Phase.READY:
                 self._enter(state, Phase.READY)
         elif error.code != "endpoint_unreachable":
-            self._probe_failed(name, state, error)
+            self._probe_failed(state, error)
         state.probed = self._clock.monotonic()
 
-    def _probe_failed(self, name: str, state: TargetState, error: SlipwayError) -> None:
+    def _probe_failed(self, state: ReplicaState, error: SlipwayError) -> None:
         state.suspicions += 1
         state.code, state.reason = error.code, error.reason
-        self._log.warning("probe failed", target=name, code=error.code, reason=error.reason, times=state.suspicions)
+        self._log.warning(
+            "probe failed", target=state.name, code=error.code, reason=error.reason, times=state.suspicions
+        )
         if error.code == "engine_dead" or state.suspicions >= SUSPICIONS:
             state.failures = 0
             self._enter(state, Phase.DEAD)
 
-    async def _unload(self, name: str, state: TargetState, before: Phase) -> None:
-        """Unload a target. One whose engine's agent is away stays what it was before: it still takes its memory."""
+    async def _unload(self, state: ReplicaState, before: Phase) -> None:
+        """Unload a replica. One whose engine's agent is away stays what it was before: it still takes its memory."""
         try:
-            await self._engines[state.endpoint].unload(name, permit=self._permission(Extent.ALL))
-            self._check_after(name)
+            await self._engines[state.endpoint].unload(state.name, permit=self._permission(Extent.ALL))
+            self._check_after(state.name)
         except LeaseLost as error:
-            self._put_off(name, state, error)
+            self._put_off(state, error)
             return
         except AgentSilent as error:
-            self._log.warning("unload put off: the agent does not answer", target=name, reason=error.reason)
+            self._log.warning("unload put off: the agent does not answer", target=state.name, reason=error.reason)
             self._enter(state, before)
             return
         except SlipwayError as error:
-            self._log.warning("unload failed", target=name, code=error.code, reason=error.reason)
-        self._targets.pop(name, None)
-        self._log.info("unloaded", target=name)
+            self._log.warning("unload failed", target=state.name, code=error.code, reason=error.reason)
+        self._forget(state)
+        self._log.info("unloaded", target=state.name, endpoint=state.endpoint)
 
     @property
     def busy(self) -> bool:
-        """Return whether a target is being loaded or unloaded."""
-        return any(state.phase in BUSY for state in self._targets.values())
+        """Return whether a replica is being loaded or unloaded."""
+        return any(state.phase in BUSY for state in self._replicas.values())

@@ -10,26 +10,25 @@ import structlog
 
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntimes
-from contracts.vocabulary import Target
+from contracts.vocabulary import Deployable, Target
 from services.server_manager.answers import Answers
 from services.server_manager.attached_models import AttachedModels
 from services.server_manager.background import BackgroundPublisher, TrafficProofs, renewing
-from services.server_manager.declared_copies import DeclaredCopies
 from services.server_manager.domain.alerts import assess_standby, find_unloadable, note_failures, plan_alerts
 from services.server_manager.domain.answer_types import Answer, ApplyOrder, GrantLease
 from services.server_manager.domain.decide import decide_answers
 from services.server_manager.domain.drains import add_addresses
+from services.server_manager.domain.kept import plan_kept, plan_temporary
 from services.server_manager.domain.moves import find_removable, find_unpublished, plan_moves
 from services.server_manager.domain.progress import assess_progress
 from services.server_manager.domain.reconcile import (
+    Copies,
     Desired,
+    Key,
     Limits,
     plan_alone,
     plan_desired,
-    plan_kept,
     plan_reconcile,
-    plan_temporary,
-    sum_sizes,
 )
 from services.server_manager.domain.records import Servers
 from services.server_manager.domain.runtimes import (
@@ -42,9 +41,9 @@ from services.server_manager.domain.runtimes import (
 from services.server_manager.drains import Drains
 from services.server_manager.executor import Executor
 from services.server_manager.fleet_state import FleetState
-from services.server_manager.homes import Homes
 from services.server_manager.indexes import Indexes
 from services.server_manager.measured_memory import MeasuredMemory
+from services.server_manager.placement import Placement
 from services.server_manager.ports import (
     Artifacts,
     Engines,
@@ -56,7 +55,6 @@ from services.server_manager.ports import (
     Routes,
     RuntimesView,
 )
-from services.server_manager.transfers import Transfers
 from services.server_manager.waits import Waits
 from shared.errors import translate
 from shared.runtime.clock import Clock
@@ -105,10 +103,8 @@ class Manager:
         self._publisher = BackgroundPublisher(state)
         self._proofs = TrafficProofs(artifacts, self.wake)
         self.executor = Executor(engines, artifacts, clock, limits, lead, on_change=self.wake)
-        self._homes = Homes(engines, self.executor, limits)
-        transfers = Transfers(engines, artifacts, clock, limits, permit=self.executor.permit, wake=self.wake)
-        self._declared = DeclaredCopies(engines, artifacts, clock, limits, executor=self.executor, wake=self.wake)
-        self._drains = Drains(self.executor, transfers, self._declared, state=state, clock=clock, limits=limits)
+        self._placement = Placement(engines, self.executor, limits)
+        self._drains = Drains(self.executor, self._placement, state=state, clock=clock, limits=limits)
         self._indexes = Indexes(engines, clock, self._measured.noting(self.executor.note_index))
         self._answers = Answers(
             engines=engines,
@@ -117,9 +113,8 @@ class Manager:
             routes=routes,
             clock=clock,
             limits=limits,
-            token=self.executor.token,
-            ran_by=self.executor.ran_by,
-            endpoint_of=self._homes.endpoint_of,
+            held=self.executor.held,
+            homes=lambda: self._placement.homes,
         )
 
     def wake(self) -> None:
@@ -145,8 +140,6 @@ class Manager:
         finally:
             self._proofs.keep_only(())
             await self._indexes.stop()
-            await self._drains.stop()
-            await self._declared.stop()
             await self.executor.stop()
             await self._publisher.stop()
             try:
@@ -197,14 +190,14 @@ class Manager:
             await self._check_lease()
             await self._drains.answer_orders(record, listing.routes, answering)
             record = await self._state.read()
-        self._declared.use_survivors(record, usable, down, listing.routes)
+        self._placement.use_survivors(record, usable, down, listing.routes)
         routes = await self._move(record, listing, usable, down)
         await self._check_lease()
         # Before anything is healed, or an alert about what heals within a moment would never be raised.
         await self._alert(record, listing, usable, frozenset(down))
         self._publisher.publish_soon()
         self._desired = desired = plan_desired(routes, record)
-        homes = self._homes.place(record, routes, down)
+        homes = self._placement.choose_homes(record, routes, down)
         if self.executor.known:
             known = on_endpoints(desired, self.executor.known, homes)
             temporary = plan_temporary(record, routes, known, self.executor.held(), self._indexes.listed)
@@ -212,9 +205,8 @@ class Manager:
                 # Before anything of it is loaded: killed in between, it would never be unloaded.
                 await self._state.write(lambda record: record.model_copy(update={"temporary": temporary}))
             kept = plan_kept(routes, listing.unreadable, temporary, self.executor.held())
-            self._begin(desired, kept, usable, self._homes.named(routes))
-            self._declared.follow(routes, usable, self._drains.copies())
-            self._drains.begin(record, routes, usable, kept, down)
+            transfers = self._drains.plan(record, routes, usable, kept, down)
+            self._begin(desired, kept, usable, routes, transfers)
         for cause, progress in assess_progress(record, self.executor.held(), down, homes, self._attached.lacks):
             await self._report_progress(cause, progress)
         await self._check_lease()
@@ -233,12 +225,11 @@ class Manager:
     async def _stand_back(self) -> None:
         """Forget what was desired and drop what is being done: another process leads."""
         self._desired, self._disarmed = None, {}
-        self._homes.forget()
+        self._placement.forget()
+        self._drains.forget()
         self._waits.note(())
         self._proofs.keep_only(())
         await self._indexes.stop()
-        await self._drains.stop()
-        await self._declared.stop()
         await self.executor.stop()
 
     async def _check_lease(self) -> None:
@@ -261,9 +252,9 @@ class Manager:
             waited_s=waited_s,
             unreadable=listing.unreadable,
             down=down,
-            homes=self._homes.place(record, listing.routes, down),
-            intact_homes=self._homes.intact,
-            copies=self._drains.copies(),
+            homes=self._placement.choose_homes(record, listing.routes, down),
+            intact_homes=self._placement.intact_homes,
+            copies=self.executor.copies(),
             lacks=self._attached.lacks,
         ):
             answer = self._verified(due, listing.routes)
@@ -301,7 +292,7 @@ class Manager:
         self, record: Servers, listing: RouteListing, usable: frozenset[str], down: Mapping[str, float]
     ) -> Mapping[str, Route]:
         """Write the endpoints where targets generate into their routes; return the routes as they are then."""
-        self.executor.use_named(self._homes.named(listing.routes), self._indexes.listing)
+        self.executor.use_named(self._placement.named(listing.routes), self._indexes.listing)
         routes = {model: route for model, route in listing.routes.items() if model not in listing.unreadable}
         for route in find_unpublished(routes, record.answered):
             await self._check_lease()
@@ -316,8 +307,8 @@ class Manager:
             self._limits,
             transferred=self._drains.transferred(usable),
             removed=removed,
-            copy_homes=self._declared.choose(record, routes, self._homes.place(record, routes, down), down),
-            ready=self._declared.ready(usable),
+            copy_homes=self._placement.choose_copies(record, routes, down),
+            ready=self._placement.ready(usable),
             attached=self._attached.addresses,
         )
         for move in moves:
@@ -330,31 +321,33 @@ class Manager:
         desired: dict[str, Desired],
         kept: frozenset[str],
         usable: frozenset[str],
-        named: Mapping[str, tuple[str, ...]],
+        routes: Mapping[str, Route],
+        transfers: Mapping[Key, Deployable],
     ) -> None:
         """Begin what must be done on the engines that can be used; the memory of what others need stays free."""
-        held = self.executor.held()
-        self.executor.note_needed({**desired, **dict.fromkeys(kept)})
+        held, homes, named = self.executor.held(), self._placement.homes, self._placement.named(routes)
         fixed = kept | {name for name, target in held.items() if target.endpoint not in usable}
-        homes = self._homes.chosen
         there = {name: target for name, target in desired.items() if not self._attached.lacks(target.deployable)}
         served = on_endpoints(there, self._engines.keys(), homes)
-        copies = self._drains.copies()
-        removable = find_removable(self.executor.copies(), held, named, usable, kept, copy_homes=self._declared.planned)
-        self._drains.note_copies(removable)
-        for copy in removable:
-            if self._drains.may_remove(copy):
-                self.executor.remove_copy(copy)
-        taken = sum_sizes(copy.size for copy in copies)
-        for action in plan_reconcile(served, held, self._limits, fixed, homes=homes, taken=taken):
-            if may_begin(action, held, usable, homes):
-                self.executor.start(action, homes)
+        planned = {(endpoint, name) for name, endpoints in self._placement.copies.items() for endpoint in endpoints}
+        due = {**transfers, **self._placement.due(routes)}
+        removable = {
+            (copy.endpoint, copy.name)
+            for copy in find_removable(self.executor.copies(), held, named, usable, kept)
+            if (copy.endpoint, copy.name) not in planned | transfers.keys()
+        }
+        self.executor.note_needed({*desired, *kept}, removable)
+        self.executor.drop_failed(due)
+        copies = Copies(self.executor.others(), due, planned | transfers.keys(), removable)
+        for action in plan_reconcile(served, held, self._limits, fixed, homes=homes, copies=copies):
+            if may_begin(action, held, usable):
+                self.executor.start(action)
 
     def _begin_alone(self, desired: dict[str, Desired], usable: frozenset[str]) -> None:
-        held, homes = self.executor.held(), self._homes.chosen
+        held, homes = self.executor.held(), self._placement.homes
         for action in plan_alone(on_endpoints(desired, usable, homes), held, self._limits, homes):
-            if may_begin(action, held, usable, homes):
-                self.executor.start(action, homes)
+            if may_begin(action, held, usable):
+                self.executor.start(action)
 
     # -- what others see --------------------------------------------------------------------------------------------
 
@@ -363,9 +356,9 @@ class Manager:
     ) -> None:
         """Raise and resolve alerts, and judge what does not load again; not where it is unknown what engines hold."""
         now, held = self._clock.monotonic(), self.executor.held()
-        undecided = find_undecided(listing.routes, self._engines.keys() - usable - down, self._homes.chosen)
+        undecided = find_undecided(listing.routes, self._engines.keys() - usable - down, self._placement.homes)
         routes = {model: route for model, route in listing.routes.items() if model not in undecided}
-        silent = find_silent(routes, self._limits, down, self._homes.chosen, self._attached.addresses)
+        silent = find_silent(routes, self._limits, down, self._placement.homes, self._attached.addresses)
         disarmed = assess_standby(routes, held, silent)
         since = {model: at for model, at in self._disarmed.items() if model in undecided}
         self._disarmed = since | {model: self._disarmed.get(model, now) for model in disarmed}
@@ -392,9 +385,9 @@ class Manager:
         }
         if self.executor.known:
             view["measured"] = self._measured.to_record()
-            view["copies"] = self._declared.describe(routes, answering)
+            view["copies"] = self._placement.describe(routes, answering)
             view["loaded"] = tuple(filter(None, (as_loaded(name, target) for name, target in sorted(held.items()))))
         await self._state.write(lambda record: record.model_copy(update=view))
         tritons = {name: self._engines[name] for name in self._limits.endpoints}
-        endpoints = self._drains.describe_endpoints(tritons, record, answering, self._indexes.fenced)
+        endpoints = self._drains.describe_endpoints(tritons, record, routes, answering, self._indexes.fenced)
         await self._view.write(FleetRuntimes(runtimes=(*endpoints, *self._attached.describe(held, self._clock.now()))))

@@ -92,13 +92,11 @@ class KeptReferences:
         if reference is None:
             raise Transient("engine_failed", f"{name} scores no fixed text twice, or by no figures")
         self._log.info("recorded log-probabilities", target=name, tolerance_nats=round(reference.tolerance_nats, 4))
-        await self._edit(lambda record: record.with_new(reference))
+        await self._edit(lambda record: (record or References()).with_new(reference))
         return self._known.find(name, conditions) or reference
 
-    async def _edit(self, decide: Callable[[References], References]) -> None:
-        entry = await edit_record(
-            self._records, self._key, lambda record: decide(record or References()), name=f"servers/{self._key}"
-        )
+    async def _edit(self, decide: Callable[[References | None], References | None]) -> None:
+        entry = await edit_record(self._records, self._key, decide, name=f"servers/{self._key}")
         self._known = entry.value if entry is not None else self._known
 
     async def _score(self, channel: Any, name: str, limit_s: float, together: int = 1) -> Answer:

@@ -21,8 +21,9 @@ from services.server_manager.domain.answer_types import (
     needed_bytes,
     why_refused,
 )
+from services.server_manager.domain.kept import plan_kept
 from services.server_manager.domain.moves import Copy
-from services.server_manager.domain.reconcile import Held, Limits, Phase, home_of, plan_kept, plan_production
+from services.server_manager.domain.reconcile import Held, Limits, Phase, home_of, plan_production
 from services.server_manager.domain.records import Lease, Servers
 from services.server_manager.domain.staging import ended_at
 from services.server_manager.domain.traffic import decide_order, decide_outlived, endpoints_of_order, has_outlived

@@ -9,7 +9,7 @@ from contracts.vocabulary import Deployable
 from decisions.rollback.orders import assess_expiry
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.placement import Counterparts, choose_endpoint, endpoints_of
-from services.server_manager.domain.reconcile import Held, Limits, Phase, held_sizes, sum_sizes
+from services.server_manager.domain.reconcile import Held, Key, Limits, Phase, held_sizes, sum_sizes
 from services.server_manager.domain.records import DrainedEndpoint, EndpointOrder, OrderedAt, Servers
 from services.server_manager.domain.staging import answered
 
@@ -48,9 +48,9 @@ class Transfer:
     memory_bytes: int
 
     @property
-    def copy(self) -> Copy:
-        """What it takes on the other endpoint."""
-        return Copy(self.endpoint, self.name, self.memory_bytes)
+    def key(self) -> Key:
+        """The replica that is to be loaded."""
+        return self.endpoint, self.name
 
 
 @dataclass(frozen=True)

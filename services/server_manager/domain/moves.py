@@ -161,13 +161,10 @@ def find_removable(
     named: Mapping[str, tuple[str, ...]],
     usable: Collection[str],
     kept: Collection[str] = (),
-    *,
-    copy_homes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> list[Copy]:
     """Return the copies that nothing needs any more: their target generates elsewhere, and no route may name the copy.
 
     A route that is absent says nothing about what serves, so a copy of what is in `kept` stays, like the target.
-    `copy_homes` has the endpoints on which each target is to be loaded beside its home.
     """
     return [
         copy
@@ -177,7 +174,6 @@ def find_removable(
         and copy.name in held
         and held[copy.name].phase is Phase.READY
         and _is_named_elsewhere(copy, held[copy.name], named.get(copy.name, ()))
-        and copy.endpoint not in (copy_homes or {}).get(copy.name, ())
     ]
 
 

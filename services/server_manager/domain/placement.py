@@ -20,8 +20,7 @@ class Known:
     """What is known beside what is held when targets are placed.
 
     Attributes:
-        named: the endpoint that a route names, by the target's name.
-        copied: all endpoints that a route names, by the target's name.
+        named: the endpoints that a route names, by the target's name.
         apart: the targets that should not share an endpoint, both ways.
         lost: endpoints that have been silent for long: nothing new is placed there while another one is left.
         earlier: the endpoint that was chosen for a target before, by its name.
@@ -30,8 +29,7 @@ class Known:
             loaded elsewhere (`domain.drains`).
     """
 
-    named: Mapping[str, str] = field(default_factory=dict)
-    copied: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     apart: Counterparts = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
     earlier: Mapping[str, str] = field(default_factory=dict)
@@ -79,7 +77,7 @@ def plan_homes(
             reserved,
             limits=limits,
             apart=known.apart,
-            copied=known.copied,
+            copied=known.named,
             copied_bytes=copied_bytes,
         )
         # What was chosen for a lost one stays, though others that wait for memory there are counted first by now.
@@ -116,12 +114,9 @@ def _settled(name: str, target: Desired, held: Mapping[str, Held], known: Known)
     state = held.get(name)
     if state is not None and state.phase is not Phase.FAILED:
         yield state.endpoint
-    if (
-        target.rank in (Rank.PRODUCTION, Rank.SUSPENDED)
-        and name in known.named
-        and known.named[name] not in known.drained
-    ):
-        yield known.named[name]
+    if target.rank in (Rank.PRODUCTION, Rank.SUSPENDED) and (named := known.named.get(name)):
+        answering = next((home for home in named if home not in known.lost), named[0])
+        yield from {answering} - known.drained
     if name in known.earlier and known.earlier[name] not in known.lost | known.drained:
         yield known.earlier[name]
 
@@ -146,7 +141,7 @@ def _copied_bytes(
     """Return what copies that routes name reserve of each endpoint, beside the homes of their targets."""
     return sum_sizes(
         (endpoint, limits.memory_bytes(desired[name].deployable))
-        for name, endpoints in known.copied.items()
+        for name, endpoints in known.named.items()
         if name in desired
         for endpoint in endpoints
         if endpoint != homes.get(name)

@@ -3,14 +3,14 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Literal
 
 from contracts.codes import Code
 from contracts.routes import Route, ServedTarget
 from contracts.runtimes import DEFAULT_RUNTIME
-from contracts.vocabulary import Deployable, Digest, Runtime, Target
+from contracts.vocabulary import Deployable, Digest, Runtime
 from decisions.backoff import backoff_s
 from decisions.serving.memory import WEIGHTS_RATIO, reserved_bytes
 from decisions.serving.runtimes import runtime_name
@@ -39,11 +39,14 @@ class Rank(StrEnum):
     ORDERED = "ordered"
     STAGING = "staging"
     SUSPENDED = "suspended"
+    COPY = "copy"
 
 
+Key = tuple[str, str]
+"""An endpoint and the name of a target: a replica."""
 SHARED: Final = ""
 """Name of the memory that endpoints without a budget of their own share."""
-_ORDER = (Rank.PRODUCTION, Rank.ORDERED, Rank.STAGING, Rank.SUSPENDED)
+_ORDER = (Rank.PRODUCTION, Rank.ORDERED, Rank.STAGING, Rank.SUSPENDED, Rank.COPY)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Desired:
 
 @dataclass(frozen=True)
 class Held:
-    """A target as it is.
+    """A replica as it is; a target is as its home is.
 
     Attributes:
         digest: digest of the manifest that it was loaded from.
@@ -72,6 +75,8 @@ class Held:
         probing: a probe is under way.
         endpoint: name of the endpoint that holds it.
         ran_by: what ran that engine when it was loaded.
+        listed: its endpoint has listed it since it was loaded.
+        token: the first text that it generated at its last probe.
     """
 
     digest: Digest
@@ -87,6 +92,8 @@ class Held:
     probing: bool = False
     endpoint: str = DEFAULT_RUNTIME
     ran_by: Runtime | None = None
+    listed: bool = False
+    token: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,11 +162,30 @@ class Limits:
 
 @dataclass(frozen=True)
 class Action:
-    """One thing to do about one target."""
+    """One thing to do about one replica: a home, or a copy."""
 
     kind: Literal["load", "heal", "probe", "unload"]
     name: str
     deployable: Deployable | None = None
+    endpoint: str = DEFAULT_RUNTIME
+    is_copy: bool = False
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The replicas beside the homes.
+
+    Attributes:
+        held: every one as it is.
+        due: those that are to generate, with what is loaded; those that matter more first.
+        planned: those of them that are to be loaded where they are not.
+        removable: those that nothing needs.
+    """
+
+    held: Mapping[Key, Held] = field(default_factory=dict)
+    due: Mapping[Key, Deployable] = field(default_factory=dict)
+    planned: Collection[Key] = ()
+    removable: Collection[Key] = ()
 
 
 def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
@@ -197,61 +223,6 @@ def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Desi
     for name, deployable in plan_standing(routes).items():
         desired.setdefault(name, Desired(deployable, Rank.SUSPENDED))
     return desired
-
-
-def plan_temporary(
-    record: Servers,
-    routes: Mapping[str, Route],
-    desired: Mapping[str, Desired],
-    held: Collection[str],
-    listed: Collection[str] | None = (),
-) -> tuple[Target, ...]:
-    """Return the targets that are loaded only for a staging lease or a traffic order.
-
-    What was loaded before a lease or an order asked for it is not among them: it may be production of a model whose
-    route is lost. What a route names is production from then on.
-
-    Args:
-        record: names the ones so far.
-        routes: what production keeps.
-        desired: everything that should be loaded.
-        held: the targets as this process knows them.
-        listed: what the engine has just listed as loaded or under way, which `held` may lack; None when it did not
-            list: then none is left out because it is gone.
-    """
-    names = {
-        name: target
-        for target in record.temporary
-        if (name := str(target)) in desired or name in held or listed is None or name in listed
-    }
-    for name, target in desired.items():
-        if target.rank is not Rank.PRODUCTION and name not in held:
-            names[name] = target.deployable.target
-    standing = plan_standing(routes)
-    return tuple(names[name] for name in sorted(names) if name not in standing)
-
-
-def plan_kept(
-    routes: Collection[str], unreadable: Collection[str], temporary: Collection[Target], held: Collection[str]
-) -> frozenset[str]:
-    """Return the targets that are never unloaded.
-
-    A route that is absent says nothing about what serves: the bucket may have been lost or emptied. Of such a model all
-    stays but for temporary targets. Of one whose route cannot be read these stay too: it may name them by now.
-
-    Args:
-        routes: the models whose route is known.
-        unreadable: the models whose route exists and cannot be read.
-        temporary: what was loaded for a lease or an order only.
-        held: what the fleet holds.
-    """
-    passing = {str(target) for target in temporary}
-
-    def stays(name: str) -> bool:
-        model = name.split(".", maxsplit=1)[0]
-        return model in unreadable or (model not in routes and name not in passing)
-
-    return frozenset(name for name in held if stays(name))
 
 
 def home_of(deployable: Deployable, homes: Mapping[str, str]) -> str:
@@ -293,32 +264,41 @@ def plan_reconcile(
     kept: Collection[str] = (),
     *,
     homes: Mapping[str, str] | None = None,
-    taken: Mapping[str, int] | None = None,
+    copies: Copies | None = None,
 ) -> list[Action]:
     """Decide what to do now so that what is held becomes what is desired.
 
     Nothing is done twice: what is busy is left alone. A target that is not needed stays for a while, because the
     next step often needs it again, but goes at once when its memory is needed. A needed one is loaded only when its
     memory is free where it belongs (`homes`, by name). What is in `kept` is never unloaded. Among targets of one rank
-    the order of `desired` holds. `taken` is what copies take besides, by endpoint.
+    the order of `desired` holds. Copies come last, and one that nothing needs stays until its time has passed.
     """
-    ranked = rank(desired)
-    used = limits.by_pool([*held_sizes(held.values()), *(taken or {}).items()])
+    copies = copies or Copies()
+    used = limits.by_pool(held_sizes([*held.values(), *copies.held.values()]))
+    wanted = [(name, target, home_of(target.deployable, homes or {}), held.get(name)) for name, target in rank(desired)]
+    for key, deployable in copies.due.items():
+        wanted.append((key[1], Desired(deployable, Rank.COPY), key[0], copies.held.get(key)))
     actions: list[Action] = []
     short = Counter[str]()
-    for name, target in ranked:
-        action = _act_on_desired(name, target, held.get(name), limits, home_of(target.deployable, homes or {}))
-        if action is None:
+    for name, target, endpoint, state in wanted:
+        is_copy = target.rank is Rank.COPY
+        action = _act_on_desired(name, target, state, limits, endpoint)
+        if action is None or (is_copy and action.kind != "probe" and (endpoint, name) not in copies.planned):
             continue
         if action.kind == "load":
-            pool = limits.pool(home_of(target.deployable, homes or {}))
-            needed = limits.reserved_bytes(target.deployable)  # what was measured must not keep production from a load
+            pool = limits.pool(endpoint)
+            # What was measured must not keep production from a load.
+            needed = (limits.memory_bytes if is_copy else limits.reserved_bytes)(target.deployable)
             over = used[pool] + needed - limits.pool_bytes(pool)
             if over > 0:
-                short[pool] += over if target.rank is not Rank.SUSPENDED else 0
+                short[pool] += over if target.rank not in {Rank.SUSPENDED, Rank.COPY} else 0
                 continue
             used[pool] += needed
-        actions.append(action)
+        actions.append(replace(action, is_copy=is_copy))
+    for endpoint, name in copies.removable:
+        state = copies.held[endpoint, name]
+        if state.phase not in BUSY and (state.unneeded_s or 0.0) >= limits.linger_s:
+            actions.append(Action("unload", name, endpoint=endpoint, is_copy=True))
     return plan_unloads(desired, held, limits, short, kept) + actions
 
 
@@ -368,31 +348,32 @@ def plan_unloads(
         if lingers and short[pool] <= 0:
             continue
         short[pool] -= target.memory_bytes
-        actions.append(Action("unload", name))
+        actions.append(Action("unload", name, endpoint=target.endpoint))
     for name, target in held.items():
         pool = limits.pool(target.endpoint)
         is_suspended = name in desired and desired[name].rank is Rank.SUSPENDED
         if is_suspended and name not in kept and target.phase not in BUSY and short[pool] > 0:
             short[pool] -= target.memory_bytes
-            actions.append(Action("unload", name))
+            actions.append(Action("unload", name, endpoint=target.endpoint))
     return actions
 
 
 def _act_on_desired(name: str, desired: Desired, held: Held | None, limits: Limits, home: str) -> Action | None:
+    load = Action("load", name, desired.deployable, home)
     if held is None:
-        return Action("load", name, desired.deployable)
+        return load
     if held.phase in BUSY or held.probing:
         return None
     if held.phase is not Phase.FAILED and is_moved(held, home, limits):
-        return Action("load", name, desired.deployable)
+        return load
     if held.digest != desired.deployable.manifest.digest:
-        return Action("heal", name, desired.deployable)
+        return replace(load, kind="heal")
     if held.phase in {Phase.FAILED, Phase.DEAD}:
         # What failed reserves nothing, so it competes for memory again like something new.
-        again = Action("load" if held.phase is Phase.FAILED else "heal", name, desired.deployable)
+        again = load if held.phase is Phase.FAILED else replace(load, kind="heal")
         return again if held.since_s >= limits.retry_after_s(held.failures) else None
     due = held.since_probe_s >= (1.0 if held.phase is Phase.UNPROVEN else limits.probe_interval_s)
-    return Action("probe", name) if due else None
+    return Action("probe", name, endpoint=held.endpoint) if due else None
 
 
 def is_moved(held: Held, home: str, limits: Limits) -> bool:

@@ -69,15 +69,13 @@ def on_endpoints(
     return {name: target for name, target in desired.items() if home_of(target.deployable, homes) in endpoints}
 
 
-def may_begin(action: Action, held: Mapping[str, Held], usable: Collection[str], homes: Mapping[str, str]) -> bool:
-    """Return whether every engine that an action concerns can be used: where the target is, and where it belongs.
+def may_begin(action: Action, held: Mapping[str, Held], usable: Collection[str]) -> bool:
+    """Return whether every engine that an action concerns can be used: where it is done, and what a heal unloads.
 
-    A load concerns only the second: what is loaded elsewhere than before has been lost there.
+    A load concerns no other one: what is loaded elsewhere than before has been lost there.
     """
-    concerned = {held[action.name].endpoint} if action.name in held and action.kind != "load" else set()
-    if action.deployable is not None:
-        concerned.add(home_of(action.deployable, homes))
-    return concerned <= set(usable)
+    concerned = {held[action.name].endpoint} if action.kind == "heal" and not action.is_copy else set()
+    return concerned | {action.endpoint} <= set(usable)
 
 
 def describe_endpoint_view(

@@ -1,6 +1,5 @@
 """The executor of a fleet while the agent beside an engine is away."""
 
-from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import Action, Limits, Phase
 from services.server_manager.executor import Executor
 from services.server_manager.ports import AgentSilent
@@ -24,7 +23,7 @@ class AgentAway(FakeEngine):
 async def settled(executor, action):
     executor.start(action)
     while executor.busy:
-        (work,) = [state.work for state in executor._targets.values() if state.work is not None]
+        (work,) = [state.work for state in executor._replicas.values() if state.work is not None]
         await work
 
 
@@ -44,16 +43,3 @@ async def test_a_target_whose_unload_the_agent_did_not_take_still_counts_and_is_
     engine.away = False
     await settled(executor, Action("unload", name))
     assert (executor.held(), engine.models) == ({}, {})
-
-
-async def test_what_an_endpoint_was_asked_before_shows_no_loss(tmp_path):
-    engine, clock = FakeEngine(), FakeClock()
-    executor = Executor(
-        {"b": engine}, FakeArtifacts(tmp_path), clock, LIMITS, FakeLead(FakeLease(), clock), on_change=lambda: None
-    )
-    copy = Copy("b", deployable(1).target.triton_name, 80)
-    assert not executor.has_lost(copy, 10.0), "it was not asked yet"
-    executor.note_index("b", {}, asked_at=9.0)
-    assert not executor.has_lost(copy, 10.0), "what it was asked before it had the copy is answered later"
-    executor.note_index("b", {}, asked_at=11.0)
-    assert executor.has_lost(copy, 10.0)

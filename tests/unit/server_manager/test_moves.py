@@ -5,15 +5,16 @@ from dataclasses import replace
 from contracts.routes import CanaryShare
 from contracts.vocabulary import ServingSettings
 from decisions.routes.edits import AlreadyApplied, Changed, EditRefused, move
+from services.server_manager.domain.kept import plan_kept
 from services.server_manager.domain.moves import Copy, find_removable, find_removed, find_unpublished, plan_moves
 from services.server_manager.domain.reconcile import (
     Action,
+    Copies,
     Desired,
     Phase,
     Rank,
     is_moved,
     plan_alone,
-    plan_kept,
     plan_reconcile,
 )
 from services.server_manager.domain.records import ANSWERED_KEPT, Servers
@@ -125,10 +126,10 @@ def test_a_copy_stays_where_no_route_or_none_that_can_be_read_says_which_endpoin
 def test_what_is_moved_is_loaded_where_it_belongs_though_its_endpoint_is_silent_and_not_without_the_bus():
     desired = {V1: Desired(deployable(1), Rank.PRODUCTION)}
     holding, homes = {V1: held(1)}, {V1: "two"}
-    load = Action("load", V1, deployable(1))
+    load = Action("load", V1, deployable(1), "two")
     assert plan_reconcile(desired, holding, TWO, homes=homes) == [load]
-    assert may_begin(load, holding, {"two"}, homes)
-    assert not may_begin(load, holding, {"default"}, homes)
+    assert may_begin(load, holding, {"two"})
+    assert not may_begin(load, holding, {"default"})
     assert plan_alone(desired, holding, TWO, homes) == []
     assert not is_moved(holding[V1], "next", TWO), "another runtime is another matter: a new release"
 
@@ -136,5 +137,6 @@ def test_what_is_moved_is_loaded_where_it_belongs_though_its_endpoint_is_silent_
 def test_the_copy_that_is_left_behind_takes_its_memory_until_it_is_gone():
     desired = {V2: Desired(deployable(2), Rank.PRODUCTION)}
     tight = replace(TWO, memory_budget_bytes=300)
-    assert plan_reconcile(desired, {}, tight, homes={V2: "two"}, taken={"default": 200}) == []
-    assert plan_reconcile(desired, {}, tight, homes={V2: "two"}) == [Action("load", V2, deployable(2))]
+    left = Copies({("default", V1): held(1)})
+    assert plan_reconcile(desired, {}, tight, homes={V2: "two"}, copies=left) == []
+    assert plan_reconcile(desired, {}, tight, homes={V2: "two"}) == [Action("load", V2, deployable(2), "two")]

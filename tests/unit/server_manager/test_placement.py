@@ -74,7 +74,7 @@ def situations(draw):
     }
     endpoint, name = st.sampled_from(ENDPOINTS), st.sampled_from([name_of(version) for version in versions])
     known = Known(
-        named=draw(st.dictionaries(name, endpoint)),
+        named=draw(st.dictionaries(name, st.tuples(endpoint))),
         apart=both_ways(draw(st.sets(st.frozensets(name, min_size=2, max_size=2)))),
         lost=frozenset(draw(st.sets(endpoint))),
         earlier=draw(st.dictionaries(name, endpoint)),
@@ -96,7 +96,7 @@ def test_each_target_has_an_endpoint_of_its_runtime_and_what_is_loaded_stays_on_
         assert homes.get(name) in (candidates or [None])
         settled = holding[name].endpoint if is_loaded(holding, name) else None
         if settled not in candidates:
-            settled = known.named.get(name) if target.rank is Rank.PRODUCTION else None
+            settled = known.named.get(name, (None,))[0] if target.rank is Rank.PRODUCTION else None
         if settled not in candidates or homes[name] == settled:
             continue
         assert target.rank is Rank.PRODUCTION
@@ -167,8 +167,7 @@ def test_no_memory_is_reserved_beyond_what_it_has_where_a_target_is_loaded(situa
 def placed(record, routes, holding=None, limits=TWO, **known):
     holding = holding or {}
     desired = plan_desired(routes, record)
-    named = {name: homes[0] for name, homes in find_all_named(routes, ADDRESSES).items()}
-    about = Known(named=named, apart=find_counterparts(record, routes), **known)
+    about = Known(named=find_all_named(routes, ADDRESSES), apart=find_counterparts(record, routes), **known)
     return plan_all_homes(record, desired, holding, limits, about)
 
 

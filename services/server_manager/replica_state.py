@@ -1,10 +1,9 @@
-"""The state of one target as the process that leads knows it."""
+"""The state of one replica, a target on an endpoint, as the process that leads knows it."""
 
 import asyncio
 from dataclasses import dataclass, field
 
 from contracts.codes import Code
-from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.vocabulary import Digest, Runtime
 from services.server_manager.domain.reconcile import Phase
 from shared.errors import SlipwayError, Transient, translate
@@ -14,13 +13,16 @@ SUSPICIONS = 2
 
 
 @dataclass
-class TargetState:
-    """One target: its phase, since when (monotonic seconds), and the endpoint that holds it."""
+class ReplicaState:
+    """One replica: its phase, since when (monotonic seconds), and whether its endpoint has listed it since its load."""
 
+    name: str
+    endpoint: str
     digest: Digest
     memory_bytes: int
     phase: Phase
     since: float
+    listed: bool = False
     failures: int = 0
     code: Code | None = None
     reason: str = ""
@@ -29,13 +31,17 @@ class TargetState:
     probed: float | None = None
     unneeded: float | None = None
     token: str = ""
-    endpoint: str = DEFAULT_RUNTIME
     ran_by: Runtime | None = None
     work: asyncio.Task[None] | None = field(default=None, repr=False)
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its endpoint and its name."""
+        return self.endpoint, self.name
+
     def note(self, error: SlipwayError | None = None) -> None:
         """Note that it generated, and what is wrong with it all the same."""
-        self.failures, self.suspicions, self.hopeless = 0, 0, False
+        self.suspicions, self.hopeless = 0, False
         self.code, self.reason = (error.code, error.reason) if error is not None else (None, "")
 
 

@@ -1,0 +1,180 @@
+"""The endpoints that were chosen for each target: its home, and its copies as its release's policy asks for them."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from contracts.routes import Route, ServedTarget
+from services.server_manager.domain.declared_copies import Situation, find_parted, find_survivors, plan_copies
+from services.server_manager.domain.drains import names_drained
+from services.server_manager.domain.placement import Known, find_all_named, find_counterparts, find_lost, plan_all_homes
+from services.server_manager.domain.reconcile import (
+    Desired,
+    Key,
+    Limits,
+    Phase,
+    Rank,
+    held_sizes,
+    plan_desired,
+    production_of,
+)
+from services.server_manager.domain.records import Servers, TargetCopies
+from services.server_manager.executor import Executor
+from services.server_manager.ports import Engines
+
+
+class Placement:
+    """Chooses the replicas of each target. Nothing is stored: who takes over finds them in the engines' indexes."""
+
+    def __init__(self, engines: Engines, executor: Executor, limits: Limits) -> None:
+        self._engines, self._executor, self._limits = engines, executor, limits
+        self.homes: dict[str, str] = {}
+        """The endpoint of each target, by name, as it was chosen last; it stays chosen while the target is desired."""
+        self.intact_homes: dict[str, str] = {}
+        """The same if no endpoint were lost: what would fit then waits until one is back."""
+        self._earlier: dict[str, str] = {}
+        """What stays chosen: not where something waits only because another endpoint is lost."""
+        self.copies: dict[str, tuple[str, ...]] = {}
+        """The endpoints on which each target is to be loaded beside its home, as they were chosen last."""
+
+    def choose_homes(self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float]) -> dict[str, str]:
+        """Choose the endpoint of everything that is desired or waits; `down` says how long endpoints are silent."""
+        known = Known(
+            named=self.named(routes),
+            apart=find_counterparts(record, routes),
+            lost=find_lost(down, self._limits),
+            earlier=self._earlier,
+            drained=names_drained(record),
+            unlisted=frozenset(self._engines.keys() - self._executor.known),
+        )
+        desired, held = plan_desired(routes, record), self._executor.held()
+        self.homes = self.intact_homes = plan_all_homes(record, desired, held, self._limits, known)
+        if known.lost:
+            undisturbed = replace(known, lost=frozenset(), earlier={})
+            self.intact_homes = plan_all_homes(record, desired, held, self._limits, undisturbed)
+        self._earlier = {
+            name: home for name, home in self.homes.items() if name in held or self.intact_homes.get(name) == home
+        }
+        return self.homes
+
+    def named(self, routes: Mapping[str, Route]) -> dict[str, tuple[str, ...]]:
+        """Return the endpoints that a route names, by the target's name."""
+        return find_all_named(routes, {engine.endpoint: name for name, engine in self._engines.items()})
+
+    def ready(self, usable: Collection[str]) -> dict[str, tuple[str, ...]]:
+        """Return the endpoints on which copies generate and that have listed them, by the target's name."""
+        ready: dict[str, tuple[str, ...]] = {}
+        for (endpoint, name), copy in self._executor.others().items():
+            if copy.phase is Phase.READY and copy.listed and endpoint in usable:
+                ready[name] = (*ready.get(name, ()), endpoint)
+        return ready
+
+    def arriving(self, routes: Mapping[str, Route]) -> dict[str, tuple[str, ...]]:
+        """Return the endpoints that have copies which are to be there, or are loading them, by the target's name.
+
+        A process that has chosen none yet, because it began a moment ago, takes all that are listed.
+        """
+        there = {(copy.endpoint, copy.name) for copy in self._executor.copies()}
+        names = [str(served.target) for served in _asking(routes)]
+        return {
+            name: tuple(endpoint for endpoint in self.copies.get(name, self._engines) if (endpoint, name) in there)
+            for name in names
+        }
+
+    def failed(self) -> dict[Key, str]:
+        """Return the copies that could not be loaded, or cannot yet, with the reason."""
+        held, others = self._executor.held(), self._executor.others()
+        taken = self._limits.by_pool(held_sizes([*held.values(), *others.values()]))
+        failed = {key: copy.reason for key, copy in others.items() if copy.phase is not Phase.READY and copy.reason}
+        for key in ((endpoint, name) for name, endpoints in self.copies.items() for endpoint in endpoints):
+            size, pool = held[key[1]].memory_bytes if key[1] in held else 0, self._limits.pool(key[0])
+            free = max(0, self._limits.pool_bytes(pool) - taken[pool])
+            if key not in others and size > free:
+                failed[key] = f"it needs {size} bytes of memory, {key[0]} has {free} free."
+        return failed
+
+    def describe(self, routes: Mapping[str, Route], usable: Collection[str]) -> tuple[TargetCopies, ...]:
+        """Return the targets that ask for copies, and on how many endpoints they generate."""
+        held, ready, described = self._executor.held(), self.ready(usable), []
+        copies = self._executor.copies()
+        for served in _asking(routes):
+            name = str(served.target)
+            state = held.get(name)
+            is_well = state is not None and state.phase is Phase.READY and state.endpoint in usable
+            described.append(
+                TargetCopies(
+                    target=served.target,
+                    asked=served.copies,
+                    serving=is_well + len(ready.get(name, ())),
+                    memory_bytes=sum(copy.memory_bytes for copy in copies if copy.name == name),
+                )
+            )
+        return tuple(described)
+
+    def use_survivors(
+        self, record: Servers, usable: Collection[str], down: Collection[str], routes: Mapping[str, Route]
+    ) -> None:
+        """Make copies that routes name the homes of targets whose own is lost, drained, or their counterpart's."""
+        drained, named = names_drained(record), self.named(routes)
+        ready = {
+            name: tuple(endpoint for endpoint in endpoints if endpoint in named.get(name, ()))
+            for name, endpoints in self.ready(usable).items()
+        }
+        survivors = find_survivors(self._executor.held(), ready, down=down, drained=drained)
+        self._executor.use_copies(survivors, down)
+        parted = find_parted(routes, self._executor.held(), ready, unusable={*down, *drained})
+        self._executor.use_copies(parted, down)
+
+    def choose_copies(
+        self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float]
+    ) -> dict[str, tuple[str, ...]]:
+        """Choose where each target is to be loaded beside its home, and return it."""
+        homes = self.choose_homes(record, routes, down)
+        situation = Situation(
+            desired=_with_staging(plan_desired(routes, record), record, homes, down),
+            homes=homes,
+            held=self._executor.held(),
+            copies=self._executor.copies(),
+            named=self.named(routes),
+            lost=find_lost(down, self._limits),
+            drained=names_drained(record),
+        )
+        self.copies = plan_copies(routes, situation, self._limits)
+        return self.copies
+
+    def due(self, routes: Mapping[str, Route]) -> dict[Key, ServedTarget]:
+        """Return the copies that are to be there, and those that a route names beside the home."""
+        held, everywhere, due = self._executor.held(), self.named(routes), {}
+        for served in (served for route in routes.values() for served in production_of(route)):
+            name = str(served.target)
+            for endpoint in (*self.copies.get(name, ()), *everywhere.get(name, ())):
+                if name in held and held[name].endpoint != endpoint:
+                    due[endpoint, name] = served
+        return due
+
+    def forget(self) -> None:
+        """Forget what was chosen: another process leads."""
+        self.homes, self.intact_homes, self._earlier, self.copies = {}, {}, {}, {}
+
+
+def _asking(routes: Mapping[str, Route]) -> list[ServedTarget]:
+    """Return the targets that ask for copies: active, previous and suspended ones."""
+    both = [
+        served
+        for route in routes.values()
+        for served in (route.active, route.previous, *(entry.served for entry in route.suspended))
+    ]
+    return [served for served in both if served is not None and served.copies > 1]
+
+
+def _with_staging(
+    desired: Mapping[str, Desired], record: Servers, homes: Mapping[str, str], down: Collection[str]
+) -> dict[str, Desired]:
+    """Return what is desired, and the staging that is next: copies make way for it, where its endpoints answer."""
+    everything = dict(desired)
+    for lease in record.waiting if record.lease is None else ():
+        pair = (lease.event.data.candidate, lease.event.data.baseline)
+        if not any(homes.get(str(deployable.target)) in down for deployable in pair):
+            for deployable in pair:
+                everything.setdefault(str(deployable.target), Desired(deployable, Rank.STAGING))
+            break
+    return everything
