@@ -107,8 +107,8 @@ class Drains:
             refused=refusal.reason if refusal is not None else None,
         )
 
-    def note_removed(self, routes: Mapping[str, Route], removed: Collection[str]) -> Collection[str]:
-        """Log what of production is on endpoints that are not configured any more; return the addresses of those."""
+    def note_removed(self, routes: Mapping[str, Route], removed: Collection[str]) -> None:
+        """Log what of production is on endpoints that are not configured any more, given their addresses."""
         left = find_removed(routes, removed)
         if left and left != self._removed:
             structlog.get_logger().error(
@@ -117,7 +117,6 @@ class Drains:
                 targets=left,
             )
         self._removed = left
-        return removed
 
     def transferred(self, usable: Collection[str]) -> dict[str, str]:
         """Return the endpoint on which a target generates that another endpoint still serves, by the target's name."""

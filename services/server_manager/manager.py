@@ -299,7 +299,8 @@ class Manager:
             await self._answers.publish_move(route)
         attached = self._attached.names.values()
         addresses = {name: engine.endpoint for name, engine in self._engines.items() if name not in attached}
-        removed = self._drains.note_removed(routes, set(record.addresses) - set(addresses.values()))
+        removed = set(record.addresses) - set(addresses.values())
+        self._drains.note_removed(routes, removed)
         moves = plan_moves(
             routes,
             self.executor.held(),

@@ -70,6 +70,26 @@ class KvRecords(Generic[M]):
         return await self.bucket().keys()
 
 
+async def _read_all(records: Records[M]) -> tuple[dict[str, M], dict[str, str]]:
+    """Return every record of a bucket by its key, and why the others cannot be read; nothing without a bucket."""
+    read: dict[str, M] = {}
+    unreadable: dict[str, str] = {}
+    try:
+        for key in await records.keys():
+            try:
+                entry = await records.get(key)
+            except Transient as error:
+                if error.code not in RECORD_FAILURES:
+                    raise
+                unreadable[key] = error.sentence()
+                continue
+            if entry is not None:
+                read[key] = entry.value
+    except NotFoundError:
+        return {}, {}
+    return read, unreadable
+
+
 class KvRoutes:
     """The bucket `routes`, one record per model (implements `ports.Routes`)."""
 
@@ -82,22 +102,9 @@ class KvRoutes:
 
         A route that is damaged or of another version says nothing about other models: it is listed as unreadable.
         """
-        routes: dict[str, Route] = {}
-        unreadable: dict[str, str] = {}
-        try:
-            for model in await self._records.keys():
-                try:
-                    entry = await self._records.get(model)
-                except Transient as error:
-                    if error.code not in RECORD_FAILURES:
-                        raise
-                    unreadable[model] = error.sentence()
-                    continue
-                if entry is not None:
-                    routes[model] = entry.value
-        except NotFoundError:
-            return RouteListing({})
-        self._log_changes(unreadable)
+        routes, unreadable = await _read_all(self._records)
+        if routes or unreadable:
+            self._log_changes(unreadable)
         return RouteListing(routes, frozenset(unreadable))
 
     def _log_changes(self, unreadable: dict[str, str]) -> None:
@@ -135,22 +142,11 @@ class KvAttachments:
         Raises:
             Transient: the bus is silent.
         """
-        groups: dict[str, Groups] = {}
-        try:
-            for model in await self._records.keys():
-                try:
-                    entry = await self._records.get(model)
-                except Transient as error:
-                    if error.code not in RECORD_FAILURES:
-                        raise
-                    structlog.get_logger().error("an attachment cannot be read", model=model, reason=error.sentence())
-                    groups[model] = {}
-                    continue
-                if entry is not None:
-                    groups[model] = entry.value.groups
-        except NotFoundError:
-            return {}
-        return groups
+        attachments, unreadable = await _read_all(self._records)
+        for model, reason in unreadable.items():
+            structlog.get_logger().error("an attachment cannot be read", model=model, reason=reason)
+        groups: dict[str, Groups] = {model: attachment.groups for model, attachment in attachments.items()}
+        return groups | {model: {} for model in unreadable}
 
 
 class KvRuntimes:
