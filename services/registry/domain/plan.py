@@ -256,18 +256,38 @@ def _rehearsal(release: Release, turn: TurnGranted, target: Deployable) -> Itera
 def _traffic(release: Release, turn: TurnGranted, target: Deployable) -> Iterator[Emission]:
     epoch = turn.epoch
     if has_shadow(release):
-        yield f"traffic.requested:{SHADOW}", _traffic_order(release, turn, target, 0.0, epoch)
+        yield from _orders(release, turn, target, 0.0, epoch)
         begun = release.deployed.get(SHADOW)
         if begun is None or not passed_shadow(release):
             return
         epoch = begun.epoch
     for weight in weights(release):
         key = weight_key(weight)
-        yield f"traffic.requested:{key}", _traffic_order(release, turn, target, weight, epoch)
+        yield from _orders(release, turn, target, weight, epoch)
         deployed = release.deployed.get(key)
         if deployed is None or not passed_canary(release, key):
             return
         epoch = deployed.epoch
+
+
+def _orders(release: Release, turn: TurnGranted, target: Deployable, weight: float, epoch: int) -> Iterator[Emission]:
+    """Return the order for a share, and the same for the route as it is now if it is given again."""
+    key = f"traffic.requested:{weight_key(weight) if weight else SHADOW}"
+    yield key, _traffic_order(release, turn, target, weight, epoch)
+    if release.route is not None and release.route.epoch > epoch and is_ordered_again(release):
+        yield f"{key}:{release.route.epoch}", _traffic_order(release, turn, target, weight, release.route.epoch)
+
+
+def is_ordered_again(release: Release) -> bool:
+    """Return whether the order that begins the trial was refused because the route changed, and is given again.
+
+    Shadow and canary are judged beside whatever is active. All traffic at once, and a rehearsed rollback, are about
+    the baseline that the release was measured against; a newer version that serves by now is not replaced.
+    """
+    stale = release.refused is not None and release.refused.code == "stale_epoch" and not release.deployed
+    if not stale or outstanding_order(release) in (None, ALL_TRAFFIC) or rehearsals.is_needed(release.policy):
+        return False
+    return release.route is None or all(target.version < release.version for target in release.route.serving)
 
 
 def _traffic_order(

@@ -207,7 +207,7 @@ def _rejected(release: Release, fact: CheckpointRejected) -> Recorded:
 
 def _refused(release: Release, fact: PromotionRefused) -> Recorded:
     outstanding = plan.outstanding_order(release) is not None
-    if release.refused or not outstanding or not release.is_ours(fact.target):
+    if (release.refused and not plan.is_ordered_again(release)) or not outstanding or not release.is_ours(fact.target):
         return None
     return "refused", {"refused": fact}
 

@@ -319,6 +319,25 @@ def test_a_refused_order_rejects_with_its_code():
     assert (walk.end.outcome, walk.end.code) == ("rejected", "insufficient_memory")
 
 
+@pytest.mark.parametrize("refused_first", [True, False])
+def test_a_first_share_refused_after_a_rollback_by_hand_is_ordered_for_the_new_route(refused_first):
+    walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.turn(first=False, epoch=1))
+    back = k.changed(k.route(k.target("int8", 0), epoch=2, quarantined=(k.target("int8", 9),)), "rollback")
+    facts = (k.refused(), back) if refused_first else (back, k.refused())
+    emitted = walk.handle(*facts)
+    assert walk.release.finished is None
+    assert emitted["traffic.requested:0.1:2"]["epoch"] == 2
+    walk.handle(k.refused(code="insufficient_memory"))
+    assert (walk.end.outcome, walk.end.code) == ("rejected", "insufficient_memory")
+
+
+@pytest.mark.parametrize(("steps", "active"), [((), 0), ((0.1,), 99)])
+def test_a_refused_order_stands_for_all_traffic_at_once_and_behind_a_newer_version(steps, active):
+    walk = Walk(k.policy(canary=Canary(steps=steps))).to_verdict(k.turn(first=False, epoch=1))
+    walk.handle(k.changed(k.route(k.target("int8", active), epoch=2), "rollback"), k.refused())
+    assert (walk.end.outcome, walk.end.code) == ("rejected", "stale_epoch")
+
+
 def test_abandoned_work_rejects_and_names_the_dead_letter():
     walk = Walk()
     walk.handle(k.abandoned())
