@@ -59,6 +59,10 @@ STOP_GRACE_S = {"gateway": 40.0}
 """Seconds. The gateway finishes the streams in flight first."""
 
 
+KEPT = ("ROLLBACK_CONTROLLER_REHEARSAL_RPS", "SERVER_MANAGER_PROBE_INTERVAL_S")
+"""Variables that depend on the machine's speed: one that `slipway up` inherits replaces the plan's default."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One process of the stack.
@@ -427,6 +431,7 @@ def rollback_controller_variables(folder: Path, config: StackConfig, ports: Mapp
     }
 
 
-def marked(part: Part, stack_id: str) -> dict[str, str]:
-    """Return a part's variables with the marks that identify its stack and its name."""
-    return {**part.environment, STACK_VARIABLE: stack_id, PART_VARIABLE: part.name}
+def environment_of(part: Part, stack_id: str, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return all variables of a part, with the marks that identify its stack and its name."""
+    kept = {name: inherited[name] for name in KEPT if name in inherited}
+    return {**inherited, **part.environment, **kept, STACK_VARIABLE: stack_id, PART_VARIABLE: part.name}

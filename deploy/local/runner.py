@@ -13,7 +13,7 @@ from typing import Literal
 
 from decisions.backoff import backoff_s
 from deploy.local import processes
-from deploy.local.plan import Keys, Part, marked
+from deploy.local.plan import Keys, Part, environment_of
 from deploy.local.processes import Marks, Recorded
 from deploy.local.ready import WaitsForDependency, probe_liveness, probe_part
 from deploy.local.watch import HangDetector, HangLimits, read_activity
@@ -130,7 +130,7 @@ class Runner:
     def _start(self) -> None:
         if self._log.exists() and self._log.stat().st_size > LOG_LIMIT_BYTES:
             self._log.replace(self._log.with_suffix(".log.1"))
-        environment = {**self._inherited, **marked(self.part, self._marks.stack_id)}
+        environment = environment_of(self.part, self._marks.stack_id, self._inherited)
         command = child_command(self.part.argv)
         with self._log.open("ab") as log:
             self._process = self.popen(

@@ -190,7 +190,18 @@ def test_services_stop_before_their_dependencies():
     assert 0 < triton.stop_rank < s3.stop_rank < nats.stop_rank
 
 
+def test_the_pace_of_rehearsals_can_be_set_and_the_address_of_the_gateway_cannot():
+    (part, *_) = plan.plan_services(FOLDER, StackConfig(), ports(), PROGRAMS, KEYS)
+    address = "ROLLBACK_CONTROLLER_GATEWAY_URL"
+    given = {"ROLLBACK_CONTROLLER_REHEARSAL_RPS": "7", address: "http://elsewhere"}
+    variables = plan.environment_of(part, "abc", given)
+    assert variables["ROLLBACK_CONTROLLER_REHEARSAL_RPS"] == "7"
+    assert variables[address] == part.environment[address] != given[address]
+    unset = plan.environment_of(part, "abc", {})
+    assert unset["ROLLBACK_CONTROLLER_REHEARSAL_RPS"] == part.environment["ROLLBACK_CONTROLLER_REHEARSAL_RPS"]
+
+
 def test_a_part_carries_the_mark_of_its_stack():
     (part, *_) = plan.plan_services(FOLDER, StackConfig(), ports(), PROGRAMS, KEYS)
-    marked = plan.marked(part, "abc")
+    marked = plan.environment_of(part, "abc", {})
     assert (marked["SLIPWAY_STACK"], marked["SLIPWAY_PART"]) == ("abc", "registry")
