@@ -28,27 +28,8 @@ INVALID = ({"messages": MESSAGES, "user": 7}, {"messages": MESSAGES, "stream_opt
 """The first is not what a field may have; the second is refused by an exception of vLLM's own."""
 
 
-async def longest_pause(work) -> float:
-    """Return the longest time in which the loop did nothing else during some work, in milliseconds."""
-    loop, longest_s, ends = asyncio.get_running_loop(), 0.0, asyncio.Event()
-
-    async def watch() -> None:
-        nonlocal longest_s
-        while not ends.is_set():
-            began_s = loop.time()
-            await asyncio.sleep(0.001)
-            longest_s = max(longest_s, loop.time() - began_s)
-
-    watching = asyncio.create_task(watch())
-    await asyncio.sleep(0.01)
-    await work
-    ends.set()
-    await watching
-    return longest_s * 1000
-
-
 def observe() -> dict[str, Any]:
-    """Return `{"threads": {path: names}, "invalid": answers, "pauses_ms": numbers}`: with the thread and without."""
+    """Return `{"threads": {path: names}, "invalid": answers}`: with the thread and without."""
     sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
     sys.path[:0] = [str(ROOT / "deploy" / "backends"), str(ROOT / "deploy" / "backends" / "slipway")]
     return asyncio.run(_observe())
@@ -85,13 +66,10 @@ async def _observe() -> dict[str, Any]:
     for path, body in BODIES.items():
         await ask(path, body)
     noted = {path: list(names) for path, names in threads.items()}
-    answers, pauses = [await ask("/v1/chat/completions", body) for body in INVALID], []
-    pauses.append(await longest_pause(ask("/v1/responses", BODIES["/v1/responses"])))
+    answers = [await ask("/v1/chat/completions", body) for body in INVALID]
     openai_app.body_validation.LARGE_BODY_BYTES = 2**30
     answers += [await ask("/v1/chat/completions", body) for body in INVALID]
-    pauses.append(await longest_pause(ask("/v1/responses", BODIES["/v1/responses"])))
-    invalid = [answer.decode() for answer in answers]
-    return {"threads": noted, "invalid": invalid, "pauses_ms": pauses}
+    return {"threads": noted, "invalid": [answer.decode() for answer in answers]}
 
 
 def noting(validate, names: list[str]):

@@ -22,8 +22,3 @@ def test_a_body_that_is_not_valid_is_answered_as_without_the_thread(printed):
     with_thread, without = printed["invalid"][:2], printed["invalid"][2:]
     assert all(json.loads(answer)["error"]["message"] for answer in with_thread)
     assert with_thread == without
-
-
-def test_the_loop_goes_on_beside_a_large_body(printed):
-    with_thread, without = printed["pauses_ms"]
-    assert with_thread < without / 2
