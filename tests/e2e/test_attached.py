@@ -17,7 +17,7 @@ from testbed.servers import running, wait_until
 from testbed.stack import POLICY, ROOT
 from testbed.users import Users
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(900)]
 MODEL = "bot"
 AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5}
 WITH_ROLLBACK = {
