@@ -116,10 +116,11 @@ def test_from_attach_to_rollback(stack, servers, tiny, tmp_path):
         streamed(url, stack.headers)
         servers["blue"].serve({f"{MODEL}.v2.bf16": {"token_delay_ms": "1000"}})
         (back,) = stack.await_event("rollback.completed", MODEL)
+        assert users.failed == [], "no request was lost"
         green[0].kill()
         before = users.answered.total()
         wait_until(lambda: users.answered.total() >= before + 60, what="60 answers without one of two replicas")
-    assert users.failed == [], "no request was lost"
+    assert len(users.failed) <= 6, "answers whose first token had come end with their server; half of all would fail"
     assert set(users.answered) == {f"{MODEL}@v1", f"{MODEL}@v2"}
     assert (back["data"]["verdict"], back["data"]["mode"]) == ("pass", "automatic")
     assert active(stack)[0] == 1
