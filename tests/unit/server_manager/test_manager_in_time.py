@@ -1,6 +1,7 @@
 """The manager as a process in virtual time: killed at its steps, among failures of everything, it answers once."""
 
 import asyncio
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,13 @@ def steps_that_change(steps):
     return [number for number, name in enumerate(steps, start=1) if not name.endswith(QUIET)]
 
 
+@functools.cache
+def undisturbed(story):
+    """Return how a story ends that nothing disturbs, and its steps."""
+    world, ready, steps = run_virtual(play(story))
+    return outcome(world, ready), steps
+
+
 def check_killed(story, expected, steps, numbers, **how):
     for kill_at in numbers:
         world, ready, _ = run_virtual(play(story, kill_at, **how))
@@ -140,9 +148,9 @@ def test_killed_at_every_step_of_a_promotion_that_changes_something_it_ends_like
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_killed_at_sampled_steps_it_ends_like_one_that_lived(story):
-    world, ready, steps = run_virtual(play(story))
+    expected, steps = undisturbed(story)
     numbers = steps_that_change(steps)
-    check_killed(story, outcome(world, ready), steps, numbers[:: max(1, len(numbers) // often(8))])
+    check_killed(story, expected, steps, numbers[:: max(1, len(numbers) // often(8))])
 
 
 PAUSE_S = 2.5 * LEASE_S
@@ -157,8 +165,7 @@ DISTURBANCES = {
 @pytest.mark.parametrize("disturbance", DISTURBANCES)
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_of_two_the_second_takes_over_at_sampled_steps_and_it_ends_like_one_alone(story, disturbance):
-    world, ready, steps = run_virtual(play(story))
-    expected = outcome(world, ready)
+    expected, steps = undisturbed(story)
     for number in range(often(2)):
         step = 1 + (2 * number + 1) * len(steps) // (2 * often(2))
         how: dict[str, Any] = DISTURBANCES[disturbance](step)
