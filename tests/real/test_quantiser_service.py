@@ -145,7 +145,7 @@ async def test_other_serving_settings_are_another_variant_of_the_same_files_made
     assert again.manifest == other.manifest
 
 
-async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, service):
+async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, stubbed):
     lines = "\n".join(json.dumps({"prompt": f"Question {n}: why is the slipway greased?"}) for n in range(30))
     calibration = store.create(f"checkpoints/support-bot/{uuid.uuid4().hex}.jsonl", lines.encode())
     gate = QualityGate(max_mean_kl=0.0)
@@ -157,34 +157,30 @@ async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, 
     assert kept.calibration_digest == calibration.digest  # kept for inspection, with what it was made of
 
 
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"variant": "gptq-int4"}, "group_size_impossible"),
-        ({"merged": factories.ref("nowhere")}, "artifact_not_found"),
-        ({"calibration": factories.ref("no calibration", "checkpoints/support-bot")}, "artifact_not_found"),
-    ],
-)
-async def test_what_cannot_be_made_ends_as_a_fact_and_the_next_is_served(js, merged, stubbed, changes, code):
-    await publish_event(js, request(merged, **changes))
-    (answer,) = await answers(js, VariantFailed)
-    assert answer.data.code == code
-    await publish_event(js, request(merged, variant="bf16"))
-    await answers(js, VariantQuantised)
-
-
-async def test_an_evaluation_set_that_the_benchmarker_could_not_read_ends_the_work_before_it_begins(
+async def test_what_cannot_be_made_ends_as_a_fact_before_the_work_begins_and_the_next_is_served(
     js, store, merged, stubbed
 ):
-    ref = store.create(
+    unreadable = store.create(
         f"checkpoints/support-bot/{uuid.uuid4().hex}.jsonl",
         b'"fine"\n{"messages": [{"role": "user", "content": [1]}]}\n',
     )
-    await publish_event(js, request(merged, evaluation=ref))
-    (answer,) = await answers(js, VariantFailed)
-    assert answer.data.code == "evaluation_invalid"
-    assert "line 2: the content of a message must be a string" in answer.data.reason
+    nowhere = factories.ref("no calibration", "checkpoints/support-bot")
+    expected = {}
+    for event, code in (
+        (request(merged, variant="gptq-int4"), "group_size_impossible"),
+        (request(factories.ref("nowhere")), "artifact_not_found"),
+        (request(merged, calibration=nowhere), "artifact_not_found"),
+        (request(merged, evaluation=unreadable), "evaluation_invalid"),
+    ):
+        expected[event.id] = code
+        await publish_event(js, event)
+    failed = {event.causationid: event.data for event in await answers(js, VariantFailed, len(expected))}
+    assert {event_id: fact.code for event_id, fact in failed.items()} == expected
+    (reason,) = [fact.reason for fact in failed.values() if fact.code == "evaluation_invalid"]
+    assert "line 2: the content of a message must be a string" in reason
     assert not (stubbed.folder / "work" / "quantiser" / "work.log").exists()  # no child was started
+    await publish_event(js, request(merged, variant="bf16"))
+    await answers(js, VariantQuantised)
 
 
 async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, store, merged, stubbed):
@@ -193,7 +189,7 @@ async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, st
     worker.suspend()  # so that it cannot finish first
     assert worker.rlimit(psutil.RLIMIT_DATA) == (memory_bytes(), memory_bytes())
     stubbed.kill()
-    await until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, timeout_s=5)
+    await until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, timeout_s=60)
     stubbed.start()
     (answer,) = await answers(js, VariantQuantised)
     assert len(store.keys("manifests/variant/")) >= 1
