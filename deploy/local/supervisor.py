@@ -418,5 +418,5 @@ def programs_of(python: Path) -> Programs:
 
 
 def default_engine_root() -> Path:
-    """Return the default folder of the serving engine's Python environment."""
-    return ROOT / ".venv-engine"
+    """Return the default folder of the serving engine's environment: in the checkout, else in the current folder."""
+    return (ROOT if (ROOT / "Makefile").is_file() else Path.cwd()) / ".venv-engine"

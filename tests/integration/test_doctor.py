@@ -55,7 +55,7 @@ def test_without_an_engine_environment_it_says_what_to_do_and_nothing_is_started
     code, findings = doctor("--state", str(tmp_path / "state"), "--engine-env", missing)
     assert code == 1
     assert findings["programs"]["detail"] == f"an engine environment in {missing} not installed"
-    assert findings["programs"]["advice"] == "run `make setup`"
+    assert findings["programs"]["advice"] == "run `make setup`; without a checkout see docs/get-started.md"
     started = slipway("up", "--state", str(tmp_path / "state"), "--engine-env", missing)
     assert started.returncode == 1
     assert f"programs         an engine environment in {missing} not installed: run `make setup`" in started.stdout

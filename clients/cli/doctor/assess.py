@@ -85,7 +85,8 @@ def assess_shared_memory(space: Space) -> Finding:
 def assess_programs(check: str, missing: Collection[str]) -> Finding:
     """Return whether the programs that packages carry are installed."""
     if missing:
-        return failure(check, f"{_named(sorted(missing))} not installed", "run `make setup`")
+        advice = "run `make setup`; without a checkout see docs/get-started.md"
+        return failure(check, f"{_named(sorted(missing))} not installed", advice)
     return ok(check, "nats-server, weed and tritonserver installed")
 
 
