@@ -17,6 +17,7 @@ KEY_NAME: Final = r"[A-Z][A-Z0-9_]{0,31}"
 HOST: Final = r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.\-]{1,253})(:[0-9]{1,5})?"
 ServerUrl = Annotated[str, StringConstraints(pattern=rf"^https?://({KEY_NAME}@)?{HOST}(/[A-Za-z0-9._~/-]*)?$")]
 """The address of a server, without the `/v1` of its paths; before `@` the name of the key that it asks for."""
+AdapterFolder = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$", max_length=300)]
 
 
 class Attachment(StoredRecord):
@@ -25,6 +26,8 @@ class Attachment(StoredRecord):
     Attributes:
         groups: The addresses of each group, one a replica. All of a group serve the same version, under its name,
             `support-bot.v7.bf16`; two groups take turns: one serves while the other gets the next version.
+        adapters: A folder that server-manager and every replica see under this path: from there versions are loaded as
+            adapters of the base model that the replicas serve. None: each version is deployed there by its team.
     """
 
     model: ModelName
@@ -32,6 +35,7 @@ class Attachment(StoredRecord):
         dict[GroupName, Annotated[tuple[ServerUrl, ...], Field(min_length=1, max_length=MAX_REPLICAS)]],
         Field(min_length=1, max_length=2),
     ]
+    adapters: Annotated[AdapterFolder | None, Field(exclude_if=lambda folder: folder is None)] = None
 
     @property
     def urls(self) -> tuple[str, ...]:

@@ -297,6 +297,8 @@ class ReleasePolicy(_Strict):
     """How long the shadow of a version that an alert suspended may take for a verdict; then a person decides."""
     after_move: Annotated[Literal["canary", "stay"], Field(exclude_if=lambda after: after == "canary")] = "canary"
     """What a version does that an alert suspended and its shadow cleared: it returns as a canary, or waits."""
+    serve: Annotated[Literal["merged", "adapter"], Field(exclude_if=lambda serve: serve == "merged")] = "merged"
+    """What of a LoRA is served: the merged model, or the adapter, loaded into attached vLLM (`attach --adapters`)."""
     no_previous: Literal["base", "hold"] = "base"
     """What a first version rolls back to: the base model, or (`hold`) nothing."""
     on_newer: Literal["queue", "supersede"] = "queue"

@@ -4,7 +4,8 @@ It serves the names that it is given, each with parameters of its own (`deploy/b
 replaces them while it runs, as another deployment under the same address would. Like vLLM it takes `cache_salt`, and
 scores prompts (`prompt_logprobs`) with `token_nll`; with `max_model_len` and `renders`, it tells
 its context, and how it renders any conversation. With `answers_as` its answers have another name; with a key, it
-refuses requests below `/v1` without it.
+refuses requests below `/v1` without it. Adapters are loaded as in vLLM; one scores prompts by its
+weights, or as the base model does without any.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import contextlib
 import json
 import sys
 import types
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,8 +72,25 @@ class _Served:
             self._apis[name] = (engine, toy_api.ToyApi(engine, {"model": parameters.get("answers_as", name)}))
 
     def describe(self, name: str) -> dict[str, Any]:
-        told = self.given[name].get("max_model_len")
-        return {"id": name, "object": "model", **({"max_model_len": int(told)} if told else {})}
+        told, parent = self.given[name].get("max_model_len"), self.given[name].get("parent")
+        return {"id": name, "object": "model", "parent": parent, **({"max_model_len": int(told)} if told else {})}
+
+    def load(self, name: str, folder: str) -> str | None:
+        """Load an adapter into the first name; return why it is refused."""
+        base = next(iter(self.given))
+        config = Path(folder, "adapter_config.json")
+        if name in self.given:
+            return f"The lora adapter '{name}' has already been loaded."
+        if not config.is_file():
+            return f"Loading lora {name} failed: No adapter found for {folder}"
+        asked = json.loads(config.read_text())
+        if asked.get("r", 1) > int(self.given[base].get("max_lora_rank", 16)):
+            return f"LoRA rank {asked['r']} is greater than max_lora_rank."
+        adapted = {**self.given[base], "parent": base}
+        if (weights := Path(folder, "adapter_model.safetensors")).is_file() and "token_nll" in adapted:
+            adapted["token_nll"] = str(float(adapted["token_nll"]) + 0.5 + zlib.crc32(weights.read_bytes()) % 100 / 100)
+        self.replace({**self.given, name: adapted})
+        return None
 
     async def answer(self, path: str, raw: bytes) -> AsyncIterator[Any]:
         """Yield the pieces of an answer."""
@@ -148,6 +167,17 @@ def build(given: Mapping[str, Mapping[str, str]]) -> Any:
         served.replace(await request.json())
         return Response(status_code=204)
 
+    async def load(request: Request) -> Response:
+        asked = await request.json()
+        refused = served.load(asked["lora_name"], asked["lora_path"])
+        return Response(refused or "Success", 400 if refused else 200)
+
+    async def unload(request: Request) -> Response:
+        name = (await request.json())["lora_name"]
+        is_there = "parent" in served.given.get(name, {})
+        served.replace({each: given for each, given in served.given.items() if each != name or not is_there})
+        return Response("Success" if is_there else "not found", 200 if is_there else 404)
+
     async def answer(request: Request) -> Response:
         pieces = served.answer(request.url.path, await request.body())
         first = await anext(pieces)
@@ -165,6 +195,8 @@ def build(given: Mapping[str, Mapping[str, str]]) -> Any:
         routes=[
             Route("/v1/models", models),
             Route("/toy", replace, methods=["PUT"]),
+            Route("/v1/load_lora_adapter", load, methods=["POST"]),
+            Route("/v1/unload_lora_adapter", unload, methods=["POST"]),
             Route("/tokenize", tokenize, methods=["POST"]),
             Route("/detokenize", detokenize, methods=["POST"]),
             *(Route(path, answer, methods=["POST"]) for path in paths),

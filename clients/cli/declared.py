@@ -12,7 +12,7 @@ from clients.cli.errors import CommandError, Exit
 from clients.cli.releases.names import nearest
 from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents
 from contracts.api_keys import ApiKey, KeyLimits, KeyName
-from contracts.attachments import Attachment, GroupName, ServerUrl
+from contracts.attachments import AdapterFolder, Attachment, GroupName, ServerUrl
 from contracts.mirrors import Mirror, MirrorName
 from contracts.policy import ReleasePolicy
 from contracts.teams import Team, TeamName, TeamQuota
@@ -137,6 +137,7 @@ class DeclaredAttachment(_Declared):
     kind: Literal["Attachment"]
     model: ModelName
     groups: dict[GroupName, tuple[ServerUrl, ...]]
+    adapters: AdapterFolder | None = None
 
     @model_validator(mode="after")
     def _is_valid(self) -> "DeclaredAttachment":
@@ -150,7 +151,7 @@ class DeclaredAttachment(_Declared):
 
     def record(self) -> Attachment:
         """Return it as it is stored."""
-        return Attachment(model=self.model, groups=self.groups)
+        return Attachment(model=self.model, groups=self.groups, adapters=self.adapters)
 
     def as_data(self) -> dict[str, Any]:
         """Return it as it is compared."""
@@ -190,7 +191,8 @@ def mirror_data(mirror: Mirror) -> dict[str, Any]:
 
 def attachment_data(attachment: Attachment) -> dict[str, Any]:
     """Return an attachment as it is compared."""
-    return {"groups": {name: list(urls) for name, urls in sorted(attachment.groups.items())}}
+    adapters = {} if attachment.adapters is None else {"adapters": attachment.adapters}
+    return {"groups": {name: list(urls) for name, urls in sorted(attachment.groups.items())}, **adapters}
 
 
 def team_data(team: Team) -> dict[str, Any]:

@@ -90,6 +90,22 @@ def assess_adapter_config(adapter: Mapping[str, Any], base: BaseModelRef) -> Rej
     return None
 
 
+def assess_served_adapter(adapter: Mapping[str, Any], has_own_tokenizer: bool) -> Rejection | None:
+    """Reject a LoRA that an engine does not serve as an adapter of its base: it has more than A and B, or other tokens.
+
+    Args:
+        adapter: Its configuration.
+        has_own_tokenizer: Its tokens, chat template or the end of its answers are not the base's.
+    """
+    parts = [name for name in ("modules_to_save", "use_dora") if adapter.get(name)]
+    if has_own_tokenizer:
+        parts.append("a tokenizer or chat template of its own")
+    if not parts:
+        return None
+    reason = f"The LoRA has {', '.join(parts)}, which no engine serves as an adapter: publish it with serve: merged."
+    return Rejection("unsupported_adapter", reason, {"parts": parts})
+
+
 def quantised_base(adapter: Mapping[str, Any] | None, hyperparameters: Mapping[str, Any]) -> str | None:
     """Return the quantised base that a LoRA was trained on, or the recorded setting that says so; else None.
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from contracts.attachments import Attachment
+from contracts.facts import CheckpointReady
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.trigger_metrics import TriggerMetric
@@ -42,6 +43,31 @@ def list_unseen(policy: ReleasePolicy) -> list[str]:
     return unseen
 
 
+def list_adapter_problems(policy: ReleasePolicy, attachment: Attachment | None, ready: CheckpointReady) -> list[str]:
+    """Return why a checkpoint may not be served as its policy says, merged or as an adapter, as sentences.
+
+    Two adapters of one engine are slow or dead together: no trigger may hold that against one of them by itself.
+    """
+    gets_adapters = attachment is not None and attachment.adapters is not None
+    if policy.serve == "merged":
+        known = "serve is merged, and the attached servers of this model get adapters"
+        return [f"{known}: set serve: adapter, or attach them without adapters."] if gets_adapters else []
+    if attachment is None or not gets_adapters:
+        return ["serve is adapter, and no attached servers get adapters: slipway attach --adapters, or serve: merged."]
+    problems = []
+    if ready.weights.kind != "lora" or set(ready.variants) != {"bf16"}:
+        asked = f"serve is adapter, for {ready.weights.kind} as {', '.join(ready.variants)}"
+        problems.append(f"{asked}; it takes lora as bf16: publish that, or set serve: merged.")
+    sharing = [trigger for trigger in policy.automatic if trigger.rule.kind in ("latency", "errors")]
+    if len(attachment.groups) == 1:
+        problems += [
+            f"The trigger {trigger.name} rolls back on {trigger.metric}, and both versions would share an engine "
+            "(shared_engine): attach a second group, or set action: manual, or serve: merged."
+            for trigger in sharing
+        ]
+    return problems
+
+
 def why_not_changed(new: Attachment | None, route: Route | None) -> str | None:
     """Return why an attachment may not be stored, or removed: its model is served otherwise now; None if it may."""
     for served in route.by_role.values() if route is not None else ():
@@ -63,6 +89,8 @@ def why_not_while_open(new: Attachment | None, old: Attachment | None, releases:
     remedy = "wait until it has ended, or cancel it (`slipway cancel`)"
     if not releases:
         return None
+    if old is not None and new is not None and old.adapters != new.adapters:
+        return f"The release {releases[0]} is open, and adapters are in {old.adapters or 'no folder'}: {remedy}."
     if old is None:
         return f"The release {releases[0]} is open and goes to Triton: {remedy} before you attach its model."
     kept = frozenset(new.urls if new is not None else ())

@@ -1,6 +1,7 @@
 """Merges the checkpoint of an opened release; publishes `checkpoint.merged` or `checkpoint.rejected`."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -49,7 +50,17 @@ class Merger:
         )
         committed = await asyncio.to_thread(self.artifacts.find_merged, output_key)
         manifest, ref = committed or await self._merge_and_commit(opened, output_key, progress)
+        if opened.policy.serve == "adapter":
+            await self._check_adapter(opened, manifest, progress)
         return await self._with_settings(opened.serving, manifest, ref)
+
+    async def _check_adapter(self, opened: ReleaseOpened, manifest: MergedManifest, progress: ReportProgress) -> None:
+        """Raise Permanent unless a LoRA serves as an adapter of its base on an engine as it does merged."""
+        base = await asyncio.to_thread(self.artifacts.open_base, opened.base)
+        checkpoint = await asyncio.to_thread(self.artifacts.open_folder, opened.weights.ref, progress)
+        texts = await asyncio.to_thread(self.artifacts.read_texts, checkpoint, (domain.ADAPTER_CONFIG,))
+        has_own_tokenizer = domain.tokenizer_digest(base.files) != manifest.tokenizer_digest
+        raise_rejection(domain.assess_served_adapter(json.loads(texts[domain.ADAPTER_CONFIG]), has_own_tokenizer))
 
     async def _with_settings(
         self, event: ServingSettings | None, manifest: MergedManifest, ref: ArtifactRef

@@ -131,8 +131,8 @@ class Registry:
             _refuse(admission.assess_evaluations(ready, policy))
             if policy.evaluations.stated:
                 _refuse(admission.assess_stated(ready, policy, await self._active_figures(model)))
-            if await self._ports.attachments.get(model) is not None:
-                _refuse(admission.assess_attached(policy))
+            attachment = await self._ports.attachments.get(model)
+            _refuse(admission.assess_attached(ready, policy, attachment.value if attachment is not None else None))
             _refuse(admission.assess_callers(ready.model, policy, self._ports.teams()))
             if not await self._team_use.has_turn(model):
                 raise NotItsTurn

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import datetime
+from pathlib import Path
 
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, RunningTarget
@@ -35,12 +36,16 @@ class AttachedModels:
         A record that is missing is no order: what a route names on attached servers stays there.
         """
         named, records = _named(routes), await self._records.all()
-        groups = {**records, **named, **{model: groups for model, groups in records.items() if groups}}
+        read = {model: record for model, record in records.items() if record is not None}
+        unread: dict[str, Groups] = {model: {} for model in records}
+        groups = {**unread, **named, **{model: record.groups for model, record in read.items()}}
         for model in groups.keys() - self._made.keys():
             self._made[model] = self._engines[NAME + model] = self._make(model)
         for model, engine in self._made.items():
             engine.groups = groups.get(model, {})  # of one that was detached it holds nothing
             engine.in_routes = named.get(model, {}).keys()
+            folder = read[model].adapters if model in read else None
+            engine.adapters = Path(folder) if folder is not None else None
         self.names.clear()
         self.names.update({model: NAME + model for model in groups})
 

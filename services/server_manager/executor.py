@@ -304,8 +304,7 @@ class Executor:
         began, name, engine = self._clock.monotonic(), state.name, self._engines[state.endpoint]
         self._log.info("loading", target=name, heal=holder is not None, endpoint=state.endpoint)
         try:
-            is_attached = deployable.target.model in self._limits.attached  # its servers have files of their own
-            folder = await self._artifacts.materialise(deployable, only_texts=is_attached)
+            folder = await self._artifacts.materialise(deployable, engine.parts)
             if holder is not None:
                 await self._engines[holder].unload(name, wait=False, permit=self._permission(needed))
                 # It is gone by now: only another holder's order stops the load.

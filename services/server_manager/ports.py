@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Literal, Protocol
 
+from contracts.attachments import Attachment
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
 from contracts.routes import Route
@@ -40,12 +41,21 @@ class Indexed:
     measured_bytes: int = 0
 
 
+Parts = Literal["all", "texts", "adapter"]
+"""All files of a target, those that describe it, or these and its LoRA, in a folder `ADAPTER`."""
+ADAPTER: Final = "adapter"
+
+
 class Engine(Protocol):
     """A serving engine that holds one model per target."""
 
     @property
     def endpoint(self) -> str:
         """Where gateways reach it."""
+
+    @property
+    def parts(self) -> Parts:
+        """What of a version's files it loads from."""
 
     @property
     def runtime(self) -> Runtime | None:
@@ -93,6 +103,8 @@ class AttachedGroups(Engine, Protocol):
     """The attached servers of a model: a load checks that they serve a target, and an unload only forgets that."""
 
     groups: Groups
+    adapters: Path | None
+    """The folder from which LoRAs are loaded into them, and unloaded again; None where versions are deployed there."""
     in_routes: Collection[str]
     """The targets that routes name: for these the replicas that list them are enough, one may be away."""
 
@@ -106,8 +118,8 @@ class AttachedGroups(Engine, Protocol):
 class Attachments(Protocol):
     """The records of attached servers."""
 
-    async def all(self) -> Mapping[str, Groups]:
-        """Return the groups of each attached model, none where its record cannot be read.
+    async def all(self) -> Mapping[str, Attachment | None]:
+        """Return the record of each attached model, None where it cannot be read.
 
         Raises:
             Transient: the bus is silent.
@@ -121,8 +133,8 @@ Engines = Mapping[str, Engine]
 class Artifacts(Protocol):
     """Local copies of artifacts in the store."""
 
-    async def materialise(self, deployable: Deployable, *, only_texts: bool = False) -> Path:
-        """Return a folder with the target's files, or with those that `describe` needs, every digest verified.
+    async def materialise(self, deployable: Deployable, parts: Parts = "all") -> Path:
+        """Return a folder with the target's files, or with these parts of them, every digest verified.
 
         Raises:
             Permanent: artifact_not_found, digest_mismatch, malformed_event.

@@ -49,10 +49,13 @@ class KeptReferences:
         """Ask a target at an address again at its next probe: it was loaded, or came back."""
         self._last.pop((address, name), None)
 
-    async def check(self, channel: Any, name: str, address: str, conditions: str, limit_s: float) -> None:
+    async def check(
+        self, channel: Any, name: str, address: str, conditions: str, limit_s: float, *, base: str | None = None
+    ) -> None:
         """Ask a target if that is due, one address after the other.
 
-        What cannot be asked or compared changes nothing: it is tried again later.
+        What cannot be asked or compared changes nothing: it is tried again later. With `base`, the name of the model
+        that the target is an adapter of, it has to answer otherwise than that, and what is not shown is a difference.
 
         Raises:
             Transient: `logprobs_differ`; again at each call until it is asked again.
@@ -62,24 +65,34 @@ class KeptReferences:
             if self._clock.monotonic() >= due_s:
                 try:
                     async with asyncio.timeout(limit_s):
-                        why = await self._ask(channel, name, conditions, limit_s)
+                        why = await self._ask(channel, name, conditions, limit_s, base)
                     again_s = AGAIN_S if why is None else RETRY_S
                 except (SlipwayError, TimeoutError) as error:
                     self._log.warning("log-probabilities are not compared", target=name, why=str(error))
                     again_s = RETRY_S
+                    if base is not None:
+                        why, again_s = f"nothing shows that the adapter answers, and not {base}: {error}", 0.0
                 self._last[address, name] = (self._clock.monotonic() + again_s, why)
         if why is not None:
             raise Transient("logprobs_differ", f"{name}: {why}")
 
-    async def _ask(self, channel: Any, name: str, conditions: str, limit_s: float) -> str | None:
+    async def _ask(self, channel: Any, name: str, conditions: str, limit_s: float, base: str | None) -> str | None:
         """Return how a target differs from its reference; None if it does not, or its engine scores no text."""
         answer = await self._score(channel, name, limit_s)
+        if base is not None and await self._answers_as(channel, base, answer, limit_s):
+            return f"it answers fixed texts as its base model {base} does: serve a LoRA that moves them less as merged"
         if not any(answer):
             return None
         reference = self._known.find(name, conditions) or await self._read(name, conditions)
         if reference is None:
             reference = await self._record(channel, name, conditions, limit_s, answer)
         return describe_difference(reference, answer)
+
+    async def _answers_as(self, channel: Any, base: str, answer: Answer, limit_s: float) -> bool:
+        """Return whether an answer is none, or within what the base model's own answers differ by."""
+        answers = [await self._score(channel, base, limit_s, together) for together in (1, len(TEXTS))]
+        own = make_reference(base, "", answers, self._least_nats)
+        return not any(answer) or own is None or describe_difference(own, answer) is None
 
     async def _read(self, name: str, conditions: str) -> Reference | None:
         await self._edit(lambda record: record)

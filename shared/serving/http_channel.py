@@ -113,6 +113,39 @@ class HttpChannel(ApiServer):
             return None
         return text if isinstance(text := prompt.get("prompt"), str) else None
 
+    async def find_base(self, limit_s: float) -> str:
+        """Return the name of the model that adapters are loaded into: a vLLM lists it without a `parent`."""
+        async with asyncio.timeout(limit_s):
+            told = await self._tell("GET", "/v1/models")
+        bases = [str(entry["id"]) for entry in told["data"] if entry.get("parent") is None]
+        if not bases:
+            raise Transient("load_failed", f"{self.url} lists no base model")
+        return bases[0]
+
+    async def load_adapter(self, name: str, folder: str, limit_s: float) -> None:
+        """Let a vLLM load the LoRA in a folder that it sees, under a name.
+
+        Raises:
+            Transient: `load_failed` with its answer if it refuses, `endpoint_unreachable` if it does not answer.
+        """
+        await self._order("/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder}, limit_s)
+
+    async def unload_adapter(self, name: str, limit_s: float) -> None:
+        """Let a vLLM forget an adapter; raise as `load_adapter`."""
+        await self._order("/v1/unload_lora_adapter", {"lora_name": name}, limit_s)
+
+    async def _order(self, path: str, body: Mapping[str, str], limit_s: float) -> None:
+        try:
+            async with asyncio.timeout(limit_s), self._client.stream("POST", path, json=body) as response:
+                told = b"".join([chunk async for chunk in _limited(response, TOLD_BYTES)])
+        except (httpx.HTTPError, TimeoutError) as error:
+            reason = f"{self.url}{path} does not answer: {str(error) or type(error).__name__}"
+            raise Transient("endpoint_unreachable", reason) from error
+        if response.status_code in _UNAVAILABLE:
+            raise Transient("endpoint_unreachable", f"{self.url}{path} answers {response.status_code}: {told[:500]!r}")
+        if not response.is_success:
+            raise Transient("load_failed", f"{self.url}{path} refuses {body['lora_name']}: {told[:500]!r}")
+
     async def _tell(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Return the JSON of a short answer; raise an error of httpx, ValueError, or Transient if it is too long."""
         async with self._client.stream(method, path, json=body) as response:

@@ -173,3 +173,38 @@ def test_a_policy_that_watches_what_such_a_server_does_not_tell_is_refused(stack
     (rejected,) = stack.await_event("checkpoint.rejected", MODEL)
     assert rejected["data"]["code"] == "policy_invalid"
     assert "queued watches queue_ms" in rejected["data"]["reason"]
+
+
+def test_adapters_are_loaded_into_servers_of_their_base_and_the_next_one_elsewhere_than_the_active_one(
+    stack, tiny, tmp_path
+):
+    model, shared = "ada", tmp_path / "adapters"
+    shared.mkdir()
+    policy = {**WITH_ROLLBACK, "serve": "adapter", "shadow": None}
+    with contextlib.ExitStack() as started:
+        blue, green = (
+            started.enter_context(running(OpenAiServer(tmp_path, name, **{f"{model}.v0.bf16": {"token_nll": "2"}})))
+            for name in ("ada-blue", "ada-green")
+        )
+        stack.ok("attach", model, "--group", "blue", "--url", blue.url, "--adapters", str(shared))
+        stack.publish(model, tiny["one"], "--variant", "bf16", policy=policy)
+        (rejected,) = stack.await_event("checkpoint.rejected", model)
+        assert "shared_engine" in rejected["data"]["reason"]
+        stack.ok("attach", model, "--group", "green", "--url", green.url)
+        stack.publish(model, tiny["one"], "--variant", "bf16", "--attempt", "2", policy=policy)
+        stack.promoted(model)
+        url = f"http://127.0.0.1:{stack.part('gateway')['port']}"
+        with Users(url, stack.headers, model, rps=8.0) as users:
+            stack.publish(model, tiny["two"], "--variant", "bf16", policy=policy)
+            stack.promoted(model)
+            route = stack.route(model)
+            assert [route[role]["endpoints"] for role in ("active", "previous")] == [[green.url], [blue.url]]
+            stack.ok("rollback", model, "--reason", "test")
+            stack.await_event("rollback.completed", model)
+        assert users.failed == [], "no request was lost"
+        assert stack.route(model)["active"]["target"]["version"] == 1
+        assert {path.name for path in shared.iterdir()} == {f"{model}.v1.bf16", f"{model}.v2.bf16"}
+        answer = httpx.post(
+            f"{url}/v1/load_lora_adapter", json={"lora_name": "x", "lora_path": "/"}, headers=stack.headers, timeout=60
+        )
+        assert answer.status_code == 404, "callers cannot load adapters through the gateway"

@@ -10,6 +10,7 @@ from contracts.routes import ServedTarget
 from services.benchmarker.adapters.triton import TritonEngine as MeasuredEngine
 from services.gateway.adapters.triton import TritonEngine
 from services.server_manager.adapters.attached_engine import CONVERSATION, AttachedEngine
+from services.server_manager.ports import ADAPTER
 from shared.errors import SlipwayError, Transient
 from shared.runtime.clock import SystemClock
 from shared.serving.channels import Channels
@@ -21,6 +22,7 @@ from testbed.factories import served
 from testbed.openai_server import OpenAiServer
 from testbed.ports import free_port
 from testbed.servers import running
+from tests.kit.conformance_adapters import ADAPTED, AdaptersConformance
 from tests.kit.conformance_serving import DIGEST, NAME, AttachedConformance
 from tests.kit.fakes_serving import no_references
 from tests.unit.benchmarker import engine_conformance as measured
@@ -223,6 +225,67 @@ class TestAttachedEngine(AttachedConformance):
             await absent.index()
         assert caught.value.code == "endpoint_unreachable"
         await channels.close()
+
+
+def with_lora(folder, **weights):
+    """Write the files of a version, and those of its LoRA."""
+    (folder / ADAPTER).mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    for name, text in {"adapter_config.json": '{"r": 8}', **weights}.items():
+        (folder / ADAPTER / name).write_text(text)
+    return folder
+
+
+class TestAdapters(AdaptersConformance):
+    @pytest.fixture
+    def server(self, tmp_path):
+        with running(OpenAiServer(tmp_path / "vllm", base={"token_nll": "2"})) as process:
+            yield process
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        return with_lora(tmp_path / "version", **{"adapter_model.safetensors": "a"})
+
+    @pytest.fixture
+    def weak_folder(self, tmp_path):
+        return with_lora(tmp_path / "weak")
+
+    async def test_a_server_that_was_restarted_gets_its_adapter_again_while_another_serves_it(
+        self, make_engine, server, folder, tmp_path
+    ):
+        (tmp_path / "adapters").mkdir()
+        with running(OpenAiServer(tmp_path / "second", "second", base={"token_nll": "2"})) as second:
+            engine = make_engine({"blue": (server.url, second.url)}, tmp_path / "adapters")
+            await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
+            second.kill()
+            second.start()
+            assert ADAPTED in await engine.index()
+            assert ADAPTED not in engine.listed(second.url)
+            await engine.probe(ADAPTED, 60)
+            assert ADAPTED in engine.listed(second.url)
+
+    async def test_the_next_version_goes_to_the_group_without_the_active_one(
+        self, make_engine, server, folder, tmp_path
+    ):
+        (tmp_path / "adapters").mkdir()
+        with running(OpenAiServer(tmp_path / "second", "second", base={"token_nll": "2"})) as second:
+            engine = make_engine({"blue": (server.url,), "green": (second.url,)}, tmp_path / "adapters")
+            await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
+            engine.in_routes = (ADAPTED,)
+            await engine.load("bot.v8.bf16", folder, digest=DIGEST, memory_bytes=0)
+            assert (engine.addresses(ADAPTED), engine.addresses("bot.v8.bf16")) == ((server.url,), (second.url,))
+
+    async def test_a_server_that_scores_no_prompts_proves_nothing(self, engine, server, folder):
+        server.serve({"base": {}})
+        with pytest.raises(Transient) as caught:
+            await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
+        assert caught.value.code == "logprobs_differ"
+
+    async def test_a_folder_that_is_not_there_is_named(self, engine, folder):
+        engine.adapters = engine.adapters / "other"
+        with pytest.raises(Transient) as caught:
+            await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
+        assert (caught.value.code, str(engine.adapters) in caught.value.reason) == ("load_failed", True)
 
 
 async def ask(channel, name=str(LOADED), *, limits: Deadlines | None = None, deadline_s: float = 30.0, **body):

@@ -267,12 +267,12 @@ class RoutesConformance:
 class AttachmentsConformance:
     """Needs the fixtures `attachments` (Attachments without a record) and `put` (writes the bytes of a model's record)."""
 
-    async def test_groups_are_listed_by_model_and_a_record_that_cannot_be_read_hides_no_other(self, attachments, put):
+    async def test_records_are_listed_by_model_and_a_record_that_cannot_be_read_hides_no_other(self, attachments, put):
         assert await attachments.all() == {}
-        groups = {"blue": ("http://a", "http://b")}
-        await put("bot", dump(Attachment(model="bot", groups=groups)))
+        attachment = Attachment(model="bot", groups={"blue": ("http://a", "http://b")}, adapters="/adapters")
+        await put("bot", dump(attachment))
         await put("cat", b"damaged")
-        assert await attachments.all() == {"bot": groups, "cat": {}}
+        assert await attachments.all() == {"bot": attachment, "cat": None}
 
 
 class RuntimesViewConformance:

@@ -20,7 +20,7 @@ from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.domain.references import References
 from services.server_manager.fleet_state import FleetState
-from services.server_manager.ports import Extent, Indexed, allow
+from services.server_manager.ports import Extent, Indexed, Parts, allow
 from services.server_manager.references import KeptReferences
 from shared.errors import Transient
 from shared.messaging.records import RecordStore
@@ -64,6 +64,7 @@ class FakeEngine:
     """
 
     endpoint = "127.0.0.1:1"
+    parts: Parts = "all"
     runtime: Runtime | None = None
 
     def __init__(self) -> None:
@@ -140,23 +141,29 @@ class FakeAttachments(KvAttachments):
 
     def __init__(self) -> None:
         self.groups: dict[str, dict[str, tuple[str, ...]]] = {}
+        self.adapters: dict[str, str] = {}
         self.bucket = FaultyBucket()
         super().__init__(records_of(Attachment, self.bucket))
 
     async def all(self):
         self.bucket.data |= {
-            model: (1, dump(Attachment(model=model, groups=groups)) if groups else b"damaged")
+            model: (1, dump(self._record(model, groups)) if groups else b"damaged")
             for model, groups in self.groups.items()
         }
         for model in self.bucket.data.keys() - self.groups.keys():
             del self.bucket.data[model]
         return await super().all()
 
+    def _record(self, model, groups):
+        return Attachment(model=model, groups=groups, adapters=self.adapters.get(model))
+
 
 class FakeAttached(FakeEngine):
     """Attached servers in memory: `names` has what each address lists."""
 
     endpoint = "attached"
+    parts: Parts = "texts"
+    adapters: Path | None = None
 
     def __init__(self, *names: str) -> None:
         super().__init__()
@@ -211,7 +218,7 @@ class FakeArtifacts:
         """Why a target may not take traffic, or what asking for it raises."""
         self.hooks = Hooks()
 
-    async def materialise(self, deployable, *, only_texts=False):  # noqa: ARG002
+    async def materialise(self, deployable, parts="all"):  # noqa: ARG002
         await self.hooks.reach("materialise before")
         if deployable.manifest.digest in self.broken:
             raise self.broken[deployable.manifest.digest]

@@ -70,7 +70,7 @@ class EngineClient:
         self._process = process
         self._turn = asyncio.Lock()
         self.endpoint = engine.endpoint
-        self.runtime = engine.runtime
+        self.runtime, self.parts = engine.runtime, engine.parts
 
     def addresses(self, name):  # noqa: ARG002
         return (self.endpoint,)

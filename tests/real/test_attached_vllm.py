@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+import shutil
 
-import httpx
 import pytest
 
 from contracts.vocabulary import Target
 from services.benchmarker.adapters.triton import TritonEngine as MeasuredEngine
 from services.server_manager.adapters.attached_engine import AttachedEngine
+from services.server_manager.ports import ADAPTER
 from shared.errors import SlipwayError, Transient
 from shared.runtime.clock import SystemClock
 from shared.serving.channels import Channels
@@ -20,6 +21,7 @@ from testbed.factories import served
 from testbed.models import tiny_base, tiny_lora
 from testbed.servers import running
 from testbed.vllm_server import VllmServer
+from tests.kit.conformance_adapters import ADAPTED, AdaptersConformance
 from tests.kit.conformance_serving import DIGEST, NAME
 from tests.kit.fakes_serving import no_references
 
@@ -146,22 +148,37 @@ async def test_a_load_of_fixed_length_is_generated_and_a_text_is_scored(channels
     assert all(score < 0 for score in scores)
 
 
-async def test_a_name_may_be_an_adapter_that_the_server_loads_while_it_runs(engine, ask, server, model, tmp_path):
-    """Slipway does not prove that the adapter answers: the answer differs here because the LoRA is a strong one."""
-    name, folder = "bot.v2.bf16", await asyncio.to_thread(tiny_lora, model, tmp_path / "lora", seed=5)
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
-        loaded = await client.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": str(folder)})
-        assert loaded.status_code == 200, loaded.text
-        await engine.load(name, model, digest=DIGEST, memory_bytes=0)
-        await engine.load(NAME, model, digest=DIGEST, memory_bytes=0)
-        assert set(await engine.index()) == {NAME, name}, "one group serves both"
-        base, adapted = [(await ask(name=each))[-1].body for each in (NAME, name)]
+class TestAdapters(AdaptersConformance):
+    @pytest.fixture(scope="class")
+    def versions(self, model, tmp_path_factory):
+        """Return the folders of two versions: one LoRA moves every text, the other none."""
+        folders = [tmp_path_factory.mktemp(name) / "version" for name in ("strong", "zero")]
+        for folder, is_zero in zip(folders, (False, True), strict=True):
+            shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+            tiny_lora(model, folder / ADAPTER, seed=5, zero=is_zero)
+        return folders
+
+    @pytest.fixture
+    def folder(self, versions):
+        return versions[0]
+
+    @pytest.fixture
+    def weak_folder(self, versions):
+        return versions[1]
+
+    async def test_it_is_loaded_and_proven_within_fifteen_seconds_and_answers_otherwise_than_its_base(
+        self, engine, folder, ask
+    ):
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
+        took_s = loop.time() - began_s
+        print(f"loaded and proven in {took_s:.2f} s")
+        assert took_s < 15
+        assert engine.context_tokens(ADAPTED) == 512
+        base, adapted = [(await ask(name=each))[-1].body for each in (NAME, ADAPTED)]
         assert json.loads(base)["choices"] != json.loads(adapted)["choices"]
-        await client.post("/v1/unload_lora_adapter", json={"lora_name": name})
-    assert set(await engine.index()) == {NAME}
-    with pytest.raises(Transient) as caught:
-        await ask(name=name)
-    assert caught.value.code == "endpoint_unreachable"
+        await engine.unload(ADAPTED)
 
 
 async def test_its_death_is_out_of_reach_in_the_middle_of_an_answer_and_after_it(channels, server):

@@ -21,6 +21,10 @@ KeyOption = Annotated[
     str,
     typer.Option("--key", metavar="NAME", help="Name of their key in the file SLIPWAY_SERVER_KEYS."),
 ]
+AdaptersOption = Annotated[
+    str | None,
+    typer.Option("--adapters", metavar="FOLDER", help="Folder of LoRAs that these vLLM see by the same path."),
+]
 GroupOption = Annotated[str, typer.Option("--group", metavar="NAME", help="Name of the group.")]
 
 
@@ -30,6 +34,7 @@ def attach(
     url: UrlOption,
     group: GroupOption = "default",
     key: KeyOption = "",
+    adapters: AdaptersOption = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,9 +43,10 @@ def attach(
     Slipway neither starts nor stops them. A release waits when it is staged, until all replicas of a group answer by
     the version's name, such as support-bot.v7.bf16; give it to them with vLLM's --served-model-name. With two groups
     one serves while the other gets the next version. It replaces the addresses of the group; others stay.
+    With --adapters, vLLM that serve the base model load each version as a LoRA from there (`serve: adapter`).
     """
     urls = tuple(_address(each, key) for each in url)
-    asyncio.run(_change(find_stack(state), model, group, urls))
+    asyncio.run(_change(find_stack(state), model, group, urls, adapters))
     replicas = f"{len(urls)} replica{'s' if len(urls) > 1 else ''}"
     _show(as_json, model, group, urls, f"{model} is released into {replicas} of the group {group}: {', '.join(urls)}")
 
@@ -66,12 +72,16 @@ def _show(as_json: bool, model: str, group: str, urls: tuple[str, ...], line: st
         show_line(line)
 
 
-async def _change(stack: StackAddress, model: str, group: str, urls: tuple[str, ...]) -> None:
-    """Order the attachment of a model with other addresses of one group."""
+async def _change(
+    stack: StackAddress, model: str, group: str, urls: tuple[str, ...], adapters: str | None = None
+) -> None:
+    """Order the attachment of a model with other addresses of one group, and another folder of adapters, if given."""
     async with on_bus(stack) as js:
         entry = await bucket_of(js, "attachment").raw(model)
         before = entry[1] if entry is not None else None
-        groups = {} if before is None else dict(parse(Attachment, before, f"attachments/{model}").groups)
+        stored = parse(Attachment, before, f"attachments/{model}") if before is not None else None
+        groups = dict(stored.groups) if stored is not None else {}
+        folder = adapters or (stored.adapters if stored is not None else None)
         if not urls and group not in groups:
             known = ", ".join(sorted(groups)) or "none"
             raise CommandError(f"{model} has no attached group {group}; it has {known}", Exit.USAGE)
@@ -79,7 +89,7 @@ async def _change(stack: StackAddress, model: str, group: str, urls: tuple[str, 
         if urls:
             groups[group] = urls
         try:
-            record = Attachment(model=model, groups=groups) if groups else None
+            record = Attachment(model=model, groups=groups, adapters=folder) if groups else None
         except ValidationError as error:
             problems = "; ".join(f"{each['input']}: {each['msg']}" for each in error.errors())
             raise CommandError(f"the addresses are not valid: {problems}", Exit.USAGE) from error

@@ -4,6 +4,7 @@ from decisions.checkpoints.adapters import (
     ADAPTER_CONFIG,
     assess_adapter_config,
     assess_recorded,
+    assess_served_adapter,
     quantised_base,
     recorded_settings,
 )
@@ -134,6 +135,7 @@ __all__ = [
     "assess_quantised",
     "assess_recorded",
     "assess_resized",
+    "assess_served_adapter",
     "assess_small_files",
     "assess_tied",
     "assess_tied_copies",

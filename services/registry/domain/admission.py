@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from contracts.attachments import Attachment
 from contracts.codes import Code
 from contracts.envelope import Event
 from contracts.evaluations import StatedBound
@@ -27,7 +28,7 @@ from contracts.teams import Team
 from contracts.vocabulary import Digest, ModelName, ServingSettings, digest_of_json
 from decisions.access.teams import find_problem
 from decisions.policies.problems import describe_differing, differing, list_problems
-from decisions.serving.attached import list_unseen
+from decisions.serving.attached import list_adapter_problems, list_unseen
 from decisions.serving.settings import assess_settings, combine, find_departure
 from services.registry.domain.source_rules import is_covered
 
@@ -82,10 +83,11 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
     return policy
 
 
-def assess_attached(policy: ReleasePolicy) -> Refusal | None:
-    """Refuse a policy of a model on attached servers that asks for what such a server does not tell."""
-    unseen = list_unseen(policy)
-    return Refusal("policy_invalid", " ".join(unseen), {"unseen": unseen}) if unseen else None
+def assess_attached(ready: CheckpointReady, policy: ReleasePolicy, attachment: Attachment | None) -> Refusal | None:
+    """Refuse a policy that asks for what the model's attached servers, if it has any, do not tell or do."""
+    unseen = list_unseen(policy) if attachment is not None else []
+    problems = [*unseen, *list_adapter_problems(policy, attachment, ready)]
+    return Refusal("policy_invalid", " ".join(problems), {"unseen": problems}) if problems else None
 
 
 def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:

@@ -10,17 +10,22 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from contracts.facts import Weights
 from contracts.manifests import FileEntry, FolderManifest
+from contracts.storage.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, Deployable, Digest
+from decisions.checkpoints.adapters import ADAPTER_CONFIG
 from decisions.releases.provenance import Problem
 from services.server_manager.domain.description import DESCRIBING_FILES, Description, describe_model
+from services.server_manager.ports import ADAPTER, Parts
 from shared.errors import Permanent, SlipwayError, Transient, translate
-from shared.storage.blobs import Store
+from shared.storage.blobs import SOURCES, Store, manifest_key
 
 _FILES = TypeAdapter(tuple[FileEntry, ...])
 _PARTIAL = "partial-"
 _TEXTS = ".texts"
 """Ending of a folder that has only what describes the model."""
+_LORA_FILES = frozenset({ADAPTER_CONFIG, "adapter_model.safetensors"})
 _MAX_TEXT_BYTES = 32 * 1024 * 1024
 
 
@@ -49,8 +54,8 @@ class ArtifactCache:
         """Return the folder of a manifest, whether it exists or not."""
         return self._root / digest.removeprefix("sha256:")
 
-    async def materialise(self, deployable: Deployable, *, only_texts: bool = False) -> Path:
-        """Return a folder with the files of a target that may be loaded, or with those that describe it.
+    async def materialise(self, deployable: Deployable, parts: Parts = "all") -> Path:
+        """Return a folder with the files of a target that may be loaded, or with these parts of them.
 
         What is there already is verified again.
         """
@@ -58,7 +63,7 @@ class ArtifactCache:
         async with self._locks.setdefault(digest, asyncio.Lock()):
             try:
                 await asyncio.to_thread(self._check.verify, deployable)
-                return await asyncio.to_thread(self._materialise, deployable, only_texts=only_texts)
+                return await asyncio.to_thread(self._materialise, deployable, parts)
             except (OSError, Transient) as error:
                 raise self._explain(error) or error from error
 
@@ -99,14 +104,15 @@ class ArtifactCache:
             if folder.name.removeprefix(_PARTIAL).removesuffix(_TEXTS) not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _materialise(self, deployable: Deployable, *, only_texts: bool) -> Path:
+    def _materialise(self, deployable: Deployable, parts: Parts) -> Path:
         target = self.folder(deployable.manifest.digest)
-        files, prefix = self._files_of(self._store, deployable.manifest)
-        if only_texts:
+        files, prefix = self._files_of(deployable.manifest)
+        lora, lora_prefix = self._lora_of(deployable.manifest) if parts == "adapter" else ((), "")
+        if parts != "all":
             target = target.with_name(target.name + _TEXTS)
             files = [file for file in files if file.path in DESCRIBING_FILES]
         if target.is_dir():
-            if is_intact(target, files):
+            if is_intact(target, [*files, *lora]):
                 return target
             shutil.rmtree(target)
         partial = self._root / f"{_PARTIAL}{target.name}"
@@ -114,26 +120,40 @@ class ArtifactCache:
         partial.mkdir(parents=True)
         try:
             self._store.fetch_files(files, partial, prefix)
+            if lora:
+                self._store.fetch_files(lora, partial, lora_prefix)
             partial.replace(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return target
 
-    def _files_of(self, store: Store, manifest: ArtifactRef) -> tuple[Sequence[FileEntry], str]:
+    def _lora_of(self, manifest: ArtifactRef) -> tuple[Sequence[FileEntry], str]:
+        """Return the files of the LoRA that a merged model was made of, below `ADAPTER`; none of any other model."""
+        weights = self._parse(manifest).get("weights")
+        if weights is None or (lora := Weights.model_validate(weights)).kind != "lora":
+            return (), ""
+        ref = lora.ref
+        if scheme_of(ref.uri) is not None:  # the merger brought it into the store
+            ref = ref.model_copy(update={"uri": self._store.uri(manifest_key("folder", ref.digest, SOURCES))})
+        files, prefix = self._files_of(ref)
+        lora_files = [file for file in files if file.path in _LORA_FILES]
+        return [file.model_copy(update={"path": f"{ADAPTER}/{file.path}"}) for file in lora_files], prefix
+
+    def _files_of(self, manifest: ArtifactRef) -> tuple[Sequence[FileEntry], str]:
         """Read which files a manifest names; the manifest of a base points at the manifest of its folder."""
-        content = self._parse(store, manifest)
+        content = self._parse(manifest)
         if "files" not in content and "folder" in content:
             manifest = ArtifactRef.model_validate(content["folder"])
-            content = self._parse(store, manifest)
+            content = self._parse(manifest)
         try:
             files = _FILES.validate_python(content.get("files"))
             FolderManifest(files=files)
         except ValidationError as error:
             raise Permanent("malformed_event", f"{manifest.uri} does not list files: {error}.") from error
-        return files, store.prefix_of(manifest)
+        return files, self._store.prefix_of(manifest)
 
-    def _parse(self, store: Store, manifest: ArtifactRef) -> dict[str, Any]:
-        data = store.get(manifest)
+    def _parse(self, manifest: ArtifactRef) -> dict[str, Any]:
+        data = self._store.get(manifest)
         try:
             content = json.loads(data)
         except ValueError as error:

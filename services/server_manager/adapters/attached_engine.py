@@ -1,8 +1,11 @@
 """The attached servers of one model as an engine of the fleet: they exist, and are asked what they serve.
 
 What an engine is told to load is checked here: every replica of a group lists its name, renders a conversation as the
-version's chat template does, if it tells, and generates a token. Nothing is started, stopped or unloaded. What no group
-lists any more is gone; it is checked again once one does. Of what routes name already, one replica is enough.
+version's chat template does, if it tells, and generates a token. Nothing is started or stopped. What no group lists any
+more is gone; it is checked again once one does. Of what routes name already, one replica is enough.
+
+With a folder of `adapters`, the LoRA of a version is put there, loaded into each replica of a group under the target's
+name, and has to answer otherwise than the base model; it is unloaded when it is needed no more.
 """
 
 import asyncio
@@ -15,8 +18,9 @@ from contracts.codes import Code
 from contracts.vocabulary import Digest, Runtime, ServingSettings
 from decisions.backoff import backoff_s
 from services.server_manager.adapters.artifact_cache import read_texts
+from services.server_manager.adapters.placed_adapters import list_placed, note_proven, place, remove
 from services.server_manager.domain.description import describe_model
-from services.server_manager.ports import Groups, Indexed, Permit, allow
+from services.server_manager.ports import ADAPTER, Groups, Indexed, Parts, Permit, allow
 from services.server_manager.references import KeptReferences
 from shared.errors import SlipwayError, Transient
 from shared.serving.channels import Channels
@@ -58,6 +62,7 @@ class AttachedEngine:
         """
         self._retry_s = retry_s
         self.groups = groups
+        self.adapters: Path | None = None
         self.in_routes: Collection[str] = ()
         self._model = model
         self._channels = channels
@@ -66,12 +71,18 @@ class AttachedEngine:
         self._listed: dict[str, dict[str, int | None]] = {}
         self._heard_s: dict[str, float] = {}
         self._checked: dict[str, Indexed] = {}
+        self._placed: dict[str, Digest | None] = {}
         self._rendered: dict[str, str | None] = {}
         self._failed: dict[str, tuple[int, float]] = {}
         """How many checks of a target failed in a row, and until when it is left alone."""
         self._digests: dict[str, Digest] = {}
         self._others: dict[str, frozenset[str]] = {}
         """The replicas that list a target and have another chat template or other weights than its version."""
+
+    @property
+    def parts(self) -> Parts:
+        """What of a version's files is needed here."""
+        return "texts" if self.adapters is None else "adapter"
 
     @property
     def endpoint(self) -> str:
@@ -96,9 +107,13 @@ class AttachedEngine:
         return min((tokens for tokens in told if tokens is not None), default=None)
 
     def may_have(self, name: str) -> bool:
-        """Return whether all replicas of a group listed a target when they were last asked, and no pause is due."""
+        """Return whether all replicas of a group listed a target when they were last asked, and no pause is due.
+
+        An adapter is loaded, and may be listed nowhere; the base model, version 0, has to be.
+        """
         _, until_s = self._failed.get(name, (0, 0.0))
-        return bool(self._group_of(name)) and asyncio.get_running_loop().time() >= until_s
+        is_loaded_here = self.adapters is not None and ".v0." not in name and bool(self._listed)
+        return (is_loaded_here or bool(self._group_of(name))) and asyncio.get_running_loop().time() >= until_s
 
     def _group_of(self, name: str) -> tuple[str, ...]:
         """Return the group that lists a target, of one in a route the replicas that do; none if there are none."""
@@ -128,8 +143,20 @@ class AttachedEngine:
         if failure is not None and not listed:
             raise failure
         self._checked = {name: entry for name, entry in self._checked.items() if self.addresses(name)}
-        self._failed = {name: failed for name, failed in self._failed.items() if self._group_of(name)}
-        return dict(self._checked)
+        self._failed = {
+            name: failed for name, failed in self._failed.items() if self.adapters is not None or self._group_of(name)
+        }
+        self._placed = await asyncio.to_thread(list_placed, self.adapters, self._model)
+        unknown = {name for name in self._placed if self._replicas(name)} - self._checked.keys()
+        return {**self._checked, **{name: self._recall(name) for name in unknown}}
+
+    def _recall(self, name: str) -> Indexed:
+        """Return an adapter that was loaded before this process began; one that was proven is known by that."""
+        digest = self._placed[name]
+        entry = Indexed(ready=True, digest=digest, memory_bytes=0)
+        if digest is not None:
+            self._checked[name], self._digests[name] = entry, digest
+        return entry
 
     async def _list(self, url: str) -> dict[str, int | None]:
         names: dict[str, int | None] = await self._channels.get(url).list_models(LIST_S)
@@ -147,6 +174,8 @@ class AttachedEngine:
     ) -> None:
         """Check that a group serves a target: each of its replicas lists it, and generates; one does, if in a route.
 
+        A LoRA is loaded there first.
+
         Raises:
             Transient: `endpoint_unreachable` while no group lists it everywhere, or a replica is away; `load_failed` if
                 one that lists it does not generate, or has another chat template; `logprobs_differ` if it has other
@@ -154,18 +183,22 @@ class AttachedEngine:
         """
         await permit()
         await self.index()
+        try:
+            failures = await self._load_adapter(name, folder / ADAPTER)
+        except OSError as error:
+            self._pause(name)
+            raise Transient("load_failed", f"The LoRA of {name} is not put into {self.adapters}: {error}") from error
         urls = self._group_of(name)
         if not urls:
-            raise Transient("endpoint_unreachable", self._describe_absence(name))
+            self._pause(name)
+            raise [*failures, Transient("endpoint_unreachable", self._describe_absence(name))][0]
         self._rendered[name], self._digests[name] = await self._render(folder), digest
         for url in urls:
             self._references.forget(url, name)
         answers = await self._ask_all(urls, name, CHECK_S)
         failures = [answer for answer in answers.values() if isinstance(answer, SlipwayError)]
         if failures and (name not in self.in_routes or len(failures) == len(answers)):
-            count = self._failed.get(name, (0, 0.0))[0] + 1
-            until_s = asyncio.get_running_loop().time() + backoff_s(count, self._retry_s, MAX_RETRY_S)
-            self._failed[name] = count, until_s
+            self._pause(name)
             codes = [failure.code for failure in failures]
             reasons = "; ".join(failure.reason for failure in failures)
             reason = f"{name} is listed, and not served by each replica: {reasons}"
@@ -174,6 +207,34 @@ class AttachedEngine:
         self._checked[name] = Indexed(ready=True, digest=digest, memory_bytes=memory_bytes)
         self._failed.pop(name, None)
         self._leave_others_out(name, answers)
+        if name in self._placed and self.adapters is not None:
+            await asyncio.to_thread(note_proven, self.adapters / name, digest)
+
+    def _pause(self, name: str) -> None:
+        count = self._failed.get(name, (0, 0.0))[0] + 1
+        until_s = asyncio.get_running_loop().time() + backoff_s(count, self._retry_s, MAX_RETRY_S)
+        self._failed[name] = count, until_s
+
+    async def _load_adapter(self, name: str, source: Path) -> list[SlipwayError]:
+        """Put a LoRA where the servers see it, and load it where it is missing; do nothing with any other model."""
+        if self.adapters is None or not await asyncio.to_thread(place, source, self.adapters, name):
+            return []
+        return await self._load_where_missing(name, self.adapters)
+
+    async def _load_where_missing(self, name: str, adapters: Path) -> list[SlipwayError]:
+        """Load an adapter on each replica of its group that answers and does not list it; return what failed.
+
+        A group that lists it already is its group, else one that does not serve the active version, if there is one.
+        """
+        active = next(iter(self.in_routes), "")
+        groups = sorted(self.groups.values(), key=lambda urls: any(self._lists(url, active) for url in urls))
+        urls = self._replicas(name) or [url for group in groups[:1] for url in group]
+        missing = [url for url in urls if url in self._listed and not self._lists(url, name)]
+        orders = (self._channels.get(url).load_adapter(name, str(adapters / name), CHECK_S) for url in missing)
+        answers = await asyncio.gather(*orders, return_exceptions=True)
+        if missing:
+            await self.index()
+        return [answer for answer in answers if isinstance(answer, SlipwayError)]
 
     def _describe_absence(self, name: str) -> str:
         listed = (
@@ -213,19 +274,33 @@ class AttachedEngine:
             reason = f"a question is {rendered[:500]!r} there, and {expected[:500]!r} by the version's"
             raise Transient("load_failed", f"it has another chat template: {reason}")
         token = await first_token(channel, name, deadline_s=limit_s)
-        await self._references.check(channel, name, url, f"{self._digests[name]}, attached", limit_s)
+        base = await channel.find_base(limit_s) if name in self._placed else None
+        await self._references.check(channel, name, url, f"{self._digests[name]}, attached", limit_s, base=base)
         return token
 
     async def unload(self, name: str, *, wait: bool = True, permit: Permit = allow) -> None:  # noqa: ARG002
-        """Forget that a target was checked; its servers run on."""
+        """Forget that a target was checked; its servers run on, without the adapter if it was loaded here."""
         await permit()
         self._checked.pop(name, None)
+        if self.adapters is None or name not in self._placed:
+            return
+        listing = [url for url in self._replicas(name) if self._lists(url, name)]
+        orders = (self._channels.get(url).unload_adapter(name, CHECK_S) for url in listing)
+        for answer in await asyncio.gather(*orders, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                structlog.get_logger().warning("an adapter is not unloaded", target=name, reason=str(answer))
+        await asyncio.to_thread(remove, self.adapters, name)
+        self._placed.pop(name, None)
+        await self.index()
 
     async def probe(self, name: str, deadline_s: float) -> str:
         """Return the first text that a replica generates; raise what fails all of them.
 
         One that has another chat template or other weights by now is left out until it has the version's.
         """
+        if self.adapters is not None and name in self._checked and name in self._placed:
+            for failure in await self._load_where_missing(name, self.adapters):
+                structlog.get_logger().warning("an adapter is not loaded again", target=name, reason=failure.reason)
         answers = await self._ask_all(self._replicas(name) if name in self._checked else (), name, deadline_s)
         failures = self._leave_others_out(name, answers)
         token = next((answer for answer in answers.values() if isinstance(answer, str)), None)

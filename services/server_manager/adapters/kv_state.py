@@ -17,7 +17,7 @@ from contracts.runtimes import LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntimes
 from decisions.routes.edits import Changed, Edit
 from services.server_manager.domain.records import Leader
 from services.server_manager.domain.runtimes import keep_since
-from services.server_manager.ports import Extent, Groups, RouteListing
+from services.server_manager.ports import Extent, RouteListing
 from shared.errors import SlipwayError, Transient
 from shared.messaging.delivery import RECORD_FAILURES
 from shared.runtime.clock import Clock
@@ -136,8 +136,8 @@ class KvAttachments:
     def __init__(self, records: Records[Attachment]) -> None:
         self._records = records
 
-    async def all(self) -> dict[str, Groups]:
-        """Return the groups of each attached model, none of one whose record cannot be read; nothing without a bucket.
+    async def all(self) -> dict[str, Attachment | None]:
+        """Return the record of each attached model, None of one that cannot be read; nothing without a bucket.
 
         Raises:
             Transient: the bus is silent.
@@ -145,8 +145,7 @@ class KvAttachments:
         attachments, unreadable = await _read_all(self._records)
         for model, reason in unreadable.items():
             structlog.get_logger().error("an attachment cannot be read", model=model, reason=reason)
-        groups: dict[str, Groups] = {model: attachment.groups for model, attachment in attachments.items()}
-        return groups | {model: {} for model in unreadable}
+        return {**attachments, **dict.fromkeys(unreadable)}
 
 
 class KvRuntimes:

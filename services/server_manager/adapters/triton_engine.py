@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from contracts.vocabulary import Digest, Runtime, ServingSettings
 from services.server_manager.adapters.repository_files import read_runtime
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
-from services.server_manager.ports import AgentSilent, Indexed, LeaseLost, Permit, RepositoryCalls, allow
+from services.server_manager.ports import AgentSilent, Indexed, LeaseLost, Parts, Permit, RepositoryCalls, allow
 from services.server_manager.references import KeptReferences
 from shared.errors import SlipwayError, Transient, translate
 from shared.runtime.exits import explain_codes
@@ -50,6 +50,8 @@ class TritonEngine:
     and does afterwards, lasts until the model is gone. Triton 2.51 has damaged its memory when several models
     had loaded at once and requests came, and then hung in its crash handler.
     """
+
+    parts: Parts = "all"
 
     def __init__(
         self,

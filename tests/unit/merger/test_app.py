@@ -1,6 +1,7 @@
 """The merger's order of steps, with fakes at its ports."""
 
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -69,3 +70,32 @@ async def test_a_checkpoints_own_tokenizer_is_the_one_that_must_be_there():
     use_case: Any = merger(checkpoint=own, files=made, tokenizer="checkpoint")
     await use_case.merge(ORDER, quiet)
     assert use_case.artifacts.log[-1] == "commit"
+
+
+ADAPTER = ORDER.model_copy(update={"policy": ORDER.policy.model_copy(update={"serve": "adapter"})})
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "named"),
+    [
+        ({}, {}, None),
+        ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save"),
+        ({"use_dora": True}, {}, "use_dora"),
+        ({}, {"own": True}, "chat template"),
+    ],
+)
+async def test_a_lora_that_no_engine_serves_as_an_adapter_is_refused_also_if_it_was_merged_before(
+    config, changes, named
+):
+    template = entry("chat_template.jinja", OTHER)
+    files = (entry("adapter_config.json"), entry("adapter_model.safetensors"))
+    made = (entry("model.safetensors"), entry("tokenizer.json"))
+    own = {"checkpoint": (*files, template), "files": (*made, template), "tokenizer": "template"} if changes else {}
+    use_case: Any = merger(texts={"adapter_config.json": json.dumps(config)}, **own)
+    await use_case.merge(ORDER, quiet)
+    with contextlib.nullcontext() if named is None else pytest.raises(Permanent) as caught:
+        await use_case.merge(ADAPTER, quiet)
+    if named is not None:
+        assert caught.value.code == "unsupported_adapter"
+        assert named in caught.value.reason
+        assert "serve: merged" in caught.value.reason

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from contracts.attachments import Attachment
 from contracts.evaluations import Evaluations
 from contracts.facts import BaseModelRef, EvalResult, Weights
 from contracts.policy import Canary, Deadlines, LoadProfile, MetricGate
@@ -19,6 +20,9 @@ from tests.kit import fakes_registry as k
 PLACES = AllowedLocations(bucket="slipway", file_roots=(PurePosixPath("/srv/checkpoints"),), hub=True)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HERMES = ServingSettings(tool_parser="hermes")
+ONE_GROUP = Attachment(model="support-bot", groups={"blue": ("http://a",)})
+SHARED = ONE_GROUP.model_copy(update={"adapters": "/adapters"})
+TWO_GROUPS = SHARED.model_copy(update={"groups": {"blue": ("http://a",), "green": ("http://b",)}})
 OWN = "s3://slipway/checkpoints/support-bot/"
 
 
@@ -157,7 +161,7 @@ def test_policy_missing_another_one_or_stored():
 def test_what_an_attached_server_does_not_tell_is_named_for_each_trigger_that_watches_it():
     queued = k.MANUAL.model_copy(update={"name": "queued", "metric": "queue_ms", "threshold": 50.0})
     broken = k.MANUAL.model_copy(update={"name": "broken", "metric": "nan_logits", "threshold": 0.0})
-    refusal = admission.assess_attached(k.policy(triggers=(k.MANUAL, queued, broken), copies=2))
+    refusal = admission.assess_attached(k.ready(), k.policy(triggers=(k.MANUAL, queued, broken), copies=2), ONE_GROUP)
     assert refusal is not None
     assert refusal.code == "policy_invalid"
     assert [each.split(",")[0] for each in refusal.details["unseen"]] == [
@@ -165,7 +169,37 @@ def test_what_an_attached_server_does_not_tell_is_named_for_each_trigger_that_wa
         "The trigger broken watches nan_logits",
         "copies is 2",
     ]
-    assert admission.assess_attached(k.policy()) is None
+    assert admission.assess_attached(k.ready(), k.policy(), ONE_GROUP) is None
+    assert admission.assess_attached(k.ready(), k.policy(triggers=(queued,)), None) is None
+
+
+AUTOMATIC = k.MANUAL.model_copy(update={"action": "automatic"})
+ADAPTER_POLICY = k.policy(serve="adapter")
+FULL = k.ready().weights.model_copy(update={"kind": "full"})
+
+
+@pytest.mark.parametrize(
+    ("attachment", "policy", "changes", "expected"),
+    [
+        (TWO_GROUPS, ADAPTER_POLICY, {}, ""),
+        (TWO_GROUPS, ADAPTER_POLICY.model_copy(update={"triggers": (AUTOMATIC,)}), {}, ""),
+        (SHARED, ADAPTER_POLICY, {}, ""),
+        (SHARED, ADAPTER_POLICY.model_copy(update={"triggers": (AUTOMATIC,)}), {}, "shared_engine"),
+        (TWO_GROUPS, ADAPTER_POLICY, {"variants": ("bf16", "int8")}, "takes lora as bf16"),
+        (TWO_GROUPS, ADAPTER_POLICY, {"weights": FULL}, "takes lora as bf16"),
+        (ONE_GROUP, ADAPTER_POLICY, {}, "no attached servers get adapters"),
+        (None, ADAPTER_POLICY, {}, "no attached servers get adapters"),
+        (SHARED, k.policy(), {}, "set serve: adapter"),
+    ],
+)
+def test_an_adapter_is_let_in_only_where_servers_load_it_and_no_trigger_blames_it_for_another(
+    attachment, policy, changes, expected
+):
+    refusal = admission.assess_attached(k.ready(**{"variants": ("bf16",), **changes}), policy, attachment)
+    assert (refusal is None) == (not expected)
+    if refusal is not None:
+        assert expected in refusal.reason
+        assert (refusal.code, policy.serve == "merged" or "serve: merged" in refusal.reason) == ("policy_invalid", True)
 
 
 @pytest.mark.parametrize("stored", [True, False])

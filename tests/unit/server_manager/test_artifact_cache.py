@@ -45,6 +45,9 @@ class MemoryStore:
             raise Permanent("artifact_not_found", f"{ref.uri} does not exist.")
         return self.manifests[ref.uri]
 
+    def uri(self, key):
+        return f"s3://slipway/{key}"
+
     def prefix_of(self, ref):  # noqa: ARG002
         return ""
 
@@ -77,16 +80,37 @@ FILES = {"config.json": b"{}", "deep/weights": b"1" * 1000}
 
 async def test_only_what_describes_a_model_is_fetched_where_its_server_has_the_weights(store, cache):
     stored = store.put("m", FILES)
-    texts = await cache.materialise(stored, only_texts=True)
+    texts = await cache.materialise(stored, "texts")
     assert [path.name for path in texts.rglob("*")] == ["config.json"]
     assert (await cache.describe(stored)).context_tokens == 100
     whole = await cache.materialise(stored)
-    assert await cache.materialise(stored, only_texts=True) == texts != whole
+    assert await cache.materialise(stored, "texts") == texts != whole
     assert store.fetches == 2
     await cache.keep_only({stored.manifest.digest})
     assert (texts.is_dir(), whole.is_dir()) == (True, True)
     await cache.keep_only(())
     assert (texts.is_dir(), whole.is_dir()) == (False, False)
+
+
+@pytest.mark.parametrize("uri", ["s3://slipway/manifests/lora.json", "hf://acme/lora@" + "0" * 40])
+async def test_the_lora_that_a_merged_model_was_made_of_is_fetched_beside_its_texts(store, cache, uri):
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"1", "optimizer.pt": b"2"}
+    lora = store.put("lora", files).manifest
+    brought = f"s3://slipway/sources/manifests/folder/{lora.digest.removeprefix('sha256:')}.json"
+    store.manifests[brought] = store.manifests[lora.uri]
+    merged = json.loads(store.manifests[store.put("merged", FILES).manifest.uri])
+    merged["weights"] = {"kind": "lora", "ref": {**lora.model_dump(mode="json"), "uri": uri}}
+    stored = store.put_bytes("merged", json.dumps(merged).encode())
+    folder = await cache.materialise(stored, "adapter")
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "config.json",
+    ]
+    assert await cache.materialise(stored, "adapter") == folder
+    assert not (await cache.materialise(stored, "texts") / "adapter").exists()
+    base = store.put("base", FILES)
+    assert not (await cache.materialise(base, "adapter") / "adapter").exists(), "a model that was not merged has none"
 
 
 async def test_files_are_there_and_fetched_once(store, cache):

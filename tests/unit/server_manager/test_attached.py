@@ -1,5 +1,7 @@
 """A model on attached servers: its releases wait until a group serves them, and never touch a Triton."""
 
+from pathlib import Path
+
 import pytest
 
 from contracts.attachments import MAX_REPLICAS
@@ -202,3 +204,12 @@ async def test_a_model_that_was_never_released_is_detached_without_a_trace(world
     world.attachments.groups.clear()
     await world.ticks()
     assert set(world.view.stored) == {DEFAULT_RUNTIME}
+
+
+async def test_the_folder_of_adapters_is_that_of_the_record(world):
+    world.attachments.adapters["bot"] = "/models/adapters"
+    await promoted(world)
+    assert world.servers.adapters == Path("/models/adapters")
+    del world.attachments.groups["bot"]
+    await world.ticks()
+    assert world.servers.adapters is None, "a record that is lost loads nothing more"

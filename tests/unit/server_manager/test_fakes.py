@@ -78,7 +78,10 @@ class TestFakeAttachments(AttachmentsConformance):
     @pytest.fixture
     def put(self, attachments):
         async def put(model, data):
-            attachments.groups[model] = {} if data == b"damaged" else parse(Attachment, data, model).groups
+            attachments.groups[model] = {}
+            if data != b"damaged":
+                record = parse(Attachment, data, model)
+                attachments.groups[model], attachments.adapters[model] = record.groups, record.adapters
 
         return put
 
