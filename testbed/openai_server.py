@@ -4,8 +4,8 @@ It serves the names that it is given, each with parameters of its own (`deploy/b
 replaces them while it runs, as another deployment under the same address would. Like vLLM it takes `cache_salt`, and
 scores prompts (`prompt_logprobs`) with `token_nll`; with `max_model_len` and `renders`, it tells
 its context, and how it renders any conversation. With `answers_as` its answers have another name; with a key, it
-refuses requests below `/v1` without it. Adapters are loaded as in vLLM; one scores prompts by its
-weights, or as the base model does without any.
+refuses requests below `/v1` without it. Adapters are loaded as in vLLM; the
+log-probability of what one answers follows from its weights, and is the base model's without any.
 """
 
 import asyncio
@@ -87,8 +87,8 @@ class _Served:
         if asked.get("r", 1) > int(self.given[base].get("max_lora_rank", 16)):
             return f"LoRA rank {asked['r']} is greater than max_lora_rank."
         adapted = {**self.given[base], "parent": base}
-        if (weights := Path(folder, "adapter_model.safetensors")).is_file() and "token_nll" in adapted:
-            adapted["token_nll"] = str(float(adapted["token_nll"]) + 0.5 + zlib.crc32(weights.read_bytes()) % 100 / 100)
+        if (weights := Path(folder, "adapter_model.safetensors")).is_file():
+            adapted["answer_nll"] = str(3 + zlib.crc32(weights.read_bytes()) % 100 / 100)
         self.replace({**self.given, name: adapted})
         return None
 

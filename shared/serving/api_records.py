@@ -222,6 +222,15 @@ def read_scores(body: bytes, prompt: str | Sequence[int]) -> list[float]:
         return []
 
 
+def read_next(body: bytes) -> list[float]:
+    """Return the log-probabilities of the tokens that an answer may begin with, the highest first; else nothing."""
+    choices = _list((_parse(body) or {}).get("choices"))
+    try:
+        return sorted(map(float, choices[0]["logprobs"]["top_logprobs"][0].values()), reverse=True)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return []
+
+
 def late_body(deadline_s: float) -> bytes:
     """Return the body of an answer that did not begin before its deadline."""
     message = f"The answer was not complete within {deadline_s:g} s; ask for fewer tokens, or wait longer."

@@ -38,3 +38,11 @@ async def score_prompt(channel: Any, name: str, prompt: str | Sequence[int], lim
         async for response in responses:
             output = read_json(raw_outputs(response).get(PROMPT_LOGPROBS, b"")) or output
     return tuple(float(value) for value in output or () if isinstance(value, int | float))
+
+
+async def score_next(channel: Any, name: str, prompt: str, limit_s: float) -> tuple[float, ...]:
+    """Return the log-probabilities of the likeliest tokens after a prompt, the highest first; raise as `score_prompt`.
+
+    Only a server of the API is asked.
+    """
+    return tuple(await channel.score_next(name, prompt, limit_s))

@@ -275,12 +275,6 @@ class TestAdapters(AdaptersConformance):
             await engine.load("bot.v8.bf16", folder, digest=DIGEST, memory_bytes=0)
             assert (engine.addresses(ADAPTED), engine.addresses("bot.v8.bf16")) == ((server.url,), (second.url,))
 
-    async def test_a_server_that_scores_no_prompts_proves_nothing(self, engine, server, folder):
-        server.serve({"base": {}})
-        with pytest.raises(Transient) as caught:
-            await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
-        assert caught.value.code == "logprobs_differ"
-
     async def test_a_folder_that_is_not_there_is_named(self, engine, folder):
         engine.adapters = engine.adapters / "other"
         with pytest.raises(Transient) as caught:

@@ -128,8 +128,9 @@ class ArtifactCache:
         return target
 
     def _lora_of(self, manifest: ArtifactRef) -> tuple[Sequence[FileEntry], str]:
-        """Return the files of the LoRA that a merged model was made of, below `ADAPTER`; none of any other model."""
-        weights = self._parse(manifest).get("weights")
+        """Return the files of the LoRA that a variant was made of, below `ADAPTER`; none of any other model."""
+        merged = self._parse(manifest).get("merged")
+        weights = self._parse(ArtifactRef.model_validate(merged)).get("weights") if merged is not None else None
         if weights is None or (lora := Weights.model_validate(weights)).kind != "lora":
             return (), ""
         ref = lora.ref

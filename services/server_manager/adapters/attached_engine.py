@@ -147,7 +147,7 @@ class AttachedEngine:
             name: failed for name, failed in self._failed.items() if self.adapters is not None or self._group_of(name)
         }
         self._placed = await asyncio.to_thread(list_placed, self.adapters, self._model)
-        unknown = {name for name in self._placed if self._replicas(name)} - self._checked.keys()
+        unknown = {name for name in self._placed if self.addresses(name)} - self._checked.keys()
         return {**self._checked, **{name: self._recall(name) for name in unknown}}
 
     def _recall(self, name: str) -> Indexed:
@@ -275,7 +275,8 @@ class AttachedEngine:
             raise Transient("load_failed", f"it has another chat template: {reason}")
         token = await first_token(channel, name, deadline_s=limit_s)
         base = await channel.find_base(limit_s) if name in self._placed else None
-        await self._references.check(channel, name, url, f"{self._digests[name]}, attached", limit_s, base=base)
+        conditions = f"{self._digests[name]}, {'attached' if base is None else 'adapter'}"
+        await self._references.check(channel, name, url, conditions, limit_s, base=base)
         return token
 
     async def unload(self, name: str, *, wait: bool = True, permit: Permit = allow) -> None:  # noqa: ARG002

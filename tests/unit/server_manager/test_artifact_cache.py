@@ -93,14 +93,16 @@ async def test_only_what_describes_a_model_is_fetched_where_its_server_has_the_w
 
 
 @pytest.mark.parametrize("uri", ["s3://slipway/manifests/lora.json", "hf://acme/lora@" + "0" * 40])
-async def test_the_lora_that_a_merged_model_was_made_of_is_fetched_beside_its_texts(store, cache, uri):
+async def test_the_lora_that_a_variant_was_made_of_is_fetched_beside_its_texts(store, cache, uri):
     files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"1", "optimizer.pt": b"2"}
     lora = store.put("lora", files).manifest
     brought = f"s3://slipway/sources/manifests/folder/{lora.digest.removeprefix('sha256:')}.json"
     store.manifests[brought] = store.manifests[lora.uri]
-    merged = json.loads(store.manifests[store.put("merged", FILES).manifest.uri])
-    merged["weights"] = {"kind": "lora", "ref": {**lora.model_dump(mode="json"), "uri": uri}}
-    stored = store.put_bytes("merged", json.dumps(merged).encode())
+    weights = {"kind": "lora", "ref": {**lora.model_dump(mode="json"), "uri": uri}}
+    merged = store.put_bytes("merged", json.dumps({"weights": weights}).encode()).manifest
+    variant = json.loads(store.manifests[store.put("variant", FILES).manifest.uri])
+    variant["merged"] = merged.model_dump(mode="json")
+    stored = store.put_bytes("variant", json.dumps(variant).encode())
     folder = await cache.materialise(stored, "adapter")
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
         "adapter/adapter_config.json",
