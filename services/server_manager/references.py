@@ -91,10 +91,10 @@ class KeptReferences:
         return describe_difference(reference, answer)
 
     async def _answers_as(self, channel: Any, base: str, answer: Answer, limit_s: float) -> bool:
-        """Return whether an answer is none, or within what the base model's own answers differ by."""
+        """Return whether an answer is within what the base model's own answers differ by, or one of both is none."""
         answers = [await self._score(channel, base, limit_s, score_next, together) for together in (1, len(TEXTS))]
         own = make_reference(base, "", answers, self._least_nats)
-        return not any(answer) or own is None or describe_difference(own, answer) is None
+        return not (any(answer) and any(answers[0])) or own is None or describe_difference(own, answer) is None
 
     async def _read(self, name: str, conditions: str) -> Reference | None:
         await self._edit(lambda record: record)

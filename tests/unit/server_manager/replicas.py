@@ -20,6 +20,7 @@ class Replica(ApiServer):
         self.failure = None
         self.nll: float | None = 2.0
         self.company_nats = 0.0
+        self.next_nll: dict[str, float | None] = {}
         self.waits = False
         self.scored = self.under_way = 0
 
@@ -47,6 +48,12 @@ class Replica(ApiServer):
             raise self.failure
         nll = None if self.nll is None else self.nll + (0.0 if alone else self.company_nats)
         return [-nll] * len(prompt.split()) if nll is not None else []
+
+    async def score_next(self, name, _prompt, _limit_s):
+        if self.failure is not None:
+            raise self.failure
+        nll = self.next_nll[name]
+        return [-nll] * 4 if nll is not None else []
 
     async def close(self):
         """Nothing is open."""

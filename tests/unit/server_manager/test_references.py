@@ -105,10 +105,10 @@ class Fleet:
     def start(self):
         self.kept = KeptReferences(self.records, "main", "a CPU", self.clock, 0.05)
 
-    async def check(self, *, name=V1, address="a:1", conditions="files"):
+    async def check(self, *, name=V1, address="a:1", conditions="files", base=None):
         """Return the code of the difference; None without one."""
         try:
-            await self.kept.check(self.server, name, address, conditions, 1.0)
+            await self.kept.check(self.server, name, address, conditions, 1.0, base=base)
         except Transient as error:
             return error.code
         return None
@@ -194,3 +194,33 @@ async def test_what_cannot_be_asked_or_compared_is_no_difference_and_is_tried_ag
 async def test_a_target_is_asked_once_by_checks_at_the_same_time(fleet):
     assert await asyncio.gather(*(fleet.check() for _ in range(4))) == [None] * 4
     assert fleet.server.scored == 3 * len(TEXTS), "once to compare, and twice more to record"
+
+
+@pytest.mark.parametrize(
+    ("adapter", "base", "expected"),
+    [
+        (1.0, 1.2, None),
+        (1.0, 1.0, "logprobs_differ"),
+        (1.0, 1.04, "logprobs_differ"),
+        (None, 1.0, "logprobs_differ"),
+        (1.0, None, "logprobs_differ"),
+        (None, None, "logprobs_differ"),
+    ],
+)
+async def test_an_adapter_answers_otherwise_than_its_base_or_is_not_proven(fleet, adapter, base, expected):
+    fleet.server.next_nll = {V1: adapter, "base": base}
+    assert await fleet.check(base="base") == expected
+    assert fleet.server.scored == 0, "no prompt is scored"
+    if expected is None:
+        fleet.server.next_nll[V1] = base
+        assert await fleet.check(base="base") is None, "it is not due"
+        fleet.kept.forget("a:1", V1)
+        assert await fleet.check(base="base") == "logprobs_differ", "it came back, and the base answers"
+
+
+async def test_an_adapter_that_could_not_be_asked_is_asked_again_at_once(fleet):
+    fleet.server.next_nll = {V1: 1.0, "base": 2.0}
+    fleet.server.failure = Transient("no_first_token", "busy")
+    assert await fleet.check(base="base") == "logprobs_differ"
+    fleet.server.failure = None
+    assert await fleet.check(base="base") is None
