@@ -46,8 +46,13 @@ class AdaptersConformance:
     @pytest.fixture
     async def channel(self, server):
         channels = Channels()
+        await channels.get(server.url).channel_ready()
         yield channels.get(server.url)
         await channels.close()
+
+    @pytest.fixture(autouse=True)
+    def _ready(self, channel):
+        """Wait until the server answers: it may accept connections before."""
 
     async def test_an_adapter_is_loaded_proven_known_again_and_unloaded(self, engine, make_engine, channel, folder):
         await engine.index()
