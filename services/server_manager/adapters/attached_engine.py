@@ -274,6 +274,8 @@ class AttachedEngine:
             reason = f"a question is {rendered[:500]!r} there, and {expected[:500]!r} by the version's"
             raise Transient("load_failed", f"it has another chat template: {reason}")
         token = await first_token(channel, name, deadline_s=limit_s)
+        if self.adapters is not None and name not in self._placed:
+            return token  # the base model: prompts are not scored where adapters are loaded
         base = await channel.find_base(limit_s) if name in self._placed else None
         conditions = f"{self._digests[name]}, {'attached' if base is None else 'adapter'}"
         await self._references.check(channel, name, url, conditions, limit_s, base=base)
