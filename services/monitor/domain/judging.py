@@ -13,7 +13,7 @@ from decisions.evidence.block_tests import BLOCK_S
 from decisions.evidence.triggers import limit_of
 from decisions.evidence.version_tests import JudgementVerdict, Pair, decide_judgement, observe_pairs
 from decisions.rollback.suspensions import CLEAR_BETA, CONFIRM_ALPHA, describe_share, describe_suspended
-from services.monitor.domain.pairs import count_pair, outcomes_of_pair
+from services.monitor.domain.observation import count_pair, outcomes_of_pair
 from services.monitor.domain.record import Judged, MonitorState, Policy
 from services.monitor.domain.shadow import MOST_DEATHS, note_shadow_pair
 

@@ -21,8 +21,14 @@ from services.monitor.domain import clocks, judging
 from services.monitor.domain.blindness import find_blindness, find_unfed, find_unknown_policies, note_batch
 from services.monitor.domain.canary import assess_canary
 from services.monitor.domain.deaths import find_killers, note_deaths
-from services.monitor.domain.observation import follow_share, observe_active, observe_mirrored_pairs, observe_records
-from services.monitor.domain.plausibility import is_plausible
+from services.monitor.domain.observation import (
+    follow_share,
+    is_plausible,
+    observe_active,
+    observe_mirrored_pairs,
+    observe_records,
+    roles,
+)
 from services.monitor.domain.record import (
     APPLIED_KEPT,
     POLICIES_KEPT,
@@ -30,7 +36,6 @@ from services.monitor.domain.record import (
     Policy,
     TargetState,
 )
-from services.monitor.domain.roles import roles
 from services.monitor.domain.shadow import assess_shadow
 from services.monitor.domain.windows import Windowing, close_windows
 

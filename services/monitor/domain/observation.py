@@ -2,26 +2,74 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
-from contracts.facts import Inference, MirroredPair
+from contracts.facts import Inference, MirroredPair, PairCounts
 from contracts.policy import Trigger
+from contracts.routes import Route
+from contracts.vocabulary import OnlyFor, Target
 from decisions.evidence import observe_loop
 from decisions.evidence.hard_failures import note_failures
-from decisions.evidence.observation import TriggerState, fresh_trigger, observe_beside, without_repeats
+from decisions.evidence.observation import Role, TriggerState, fresh_trigger, observe_beside, without_repeats
 from decisions.evidence.triggers import (
     Outcome,
     ended_at,
     is_hidden,
     kind_of,
+    observe,
     outcomes_of,
     sequential,
     triggers_of_shadow,
 )
-from services.monitor.domain.pairs import count_pair, outcomes_of_pair
 from services.monitor.domain.record import DriftState, Policy, TargetState
-from services.monitor.domain.roles import Routed
 from services.monitor.domain.shadow import note_shadow_pair
 from services.monitor.domain.windows import Windowing, add_to_windows, features_of
+
+_LONGEST_MS = 86_400_000.0
+
+
+def is_plausible(record: Inference) -> bool:
+    """Return whether a record's figures can be true; implausible records are counted and ignored."""
+    times = (record.e2e_ms, record.ttft_ms or 0.0, record.queue_ms or 0.0)
+    itl = record.itl_ms
+    gaps = (itl.mean, itl.p95, itl.max) if itl is not None else ()
+    durations_can_be = all(0.0 <= duration < _LONGEST_MS for duration in (*times, *gaps))
+    return durations_can_be and record.output_tokens >= 0 and (record.logprob_mean or 0.0) <= 0.0
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A target that takes requests: as what, which share, and where; a shadow's endpoints do not matter.
+
+    Attributes:
+        away_until: Until when a canary's traffic is taken away.
+        times_away: How often it was.
+        only_for: Whose requests are drawn for a canary; empty for everyone's.
+    """
+
+    target: Target
+    role: Role
+    weight_ratio: float
+    endpoints: tuple[str, ...] = ()
+    away_until: datetime | None = None
+    times_away: int = 0
+    only_for: OnlyFor = ()
+
+
+def roles(route: Route) -> dict[str, Routed]:
+    """Return the targets of a route that take requests, by name."""
+    routed = []
+    if route.shadow is not None and route.shadowed is not None:
+        routed.append(Routed(route.shadowed.target, "shadow", route.shadow.share_ratio))
+    canary = route.canary_in_traffic
+    if canary is not None:
+        away = canary.away_until, canary.times_away
+        about = canary.weight_ratio, canary.served.endpoints, *away, canary.only_for
+        routed.append(Routed(canary.served.target, "canary", *about))
+    if route.active is not None:
+        routed.append(Routed(route.active.target, "active", 1.0, route.active.endpoints))
+    return {str(each.target): each for each in routed}
 
 
 def follow_share(state: TargetState, share: Routed) -> TargetState:
@@ -202,3 +250,29 @@ def _gathered(drift: DriftState, records: Sequence[Inference], rows: int) -> Dri
         "ended_at": ended,
     }
     return drift.model_copy(update=update)
+
+
+def count_pair(counts: PairCounts | None, *, target: bool, other: bool) -> PairCounts:
+    """Return the counts with one pair more: whether the request was bad on the target, and on the other version."""
+    counts = counts or PairCounts()
+    if target == other:
+        return counts.model_copy(update={"both": counts.both + target, "neither": counts.neither + (not target)})
+    update = {"only_target": counts.only_target + target, "only_other": counts.only_other + other}
+    return counts.model_copy(update=update)
+
+
+def outcomes_of_pair(
+    trigger: Trigger, pair: MirroredPair, declared: Sequence[Trigger] = ()
+) -> tuple[bool, bool] | None:
+    """Return whether a request is bad on the served and on the mirrored side; None if one side shows nothing."""
+    served, mirrored = (observe(trigger, without_queue(side), declared) for side in (pair.served, pair.mirrored))
+    return None if served is None or mirrored is None else (served, mirrored)
+
+
+def without_queue(record: Inference) -> Inference:
+    """Return a record without the time in the engine's queue, which others' requests cause."""
+    queue_ms = record.queue_ms or 0.0
+    ttft_ms = None if record.ttft_ms is None else max(0.0, record.ttft_ms - queue_ms)
+    return record.model_copy(
+        update={"ttft_ms": ttft_ms, "e2e_ms": max(0.0, record.e2e_ms - queue_ms), "queue_ms": None}
+    )

@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.facts import MirroredPair, PairCounts
-from services.monitor.domain.pairs import count_pair, outcomes_of_pair
+from services.monitor.domain.observation import count_pair, outcomes_of_pair
 from testbed import factories as f
 
 ERRORS = f.trigger(name="errors", metric="error_ratio", threshold=0.02)

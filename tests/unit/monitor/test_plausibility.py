@@ -4,7 +4,7 @@ import pytest
 
 from contracts.facts import Inference
 from contracts.facts.watch import InterTokenLatency
-from services.monitor.domain.plausibility import is_plausible
+from services.monitor.domain.observation import is_plausible
 from tests.unit.monitor import factories as k
 
 
