@@ -94,7 +94,10 @@ class HttpChannel(ApiServer):
         try:
             async with asyncio.timeout(limit_s):
                 told = await self._tell("GET", "/v1/models")
-            return {str(entry["id"]): _positive(entry.get("max_model_len")) for entry in told["data"]}
+            own = {str(entry["id"]): _positive(entry.get("max_model_len")) for entry in told["data"]}
+            # An adapter has the context of its base.
+            parents = {str(entry["id"]): str(entry.get("parent")) for entry in told["data"]}
+            return {name: tokens or own.get(parents[name]) for name, tokens in own.items()}
         except (httpx.HTTPError, TimeoutError, SlipwayError) as error:
             reason = f"{self.url} does not list its models: {str(error) or type(error).__name__}"
             raise Transient("endpoint_unreachable", reason) from error
