@@ -9,7 +9,7 @@ import http.server
 import threading
 import time
 
-from services.gateway.telemetry.request_traces import RequestTraces
+from services.gateway.telemetry.request_traces import RequestTrace
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import tracer_provider
 from testbed import factories as k
@@ -37,10 +37,10 @@ def measure(sample_ratio: float, traceparent: str) -> float:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     provider = tracer_provider("gateway", Connection(otlp_endpoint=endpoint, trace_sample_ratio=sample_ratio))
-    traces, request = RequestTraces(provider), k.inference()
+    tracer, request = provider.get_tracer("slipway.gateway"), k.inference()
     began = time.process_time()
     for number in range(REQUESTS):
-        trace = traces.begin("chat", request.target, request.scheduled_at, traceparent)
+        trace = RequestTrace(tracer, "chat", request.target, request.scheduled_at, traceparent)
         trace.begin_attempt(request.endpoint, request.sent_at)
         trace.end(request)
         if number % 500 == 499:

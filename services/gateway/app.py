@@ -31,7 +31,6 @@ from services.gateway.server.http import BodyReader, problem_response
 from services.gateway.server.worker_state import MetricsPage, WorkerState
 from services.gateway.settings import GatewaySettings
 from services.gateway.telemetry.metrics import GatewayMetrics, Traffic
-from services.gateway.telemetry.request_traces import RequestTraces
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 from shared.runtime.process_metrics import exposed_registry
@@ -77,7 +76,7 @@ def build(
         telemetry=telemetry,
         features=features,
         metrics=metrics,
-        traces=RequestTraces(bus.tracing if bus.is_traced else None),
+        tracer=bus.tracing.get_tracer("slipway.gateway") if bus.is_traced else None,
         clock=clock,
         new_id=new_id,
         pause=pause,

@@ -1,15 +1,14 @@
 """Everything that the endpoints of the gateway work with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from contracts.routes import ServedTarget
-from contracts.vocabulary import Environment, Target
-from decisions.openai.limits import CostLimits
+from opentelemetry.trace import Tracer
+
+from contracts.vocabulary import Environment
 from services.gateway.api.body_bans import BodyBans
 from services.gateway.callers.budgets import RescueBudgets
 from services.gateway.callers.callers import Callers
-from services.gateway.domain import routing
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
 from services.gateway.routing.balancer import Balancer
 from services.gateway.routing.endpoints import EndpointChecks
@@ -17,7 +16,6 @@ from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.server.http import BodyReader
 from services.gateway.settings import GatewaySettings
 from services.gateway.telemetry.metrics import GatewayMetrics, Traffic
-from services.gateway.telemetry.request_traces import RequestTraces
 from shared.runtime.clock import Clock
 
 
@@ -30,13 +28,12 @@ class Dependencies:
         traffic: counts requests whose telemetry the monitor must get.
         telemetry: takes records of requests and pairs of answers that are not complete.
         features: takes records and pairs of complete answers, with their texts.
-        traces: makes the spans of each request.
+        tracer: makes the spans of each request; without one a caller's trace is passed on as it is.
         settings: limits of sizes, times and numbers.
         rescues: budgets of requests that the fallback answers after a failure.
         bans: the requests that are refused because an engine died under them.
         checks: what is known of endpoints beyond answers to callers.
         balancer: which endpoint of a target takes a request.
-        limits: what one request may cost.
     """
 
     tables: Mapping[Environment, RouteTable]
@@ -49,7 +46,7 @@ class Dependencies:
     telemetry: Telemetry
     features: TextFeatures
     metrics: GatewayMetrics
-    traces: RequestTraces
+    tracer: Tracer | None
     clock: Clock
     new_id: NewId
     pause: Pause
@@ -57,9 +54,3 @@ class Dependencies:
     rescues: RescueBudgets
     bans: BodyBans
     balancer: Balancer
-    limits: CostLimits = field(default_factory=CostLimits)
-
-    def find_fallback(self, environment: Environment, target: Target) -> ServedTarget | None:
-        """Return the fallback of a target in its route; None if there is none."""
-        route = self.tables[environment].get(target.model)
-        return None if route is None else routing.choose_fallback(route, target)

@@ -1,12 +1,17 @@
 """Ports of the gateway: the serving fleet, telemetry, identifiers and time."""
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 from contracts.facts import Inference, InferenceBatch, MirroredPair
 from contracts.vocabulary import Environment, Target
 from services.gateway.domain.excerpts import Described, Excerpts
 from shared.serving.openai_stream import ApiPiece, ApiRequest
+
+NewId = Callable[[], str]
+"""Returns a unique identifier: lower-case hexadecimal."""
+Pause = Callable[[float], Awaitable[None]]
+"""Returns after so many seconds (`asyncio.sleep`)."""
 
 
 class Engine(Protocol):
@@ -58,17 +63,3 @@ class Describer(Protocol):
 
     async def describe(self, texts: Sequence[Excerpts], /) -> list[Described | None]:
         """Return the features of each text, in order; None where they could not be computed within the limits."""
-
-
-class NewId(Protocol):
-    """Makes identifiers."""
-
-    def __call__(self) -> str:
-        """Return a unique identifier: lower-case hexadecimal."""
-
-
-class Pause(Protocol):
-    """Waits (`asyncio.sleep`)."""
-
-    async def __call__(self, delay: float, /) -> None:
-        """Return after `delay` seconds."""

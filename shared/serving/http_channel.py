@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,6 @@ from shared.serving.api_records import AnswerReader, is_unknown_model, late_body
 from shared.serving.api_servers import ApiServer
 from shared.serving.inference import ABORTED, Deadlines, classify_engine_error, silence_error
 from shared.serving.openai_stream import ApiPiece, ApiRequest
-from shared.serving.server_keys import ServerKey
 from shared.serving.tensors import Delta
 
 CONNECT_S: Final = 5.0
@@ -39,6 +38,35 @@ _UNAVAILABLE: Final = frozenset({401, 403, 429, 502, 503, 504})
 """What a proxy, a limit or a server that starts answers with, whatever the version."""
 _STREAM: Final = "text/event-stream"
 _LATE: Final[Mapping[str, Any]] = {"error": {"class": "DeadlineExceeded", "source": "deadline"}}
+
+
+class ServerKey(httpx.Auth):
+    """Sends a key as a bearer token; where it is refused, the file is read again: it may have been replaced there."""
+
+    def __init__(self, name: str, file: Path | None) -> None:
+        """Take the name of the key, and the file of all keys, one `NAME: key` a line."""
+        self._name, self._file = name, file
+        self._key = self._read()
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Yield the request with the key, and once more with the one that replaced it meanwhile."""
+        if self._key:
+            request.headers["authorization"] = f"Bearer {self._key}"
+        response = yield request
+        if response.status_code != httpx.codes.UNAUTHORIZED or (key := self._read()) == self._key:
+            return
+        self._key = key
+        request.headers["authorization"] = f"Bearer {key}"
+        yield request
+
+    def _read(self) -> str:
+        """Return the key; empty if there is none by this name, which the server will refuse."""
+        try:
+            lines = self._file.read_text().splitlines() if self._file is not None else []
+        except (OSError, UnicodeDecodeError):
+            return ""
+        pairs = (line.partition(":") for line in lines)
+        return next((key.strip() for name, _, key in pairs if name.strip() == self._name), "")
 
 
 class HttpChannel(ApiServer):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.gateway.telemetry.request_traces import RequestTraces
+from services.gateway.telemetry.request_traces import RequestTrace
 from shared.runtime.otlp import read_headers
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import tracer_provider
@@ -21,7 +21,9 @@ def collector():
 
 def spans_of(collector, request, traceparent="", kind="chat", **settings):
     provider = tracer_provider("gateway", Connection(otlp_endpoint=collector.url, **settings))
-    trace = RequestTraces(provider).begin(kind, request.target, request.scheduled_at, traceparent)
+    trace = RequestTrace(
+        provider.get_tracer("slipway.gateway"), kind, request.target, request.scheduled_at, traceparent
+    )
     trace.begin_attempt(request.endpoint, request.sent_at)
     trace.end(request)
     provider.shutdown()

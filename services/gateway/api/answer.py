@@ -142,16 +142,12 @@ class Answer:
     def _note_failure(self, failure: AnswerFailed) -> None:
         if failure.kind == "engine_dead":
             self.engine_died = True
-            if failure.silent_s is None and not failure.is_cut:  # silence and a broken stream have other causes, too
-                death = self._note_death()
-                self._death = self._death if self._death == "meanwhile" else death
+            is_reported = failure.silent_s is None and not failure.is_cut  # those two have other causes, too
+            if self._flight is not None and is_reported:
+                self._flight.note_death()
+                self._death = self._death if self._death == "meanwhile" else self._flight.death
         if self._load is not None:
             self._load.note_failure(failure)
-
-    def _note_death(self) -> Literal["meanwhile", "before"] | None:
-        assert self._flight is not None  # noqa: S101 - the attempt has begun
-        self._flight.note_death()
-        return self._flight.death
 
     def _end_attempt(self) -> None:
         if self._load is not None:
@@ -166,7 +162,7 @@ class Answer:
         self._deadline_s = self._deadline_s or now_s + accepted.deadline_s
         self._backlog = self._new_backlog()  # what an earlier attempt sent before its first token is dropped
         self._has_head = False
-        sent_at = accepted.arrived_at + timedelta(seconds=now_s - accepted.arrived_s)
+        sent_at = accepted.arrival.at + timedelta(seconds=now_s - accepted.arrival.at_s)
         traceparent = accepted.trace.begin_attempt(endpoint, sent_at)
         request = accepted.to_api_request(self._deadline_s - now_s, traceparent)
         stream = self._stream = self._dependencies.engine.send(endpoint, accepted.choice.served.target, request)

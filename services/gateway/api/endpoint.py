@@ -9,22 +9,25 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
+from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment
-from decisions.evidence.attribution import ErrorKind
+from decisions.evidence.attribution import ATTRIBUTION, COMPARED, PROVABLE, ErrorKind
 from decisions.openai.limits import most_tokens
 from services.gateway.api.answer import Answer
 from services.gateway.api.measurement import AcceptedRequest, Arrival, Outcome
 from services.gateway.api.mirrors import Mirrors
-from services.gateway.api.rescues import HEADER, attribute_failure, may_rescue
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain import drills, errors, requests
+from services.gateway.domain import drills, errors, requests, routing
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.domain.records import AnswerFailed, describe_failure
+from services.gateway.domain.records import REJECTED, AnswerFailed, describe_failure
 from services.gateway.domain.requests import digest_of
 from services.gateway.domain.routing import Choice
 from services.gateway.server.http import Reply, SlowReader, cancel_on_disconnect, limited_writes, problem_response
 from services.gateway.server.in_flight import InFlight, LargeBodies
+from services.gateway.telemetry.request_traces import RequestTrace
 
+RESCUED = "x-slipway-rescued"
+"""Names the target that failed the request; `x-slipway-version` names the one that answered."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _DONE = b"data: [DONE]\n\n"
 _BYTES_PER_TOKEN = 4
@@ -84,7 +87,7 @@ class Endpoint:
         served = choice.served
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
-        await self._large.process(len(raw), requests.check_request, parsed, served.context_tokens, dependencies.limits)
+        await self._large.process(len(raw), requests.check_request, parsed, served.context_tokens)
         is_suspect = False
         if not dependencies.bans.is_empty:
             digest = await self._large.process(len(raw), digest_of, parsed)
@@ -99,11 +102,9 @@ class Endpoint:
             arrival=arrival,
             parsed=parsed,
             choice=choice,
-            arrived_at=arrival.at,
-            arrived_s=arrival.at_s,
             waited_s=dependencies.clock.monotonic() - arrival.at_s,
             deadline_s=dependencies.settings.answer_s,
-            trace=dependencies.traces.begin(parsed.kind, served.target, arrival.at, arrival.traceparent),
+            trace=RequestTrace(dependencies.tracer, parsed.kind, served.target, arrival.at, arrival.traceparent),
             effect=drills.decide_effect(drill, served.target, arrival.draw_id, arrival.at, arrival.at_s),
             pair=None
             if is_suspect
@@ -149,15 +150,19 @@ class Endpoint:
                 self._record(answer, accepted, outcome, rescue)
 
     async def _start_rescue(self, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed) -> Answer | None:
-        """Return the begun answer of the fallback to a failed request; None if it gives none."""
+        """Return the begun answer of the fallback to a failed request; None if it gives none.
+
+        It is a service, and no evidence: the failure is recorded and counts as before.
+        """
         dependencies = self._dependencies
-        fallback = dependencies.find_fallback(accepted.environment, accepted.choice.served.target)
+        route = dependencies.tables[accepted.environment].get(accepted.choice.served.target.model)
+        fallback = routing.choose_fallback(route, accepted.choice.served.target) if route is not None else None
         if fallback is None or not may_rescue(accepted, answer, failure, fallback):
             return None
         if not dependencies.rescues.admit(accepted.arrival.caller.account):
             dependencies.metrics.rescued.labels("over_budget").inc()
             return None
-        used_s = dependencies.clock.monotonic() - accepted.arrived_s
+        used_s = dependencies.clock.monotonic() - accepted.arrival.at_s
         left_s = max(0.0, accepted.deadline_s - used_s)
         second = replace(accepted, choice=Choice(fallback), pair=None, effect=None, deadline_s=left_s, is_callers=False)
         rescue = Answer(second, dependencies)
@@ -168,7 +173,7 @@ class Endpoint:
             answer.other_failed = again.kind
             dependencies.metrics.rescued.labels("failed").inc()
             return None
-        except asyncio.CancelledError:
+        except BaseException:
             await rescue.close()
             raise
         dependencies.metrics.rescued.labels("answered").inc()
@@ -177,7 +182,7 @@ class Endpoint:
     async def _deliver_rescue(self, rescue: Answer, reply: Reply) -> None:
         """Send the answer of the fallback, labelled with the target that failed."""
         failed = reply.headers["x-slipway-version"]
-        reply.headers = {**reply.headers, **rescue.accepted.response_headers, HEADER: failed}
+        reply.headers = {**reply.headers, **rescue.accepted.response_headers, RESCUED: failed}
         try:
             await self._deliver(rescue, rescue.accepted, reply)
         except AnswerFailed as failure:
@@ -219,6 +224,44 @@ class Endpoint:
             self._dependencies.features.submit(record, answer.measurement.excerpts, draw_id=accepted.draw_id)
         else:
             self._dependencies.telemetry.record(record)
+
+
+def may_rescue(accepted: AcceptedRequest, answer: Answer, failure: AnswerFailed, fallback: ServedTarget) -> bool:
+    """Return whether a failed request may be tried on the fallback.
+
+    Only if the engine itself failed or refused it before the first token: not what a drill failed, so that it is seen,
+    not what is too long for the target, where the fallback takes longer prompts, and not what an engine died of.
+    """
+    by_drill = accepted.effect is not None and accepted.effect.fails
+    is_longer = failure.kind == "bad_request" and fallback.context_tokens > accepted.choice.served.context_tokens
+    own = failure.kind in PROVABLE and not is_longer and not (failure.is_callers or by_drill or answer.engine_died)
+    own = own and not accepted.is_suspect
+    unseen = answer.measurement.output_tokens == 0
+    return own and unseen and routing.may_mirror(accepted.parsed, accepted.choice.served, fallback)
+
+
+def attribute_failure(
+    dependencies: Dependencies, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed
+) -> Outcome:
+    """Return the outcome of a failed request that no other version answered.
+
+    What the fallback failed as well (`Answer.other_failed`) is the caller's doing; where the fallback died of it,
+    nothing is known. One that was silent or out of reach says nothing: then the target failed, as without a fallback.
+    A target that was silent while it sent pieces of other answers was overloaded: the cause is the infrastructure.
+    """
+    kind, served = failure.kind, accepted.choice.served
+    if failure.silent_s is not None and dependencies.checks.is_busy(served.target, answer.endpoint, failure.silent_s):
+        return Outcome(error=kind, caused_by="infrastructure")
+    if kind == "endpoint_unreachable" and dependencies.balancer.is_loaded_nowhere(served):
+        kind = "not_loaded"
+    if answer.engine_died and kind in COMPARED:
+        kind = "engine_dead"  # at one endpoint, whatever another made of it
+    is_callers = answer.other_failed in PROVABLE
+    if kind in REJECTED or (kind == "template_failed" and is_callers):
+        return Outcome(caused_by="caller")
+    if is_callers or answer.other_failed == "engine_dead":
+        return Outcome(error=kind, caused_by="caller" if is_callers else "infrastructure")
+    return Outcome(error=kind, caused_by=ATTRIBUTION[kind])
 
 
 def _as_targets(kind: ErrorKind) -> ErrorKind:

@@ -1,18 +1,22 @@
 """What is measured of a request while it is answered, up to its telemetry record."""
 
+import itertools
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
 from contracts.facts import Inference
+from contracts.facts.watch import InterTokenLatency
 from contracts.trigger_metrics import CANCELLED, TriggerMetric
 from contracts.vocabulary import Environment, Party
 from decisions.evidence.attribution import ErrorKind
 from decisions.rollback.drills import change_record
 from decisions.serving.fingerprints import fingerprint
 from services.gateway.callers.callers import Caller, Spending
-from services.gateway.domain import drills, timing
+from services.gateway.domain import drills
 from services.gateway.domain.drills import DrillEffect
 from services.gateway.domain.excerpts import Excerpts
 from services.gateway.domain.records import EngineRecord
@@ -40,8 +44,8 @@ class Arrival:
         caller: whose key was presented.
         spending: what the request takes of the limits of that key.
         traceparent: the caller's own trace, as it came; empty without one.
-        at: when its body was received completely.
-        at_s: the same on the monotonic clock.
+        at: when its body was received completely: the time for sending does not count as the target's.
+        at_s: the same on the monotonic clock; all durations start here.
     """
 
     request_id: str
@@ -62,8 +66,6 @@ class AcceptedRequest:
         trace: its spans.
         effect: what a drill does to this request; None without a drill.
         pair: the other target of its pair, drawn with it; None if it is in none.
-        arrived_at: the time when it was received completely: the time for sending does not count as the target's.
-        arrived_s: the same on the monotonic clock; all durations start here.
         waited_s: from then until its body was processed, for which no target is responsible.
         deadline_s: time limit of the whole answer.
         cache_salt: of a request of ours; None for the caller's own.
@@ -76,8 +78,6 @@ class AcceptedRequest:
     arrival: Arrival
     parsed: ParsedRequest
     choice: Choice
-    arrived_at: datetime
-    arrived_s: float
     deadline_s: float
     trace: RequestTrace
     effect: DrillEffect | None = None
@@ -159,7 +159,7 @@ class Measurement:
         self._accepted = accepted
         self._alteration = accepted.effect.alteration if accepted.effect else None
         self._ended_s: float | None = None
-        self._arrivals: list[timing.Arrival] = []
+        self._arrivals: list[Piece] = []
         self._texts: list[str] = []
         self._form = accepted.parsed.form
         self._delivered: list[bytes] = []
@@ -171,7 +171,7 @@ class Measurement:
         self._logprob_mean: float | None = None
         self._nan_logits: bool | None = None
         self._is_whole = False
-        self.sent_s = accepted.arrived_s
+        self.sent_s = accepted.arrival.at_s
         self.excused_s = accepted.waited_s
         self.output_tokens = 0
 
@@ -185,7 +185,7 @@ class Measurement:
         Returns:
             The new text of the answer as the caller gets it; None if the engine generated nothing since the last one.
         """
-        at_s = now_s - self._accepted.arrived_s
+        at_s = now_s - self._accepted.arrival.at_s
         tokens = self.count_new_tokens(record)
         self.output_tokens += tokens
         self.input_tokens = max(self.input_tokens, record.input_tokens)
@@ -203,7 +203,7 @@ class Measurement:
         text = drills.alter(self._alteration, text, self._textless_tokens, first=not any(self._texts))
         self._textless_tokens = 0 if record.texts else self._textless_tokens
         has_text = bool(text) or (self._alteration is None and bool(record.texts))
-        self._arrivals.append(timing.Arrival(at_s, tokens, has_text))
+        self._arrivals.append(Piece(at_s, tokens, has_text))
         self._texts.append(text)
         return text
 
@@ -219,7 +219,7 @@ class Measurement:
     def end(self, now_s: float) -> None:
         """Note the end of a request, unless its answer ended before."""
         if self._ended_s is None:
-            self._ended_s = now_s - self._accepted.arrived_s
+            self._ended_s = now_s - self._accepted.arrival.at_s
 
     @property
     def tokens(self) -> int:
@@ -264,7 +264,7 @@ class Measurement:
         held_back = not parsed.stream or (self._alteration is None and (parsed.has_stops or forces_length(parsed.body)))
         held_back = held_back and self._alteration != "empty"
         excused_ms = self.excused_s * 1000.0
-        first_ms = timing.first_token_ms(self._arrivals, held_back=held_back)
+        first_ms = first_token_ms(self._arrivals, held_back=held_back)
         if not parsed.generates and outcome == Outcome():  # embeddings come at once
             first_ms = (self._ended_s or 0.0) * 1000.0
         unknown: tuple[TriggerMetric, ...] = ("ttft_ms",) if self._is_whole else ()
@@ -276,10 +276,10 @@ class Measurement:
             canary=accepted.choice.canary,
             pinned=accepted.choice.pinned,
             drill=accepted.effect.drill_id if accepted.effect else None,
-            scheduled_at=accepted.arrived_at,
-            sent_at=accepted.arrived_at + timedelta(seconds=self.sent_s - accepted.arrived_s),
+            scheduled_at=accepted.arrival.at,
+            sent_at=accepted.arrival.at + timedelta(seconds=self.sent_s - accepted.arrival.at_s),
             ttft_ms=None if first_ms is None or unknown else first_ms - excused_ms,
-            itl_ms=timing.inter_token(self._arrivals),
+            itl_ms=inter_token(self._arrivals),
             e2e_ms=max(0.0, (self._ended_s or 0.0) * 1000.0 - excused_ms),
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
@@ -297,3 +297,42 @@ class Measurement:
             body=digest_of(parsed)[:_BODY_CHARS] if outcome.caused_by == "target" else None,
         )
         return record if accepted.effect is None else change_record(accepted.effect.fault, record)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of an answer, with its time in seconds after the request's arrival."""
+
+    at_s: float
+    tokens: int
+    has_text: bool
+
+
+def first_token_ms(arrivals: Sequence[Piece], *, held_back: bool = False) -> float | None:
+    """Return the time to first token, which is that of the first piece with text; None if there was none.
+
+    Args:
+        arrivals: the pieces in order.
+        held_back: the caller's own parameters can suppress text: the engine holds back a possible stop sequence, and
+            tokens after a forced end have no text. Then a token counts even without text.
+    """
+    times = (arrival.at_s for arrival in arrivals if arrival.has_text or (held_back and arrival.tokens > 0))
+    first_s = next(times, None)
+    return None if first_s is None else first_s * 1000.0
+
+
+def inter_token(arrivals: Sequence[Piece]) -> InterTokenLatency | None:
+    """Return the inter-token latency: (last - first) / (tokens after the first piece), and p95 and maximum of the gaps.
+
+    A piece of several tokens counts as so many equal gaps; within the first piece no time is known. None with fewer
+    than two pieces.
+    """
+    pieces = [arrival for arrival in arrivals if arrival.tokens > 0]
+    if len(pieces) < 2:
+        return None
+    gaps: list[float] = []
+    for before, after in itertools.pairwise(pieces):
+        gaps += [(after.at_s - before.at_s) * 1000.0 / after.tokens] * after.tokens
+    gaps.sort()
+    mean = (pieces[-1].at_s - pieces[0].at_s) * 1000.0 / len(gaps)
+    return InterTokenLatency(mean=mean, p95=gaps[math.ceil(0.95 * len(gaps)) - 1], max=gaps[-1])

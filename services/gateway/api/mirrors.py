@@ -233,11 +233,10 @@ class Mirrors:
         drill = dependencies.drills.get(accepted.environment, target.model)
         return replace(
             accepted,
+            arrival=replace(accepted.arrival, at=now, at_s=now_s),
             choice=choice,
             pair=None,
             trace=RequestTrace(None, accepted.parsed.kind, target, now, ""),
-            arrived_at=now,
-            arrived_s=now_s,
             waited_s=0.0,
             deadline_s=min(accepted.deadline_s, _LONGEST_S),
             effect=drills.decide_effect(drill, target, accepted.draw_id, now, now_s),

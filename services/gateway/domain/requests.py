@@ -31,6 +31,7 @@ MAX_CHARS_PER_TOKEN = 64
 """A text with more characters than this per token of the context cannot fit; it is not sent to the engine."""
 _NO_MATTER = frozenset({"model", "stream", "stream_options", "user"})
 """Fields that change how an answer is delivered, and not what the engine computes."""
+_LIMITS = CostLimits()
 _LARGE_BYTES = 2**16
 """A longer body is recognised only byte by byte: writing it again would delay the answers in progress."""
 
@@ -157,13 +158,13 @@ def read_request(path: str, raw: bytes, body: Mapping[str, Any]) -> ParsedReques
     return ParsedRequest(path, PATHS[path], raw, body, model, bool(stream))
 
 
-def check_request(parsed: ParsedRequest, context_tokens: int, limits: CostLimits) -> None:
+def check_request(parsed: ParsedRequest, context_tokens: int) -> None:
     """Check the fields of a request, its cost and its length for a target with this context.
 
     Raises:
         RequestRejected: 400, with the field.
     """
-    refusal = check_body(parsed.path, parsed.body, context_tokens, limits)
+    refusal = check_body(parsed.path, parsed.body, context_tokens, _LIMITS)
     if refusal is not None:
         problem = Problem(refusal.status, refusal.message, param=refusal.field, code=refusal.code)
         raise RequestRejected(problem)

@@ -4,7 +4,6 @@ import re
 from datetime import datetime, timedelta
 from typing import Final
 
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
@@ -17,20 +16,11 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class RequestTraces:
-    """Follows requests: a span of the gateway's for each, and below it one for each attempt at a target."""
-
-    def __init__(self, provider: TracerProvider | None) -> None:
-        """Make no spans without a provider: a caller's trace is passed on to the target as it is."""
-        self._tracer = provider.get_tracer("slipway.gateway") if provider is not None else None
-
-    def begin(self, kind: str, target: Target, at: datetime, traceparent: str) -> "RequestTrace":
-        """Return the trace of a request that has arrived; its caller's goes on if the header is valid."""
-        return RequestTrace(self._tracer, kind, target, at, traceparent)
-
-
 class RequestTrace:
-    """The spans of one request, which end with it."""
+    """Follows one request: a span of the gateway's, and below it one for each attempt at a target.
+
+    Without a tracer there are none: a caller's trace is passed on to the target as it is.
+    """
 
     def __init__(self, tracer: Tracer | None, kind: str, target: Target, at: datetime, traceparent: str) -> None:
         self._tracer, self._kind, self._target = tracer, kind, target

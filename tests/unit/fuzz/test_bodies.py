@@ -3,7 +3,6 @@
 import json
 import random
 
-from decisions.openai.limits import CostLimits
 from services.gateway.domain import requests
 from services.gateway.domain.errors import RequestRejected
 from tests.kit.mutation import attack, hostile_json
@@ -71,7 +70,7 @@ def take(data: bytes) -> str:
     path, raw = PATHS[data[0]], data[1:]
     try:
         parsed = requests.read_request(path, raw, requests.parse_body(raw))
-        requests.check_request(parsed, 2048, CostLimits())
+        requests.check_request(parsed, 2048)
     except RequestRejected as rejected:
         return describe(rejected)
     json.dumps(parsed.body, allow_nan=False, ensure_ascii=False).encode()

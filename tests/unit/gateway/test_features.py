@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.domain import features, timing
+from services.gateway.api.measurement import Piece, first_token_ms, inter_token
+from services.gateway.domain import features
 from services.gateway.domain.excerpts import Excerpts
-from services.gateway.domain.timing import Arrival
 from tests.unit.gateway.fake_describer import describe
 
 
@@ -221,22 +221,22 @@ def test_no_text_is_kept(output):
 
 
 def test_first_token_skips_pieces_without_text():
-    assert timing.first_token_ms([Arrival(0.1, 1, False), Arrival(0.25, 1, True)]) == 250.0
-    assert timing.first_token_ms([Arrival(0.1, 1, False)]) is None
+    assert first_token_ms([Piece(0.1, 1, False), Piece(0.25, 1, True)]) == 250.0
+    assert first_token_ms([Piece(0.1, 1, False)]) is None
 
 
 def test_inter_token_latency_is_last_minus_first_over_tokens_minus_one():
-    result = timing.inter_token([Arrival(1.0, 1, True), Arrival(1.1, 1, True), Arrival(1.4, 2, True)])
+    result = inter_token([Piece(1.0, 1, True), Piece(1.1, 1, True), Piece(1.4, 2, True)])
     assert result.mean == pytest.approx(400 / 3)
     assert result.max == pytest.approx(150.0)
     assert result.p95 == pytest.approx(150.0)
 
 
 def test_the_time_of_a_first_piece_of_several_tokens_is_not_shared_by_them():
-    result = timing.inter_token([Arrival(1.0, 5, True), Arrival(1.5, 5, True)])
+    result = inter_token([Piece(1.0, 5, True), Piece(1.5, 5, True)])
     assert (result.mean, result.max) == (pytest.approx(100.0), pytest.approx(100.0))
 
 
-@pytest.mark.parametrize("arrivals", [[], [Arrival(1.0, 1, True)], [Arrival(1.0, 3, True)], [Arrival(1, 0, False)] * 3])
+@pytest.mark.parametrize("arrivals", [[], [Piece(1.0, 1, True)], [Piece(1.0, 3, True)], [Piece(1, 0, False)] * 3])
 def test_no_inter_token_latency_without_two_pieces(arrivals):
-    assert timing.inter_token(arrivals) is None
+    assert inter_token(arrivals) is None

@@ -5,7 +5,6 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decisions.openai.limits import CostLimits
 from services.gateway.domain import requests
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.shaping import forced_metrics
@@ -19,7 +18,7 @@ def understand(path: str, raw: bytes) -> str:
     """Read a body as the endpoint does, check what becomes of it, and return that."""
     try:
         parsed = requests.read_request(path, raw, requests.parse_body(raw))
-        requests.check_request(parsed, 2048, CostLimits())
+        requests.check_request(parsed, 2048)
     except RequestRejected as rejected:
         problem = rejected.problem
         assert problem.status == 400

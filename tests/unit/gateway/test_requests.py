@@ -4,7 +4,6 @@ import contextlib
 
 import pytest
 
-from decisions.openai.limits import CostLimits
 from decisions.openai.paths import PATHS
 from services.gateway.domain import requests
 from services.gateway.domain.errors import RequestRejected
@@ -18,7 +17,7 @@ def read(path=CHAT, **body):
 
 
 def check(parsed, context_tokens=100):
-    requests.check_request(parsed, context_tokens, CostLimits())
+    requests.check_request(parsed, context_tokens)
 
 
 def refusal(call, *args, **changes):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decisions.evidence.triggers import observe
-from services.gateway.api.rescues import HEADER
+from services.gateway.api.endpoint import RESCUED as HEADER
 from services.gateway.callers.budgets import RescueBudgets
 from shared.errors import Permanent, Transient
 from testbed import factories as f
