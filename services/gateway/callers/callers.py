@@ -96,7 +96,7 @@ class Callers:
     def __init__(self, keys: KeyTable, clock: Clock, budgets: Budgets, *, teams: TeamTable) -> None:
         self._teams = teams
         self._keys = keys
-        self._clock = clock
+        self.clock = clock
         self._budgets = budgets
         self._usage: dict[str, Usage] = {}
         budgets.follow_elsewhere(self.note_elsewhere)
@@ -114,7 +114,7 @@ class Callers:
         if presented is not None and record is None and not self._keys.is_complete:
             raise RequestRejected(errors.keys_unknown())
         is_foreign = presented is None and text != ""
-        problem = "invalid_key" if is_foreign else assess_key(presented, record, environment, self._clock.now())
+        problem = "invalid_key" if is_foreign else assess_key(presented, record, environment, self.clock.now())
         if record is None or problem is not None:
             raise RequestRejected(errors.key_refused(problem or "invalid_key", environment))
         return Caller(record, self._teams)
@@ -126,7 +126,7 @@ class Callers:
         Raises:
             RequestRejected: 429 above a limit of the key.
         """
-        usage, now_s = self._usage_of(caller.account, caller.key.limits), self._clock.monotonic()
+        usage, now_s = self._usage_of(caller.account, caller.key.limits), self.clock.monotonic()
         self._check(usage, now_s)
         budgets = caller.budgets
         self.check_budgets(budgets, 1)
@@ -149,7 +149,7 @@ class Callers:
             if budget.tokens is None or self._budgets.is_admitted(budget, most):
                 continue
             used = self._budgets.used(budget.account)
-            wait_s = seconds_to_next_month(self._clock.now()) if used >= budget.tokens else 1.0
+            wait_s = seconds_to_next_month(self.clock.now()) if used >= budget.tokens else 1.0
             raise RequestRejected(errors.budget_used_up(budget.tokens, used, wait_s, budget.team))
 
     def note_elsewhere(self, account: str, tokens: int, requests: int) -> None:
@@ -158,17 +158,13 @@ class Callers:
         usage = self._usage.get(account) if record is None else self._usage_of(account, record.limits)
         if usage is None:
             return
-        now_s = self._clock.monotonic()
+        now_s = self.clock.monotonic()
         usage.requests = usage.requests.take_elsewhere(requests, now_s) if usage.requests else None
         usage.tokens = usage.tokens.take_elsewhere(tokens, now_s) if usage.tokens else None
 
-    def now_s(self) -> float:
-        """Return the monotonic seconds of now."""
-        return self._clock.monotonic()
-
     def _usage_of(self, account: str, limits: KeyLimits) -> Usage:
         """Return what a key used; its allowances follow when its limits are changed."""
-        now_s = self._clock.monotonic()
+        now_s = self.clock.monotonic()
         usage = self._usage.get(account)
         if usage is None:
             usage = self._usage[account] = Usage(KeyLimits(), None, None)
@@ -189,7 +185,7 @@ class Callers:
 
     def headers(self, usage: Usage) -> dict[str, str]:
         """Return the limits per minute, what is left, and the seconds until all is left again."""
-        now_s, headers = self.now_s(), dict[str, str]()
+        now_s, headers = self.clock.monotonic(), dict[str, str]()
         for name, allowance, limit in (
             ("requests", usage.requests, usage.limits.requests_per_minute),
             ("tokens", usage.tokens, usage.limits.tokens_per_minute),
@@ -246,7 +242,7 @@ class Spending:
             RequestRejected: 429 if less is available than this; a request that may take more than the limit is admitted
                 when all of it is available.
         """
-        usage, now_s = self._usage, self._callers.now_s()
+        usage, now_s = self._usage, self._callers.clock.monotonic()
         self._callers.check_budgets(self._counted_in, prompt + answers)
         limit = usage.limits.tokens_per_minute
         if usage.tokens is not None and limit is not None:
@@ -275,11 +271,11 @@ class Spending:
             for budget in self._counted_in:
                 self._budgets.add(budget.account, tokens=tokens)
         if self._usage.tokens is not None:
-            self._usage.tokens = self._usage.tokens.take(tokens, self._callers.now_s())
+            self._usage.tokens = self._usage.tokens.take(tokens, self._callers.clock.monotonic())
 
     def _hold(self, tokens: int) -> None:
         if self._usage.tokens is not None and tokens:
-            self._usage.tokens = self._usage.tokens.hold(tokens, self._callers.now_s())
+            self._usage.tokens = self._usage.tokens.hold(tokens, self._callers.clock.monotonic())
         for budget in self._counted_in:
             self._budgets.hold(budget.account, tokens)
         self._held += tokens
