@@ -95,12 +95,18 @@ def build(
 def _rest(dependencies: Dependencies) -> Starlette:
     """Return what answers callers at addresses that no target answers."""
     created = int(dependencies.clock.now().timestamp())
+
+    async def rejected(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestRejected)  # noqa: S101 - registered for this class
+        dependencies.metrics.count_rejected(error.problem.status, getattr(request.state, "environment", None))
+        return problem_response(error.problem)
+
     return Starlette(
         routes=[
             *model_routes(dependencies.tables, dependencies.callers, created),
             alive_route(),
         ],
-        exception_handlers={HTTPException: _http_error, RequestRejected: _rejected, 500: _defect},
+        exception_handlers={HTTPException: _http_error, RequestRejected: rejected, 500: _defect},
     )
 
 
@@ -153,7 +159,7 @@ def model_routes(tables: Mapping[Environment, RouteTable], callers: Callers, cre
 
     def names(request: Request) -> tuple[list[str], Mapping[str, str]]:
         """Return the models, and the headers that say what is left of the key's limits: a list is a request, too."""
-        environment = requests.read_environment(request.headers.getlist(requests.HEADER))
+        environment = request.state.environment = requests.read_environment(request.headers.getlist(requests.HEADER))
         caller = callers.authenticate(request.headers.getlist("authorization"), environment)
         with callers.admit(caller) as spending:
             routes = [route for route in tables[environment].all() if caller.opens(route.model)]
@@ -215,11 +221,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if refusal is not None and code == refusal.code:  # it lists the paths that there are
         message = refusal.message
     return problem_response(Problem(error.status_code, message, code=code), error.headers)
-
-
-async def _rejected(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestRejected)  # noqa: S101 - registered for this class
-    return problem_response(error.problem)
 
 
 async def _defect(_request: Request, _error: Exception) -> Response:

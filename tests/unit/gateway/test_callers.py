@@ -99,6 +99,7 @@ async def test_a_model_that_a_key_does_not_open_does_not_exist_for_its_bearer():
     assert (await other.http.get("/v1/models", headers=BEARER)).json()["data"] == []
     assert (await own.http.get("/v1/models", headers=BEARER)).json()["data"] != []
     assert (await own.http.get("/v1/models")).status_code == 401
+    assert own.metric('slipway_gateway_rejected_total{environment="production",status="401"}') != []
 
 
 async def test_probes_need_no_key():

@@ -74,7 +74,7 @@ async def test_another_environment_is_refused_before_any_route_is_looked_at():
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "x-slipway-environment")
     assert world.engine.calls == []
     assert world.metric("slipway_gateway_rejected_total") == [
-        'slipway_gateway_rejected_total{environment="unknown",status="400"} 2.0'
+        'slipway_gateway_rejected_total{environment="unknown",status="400"} 4.0'
     ]
 
 
