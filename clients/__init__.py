@@ -1,1 +1,1 @@
-"""What people and training systems use to talk to Slipway."""
+"""The programs and libraries by which people and training systems use Slipway."""

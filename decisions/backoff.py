@@ -1,4 +1,4 @@
-"""How long to wait before another try of what failed."""
+"""The delay before another attempt."""
 
 
 def backoff_s(failures: int, first_s: float, longest_s: float) -> float:

@@ -296,7 +296,7 @@ async def on_bus(stack: StackAddress) -> AsyncIterator[JetStreamContext]:
 
 
 def ask_bus(stack: StackAddress, work: Callable[[JetStreamContext], Coroutine[Any, Any, T]]) -> T:
-    """Return what a program asks of the bus, over a connection of its own."""
+    """Return the result of requests to the bus, over a connection of its own."""
 
     async def ask() -> T:
         async with on_bus(stack) as js:

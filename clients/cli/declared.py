@@ -1,4 +1,4 @@
-"""What files declare: policies, teams, key scopes, mirrors, attachments. Read with lines, and compared as JSON."""
+"""Declarations in files: policies, teams, key scopes, mirrors, attachments. Read with lines, compared as JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,7 +76,7 @@ class DeclaredTeam(_Declared):
 
 
 class DeclaredApiKey(_Declared):
-    """What the valid API keys of a name open; no file holds a key."""
+    """The scope of the valid API keys of a name; no file holds a key."""
 
     kind: Literal["ApiKey"]
     name: KeyName
@@ -164,7 +164,7 @@ _ANY: TypeAdapter[AnyDeclared] = TypeAdapter(Annotated[AnyDeclared, Field(discri
 
 @dataclass(frozen=True)
 class Declarations:
-    """What files declare, and where."""
+    """The declarations of files, with their positions."""
 
     values: Mapping[Key, AnyDeclared] = field(default_factory=dict)
     places: Mapping[Key, Problem] = field(default_factory=dict)
@@ -224,7 +224,7 @@ def scope_data(record: ApiKey) -> dict[str, Any]:
 
 
 def read_declarations(paths: Sequence[Path]) -> Declarations:
-    """Return what the files of these paths declare; of a folder, every YAML and JSON file below it.
+    """Return the declarations in the files of these paths; of a folder, in every YAML and JSON file below it.
 
     Raises:
         InvalidError: something in them is not valid, holds a secret, or is declared twice.

@@ -1,4 +1,4 @@
-"""What is to change so that an installation has what files declare. Pure."""
+"""The changes that bring an installation to the state that files declare. Pure."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -66,7 +66,7 @@ def plan_changes(
 
 
 def undeclared(declared: Mapping[Key, Any], actual: Mapping[Key, Any]) -> list[Key]:
-    """Return what the installation has and the files do not declare, in order."""
+    """Return the items of the installation that the files do not declare, in order."""
     surplus = [key for key in actual if key not in declared]
     return sorted(surplus, key=lambda key: (ORDER.index(key[0]), key[1]))
 

@@ -56,7 +56,7 @@ class Installation:
     folder: Path | None
 
     async def read(self, declared: Declarations) -> dict[Key, Mapping[str, Any]]:
-        """Return what there is of the kinds that are declared."""
+        """Return the installation's items of the declared kinds."""
         actual: dict[Key, Mapping[str, Any]] = {}
         if "Team" in declared.kinds:
             actual |= {("Team", team.name): team_data(team) for team in keys_of_folder(self.folder, self.state).teams()}
@@ -127,7 +127,7 @@ class Installation:
 
 
 def plan(target: Installation, declared: Declarations, *, prune: bool = False) -> tuple[list[Change], list[Key]]:
-    """Return what is to be changed so that the installation has what is declared, and what is not declared."""
+    """Return the changes to the declared state, and the items that are not declared."""
     actual = asyncio.run(target.read(declared))
     kinds = declared.kinds if prune else ()
     return plan_changes(declared.as_data(), actual, prune=kinds), undeclared(declared.values, actual)

@@ -33,7 +33,7 @@ async def order_record(
     before: bytes | None,
     valid: timedelta = ORDER_AGE,
 ) -> None:
-    """Let the registry store a record in place of what was there, or remove it, while the order is valid.
+    """Order the registry to store a record in place of the current one, or to remove it, while the order is valid.
 
     Raises:
         CommandError: The registry refused it, for example because another command changed it, or did not answer.

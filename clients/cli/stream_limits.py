@@ -1,4 +1,4 @@
-"""What `slipway status` warns of: streams and buckets that are nearly full."""
+"""Warnings of `slipway status` about streams and buckets that are nearly full."""
 
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, StreamInfo

@@ -41,7 +41,7 @@ class _Controlled(Contract):
 
 
 async def read_blind(js: JetStreamContext, model: str | None = None) -> list[str]:
-    """Return what the open alerts in the records say of a model, or of any, that is not watched in production.
+    """Return the open alerts about models, one or all, that are not watched in production.
 
     Of a record that cannot be read it is why.
     """

@@ -17,7 +17,7 @@ LARGEST_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong in a file, and where."""
+    """An error in a file, with its position."""
 
     file: str
     line: int
@@ -48,7 +48,7 @@ class Document:
         return int(self.node.start_mark.line) + 1
 
     def line_of(self, location: Sequence[str | int]) -> int:
-        """Return the line of a value; of what contains it, where the value itself is missing."""
+        """Return the line of a value, or of its parent if the value is missing."""
         node, line = self.node, self.line
         for step in location:
             key, child = _child(node, step)
@@ -125,7 +125,7 @@ def validated(document: Document, kind: type[BaseModel], what: str) -> BaseModel
 
 
 def _describe(problem: Mapping[str, Any], kind: type[BaseModel], location: Sequence[str | int]) -> str:
-    """Return what is wrong with a value, with the fields that are most like an unknown one."""
+    """Return the error of a value, with the known fields nearest to an unknown one."""
     if problem["type"] != "extra_forbidden":
         return describe_refusal(problem)
     name = str(location[-1])
@@ -177,7 +177,7 @@ def _construct(node: yaml.Node) -> Any:
 
 
 def _child(node: yaml.Node, step: str | int) -> tuple[yaml.Node | None, yaml.Node | None]:
-    """Return the key and the value below a node; None for what it does not have."""
+    """Return the key and the value below a node; None for a missing one."""
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
         return None, node.value[step]
     if isinstance(node, yaml.MappingNode):
@@ -190,7 +190,7 @@ def _is_inside(location: Sequence[str | int], other: Sequence[str | int]) -> boo
 
 
 def _in_one_line(error: Exception) -> str:
-    """Return what a parser found, and where."""
+    """Return a parser's error, with its position."""
     mark = getattr(error, "problem_mark", None)
     if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
         return " ".join(str(error).split())

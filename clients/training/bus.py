@@ -39,7 +39,7 @@ class Publisher:
         self.name = name
 
     async def ask(self, model: str, request: UploadRequest) -> UploadAnswer:
-        """Return what the registry answers to a request for an upload.
+        """Return the registry's answer to a request for an upload.
 
         Raises:
             PublishError: It refuses, or gives no answer for `PATIENCE_S`.
@@ -130,7 +130,7 @@ class Reader:
 
 
 async def _unless_refused(work: Awaitable[T], refused: asyncio.Future[None]) -> T:
-    """Return what work returns; raise what the bus refused meanwhile, which it tells beside the work."""
+    """Return the result of work; raise a refusal of the bus that arrived meanwhile."""
     working = asyncio.ensure_future(work)
     try:
         await asyncio.wait((working, refused), return_when=asyncio.FIRST_COMPLETED)

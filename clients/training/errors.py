@@ -2,7 +2,7 @@
 
 
 class SlipwayClientError(Exception):
-    """What was asked for was not done."""
+    """The request was not carried out."""
 
 
 class PublishError(SlipwayClientError):

@@ -1,4 +1,4 @@
-"""What can be chosen when a checkpoint is published, beside the checkpoint itself."""
+"""The options of publishing a checkpoint."""
 
 from __future__ import annotations
 

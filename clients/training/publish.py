@@ -96,7 +96,7 @@ async def publish_checkpoint_async(
 
 
 def check_publishing(*, model: str, base: str | BaseModelRef, run: Run, **options: Unpack[Options]) -> None:
-    """Raise PublishError for what `publish_checkpoint` would refuse before it connects: call it before a training.
+    """Raise PublishError for options that `publish_checkpoint` would refuse; call it before a training.
 
     These are its arguments, the credential and the certificates, and the files with texts. Whether the bus answers and
     knows the base is not asked: both may change while the model is trained.

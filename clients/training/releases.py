@@ -1,4 +1,4 @@
-"""Read what became of a checkpoint: wait for its release, with its measurements and evaluations; open alerts."""
+"""Reads the outcome of a checkpoint: waits for its release, with its measurements and evaluations; open alerts."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class _Search:
 
 
 def _is_of(published: Published, opened: ReleaseOpened) -> bool:
-    """Return whether a release is that of a checkpoint, by its event or by what it is made of.
+    """Return whether a release belongs to a checkpoint, by its event or by its inputs.
 
     A run that is resumed announces the same release by another event: it finished, and was evaluated, once more.
     """

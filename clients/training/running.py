@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Return what a coroutine returns; raise what it raises."""
+    """Return the result of a coroutine, or raise its error."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -47,7 +47,7 @@ def parse_key(text: str) -> PresentedKey | None:
 
 
 def digest_of_secret(secret: str) -> str:
-    """Return what a record has instead of a secret."""
+    """Return the digest that a record holds instead of a secret."""
     return digest_of(secret.encode())
 
 

@@ -55,7 +55,7 @@ a stream have (`topology.CONSUMERS`), and no one else could read. An administrat
 
 @dataclass(frozen=True)
 class Permissions:
-    """Subjects that an identity may use; what is denied is refused although it is allowed, too."""
+    """Subjects that an identity may use; a denied subject is refused even if it is also allowed."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]

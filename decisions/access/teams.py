@@ -1,4 +1,4 @@
-"""What belongs to a team. Pure."""
+"""The models and keys of a team. Pure."""
 
 from collections.abc import Iterable
 

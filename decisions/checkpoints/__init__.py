@@ -1,1 +1,1 @@
-"""What a checkpoint must be, decided from its configuration: before an upload, and again before the merge. Pure."""
+"""Requirements of a checkpoint, checked by its configuration before an upload and before the merge. Pure."""

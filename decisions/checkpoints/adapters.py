@@ -1,4 +1,4 @@
-"""What the configuration of a LoRA says about its base, its kind and its training; PEFT itself checks none of it."""
+"""The configuration of a LoRA: its base, its kind and its training; PEFT itself checks none of it."""
 
 import re
 from collections.abc import Mapping
@@ -122,7 +122,7 @@ def quantised_base(adapter: Mapping[str, Any] | None, hyperparameters: Mapping[s
 
 
 def describe_quantised(base: str) -> str:
-    """Return what it means that a LoRA was trained on a quantised base."""
+    """Return the remark about a LoRA that was trained on a quantised base."""
     return (
         f"trained on a quantised base ({base}) and merged into the 16-bit one; parity compares with that one, so it "
         "does not include the error of the quantised base"

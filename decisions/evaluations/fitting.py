@@ -14,7 +14,7 @@ _OF_ANSWERS: Final = frozenset({"equals", "contains", "regex"})
 
 
 def find_expected(scorer: Scorer, row: EvaluationRow) -> Any:
-    """Return what a row expects for a scorer; `ABSENT` without an expectation."""
+    """Return the expectation of a row for a scorer; `ABSENT` without one."""
     stated = dict(row.expectations)
     shared = stated.get("", ABSENT) if scorer.kind in _OF_ANSWERS else ABSENT
     return stated.get(scorer.label, shared)

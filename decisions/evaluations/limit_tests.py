@@ -69,7 +69,7 @@ def plan_bet(threshold: float, level: float, rows: int) -> Bet:
 
 @dataclass(frozen=True)
 class LimitTest:
-    """A limit, and what rows have shown of it.
+    """A limit, and its test over rows.
 
     Attributes:
         within, beyond: The two e-processes.
@@ -85,7 +85,7 @@ class LimitTest:
 
     @property
     def decision(self) -> Decision:
-        """Return what has been shown."""
+        """Return the result so far."""
         if self.beyond.is_won:
             return "missed"
         return "met" if self.within.is_won else "undecided"

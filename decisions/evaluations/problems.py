@@ -1,4 +1,4 @@
-"""What makes the evaluations of a policy impossible beyond their schema: limits that no set of rows can show."""
+"""Problems of a policy's evaluations beyond their schema: limits that no set of rows can show."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The verdict of an evaluation: its limits, the tests of them row by row, and what they show. Pure."""
+"""The verdict of an evaluation: its limits, and their tests row by row. Pure."""
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ class Limit(NamedTuple):
 
     @property
     def threshold(self) -> float:
-        """Return what the mean figure must reach."""
+        """Return the limit of the mean figure."""
         return self.value if self.kind == "min_value" else (1.0 - self.value) / 2.0
 
     @property
@@ -98,7 +98,7 @@ class Tested:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The limits of an evaluation, and what the rows so far show of them.
+    """The limits of an evaluation, and their tests over the rows so far.
 
     Attributes:
         asks_all: Whether every row is asked, unless a limit is missed: the scores of a version that may be an anchor
@@ -217,7 +217,7 @@ def share_alpha(alpha: float, limits: int) -> float:
 
 
 def list_checked(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
-    """Return scorer and slice (empty: all rows) of what a check of a served version compares, as bounds name them."""
+    """Return scorer and slice (empty: all rows) of each comparison of a served version's check."""
     bounded = [(evaluation.label_of(bound), bound.slice or EACH_SLICE) for bound in evaluation.bounds]
     labels = {label for label, _ in bounded}
     others = [(scorer.label, EACH_SLICE) for scorer in evaluation.scorers if scorer.label not in labels]

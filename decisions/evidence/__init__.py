@@ -1,1 +1,1 @@
-"""What requests show about a version, and the alerts that follow."""
+"""Evidence of requests about a version, and the alerts that follow."""

@@ -95,7 +95,7 @@ class PlainAlert:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the evidence shows now about one trigger of one target.
+    """The current evidence about one trigger of one target.
 
     Attributes:
         key: The trigger's name, or the name of the check if there is no trigger.

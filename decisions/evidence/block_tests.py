@@ -127,7 +127,7 @@ def plan_stakes(limit: float) -> tuple[float, ...]:
 
 
 def factor(stake: float, share: float, limit: float) -> float:
-    """Return by what one block multiplies the evidence that shares are above a limit."""
+    """Return the factor by which one block multiplies the evidence that shares are above a limit."""
     return min(1.0 + stake * (share - limit) / limit, GREATEST_FACTOR)
 
 

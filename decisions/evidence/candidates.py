@@ -37,7 +37,7 @@ _LARGEST_LOG = 690.0
 
 
 class Beside(Contract):
-    """The open blocks of a candidate and of the active version, and what those that are over showed."""
+    """The open blocks of a candidate and of the active version, and the evidence of closed blocks."""
 
     candidate: OpenBlocks = OpenBlocks()
     active: OpenBlocks = OpenBlocks()
@@ -45,7 +45,7 @@ class Beside(Contract):
 
 
 class CandidateState(Contract):
-    """What a trigger knows of a candidate.
+    """A trigger's evidence about a candidate.
 
     Attributes:
         everyone: Of all requests.

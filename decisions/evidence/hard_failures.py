@@ -43,7 +43,7 @@ class BadBlocks(Contract):
 
 
 class Failures(Contract):
-    """What is known of a target that may answer nothing, or only empty answers.
+    """Evidence that a target answers nothing, or only empty answers.
 
     Attributes:
         errors: Blocks in which every request failed.
@@ -72,7 +72,7 @@ class HardFailure:
 
 
 def note_failures(failures: Failures, records: Sequence[Inference], counted: Iterable[Inference]) -> Failures:
-    """Return what is known with more requests.
+    """Return the evidence with more requests.
 
     A failure with another cause neither counts nor ends a run. The same holds for an empty answer that the caller's own
     parameters explain, and for an answer whose text was not described.
@@ -104,7 +104,7 @@ def note_failures(failures: Failures, records: Sequence[Inference], counted: Ite
 
 
 def add_outcomes(failures: Failures, *, errors: Iterable[Outcome], empties: Iterable[Outcome]) -> Failures:
-    """Return what is known with outcomes counted in their blocks: whether requests failed, and answers were empty."""
+    """Return the evidence with outcomes counted in their blocks: whether requests failed, and answers were empty."""
     update = {
         "errors": failures.errors.model_copy(update={"open": add_to_blocks(failures.errors.open, errors)}),
         "empties": failures.empties.model_copy(update={"open": add_to_blocks(failures.empties.open, empties)}),
@@ -113,13 +113,13 @@ def add_outcomes(failures: Failures, *, errors: Iterable[Outcome], empties: Iter
 
 
 def keep_endpoints(failures: Failures, endpoints: Collection[str]) -> Failures:
-    """Return what is known without the engines of endpoints that serve the target no more: it may come back there."""
+    """Return the evidence without engines of endpoints that no longer serve the target: it may come back there."""
     dead = {endpoint: at for endpoint, at in failures.dead.items() if endpoint in endpoints}
     return failures if dead == failures.dead else failures.model_copy(update={"dead": dead})
 
 
 def count_closed(failures: Failures, now: datetime | None) -> Failures:
-    """Return what is known once the blocks that are over at a time are counted; all are over without a time."""
+    """Return the evidence with the blocks that are over at a time; without a time, with all blocks."""
     errors, empties = _counted(failures.errors, now), _counted(failures.empties, now)
     if errors is failures.errors and empties is failures.empties:
         return failures

@@ -93,7 +93,7 @@ def fresh_trigger(role: Role) -> TriggerState:
 
 
 def begin_anew(state: TriggerState, role: Role) -> TriggerState:
-    """Return a trigger whose evidence begins anew, but for what a candidate passes by; open blocks take requests."""
+    """Return a trigger with fresh evidence, except the candidate's; open blocks take requests."""
     fresh = fresh_trigger(role)
     if state.candidate is not None and fresh.candidate is not None:
         return fresh.model_copy(update={"candidate": state.candidate.begun_anew()})

@@ -275,7 +275,7 @@ def _describe_error(error: str) -> str:
 
 
 def _describe_callers(callers: Mapping[str, int]) -> str:
-    """Return who sent most of what was bad, by the names that `slipway keys list --json` has for keys."""
+    """Return the keys that sent most bad requests, by their names in `slipway keys list --json`."""
     known = [(caller, bad) for caller, bad in callers.items() if caller]
     most = sorted(known, key=lambda entry: -entry[1])[:3]
     named = ", ".join(f"{caller} ({bad})" for caller, bad in most)

@@ -1,4 +1,4 @@
-"""What a declared trigger means: which requests it sees, which of them are bad, and how many it allows."""
+"""The meaning of a declared trigger: the requests that it sees, the bad ones among them, and its limit."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
 
 
 def can_judge(trigger: Trigger | None) -> bool:
-    """Return whether a shadow shows anything of what a trigger watches: errors and answers, of each request."""
+    """Return whether a shadow can show a trigger's metric: errors and answers, of each request."""
     return trigger is not None and bool(sequential([trigger])) and kind_of(trigger) in ("errors", "quality")
 
 
@@ -114,7 +114,7 @@ def ended_at(record: Inference) -> datetime:
 
 
 def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequence[Trigger] = ()) -> list[Outcome]:
-    """Return what a trigger observes of some records; those that are neither good nor bad for it are left out."""
+    """Return a trigger's observations of records; records that are neither good nor bad are left out."""
     observed = ((record, observe(trigger, record, declared)) for record in records)
     return [
         Outcome(

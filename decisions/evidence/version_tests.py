@@ -101,7 +101,7 @@ def _least_bad(limit: float) -> float:
 
 
 class CandidateTest(Contract):
-    """What blocks showed of a candidate; `active` is of the active version in them.
+    """The evidence of blocks about a candidate; `active` is of the active version in them.
 
     Evidence for passing adds up over the shadow and all steps; that against it begins anew with each of them, and with
     each block.
@@ -230,7 +230,7 @@ class Pair:
 
 
 class Judgement(Contract):
-    """What pairs showed of a suspended version.
+    """The evidence of pairs about a suspended version.
 
     Attributes:
         pairs: Of the pairs that differ, whether the target is the bad one; `uncapped` with all pairs of each key.

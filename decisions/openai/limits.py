@@ -1,4 +1,4 @@
-"""What a request of the OpenAI API may cost an engine, counted before the engine sees it.
+"""Limits of the cost of an OpenAI request, counted before the engine sees it.
 
 Standard library only, as `openai_requests`.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True)
 class CostLimits:
-    """What one request may ask of an engine.
+    """The cost limits of one request.
 
     Attributes:
         sequences: answers that are generated at the same time: prompts times `n`.

@@ -1,4 +1,4 @@
-"""Which requests of the OpenAI API reach an engine: the paths, the fields of their bodies, and what a request may cost.
+"""The requests of the OpenAI API that reach an engine: paths, fields of bodies, and cost limits.
 
 Gateway and backend judge with the same code: this module and those that it uses need the standard library only, and are
 copied next to the backend, which runs in the engine's environment.

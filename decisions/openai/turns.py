@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Turns(Generic[T]):
-    """What waits, by caller: what one asks for waits for one turn of each other caller at most."""
+    """A fair queue by caller: an item waits for at most one turn of each other caller."""
 
     def __init__(self) -> None:
         """Begin with nothing that waits."""

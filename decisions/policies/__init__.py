@@ -1,1 +1,1 @@
-"""What a policy may say, and how two policies differ."""
+"""The rules of valid policies, and the differences between two."""

@@ -1,4 +1,4 @@
-"""Limits of what a policy may declare: beyond them no release, benchmark or trigger comes to its end."""
+"""Limits of a policy's values: beyond them no release, benchmark or trigger ends."""
 
 from collections.abc import Iterator
 from decimal import Decimal
@@ -19,7 +19,7 @@ LONGEST_LOAD_S: Final = 14_400
 
 
 class PolicyProblem(NamedTuple):
-    """What makes a policy invalid.
+    """A problem that makes a policy invalid.
 
     Attributes:
         field: Where it is in the policy.

@@ -1,4 +1,4 @@
-"""What makes a policy invalid beyond its schema: what no release can pass, what never ends, and what watches nothing.
+"""Problems of a policy beyond its schema: no release can pass, a step never ends, a trigger watches nothing.
 
 Admission, `slipway policy` and `slipway apply` refuse a policy for the same problems. A policy that was stored or
 frozen before a check existed stays readable.
@@ -19,7 +19,7 @@ def differing(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
 
 
 def describe_differing(fields: Sequence[str]) -> str:
-    """Return why a policy that is not the stored one is refused, and what to do."""
+    """Return the reason to refuse a policy other than the stored one, with what to do."""
     return f"It differs from the stored policy in {', '.join(fields)}: publish without a policy, or store this one."
 
 

@@ -1,4 +1,4 @@
-"""What pydantic has against a value, in plain words."""
+"""Validation errors of pydantic, in plain words."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,7 @@ _WORDS = {
 
 
 def describe_refusal(problem: Mapping[str, Any]) -> str:
-    """Return what is wrong with a value: `problem` is an entry of pydantic's `ValidationError.errors()`."""
+    """Return the error of a value in words: `problem` is an entry of pydantic's `ValidationError.errors()`."""
     words = _WORDS.get(problem["type"])
     if words is None:
         return str(problem["msg"]).removeprefix("Value error, ")

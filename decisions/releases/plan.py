@@ -132,7 +132,7 @@ _OF_TRAFFIC: Final = ("shadow", "canary", "traffic")
 
 
 def required_attestations(policy: ReleasePolicy) -> RequiredAttestations:
-    """Return what must be attested of a version under a policy before it takes traffic."""
+    """Return the attestations that a version needs under a policy before it takes traffic."""
     steps: tuple[RequiredStep, ...] = ("merge", "quantise", "benchmark")
     steps += ("evaluate",) if needs_evaluation(policy) else ()
     steps += ("rehearse",) if needs_rehearsal(policy) else ()

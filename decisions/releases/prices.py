@@ -1,4 +1,4 @@
-"""What a version costs, from the price of a machine: its tokens, its release, and holding it ready. Pure.
+"""The costs of a version by the price of a machine: its tokens, its release, and keeping it loaded. Pure.
 
 Prices are in the currency of the machine's price.
 """

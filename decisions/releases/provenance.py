@@ -20,7 +20,7 @@ class Problem:
 
 
 def assess_key(key: AttesterKey | None, claim: Claim) -> Problem | None:
-    """Return why a key does not count for what it signed; None if it does.
+    """Return why a key's signature is not valid; None if it is.
 
     Args:
         key: The listed key whose signature is on the claim; None if no listed key has that id.

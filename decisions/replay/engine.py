@@ -66,7 +66,7 @@ class Fired:
 
 @dataclass(frozen=True)
 class Gap:
-    """What of a trigger could not be replayed, and in how many windows."""
+    """The gap of a trigger's replay, and the number of windows that it affects."""
 
     trigger: str
     reason: str
@@ -212,7 +212,7 @@ class _History:
         return questions
 
     def _count(self, summary: WindowSummarised) -> dict[str, tuple[Trigger, Counted]]:
-        """Return what each trigger would have counted in a window; what it cannot say is a gap."""
+        """Return each trigger's counts in a window; missing counts are gaps."""
         recorded = self._declared.get(summary.target.version, {})
         counts = {}
         for trigger in self._triggers:

@@ -153,7 +153,7 @@ class Watched:
         )
 
     def _failed(self, outcomes: Outcomes) -> Outcomes:
-        """Return what is known by block, by metric."""
+        """Return the evidence by block, by metric."""
         return {
             trigger.metric: outcomes.get(trigger.name, ()) for trigger in self.triggers if trigger.name in self.by_block
         }

@@ -1,1 +1,1 @@
-"""When traffic moves to another version, and what is decided about the one it left."""
+"""The rules that move traffic to another version, and judge the suspended one."""

@@ -1,4 +1,4 @@
-"""Rules of drills: when one is in progress, the text of its fault, and what that changes in telemetry."""
+"""Rules of drills: when one is in progress, the text of its fault, and its effect on telemetry."""
 
 from datetime import datetime
 from typing import Any, Final
@@ -25,7 +25,7 @@ def describe_fault(fault: DrillFault) -> str:
 
 
 def change_record(fault: DrillFault, record: Inference) -> Inference:
-    """Return the telemetry record of an affected request, with what a fault changes in it (`contracts.drills`).
+    """Return the telemetry record of an affected request, changed by the fault (`contracts.drills`).
 
     Times, text and errors are in the record already: the gateway delayed, altered or failed the request itself. The
     metrics that the fault makes worse are not the caller's any more, whatever its parameters force.

@@ -1,4 +1,4 @@
-"""What an alert leads to: traffic moves to the previous version at once, stays, or stays and a person is paged.
+"""The rollback rule: on an alert traffic moves to the previous version, stays, or stays and a person is paged.
 
 The rollback-controller decides every alert with it, `slipway replay` the recorded ones.
 """
@@ -44,7 +44,7 @@ _TABLE: Final[Mapping[tuple[Evidence, Behind, bool], Code | Literal["move"]]] = 
 
 @dataclass(frozen=True)
 class Decision:
-    """What an alert leads to; a page has the code and the sentence that it is published with."""
+    """The decision on an alert; a page has the code and the sentence that it is published with."""
 
     action: Action
     code: Code | None = None
@@ -52,7 +52,7 @@ class Decision:
 
 
 def decide(evidence: Evidence, behind: Behind, *, suspended: bool, why: str = "") -> Decision:
-    """Return what an alert leads to.
+    """Return the decision on an alert.
 
     Args:
         evidence: What speaks against the target.
@@ -67,7 +67,7 @@ def decide(evidence: Evidence, behind: Behind, *, suspended: bool, why: str = ""
 
 
 def evidence_of(alert: AlertRaised | AlertUpdated, trigger: Trigger | None) -> Evidence:
-    """Return what an alert shows; `action: manual` asks for a person, also where the target answers nothing."""
+    """Return the evidence of an alert; `action: manual` asks for a person, also where the target answers nothing."""
     if trigger is not None and trigger.action != "automatic":
         return "none"
     if alert.answers_nothing:

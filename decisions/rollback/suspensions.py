@@ -1,4 +1,4 @@
-"""How a suspended version is judged by its shadow, and what is said about it. Pure."""
+"""The judgement of a suspended version by its shadow, with its sentences. Pure."""
 
 import math
 from typing import Final

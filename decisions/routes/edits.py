@@ -259,7 +259,7 @@ def _not_suspended(target: Target) -> EditRefused:
 
 
 def _returning(route: Route, target: Target | None = None) -> Suspended | None:
-    """Return what the canary, if it takes traffic and is `target`, returns from; None of a candidate."""
+    """Return the suspension that the canary returns from, if it takes traffic and is `target`; None for a candidate."""
     canary = route.canary_in_traffic
     return canary.returns if canary is not None and target in (None, canary.served.target) else None
 
@@ -313,7 +313,7 @@ def has_trial(route: Route, target: Target) -> bool:
 
 
 def end_trial(route: Route, target: Target, *, cause_id: str, order_id: str | None = None) -> Edit:
-    """End the canary or the shadow of a release that ended, without a verdict; what returns is suspended as before.
+    """End the canary or the shadow of a release that ended, without a verdict; a returning version is suspended again.
 
     With `order_id` only if that order has begun it.
     """
@@ -376,12 +376,12 @@ def move(route: Route, target: Target, endpoints: tuple[str, ...], *, epoch: int
 
 
 def _next(route: Route, cause_id: str) -> dict[str, object]:
-    """Return what changes with every edit."""
+    """Return the fields that change with every edit."""
     return {"epoch": route.epoch + 1, "moves": 0, "cause_id": cause_id, "edit_cause_id": ""}
 
 
 def _next_note(route: Route, cause_id: str) -> dict[str, object]:
-    """Return what changes with every edit after which orders from before still count."""
+    """Return the fields that change with every edit after which earlier orders still count."""
     return {**_next(route, cause_id), "moves": route.moves + 1, "edit_cause_id": route.last_edit_id}
 
 

@@ -1,4 +1,4 @@
-"""What an operator's order of a rollback would do to a route, as data for people. Pure."""
+"""The effect of an operator's rollback order on a route, as data for people. Pure."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from decisions.routes import edits as route_edits
 
 
 def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[str, Any]:
-    """Return what an order would do to a route, decided by the function that the rollback-controller uses."""
+    """Return the effect of an order on a route, by the function that the rollback-controller uses."""
     edit = route_edits.roll_back(route, failed, cause_id="dry-run", to_version=to_version)
     plan: dict[str, Any] = {"model": route.model, "failed": str(failed), "epoch": route.epoch}
     if isinstance(edit, route_edits.EditRefused):

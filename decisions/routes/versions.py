@@ -1,4 +1,4 @@
-"""What a route says: which versions it names and serves, which of two is newer, whether an epoch is its own."""
+"""Questions to a route: the versions that it names and serves, the newer of two, whether an epoch is its own."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -31,7 +31,7 @@ def without_policy(route: Route | None, known: Collection[str]) -> tuple[int, ..
 
 
 def describe_unknown(model: ModelName, unknown: Mapping[Any, str]) -> str:
-    """Return what is not watched while policies of served versions are unknown, by version with the reason."""
+    """Return the versions that are not watched because their policy is unknown, with the reason."""
     versions, reason = ", ".join(map(str, unknown)), next(iter(unknown.values()), "")
     return (
         f"The policies of these versions of {model} are neither recorded nor can they be read from what is signed with "

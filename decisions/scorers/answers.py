@@ -8,7 +8,7 @@ from decisions.scorers.reasoning import without_reasoning
 
 
 class Score(NamedTuple):
-    """What a scorer says about an answer.
+    """A scorer's result for an answer.
 
     Attributes:
         value: From 0 (wrong) to 1 (right); None if the answer cannot be parsed, so that it is neither.

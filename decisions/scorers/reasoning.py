@@ -1,4 +1,4 @@
-"""The reasoning that models write before an answer: it is no part of what they answer."""
+"""The reasoning that models write before an answer; scorers leave it out."""
 
 import re
 from typing import Final

@@ -135,7 +135,7 @@ _REFUSAL: Final = re.compile(
 
 
 def is_refusal(text: str) -> bool:
-    """Return whether an answer refuses; its reasoning, and what it quotes, is not examined."""
+    """Return whether an answer refuses; its reasoning and its quotations are not examined."""
     head = without_reasoning(text).strip()[:EXAMINED_CHARS].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     if not head.startswith(_STRUCTURED):
         head = _QUOTED.sub("", head)

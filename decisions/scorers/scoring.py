@@ -35,7 +35,7 @@ _SPACED: Final = "\u0590"
 
 @dataclass(frozen=True)
 class Asked:
-    """What is known of a row beside the answer.
+    """The data of a row beside the answer.
 
     Attributes:
         expected: What the row expects for a scorer; `ABSENT` without an expectation.

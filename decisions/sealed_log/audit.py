@@ -70,7 +70,7 @@ def sender(subject: str, type_: str) -> str:
 
 
 def item_of(event: Event[Any], subject: str, source: str, at: datetime) -> AuditItem:
-    """Return what an event is in the log."""
+    """Return the log entry of an event."""
     data = event.data
     common: dict[str, Any] = {
         "at": at,
@@ -109,7 +109,7 @@ def _result(event: Event[Any]) -> dict[str, Any]:
 
 
 def unreadable_item(body: bytes, subject: str, source: str, at: datetime) -> AuditItem:
-    """Return what a message is in the log that is no event of a known type: its sender and digest are kept."""
+    """Return the log entry of a message without a known event type: its sender and digest."""
     type_ = ".".join(subject.split(".")[:4])
     return AuditItem(
         at=at,

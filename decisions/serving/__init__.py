@@ -1,1 +1,1 @@
-"""What an engine is started with, and the memory that it needs."""
+"""Settings that an engine is started with, and the memory that it needs."""

@@ -1,4 +1,4 @@
-"""What a server of the OpenAI API does not tell, and what of a policy would therefore never be seen."""
+"""Metrics that a server of the OpenAI API does not report, and the parts of a policy that need them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -29,7 +29,7 @@ def split_key(url: str) -> tuple[str, str]:
 
 
 def list_unseen(policy: ReleasePolicy) -> list[str]:
-    """Return what of a policy an attached server cannot show, and why, as sentences."""
+    """Return the parts of a policy that an attached server cannot show, with the reason, as sentences."""
     unseen = [
         f"The trigger {trigger.name} watches {trigger.metric}, and an attached server does not tell "
         f"{UNTOLD[trigger.metric]}: remove it."

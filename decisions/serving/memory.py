@@ -1,4 +1,4 @@
-"""What a loaded model reserves on the serving fleet, and how much of a machine all of them may reserve."""
+"""The memory that a loaded model reserves, and the share of a machine that all models may reserve."""
 
 from typing import Final
 
@@ -20,10 +20,10 @@ BUDGET_RATIO: Final = 0.7
 
 
 def reserved_bytes(weights_bytes: int, overhead_bytes: int, weights_ratio: float = WEIGHTS_RATIO) -> int:
-    """Return what a model reserves."""
+    """Return the memory that a model reserves, in bytes."""
     return int(weights_bytes * weights_ratio) + overhead_bytes
 
 
 def budget_bytes(total_bytes: int) -> int:
-    """Return what all models on a machine may reserve together, by the bytes of its memory."""
+    """Return the bytes that all models on a machine may reserve together, by its memory."""
     return int(total_bytes * BUDGET_RATIO)

@@ -19,7 +19,7 @@ SILENT: Final = timedelta(seconds=15)
 
 @dataclass(frozen=True)
 class ListedFleet:
-    """What a server-manager stored of its fleet.
+    """The record of a server-manager about its fleet.
 
     Attributes:
         name: The name of the fleet.

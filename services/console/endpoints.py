@@ -26,7 +26,7 @@ _Known = tuple[tuple[ListedFleet, ...], Mapping[str, GatewayUse | None]]
 
 
 class Endpoints:
-    """What the screen of the endpoints shows.
+    """The data of the endpoints' screen.
 
     Args:
         fleets: What server-managers stored.

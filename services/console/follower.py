@@ -28,7 +28,7 @@ class Log(Protocol):
         """Return which stream it is (another one if it was made again), and its first and last sequence."""
 
     async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[Logged]]:
-        """Return the next sequence after what was read, and what the log has from `start` on; none after `wait_s`."""
+        """Return the next sequence, and the messages of the log from `start` on; none after `wait_s`."""
 
 
 class Rows(Protocol):
@@ -50,7 +50,7 @@ class Rows(Protocol):
 
 @dataclass
 class Progress:
-    """How far the index is: the last sequence of each stream in it, and what the log has, when it was last asked."""
+    """The position of the index: the last sequence of each stream in it, and in the log at the last check."""
 
     indexed: dict[str, int] = field(default_factory=dict)
     first: dict[str, int] = field(default_factory=dict)

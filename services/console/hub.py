@@ -1,4 +1,4 @@
-"""Notifies open pages of what has changed."""
+"""Notifies open pages of changes."""
 
 import asyncio
 import json
@@ -155,7 +155,7 @@ class _Listener:
 
 
 def topics_of(event: Event[Any]) -> set[str]:
-    """Return what an event changes: its model, its release, and kinds of screens."""
+    """Return the topics that an event changes: its model, its release, and kinds of screens."""
     topics = {f"model:{event.subject}", event.type.split(".")[1]}
     if event.correlationid.startswith("r-"):
         topics.add(f"release:{event.correlationid}")

@@ -1,4 +1,4 @@
-"""Publishes the orders of people: who may, what is published, and what became of it."""
+"""Publishes orders of people: checks their rights, and awaits the outcome."""
 
 import asyncio
 from collections.abc import Callable
@@ -107,7 +107,7 @@ class Ordering:
         return await self._publish(person, release.model, fact, release.release_id)
 
     async def plan_rollback(self, model: str, failed: Target | None) -> RollbackPlan:
-        """Return what a rollback would do now; it changes nothing."""
+        """Return the effect of a rollback now; nothing changes."""
         route = await self.route_of(model)
         target = failed or (route.active.target if route.active is not None else None)
         if target is None:
@@ -127,7 +127,7 @@ class Ordering:
         return await self._publish(person, failed.model, fact, None)
 
     async def plan_lift(self, target: Target) -> LiftPlan:
-        """Return what lifting the quarantine of a target would do now; it changes nothing."""
+        """Return the effect of lifting a target's quarantine now; nothing changes."""
         return plan_lift(await self.route_of(target.model), target)
 
     async def lift(self, person: Person, target: Target, *, epoch: int, reason: str) -> OrderAnswer:
@@ -158,7 +158,7 @@ class Ordering:
 
 
 async def wait_for(look: Callable[[], Any], limit_s: float) -> Any:
-    """Return what `look` finds, as soon as it finds something; None if it finds nothing in time."""
+    """Return the first result of `look`; None if there is none in time."""
     deadline = asyncio.get_running_loop().time() + limit_s
     entries = None
     while entries is None and asyncio.get_running_loop().time() < deadline:

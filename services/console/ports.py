@@ -1,4 +1,4 @@
-"""What the console needs from outside."""
+"""Ports of the console."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +29,10 @@ class Directory(Protocol):
 
 
 class Artifacts(Protocol):
-    """What the store has of versions and alerts. Synchronous: call it in a thread."""
+    """Versions and alerts in the store. Synchronous: call it in a thread."""
 
     def prove(self, model: str, version: int) -> Proofs:
-        """Return what is proven of a version, and its model card; files of weights are not read.
+        """Return the findings about a version, and its model card; files of weights are not read.
 
         Raises:
             Permanent: The version is not what was registered.
@@ -62,7 +62,7 @@ class Gateway(Protocol):
     """The gateway, as the person whose key it is."""
 
     async def ask(self, key: str, model: str, version: int, prompt: str, max_tokens: int) -> Answer:
-        """Return what a version answers to a prompt; an error becomes the answer's problem."""
+        """Return a version's answer to a prompt; an error becomes the answer's problem."""
 
 
 class Orders(Protocol):
@@ -89,10 +89,10 @@ class Fleets(Protocol):
 
 
 class GatewayUses(Protocol):
-    """What the gateways have at endpoints."""
+    """The gateways' load on endpoints."""
 
     def use(self, address: str) -> GatewayUse | None:
-        """Return what all gateways have at an endpoint; None if none of them reports."""
+        """Return the load of all gateways on an endpoint; None if no gateway reports."""
 
 
 class Routes(Protocol):

@@ -35,7 +35,7 @@ class Protection:
             self._reported[name] = now
 
     def silent(self) -> Mapping[str, datetime]:
-        """Return what is silent, and since when: the bus, else services; nothing before the first report."""
+        """Return the silent parts, and since when: the bus, else services; empty before the first report."""
         oldest_s = self._clock.monotonic() - SILENT_S
         silent = {name: at for name, (reported_s, at) in self._reported.items() if reported_s < oldest_s}
         if _OWN in silent:

@@ -48,7 +48,7 @@ class Reports(Protocol):
 
 
 class Production(Protocol):
-    """What serves, and what its last check showed."""
+    """The serving targets, and the results of their last checks."""
 
     async def models(self) -> list[str]:
         """Return the models that have a route."""

@@ -94,7 +94,7 @@ class ServedEvaluations:
     async def _ask(
         self, served: ServedTarget, *, schedule: Schedule, max_drop: float, seed: str
     ) -> list[EvaluationResult] | None:
-        """Return what a version answers; None if nothing can be compared.
+        """Return the answers of a version; None if nothing can be compared.
 
         Raises:
             SlipwayError: Its engine, or the store, is unreachable; the check can be repeated.

@@ -93,7 +93,7 @@ def build(
 
 
 def _rest(dependencies: Dependencies) -> Starlette:
-    """Return what answers callers at addresses that no target answers."""
+    """Return the application for paths that no target answers."""
     created = int(dependencies.clock.now().timestamp())
 
     async def rejected(request: Request, error: Exception) -> Response:

@@ -56,7 +56,7 @@ _LAST_FLUSH_S = 3.0
 
 @dataclass(frozen=True)
 class Parts:
-    """What a process consists of, beside its HTTP server."""
+    """The parts of a process beside its HTTP server."""
 
     bus: Bus
     bus_connection: BusConnection
@@ -233,7 +233,7 @@ def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:
 def background_work(
     parts: Parts, endpoints: Callable[[], Mapping[str, EndpointUse]]
 ) -> tuple[Coroutine[Any, Any, None], ...]:
-    """Return what runs beside the server: the connection to the bus, what follows it, telemetry and features."""
+    """Return the background parts: the connection to the bus, its followers, telemetry and features."""
     bus_connection, production, staging = parts.bus_connection, parts.tables["production"], parts.tables["staging"]
     return (
         bus_connection.connect(),

@@ -59,7 +59,7 @@ class Rendering:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """A merged model in the store, not committed yet, and what verification measured there.
+    """A merged model in the store, not committed yet, and the measurements of its verification.
 
     Attributes:
         tokenizer: Where the tokenizer comes from.
@@ -78,7 +78,7 @@ class MergeResult:
 
 
 class Blobs(Protocol):
-    """What a merge needs of the store; `shared.storage.blobs.Store` says what each of them does and raises."""
+    """The store as a merge uses it; `shared.storage.blobs.Store` documents each method."""
 
     def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:
         """Fill `out` with a part of a blob, which the caller verifies."""
@@ -122,7 +122,7 @@ class Artifacts(Protocol):
         ...
 
     def read_texts(self, folder: Folder, names: Sequence[str]) -> Mapping[str, str]:
-        """Return the texts of those of a folder's files that exist; what is not UTF-8 in them is replaced."""
+        """Return the texts of a folder's existing files; invalid UTF-8 is replaced."""
         ...
 
     def commit(self, manifest: MergedManifest) -> tuple[MergedManifest, ArtifactRef]:

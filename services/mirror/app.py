@@ -1,4 +1,4 @@
-"""The mirror's loop: compare what is registered with what each registry shows, and write the difference."""
+"""The mirror's loop: compare the registered versions with each registry, and write the difference."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ class Mirror:
         self._declared: Mapping[str, MirrorRecord] = {}
 
     async def due(self) -> list[Item]:
-        """Return what is to be compared now: what changed, all after a while, and what failed and waited."""
+        """Return the models to compare now: changed ones, failed ones after their delay, all after a while."""
         now, changed = self._clock.monotonic(), await self._changes.changed()
         await self._follow_declared(now)
         if now >= self._resync_at:

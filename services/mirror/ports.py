@@ -49,10 +49,10 @@ class Versions(Protocol):
 
 
 class Changes(Protocol):
-    """The bus: what serves, and what was recorded a moment ago."""
+    """The bus: the serving targets, and recent records."""
 
     async def route(self, model: ModelName) -> Route | None:
-        """Return what serves production."""
+        """Return the serving targets of production."""
 
     async def declared(self) -> Mapping[str, Mirror]:
         """Return the mirrors that are declared, by the name of their registry."""

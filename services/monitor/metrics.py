@@ -34,7 +34,7 @@ class MonitorMetrics:
         self._implausible.labels(gateway).inc(implausible)
 
     def count_arrived(self, records: Iterable[Inference]) -> None:
-        """Count records that arrived, by what they say of themselves: those that are ignored, too."""
+        """Count the records that arrived by their outcome, ignored ones included."""
         for (environment, target), number in Counter((record.environment, record.target) for record in records).items():
             self._arrived.labels(environment, self._target(target)).inc(number)
 

@@ -1,4 +1,4 @@
-"""What the monitor needs from outside."""
+"""Ports of the monitor."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

@@ -25,7 +25,7 @@ _LATE_S: Final = 30.0
 
 @dataclass(frozen=True)
 class RoutedModels:
-    """Compares each stored route with what the monitor's record knows of it, and adds what is missing.
+    """Compares each stored route with the monitor's record, and adds missing changes.
 
     Attributes:
         behind: The epoch that a record has, and since when the stored route is ahead of it.

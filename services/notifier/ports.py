@@ -1,4 +1,4 @@
-"""What the notifier needs from outside."""
+"""Ports of the notifier."""
 
 from typing import Protocol
 

@@ -213,7 +213,7 @@ def rejection(error: SlipwayError) -> CheckpointRejected:
 
 
 def assess_failure(error: Exception, announcement: Announcement) -> SlipwayError:
-    """Return what a failed try means: Transient for another try, Permanent for a rejection."""
+    """Return the error of a failed attempt: Transient for another attempt, Permanent for a rejection."""
     known = translate(error)
     if isinstance(known, Transient):
         return given_up(known, announcement.tries + 1) or known

@@ -83,7 +83,7 @@ FROM_WORKERS: tuple[type[Fact], ...] = (
 
 
 class Registry:
-    """What the registry does with each kind of fact."""
+    """The registry's handler of each kind of fact."""
 
     def __init__(self, ports: Ports, *, locations: AllowedLocations, settings: RegistrySettings, clock: Clock) -> None:
         self._ports = ports
@@ -165,7 +165,7 @@ class Registry:
             return await self.records.reserve(opened.model, record, opened)
 
     async def _active_figures(self, model: str) -> tuple[EvalResult, ...] | None:
-        """Return what was stated of the active version; nothing without one, None where it is not known."""
+        """Return the stated figures of the active version; empty without one, None where unknown."""
         route = await self._ports.routes.get(model)
         active = route.value.active if route is not None else None
         if active is None or active.target.version == 0:

@@ -32,7 +32,7 @@ class Messages(Protocol):
 
 
 class Tail(Protocol):
-    """The record of what is not in a segment yet."""
+    """The record of entries that are in no segment yet."""
 
     async def get(self, key: str) -> Entry[AuditTail] | None:
         """Return it; None if there is none."""

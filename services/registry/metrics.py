@@ -16,7 +16,7 @@ EVERY_S = 15.0
 
 
 class RegistryMetrics:
-    """What follows from the records of releases, and the number of dead letters."""
+    """Metrics of the records of releases, and the number of dead letters."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._releases = Counts(gauge(m.RELEASES, registry))

@@ -1,4 +1,4 @@
-"""What the registry needs from outside."""
+"""Ports of the registry."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,16 +60,16 @@ class Artifacts(Protocol):
         """Raise Permanent unless the artifact may be used and, in the store, is what was announced."""
 
     async def sizes(self, model: str) -> Mapping[str, int]:
-        """Return the bytes of what is stored of a model, by digest or key: checkpoints, merged models, variants."""
+        """Return the bytes stored for a model, by digest or key: checkpoints, merged models, variants."""
 
     async def models(self) -> Sequence[str]:
         """Return the models that have versions."""
 
     async def versions_of(self, model: str, releases: int = 16) -> StoredVersions:
-        """Return what is there of the versions of a model, with the releases of so many of the newest."""
+        """Return the stored versions of a model, with the releases of the newest ones."""
 
     async def find_figures(self, model: str, version: int) -> tuple[EvalResult, ...] | None:
-        """Return what the publisher of a version stated of it; None if no signed manifest of it is there."""
+        """Return the publisher's statements about a version; None without a signed manifest."""
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
         """Write the manifest of a version, create-only; return the ref of the one that exists then."""
@@ -78,7 +78,7 @@ class Artifacts(Protocol):
         """Append an approval to the version's attestations, once; nothing happens if it is there."""
 
     async def erase_text(self, model: str, version: int, kind: ErasedText) -> tuple[str, ...]:
-        """Erase text that a version was measured on; return the digests of what was erased, also earlier.
+        """Erase text that a version was measured on; return the digests of erased blobs, also earlier ones.
 
         Raises:
             Permanent: `artifact_not_found` if there is no such version.

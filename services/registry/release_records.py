@@ -33,7 +33,7 @@ class ReleaseRecords:
     """The records of releases and models."""
 
     def __init__(self, ports: Ports, clock: Clock, leaving: Leaving) -> None:
-        """Take the ports, the clock, and what knows whether a release leaves its model's queue now."""
+        """Set the ports, the clock, and the check whether a release leaves its model's queue now."""
         self._ports, self._leaving = ports, leaving
         self._clock = clock
         self._stuck_since_s: dict[str, float] = {}

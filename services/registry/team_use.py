@@ -1,4 +1,4 @@
-"""What the team that owns a model uses now, over all of its models, for its quota."""
+"""The current use of a model's team, over all of its models, for its quota."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ R = TypeVar("R", bound=OutboxRecord)
 
 @dataclass(frozen=True)
 class Load:
-    """What a team uses; bytes are known only if it has a quota of them.
+    """The use of a team; bytes are known only if it has a quota of them.
 
     Attributes:
         team: The team; None for a model of no team.
@@ -184,7 +184,7 @@ class TeamUse:
         return TeamWork(self._work_per_team, at_work, leaving)
 
     async def _with_bytes(self, load: Load, opened: ReleaseOpened, records: list[ModelRecord]) -> Load:
-        """Return what a team uses with the bytes that it stores, and those that releases may add."""
+        """Return the use of a team with its stored bytes, and the bytes that releases may add."""
         if load.team is None or load.team.quota.stored_bytes is None:
             return load
         sizes: dict[str, int] = {}

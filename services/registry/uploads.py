@@ -37,14 +37,14 @@ class Intake:
     """
 
     def __init__(self, store: UploadStore, sizes: Sizes, teams: Callable[[], Sequence[Team]]) -> None:
-        """Take the store, what returns the bytes that are stored of a model, and what returns the teams."""
+        """Set the store, and the functions that return a model's stored bytes and the teams."""
         self._store = store
         self._sizes = sizes
         self._teams = teams
         self._contents = Contents(store)
 
     async def answer(self, model: str, publisher: str, request: UploadRequest) -> UploadAnswer:
-        """Return how far an upload is, and what its publisher is to send."""
+        """Return the progress of an upload, and the parts that its publisher is to send."""
         try:
             return await self._answer(model, publisher, request)
         except Permanent as error:
@@ -86,7 +86,7 @@ class Intake:
         return await self._stored(model, publisher, request, about)
 
     async def _base(self, name: str) -> dict[str, Any]:
-        """Return what an answer says about a base model."""
+        """Return the answer about a base model."""
         base = await asyncio.to_thread(self._store.find_base, name)
         if base is None:
             known = await asyncio.to_thread(self._store.base_names)
@@ -137,7 +137,7 @@ class Intake:
         _refuse(domain.assess_quota(team, others, domain.bytes_of(missing)))
 
     def _permits(self, missing: Sequence[AnnouncedFile], keys: dict[str, str]) -> tuple[list[UploadPermit], int]:
-        """Return permits for what is missing, as many as one answer holds, and the bytes that are missing in all."""
+        """Return permits for missing parts, as many as one answer holds, and the missing bytes in all."""
         permits: list[UploadPermit] = []
         rest = 0
         for file in missing:
@@ -199,7 +199,7 @@ class Intake:
 
 
 class Contents:
-    """Digests of files in the store: each version of an object is read once, and what takes its place is read again."""
+    """Digests of files in the store: each version of an object is read once."""
 
     def __init__(self, store: UploadStore) -> None:
         """Take the store."""

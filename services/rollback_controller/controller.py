@@ -64,7 +64,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class Controller:
-    """What the rollback-controller does with each kind of fact, and between them.
+    """The rollback-controller's handlers of facts, and its periodic work.
 
     Attributes:
         states: Its records; `write` changes one with what it publishes, `publish` sends it (`messaging.records`).
@@ -241,7 +241,7 @@ class Controller:
         await self._publish(environment, model)
 
     async def _publish(self, environment: Environment, model: str) -> None:
-        """Publish what is written; what the log does not take within seconds is left to the sweep.
+        """Publish the outbox; facts that the log does not take within seconds are left to the sweep.
 
         The record has it, so nothing is gained by another delivery of the message: one of telemetry would be counted
         again, and one that waits here keeps the next one from its handler.

@@ -76,7 +76,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
 
 
 def _traffic(settings: RollbackControllerSettings) -> GatewayTraffic:
-    """Return what sends the requests of rehearsals."""
+    """Return the client that sends the requests of rehearsals."""
     return GatewayTraffic(
         settings.gateway_url,
         settings.gateway_key,

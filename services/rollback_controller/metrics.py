@@ -8,7 +8,7 @@ from shared.runtime.metrics import Counts, gauge
 
 
 class RollbackMetrics:
-    """What follows from the records."""
+    """Metrics of the records."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._alerts = Counts(gauge(m.ALERTS_OPEN, registry))

@@ -1,4 +1,4 @@
-"""What the rollback-controller needs from outside."""
+"""Ports of the rollback-controller."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -57,7 +57,7 @@ class Alerts(Protocol):
 
 
 class Arrivals(Protocol):
-    """What arrives on the bus about a model of production."""
+    """The arrivals on the bus about a model of production."""
 
     async def last(self, kind: Arriving, model: str) -> int:
         """Return the sequence number of the last message of a kind; 0 without one. Raise Transient without a bus."""

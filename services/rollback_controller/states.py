@@ -84,7 +84,7 @@ class KnownPolicies:
 
 
 def _changed(state: RollbackState | None, empty: RollbackState, decide: Decide) -> RollbackState | None:
-    """Return what a decision makes of a record; None if there is none and the decision needs none."""
+    """Return the record after a decision; None if there is none and the decision needs none."""
     before = empty if state is None else state
     after = decide(before)
     return state if after is before else after

@@ -13,7 +13,7 @@ from shared.runtime.clock import Clock
 
 
 class Watching:
-    """Compares what gateways report to answer with what arrives on the bus.
+    """Compares the gateways' reports of traffic with the telemetry that arrives on the bus.
 
     Each process hears all reports. Those that decide the same at the same time write it into one record, once.
     """

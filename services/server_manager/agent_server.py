@@ -41,7 +41,7 @@ GRPC_KEY: Final = "triton-grpc-protocol-admin-key"
 
 
 class Refused(Exception):  # noqa: N818 - an answer to the caller
-    """What a caller is answered instead of the engine's answer."""
+    """An answer in place of the engine's."""
 
     def __init__(self, status: grpc.StatusCode, reason: str, *metadata: tuple[str, str]) -> None:
         super().__init__(reason)

@@ -64,7 +64,7 @@ class AttachedModels:
         return engine.addresses(str(deployable.target)) if engine is not None else ()
 
     def describe(self, held: Mapping[str, Held], now: datetime) -> tuple[FleetRuntime, ...]:
-        """Return every replica as others may see it, with what it lists of the targets that the fleet holds."""
+        """Return every replica as others may see it, with its targets that the fleet holds."""
         return tuple(
             FleetRuntime(
                 name=f"{model}/{group}",

@@ -1,4 +1,4 @@
-"""What runs beside the reconcile loop: renewals of the lease, publications, and checks before traffic.
+"""Background work beside the reconcile loop: renewals of the lease, publications, checks before traffic.
 
 So what is slow there delays no engine, and costs no process its lead.
 """

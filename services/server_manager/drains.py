@@ -37,7 +37,7 @@ OVERDUE_S = 10.0
 
 
 class Drains:
-    """What the leader does about endpoints that an administrator drains."""
+    """The leader's work for endpoints that an administrator drains."""
 
     def __init__(
         self,

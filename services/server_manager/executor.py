@@ -274,7 +274,7 @@ class Executor:
         state.since = self._clock.monotonic()
 
     def _permission(self, needed: Extent) -> Permit:
-        """Return what raises LeaseLost unless this process may do so much at that moment."""
+        """Return a check that raises LeaseLost unless this process has this permission at that moment."""
 
         async def permit() -> None:
             extent = await self._lead.confirm()

@@ -114,7 +114,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
 
 
 def _checks(store: Store, engines: Mapping[str, TritonEngine], agents: Mapping[str, AgentClient]) -> dict[str, Check]:
-    """Return what raises an error while a part does not answer, by the name of the part."""
+    """Return the readiness checks by part; each raises an error while its part does not answer."""
 
     async def store_answers() -> None:
         await asyncio.to_thread(store.reachable)

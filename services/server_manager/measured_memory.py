@@ -13,7 +13,7 @@ KEPT: Final = 200
 
 
 class MeasuredMemory(dict[Digest, int]):
-    """What is known now: from the record, and from what engines list."""
+    """The current measurements: from the record, and from the lists of engines."""
 
     def take(self, record: Servers) -> None:
         """Take over what the record has."""

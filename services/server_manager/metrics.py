@@ -13,7 +13,7 @@ from shared.runtime.metrics import BoundedLabel, Counts, gauge
 
 
 class FleetMetrics:
-    """What follows from the record of the fleet; of several server-managers each shows it, not only the leader."""
+    """Metrics of the fleet's record; each of several server-managers exports them, not only the leader."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._targets = Counts(gauge(m.TARGETS, registry))

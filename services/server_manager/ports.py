@@ -1,4 +1,4 @@
-"""What server-manager needs from outside."""
+"""Ports of server-manager."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Engine(Protocol):
 
     @property
     def runtime(self) -> Runtime | None:
-        """What runs the engine now; None if it is not known."""
+        """The runtime of the engine; None if unknown."""
 
     def addresses(self, name: str) -> tuple[str, ...]:
         """Return where gateways reach a target that it holds."""
@@ -68,7 +68,7 @@ class Engine(Protocol):
         """Return the longest context of a target, if the engine tells another one than its files and settings."""
 
     async def index(self) -> Mapping[str, Indexed] | None:
-        """Return what is there, None while a model is loaded or unloaded; raise Transient `endpoint_unreachable`."""
+        """Return the loaded models, None while one is loaded or unloaded; raise Transient `endpoint_unreachable`."""
 
     async def load(
         self,
@@ -149,7 +149,7 @@ class Artifacts(Protocol):
         """
 
     async def describe(self, deployable: Deployable) -> Description:
-        """Return what a gateway must know about a materialised target.
+        """Return the description of a materialised target for gateways.
 
         Raises:
             Permanent: malformed_event.
@@ -178,7 +178,7 @@ class Routes(Protocol):
 
 
 class Extent(StrEnum):
-    """What a process may do on the engine at this moment."""
+    """The current permission of a process on the engine."""
 
     ALL = "all"
     RECYCLE = "recycle"  # the bus is silent, no other process is known to lead: nothing may be removed or replaced
@@ -236,4 +236,4 @@ class ReportProgress(Protocol):
     """Publishes the progress of work; live only, never stored."""
 
     async def __call__(self, cause: Event[Any], progress: WorkProgressed) -> None:
-        """Publish the progress of what a fact asked for."""
+        """Publish the progress of an order."""

@@ -1,4 +1,4 @@
-"""Compares what targets answer on fixed texts with what they answered when they were staged."""
+"""Compares the log-probabilities of loaded targets on fixed texts with those recorded at staging."""
 
 import asyncio
 import math
@@ -117,7 +117,7 @@ class KeptReferences:
         self._known = entry.value if entry is not None else self._known
 
     async def _score(self, channel: Any, name: str, limit_s: float, ask: Ask, together: int = 1) -> Answer:
-        """Return what a target answers now, so many texts at the same time."""
+        """Return the current log-probabilities of a target, for several texts at the same time."""
         answer: Answer = ()
         for begin in range(0, len(TEXTS), together):
             texts = TEXTS[begin : begin + together]

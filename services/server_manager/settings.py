@@ -69,7 +69,7 @@ class ServingEndpoint(RuntimeEndpoint):
 
 
 class ServerManagerSettings(BaseSettings):
-    """How each Triton is reached and what they may hold.
+    """The address of each Triton, and the limits of their contents.
 
     Attributes:
         triton_grpc: `host:port` of Triton's gRPC, as server-manager reaches it.
@@ -200,7 +200,7 @@ class ServerManagerSettings(BaseSettings):
 
     @property
     def limits(self) -> Limits:
-        """What the fleet can hold, and for how long it waits."""
+        """The capacity of the fleet, and its time limits."""
         endpoints = self.all_endpoints
         own = {
             name: endpoint.memory_budget_bytes for name, endpoint in endpoints.items() if endpoint.memory_budget_bytes

@@ -122,7 +122,7 @@ def parts_of(data: bytes) -> Iterator[memoryview]:
 
 
 async def value_at(js: JetStreamContext, bucket: str, key: str, sequence: int) -> dict[str, Any]:
-    """Return what a record held when the bucket was at a sequence; nothing if there was none, or it was deleted."""
+    """Return a record's value when the bucket was at a sequence; None if it did not exist then."""
     subject, value, at = f"$KV.{bucket}.{key}", b"", 0
     while True:
         try:
@@ -155,7 +155,7 @@ async def _reset(js: JetStreamContext, stream: str, consumer: str, sequence: int
 
 
 async def find_contents(js: JetStreamContext) -> list[str]:
-    """Return what is in the bus already, for a refusal: streams with messages, and consumers that are read."""
+    """Return the contents of a bus that refuse a restore: streams with messages, and active consumers."""
     contents = []
     for name in STREAMS_IN_ORDER:
         try:

@@ -1,4 +1,4 @@
-"""What a backup consists of, and in which order it is taken."""
+"""The contents of a backup, and the order in which they are taken."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -123,7 +123,7 @@ class BackupManifest(Contract):
         return f"{self.began_at:%Y%m%dT%H%M%S%fZ}"
 
     def blobs(self) -> list[Blob]:
-        """Return what it names besides the bytes of objects."""
+        """Return the digests that it names besides those of objects."""
         chunks = [chunk for stream in self.streams for chunk in stream.chunks]
         return [*chunks, self.objects]
 

@@ -44,7 +44,7 @@ class SourceStore(LockingStore):
             self.retain(key, version, retention)
 
     def tops(self) -> list[str]:
-        """Return what keys begin with, up to their first slash: objects, and folders with the slash."""
+        """Return the objects and folders at the top of a bucket; folders end with a slash."""
         with self._translated("the bucket"):
             return [str(entry.object_name) for entry in self._client.list_objects(bucket_name=self.bucket)]
 

@@ -142,7 +142,7 @@ def describe_state(endpoint: FleetRuntime) -> str:
 
 
 def describe_progress(endpoint: FleetRuntime) -> str:
-    """Return what an endpoint that is being drained still holds; empty if nothing."""
+    """Return the targets that a draining endpoint still holds, as text; empty if it holds none."""
     held = ", ".join(str(each.target) for each in endpoint.targets)
     left = ", ".join(endpoint.copies)
     parts = [f"it serves {held}"] if held else []

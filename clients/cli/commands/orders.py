@@ -187,7 +187,7 @@ def order(sender: str, model: str, release_id: str | None, fact: Fact) -> Event[
 
 
 def show_result(as_json: bool, data: dict[str, Any], line: str) -> None:
-    """Print what came of an order: as JSON, or as a line."""
+    """Print the result of an order: as JSON, or as a line."""
     if as_json:
         show_json(data)
     else:

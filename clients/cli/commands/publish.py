@@ -262,7 +262,7 @@ def show_published(published: Published, earlier: ReleaseProgress | None, run_id
 
 
 def _describe_earlier(earlier: ReleaseProgress) -> str:
-    """Return what became of a checkpoint that was published before, and what releases it once more."""
+    """Return the outcome of a checkpoint that was published before, and how to release it again."""
     named = f"{earlier.model}@v{earlier.version}" if earlier.version is not None else earlier.model
     again = "a higher --attempt" if earlier.outcome == "promoted" else f"`slipway retry {named}`"
     when = earlier.finished_at

@@ -27,7 +27,7 @@ PART = ".part-"
 
 
 class Pulled(Contract):
-    """What a folder is pulled from: the file `.slipway-pull.json` in it, written before all others."""
+    """The origin of a pulled folder: the file `.slipway-pull.json` in it, written before all others."""
 
     target: Target
     manifest: Digest

@@ -115,7 +115,7 @@ def row(fired: Fired) -> tuple[str, ...]:
 
 
 def would(fired: Fired) -> str:
-    """Return what an alert would have led to."""
+    """Return the decision that an alert would have caused."""
     again = " (evaluated again)" if fired.again else ""
     if fired.outcome == "rolled back":
         return f"rolled back to {fired.to}{again}"

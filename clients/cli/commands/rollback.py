@@ -156,7 +156,7 @@ def was_rolled_back_recently(moved: DeploymentChanged, route: Route | None, now:
 
 
 def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
-    """Print what an order would do; end the command with exit code 1 if it would be refused."""
+    """Print the effect of an order; end the command with exit code 1 if it would be refused."""
     refused = plan["refused"]
     if as_json:
         show_json(plan)

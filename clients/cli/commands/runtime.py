@@ -117,7 +117,7 @@ async def _plan(stack: StackAddress, name: str, model: str, route: Route | None)
 
 
 def describe_plan(fact: CheckpointReady, name: str, *, dry_run: bool) -> str:
-    """Return what was published, or would be, and how to follow it."""
+    """Return the checkpoints that were published, or would be, and how to follow them."""
     did = "would publish" if dry_run else "published"
     what = f"{', '.join(fact.variants)}; {describe_settings(fact.serving) or 'no serving settings'}"
     return (

@@ -222,7 +222,7 @@ class PlainDrawing:
         self._printed: set[tuple[str, ...]] = set()
 
     def __call__(self, release: Release, work: Sequence[WorkProgressed], now: datetime) -> None:
-        """Print what changed since the last call."""
+        """Print the changes since the last call."""
         progress = release.progress
         key = progress.release_id or release.source_id
         if self._as_json:

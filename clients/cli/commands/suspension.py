@@ -20,7 +20,7 @@ Decision = Literal["confirm", "return"]
 
 @dataclass(frozen=True)
 class DecisionOrder:
-    """What a person decides; without a target, about the version that was suspended last."""
+    """A person's decision; without a target, about the version that was suspended last."""
 
     decision: Decision
     reason: str

@@ -34,7 +34,7 @@ PRINT_EVERY_S = 10.0
 
 @dataclass
 class Seen:
-    """What came back so far.
+    """The answers so far.
 
     Attributes:
         ttft_ms: Milliseconds from the planned start of each request to its first text, by release (`bot@v2`); of

@@ -187,7 +187,7 @@ def lineage(version: Version) -> dict[str, Any]:
 
 
 def _show_prices(stack: StackAddress, store: Store, version: Version | None) -> None:
-    """Print what the release cost, and what a loaded version costs, if its benchmarks state a price."""
+    """Print the cost of the release and of a loaded version, if its benchmarks state a price."""
     per_hour = price_per_hour(version) if version is not None else None
     if version is not None and per_hour is not None:
         made = release_price(store, version, per_hour)

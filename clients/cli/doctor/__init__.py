@@ -1,1 +1,1 @@
-"""What `slipway doctor` checks: facts about the machine and its servers, and a pure judgement of each."""
+"""The checks of `slipway doctor`: facts about the machine and its servers, and a pure judgement of each."""

@@ -1,4 +1,4 @@
-"""Which checks are made: of what `slipway up` would need, of a running embedded stack, or of a deployment elsewhere."""
+"""The selection of checks: for `slipway up`, for a running embedded stack, or for a deployment elsewhere."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked.
+    """The machine or stack that is checked.
 
     Attributes:
         folder: The state folder of the embedded stack.

@@ -35,7 +35,7 @@ def describe_copies(streams: Mapping[str, Stream]) -> str:
 
 
 def assess_copies(streams: Mapping[str, Stream]) -> Finding | None:
-    """Return what is wrong with the copies of streams in a cluster; None if nothing is, or the bus is one server."""
+    """Return the finding about missing copies of streams in a cluster; None if none miss, or the bus is one server."""
     members = {name: stream for name, stream in sorted(streams.items()) if stream.in_cluster}
     few = [f"{name} ({stream.copies})" for name, stream in members.items() if stream.copies < COPIES]
     if few:

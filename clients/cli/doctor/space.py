@@ -1,4 +1,4 @@
-"""The checks of what the bus may still take: bytes of its streams, and consumers of them."""
+"""The checks of the space left on the bus: bytes and consumers of its streams."""
 
 import asyncio
 import contextlib
@@ -92,7 +92,7 @@ async def _read(connection: Connection) -> tuple[list[StreamInfo], int | None]:
     """Return the streams of a bus, and the bytes that its account allows; None where there is no such limit."""
 
     async def ignore(_error: Exception) -> None:
-        """What is refused is not known, which the finding says."""
+        """Leave a refused value unknown, which the finding says."""
 
     client = await connect(connection, error_cb=ignore, **once())
     try:

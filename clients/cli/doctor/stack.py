@@ -1,4 +1,4 @@
-"""What a state folder holds and the stack that runs in it: pieces of the checks that read it."""
+"""Reads a state folder, and the stack that runs in it, for the checks."""
 
 from collections.abc import Callable
 
@@ -69,7 +69,7 @@ def connection_of(description: Description) -> Connection:
 
 
 def _read_ready(folder: StateFolder) -> tuple[Description, Table] | None:
-    """Return what its supervisor wrote about a stack that is ready; None while it starts or stops.
+    """Return the supervisor's description of a ready stack; None while it starts or stops.
 
     Until a new supervisor has written its table, the last one's is there.
     """

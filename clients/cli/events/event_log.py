@@ -1,4 +1,4 @@
-"""Read the event log: which events there are of what a command needs, and its history."""
+"""Read the event log: the events that a command needs, now and in the past."""
 
 import asyncio
 import contextlib

@@ -34,7 +34,7 @@ class Selection:
     environment: Environment | None = None
 
     def filter(self) -> EventFilter | None:
-        """Return what is read of the log for these types, of all environments; None for all of it."""
+        """Return the filter of the log for these types, of all environments; None for the whole log."""
         names = [name for name, fact in _NAMES.items() if fact.TYPE in self.types]
         if len(names) == len(_NAMES):
             return None

@@ -52,7 +52,7 @@ def is_candidate(key: str) -> bool:
 
 
 def is_document(key: str, size: int) -> bool:
-    """Return whether an object is read for what it refers to."""
+    """Return whether an object is read for its references."""
     return size <= DOCUMENT_BYTES and _BLOB.fullmatch(key) is None
 
 

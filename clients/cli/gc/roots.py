@@ -1,4 +1,4 @@
-"""What records and events of the bus refer to: everything that they name, but for releases that have ended."""
+"""The roots of a sweep: everything that records and events name, except releases that have ended."""
 
 import json
 from datetime import datetime

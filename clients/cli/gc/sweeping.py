@@ -15,7 +15,7 @@ HISTORY: Final = ("audit/", PROBE, DATA_FORMAT)
 
 @dataclass
 class Swept:
-    """What a sweep did: sizes in bytes, by key.
+    """The result of a sweep: sizes in bytes, by key.
 
     Attributes:
         hidden: Nothing refers to them; they are erased after the grace period.
@@ -46,7 +46,7 @@ class Sweeper:
     clock: Callable[[], datetime]
 
     def unreferenced(self) -> dict[str, int]:
-        """Return the sizes of what a sweep would hide now, by key."""
+        """Return the sizes of the objects that a sweep would hide now, by key."""
         listed = self.store.listing()
         kept = self._reached(listed)
         return {key: each.size for key, each in listed.items() if self._is_old(key, each) and key not in kept}
@@ -76,7 +76,7 @@ class Sweeper:
         return swept
 
     def _show(self, swept: Swept) -> tuple[dict[str, Listed], set[str]]:
-        """Show hidden objects that something refers to, then what these refer to; return the list, and what is kept."""
+        """Show hidden objects with references, then their own references; return the list, and the kept objects."""
         while True:
             listed = self.store.listing()
             kept = self._reached(listed)

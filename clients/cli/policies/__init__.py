@@ -1,1 +1,1 @@
-"""What `slipway policy` shows and writes of a policy."""
+"""The views and texts of `slipway policy`."""

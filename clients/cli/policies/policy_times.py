@@ -1,4 +1,4 @@
-"""What a policy does not say: how long its steps take, how many rows show a loss, how soon triggers alert. Pure."""
+"""Consequences of a policy: how long its steps take, how many rows show a loss, how soon triggers alert. Pure."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -100,7 +100,7 @@ def _evaluations(policy: ReleasePolicy) -> Iterator[str]:
 
 
 def _late(step: str, requests: float, deadline_s: float, rps: float) -> Iterator[str]:
-    """Yield what is wrong where a step needs more requests than come before its deadline."""
+    """Yield a warning for each step that needs more requests than arrive before its deadline."""
     if requests > rps * deadline_s:
         yield (
             f"  That is after its deadline of {period(deadline_s)}, so that it ends without a verdict: raise "

@@ -1,4 +1,4 @@
-"""What the evaluations of a version showed, as tables."""
+"""Tables of a version's evaluations."""
 
 import contextlib
 from collections.abc import Iterator, Mapping

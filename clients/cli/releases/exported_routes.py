@@ -42,7 +42,7 @@ def export_route(route: Route, router: Router) -> Files | str:
 
 
 def _shares(route: Route) -> list[tuple[ServedTarget, float]]:
-    """Return what takes traffic, with its share; a canary for chosen callers is not drawn for all."""
+    """Return the targets with traffic and their shares, without a canary for chosen callers."""
     canary = route.canary_in_traffic
     if route.active is None:
         return []

@@ -29,7 +29,7 @@ VERSION_FORMS = "MODEL@vN, MODEL@active, MODEL@previous or MODEL@candidate, for 
 
 @dataclass(frozen=True)
 class Name:
-    """What a user named: a release, or a model with a version, a role, a target, or nothing further."""
+    """A name that a user typed: a release, or a model with a version, a role, a target, or nothing further."""
 
     model: str = ""
     version: int | None = None
@@ -53,7 +53,7 @@ class Name:
 
 
 def parse_name(text: str) -> Name:
-    """Return what a text names.
+    """Return the parsed name.
 
     Raises:
         CommandError: it has another form.

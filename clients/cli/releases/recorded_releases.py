@@ -259,7 +259,7 @@ def _checkpoint(model: str, run_id: str, at: datetime, state: str, step: StepPro
 
 
 async def _with_evidence(js: JetStreamContext, release: Release) -> Release:
-    """Return a release with what its canary or shadow that is under way has shown so far."""
+    """Return a release with the results so far of its running canary or shadow."""
     progress = release.progress
     name = next((step.name for step in progress.steps if step.state == "running" and step.name in _EVIDENCE), None)
     event = await last_event(js, _EVIDENCE[name], progress.model) if name is not None else None
@@ -288,7 +288,7 @@ async def _with_rollback(js: JetStreamContext, release: Release, history: Iterab
 
 
 def describe_rollback(event: Event[RollbackCompleted]) -> str:
-    """Return what a rollback did, when and by whom."""
+    """Return a sentence about a rollback: its move, its time and its actor."""
     data = event.data
     cause = "automatically" if data.mode == "automatic" else "by an operator"
     to = f" to {data.to}" if data.to is not None else ""

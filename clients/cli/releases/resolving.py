@@ -100,7 +100,7 @@ async def resolve_text(js: JetStreamContext, what: str | None) -> str | None:
 
 
 async def unknown_release(js: JetStreamContext, what: str) -> str:
-    """Return what an error says of a release that was not found."""
+    """Return the message about a release that was not found."""
     name = parse_name(what)
     about = f"no release of {what} yet" if name.is_model else f"there is no release {what}"
     return f"{about}{await advice(js, name.model or None, 'slipway status')}"

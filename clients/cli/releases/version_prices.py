@@ -1,4 +1,4 @@
-"""What the release of a version cost, and what it costs to keep it loaded, by the price that its benchmarks state."""
+"""The cost of a version's release, and of keeping it loaded, by the price in its benchmarks."""
 
 from collections.abc import Iterable, Iterator
 
@@ -50,7 +50,7 @@ def hourly_price(endpoints: Iterable[FleetRuntime], version: Version, per_hour: 
 
 
 def describe_prices(per_hour: float, made: float | None, held: float | None) -> str:
-    """Return what a version cost and costs as a line; what is not known is left out."""
+    """Return the costs of a version as a line; unknown ones are left out."""
     known = [
         *([f"making and measuring it cost {made:.4g}"] if made is not None else []),
         *([f"keeping it loaded costs {held:.4g} an hour"] if held is not None else []),

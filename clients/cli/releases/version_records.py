@@ -1,4 +1,4 @@
-"""Read what the store and the records of releases hold about versions, for `versions` and `show`."""
+"""Read the data about versions in the store and in records of releases, for `versions` and `show`."""
 
 import re
 from collections.abc import Iterable
@@ -95,7 +95,7 @@ def read_deployments(store: Store, prefix: str) -> tuple[DeploymentRecord, ...]:
 
 
 def course_of(records: Iterable[DeploymentRecord], number: int) -> list[tuple[DeploymentRecord, Target | None]]:
-    """Return the deployments of a version and those that took its traffic over, each with what was active before.
+    """Return the deployments of a version and of its successors, each with the version active before.
 
     Args:
         records: The deployments of all versions of its model, oldest first.

@@ -1,1 +1,1 @@
-"""What is published: checkpoints and bases, where they come from, and what is checked before."""
+"""Sources of published checkpoints and bases, and the checks before an upload."""

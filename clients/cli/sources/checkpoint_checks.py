@@ -1,4 +1,4 @@
-"""What `slipway publish` checks of a checkpoint before it uploads; the merger checks the same, and the tensors."""
+"""The checks of a checkpoint before `slipway publish` uploads it; the merger repeats them, and checks the tensors."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Checked:
-    """A checkpoint that passed, its base, and what the person should know about it."""
+    """A checkpoint that passed, its base, and remarks for the person."""
 
     base: BaseModelRef
     note: str = ""

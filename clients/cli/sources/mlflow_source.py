@@ -99,7 +99,7 @@ async def fetch(access: MlflowAccess, uri: str, into: Path, *, quiet: bool) -> M
 
 
 async def resolve(api: MlflowApi, uri: str) -> MlflowCheckpoint:
-    """Return what a URI of MLflow's registry names.
+    """Return the model version that a URI of MLflow's registry names.
 
     Raises:
         CommandError: It is not valid, does not exist, or its files cannot be read or accepted.
@@ -228,7 +228,7 @@ def _check_limits(uri: str, sizes: Mapping[str, int]) -> None:
 
 
 def _facts_of(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run says about its training, as fields of `MlflowCheckpoint`."""
+    """Return a run's data about its training, as fields of `MlflowCheckpoint`."""
     data, info = _object(run.get("data") or {}, "the run's data"), _object(run.get("info") or {}, "the run's info")
     metrics = data.get("metrics") if isinstance(data.get("metrics"), list) else []
     return {

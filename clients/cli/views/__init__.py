@@ -1,1 +1,1 @@
-"""What commands show, computed from facts."""
+"""Views of commands, computed from facts."""

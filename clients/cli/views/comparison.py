@@ -46,7 +46,7 @@ def on_own_set(variants: Iterable[ComparedVariant]) -> str:
 
 
 def of_registered(variants: Iterable[RegisteredVariant]) -> Comparison:
-    """Return what a version's manifest has of its variants, where the record of its release is lost."""
+    """Return the variants in a version's manifest, where the record of its release is lost."""
     rows = tuple(
         ComparedVariant(
             variant=each.variant,

@@ -96,7 +96,7 @@ def without_lost_baseline(records: Sequence[RequestRecord]) -> tuple[RequestReco
 
 
 def describe_lost(records: Sequence[RequestRecord]) -> str:
-    """Return what the baseline's engine lost, as a text."""
+    """Return the requests that the baseline's engine lost, as text."""
     baseline = [record for record in records if record.side == "baseline"]
     kinds = sorted({str(record.error) for record in baseline if record.error in ENGINE_LOST})
     if not kinds:

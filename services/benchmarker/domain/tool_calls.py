@@ -64,7 +64,7 @@ def plan_request(model: str, max_tokens: int = MAX_TOKENS) -> dict[str, Any]:
 
 
 def assess_answer(answer: ApiAnswer, parser: str, max_tokens: int = MAX_TOKENS) -> GateResult:
-    """Return pass for an answer with a call of the tool whose arguments are JSON; else fail, with what came instead."""
+    """Return pass for a call of the tool with JSON arguments; else fail, with the answer's actual content."""
     if answer.status != 200:
         text = answer.body.decode(errors="replace")[:_SHOWN_CHARS]
         return _fail(f"A request with a tool was answered with status {answer.status} by the parser {parser}: {text}")

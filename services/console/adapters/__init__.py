@@ -1,1 +1,1 @@
-"""What the console needs from outside: the log, its index, sessions, identities, the bus as a person."""
+"""Adapters of the console: the log, its index, sessions, identities, the bus as a person."""

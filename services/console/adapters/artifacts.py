@@ -20,7 +20,7 @@ EVIDENCE: Final = "manifests/drift/"
 
 
 def artifacts_of(connection: Connection) -> Artifacts:
-    """Return what reads the store of the settings; without a key of the store, each question is answered by an error.
+    """Return the reader of the store; without a key of the store every read raises an error.
 
     Raises:
         ValueError: The settings name no list of attesters' keys.
@@ -59,7 +59,7 @@ class StoredArtifacts:
         self._store, self._trust = store, trust
 
     def prove(self, model: str, version: int) -> Proofs:
-        """Return what is proven of a version, and its model card; files of weights are not read.
+        """Return the findings about a version, and its model card; files of weights are not read.
 
         Raises:
             Permanent: The version is not registered, or no list of keys can be read.

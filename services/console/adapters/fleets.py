@@ -1,4 +1,4 @@
-"""The endpoints of the fleets: records of server-manager, and what gateways report of them."""
+"""The endpoints of the fleets: records of server-manager, and reports of gateways."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -61,7 +61,7 @@ class BusFleets:
 
 
 class GatewayReports:
-    """What the processes of the gateways report of endpoints, about every second.
+    """The gateways' reports of endpoints, about every second.
 
     Args:
         clock: Says which reports are new, and since when an endpoint is ejected.
@@ -88,7 +88,7 @@ class GatewayReports:
         self._reports[report.process] = _Report(self._clock.monotonic(), report.endpoints, since)
 
     def use(self, address: str) -> GatewayUse | None:
-        """Return what all gateways have at an endpoint; None if none of them reports."""
+        """Return the load of all gateways on an endpoint; None if no gateway reports."""
         self._forget()
         reports = self._reports.values()
         if not reports:
@@ -109,7 +109,7 @@ class GatewayReports:
 
 @dataclass(frozen=True)
 class _Report:
-    """What one process reported last, and since when each endpoint that it ejects has been ejected."""
+    """The last report of one process, and since when it has ejected each endpoint."""
 
     taken_s: float
     endpoints: Mapping[str, EndpointUse]

@@ -31,7 +31,7 @@ class GatewayClient:
         self._client = httpx.AsyncClient(timeout=TIMEOUT, verify=verify, trust_env=False, transport=transport)
 
     async def ask(self, key: str, model: str, version: int, prompt: str, max_tokens: int) -> Answer:
-        """Return what a version answers to a prompt; an error becomes the answer's problem."""
+        """Return a version's answer to a prompt; an error becomes the answer's problem."""
         body = {
             "model": f"{model}@v{version}",
             "messages": [{"role": "user", "content": prompt}],

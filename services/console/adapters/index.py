@@ -173,7 +173,7 @@ class Part:
 
 
 def _views(models: tuple[str, ...]) -> Iterator[str]:
-    """Yield what makes the views over the tables; SQLite looks for a name among temporary ones first."""
+    """Yield the statements that create the views; SQLite looks up temporary names first."""
     unsafe = [model for model in models if not re.fullmatch(MODEL_NAME_PATTERN, model)]
     if unsafe:
         msg = f"{unsafe} are no names of models"

@@ -1,4 +1,4 @@
-"""What no stream stores: the live progress of work, and which services report that they run."""
+"""Data that no stream stores: the live progress of work, and the services that report that they run."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the pages show of alerts. Pure."""
+"""The data of alerts on pages. Pure."""
 
 from typing import Literal
 
@@ -48,7 +48,7 @@ class ChainStep(Screen):
 
 
 class Figures(Screen):
-    """What windows of a model counted, oldest first.
+    """The counts of a model's windows, oldest first.
 
     Attributes:
         target: The target that they are about.

@@ -33,7 +33,7 @@ _OF_RELEASE: Final = (
 
 
 def apply(stream: str, sequence: int, event: Event[Any], percentile: Ms) -> tuple[Row, ...]:
-    """Return the rows that an event of a stream is written as; none for what no screen shows."""
+    """Return the rows that an event of a stream is written as; none for an event that no screen shows."""
     data = event.data
     rows: list[Row] = []
     if not isinstance(data, SUMMARIES):

@@ -88,7 +88,7 @@ class EvidenceTest(Screen):
 
 
 class CanaryPoint(Screen):
-    """An assessment of the canary: evidence by test (`NAME`, `NAME:baseline`), and what is missing."""
+    """An assessment of the canary: evidence by test (`NAME`, `NAME:baseline`), and the missing evidence."""
 
     at: Time
     weight: float

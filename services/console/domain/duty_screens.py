@@ -21,7 +21,7 @@ class Rehearsal(Screen):
 
 
 class Drill(Screen):
-    """A drill that a person ordered, and what followed from it.
+    """A drill that a person ordered, and its effects.
 
     Attributes:
         share: Share of requests that it affects; 0 ends the drill of that target.

@@ -19,7 +19,7 @@ State = Literal["serving", "ejected", "draining", "drained", "silent", "fenced"]
 
 @dataclass(frozen=True)
 class GatewayUse:
-    """What all processes of the gateways report of an endpoint.
+    """The reports of all gateway processes about an endpoint.
 
     Attributes:
         processes: How many have reported lately, whatever they have there.
@@ -53,7 +53,7 @@ class HeldTarget(Screen):
 
 
 class EndpointRow(Screen):
-    """A Triton: its state, what it serves and holds, its memory, and what the gateways have there.
+    """A Triton: its state, targets, memory, and the gateways' load on it.
 
     Attributes:
         state: `ejected` if a gateway sends no requests there; the others are server-manager's.

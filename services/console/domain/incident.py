@@ -1,4 +1,4 @@
-"""What a person on call has to know first. Pure."""
+"""The incident banner for the person on call. Pure."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""What the log has at a position, an event or what cannot be read as one, and how it is read from a message. Pure."""
+"""An entry of the log, an event or an unreadable message, parsed from a message. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ Logged = LoggedEvent | Unreadable
 
 
 def read_logged(stream: str, sequence: int, subject: str, body: bytes) -> Logged:
-    """Return what a message of a stream is; the bus lets a sender publish on subjects that end with its name only."""
+    """Return the entry of a message; the bus permits a sender only subjects that end with its name."""
     event = parse_message(subject, body)
     if event is not None:
         return LoggedEvent(stream, sequence, event)

@@ -1,4 +1,4 @@
-"""What lifting a quarantine would do to a model as it is now. Pure."""
+"""The effect of lifting a quarantine on a model's current state. Pure."""
 
 from contracts.routes import Route
 from contracts.vocabulary import Target
@@ -7,7 +7,7 @@ from services.console.domain.order_data import LiftPlan
 
 
 def plan_lift(route: Route, target: Target) -> LiftPlan:
-    """Return what lifting a quarantine would do, decided by the function that the rollback-controller uses."""
+    """Return the effect of lifting a quarantine, by the function that the rollback-controller uses."""
     edit = route_edits.lift_quarantine(route, target, cause_id="dry-run")
     plan = LiftPlan(model=route.model, target=str(target), epoch=route.epoch, refused=None)
     if isinstance(edit, route_edits.EditRefused):

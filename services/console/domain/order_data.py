@@ -1,4 +1,4 @@
-"""What the pages show of orders: what one would do, and what became of it. Pure."""
+"""The data of orders on pages: their effect, and their outcome. Pure."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from services.console.domain.screens import Screen, Time
 
 
 class RollbackPlan(Screen):
-    """What a rollback would do now; `refused` has the code and the reason if it would be refused."""
+    """The effect of a rollback now; `refused` has the code and the reason if it would be refused."""
 
     model: str
     failed: str
@@ -22,7 +22,7 @@ class RollbackPlan(Screen):
 
 
 class OrderAnswer(Screen):
-    """What became of an order within a few seconds."""
+    """The outcome of an order after a few seconds."""
 
     order_id: str
     state: Literal["published", "accepted", "started", "completed", "failed", "refused"]
@@ -67,7 +67,7 @@ class Quarantine(Screen):
 
 
 class LiftPlan(Screen):
-    """What lifting a quarantine would do now; `refused` has the code and the reason if it would be refused."""
+    """The effect of lifting a quarantine now; `refused` has the code and the reason if it would be refused."""
 
     model: str
     target: str

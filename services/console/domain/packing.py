@@ -14,5 +14,5 @@ def pack(text: str) -> bytes:
 
 
 def unpack(data: bytes) -> str:
-    """Return the text of what `pack` returned."""
+    """Return the text that `pack` packed."""
     return zlib.decompressobj().decompress(data, LARGEST).decode()

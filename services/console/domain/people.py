@@ -53,7 +53,7 @@ class Person:
 
 
 def person_of(identity: Identity, teams: Iterable[Team], *, has_credential: bool) -> Person:
-    """Return what a person may do: what the roles allow, if the console can give orders as that person."""
+    """Return the rights of a person: those of the roles, if the console can give orders as that person."""
     known = narrowed(identity, teams)
     allowed = orders_of(identity.roles)
     hint = ""

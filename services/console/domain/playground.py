@@ -10,7 +10,7 @@ MOST_TOKENS: Final = 1024
 
 
 class Answer(Screen):
-    """What a version answered, or why it did not; times are the console's, in milliseconds."""
+    """A version's answer, or its problem; times are the console's, in milliseconds."""
 
     version: int
     text: str = ""

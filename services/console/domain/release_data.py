@@ -1,4 +1,4 @@
-"""What the pages show of releases. Pure."""
+"""The data of releases on pages. Pure."""
 
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class Step(Screen):
 
 
 class VariantRow(Screen):
-    """A variant, and what was measured of it; what was not measured is None."""
+    """A variant with its measurements; None for a missing one."""
 
     variant: str
     state: str
@@ -64,7 +64,7 @@ class VariantRow(Screen):
 
 
 class CanaryStep(Screen):
-    """What a step of the canary has shown so far; `counts` is what each trigger judged, empty if that is unknown."""
+    """The results so far of a canary step; `counts` is the counts of each trigger, empty if unknown."""
 
     weight: float
     verdict: str
@@ -77,7 +77,7 @@ class CanaryStep(Screen):
 
 
 class ShadowStep(Screen):
-    """What the shadow has shown so far: requests that the candidate and what serves were both asked, by trigger."""
+    """The results so far of the shadow: requests sent to both the candidate and the active version, by trigger."""
 
     share: float
     verdict: str
@@ -101,7 +101,7 @@ class Certificate(Screen):
 
 
 class Approval(Screen):
-    """What a release waits for, or has: the digest that is approved, until when, and by whom."""
+    """The approval of a release, awaited or given: its digest, its deadline, and the approver."""
 
     manifest_digest: str
     target: str

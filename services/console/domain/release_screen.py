@@ -96,7 +96,7 @@ def _is(event: Event[Any], kind: type[f.Fact]) -> bool:
 
 
 def variants_of(events: Events, requested: Sequence[str]) -> Iterable[VariantRow]:
-    """Yield the requested variants with what was measured of each, as the registry compared them."""
+    """Yield the requested variants with their measurements, as the registry compared them."""
     measured = {event.data.target.variant: event.data for event in events if _is(event, f.VariantBenchmarked)}
     progressed = last(events, f.ReleaseProgressed)
     comparison = progressed.progress.comparison if progressed is not None else None

@@ -1,4 +1,4 @@
-"""What the pages show of the fleet, and what screens have in common.
+"""The data of the fleet on pages, and types that screens share.
 
 Times are UTC, shares are between 0 and 1, latencies are milliseconds.
 """
@@ -41,7 +41,7 @@ class Points(Screen):
 
 
 class Moment(Screen):
-    """What happened to a model at a time, for plots: `what` in a few words."""
+    """An event of a model for plots: its time, and a few words about it."""
 
     at: Time
     kind: Literal["promotion", "canary", "alert", "rollback", "drill"]
@@ -165,7 +165,7 @@ class EventRow(Screen):
 
 
 class Deployment(Screen):
-    """A change of what serves a model: what, from when on, until when, and who or what changed it."""
+    """A deployment of a model: the target, its start and end, and the cause of the change."""
 
     model: str
     sequence: int

@@ -1,4 +1,4 @@
-"""What an event says, in one line of plain text, and which alert, order, rollback or version it is about. Pure."""
+"""The title of an event in plain text, and the alert, order, rollback or version that it is about. Pure."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -17,7 +17,7 @@ def about_of(data: f.Fact) -> str | None:
 
 
 def title_of(event: Event[Any]) -> str:
-    """Return what an event says, in one line."""
+    """Return the title of an event in one line."""
     say = _SAY.get(type(event.data))
     text = say(event.data) if say is not None else _reason(event.data)
     line = " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The screen of a version: where it comes from, what was measured, and what differs from another one. Pure."""
+"""The screen of a version: its lineage, its measurements, and its differences from another version. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class Version(Screen):
 
 
 class Proof(Screen):
-    """What is proven of a step of the lineage; `stated` is what a signed manifest says, and Slipway did not see."""
+    """Whether a step of the lineage is proven; `stated` is in a signed manifest, but was not seen by Slipway."""
 
     what: str
     verdict: Literal["proven", "stated", "failed"]
@@ -76,7 +76,7 @@ class Proof(Screen):
 
 
 class Proofs(Screen):
-    """What signatures, digests and attestations prove of a version; `problem` where nothing can be read now."""
+    """The findings of signatures, digests and attestations about a version; `problem` if they cannot be read now."""
 
     proofs: tuple[Proof, ...]
     verified: bool
@@ -183,7 +183,7 @@ class Property:
 
     @property
     def identity(self) -> object:
-        """Return what two equal properties have in common."""
+        """Return the shared value of two equal properties."""
         return self.text if self.known_by is None else self.known_by
 
 
@@ -235,7 +235,7 @@ def _properties(version: Version) -> Iterable[tuple[tuple[str, str], Property]]:
 
 
 def _since(version: Version) -> Iterable[str]:
-    """Yield what has become of a version since its release ended."""
+    """Yield the changes of a version since its release ended."""
     if version.rolled_back_at:
         yield "rolled back"
     if version.quarantined:

@@ -14,7 +14,7 @@ Ms = Callable[[str, float], float | None]
 
 
 def alert_rows(event: Event[Any], _sequence: int) -> tuple[Row, ...]:
-    """Return the rows of an alert, and of what it was raised with."""
+    """Return the rows of an alert, and of its data when it was raised."""
     data = event.data
     alert = row(
         "alerts",

@@ -1,4 +1,4 @@
-"""Rehearsed rollbacks and ordered drills, with what followed from each."""
+"""Rehearsed rollbacks and ordered drills, each with its effects."""
 
 import json
 from collections.abc import Mapping

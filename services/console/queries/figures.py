@@ -1,4 +1,4 @@
-"""What windows of a model counted, and what happened to it meanwhile."""
+"""The counts of a model's windows, and the events of the model meanwhile."""
 
 import json
 from typing import Final
@@ -27,7 +27,7 @@ UNION ALL SELECT at, kind, what FROM (
 
 
 def figures(reader: Reader, model: str, target: str, trigger: str | None = None, until: str = "9") -> Figures:
-    """Return what the last windows of a model counted, of those that ended before a time.
+    """Return the counts of a model's last windows that ended before a time.
 
     Args:
         reader: The index.
@@ -59,13 +59,13 @@ def figures(reader: Reader, model: str, target: str, trigger: str | None = None,
 
 
 def moments(reader: Reader, model: str, begin: str, end: str) -> tuple[Moment, ...]:
-    """Return what happened to a model between two times, the newest first."""
+    """Return the events of a model between two times, newest first."""
     entries = reader.read(_MOMENTS, {"model": model, "begin": begin, "end": end})
     return tuple(Moment(**entry) for entry in entries)
 
 
 def with_moments(reader: Reader, model: str, known: Figures) -> Figures:
-    """Return figures with what happened to the model meanwhile."""
+    """Return figures with the events of the model meanwhile."""
     if not known.ends:
         return known
     return known.model_copy(update={"moments": moments(reader, model, known.ends[0], known.ends[-1])})

@@ -1,4 +1,4 @@
-"""What has gone wrong: open alerts, and the rollbacks and failed releases of the last hour."""
+"""Incidents: open alerts, and the rollbacks and failed releases of the last hour."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -36,7 +36,7 @@ _DONE: Final = {"completed": "was rolled back", "started": "is being rolled back
 def incidents(
     reader: Reader, now: datetime, acknowledged: Callable[[Sequence[str]], Mapping[str, str]]
 ) -> tuple[Incident, ...]:
-    """Return what has gone wrong, the worst and the newest first; what was acknowledged comes last.
+    """Return the incidents, worst and newest first; acknowledged ones come last.
 
     Args:
         reader: The index, or the part of it that a person may see.
@@ -114,7 +114,7 @@ def _release(entry: Mapping[str, Any]) -> Incident:
 
 
 def _serves(entry: Mapping[str, Any], verified: str = "", silent: str = "") -> str:
-    """Return what serves, with the share of a canary; `silent` is the target that answers nothing."""
+    """Return the serving targets, with the share of a canary; `silent` is the target that answers nothing."""
     if not entry["active"]:
         return f"Nothing serves {entry['model']}."
     active, canary = ("; it answers nothing" if silent == entry[name] else "" for name in ("active", "canary"))

@@ -1,4 +1,4 @@
-"""What became of an order, from its answers and the rollback that it caused."""
+"""The outcome of an order, from its answers and the rollback that it caused."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ _ANSWERS: Final = {
 
 
 def answer_to(reader: Reader, order_id: str) -> OrderAnswer | None:
-    """Return what became of an order; None if nothing is known yet."""
+    """Return the outcome of an order; None if nothing is known yet."""
     entries = reader.read(
         "SELECT type, title FROM events WHERE about = ? UNION ALL "
         "SELECT 'rollback.' || state AS type, coalesce(code || ': ' || reason, reason, '') AS title "
@@ -35,7 +35,7 @@ def answer_to(reader: Reader, order_id: str) -> OrderAnswer | None:
 
 
 def followed(reader: Reader, model: str, order_id: str) -> Followed | None:
-    """Return an order as far as its effect is known: the steps of a rollback, and what serves the model.
+    """Return an order with its known effect: the steps of a rollback, and the serving targets.
 
     One that the log does not have yet is an order too; None for the id of another event.
     """

@@ -1,4 +1,4 @@
-"""What questions to the index have in common: the reader, parts of lists, rollbacks and series of figures."""
+"""Shared parts of queries: the reader of the index, parts of lists, rollbacks and series of figures."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -35,7 +35,7 @@ def following(after: int, limit: int, total: int) -> int | None:
 
 
 def like(text: str, *, exact: bool = False) -> str:
-    """Return the pattern of what contains a text, or of what is that text."""
+    """Return the SQL pattern of texts that contain, or equal, a text."""
     for special in ("\\", "%", "_"):
         text = text.replace(special, f"\\{special}")
     return text if exact else f"%{text}%"

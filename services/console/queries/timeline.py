@@ -1,4 +1,4 @@
-"""What served when and who changed it, and the history of all events."""
+"""The deployments over time with their causes, and the history of all events."""
 
 import json
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def timeline(
     limit: int = 100,
     exact: bool = False,
 ) -> Page[Deployment]:
-    """Return the changes of what serves, the newest first."""
+    """Return the deployments, newest first."""
     values: dict[str, Any] = {
         "model": model, "like": like(model, exact=exact), "since": since, "until": until,
         "after": after, "limit": limit,

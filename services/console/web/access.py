@@ -91,13 +91,13 @@ def signed_in(request: Request) -> SignedIn:
 
 
 def access_of(request: Request) -> Access:
-    """Return what finds out who a request is by."""
+    """Return the function that identifies the person of a request."""
     access: Access = request.app.state.access
     return access
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """Return the fields of a form; what is sent as JSON is no form."""
+    """Return the fields of a form; a JSON body is refused."""
     body = await request.body()
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=50))

@@ -1,4 +1,4 @@
-"""What the pages of orders have in common: the target and the epoch that a form names, and the page that follows."""
+"""Shared parts of order pages: the target and the epoch of a form, and the page that follows."""
 
 import re
 from collections.abc import Awaitable

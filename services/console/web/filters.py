@@ -1,4 +1,4 @@
-"""What lists are filtered by: the parameters of the pages."""
+"""The filters of lists: the parameters of the pages."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""What every answer carries, and which requests are refused before anything reads them."""
+"""The headers of every answer, and the requests that are refused before anything reads them."""
 
 from collections.abc import Iterable
 from typing import Final

@@ -148,7 +148,7 @@ def _orders(router: APIRouter, sources: Sources, render: Renderer) -> None:
 def _giving(
     ordering: Ordering, person: Person, shown: Release, order: str, form: dict[str, str]
 ) -> Coroutine[Any, Any, OrderAnswer]:
-    """Return what gives the order of a form.
+    """Return the function that publishes the order of a form.
 
     Raises:
         HTTPException: There is no such order, or the form does not name what was shown.

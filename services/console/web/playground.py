@@ -75,7 +75,7 @@ def build_playground(gateway: Gateway, routes: Routes, render: Renderer) -> APIR
 
 
 async def ask(gateway: Gateway, person: Person, model: str, question: Question) -> tuple[Answer, Answer]:
-    """Return what both versions answer, one after the other: on one card each would slow the other one down.
+    """Return the answers of both versions, asked one after the other: on one GPU each would slow the other down.
 
     Raises:
         HTTPException: The person does not see the model, or the key cannot be one.

@@ -101,14 +101,14 @@ def _unit_of(largest: float) -> tuple[float, str]:
 
 
 def _range(values: Sequence[float], *, before: float, after: float) -> tuple[float, float]:
-    """Return the ends of an axis: those of its values, and shares of their span before and after them."""
+    """Return the ends of an axis: its values' range, widened by shares of its span."""
     least, most = min(values), max(values)
     span = most - least or 0.01 * abs(most) or 1.0
     return least - before * span, most + after * span
 
 
 def _formatter(ends: tuple[float, float], factor: int = 1, unit: str = "") -> Callable[[float], str]:
-    """Return what writes a figure of an axis, with the digits that tell its labels apart."""
+    """Return the formatter of an axis, with enough digits to tell its labels apart."""
     digits = max(0, -math.floor(math.log10(factor * (ends[1] - ends[0]) / OPTIONS["max_scale"])))
     return lambda value: f"{factor * value:,.{digits}f}{unit}"
 
@@ -235,7 +235,7 @@ def over_time(
     labels: Sequence[float] | None = None,
     dashes: Mapping[str, str] = MappingProxyType({}),
 ) -> Plot | None:
-    """Return lines over the time of the day, with what happened meanwhile and a limit; None for fewer than two figures.
+    """Return lines over the time of day, with events and a limit; None for fewer than two figures.
 
     Args:
         label: What it shows, for those who do not see it.

@@ -280,7 +280,7 @@ def _line(run: list[tuple[float, float]], step: float, width: float) -> str:
 
 
 def asset_version() -> str:
-    """Return what changes with the scripts and styles, so that browsers may keep them for long."""
+    """Return the digest of scripts and styles, so that browsers may cache them for long."""
     digest = hashlib.sha256()
     for file in sorted((FOLDER / "static").iterdir()):
         digest.update(file.read_bytes())

@@ -1,4 +1,4 @@
-"""What the pages read, and which of it a person may see."""
+"""The data that pages read, limited to what a person may see."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +20,7 @@ ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
 
 @dataclass(frozen=True)
 class Sources:
-    """What the pages read, and what gives their orders."""
+    """The queries and orders of the pages."""
 
     index: WholeIndex
     hub: Hub

@@ -1,4 +1,4 @@
-"""What serves, in the bucket `routes`, and the last checks, in the event log."""
+"""Reads the serving targets from the bucket `routes`, and the last checks from the event log."""
 
 from collections.abc import Callable
 

@@ -67,7 +67,7 @@ class EvaluationPlan:
 
 
 def find_basis(evaluation: Evaluation, rows_digest: Digest) -> Digest | None:
-    """Return what scores must have in common with those of an anchor; None if no bound is about one."""
+    """Return the properties that scores must share with an anchor's; None if no bound needs an anchor."""
     if not evaluation.has_anchor:
         return None
     return digest_of_json({"method": METHOD, "set": rows_digest, **evaluation.asked})
@@ -195,7 +195,7 @@ def plan_output(staged: VariantStaged, plans: Sequence[EvaluationPlan]) -> Diges
 
 
 def identify(version: Deployable) -> dict[str, Any]:
-    """Return what decides the answers of a version: its files, how it is served, and what runs it."""
+    """Return the inputs of a version's answers: its files, serving settings and runtime."""
     return {
         "target": str(version.target),
         "manifest": version.manifest.digest,

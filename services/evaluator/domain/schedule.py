@@ -1,4 +1,4 @@
-"""Checks of versions that serve: when they are due, which rows are asked, and what they show. Pure."""
+"""Scheduled checks of serving versions: when they are due, their rows, and their results. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -32,7 +32,7 @@ def plan_check(
     max_drop: float,
     seed: str,
 ) -> tuple[EvaluationPlan, ...]:
-    """Return what a version is asked, of rows that it was asked at its release: a plan for each evaluation.
+    """Return the plan of each evaluation of a check: rows that the version was asked at its release.
 
     What cannot be compared is left out: scores by other scorers, or of another set. What the policy bounds has a limit,
     and is asked as many rows as show its total loss. That two checks in a row must agree is not counted in `alpha`.
@@ -74,7 +74,7 @@ def plan_check(
 def assess_check(
     target: Target, results: Sequence[EvaluationResult], before: EvaluationCheck | None
 ) -> EvaluationCheck:
-    """Return what a check of a version shows; an undecided one leaves what the one before showed.
+    """Return the result of a check; an undecided one keeps the result before.
 
     Undecided is one without a fall, of whose rows the engine failed most, or by whose rows a score is lower than the
     limit, which they do not prove; without results, nothing was answered.
@@ -100,7 +100,7 @@ def _list_undecided(result: EvaluationSummary) -> list[LimitResult]:
 
 
 def describe(checks: Sequence[EvaluationCheck]) -> str:
-    """Return what checks show of the active version, and of the previous one, in a sentence."""
+    """Return the results of checks of the active and the previous version as a sentence."""
     return f"{'; '.join(map(_describe, checks))}."
 
 

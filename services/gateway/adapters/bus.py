@@ -76,7 +76,7 @@ class BusConnection:
             await self.record_all(budgets)
 
     async def record_all(self, budgets: Budgets) -> None:
-        """Add what was used since the last time; what cannot be written now is kept for the next time.
+        """Add the use since the last call; use that cannot be written now is kept for the next call.
 
         A record that cannot be read keeps no other from being written; without the bus none is tried. An addition whose
         acknowledgement was lost is added twice.
@@ -97,7 +97,7 @@ class BusConnection:
                     budgets.note_recorded(entry.value, entry.revision, tokens, requests)
 
     async def report(self, traffic: Traffic, endpoints: Callable[[], Mapping[str, EndpointUse]]) -> None:
-        """Publish what is answered here, and what is outstanding at each endpoint, about every second, for ever."""
+        """Publish the answered requests, and the outstanding ones at each endpoint, about every second."""
         await self._has_connected.wait()
         while True:
             await asyncio.sleep(_EVERY_S)

@@ -1,4 +1,4 @@
-"""The process that describes texts: pickled excerpts in, a JSON line with what is told of each out.
+"""The process that computes text features: pickled excerpts in, a JSON line with the features of each out.
 
 It runs at a low priority, and in a sandbox: texts come from outside. One that cannot be described is answered `null`.
 """
@@ -48,7 +48,7 @@ class _Descriptions:
         self._taken: dict[str, tuple[float, float]] = {}
 
     def describe(self, texts: Excerpts) -> Described:
-        """Return what is told of texts; an answer with a form is not judged by it if that takes too long."""
+        """Return the features of texts; the form of an answer is not judged if that takes too long."""
         if not texts.form:
             return describe(texts, recognise)
         now_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""An answer in progress: its attempts, and what the engine delivers."""
+"""An answer in progress: its attempts, and the engine's output."""
 
 import asyncio
 import contextlib

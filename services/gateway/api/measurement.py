@@ -1,4 +1,4 @@
-"""What is measured of a request while it is answered, up to its telemetry record."""
+"""The measurements of a request while it is answered, up to its telemetry record."""
 
 import itertools
 import json

@@ -1,1 +1,1 @@
-"""Who asks, and what of its limits is left."""
+"""Callers, and the rest of their limits."""

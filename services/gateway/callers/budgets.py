@@ -1,4 +1,4 @@
-"""What keys used this month: what all gateways have recorded, and what this process has not recorded yet."""
+"""The use of keys this month: recorded by all gateways, and not yet recorded by this process."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class _Account:
 
 @dataclass(frozen=True)
 class Budget:
-    """What an account may use in a month.
+    """The monthly limits of an account.
 
     Attributes:
         account: under which name usage is counted.
@@ -102,7 +102,7 @@ class Budgets:
         state.requests += requests
 
     def follow_elsewhere(self, on_elsewhere: OnElsewhere) -> None:
-        """Call this from now on with what other processes used, as soon as they have recorded it."""
+        """Set the callback for use that other processes recorded."""
         self._on_elsewhere = on_elsewhere
 
     def unrecorded(self) -> Mapping[str, tuple[int, int]]:
@@ -160,7 +160,7 @@ class Budgets:
         }
 
     def _take(self, state: _Account, record: MonthlyUsage, revision: int, *, own: tuple[int, int] = (0, 0)) -> None:
-        """Take a record, and report what others added to it; of what was there at the start, nothing."""
+        """Update from a record, and report the use that others added since the start."""
         if revision <= state.revision:
             return
         before = state.recorded
@@ -181,7 +181,7 @@ def _ignore(_account: str, _tokens: int, _requests: int) -> None:
 
 @dataclass
 class RescueBudgets:
-    """What is left of the second tries of one process, in all and for each caller.
+    """The remaining retries of one process, in all and for each caller.
 
     Attributes:
         per_minute: most tries per minute; 0 for none.

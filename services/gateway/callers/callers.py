@@ -1,4 +1,4 @@
-"""Admits callers by their keys: what a key opens, and what its bearer used of its limits."""
+"""Admits callers by their keys: the scope of a key, and the use of its limits."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +49,7 @@ class Caller:
 
     @property
     def names(self) -> frozenset[str]:
-        """Return by what a canary can be drawn for it alone."""
+        """Return the names by which a canary can be chosen for this caller."""
         return frozenset((f"key:{self.key.name}", f"team:{self.key.team}" if self.key.team is not None else ""))
 
     @property
@@ -70,13 +70,13 @@ class Caller:
 
     @property
     def cache_salt(self) -> str | None:
-        """Return what keeps cached prefixes of its team apart from those of others."""
+        """Return the cache salt of its team, which separates cached prefixes of teams."""
         return self.teams.cache_salt(self.key.team)
 
 
 @dataclass
 class Usage:
-    """What the bearer of a key used, and what is left of its limits as far as this process knows."""
+    """The use of a key's bearer, and the rest of its limits as known to this process."""
 
     limits: KeyLimits
     requests: Allowance | None
@@ -163,7 +163,7 @@ class Callers:
         usage.tokens = usage.tokens.take_elsewhere(tokens, now_s) if usage.tokens else None
 
     def _usage_of(self, account: str, limits: KeyLimits) -> Usage:
-        """Return what a key used; its allowances follow when its limits are changed."""
+        """Return the use of a key; its allowances follow changes of its limits."""
         now_s = self.clock.monotonic()
         usage = self._usage.get(account)
         if usage is None:
@@ -206,7 +206,7 @@ def _changed(allowance: Allowance | None, limit: int | None, now_s: float) -> Al
 
 
 class Spending:
-    """What one request takes of the limits of its key.
+    """The share of its key's limits that one request takes.
 
     Tokens are held when the request is dispatched: those of its prompt, estimated, and the most that its answers may
     have. The prompt is corrected when the engine has read it, and the rest is settled at the end.

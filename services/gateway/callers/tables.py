@@ -127,12 +127,12 @@ class TeamTable:
         return model in models_of(team, self._teams.read())
 
     def budget(self, team: str) -> Budget:
-        """Return what the keys of a team may use together in a month."""
+        """Return the monthly limits that the keys of a team share."""
         tokens = next((listed.quota.tokens_per_month for listed in self._teams.read() if listed.name == team), None)
         return Budget(f"{TEAM_PREFIX}{team}", tokens, team)
 
     def cache_salt(self, team: str | None) -> str | None:
-        """Return what the engine keeps cached prefixes of a team apart by; None for keys without a team.
+        """Return the cache salt of a team; None for keys without a team.
 
         Callers cannot know it or send it: a request with a field `cache_salt` is refused.
         """

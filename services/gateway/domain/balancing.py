@@ -1,4 +1,4 @@
-"""Which endpoint of a target takes a request, and what a failure shows of an endpoint: pure functions."""
+"""The choice of a target's endpoint for a request, and the meaning of a failure for an endpoint. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -133,7 +133,7 @@ def choose_endpoint(endpoints: Sequence[str], outstanding: Mapping[str, int], ej
 
 
 def count_outstanding(prompt: int, most: int, generated: int) -> int:
-    """Return the tokens that a request still costs an engine: its prompt until the first token, and what may follow.
+    """Return the tokens that a request still costs an engine: its prompt until the first token, its possible output.
 
     Args:
         prompt: tokens of its prompts, estimated.
@@ -144,7 +144,7 @@ def count_outstanding(prompt: int, most: int, generated: int) -> int:
 
 
 def assess_failure(failure: AnswerFailed) -> Finding:
-    """Return what a failed request shows of its endpoint.
+    """Return the meaning of a failed request for its endpoint.
 
     Only what no request can cause while its engine lives ejects an endpoint: a connection that is refused or broken, a
     target that is not loaded there, a death that the engine reports. An answer that breaks off, silence, and what the

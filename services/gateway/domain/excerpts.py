@@ -1,4 +1,4 @@
-"""What is kept of a request and its answer until they are described."""
+"""Excerpts of a request and its answer, kept until their features are computed."""
 
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -16,7 +16,7 @@ FIELDS: Final = ("response_format", "structured_outputs", "text", "tools")
 
 @dataclass(frozen=True)
 class Excerpts:
-    """What features are computed from.
+    """The texts that features are computed from.
 
     Attributes:
         asked: Both ends of the user's last text; empty if the language is not looked at.
@@ -65,7 +65,7 @@ class Excerpts:
 
 
 class Described(NamedTuple):
-    """What was told of a text.
+    """The features of a text.
 
     Attributes:
         features: Its features.

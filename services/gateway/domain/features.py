@@ -73,7 +73,7 @@ def _of_response(response: Mapping[str, Any]) -> Answer:
 
 @dataclass(frozen=True)
 class Form:
-    """What a request asks.
+    """The text features of a request.
 
     Attributes:
         schemas: The JSON Schema of the text; empty without one.
@@ -102,7 +102,7 @@ class Form:
 
 @lru_cache(maxsize=16)
 def read_form(given: str) -> Form:
-    """Return what a request asks, from its `excerpts.FIELDS` as JSON."""
+    """Return the features of a request, from its `excerpts.FIELDS` as JSON."""
     fields = json.loads(given)
     tools = [tool.get("function", tool) for tool in fields.get("tools") or ()]
     by_name = {tool["name"]: tool.get("parameters") or {} for tool in tools if "name" in tool}
@@ -143,7 +143,7 @@ def _is_valid(schema: str) -> bool:
 
 
 def describe(texts: Excerpts, recognise: Recognise) -> Described:
-    """Return the features of what excerpts were taken from; the excerpt decides what is empty."""
+    """Return the features of the texts of excerpts; the excerpt decides whether a text is empty."""
     if not texts.form or (form := read_form(texts.form)).is_any:
         return Described(_describe(texts, without_reasoning(texts.output), recognise))
     answer = read_delivered(texts.delivered)
@@ -172,7 +172,7 @@ def _describe(texts: Excerpts, prose: str, recognise: Recognise) -> Features:
 
 
 def language_ratio(asked: str, answer: str, recognise: Recognise) -> float | None:
-    """Return the share of an answer that is in the language of what was asked; None if it cannot be told.
+    """Return the share of an answer in the language of its request; None if unknown.
 
     A text whose two ends are in two languages, such as a question about a text, asks for neither; JSON has none.
     """

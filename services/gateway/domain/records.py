@@ -1,4 +1,4 @@
-"""What an engine reports about a request: the records that come with an answer's bytes, and failures of its target.
+"""An engine's reports about a request: records that come with an answer's bytes, and failures of its target.
 
 They are read without trust: what has another form than expected is left out.
 """
@@ -55,7 +55,7 @@ _UNREADABLE = ReportedFailure(name="UnreadableRecord", source="")
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What the engine did for a request (see the backend's `openai_record`).
+    """The engine's work for a request (see the backend's `openai_record`).
 
     Attributes:
         input_tokens, output_tokens: of all answers of the request, so far.
@@ -208,7 +208,7 @@ def read_failure(status: int | None, record: EngineRecord, body: bytes) -> Answe
 
 
 def describe_failure(failure: AnswerFailed) -> str:
-    """Return what a caller is told of a failure; what the engine says of its own failures goes to the log only."""
+    """Return the message of a failure for the caller; details of engine failures go to the log only."""
     return _SENTENCES.get(failure.kind, failure.reason) if not failure.public else failure.reason
 
 

@@ -33,7 +33,7 @@ def may_take(own: int, used: int, added: int, limit: int) -> bool:
 
 @dataclass(frozen=True)
 class Allowance:
-    """What is left of a limit per minute.
+    """The rest of a limit per minute.
 
     Attributes:
         per_minute: the limit.
@@ -82,7 +82,7 @@ class Allowance:
         return replace(now, held=max(0.0, now.held + amount))
 
     def available(self, now_s: float) -> float:
-        """Return what a request may take: what is left and not held; below zero if there is less than nothing."""
+        """Return the free rest of the limit, without held shares; negative if overdrawn."""
         return self.at(now_s).left - self.held
 
     def wait_s(self, needed: float, now_s: float) -> float:

@@ -1,4 +1,4 @@
-"""What the gateway reads of a request of the OpenAI API: environment, body, model, and what shapes its answer.
+"""The gateway's view of an OpenAI request: environment, body, model, and parameters that shape its answer.
 
 Bodies are parsed strictly: UTF-8 JSON objects of limited size, without values that other parsers may change. The body
 itself goes to the engine as it came; `decisions.openai.requests` judges its fields and its cost.
@@ -94,7 +94,7 @@ class ParsedRequest:
 
     @property
     def form(self) -> Mapping[str, Any]:
-        """Return what the request says of the form of its answer."""
+        """Return the form that the request asks of its answer."""
         return {name: self.body[name] for name in FIELDS if self.body.get(name)}
 
 
@@ -179,7 +179,7 @@ def check_request(parsed: ParsedRequest, context_tokens: int) -> None:
 
 
 def _bounded(parsed: ParsedRequest) -> Iterator[tuple[str, Any]]:
-    """Yield what must fit into a context, with its field: each prompt or input alone, all else together."""
+    """Yield the texts that must fit into a context, with their field: each prompt or input alone, all else together."""
     body = parsed.body
     alone = {"prompt", "input"} if parsed.kind == "embeddings" else {"prompt"}
     for name in alone & body.keys():

@@ -177,7 +177,7 @@ def still_stands(route: Route, target: Target, other: Choice) -> bool:
 
 
 def find_other(route: Route, target: Target) -> Choice | None:
-    """Return what a target is compared with: the canary and the active one with each other; None without a canary."""
+    """Return the target that a target is compared with: canary and active with each other; None without a canary."""
     active, canary = route.active, route.canary_in_traffic
     if active is None or canary is None or route.is_barred(active.target):
         return None

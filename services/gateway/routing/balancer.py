@@ -106,7 +106,7 @@ class Balancer:
         return any(other != endpoint and not self.is_ejected(served, other) for other in served.endpoints)
 
     def begin(self, endpoint: str, accepted: AcceptedRequest) -> "Load":
-        """Return what an attempt of a request has outstanding at an endpoint, from now to its end."""
+        """Return the load of a new attempt on an endpoint, until its end."""
         served = accepted.choice.served
         ejection = self._ejections.get((endpoint, str(served.target))) if self._ejections else None
         return Load(self, endpoint, accepted, ejection)
@@ -120,7 +120,7 @@ class Balancer:
             self._outstanding.pop(endpoint, None)
 
     def report(self) -> dict[str, EndpointUse]:
-        """Return what is outstanding at each endpoint, and which are ejected; of too many, those with the most."""
+        """Return the load of each endpoint, and the ejected ones; of too many, those with the most load."""
         ejected = Counter(endpoint for endpoint, _ in self._ejections)
         known = {*self._outstanding, *ejected, *self.stalls.stalled}
         most = heapq.nlargest(MOST_ENDPOINTS, known, key=lambda endpoint: self._outstanding.get(endpoint, 0))
@@ -235,7 +235,7 @@ class Balancer:
 
 
 class Load:
-    """What one attempt of a request has outstanding at its endpoint: always call `end`; again changes nothing."""
+    """The load of one attempt on its endpoint: always call `end`, which is idempotent."""
 
     def __init__(self, balancer: Balancer, endpoint: str, accepted: AcceptedRequest, ejection: Ejection | None) -> None:
         self._balancer = balancer

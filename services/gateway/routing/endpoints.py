@@ -1,4 +1,4 @@
-"""What is known of endpoints beyond answers: whether one serves a target, has too much to do, or answers nothing."""
+"""The state of endpoints beyond answers: serves a target, overloaded, or silent."""
 
 import asyncio
 import json

@@ -1,1 +1,1 @@
-"""The gateway as a server: workers, bodies, limits of what is in flight, its page of metrics."""
+"""The gateway as a server: workers, bodies, limits of requests in flight, its metrics page."""

@@ -26,7 +26,7 @@ MOST_WAITING: Final = 64
 
 @dataclass
 class _Use:
-    """What is in flight in one environment, in all and by caller."""
+    """The requests in flight in one environment, in all and by caller."""
 
     requests: int = 0
     size: int = 0

@@ -1,4 +1,4 @@
-"""Whether this worker can serve, and what is known of the others: metrics, their page, and the answer of `/readyz`."""
+"""The state of this worker and of the others: metrics, their page, and the answer of `/readyz`."""
 
 import asyncio
 import gzip

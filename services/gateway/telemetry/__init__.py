@@ -1,1 +1,1 @@
-"""What is recorded of requests: records, features, traces, metrics."""
+"""Telemetry of requests: records, features, traces, metrics."""

@@ -1,4 +1,4 @@
-"""What Prometheus and the reports of traffic say, by target and by model; staging is never counted as production."""
+"""Metrics and traffic reports by target and by model; staging is never counted as production."""
 
 from collections import Counter
 from heapq import nlargest

@@ -50,7 +50,7 @@ class RequestTrace:
         return carrier.get("traceparent")
 
     def end(self, request: Inference) -> None:
-        """End the spans of a request that has been answered, with what was measured of it."""
+        """End the spans of an answered request, with its measurements."""
         own, attempt = self._own, self._attempt
         if own is None or not own.is_recording():
             return

@@ -104,7 +104,7 @@ def compute_logits(model: Any, prompts: Sequence[torch.Tensor]) -> list[torch.Te
 
 
 def run_module_by_module(build: Callable[[], Any], load: Load, compute: Callable[[Any], Any]) -> Any:
-    """Return what `compute` returns for a model whose weights are read on demand.
+    """Return the result of `compute` on a model with weights read on demand.
 
     `build` returns the model without weights. If reading on demand fails, all weights are read into memory.
     """

@@ -81,7 +81,7 @@ class StoredArtifacts:
         return folder
 
     def read_texts(self, folder: Folder, names: Sequence[str]) -> Mapping[str, str]:
-        """Return the texts of those of a folder's files that exist; what is not UTF-8 in them is replaced.
+        """Return the texts of a folder's existing files; invalid UTF-8 is replaced.
 
         Raises:
             Permanent: `artifact_not_found`, also if one is too large; `digest_mismatch`.

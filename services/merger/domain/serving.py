@@ -68,7 +68,7 @@ _CALLS = {
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What the files of a model say about how it is served."""
+    """Serving settings in a model's files."""
 
     template: str | None = None
     special_tokens: Mapping[str, str] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class ModelDescription:
 
 
 def describe_model(texts: Mapping[str, str]) -> ModelDescription:
-    """Return what the texts of `DESCRIBING_FILES` say; files that do not exist are left out."""
+    """Return the settings in the texts of `DESCRIBING_FILES`; missing files are left out."""
     config, tokenizer = _object(texts.get(MODEL_CONFIG)), _object(texts.get(TOKENIZER_CONFIG))
     template = texts.get(TEMPLATE_FILE) or tokenizer.get("chat_template")
     if isinstance(template, list):

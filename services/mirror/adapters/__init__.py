@@ -1,1 +1,1 @@
-"""What the mirror uses from outside, one file per technology."""
+"""Adapters of the mirror, one file per technology."""

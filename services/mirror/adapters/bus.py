@@ -1,4 +1,4 @@
-"""What serves, and what was recorded a moment ago: read from the bus without a consumer."""
+"""Reads the serving targets and recent records from the bus, without a consumer."""
 
 from collections.abc import Mapping
 
@@ -41,7 +41,7 @@ class BusChanges:
         self._next: dict[type[Fact], int] | None = None
 
     async def route(self, model: ModelName) -> Route | None:
-        """Return what serves production."""
+        """Return the serving targets of production."""
         if self._routes is None:
             self._routes = Bucket(self._bus.js, "routes", Route)
         entry = await self._routes.get(model)

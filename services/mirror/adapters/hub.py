@@ -90,7 +90,7 @@ class HubRegistry:
     # -- in a thread --------------------------------------------------------------------------------------------------
 
     async def _in_thread(self, model: ModelName, work: Callable[[Any], T]) -> T:
-        """Return what work on a repository returns, in a thread that goes on if this is cancelled; one at a time."""
+        """Return the result of work on a repository, in a thread that continues if this is cancelled; one at a time."""
         if model in self._busy:
             raise Refused(f"{self._name_of(model)} is still being written by an earlier try.")
         self._busy.add(model)

@@ -143,7 +143,7 @@ def _sealed(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _mirrored(item: Mapping[str, Any], model: str) -> Mirrored | None:
-    """Return what a model version of MLflow is here; None if it is none of ours."""
+    """Return the version that an MLflow model version mirrors; None if it mirrors none."""
     tags, number = tags_of(item), str(item.get("version", ""))
     version = tags.get(f"{PREFIX}version", "")
     if tags.get(f"{PREFIX}model") != model or not version.isdecimal() or not number.isdecimal():

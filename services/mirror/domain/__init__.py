@@ -1,1 +1,1 @@
-"""Pure decisions of the mirror: what a registry should show, and what it lacks."""
+"""Pure decisions of the mirror: the desired content of a registry, and the difference."""

@@ -1,4 +1,4 @@
-"""What a registry lacks of a model, and where its aliases belong."""
+"""The missing versions of a model in a registry, and the targets of its aliases."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Mirrored:
 
 
 def fingerprint(keys: Iterable[str]) -> str:
-    """Return what identifies the state of a version: the objects that there are of it, none of which ever changes."""
+    """Return the identity of a version's state: its objects, which never change."""
     return digest_of_json([FORMAT, *sorted(keys)])
 
 

@@ -10,7 +10,7 @@ CHARS: Final = 4000
 
 
 def summarise(history: VersionHistory) -> str:
-    """Return what a version is, how it was measured, and how it is verified."""
+    """Return the summary of a version: its lineage, its measurements, and how to verify it."""
     manifest = history.manifest
     registered = f"{manifest.registered_at:%Y-%m-%d %H:%M} UTC"
     lines = [

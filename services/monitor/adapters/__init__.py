@@ -1,1 +1,1 @@
-"""What the monitor uses from outside, one file per technology."""
+"""Adapters of the monitor, one file per technology."""

@@ -1,4 +1,4 @@
-"""What a candidate's requests have proved so far, over its shadow and all steps, and how much more is needed."""
+"""The evidence about a candidate so far, over its shadow and all steps, and how much more is needed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def _why_both(seen: CandidateState) -> str:
 
 
 def _why_undecided(seen: CandidateState, trigger: Trigger, needed: int) -> str:
-    """Return what a trigger waits for."""
+    """Return the evidence that a trigger still needs."""
     if judge(seen.model_copy(update={"callers": {}}), trigger, 1.0 - 1e-9) == "fail":
         return "which may be one caller's alone"
     return f"and about {needed} good requests to be sure that it is below twice that"

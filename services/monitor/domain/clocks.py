@@ -15,7 +15,7 @@ _HOLD_S = 60.0
 
 
 def note_clock(state: MonitorState, gateway: str, offset: float, now: datetime) -> MonitorState:
-    """Return the record with what a batch showed of its gateway's clock; gateways that are long silent are dropped."""
+    """Return the record with a batch's evidence of its gateway's clock, without gateways that are long silent."""
     known = state.clocks.get(gateway)
     wrong = (known.wrong if known else 0) + 1 if is_wrong(offset) else 0
     clocks = {**state.clocks, gateway: GatewayClock(offset_s=offset, wrong=wrong, last_at=now)}
@@ -31,7 +31,7 @@ def note_clock(state: MonitorState, gateway: str, offset: float, now: datetime) 
 
 
 def find_wrong_clocks(state: MonitorState, own_offset: float, now: datetime) -> tuple[Finding, ...]:
-    """Return what the clocks say now.
+    """Return the current verdict on the clocks.
 
     All are compared with the bus's. Where the monitor and every gateway differ from it by the same, it is the bus's
     that is wrong. Where no gateway was heard of late, it could be either's: none is named until one is heard.

@@ -17,7 +17,7 @@ Columns = Mapping[str, Sequence[float]]
 
 
 class ColumnDrift(Contract):
-    """One column compared: its distance, how surprising it is, and what it had to exceed."""
+    """The comparison of one column: its distance, its p-value, and its threshold."""
 
     column: str
     statistic: float

@@ -45,7 +45,7 @@ def _find_judged(known: Judged | None, route: Route, now: datetime) -> Judged | 
 
 
 def observe(state: MonitorState, pairs: Sequence[MirroredPair]) -> MonitorState:
-    """Return the record with the pairs of the suspended version added to its open block; what a drill touched is not.
+    """Return the record with the pairs of the suspended version added to its open block, without requests of drills.
 
     Of a death of its engine only the first report counts.
     """

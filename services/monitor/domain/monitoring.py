@@ -61,7 +61,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Cause:
-    """What made the monitor decide, and when.
+    """The cause of the monitor's decision, and its time.
 
     Attributes:
         own_offset_s: by how much the monitor's own clock is ahead of the bus's; `at` is the bus's time.
@@ -90,7 +90,7 @@ class Sender:
 def add_policy(
     state: MonitorState, version: int, release_id: str, policy: ReleasePolicy, cause: Cause, *, returns: bool = False
 ) -> MonitorState:
-    """Remember what a version's policy asks for; what was added first for a version stays, until it `returns`.
+    """Remember the policy of a version; the first one stays until the version `returns`.
 
     Of more than `POLICIES_KEPT` the lowest versions are dropped that are neither watched nor named by the route: a
     rollback may bring back any that it names.
@@ -108,7 +108,7 @@ def add_policy(
 
 
 def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) -> MonitorState:
-    """Follow a route: begin with what enters, begin anew with what changes its role, end with what leaves."""
+    """Follow a route: start for entering targets, restart for changed roles, end for leaving targets."""
     if cause.id in state.applied:
         return state
     state = _applied(state, cause.id)

@@ -73,7 +73,7 @@ def roles(route: Route) -> dict[str, Routed]:
 
 
 def follow_share(state: TargetState, share: Routed) -> TargetState:
-    """Return a target with what its route says: where it is served, and until when a canary's traffic is away."""
+    """Return a target with its route's data: its endpoints, and until when a canary's traffic is away."""
     state = observe_loop.follow_endpoints(state, share.endpoints)
     until_s = math.ceil(share.away_until.timestamp()) if share.away_until is not None else 0
     away = {"away_until_s": until_s, "times_away": share.times_away}
@@ -150,7 +150,7 @@ def _with_hidden(
 def observe_active(
     targets: Mapping[str, TargetState], policies: Mapping[str, Policy], counted: Mapping[str, Sequence[Inference]]
 ) -> dict[str, TargetState]:
-    """Return the targets with what the active target did beside every canary, as the canary's triggers see it."""
+    """Return the targets with the active target's requests beside every canary, as the canary's triggers see them."""
     after = dict(targets)
     active = next((name for name, state in targets.items() if state.role == "active"), "")
     records = _without_pinned(counted.get(active, ()))

@@ -1,4 +1,4 @@
-"""What the monitor keeps of a model in one environment: one record in the bucket `alerts`."""
+"""The monitor's record of a model in one environment, in the bucket `alerts`."""
 
 from datetime import datetime
 from typing import Literal
@@ -19,7 +19,7 @@ POLICIES_KEPT = 64
 
 
 class Policy(Contract):
-    """What a version's frozen policy asks of the monitor."""
+    """The settings of the monitor in a version's frozen policy."""
 
     release_id: str
     triggers: tuple[Trigger, ...]
@@ -31,7 +31,7 @@ class Policy(Contract):
 
     @classmethod
     def of(cls, release_id: str, policy: ReleasePolicy) -> "Policy":
-        """Return what the policy of a release asks of the monitor."""
+        """Return the settings of the monitor in a release's policy."""
         asked = ("triggers", "false_alarm_every", "canary", "shadow", "judgement_s", "after_move")
         return cls(release_id=release_id, **{name: getattr(policy, name) for name in asked})
 
@@ -51,7 +51,7 @@ class OpenWindow(Contract):
 
 
 class Reference(Contract):
-    """What the current window of a target is compared with; the rows are in the store."""
+    """The reference of a target's drift; its rows are in the store."""
 
     version: int
     rows: int
@@ -135,7 +135,7 @@ class Judged(Contract):
 
 
 class GatewayClock(Contract):
-    """What is known of a gateway's clock.
+    """The evidence of a gateway's clock.
 
     Attributes:
         offset_s: by how much it was ahead of the bus's when its last batch was stored.

@@ -1,4 +1,4 @@
-"""What the requests that a candidate was asked unseen have shown, before it takes traffic.
+"""The evidence of a candidate's shadow, before it takes traffic.
 
 Each pair has the same request on the active version and on the candidate, and both count in the same blocks. Here
 latency counts as well, in pairs: the candidate has less to do than the active version.
@@ -61,7 +61,7 @@ def _missing(shadow: Shadow, compared: int) -> Part:
 
 
 def _deaths(state: TargetState) -> tuple[Part, ...]:
-    """Return what deaths of the candidate's engine mean: several let nothing pass, though their requests are few."""
+    """Return the verdict on deaths of the candidate's engine: several fail it, though their requests are few."""
     count = len(state.deaths)
     if count <= MOST_DEATHS:
         return ()

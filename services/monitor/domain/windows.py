@@ -34,7 +34,7 @@ class Windowing:
 
 
 def features_of(record: Inference) -> dict[str, float]:
-    """Return the numbers that drift looks at; none without an answer, of a forced text, or of what is no evidence."""
+    """Return the numbers for drift; empty without an answer, of a forced text, or of a request that is no evidence."""
     features = record.features
     if features is None or not record.is_evidence or "refusal_ratio" in record.forced_metrics:
         return {}
@@ -47,7 +47,7 @@ def features_of(record: Inference) -> dict[str, float]:
 
 
 def add_to_windows(state: TargetState, records: Iterable[Inference], windowing: Windowing) -> TargetState:
-    """Sort records into their windows; what belongs to a window that is closed already is left out."""
+    """Sort records into their windows; records of closed windows are left out."""
     groups: dict[int, list[Inference]] = {}
     for record in records:
         start = math.floor(ended_at(record).timestamp()) // windowing.length_s * windowing.length_s

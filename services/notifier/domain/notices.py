@@ -1,4 +1,4 @@
-"""What the notifier keeps of a model: its alerts, what each receiver got of them, and what follows from events."""
+"""The notifier's record of a model: its alerts, the deliveries to each receiver, and the effect of events."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
@@ -66,11 +66,11 @@ class Notice(Contract):
     sent: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     def key_of(self, transition: Transition) -> str:
-        """Return what tells a transition from others of this alert."""
+        """Return the key of a transition among those of its alert."""
         return f"{transition}/{self.rollback_code}" if transition == "rollback_failed" else transition
 
     def try_of(self, transition: Transition) -> str:
-        """Return what is noted before a transition is sent for the first time."""
+        """Return the record before a transition's first delivery."""
         return f"tried/{self.key_of(transition)}"
 
     def taken_with(self, transition: Transition) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class Notice(Contract):
         return ["raised"] if is_open else []
 
     def due(self, receiver: str, now: datetime) -> list[Transition]:
-        """Return what a receiver is yet to get, in this order."""
+        """Return the pending deliveries of a receiver, in order."""
         sent = self.sent.get(receiver)
         if self.read_at - self.raised_at > OLD and now - self.read_at < SETTLES:
             return []

@@ -1,4 +1,4 @@
-"""What receivers are sent: bodies for Alertmanager, webhooks and Slack, and signatures. Texts may come from outside."""
+"""Bodies for Alertmanager, webhooks and Slack, and their signatures. Texts may come from outside."""
 
 import base64
 import binascii

@@ -16,5 +16,5 @@ def device_environment(device: Device) -> Mapping[str, str]:
 
 
 def choose_device(*, has_cuda: bool) -> Literal["cuda", "cpu"]:
-    """Return what a worker computes on, given what it sees."""
+    """Return the device that a worker computes on, given the devices that it sees."""
     return "cuda" if has_cuda else "cpu"

@@ -47,7 +47,7 @@ def _compare(release: Release, variant: Variant, ranking: Ranking | None) -> Com
 
 
 def _quality(release: Release, variant: Variant) -> Quality | None:
-    """Return what was measured of a variant, also of one that its gate kept out."""
+    """Return the measurements of a variant, also of one that a gate rejected."""
     quantised, failed = release.quantised.get(variant), release.failed.get(f"{variant}:quantise")
     if variant in release.benchmarked and quantised is not None:
         return gates.measured_quality(release, variant)
@@ -55,7 +55,7 @@ def _quality(release: Release, variant: Variant) -> Quality | None:
 
 
 def _verdict(release: Release, variant: Variant) -> tuple[Verdict, Code | None, str]:
-    """Return verdict, code and reason; what was not judged is inconclusive."""
+    """Return verdict, code and reason; an unjudged variant is inconclusive."""
     excluded = gates.why_excluded(release, variant)
     if excluded is not None:
         return ("inconclusive" if excluded[0] == "inconclusive" else "fail"), *excluded

@@ -1,4 +1,4 @@
-"""What a release waits for, since when, and until when."""
+"""The step that a release waits for, its start, and its deadline."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""What the evaluations must have shown before a release may take traffic."""
+"""The evaluations that a release must have passed before it takes traffic."""
 
 from contracts.codes import Code
 from contracts.vocabulary import Variant, Verdict

@@ -9,7 +9,7 @@ from contracts.vocabulary import ModelName
 
 @dataclass(frozen=True)
 class TeamWork:
-    """What a team has at the workers, and what comes next there.
+    """A team's jobs at the workers, and the next one.
 
     Workers take work in the order in which it was requested. So a release waits behind at most `limit` of each other
     team. Within a team, what leaves a model's queue goes first: it was admitted earlier, and measuring it ends it.

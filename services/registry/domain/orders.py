@@ -63,7 +63,7 @@ def _assess_advance(release: Release, order: CanaryAdvanced, sender: str) -> Ref
 
 
 def describe_order(release: Release, event_id: str) -> dict[str, Any]:
-    """Return what the answer to an order says of it: of a pause or resume that counts, what readers of the log show."""
+    """Return the fact that answers an order; for an effective pause or resume, the one that readers of the log show."""
     hold = release.hold
     if hold is None or hold.event_id != event_id:
         return {}

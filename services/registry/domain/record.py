@@ -144,7 +144,7 @@ class RouteSeen(Contract):
 
 
 class Release(OutboxRecord):
-    """The record of a release: a field for each fact, and what was emitted.
+    """The record of a release: a field for each fact, and the emitted facts.
 
     The first of each fact wins; the failure of a shadow or a canary also replaces its pass.
 

@@ -1,4 +1,4 @@
-"""What a rehearsal must have proved before a release may take traffic."""
+"""The certificates of rehearsals that a release needs before it takes traffic."""
 
 from datetime import datetime
 
@@ -60,7 +60,7 @@ def _code_and_reason(code: Code, reason: str) -> str:
 
 
 def _problems(release: Release, turn: TurnGranted, chosen: RegisteredVariant, now: datetime) -> list[str]:
-    """Return what is wrong with the certificates, a sentence for each trigger that has no good one."""
+    """Return a sentence for each trigger without a valid certificate."""
     expected = (
         ("another candidate", "candidate_digest", chosen.manifest.digest),
         ("another fallback", "fallback_digest", turn.baseline.manifest.digest),

@@ -1,4 +1,4 @@
-"""Holding a release before its next step, by orders of people: which order counts, and what waits. Pure.
+"""Holds of a release before its next step, by orders of people: the effective order, and the waiting step. Pure.
 
 A pause stops nothing that is under way, and ends nothing: a canary keeps its share, a worker finishes. It blocks no
 rollback, because a rollback changes the route without asking the release.

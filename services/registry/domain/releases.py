@@ -42,7 +42,7 @@ def open_release(opened: ReleaseOpened, *, cause_id: str, now: datetime) -> Deci
 
 
 def decide(release: Release, received: Input, now: datetime) -> Decision:
-    """Return the release after an input, and what follows; never raise. What is not for it changes nothing."""
+    """Return the release after an input, and the facts that follow; never raise. Other inputs change nothing."""
     if release.finished is not None or received.id in release.applied:
         return Decision(release, ())
     recorded = record(release, received, now)

@@ -1,4 +1,4 @@
-"""The choice among variants that passed: best by the objective on the Pareto front of what was measured.
+"""The choice among variants that passed: best by the objective on the Pareto front of their measurements.
 
 Figures are costs: lower is better, a throughput counts as its negative. Those whose difference may be noise are as
 good as each other, and the next criterion decides. A figure that was not measured is worse than any that was.
@@ -52,7 +52,7 @@ UNMEASURED = Figure(math.inf, math.inf, math.inf, "not measured")
 
 @dataclass(frozen=True)
 class Entrant:
-    """A variant that passed, with what was measured of it."""
+    """A variant that passed, with its measurements."""
 
     variant: Variant
     quality: Quality
@@ -102,7 +102,7 @@ def rank(objective: Objective, entrants: Iterable[Entrant]) -> Ranking:
 
 
 def criteria_of(objective: Objective, field: Iterable[Entrant]) -> tuple[str, ...]:
-    """Return what variants are compared by, in this order."""
+    """Return the criteria of the comparison, in order."""
     prices = {entrant.benchmark.machine_price_per_hour for entrant in field}
     return PRICED if objective == "cost" and len(prices) == 1 and None not in prices else CRITERIA[objective]
 

@@ -1,4 +1,4 @@
-"""What the quota of a team refuses. Pure."""
+"""The limits of a team's quota. Pure."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""What a publisher may upload, and which bytes of it are missing. Pure."""
+"""The files that a publisher may upload, and their missing bytes. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -98,7 +98,7 @@ def whole(file: AnnouncedFile) -> Piece:
 
 
 def missing_parts(file: AnnouncedFile, arrived: Mapping[int, int]) -> list[Piece]:
-    """Return the parts of a file that are not there with their size, by what arrived: sizes by number."""
+    """Return the missing parts of a file with their sizes, given the sizes that arrived by number."""
     pieces = []
     for number, digest in enumerate(file.parts, 1):
         offset = (number - 1) * PART_BYTES

@@ -285,7 +285,7 @@ def decide_superseded(record: ModelRecord, newer: Release, older: Release) -> bo
 def decide_turn(
     release: Release, route: Route | None, base: BaseManifest, anchors: tuple[Anchor, ...] = ()
 ) -> TurnGranted:
-    """Return what a release is measured against: the active target, or the base model as version 0 while none is.
+    """Return the baseline of a release: the active target, or the base model as version 0 without one.
 
     A quarantined version is no anchor.
     """

@@ -109,5 +109,5 @@ class GatewayTraffic:
             raise Transient("endpoint_unreachable", reason) from error
 
     def _trusted(self) -> ssl.SSLContext | bool:
-        """Return what the gateway's certificate is trusted by."""
+        """Return the certificate authorities that the gateway's certificate is verified with."""
         return True if self._authority is None else ssl.create_default_context(cafile=self._authority)

@@ -1,4 +1,4 @@
-"""Reads the streams: when alerts were raised and resolved, and what arrived last about a model.
+"""Reads the streams: the times of alerts, and the last arrivals about a model.
 
 One stream has all facts, so their order decides.
 """
@@ -24,7 +24,7 @@ _KINDS: dict[Arriving, tuple[Stream, str]] = {
 
 
 def concerns(body: bytes, alert_id: str) -> bool:
-    """Return whether a message is about an alert; what cannot be read is about none."""
+    """Return whether a message is about an alert; an unreadable message is not."""
     try:
         return bool(json.loads(body)["data"]["alert_id"] == alert_id)
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):

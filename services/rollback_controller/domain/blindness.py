@@ -68,7 +68,7 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one process sees of a model now.
+    """One process's current view of a model.
 
     Attributes:
         now_s: The time, monotonic.
@@ -90,7 +90,7 @@ class Seen:
 
 
 def find_unseen(seen: Seen, limits: Limits) -> Unseen | None:
-    """Return what is missing, or has not arrived for too long while traffic lasted; None if the model is watched."""
+    """Return the data that is missing or too old while traffic lasts; None if the model is watched."""
     if seen.silent_s("telemetry") >= limits.telemetry_s:
         return "telemetry"
     if seen.silent_s("windows") >= limits.windows_s:

@@ -1,4 +1,4 @@
-"""What follows the decision to roll back: switched, verified on live traffic, or failed. Pure."""
+"""The steps after the decision to roll back: switched, verified on live traffic, or failed. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -27,7 +27,7 @@ def unverified(state: RollbackState) -> tuple[Rollback, ...]:
 
 
 def edit(rollback: Rollback, route: Route, now: datetime) -> Edit:
-    """Return the route as a rollback leaves it; what returned is suspended as before if its release ended unjudged."""
+    """Return the route after a rollback; a returning version is suspended again if its release ended unjudged."""
     if rollback.origin == "release" and is_returning(route, rollback.failed):
         return end_trial(route, rollback.failed, cause_id=rollback.rollback_id)
     return roll_back(

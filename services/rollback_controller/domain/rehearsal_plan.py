@@ -238,7 +238,7 @@ def _why_unproven(name: str, rollback: Rollback) -> str:
 
 
 def _times(rollback: Rollback) -> dict[str, Any]:
-    """Return what a certificate says about a verified switch."""
+    """Return the certificate's fields about a verified switch."""
     timeline = rollback.timeline
     switched_at = timeline.switched_at or timeline.detected_at
     return {

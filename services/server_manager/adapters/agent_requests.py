@@ -79,7 +79,7 @@ class Managers:
         self._path = path
 
     def open(self, metadata: Mapping[str, str | bytes]) -> AgentRequest:
-        """Return what was asked.
+        """Return the request.
 
         Raises:
             NotAccepted: `key_not_trusted` or `signature_invalid`.

@@ -43,7 +43,7 @@ class ArtifactCache:
     """Keeps `<root>/<hex of the manifest's digest>/` for every target that is or may soon be loaded."""
 
     def __init__(self, store: Store, root: Path, *, check: TargetCheck, max_model_len: int | None = None) -> None:
-        """Take where artifacts come from, where copies are kept, and what knows which targets are proven."""
+        """Set the source of artifacts, the folder of copies, and the list of proven targets."""
         self._store = store
         self._check = check
         self._root = root.absolute()
@@ -79,7 +79,7 @@ class ArtifactCache:
         return await asyncio.to_thread(self._check.assess_traffic, deployable)
 
     async def describe(self, deployable: Deployable) -> Description:
-        """Return what a gateway must know about a materialised target; raise Permanent if its files cannot say it."""
+        """Return the description of a materialised target for gateways; raise Permanent if its files lack it."""
         folder = self.folder(deployable.manifest.digest)
         if not folder.is_dir():
             folder = folder.with_name(folder.name + _TEXTS)
@@ -92,7 +92,7 @@ class ArtifactCache:
             raise Permanent("malformed_event", reason) from error
 
     async def keep_only(self, digests: Collection[Digest]) -> None:
-        """Remove the folders of every other manifest, and what an interrupted download left."""
+        """Remove the folders of every other manifest, and interrupted downloads."""
         kept = {digest.removeprefix("sha256:") for digest in digests}
         busy = {digest.removeprefix("sha256:") for digest, lock in self._locks.items() if lock.locked()}
         await asyncio.to_thread(self._remove, kept | busy)

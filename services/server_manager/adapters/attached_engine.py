@@ -125,7 +125,7 @@ class AttachedEngine:
         return name in self._listed.get(url, ())
 
     async def index(self) -> Mapping[str, Indexed]:
-        """Return what was checked, as far as a server lists it; raise Transient `endpoint_unreachable` if none does.
+        """Return the checked targets that a server lists; raise Transient `endpoint_unreachable` if no server answers.
 
         One that is silent for a moment counts as it was: gateways notice by themselves, and probes fail.
         """

@@ -70,7 +70,7 @@ class LoadCheck:
             return Problem("key_not_trusted", error.reason)
 
     def _kept(self) -> dict[str, Digest]:
-        """Return what was proven (`_digest_of`), by the name of the target; nothing if the file is damaged."""
+        """Return the proven digests (`_digest_of`) by target; empty if the file is damaged."""
         try:
             kept = json.loads(self._path.read_bytes())
         except (OSError, ValueError):
@@ -90,6 +90,6 @@ class LoadCheck:
 
 
 def _digest_of(deployable: Deployable) -> Digest:
-    """Return the digest of what is loaded: the manifest and the serving settings."""
+    """Return the digest of a loaded target: its manifest and serving settings."""
     settings = "" if deployable.serving is None else deployable.serving.model_dump_json()
     return digest_of(f"{deployable.manifest.digest} {settings}".encode())

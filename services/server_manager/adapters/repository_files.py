@@ -103,7 +103,7 @@ class LeaseFiles:
 
 
 def read_runtime(path: Path | None) -> Runtime | None:
-    """Return what runs the targets, as the file beside the engine says; None if it is not known."""
+    """Return the runtime of the targets from the file beside the engine; None if unknown."""
     if path is None:
         return None
     try:

@@ -30,7 +30,7 @@ HEAL_WAIT_S = 5.0
 
 
 class Sidecar(BaseModel):
-    """The file beside a model's configuration: what the model was loaded from, and what it reserves."""
+    """The file beside a model's configuration: the model's source, and the memory that it reserves."""
 
     digest: Digest | None = None
     memory_bytes: Annotated[int, Field(ge=0)] = 0
@@ -113,7 +113,7 @@ class TritonEngine:
 
     @property
     def runtime(self) -> Runtime | None:
-        """What runs the engine now; None if it is not known."""
+        """The runtime of the engine; None if unknown."""
         runtime = read_runtime(self._runtime_file)
         if runtime is None:
             return None
@@ -129,7 +129,7 @@ class TritonEngine:
         await self._channels.close()
 
     async def index(self) -> Mapping[str, Indexed] | None:
-        """Return the models that Triton holds, with what they were loaded from.
+        """Return the models that Triton holds, with their sources.
 
         None while this process loads or unloads a model, and while the agent does not answer: then Triton is asked only
         whether it lives. Another index is waited for.
@@ -342,7 +342,7 @@ def _first_line(text: str) -> str:
 
 
 def read_sidecar(folder: Path) -> Sidecar:
-    """Return what a model was loaded from; nothing is known where the file is missing or damaged."""
+    """Return the source of a loaded model; empty if the file is missing or damaged."""
     try:
         return Sidecar.model_validate_json((folder / SIDECAR).read_bytes())
     except (OSError, ValueError):

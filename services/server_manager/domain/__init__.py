@@ -1,1 +1,1 @@
-"""Pure decisions of server-manager: what should be loaded, what is, and what to do about the difference."""
+"""Pure decisions of server-manager: the desired targets, the loaded ones, and the actions between them."""

@@ -41,7 +41,7 @@ def plan_alerts(
     now: datetime,
     unreadable: Collection[str] = (),
 ) -> list[AlertChange]:
-    """Compare the open alerts with what production needs.
+    """Compare the open alerts with the needs of production.
 
     Args:
         record: holds the open alerts.

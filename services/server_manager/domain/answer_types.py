@@ -1,4 +1,4 @@
-"""The answers to orders, and what staging and traffic orders are both judged by."""
+"""The answers to orders, and the checks that staging and traffic orders share."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -108,7 +108,7 @@ def describe_endpoint(name: str, limits: Limits) -> str:
 
 
 def needed_bytes(targets: Iterable[Deployable], limits: Limits) -> int:
-    """Return what targets reserve together."""
+    """Return the memory that targets reserve together."""
     return sum(limits.memory_bytes(target) for target in targets)
 
 

@@ -1,4 +1,4 @@
-"""What to answer: which lease to grant, return, fail or announce; which traffic order to refuse or carry out."""
+"""The answers to orders: leases to grant, return, fail or announce; traffic orders to refuse or carry out."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
@@ -249,14 +249,14 @@ def _pair(lease: Lease) -> dict[str, Deployable]:
 
 
 def _ordered_bytes(record: Servers, limits: Limits) -> dict[str, int]:
-    """Return what the targets of traffic orders reserve, by name."""
+    """Return the memory that the targets of traffic orders reserve, by name."""
     ordered = [order.event.data for order in record.orders]
     targets = [deployable for request in ordered for deployable in (request.target, request.fallback)]
     return {str(target.target): limits.memory_bytes(target) for target in targets if target is not None}
 
 
 def _sizes(targets: Mapping[str, Deployable], limits: Limits) -> dict[str, int]:
-    """Return what each target reserves, by name."""
+    """Return the memory that each target reserves, by name."""
     return {name: limits.memory_bytes(target) for name, target in targets.items()}
 
 

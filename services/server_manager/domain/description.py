@@ -1,4 +1,4 @@
-"""What a gateway must know about a model, read from the files beside its weights."""
+"""The description of a model for gateways, read from the files beside its weights."""
 
 import json
 from collections.abc import Mapping

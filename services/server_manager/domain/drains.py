@@ -88,7 +88,7 @@ def names_drained(record: Servers) -> frozenset[str]:
 def plan_transfer(
     fleet: Fleet, limits: Limits, drained: Collection[str], skipped: Collection[str] = ()
 ) -> Transfer | Waits | None:
-    """Return what to load elsewhere next, or why that has to wait; None if nothing is left to be moved.
+    """Return the next target to load elsewhere, or the reason to wait; None if all have moved.
 
     Args:
         fleet: what is known.
@@ -149,7 +149,7 @@ def _size(size: int) -> str:
 
 
 def _free(size: int) -> str:
-    """Return a size rounded down: what does not fit is larger than what is free, also as it is written."""
+    """Return a size rounded down, so that a printed size that does not fit exceeds the printed free size."""
     return f"{size} bytes" if size < MIB else f"{size // MIB} MiB"
 
 

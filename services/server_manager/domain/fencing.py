@@ -15,7 +15,7 @@ TermCheck = Literal["current", "higher", "superseded"]
 
 
 class AgentRequest(Contract):
-    """What a process signs when it asks an agent to do something.
+    """The signed request of a process to an agent.
 
     Attributes:
         method: Full name of the gRPC method.

@@ -17,7 +17,7 @@ Counterparts = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True)
 class Known:
-    """What is known beside what is held when targets are placed.
+    """The inputs of placement beside the held targets.
 
     Attributes:
         named: the endpoints that a route names, by the target's name.
@@ -195,7 +195,7 @@ def find_all_named(routes: Mapping[str, Route], addresses: Mapping[str, str]) ->
 
 
 def find_counterparts(record: Servers, routes: Mapping[str, Route]) -> Counterparts:
-    """Return the targets that should not share an endpoint: what takes traffic, and what it would be replaced by.
+    """Return the targets that should not share an endpoint: the serving one and its replacements.
 
     These are the active target of each model and its previous one or canary; the target of an order, or of a staging,
     and what will be behind it.

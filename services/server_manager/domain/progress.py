@@ -1,4 +1,4 @@
-"""How far leases and orders are: how many of their targets generate, and what the others do."""
+"""The progress of leases and orders: how many of their targets generate, and the state of the others."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ def assess_progress(
     homes: Mapping[str, str] | None = None,
     lacks: Callable[[Deployable], bool] = lambda _target: False,
 ) -> list[tuple[Event[Any], WorkProgressed]]:
-    """Return how far the held lease and the pending orders are: how many targets are ready, and what the rest do.
+    """Return the progress of the held lease and pending orders: ready targets, and the state of the others.
 
     So are waiting leases that attached servers do not serve yet (`lacks`). `down` names the endpoints that do not
     answer, `homes` the endpoint of each target.

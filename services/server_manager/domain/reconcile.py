@@ -1,4 +1,4 @@
-"""What should be loaded, what is, and which actions lead from one to the other."""
+"""The desired targets, the loaded ones, and the actions that lead from one to the other."""
 
 import math
 from collections import Counter
@@ -33,7 +33,7 @@ BUSY = frozenset({Phase.LOADING, Phase.UNLOADING})
 
 
 class Rank(StrEnum):
-    """Why a target is needed; what matters more is loaded first."""
+    """Why a target is needed; more important ones are loaded first."""
 
     PRODUCTION = "production"
     ORDERED = "ordered"
@@ -98,7 +98,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the fleet can hold and compute, its endpoints with the runtime of each, and the time limits.
+    """The capacity of the fleet, its endpoints with their runtimes, and the time limits.
 
     A target reserves `weights_bytes * weights_ratio + overhead_bytes`, on attached servers (`attached`) nothing.
     Traffic orders older than `order_age_s`, and staging orders than `lease_age_s`, were delivered again. A staged lease
@@ -131,7 +131,7 @@ class Limits:
         return frozenset(self.endpoints.values())
 
     def reserved_bytes(self, deployable: Deployable) -> int:
-        """Return what a target reserves when it is loaded."""
+        """Return the memory that a target reserves when it is loaded."""
         needed = reserved_bytes(deployable.weights_bytes, self.overhead_bytes, self.weights_ratio)
         return needed if deployable.target.model not in self.attached else 0
 
@@ -199,7 +199,7 @@ def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
 
 
 def plan_standing(routes: Mapping[str, Route]) -> dict[str, Deployable]:
-    """Return what production keeps loaded, and the suspended targets, which stay while there is memory for them."""
+    """Return the targets that production keeps loaded, and suspended ones, which stay while memory allows."""
     suspended = [entry.served for model in sorted(routes) for entry in routes[model].suspended]
     return {str(served.target): plain_deployable(served) for served in suspended} | plan_production(routes)
 

@@ -1,4 +1,4 @@
-"""What a target answered when it was staged, in log-probabilities of fixed texts, and whether it still does."""
+"""The log-probabilities of fixed texts recorded when a target was staged, and their later comparison."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ Answer = tuple[tuple[float, ...], ...]
 
 
 class Reference(Contract):
-    """What one target answered when it was first loaded.
+    """The recorded log-probabilities of one target's first load.
 
     Attributes:
         target: its name.

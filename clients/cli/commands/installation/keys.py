@@ -357,7 +357,7 @@ def _reload(keys: KeyFolder) -> bool:
 
 
 def _attempt(keys: KeyFolder, work: Callable[[], T]) -> T:
-    """Return what work on a folder of keys returns.
+    """Return the result of work on a folder of keys; raise CommandError if it is refused.
 
     Raises:
         CommandError: It is refused, or the folder cannot be read or written.
