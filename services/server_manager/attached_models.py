@@ -43,7 +43,7 @@ class AttachedModels:
             self._made[model] = self._engines[NAME + model] = self._make(model)
         for model, engine in self._made.items():
             engine.groups = groups.get(model, {})  # of one that was detached it holds nothing
-            engine.in_routes = named.get(model, {}).keys()
+            engine.in_routes = named.get(model, {})
             folder = read[model].adapters if model in read else None
             engine.adapters = Path(folder) if folder is not None else None
         self.names.clear()

@@ -105,8 +105,8 @@ class AttachedGroups(Engine, Protocol):
     groups: Groups
     adapters: Path | None
     """The folder from which LoRAs are loaded into them, and unloaded again; None where versions are deployed there."""
-    in_routes: Collection[str]
-    """The targets that routes name: for these the replicas that list them are enough, one may be away."""
+    in_routes: Groups
+    """The addresses of each target that routes name, the active one first: of its replicas one may be away."""
 
     def listed(self, url: str) -> frozenset[str] | None:
         """Return the names that a replica listed when it was last asked; None if it did not answer."""

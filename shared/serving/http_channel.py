@@ -146,24 +146,21 @@ class HttpChannel(ApiServer):
             return None
         return text if isinstance(text := prompt.get("prompt"), str) else None
 
-    async def find_base(self, limit_s: float) -> str:
-        """Return the name of the model that adapters are loaded into: a vLLM lists it without a `parent`.
+    async def find_base(self, name: str, limit_s: float) -> str | None:
+        """Return the model that an adapter was loaded into, which a vLLM lists as its `parent`; None of another model.
 
         Raises:
-            Transient: `endpoint_unreachable`: it lists none.
+            Transient: `endpoint_unreachable`.
         """
-        base = next((entry["id"] for entry in await self._list_entries(limit_s) if entry.get("parent") is None), None)
-        if base is None:
-            raise Transient("endpoint_unreachable", f"{self.url} lists no base model")
-        return str(base)
+        return next((entry.get("parent") for entry in await self._list_entries(limit_s) if entry["id"] == name), None)
 
     async def _list_entries(self, limit_s: float) -> list[dict[str, Any]]:
-        """Return what the server lists of its models; nothing if it lists none."""
+        """Return the models that the server lists; raise Transient `endpoint_unreachable` without a list."""
         try:
             async with asyncio.timeout(limit_s):
                 entries = (await self._tell("GET", "/v1/models"))["data"]
-        except (httpx.HTTPError, TimeoutError, SlipwayError, ValueError, LookupError, TypeError):
-            return []
+        except (httpx.HTTPError, TimeoutError, SlipwayError, ValueError, LookupError, TypeError) as error:
+            raise Transient("endpoint_unreachable", f"{self.url} does not list its models: {error!r}") from error
         return [entry for entry in entries if isinstance(entry, dict) and "id" in entry]
 
     async def load_adapter(self, name: str, folder: str, limit_s: float) -> None:
@@ -188,7 +185,9 @@ class HttpChannel(ApiServer):
         if response.status_code in _UNAVAILABLE:
             raise Transient("endpoint_unreachable", f"{self.url}{path} answers {response.status_code}: {told[:500]!r}")
         if not response.is_success:
-            raise Transient("load_failed", f"{self.url}{path} refuses {body['lora_name']}: {told[:500]!r}")
+            hint = "; vLLM needs --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and the folder by the same path"
+            hint = hint if response.status_code == 404 and "lora_path" in body else ""
+            raise Transient("load_failed", f"{self.url}{path} refuses {body['lora_name']}: {told[:500]!r}{hint}")
 
     async def _tell(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Return the JSON of a short answer; raise an error of httpx, ValueError, or Transient if it is too long."""

@@ -271,8 +271,10 @@ class TestAdapters(AdaptersConformance):
         with running(OpenAiServer(tmp_path / "second", "second", base={"token_nll": "2"})) as second:
             engine = make_engine({"blue": (server.url,), "green": (second.url,)}, tmp_path / "adapters")
             await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
-            engine.in_routes = (ADAPTED,)
+            engine.in_routes = {ADAPTED: (server.url,)}
             await engine.load("bot.v8.bf16", folder, digest=DIGEST, memory_bytes=0)
+            await engine.unload(ADAPTED)  # as if its server was started again
+            await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
             assert (engine.addresses(ADAPTED), engine.addresses("bot.v8.bf16")) == ((server.url,), (second.url,))
 
     async def test_a_folder_that_is_not_there_is_named(self, engine, folder):

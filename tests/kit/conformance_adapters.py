@@ -58,10 +58,10 @@ class AdaptersConformance:
         await engine.index()
         assert engine.may_have(ADAPTED)
         assert not engine.may_have("bot.v0.bf16"), "the base model is no adapter"
-        base = await channel.find_base(60)
+        (base,) = await channel.list_models(60)
         await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
         assert {base, ADAPTED} <= (await channel.list_models(60)).keys()
-        assert await channel.find_base(60) == base
+        assert (await channel.find_base(ADAPTED, 60), await channel.find_base(base, 60)) == (base, None)
         assert (await engine.probe(ADAPTED, 60)).strip()
         other = make_engine(engine.groups, engine.adapters)
         assert (await other.index())[ADAPTED].digest == DIGEST, "after a restart of server-manager"
@@ -73,12 +73,16 @@ class AdaptersConformance:
             await first_token(channel, ADAPTED, deadline_s=60)
         assert caught.value.code == "endpoint_unreachable"
 
-    async def test_the_base_that_answers_in_the_adapters_place_is_found(self, engine, channel, folder, weak_folder):
+    async def test_the_base_that_answers_in_the_adapters_place_is_found(
+        self, engine, make_engine, channel, folder, weak_folder
+    ):
         with pytest.raises(Transient) as caught:
             await engine.load(ADAPTED, weak_folder, digest=DIGEST, memory_bytes=0)
         assert caught.value.code == "logprobs_differ"
-        assert f"as its base model {await channel.find_base(60)} does" in caught.value.reason
+        assert f"as its base model {await channel.find_base(ADAPTED, 60)} does" in caught.value.reason
         assert (await engine.index())[ADAPTED].digest is None, "it was never proven"
+        with pytest.raises(Transient, match="as its base model"):  # also of one that is listed already
+            await make_engine(engine.groups, engine.adapters).load(ADAPTED, weak_folder, digest=DIGEST, memory_bytes=0)
         await engine.unload(ADAPTED)
         await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
         await engine.unload(ADAPTED)

@@ -142,7 +142,7 @@ class AttachedConformance(EngineConformance):
 
     async def test_of_what_a_route_names_one_replica_is_enough(self, engine, folder, list_names):
         await list_names(1)
-        engine.in_routes = {NAME}
+        engine.in_routes = {NAME: ()}
         await engine.index()
         assert engine.may_have(NAME)
         await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)

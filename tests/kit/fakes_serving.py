@@ -167,7 +167,7 @@ class FakeAttached(FakeEngine):
 
     def __init__(self, *names: str) -> None:
         super().__init__()
-        self.in_routes = ()
+        self.in_routes = {}
         self.groups: dict[str, tuple[str, ...]] = {"blue": ("http://a", "http://b")} if names else {}
         self.names: dict[str, set[str]] = {url: set(names) for urls in self.groups.values() for url in urls}
 

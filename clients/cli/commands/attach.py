@@ -23,7 +23,7 @@ KeyOption = Annotated[
 ]
 AdaptersOption = Annotated[
     str | None,
-    typer.Option("--adapters", metavar="FOLDER", help="Folder of LoRAs that these vLLM see by the same path."),
+    typer.Option("--adapters", metavar="FOLDER", help="Folder of LoRAs, by the path that these vLLM see; empty: none."),
 ]
 GroupOption = Annotated[str, typer.Option("--group", metavar="NAME", help="Name of the group.")]
 
@@ -81,7 +81,7 @@ async def _change(
         before = entry[1] if entry is not None else None
         stored = parse(Attachment, before, f"attachments/{model}") if before is not None else None
         groups = dict(stored.groups) if stored is not None else {}
-        folder = adapters or (stored.adapters if stored is not None else None)
+        folder = (stored.adapters if stored is not None else None) if adapters is None else adapters or None
         if not urls and group not in groups:
             known = ", ".join(sorted(groups)) or "none"
             raise CommandError(f"{model} has no attached group {group}; it has {known}", Exit.USAGE)

@@ -50,6 +50,9 @@ rehearsal: required
 # What a first version rolls back to: the base model, or (hold) nothing.
 no_previous: base
 
+# What of a LoRA is served: merged, or adapter (attached vLLM load it from `slipway attach --adapters`).
+serve: merged
+
 # Whether a newer version waits for this release (queue), or ends it (supersede).
 on_newer: queue
 

@@ -9,7 +9,7 @@ name, and has to answer otherwise than the base model; it is unloaded when it is
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import structlog
@@ -63,7 +63,7 @@ class AttachedEngine:
         self._retry_s = retry_s
         self.groups = groups
         self.adapters: Path | None = None
-        self.in_routes: Collection[str] = ()
+        self.in_routes: Groups = {}
         self._model = model
         self._channels = channels
         self._templates = templates
@@ -146,7 +146,10 @@ class AttachedEngine:
         self._failed = {
             name: failed for name, failed in self._failed.items() if self.adapters is not None or self._group_of(name)
         }
-        self._placed = await asyncio.to_thread(list_placed, self.adapters, self._model)
+        try:
+            self._placed = await asyncio.to_thread(list_placed, self.adapters, self._model)
+        except OSError as error:  # the servers may be well: what is known stays
+            structlog.get_logger().error("the folder of adapters is not readable", reason=str(error))
         unknown = {name for name in self._placed if self.addresses(name)} - self._checked.keys()
         return {**self._checked, **{name: self._recall(name) for name in unknown}}
 
@@ -224,16 +227,15 @@ class AttachedEngine:
     async def _load_where_missing(self, name: str, adapters: Path) -> list[SlipwayError]:
         """Load an adapter on each replica of its group that answers and does not list it; return what failed.
 
-        A group that lists it already is its group, else one that does not serve the active version, if there is one.
+        A group that lists it already is its group, else that of its route, else one without the active version.
         """
-        active = next(iter(self.in_routes), "")
-        groups = sorted(self.groups.values(), key=lambda urls: any(self._lists(url, active) for url in urls))
+        own, active = self.in_routes.get(name, ()), next(iter(self.in_routes.values()), ())
+        groups = sorted(self.groups.values(), key=lambda urls: (set(own).isdisjoint(urls), bool({*active} & {*urls})))
         urls = self._replicas(name) or [url for group in groups[:1] for url in group]
         missing = [url for url in urls if url in self._listed and not self._lists(url, name)]
         orders = (self._channels.get(url).load_adapter(name, str(adapters / name), CHECK_S) for url in missing)
         answers = await asyncio.gather(*orders, return_exceptions=True)
-        if missing:
-            await self.index()
+        await self.index()  # also of one that was listed already: a LoRA that was put there has to be proven
         return [answer for answer in answers if isinstance(answer, SlipwayError)]
 
     def _describe_absence(self, name: str) -> str:
@@ -274,9 +276,9 @@ class AttachedEngine:
             reason = f"a question is {rendered[:500]!r} there, and {expected[:500]!r} by the version's"
             raise Transient("load_failed", f"it has another chat template: {reason}")
         token = await first_token(channel, name, deadline_s=limit_s)
-        if self.adapters is not None and name not in self._placed:
-            return token  # the base model: prompts are not scored where adapters are loaded
-        base = await channel.find_base(limit_s) if name in self._placed else None
+        base = await channel.find_base(name, limit_s) if self.adapters is not None else None
+        if self.adapters is not None and base is None:
+            return token  # no adapter: prompts are not scored where adapters are loaded
         conditions = f"{self._digests[name]}, {'attached' if base is None else 'adapter'}"
         await self._references.check(channel, name, url, conditions, limit_s, base=base)
         return token
@@ -292,9 +294,10 @@ class AttachedEngine:
         for answer in await asyncio.gather(*orders, return_exceptions=True):
             if isinstance(answer, BaseException):
                 structlog.get_logger().warning("an adapter is not unloaded", target=name, reason=str(answer))
-        await asyncio.to_thread(remove, self.adapters, name)
-        self._placed.pop(name, None)
         await self.index()
+        if not any(self._lists(url, name) for url in self._replicas(name)):  # else it is unloaded again, from its files
+            await asyncio.to_thread(remove, self.adapters, name)
+            self._placed.pop(name, None)
 
     async def probe(self, name: str, deadline_s: float) -> str:
         """Return the first text that a replica generates; raise what fails all of them.

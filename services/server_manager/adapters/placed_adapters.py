@@ -31,12 +31,20 @@ def place(source: Path, folder: Path, name: str) -> bool:
 
 def note_proven(placed: Path, digest: Digest) -> None:
     """Write down that an adapter was proven to answer."""
-    (placed / _PROVEN).write_text(digest)
+    path, partial = placed / _PROVEN, placed / f".{_PROVEN}"
+    if path.is_symlink() or not path.is_file() or path.read_text() != digest:
+        partial.unlink(missing_ok=True)
+        partial.write_text(digest)
+        partial.replace(path)
 
 
 def list_placed(folder: Path | None, model: str) -> dict[str, Digest | None]:
-    """Return the targets of a model that have a folder, each with what it was proven as; None where it was not."""
-    if folder is None or not folder.is_dir():
+    """Return the targets of a model that have a folder, each with the digest it was proven as; None without a proof.
+
+    Raises:
+        OSError: The folder is not readable.
+    """
+    if folder is None:
         return {}
     names = [path.name for path in folder.iterdir()]
     targets = {name: target_of(name) for name in names}
