@@ -201,7 +201,7 @@ def team_data(team: Team) -> dict[str, Any]:
 
 
 def is_declarable(record: ApiKey) -> bool:
-    """Return whether a file can declare what a key opens; one that opens all models of the installation it cannot."""
+    """Return whether a file can declare an API key's scope; not if the key opens all models of the installation."""
     return bool(record.models) or record.team is not None
 
 

@@ -93,7 +93,7 @@ def show_pairs(pairs: Mapping[str, Any]) -> None:
 
 
 def size_text(size: float) -> str:
-    """Return a number of bytes as people read it."""
+    """Return a size in bytes as text with a binary unit, such as `1.5 GiB`."""
     units = ("bytes", "KiB", "MiB", "GiB", "TiB")
     power = min(int(math.log(max(size, 1), 1024)), len(units) - 1)
     return f"{size / 1024**power:.{min(power, 1)}f} {units[power]}"

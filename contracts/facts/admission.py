@@ -14,7 +14,7 @@ from .fact import Fact
 
 
 class BaseModelRef(Contract):
-    """The base model that a checkpoint was trained on; `digest` is that of its folder manifest."""
+    """The base model that a checkpoint was trained on; `digest` is the digest of its folder manifest."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     revision: Annotated[str, Field(min_length=1, max_length=200)]

@@ -231,7 +231,7 @@ class AlertRaised(_Alert):
 
 
 class AlertUpdated(_Alert):
-    """The same alert, with newer figures."""
+    """An open alert has newer figures."""
 
     TYPE: ClassVar[str] = "slipway.alert.updated.v1"
 

@@ -35,7 +35,7 @@ class Limit(NamedTuple):
 
     @property
     def threshold(self) -> float:
-        """Return the limit of the mean figure."""
+        """Return the limit on the mean score; for a maximum drop, on the mean difference scaled to 0 to 1."""
         return self.value if self.kind == "min_value" else (1.0 - self.value) / 2.0
 
     @property
@@ -101,7 +101,7 @@ class Comparison:
     """The limits of an evaluation, and their tests over the rows so far.
 
     Attributes:
-        asks_all: Whether every row is asked, unless a limit is missed: the scores of a version that may be an anchor
+        asks_all: Whether every row is asked, unless a limit is missed; the scores of a possible later anchor
             must not be those of the rows that decided early.
     """
 

@@ -90,7 +90,7 @@ class OpenBlocks(Contract):
 
     @property
     def good(self) -> int:
-        """Return the number of the others."""
+        """Return the number of good requests."""
         return sum(block.requests - block.bad for block in self.counts.values())
 
 

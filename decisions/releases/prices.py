@@ -18,5 +18,5 @@ def machine_time(price_per_hour: float, seconds: float) -> float:
 
 
 def held_memory(price_per_hour: float, held_bytes: int, budget_bytes: int) -> float | None:
-    """Return the price per hour of the memory that a loaded version reserves, as its share of the machine's budget."""
+    """Return the hourly price of a version's reserved memory, by its share of the budget; None without a budget."""
     return price_per_hour * held_bytes / budget_bytes if budget_bytes > 0 else None

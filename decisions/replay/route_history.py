@@ -65,7 +65,7 @@ class Routes:
         return [span for span in spans if span.until is None or span.until > span.since]
 
     def returns(self, target: Target, after: datetime) -> datetime | None:
-        """Return when a target was given traffic anew, by a promotion or as a canary; None where it was not."""
+        """Return the time of a target's first promotion or canary after `after`; None without one."""
         for change, at in zip(self.changes, self._times, strict=True):
             share = share_of(change.route, target)
             named = {"promote": "active", "canary": "canary"}.get(change.cause)

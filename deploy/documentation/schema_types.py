@@ -45,7 +45,7 @@ def _named(schema: dict[str, Any]) -> str:
 
 
 def _inside(schema: dict[str, Any]) -> str:
-    """Return the type of the values of a list or an object, in brackets where they may be null, not the list."""
+    """Return the type of a list's or object's values, in parentheses if the values may be null."""
     name = type_of_schema(schema)
     return f"({name})" if any(map(_is_null, schema.get("anyOf", []))) else name
 

@@ -65,7 +65,7 @@ class ApiKeyFiles:
         write_secret(self.key_file(name), f"{format_key(record.key_id, secret)}\n".encode())
 
     def _counts(self, name: str, entries: dict[str, ApiKey]) -> bool:
-        """Return whether a bearer has a key that is listed: after a crash between two files it is not."""
+        """Return whether the key in a bearer's file is listed; it is not after a crash between the two writes."""
         file = self.key_file(name)
         presented = parse_key(file.read_text().strip()) if file.is_file() else None
         if presented is None or presented.key_id not in entries:

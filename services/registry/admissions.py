@@ -125,7 +125,7 @@ class Admissions:
         return running
 
     async def stop(self) -> None:
-        """End what is under way; it begins again from the records."""
+        """Cancel the admissions in progress; they restart from the records."""
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
@@ -208,7 +208,7 @@ class Admissions:
 
 
 def rejection(error: SlipwayError) -> CheckpointRejected:
-    """Return the fact that a checkpoint which may not come in becomes."""
+    """Return the rejection of a checkpoint as a fact."""
     return CheckpointRejected(code=error.code, reason=error.sentence(), details=error.details)
 
 

@@ -1,4 +1,4 @@
-"""Writes the audit log: reads what happened from the bus, appends it, and seals segments of it into the store."""
+"""The writer of the audit log: appends messages of the bus and seals segments into the store."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,34 +35,34 @@ class Tail(Protocol):
     """The record of entries that are in no segment yet."""
 
     async def get(self, key: str) -> Entry[AuditTail] | None:
-        """Return it; None if there is none."""
+        """Return the record; None if there is none."""
 
     async def create(self, key: str, value: AuditTail) -> int:
-        """Write it for the first time; raise `kv.Conflict` if it is there."""
+        """Create the record; raise `kv.Conflict` if it exists."""
 
     async def update(self, key: str, value: AuditTail, revision: int) -> int:
-        """Write it if it is still at a revision; raise `kv.Conflict` else."""
+        """Replace the record at a revision; raise `kv.Conflict` if it has changed since."""
 
 
 class Segments(Protocol):
     """The segments in the object store."""
 
     async def resume(self, now: datetime) -> AuditTail | None:
-        """Return the log after its segments, with an entry that its record was lost; None if there is no segment.
+        """Return the log resumed after its last segment, with an entry on the lost record; None without a segment.
 
         Raises:
             Permanent: `digest_mismatch` if a segment is missing.
         """
 
     async def put(self, tail: AuditTail) -> Digest:
-        """Write what a log seals, signed, create-only; return the digest of the envelope that signs it.
+        """Write the log's next segment, signed and create-only; return the digest of its envelope.
 
         Raises:
             Permanent: `digest_mismatch` if another segment is there.
         """
 
     def sign(self, tail: AuditTail) -> str:
-        """Return the envelope that signs where a log ends."""
+        """Return the signed envelope of a log's end."""
 
 
 class Alerts(Protocol):
@@ -88,7 +88,7 @@ class AuditWriter:
     _raised: set[tuple[int, datetime]] = field(default_factory=set)
 
     async def keys(self) -> list[str]:
-        """Return the one record."""
+        """Return the key of the only record."""
         return [KEY]
 
     async def sweep(self, _key: str) -> None:
@@ -100,7 +100,7 @@ class AuditWriter:
             structlog.get_logger().info("another registry writes the audit log")
 
     async def _step(self) -> bool:
-        """Do one thing; return whether there may be another one."""
+        """Take one step (resume, append or seal); return whether another may be due."""
         entry = await self.tail.get(KEY)
         if entry is None and (resumed := await self._resume()) is not None:
             await self._write(resumed, None)
@@ -128,7 +128,7 @@ class AuditWriter:
         return True
 
     async def _resume(self) -> AuditTail | None:
-        """Return the log of which only the segments are left; None if there is none.
+        """Return the log rebuilt from its segments after its record was lost; None without segments.
 
         Raises:
             Permanent: A segment is missing, too; there is an alert of it until the log goes on.

@@ -105,7 +105,7 @@ class UploadStore(Protocol):
         """Return the URI of a key."""
 
     def find_file(self, key: str) -> StoredFile | None:
-        """Return which object there is; None if there is none."""
+        """Return the size, version and tag of an object; None if there is none."""
 
     def permit(self, key: str, file: str, piece: Piece, upload: str | None = None) -> UploadPermit:
         """Return the permit to upload a file, or a part of it."""
@@ -114,10 +114,10 @@ class UploadStore(Protocol):
         """Return the upload in parts of an object, and the bytes of the parts that arrived, by number."""
 
     def complete(self, key: str, upload: str, digests: Sequence[str]) -> None:
-        """Make an object of its parts, which have these digests; one that exists stays as it is."""
+        """Complete a multipart upload whose parts have these digests; an existing object stays as it is."""
 
     def digest_of(self, key: str, version: str | None) -> str:
-        """Read a version of an object whole and return its digest; None is the object as it is now."""
+        """Read an object version and return its digest; `version` None reads the current one."""
 
     def remove(self, key: str) -> None:
         """Remove an object."""

@@ -195,7 +195,7 @@ class TeamUse:
         return replace(load, stored=sum(sizes.values()), reserved=reserved, needed=await self._most_bytes(opened))
 
     async def _adding(self, record: ModelRecord, release_id: str) -> ReleaseOpened | None:
-        """Return a release that has not stored everything yet, also one that is reserved and not created; else None."""
+        """Return the opening of a release, created or only reserved, that has not stored everything; None otherwise."""
         release = await _read(self._ports.releases, release_key(record.model, release_id))
         if release is not None:
             return release.opened if release.manifest is None and release.opened.returns is None else None

@@ -54,7 +54,7 @@ class Intake:
             return UploadAnswer(state="later", reason=error.reason)
 
     async def keys(self) -> tuple[str, ...]:
-        """Return the one thing that is swept."""
+        """Return the key of the only sweep, of unfinished uploads."""
         return ("unfinished",)
 
     async def sweep(self, _key: str) -> None:

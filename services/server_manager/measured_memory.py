@@ -16,19 +16,19 @@ class MeasuredMemory(dict[Digest, int]):
     """The current measurements: from the record, and from the lists of engines."""
 
     def take(self, record: Servers) -> None:
-        """Take over what the record has."""
+        """Merge the measurements of the record into these, keeping the larger."""
         for files in record.measured:
             self[files.digest] = max(files.peak_bytes, self.get(files.digest, 0))
 
     def note(self, index: Mapping[str, Indexed]) -> None:
-        """Take over what an engine lists."""
+        """Note the measurements of an engine's index that exceed the known ones."""
         for entry in index.values():
             if entry.digest is not None and entry.measured_bytes > self.get(entry.digest, 0):
                 self.pop(entry.digest, None)
                 self[entry.digest] = entry.measured_bytes
 
     def noting(self, note_index: NoteIndex) -> NoteIndex:
-        """Return what takes over what an engine lists, and then calls another one that does."""
+        """Return a callback that notes the measurements of an index and then calls `note_index`."""
 
         def note(endpoint: str, index: Mapping[str, Indexed], asked_at: float) -> None:
             self.note(index)
@@ -37,5 +37,5 @@ class MeasuredMemory(dict[Digest, int]):
         return note
 
     def to_record(self) -> tuple[MeasuredFiles, ...]:
-        """Return it as the record keeps it."""
+        """Return the newest measurements in the form of the record."""
         return tuple(MeasuredFiles(digest=digest, peak_bytes=peak) for digest, peak in [*self.items()][-KEPT:])

@@ -30,9 +30,9 @@ class Placement:
         self.homes: dict[str, str] = {}
         """The endpoint of each target, by name, as it was chosen last; it stays chosen while the target is desired."""
         self.intact_homes: dict[str, str] = {}
-        """The same if no endpoint were lost: what would fit then waits until one is back."""
+        """The homes as they would be with no endpoint lost; a target that fits only then waits."""
         self._earlier: dict[str, str] = {}
-        """What stays chosen: not where something waits only because another endpoint is lost."""
+        """The homes that the next choice keeps: those of held targets, and those that no lost endpoint has changed."""
         self.copies: dict[str, tuple[str, ...]] = {}
         """The endpoints on which each target is to be loaded beside its home, as they were chosen last."""
 

@@ -55,7 +55,7 @@ class Engine(Protocol):
 
     @property
     def parts(self) -> Parts:
-        """What of a version's files it loads from."""
+        """The parts of a version's files that the engine loads from."""
 
     @property
     def runtime(self) -> Runtime | None:

@@ -40,7 +40,7 @@ class ReplicaState:
         return self.endpoint, self.name
 
     def note(self, error: SlipwayError | None = None) -> None:
-        """Note that it generated, and what is wrong with it all the same."""
+        """Record that the replica generated, with the error that still applies, if any."""
         self.suspicions, self.hopeless = 0, False
         self.code, self.reason = (error.code, error.reason) if error is not None else (None, "")
 

@@ -17,11 +17,11 @@ class Waits:
         self._since: dict[str, float] = {}
 
     def begin(self, order_id: str) -> None:
-        """Count from now."""
+        """Restart the wait of an order now."""
         self._since[order_id] = self._clock.monotonic()
 
     def note(self, order_ids: Collection[str]) -> Mapping[str, float]:
-        """Return the seconds for which each of these is known; forget all others."""
+        """Return the seconds since each of these orders was first seen; forget all other orders."""
         now = self._clock.monotonic()
         self._since = {order_id: self._since.get(order_id, now) for order_id in order_ids}
         return {order_id: now - since for order_id, since in self._since.items()}

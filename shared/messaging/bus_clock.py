@@ -39,7 +39,7 @@ class BusClock:
         return self._clock.monotonic()
 
     async def compare(self) -> None:
-        """Ask the bus for its time; an answer that took long says nothing."""
+        """Update the offset from the bus's clock; a slow answer is ignored."""
         asked_at, began_s = self._clock.now(), self._clock.monotonic()
         answer = await self._js()._api_request(self._question)  # noqa: SLF001 - the client drops the server's time
         took_s = self._clock.monotonic() - began_s

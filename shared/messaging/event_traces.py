@@ -112,7 +112,7 @@ class _GivenIds(RandomIdGenerator):
         self._trace_id, self._span_id = trace_id, span_id
 
     def generate_trace_id(self) -> int:
-        """Return the given trace."""
+        """Return the given trace ID."""
         return self._trace_id
 
     def generate_span_id(self) -> int:

@@ -136,7 +136,7 @@ async def publish_event(
 
 
 def _refused(event: Event[Any], error: NatsError) -> Transient | Permanent | None:
-    """Return the error of an answer that another attempt would not change; None for any other answer."""
+    """Return the error of a refused publication that a retry would not help; None for any other answer."""
     known = translate(error)
     if known is not None and known.code == "stream_full":
         return Transient(known.code, f"{event.type} could not be published: {known.reason}")

@@ -49,7 +49,7 @@ def build_request(
 ) -> Any:
     """Return a ModelInferRequest with string tensors of one element, and flags that are set.
 
-    With `empty_final`, a response follows that says nothing but that it is the last, if none said it before.
+    With `empty_final`, Triton sends an empty final response unless an earlier one was marked final.
     """
     from tritonclient.grpc import service_pb2
 

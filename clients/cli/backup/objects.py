@@ -50,7 +50,7 @@ class SourceStore(LockingStore):
 
 
 def read_versions(versions: Iterable[ObjectVersion]) -> list[ObjectVersion]:
-    """Return the version of each object that is read: the latest, unless it is hidden; of the audit log the first."""
+    """Return the version of each object to back up: the latest unless deleted, or the first in the audit log."""
     read = []
     for key, group in groupby(versions, key=lambda version: version.key):
         written = [version for version in group if not version.marker]

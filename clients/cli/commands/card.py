@@ -16,7 +16,7 @@ def card(
     what: VersionArgument,
     state: StateOption = None,
 ) -> None:
-    """Print the model card of a version: metadata for model hubs, then what is attested of it, in Markdown."""
+    """Print the model card of a version in Markdown: metadata for model hubs, then the attested facts."""
     stack = find_stack(state)
     model, number = find_version_name(stack, what)
     store = open_store(stack)

@@ -61,7 +61,7 @@ class Application:
     """vLLM's OpenAI application; make it with `create`."""
 
     def __init__(self, app: Any, context_tokens: int, schemas: SchemaCheck | None) -> None:
-        """Note the failures that the application answers, before it is called for the first time."""
+        """Wrap the application's exception handlers to record failures; must run before its first request."""
         self._app = app
         self._context_tokens = context_tokens
         self._schemas = schemas

@@ -68,7 +68,7 @@ class ToyEngine:
         return bool(marker) and str(marker) in text
 
     def take_prompt(self, text: str) -> None:
-        """Die of a prompt that contains one of the texts for it."""
+        """Kill the process, or mark the engine dead, if the prompt contains the configured text for it."""
         if self.holds("crash_text", text):
             os.kill(os.getpid(), signal.SIGKILL)
         self._is_dead = self._is_dead or self.holds("dead_text", text)

@@ -72,7 +72,7 @@ class GatewayReports:
         self._reports: dict[str, _Report] = {}
 
     async def follow(self, client: Client) -> None:
-        """Take the reports of gateways, for ever."""
+        """Receive the traffic reports of gateways until cancelled."""
         await follow_traffic(client, self.take)
         await asyncio.Event().wait()
 

@@ -113,7 +113,7 @@ class VersionComparison(Screen):
 def build_version(
     events: Events, outcome: str | None, deployments: Iterable[Deployment], rolled_back_at: str | None
 ) -> Version | None:
-    """Return the screen of the version of a release; None if its opening is not among the events."""
+    """Return the version screen of a release; None if its `release.opened` event is missing."""
     opened = last(events, f.ReleaseOpened)
     if opened is None:
         return None

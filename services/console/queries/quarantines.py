@@ -35,7 +35,7 @@ def suspended(reader: Reader, model: str) -> tuple[Suspension, ...]:
 
 
 def quarantines(reader: Reader, model: str, targets: Iterable[str]) -> tuple[Quarantine, ...]:
-    """Return since when and why each of the quarantined targets of a model is quarantined."""
+    """Return the start and the reason of the quarantine of each of these targets."""
     return tuple(_quarantine(reader, model, target) for target in targets)
 
 

@@ -15,7 +15,7 @@ ORDER BY sequence DESC LIMIT 1
 
 
 def shadows(reader: Reader, entries: Iterable[Mapping[str, Any]]) -> dict[str, ShadowProgress]:
-    """Return the shadow of each model that has one, by rows of its route."""
+    """Return the shadow progress of each model whose route entry has a shadow, by model."""
     return {entry["model"]: _shadow(reader, entry) for entry in entries if entry["shadow"] is not None}
 
 

@@ -17,9 +17,9 @@ _TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class RequestTrace:
-    """Follows one request: a span of the gateway's, and below it one for each attempt at a target.
+    """The trace of one request: a gateway span with a child span for each attempt at a target.
 
-    Without a tracer there are none: a caller's trace is passed on to the target as it is.
+    Without a tracer there are no spans: the caller's trace context is passed to the target unchanged.
     """
 
     def __init__(self, tracer: Tracer | None, kind: str, target: Target, at: datetime, traceparent: str) -> None:

@@ -81,7 +81,7 @@ def _limit_p_value(scaled: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for being several (Holm's step-down): the chance of any false one stays below alpha."""
+    """Return p-values adjusted by Holm's step-down method, which controls the family-wise error rate."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, running = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):

@@ -1,4 +1,4 @@
-"""Alerts about what served versions score on their evaluations: a fall below their release that two checks show."""
+"""Alerts on served versions whose evaluation scores fall below those at release, confirmed by two checks."""
 
 from contracts.facts import EvaluationCheck, VersionEvaluated
 from contracts.policy import Trigger

@@ -69,7 +69,7 @@ def _deaths(state: TargetState) -> tuple[Part, ...]:
 
 
 def note_shadow_pair(deaths: tuple[ShadowDeath, ...], pair: MirroredPair) -> tuple[ShadowDeath, ...] | None:
-    """Return the deaths of a candidate with a pair of its shadow; None if it reports a death that has counted.
+    """Return a candidate's engine deaths after a mirrored pair; None if the pair repeats a counted death.
 
     A death counts once, whichever gateways report it.
     """

@@ -1,1 +1,1 @@
-"""What the registry needs from outside, one technology per file."""
+"""Adapters of the registry, one technology per file."""

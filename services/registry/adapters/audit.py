@@ -1,4 +1,4 @@
-"""What the audit log is made of: messages on the bus, and segments in the store."""
+"""Adapters of the audit log: its messages on the bus, and its segments in the store."""
 
 import asyncio
 from collections.abc import Callable
@@ -64,7 +64,7 @@ class StoredSegments:
         self._store, self._attester, self._trust, self._retention = store, attester, trust, retention
 
     async def resume(self, now: datetime) -> AuditTail | None:
-        """Return the log after its segments, with an entry that its record was lost; None if there is no segment."""
+        """Return the log resumed after its last segment, with an entry on the lost record; None without a segment."""
         reading = await asyncio.to_thread(read_segments, self._store, self._trust.known())
         if reading.missing is not None:
             reason = (
@@ -75,14 +75,14 @@ class StoredSegments:
         return reading.resume(now) if reading.segments else None
 
     async def put(self, tail: AuditTail) -> Digest:
-        """Write what a log seals, signed, create-only; return the digest of the envelope that signs it."""
+        """Write the log's next segment, signed and create-only; return the digest of its envelope."""
         return await asyncio.to_thread(self._put, tail)
 
     def _put(self, tail: AuditTail) -> Digest:
         return put_segment(self._store, self._attester, tail, self._retention())
 
     def sign(self, tail: AuditTail) -> str:
-        """Return the envelope that signs where a log ends."""
+        """Return the signed envelope of a log's end."""
         return sign_tail(self._attester, tail)
 
 

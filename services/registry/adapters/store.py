@@ -90,7 +90,7 @@ class StoredArtifacts:
         await self._read(ref.model_dump_json(), self._store.get, ref)
 
     async def sizes(self, model: str) -> Mapping[str, int]:
-        """Return the bytes of what is stored of a model, by digest or key: checkpoints, merged models, variants.
+        """Return the sizes in bytes of a model's checkpoints, merged models and variants, by digest or key.
 
         Parts that have arrived of files that are being uploaded count as well.
         What two versions share is there once. Objects that were replaced or deleted count while the store keeps them.
@@ -130,7 +130,7 @@ class StoredArtifacts:
         return [folder.removeprefix("versions/") for folder in folders]
 
     async def versions_of(self, model: str, releases: int = 16) -> StoredVersions:
-        """Return what is there of the versions of a model, with the releases of so many of the newest."""
+        """Return the stored versions of a model, with the releases of the newest ones."""
         what = f"{releases} versions of {model}"
         stored: StoredVersions = await self._read(what, self._versions, model, releases)
         return stored
@@ -157,7 +157,7 @@ class StoredArtifacts:
         return StoredVersions(numbers[0] if numbers else 0, releases, newest)
 
     async def find_figures(self, model: str, version: int) -> tuple[EvalResult, ...] | None:
-        """Return what the publisher of a version stated of it; None if no signed manifest of it is there."""
+        """Return the publisher's statements about a version; None without a signed manifest."""
         figures: tuple[EvalResult, ...] | None = await self._read(
             f"figures of {model}@v{version}", self._figures, model, version
         )
@@ -216,7 +216,7 @@ class StoredArtifacts:
             self._store.put_manifest(key, sign_files(self._attester, name, files))
 
     def _followed(self, manifest: VersionManifest) -> tuple[str, ...]:
-        """Return the digests of the attestations of what a version is made of, as far as they count."""
+        """Return the digests of the valid attestations of a version's merged model and variants."""
         keys = self._trust.keys()
         attested = [find_attestation(self._store, keys, "merge", manifest.merged)]
         attested += [find_attestation(self._store, keys, "quantise", variant.manifest) for variant in manifest.variants]

@@ -32,7 +32,7 @@ class StagedUploads(Store):
         self._clock = clock
 
     def find_file(self, key: str) -> StoredFile | None:
-        """Return which object there is; None if there is none."""
+        """Return the size, version and tag of an object; None if there is none."""
         with self._translated(key):
             try:
                 status = self._client.stat_object(bucket_name=self.bucket, object_name=key)
@@ -72,7 +72,7 @@ class StagedUploads(Store):
             return upload, {part.part_number: part.size or 0 for part in parts}
 
     def complete(self, key: str, upload: str, digests: Sequence[str]) -> None:
-        """Make an object of its parts, all of which are there with these digests; one that exists stays as it is."""
+        """Complete a multipart upload whose parts have these digests; an existing object stays as it is."""
         element = Element("CompleteMultipartUpload")
         for part, digest in zip(self._client.parts_of(self.bucket, key, upload), digests, strict=True):
             tag = SubElement(element, "Part")
@@ -92,7 +92,7 @@ class StagedUploads(Store):
             return
 
     def digest_of(self, key: str, version: str | None) -> str:
-        """Read a version of an object whole and return its digest; None is the object as it is now."""
+        """Read an object version and return its digest; `version` None reads the current one."""
         hashed = hashlib.sha256()
         with self._translated(key):
             response = self._client.get_object(bucket_name=self.bucket, object_name=key, version_id=version)

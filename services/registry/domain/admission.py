@@ -278,7 +278,7 @@ def _file_problem(uri: str, locations: AllowedLocations) -> str | None:
 
 
 def _hub_problem(uri: str, locations: AllowedLocations) -> str | None:
-    """Refuse what is not pinned: a branch or tag may mean other bytes tomorrow."""
+    """Return why a hub URI is invalid, not allowed or not pinned to a commit; None if it may be used."""
     try:
         folder = parse_hub_uri(uri)
     except ValueError as error:
@@ -310,7 +310,7 @@ def assess_base(base: BaseModelRef, imported: BaseManifest | None, bucket: str) 
 
 
 def assess_record(opened: ReleaseOpened, model_record_bytes: int) -> Refusal | None:
-    """Refuse what would make a record too large to be written, before any of it is reserved."""
+    """Return the refusal of a release whose record would exceed `RECORD_BYTES`; None if it fits."""
     sizes = {"The release": len(opened.model_dump_json()), f"The record of {opened.model}": model_record_bytes}
     for name, size in sizes.items():
         if size > RECORD_BYTES:

@@ -60,7 +60,7 @@ class Announcements(OutboxRecord):
 
 
 def add(record: Announcements, announcement: Announcement, *, counted: bool = False) -> Announcements:
-    """Return the record with an announcement at the end; unchanged if it was here before, settled or not.
+    """Return the record with an announcement appended; unchanged if the announcement is known, settled or not.
 
     Args:
         record: the record of its model.
@@ -172,7 +172,7 @@ def failed_try(announcement: Announcement, *, code: Code, reason: str, wait_s: f
 
 
 def _noted(record: Announcements, announcement: Announcement) -> Announcements:
-    """Return the record that knows an announcement when it is delivered again."""
+    """Return the record with an announcement noted as the last one, so that a redelivery is detected."""
     return record.model_copy(update={"last_sequence": announcement.sequence, "last_stored_at": announcement.stored_at})
 
 

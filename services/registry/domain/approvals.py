@@ -17,13 +17,13 @@ def assess_approval(release: Release, sender: str) -> Refusal | None:
 
 
 def approvers(release: Release, digest: Digest) -> tuple[str, ...]:
-    """Return who has approved exactly this, each once, in the order of their first approvals."""
+    """Return the valid approvers of a digest, each once, in the order of their first approvals."""
     senders = (approval.sender for approval in release.approvals.get(digest, ()))
     return tuple(dict.fromkeys(sender for sender in senders if _counts(release, sender)))
 
 
 def is_approved(release: Release, digest: Digest) -> bool:
-    """Return whether as many have approved this as the policy asks for."""
+    """Return whether a digest has as many approvals as the policy requires."""
     return len(approvers(release, digest)) >= release.policy.approvals.count
 
 

@@ -107,7 +107,7 @@ def awaited_weight(release: Release) -> str | None:
 
 
 def since(release: Release, step: Step) -> datetime:
-    """Return when a release began to wait for a step: when it was asked for, or when its last part was answered."""
+    """Return the start of a release's wait for a step: the step's request, or the latest answer to a part of it."""
     row, recorded = ROWS[step], {**release.emitted, **release.times}
     moments = [at for key, at in recorded.items() if key.partition(":")[0] in (row.begins, *row.restarts)]
     return max(moments, default=release.opened_at)

@@ -352,7 +352,7 @@ def passed_canary(release: Release, key: str) -> bool:
 
 
 def is_followed(release: Release, key: str) -> bool:
-    """Return whether a larger share than this one, or than the shadow's none, was ordered."""
+    """Return whether a larger share than this one was ordered; after the shadow, any share."""
     if key == SHADOW:
         return any(f"traffic.requested:{weight_key(weight)}" in release.emitted for weight in weights(release))
     shares = [weight_key(weight) for weight in weights(release)]
@@ -361,13 +361,13 @@ def is_followed(release: Release, key: str) -> bool:
 
 
 def _is_back(release: Release) -> bool:
-    """Return whether what was to return took all traffic without its release before this got its turn."""
+    """Return whether the returning target was already the active one when this release got its turn."""
     returns, turn = release.opened.returns, release.turn
     return returns is not None and turn is not None and turn.baseline.target == returns.target
 
 
 def is_promoted(release: Release, now: datetime) -> bool:
-    """Return whether the plan is complete: the last traffic order was due, and it was carried out."""
+    """Return whether the plan is complete: all traffic was ordered and moved, or the returning target is active."""
     if _is_back(release):
         return True
     if ALL_TRAFFIC not in release.deployed:

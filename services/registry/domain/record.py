@@ -50,7 +50,7 @@ class TurnGranted(Contract):
 
 
 class DeadlineReached(Contract):
-    """A step may have waited too long, by the clock; checked against the release, a stale one is ignored."""
+    """A step whose deadline may have passed; ignored if the release no longer waits for the step."""
 
     step: str
 
@@ -66,7 +66,7 @@ InputData = Fact | ManifestWritten | TurnGranted | DeadlineReached | Superseded
 
 @dataclass(frozen=True)
 class Input:
-    """An input of the state machine: its id, its time (of a fact: its event's), and its data.
+    """An input of the state machine: its ID, its time (for a fact, the time of the event), and its data.
 
     `cause_id` is the event that caused it, where that is not the input itself. `sender` published it.
     """
@@ -226,7 +226,7 @@ class Release(OutboxRecord):
         return self.hold is not None and self.hold.order.paused
 
     def has_recorded(self, event_id: str, order: Order, sender: str) -> bool:
-        """Return whether this very order of this sender was recorded, and not another one with its id.
+        """Return whether this order of this sender was recorded; not if another order has the same event ID.
 
         Of orders to pause and to resume only the newest is kept: what an older one said is not known any more.
         """

@@ -59,7 +59,7 @@ def record(release: Release, received: Input, now: datetime) -> Release | None:
 
 
 Recorded = tuple[str, Changes] | None
-"""Name of the moment for the timeline (empty for none) and the fields that change; None for nothing."""
+"""The name of the timeline entry (empty for none) and the changed fields; None if nothing changes."""
 
 
 def _merged(release: Release, fact: CheckpointMerged) -> Recorded:

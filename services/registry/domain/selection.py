@@ -43,7 +43,7 @@ class Figure:
     text: str
 
     def ties(self, best: "Figure") -> bool:
-        """Return whether its distance to the best of a field may be noise: intervals touch, it is not far behind."""
+        """Return whether the distance to the best figure may be noise: intervals touch, and the gap is small."""
         return self.low <= best.high and self.value <= best.value + MOST_BEHIND_RATIO * abs(best.value)
 
 

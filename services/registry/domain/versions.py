@@ -196,7 +196,7 @@ def end_lost(record: ModelRecord, release_id: str, cause_id: str, now: datetime)
 
 
 def find_redelivered(record: ModelRecord, ready: CheckpointReady, event_id: str) -> str | None:
-    """Return the release of the last admission if this is the very event that it came from, delivered again.
+    """Return the release of the last admission if this event is a redelivery of its source event.
 
     Its policy may have been stored, and changed since: that must not make it another release. An event that only
     reuses an id is none of this: it is admitted, or rejected, as what it announces.

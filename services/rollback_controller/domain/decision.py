@@ -111,7 +111,7 @@ def decide_on_alert(
     *,
     standby: Standby = READY,
 ) -> RollbackState:
-    """Decide what an alert leads to; one that is old, about an earlier time of its target, or over starts nothing."""
+    """Return the state after an alert; an alert that is stale, resolved or already decided changes nothing."""
     if route is None or not concerns(state, alert, route, cause, rules):
         return state
     planned = plan_standby(route, alert)

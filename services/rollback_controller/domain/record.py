@@ -56,7 +56,7 @@ class Rollback(Contract):
         origin: What kind of event that was.
         expires_at: When the order that asked for it is void; None without an order.
         epoch: The epoch of the route that the order named, if any.
-        replicas: On how many of them the version that traffic moves to has to generate.
+        replicas: The number of replicas on which the version that traffic moves to must generate.
         judged_by: The trigger by which the shadow can judge the version that traffic moved from; else empty.
         good: Requests since the switch that `trigger` finds good; without a trigger, those that were answered.
         bad: The other ones.

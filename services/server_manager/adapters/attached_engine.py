@@ -81,12 +81,12 @@ class AttachedEngine:
 
     @property
     def parts(self) -> Parts:
-        """What of a version's files is needed here."""
+        """The parts of a version's files that this engine needs."""
         return "texts" if self.adapters is None else "adapter"
 
     @property
     def endpoint(self) -> str:
-        """Every address, for a person."""
+        """All addresses, comma-separated, for messages; `none` without one."""
         return ", ".join(url for urls in self.groups.values() for url in urls) or "none"
 
     def addresses(self, name: str) -> tuple[str, ...]:

@@ -169,7 +169,7 @@ class Terms(Protocol):
         """Return who took the engine over last; None when that is not known."""
 
     def holds(self, leader: Leader) -> bool:
-        """Return whether this is what is written, beside every engine of the fleet."""
+        """Return whether the stored term beside every engine of the fleet is the one of this leader."""
 
     def write(self, leader: Leader) -> None:
         """Write who takes the engine over; raise OSError when that fails."""

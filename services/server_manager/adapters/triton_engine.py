@@ -108,7 +108,7 @@ class TritonEngine:
         return (self._advertised,)
 
     def context_tokens(self, name: str) -> int | None:  # noqa: ARG002 - it is configured with it
-        """Return None: files and settings say it."""
+        """Return None: the context length follows from the files and settings."""
         return None
 
     @property

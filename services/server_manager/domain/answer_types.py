@@ -15,7 +15,7 @@ from services.server_manager.domain.servable_variants import why_not_servable
 
 @dataclass(frozen=True)
 class GrantLease:
-    """The waiting order gets the lease."""
+    """A grant of the lease to a waiting order."""
 
     lease_id: str
 
@@ -77,7 +77,7 @@ Answer = GrantLease | ReturnLease | FailLease | AnnounceStaged | RefuseOrder | A
 
 
 def has_failed(held: Held, limits: Limits) -> bool:
-    """Return whether a target failed so that waiting for it is over."""
+    """Return whether a target failed for good: hopelessly, or in as many loads as allowed."""
     return held.phase is Phase.FAILED and (held.hopeless or held.failures >= limits.load_attempts)
 
 

@@ -34,7 +34,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class Move:
-    """A route is to name other endpoints for a target."""
+    """A pending change of the endpoints that a route names for a target."""
 
     model: str
     target: Target
@@ -49,7 +49,7 @@ class Move:
 
 
 def moved_prefix(model: str) -> str:
-    """Return how the causes of all moves of a model begin."""
+    """Return the common prefix of the cause IDs of all moves of a model."""
     return f"{MOVED}{model}."
 
 

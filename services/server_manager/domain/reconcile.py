@@ -140,23 +140,23 @@ class Limits:
         return backoff_s(failures, self.retry_s, self.max_retry_s)
 
     def memory_bytes(self, deployable: Deployable) -> int:
-        """Return what a target needs where something is decided about its place: what it took, if that was more."""
+        """Return the memory of a target for placement: the reserved bytes, or the measured ones if larger."""
         return self.corrected(deployable.manifest.digest, self.reserved_bytes(deployable))
 
     def corrected(self, digest: Digest | None, reserved: int) -> int:
-        """Return what is reserved, or what was measured of the same files if that is more; 0 on attached servers."""
+        """Return the larger of the reserved and the measured memory of the same files; 0 on attached servers."""
         return max(reserved, self.measured.get(digest, 0)) if reserved and digest is not None else reserved
 
     def pool(self, endpoint: str) -> str:
-        """Return the name of the memory that an endpoint takes from: its own name, or `SHARED`."""
+        """Return the name of an endpoint's memory pool: the endpoint's own name, or `SHARED`."""
         return endpoint if endpoint in self.budgets else SHARED
 
     def pool_bytes(self, pool: str) -> int:
-        """Return how much a memory has."""
+        """Return the budget of a memory pool in bytes."""
         return self.budgets[pool] if pool in self.budgets else self.memory_budget_bytes - sum(self.budgets.values())
 
     def by_pool(self, sizes: Iterable[tuple[str, int]]) -> Counter[str]:
-        """Return the sum of what is taken of each memory, given endpoints with sizes."""
+        """Return the total size for each memory pool, given pairs of endpoint and size."""
         return sum_sizes((self.pool(endpoint), size) for endpoint, size in sizes)
 
 
@@ -308,7 +308,7 @@ def rank(desired: Mapping[str, Desired]) -> list[tuple[str, Desired]]:
 
 
 def sum_sizes(sizes: Iterable[tuple[str, int]]) -> Counter[str]:
-    """Return the sum of the sizes of each name."""
+    """Return the total size by name."""
     total = Counter[str]()
     for name, size in sizes:
         total[name] += size
