@@ -338,7 +338,7 @@ class Executor:
         if is_away and self._is_home(state):
             self._lose(state)
             return
-        state.failures += not is_away
+        state.failures += 1
         state.code, state.reason, state.hopeless = known.code, known.reason, isinstance(known, Permanent)
         self._enter(state, Phase.FAILED)
         if is_away:

@@ -335,7 +335,7 @@ class Manager:
         removable = {
             (copy.endpoint, copy.name)
             for copy in find_removable(self.executor.copies(), held, named, usable, kept)
-            if (copy.endpoint, copy.name) not in planned | transfers.keys()
+            if (copy.endpoint, copy.name) not in planned | transfers.keys() and homes.get(copy.name) != copy.endpoint
         }
         self.executor.note_needed({*desired, *kept}, removable)
         self.executor.drop_failed(due)

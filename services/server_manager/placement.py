@@ -86,7 +86,8 @@ class Placement:
         taken = self._limits.by_pool(held_sizes([*held.values(), *others.values()]))
         failed = {key: copy.reason for key, copy in others.items() if copy.phase is not Phase.READY and copy.reason}
         for key in ((endpoint, name) for name, endpoints in self.copies.items() for endpoint in endpoints):
-            size, pool = held[key[1]].memory_bytes if key[1] in held else 0, self._limits.pool(key[0])
+            home, pool = held.get(key[1]), self._limits.pool(key[0])
+            size = self._limits.corrected(home.digest, home.memory_bytes) if home is not None else 0
             free = max(0, self._limits.pool_bytes(pool) - taken[pool])
             if key not in others and size > free:
                 failed[key] = f"it needs {size} bytes of memory, {key[0]} has {free} free."

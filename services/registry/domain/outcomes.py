@@ -53,7 +53,7 @@ def _promoted(release: Release) -> Ending:
 
 def _rejected(release: Release) -> Ending | None:
     fact = release.rejected
-    return None if fact is None or plan.is_ordered_again(release) else Ending("rejected", fact.code, fact.reason)
+    return None if fact is None else Ending("rejected", fact.code, fact.reason)
 
 
 def _nothing_servable(release: Release) -> Ending | None:

@@ -157,7 +157,8 @@ def _deployed(release: Release, fact: DeploymentChanged) -> Recorded:
     if order is None or order[0] in release.deployed:
         return "", changes
     key, target = order
-    changes["deployed"] = {**release.deployed, key: Deployed(epoch=route.epoch, target=target)}
+    deployed = {**release.deployed, key: Deployed(epoch=route.epoch, target=target)}
+    changes |= {"deployed": deployed, "refused": None}  # an order that was refused before was given again
     return f"deployed:{key}", changes
 
 

@@ -119,6 +119,9 @@ def plan_transfer(
             reason = f"a copy of {name} on {copied[0]} is loaded or probed, and not named by its route yet."
             waits = waits or Waits(name, moved.endpoint, reason)
             continue
+        there = [copy.endpoint for copy in fleet.copies if (copy.name, copy.digest) == (name, moved.digest)]
+        for endpoint in [endpoint for endpoint in there if endpoint in usable]:  # its memory is taken already
+            return Transfer(name, deployable, moved.endpoint, endpoint, moved.memory_bytes)
         needed = limits.corrected(moved.digest, moved.memory_bytes)
         endpoint, fits = choose_endpoint(name, needed, usable, homes, reserved, limits=limits, apart=fleet.apart)
         if fits:

@@ -285,7 +285,11 @@ def plan_reconcile(
         action = _act_on_desired(name, target, state, limits, endpoint)
         if action is None or (is_copy and action.kind != "probe" and (endpoint, name) not in copies.planned):
             continue
-        if action.kind == "load":
+        there = None if is_copy else copies.held.get((endpoint, name))
+        is_there = (
+            there is not None and there.phase is not Phase.FAILED and there.digest == target.deployable.manifest.digest
+        )
+        if action.kind == "load" and not is_there:  # a copy of it takes its memory already
             pool = limits.pool(endpoint)
             # What was measured must not keep production from a load.
             needed = (limits.memory_bytes if is_copy else limits.reserved_bytes)(target.deployable)

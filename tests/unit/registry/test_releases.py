@@ -1,5 +1,6 @@
 """The steps of a release, one decision at a time."""
 
+import copy
 from datetime import timedelta
 
 import pytest
@@ -327,6 +328,9 @@ def test_a_first_share_refused_after_a_rollback_by_hand_is_ordered_for_the_new_r
     emitted = walk.handle(*facts)
     assert walk.release.finished is None
     assert emitted["traffic.requested:0.1:2"]["epoch"] == 2
+    begun = copy.deepcopy(walk)
+    begun.handle(k.changed(k.route(k.target("int8", 0), k.target("int8"), weight=0.1, epoch=3), "canary"))
+    assert begun.release.finished is None, "its order was carried out"
     walk.handle(k.refused(code="insufficient_memory"))
     assert (walk.end.outcome, walk.end.code) == ("rejected", "insufficient_memory")
 
