@@ -1,8 +1,8 @@
 """A server of the OpenAI API without Triton: the toy engine's answers over HTTP, in vLLM's form.
 
 It serves the names that it is given, each with parameters of its own (`deploy/backends/toy/model.py`); `PUT /toy`
-replaces them while it runs, as another deployment under the same address would. Like vLLM it takes `cache_salt`, and
-scores prompts (`prompt_logprobs`) with `token_nll`; with `max_model_len` and `renders`, it tells
+replaces them while it runs, as another deployment under the same address would. Like vLLM it takes `cache_salt`;
+with `max_model_len` and `renders`, it tells
 its context, and how it renders any conversation. With `answers_as` its answers have another name; with a key, it
 refuses requests below `/v1` without it. Adapters are loaded as in vLLM; the
 log-probability of what one answers follows from its weights, and is the base model's without any.
@@ -69,7 +69,7 @@ class _Served:
         self._apis = {}
         for name, parameters in self.given.items():
             engine = toy_engine.ToyEngine(parameters, json.dumps({"name": name}).encode())
-            self._apis[name] = (engine, toy_api.ToyApi(engine, {"model": parameters.get("answers_as", name)}))
+            self._apis[name] = toy_api.ToyApi(engine, {"model": parameters.get("answers_as", name)})
 
     def describe(self, name: str) -> dict[str, Any]:
         told, parent = self.given[name].get("max_model_len"), self.given[name].get("parent")
@@ -97,25 +97,20 @@ class _Served:
         from engine_tensors import HttpAsk, HttpPiece
 
         body = _as_object(raw)
-        engine, api = self._apis.get(body.get("model"), (None, None))
-        if engine is None:
+        api = self._apis.get(body.get("model"))
+        if api is None:
             message = f"The model `{body.get('model')}` does not exist."
             error = {"message": message, "type": "NotFoundError", "param": "model", "code": 404}
             yield HttpPiece(json.dumps({"error": error}).encode(), {}, 404, (("content-type", "application/json"),))
             return
         body.pop("cache_salt", None)
-        body["model"] = self.given[(name := body["model"])].get("answers_as", name)
-        scored = body.pop("prompt_logprobs", None) is not None
+        body["model"] = self.given[body["model"]].get("answers_as", body["model"])
         ask = HttpAsk("POST", path, json.dumps(body).encode() if "model" in body else raw, "toy", 600.0)
         pieces: asyncio.Queue[HttpPiece] = asyncio.Queue()
         task = asyncio.create_task(api.answer(ask, pieces.put_nowait, lambda: False))
         try:
             while True:
                 piece = await pieces.get()
-                if scored and piece.status == 200 and "token_nll" in self.given[name]:
-                    piece = HttpPiece(
-                        _with_scores(piece.body, body, engine.token_logprob), {}, 200, piece.headers, True
-                    )
                 if piece.record.get("error", {}).get("class") == "EngineDeadError" and piece.status == 500:
                     piece = HttpPiece(DEAD, piece.record, 500, piece.headers, last=True)
                 if piece.body:
@@ -134,14 +129,6 @@ def _as_object(raw: bytes) -> dict[str, Any]:
         if isinstance(body, dict):
             return body
     return {}
-
-
-def _with_scores(raw: bytes, asked: Mapping[str, Any], logprob: float) -> bytes:
-    answer = json.loads(raw)
-    tokens = asked["prompt"].split() if isinstance(asked["prompt"], str) else asked["prompt"]
-    entries = [{str(token): {"logprob": logprob, "rank": 1}} for token in tokens]
-    answer["choices"][0]["prompt_logprobs"] = [None, *entries[1:]]
-    return json.dumps(answer).encode()
 
 
 def build(given: Mapping[str, Mapping[str, str]]) -> Any:

@@ -3,7 +3,8 @@
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -18,10 +19,10 @@ from services.server_manager.domain.references import (
 )
 from shared.errors import SlipwayError, Transient
 from shared.runtime.clock import Clock
-from shared.serving.scoring import score_next, score_prompt
+from shared.serving.api_servers import ApiServer
+from shared.serving.scoring import score_prompt
 from shared.storage.compare_and_set import Records, edit_record
 
-Ask = Callable[[Any, str, str, float], Awaitable[tuple[float, ...]]]
 AGAIN_S: Final = 86_400.0
 """How often a target that runs on is asked, in seconds."""
 RETRY_S: Final = 600.0
@@ -79,20 +80,19 @@ class KeptReferences:
 
     async def _ask(self, channel: Any, name: str, conditions: str, limit_s: float, base: str | None) -> str | None:
         """Return how a target differs from its reference; None if it does not, or its engine scores no text."""
-        ask: Ask = score_prompt if base is None else score_next
-        answer = await self._score(channel, name, limit_s, ask)
+        answer = await self._score(channel, name, limit_s)
         if base is not None and await self._answers_as(channel, base, answer, limit_s):
             return f"it answers fixed texts as its base model {base} does: serve a LoRA that moves them less as merged"
         if not any(answer):
             return None
         reference = self._known.find(name, conditions) or await self._read(name, conditions)
         if reference is None:
-            reference = await self._record(channel, name, conditions, limit_s, answer, ask=ask)
+            reference = await self._record(channel, name, conditions, limit_s, answer)
         return describe_difference(reference, answer)
 
     async def _answers_as(self, channel: Any, base: str, answer: Answer, limit_s: float) -> bool:
         """Return whether an answer is within what the base model's own answers differ by, or one of both is none."""
-        answers = [await self._score(channel, base, limit_s, score_next, together) for together in (1, len(TEXTS))]
+        answers = [await self._score(channel, base, limit_s, together) for together in (1, len(TEXTS))]
         own = make_reference(base, "", answers, self._least_nats)
         return not (any(answer) and any(answers[0])) or own is None or describe_difference(own, answer) is None
 
@@ -100,11 +100,9 @@ class KeptReferences:
         await self._edit(lambda record: record)
         return self._known.find(name, conditions)
 
-    async def _record(
-        self, channel: Any, name: str, conditions: str, limit_s: float, answer: Answer, *, ask: Ask
-    ) -> Reference:
+    async def _record(self, channel: Any, name: str, conditions: str, limit_s: float, answer: Answer) -> Reference:
         """Record what a target answers, alone and in company; return what is recorded, which may be another's."""
-        answers = [answer, *[await self._score(channel, name, limit_s, ask, together) for together in (1, len(TEXTS))]]
+        answers = [answer, *[await self._score(channel, name, limit_s, together) for together in (1, len(TEXTS))]]
         reference = make_reference(name, conditions, answers, self._least_nats)
         if reference is None:
             raise Transient("engine_failed", f"{name} scores no fixed text twice, or by no figures")
@@ -116,10 +114,14 @@ class KeptReferences:
         entry = await edit_record(self._records, self._key, decide, name=f"servers/{self._key}")
         self._known = entry.value if entry is not None else self._known
 
-    async def _score(self, channel: Any, name: str, limit_s: float, ask: Ask, together: int = 1) -> Answer:
-        """Return the current log-probabilities of a target, for several texts at the same time."""
+    async def _score(self, channel: Any, name: str, limit_s: float, together: int = 1) -> Answer:
+        """Return the current log-probabilities of a target, for several texts at the same time.
+
+        They are those of each text's own tokens; of a server of the API, of the likeliest tokens after the text.
+        """
+        ask = channel.score_next if isinstance(channel, ApiServer) else partial(score_prompt, channel)
         answer: Answer = ()
         for begin in range(0, len(TEXTS), together):
             texts = TEXTS[begin : begin + together]
-            answer += tuple(await asyncio.gather(*(ask(channel, name, text, limit_s) for text in texts)))
+            answer += tuple(map(tuple, await asyncio.gather(*(ask(name, text, limit_s) for text in texts))))
         return answer

@@ -1,7 +1,7 @@
 """Requests to servers of the OpenAI API by the name of a target, and records of what their answers tell."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from shared.errors import Permanent, Transient
@@ -206,20 +206,6 @@ def is_unknown_model(body: bytes, name: str) -> bool:
     """Return whether an error with status 404 says of a name that the server does not know it."""
     error = (_parse(body) or {}).get("error")
     return name in str(error.get("message") if isinstance(error, dict) else error)
-
-
-def read_scores(body: bytes, prompt: str | Sequence[int]) -> list[float]:
-    """Return the log-probability of each token of a prompt but the first, as vLLM reports them; else nothing.
-
-    Where the prompt is a text, a position must have one token only.
-    """
-    choices = _list((_parse(body) or {}).get("choices"))
-    positions = _list(choices[0].get("prompt_logprobs")) if choices and isinstance(choices[0], dict) else []
-    try:
-        ids = [token for (token,) in positions[1:]] if isinstance(prompt, str) else prompt[1:]
-        return [float(position[str(token)]["logprob"]) for token, position in zip(ids, positions[1:], strict=True)]
-    except (ValueError, LookupError, TypeError):
-        return []
 
 
 def read_next(body: bytes) -> list[float]:

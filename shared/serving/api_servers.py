@@ -1,7 +1,7 @@
 """What a channel to a server of the OpenAI API does; a gRPC channel, to a Triton, has none of these methods."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from shared.serving.openai_stream import ApiPiece, ApiRequest
@@ -28,8 +28,8 @@ class ApiServer(ABC):
         """Stream the continuation of a prompt."""
 
     @abstractmethod
-    async def score(self, name: str, prompt: str | Sequence[int], limit_s: float) -> list[float]:
-        """Return the log-probability of every token of a prompt but the first; nothing if the server reports none."""
+    async def score_next(self, name: str, prompt: str, limit_s: float) -> list[float]:
+        """Return the log-probabilities of the likeliest tokens after a prompt; nothing if the server reports none."""
 
     @abstractmethod
     async def close(self) -> None:

@@ -17,7 +17,7 @@ import httpx
 
 from decisions.serving.attached import split_key
 from shared.errors import Permanent, SlipwayError, Transient
-from shared.serving.api_records import AnswerReader, is_unknown_model, late_body, read_next, read_scores
+from shared.serving.api_records import AnswerReader, is_unknown_model, late_body, read_next
 from shared.serving.api_servers import ApiServer
 from shared.serving.inference import ABORTED, Deadlines, classify_engine_error, silence_error
 from shared.serving.openai_stream import ApiPiece, ApiRequest
@@ -152,16 +152,12 @@ class HttpChannel(ApiServer):
         Raises:
             Transient: `endpoint_unreachable`.
         """
-        return next((entry.get("parent") for entry in await self._list_entries(limit_s) if entry["id"] == name), None)
-
-    async def _list_entries(self, limit_s: float) -> list[dict[str, Any]]:
-        """Return the models that the server lists; raise Transient `endpoint_unreachable` without a list."""
         try:
             async with asyncio.timeout(limit_s):
                 entries = (await self._tell("GET", "/v1/models"))["data"]
-        except (httpx.HTTPError, TimeoutError, SlipwayError, ValueError, LookupError, TypeError) as error:
+            return next((entry.get("parent") for entry in entries if entry["id"] == name), None)
+        except (httpx.HTTPError, SlipwayError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise Transient("endpoint_unreachable", f"{self.url} does not list its models: {error!r}") from error
-        return [entry for entry in entries if isinstance(entry, dict) and "id" in entry]
 
     async def load_adapter(self, name: str, folder: str, limit_s: float) -> None:
         """Let a vLLM load the LoRA in a folder that it sees, under a name.
@@ -263,21 +259,12 @@ class HttpChannel(ApiServer):
             reason = f"The stream of {reader.name} from {self.url} broke off in the middle of an answer."
             raise Transient("endpoint_unreachable", reason, target=reader.name)
 
-    async def score(self, name: str, prompt: str | Sequence[int], limit_s: float) -> list[float]:
-        """Return the log-probability of every token of a prompt but the first; nothing if the server reports none.
-
-        Nothing of one that has loaded adapters: vLLM 0.32 on the CPU dies of prompts that it scores beside others then.
+    async def score_next(self, name: str, prompt: str, limit_s: float) -> list[float]:
+        """Return the log-probabilities of the likeliest tokens after a prompt, the highest first.
 
         Raises:
             SlipwayError: as `stream_api`.
         """
-        if any(entry.get("parent") is not None for entry in await self._list_entries(limit_s)):
-            return []
-        prompt = prompt if isinstance(prompt, str) else list(prompt)
-        return read_scores(await self._complete(name, {"prompt": prompt, "prompt_logprobs": 0}, limit_s), prompt)
-
-    async def score_next(self, name: str, prompt: str, limit_s: float) -> list[float]:
-        """Return the log-probabilities of the likeliest tokens after a prompt, the highest first; raise as `score`."""
         return read_next(await self._complete(name, {"prompt": prompt, "logprobs": NEXT_TOKENS + 1}, limit_s))[
             :NEXT_TOKENS
         ]

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from shared.serving.api_servers import ApiServer
 from shared.serving.inference import Deadlines, stream_responses
 from shared.serving.tensors import USUAL_FLAGS, build_request, raw_outputs, read_json
 
@@ -18,7 +17,7 @@ async def score_prompt(channel: Any, name: str, prompt: str | Sequence[int], lim
     The engine also generates one token, as it must.
 
     Args:
-        channel: from `Channels.get`.
+        channel: to a Triton, from `Channels.get`.
         name: `<model>.v<n>.<variant>`.
         prompt: a text, or its token ids.
         limit_s: how long the engine may take.
@@ -26,8 +25,6 @@ async def score_prompt(channel: Any, name: str, prompt: str | Sequence[int], lim
     Raises:
         SlipwayError: as `inference.generate`.
     """
-    if isinstance(channel, ApiServer):
-        return tuple(await channel.score(name, prompt, limit_s))
     inputs = {"text_input": prompt} if isinstance(prompt, str) else {"text_input": ""}
     if not isinstance(prompt, str):
         inputs["prompt_token_ids"] = json.dumps(list(prompt))
@@ -38,11 +35,3 @@ async def score_prompt(channel: Any, name: str, prompt: str | Sequence[int], lim
         async for response in responses:
             output = read_json(raw_outputs(response).get(PROMPT_LOGPROBS, b"")) or output
     return tuple(float(value) for value in output or () if isinstance(value, int | float))
-
-
-async def score_next(channel: Any, name: str, prompt: str, limit_s: float) -> tuple[float, ...]:
-    """Return the log-probabilities of the likeliest tokens after a prompt, the highest first; raise as `score_prompt`.
-
-    Only a server of the API is asked.
-    """
-    return tuple(await channel.score_next(name, prompt, limit_s))

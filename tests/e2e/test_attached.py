@@ -183,7 +183,7 @@ def test_adapters_are_loaded_into_servers_of_their_base_and_the_next_one_elsewhe
     policy = {**WITH_ROLLBACK, "serve": "adapter", "shadow": None}
     with contextlib.ExitStack() as started:
         blue, green = (
-            started.enter_context(running(OpenAiServer(tmp_path, name, **{f"{model}.v0.bf16": {"token_nll": "2"}})))
+            started.enter_context(running(OpenAiServer(tmp_path, name, **{f"{model}.v0.bf16": {}})))
             for name in ("ada-blue", "ada-green")
         )
         stack.ok("attach", model, "--group", "blue", "--url", blue.url, "--adapters", str(shared))

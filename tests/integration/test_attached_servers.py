@@ -29,7 +29,7 @@ from tests.unit.benchmarker import engine_conformance as measured
 from tests.unit.gateway.engine_conformance import ABSENT, LOADED, EngineConformance
 
 FAILING = {"fail_text": "fail now", "break_text": "break now", "dead_text": "die now"}
-SERVED = {str(LOADED): {"token_delay_ms": "10", "token_nll": str(measured.TOKEN_NLL), **FAILING}}
+SERVED = {str(LOADED): {"token_delay_ms": "10", **FAILING}}
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,13 @@ class TestMeasuredEngine(measured.EngineConformance):
     def absent(self) -> ServedTarget:
         return self.answering().model_copy(update={"target": ABSENT})
 
+    def test_no_prompt_is_scored_there(self):
+        async def main():
+            async with self.engine() as engine:
+                return await engine.can_score(self.answering(), timeout_s=20.0)
+
+        assert not self.run(main())
+
 
 class TestAttachedEngine(AttachedConformance):
     @pytest.fixture(scope="class")
@@ -205,12 +212,12 @@ class TestAttachedEngine(AttachedConformance):
         channels, templates = Channels(), ChatTemplates(SystemClock())
         engine = AttachedEngine("bot", channels, templates, {"blue": urls}, no_references())
         for server in replicas:
-            server.serve({NAME: {"token_nll": "2"}})
+            server.serve({NAME: {"answer_nll": "2"}})
         await engine.load(NAME, folder, digest=DIGEST, memory_bytes=0)
         for nll, left in (("2.1", urls[:1]), ("2", urls)):
             replicas[1].serve({})
             await engine.index()
-            replicas[1].serve({NAME: {"token_nll": nll}})
+            replicas[1].serve({NAME: {"answer_nll": nll}})
             await engine.index()
             assert await engine.probe(NAME, 10)
             assert engine.addresses(NAME) == left
@@ -239,7 +246,7 @@ def with_lora(folder, **weights):
 class TestAdapters(AdaptersConformance):
     @pytest.fixture
     def server(self, tmp_path):
-        with running(OpenAiServer(tmp_path / "vllm", base={"token_nll": "2"})) as process:
+        with running(OpenAiServer(tmp_path / "vllm", base={})) as process:
             yield process
 
     @pytest.fixture
@@ -254,7 +261,7 @@ class TestAdapters(AdaptersConformance):
         self, make_engine, server, folder, tmp_path
     ):
         (tmp_path / "adapters").mkdir()
-        with running(OpenAiServer(tmp_path / "second", "second", base={"token_nll": "2"})) as second:
+        with running(OpenAiServer(tmp_path / "second", "second", base={})) as second:
             engine = make_engine({"blue": (server.url, second.url)}, tmp_path / "adapters")
             await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
             second.kill()
@@ -268,7 +275,7 @@ class TestAdapters(AdaptersConformance):
         self, make_engine, server, folder, tmp_path
     ):
         (tmp_path / "adapters").mkdir()
-        with running(OpenAiServer(tmp_path / "second", "second", base={"token_nll": "2"})) as second:
+        with running(OpenAiServer(tmp_path / "second", "second", base={})) as second:
             engine = make_engine({"blue": (server.url,), "green": (second.url,)}, tmp_path / "adapters")
             await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
             engine.in_routes = {ADAPTED: (server.url,)}

@@ -6,8 +6,6 @@ import shutil
 
 import pytest
 
-from contracts.vocabulary import Target
-from services.benchmarker.adapters.triton import TritonEngine as MeasuredEngine
 from services.server_manager.adapters.attached_engine import AttachedEngine
 from services.server_manager.ports import ADAPTER
 from shared.errors import SlipwayError, Transient
@@ -17,7 +15,6 @@ from shared.serving.chat_templates import ChatTemplates
 from shared.serving.engine_streams import stream_api
 from shared.serving.inference import Deadlines, first_token, generate
 from shared.serving.openai_stream import ApiRequest
-from testbed.factories import served
 from testbed.models import tiny_base, tiny_lora
 from testbed.servers import running
 from testbed.vllm_server import VllmServer
@@ -132,20 +129,14 @@ async def test_what_it_refuses_is_the_callers_and_a_name_that_it_does_not_know_n
     assert (elsewhere.status, elsewhere.record["error"]["source"]) == (404, "validation")
 
 
-async def test_a_load_of_fixed_length_is_generated_and_a_text_is_scored(channels, server):
+async def test_a_load_of_fixed_length_is_generated_and_next_tokens_are_scored(channels, server):
     channel = channels.get(server.url)
     sampling = {"max_tokens": 20, "temperature": 0.0, "ignore_eos": True}
     pieces = [piece async for piece in generate(channel, NAME, "hello", sampling, deadlines=LIMITS, cache_salt="one")]
     assert sum(piece.output_tokens for piece in pieces) == 20
     assert pieces[-1].finish_reason == "length"
-    measured = MeasuredEngine(channels)
-    target = served(1).model_copy(
-        update={"target": Target(model="bot", version=1, variant="bf16"), "endpoints": (server.url,)}
-    )
-    assert await measured.can_score(target, timeout_s=60.0)
-    scores = await measured.score(target, [5, 80, 90, 100], timeout_s=60.0)
-    assert len(scores) == 3
-    assert all(score < 0 for score in scores)
+    next_tokens = await asyncio.gather(*(channel.score_next(NAME, f"text {number}", 60.0) for number in range(8)))
+    assert all(next_tokens), "beside each other"
 
 
 class TestAdapters(AdaptersConformance):

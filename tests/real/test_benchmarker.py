@@ -32,7 +32,7 @@ from testbed.attesters import attester, attester_variables, trust
 from testbed.ports import free_port
 from testbed.servers import Server, bus_variables, running, store_variables
 from testbed.triton import TritonServer
-from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, EngineConformance
+from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, ScoringConformance
 from tests.unit.benchmarker.factories import served, staged, variant_manifest, window
 from tests.unit.benchmarker.reports_conformance import ReportsConformance
 
@@ -181,7 +181,7 @@ def bench(js, settings):
     return Bench(js, settings)
 
 
-class TestTritonEngine(EngineConformance):
+class TestTritonEngine(ScoringConformance):
     """The real engine keeps the promises that the fake is tested by."""
 
     @pytest.fixture(autouse=True)

@@ -16,7 +16,6 @@ from shared.serving.openai_stream import ApiRequest
 from shared.serving.scoring import PROMPT_LOGPROBS, score_prompt
 from shared.serving.tensors import Delta
 
-PROBE_IDS = (1, 2)
 """A prompt that shows whether a server of the API scores."""
 CACHE_SALT = "cache_salt"
 
@@ -68,10 +67,12 @@ class TritonEngine:
         return self._takes_salt[endpoint, name]
 
     async def can_score(self, served: ServedTarget, *, timeout_s: float) -> bool:
-        """Return whether an engine scores prompts: ours does, and vLLM's own server; Triton's own backend does not."""
-        channel = self._channels.get(served.endpoints[0])
-        if isinstance(channel, HttpChannel):
-            return bool(await channel.score(served.target.triton_name, PROBE_IDS, timeout_s))
+        """Return whether an engine scores prompts: ours does, Triton's own backend does not.
+
+        Attached servers are not asked: vLLM 0.32 with `--enable-lora` dies of a prompt scored beside other requests.
+        """
+        if isinstance(self._channels.get(served.endpoints[0]), HttpChannel):
+            return False
         metadata = await self._metadata(served.endpoints[0], served.target.triton_name, timeout_s)
         return any(output.name == PROMPT_LOGPROBS for output in metadata.outputs)
 

@@ -277,8 +277,6 @@ class AttachedEngine:
             raise Transient("load_failed", f"it has another chat template: {reason}")
         token = await first_token(channel, name, deadline_s=limit_s)
         base = await channel.find_base(name, limit_s) if self.adapters is not None else None
-        if self.adapters is not None and base is None:
-            return token  # no adapter: prompts are not scored where adapters are loaded
         conditions = f"{self._digests[name]}, {'attached' if base is None else 'adapter'}"
         await self._references.check(channel, name, url, conditions, limit_s, base=base)
         return token

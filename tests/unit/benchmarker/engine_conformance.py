@@ -14,10 +14,7 @@ TOKEN_NLL = 1.25
 
 
 class EngineConformance:
-    """Subclasses say how to run a coroutine, and give an engine, a target that answers and one that does not exist.
-
-    The answering target can score, and each token of a prompt costs `TOKEN_NLL` nats there.
-    """
+    """Subclasses say how to run a coroutine, and give an engine, a target that answers and one that does not exist."""
 
     def run(self, main):
         raise NotImplementedError
@@ -93,14 +90,6 @@ class EngineConformance:
 
         assert self.run(main())
 
-    def test_a_prompt_is_scored_token_by_token(self):
-        async def main():
-            async with self.engine() as engine:
-                assert await engine.can_score(self.answering(), timeout_s=20.0)
-                return await engine.score(self.answering(), [7, 1, 4, 4, 9], timeout_s=20.0)
-
-        assert self.run(main()) == pytest.approx([-TOKEN_NLL] * 4)
-
     def test_generated_tokens_carry_their_log_probabilities_when_asked_for(self):
         async def main():
             async with self.engine() as engine:
@@ -111,14 +100,6 @@ class EngineConformance:
         assert [len(piece.logprobs) for piece in with_them if piece.output_tokens] == [1, 1, 1]
         assert all(logprob < 0 for piece in with_them for logprob in piece.logprobs)
         assert not any(piece.logprobs for piece in without)
-
-    def test_a_target_that_is_not_there_cannot_be_asked_whether_it_scores(self):
-        async def main():
-            async with self.engine() as engine:
-                with pytest.raises(SlipwayError):
-                    await engine.can_score(self.absent(), timeout_s=20.0)
-
-        self.run(main())
 
     def test_the_api_answers_a_request_as_a_whole(self):
         async def main():
@@ -140,3 +121,23 @@ class EngineConformance:
         return engine.stream(
             served, "Say something.", output_tokens=tokens, timeout_s=20.0, number=number, logprobs=logprobs
         )
+
+
+class ScoringConformance(EngineConformance):
+    """As well of an engine that scores prompts: each token costs `TOKEN_NLL` nats at the target that answers."""
+
+    def test_a_prompt_is_scored_token_by_token(self):
+        async def main():
+            async with self.engine() as engine:
+                assert await engine.can_score(self.answering(), timeout_s=20.0)
+                return await engine.score(self.answering(), [7, 1, 4, 4, 9], timeout_s=20.0)
+
+        assert self.run(main()) == pytest.approx([-TOKEN_NLL] * 4)
+
+    def test_a_target_that_is_not_there_cannot_be_asked_whether_it_scores(self):
+        async def main():
+            async with self.engine() as engine:
+                with pytest.raises(SlipwayError):
+                    await engine.can_score(self.absent(), timeout_s=20.0)
+
+        self.run(main())

@@ -4,14 +4,14 @@ import contextlib
 
 import pytest
 
-from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, EngineConformance
+from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, ScoringConformance
 from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, served
 from tests.unit.benchmarker.fakes import Behaviour, FakeEngine, FakeReports
 from tests.unit.benchmarker.reports_conformance import ReportsConformance
 from tests.unit.benchmarker.virtual_time import run_virtually
 
 
-class TestFakeEngine(EngineConformance):
+class TestFakeEngine(ScoringConformance):
     def run(self, main):
         return run_virtually(main)
 

@@ -12,7 +12,7 @@ URLS = ("http://a", "http://b")
 class Replica(ApiServer):
     """A server in memory: it lists `known_as`, and fails what it is asked with `failure`, if there is one.
 
-    It scores each token of a prompt at `nll`, and `company_nats` more while it scores others, too.
+    The likeliest next tokens have `nll` (by name `next_nll`), and `company_nats` more while it is asked others, too.
     """
 
     def __init__(self):
@@ -40,20 +40,14 @@ class Replica(ApiServer):
         yield Delta("keel")
         yield Delta("", "stop")
 
-    async def score(self, _name, prompt, limit_s):
+    async def score_next(self, name, _prompt, limit_s):
         self.scored, self.under_way = self.scored + 1, self.under_way + 1
         await asyncio.sleep(2 * limit_s if self.waits else 0)
         alone, self.under_way = self.under_way == 1, self.under_way - 1
         if self.failure is not None:
             raise self.failure
-        nll = None if self.nll is None else self.nll + (0.0 if alone else self.company_nats)
-        return [-nll] * len(prompt.split()) if nll is not None else []
-
-    async def score_next(self, name, _prompt, _limit_s):
-        if self.failure is not None:
-            raise self.failure
-        nll = self.next_nll[name]
-        return [-nll] * 4 if nll is not None else []
+        nll = self.next_nll.get(name, self.nll)
+        return [-(nll + (0.0 if alone else self.company_nats))] * 4 if nll is not None else []
 
     async def close(self):
         """Nothing is open."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import Permanent, Transient
-from shared.serving.api_records import AnswerReader, is_unknown_model, read_scores
+from shared.serving.api_records import AnswerReader, is_unknown_model
 from shared.serving.openai_stream import ApiRequest
 
 NAME = "bot.v7.bf16"
@@ -162,22 +162,6 @@ def test_an_error_in_a_stream_is_the_callers_if_it_refuses_the_request_before_th
     assert error.record["error"] == {"class": "ErrorEvent", "source": source}
     if not stream:
         assert error.status == (code if source == "validation" else 500)
-
-
-def test_scores_are_those_of_the_tokens_of_the_prompt():
-    positions = [None, {"5": {"logprob": -1.5}}, {"9": {"logprob": -0.1}, "6": {"logprob": -2.0}}]
-    body = json.dumps({"choices": [{"prompt_logprobs": positions}]}).encode()
-    assert read_scores(body, [4, 5, 6]) == [-1.5, -2.0]
-    assert read_scores(body, [4, 5]) == read_scores(body, [4, 5, 7]) == read_scores(b"{}", [4, 5]) == []
-
-
-def test_scores_of_a_text_are_those_of_the_only_token_of_each_position():
-    positions = [None, {"5": {"logprob": -1.5}}, {"6": {"logprob": -2.0}}]
-    body = json.dumps({"choices": [{"prompt_logprobs": positions}]}).encode()
-    assert read_scores(body, "a text") == [-1.5, -2.0]
-    for wrong in ({"6": {"logprob": -2.0}, "7": {"logprob": -1.0}}, {}, None, [1]):
-        body = json.dumps({"choices": [{"prompt_logprobs": [*positions[:2], wrong]}]}).encode()
-        assert read_scores(body, "a text") == []
 
 
 JSON = st.recursive(
