@@ -21,7 +21,7 @@ build() { # folder
 build "$source"
 cp LICENSE clients/training/setup.py "$source/clients/training/"
 build "$source/clients/training"
-# what the README's two environments hold, with hashes, for whoever has no checkout (docs/get-started.md)
+# the locks of both environments, for machines without a checkout (docs/get-started.md)
 cat requirements/main.txt requirements/torch-cuda.txt >"$out/slipway-main.txt"
 cat requirements/engine.txt requirements/torchvision-cuda.txt >"$out/slipway-engine.txt"
 ls "$out"/slipway*

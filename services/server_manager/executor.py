@@ -51,7 +51,7 @@ class Executor:
         self._lead, self._on_change = lead, on_change
         self._replicas: dict[Key, ReplicaState] = {}
         self._homes: dict[str, ReplicaState] = {}
-        self._listed_at: dict[str, float] = {}
+        self._known: set[str] = set()
         self._log = structlog.get_logger()
 
     @property
@@ -60,7 +60,7 @@ class Executor:
 
         Before that `held` has nothing of one whatever it serves, and nothing may be begun on it.
         """
-        return frozenset(self._listed_at)
+        return frozenset(self._known)
 
     def held(self) -> dict[str, Held]:
         """Return every target as its home is now."""
@@ -73,7 +73,7 @@ class Executor:
     def copies(self) -> list[Copy]:
         """Return what endpoints hold beside the homes, may still hold, or are loading."""
         return [
-            Copy(endpoint, name, held.memory_bytes, held.digest, held.ran_by)
+            Copy(endpoint, name, held.memory_bytes, held.digest)
             for (endpoint, name), held in self.others().items()
             if held.phase is not Phase.FAILED
         ]
@@ -126,7 +126,7 @@ class Executor:
             index: its answer.
             asked_at: monotonic time of the question; what changed since then is not judged by the answer.
         """
-        self._listed_at[endpoint] = asked_at
+        self._known.add(endpoint)
         there = {name: entry for name, entry in index.items() if entry.ready and target_of(name) is not None}
         for state in [state for state in self._replicas.values() if state.endpoint == endpoint]:
             if state.work is not None or state.since >= asked_at:
@@ -241,7 +241,7 @@ class Executor:
         tasks = [state.work for state in self._replicas.values() if state.work is not None]
         self._replicas.clear()
         self._homes.clear()
-        self._listed_at.clear()
+        self._known.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -218,7 +218,7 @@ class FakeArtifacts:
         """Why a target may not take traffic, or what asking for it raises."""
         self.hooks = Hooks()
 
-    async def materialise(self, deployable, parts="all"):  # noqa: ARG002
+    async def materialise(self, deployable, parts="all"):  # noqa: ARG002 - the fake keeps no files
         await self.hooks.reach("materialise before")
         if deployable.manifest.digest in self.broken:
             raise self.broken[deployable.manifest.digest]

@@ -45,7 +45,6 @@ class Transfer:
     deployable: Deployable
     source: str
     endpoint: str
-    memory_bytes: int
 
     @property
     def key(self) -> Key:
@@ -121,11 +120,11 @@ def plan_transfer(
             continue
         there = [copy.endpoint for copy in fleet.copies if (copy.name, copy.digest) == (name, moved.digest)]
         for endpoint in [endpoint for endpoint in there if endpoint in usable]:  # its memory is taken already
-            return Transfer(name, deployable, moved.endpoint, endpoint, moved.memory_bytes)
+            return Transfer(name, deployable, moved.endpoint, endpoint)
         needed = limits.corrected(moved.digest, moved.memory_bytes)
         endpoint, fits = choose_endpoint(name, needed, usable, homes, reserved, limits=limits, apart=fleet.apart)
         if fits:
-            return Transfer(name, deployable, moved.endpoint, endpoint, moved.memory_bytes)
+            return Transfer(name, deployable, moved.endpoint, endpoint)
         waits = waits or Waits(name, moved.endpoint, _describe_shortage(name, moved, usable, reserved, limits))
     return waits
 

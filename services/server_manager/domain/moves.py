@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import Deployable, Digest, Runtime, Target
+from contracts.vocabulary import Deployable, Digest, Target
 from decisions.serving.runtimes import runtime_name
 from services.server_manager.domain.reconcile import Held, Limits, Phase, production_of
 
@@ -17,14 +17,13 @@ MOVED = "moved-"
 class Copy:
     """A target that an endpoint holds, or may still hold, beside the one that is its home.
 
-    `digest` is that of its manifest and `ran_by` what loaded it, where the endpoint has listed it.
+    `digest` is the digest of its manifest, where the endpoint has listed it.
     """
 
     endpoint: str
     name: str
     memory_bytes: int
     digest: Digest | None = field(default=None, compare=False)
-    ran_by: Runtime | None = field(default=None, compare=False)
 
     @property
     def size(self) -> tuple[str, int]:
