@@ -107,21 +107,24 @@ def follow(since: str) -> Iterator[Mapping[str, Any] | None]:
         lines.put(None)
 
     wanted = [argument for kind in types for argument in ("--type", kind)]
-    with subprocess.Popen([*command, *wanted], stdout=subprocess.PIPE, text=True) as events:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which would leave the command behind while it starts
+    events = subprocess.Popen([*command, *wanted], stdout=subprocess.PIPE, text=True)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         assert events.stdout is not None
         threading.Thread(target=read, args=(events.stdout,), daemon=True).start()
-        try:
-            while True:
-                try:
-                    line = lines.get(timeout=QUIET_S)
-                except queue.Empty:
-                    yield None
-                    continue
-                if line is None:
-                    sys.exit(f"`slipway events` ended with code {events.wait()}: start this again.")
-                yield json.loads(line)
-        finally:
-            events.terminate()
+        while True:
+            try:
+                line = lines.get(timeout=QUIET_S)
+            except queue.Empty:
+                yield None
+                continue
+            if line is None:
+                sys.exit(f"`slipway events` ended with code {events.wait()}: start this again.")
+            yield json.loads(line)
+    finally:
+        events.kill()  # it started with SIGTERM blocked
+        events.wait()
 
 
 def deploy(target: Mapping[str, Any], started: dict[str, str], options: argparse.Namespace) -> None:
