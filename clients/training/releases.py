@@ -16,7 +16,7 @@ from clients.training.errors import ReadError
 from clients.training.run import Published
 from clients.training.running import run_to_end
 from contracts.envelope import Event, nats_subject
-from contracts.facts import CheckpointReady, CheckpointRejected, ReleaseOpened, VariantBenchmarked, VariantEvaluated
+from contracts.facts import CheckpointRejected, VariantBenchmarked, VariantEvaluated
 from contracts.facts.progress import ReleaseProgress
 from contracts.facts.watch import AlertKind, Severity
 from contracts.recorded_releases import RecordedRelease, ReleasesOfModel
@@ -172,28 +172,9 @@ class _Search:
         record = await _record(self._reader, "releases", f"{model}.model", ReleasesOfModel)
         ids = set() if record is None else {*record.open, *record.reservations} - self._others
         found = await _releases(self._reader, model, tuple(ids))
-        same = [each for each in found if _is_of(self._published, each.opened)]
+        same = [each for each in found if self._published.is_released_by(each.opened)]
         self._others |= {each.opened.release_id for each in found if each not in same}
         return _of(max(same, key=_age)) if same else await _refusal(self._reader, self._published)
-
-
-def _is_of(published: Published, opened: ReleaseOpened) -> bool:
-    """Return whether a release belongs to a checkpoint, by its event or by its inputs.
-
-    A run that is resumed announces the same release by another event: it finished, and was evaluated, once more.
-    """
-    ready = published.announced
-    if opened.source_event_id == published.event_id or ready is None or opened.returns is not None:
-        return opened.source_event_id == published.event_id
-    finished = {"finished_at": opened.training.finished_at}
-    again = {
-        "training": ready.training.model_copy(update=finished),
-        "evals": opened.evals,
-        "policy": ready.policy or opened.policy,
-        "variants": tuple(dict.fromkeys(ready.variants)),
-    }
-    same = ready.model_copy(update=again)
-    return all(getattr(same, name) == getattr(opened, name) for name in CheckpointReady.model_fields)
 
 
 async def _refusal(reader: Reader, published: Published) -> Release | None:

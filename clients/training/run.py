@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from contracts.facts import CheckpointReady, EvalResult
+from contracts.facts import CheckpointReady, EvalResult, ReleaseOpened
 from contracts.vocabulary import ArtifactRef
 
 
@@ -37,3 +37,21 @@ class Published:
     weights: ArtifactRef
     duplicate: bool
     announced: CheckpointReady | None = None
+
+    def is_released_by(self, opened: ReleaseOpened) -> bool:
+        """Return whether a release is of this checkpoint, by its event or by its inputs.
+
+        A run that is resumed announces the same release by another event: it finished, and was evaluated, once more.
+        """
+        ready = self.announced
+        if opened.source_event_id == self.event_id or ready is None or opened.returns is not None:
+            return opened.source_event_id == self.event_id
+        finished = {"finished_at": opened.training.finished_at}
+        again = {
+            "training": ready.training.model_copy(update=finished),
+            "evals": opened.evals,
+            "policy": ready.policy or opened.policy,
+            "variants": tuple(dict.fromkeys(ready.variants)),
+        }
+        same = ready.model_copy(update=again)
+        return all(getattr(same, name) == getattr(opened, name) for name in CheckpointReady.model_fields)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import uuid
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -92,17 +93,28 @@ async def test_a_checkpoint_that_was_released_before_is_found_with_what_became_o
     assert (earlier.version, earlier.outcome) == (1, "rejected")
 
 
-async def test_the_release_of_a_checkpoint_is_found_beside_a_newer_one(js, model):
-    releases = Bucket(js, "releases", Recorded)
+async def test_the_release_of_a_checkpoint_is_found_beside_a_newer_one_also_if_its_run_is_resumed(js, stack, model):
+    """A run that is resumed at its end announces the same release by another event."""
+    releases, first = Bucket(js, "releases", Recorded), factories.fact(f.CheckpointReady, model=model)
+    first = first.model_copy(update={"policy": factories.policy()})
     for version in (1, 2):
         known = release_id(int(model[4:], 16) + version)
         about = {"release_id": known, "model": model, "version": version}
-        opened = factories.fact(f.ReleaseOpened, **about, source_event_id=f"checkpoint-{model}-{version}")
-        record = Recorded(opened=opened, progress=values.progress(**about))
+        inputs = {name: getattr(first, name) for name in f.CheckpointReady.model_fields} | {"attempt": version}
+        opened = factories.fact(f.ReleaseOpened, **inputs | about, source_event_id=f"checkpoint-{model}-{version}")
+        ended = {"state": "rejected", "outcome": "rejected", "code": "gate_failed"} if version == 1 else {}
+        record = Recorded(opened=opened, progress=values.progress(**about, **ended))
         await releases.create(f"{model}.{known}", record)
-    found = await release_of_checkpoint(js, model, f"checkpoint-{model}-1")
-    assert found.progress.version == 1
-    assert await release_of_checkpoint(js, model, "checkpoint-of-none") is None
+    checkpoint = Published(f"checkpoint-{model}-1", model, WEIGHTS, duplicate=False)
+    assert (await release_of_checkpoint(js, checkpoint)).progress.version == 1
+    assert await release_of_checkpoint(js, replace(checkpoint, event_id="checkpoint-of-none")) is None
+    training = first.training.model_copy(update={"finished_at": factories.after(9)})
+    again = first.model_copy(update={"training": training, "evals": (), "policy": None, "attempt": 1})
+    resumed = replace(checkpoint, event_id="again", announced=again)
+    assert (await release_of_checkpoint(js, resumed)).progress.version == 1
+    assert (await asyncio.to_thread(find_earlier, stack, resumed)).version == 1
+    other = replace(resumed, announced=again.model_copy(update={"attempt": 3}))
+    assert await release_of_checkpoint(js, other) is None
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from clients.cli.connection import StackAddress, find_stack, on_bus
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line
 from clients.cli.parsing import check_model
-from clients.cli.releases.recorded_releases import Release, read_releases
+from clients.cli.releases.recorded_releases import Release, of_checkpoint, read_releases
 from clients.cli.settings import CliSettings
 from clients.cli.sources import publish_options as options
 from clients.cli.sources.checkpoint_checks import Checked, check_checkpoint, find_base
@@ -122,7 +122,7 @@ def wait_for_end(stack: StackAddress, published: Published, earlier: ReleaseProg
     """Follow the release of a published checkpoint to its end; exit with `NOT_PROMOTED` unless it is promoted."""
     if earlier is None:
         with ended_by_interrupt(following=False):
-            asyncio.run(follow_release(stack, published.model, UNTIL, None, as_json, event_id=published.event_id))
+            asyncio.run(follow_release(stack, published.model, UNTIL, None, as_json, published=published))
     elif earlier.outcome != "promoted":
         raise typer.Exit(int(Exit.NOT_PROMOTED))
 
@@ -231,8 +231,8 @@ def find_earlier(stack: StackAddress, published: Published) -> ReleaseProgress |
         releases = asyncio.run(read_recorded(stack, published.model))
     except CommandError:
         return None
-    same = [release.progress for release in releases if release.source_id == published.event_id]
-    return next((release for release in reversed(same) if release.outcome is not None), None)
+    ended = [each.progress for each in of_checkpoint(releases, published) if each.progress.outcome is not None]
+    return ended[-1] if ended else None
 
 
 async def read_recorded(stack: StackAddress, model: str) -> list[Release]:

@@ -31,6 +31,7 @@ from clients.cli.releases.serving import read_suspended
 from clients.cli.stream_limits import nearly_full
 from clients.cli.views import render
 from clients.cli.watched import read_blind
+from clients.training import Published
 from contracts.envelope import Event, nats_subject
 from contracts.facts import WorkProgressed
 from contracts.facts.progress import ReleaseProgress
@@ -127,11 +128,11 @@ async def follow_release(
     timeout_s: float | None,
     as_json: bool,
     *,
-    event_id: str | None = None,
+    published: Published | None = None,
 ) -> None:
     """Draw a release at intervals; return once it has ended, if `until` says so.
 
-    With `event_id`, it is the release of the checkpoint that this event announced, of the model `what`.
+    With `published`, it is the release of this checkpoint, of the model `what`.
 
     Raises:
         CommandError: it had not ended after `timeout_s`.
@@ -140,7 +141,7 @@ async def follow_release(
     try:
         async with asyncio.timeout(timeout_s):
             with _drawing(as_json) as draw:
-                ended = await _watch(stack, what, draw, stop_at_end=until is not None, event_id=event_id)
+                ended = await _watch(stack, what, draw, stop_at_end=until is not None, published=published)
     except TimeoutError:
         raise CommandError(f"the release had not ended after {timeout_s:g} s; see `slipway status`") from None
     if ended is not None and ended.progress.outcome != "promoted":
@@ -148,7 +149,7 @@ async def follow_release(
 
 
 async def _watch(
-    stack: StackAddress, what: str | None, draw: Draw, *, stop_at_end: bool, event_id: str | None
+    stack: StackAddress, what: str | None, draw: Draw, *, stop_at_end: bool, published: Published | None
 ) -> Release:
     """Draw a release at intervals; return it once it has ended, if `stop_at_end`. It survives restarts of the bus."""
     clock, reports = SystemClock(), Reports()
@@ -161,12 +162,12 @@ async def _watch(
             await client.subscribe(nats_subject(WorkProgressed.TYPE, model, "*"), cb=reports.take)
         while True:
             with contextlib.suppress(TimeoutError, nats.errors.Error, Transient):
-                if event_id is not None and name.is_model:
-                    release = await release_of_checkpoint(js, name.model, event_id)
+                if published is not None and name.is_model:
+                    release = await release_of_checkpoint(js, published)
                 else:
                     release = await newest_release(js, name, announced)
                 if release is not None:
-                    if event_id is not None and release.progress.release_id is not None:
+                    if published is not None and release.progress.release_id is not None:
                         name = Name(release_id=release.progress.release_id)
                     draw(release, ongoing(release.progress, reports.about(release.progress)), clock.now())
                     if stop_at_end and release.progress.outcome is not None:

@@ -15,6 +15,7 @@ from clients.cli.events.last_events import last_event
 from clients.cli.reading import RecordsOfModels, last_message, own_models, read_messages
 from clients.cli.releases.names import RELEASE_ID, Name
 from clients.cli.releases.serving import read_route
+from clients.training.run import Published
 from contracts.envelope import Event
 from contracts.facts import (
     CanaryAssessed,
@@ -164,17 +165,26 @@ async def newest_release(
     return await _with_rollback(js, found, [] if rollback is None else [rollback])
 
 
-async def release_of_checkpoint(js: JetStreamContext, model: str, event_id: str) -> Release | None:
-    """Return the newest release of the checkpoint that an event announced, or the checkpoint while it has none.
+async def release_of_checkpoint(js: JetStreamContext, published: Published) -> Release | None:
+    """Return the newest release of a checkpoint, or the checkpoint while it has none.
 
     None if the registry has not received it yet.
     """
+    model = published.model
     record = await RecordsOfModels(js, BUCKET, _Announcements).get(f"{model}.announcements")
     waiting = [_announced(model, each) for each in record.waiting] if record is not None else []
-    under_way = (*waiting, *await recorded_releases(js, Name(model)))
-    found = [each for each in under_way if each.source_id == event_id]
-    found = found or [each for each in await read_releases(js, model) if each.source_id == event_id]
+    found = of_checkpoint((*waiting, *await recorded_releases(js, Name(model))), published)
+    found = found or of_checkpoint(await read_releases(js, model), published)
     return found[-1] if found else None
+
+
+def of_checkpoint(releases: Iterable[Release], published: Published) -> list[Release]:
+    """Return those of releases, and of checkpoints without one, that are of a published checkpoint."""
+    return [
+        each
+        for each in releases
+        if each.source_id == published.event_id or (each.opened is not None and published.is_released_by(each.opened))
+    ]
 
 
 async def last_announced(js: JetStreamContext, model: str) -> tuple[int, datetime, Release] | None:
