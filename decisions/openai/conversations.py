@@ -2,7 +2,7 @@
 
 The engine tries each item of the responses API against some thirty forms, on the loop that serves every request, and
 reports how it misses each of them: what fits none is refused here, at the first one. Standard library only, as
-`openai_requests`.
+`decisions.openai.requests`.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,6 +1,6 @@
 """Limits of the cost of an OpenAI request, counted before the engine sees it.
 
-Standard library only, as `openai_requests`.
+Standard library only, as `decisions.openai.requests`.
 """
 
 from collections.abc import Mapping

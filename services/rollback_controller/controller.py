@@ -69,7 +69,7 @@ class Controller:
     Attributes:
         states: Its records; `write` changes one with what it publishes, `publish` sends it (`messaging.records`).
         routes: The buckets of routes, in production and in staging (`adapters/kv.py`).
-        probe: Says whether a target generates, by what it answered a moment ago, or now.
+        probe: Says whether a target generates, by its answer of the last 10 s, or now (`adapters/probes.py`).
         teams: Returns the teams as they are now.
     """
 

@@ -3,14 +3,13 @@
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.log import LoggedAlerts, StreamArrivals
+from services.rollback_controller.adapters.probes import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes, TritonProbe
 from services.rollback_controller.adapters.provenance import proofs_by_settings
-from services.rollback_controller.adapters.triton import TritonProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.metrics import RollbackMetrics
 from services.rollback_controller.settings import RollbackControllerSettings
-from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from shared.messaging.alert_log import AlertLog

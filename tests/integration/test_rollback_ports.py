@@ -9,7 +9,7 @@ from contracts.facts.fact import Fact
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.log import LoggedAlerts, StreamArrivals
-from services.rollback_controller.adapters.triton import TritonProbe
+from services.rollback_controller.adapters.probes import TritonProbe
 from shared.errors import Transient
 from shared.messaging.alert_log import AlertLog
 from shared.messaging.publishing import publish_event

@@ -26,9 +26,9 @@ from services.registry.settings import RegistrySettings
 from services.rollback_controller import app as rollback_app
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.log import LoggedAlerts, StreamArrivals
+from services.rollback_controller.adapters.probes import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.settings import RollbackControllerSettings
-from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from services.server_manager import app as fleet_app

@@ -79,7 +79,7 @@ class Backlog:
 class BodyReader:
     """Reads request bodies under limits: time and size of each, and the size of all that are being read.
 
-    One holder leaves room for others (`domain.capacity`), however many slow bodies it sends.
+    One holder leaves room for others (`domain.request_rates`), however many slow bodies it sends.
     """
 
     def __init__(self, *, max_bytes: int, deadline_s: float = 30.0, max_total_bytes: int = 2**26) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from services.rollback_controller.standby import FRESH_S, RememberedProbe
+from services.rollback_controller.adapters.probes import FRESH_S, RememberedProbe
 from testbed import factories as f
 from tests.kit.fakes_rollback import FakeProbe
 from tests.kit.fakes_serving import FakeClock

@@ -8,11 +8,11 @@ from datetime import datetime
 from contracts import facts as cf
 from contracts.envelope import Event, source_of
 from contracts.services import SERVICES
+from services.rollback_controller.adapters.probes import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.settings import RollbackControllerSettings
-from services.rollback_controller.standby import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
 from services.rollback_controller.states import RollbackStates
 from services.rollback_controller.watching import Watching
 from shared.messaging.records import RecordStore
