@@ -25,7 +25,7 @@ demo: setup ## train, rehearse, release, canary, then a drill and an automatic r
 	@$(BIN)/python -m examples.smollm2.demo
 
 demo-attached: setup ## release into two toy servers that exist: attach, hook, shadow, canary, slowness, rollback
-	@$(BIN)/python -m examples.attached.demo
+	@$(BIN)/python -m examples.attached.demo $(ARGS)
 
 test: export SLIPWAY_TEST_SOAK ?= 0.5
 test: setup ## every check and every test, four at a time

@@ -17,7 +17,9 @@ KEY_NAME: Final = r"[A-Z][A-Z0-9_]{0,31}"
 HOST: Final = r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.\-]{1,253})(:[0-9]{1,5})?"
 ServerUrl = Annotated[str, StringConstraints(pattern=rf"^https?://({KEY_NAME}@)?{HOST}(/[A-Za-z0-9._~/-]*)?$")]
 """The address of a server, without the `/v1` of its paths; before `@` the name of the key that it asks for."""
-AdapterFolder = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$", max_length=300)]
+AdapterFolder = Annotated[
+    str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]*[A-Za-z0-9_-][A-Za-z0-9._-]*)+$", max_length=300)
+]
 
 
 class Attachment(StoredRecord):

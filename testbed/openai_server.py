@@ -1,11 +1,10 @@
 """A server of the OpenAI API without Triton: the toy engine's answers over HTTP, in vLLM's form.
 
 It serves the names that it is given, each with parameters of its own (`deploy/backends/toy/model.py`); `PUT /toy`
-replaces them while it runs, as another deployment under the same address would. Like vLLM it takes `cache_salt`;
-with `max_model_len` and `renders`, it tells
-its context, and how it renders any conversation. With `answers_as` its answers have another name; with a key, it
-refuses requests below `/v1` without it. Adapters are loaded as in vLLM; the
-log-probability of what one answers follows from its weights, and is the base model's without any.
+replaces them while it runs, as another deployment under the same address would. Like vLLM it takes `cache_salt`; with
+`max_model_len` and `renders`, it tells its context, and how it renders any conversation. With `answers_as` its answers
+have another name; with a key, it refuses requests below `/v1` without it. Adapters are loaded as in vLLM, and stay as
+long as their base; the log-probability of what one answers follows from its weights, and is the base's without any.
 """
 
 import asyncio
@@ -151,7 +150,9 @@ def build(given: Mapping[str, Mapping[str, str]]) -> Any:
         return JSONResponse({"prompt": "".join(map(chr, (await request.json())["tokens"]))})
 
     async def replace(request: Request) -> Response:
-        served.replace(await request.json())
+        asked = await request.json()
+        loaded = {name: given for name, given in served.given.items() if given.get("parent") in asked}
+        served.replace({**asked, **{name: {**given, **asked[given["parent"]]} for name, given in loaded.items()}})
         return Response(status_code=204)
 
     async def load(request: Request) -> Response:

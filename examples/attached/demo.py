@@ -1,9 +1,10 @@
 """A release into servers that exist: attach, release by the hook, shadow, canary, promotion, slowness, rollback.
 
-    python -m examples.attached.demo [--state FOLDER]
+    python -m examples.attached.demo [--adapters] [--state FOLDER]
 
 Two toy servers of the OpenAI API stand for two groups of vLLM; every other part is the real one. It takes no model and
-no accelerator. Fails only when a step did not happen; everything that it started is stopped at the end.
+no accelerator. With `--adapters` both have the base model, and server-manager loads each version into one as a LoRA.
+Fails only when a step did not happen; everything that it started is stopped at the end.
 """
 
 import argparse
@@ -52,18 +53,8 @@ def release(demo: Demo, adapter: str) -> None:
     """Publish a LoRA, and follow its release to production."""
     sample = Path(demo.shown) / "sample"
     demo.slipway(
-        *(
-            "publish",
-            "--model",
-            MODEL,
-            "--base",
-            "sample-base",
-            "--adapter",
-            f"{sample / adapter}",
-            "--variant",
-            "bf16",
-        ),
-        *("--data", f"{sample / 'train.jsonl'}", "--policy", f"{HERE / 'policy.yaml'}"),
+        *("publish", "--model", MODEL, "--base", "sample-base", "--adapter", f"{sample / adapter}"),
+        *("--variant", "bf16", "--data", f"{sample / 'train.jsonl'}", "--policy", f"{demo.shown}/policy.yaml"),
     )
     demo.follow()
 
@@ -72,35 +63,45 @@ def route_of(demo: Demo) -> Any:
     return next(route for route in demo.ask_slipway("routes") if route["model"] == MODEL)
 
 
-def run_steps(demo: Demo, blue: OpenAiServer, green: OpenAiServer) -> None:
+def run_steps(demo: Demo, blue: OpenAiServer, green: OpenAiServer, *, adapters: bool) -> None:
+    base: dict[str, dict[str, str]] = {f"{MODEL}.v0.bf16": {}}
+    loaded = demo.state / "adapters"
+    demo.policy_file.write_text((HERE / "policy.yaml").read_text() + ("serve: adapter\n" if adapters else ""))
     with demo.step("start the stack; its own fleet stays empty"):
         demo.slipway("up", "--engine", "toy", "--detach")
-    with demo.step("attach two groups of servers; one serves what was there before: it gets the name of version 0"):
-        demo.slipway("attach", MODEL, "--group", "blue", "--url", blue.url)
+    with demo.step("attach two groups of servers; what serves what was there before gets the name of version 0"):
+        loaded.mkdir()
+        demo.slipway(
+            *("attach", MODEL, "--group", "blue", "--url", blue.url, *(["--adapters", f"{loaded}"] if adapters else []))
+        )
         demo.slipway("attach", MODEL, "--group", "green", "--url", green.url)
-        blue.serve({f"{MODEL}.v0.bf16": {}})
+        for server in (blue, green) if adapters else (blue,):
+            server.serve(base)
     with demo.step("make two LoRAs with random weights, and their base model"):
         demo.slipway("sample-lora", f"{demo.shown}/sample")
     hook = (sys.executable, f"{HERE / 'hook.py'}", MODEL, "--first", "green", "--folder", f"{demo.state / 'models'}")
     deploy = ("--", sys.executable, f"{HERE / 'deploy_toy.py'}")
     report = demo.state / "traffic.json"
     traffic = (SLIPWAY, "traffic", MODEL, "--rate", f"{RPS}", "--max-tokens", "2", "--json")
-    with beside(demo, *hook, *deploy, output=demo.state / "hook.log"):
-        with demo.step("release 1: the hook deploys it into the group green; rollback to version 0 is rehearsed"):
+    by = "server-manager loads it into" if adapters else "the hook deploys it into"
+    ours, theirs = (blue, green) if adapters else (green, blue)
+    with contextlib.nullcontext() if adapters else beside(demo, *hook, *deploy, output=demo.state / "hook.log"):
+        with demo.step(f"release 1: {by} the group {ours.name}; rollback to version 0 is rehearsed"):
             release(demo, "lora-1")
             first = route_of(demo)["active"]
         with beside(demo, *traffic, output=report):
-            with demo.step("release 2: into the group blue; shadow, then a canary under live traffic"):
+            with demo.step(f"release 2: {by} the group {theirs.name}; shadow, then a canary under live traffic"):
                 release(demo, "lora-2")
                 second = route_of(demo)["active"]
             with demo.step("the servers of version 2 become slow; traffic moves to version 1 without a command"):
-                blue.serve({f"{MODEL}.v2.bf16": {"token_delay_ms": SLOW_MS}})
+                served = base if adapters else {f"{MODEL}.v2.bf16": {}}
+                theirs.serve({name: {"token_delay_ms": SLOW_MS} for name in served})
                 await_rollback(demo)
     with demo.step("see what was detected, and what serves now"):
         demo.slipway("alerts", MODEL, "--all")
         demo.slipway("endpoints")
-    served = {"first": first["endpoints"], "second": second["endpoints"]}
-    check(demo, json.loads(report.read_text()), served == {"first": [green.url], "second": [blue.url]})
+    by_version = {"first": first["endpoints"], "second": second["endpoints"]}
+    check(demo, json.loads(report.read_text()), by_version == {"first": [ours.url], "second": [theirs.url]})
 
 
 def check(demo: Demo, traffic: dict[str, Any], took_turns: bool) -> None:
@@ -111,7 +112,7 @@ def check(demo: Demo, traffic: dict[str, Any], took_turns: bool) -> None:
         kind: [each["verdict"] for each in events_of(demo, f"{kind}.assessed")][-1:] for kind in ("shadow", "canary")
     }
     happened = {
-        "the groups took turns: version 1 on green, version 2 on blue": took_turns,
+        "the groups took turns: each version on one": took_turns,
         "both releases rehearsed their rollback": rehearsals == ["pass", "pass"],
         "version 2 passed its shadow and its canary": assessed == {"shadow": ["pass"], "canary": ["pass"]},
         "the slow servers raised an alert": any(
@@ -136,7 +137,9 @@ def check(demo: Demo, traffic: dict[str, Any], took_turns: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Release into attached servers on the embedded stack.")
     parser.add_argument("--state", type=Path, default=Path(".state/demo-attached"), help="folder of its own stack")
-    demo = Demo(parser.parse_args().state.resolve())
+    parser.add_argument("--adapters", action="store_true", help="load versions as adapters of one base model")
+    arguments = parser.parse_args()
+    demo = Demo(arguments.state.resolve())
     assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=True)  # the commands below write to the same place
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends like an interrupt
@@ -147,7 +150,7 @@ def main() -> None:
     started, failure = monotonic(), ""
     try:
         with running(OpenAiServer(demo.state, "blue")) as blue, running(OpenAiServer(demo.state, "green")) as green:
-            run_steps(demo, blue, green)
+            run_steps(demo, blue, green, adapters=arguments.adapters)
     except KeyboardInterrupt:
         failure = "Stopped."
     except SystemExit as error:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from testbed.models import tiny_base, tiny_lora
 from testbed.servers import wait_until
 from testbed.stack import POLICY
 from testbed.users import Users
@@ -19,6 +20,14 @@ WITH_ROLLBACK = {
         {"name": "errors", "metric": "error_ratio", "threshold": 0.05, **AUTOMATIC},
     ],
 }
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Heads of 64, where the attention of vLLM on the CPU takes none of 8."""
+    folder = tmp_path_factory.mktemp("models")
+    base = tiny_base(folder / "tiny-llama", hidden=256)
+    return {"base": base, "one": tiny_lora(base, folder / "one"), "two": tiny_lora(base, folder / "two", seed=5)}
 
 
 @pytest.fixture(scope="module")

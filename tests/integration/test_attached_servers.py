@@ -284,6 +284,34 @@ class TestAdapters(AdaptersConformance):
             await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
             assert (engine.addresses(ADAPTED), engine.addresses("bot.v8.bf16")) == ((server.url,), (second.url,))
 
+    async def test_what_no_server_lists_after_its_restart_is_unloaded_unless_a_route_names_it(
+        self, engine, server, folder
+    ):
+        await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
+        server.kill()
+        server.start()
+        engine.in_routes = {ADAPTED: (server.url,)}
+        assert ADAPTED not in await engine.index(), "it is loaded again"
+        engine.in_routes, groups = {}, engine.groups
+        engine.groups = {**groups, "green": (f"http://127.0.0.1:{free_port()}",)}
+        assert ADAPTED not in await engine.index(), "one that does not answer may have it"
+        engine.groups = groups
+        assert ADAPTED in await engine.index()
+        await engine.unload(ADAPTED)
+        assert (await engine.index(), list(engine.adapters.iterdir())) == ({}, [])
+
+    async def test_what_serves_is_put_into_another_folder_of_adapters(self, engine, server, folder, tmp_path):
+        await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
+        engine.adapters = tmp_path / "other"
+        engine.adapters.mkdir()
+        assert ADAPTED not in await engine.index(), "so it is loaded again"
+        await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
+        server.kill()
+        server.start()
+        await engine.index()
+        assert (await engine.probe(ADAPTED, 60)).strip()
+        assert {path.name for path in engine.adapters.iterdir()} == {ADAPTED}
+
     async def test_a_folder_that_is_not_there_is_named(self, engine, folder):
         engine.adapters = engine.adapters / "other"
         with pytest.raises(Transient) as caught:

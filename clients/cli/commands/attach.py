@@ -92,5 +92,5 @@ async def _change(
             record = Attachment(model=model, groups=groups, adapters=folder) if groups else None
         except ValidationError as error:
             problems = "; ".join(f"{each['input']}: {each['msg']}" for each in error.errors())
-            raise CommandError(f"the addresses are not valid: {problems}", Exit.USAGE) from error
+            raise CommandError(f"the attachment is not valid: {problems}", Exit.USAGE) from error
         await order_record(js, stack, "attachment", model, record=record, before=before)

@@ -90,7 +90,8 @@ def publish(
         "attempt": attempt,
     }
     stack = find_stack(state)
-    check_evaluation(check_policy(stack, model, policy), evaluation)
+    valid = check_policy(stack, model, policy)
+    check_evaluation(valid, evaluation)
     if wait:
         asyncio.run(read_recorded(stack, model))  # an identity that may not read them is refused before the upload
     with checkpoint_of(adapter, from_mlflow, given, quiet=as_json) as (location, run):
@@ -104,6 +105,7 @@ def publish(
                 base_of=lambda: find_base(training_connection(stack), model, base),
                 variants=release["variants"],
                 hyperparameters=run.hyperparameters,
+                serve=valid.serve if valid is not None else "merged",
             )
         if checked.note and not as_json:
             show_line(f"note: {checked.note}")

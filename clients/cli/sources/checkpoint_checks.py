@@ -17,6 +17,7 @@ from contracts.vocabulary import Variant
 from decisions.checkpoints.adapters import (
     assess_adapter_config,
     assess_recorded,
+    assess_served_adapter,
     describe_quantised,
     quantised_base,
 )
@@ -70,6 +71,7 @@ def check_checkpoint(
     base_of: Callable[[], Base],
     variants: Sequence[Variant],
     hyperparameters: Mapping[str, Any],
+    serve: str = "merged",
 ) -> Checked:
     """Check a checkpoint by its configuration.
 
@@ -80,6 +82,7 @@ def check_checkpoint(
         base_of: Returns the base; called once the configuration is read.
         variants: Precisions to produce.
         hyperparameters: What the training run recorded.
+        serve: What its policy says.
 
     Raises:
         CommandError: its release would be rejected; with the code that it would have.
@@ -89,6 +92,8 @@ def check_checkpoint(
     notes: list[str] = []
     if adapter is not None:
         rejection = assess_adapter_config(adapter, base.ref) or assess_recorded(adapter, hyperparameters)
+        if serve == "adapter":
+            rejection = rejection or assess_served_adapter(adapter, has_own_tokenizer=False)
     if full is not None:
         rejection = assess_unquantised("checkpoint", full)
     architecture = base.architecture or architecture_of(full or {})

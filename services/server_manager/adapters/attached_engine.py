@@ -146,11 +146,16 @@ class AttachedEngine:
         self._failed = {
             name: failed for name, failed in self._failed.items() if self.adapters is not None or self._group_of(name)
         }
+        before = self._placed
         try:
             self._placed = await asyncio.to_thread(list_placed, self.adapters, self._model)
         except OSError as error:  # the servers may be well: what is known stays
             structlog.get_logger().error("the folder of adapters is not readable", reason=str(error))
-        unknown = {name for name in self._placed if self.addresses(name)} - self._checked.keys()
+        for name in before.keys() - self._placed.keys():  # in another folder now: it is put there by its next load
+            self._checked.pop(name, None)
+        has_all = len(self._listed) == len(urls)  # then what none lists and no route names is there to be unloaded
+        unloaded = self._placed.keys() - self.in_routes.keys() if has_all else ()
+        unknown = {name for name in self._placed if self.addresses(name) or name in unloaded} - self._checked.keys()
         return {**self._checked, **{name: self._recall(name) for name in unknown}}
 
     def _recall(self, name: str) -> Indexed:

@@ -22,9 +22,9 @@ def checkpoint(folder: Path, config: dict, name: str = "adapter_config.json") ->
     return folder
 
 
-def check(folder, architecture="LlamaForCausalLM", variants=("int8",), **recorded):
+def check(folder, architecture="LlamaForCausalLM", variants=("int8",), serve="merged", **recorded):
     return check_checkpoint(
-        folder, base_of=lambda: Base(REF, architecture), variants=variants, hyperparameters=recorded
+        folder, base_of=lambda: Base(REF, architecture), variants=variants, hyperparameters=recorded, serve=serve
     )
 
 
@@ -46,6 +46,14 @@ def test_what_the_merger_would_refuse_is_refused_with_its_code(tmp_path):
     assert refusal(lora, "Qwen3MoeForCausalLM") == "unsupported_architecture"
     assert refusal(checkpoint(tmp_path, {**LORA, "target_parameters": ["experts.down_proj"]})) == "unsupported_adapter"
     assert refusal(checkpoint(tmp_path, {**LORA, "base_model_name_or_path": "acme/other"})) == "base_mismatch"
+
+
+def test_a_lora_that_no_engine_serves_as_an_adapter_is_refused_where_its_policy_asks_for_one(tmp_path):
+    assert check(checkpoint(tmp_path, LORA), serve="adapter").note == ""
+    for parts in ({"modules_to_save": ["lm_head"]}, {"use_dora": True}):
+        lora = checkpoint(tmp_path, {**LORA, **parts})
+        assert check(lora).note == ""
+        assert refusal(lora, serve="adapter") == "unsupported_adapter"
 
 
 def test_a_precision_that_cannot_be_made_of_the_base_is_refused(tmp_path):

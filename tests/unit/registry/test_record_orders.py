@@ -1,5 +1,6 @@
 """Orders about records, on fakes: what is stored and removed, once, and what is refused."""
 
+import contextlib
 from datetime import timedelta
 
 import pytest
@@ -143,6 +144,17 @@ async def test_addresses_that_name_no_replicas_are_refused(world, groups):
     with pytest.raises(Permanent) as refused:
         await world.give("attachment", k.MODEL, {"model": k.MODEL, "groups": groups}, model=k.MODEL)
     assert refused.value.code == "malformed_event"
+
+
+@pytest.mark.parametrize(
+    ("folder", "taken"),
+    [("/models/.state/a-1", True), ("models", False), ("/", False), ("/a/../b", False), ("/a/.", False)],
+)
+async def test_a_folder_of_adapters_is_a_plain_path_from_the_root(world, folder, taken):
+    record = {"model": k.MODEL, "groups": {"blue": ("http://a",)}, "adapters": folder}
+    with contextlib.nullcontext() if taken else pytest.raises(Permanent, match="adapters"):
+        await world.give("attachment", k.MODEL, record, model=k.MODEL)
+    assert (world.kept("attachment", k.MODEL) is not None) is taken
 
 
 async def test_an_order_for_another_record_than_the_one_that_is_there_is_void(world):
