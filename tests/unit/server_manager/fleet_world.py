@@ -90,10 +90,8 @@ class SharedBus(FakeBus):
 class Process:
     """One process of server-manager: all that it asks of the outside can be its last step, and waits while it is paused."""
 
-    def __init__(self, world: "FleetWorld", kill_at=None, pause_at=None) -> None:
+    def __init__(self, world: "FleetWorld", kill_at=None) -> None:
         self.world = world
-        self.pause_at = pause_at
-        """Before which step it is paused, for how many seconds, and whether its clock stands still meanwhile."""
         self._steps = 0
         self.just_woken = False
         """Whether it was paused and has sent no request to the engine since."""
@@ -139,8 +137,6 @@ class Process:
     async def step(self) -> None:
         """Count a step, and wait before it while the process is paused."""
         self._steps += 1
-        if self.pause_at is not None and self._steps == self.pause_at[0]:
-            self.pause(*self.pause_at[1:])
         await self._running.wait()
 
     @property
@@ -220,9 +216,9 @@ class FleetWorld:
 
     # -- the processes ----------------------------------------------------------------------------------------------
 
-    def start(self, kill_at=None, pause_at=None) -> Process:
-        """Start a process; it dies at its step number `kill_at`, or is paused (see `Process.pause_at`)."""
-        process = Process(self, kill_at, pause_at)
+    def start(self, kill_at=None) -> Process:
+        """Start a process; it dies at its step number `kill_at`."""
+        process = Process(self, kill_at)
         self.processes.append(process)
         process.start()
         return process
@@ -238,11 +234,11 @@ class FleetWorld:
         await self.stop()
         assert self.violations == []
 
-    async def keep_running(self, *kills, pause_at=None) -> None:
+    async def keep_running(self, *kills) -> None:
         """Start a process, and a new one a second after it died; the n-th dies at step `kills[n]`."""
         left = list(kills)
         while True:
-            process = self.start(left.pop(0) if left else None, pause_at)
+            process = self.start(left.pop(0) if left else None)
             await process.life.ended.wait()
             await process.life.close()
             self.processes.remove(process)

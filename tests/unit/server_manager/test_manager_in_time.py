@@ -1,12 +1,9 @@
 """The manager as a process in virtual time: killed at its steps, among failures of everything, it answers once."""
 
 import asyncio
-import functools
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -14,14 +11,12 @@ from contracts import facts as cf
 from contracts.vocabulary import ServingSettings
 from services.server_manager.domain.reconcile import plan_production
 from shared.errors import Transient
-from tests.kit.fakes_serving import LEASE_S
 from tests.kit.records import event_id
 from tests.kit.soak import often
 from tests.kit.virtual_time import run_virtual
 from tests.unit.server_manager.factories import (
     deployable,
     release_finished,
-    route,
     stage_released,
     stage_requested,
     traffic_requested,
@@ -32,76 +27,27 @@ from tests.unit.server_manager.world import with_settings
 NEXT = ServingSettings(runtime="next")
 
 
-async def promotion(world):
-    """A version is promoted with its fallback, then a second one; the first stays ready behind it."""
-    world.publish(traffic_requested("t1", 1, fallback=0))
-    await asyncio.sleep(40)
-    world.publish(traffic_requested("t2", 2, epoch=1, release="r2"))
-
-
 async def one_promotion(world):
     """A version is promoted, and nothing else happens."""
     world.publish(traffic_requested("t1", 1))
 
 
-async def refusals(world):
-    """Orders that cannot be carried out: a broken artifact, another epoch, what does not fit."""
-    world.routes.routes["bot"] = route(1, 0)
-    world.artifacts.broken[deployable(2).manifest.digest] = Transient("disk_full", "no space")
-    world.publish(traffic_requested("t2", 2, epoch=1, release="r2"))
-    world.publish(traffic_requested("t3", 3, epoch=9, release="r3"))
-    world.publish(traffic_requested("t4", 4, epoch=1, release="r4", weights=5000))
-
-
-async def staging(world):
-    """A candidate is staged for its benchmark, and again for its rehearsal; another one never fits."""
-    world.routes.routes["bot"] = route(1, 0)
-    world.publish(stage_requested("s1", 2, 1))
-    world.publish(stage_requested("s2", 3, 1, release="r3", weights=5000))
-    await asyncio.sleep(40)
-    world.publish(stage_released(2, purpose="benchmark"))
-    world.publish(stage_requested("s3", 2, 1, purpose="rehearsal"))
-
-
-async def death_of_the_engine(world):
-    """The active target dies, and is healed; an alert is raised and resolved."""
-    world.routes.routes["bot"] = route(1, 0)
-    await asyncio.sleep(40)
-    world.engine.dead.add(target(1))
-
-
-async def shadow(world):
-    """A candidate is asked unseen, dies meanwhile and is healed, then it takes its first share."""
-    world.routes.routes["bot"] = route(1, 0)
-    world.publish(traffic_requested("t2", 2, epoch=1, weight=0.0))
-    await asyncio.sleep(40)
-    world.engine.dead.add(target(2))
-    await asyncio.sleep(40)
-    world.publish(traffic_requested("t3", 2, epoch=2, weight=0.1))
-
-
-STORIES = [promotion, refusals, staging, death_of_the_engine, shadow]
-
-
-async def play(story, *kills, processes=1, pause_at=None, full=False, rest_s=(40, 50)):
+async def play(story, *kills):
     with tempfile.TemporaryDirectory() as folder:
         world = FleetWorld(Path(folder))
-        world.lease.terms.full = full
-        running = [asyncio.create_task(world.keep_running(*kills, pause_at=pause_at))]
+        running = [asyncio.create_task(world.keep_running(*kills)), asyncio.create_task(world.watch())]
         await asyncio.sleep(0)
-        running += [asyncio.create_task(world.keep_running()) for _ in range(processes - 1)]
-        running.append(asyncio.create_task(world.watch()))
         await story(world)
-        await asyncio.sleep(rest_s[0])
+        await asyncio.sleep(12)
         busy = world.processes[0].life.steps[:] if world.processes else []
-        await asyncio.sleep(rest_s[1])
+        await asyncio.sleep(18)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         ready = world.ready()
         await world.stop()
         assert world.violations == []
-        assert (world.deaths, world.pauses) == (len(kills), int(pause_at is not None))
+        assert world.deaths == len(kills)
         return world, ready, busy
 
 
@@ -125,52 +71,13 @@ def steps_that_change(steps):
     return [number for number, name in enumerate(steps, start=1) if not name.endswith(QUIET)]
 
 
-@functools.cache
-def undisturbed(story):
-    """Return how a story ends that nothing disturbs, and its steps."""
-    world, ready, steps = run_virtual(play(story))
-    return outcome(world, ready), steps
-
-
-def check_killed(story, expected, steps, numbers, **how):
-    for kill_at in numbers:
-        world, ready, _ = run_virtual(play(story, kill_at, **how))
-        assert outcome(world, ready) == expected, f"killed at step {kill_at}: {steps[kill_at - 1]}"
-
-
 def test_killed_at_every_step_of_a_promotion_that_changes_something_it_ends_like_one_that_lived():
-    brief = {"rest_s": (12, 18)}
-    world, ready, steps = run_virtual(play(one_promotion, **brief))
-    numbers = steps_that_change(steps)
+    world, ready, steps = run_virtual(play(one_promotion))
+    expected, numbers = outcome(world, ready), steps_that_change(steps)
     assert any(steps[number - 1] == "after SlowLog.publish" for number in numbers)
-    check_killed(one_promotion, outcome(world, ready), steps, numbers, **brief)
-
-
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
-def test_killed_at_sampled_steps_it_ends_like_one_that_lived(story):
-    expected, steps = undisturbed(story)
-    numbers = steps_that_change(steps)
-    check_killed(story, expected, steps, numbers[:: max(1, len(numbers) // often(8))])
-
-
-PAUSE_S = 2.5 * LEASE_S
-DISTURBANCES = {
-    "killed": lambda step: {"kills": (step,)},
-    "paused": lambda step: {"pause_at": (step, PAUSE_S)},
-    "paused beside a full disk": lambda step: {"pause_at": (step, PAUSE_S), "full": True},
-    "suspended with its clock": lambda step: {"pause_at": (step, PAUSE_S, True)},
-}
-
-
-@pytest.mark.parametrize("disturbance", DISTURBANCES)
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
-def test_of_two_the_second_takes_over_at_sampled_steps_and_it_ends_like_one_alone(story, disturbance):
-    expected, steps = undisturbed(story)
-    for number in range(often(2)):
-        step = 1 + (2 * number + 1) * len(steps) // (2 * often(2))
-        how: dict[str, Any] = DISTURBANCES[disturbance](step)
-        world, ready, _ = run_virtual(play(story, *how.pop("kills", ()), processes=2, **how))
-        assert outcome(world, ready) == expected, f"{disturbance} at step {step}"
+    for kill_at in numbers:
+        world, ready, _ = run_virtual(play(one_promotion, kill_at))
+        assert outcome(world, ready) == expected, f"killed at step {kill_at}: {steps[kill_at - 1]}"
 
 
 # -- whatever comes ---------------------------------------------------------------------------------------------------
