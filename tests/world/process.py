@@ -100,13 +100,12 @@ class Process(Life):
 
     async def _travel(self, place: str, limit_s: float) -> None:
         """Be on the way; raise TimeoutError if it is closed for longer than `limit_s`."""
-        now_s, fate = asyncio.get_running_loop().time, self.world.fate
-        until_s = now_s() + limit_s
-        await self._wait(fate.latency_s())
-        while (closed_s := self.world.closed_until_s(place, self.seat)) > now_s():
-            if until_s <= now_s():
+        until_s = self.world.now_s + limit_s
+        await self._wait(self.world.fate.latency_s())
+        while (closed_s := self.world.closed_until_s(place, self.seat)) > (now_s := self.world.now_s):
+            if until_s <= now_s:
                 raise NatsTimeoutError
-            await self._wait(min(closed_s, until_s) - now_s() + _A_MOMENT_S)
+            await self._wait(min(closed_s, until_s) - now_s + _A_MOMENT_S)
 
     async def _wait(self, seconds: float) -> None:
         await asyncio.sleep(max(seconds, 0.0))

@@ -18,6 +18,7 @@ from contracts.evaluations import Evaluations
 from contracts.facts import CheckpointReady, ReleaseFinished, ReleaseOpened, Training, Weights
 from contracts.policy import Canary, LoadProfile, Promotion, ReleasePolicy, Shadow, Trigger
 from contracts.vocabulary import digest_of
+from services.rollback_controller import rehearsal
 from shared.messaging.publishing import publish_event
 from shared.storage import kv, record_format
 from tests.kit import fakes_registry as k
@@ -71,7 +72,12 @@ def tell(seed: int, faults: Sequence[Fault] | None = None) -> Told:
     random.seed(seed)
     gc.disable()
     try:
-        with asyncio.Runner(loop_factory=InlineLoop) as runner, replaced(kv, "parse", parsed):
+        with (
+            asyncio.Runner(loop_factory=InlineLoop) as runner,
+            replaced(kv, "parse", parsed),
+            replaced(kv, "_SAFETY_NET_S", 6.0),
+            replaced(rehearsal, "_POLL_S", 0.5),
+        ):
             return runner.run(_live(fate))
     finally:
         gc.enable()
