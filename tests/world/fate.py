@@ -26,8 +26,8 @@ class Fault:
 
     Attributes:
         at_s: When it begins, in seconds of the story; of kills and lost answers that count changes, not used.
-        service: Whose process it befalls, `registry-b` for a second one, or which bucket; empty for the bus, the store,
-            or an engine.
+        service: Whose process it befalls, `registry-b` for a second one, or which bucket or stream; empty for the bus,
+            the store, or an engine.
         seconds: How long it lasts, or by how much a clock jumps.
         change: A kill, or a lost answer, is at this change of the service: an odd number is before it arrives.
     """
@@ -83,11 +83,11 @@ def draw_orders(chance: random.Random) -> tuple[Fault, ...]:
 
 
 def draw_lost(chance: random.Random) -> tuple[Fault, ...]:
-    """Return the bucket that is made again, empty, in a story: none in most of them."""
+    """Return the bucket or stream that is made again, empty, in a story: none in most of them."""
     lost = Fault(
         "bucket lost",
         round(chance.uniform(20.0, FAULTS_S), 3),
-        chance.choice(("alerts", "rollbacks", "routes", "releases")),
+        chance.choice(("alerts", "rollbacks", "routes", "releases", "servers", "SLIPWAY_EVENTS")),
     )
     return (lost,) if chance.random() < 0.15 else ()
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tests.world.world import World
 
 THINKS_S = (1.0, 20.0)
+WAITS_S = 60.0
+"""How long a release has to go on before its orders are taken for lost."""
 
 
 class Person:
@@ -66,14 +68,17 @@ class Person:
         """Publish the order of a seed, if there is anything to give it about."""
         route, now = self._world.checks.route, self._world.clock.true_time()
         match fault.kind:
-            case "person pauses" if release_id := self._open_release()[0]:
+            case "person pauses" if opened := self._open_releases():
+                release_id = opened[-1]["release_id"]
                 await self._order(ReleaseHeld(release_id=release_id, paused=True, reason="wait"))
                 await asyncio.sleep(fault.seconds)
                 await self._order(ReleaseHeld(release_id=release_id, paused=False, reason="go on"))
-            case "person cancels" if (opened := self._open_release())[0]:
-                self.cancelled.add(opened[0])
-                self.against.add(opened[1])
-                await self._order(ReleaseCancelled(release_id=opened[0], reason="not today"))
+            case "person cancels":
+                await self._cancel(self._open_releases()[-1:])
+            case "bucket lost" if fault.service == "servers":  # the fleet's orders, as the documentation says
+                waiting = self._open_releases()
+                await asyncio.sleep(WAITS_S)
+                await self._cancel([opened for opened in waiting if opened in self._open_releases()])
             case "person rolls back" if route is not None and route.in_traffic:
                 failed = route.in_traffic[-1].target
                 self.against.add(failed.version)
@@ -104,12 +109,17 @@ class Person:
             if order_id not in answered:
                 self._world.violated(f"the order {order_id} ({kind}) has no answer")
 
-    def _open_release(self) -> tuple[str, int]:
-        """Return the id and the version of the last release that has not ended; an empty id without one."""
+    def _open_releases(self) -> list[dict[str, Any]]:
+        """Return the releases that have not ended, the last one at the end."""
         checks = self._world.checks
         ended = {fact["release_id"] for fact in checks.of(ReleaseFinished)}
-        opened = [fact for fact in checks.of(ReleaseOpened) if fact["release_id"] not in ended]
-        return (opened[-1]["release_id"], opened[-1]["version"]) if opened else ("", 0)
+        return [fact for fact in checks.of(ReleaseOpened) if fact["release_id"] not in ended]
+
+    async def _cancel(self, releases: list[dict[str, Any]]) -> None:
+        for opened in releases:
+            self.cancelled.add(opened["release_id"])
+            self.against.add(opened["version"])
+            await self._order(ReleaseCancelled(release_id=opened["release_id"], reason="not today"))
 
     async def _order(self, fact: Fact) -> None:
         order_id = f"order-{next(self._numbers)}"

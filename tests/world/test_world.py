@@ -12,6 +12,7 @@ SEEDS = (
     1004,  # an operator rolls back while a newer version waits for its turn
     1033,  # the records of two releases are lost, of which one waits for its turn
     1010,  # a bad version is the first one, and becomes active as the last thing of all
+    5096,  # the fleet's record is lost with a staging order in it, and an operator cancels the release
 )
 
 

@@ -129,7 +129,8 @@ class World:
                 await asyncio.sleep(fault.seconds)
                 stream.full = False
             case "bucket lost":
-                self.server.lose(f"KV_{fault.service}")
+                self.server.lose(fault.service if fault.service in self.server.streams else f"KV_{fault.service}")
+                await self.person.act(fault)
             case "engine restarts":
                 self.engine.restart()
             case "engine dies":

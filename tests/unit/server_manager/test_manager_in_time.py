@@ -265,7 +265,7 @@ def open_staging(record):
     return {lease.lease_id for lease in record.waiting}
 
 
-@settings(max_examples=often(5))
+@settings(max_examples=often(2))
 @example([(promoted, 3, 0.0), (promoted, 2, 0.0), (promoted, 1, 0.0)], [1])
 @example(
     [
