@@ -75,6 +75,7 @@ def folder(tmp_path):
         os.kill(int((tmp_path / "pid").read_text()), 9)
 
 
+@pytest.mark.full
 def test_on_a_terminal_the_stack_stays_up_and_the_commands_that_work_are_named(folder):
     master, slave = pty.openpty()
     try:
@@ -93,12 +94,14 @@ def test_on_a_terminal_the_stack_stays_up_and_the_commands_that_work_are_named(f
     assert f"slipway deadletters list --state {folder}/state" in text
 
 
+@pytest.mark.full
 def test_elsewhere_it_is_stopped_and_no_command_that_asks_it_is_named(folder):
     with (folder / "out").open("wb") as out:
         assert start(folder, out=out.fileno()) == 1
     assert (folder / "asked").read_text().splitlines()[-1] == "down"
 
 
+@pytest.mark.full
 def test_a_stack_that_the_environment_names_is_ignored_and_named(folder):
     with (folder / "out").open("wb") as out:
         start(
@@ -116,6 +119,7 @@ def test_a_stack_that_the_environment_names_is_ignored_and_named(folder):
     assert set((folder / "variables").read_text().splitlines()) == {f"SLIPWAY_LOG_LEVEL=DEBUG {state}"}
 
 
+@pytest.mark.full
 def test_a_stack_that_did_not_come_up_is_not_said_to_stay(folder):
     master, slave = pty.openpty()
     try:
@@ -128,6 +132,7 @@ def test_a_stack_that_did_not_come_up_is_not_said_to_stay(folder):
     assert "slipway deadletters" not in text
 
 
+@pytest.mark.full
 def test_a_machine_that_is_too_busy_ends_it_before_anything_starts(folder):
     with (folder / "out").open("wb") as out:
         assert start(folder, out=out.fileno(), LEAST_CORES="1000") == 1

@@ -132,6 +132,7 @@ async def ask(gateway, model: str) -> tuple[int, str]:
     return answer.status_code, body["system_fingerprint"].split(".")[1] if answer.is_success else body["error"]["code"]
 
 
+@pytest.mark.full
 async def test_a_triton_that_stands_still_ends_its_requests_by_their_limit_and_a_rollback_does_not_wait_for_it(
     js, toy, gateway, standing_still
 ):

@@ -1,14 +1,8 @@
 """The quantising child process on tiny real models: what it writes, what it refuses, how it ends."""
 
-import asyncio
 import json
 import math
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
-import psutil
 import pytest
 from safetensors import safe_open
 
@@ -18,7 +12,6 @@ from services.quantiser.adapters.engine import WorkerEngine
 from services.quantiser.domain import HeldOutPlan
 from shared.errors import Permanent
 from testbed.models import edit_json, tiny_base, tiny_config_of
-from testbed.servers import wait_until
 from tests.real.quantising import order, quantise_here
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -148,13 +141,13 @@ def test_a_test_covers_each_family():
     assert {*FAMILIES, "LlamaForCausalLM"} == QUANTISED_ARCHITECTURES
 
 
-UNLIKE_LLAMA = ("Qwen3_5ForCausalLM", "Gemma3ForCausalLM", "Phi3ForCausalLM")
-"""Linear attention, another order of the norms, joint projections: what `make test` shows beside Llama."""
+UNLIKE_LLAMA = "Gemma3ForCausalLM"
+"""Another order of the norms: what `make test` shows beside Llama."""
 
 
 @pytest.mark.parametrize(
     "family",
-    [family if family in UNLIKE_LLAMA else pytest.param(family, marks=pytest.mark.full) for family in FAMILIES],
+    [family if family == UNLIKE_LLAMA else pytest.param(family, marks=pytest.mark.full) for family in FAMILIES],
 )
 def test_other_supported_families(family, tmp_path):
     """Scales that were folded into a norm of other layers would move the answers by far more than rounding."""
@@ -220,46 +213,3 @@ async def test_broken_model_is_the_engines_failure(tmp_path):
     with pytest.raises(Permanent) as raised:
         await quantise(order(merged, tmp_path), tmp_path)
     assert raised.value.code == "engine_failed"
-
-
-async def test_cancelling_ends_the_child(merged, tmp_path):
-    started = asyncio.Event()
-    task = asyncio.create_task(child(tmp_path).quantise(order(merged, tmp_path), lambda *_step: started.set()))
-    await asyncio.wait_for(started.wait(), 60)
-    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    (worker,) = [child for child in alive if "quantise_worker" in " ".join(child.cmdline())]
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert not worker.is_running()
-
-
-PARENT = """
-import asyncio, pathlib, sys
-from decisions.checkpoints.architectures import QUANTISED_ARCHITECTURES
-from services.quantiser.adapters.engine import WorkerEngine
-from services.quantiser.ports import QuantisationJob
-
-folder = pathlib.Path(sys.argv[1])
-order = QuantisationJob.model_validate_json((folder / "order.json").read_text())
-child = WorkerEngine(log_path=folder / "work.log", threads=1, memory_limit_bytes=None, timeout_s=240)
-asyncio.run(child.quantise(order, lambda *step: print(*step, flush=True)))
-"""
-
-
-def test_kill_of_the_parent_takes_the_child_along(merged, tmp_path):
-    (tmp_path / "order.json").write_text(order(merged, tmp_path).model_dump_json())
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path.cwd())
-    try:
-        assert parent.stdout.readline(), "the child is at work"
-        (worker,) = psutil.Process(parent.pid).children()
-        parent.send_signal(signal.SIGKILL)
-        parent.wait(10)
-        wait_until(
-            lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE,
-            timeout_s=5,
-            what="the end of the child",
-        )
-    finally:
-        parent.kill()
-        parent.stdout.close()

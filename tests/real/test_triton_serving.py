@@ -16,7 +16,6 @@ from contracts.facts import (
 )
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
 from decisions.routes.edits import roll_back
-from shared.errors import Transient
 from shared.messaging.provision import provision
 from shared.serving.channels import Channels
 from shared.serving.inference import generate
@@ -177,17 +176,7 @@ async def test_killed_stub_is_healed_and_alerted(fleet, manager, triton, tmp_pat
     assert await ask(triton.endpoint, "bot.v1.bf16") == before
 
 
-async def test_dead_engine_is_healed(fleet, manager, triton, tmp_path):
-    first, base = fleet.put_toy(tmp_path, "bot", 1), fleet.put_toy(tmp_path, "bot", 0)
-    await fleet.promote(first, 0, fallback=base)
-    await fleet.facts(DeploymentChanged)
-    with pytest.raises(Transient, match="dead"):
-        await ask(triton.endpoint, "bot.v1.bf16", "DEAD")
-    await fleet.facts(AlertRaised)
-    await fleet.facts(AlertResolved)
-    assert len(await ask(triton.endpoint, "bot.v1.bf16")) == 4
-
-
+@pytest.mark.full
 async def test_with_nothing_behind_it_a_version_says_so_until_there_is(fleet, settings, triton, tmp_path):
     first, second = fleet.put_toy(tmp_path, "bot", 1), fleet.put_toy(tmp_path, "bot", 2)
     manager = server_manager(tmp_path, settings, triton, standby_grace_s=0.5)

@@ -90,9 +90,8 @@ async def test_the_holder_before_does_nothing_to_what_the_next_one_set(two, flee
     assert (await leader(js)).holder == after.holder
 
 
-@pytest.mark.parametrize(
-    "method", ["RepositoryModelLoad", pytest.param("RepositoryModelUnload", marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("method", ["RepositoryModelLoad", "RepositoryModelUnload"])
 async def test_a_request_that_was_checked_before_a_takeover_and_sent_after_it_is_refused(
     start, fleet, triton, tmp_path, method
 ):

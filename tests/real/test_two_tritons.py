@@ -204,6 +204,7 @@ async def ordered(fleet, endpoint, *, drained, count):
     assert order_id in [event.data.order_id for event in answers]
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("impatient_manager")
 async def test_a_triton_is_drained_under_load_without_a_failed_request_and_a_lost_one_is_replaced_by_one_edit(
     fleet, gateway, triton, second, tmp_path

@@ -5,6 +5,8 @@ import pytest
 from tests.world.defects import DEFECTS, put_back
 from tests.world.story import tell
 
+pytestmark = pytest.mark.full
+
 
 @pytest.mark.parametrize(("defect", "seed", "faults"), DEFECTS)
 def test_a_defect_is_found(defect, seed, faults):

@@ -9,7 +9,7 @@ import pytest
 from testbed.servers import wait_until
 from testbed.stack import POLICY
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(600)]
 
 ROWS = [{"prompt": f"What is {number} + 1?", "expected": str(number + 1), "slice": "sums"} for number in range(40)]
 
@@ -86,8 +86,6 @@ def reload_damaged(stack, served):
     httpx.post(url, json={}, headers={"X-Admin": restricted}, timeout=60).raise_for_status()
 
 
-@pytest.mark.full
-@pytest.mark.timeout(600)
 def test_a_served_version_that_becomes_worse_is_found_without_traffic_and_rolled_back(stack, tiny, tmp_path):
     stack.publish("aging", tiny["one"], "--variant", "bf16")
     stack.promoted("aging")

@@ -5,7 +5,7 @@ import pytest
 from testbed.servers import wait_until
 from tests.e2e.one_stack.shell import shell_blocks
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.full, pytest.mark.timeout(600)]
 MODEL = "demo"
 
 

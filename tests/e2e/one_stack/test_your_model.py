@@ -27,9 +27,8 @@ def test_each_trainer_has_a_tab():
     assert first.splitlines() == ["slipway up --detach", "slipway policy init policy.yaml"]
 
 
-@pytest.mark.parametrize(
-    "trainer", [name if name == "axolotl" else pytest.param(name, marks=pytest.mark.full) for name in MAKERS]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("trainer", MAKERS)
 def test_the_commands_of_a_tab_lead_from_the_folder_to_an_answer(shell, empty_stack, trainer):
     MAKERS[trainer](shell.folder)
     shell("slipway policy init policy.yaml")
