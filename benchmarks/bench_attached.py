@@ -102,15 +102,15 @@ async def load_again(server: VllmServer, scratch: Path, versions: list[Path], we
             stale += await answers(channels, server, name) != first[which]
             await engine.unload(name)
             found += await is_refused(engine, next(names), weak)
-            if number + 1 in (10, loads):
-                print(f"after {number + 1} loads and unloads: {memory_mib(server):,.0f} MiB", flush=True)
+            if (number + 1) % 10 == 0:
+                found_of = f"the base in the adapter's place: found {found} of {number + 1}"
+                print(f"{memory_mib(server):,.0f} MiB; {found_of}; other answers than at first: {stale}", flush=True)
         stale += await answers(channels, server, BASE) != base
         left = await channels.get(server.url).list_models(LIMIT_S)
         await client.close()
     await templates.close()
     await channels.close()
-    print(f"the base in the adapter's place: found {found} of {loads}; other answers than at first: {stale}")
-    print(f"left: {', '.join(left)} on the server, {len(list(engine.adapters.iterdir()))} folders")
+    print(f"other answers at last: {stale}; left: {', '.join(left)}, {len(list(engine.adapters.iterdir()))} folders")
     if took:
         print(f"load and proof: {quantile(took, 0.5):.1f} s (p50), {max(took):.1f} s at most")
 
@@ -147,7 +147,7 @@ def main() -> None:
             tiny_base(base, hidden=256)
         versions = [version_of(base, scratch / f"v{seed}", seed=seed) for seed in range(1, 4)]
         weak = version_of(base, scratch / "weak", zero=True)
-        for loras in (0, len(versions)):
+        for loras in (len(versions), 0):
             with running(VllmServer(scratch, base, BASE, loras=loras)) as server:
                 if not loras:
                     asyncio.run(alone(server))

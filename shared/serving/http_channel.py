@@ -11,7 +11,7 @@ import json
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 
@@ -38,6 +38,13 @@ _UNAVAILABLE: Final = frozenset({401, 403, 429, 502, 503, 504})
 """What a proxy, a limit or a server that starts answers with, whatever the version."""
 _STREAM: Final = "text/event-stream"
 _LATE: Final[Mapping[str, Any]] = {"error": {"class": "DeadlineExceeded", "source": "deadline"}}
+
+
+class Listed(NamedTuple):
+    """A model that a server lists: its context, and the base that an adapter was loaded into; None where not told."""
+
+    context_tokens: int | None
+    parent: str | None
 
 
 class ServerKey(httpx.Auth):
@@ -113,19 +120,19 @@ class HttpChannel(ApiServer):
                 return
             await asyncio.sleep(RETRY_S)
 
-    async def list_models(self, limit_s: float) -> dict[str, int | None]:
-        """Return the names that the server knows, each with the longest context in tokens, None where it is not told.
+    async def list_models(self, limit_s: float) -> dict[str, Listed]:
+        """Return what the server lists, by name.
 
         Raises:
             Transient: `endpoint_unreachable`: it lists none.
         """
         try:
             async with asyncio.timeout(limit_s):
-                told = await self._tell("GET", "/v1/models")
-            own = {str(entry["id"]): _positive(entry.get("max_model_len")) for entry in told["data"]}
+                told = (await self._tell("GET", "/v1/models"))["data"]
+            tokens = {str(entry["id"]): _positive(entry.get("max_model_len")) for entry in told}
+            parents = {str(entry["id"]): entry.get("parent") for entry in told}
             # An adapter has the context of its base.
-            parents = {str(entry["id"]): str(entry.get("parent")) for entry in told["data"]}
-            return {name: tokens or own.get(parents[name]) for name, tokens in own.items()}
+            return {name: Listed(own or tokens.get(str(parents[name])), parents[name]) for name, own in tokens.items()}
         except (httpx.HTTPError, TimeoutError, SlipwayError) as error:
             reason = f"{self.url} does not list its models: {str(error) or type(error).__name__}"
             raise Transient("endpoint_unreachable", reason) from error
@@ -145,19 +152,6 @@ class HttpChannel(ApiServer):
         except (httpx.HTTPError, SlipwayError, TimeoutError, ValueError, LookupError, TypeError, AttributeError):
             return None
         return text if isinstance(text := prompt.get("prompt"), str) else None
-
-    async def find_base(self, name: str, limit_s: float) -> str | None:
-        """Return the model that an adapter was loaded into, which a vLLM lists as its `parent`; None of another model.
-
-        Raises:
-            Transient: `endpoint_unreachable`.
-        """
-        try:
-            async with asyncio.timeout(limit_s):
-                entries = (await self._tell("GET", "/v1/models"))["data"]
-            return next((entry.get("parent") for entry in entries if entry["id"] == name), None)
-        except (httpx.HTTPError, SlipwayError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Transient("endpoint_unreachable", f"{self.url} does not list its models: {error!r}") from error
 
     async def load_adapter(self, name: str, folder: str, limit_s: float) -> None:
         """Let a vLLM load the LoRA in a folder that it sees, under a name.

@@ -435,7 +435,7 @@ async def test_a_server_that_dies_in_the_middle_of_an_answer_is_out_of_reach(tmp
 
 async def test_a_dead_engine_is_dead_and_a_replaced_name_is_not_there(channel, server):
     server.serve({"toy.v2.bf16": {"dead_text": "die now"}})
-    assert await channel.list_models(5.0) == {"toy.v2.bf16": None}
+    assert await channel.list_models(5.0) == {"toy.v2.bf16": (None, None)}
     with pytest.raises(Transient) as caught:
         await first_token(channel, str(LOADED), deadline_s=5.0)
     assert (caught.value.code, caught.value.details["not_loaded"]) == ("endpoint_unreachable", True)

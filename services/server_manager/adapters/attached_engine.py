@@ -25,6 +25,7 @@ from services.server_manager.references import KeptReferences
 from shared.errors import SlipwayError, Transient
 from shared.serving.channels import Channels
 from shared.serving.chat_templates import ChatTemplates
+from shared.serving.http_channel import Listed
 from shared.serving.inference import first_token
 
 LIST_S = 1.5
@@ -68,7 +69,7 @@ class AttachedEngine:
         self._channels = channels
         self._templates = templates
         self._references = references
-        self._listed: dict[str, dict[str, int | None]] = {}
+        self._listed: dict[str, dict[str, Listed]] = {}
         self._heard_s: dict[str, float] = {}
         self._checked: dict[str, Indexed] = {}
         self._placed: dict[str, Digest | None] = {}
@@ -103,8 +104,8 @@ class AttachedEngine:
 
     def context_tokens(self, name: str) -> int | None:
         """Return the longest context that all replicas take; None if none tells."""
-        told = [self._listed[url].get(name) for url in self.addresses(name) if url in self._listed]
-        return min((tokens for tokens in told if tokens is not None), default=None)
+        told = (self._listed.get(url, {}).get(name) for url in self.addresses(name))
+        return min((listed.context_tokens for listed in told if listed and listed.context_tokens), default=None)
 
     def may_have(self, name: str) -> bool:
         """Return whether all replicas of a group listed a target when they were last asked, and no pause is due.
@@ -130,7 +131,9 @@ class AttachedEngine:
         One that is silent for a moment counts as it was: gateways notice by themselves, and probes fail.
         """
         urls = [url for group in self.groups.values() for url in group]
-        answers = await asyncio.gather(*(self._list(url) for url in urls), return_exceptions=True)
+        answers = await asyncio.gather(
+            *(self._channels.get(url).list_models(LIST_S) for url in urls), return_exceptions=True
+        )
         now_s = asyncio.get_running_loop().time()
         listed = {url: names for url, names in zip(urls, answers, strict=True) if isinstance(names, dict)}
         self._heard_s = {url: now_s if url in listed else self._heard_s.get(url, -KEPT_S) for url in urls}
@@ -165,10 +168,6 @@ class AttachedEngine:
         if digest is not None:
             self._checked[name], self._digests[name] = entry, digest
         return entry
-
-    async def _list(self, url: str) -> dict[str, int | None]:
-        names: dict[str, int | None] = await self._channels.get(url).list_models(LIST_S)
-        return names
 
     async def load(
         self,
@@ -281,7 +280,7 @@ class AttachedEngine:
             reason = f"a question is {rendered[:500]!r} there, and {expected[:500]!r} by the version's"
             raise Transient("load_failed", f"it has another chat template: {reason}")
         token = await first_token(channel, name, deadline_s=limit_s)
-        base = await channel.find_base(name, limit_s) if self.adapters is not None else None
+        base = self._listed[url][name].parent if self.adapters is not None else None
         conditions = f"{self._digests[name]}, {'attached' if base is None else 'adapter'}"
         await self._references.check(channel, name, url, conditions, limit_s, base=base)
         return token

@@ -3,6 +3,7 @@
 import asyncio
 
 from shared.serving.api_servers import ApiServer
+from shared.serving.http_channel import Listed
 from shared.serving.tensors import Delta
 from tests.kit.conformance_serving import NAME
 
@@ -25,7 +26,7 @@ class Replica(ApiServer):
         self.scored = self.under_way = 0
 
     async def list_models(self, _limit_s):
-        return dict.fromkeys(self.known_as)
+        return dict.fromkeys(self.known_as, Listed(None, None))
 
     async def render(self, _name, _messages, _limit_s):
         return None
