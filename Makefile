@@ -27,7 +27,7 @@ demo: setup ## train, rehearse, release, canary, then a drill and an automatic r
 demo-attached: setup ## release into two toy servers that exist: attach, hook, shadow, canary, slowness, rollback
 	@$(BIN)/python -m examples.attached.demo $(ARGS)
 
-test: export SLIPWAY_TEST_SOAK ?= 0.5
+test: export SLIPWAY_TEST_SOAK ?= 0.25
 test: setup ## every check and every test, four at a time
 	$(PYTEST) @tests/everything.args $(ARGS)
 
