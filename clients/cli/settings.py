@@ -41,12 +41,6 @@ class CliSettings(BaseSettings):
     """File with an API key of the gateway, for `slipway ask`."""
     gateway_ca: Path | None = None
     """Certificate (PEM) of the authority of the gateway, where it speaks TLS."""
-    mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
-    """Address of an MLflow server, for `slipway publish --from-mlflow`."""
-    mlflow_token_file: Path | None = None
-    """File with MLflow's bearer token, or with `user:password`."""
-    mlflow_ca: Path | None = None
-    """Certificate (PEM) of the authority of MLflow; without it, the system's list counts."""
     console_url: str | None = None
     """Address of the console, for `slipway open`."""
     console_credentials: Path | None = None

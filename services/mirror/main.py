@@ -7,6 +7,7 @@ from pathlib import Path
 from services.mirror.adapters.bus import BusChanges
 from services.mirror.adapters.hub import HubAccess, HubRegistry
 from services.mirror.adapters.mlflow import MlflowRegistry
+from services.mirror.adapters.mlflow_api import MlflowAccess, MlflowApi
 from services.mirror.adapters.store import StoredVersions, StoredWeights
 from services.mirror.adapters.wandb import WandbAccess, WandbRegistry
 from services.mirror.app import SERVICE, build, build_sweeper
@@ -18,7 +19,6 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.service import run_service, serve
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
-from shared.storage.mlflow import MlflowAccess, MlflowApi
 
 
 async def run(connection: Connection, settings: MirrorSettings) -> None:

@@ -1,41 +1,29 @@
 """The mirror and a real MLflow server: versions, tags, aliases, runs; outages, deletions and renumbering."""
 
 import asyncio
-import json
 import uuid
 
 import pytest
 
 from contracts.envelope import plain
 from contracts.facts import VersionRegistered
-from contracts.manifests import FolderManifest
 from contracts.routes import Route
 from contracts.vocabulary import canonical_json
 from services.mirror.adapters.mlflow import OWNED, MlflowRegistry
+from services.mirror.adapters.mlflow_api import MlflowAccess, MlflowApi, tags_of
 from services.mirror.ports import Refused, Unavailable
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
-from shared.storage.mlflow import MlflowAccess, MlflowApi, tags_of
 from testbed import factories
 from testbed.relay import relaying
 from testbed.released import release
 from testbed.servers import running, wait_until
-from testbed.services import environment, running_service
-from tests.kit.command import run_command
+from testbed.services import running_service
 from tests.kit.conformance_mirror import RegistryConformance
 from tests.kit.histories import history
-from tests.kit.intake import running_intake
 from tests.kit.mlflow_server import MlflowServer, require_environment
-from tests.kit.wiring import ROOT
 
 pytestmark = pytest.mark.full
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _intake(nats_server, s3_server):
-    """Who publishes asks the registry for the base model, and where to upload."""
-    with running_intake(nats_server, s3_server):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -247,100 +235,3 @@ async def test_the_service_follows_releases_through_an_outage_and_a_renumbering(
             assert int(again["1"]) > int(both["2"]), "MLflow never uses a number again"
             await shown.aliases(champion=again["1"], candidate=both["2"])
     assert "Traceback" not in log.read_text()
-
-
-# -- and back: slipway publish --from-mlflow --------------------------------------------------------------------------
-
-HASH = f"sha256:{'a' * 64}"
-
-
-async def log_run(api, **files):
-    """Return a run of MLflow with a parameter, metrics, a data hash and these files in the folder `adapter`."""
-    run = (await api.send("POST", "runs/create", experiment_id="0"))["run"]["info"]
-    metrics = [
-        {"key": key, "value": value, "timestamp": 1, "step": 0}
-        for key, value in (("eval_loss", 1.25), ("accuracy", 0.9), ("system/cpu", 3.0))
-    ]
-    await api.send(
-        "POST",
-        "runs/log-batch",
-        run_id=run["run_id"],
-        params=[{"key": "lora_r", "value": "8"}, {"key": "optimizer", "value": "adamw"}],
-        metrics=metrics,
-        tags=[{"key": "slipway.data_hash", "value": HASH}],
-    )
-    path = run["artifact_uri"].removeprefix("mlflow-artifacts:/")
-    for name, content in files.items():
-        url = f"{api._base}/api/2.0/mlflow-artifacts/artifacts/{path}/adapter/{name.replace('__', '.')}"
-        (await api._client.put(url, content=content)).raise_for_status()
-    return run
-
-
-async def register(api, name, run, source=None):
-    await api.send("POST", "registered-models/create", name=name)
-    source = source or f"runs:/{run['run_id']}/adapter"
-    await api.send("POST", "model-versions/create", name=name, source=source, run_id=run["run_id"])
-
-
-def slipway(settings, mlflow, *arguments):
-    variables = {**environment(settings), "MLFLOW_TRACKING_URI": mlflow.url}
-    return asyncio.to_thread(run_command, variables, *arguments)
-
-
-POLICY = str(ROOT / "examples" / "smollm2" / "policy.yaml")
-LORA = json.dumps({"peft_type": "LORA", "r": 8, "lora_alpha": 16}).encode()
-ADAPTER = {"adapter_config__json": LORA, "adapter_model__safetensors": b"weights", "train__py": b"print()"}
-
-
-async def test_a_version_of_mlflow_is_published_with_its_run(mlflow, api, model_in_slipway):
-    model, settings = model_in_slipway.model, model_in_slipway.settings
-    run = await log_run(api, **ADAPTER)
-    await register(api, f"theirs-{model}", run)
-    await api.send("POST", "registered-models/alias", name=f"theirs-{model}", alias="best", version="1")
-    publish = ["publish", "--model", model, "--base", f"tiny@{model}", "--policy", POLICY, "--from-mlflow"]
-    status, out, err = await slipway(settings, mlflow, *publish, f"models:/theirs-{model}@best", "--eval", "own:f1=0.5")
-    assert (status, err) == (0, "")
-    assert f"resolves to models:/theirs-{model}/1" in out
-    message = await model_in_slipway.js.get_last_msg("SLIPWAY_INBOX", f"slipway.checkpoint.ready.v1.{model}.*")
-    fact = json.loads(message.data)["data"]
-    assert fact["training"]["run_id"] == run["run_id"]
-    assert fact["training"]["data_hash"] == HASH
-    assert fact["training"]["hyperparameters"] == {"lora_r": 8, "optimizer": "adamw"}
-    evals = {(each["name"], each["metric"]): (each["value"], each["higher_is_better"]) for each in fact["evals"]}
-    assert evals == {
-        ("mlflow", "eval_loss"): (1.25, False),
-        ("mlflow", "accuracy"): (0.9, True),
-        ("own", "f1"): (0.5, True),
-    }
-    store = model_in_slipway.store
-    folder = FolderManifest.model_validate_json(store.find(store.key_of(fact["weights"]["ref"]["uri"])))
-    assert [each.path for each in folder.files] == ["adapter_config.json", "adapter_model.safetensors"]
-
-
-REFUSED = {
-    "not in MLflow's artifact proxy": ("s3://elsewhere/x", ADAPTER),
-    "pickle": (None, {"model__bin": b"x"}),
-    "holds no .safetensors file": (None, {"README__md": b"x"}),
-}
-
-
-@pytest.mark.parametrize("expected", REFUSED)
-async def test_what_cannot_be_published_is_refused_with_what_to_do(settings, mlflow, api, model, expected):
-    source, files = REFUSED[expected]
-    await register(api, model, await log_run(api, **files), source)
-    publish = ["publish", "--model", model, "--base", "tiny", "--policy", POLICY]
-    publish += ["--from-mlflow", f"models:/{model}/1"]
-    status, out, err = await slipway(settings, mlflow, *publish)
-    assert (status, out) == (1, "")
-    assert expected in err
-
-
-async def test_what_is_missing_is_said(settings, mlflow, model):
-    publish = ["publish", "--model", model, "--base", "tiny", "--policy", POLICY]
-    assert (await slipway(settings, mlflow, *publish))[0] == 2
-    status, _, err = await slipway(settings, mlflow, *publish, "--from-mlflow", f"models:/{model}/9")
-    assert status == 1
-    assert f"MLflow has no models:/{model}/9" in err
-    status, _, err = await slipway(settings, mlflow, *publish, "--from-mlflow", "models:/x")
-    assert status == 2
-    assert "write models:/NAME/VERSION" in err

@@ -7,8 +7,8 @@ import tracemalloc
 
 import pytest
 
-from shared.storage import mlflow
-from shared.storage.mlflow import MlflowAccess, MlflowApi, MlflowError, MlflowRefusalError
+from services.mirror.adapters import mlflow_api as mlflow
+from services.mirror.adapters.mlflow_api import MlflowAccess, MlflowApi, MlflowError, MlflowRefusalError
 from tests.integration.mlflow_answers import answering, reply
 
 PATH = "registered-models/get"

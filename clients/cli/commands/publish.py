@@ -4,8 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +17,6 @@ from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line
 from clients.cli.parsing import check_model
 from clients.cli.releases.recorded_releases import Release, of_checkpoint, read_releases
-from clients.cli.settings import CliSettings
 from clients.cli.sources import publish_options as options
 from clients.cli.sources.checkpoint_checks import Checked, check_checkpoint, find_base
 from clients.cli.sources.evaluation_checks import check_evaluation
@@ -39,8 +37,7 @@ def publish(
     *,
     model: options.ModelName,
     base: options.Base,
-    adapter: options.Adapter = None,
-    from_mlflow: options.FromMlflow = None,
+    adapter: options.Adapter,
     run_id: options.RunId = None,
     data_hash: options.DataHash = None,
     data: options.Data = None,
@@ -64,14 +61,12 @@ def publish(
 ) -> None:
     """Upload a checkpoint and publish checkpoint.ready. Follow the release with `slipway status MODEL --follow`."""
     check_model(model)
-    if (adapter is None) == (from_mlflow is None):
-        raise CommandError("name one checkpoint: --adapter FOLDER, or --from-mlflow models:/NAME/VERSION", Exit.USAGE)
-    given = {
-        "run_id": run_id,
-        "data_hash": hash_of(data, data_hash),
-        "hyperparameters": parse_values(hyperparameter or [], "hyperparameter"),
-        "evals": [parse_eval(item) for item in evaluated or []],
-    }
+    run = run_of(
+        run_id or _folder_name(adapter),
+        hash_of(data, data_hash),
+        hyperparameters=parse_values(hyperparameter or [], "hyperparameter"),
+        evals=[parse_eval(item) for item in evaluated or []],
+    )
     serving = ServingSettings(
         tool_parser=tool_parser,
         reasoning_parser=reasoning_parser,
@@ -94,26 +89,25 @@ def publish(
     check_evaluation(valid, evaluation)
     if wait:
         asyncio.run(read_recorded(stack, model))  # an identity that may not read them is refused before the upload
-    with checkpoint_of(adapter, from_mlflow, given, quiet=as_json) as (location, run):
-        source = open_source(location, stack, quiet=as_json) if scheme_of(location) is not None else None
-        configuration: contextlib.AbstractContextManager[Path] = (
-            contextlib.nullcontext(local_folder(location)) if source is None else configuration_of(source)
+    source = open_source(adapter, stack, quiet=as_json) if scheme_of(adapter) is not None else None
+    configuration: contextlib.AbstractContextManager[Path] = (
+        contextlib.nullcontext(local_folder(adapter)) if source is None else configuration_of(source)
+    )
+    with configuration as folder:
+        checked = check_checkpoint(
+            folder,
+            base_of=lambda: find_base(training_connection(stack), model, base),
+            variants=release["variants"],
+            hyperparameters=run.hyperparameters,
+            serve=valid.serve if valid is not None else "merged",
         )
-        with configuration as folder:
-            checked = check_checkpoint(
-                folder,
-                base_of=lambda: find_base(training_connection(stack), model, base),
-                variants=release["variants"],
-                hyperparameters=run.hyperparameters,
-                serve=valid.serve if valid is not None else "merged",
-            )
-        if checked.note and not as_json:
-            show_line(f"note: {checked.note}")
-        if check_only:
-            show_checked(model, run.run_id, checked, as_json=as_json)
-            return
-        weights = Path(location) if source is None else describe_weights(source, quiet=as_json)
-        published = upload(stack, checked.base, weights, {**release, "run": run}, quiet=as_json)
+    if checked.note and not as_json:
+        show_line(f"note: {checked.note}")
+    if check_only:
+        show_checked(model, run.run_id, checked, as_json=as_json)
+        return
+    weights = Path(adapter) if source is None else describe_weights(source, quiet=as_json)
+    published = upload(stack, checked.base, weights, {**release, "run": run}, quiet=as_json)
     earlier = find_earlier(stack, published)
     show_published(published, earlier, run.run_id, as_json=as_json)
     if wait:
@@ -154,35 +148,6 @@ def hash_of(files: Sequence[Path] | None, given: str | None) -> str | None:
         raise CommandError(f"the training data cannot be read: {error}", Exit.USAGE) from error
 
 
-@contextlib.contextmanager
-def checkpoint_of(
-    adapter: str | None, from_mlflow: str | None, given: Mapping[str, Any], *, quiet: bool
-) -> Iterator[tuple[str, Run]]:
-    """Return the location of a checkpoint and its training run; what MLflow has is downloaded for the time being.
-
-    Args:
-        adapter: The location, if it is given.
-        from_mlflow: The model version in MLflow, otherwise.
-        given: What options say about the run; it counts before what MLflow says.
-        quiet: Show no progress.
-    """
-    if from_mlflow is None:
-        yield str(adapter), _run_of({**given, "run_id": given["run_id"] or _folder_name(str(adapter))})
-        return
-    from clients.cli.sources.mlflow_source import access_of, fetch
-
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = asyncio.run(fetch(access_of(CliSettings(), from_mlflow), from_mlflow, Path(folder), quiet=quiet))
-        known = {
-            "run_id": given["run_id"] or checkpoint.run_id,
-            "data_hash": given["data_hash"] or checkpoint.data_hash,
-            "hyperparameters": {**checkpoint.hyperparameters, **given["hyperparameters"]},
-            "evals": [*checkpoint.evals, *given["evals"]],
-            "finished_at": checkpoint.finished_at,
-        }
-        yield folder, _run_of(known)
-
-
 def _folder_name(location: str) -> str:
     """Return the name of a checkpoint's folder or repository."""
     return (
@@ -192,11 +157,11 @@ def _folder_name(location: str) -> str:
     )
 
 
-def _run_of(fields: Mapping[str, Any]) -> Run:
-    missing = [option for name, option in (("run_id", "--run-id"), ("data_hash", "--data FILE")) if not fields[name]]
-    if missing:
-        raise CommandError(f"the training run is not known: give {' and '.join(missing)}", Exit.USAGE)
-    return Run(**fields)
+def run_of(run_id: str, data_hash: str | None, **described: Any) -> Run:
+    """Return a training run; raise CommandError if it is not known what it was trained on."""
+    if not data_hash:
+        raise CommandError("the training run is not known: give --data FILE", Exit.USAGE)
+    return Run(run_id, data_hash, **described)
 
 
 def upload(

@@ -10,28 +10,18 @@ from contracts.precisions import PRECISIONS
 ModelName = Annotated[str, typer.Option(help="Name of the model that the checkpoint belongs to.")]
 Base = Annotated[str, typer.Option(help="Imported base model, NAME or NAME@REVISION.")]
 Adapter = Annotated[
-    str | None,
+    str,
     typer.Option(
         help="Folder that save_pretrained wrote, with a LoRA or full weights; or hf://REPO@REVISION or file:///FOLDER."
     ),
 ]
-FromMlflow = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODEL",
-        help="In place of --adapter: models:/NAME/VERSION or models:/NAME@ALIAS of the MLflow at $MLFLOW_TRACKING_URI, "
-        "with its run, parameters and metrics.",
-    ),
-]
 RunId = Annotated[
     str | None,
-    typer.Option(
-        help="Training run that produced the checkpoint (default: that of --from-mlflow, else the name of the folder)."
-    ),
+    typer.Option(help="Training run that produced the checkpoint (default: the name of the folder)."),
 ]
 DataHash = Annotated[
     str | None,
-    typer.Option(help="Digest of the training data, sha256:HEX (default: the tag slipway.data_hash of MLflow's run)."),
+    typer.Option(help="Digest of the training data, sha256:HEX."),
 ]
 Data = Annotated[
     list[Path] | None,

@@ -125,20 +125,6 @@ def as_data(alert: AlertView) -> dict[str, Any]:
     }
 
 
-def alert_event_line(event: Event[Any]) -> str | None:
-    """Return one line about an alert or rollback event, or None for another event."""
-    data = event.data
-    if isinstance(data, AlertFact):
-        what = event.type.rsplit(".", 2)[1]
-        runbook = f"  {data.runbook}" if data.runbook and not isinstance(data, AlertResolved) else ""
-        evidence = f"  {data.evidence.uri}" if data.evidence is not None else ""
-        about = f"alert {what:<9} {data.severity:<8} {data.target}  {data.trigger or data.kind}"
-        return f"{event.time:%H:%M:%S}  {about}: {_one_line(data.message)}{runbook}{evidence}"
-    if isinstance(data, RollbackFact):
-        return f"{event.time:%H:%M:%S}  {rollback_line(data)}"
-    return None
-
-
 def rollback_line(fact: RollbackFact) -> str:
     """Return one line about the state of a rollback."""
     if isinstance(fact, RollbackStarted):

@@ -8,11 +8,11 @@ import structlog
 
 from contracts.vocabulary import ModelName, digest_of_json
 from decisions.releases.version_history import VersionHistory
+from services.mirror.adapters.mlflow_api import ABSENT, PRESENT, MlflowApi, MlflowError, MlflowRefusalError, tags_of
 from services.mirror.domain.plan import ALIASES, Alias, Mirrored
 from services.mirror.domain.summary import summarise
 from services.mirror.domain.tags import PREFIX, version_tags
 from services.mirror.ports import Refused, Unavailable
-from shared.storage.mlflow import ABSENT, PRESENT, MlflowApi, MlflowError, MlflowRefusalError, tags_of
 
 OWNED: Final = f"{PREFIX}mirror"
 """The tag of registered models that are written here; its value is no secret and has no meaning but `true`."""

@@ -1,8 +1,7 @@
-"""The commands of "Your model", tab by tab as they stand, on folders as each trainer leaves them; one model for each."""
+"""The commands of "Your model", section by section as they stand, on folders as each trainer leaves them; one model for each."""
 
 import json
 import re
-import textwrap
 
 import pytest
 
@@ -12,29 +11,28 @@ from tests.kit.trainer_folders import MAKERS
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 PAGE = "docs/your-model.md"
-TAB = re.compile(r'^=== "(\w+)"\n(.*?)(?=^\S)', re.MULTILINE | re.DOTALL)
+SECTION = re.compile(r"^### (\w+)\n(.*?)(?=^##)", re.MULTILINE | re.DOTALL)
 
 
-def tabs() -> dict[str, str]:
-    """Return the commands of each tab."""
-    found = TAB.findall((ROOT / PAGE).read_text())
-    return {name: "".join(BLOCK.findall(textwrap.dedent(body))) for name, body in found}
+def sections() -> dict[str, str]:
+    """Return the commands of each trainer's section."""
+    return {name: "".join(BLOCK.findall(body)) for name, body in SECTION.findall((ROOT / PAGE).read_text())}
 
 
-def test_each_trainer_has_a_tab():
-    assert tabs().keys() == MAKERS.keys()
+def test_each_trainer_has_a_section():
+    assert sections().keys() == MAKERS.keys()
     first, *_ = BLOCK.findall((ROOT / PAGE).read_text())
     assert first.splitlines() == ["slipway up --detach", "slipway policy init policy.yaml"]
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("trainer", MAKERS)
-def test_the_commands_of_a_tab_lead_from_the_folder_to_an_answer(shell, empty_stack, trainer):
+def test_the_commands_of_a_section_lead_from_the_folder_to_an_answer(shell, empty_stack, trainer):
     MAKERS[trainer](shell.folder)
     shell("slipway policy init policy.yaml")
     (shell.folder / "policy.yaml").write_text(json.dumps(POLICY))  # one that asks for fewer requests
     model = f"bot-{trainer.lower()}"
-    base, published, asked = tabs()[trainer].replace("support-bot", model).splitlines()
+    base, published, asked = sections()[trainer].replace("support-bot", model).splitlines()
     shell(base)
     checked = shell(f"{published} --check".replace(" --wait", ""))
     assert "nothing speaks against publishing" in checked

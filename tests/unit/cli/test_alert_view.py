@@ -3,9 +3,8 @@ from itertools import pairwise
 
 import pytest
 
-from clients.cli.commands.alerts import in_order
-from clients.cli.events.event_log import EventFilter, LoggedEvent, streams_of
-from clients.cli.views.alert import alert_event_line, as_data, blocks, fold, row
+from clients.cli.events.event_log import EventFilter, streams_of
+from clients.cli.views.alert import as_data, blocks, fold, rollback_line, row
 from contracts import facts as f
 from contracts.services import EVENTS, stream_subjects
 from testbed.factories import after, event, fact, ref
@@ -111,20 +110,9 @@ def test_the_data_is_that_of_the_event_with_the_state():
     assert set(data["window"]) == {"from", "to"}
 
 
-def test_events_of_alerts_and_rollbacks_are_lines(snapshot):
-    events = [logged(kind, 20, message="slow\nindeed", evidence=ref("report")) for kind in (RAISED, UPDATED, RESOLVED)]
-    events += [event(kind) for kind in (f.RollbackStarted, f.RollbackCompleted, f.RollbackFailed)]
-    lines = [alert_event_line(each) for each in events]
-    assert [line for line in lines if "\n" in line] == []
-    assert "\n".join(lines) == snapshot
-    assert alert_event_line(event(f.DeploymentChanged)) is None
-
-
-def test_events_up_to_the_end_of_the_log_are_in_its_order():
-    later, sooner = logged(RAISED, 5), logged(RESOLVED, 4)
-    events = [LoggedEvent(EVENTS, 9, later), LoggedEvent(EVENTS, 7, sooner), LoggedEvent(EVENTS, 12, later)]
-    assert in_order(events, {EVENTS: 9}) == [sooner, later]
-    assert in_order(events, {}) == []
+def test_rollbacks_are_lines(snapshot):
+    facts = [event(kind).data for kind in (f.RollbackStarted, f.RollbackCompleted, f.RollbackFailed)]
+    assert "\n".join(map(rollback_line, facts)) == snapshot
 
 
 # -- the part of the log that is read ---------------------------------------------------------------------------------

@@ -4,11 +4,10 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -109,22 +108,6 @@ class MlflowApi:
                 raise MlflowError(f"{self._base} repeats a page of {path}; ask its operator what is between.")
             seen.add(token)
 
-    @asynccontextmanager
-    async def download(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Return the bytes of a file of the artifact proxy, in pieces; the caller bounds them."""
-        url = f"{self._base}/api/2.0/mlflow-artifacts/artifacts/{quote(path)}"
-        with self._explained():
-            async with self._client.stream("GET", url, auth=self._auth()) as response:
-                if response.status_code != 200:
-                    async with asyncio.timeout(self._access.call_s):
-                        self._refuse(response, await self._read(response))
-                yield self._pieces(response)
-
-    async def list_artifacts(self, path: str) -> list[dict[str, Any]]:
-        """Return the files and folders in a folder of the artifact proxy."""
-        answer = await self._call("GET", f"{self._base}/api/2.0/mlflow-artifacts/artifacts", params={"path": path})
-        return _objects(answer.get("files"))
-
     async def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         return await self._call(method, f"{self._base}/api/2.0/mlflow/{path}", **request)
 
@@ -146,8 +129,11 @@ class MlflowApi:
         return answer
 
     async def _read(self, response: httpx.Response) -> bytes:
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise MlflowError(f"{self._base} compresses an answer ({encoding[:20]!r}) although it was told not to.")
         parts, size = [], 0
-        async for part in self._pieces(response):
+        async for part in response.aiter_raw(64 * 1024):
             parts.append(part)
             size += len(part)
             if size > self._answer_bytes:
@@ -155,12 +141,6 @@ class MlflowApi:
                     f"{self._base} answers with more than {self._answer_bytes:,} bytes, which are not read."
                 )
         return b"".join(parts)
-
-    def _pieces(self, response: httpx.Response) -> AsyncIterator[bytes]:
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            raise MlflowError(f"{self._base} compresses an answer ({encoding[:20]!r}) although it was told not to.")
-        return response.aiter_raw(64 * 1024)
 
     def _refuse(self, response: httpx.Response, body: bytes) -> None:
         """Raise the error of an answer other than 200."""
