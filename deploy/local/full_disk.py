@@ -3,7 +3,7 @@
 NATS gives up each stream whose write has failed: it answers no write to it any more, also once there is space, until
 the server is started again. Reads go on, and its liveness probe succeeds. So the program that keeps the server running
 looks at its health, and starts it again as soon as there is space, which is at once while the reserve is there. Where
-writes fail again after a restart, the next one is delayed; that of a container by its restart policy only.
+writes fail again after a restart, the next one follows after `DELAY_S`; that of a container by its restart policy.
 Needs the standard library only.
 """
 
@@ -25,11 +25,8 @@ RESERVE_BYTES = 32 * 1024 * 1024
 ENOUGH_BYTES = 2 * RESERVE_BYTES
 """Free space with which the bus is started again, and beside which a new reserve is made."""
 LOOK_EVERY_S = 2.0
-FIRST_DELAY_S = 30.0
-"""Time from a restart to the next one if a write fails again; it doubles at each, up to `LONGEST_DELAY_S`."""
-LONGEST_DELAY_S = 600.0
-FORGOTTEN_S = 600.0
-"""Time without a write error after which a restart is not delayed by earlier ones."""
+DELAY_S = 120.0
+"""Time from a restart of a server to its next one, if a write fails again."""
 BACK_S = 30.0
 """Time in which a server that was started again should be ready; of a cluster the next one waits so long at most."""
 _LOST_STREAM = "write error"
@@ -56,42 +53,13 @@ def plan(*, lost: bool, free_bytes: int, has_reserve: bool) -> Step:
 
 @dataclasses.dataclass
 class Restarts:
-    """The restarts of one server: each is delayed longer than the one before while writes fail again after them.
+    """When a server was started again last, by a monotonic clock, in seconds.
 
     A write error may have causes that no restart removes: a quota, a bad sector, a store that is mounted read-only.
-    Each restart ends connections and loses the streams in memory. Times are those of a monotonic clock, in seconds.
+    Each restart ends connections and loses the streams in memory.
     """
 
-    in_a_row: int = 0
-    restarted_at: float = 0.0
-    failed_at: float = 0.0
-
-    @property
-    def delay_s(self) -> float:
-        """Return how long after the last restart the next one may follow, in seconds."""
-        return min(FIRST_DELAY_S * 2 ** (min(self.in_a_row, 16) - 1), LONGEST_DELAY_S) if self.in_a_row else 0.0
-
-    def is_due(self, now: float) -> bool:
-        """Return whether the server, which has given up a stream, may be started again."""
-        if now - self.failed_at > FORGOTTEN_S:
-            self.in_a_row = 0
-        self.failed_at = now
-        return self.in_a_row == 0 or now >= self.restarted_at + self.delay_s
-
-    def note(self, now: float) -> None:
-        """Count a restart."""
-        self.in_a_row += 1
-        self.restarted_at = self.failed_at = now
-
-    def describe(self) -> str:
-        """Return which restart the last one was, and when another may follow."""
-        text = f"if a write fails again, the next restart follows after {self.delay_s:.0f} s"
-        if self.in_a_row == 1:
-            return text
-        return (
-            f"restart {self.in_a_row} in a row, and writes failed after each: look for a quota, a disk without inodes, "
-            f"I/O errors or a read-only mount; {text}"
-        )
+    last_at: float = -math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +92,11 @@ def look(monitoring_url: str, store: Path, restarts: Restarts) -> str | None:
     Args:
         monitoring_url: its monitoring port.
         store: its `store_dir`.
-        restarts: its earlier ones; this one is counted.
+        restarts: when it was started again last; now, if it must be.
     """
     problem = lost_stream(monitoring_url)
     now = time.monotonic()
-    if problem is not None and not restarts.is_due(now):
+    if problem is not None and now < restarts.last_at + DELAY_S:
         return None
     reserve = store / RESERVE
     free_bytes = space_of(os.statvfs(store))
@@ -137,13 +105,14 @@ def look(monitoring_url: str, store: Path, restarts: Restarts) -> str | None:
         make_reserve(reserve)
     if step in ("none", "reserve"):
         return None
-    restarts.note(now)
+    restarts.last_at = now
     if step == "release":
         reserve.unlink(missing_ok=True)
         disk = f"its disk is full, the reserve of {RESERVE_BYTES} bytes is given up, free space now"
     else:
         disk = f"a write failed, and its disk has {free_bytes} bytes free"
-    return f"{disk}: {problem} ({restarts.describe()})"
+    advice = "look for a quota, a disk without inodes, I/O errors or a read-only mount"
+    return f"{disk}: {problem} (if a write fails again, {advice}; the next restart follows after {DELAY_S:.0f} s)"
 
 
 def space_of(status: os.statvfs_result) -> int:
