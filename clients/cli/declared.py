@@ -12,8 +12,8 @@ from clients.cli.errors import CommandError, Exit
 from clients.cli.releases.names import nearest
 from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents
 from contracts.api_keys import ApiKey, KeyLimits, KeyName
-from contracts.attachments import AdapterFolder, Attachment, GroupName, ServerUrl
-from contracts.mirrors import Mirror, MirrorName
+from contracts.attachments import Attachment
+from contracts.mirrors import Mirror
 from contracts.policy import ReleasePolicy
 from contracts.teams import Team, TeamName, TeamQuota
 from contracts.vocabulary import Environment, Instant, ModelName
@@ -72,7 +72,7 @@ class DeclaredTeam(_Declared):
 
     def as_data(self) -> dict[str, Any]:
         """Return it as it is compared."""
-        return _team(self.models, self.quota)
+        return team_data(self)
 
 
 class DeclaredApiKey(_Declared):
@@ -100,22 +100,15 @@ class DeclaredApiKey(_Declared):
 
     def as_data(self) -> dict[str, Any]:
         """Return it as it is compared."""
-        return _scope(self)
+        return scope_data(self)
 
 
-class DeclaredMirror(_Declared):
+class DeclaredMirror(Mirror):
     """Which models a registry outside shows; its address and secrets are settings of the mirror."""
 
-    kind: Literal["Mirror"]
-    registry: MirrorName
-    models: tuple[ModelName, ...] = ()
-    without: tuple[ModelName, ...] = ()
-    paused: bool = False
+    model_config = ConfigDict(extra="forbid")
 
-    @model_validator(mode="after")
-    def _is_valid(self) -> "DeclaredMirror":
-        self.record()
-        return self
+    kind: Literal["Mirror"]
 
     @property
     def key(self) -> Key:
@@ -124,25 +117,19 @@ class DeclaredMirror(_Declared):
 
     def record(self) -> Mirror:
         """Return it as it is stored."""
-        return Mirror(registry=self.registry, models=self.models, without=self.without, paused=self.paused)
+        return Mirror.model_validate(self.model_dump(exclude={"kind"}))
 
     def as_data(self) -> dict[str, Any]:
         """Return it as it is compared."""
-        return mirror_data(self.record())
+        return mirror_data(self)
 
 
-class DeclaredAttachment(_Declared):
+class DeclaredAttachment(Attachment):
     """The servers that a model is released into."""
 
-    kind: Literal["Attachment"]
-    model: ModelName
-    groups: dict[GroupName, tuple[ServerUrl, ...]]
-    adapters: AdapterFolder | None = None
+    model_config = ConfigDict(extra="forbid")
 
-    @model_validator(mode="after")
-    def _is_valid(self) -> "DeclaredAttachment":
-        self.record()
-        return self
+    kind: Literal["Attachment"]
 
     @property
     def key(self) -> Key:
@@ -151,11 +138,11 @@ class DeclaredAttachment(_Declared):
 
     def record(self) -> Attachment:
         """Return it as it is stored."""
-        return Attachment(model=self.model, groups=self.groups, adapters=self.adapters)
+        return Attachment.model_validate(self.model_dump(exclude={"kind"}))
 
     def as_data(self) -> dict[str, Any]:
         """Return it as it is compared."""
-        return attachment_data(self.record())
+        return attachment_data(self)
 
 
 AnyDeclared = DeclaredPolicy | DeclaredTeam | DeclaredApiKey | DeclaredMirror | DeclaredAttachment
@@ -191,13 +178,12 @@ def mirror_data(mirror: Mirror) -> dict[str, Any]:
 
 def attachment_data(attachment: Attachment) -> dict[str, Any]:
     """Return an attachment as it is compared."""
-    adapters = {} if attachment.adapters is None else {"adapters": attachment.adapters}
-    return {"groups": {name: list(urls) for name, urls in sorted(attachment.groups.items())}, **adapters}
+    return attachment.model_dump(mode="json", include={"groups", "adapters"})
 
 
-def team_data(team: Team) -> dict[str, Any]:
+def team_data(team: Team | DeclaredTeam) -> dict[str, Any]:
     """Return a team as it is compared."""
-    return _team(team.models, team.quota)
+    return {"models": sorted(team.models), "quota": team.quota.model_dump(mode="json", exclude_none=True)}
 
 
 def is_declarable(record: ApiKey) -> bool:
@@ -216,11 +202,6 @@ def scopes_of(records: Iterable[ApiKey], declared: Mapping[Key, Mapping[str, Any
         if (key in declared or is_declarable(record)) and (key not in scopes or scopes[key] == declared.get(key)):
             scopes[key] = scope_data(record)
     return scopes
-
-
-def scope_data(record: ApiKey) -> dict[str, Any]:
-    """Return the scope of a key as it is compared."""
-    return _scope(record)
 
 
 def read_declarations(paths: Sequence[Path]) -> Declarations:
@@ -292,11 +273,8 @@ def _without_kind(document: Document, problem: Problem, kind: str) -> Problem:
     return document.problem(problem.message, *(part for part in location if part != ""))
 
 
-def _team(models: Iterable[str], quota: TeamQuota) -> dict[str, Any]:
-    return {"models": sorted(models), "quota": quota.model_dump(mode="json", exclude_none=True)}
-
-
-def _scope(scope: ApiKey | DeclaredApiKey) -> dict[str, Any]:
+def scope_data(scope: ApiKey | DeclaredApiKey) -> dict[str, Any]:
+    """Return the scope of a key as it is compared."""
     return {
         "models": sorted(scope.models),
         "team": scope.team,
