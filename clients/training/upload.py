@@ -43,21 +43,16 @@ def checkpoint_files(folder: Path) -> list[Path]:
         PublishError: the folder does not exist, or holds no safetensors.
     """
     if not folder.is_dir():
-        raise PublishError(
-            f"The checkpoint folder {folder} does not exist: name the folder that save_pretrained wrote."
-        )
+        raise PublishError(f"The folder {folder} does not exist: name the folder that save_pretrained wrote.")
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     kept = [folder / name for name in names if travels(name)]
     if any(is_weights(path.name) for path in kept):
         return kept
     if pickles_in(names):
         raise PublishError(
-            f"The checkpoint folder {folder} holds its weights as a pickle, which is not accepted: "
-            "save them as safetensors."
+            f"The folder {folder} holds its weights as a pickle, which is not accepted: save them as safetensors."
         )
-    raise PublishError(
-        f"The checkpoint folder {folder} holds no safetensors: name the folder that save_pretrained wrote."
-    )
+    raise PublishError(f"The folder {folder} holds no safetensors: name the folder that save_pretrained wrote.")
 
 
 def describe_folder(folder: Path) -> FolderManifest:

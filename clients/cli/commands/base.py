@@ -14,7 +14,7 @@ from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
 from clients.cli.releases.version_records import list_bases, open_store
 from clients.cli.sources.external_source import open_source
-from clients.cli.sources.upload import model_files, progress_bar, upload_files
+from clients.cli.sources.upload import model_files, progress_bar, steps, upload_files
 from contracts.manifests import BaseManifest, FolderManifest
 from contracts.storage.sources import is_weights, parse_hub_uri, scheme_of
 from contracts.vocabulary import digest_of
@@ -202,14 +202,7 @@ def import_from_hub(
     ):
         source.fetch(CONFIG, Path(scratch))
         architecture = _architecture(Path(scratch), source.uri)
-        shown = 0.0
-
-        def report(done: float, _total: float) -> None:
-            nonlocal shown
-            advance(done - shown)
-            shown = done
-
-        content = store_folder(store, source, Path(scratch), report=report)
+        content = store_folder(store, source, Path(scratch), report=steps(advance))
     return commit_base(
         store, content, name, revision, architecture=architecture, source=source.uri, default_revision=folder.revision
     )

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,7 @@ from clients.cli.sources import publish_options as options
 from clients.cli.sources.checkpoint_checks import Checked, check_checkpoint, find_base
 from clients.cli.sources.evaluation_checks import check_evaluation
 from clients.cli.sources.external_source import configuration_of, describe_weights, open_source
-from clients.cli.sources.upload import Advance, model_files, progress_bar
+from clients.cli.sources.upload import model_files, progress_bar, steps
 from clients.cli.views.render import duration
 from clients.training import Connection as TrainingConnection
 from clients.training import Published, PublishError, Run, data_hash, publish_checkpoint
@@ -252,18 +252,6 @@ def training_connection(stack: StackAddress) -> TrainingConnection:
         nats_ca=str(connection.nats_ca) if connection.nats_ca else None,
         s3_ca=str(connection.s3_ca) if connection.s3_ca else None,
     )
-
-
-def steps(advance: Advance) -> Callable[[int, int], None]:
-    """Return a callback that turns the bytes done in total into the bytes done since the last call."""
-    seen = 0
-
-    def report(done: int, _total: int) -> None:
-        nonlocal seen
-        advance(done - seen)
-        seen = done
-
-    return report
 
 
 def check_serving(settings: ServingSettings) -> ServingSettings | None:

@@ -13,7 +13,7 @@ from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.releases.resolving import VersionArgument, find_version_name
 from clients.cli.releases.version_records import attester_keys, find_version, open_store
-from clients.cli.sources.upload import Advance, progress_bar
+from clients.cli.sources.upload import Advance, progress_bar, steps
 from contracts.facts import RegisteredVariant
 from contracts.manifests import FileEntry, VariantManifest, VersionManifest
 from contracts.vocabulary import Contract, Digest, Target
@@ -56,7 +56,7 @@ def pull(
         size = sum(file.size_bytes for file in manifest.files)
         with progress_bar(f"pulling {target}", size, shown=not as_json) as advance:
             for file in missing(folder, manifest.files, advance):
-                fetch(store, file, folder, store.prefix_of(registered.manifest), advance)
+                store.fetch_files([file], folder, store.prefix_of(registered.manifest), steps(advance))
     except SlipwayError as error:
         raise CommandError(f"{target} was not pulled: {error.reason}", name=error.code) from error
     except OSError as error:
@@ -143,18 +143,6 @@ def missing(folder: Path, files: tuple[FileEntry, ...], advance: Advance) -> Ite
             advance(file.size_bytes)
         else:
             yield file
-
-
-def fetch(store: Store, file: FileEntry, folder: Path, prefix: str, advance: Advance) -> None:
-    """Download a file, which gets its name once its digest is verified."""
-    done = 0
-
-    def count(now: int, _total: int) -> None:
-        nonlocal done
-        advance(now - done)
-        done = now
-
-    store.fetch_files([file], folder, prefix, count)
 
 
 def digest_of_file(path: Path) -> str:

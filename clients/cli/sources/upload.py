@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clients.cli.output import CommandError, Exit, is_terminal
+from clients.training.errors import PublishError
+from clients.training.upload import checkpoint_files
 from contracts.manifests import FileEntry, FolderManifest
-from contracts.storage.sources import is_weights, pickles_in, travels
 from shared.storage.blobs import Store
 
 Advance = Callable[[float], None]
@@ -18,24 +19,12 @@ def model_files(folder: Path) -> list[Path]:
     Raises:
         CommandError: the folder does not exist, or holds no safetensors.
     """
-    if not folder.is_dir():
-        is_repository = not folder.is_absolute() and len(folder.parts) == 2
-        hub = f", or hf://{folder}@main for a repository of the model hub" if is_repository else ""
-        raise CommandError(
-            f"the model folder {folder} does not exist: name the folder that save_pretrained wrote{hub}", Exit.USAGE
-        )
-    files = sorted(path for path in folder.iterdir() if path.is_file() and travels(path.name))
-    if any(is_weights(path.name) for path in files):
-        return files
-    pickles = pickles_in([path.name for path in folder.iterdir()])
-    if pickles:
-        raise CommandError(
-            f"the model folder {folder} holds its weights as a pickle ({pickles[0]}), which is not accepted: "
-            "save them as safetensors"
-        )
-    raise CommandError(
-        f"the model folder {folder} holds no .safetensors file: name the folder that save_pretrained wrote", Exit.USAGE
-    )
+    try:
+        return checkpoint_files(folder)
+    except PublishError as error:
+        is_repository = not folder.is_dir() and not folder.is_absolute() and len(folder.parts) == 2
+        hub = f" A repository of the model hub is hf://{folder}@main." if is_repository else ""
+        raise CommandError(f"{error}{hub}", Exit.USAGE) from error
 
 
 def upload_files(store: Store, files: list[Path], advance: Advance) -> FolderManifest:
@@ -59,3 +48,15 @@ def progress_bar(what: str, total_bytes: int, *, shown: bool = True) -> Iterator
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task(what, total=total_bytes)
         yield lambda count: progress.advance(task, count)
+
+
+def steps(advance: Advance) -> Callable[[float, float], None]:
+    """Return a callback that turns the bytes done in total into the bytes done since the last call."""
+    seen = 0.0
+
+    def report(done: float, _total: float) -> None:
+        nonlocal seen
+        advance(done - seen)
+        seen = done
+
+    return report

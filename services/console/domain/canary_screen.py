@@ -5,10 +5,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from contracts.facts import PairCounts
+from contracts.facts import CanaryAssessed, PairCounts
 from contracts.policy import ReleasePolicy, Trigger
 from decisions.evidence.triggers import limit_of, sequential
-from services.console.domain.release_data import CanaryStep
 from services.console.domain.screens import Moment, Screen, Time
 
 Entry = Mapping[str, Any]
@@ -172,7 +171,7 @@ def shares_of(policy: ReleasePolicy, points: Sequence[CanaryPoint]) -> tuple[Sha
     return tuple(Share(weight=step, state=shown[verdicts.get(step)]) for step in policy.canary.steps)
 
 
-def evidence_of(policy: ReleasePolicy, latest: CanaryStep | None) -> tuple[Evidence, ...]:
+def evidence_of(policy: ReleasePolicy, latest: CanaryAssessed | None) -> tuple[Evidence, ...]:
     """Return the evidence of the last assessment by each trigger that watches request by request, strongest first."""
     rows = [_evidence(trigger, latest) for trigger in sequential(policy.triggers)]
     return tuple(sorted(rows, key=lambda row: -_strongest(row) / row.line))
@@ -182,7 +181,7 @@ def _strongest(row: Evidence) -> float:
     return max(row.e_value or 0.0, row.baseline_e_value or 0.0)
 
 
-def _evidence(trigger: Trigger, latest: CanaryStep | None) -> Evidence:
+def _evidence(trigger: Trigger, latest: CanaryAssessed | None) -> Evidence:
     e_values = latest.e_values if latest is not None else {}
     counts = latest.counts.get(trigger.name) if latest is not None else None
     return Evidence(

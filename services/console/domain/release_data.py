@@ -3,7 +3,8 @@
 from typing import Any, Literal
 
 from contracts.evaluations.results import EvaluationSummary
-from contracts.facts import GateResult, ShadowCounts, TriggerCounts, WorkProgressed
+from contracts.facts import CanaryAssessed, ComparedVariant, GateResult, ShadowAssessed, WorkProgressed
+from contracts.vocabulary import Verdict
 from services.console.domain.screens import EventRow, Screen, Time
 
 
@@ -42,51 +43,15 @@ class Step(Screen):
     detail: str
 
 
-class VariantRow(Screen):
-    """A variant with its measurements; None for a missing one."""
+class VariantRow(ComparedVariant):
+    """A variant as the registry compared it, its state, and what its benchmark adds; None for a missing figure."""
 
-    variant: str
+    verdict: Verdict = "inconclusive"
+    reason: str = ""
     state: str
     chosen: bool = False
-    on_pareto_front: bool = False
-    reason: str = ""
-    code: str | None = None
-    size_bytes: int | None = None
-    size_ratio: float | None = None
-    perplexity_ratio: float | None = None
-    mean_kl: float | None = None
-    ttft_p50_ms: float | None = None
-    ttft_p95_ms: float | None = None
     baseline_ttft_p95_ms: float | None = None
-    tps: float | None = None
-    million_tokens_price: float | None = None
     endings: str = ""
-
-
-class CanaryStep(Screen):
-    """The results so far of a canary step; `counts` is the counts of each trigger, empty if unknown."""
-
-    weight: float
-    verdict: str
-    requests: int
-    requests_needed: int
-    reason: str
-    at: Time
-    e_values: dict[str, float]
-    counts: dict[str, TriggerCounts]
-
-
-class ShadowStep(Screen):
-    """The results so far of the shadow: requests sent to both the candidate and the active version, by trigger."""
-
-    share: float
-    verdict: str
-    requests: int
-    requests_needed: int
-    seconds_needed: float
-    reason: str
-    at: Time
-    counts: dict[str, ShadowCounts]
 
 
 class Certificate(Screen):
@@ -117,6 +82,7 @@ class Release(Screen):
     Attributes:
         paused: By whom, since when and why it is held before its next step; empty if it is not.
         gates: Those of the last benchmark of each variant, beside the variant's name.
+        canary: The last assessment of each of its shares, in the order of time.
     """
 
     release_id: str
@@ -139,8 +105,8 @@ class Release(Screen):
     variants: tuple[VariantRow, ...]
     gates: tuple[tuple[str, GateResult], ...]
     evaluations: tuple[EvaluationSummary, ...]
-    shadow: ShadowStep | None
-    canary: tuple[CanaryStep, ...]
+    shadow: ShadowAssessed | None
+    canary: tuple[CanaryAssessed, ...]
     rehearsal: tuple[Certificate, ...]
     approval: Approval | None
     policy: dict[str, Any]

@@ -7,14 +7,13 @@ from contracts import facts as f
 from contracts.envelope import Event
 from contracts.facts.progress import ReleaseProgress
 from contracts.facts.staging import NaturalAnswers
+from contracts.vocabulary import Variant
 from decisions.releases.work_progress import ongoing
 from decisions.rollback.drills import describe_detection
 from services.console.domain.release_data import (
     Approval,
-    CanaryStep,
     Certificate,
     Release,
-    ShadowStep,
     Step,
     VariantRow,
 )
@@ -58,7 +57,7 @@ def build_release(events: Events, live: Iterable[Event[Any]], history: tuple[Eve
         variants=tuple(variants_of(events, progress.variants)),
         gates=tuple(gates_of(events)),
         evaluations=evaluated.results if evaluated is not None else (),
-        shadow=_shadow(events),
+        shadow=last(events, f.ShadowAssessed),
         canary=tuple(_canary(events)),
         rehearsal=tuple(_rehearsal(events)),
         approval=_approval(events, progress),
@@ -95,7 +94,7 @@ def _is(event: Event[Any], kind: type[f.Fact]) -> bool:
     return isinstance(event.data, kind)
 
 
-def variants_of(events: Events, requested: Sequence[str]) -> Iterable[VariantRow]:
+def variants_of(events: Events, requested: Sequence[Variant]) -> Iterable[VariantRow]:
     """Yield the requested variants with their measurements, as the registry compared them."""
     measured = {event.data.target.variant: event.data for event in events if _is(event, f.VariantBenchmarked)}
     progressed = last(events, f.ReleaseProgressed)
@@ -107,25 +106,13 @@ def variants_of(events: Events, requested: Sequence[str]) -> Iterable[VariantRow
             yield VariantRow(variant=name, state="waiting")
             continue
         state = row.verdict if row.is_judged else "waiting" if row.size_bytes is None else "quantised"
+        candidate, baseline = (benchmark.candidate_summary, benchmark.baseline_summary) if benchmark else (None, None)
         yield VariantRow(
-            variant=name,
+            **{**row.model_dump(), "reason": row.reason if row.is_judged else ""},
             state=state,
             chosen=comparison.winner == name,
-            on_pareto_front=row.on_pareto_front,
-            reason=row.reason if row.is_judged else "",
-            code=row.code,
-            size_bytes=row.size_bytes,
-            size_ratio=row.size_ratio,
-            perplexity_ratio=row.perplexity_ratio,
-            mean_kl=row.mean_kl,
-            ttft_p50_ms=row.ttft_p50_ms,
-            ttft_p95_ms=row.ttft_p95_ms,
-            baseline_ttft_p95_ms=benchmark.baseline_summary.ttft_ms.p95 if benchmark is not None else None,
-            tps=row.tps_system,
-            million_tokens_price=row.million_tokens_price,
-            endings=_endings(benchmark.candidate_summary.natural, benchmark.baseline_summary.natural)
-            if benchmark
-            else "",
+            baseline_ttft_p95_ms=baseline.ttft_ms.p95 if baseline else None,
+            endings=_endings(candidate.natural, baseline.natural) if candidate and baseline else "",
         )
 
 
@@ -138,37 +125,14 @@ def _endings(candidate: NaturalAnswers | None, baseline: NaturalAnswers | None) 
     )
 
 
-def _shadow(events: Events) -> ShadowStep | None:
-    event = next((event for event in reversed(events) if _is(event, f.ShadowAssessed)), None)
-    if event is None:
-        return None
-    data = event.data
-    return ShadowStep(
-        share=data.share_ratio,
-        verdict=data.verdict,
-        requests=data.requests,
-        requests_needed=data.requests_needed,
-        seconds_needed=data.seconds_needed,
-        reason=data.reason,
-        at=instant(event.time) or "",
-        counts=data.counts,
-    )
-
-
-def _canary(events: Events) -> Iterable[CanaryStep]:
-    steps = {event.data.weight_ratio: event for event in events if _is(event, f.CanaryAssessed)}
-    for weight, event in sorted(steps.items()):
-        data = event.data
-        yield CanaryStep(
-            weight=weight,
-            verdict=data.verdict,
-            requests=data.requests,
-            requests_needed=data.requests_needed,
-            reason=data.reason,
-            at=instant(event.time) or "",
-            e_values=data.e_values,
-            counts=data.counts,
-        )
+def _canary(events: Events) -> Iterable[f.CanaryAssessed]:
+    """Return the last assessment of each share, in the order of time."""
+    steps: dict[float, f.CanaryAssessed] = {}
+    for event in events:
+        if isinstance(event.data, f.CanaryAssessed):
+            steps.pop(event.data.weight_ratio, None)
+            steps[event.data.weight_ratio] = event.data
+    return steps.values()
 
 
 def _rehearsal(events: Events) -> Iterable[Certificate]:

@@ -251,7 +251,7 @@ def _figures(variant: VariantRow) -> Iterable[tuple[str, Property]]:
         ("perplexity ratio", variant.perplexity_ratio, "{:.4f}", False),
         ("mean KL", variant.mean_kl, "{:.4g}", False),
         ("TTFT p95", variant.ttft_p95_ms, "{:.0f} ms", False),
-        ("tokens/s", variant.tps, "{:.1f}", True),
+        ("tokens/s", variant.tps_system, "{:.1f}", True),
     )
     for name, value, form, more_is_better in figures:
         if value is not None:

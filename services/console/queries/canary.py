@@ -38,7 +38,7 @@ def canary(reader: Reader, release: Release) -> Canary:
     spans = reader.read(_SPAN, (release.release_id,))
     candidate, active = (spans[-1]["canary"], spans[-1]["active"]) if spans else (None, None)
     windows = _windows(reader, release.model, spans[0]) if spans else []
-    now = max(release.canary, key=lambda step: step.at, default=None)
+    now = release.canary[-1] if release.canary else None
     return Canary(
         release_id=release.release_id,
         model=release.model,

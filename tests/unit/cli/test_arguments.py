@@ -13,13 +13,14 @@ from typer.main import get_command
 from clients.cli.commands.base import import_command
 from clients.cli.commands.installation.stack import inherited_variables, parse_replicas
 from clients.cli.commands.policy import load_policy
-from clients.cli.commands.publish import check_serving, parse_eval, parse_values, parse_variants, steps
+from clients.cli.commands.publish import check_serving, parse_eval, parse_values, parse_variants
 from clients.cli.commands.status import model_of
 from clients.cli.main import _end_of_library, app
 from clients.cli.output import CommandError, Exit
 from clients.cli.releases.names import FINGERPRINT, Name, parse_name
 from clients.cli.releases.recorded_releases import pick
 from clients.cli.settings import CliSettings
+from clients.cli.sources.upload import steps
 from contracts import facts as f
 from contracts.vocabulary import ServingSettings, Variant
 from shared.runtime.settings import SourceSettings, describe_variables

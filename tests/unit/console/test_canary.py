@@ -243,7 +243,7 @@ def test_plots_have_no_script_and_no_style_in_them(admin):
 
 def variant(name, size, ratio, *, chosen):
     measured = {"size_bytes": size, "perplexity_ratio": ratio, "chosen": chosen, "on_pareto_front": chosen}
-    return VariantRow(variant=name, state="pass", **measured)
+    return VariantRow.model_construct(variant=name, state="pass", **measured)  # names that no contract has
 
 
 @pytest.mark.parametrize(
