@@ -24,6 +24,7 @@ class RunningTarget(Contract):
         runtime: What was there when it was loaded; None if that is not known.
         memory_bytes: What it reserves.
         measured_bytes: The most memory that these files were seen to take on an endpoint; 0 if not known.
+        given_up: It failed to load, and by itself: nothing that was out of reach or full kept it from that.
     """
 
     target: Target
@@ -31,6 +32,7 @@ class RunningTarget(Contract):
     runtime: Runtime | None = None
     memory_bytes: int = 0
     measured_bytes: int = 0
+    given_up: bool = False
 
 
 class FleetRuntime(Contract):

@@ -203,7 +203,7 @@ SERVICES: dict[str, ServiceContract] = {
             "gateway",
             emits=(f.InferenceBatch,),
             owns=("api-usage",),
-            reads_records=("routes", "staging-routes", "drills", "api-keys"),
+            reads_records=("routes", "staging-routes", "drills", "api-keys", "servers"),
             reports=(f"{TRAFFIC_PREFIX}.*",),
             exchanges=(f"{DEATHS_PREFIX}.*",),
             calls=("triton",),

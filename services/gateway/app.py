@@ -1,6 +1,6 @@
 """The gateway's HTTP applications: the OpenAI endpoints for callers; readiness and metrics on a port of their own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contracts.api_usage import EndpointUse
 from contracts.version import VERSION
 from contracts.vocabulary import Environment
 from decisions.openai.paths import PATHS
@@ -89,7 +88,7 @@ def build(
     # for probes and scrapes
     admin = Starlette(routes=[alive_route(), ready_route(dependencies, state), Mount("/metrics", page)])
     api = Application(Endpoint(dependencies), _rest(dependencies))
-    return Applications(api, admin, dependencies.balancer.report)
+    return Applications(api, admin, dependencies.balancer)
 
 
 def _rest(dependencies: Dependencies) -> Starlette:
@@ -115,12 +114,12 @@ class Applications:
     """The application for callers, and that for probes and scrapes, each for a port of its own.
 
     Attributes:
-        endpoints: Returns what requests have outstanding at each endpoint, by its address.
+        balancer: What requests have outstanding at each endpoint.
     """
 
     api: ASGIApp
     admin: ASGIApp
-    endpoints: Callable[[], Mapping[str, EndpointUse]]
+    balancer: Balancer
 
 
 class Application:

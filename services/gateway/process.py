@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from contracts.api_keys import ApiKey
-from contracts.api_usage import EndpointUse, MonthlyUsage
+from contracts.api_usage import MonthlyUsage
 from contracts.drills import Drill
 from contracts.routes import Route
 from contracts.vocabulary import Environment
@@ -31,6 +31,7 @@ from services.gateway.app import SERVICE, Applications, build
 from services.gateway.callers.budgets import Budgets
 from services.gateway.callers.callers import Callers
 from services.gateway.callers.tables import KeyTable, TeamTable, load_secret
+from services.gateway.routing.balancer import Balancer
 from services.gateway.routing.endpoints import EndpointChecks, forget_endpoints
 from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.server.worker_state import WorkerState
@@ -196,7 +197,7 @@ async def serve(
     admin = make_server(apps.admin, settings.admin_host, settings.admin_port, settings)
     on_stop_signal(server.stop)
     own, own_admin = [None if each is None else [each] for each in sockets or (None, None)]
-    background = (admin.serve(sockets=own_admin), *background_work(parts, apps.endpoints))
+    background = (admin.serve(sockets=own_admin), *background_work(parts, apps.balancer))
     tasks = [end_with(asyncio.ensure_future(work), server.stop) for work in background]
     structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
     try:
@@ -230,9 +231,7 @@ def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:
     )
 
 
-def background_work(
-    parts: Parts, endpoints: Callable[[], Mapping[str, EndpointUse]]
-) -> tuple[Coroutine[Any, Any, None], ...]:
+def background_work(parts: Parts, balancer: Balancer) -> tuple[Coroutine[Any, Any, None], ...]:
     """Return the background parts: the connection to the bus, its followers, telemetry and features."""
     bus_connection, production, staging = parts.bus_connection, parts.tables["production"], parts.tables["staging"]
     return (
@@ -249,7 +248,8 @@ def background_work(
         bus_connection.follow("api-keys", ApiKey, parts.keys.apply, parts.keys.note_bucket),
         bus_connection.follow("api-usage", MonthlyUsage, parts.budgets.apply, parts.budgets.note_bucket),
         bus_connection.record_usage(parts.budgets),
-        bus_connection.report(parts.traffic, endpoints),
+        bus_connection.report(parts.traffic, balancer.report),
+        bus_connection.note_given_up(balancer),
         bus_connection.exchange_deaths(parts.bans),
         parts.installed.follow(),
         parts.state.keep_current(asyncio.sleep),

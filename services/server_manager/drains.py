@@ -208,7 +208,7 @@ class Drains:
                 copies=copies,
                 drained=drained.get(name),
                 waits=self.waits.get(name, ""),
-                declared={of: others[where, of].phase for where, of in due.keys() & others.keys() if where == name},
+                declared={of: others[where, of] for where, of in due.keys() & others.keys() if where == name},
                 fenced=name in fenced,
                 now=self._clock.now(),
             )

@@ -8,13 +8,18 @@ import pytest
 from contracts.api_usage import MonthlyUsage
 from contracts.envelope import Event, nats_subject
 from contracts.facts import InferenceBatch
+from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.services import TELEMETRY
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.app import SERVICE
 from services.gateway.callers.budgets import Budgets
+from services.gateway.domain.records import AnswerFailed
+from services.gateway.routing.balancer import Balancer
+from services.gateway.routing.endpoints import Stalls
 from shared.messaging.bus import Bus
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
+from testbed import factories as f
 from tests.unit.gateway.sink_conformance import SinkConformance
 
 
@@ -57,3 +62,23 @@ class TestBusConnection(SinkConformance):
         await bucket.delete("aaaaaaaaaaaa")
         await sink.record_all(budgets)
         assert budgets.unrecorded() == {}
+
+    async def test_what_server_manager_gave_up_has_no_time_to_load_any_more(self, sink, js):
+        served = f.served(7, endpoints=("a:1",))
+        balancer = Balancer(SystemClock(), None, lambda *_: None, Stalls(None, 0.0, monotonic=None, count=None))
+        for is_not_loaded in (False, True):
+            failure = AnswerFailed("endpoint_unreachable", "not there")
+            failure.is_not_loaded = is_not_loaded
+            balancer.note_failure(served, "a:1", "chat", failure)
+        assert balancer.awaits_loads
+        running = RunningTarget(target=served.target, phase="failed", given_up=True)
+        runtimes = FleetRuntimes(
+            runtimes=(FleetRuntime(name="default", endpoint="a:1", answers=True, targets=(running,)),)
+        )
+        await (await js.key_value("servers")).put("main", b"another record")
+        await Bucket(js, "servers", FleetRuntimes).create("main.runtimes", runtimes)
+        noting = asyncio.create_task(sink.note_given_up(balancer))
+        async with asyncio.timeout(10):
+            while balancer.awaits_loads:
+                await asyncio.sleep(0.1)
+        noting.cancel()

@@ -7,14 +7,17 @@ from functools import partial
 import nats.errors
 import structlog
 from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from contracts.api_usage import TRAFFIC_PREFIX, EndpointUse, MonthlyUsage
 from contracts.engine_deaths import DEATHS_PREFIX, DeathReport
 from contracts.facts import InferenceBatch
+from contracts.runtimes import RUNTIMES_SUFFIX, FleetRuntimes
 from contracts.vocabulary import Environment
 from services.gateway.api.body_bans import BodyBans
 from services.gateway.callers.budgets import Budgets
+from services.gateway.routing.balancer import Balancer
 from services.gateway.telemetry.metrics import Traffic
 from shared.errors import Transient
 from shared.messaging.bus import Bus, Emit, publish_event
@@ -108,6 +111,22 @@ class BusConnection:
                 await self._bus.client.publish(f"{TRAFFIC_PREFIX}.{report.process}", report.model_dump_json().encode())
             except nats.errors.Error as error:
                 structlog.get_logger().warning("traffic cannot be reported", error=repr(error))
+
+    async def note_given_up(self, balancer: Balancer) -> None:
+        """Note every second what server-manager cannot load, while a target has time to load, for ever."""
+        await self._has_connected.wait()
+        records = Bucket(self._bus.js, "servers", FleetRuntimes, service=self._bus.service)
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            try:
+                keys = await records.keys() if balancer.awaits_loads else []
+                fleets = [await records.get(key) for key in keys if key.endswith(RUNTIMES_SUFFIX)]
+            except (nats.errors.Error, NotFoundError, TimeoutError, Transient) as error:
+                structlog.get_logger().warning("what is loaded cannot be read", error=repr(error))
+                continue
+            for runtime in (runtime for fleet in fleets if fleet is not None for runtime in fleet.value.runtimes):
+                for running in filter(lambda running: running.given_up, runtime.targets):
+                    balancer.note_given_up(runtime.endpoint, running.target)
 
     async def exchange_deaths(self, bans: BodyBans) -> None:
         """Publish to the other processes what was in flight when an engine died, and take their reports, for ever."""

@@ -11,6 +11,7 @@ import structlog
 
 from contracts.api_usage import MOST_ENDPOINTS, EndpointUse
 from contracts.routes import ServedTarget
+from contracts.vocabulary import Target
 from services.gateway.api.measurement import AcceptedRequest
 from services.gateway.domain import routing
 from services.gateway.domain.balancing import (
@@ -161,6 +162,19 @@ class Balancer:
         grace = self._graces.get(key, Grace(now_s + RESTARTED_S))
         remember(self._graces, key, grace)
         return grace
+
+    @property
+    def awaits_loads(self) -> bool:
+        """Return whether a target has time to load at a server that was started anew."""
+        now_s = self._clock.monotonic()
+        return any(absence.since_s > now_s for absence in self._absences.values())
+
+    def note_given_up(self, endpoint: str, target: Target) -> None:
+        """Note that a target is not going to be loaded at an endpoint: its time to load ends now."""
+        key, now_s = (endpoint, str(target)), self._clock.monotonic()
+        absence = self._absences.get(key)
+        if absence is not None and absence.since_s > now_s:
+            self._absences[key] = Absence(now_s, absence.asked_s)
 
     def _interrupt(self, key: _Key) -> None:
         """Note that a target does not answer."""

@@ -7,13 +7,14 @@ from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.vocabulary import Deployable, Runtime
 from decisions.serving.runtimes import why_no_runtime
+from services.server_manager.domain.alerts import ITS_OWN
+from services.server_manager.domain.answer_types import has_failed
 from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import (
     Action,
     Desired,
     Held,
     Limits,
-    Phase,
     held_sizes,
     home_of,
     production_of,
@@ -89,7 +90,7 @@ def describe_endpoint_view(
     copies: Collection[Copy] = (),
     drained: DrainedEndpoint | None = None,
     waits: str = "",
-    declared: Mapping[str, Phase] | None = None,
+    declared: Mapping[str, Held] | None = None,
     fenced: bool = False,
     now: datetime | None = None,
 ) -> FleetRuntime:
@@ -105,7 +106,7 @@ def describe_endpoint_view(
         copies: what endpoints hold of targets that another one serves.
         drained: who drained it, if it is drained.
         waits: why it is not empty yet.
-        declared: the phases of its copies that are to be there, by name.
+        declared: its copies that are to be there, by name.
         fenced: whether its agent refuses this process.
         now: the time; its state began then, unless it is known to be older (`keep_since`).
     """
@@ -146,26 +147,33 @@ def _running(endpoint: str, held: Mapping[str, Held], limits: Limits) -> Iterato
                 runtime=state.ran_by,
                 memory_bytes=state.memory_bytes,
                 measured_bytes=limits.measured.get(state.digest, 0),
+                given_up=_is_given_up(state, limits),
             )
 
 
+def _is_given_up(state: Held, limits: Limits) -> bool:
+    """Return whether a replica cannot be loaded, and nothing else than its target is the cause."""
+    return has_failed(state, limits) and (state.hopeless or state.code in ITS_OWN)
+
+
 def _running_copies(
-    declared: Mapping[str, Phase],
+    declared: Mapping[str, Held],
     runtime: Runtime | None,
     held: Mapping[str, Held],
     limits: Limits,
     copies: Collection[Copy],
 ) -> Iterator[RunningTarget]:
     sizes = {copy.name: copy.memory_bytes for copy in copies}
-    for name, phase in sorted(declared.items()):
+    for name, state in sorted(declared.items()):
         target, home = target_of(name), held.get(name)
         if target is not None:
             yield RunningTarget(
                 target=target,
-                phase=phase,
+                phase=state.phase,
                 runtime=runtime,
                 memory_bytes=sizes.get(name, 0),
                 measured_bytes=limits.measured.get(home.digest, 0) if home is not None else 0,
+                given_up=_is_given_up(state, limits),
             )
 
 

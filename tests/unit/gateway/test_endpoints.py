@@ -441,6 +441,28 @@ async def test_a_server_that_was_started_anew_loads_its_only_replica_for_as_long
     assert ended(made) == {("not_loaded", "target")}, "its server was there"
 
 
+async def test_what_is_given_up_at_a_server_that_was_started_anew_has_been_loaded_nowhere_for_ten_seconds():
+    made = world(A)
+    for down in (GONE, ABSENT):
+        made.engine.down = {A: down}
+        await ask(made, 1)
+    for endpoint, version in ((B, 7), (A, 6)):
+        made.balancer.note_given_up(endpoint, f.target(version))
+    assert made.balancer.awaits_loads
+    for given_up, seconds in ((False, 20), (True, 9)):
+        if given_up:
+            made.balancer.note_given_up(A, f.target(7))
+        for _ in range(seconds):
+            await ask(made, 1)
+            await made.clock.pause(1.0)
+    assert ended(made) == {("endpoint_unreachable", "infrastructure")}
+    assert not made.balancer.awaits_loads
+    await made.clock.pause(1.0)
+    made.records.clear()
+    await ask(made, 1)
+    assert ended(made) == {("not_loaded", "target")}
+
+
 @pytest.mark.parametrize(("steady_s", "caused_by"), [(20, "target"), (80, "infrastructure")])
 async def test_a_server_that_dies_again_and_again_has_its_time_to_load_once(steady_s, caused_by):
     """The time is a grace of ten minutes; it begins anew once the target has answered for a minute."""

@@ -100,7 +100,8 @@ class World:
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(apps.api), base_url="http://gateway", headers=BEARER if keys is None else None
         )
-        self.endpoints = apps.endpoints
+        self.balancer = apps.balancer
+        self.endpoints = apps.balancer.report
         self.admin = httpx.AsyncClient(transport=httpx.ASGITransport(apps.admin), base_url="http://gateway")
 
     @property

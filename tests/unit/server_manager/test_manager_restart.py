@@ -38,6 +38,31 @@ async def test_what_serves_is_not_loaded_again_by_a_manager_that_was_not_told_ye
     assert world.phases() == {V0: "ready", V1: "ready"}
 
 
+@pytest.mark.parametrize(
+    ("error", "given_up"),
+    [(Transient("load_failed", "no kernel"), True), (Transient("store_unavailable", "silent"), False)],
+)
+async def test_what_does_not_load_again_after_a_restart_is_given_up_where_that_is_its_own_doing(world, error, given_up):
+    world.routes.routes["bot"] = route(1)
+    await world.ticks()
+
+    async def fail(_name):
+        raise error
+
+    world.engine.hooks.at["load before"] = fail
+    world.engine.restart()
+    await world.ticks(2)
+    (shown,) = world.view.stored["default"].targets
+    assert (shown.phase, shown.given_up) == ("failed", False), "once may be chance"
+    await world.ticks(10)
+    (shown,) = world.view.stored["default"].targets
+    assert (shown.phase, shown.given_up) == ("failed", given_up)
+    world.engine.hooks.at.clear()
+    await world.ticks(20)
+    (shown,) = world.view.stored["default"].targets
+    assert (shown.phase, shown.given_up) == ("ready", False)
+
+
 async def test_the_same_after_a_takeover_by_another_process_and_back(world):
     world.routes.routes["bot"] = route(1)
     await world.ticks()
