@@ -1,6 +1,7 @@
 """Drains endpoints: answers the orders, and loads elsewhere what they serve of production, one target after another."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -12,7 +13,6 @@ from contracts.runtimes import FleetRuntime
 from contracts.vocabulary import Deployable
 from services.server_manager.domain import staging
 from services.server_manager.domain.drains import (
-    Fleet,
     Refusal,
     Transfer,
     Waits,
@@ -22,7 +22,7 @@ from services.server_manager.domain.drains import (
     plan_transfer,
 )
 from services.server_manager.domain.moves import find_removed
-from services.server_manager.domain.placement import find_counterparts, find_lost
+from services.server_manager.domain.placement import find_lost
 from services.server_manager.domain.reconcile import Held, Key, Limits, Phase, plan_standing
 from services.server_manager.domain.records import Servers
 from services.server_manager.domain.runtimes import describe_endpoint_view
@@ -55,20 +55,11 @@ class Drains:
         self._limits = limits
         self._transfers: dict[str, Transfer] = {}
         """The targets of drained endpoints that are being loaded elsewhere, or could not be, by name."""
+        self.loaded: set[Key] = set()
+        """The replicas of these that may be loaded now; the others failed a moment ago."""
         self._removed: dict[str, str] = {}
         self.waits: dict[str, str] = {}
         """Why an endpoint is not empty yet, by its name."""
-
-    def _fleet(self, record: Servers, routes: Mapping[str, Route], answering: Collection[str]) -> Fleet:
-        return Fleet(
-            production=plan_standing(routes),
-            held=self._executor.held(),
-            copies=self._executor.copies(),
-            apart=find_counterparts(record, routes),
-            answering=answering,
-            serving=self._placement.ready(answering),
-            arriving=self._placement.arriving(routes),
-        )
 
     async def answer_orders(self, record: Servers, routes: Mapping[str, Route], answering: Collection[str]) -> None:
         """Carry out or refuse each order, and publish the answer with the change; before all have listed, they wait."""
@@ -76,9 +67,8 @@ class Drains:
             return
         for order in record.endpoint_orders:
             record = await self._state.read()
-            refusal = assess_endpoint_order(
-                order, record, self._fleet(record, routes, answering), self._limits, self._clock.now()
-            )
+            fleet = replace(self._placement.fleet(record, routes), answering=answering)
+            refusal = assess_endpoint_order(order, record, plan_standing(routes), fleet, self._clock.now())
             await self._answer(order.event, refusal)
 
     async def _answer(self, event: Event[EndpointOrdered], refusal: Refusal | None) -> None:
@@ -136,7 +126,7 @@ class Drains:
         kept: Collection[str],
         down: Mapping[str, float],
     ) -> dict[Key, Deployable]:
-        """Return what is to be loaded elsewhere, one target at a time, but for those that could not be.
+        """Return what is to generate elsewhere; of that, one target at a time is loaded (`loaded`).
 
         Args:
             record: the fleet's record.
@@ -158,14 +148,17 @@ class Drains:
         copies = {name: others[transfer.key] for name, transfer in self._transfers.items()}
         failed = {name: copy for name, copy in copies.items() if copy.phase is Phase.FAILED}
         self._note_waits(copies, usable, drained)
+        self.loaded = {self._transfers[name].key for name in self._transfers.keys() - failed.keys()}
         if drained and failed.keys() == self._transfers.keys():
             again = {name for name, copy in failed.items() if copy.since_s >= self._limits.retry_after_s(copy.failures)}
             skipped = {*(failed.keys() - again), *kept}
-            planned = plan_transfer(self._fleet(record, routes, usable), self._limits, drained, skipped)
+            fleet = replace(self._placement.fleet(record, routes), answering=usable)
+            planned = plan_transfer(plan_standing(routes), fleet, skipped)
             if isinstance(planned, Waits):
                 self.waits[planned.endpoint] = planned.reason
             elif planned is not None:
                 self._transfers[planned.name] = planned
+                self.loaded = {planned.key}
         return {transfer.key: transfer.deployable for transfer in self._transfers.values()}
 
     def _note_waits(self, copies: Mapping[str, Held], usable: Collection[str], drained: Collection[str]) -> None:
@@ -181,9 +174,9 @@ class Drains:
     def _note_failed_copies(self, drained: Collection[str]) -> None:
         """Note what keeps copies on drained endpoints: the one that is to replace them could not be loaded."""
         for (endpoint, name), reason in self._placement.failed().items():
-            for copy in self._executor.copies():
-                if copy.name == name and copy.endpoint in drained:
-                    self.waits[copy.endpoint] = f"a copy of {name} could not be loaded on {endpoint}: {reason}"
+            for where, of in self._executor.copies():
+                if of == name and where in drained:
+                    self.waits[where] = f"a copy of {name} could not be loaded on {endpoint}: {reason}"
 
     def describe_endpoints(
         self,
@@ -195,20 +188,19 @@ class Drains:
     ) -> tuple[FleetRuntime, ...]:
         """Return every endpoint as others may see it."""
         drained = {marked.name: marked for marked in record.drained}
-        held, copies, due = self._executor.held(), self._executor.copies(), self._placement.due(routes)
-        others = self._executor.others()
+        homes = {(state.endpoint, name): state for name, state in self._executor.held().items()}
+        replicas, serving = homes | self._executor.others(), homes.keys() | self._placement.due(routes).keys()
         return tuple(
             describe_endpoint_view(
                 name,
                 engine.endpoint,
                 engine.runtime,
-                held,
-                self._limits,
+                replicas,
+                serving,
+                limits=self._limits,
                 answers=name in answering,
-                copies=copies,
                 drained=drained.get(name),
                 waits=self.waits.get(name, ""),
-                declared={of: others[where, of] for where, of in due.keys() & others.keys() if where == name},
                 fenced=name in fenced,
                 now=self._clock.now(),
             )

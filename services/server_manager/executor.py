@@ -8,7 +8,6 @@ from typing import Any
 import structlog
 
 from contracts.vocabulary import Deployable
-from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import BUSY, Action, Held, Key, Limits, Phase
 from services.server_manager.domain.records import target_of
 from services.server_manager.ports import (
@@ -70,13 +69,9 @@ class Executor:
         """Return every replica beside the homes as it is now."""
         return {key: self._show(state) for key, state in self._replicas.items() if not self._is_home(state)}
 
-    def copies(self) -> list[Copy]:
+    def copies(self) -> dict[Key, Held]:
         """Return what endpoints hold beside the homes, may still hold, or are loading."""
-        return [
-            Copy(endpoint, name, held.memory_bytes, held.digest)
-            for (endpoint, name), held in self.others().items()
-            if held.phase is not Phase.FAILED
-        ]
+        return {key: held for key, held in self.others().items() if held.phase is not Phase.FAILED}
 
     def _is_home(self, state: ReplicaState) -> bool:
         return self._homes.get(state.name) is state
@@ -152,8 +147,8 @@ class Executor:
             self._enter(state, Phase.UNPROVEN)  # the answer to its load was lost
 
     def _lose(self, state: ReplicaState) -> None:
-        """Forget a home that its endpoint does not have: a copy of it is used. A lost copy is a load that failed."""
-        if not self._is_home(state):
+        """Forget what its endpoint has lost, of a home a copy is used. A copy that was never listed failed to load."""
+        if not self._is_home(state) and not state.listed:
             state.failures, state.reason = state.failures + 1, f"it was gone from {state.endpoint} after it was loaded."
             self._enter(state, Phase.FAILED)
             return
@@ -253,7 +248,9 @@ class Executor:
     ) -> tuple[ReplicaState, Coroutine[Any, Any, None]]:
         """Note that a replica is being loaded; `was` is what it replaces, which may stay as a copy elsewhere."""
         digest, memory = deployable.manifest.digest, self._limits.reserved_bytes(deployable)
-        holder = was.endpoint if was is not None and action.kind == "heal" else None
+        heals = action.kind == "heal"
+        there = was if heals else self._replicas.get((action.endpoint, action.name))
+        holder = there.endpoint if there is not None and (heals or there.phase is not Phase.FAILED) else None
         replaces = was is not None and was.digest != digest
         stays = was is not None and was.endpoint not in (action.endpoint, holder) and was.phase is not Phase.FAILED
         if was is None or replaces:
@@ -300,7 +297,7 @@ class Executor:
             self._log.error("another process took the engine over during this action", target=name)
 
     async def _load(self, deployable: Deployable, state: ReplicaState, needed: Extent, holder: str | None) -> None:
-        """Load a target; unload it first if it is to be healed: `holder` is the endpoint that has it."""
+        """Load a target; unload it first where an endpoint, `holder`, has it and it is to be loaded again."""
         began, name, engine = self._clock.monotonic(), state.name, self._engines[state.endpoint]
         self._log.info("loading", target=name, heal=holder is not None, endpoint=state.endpoint)
         try:

@@ -332,14 +332,11 @@ class Manager:
         served = on_endpoints(there, self._engines.keys(), homes)
         planned = {(endpoint, name) for name, endpoints in self._placement.copies.items() for endpoint in endpoints}
         due = {**transfers, **self._placement.due(routes)}
-        removable = {
-            (copy.endpoint, copy.name)
-            for copy in find_removable(self.executor.copies(), held, named, usable, kept)
-            if (copy.endpoint, copy.name) not in planned | transfers.keys() and homes.get(copy.name) != copy.endpoint
-        }
+        removable = find_removable(self.executor.copies(), held, named, usable, kept) - planned - transfers.keys()
+        removable -= {(home, name) for name, home in homes.items()}
         self.executor.note_needed({*desired, *kept}, removable)
         self.executor.drop_failed(due)
-        copies = Copies(self.executor.others(), due, planned | transfers.keys(), removable)
+        copies = Copies(self.executor.others(), due, planned | self._drains.loaded, removable)
         for action in plan_reconcile(served, held, self._limits, fixed, homes=homes, copies=copies):
             if may_begin(action, held, usable):
                 self.executor.start(action)

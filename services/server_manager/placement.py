@@ -4,13 +4,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from contracts.routes import Route, ServedTarget
-from services.server_manager.domain.declared_copies import Situation, find_parted, find_survivors, plan_copies
+from services.server_manager.domain.declared_copies import find_parted, find_survivors, plan_copies
 from services.server_manager.domain.drains import names_drained
-from services.server_manager.domain.placement import Known, find_all_named, find_counterparts, find_lost, plan_all_homes
+from services.server_manager.domain.placement import Fleet, find_all_named, find_counterparts, find_lost, plan_all_homes
 from services.server_manager.domain.reconcile import (
     Desired,
     Key,
     Limits,
+    Memory,
     Phase,
     Rank,
     held_sizes,
@@ -38,23 +39,28 @@ class Placement:
 
     def choose_homes(self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float]) -> dict[str, str]:
         """Choose the endpoint of everything that is desired or waits; `down` says how long endpoints are silent."""
-        known = Known(
-            named=self.named(routes),
-            apart=find_counterparts(record, routes),
-            lost=find_lost(down, self._limits),
-            earlier=self._earlier,
-            drained=names_drained(record),
-            unlisted=frozenset(self._engines.keys() - self._executor.known),
-        )
-        desired, held = plan_desired(routes, record), self._executor.held()
-        self.homes = self.intact_homes = plan_all_homes(record, desired, held, self._limits, known)
-        if known.lost:
-            undisturbed = replace(known, lost=frozenset(), earlier={})
-            self.intact_homes = plan_all_homes(record, desired, held, self._limits, undisturbed)
+        fleet, desired = self.fleet(record, routes, down), plan_desired(routes, record)
+        self.homes = self.intact_homes = plan_all_homes(record, desired, fleet)
+        if fleet.lost:
+            self.intact_homes = plan_all_homes(record, desired, replace(fleet, lost=frozenset(), earlier={}))
         self._earlier = {
-            name: home for name, home in self.homes.items() if name in held or self.intact_homes.get(name) == home
+            name: home for name, home in self.homes.items() if name in fleet.held or self.intact_homes.get(name) == home
         }
         return self.homes
+
+    def fleet(self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float] | None = None) -> Fleet:
+        """Return the replicas and endpoints as they are."""
+        return Fleet(
+            limits=self._limits,
+            held=self._executor.held(),
+            copies=self._executor.copies(),
+            named=self.named(routes),
+            apart=find_counterparts(record, routes),
+            lost=find_lost(down or {}, self._limits),
+            earlier=self._earlier,
+            unlisted=frozenset(self._engines.keys() - self._executor.known),
+            drained=names_drained(record),
+        )
 
     def named(self, routes: Mapping[str, Route]) -> dict[str, tuple[str, ...]]:
         """Return the endpoints that a route names, by the target's name."""
@@ -68,27 +74,14 @@ class Placement:
                 ready[name] = (*ready.get(name, ()), endpoint)
         return ready
 
-    def arriving(self, routes: Mapping[str, Route]) -> dict[str, tuple[str, ...]]:
-        """Return the endpoints that have copies which are to be there, or are loading them, by the target's name.
-
-        A process that has chosen none yet, because it began a moment ago, takes all that are listed.
-        """
-        there = {(copy.endpoint, copy.name) for copy in self._executor.copies()}
-        names = [str(served.target) for served in _asking(routes)]
-        return {
-            name: tuple(endpoint for endpoint in self.copies.get(name, self._engines) if (endpoint, name) in there)
-            for name in names
-        }
-
     def failed(self) -> dict[Key, str]:
         """Return the copies that could not be loaded, or cannot yet, with the reason."""
         held, others = self._executor.held(), self._executor.others()
-        taken = self._limits.by_pool(held_sizes([*held.values(), *others.values()]))
+        memory = Memory(self._limits, held_sizes([*held.values(), *others.values()]))
         failed = {key: copy.reason for key, copy in others.items() if copy.phase is not Phase.READY and copy.reason}
         for key in ((endpoint, name) for name, endpoints in self.copies.items() for endpoint in endpoints):
-            home, pool = held.get(key[1]), self._limits.pool(key[0])
+            home, free = held.get(key[1]), max(0, memory.free(key[0]))
             size = self._limits.corrected(home.digest, home.memory_bytes) if home is not None else 0
-            free = max(0, self._limits.pool_bytes(pool) - taken[pool])
             if key not in others and size > free:
                 failed[key] = f"it needs {size} bytes of memory, {key[0]} has {free} free."
         return failed
@@ -106,7 +99,7 @@ class Placement:
                     target=served.target,
                     asked=served.copies,
                     serving=is_well + len(ready.get(name, ())),
-                    memory_bytes=sum(copy.memory_bytes for copy in copies if copy.name == name),
+                    memory_bytes=sum(copy.memory_bytes for (_, of), copy in copies.items() if of == name),
                 )
             )
         return tuple(described)
@@ -130,16 +123,8 @@ class Placement:
     ) -> dict[str, tuple[str, ...]]:
         """Choose where each target is to be loaded beside its home, and return it."""
         homes = self.choose_homes(record, routes, down)
-        situation = Situation(
-            desired=_with_staging(plan_desired(routes, record), record, homes, down),
-            homes=homes,
-            held=self._executor.held(),
-            copies=self._executor.copies(),
-            named=self.named(routes),
-            lost=find_lost(down, self._limits),
-            drained=names_drained(record),
-        )
-        self.copies = plan_copies(routes, situation, self._limits)
+        desired = _with_staging(plan_desired(routes, record), record, homes, down)
+        self.copies = plan_copies(routes, desired, homes, self.fleet(record, routes, down))
         return self.copies
 
     def due(self, routes: Mapping[str, Route]) -> dict[Key, ServedTarget]:

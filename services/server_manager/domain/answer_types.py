@@ -8,7 +8,7 @@ from contracts.envelope import derived_id
 from contracts.facts import TrafficRequested
 from contracts.vocabulary import Deployable
 from decisions.serving.runtimes import why_no_runtime
-from services.server_manager.domain.reconcile import Held, Limits, Phase
+from services.server_manager.domain.reconcile import Held, Limits, Memory, Phase
 from services.server_manager.domain.records import Lease, TrafficOrder
 from services.server_manager.domain.servable_variants import why_not_servable
 
@@ -120,8 +120,8 @@ def fits(sizes: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> 
         homes: the endpoint of each.
         limits: the endpoints and their memory.
     """
-    needed = limits.by_pool((homes.get(name, ""), size) for name, size in sizes.items())
-    return all(size <= limits.pool_bytes(pool) for pool, size in needed.items())
+    memory = Memory(limits, ((homes.get(name, ""), size) for name, size in sizes.items()))
+    return all(memory.free(endpoint) >= 0 for endpoint in memory.taken)
 
 
 def describe_measured(targets: Iterable[Deployable], limits: Limits) -> str:
@@ -138,13 +138,13 @@ def describe_free(others: Mapping[str, int], homes: Mapping[str, str], limits: L
     """Return what each endpoint has free beside other targets, as a sentence; nothing if the fleet has one endpoint."""
     if len(limits.endpoints) == 1:
         return ""
-    taken = limits.by_pool((homes.get(name, ""), size) for name, size in others.items())
+    memory = Memory(limits, ((homes.get(name, ""), size) for name, size in others.items()))
     by_pool: dict[str, list[str]] = {}
     for endpoint in limits.endpoints:
         by_pool.setdefault(limits.pool(endpoint), []).append(endpoint)
     parts = [
         f"{' and '.join(names)} {'has' if len(names) == 1 else 'share'} {limits.pool_bytes(pool)} bytes with "
-        f"{max(0, limits.pool_bytes(pool) - taken[pool])} free"
+        f"{max(0, memory.free(names[0]))} free"
         for pool, names in by_pool.items()
     ]
     return f" Of the endpoints, {'; '.join(parts)}."

@@ -22,8 +22,7 @@ from services.server_manager.domain.answer_types import (
     why_refused,
 )
 from services.server_manager.domain.kept import plan_kept
-from services.server_manager.domain.moves import Copy
-from services.server_manager.domain.reconcile import Held, Limits, Phase, home_of, plan_production
+from services.server_manager.domain.reconcile import Held, Key, Limits, Phase, home_of, plan_production
 from services.server_manager.domain.records import Lease, Servers
 from services.server_manager.domain.staging import ended_at
 from services.server_manager.domain.traffic import decide_order, decide_outlived, endpoints_of_order, has_outlived
@@ -41,7 +40,7 @@ def decide_answers(
     down: Mapping[str, float] | None = None,
     homes: Mapping[str, str] | None = None,
     intact_homes: Mapping[str, str] | None = None,
-    copies: Iterable[Copy] = (),
+    copies: Mapping[Key, Held] | None = None,
     lacks: Callable[[Deployable], bool] = lambda _target: False,
 ) -> list[Answer]:
     """Return every answer that is due now. Each is written with an edit after which it is no longer due.
@@ -66,7 +65,7 @@ def decide_answers(
     record = record.model_copy(
         update={"orders": tuple(order for order in record.orders if order.event.subject not in unreadable)}
     )
-    copied = {f"{copy.name}@{copy.endpoint}": copy for copy in copies}
+    copied = {f"{name}@{endpoint}": copy for (endpoint, name), copy in (copies or {}).items()}
     holders = {name: target.endpoint for name, target in held.items()}
     holders |= {name: copy.endpoint for name, copy in copied.items()}
     intact = {**holders, **(homes if intact_homes is None else intact_homes)}

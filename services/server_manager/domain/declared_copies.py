@@ -2,42 +2,20 @@
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from functools import partial
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import MAX_COPIES
-from services.server_manager.domain.moves import Copy
-from services.server_manager.domain.placement import endpoints_of, homes_bytes
-from services.server_manager.domain.reconcile import Desired, Held, Limits, Phase, held_sizes, production_of
+from services.server_manager.domain.placement import Fleet, assign, endpoints_of, home_sizes, lacks
+from services.server_manager.domain.reconcile import Desired, Held, Memory, Phase, held_sizes, production_of
 
 CopyHomes = Mapping[str, tuple[str, ...]]
 """The endpoints on which a target is to be loaded beside its home, by the target's name."""
 
 
-@dataclass(frozen=True)
-class Situation:
-    """What is known of a fleet when copies are placed.
-
-    Attributes:
-        desired: everything that should be loaded, and the staging that waits for memory.
-        homes: the endpoint of each target, by name.
-        held: every target as it is.
-        copies: what endpoints hold beside the homes.
-        named: the endpoints that a route names, by the target's name.
-        lost: endpoints that have been silent for long.
-        drained: endpoints that take nothing new.
-    """
-
-    desired: Mapping[str, Desired]
-    homes: Mapping[str, str]
-    held: Mapping[str, Held] = field(default_factory=dict)
-    copies: Collection[Copy] = ()
-    named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    lost: frozenset[str] = frozenset()
-    drained: frozenset[str] = frozenset()
-
-
-def plan_copies(routes: Mapping[str, Route], situation: Situation, limits: Limits) -> dict[str, tuple[str, ...]]:
+def plan_copies(
+    routes: Mapping[str, Route], desired: Mapping[str, Desired], homes: Mapping[str, str], fleet: Fleet
+) -> dict[str, tuple[str, ...]]:
     """Return where each target with copies is to be loaded beside its home; fewer than it asks for where none is left.
 
     A copy of the active version is never where the previous one is, nor the other way round, and none takes memory that
@@ -46,8 +24,14 @@ def plan_copies(routes: Mapping[str, Route], situation: Situation, limits: Limit
     (`find_parted`). A canary and a shadow have none. What serves stays, then what is held, before any target has a new
     copy; and all have one more before one has two more, so that a target that asks for many takes none of another's.
     A lost endpoint keeps its copy while no other one has memory for it.
+
+    Args:
+        routes: the routes by model.
+        desired: everything that should be loaded, and the staging that waits for memory.
+        homes: the endpoint of each target, by name.
+        fleet: the replicas and the endpoints.
     """
-    plan = _Plan(situation, limits)
+    plan = _Plan(desired, homes, fleet)
     pairs = [(routes[model].active, routes[model].previous) for model in sorted(routes)]
     plan.add([(behind, active) for active, behind in pairs if plan.used_by(behind) & plan.used_by(active)], most=1)
     plan.add(pairs)
@@ -58,18 +42,18 @@ def plan_copies(routes: Mapping[str, Route], situation: Situation, limits: Limit
 class _Plan:
     """The copies that are chosen so far, and what they and the homes take."""
 
-    def __init__(self, situation: Situation, limits: Limits) -> None:
-        self._situation, self._limits = situation, limits
-        self._reserved = homes_bytes(situation.homes, situation.desired, situation.held, limits)
-        unneeded = (state for name, state in situation.held.items() if name not in situation.desired)
-        self._unneeded = list(held_sizes(unneeded, limits))  # some are never unloaded
+    def __init__(self, desired: Mapping[str, Desired], homes: Mapping[str, str], fleet: Fleet) -> None:
+        self._homes, self._fleet = homes, fleet
+        unneeded = (state for name, state in fleet.held.items() if name not in desired)
+        self._memory = Memory(fleet.limits, home_sizes(homes, desired, fleet))
+        # A new copy fits only beside what nothing needs and is not unloaded yet: some is never unloaded.
+        self._full = Memory(fleet.limits, [*self._memory.taken.items(), *held_sizes(unneeded, fleet.limits)])
         self.planned: dict[str, tuple[str, ...]] = {}
 
     def used_by(self, served: ServedTarget | None) -> frozenset[str]:
         """Return the endpoints of a target's home and copies."""
         name = str(served.target) if served is not None else ""
-        home = self._situation.homes.get(name)
-        return frozenset([*([] if home is None else [home]), *self.planned.get(name, ())])
+        return frozenset([*self.planned.get(name, ()), *([self._homes[name]] if name in self._homes else [])])
 
     def add(self, pairs: Iterable[tuple[ServedTarget | None, ServedTarget | None]], most: int = MAX_COPIES) -> None:
         """Choose copies of the first of each pair, apart from the second: those that are there, then new ones."""
@@ -82,38 +66,29 @@ class _Plan:
                     continue
                 endpoint = self._find(served, self.used_by(served) | self.used_by(other), is_there=is_there)
                 if endpoint is not None:
-                    self._reserved[endpoint] += self._limits.memory_bytes(served)
+                    self._memory.taken[endpoint] += self._fleet.limits.memory_bytes(served)
+                    self._full.taken[endpoint] += self._fleet.limits.memory_bytes(served)
                     self.planned[str(served.target)] = (*chosen, endpoint)
 
     def _may_ask(self, served: ServedTarget) -> bool:
-        return served.copies > 1 and str(served.target) in self._situation.homes
+        return served.copies > 1 and str(served.target) in self._homes
 
     def _find(self, served: ServedTarget, avoided: Collection[str], *, is_there: bool) -> str | None:
         """Return the best endpoint with memory for a copy: of those that have it and answer, or of the others."""
-        name, known = str(served.target), self._situation
-        size, named = self._limits.memory_bytes(served), known.named.get(name, ())
-        holding = {copy.endpoint for copy in known.copies if copy.name == name}
-        candidates = [
-            endpoint
-            for endpoint in endpoints_of(served, self._limits)
-            if endpoint not in avoided
-            and endpoint not in known.drained
-            and (endpoint not in known.lost or endpoint in named)
-            and is_there == (endpoint not in known.lost and (endpoint in named or endpoint in holding))
-            and self._has_memory(endpoint, size, is_there=is_there)
-        ]
+        name, lost = str(served.target), self._fleet.lost
+        named = self._fleet.named.get(name, ())
+        holding = {*named, *(endpoint for endpoint, of in self._fleet.copies if of == name)} - lost
 
-        def cost(endpoint: str) -> tuple[bool, bool, int]:
-            return endpoint in known.lost, endpoint not in named, self._reserved[endpoint]
+        def refuse(endpoint: str) -> str:
+            if endpoint in avoided:
+                return "has it, or the version that it is apart from"
+            if endpoint in self._fleet.drained or (endpoint in lost and endpoint not in named):
+                return "is drained or silent"
+            return "" if is_there == (endpoint in holding) else "is for another round"
 
-        return min(candidates, key=cost, default=None)
-
-    def _has_memory(self, endpoint: str, size: int, *, is_there: bool) -> bool:
-        """Return whether a copy fits; a new one only beside what nothing needs and is not unloaded yet."""
-        pool = self._limits.pool(endpoint)
-        taken = self._limits.by_pool(self._reserved.items())[pool]
-        beside = 0 if is_there else self._limits.by_pool(self._unneeded)[pool]
-        return taken + beside + size <= self._limits.pool_bytes(pool)
+        memory = partial(lacks, self._memory if is_there else self._full, self._fleet.limits.memory_bytes(served))
+        sorters = [lost.__contains__, lambda endpoint: endpoint not in named, self._memory.taken.__getitem__]
+        return assign(endpoints_of(served, self._fleet.limits), [refuse, memory], sorters)[0]
 
 
 def find_survivors(

@@ -1,40 +1,17 @@
 """Endpoints that are drained: which orders are accepted, and what is loaded elsewhere next. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 from contracts.codes import Code
 from contracts.vocabulary import Deployable
 from decisions.rollback.orders import assess_expiry
-from services.server_manager.domain.moves import Copy
-from services.server_manager.domain.placement import Counterparts, choose_endpoint, endpoints_of
-from services.server_manager.domain.reconcile import Held, Key, Limits, Phase, held_sizes, sum_sizes
+from services.server_manager.domain.placement import MIB, Fleet, apart_from, assign, endpoints_of, lacks
+from services.server_manager.domain.reconcile import Key, Memory, Phase, held_sizes
 from services.server_manager.domain.records import DrainedEndpoint, EndpointOrder, OrderedAt, Servers
 from services.server_manager.domain.staging import answered
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """What is known of a fleet when something of it is to be loaded elsewhere.
-
-    Attributes:
-        production: the targets that production keeps loaded, by name, those that matter more first.
-        held: every target as it is.
-        copies: what endpoints may hold besides.
-        apart: the targets that should not share an endpoint.
-        answering: the endpoints that answer.
-        serving: the endpoints on which copies generate that are to be there, by the target's name.
-        arriving: the endpoints that have, or are loading, copies that are to be there, proven or not.
-    """
-
-    production: Mapping[str, Deployable]
-    held: Mapping[str, Held]
-    copies: Collection[Copy]
-    apart: Counterparts
-    answering: Collection[str]
-    serving: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    arriving: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +33,6 @@ class Transfer:
 class Waits:
     """Nothing can be loaded elsewhere now, and why."""
 
-    name: str
     endpoint: str
     reason: str
 
@@ -70,7 +46,6 @@ class Refusal:
 
 
 ADDRESSES_KEPT = 200
-MIB = 2**20
 
 
 def add_addresses(record: Servers, addresses: Iterable[str]) -> tuple[str, ...]:
@@ -85,84 +60,63 @@ def names_drained(record: Servers) -> frozenset[str]:
 
 
 def plan_transfer(
-    fleet: Fleet, limits: Limits, drained: Collection[str], skipped: Collection[str] = ()
+    production: Mapping[str, Deployable], fleet: Fleet, skipped: Collection[str] = ()
 ) -> Transfer | Waits | None:
     """Return the next target to load elsewhere, or the reason to wait; None if all have moved.
 
     Args:
-        fleet: what is known.
-        limits: the endpoints and their memory.
-        drained: the endpoints that are to be empty.
+        production: the targets that production keeps loaded, by name, those that matter more first.
+        fleet: the replicas and the endpoints, of which drained ones are to be empty.
         skipped: targets whose last try failed a moment ago.
     """
+    limits, waits = fleet.limits, None
     homes = {name: state.endpoint for name, state in fleet.held.items()}
-    reserved = sum_sizes([*held_sizes(fleet.held.values(), limits), *(copy.size for copy in fleet.copies)])
-    waits: Waits | None = None
-    for name, deployable in fleet.production.items():
-        moved = fleet.held.get(name)
-        if moved is None or moved.endpoint not in drained or moved.phase is not Phase.READY or name in skipped:
+    memory = Memory(limits, held_sizes([*fleet.held.values(), *fleet.copies.values()], limits))
+
+    def refuse(endpoint: str) -> str:
+        return "is drained" if endpoint in fleet.drained else "" if endpoint in fleet.answering else "does not answer"
+
+    for name, deployable in production.items():
+        state = fleet.held.get(name)
+        if state is None or state.endpoint not in fleet.drained or state.phase is not Phase.READY or name in skipped:
             continue
-        if moved.digest != deployable.manifest.digest:
+        if state.digest != deployable.manifest.digest:
             continue
-        usable = [
-            endpoint
-            for endpoint in endpoints_of(deployable, limits)
-            if endpoint in fleet.answering and endpoint not in drained
-        ]
-        if not usable:
-            reason = f"{name} has no other endpoint of its runtime that answers and is not drained."
-            waits = waits or Waits(name, moved.endpoint, reason)
-            continue
-        copied = [endpoint for endpoint in fleet.arriving.get(name, ()) if endpoint in usable]
-        if copied:  # a second load of it there would take its memory twice, and unload both where it fails
-            reason = f"a copy of {name} on {copied[0]} is loaded or probed, and not named by its route yet."
-            waits = waits or Waits(name, moved.endpoint, reason)
-            continue
-        there = [copy.endpoint for copy in fleet.copies if (copy.name, copy.digest) == (name, moved.digest)]
-        for endpoint in [endpoint for endpoint in there if endpoint in usable]:  # its memory is taken already
-            return Transfer(name, deployable, moved.endpoint, endpoint)
-        needed = limits.corrected(moved.digest, moved.memory_bytes)
-        endpoint, fits = choose_endpoint(name, needed, usable, homes, reserved, limits=limits, apart=fleet.apart)
-        if fits:
-            return Transfer(name, deployable, moved.endpoint, endpoint)
-        waits = waits or Waits(name, moved.endpoint, _describe_shortage(name, moved, usable, reserved, limits))
+        needed = limits.corrected(state.digest, state.memory_bytes)
+        candidates = endpoints_of(deployable, limits)
+        copied = {where for (where, of), copy in fleet.copies.items() if (of, copy.digest) == (name, state.digest)}
+        sorters = [*apart_from(name, homes, fleet), memory.taken.__getitem__]
+        endpoint, _ = assign(
+            [each for each in candidates if each in copied], [refuse], sorters
+        )  # its memory is taken already
+        refusals: list[str] = []
+        if endpoint is None:
+            endpoint, refusals = assign(candidates, [refuse, partial(lacks, memory, needed)], sorters)
+        if endpoint is not None:
+            return Transfer(name, deployable, state.endpoint, endpoint)
+        measured = limits.measured.get(state.digest)
+        both = f" ({_size(state.memory_bytes)} reserved, {_size(measured)} measured)" if measured else ""
+        reason = f"{name} needs {_size(needed)} of memory{both} beside what is loaded: {', '.join(refusals)}. "
+        waits = waits or Waits(state.endpoint, f"{reason}Add an endpoint or memory, or unload a model.")
     return waits
-
-
-def _describe_shortage(
-    name: str, state: Held, usable: Iterable[str], reserved: Mapping[str, int], limits: Limits
-) -> str:
-    taken = limits.by_pool(reserved.items())
-    free = [
-        f"{endpoint} has {_free(max(0, limits.pool_bytes(limits.pool(endpoint)) - taken[limits.pool(endpoint)]))} free"
-        for endpoint in usable
-    ]
-    measured = limits.measured.get(state.digest)
-    both = f" ({_size(state.memory_bytes)} reserved, {_size(measured)} measured)" if measured else ""
-    needed = limits.corrected(state.digest, state.memory_bytes)
-    return (
-        f"{name} needs {_size(needed)} of memory{both} beside what is loaded: "
-        f"{', '.join(free)}. Add an endpoint or memory, or unload a model."
-    )
 
 
 def _size(size: int) -> str:
     return f"{size} bytes" if size < MIB else f"{-(-size // MIB)} MiB"
 
 
-def _free(size: int) -> str:
-    """Return a size rounded down, so that a printed size that does not fit exceeds the printed free size."""
-    return f"{size} bytes" if size < MIB else f"{size // MIB} MiB"
-
-
 def assess_endpoint_order(
-    order: EndpointOrder, record: Servers, fleet: Fleet, limits: Limits, now: datetime
+    order: EndpointOrder,
+    record: Servers,
+    production: Mapping[str, Deployable],
+    fleet: Fleet,
+    now: datetime,
 ) -> Refusal | None:
     """Return why an order about an endpoint is refused; None if it is carried out.
 
     An endpoint is drained only where all that it serves of production fits on others one after the other.
     """
-    asked, known = order.event.data, limits.endpoints
+    asked, known = order.event.data, fleet.limits.endpoints
     if asked.endpoint not in known:
         names = ", ".join(known)
         return Refusal("malformed_event", f"The fleet has no endpoint {asked.endpoint}; it has {names}.")
@@ -184,25 +138,20 @@ def assess_endpoint_order(
             "it serves has nowhere to go. Add an endpoint to SERVER_MANAGER_ENDPOINTS, or restore another one."
         )
         return Refusal("insufficient_memory", reason)
-    return _assess_memory(asked.endpoint, drained, fleet, limits)
+    return _assess_memory(asked.endpoint, production, replace(fleet, drained=drained))
 
 
-def _assess_memory(endpoint: str, drained: Collection[str], fleet: Fleet, limits: Limits) -> Refusal | None:
+def _assess_memory(endpoint: str, production: Mapping[str, Deployable], fleet: Fleet) -> Refusal | None:
     """Return which target of an endpoint fits nowhere else; None if all do, one after the other."""
     held = {
-        name: replace(state, phase=Phase.READY) if name in fleet.production and state.endpoint == endpoint else state
+        name: replace(state, phase=Phase.READY) if name in production and state.endpoint == endpoint else state
         for name, state in fleet.held.items()
         if state.unneeded_s is None  # what nothing needs makes way
     }
-    for name, state in held.items():  # what has a copy elsewhere is served by it
-        there = [*fleet.serving.get(name, ()), *fleet.arriving.get(name, ())]
-        others = [copy_home for copy_home in there if copy_home not in drained and copy_home in fleet.answering]
-        if others and state.endpoint == endpoint:
-            held[name] = replace(state, endpoint=others[0])
-    homes = {(state.endpoint, name) for name, state in held.items()}
-    fleet = replace(fleet, copies=[copy for copy in fleet.copies if (copy.endpoint, copy.name) not in homes])
     for _ in held:
-        planned = plan_transfer(replace(fleet, held=held), limits, drained)
+        homes = {(state.endpoint, name) for name, state in held.items()}
+        copies = {key: copy for key, copy in fleet.copies.items() if key not in homes}
+        planned = plan_transfer(production, replace(fleet, held=held, copies=copies))
         if isinstance(planned, Waits):
             return Refusal("insufficient_memory", f"{endpoint} cannot be drained: {planned.reason}")
         if planned is None:

@@ -2,33 +2,15 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import Deployable, Digest, Target
+from contracts.vocabulary import Deployable, Target
 from decisions.serving.runtimes import runtime_name
-from services.server_manager.domain.reconcile import Held, Limits, Phase, production_of
+from services.server_manager.domain.reconcile import Held, Key, Limits, Phase, production_of
 
 MOVED = "moved-"
 """Beginning of the cause of a route whose target was loaded on another endpoint than before."""
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A target that an endpoint holds, or may still hold, beside the one that is its home.
-
-    `digest` is the digest of its manifest, where the endpoint has listed it.
-    """
-
-    endpoint: str
-    name: str
-    memory_bytes: int
-    digest: Digest | None = field(default=None, compare=False)
-
-    @property
-    def size(self) -> tuple[str, int]:
-        """The endpoint, and the memory that is taken there."""
-        return self.endpoint, self.memory_bytes
 
 
 @dataclass(frozen=True)
@@ -155,27 +137,22 @@ def find_unpublished(routes: Mapping[str, Route], answered: Collection[str]) -> 
 
 
 def find_removable(
-    copies: Iterable[Copy],
+    copies: Iterable[Key],
     held: Mapping[str, Held],
     named: Mapping[str, tuple[str, ...]],
     usable: Collection[str],
     kept: Collection[str] = (),
-) -> list[Copy]:
+) -> set[Key]:
     """Return the copies that nothing needs any more: their target generates elsewhere, and no route may name the copy.
 
     A route that is absent says nothing about what serves, so a copy of what is in `kept` stays, like the target.
     """
-    return [
-        copy
-        for copy in copies
-        if copy.endpoint in usable
-        and copy.name not in kept
-        and copy.name in held
-        and held[copy.name].phase is Phase.READY
-        and _is_named_elsewhere(copy, held[copy.name], named.get(copy.name, ()))
-    ]
-
-
-def _is_named_elsewhere(copy: Copy, state: Held, named: Collection[str]) -> bool:
-    """Return whether no route names a copy, and the one that names its target names its home."""
-    return not named or (copy.endpoint not in named and state.endpoint in named)
+    return {
+        (endpoint, name)
+        for endpoint, name in copies
+        if endpoint in usable
+        and name not in kept
+        and name in held
+        and held[name].phase is Phase.READY
+        and (not named.get(name) or (endpoint not in named[name] and held[name].endpoint in named[name]))
+    }

@@ -1,25 +1,44 @@
 """Chooses the endpoint of each target: where it is, else where a route names it, else apart from its counterpart."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from contracts.routes import Route
 from contracts.vocabulary import Deployable
 from decisions.serving.runtimes import runtime_name
-from services.server_manager.domain.reconcile import Desired, Held, Limits, Phase, Rank, production_of, rank, sum_sizes
+from services.server_manager.domain.reconcile import (
+    Desired,
+    Held,
+    Key,
+    Limits,
+    Memory,
+    Phase,
+    Rank,
+    held_sizes,
+    production_of,
+    rank,
+)
 from services.server_manager.domain.records import Lease, Servers
 from services.server_manager.domain.traffic import next_previous
 
 Counterparts = Mapping[str, frozenset[str]]
 """The targets that each target should not share an endpoint with, by name."""
+Filter = Callable[[str], str]
+"""Returns why an endpoint is not taken; an empty text if it may be."""
+Sorter = Callable[[str], int]
+"""Returns a number that is smaller for a better endpoint."""
+MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Known:
-    """The inputs of placement beside the held targets.
+class Fleet:
+    """The replicas and the endpoints of a fleet, for the choice of endpoints.
 
     Attributes:
+        limits: the endpoints and their memory.
+        held: every target as its home is.
+        copies: what endpoints may hold besides.
         named: the endpoints that a route names, by the target's name.
         apart: the targets that should not share an endpoint, both ways.
         lost: endpoints that have been silent for long: nothing new is placed there while another one is left.
@@ -27,77 +46,109 @@ class Known:
         unlisted: endpoints that have not listed yet what they hold.
         drained: endpoints that take nothing new while another one is left; what is loaded there stays until it is
             loaded elsewhere (`domain.drains`).
+        answering: the endpoints that answer; for drains only.
     """
 
+    limits: Limits
+    held: Mapping[str, Held] = field(default_factory=dict)
+    copies: Mapping[Key, Held] = field(default_factory=dict)
     named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     apart: Counterparts = field(default_factory=dict)
     lost: frozenset[str] = frozenset()
     earlier: Mapping[str, str] = field(default_factory=dict)
     unlisted: frozenset[str] = frozenset()
     drained: frozenset[str] = frozenset()
+    answering: Collection[str] = ()
 
 
-def plan_homes(
-    desired: Mapping[str, Desired], held: Mapping[str, Held], limits: Limits, known: Known
-) -> dict[str, str]:
+def assign(
+    candidates: Iterable[str], filters: Sequence[Filter], sorters: Sequence[Sorter]
+) -> tuple[str | None, list[str]]:
+    """Return the endpoint that sorts first among those that no filter refuses, and why each other one is refused.
+
+    Of equal ones it is the first; None if all are refused.
+    """
+    whys = {endpoint: next(filter(None, (refuse(endpoint) for refuse in filters)), "") for endpoint in candidates}
+    left = [endpoint for endpoint, why in whys.items() if not why]
+    best = min(left, key=lambda endpoint: [sort(endpoint) for sort in sorters], default=None)
+    return best, [f"{endpoint} {why}" for endpoint, why in whys.items() if why]
+
+
+def is_short(memory: Memory, size: int, endpoint: str) -> bool:
+    """Return whether an endpoint has less than a size free (a sorter)."""
+    return memory.free(endpoint) < size
+
+
+def lacks(memory: Memory, size: int, endpoint: str) -> str:
+    """Return what an endpoint has free if that is less than a size (a filter).
+
+    It is rounded down, so that a printed size that does not fit exceeds the printed free one.
+    """
+    free = max(0, memory.free(endpoint))
+    printed = f"{free} bytes" if free < MIB else f"{free // MIB} MiB"
+    return f"has {printed} free" if is_short(memory, size, endpoint) else ""
+
+
+def apart_from(name: str, homes: Mapping[str, str], fleet: Fleet) -> list[Sorter]:
+    """Return two sorters: by the homes of a target's counterparts on an endpoint, then by their copies there."""
+    others = fleet.apart.get(name, frozenset())
+    return [
+        lambda endpoint: sum(homes.get(other) == endpoint for other in others),
+        lambda endpoint: sum(endpoint in fleet.named.get(other, ()) for other in others),
+    ]
+
+
+def plan_homes(desired: Mapping[str, Desired], fleet: Fleet) -> dict[str, str]:
     """Return the endpoint of each target whose runtime the fleet has, by name.
 
     What is loaded stays where it is, and what a route names stays there. What is new goes to an endpoint where it fits,
-    else it waits for memory; of those, to one without its counterpart; of those, to the one that reserves least; of
-    those, to the first. Production on an endpoint that is lost, or that is not loaded and would share an endpoint with
-    its counterpart, is new where it fits on another one.
+    else it waits for memory; of those, to one without its counterpart, then to one with a copy of it only; of those, to
+    one where no copy gives way; of those, to the one that reserves least; of those, to the first. Production on an
+    endpoint that is lost, or that is not loaded and would share an endpoint with its counterpart, is new where it fits
+    on another one.
     """
-    homes: dict[str, str] = {}
+    limits, homes = fleet.limits, dict[str, str]()
     open_ones: list[tuple[str, Deployable, list[str]]] = []
     for name, target in rank(desired):
         candidates = endpoints_of(target.deployable, limits)
-        usable = [home for home in candidates if home not in known.lost | known.drained]
-        fixed = next((home for home in _settled(name, target, held, known) if home in candidates), None)
+        usable = [home for home in candidates if home not in fleet.lost | fleet.drained]
+        fixed = next((home for home in _settled(name, target, fleet) if home in candidates), None)
         if fixed is not None:
             homes[name] = fixed
-        if usable and target.rank is Rank.PRODUCTION and _is_movable(name, fixed, homes, held, known):
+        if usable and target.rank is Rank.PRODUCTION and _is_movable(name, fixed, homes, fleet):
             open_ones.append((name, target.deployable, usable))
         elif candidates and fixed is None:
             open_ones.append((name, target.deployable, usable or candidates))
-    reserved = homes_bytes(homes, desired, held, limits)
-    copied_bytes = _copied_bytes(homes, desired, limits, known)
+    memory = Memory(limits, home_sizes(homes, desired, fleet))
+    full = Memory(limits, [*memory.taken.items(), *_copied_sizes(homes, desired, fleet)])
     for name, deployable, candidates in open_ones:
         size = limits.memory_bytes(deployable)
-        before, earlier = homes.pop(name, None), known.earlier.get(name, "")
-        keeps_memory = before in known.lost  # on another one it is not loaded
+        before, earlier = homes.pop(name, None), fleet.earlier.get(name, "")
+        keeps_memory = before in fleet.lost  # on another one it is not loaded
         if before is not None and not keeps_memory:
-            reserved[before] -= size
-        is_kept = earlier in candidates and earlier != before and not _shared(name, earlier, homes, known.apart)
+            memory.taken[before] -= size
+            full.taken[before] -= size
+        shares = apart_from(name, homes, fleet)
+        is_kept = earlier in candidates and earlier != before and not shares[0](earlier)
         choice = [earlier] if is_kept else candidates
-        chosen, has_memory = choose_endpoint(
-            name,
-            size,
-            choice,
-            homes,
-            reserved,
-            limits=limits,
-            apart=known.apart,
-            copied=known.named,
-            copied_bytes=copied_bytes,
-        )
+        sorters: list[Sorter] = [*shares, partial(is_short, full, size), full.taken.__getitem__]
+        fitting, _ = assign(choice, [partial(lacks, memory, size)], sorters)
         # What was chosen for a lost one stays, though others that wait for memory there are counted first by now.
-        homes[name] = chosen if before is None or has_memory or (is_kept and before in known.lost) else before
-        reserved[homes[name]] += 0 if keeps_memory and homes[name] == before else size
+        stays = before is not None and fitting is None and not (is_kept and keeps_memory)
+        homes[name] = before if before and stays else fitting or assign(choice, (), sorters)[0] or choice[0]
+        if not keeps_memory or homes[name] != before:
+            memory.taken[homes[name]] += size
+            full.taken[homes[name]] += size
     return homes
 
 
-def _is_movable(name: str, fixed: str | None, homes: Mapping[str, str], held: Mapping[str, Held], known: Known) -> bool:
+def _is_movable(name: str, fixed: str | None, homes: Mapping[str, str], fleet: Fleet) -> bool:
     """Return whether a target of production may be loaded elsewhere than it is, or than its route says."""
-    if fixed in known.lost:
+    if fixed in fleet.lost:
         return True
-    state = held.get(name)
+    state = fleet.held.get(name)
     is_loaded = state is not None and state.phase is not Phase.FAILED
-    return not is_loaded and fixed not in known.unlisted and _shared(name, fixed, homes, known.apart) > 0
-
-
-def _shared(name: str, endpoint: str | None, homes: Mapping[str, str], apart: Counterparts) -> int:
-    """Return how many of a target's counterparts are on an endpoint."""
-    return sum(1 for other in apart.get(name, ()) if homes.get(other) == endpoint)
+    return not is_loaded and fixed not in fleet.unlisted and apart_from(name, homes, fleet)[0](fixed or "") > 0
 
 
 def endpoints_of(deployable: Deployable, limits: Limits) -> list[str]:
@@ -109,74 +160,31 @@ def endpoints_of(deployable: Deployable, limits: Limits) -> list[str]:
     return [endpoint for endpoint, runtime in limits.endpoints.items() if runtime == needed]
 
 
-def _settled(name: str, target: Desired, held: Mapping[str, Held], known: Known) -> Iterable[str]:
+def _settled(name: str, target: Desired, fleet: Fleet) -> Iterable[str]:
     """Return where a target is or was meant to be, the more certain first."""
-    state = held.get(name)
+    state = fleet.held.get(name)
     if state is not None and state.phase is not Phase.FAILED:
         yield state.endpoint
-    if target.rank in (Rank.PRODUCTION, Rank.SUSPENDED) and (named := known.named.get(name)):
-        answering = next((home for home in named if home not in known.lost), named[0])
-        yield from {answering} - known.drained
-    if name in known.earlier and known.earlier[name] not in known.lost | known.drained:
-        yield known.earlier[name]
+    if target.rank in (Rank.PRODUCTION, Rank.SUSPENDED) and (named := fleet.named.get(name)):
+        answering = next((home for home in named if home not in fleet.lost), named[0])
+        yield from {answering} - fleet.drained
+    if name in fleet.earlier and fleet.earlier[name] not in fleet.lost | fleet.drained:
+        yield fleet.earlier[name]
 
 
-def homes_bytes(
-    homes: Mapping[str, str], desired: Mapping[str, Desired], held: Mapping[str, Held], limits: Limits
-) -> Counter[str]:
-    """Return what each endpoint reserves for what is desired; what else it holds goes when its memory is needed."""
-
-    def size(name: str, target: Desired) -> int:
-        state = held.get(name)
-        if state is None or state.phase is Phase.FAILED:
-            return limits.memory_bytes(target.deployable)
-        return limits.corrected(state.digest, state.memory_bytes)
-
-    return sum_sizes((homes[name], size(name, target)) for name, target in desired.items() if name in homes)
+def home_sizes(homes: Mapping[str, str], desired: Mapping[str, Desired], fleet: Fleet) -> Iterator[tuple[str, int]]:
+    """Yield endpoint and size of each target that is desired; what else is held goes when its memory is needed."""
+    for name, target in desired.items():
+        if name in homes:
+            there = dict(held_sizes([fleet.held[name]] if name in fleet.held else [], fleet.limits)).values()
+            yield homes[name], next(iter(there), fleet.limits.memory_bytes(target.deployable))
 
 
-def _copied_bytes(
-    homes: Mapping[str, str], desired: Mapping[str, Desired], limits: Limits, known: Known
-) -> Counter[str]:
-    """Return what copies that routes name reserve of each endpoint, beside the homes of their targets."""
-    return sum_sizes(
-        (endpoint, limits.memory_bytes(desired[name].deployable))
-        for name, endpoints in known.named.items()
-        if name in desired
-        for endpoint in endpoints
-        if endpoint != homes.get(name)
-    )
-
-
-def choose_endpoint(
-    name: str,
-    needed: int,
-    candidates: list[str],
-    homes: Mapping[str, str],
-    reserved: Mapping[str, int],
-    *,
-    limits: Limits,
-    apart: Counterparts,
-    copied: Mapping[str, tuple[str, ...]] | None = None,
-    copied_bytes: Mapping[str, int] | None = None,
-) -> tuple[str, bool]:
-    """Return the best endpoint, and whether the target fits there: copies give way.
-
-    An endpoint without a counterpart is best, then one that has only a copy of a counterpart (`copied`), then the home
-    of a counterpart. Of equal ones, one is better where no copy has to give way; `copied_bytes` is what copies reserve.
-    """
-    taken, beside = limits.by_pool(reserved.items()), limits.by_pool((copied_bytes or {}).items())
-
-    def cost(endpoint: str) -> tuple[bool, int, int, bool, int]:
-        pool = limits.pool(endpoint)
-        too_full = taken[pool] + needed > limits.pool_bytes(pool)
-        copies = sum(1 for other in apart.get(name, ()) if endpoint in (copied or {}).get(other, ()))
-        displaces = taken[pool] + beside[pool] + needed > limits.pool_bytes(pool)
-        there = reserved.get(endpoint, 0) + (copied_bytes or {}).get(endpoint, 0)
-        return too_full, _shared(name, endpoint, homes, apart), copies, displaces, there
-
-    best = min(candidates, key=cost)  # the first of equal ones
-    return best, not cost(best)[0]
+def _copied_sizes(homes: Mapping[str, str], desired: Mapping[str, Desired], fleet: Fleet) -> Iterator[tuple[str, int]]:
+    """Yield endpoint and size of each copy that a route names, beside the homes of their targets."""
+    for name in desired.keys() & fleet.named.keys():
+        for endpoint in set(fleet.named[name]) - {homes.get(name)}:
+            yield endpoint, fleet.limits.memory_bytes(desired[name].deployable)
 
 
 def find_all_named(routes: Mapping[str, Route], addresses: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
@@ -223,15 +231,9 @@ def leases_of(record: Servers) -> list[Lease]:
     return [*([record.lease] if record.lease is not None else []), *record.waiting]
 
 
-def plan_all_homes(
-    record: Servers,
-    desired: Mapping[str, Desired],
-    held: Mapping[str, Held],
-    limits: Limits,
-    known: Known,
-) -> dict[str, str]:
+def plan_all_homes(record: Servers, desired: Mapping[str, Desired], fleet: Fleet) -> dict[str, str]:
     """Return the endpoint of everything that is desired, and of what waits to be staged beside it."""
-    homes = plan_homes(desired, held, limits, known)
+    homes = plan_homes(desired, fleet)
     for lease in record.waiting:
         pair = (lease.event.data.baseline, lease.event.data.candidate)
         staged = {
@@ -240,7 +242,7 @@ def plan_all_homes(
             if str(deployable.target) not in homes
         }
         if staged:
-            beside = plan_homes({**desired, **staged}, held, limits, known)
+            beside = plan_homes({**desired, **staged}, fleet)
             homes |= {name: beside[name] for name in staged.keys() & beside.keys()}
     return homes
 

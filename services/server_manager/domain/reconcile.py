@@ -155,9 +155,21 @@ class Limits:
         """Return the budget of a memory pool in bytes."""
         return self.budgets[pool] if pool in self.budgets else self.memory_budget_bytes - sum(self.budgets.values())
 
-    def by_pool(self, sizes: Iterable[tuple[str, int]]) -> Counter[str]:
-        """Return the total size for each memory pool, given pairs of endpoint and size."""
-        return sum_sizes((self.pool(endpoint), size) for endpoint, size in sizes)
+
+class Memory:
+    """The memory that is taken on each endpoint, and what is left of its pool."""
+
+    def __init__(self, limits: Limits, sizes: Iterable[tuple[str, int]]) -> None:
+        """Take what is taken, as pairs of endpoint and size."""
+        self._limits, self.taken = limits, Counter[str]()
+        for endpoint, size in sizes:
+            self.taken[endpoint] += size
+
+    def free(self, endpoint: str) -> int:
+        """Return the bytes that an endpoint has left; negative where more is taken than there is."""
+        pool = self._limits.pool(endpoint)
+        taken = sum(size for other, size in self.taken.items() if self._limits.pool(other) == pool)
+        return self._limits.pool_bytes(pool) - taken
 
 
 @dataclass(frozen=True)
@@ -274,7 +286,7 @@ def plan_reconcile(
     the order of `desired` holds. Copies come last, and one that nothing needs stays until its time has passed.
     """
     copies = copies or Copies()
-    used = limits.by_pool(held_sizes([*held.values(), *copies.held.values()]))
+    used = Memory(limits, held_sizes([*held.values(), *copies.held.values()]))
     wanted = [(name, target, home_of(target.deployable, homes or {}), held.get(name)) for name, target in rank(desired)]
     for key, deployable in copies.due.items():
         wanted.append((key[1], Desired(deployable, Rank.COPY), key[0], copies.held.get(key)))
@@ -290,14 +302,13 @@ def plan_reconcile(
             there is not None and there.phase is not Phase.FAILED and there.digest == target.deployable.manifest.digest
         )
         if action.kind == "load" and not is_there:  # a copy of it takes its memory already
-            pool = limits.pool(endpoint)
             # What was measured must not keep production from a load.
             needed = (limits.memory_bytes if is_copy else limits.reserved_bytes)(target.deployable)
-            over = used[pool] + needed - limits.pool_bytes(pool)
+            over = needed - used.free(endpoint)
             if over > 0:
-                short[pool] += over if target.rank not in {Rank.SUSPENDED, Rank.COPY} else 0
+                short[limits.pool(endpoint)] += over if target.rank not in {Rank.SUSPENDED, Rank.COPY} else 0
                 continue
-            used[pool] += needed
+            used.taken[endpoint] += needed
         actions.append(replace(action, is_copy=is_copy))
     for endpoint, name in copies.removable:
         state = copies.held[endpoint, name]
@@ -309,14 +320,6 @@ def plan_reconcile(
 def rank(desired: Mapping[str, Desired]) -> list[tuple[str, Desired]]:
     """Return the targets, those that matter more first."""
     return sorted(desired.items(), key=lambda item: _ORDER.index(item[1].rank))
-
-
-def sum_sizes(sizes: Iterable[tuple[str, int]]) -> Counter[str]:
-    """Return the total size by name."""
-    total = Counter[str]()
-    for name, size in sizes:
-        total[name] += size
-    return total
 
 
 def held_sizes(held: Iterable[Held], limits: Limits | None = None) -> Iterator[tuple[str, int]]:

@@ -1,24 +1,25 @@
 """Which targets an endpoint that does not answer concerns."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
-from contracts.vocabulary import Deployable, Runtime
+from contracts.vocabulary import Deployable, Runtime, Target
 from decisions.serving.runtimes import why_no_runtime
 from services.server_manager.domain.alerts import ITS_OWN
 from services.server_manager.domain.answer_types import has_failed
-from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import (
     Action,
     Desired,
     Held,
+    Key,
     Limits,
+    Memory,
+    Phase,
     held_sizes,
     home_of,
     production_of,
-    sum_sizes,
 )
 from services.server_manager.domain.records import DrainedEndpoint, LoadedTarget, target_of
 
@@ -83,14 +84,13 @@ def describe_endpoint_view(
     name: str,
     address: str,
     runtime: Runtime | None,
-    held: Mapping[str, Held],
-    limits: Limits,
+    replicas: Mapping[Key, Held],
+    serving: Collection[Key],
     *,
+    limits: Limits,
     answers: bool,
-    copies: Collection[Copy] = (),
     drained: DrainedEndpoint | None = None,
     waits: str = "",
-    declared: Mapping[str, Held] | None = None,
     fenced: bool = False,
     now: datetime | None = None,
 ) -> FleetRuntime:
@@ -100,81 +100,47 @@ def describe_endpoint_view(
         name: its name.
         address: how gateways reach it.
         runtime: what runs it.
-        held: every target of the fleet.
+        replicas: every replica of the fleet.
+        serving: those that are homes, or copies that are to be there.
         limits: the endpoints and their memory.
         answers: whether it answered.
-        copies: what endpoints hold of targets that another one serves.
         drained: who drained it, if it is drained.
         waits: why it is not empty yet.
-        declared: its copies that are to be there, by name.
         fenced: whether its agent refuses this process.
         now: the time; its state began then, unless it is known to be older (`keep_since`).
     """
-    declared, pool = declared or {}, limits.pool(name)
-    reserved = sum_sizes([*held_sizes(held.values()), *(copy.size for copy in copies)])
-    taken = limits.by_pool(reserved.items())[pool]
-    own = [copy for copy in copies if copy.endpoint == name]
+    memory = Memory(limits, held_sizes(replicas.values()))
+    own = [(of, state) for (where, of), state in sorted(replicas.items()) if where == name]
+    shown = [(target_of(of), state) for of, state in own if (name, of) in serving]
     return FleetRuntime(
         name=limits.endpoints.get(name, name),
         endpoint_name=name,
         endpoint=address,
         answers=answers,
         runtime=runtime,
-        targets=(
-            *_running(name, held, limits),
-            *_running_copies(declared, runtime, held, limits, own),
-        ),
-        copies=tuple(sorted(copy.name for copy in own if copy.name not in declared)),
+        targets=tuple(_running(target, state, limits) for target, state in shown if target is not None),
+        copies=tuple(of for of, state in own if (name, of) not in serving and state.phase is not Phase.FAILED),
         drained=drained is not None,
         drained_by=drained.actor if drained is not None else "",
         drain_reason=drained.reason if drained is not None else "",
         waits_for=waits,
-        reserved_bytes=reserved[name],
-        memory_budget_bytes=limits.pool_bytes(pool),
-        free_bytes=max(0, limits.pool_bytes(pool) - taken),
+        reserved_bytes=memory.taken[name],
+        memory_budget_bytes=limits.pool_bytes(limits.pool(name)),
+        free_bytes=max(0, memory.free(name)),
         fenced=fenced,
         since=now,
     )
 
 
-def _running(endpoint: str, held: Mapping[str, Held], limits: Limits) -> Iterator[RunningTarget]:
-    for name, state in sorted(held.items()):
-        target = target_of(name)
-        if state.endpoint == endpoint and target is not None:
-            yield RunningTarget(
-                target=target,
-                phase=state.phase,
-                runtime=state.ran_by,
-                memory_bytes=state.memory_bytes,
-                measured_bytes=limits.measured.get(state.digest, 0),
-                given_up=_is_given_up(state, limits),
-            )
-
-
-def _is_given_up(state: Held, limits: Limits) -> bool:
-    """Return whether a replica cannot be loaded, and nothing else than its target is the cause."""
-    return has_failed(state, limits) and (state.hopeless or state.code in ITS_OWN)
-
-
-def _running_copies(
-    declared: Mapping[str, Held],
-    runtime: Runtime | None,
-    held: Mapping[str, Held],
-    limits: Limits,
-    copies: Collection[Copy],
-) -> Iterator[RunningTarget]:
-    sizes = {copy.name: copy.memory_bytes for copy in copies}
-    for name, state in sorted(declared.items()):
-        target, home = target_of(name), held.get(name)
-        if target is not None:
-            yield RunningTarget(
-                target=target,
-                phase=state.phase,
-                runtime=runtime,
-                memory_bytes=sizes.get(name, 0),
-                measured_bytes=limits.measured.get(home.digest, 0) if home is not None else 0,
-                given_up=_is_given_up(state, limits),
-            )
+def _running(target: Target, state: Held, limits: Limits) -> RunningTarget:
+    return RunningTarget(
+        target=target,
+        phase=state.phase,
+        runtime=state.ran_by,
+        memory_bytes=state.memory_bytes,
+        measured_bytes=limits.measured.get(state.digest, 0),
+        given_up=has_failed(state, limits) and (state.hopeless or state.code in ITS_OWN),
+    )
 
 
 def keep_since(new: FleetRuntimes, stored: FleetRuntimes | None) -> FleetRuntimes:

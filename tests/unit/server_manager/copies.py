@@ -6,7 +6,8 @@ from contracts.envelope import Event
 from contracts.facts import EndpointOrdered
 from contracts.routes import CanaryShare
 from services.server_manager.domain import drains
-from services.server_manager.domain.declared_copies import Situation, plan_copies
+from services.server_manager.domain.declared_copies import plan_copies
+from services.server_manager.domain.placement import Fleet
 from services.server_manager.domain.reconcile import plan_desired
 from services.server_manager.domain.records import EndpointOrder, Servers
 from tests.unit.server_manager.factories import (
@@ -40,8 +41,8 @@ def with_copies(route_of, copies):
 
 
 def placed(route_of, homes, count, **more):
-    known = {"desired": plan_desired({"bot": route_of}, Servers()), "homes": homes, **more}
-    return plan_copies({"bot": route_of}, Situation(**known), limits(count))
+    routes = {"bot": route_of}
+    return plan_copies(routes, plan_desired(routes, Servers()), homes, Fleet(limits(count), **more))
 
 
 async def promote(world, version, copies=2, **more):

@@ -6,7 +6,6 @@ from contracts.vocabulary import Target
 from services.server_manager.domain import staging
 from services.server_manager.domain.answer_types import FailLease, GrantLease, ReturnLease
 from services.server_manager.domain.decide import decide_answers
-from services.server_manager.domain.moves import Copy
 from services.server_manager.domain.reconcile import Phase
 from services.server_manager.domain.records import Servers
 from tests.unit.server_manager.factories import LIMITS, at, held, route, stage_requested
@@ -63,7 +62,7 @@ def test_what_does_not_fit_beside_production_alone_fails_whatever_stays():
 
 def test_a_copy_on_a_silent_endpoint_takes_memory_so_that_what_does_not_fit_beside_it_waits_and_the_smaller_goes():
     """Four of five places are needed by s1, two of them by production; two copies are left behind."""
-    copies = [Copy("two", name, 200) for name in ("bot.v0.bf16", "bot.v1.bf16")]
+    copies = {("two", f"bot.v{version}.bf16"): held(version, endpoint="two") for version in (0, 1)}
     limits = replace(LIMITS, endpoints={"default": "default", "two": "default"})
     loaded = {"bot.v0.bf16": held(0), "bot.v1.bf16": held(1)}
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from contracts.facts import AlertRaised, DeploymentChanged, OrderAccepted, VariantFailed, VariantStaged
 from decisions.routes.edits import roll_back
 from services.server_manager.domain import staging
-from services.server_manager.domain.declared_copies import Situation, find_survivors, plan_copies
-from services.server_manager.domain.moves import Copy, plan_moves
+from services.server_manager.domain.declared_copies import find_survivors, plan_copies
+from services.server_manager.domain.moves import plan_moves
+from services.server_manager.domain.placement import Fleet
 from services.server_manager.domain.reconcile import Phase, plan_desired
 from services.server_manager.domain.records import Servers
 from shared.errors import Transient
@@ -71,11 +72,11 @@ def test_a_target_that_asks_for_many_copies_takes_none_of_another_one_and_the_se
     greedy = with_copies(route(1, model="aaa"), 64)
     routes = {"aaa": greedy, "bot": with_copies(route(1), 2)}
     homes = {"aaa.v1.bf16": "default", V1: "two"}
-    known = {"desired": plan_desired(routes, Servers()), "homes": homes}
-    serving = {"named": {V1: ("two", "three")}, "copies": [Copy("three", V1, 200)]}
-    planned = plan_copies(routes, Situation(**known, **serving), fleet)
+    known = (plan_desired(routes, Servers()), homes)
+    serving = {"named": {V1: ("two", "three")}, "copies": {("three", V1): held(1, endpoint="three")}}
+    planned = plan_copies(routes, *known, Fleet(fleet, **serving))
     assert planned == {V1: ("three",), "aaa.v1.bf16": ("four", "two")}
-    planned = plan_copies(routes, Situation(**known), replace(fleet, memory_budget_bytes=800))
+    planned = plan_copies(routes, *known, Fleet(replace(fleet, memory_budget_bytes=800)))
     assert {name: len(endpoints) for name, endpoints in planned.items()} == {V1: 1, "aaa.v1.bf16": 1}
 
 
@@ -92,13 +93,9 @@ def test_no_copy_is_where_the_version_behind_is_nor_in_memory_that_a_home_needs(
     named, drained = known
     asked = with_copies(route(2, 1 if has_previous else None, canary=0), copies)
     homes = {name: home for name, home in zip((V2, V1, V0), homes, strict=True) if home in fleet.endpoints}
-    situation = Situation(
-        desired=plan_desired({"bot": asked}, Servers()),
-        homes=homes,
-        named={V2: tuple(named)},
-        drained=frozenset(drained),
-    )
-    planned = plan_copies({"bot": asked}, situation, fleet)
+    desired = plan_desired({"bot": asked}, Servers())
+    situation = Fleet(fleet, named={V2: tuple(named)}, drained=frozenset(drained))
+    planned = plan_copies({"bot": asked}, desired, homes, situation)
     used = {name: {homes[name], *planned.get(name, ())} for name in homes}
     for name, endpoints in planned.items():
         assert len(endpoints) == len(set(endpoints)) < max(copies, 1)
@@ -109,9 +106,9 @@ def test_no_copy_is_where_the_version_behind_is_nor_in_memory_that_a_home_needs(
         assert used[V2] & used[V1] == shared
         if shared and copies > 1 and planned[V2]:
             assert planned[V1], "what parts the two comes before a copy of the active one"
-    needed = 200 * (len([name for name in homes if name in situation.desired]) + sum(map(len, planned.values())))
+    needed = 200 * (len([name for name in homes if name in desired]) + sum(map(len, planned.values())))
     assert needed <= fleet.memory_budget_bytes or not any(planned.values())
-    assert planned == plan_copies({"bot": asked}, situation, fleet), "the same choice each time"
+    assert planned == plan_copies({"bot": asked}, desired, homes, situation), "the same choice each time"
 
 
 # -- which one is used ---------------------------------------------------------------------------------------------

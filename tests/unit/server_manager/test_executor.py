@@ -1,4 +1,8 @@
-"""The executor of a fleet while the agent beside an engine is away."""
+"""The executor of a fleet: what it does with one replica, whatever was planned."""
+
+import asyncio
+
+import pytest
 
 from services.server_manager.domain.reconcile import Action, Limits, Phase
 from services.server_manager.executor import Executor
@@ -43,3 +47,61 @@ async def test_a_target_whose_unload_the_agent_did_not_take_still_counts_and_is_
     engine.away = False
     await settled(executor, Action("unload", name))
     assert (executor.held(), engine.models) == ({}, {})
+
+
+class Fleet:
+    """An executor of two engines, on which a target is loaded: at home on the second, a copy on the first."""
+
+    def __init__(self, folder):
+        self.engines, self.clock = {"default": FakeEngine(), "two": FakeEngine()}, FakeClock()
+        self.target = deployable(1)
+        self.name = str(self.target.target)
+        self.lead = FakeLead(FakeLease(), self.clock)
+        self.executor = Executor(
+            self.engines, FakeArtifacts(folder), self.clock, LIMITS, self.lead, on_change=lambda: None
+        )
+
+    async def do(self, kind, endpoint, *, is_copy=True):
+        loaded = self.target if kind == "load" else None
+        self.executor.start(Action(kind, self.name, loaded, endpoint, is_copy))
+        await asyncio.gather(*[state.work for state in self.executor._replicas.values() if state.work is not None])
+
+    def list(self, endpoint):
+        self.clock.seconds += 1.0
+        self.executor.note_index(endpoint, self.engines[endpoint].models, self.clock.monotonic())
+        self.clock.seconds += 1.0
+
+    @property
+    def copy(self):
+        return self.executor.others().get(("default", self.name))
+
+
+@pytest.fixture
+async def fleet(tmp_path):
+    made = Fleet(tmp_path)
+    assert await made.lead.hold()
+    await made.do("load", "two", is_copy=False)
+    await made.do("load", "default")
+    return made
+
+
+async def test_a_dead_copy_is_unloaded_before_its_target_is_loaded_there(fleet):
+    fleet.engines["default"].dead.add(fleet.name)
+    await fleet.do("probe", "default")
+    assert fleet.copy.phase is Phase.DEAD
+    await fleet.do("load", "default", is_copy=False)
+    home = fleet.executor.held()[fleet.name]
+    assert (home.endpoint, home.phase) == ("default", Phase.READY)
+
+
+async def test_a_copy_that_was_listed_is_no_failed_load_after_a_restart_of_its_engine(fleet):
+    fleet.engines["default"].restart()
+    fleet.list("default")
+    assert (fleet.copy.phase, fleet.copy.failures) == (Phase.FAILED, 1), "it was never listed"
+    fleet.executor.drop_failed(())
+    await fleet.do("load", "default")
+    fleet.list("default")
+    fleet.engines["default"].restart()
+    fleet.list("default")
+    assert fleet.copy is None
+    assert fleet.executor.held()[fleet.name].endpoint == "two"

@@ -160,7 +160,7 @@ async def test_what_a_suspended_endpoint_still_holds_when_it_is_back_is_unloaded
     assert V1 in world.engines["default"].models, "gateways that have not read the route yet may use it"
     await world.ticks(6, seconds=10.0)
     assert holding(world) == (set(), {V0, V1})
-    assert world.manager.executor.copies() == []
+    assert world.manager.executor.copies() == {}
     assert routed(world)[0] == SECOND
 
 
@@ -233,7 +233,7 @@ async def test_a_copy_of_a_model_without_a_route_is_not_unloaded_though_its_targ
 async def test_what_fits_only_without_a_copy_on_a_silent_endpoint_waits_and_what_is_smaller_is_granted(world):
     await promote(world, "t1", 1, fallback=0)
     await lose(world, "default", suspended=True)
-    assert [copy.name for copy in world.manager.executor.copies()] == [V1]
+    assert [name for _, name in world.manager.executor.copies()] == [V1]
     for event in (stage_requested("s1", 3, 1, weights=400), stage_requested("s2", 2, 1)):  # 500 and 200 of 1000
         await world.state.write(lambda record, event=event: staging.enqueue_staging(record, event))
     await world.ticks(8)

@@ -7,8 +7,8 @@ import pytest
 from contracts.facts import DeploymentChanged, VariantFailed, VariantStaged
 from services.server_manager.adapters.triton_engine import MEASURED, read_measured
 from services.server_manager.domain import staging
-from services.server_manager.domain.drains import Fleet, Waits, plan_transfer
-from services.server_manager.domain.placement import Known, plan_homes
+from services.server_manager.domain.drains import Waits, plan_transfer
+from services.server_manager.domain.placement import Fleet, plan_homes
 from services.server_manager.domain.reconcile import Desired, Phase, Rank
 from services.server_manager.domain.records import MeasuredFiles, Servers
 from services.server_manager.measured_memory import KEPT, MeasuredMemory
@@ -30,6 +30,12 @@ def digest(version):
     return deployable(version).manifest.digest
 
 
+def leave_default(limits, **beside):
+    """Return where the first version goes from a drained endpoint."""
+    known = {"drained": frozenset({"default"}), "answering": set(limits.endpoints)}
+    return plan_transfer({V1: deployable(1)}, Fleet(limits, {V1: held(1), **beside}, **known))
+
+
 def take(world, name, taken, endpoint="default"):
     """Let a loaded target take so much memory."""
     models = world.engines[endpoint].models
@@ -49,18 +55,16 @@ def test_what_was_measured_of_the_same_files_counts_if_it_is_more_than_what_is_r
 
 def test_a_version_goes_to_the_endpoint_that_has_what_it_took_before():
     desired = {V1: Desired(deployable(1), Rank.STAGING)}
-    assert plan_homes(desired, {}, TWO, Known()) == {V1: "default"}
+    assert plan_homes(desired, Fleet(TWO)) == {V1: "default"}
     larger = replace(TWO, measured={digest(1): 500})
-    assert plan_homes(desired, {}, larger, Known()) == {V1: "two"}
+    assert plan_homes(desired, Fleet(larger)) == {V1: "two"}
     beside = {V2: Desired(deployable(2), Rank.PRODUCTION), **desired}
     took = replace(TWO, measured={digest(2): 400})
-    assert plan_homes(beside, {V2: held(2, endpoint="default")}, took, Known())[V1] == "two"
+    assert plan_homes(beside, Fleet(took, {V2: held(2, endpoint="default")}))[V1] == "two"
 
 
 def test_a_drain_counts_what_was_measured_and_names_both():
-    fleet = Fleet({V1: deployable(1)}, {V1: held(1)}, (), {}, {"default", "two"})
-    limits = replace(TWO, measured={digest(1): 600})
-    waits = plan_transfer(fleet, limits, {"default"})
+    waits = leave_default(replace(TWO, measured={digest(1): 600}))
     assert isinstance(waits, Waits)
     assert (
         "bot.v1.bf16 needs 600 bytes of memory (200 bytes reserved, 600 bytes measured) beside what is loaded"
@@ -76,15 +80,13 @@ def test_what_leaves_a_drained_endpoint_goes_where_what_is_loaded_leaves_memory_
     limits = replace(TWO, endpoints=dict.fromkeys(names, "default"), budgets=dict.fromkeys(names, 800))
     beside = {V2: held(2, Phase(phase), endpoint="two", memory_bytes=taken)}
     beside["bot.v3.bf16"] = held(3, endpoint="three", memory_bytes=300)
-    fleet = Fleet({V1: deployable(1)}, {V1: held(1), **beside}, (), {}, set(names))
-    assert plan_transfer(fleet, limits, {"default"}).endpoint == goes_to
+    assert leave_default(limits, **beside).endpoint == goes_to
 
 
 def test_what_does_not_fit_is_larger_than_what_is_free_also_as_it_is_written():
-    fleet = Fleet({V1: deployable(1)}, {V1: held(1)}, (), {}, {"default", "two"})
     needs, free = 64 * 2**20 + 1000, 64 * 2**20 + 999
     limits = replace(TWO, budgets={"default": free, "two": free}, measured={digest(1): needs})
-    waits = plan_transfer(fleet, limits, {"default"})
+    waits = leave_default(limits)
     assert "needs 65 MiB of memory (200 bytes reserved, 65 MiB measured)" in waits.reason
     assert "two has 64 MiB free" in waits.reason
 

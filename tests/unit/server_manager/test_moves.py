@@ -6,7 +6,7 @@ from contracts.routes import CanaryShare
 from contracts.vocabulary import ServingSettings
 from decisions.routes.edits import AlreadyApplied, Changed, EditRefused, move
 from services.server_manager.domain.kept import plan_kept
-from services.server_manager.domain.moves import Copy, find_removable, find_removed, find_unpublished, plan_moves
+from services.server_manager.domain.moves import find_removable, find_removed, find_unpublished, plan_moves
 from services.server_manager.domain.reconcile import (
     Action,
     Copies,
@@ -101,26 +101,26 @@ def test_a_move_stays_recorded_as_published_until_the_next_one_of_its_model_what
 
 
 def test_a_copy_goes_once_its_target_generates_elsewhere_and_no_route_names_the_copy():
-    copy = Copy("default", V1, 200)
+    copy = ("default", V1)
     there = {V1: held(1, endpoint="two")}
-    assert find_removable([copy], there, {V1: ("two",)}, {"default"}) == [copy]
-    assert find_removable([copy], there, {}, {"default"}) == [copy]
-    assert find_removable([copy], there, {V1: ("default",)}, {"default"}) == []
-    assert find_removable([copy], there, {V1: ("two",)}, set()) == [], "its endpoint is silent"
-    assert find_removable([copy], {V1: held(1, Phase.LOADING, endpoint="two")}, {V1: ("two",)}, {"default"}) == []
-    assert find_removable([copy], {}, {V1: ("two",)}, {"default"}) == []
+    assert find_removable([copy], there, {V1: ("two",)}, {"default"}) == {copy}
+    assert find_removable([copy], there, {}, {"default"}) == {copy}
+    assert find_removable([copy], there, {V1: ("default",)}, {"default"}) == set()
+    assert find_removable([copy], there, {V1: ("two",)}, set()) == set(), "its endpoint is silent"
+    assert find_removable([copy], {V1: held(1, Phase.LOADING, endpoint="two")}, {V1: ("two",)}, {"default"}) == set()
+    assert find_removable([copy], {}, {V1: ("two",)}, {"default"}) == set()
 
 
 def test_a_copy_stays_where_no_route_or_none_that_can_be_read_says_which_endpoint_serves():
-    copy, there = Copy("default", V1, 200), {V1: held(1, endpoint="two")}
+    copy, there = ("default", V1), {V1: held(1, endpoint="two")}
     usable = {"default", "two"}
     missing = plan_kept({}, (), (), there)
-    assert find_removable([copy], there, {}, usable, missing) == [], "gateways may send there by their last route"
+    assert find_removable([copy], there, {}, usable, missing) == set(), "gateways may send there by their last route"
     temporary = plan_kept({}, (), (deployable(1).target,), there)
-    assert find_removable([copy], there, {}, usable, temporary) == [copy], "it was loaded for a staging only"
+    assert find_removable([copy], there, {}, usable, temporary) == {copy}, "it was loaded for a staging only"
     unreadable = plan_kept({"bot"}, ("bot",), (), there)
-    assert find_removable([copy], there, {V1: "two"}, usable, unreadable) == []
-    assert find_removable([copy], there, {V1: "three"}, usable) == [], "the route names a third endpoint so far"
+    assert find_removable([copy], there, {V1: "two"}, usable, unreadable) == set()
+    assert find_removable([copy], there, {V1: "three"}, usable) == set(), "the route names a third endpoint so far"
 
 
 def test_what_is_moved_is_loaded_where_it_belongs_though_its_endpoint_is_silent_and_not_without_the_bus():

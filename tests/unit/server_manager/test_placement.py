@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from contracts.vocabulary import ServingSettings
 from services.server_manager.domain.answer_types import describe_free, fits
 from services.server_manager.domain.placement import (
-    Known,
-    choose_endpoint,
+    Fleet,
+    apart_from,
+    assign,
     endpoints_of,
     find_all_named,
     find_counterparts,
@@ -50,7 +51,7 @@ def both_ways(pairs):
 
 @st.composite
 def situations(draw):
-    """Return desired targets, what is held, limits and what is known, whatever they are."""
+    """Return desired targets and a fleet, whatever they are."""
     versions = range(draw(st.integers(2, 6)))
     desired = {}
     for version in versions:
@@ -73,14 +74,16 @@ def situations(draw):
         for version in draw(st.sets(st.integers(0, 8)))
     }
     endpoint, name = st.sampled_from(ENDPOINTS), st.sampled_from([name_of(version) for version in versions])
-    known = Known(
+    fleet = Fleet(
+        limits,
+        holding,
         named=draw(st.dictionaries(name, st.tuples(endpoint))),
         apart=both_ways(draw(st.sets(st.frozensets(name, min_size=2, max_size=2)))),
         lost=frozenset(draw(st.sets(endpoint))),
         earlier=draw(st.dictionaries(name, endpoint)),
         unlisted=frozenset(draw(st.sets(endpoint))),
     )
-    return desired, holding, limits, known
+    return desired, fleet
 
 
 def is_loaded(holding, name):
@@ -89,8 +92,9 @@ def is_loaded(holding, name):
 
 @given(situations())
 def test_each_target_has_an_endpoint_of_its_runtime_and_what_is_loaded_stays_on_its_own(situation):
-    desired, holding, limits, known = situation
-    homes = plan_homes(desired, holding, limits, known)
+    desired, known = situation
+    holding, limits = known.held, known.limits
+    homes = plan_homes(desired, known)
     for name, target in desired.items():
         candidates = endpoints_of(target.deployable, limits)
         assert homes.get(name) in (candidates or [None])
@@ -104,14 +108,14 @@ def test_each_target_has_an_endpoint_of_its_runtime_and_what_is_loaded_stays_on_
         assert settled in known.lost or (not is_loaded(holding, name) and settled in counterparts)
         assert settled in known.lost or settled not in known.unlisted
         assert homes[name] not in known.lost
-    assert homes == plan_homes(dict(desired), dict(holding), limits, known), "the same choice each time"
+    assert homes == plan_homes(dict(desired), replace(known, held=dict(holding))), "the same choice each time"
 
 
 @given(situations())
 def test_a_choice_is_kept_from_pass_to_pass(situation):
-    desired, holding, limits, known = situation
-    homes = plan_homes(desired, holding, limits, known)
-    again = plan_homes(desired, holding, limits, replace(known, earlier=homes))
+    desired, known = situation
+    homes = plan_homes(desired, known)
+    again = plan_homes(desired, replace(known, earlier=homes))
     assert {name: home for name, home in again.items() if home not in known.lost} == {
         name: home for name, home in homes.items() if home not in known.lost
     }
@@ -122,18 +126,19 @@ def test_what_moves_from_a_lost_endpoint_keeps_its_choice_although_another_one_w
     desired = {name_of(version): Desired(deployable(version, weights_bytes=0), Rank.PRODUCTION) for version in (0, 1)}
     holding = {name_of(0): held(0, Phase.READY, endpoint="default")}  # it reserves 200
     limits = replace(TWO, memory_budget_bytes=300, overhead_bytes=100, weights_ratio=1.0)
-    known = Known(lost=frozenset({"default"}))
-    homes = plan_homes(desired, holding, limits, known)
+    known = Fleet(limits, holding, lost=frozenset({"default"}))
+    homes = plan_homes(desired, known)
     assert homes == {name_of(0): "two", name_of(1): "two"}
-    assert plan_homes(desired, holding, limits, replace(known, earlier=homes)) == homes
+    assert plan_homes(desired, replace(known, earlier=homes)) == homes
 
 
 @given(situations(), st.integers(0, 5))
 def test_what_is_new_shares_with_its_counterpart_only_where_no_other_endpoint_has_memory_for_it(situation, number):
-    desired, _, limits, known = situation
+    desired, known = situation
+    limits, known = known.limits, replace(known, held={})
     new = list(desired)[number % len(desired)]
-    others = plan_homes({name: desired[name] for name in desired if name != new}, {}, limits, replace(known, named={}))
-    homes = plan_homes(desired, {}, limits, replace(known, named={}, earlier=others, lost=frozenset()))
+    others = plan_homes({name: desired[name] for name in desired if name != new}, replace(known, named={}))
+    homes = plan_homes(desired, replace(known, named={}, earlier=others, lost=frozenset()))
     if new not in homes:
         return
     sizes = {name: limits.memory_bytes(desired[name].deployable) for name in homes}
@@ -151,8 +156,9 @@ def test_what_is_new_shares_with_its_counterpart_only_where_no_other_endpoint_ha
 
 @given(situations())
 def test_no_memory_is_reserved_beyond_what_it_has_where_a_target_is_loaded(situation):
-    desired, holding, limits, known = situation
-    homes = plan_homes(desired, holding, limits, known)
+    desired, known = situation
+    holding, limits = known.held, known.limits
+    homes = plan_homes(desired, known)
     placed = {name: target for name, target in desired.items() if name in homes}
     used = {name: target.memory_bytes for name, target in holding.items() if target.phase is not Phase.FAILED}
     where = {name: target.endpoint for name, target in holding.items()}
@@ -167,8 +173,9 @@ def test_no_memory_is_reserved_beyond_what_it_has_where_a_target_is_loaded(situa
 def placed(record, routes, holding=None, limits=TWO, **known):
     holding = holding or {}
     desired = plan_desired(routes, record)
-    about = Known(named=find_all_named(routes, ADDRESSES), apart=find_counterparts(record, routes), **known)
-    return plan_all_homes(record, desired, holding, limits, about)
+    apart = find_counterparts(record, routes)
+    fleet = Fleet(limits, holding, named=find_all_named(routes, ADDRESSES), apart=apart, **known)
+    return plan_all_homes(record, desired, fleet)
 
 
 def order(version, **more):
@@ -250,18 +257,27 @@ def test_of_models_that_have_nothing_to_do_with_each_other_the_emptier_endpoint_
     [(["default", "two", "three"], "three"), (["default", "two"], "two"), (["default"], "default")],
 )
 def test_an_endpoint_with_a_copy_of_a_counterpart_is_better_than_its_home_and_worse_than_any_other(candidates, chosen):
-    reserved = {"default": 0, "two": 100, "three": 500}
-    best, has_memory = choose_endpoint(
-        name_of(2),
-        200,
-        candidates,
-        {name_of(1): "default"},
-        reserved,
-        limits=replace(LIMITS, endpoints=dict.fromkeys(reserved, "default")),
-        apart=both_ways([frozenset({name_of(1), name_of(2)})]),
-        copied={name_of(1): ("default", "two")},
+    taken = {"default": 0, "two": 100, "three": 500}
+    apart = both_ways([frozenset({name_of(1), name_of(2)})])
+    fleet = Fleet(LIMITS, named={name_of(1): ("default", "two")}, apart=apart)
+    sorters = [*apart_from(name_of(2), {name_of(1): "default"}, fleet), taken.__getitem__]
+    assert assign(candidates, (), sorters) == (chosen, [])
+
+
+def test_what_a_filter_refuses_is_not_taken_and_the_first_one_that_refuses_says_why():
+    def is_full(endpoint):
+        return "has 3 bytes free" if endpoint != "three" else ""
+
+    def is_drained(endpoint):
+        return "is drained" if endpoint == "two" else ""
+
+    names = ["default", "two", "three"]
+    assert assign(names, [is_drained, is_full], [names.index]) == (
+        "three",
+        ["default has 3 bytes free", "two is drained"],
     )
-    assert (best, has_memory) == (chosen, True)
+    assert assign(names[:2], [is_full], [len]) == (None, ["default has 3 bytes free", "two has 3 bytes free"])
+    assert assign(names, [], [len]) == ("two", []), "the first of equal ones"
 
 
 def test_an_endpoint_with_memory_of_its_own_takes_what_fits_and_a_refusal_names_what_each_has_free():
