@@ -17,7 +17,7 @@ _Output = tuple[str, str, int]
 """Name and type of a tensor, and whether it may be left out, or how many elements it has (-1: any)."""
 
 _INPUTS = (
-    ("text_input", "TYPE_STRING", False),
+    ("text_input", "TYPE_STRING", True),
     ("stream", "TYPE_BOOL", True),
     ("sampling_parameters", "TYPE_STRING", True),
     ("exclude_input_in_output", "TYPE_BOOL", True),
@@ -39,12 +39,14 @@ _SCORING_INPUTS = (("prompt_token_ids", "TYPE_STRING", True), ("return_prompt_lo
 _SCORING_OUTPUTS = (("prompt_logprobs", "TYPE_STRING", -1),)
 """What our own backends have beyond Triton's: the log-probabilities of a prompt's tokens."""
 
-_SALT_INPUTS = (("cache_salt", "TYPE_STRING", True),)
-"""What our own backends have, too: prefixes that are cached for requests with the same salt only."""
-
-_HTTP_INPUTS = (("http_request", "TYPE_STRING", True), ("http_body", "TYPE_STRING", True))
+_HTTP_INPUTS = (
+    ("cache_salt", "TYPE_STRING", True),
+    ("http_request", "TYPE_STRING", True),
+    ("http_body", "TYPE_STRING", True),
+)
 _HTTP_OUTPUTS = (("http_head", "TYPE_STRING", -1), ("http_body", "TYPE_STRING", -1), ("http_record", "TYPE_STRING", -1))
-"""What our own backends have, too: requests of the OpenAI API, and their answers."""
+"""Those of our own backends, too: prefixes that are cached for requests with the same salt only, and requests of the
+OpenAI API with their answers."""
 
 
 ENGINE_ARGUMENTS = frozenset(
@@ -145,13 +147,8 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
         parameters["device"] = engine.device
         parameters["engine_args"] = json.dumps(dict(engine.engine_args), sort_keys=True)
         parameters["environment"] = json.dumps(dict(engine.environment), sort_keys=True)
-    inputs: tuple[_Input, ...] = _INPUTS
-    outputs: tuple[_Output, ...] = _OUTPUTS
-    if engine.scores:
-        inputs, outputs = inputs + _SCORING_INPUTS, outputs + _SCORING_OUTPUTS
-    if engine.kind in {"slipway", "toy"}:
-        inputs = (("text_input", "TYPE_STRING", True), *inputs[1:], *_SALT_INPUTS, *_HTTP_INPUTS)
-        outputs += _HTTP_OUTPUTS
+    inputs = _INPUTS + (_SCORING_INPUTS if engine.scores else ()) + _HTTP_INPUTS
+    outputs = _OUTPUTS + (_SCORING_OUTPUTS if engine.scores else ()) + _HTTP_OUTPUTS
     # On a GPU the engine chooses its devices itself: Triton reserves none.
     kind = "KIND_MODEL" if engine.kind == "slipway" and engine.device == "gpu" else "KIND_CPU"
     # Triton wants a version folder, and git-like tools drop empty ones: the file says why it is there.
