@@ -205,7 +205,7 @@ def test_a_flipped_bit_is_found_and_named(store, keys, released, place):
     key, named = places(released)[place]
     whole = store.find(key)
     try:
-        for at in {*range(0, len(whole), len(whole) // 9 + 1), len(whole) - 1}:
+        for at in (0, len(whole) // 2, len(whole) - 1):
             overwrite(store, key, flip(whole, at))
             complaints = failed(store, keys, released)
             assert any(named in f"{what} {detail}" for what, detail in complaints.items()), (at, complaints)
