@@ -27,7 +27,7 @@ from shared.messaging.bus import publish_event
 from shared.runtime.settings import Connection, SourceSettings
 from shared.storage.blobs import SOURCES, Store, manifest_key
 from shared.storage.sources import Sources, bring, describe_file
-from testbed.models import tiny_base, tiny_full, tiny_lora
+from testbed.models import tiny_base, tiny_lora
 from testbed.services import environment, running_service, wait_for_fact
 from testbed.stack import DATA_HASH, POLICY
 from tests.kit.checkpoints import opened, put_base
@@ -108,7 +108,7 @@ def made(tmp_path_factory):
     base = tiny_base(root / "base")
     lora = tiny_lora(base, root / "lora")
     (lora / "handler.py").write_text("raise SystemExit")
-    return {"root": root, "base": base, "lora": lora, "full": tiny_full(base, root / "full")}
+    return {"root": root, "base": base, "lora": lora}
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +138,8 @@ def announced(folder, uri) -> ArtifactRef:
 # -- the merger -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_lora_in_the_hub_and_full_weights_on_disk_are_merged(js, harness):
+async def test_a_lora_in_the_hub_is_merged(js, harness):
     lora = announced(harness.made["lora"], f"hf://acme/lora@{harness.mirror.push('acme/lora', harness.made['lora'])}")
-    full = announced(harness.made["full"], harness.made["full"].as_uri())
     event, progressed = opened(harness.base(), lora), []
 
     async def receive(message):
@@ -149,12 +148,11 @@ async def test_a_lora_in_the_hub_and_full_weights_on_disk_are_merged(js, harness
     watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot.*", cb=receive)
     with running_service(MERGER, harness.settings, **harness.allowed, MERGER_PROGRESS_INTERVAL_S="0") as service:
         await publish_event(js, event)
-        await publish_event(js, opened(harness.base(), full, kind="full"))
-        merged = {logged.data.method.kind: logged.data for logged in await wait_for_fact(js, CheckpointMerged, count=2)}
+        (logged,) = await wait_for_fact(js, CheckpointMerged)
         assert '"level": "error"' not in service.log
-    assert merged["lora"].parity.mean_kl < 0.01 < merged["lora"].parity.effect_kl
-    assert merged["full"].parity.max_abs_logit_difference == 0.0
-    manifest = MergedManifest.model_validate_json(harness.store.get(merged["lora"].manifest))
+    merged = logged.data
+    assert merged.parity.mean_kl < 0.01 < merged.parity.effect_kl
+    manifest = MergedManifest.model_validate_json(harness.store.get(merged.manifest))
     assert manifest.weights.ref == lora, "where it came from stays in the lineage"
     assert {file.path for file in manifest.files} >= {"model.safetensors", "tokenizer.json", "config.json"}
     assert "handler.py" not in harness.mirror.downloads()

@@ -115,32 +115,25 @@ async def test_int8_is_made_committed_measured_and_found_again(js, store, merged
     assert not list((service.folder / "work" / "quantiser" / "scratch").iterdir())
 
 
-async def test_bf16_is_the_merged_files_themselves(js, store, merged, service):
-    await publish_event(js, request(merged, variant="bf16", gate=QualityGate(max_perplexity_ratio=1.0)))
-    (answer,) = await answers(js, VariantQuantised)
-    manifest = VariantManifest.model_validate_json(store.get(answer.data.manifest))
-    assert manifest.files == MergedManifest.model_validate_json(store.get(merged)).files
-    assert answer.data.size_ratio == 1.0
-    assert answer.data.settings["dtype"] == "bfloat16"
-    assert (answer.data.quality.perplexity_ratio, answer.data.quality.mean_kl) == (1.0, 0.0)
-    windows = read_held_out(store, answer.data.manifest, manifest)
-    assert sum(len(window.token_ids) - 1 for window in windows) == answer.data.quality.tokens > 0
-
-
-async def test_other_serving_settings_are_another_variant_of_the_same_files_made_once(js, store, merged, service):
+async def test_bf16_is_the_merged_files_and_other_serving_settings_another_variant_of_them(js, store, merged, service):
     first = MergedManifest.model_validate_json(store.get(merged))
     settings = ServingSettings(tool_parser="hermes")
     update = {"output_key": digest_of(uuid.uuid4().bytes), "serving": settings, "settings_of": merged}
     derived = first.model_copy(update=update)
     ref, _ = store.put_manifest(manifest_key("merged", derived.output_key), derived)
     for asked in (merged, ref, ref):
-        await publish_event(js, request(asked, variant="bf16"))
+        await publish_event(js, request(asked, variant="bf16", gate=QualityGate(max_perplexity_ratio=1.0)))
     plain, other, again = (event.data for event in await answers(js, VariantQuantised, 3))
     manifests = [VariantManifest.model_validate_json(store.get(fact.manifest)) for fact in (plain, other)]
     assert [manifest.serving for manifest in manifests] == [None, settings]
     assert [manifest.merged for manifest in manifests] == [merged, ref]
     assert manifests[0].files == manifests[1].files
     assert manifests[0].held_out_text == manifests[1].held_out_text is not None, "it was measured once"
+    assert manifests[0].files == first.files
+    assert (plain.size_ratio, plain.settings["dtype"]) == (1.0, "bfloat16")
+    assert (plain.quality.perplexity_ratio, plain.quality.mean_kl) == (1.0, 0.0)
+    windows = read_held_out(store, plain.manifest, manifests[0])
+    assert sum(len(window.token_ids) - 1 for window in windows) == plain.quality.tokens > 0
     assert plain.manifest.digest != other.manifest.digest
     assert again.manifest == other.manifest
 
