@@ -269,9 +269,10 @@ async def measure(parts: Parts, fault: str, model: str, engines: Sequence[Triton
                 await until(has_moved, timeout_s=LONGEST_S)
             await asyncio.sleep(WATCH_S if fault in (BOTH_SLOW, RESTART) else 0.0)
         finally:
-            for task in working:
-                task.cancel()
-            await asyncio.gather(*working, return_exceptions=True)
+            while pending := [task for task in working if not task.done()]:
+                for task in pending:
+                    task.cancel()  # Python 3.11 loses one that comes as an answer of the bus arrives
+                await asyncio.wait(pending, timeout=1.0)
     kinds = {"one prompt in ten fails": FAILS, "query of death": KILLS, DEATHS: KILLS}
     bad_s = next(sent.at_s for sent in client.sent if kinds.get(fault, "") in sent.prompt and sent.at_s >= began_s)
     alerts = [event.time.timestamp() for event in await stored_facts(parts.js, f.AlertRaised, client.model)]
