@@ -115,7 +115,8 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
     for release in reversed(shown):
         progress = release.progress
         is_whole = every or progress.outcome is None or newest[progress.model] is release
-        lines = render.plain_block(release, (), now) if is_whole else [render.headline(progress, now)]
+        since = "; rolled back since then" if release.rolled_back else ""
+        lines = render.plain_block(release, (), now) if is_whole else [f"{render.headline(progress, now)}{since}"]
         show_line("\n".join(lines))
     if not shown:
         show_line("no release yet; publish a checkpoint with `slipway publish`")

@@ -277,7 +277,7 @@ async def _with_evidence(js: JetStreamContext, release: Release) -> Release:
         return release
     shown = f"{event.data.requests} requests, {event.data.requests_needed} more needed"
     steps = tuple(
-        step.model_copy(update={"detail": f"{step.detail}; {shown}"}) if step.name == name else step
+        step.model_copy(update={"detail": "; ".join(filter(None, (step.detail, shown)))}) if step.name == name else step
         for step in progress.steps
     )
     return replace(release, progress=progress.model_copy(update={"steps": steps}))
