@@ -235,7 +235,6 @@ class Controller:
             event.sender,
         )
         state = await self.states.write(environment, model, lambda state: decide(state, route, cause), seen.recorded)
-        failpoint(f"{SERVICE}.after_decision")
         # Before anything is published: a log that is full must not keep traffic where it is.
         await self.execute_pending(state, seen.routed)
         await self._publish(environment, model)

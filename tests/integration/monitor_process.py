@@ -125,13 +125,10 @@ async def settled_watch(js, applied):
             await asyncio.sleep(0.05)
 
 
-async def keep_running(process, settings, failpoint, times, deaths):
-    """Start the monitor again whenever it dies; as long as `times` says, the failpoint kills it again."""
-    marker = settings.work_dir("monitor") / f"failpoint-{failpoint}.fired"
+async def keep_running(process, deaths):
+    """Start the monitor again whenever it dies."""
     while True:
         if process.process.poll() is not None:
             deaths.append(process.process.returncode)
-            if len(deaths) < times:
-                marker.unlink()
             process.start()
         await asyncio.sleep(0.05)
