@@ -34,7 +34,7 @@ test: setup ## every check and every test, four at a time
 test-full: setup ## all of `make test`, and the tests that it leaves out for their minutes
 	$(PYTEST) @tests/everything.args -m "full or not full"
 
-soak: setup ## two of every service, killed at random 1,000 times through releases of 5 models: make soak ARGS="--minutes 30 --seed 7 --state DIR --resume"
+soak: setup ## two of every service, killed at random 1,000 times through releases of 5 models: make soak ARGS="--minutes 30 --seed 7 --state DIR"
 	$(BIN)/python -m testbed.soak $(ARGS)
 
 world: setup ## stories of all services in virtual time, a hundred new ones, or: make world SEEDS=7 ARGS=--show

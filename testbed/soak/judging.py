@@ -1,7 +1,7 @@
 """What must hold of the event log and of the answers after a soak: pure rules that return sentences."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -41,29 +41,21 @@ class Ends:
     unexpected: list[str] = field(default_factory=list)
 
 
-def judge_ends(
-    announced: Iterable[Announced],
-    published: set[int],
-    events: Sequence[LoggedEvent],
-    accepted: Mapping[int, datetime] | None = None,
-) -> Ends:
+def judge_ends(announced: Iterable[Announced], published: set[int], events: Sequence[LoggedEvent]) -> Ends:
     """Return how each announced checkpoint ended: exactly once, and in a way that its kind may end.
 
     Args:
         announced: The checkpoints.
         published: The numbers of those whose announcement was acknowledged.
         events: The event log.
-        accepted: When the drill, the cancellation or the rollback of a checkpoint was accepted, by its number.
     """
     ends = Ends()
     for each in announced:
-        _judge_end(each, each.number in published, events, (accepted or {}).get(each.number), ends)
+        _judge_end(each, each.number in published, events, ends)
     return ends
 
 
-def _judge_end(
-    announced: Announced, was_published: bool, events: Sequence[LoggedEvent], accepted_at: datetime | None, ends: Ends
-) -> None:
+def _judge_end(announced: Announced, was_published: bool, events: Sequence[LoggedEvent], ends: Ends) -> None:
     name = f"{announced.run_id} of {announced.model} ({announced.kind})"
     announcements = release_log.announcements_of(events, announced.run_id)
     if not announcements:
@@ -83,8 +75,6 @@ def _judge_end(
     ends.counts[f"{outcome} ({code})" if code else outcome] += 1
     if outcome not in KINDS[announced.kind].ends:
         ends.unexpected.append(f"{name}: {outcome} ({code}): {reason}")
-    elif accepted_at is not None:
-        ends.unexpected += _judge_intervention(announced, outcome, events, accepted_at)
 
 
 def _outcomes(
@@ -102,24 +92,6 @@ def _outcomes(
         for fact, cause in facts
         if isinstance(fact, CheckpointRejected) and cause in announcements and not opened
     ]
-
-
-def _judge_intervention(
-    announced: Announced, outcome: str, events: Sequence[LoggedEvent], accepted_at: datetime
-) -> list[str]:
-    """Return what an accepted drill, cancellation or rollback did not bring about although it was in time."""
-    name, kind = f"{announced.run_id} of {announced.model} ({announced.kind})", KINDS[announced.kind]
-    if announced.kind == "rolled back":
-        version = release_log.version_of(events, announced.run_id)
-        if release_log.is_rolled_back(events, announced.model, version):
-            return []
-        return [f"{name}: its rollback was accepted at {accepted_at:%H:%M:%S}, and none of v{version} was completed"]
-    ordered_at = release_log.all_traffic_at(events, announced.run_id)
-    if outcome == kind.ends[0] or ordered_at is None or ordered_at - accepted_at < timedelta(seconds=kind.lead_s):
-        return []
-    left_s = (ordered_at - accepted_at).total_seconds()
-    due = f"what must end it as {kind.ends[0]} was accepted {left_s:.0f} s before all traffic was ordered"
-    return [f"{name}: {outcome}, although {due}; {kind.lead_s:g} s are in time"]
 
 
 def _events(events: Sequence[LoggedEvent]):

@@ -1,4 +1,4 @@
-"""What a person does with the checkpoint of a model: announces it, watches it, injects faults, cancels, rolls back."""
+"""What a person does with the checkpoints of a model: announces one, and waits for its end."""
 
 import hashlib
 import json
@@ -7,14 +7,11 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from clients.cli.events.event_log import LoggedEvent
 from contracts.facts.progress import Outcome
-from shared.runtime.clock import SystemClock
 from testbed.soak import release_log
 from testbed.soak.checkpoints import make_adapter
 from testbed.soak.log_view import LogView
@@ -37,18 +34,15 @@ class Kind:
 
     Attributes:
         share: how often it is drawn.
-        ends: the outcomes that it may have; those after the first only where the intervention came too late.
+        ends: the outcomes that it may have.
         policy: what its policy changes.
         damaged: whether its weights are cut off.
-        lead_s: seconds before the order of all traffic at which an intervention that is accepted is in time: the
-            drill's errors must be counted first, and a replica may publish what it decided before.
     """
 
     share: float
     ends: tuple[Outcome, ...]
     policy: dict[str, Any]
     damaged: bool = False
-    lead_s: float = 0.0
 
 
 KINDS: Final = {
@@ -59,24 +53,11 @@ KINDS: Final = {
         ("rejected",),
         {"gates": [{"metric": "ttft_ms", "statistic": "p50", "max_value": 0.001}]},
     ),
-    "bad canary": Kind(
-        0.15, ("aborted", "promoted"), {"canary": {**USUAL["canary"], "min_requests": 150}}, lead_s=60.0
-    ),
-    "cancelled": Kind(
-        0.10, ("cancelled", "promoted"), {"canary": {**USUAL["canary"], "min_requests": 200}}, lead_s=5.0
-    ),
-    "rolled back": Kind(0.15, ("promoted",), {}),
 }
 MOST_TRIES = 40
 AGAIN_S = 2.0
 RELEASE_S = 600.0
 """How long a release is waited for before the next one of its model is announced."""
-CANARY_S = 300.0
-DRILL = ("--fault", "error_ratio=1.0", "--share", "1.0", "--for", "20m")
-"""The errors of a bad canary; they last longer than its deadline."""
-INTERVENED: Final = ("bad canary", "cancelled", "rolled back")
-"""The kinds that the owner orders something for."""
-REASON = ("--reason", "soak")
 
 
 def draw_kind(chance: random.Random, *, is_served: bool) -> str:
@@ -116,22 +97,17 @@ class Owner:
 
     def find_work(self) -> list[str]:
         """Return what it still has to do, as a sentence; nothing once it has ended."""
-        return [f"the owner of {self._model} still waits or orders something"] if self._thread.is_alive() else []
+        return [f"the owner of {self._model} still waits"] if self._thread.is_alive() else []
 
     def _run(self) -> None:
         while not self._stop.is_set():
             kind = draw_kind(self._chance, is_served=release_log.is_served(self._log.events, self._model))
             announced = self._progress.announce(self._model, kind)
-            self._progress.save(self._folder)
             if not self._announce(announced):
                 raise RuntimeError(f"checkpoint {announced.number} could not be announced")
-            if kind in ("bad canary", "cancelled"):
-                self._intervene(announced)
-            self._log.wait_for(lambda events, it=announced: _has_ended(events, it), RELEASE_S)
-            if kind == "rolled back":
-                self._roll_back(announced)
-            if kind == "bad canary":
-                self._end_drill(announced)
+            self._log.wait_for(
+                lambda events, it=announced: release_log.end_of(events, it.run_id) is not None, RELEASE_S
+            )
 
     def _announce(self, announced: Announced) -> bool:
         kind = KINDS[announced.kind]
@@ -149,15 +125,10 @@ class Owner:
             self._progress.note_published(announced)
         return published
 
-    def _order(self, *arguments: str, is_over: Callable[[], bool] = lambda: False) -> bool:
-        """Run a command until it succeeds, as a person would while parts of the installation are away.
-
-        `is_over` returns whether it has become useless; what was not done then is no failure.
-        """
+    def _order(self, *arguments: str) -> bool:
+        """Run a command until it succeeds, as a person would while parts of the installation are away."""
         done = None
         for _ in range(MOST_TRIES):
-            if is_over():
-                return False
             done = self._run_command(*arguments)
             if done.returncode == 0:
                 return True
@@ -169,50 +140,3 @@ class Owner:
         done = self._stack.slipway(*arguments)
         self.commands[f"{arguments[0]} {'done' if done.returncode == 0 else 'failed'}"] += 1
         return done
-
-    def _intervene(self, announced: Announced) -> None:
-        """Inject errors into the canary, or cancel the release, once its canary takes traffic."""
-        self._log.wait_for(
-            lambda events: (
-                _has_ended(events, announced)
-                or release_log.has_canary(events, self._model, release_log.version_of(events, announced.run_id))
-            ),
-            CANARY_S,
-        )
-        version = release_log.version_of(self._log.events, announced.run_id)
-        if version is None:
-            return
-        command: tuple[str, ...] = ("cancel", f"{self._model}@v{version}", *REASON)
-        if announced.kind == "bad canary":
-            command = ("drill", self._model, "--target", f"{self._model}@candidate", *DRILL, *REASON)
-        if self._order(*command, is_over=lambda: _has_ended(self._log.events, announced)):
-            self._note_accepted(announced)
-
-    def _note_accepted(self, announced: Announced) -> None:
-        self._progress.note_accepted(announced, SystemClock().now())
-        self._progress.save(self._folder)
-
-    def _end_drill(self, announced: Announced) -> None:
-        """End the drill on a canary that was promoted before its errors counted: it would go on in production."""
-        end = release_log.end_of(self._log.events, announced.run_id)
-        if getattr(end, "outcome", None) == "promoted":
-            self._order("drill", self._model, "--stop", *REASON)
-
-    def _roll_back(self, announced: Announced) -> None:
-        """Roll the version back that was promoted, again until it is done: under kills an order may fail."""
-        version = release_log.version_of(self._log.events, announced.run_id)
-        targets = release_log.active_and_previous(self._log.events, self._model, version)
-        if targets is None:
-            return
-        failed, previous = targets
-
-        def is_done() -> bool:
-            return release_log.is_rolled_back(self._log.events, self._model, version)
-
-        arguments = ("--target", str(failed), "--to", str(previous.version), *REASON)
-        if self._order("rollback", self._model, *arguments, is_over=is_done) or is_done():
-            self._note_accepted(announced)
-
-
-def _has_ended(events: Sequence[LoggedEvent], announced: Announced) -> bool:
-    return release_log.end_of(events, announced.run_id) is not None

@@ -16,7 +16,7 @@ from testbed.soak.kills import Killer
 from testbed.soak.log_view import LogView
 from testbed.soak.progress import Progress
 from testbed.soak.receiver import Receiver
-from testbed.soak.releases import INTERVENED, Owner
+from testbed.soak.releases import Owner
 from testbed.soak.threads import Threads
 from testbed.soak.traffic import Traffic
 from testbed.stack import Stack
@@ -32,10 +32,8 @@ FASTER = {
     "MONITOR_ASSESS_EVERY_S": "3",
     "MONITOR_WINDOW_S": "10",
     "MONITOR_LATENESS_S": "2",
-    "ROLLBACK_CONTROLLER_VERIFY_S": "10",
-    "ROLLBACK_CONTROLLER_PRODUCTION_DRILLS": "*",
 }
-"""Shorter windows, so that a canary and a rollback are decided in seconds; and drills in production, else refused."""
+"""Shorter windows, so that a canary is decided in seconds."""
 SHOW_EVERY_S = 15.0
 MEMORY_S = 180.0
 """Seconds under kills from which on the memory of some parts must have been compared."""
@@ -48,7 +46,7 @@ class Plan:
     Attributes:
         models: how many, each released by an owner of its own.
         releases: announced at least, unless the time ends before.
-        kills: processes ended at least, over all sessions, unless the time ends before.
+        kills: processes ended at least, unless the time ends before.
         minutes: time under kills at most; None for no limit.
         every_s: seconds between two signals, on average.
         rps: requests a second to each model.
@@ -121,8 +119,6 @@ class Session:
 
     def run(self) -> Verdict:
         """Start the stack, kill and release until the plan is fulfilled, wait until all has ended, and judge."""
-        self._progress.sessions += 1
-        self._progress.save(self._folder)
         base = make_models(self._folder / "models")
         with ExitStack() as stopping:
             receiver = Receiver(self._folder)
@@ -148,7 +144,6 @@ class Session:
             under_kills_s = time.monotonic() - began
         finally:
             running.stop_kills()
-            self._progress.save(self._folder)  # also of a session that is given up
         self._show(f"no more kills; everything must have ended within {self._plan.settle_s:.0f} s")
         verdict = Verdict()
         self._settle(stack, running, verdict)
@@ -158,12 +153,11 @@ class Session:
         self._judge_memory(running.sampler, verdict, under_kills_s)
         self._judge_owners(running.owners, verdict)
         verdict.add("thread", self._threads.failures)
-        self._progress.save(self._folder)
         return verdict
 
     def _prepare(self, stack: Stack) -> Running:
         progress, threads = self._progress, self._threads
-        chance = random.Random(f"{progress.seed}/{progress.sessions}")
+        chance = random.Random(progress.seed)
         log = LogView(stack, threads)
         killer = Killer(stack, progress, random.Random(chance.random()), self._plan.every_s, threads)
         return Running(
@@ -193,7 +187,6 @@ class Session:
             if elapsed_s - shown_s >= SHOW_EVERY_S:
                 shown_s = elapsed_s
                 self._show(self._status(log))
-                self._progress.save(self._folder)
             if self._plan.minutes is not None and elapsed_s >= 60 * self._plan.minutes:
                 return
             enough = len(self._progress.announced) >= self._plan.releases and self._progress.kills >= self._plan.kills
@@ -212,8 +205,8 @@ class Session:
     def _ends(self, log: LogView) -> judging.Ends:
         progress = self._progress
         with progress.lock:
-            announced, published, accepted = [*progress.announced], {*progress.published}, {**progress.accepted}
-        return judging.judge_ends(announced, published, log.events, accepted)
+            announced, published = [*progress.announced], {*progress.published}
+        return judging.judge_ends(announced, published, log.events)
 
     # -- after the last kill ------------------------------------------------------------------------------------------
 
@@ -270,10 +263,6 @@ class Session:
         for owner in owners:
             verdict.add("order", owner.failures)
             commands += owner.commands
-        accepted, kinds = self._progress.accepted, Counter(each.kind for each in self._progress.announced)
-        for kind in INTERVENED:
-            done = sum(each.kind == kind and each.number in accepted for each in self._progress.announced)
-            verdict.notes.append(f"{kind}: {done} of {kinds[kind]} were brought about")
         verdict.notes.append(f"commands: {dict(sorted(commands.items()))}")
 
     def _judge_memory(self, sampler: memory.Sampler, verdict: Verdict, under_kills_s: float) -> None:

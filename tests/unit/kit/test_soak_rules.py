@@ -8,15 +8,14 @@ import pytest
 from contracts import facts as f
 from testbed import factories
 from testbed.soak import judging, kills, memory, releases
-from testbed.soak.progress import Announced, Progress, load
+from testbed.soak.progress import Announced
 from testbed.soak.traffic import Answer
 from tests.unit.kit.soak_events import RUN, announcement, finished, logged, opened, route_change
 
 
-def judge(*events, kind="healthy", published=True, accepted_at=None):
+def judge(*events, kind="healthy", published=True):
     announced = Announced(1, factories.MODEL, kind, RUN)
-    accepted = {} if accepted_at is None else {1: accepted_at}
-    return judging.judge_ends([announced], {1} if published else set(), logged(*events), accepted)
+    return judging.judge_ends([announced], {1} if published else set(), logged(*events))
 
 
 def test_one_end_is_as_it_should_be():
@@ -54,65 +53,9 @@ def test_a_healthy_release_that_is_rejected_is_unexpected():
     assert len(judge(announcement(), opened(), finished(outcome="rejected")).unexpected) == 1
 
 
-def traffic(weight, at, release="r-1"):
-    fact = factories.fact(f.TrafficRequested, release_id=release, weight_ratio=weight)
-    return factories.event(fact, id=f"t-{release}-{weight}", time=at)
-
-
-@pytest.mark.parametrize(
-    ("kind", "outcome", "lead_s", "unexpected"),
-    [
-        ("bad canary", "promoted", 61, 1),
-        ("bad canary", "promoted", 59, 0),
-        ("bad canary", "promoted", -1, 0),
-        ("bad canary", "promoted", None, 0),
-        ("bad canary", "aborted", 61, 0),
-        ("bad canary", "rejected", None, 1),
-        ("cancelled", "promoted", 6, 1),
-        ("cancelled", "promoted", 4, 0),
-        ("cancelled", "promoted", None, 0),
-        ("cancelled", "cancelled", 6, 0),
-    ],
-)
-def test_a_release_is_not_promoted_in_spite_of_what_was_accepted_in_time(kind, outcome, lead_s, unexpected):
-    """What counts is when all traffic was ordered, not the share of the canary, another release, or the late end."""
-    ordered_at = factories.START + timedelta(minutes=5)
-    events = (
-        announcement(),
-        opened(),
-        traffic(0.5, factories.START),
-        traffic(1.0, factories.START, release="another"),
-        traffic(1.0, ordered_at),
-        finished(outcome=outcome, at=ordered_at + timedelta(minutes=9)),
-    )
-    accepted_at = None if lead_s is None else ordered_at - timedelta(seconds=lead_s)
-    assert len(judge(*events, kind=kind, accepted_at=accepted_at).unexpected) == unexpected
-
-
-@pytest.mark.parametrize(
-    ("end", "model", "version", "unexpected"),
-    [
-        (None, factories.MODEL, 3, 1),
-        (f.RollbackFailed, factories.MODEL, 3, 1),
-        (f.RollbackCompleted, "another", 3, 1),
-        (f.RollbackCompleted, factories.MODEL, 2, 1),
-        (f.RollbackCompleted, factories.MODEL, 3, 0),
-    ],
-)
-def test_a_rollback_that_was_accepted_is_completed(end, model, version, unexpected):
-    release = factories.fact(
-        f.ReleaseOpened, release_id="r-1", version=3, training=announcement().data.training, source_event_id="a-1"
-    )
-    events = [announcement(), factories.event(release), finished()]
-    if end is not None:
-        events.append(factories.event(factories.fact(end, failed=factories.target(version)), subject=model))
-    assert len(judge(*events, kind="rolled back", accepted_at=factories.START).unexpected) == unexpected
-    assert judge(*events, kind="rolled back").unexpected == [], "it was not ordered, or refused"
-
-
-@pytest.mark.parametrize("fact", [announcement(), opened(), finished(), traffic(1.0, factories.START)])
+@pytest.mark.parametrize("fact", [announcement(), opened(), finished()])
 def test_a_fact_that_is_stored_twice_is_a_violation(fact):
-    assert judging.find_doubles(logged(announcement(), opened(), traffic(0.5, factories.START))) == []
+    assert judging.find_doubles(logged(announcement(), opened())) == []
     assert len(judging.find_doubles(logged(fact, fact))) == 1
 
 
@@ -194,18 +137,3 @@ def test_young_processes_and_few_samples_are_not_judged():
     young = [memory.Sample(each.at_s, each.part, 5.0, each.mib) for each in samples(100.0, 900.0)]
     assert memory.growth(young) == []
     assert memory.growth(samples(100.0, 900.0)[:2]) == []
-
-
-def test_a_later_session_goes_on_with_the_counts(tmp_path):
-    progress = Progress(7, sessions=2)
-    progress.killed["registry"] += 3
-    progress.signals["SIGKILL"] += 3
-    announced = progress.announce("model-1", "healthy")
-    progress.published.add(announced.number)
-    progress.note_accepted(announced, factories.START)
-    progress.save(tmp_path)
-    again = load(tmp_path)
-    assert (again.seed, again.sessions, again.kills) == (7, 2, 3)
-    assert (again.announced, again.published, again.accepted) == ([announced], {1}, {1: factories.START})
-    assert again.announce("model-2", "healthy").number == 2
-    assert load(tmp_path / "none") is None
