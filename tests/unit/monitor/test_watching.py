@@ -235,8 +235,8 @@ def test_an_old_route_changes_nothing():
 
 def test_state_is_bounded():
     state = m.routed()
-    for number in range(700):
-        state = m.take(state, [m.record(number + index / 10) for index in range(10)], number + 2)
+    for number in range(520):
+        state = m.take(state, [m.record(number + index / 10) for index in range(8)], number + 2)
         state = state.model_copy(update={"outbox": ()})
     assert len(state.applied) == 512
     assert len(state.seen) == 4096 * 12

@@ -59,7 +59,7 @@ def test_in_order_the_release_ends(name):
 
 @pytest.mark.parametrize("name", ["straight", "one is not servable", "careful", "shadowed", "rehearsed"])
 @given(data=st.data())
-@settings(max_examples=often(60), deadline=None)
+@settings(max_examples=often(20), deadline=None)
 def test_every_permutation_and_duplication_ends_in_the_same_state_and_facts(name, data):
     opening, received = HISTORIES[name]
     copies = data.draw(st.lists(st.sampled_from(received), max_size=6))
@@ -71,7 +71,7 @@ def test_every_permutation_and_duplication_ends_in_the_same_state_and_facts(name
 
 
 @given(order=st.permutations(ONE_FAILS[1]))
-@settings(max_examples=often(50), deadline=None)
+@settings(max_examples=often(20), deadline=None)
 def test_a_release_where_nothing_passes_is_rejected_in_any_order(order):
     release = walk(ONE_FAILS[0], order)
     assert release.finished.outcome == "rejected"
@@ -80,7 +80,7 @@ def test_a_release_where_nothing_passes_is_rejected_in_any_order(order):
 
 @pytest.mark.parametrize("name", NOT_REHEARSED)
 @given(data=st.data())
-@settings(max_examples=often(60), deadline=None)
+@settings(max_examples=often(20), deadline=None)
 def test_without_a_good_rehearsal_traffic_is_never_ordered_in_any_order(name, data):
     """Not even when the route says that the target serves already: that was not ordered."""
     received = inputs(*MEASURED, NOT_REHEARSED[name], k.changed(k.route(k.target("int8"))))
@@ -148,7 +148,7 @@ ENDERS = [
 
 @pytest.mark.parametrize("name", HISTORIES)
 @given(data=st.data())
-@settings(max_examples=often(60), deadline=None)
+@settings(max_examples=often(20), deadline=None)
 def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
     opening, received = HISTORIES[name]
     chosen = data.draw(st.lists(st.sampled_from(ENDERS), min_size=1, max_size=8))
@@ -173,7 +173,7 @@ def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
 
 
 @given(data=st.data())
-@settings(max_examples=often(50), deadline=None)
+@settings(max_examples=often(20), deadline=None)
 def test_a_release_that_waits_too_long_always_ends(data):
     """From any reachable state, feeding the deadline of the awaited step, again and again, ends the release."""
     opening, received = data.draw(st.sampled_from([CAREFUL, REHEARSED, SHADOWED]))
