@@ -14,24 +14,16 @@ from contracts.version import VERSION
 from contracts.vocabulary import Environment
 from decisions.openai.paths import PATHS
 from decisions.openai.requests import check_path
-from services.gateway.api.body_bans import BodyBans
 from services.gateway.api.endpoint import Endpoint
-from services.gateway.callers.budgets import RescueBudgets
 from services.gateway.callers.callers import Callers
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import requests
 from services.gateway.domain.errors import Problem, RequestRejected, model_not_found
 from services.gateway.domain.routing import list_models, names_like
-from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
-from services.gateway.routing.balancer import Balancer
-from services.gateway.routing.endpoints import EndpointChecks, Stalls
-from services.gateway.routing.tables import DrillTable, RouteTable
-from services.gateway.server.http import BodyReader, problem_response
+from services.gateway.routing.tables import RouteTable
+from services.gateway.server.http import problem_response
 from services.gateway.server.worker_state import MetricsPage, WorkerState
-from services.gateway.settings import GatewaySettings
-from services.gateway.telemetry.metrics import GatewayMetrics, Traffic
 from shared.messaging.bus import Bus
-from shared.runtime.clock import Clock
 from shared.runtime.process_metrics import exposed_registry
 
 SERVICE = "gateway"
@@ -39,56 +31,12 @@ _CODES = {404: "unknown_url", 405: "method_not_allowed"}
 _DEFECT = Problem(500, "The gateway failed; its log says why.", "server_error", code="internal_error")
 
 
-def build(
-    bus: Bus,
-    *,
-    tables: Mapping[Environment, RouteTable],
-    callers: Callers,
-    traffic: Traffic,
-    drills: DrillTable,
-    engine: Engine,
-    telemetry: Telemetry,
-    features: TextFeatures,
-    bans: BodyBans,
-    checks: EndpointChecks,
-    metrics: GatewayMetrics,
-    state: WorkerState,
-    new_id: NewId,
-    pause: Pause,
-    settings: GatewaySettings,
-    clock: Clock,
-) -> "Applications":
+def build(dependencies: Dependencies, bus: Bus, state: WorkerState) -> "Applications":
     """Return the HTTP applications; the gateway has no event handlers, and uses the bus for its metrics only."""
-    stalls = Stalls(engine.is_live, settings.stall_s, monotonic=clock.monotonic, count=metrics.count_ejection)
-    dependencies = Dependencies(
-        tables=tables,
-        callers=callers,
-        traffic=traffic,
-        drills=drills,
-        engine=engine,
-        checks=checks,
-        bodies=BodyReader(
-            max_bytes=settings.max_body_bytes,
-            deadline_s=settings.body_s,
-            max_total_bytes=settings.max_bodies_bytes,
-        ),
-        telemetry=telemetry,
-        features=features,
-        metrics=metrics,
-        tracer=bus.tracing.get_tracer("slipway.gateway") if bus.is_traced else None,
-        clock=clock,
-        new_id=new_id,
-        pause=pause,
-        settings=settings,
-        rescues=RescueBudgets(clock, settings.rescues_per_minute, settings.rescues_per_caller, settings.workers),
-        bans=bans,
-        balancer=Balancer(clock, checks.serves, metrics.count_ejection, stalls),
-    )
     page = MetricsPage(exposed_registry(bus.metrics), state.refresh)
     # for probes and scrapes
     admin = Starlette(routes=[alive_route(), ready_route(dependencies, state), Mount("/metrics", page)])
-    api = Application(Endpoint(dependencies), _rest(dependencies))
-    return Applications(api, admin, dependencies.balancer)
+    return Applications(Application(Endpoint(dependencies), _rest(dependencies)), admin)
 
 
 def _rest(dependencies: Dependencies) -> Starlette:
@@ -111,15 +59,10 @@ def _rest(dependencies: Dependencies) -> Starlette:
 
 @dataclass(frozen=True)
 class Applications:
-    """The application for callers, and that for probes and scrapes, each for a port of its own.
-
-    Attributes:
-        balancer: What requests have outstanding at each endpoint.
-    """
+    """The application for callers, and that for probes and scrapes, each for a port of its own."""
 
     api: ASGIApp
     admin: ASGIApp
-    balancer: Balancer
 
 
 class Application:

@@ -7,13 +7,11 @@ from opentelemetry.trace import Tracer
 
 from contracts.vocabulary import Environment
 from services.gateway.api.body_bans import BodyBans
-from services.gateway.callers.budgets import RescueBudgets
 from services.gateway.callers.callers import Callers
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
 from services.gateway.routing.balancer import Balancer
 from services.gateway.routing.endpoints import EndpointChecks
 from services.gateway.routing.tables import DrillTable, RouteTable
-from services.gateway.server.http import BodyReader
 from services.gateway.settings import GatewaySettings
 from services.gateway.telemetry.metrics import GatewayMetrics, Traffic
 from shared.runtime.clock import Clock
@@ -30,7 +28,6 @@ class Dependencies:
         features: takes records and pairs of complete answers, with their texts.
         tracer: makes the spans of each request; without one a caller's trace is passed on as it is.
         settings: limits of sizes, times and numbers.
-        rescues: budgets of requests that the fallback answers after a failure.
         bans: the requests that are refused because an engine died under them.
         checks: what is known of endpoints beyond answers to callers.
         balancer: which endpoint of a target takes a request.
@@ -42,7 +39,6 @@ class Dependencies:
     drills: DrillTable
     engine: Engine
     checks: EndpointChecks
-    bodies: BodyReader
     telemetry: Telemetry
     features: TextFeatures
     metrics: GatewayMetrics
@@ -51,6 +47,5 @@ class Dependencies:
     new_id: NewId
     pause: Pause
     settings: GatewaySettings
-    rescues: RescueBudgets
     bans: BodyBans
     balancer: Balancer

@@ -8,8 +8,7 @@ import contextlib
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -21,18 +20,18 @@ from contracts.api_keys import ApiKey
 from contracts.api_usage import MonthlyUsage
 from contracts.drills import Drill
 from contracts.routes import Route
-from contracts.vocabulary import Environment
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.adapters.feature_worker import FeatureWorker
 from services.gateway.adapters.files import InstalledKeys, RecordFile
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.api.body_bans import BodyBans
-from services.gateway.app import SERVICE, Applications, build
+from services.gateway.app import SERVICE, build
 from services.gateway.callers.budgets import Budgets
 from services.gateway.callers.callers import Callers
 from services.gateway.callers.tables import KeyTable, TeamTable, load_secret
+from services.gateway.dependencies import Dependencies
 from services.gateway.routing.balancer import Balancer
-from services.gateway.routing.endpoints import EndpointChecks, forget_endpoints
+from services.gateway.routing.endpoints import EndpointChecks, Stalls, forget_endpoints
 from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.server.worker_state import WorkerState
 from services.gateway.settings import GatewaySettings
@@ -55,70 +54,87 @@ BACKLOG: Final = 512
 _LAST_FLUSH_S = 3.0
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The parts of a process beside its HTTP server."""
+class Process:
+    """The parts of a process beside its HTTP server; none of them does anything before `background_work`."""
 
-    bus: Bus
-    bus_connection: BusConnection
-    tables: Mapping[Environment, RouteTable]
-    keys: KeyTable
-    installed: InstalledKeys
-    traffic: Traffic
-    budgets: Budgets
-    bans: BodyBans
-    drills: DrillTable
-    engine: TritonEngine
-    recorder: Recorder
-    worker: FeatureWorker
-    features: FeatureQueue
-    teams: TeamTable
-    metrics: GatewayMetrics
-    service_metrics: ServiceMetrics
-    state: WorkerState
-    clock: Clock
-    has_route_file: bool = False
+    def __init__(self, connection: Connection, settings: GatewaySettings, started_s: float | None = None) -> None:
+        clock, process = SystemClock(), uuid.uuid4().hex[:16]
+        self.bus = Bus(connection, SERVICE, clock)
+        self.bus_connection, metrics = BusConnection(self.bus), GatewayMetrics(self.bus.metrics)
+        self.follows_routes = settings.route_file is None
+        table, staging = _production(connection, settings), RouteTable({}, None, "staging")
+        self.keys, self.installed = _api_keys(connection, settings)
+        self.state = WorkerState(  # before what takes long, such as grpc: a start is counted although it fails
+            self.bus.metrics,
+            table,
+            lambda: self.bus_connection.connected,
+            clock=clock,
+            workers=settings.workers,
+            started_s=clock.monotonic() if started_s is None else started_s,
+            keys=self.keys,
+        )
+        self.recorder = _recorder(self.bus_connection, settings, metrics)
+        self.worker = FeatureWorker(clock)
+        self.features = _features(self.worker, self.recorder, settings, metrics, clock)
+        self.budgets = Budgets(clock, process)
+        teams = TeamTable(connection.teams, load_secret(connection.work_dir(SERVICE) / "cache-salt"), clock)
+        limits = Deadlines(settings.first_token_s, settings.inter_token_s)
+        self.engine = TritonEngine(limits, keys=connection.server_keys)
+        checks = EndpointChecks(self.engine, clock)
+        stalls = Stalls(self.engine.is_live, settings.stall_s, monotonic=clock.monotonic, count=metrics.count_ejection)
+        self.dependencies = Dependencies(
+            tables={"production": table, "staging": staging},
+            callers=Callers(self.keys, clock, self.budgets, teams=teams),
+            traffic=Traffic(process),
+            drills=DrillTable(clock),
+            engine=self.engine,
+            checks=checks,
+            telemetry=self.recorder,
+            features=self.features,
+            metrics=metrics,
+            tracer=self.bus.tracing.get_tracer("slipway.gateway") if self.bus.is_traced else None,
+            clock=clock,
+            new_id=lambda: uuid.uuid4().hex,
+            pause=asyncio.sleep,
+            settings=settings,
+            bans=BodyBans(clock, process, lambda change: metrics.body_bans.labels(change).inc()),
+            balancer=Balancer(clock, checks.serves, metrics.count_ejection, stalls),
+        )
+        self.service_metrics = ServiceMetrics(self.bus, connection, {"gateway": settings.tls_certificate})
 
+    def background_work(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        """Return the background parts: the connection to the bus, its followers, telemetry and features."""
+        bus, dependencies = self.bus_connection, self.dependencies
+        production, staging = dependencies.tables["production"], dependencies.tables["staging"]
+        return (
+            bus.connect(),
+            self.recorder.run(),
+            self.features.run(),
+            *((bus.follow("routes", Route, production.apply, production.note_bucket),) if self.follows_routes else ()),
+            bus.follow("staging-routes", Route, staging.apply),
+            bus.follow("drills", Drill, dependencies.drills.apply),
+            bus.follow("api-keys", ApiKey, self.keys.apply, self.keys.note_bucket),
+            bus.follow("api-usage", MonthlyUsage, self.budgets.apply, self.budgets.note_bucket),
+            bus.record_usage(self.budgets),
+            bus.report(dependencies.traffic, dependencies.balancer.report),
+            bus.note_given_up(dependencies.balancer),
+            bus.exchange_deaths(dependencies.bans),
+            self.installed.follow(),
+            self.state.keep_current(asyncio.sleep),
+            forget_endpoints(self.engine, dependencies.tables.values(), asyncio.sleep),
+            self.service_metrics.keep_current(),
+        )
 
-def compose(connection: Connection, settings: GatewaySettings, started_s: float | None = None) -> Parts:
-    """Return the parts of a process; none of them does anything yet."""
-    clock = SystemClock()
-    bus = Bus(connection, SERVICE, clock)
-    bus_connection, metrics = BusConnection(bus), GatewayMetrics(bus.metrics)
-    table, staging = _production(connection, settings), RouteTable({}, None, "staging")
-    keys, installed = _api_keys(connection, settings)
-    state = WorkerState(  # before what takes long, such as grpc: a start is counted although it fails
-        bus.metrics,
-        table,
-        lambda: bus_connection.connected,
-        clock=clock,
-        workers=settings.workers,
-        started_s=clock.monotonic() if started_s is None else started_s,
-        keys=keys,
-    )
-    recorder = _recorder(bus_connection, settings, metrics)
-    worker, process = FeatureWorker(clock), uuid.uuid4().hex[:16]
-    return Parts(
-        bus=bus,
-        bus_connection=bus_connection,
-        tables={"production": table, "staging": staging},
-        keys=keys,
-        installed=installed,
-        traffic=Traffic(process),
-        budgets=Budgets(clock, process),
-        bans=BodyBans(clock, process, lambda change: metrics.body_bans.labels(change).inc()),
-        drills=DrillTable(clock),
-        engine=TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s), keys=connection.server_keys),
-        recorder=recorder,
-        worker=worker,
-        features=_features(worker, recorder, settings, metrics, clock),
-        teams=TeamTable(connection.teams, load_secret(connection.work_dir(SERVICE) / "cache-salt"), clock),
-        metrics=metrics,
-        service_metrics=ServiceMetrics(bus, connection, {"gateway": settings.tls_certificate}),
-        state=state,
-        clock=clock,
-        has_route_file=settings.route_file is not None,
-    )
+    async def close(self) -> None:
+        """Publish the last telemetry and usage, as far as that works in time, and end all parts."""
+        self.features.drain()
+        await self.worker.close()
+        usage = partial(self.bus_connection.record_all, self.budgets)
+        for last in (self.recorder.flush, self.engine.close, usage, self.bus_connection.close):
+            with contextlib.suppress(Transient, TimeoutError):
+                async with asyncio.timeout(_LAST_FLUSH_S):
+                    await last()
+        self.bus.tracing.shutdown()
 
 
 def _production(connection: Connection, settings: GatewaySettings) -> RouteTable:
@@ -184,8 +200,8 @@ async def serve(
         started_s: when the workers were started, on the monotonic clock; None for now.
     """
     hide_memory()
-    parts = compose(connection, settings, started_s)
-    apps = make_apps(parts, settings)
+    process = Process(connection, settings, started_s)
+    apps = build(process.dependencies, process.bus, process.state)
     server = make_server(
         apps.api,
         connection.http_host,
@@ -197,7 +213,7 @@ async def serve(
     admin = make_server(apps.admin, settings.admin_host, settings.admin_port, settings)
     on_stop_signal(server.stop)
     own, own_admin = [None if each is None else [each] for each in sockets or (None, None)]
-    background = (admin.serve(sockets=own_admin), *background_work(parts, apps.balancer))
+    background = (admin.serve(sockets=own_admin), *process.background_work())
     tasks = [end_with(asyncio.ensure_future(work), server.stop) for work in background]
     structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
     try:
@@ -206,56 +222,7 @@ async def serve(
     finally:
         structlog.get_logger().info("stopping")
         await end_tasks(tasks)
-        await _close(parts)
-
-
-def make_apps(parts: Parts, settings: GatewaySettings) -> Applications:
-    """Return the HTTP applications over the parts."""
-    return build(
-        parts.bus,
-        tables=parts.tables,
-        callers=Callers(parts.keys, parts.clock, parts.budgets, teams=parts.teams),
-        traffic=parts.traffic,
-        drills=parts.drills,
-        engine=parts.engine,
-        telemetry=parts.recorder,
-        features=parts.features,
-        bans=parts.bans,
-        checks=EndpointChecks(parts.engine, parts.clock),
-        metrics=parts.metrics,
-        state=parts.state,
-        new_id=lambda: uuid.uuid4().hex,
-        pause=asyncio.sleep,
-        settings=settings,
-        clock=parts.clock,
-    )
-
-
-def background_work(parts: Parts, balancer: Balancer) -> tuple[Coroutine[Any, Any, None], ...]:
-    """Return the background parts: the connection to the bus, its followers, telemetry and features."""
-    bus_connection, production, staging = parts.bus_connection, parts.tables["production"], parts.tables["staging"]
-    return (
-        bus_connection.connect(),
-        parts.recorder.run(),
-        parts.features.run(),
-        *(
-            ()
-            if parts.has_route_file
-            else (bus_connection.follow("routes", Route, production.apply, production.note_bucket),)
-        ),
-        bus_connection.follow("staging-routes", Route, staging.apply),
-        bus_connection.follow("drills", Drill, parts.drills.apply),
-        bus_connection.follow("api-keys", ApiKey, parts.keys.apply, parts.keys.note_bucket),
-        bus_connection.follow("api-usage", MonthlyUsage, parts.budgets.apply, parts.budgets.note_bucket),
-        bus_connection.record_usage(parts.budgets),
-        bus_connection.report(parts.traffic, balancer.report),
-        bus_connection.note_given_up(balancer),
-        bus_connection.exchange_deaths(parts.bans),
-        parts.installed.follow(),
-        parts.state.keep_current(asyncio.sleep),
-        forget_endpoints(parts.engine, parts.tables.values(), asyncio.sleep),
-        parts.service_metrics.keep_current(),
-    )
+        await process.close()
 
 
 def end_with(task: asyncio.Future[None], stop: Callable[[], None]) -> asyncio.Future[None]:
@@ -291,14 +258,3 @@ def make_server(app: ASGIApp, host: str, port: int, settings: GatewaySettings, *
             **options,
         )
     )
-
-
-async def _close(parts: Parts) -> None:
-    parts.features.drain()
-    await parts.worker.close()
-    usage = partial(parts.bus_connection.record_all, parts.budgets)
-    for last in (parts.recorder.flush, parts.engine.close, usage, parts.bus_connection.close):
-        with contextlib.suppress(Transient, TimeoutError):
-            async with asyncio.timeout(_LAST_FLUSH_S):
-                await last()
-    parts.bus.tracing.shutdown()

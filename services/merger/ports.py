@@ -82,7 +82,6 @@ class Blobs(Protocol):
 
     def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:
         """Fill `out` with a part of a blob, which the caller verifies."""
-        ...
 
     def fetch_files(
         self,
@@ -92,15 +91,12 @@ class Blobs(Protocol):
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Download files below a folder, each verified."""
-        ...
 
     def put_blob(self, data: memoryview, name: str) -> FileEntry:
         """Upload what is in memory as a blob, unless it is there already."""
-        ...
 
     def put_file(self, path: Path, name: str) -> FileEntry:
         """Upload one file as a blob, unless it is there already."""
-        ...
 
 
 class Artifacts(Protocol):
@@ -108,30 +104,24 @@ class Artifacts(Protocol):
 
     def find_merged(self, output_key: str) -> tuple[MergedManifest, ArtifactRef] | None:
         """Return the committed merged model of an output key; None if there is none."""
-        ...
 
     def open_base(self, base: BaseModelRef) -> Folder:
         """Return the files of a base model; raise Permanent if it is not the declared one."""
-        ...
 
     def open_folder(self, ref: ArtifactRef, progress: ReportProgress) -> Folder:
         """Return the files of a folder; raise Permanent if it does not exist or has another digest.
 
         `progress` gets the step `import` while a folder from outside is copied into the store.
         """
-        ...
 
     def read_texts(self, folder: Folder, names: Sequence[str]) -> Mapping[str, str]:
         """Return the texts of a folder's existing files; invalid UTF-8 is replaced."""
-        ...
 
     def commit(self, manifest: MergedManifest) -> tuple[MergedManifest, ArtifactRef]:
         """Write the manifest, create-only, and return the committed one: another replica may have been first."""
-        ...
 
     def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Return an empty folder for one unit of work; it is removed afterwards."""
-        ...
 
 
 class Templates(Protocol):
@@ -143,11 +133,9 @@ class Templates(Protocol):
         Raises:
             Permanent: `bad_request` if the template rejects the conversation, `engine_failed` if it fails.
         """
-        ...
 
     async def variables_of(self, template: str) -> frozenset[str]:
         """Return the variables that a template reads; raise Permanent `engine_failed` if it is broken."""
-        ...
 
 
 class MergeEngine(Protocol):
@@ -155,7 +143,6 @@ class MergeEngine(Protocol):
 
     def library_versions(self) -> dict[str, str]:
         """Return the versions of the libraries that decide the bytes of a merge."""
-        ...
 
     def merge(self, job: MergeJob, progress: ReportProgress) -> Awaitable[MergeResult]:
         """Check a checkpoint, write the merged model into the store, and verify it there against its inputs.
@@ -163,4 +150,3 @@ class MergeEngine(Protocol):
         Raises:
             Permanent: The checkpoint is rejected; the code says why.
         """
-        ...

@@ -1,7 +1,6 @@
 """Starts the monitor: `python -m services.monitor.main`."""
 
 from services.monitor.adapters.reports import EvidentlyReports
-from services.monitor.adapters.routes import KvRoutes
 from services.monitor.adapters.store import SignedPolicies, StoredReferences
 from services.monitor.app import SERVICE, build, build_sweeper
 from services.monitor.domain.record import MonitorState
@@ -17,6 +16,7 @@ from shared.runtime.service import check_sandbox, connect_with_retries, run_serv
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
+from shared.storage.route_buckets import RouteBuckets
 
 
 async def run(connection: Connection, settings: MonitorSettings) -> None:
@@ -39,9 +39,8 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
         clock=clock,
     )
     sweeper = build_sweeper(monitor, settings)
-    routed = RoutedModels(
-        monitor, KvRoutes(lambda: bus.js), SignedPolicies(store, connection), AlertLog(lambda: bus.js, SERVICE)
-    )
+    routes, alert_log = RouteBuckets(lambda: bus.js, SERVICE), AlertLog(lambda: bus.js, SERVICE)
+    routed = RoutedModels(monitor, routes, SignedPolicies(store, connection), alert_log)
 
     await serve(bus, connection, background=[sweeper.run, build_routed_sweeper(routed).run, clock.keep_comparing])
 

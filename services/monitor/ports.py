@@ -9,6 +9,7 @@ from contracts.vocabulary import ArtifactRef, Environment, Target
 from services.monitor.domain.drift import DriftVerdict
 from services.monitor.domain.record import Reference
 from shared.provenance.signed_policies import SignedPolicy
+from shared.storage.kv import Entry
 
 Columns = Mapping[str, Sequence[float]]
 
@@ -43,7 +44,7 @@ class Routes(Protocol):
     async def models(self, environment: Environment) -> list[str]:
         """Return the models that have a route."""
 
-    async def get(self, environment: Environment, model: str) -> Route | None:
+    async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
         """Return the route of a model; None if there is none."""
 
 

@@ -44,9 +44,10 @@ class RoutedModels:
     async def sweep(self, key: Watched) -> None:
         """Follow a route that no event tells of, read the policies that are not known, then the alerts of the log."""
         environment, model = key
-        route = await self.routes.get(environment, model)
-        if route is None:
+        entry = await self.routes.get(environment, model)
+        if entry is None:
             return
+        route = entry.value
         state = await self.monitor.states.read(record_key(environment, model))
         state = state or MonitorState(model=model, environment=environment)
         now = self.monitor.clock.now()

@@ -56,35 +56,27 @@ class Artifacts(Protocol):
 
     def open_merged(self, ref: ArtifactRef) -> MergedManifest:
         """Return a merged model's manifest; raise Permanent if it does not exist or has another digest."""
-        ...
 
     def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:
         """Return the committed variant of an output key; None if there is none."""
-        ...
 
     def fetch(self, merged: ArtifactRef, files: Sequence[FileEntry], into: Path, progress: ReportProgress) -> None:
         """Download files of a merged model into a folder."""
-        ...
 
     def fetch_texts(self, ref: ArtifactRef, into: Path) -> Path:
         """Download a calibration or evaluation set, one JSONL file or a folder of them; return it as one file."""
-        ...
 
     def put(self, merged: ArtifactRef, folder: Path, progress: ReportProgress) -> tuple[FileEntry, ...]:
         """Upload the files of a folder as blobs, with the prefix of the merged model, and return their entries."""
-        ...
 
     def put_held_out(self, merged: ArtifactRef, windows: tuple[HeldOutWindow, ...]) -> FileEntry | None:
         """Store the windows that a variant was measured on as a blob, and return its entry; None if there are none."""
-        ...
 
     def commit(self, merged: ArtifactRef, manifest: VariantManifest) -> tuple[VariantManifest, ArtifactRef]:
         """Write the manifest, create-only, and return the committed one: another replica may have been first."""
-        ...
 
     def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Return an empty folder for one unit of work; it is removed afterwards."""
-        ...
 
 
 class ReleaseWatch(Protocol):
@@ -92,7 +84,6 @@ class ReleaseWatch(Protocol):
 
     async def finished(self) -> ReleaseFinished | None:
         """Return the event that finished the release; None if there is none, or if the bus does not answer now."""
-        ...
 
 
 WatchRelease = Callable[[Event[VariantRequested]], ReleaseWatch]
@@ -104,15 +95,12 @@ class Engine(Protocol):
 
     def version(self, plan: QuantisationPlan) -> EngineVersion:
         """Return the library that makes a plan's output, with its version."""
-        ...
 
     def library_versions(self, plan: QuantisationPlan) -> dict[str, str]:
         """Return the versions of the libraries that decide a plan's output and the figures measured of it."""
-        ...
 
     def processor(self) -> Awaitable[Processor]:
         """Return the processor that this engine computes on: a part of the output key."""
-        ...
 
     def quantise(self, job: QuantisationJob, progress: ReportProgress) -> Awaitable[QuantisationResult]:
         """Write the variant to `job.output` and measure it.
@@ -121,4 +109,3 @@ class Engine(Protocol):
             Permanent: It cannot be made; the code says why.
             Transient: It was computed on another processor than `processor` returned.
         """
-        ...

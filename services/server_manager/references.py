@@ -19,7 +19,7 @@ from services.server_manager.domain.references import (
 )
 from shared.errors import SlipwayError, Transient
 from shared.runtime.clock import Clock
-from shared.serving.api_servers import ApiServer
+from shared.serving.inference import is_api_server
 from shared.serving.scoring import score_prompt
 from shared.storage.compare_and_set import Records, edit_record
 
@@ -119,7 +119,7 @@ class KeptReferences:
 
         They are those of each text's own tokens; of a server of the API, of the likeliest tokens after the text.
         """
-        ask = channel.score_next if isinstance(channel, ApiServer) else partial(score_prompt, channel)
+        ask = channel.score_next if is_api_server(channel) else partial(score_prompt, channel)
         answer: Answer = ()
         for begin in range(0, len(TEXTS), together):
             texts = TEXTS[begin : begin + together]

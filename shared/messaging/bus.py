@@ -43,7 +43,7 @@ from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 from shared.runtime.metrics import counter, histogram
 from shared.runtime.settings import Connection
-from shared.runtime.telemetry import is_traced, tracer_provider
+from shared.runtime.telemetry import tracer_provider
 
 F = TypeVar("F", bound=Fact)
 STOP_GRACE_S = 2.0
@@ -86,7 +86,7 @@ class Bus:
         self._refusals = Refusals(identity.name or service, _report_refusal)
         self._watching: tuple[asyncio.Task[None], ...] = ()
         self.tracing = tracer_provider(service, connection)
-        self.is_traced = is_traced(connection)
+        self.is_traced = connection.otlp_endpoint is not None
         self._traces = EventTraces(self.tracing)
         self._handled = counter(m.FACTS_HANDLED, self.metrics)
         self._unpublishable = counter(m.FACTS_UNPUBLISHABLE, self.metrics)

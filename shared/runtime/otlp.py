@@ -3,22 +3,19 @@
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.export import SpanExporter
 
 from contracts.version import VERSION
 from shared.runtime.settings import Connection
 
-if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace.export import SpanExporter
-
 TIMEOUT_S: Final = 5.0
 
 
-def resource_of(service: str) -> "Resource":
+def resource_of(service: str) -> Resource:
     """Return the attributes that all spans of this process share."""
-    from opentelemetry.sdk.resources import Resource
-
     return Resource.create(
         {
             "service.name": f"slipway-{service}",
@@ -46,7 +43,7 @@ def read_headers(path: Path | None) -> dict[str, str]:
     return headers
 
 
-def span_exporter(connection: Connection) -> "SpanExporter | None":
+def span_exporter(connection: Connection) -> SpanExporter | None:
     """Return the exporter of spans to the collector; None if the settings name no collector."""
     if connection.otlp_endpoint is None:
         return None

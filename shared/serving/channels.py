@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from decisions.serving.attached import is_attached
-from shared.serving.api_servers import ApiServer
 from shared.serving.engine_streams import close_streams, count_streams
 from shared.serving.http_channel import HttpChannel
 
@@ -54,4 +53,4 @@ class Channels:
 
 
 def _is_used(channel: Any) -> bool:
-    return channel.under_way > 0 if isinstance(channel, ApiServer) else count_streams(channel) > 0
+    return channel.under_way > 0 if isinstance(channel, HttpChannel) else count_streams(channel) > 0

@@ -22,8 +22,13 @@ from typing import Any, Final
 import structlog
 
 from shared.errors import SlipwayError, Transient
-from shared.serving.api_servers import ApiServer
-from shared.serving.inference import Deadlines, classify_engine_error, classify_rpc_error, silence_error
+from shared.serving.inference import (
+    Deadlines,
+    classify_engine_error,
+    classify_rpc_error,
+    is_api_server,
+    silence_error,
+)
 from shared.serving.openai_stream import ApiPiece, ApiRequest, FramedPiece, build_abort, build_message, read_pieces
 
 WAITING_PIECES: Final = 4096
@@ -195,7 +200,7 @@ async def stream_api(
             passed is an answer: status 504, or one that ends early with an error in its record.
         Permanent: `bad_request`: the target cannot take the request.
     """
-    if isinstance(channel, ApiServer):
+    if is_api_server(channel):
         async with contextlib.aclosing(channel.stream_api(triton_name, request, deadlines or Deadlines())) as pieces:
             async for part in pieces:
                 yield part

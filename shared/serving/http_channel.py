@@ -18,7 +18,6 @@ import httpx
 from decisions.serving.attached import split_key
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.serving.api_records import AnswerReader, is_unknown_model, late_body, read_next
-from shared.serving.api_servers import ApiServer
 from shared.serving.inference import ABORTED, Deadlines, classify_engine_error, silence_error
 from shared.serving.openai_stream import ApiPiece, ApiRequest
 from shared.serving.tensors import Delta
@@ -76,12 +75,17 @@ class ServerKey(httpx.Auth):
         return next((key.strip() for name, _, key in pairs if name.strip() == self._name), "")
 
 
-class HttpChannel(ApiServer):
-    """The connections to one server, which is asked by the names of targets."""
+class HttpChannel:
+    """The connections to one server, which is asked by the names of targets, in place of a gRPC channel to a Triton.
+
+    Attributes:
+        under_way: requests whose answers have not ended.
+    """
 
     def __init__(self, url: str, keys: Path | None = None) -> None:
         """Take its address, such as `http://gpu-1:8000`, and the file of keys; it connects with the first request."""
         self.url = url
+        self.under_way = 0
         self._key_name, address = split_key(url)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=IDLE_S)
         timeout = httpx.Timeout(None, connect=CONNECT_S)

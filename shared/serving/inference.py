@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.errors import Permanent, SlipwayError, Transient
-from shared.serving.api_servers import ApiServer
 from shared.serving.tensors import USUAL_FLAGS, Delta, build_request, read_delta
 
 ABORTED: Final = frozenset({"abort", "error"})
@@ -31,6 +30,11 @@ class Deadlines:
 
     first_token_s: float = 60.0
     inter_token_s: float = 20.0
+
+
+def is_api_server(channel: Any) -> bool:
+    """Return whether a channel leads to a server of the OpenAI API (`HttpChannel`), and not by gRPC to a Triton."""
+    return hasattr(channel, "stream_api")
 
 
 async def generate(
@@ -64,7 +68,7 @@ async def generate(
         Permanent: `bad_request`: the engine cannot answer this prompt with these parameters.
     """
     parameters = {**sampling, "logprobs": 1} if logprobs else sampling
-    if isinstance(channel, ApiServer):
+    if is_api_server(channel):
         limits = deadlines or Deadlines()
         async with contextlib.aclosing(channel.generate(triton_name, prompt, parameters, limits, cache_salt)) as deltas:
             async for part in deltas:

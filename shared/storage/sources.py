@@ -36,21 +36,17 @@ class Source(Protocol):
     @property
     def uri(self) -> str:
         """Return its name for ever: a hub's repository at a commit, or a folder on disk."""
-        ...
 
     @property
     def names(self) -> tuple[str, ...]:
         """List the files that travel, sorted."""
-        ...
 
     @property
     def size_bytes(self) -> int:
         """Return the size of all of them."""
-        ...
 
     def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
         """Copy one file into an empty folder and give its path there."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import pytest
 
 from clients.cli.watched import read_blind
 from contracts.services import EVENTS
-from services.monitor.adapters.routes import KvRoutes
 from shared.messaging.provision import provision
+from shared.storage.route_buckets import RouteBuckets
 from testbed import factories as f
 from testbed.servers import NatsServer, running
 
@@ -46,6 +46,6 @@ async def test_a_damaged_record_is_named(js):
 
 async def test_a_deleted_bucket_of_staging_leaves_the_routes_of_production(js):
     await js.delete_key_value("staging-routes")
-    routes = KvRoutes(lambda: js)
+    routes = RouteBuckets(lambda: js, "monitor")
     await js.publish(f"$KV.routes.{f.MODEL}", b"{}")
     assert [await routes.models(environment) for environment in ("staging", "production")] == [[], [f.MODEL]]

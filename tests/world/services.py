@@ -10,7 +10,6 @@ from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
 from services.monitor import app as monitor_app
-from services.monitor.adapters.routes import KvRoutes as MonitoredRoutes
 from services.monitor.domain.record import MonitorState
 from services.monitor.metrics import MonitorMetrics
 from services.monitor.routed import RoutedModels, build_routed_sweeper
@@ -46,6 +45,7 @@ from shared.messaging.bus_clock import BusClock
 from shared.messaging.traffic_reports import follow_traffic
 from shared.runtime.sweeper import Sweeper
 from shared.storage.kv import Bucket
+from shared.storage.route_buckets import RouteBuckets
 from tests.kit import fakes_registry as k
 from tests.kit.slow_engine import EngineClient
 from tests.kit.wiring import Unwired
@@ -161,7 +161,9 @@ async def start_monitor(world: "World", process: Process) -> None:
         metrics=metrics,
         clock=clock,
     )
-    routed = RoutedModels(monitor, MonitoredRoutes(js), process.port(world.policies, "read"), AlertLog(js, "monitor"))
+    routed = RoutedModels(
+        monitor, RouteBuckets(js, "monitor"), process.port(world.policies, "read"), AlertLog(js, "monitor")
+    )
     process.run(monitor_app.build_sweeper(monitor, MONITOR).run, build_routed_sweeper(routed).run, clock.keep_comparing)
 
 

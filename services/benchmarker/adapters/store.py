@@ -5,44 +5,18 @@ from pydantic import ValidationError
 from contracts.facts import Measurement
 from contracts.manifests import BenchmarkReport, HeldOutWindow, VariantManifest
 from contracts.vocabulary import ArtifactRef
-from shared.provenance.attestations import AttestedCommits, Chain
-from shared.provenance.envelopes import Attester, Subjects, Trust
+from shared.provenance.attested_reports import AttestedReports
+from shared.provenance.envelopes import Attester, Trust
 from shared.storage.blobs import Store
 from shared.storage.held_out import read_held_out
 from shared.storage.text_sets import read_text_set
 
-KIND = "benchmark"
 
-
-class StoredReports:
-    """Reports committed create-only under their output key."""
+class StoredReports(AttestedReports[BenchmarkReport]):
+    """The reports, and what variants were measured on (implements `ports.Reports`)."""
 
     def __init__(self, store: Store, attester: Attester, trust: Trust) -> None:
-        self._store, self._attester = store, attester
-        self._commits = AttestedCommits(store, attester, "benchmark", trust)
-
-    def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
-        """Return the committed report of an output key; None if there is none."""
-        key = self._commits.key(KIND, output_key)
-        if self._store.find(key) is None:
-            return None
-        ref = self._store.ref_to(key)
-        report = BenchmarkReport.model_validate_json(self._store.get(ref))
-        self._link(report, ref)
-        return report, ref
-
-    def commit(self, report: BenchmarkReport) -> tuple[BenchmarkReport, ArtifactRef]:
-        """Attest and write a report, create-only; return the committed one, which is in the chain of its version."""
-        committed, ref = self._commits.commit(self._commits.key(KIND, report.output_key), report)
-        self._link(committed, ref)
-        return committed, ref
-
-    def _link(self, report: BenchmarkReport, ref: ArtifactRef) -> None:
-        """Append a report to the chain of its version, unless this benchmarker's key did not attest it."""
-        if self._commits.has_attested(ref):
-            chain = Chain(self._store, report.target.model, report.target.version)
-            details = {"target": str(report.target), "baseline": str(report.baseline), "verdict": report.verdict}
-            chain.append(self._attester, "benchmark", Subjects(named={ref.uri: ref.digest}), details)
+        super().__init__(store, attester, trust, BenchmarkReport, step="benchmark", kind="benchmark")
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
         """Return the windows that a variant was measured on; empty for the manifest of a base model.

@@ -11,25 +11,22 @@ from contracts.facts import VersionEvaluated
 from contracts.routes import Route
 from contracts.services import EVENTS
 from services.evaluator.app import SERVICE
-from shared.storage.kv import Bucket
+from shared.storage.route_buckets import RouteBuckets
 
 
 class BusProduction:
     """The bucket `routes` and the stream `SLIPWAY_EVENTS` (implements `ports.Production`)."""
 
     def __init__(self, js: Callable[[], JetStreamContext]) -> None:
-        self._js = js
+        self._js, self._routes = js, RouteBuckets(js, SERVICE)
 
     async def models(self) -> list[str]:
         """Return the models that have a route."""
-        try:
-            return await self._routes().keys()
-        except NotFoundError:  # the bucket is not made yet
-            return []
+        return await self._routes.models("production")
 
     async def route(self, model: str) -> Route | None:
         """Return the route of a model; None if there is none."""
-        entry = await self._routes().get(model)
+        entry = await self._routes.get("production", model)
         return entry.value if entry is not None else None
 
     async def last_check(self, model: str) -> VersionEvaluated | None:
@@ -39,6 +36,3 @@ class BusProduction:
             return Event[VersionEvaluated].model_validate_json(message.data or b"").data
         except (NotFoundError, ValidationError):
             return None
-
-    def _routes(self) -> Bucket[Route]:
-        return Bucket(self._js(), "routes", Route, service=SERVICE)

@@ -16,13 +16,21 @@ from decisions.openai.limits import most_tokens
 from services.gateway.api.answer import Answer
 from services.gateway.api.measurement import AcceptedRequest, Arrival, Outcome
 from services.gateway.api.mirrors import Mirrors
+from services.gateway.callers.budgets import RescueBudgets
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import drills, errors, requests, routing
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.records import REJECTED, AnswerFailed, describe_failure
 from services.gateway.domain.requests import digest_of
 from services.gateway.domain.routing import Choice
-from services.gateway.server.http import Reply, SlowReader, cancel_on_disconnect, limited_writes, problem_response
+from services.gateway.server.http import (
+    BodyReader,
+    Reply,
+    SlowReader,
+    cancel_on_disconnect,
+    limited_writes,
+    problem_response,
+)
 from services.gateway.server.in_flight import InFlight, LargeBodies
 from services.gateway.telemetry.request_traces import RequestTrace
 
@@ -42,6 +50,11 @@ class Endpoint:
         self._in_flight = InFlight(dependencies.settings.max_in_flight, dependencies.metrics)
         self._large = LargeBodies(dependencies.clock, dependencies.metrics)
         self._mirrors = Mirrors(dependencies)
+        settings = dependencies.settings
+        self._bodies = BodyReader(settings.max_body_bytes, settings.body_s, settings.max_bodies_bytes)
+        self._rescues = RescueBudgets(
+            dependencies.clock, settings.rescues_per_minute, settings.rescues_per_caller, settings.workers
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; give up the answer of a caller that does not read it."""
@@ -63,7 +76,7 @@ class Endpoint:
             environment = requests.read_environment(request.headers.getlist(requests.HEADER))
             caller = dependencies.callers.authenticate(request.headers.getlist("authorization"), environment)
             with dependencies.callers.admit(caller) as spending:
-                body = await dependencies.bodies.read(request, caller.holder)
+                body = await self._bodies.read(request, caller.holder)
                 with self._in_flight.count(environment, caller.holder, len(body)):
                     traceparent = request.headers.get("traceparent", "")
                     times = dependencies.clock.now(), dependencies.clock.monotonic()
@@ -159,7 +172,7 @@ class Endpoint:
         fallback = routing.choose_fallback(route, accepted.choice.served.target) if route is not None else None
         if fallback is None or not may_rescue(accepted, answer, failure, fallback):
             return None
-        if not dependencies.rescues.admit(accepted.arrival.caller.account):
+        if not self._rescues.admit(accepted.arrival.caller.account):
             dependencies.metrics.rescued.labels("over_budget").inc()
             return None
         used_s = dependencies.clock.monotonic() - accepted.arrival.at_s

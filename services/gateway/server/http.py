@@ -82,7 +82,7 @@ class BodyReader:
     One holder leaves room for others (`domain.request_rates`), however many slow bodies it sends.
     """
 
-    def __init__(self, *, max_bytes: int, deadline_s: float = 30.0, max_total_bytes: int = 2**26) -> None:
+    def __init__(self, max_bytes: int, deadline_s: float = 30.0, max_total_bytes: int = 2**26) -> None:
         self._max_bytes = max_bytes
         self._deadline_s = deadline_s
         self._max_total_bytes = max_total_bytes

@@ -37,15 +37,12 @@ class TensorMerge(Protocol):
 
     def changes(self, name: str) -> bool:
         """Return whether a tensor must be merged as a whole; others may be passed in parts."""
-        ...
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Return the merged float32 tensor, or the tensor itself if nothing changes it."""
-        ...
 
     def unmerged(self) -> list[str]:
         """Return the adapted tensors that were not merged."""
-        ...
 
 
 class UnchangedWeights:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
 
 from contracts.drills import Drill
 from contracts.records import record_key
@@ -14,12 +13,12 @@ from contracts.vocabulary import Environment
 from decisions.routes.versions import newest
 from shared.storage.compare_and_set import edit_record
 from shared.storage.kv import Bucket, Entry
+from shared.storage.route_buckets import RouteBuckets
 
 SERVICE = "rollback-controller"
-ROUTES: dict[Environment, str] = {"production": "routes", "staging": "staging-routes"}
 
 
-class KvRoutes:
+class KvRoutes(RouteBuckets):
     """The buckets `routes` and `staging-routes` (implements `ports.Routes`).
 
     Where the bucket `routes` was lost or restored, the newest route that was seen is read in its place: a rollback is
@@ -27,7 +26,7 @@ class KvRoutes:
     """
 
     def __init__(self, js: Callable[[], JetStreamContext]) -> None:
-        self._js = js
+        super().__init__(js, SERVICE)
         self._newest: dict[str, Route] = {}
 
     async def follow(self, client: Client) -> None:
@@ -36,7 +35,7 @@ class KvRoutes:
         async def remember(model: str, route: Route, _revision: int) -> None:
             self._remember(model, route)
 
-        await self._bucket("production").follow(client, remember)
+        await self.bucket("production").follow(client, remember)
 
     async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
         """Return the newest known route and the revision to write at (0: it must not exist); None: no route.
@@ -44,10 +43,7 @@ class KvRoutes:
         Raises:
             Transient: The record cannot be read.
         """
-        try:
-            entry = await self._bucket(environment).get(model)
-        except NotFoundError:  # the bucket itself is gone
-            entry = None
+        entry = await super().get(environment, model)
         if environment == "staging":
             return entry
         route = self._remember(model, entry.value if entry else None)
@@ -64,19 +60,16 @@ class KvRoutes:
     async def models(self, environment: Environment) -> list[str]:
         """Return the models that have a route, those whose routes were lost since they were seen too."""
         seen = self._newest if environment == "production" else {}
-        try:
-            return sorted({*await self._bucket(environment).keys(), *seen})
-        except NotFoundError:  # the bucket itself is gone
-            return sorted(seen)
+        return sorted({*await super().models(environment), *seen})
 
     async def find(self, environment: Environment, model: str, cause_id: str) -> Route | None:
         """Return the route that an event led to; None if it is not among those that the bucket's history keeps."""
-        routes = await self._bucket(environment).history(model)
+        routes = await self.bucket(environment).history(model)
         return next((route for route in reversed(routes) if route.cause_id == cause_id), None)
 
     async def put(self, environment: Environment, route: Route, revision: int | None) -> None:
         """Write a route by compare-and-set; raise `shared.storage.kv.Conflict` if another writer was first."""
-        bucket = self._bucket(environment)
+        bucket = self.bucket(environment)
         if not revision:
             await bucket.create(route.model, route)
         else:
@@ -89,9 +82,6 @@ class KvRoutes:
         if known is not None:
             self._newest[model] = known
         return known
-
-    def _bucket(self, environment: Environment) -> Bucket[Route]:
-        return Bucket(self._js(), ROUTES[environment], Route, service=SERVICE)
 
 
 class KvDrills:

@@ -6,7 +6,7 @@ import pytest
 
 from contracts.routes import Route
 from services.gateway.adapters.files import RecordFile
-from services.gateway.process import compose, end_with
+from services.gateway.process import Process, end_with
 from services.gateway.settings import GatewaySettings
 from shared.runtime.settings import Connection
 from testbed import factories
@@ -38,13 +38,13 @@ def test_a_file_of_routes_without_any_ends_the_process(tmp_path, content):
     if content is not None:
         path.write_text(content)
     with pytest.raises(SystemExit, match="no route can be read there"):
-        compose(Connection(state_dir=tmp_path), GatewaySettings(route_file=path))
+        Process(Connection(state_dir=tmp_path), GatewaySettings(route_file=path))
 
 
 def test_routes_of_a_file_count_as_lost(tmp_path):
     path = tmp_path / "routes.json"
     RecordFile(path, Route).save({factories.MODEL: factories.route()})
-    parts = compose(Connection(state_dir=tmp_path), GatewaySettings(route_file=path))
-    parts.state.refresh()
-    assert parts.bus.metrics.get_sample_value("slipway_gateway_routes_lost") == 1.0
-    assert "routes_lost" in parts.tables["production"].problem
+    process = Process(Connection(state_dir=tmp_path), GatewaySettings(route_file=path))
+    process.state.refresh()
+    assert process.bus.metrics.get_sample_value("slipway_gateway_routes_lost") == 1.0
+    assert "routes_lost" in process.dependencies.tables["production"].problem

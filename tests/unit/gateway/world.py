@@ -13,7 +13,9 @@ from services.gateway.app import SERVICE, build
 from services.gateway.callers.budgets import Budgets
 from services.gateway.callers.callers import Callers
 from services.gateway.callers.tables import KeyTable, TeamTable
-from services.gateway.routing.endpoints import EndpointChecks
+from services.gateway.dependencies import Dependencies
+from services.gateway.routing.balancer import Balancer
+from services.gateway.routing.endpoints import EndpointChecks, Stalls
 from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.server.worker_state import WorkerState
 from services.gateway.settings import GatewaySettings
@@ -79,29 +81,36 @@ class World:
         ids = iter(range(1000))
         metrics = GatewayMetrics(bus.metrics)
         self.bans = BodyBans(self.clock, "0123456789abcdef", lambda change: metrics.body_bans.labels(change).inc())
-        apps = build(
-            bus,
+        stalls = Stalls(
+            self.engine.is_live,
+            self.settings.stall_s,
+            monotonic=self.clock.monotonic,
+            count=metrics.count_ejection,
+        )
+        dependencies = Dependencies(
             tables={"production": self.table, "staging": self.staging},
             callers=self.callers,
             traffic=self.traffic,
             drills=self.drills,
             engine=self.engine,
+            checks=self.checks,
             telemetry=self.telemetry,
             features=InlineFeatures(self.telemetry),
-            bans=self.bans,
-            checks=self.checks,
             metrics=metrics,
-            state=self.state,
+            tracer=None,
+            clock=self.clock,
             new_id=lambda: f"id{next(ids)}",
             pause=pause or self.clock.pause,
             settings=self.settings,
-            clock=self.clock,
+            bans=self.bans,
+            balancer=Balancer(self.clock, self.checks.serves, metrics.count_ejection, stalls),
         )
+        apps = build(dependencies, bus, self.state)
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(apps.api), base_url="http://gateway", headers=BEARER if keys is None else None
         )
-        self.balancer = apps.balancer
-        self.endpoints = apps.balancer.report
+        self.balancer = dependencies.balancer
+        self.endpoints = self.balancer.report
         self.admin = httpx.AsyncClient(transport=httpx.ASGITransport(apps.admin), base_url="http://gateway")
 
     @property

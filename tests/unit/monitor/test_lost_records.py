@@ -9,6 +9,7 @@ from services.monitor.domain import monitoring
 from services.monitor.routed import RoutedModels, build_routed_sweeper
 from shared.errors import Transient
 from shared.provenance.signed_policies import SignedPolicy
+from shared.storage.kv import Entry
 from testbed import factories as f
 from tests.kit.virtual_time import run_virtual
 from tests.unit.monitor import factories as m
@@ -31,7 +32,8 @@ class Known:
         return [model for where, model in self.stored if where == environment]
 
     async def get(self, environment, model):
-        return self.stored.get((environment, model))
+        route = self.stored.get((environment, model))
+        return Entry(route, 1) if route is not None else None
 
     async def policy(self, _, version):
         return SignedPolicy(f"r-{version}", self.signed[version]) if version in self.signed else UNSIGNED

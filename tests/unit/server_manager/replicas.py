@@ -2,7 +2,6 @@
 
 import asyncio
 
-from shared.serving.api_servers import ApiServer
 from shared.serving.http_channel import Listed
 from shared.serving.tensors import Delta
 from tests.kit.conformance_serving import NAME
@@ -10,7 +9,7 @@ from tests.kit.conformance_serving import NAME
 URLS = ("http://a", "http://b")
 
 
-class Replica(ApiServer):
+class Replica:
     """A server in memory: it lists `known_as`, and fails what it is asked with `failure`, if there is one.
 
     The likeliest next tokens have `nll` (by name `next_nll`), and `company_nats` more while it is asked others, too.
