@@ -6,11 +6,79 @@ frozen before a check existed stays readable.
 
 from collections.abc import Iterator, Sequence
 
-from contracts.policy import MetricGate, ReleasePolicy, Trigger
+from contracts.evaluations import Evaluations, Schedule
+from contracts.policy import MetricGate, ReleasePolicy, Statistic, Trigger
 from contracts.trigger_metrics import LONGEST_REHEARSED_MS, SLO_METRICS
-from decisions.evaluations.problems import list_evaluation_problems, list_schedule_problems
-from decisions.policies.gate_samples import find_unanswerable
+from decisions.evaluations.limit_tests import least_rows, least_rows_of_loss
+from decisions.evaluations.verdicts import share_alpha_of_check
 from decisions.policies.limits import PolicyProblem, find_endless
+from decisions.scorers.languages import LANGUAGES
+
+
+def list_evaluation_problems(evaluations: Evaluations) -> Iterator[PolicyProblem]:
+    """Yield every problem of the evaluations of a policy."""
+    for number, evaluation in enumerate(evaluations.sets):
+        at = ("evaluations", "sets", number)
+        for place, scorer in enumerate(evaluation.scorers):
+            if scorer.kind == "language" and scorer.language not in (None, *LANGUAGES):
+                reason = f"is {scorer.language}, which is not recognised; there are {', '.join(LANGUAGES)}."
+                yield _problem((*at, "scorers", place, "language"), reason)
+        for place, bound in enumerate(evaluation.bounds):
+            needed = least_rows(bound.least_margin, evaluations.beta)
+            if needed > evaluation.max_rows and bound.undecided == "stop":
+                yield _problem(
+                    (*at, "bounds", place),
+                    f"needs {needed:,} right answers at least, and max_rows is {evaluation.max_rows:,}: widen the "
+                    "limit, raise max_rows, or set undecided to continue.",
+                )
+
+
+def list_schedule_problems(evaluations: Evaluations, schedule: Schedule, max_drop: float) -> Iterator[PolicyProblem]:
+    """Yield every problem of a schedule that is to show a fall of more than `max_drop` of some evaluations."""
+    share = schedule.rows // len(evaluations.sets)
+    needed = least_rows_of_loss(max_drop, share_alpha_of_check(evaluations, schedule))
+    if needed > share:
+        yield _problem(
+            ("evaluations", "schedule", "rows"),
+            f"is {schedule.rows}, {share} for each evaluation, and a total loss shows on {needed:,.0f}: raise rows, "
+            "check more rarely, or lower the threshold.",
+        )
+
+
+def _problem(field: tuple[str | int, ...], reason: str) -> PolicyProblem:
+    return PolicyProblem(field, f"{'.'.join(map(str, field))} {reason}")
+
+
+REQUESTS_NEEDED: dict[Statistic, int] = {"mean": 1, "p50": 1, "p95": 20, "p99": 100}
+"""Of a figure of one side."""
+PAIRS_NEEDED = 20
+"""Of a ratio of both sides, at least."""
+
+
+def find_unanswerable(policy: ReleasePolicy) -> str | None:
+    """Return why a gate of a policy would be inconclusive after every benchmark of its load; None if none would."""
+    load = policy.load
+    for gate in policy.gates:
+        needed = requests_needed(gate)
+        if needed > load.requests:
+            return (
+                f"load.requests is {load.requests}, but the gate {gate.name} needs {needed}; set it to {needed} or "
+                "more, or bound another statistic."
+            )
+        if gate.metric == "itl_ms" and load.output_tokens < 2:
+            return (
+                f"load.output_tokens is {load.output_tokens}, but the gate {gate.name} needs 2, because it is the time "
+                "between tokens; set it to 2 or more, or bound another metric."
+            )
+    return None
+
+
+def requests_needed(gate: MetricGate) -> int:
+    """Return the fewest requests to each side that can answer a gate."""
+    if gate.metric == "error_ratio":
+        return 1
+    own = 1 if gate.metric == "tps_system" else REQUESTS_NEEDED[gate.statistic]
+    return own if gate.max_ratio is None and gate.min_ratio is None else max(own, PAIRS_NEEDED)
 
 
 def differing(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:

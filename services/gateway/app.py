@@ -92,7 +92,8 @@ class Application:
             await self._endpoint(scope, receive, note_start)
         except Exception:
             if not started:
-                await problem_response(_DEFECT)(scope, receive, send)
+                headers = {"x-request-id": scope["slipway.request_id"]}
+                await problem_response(_DEFECT, headers)(scope, receive, send)
             raise
 
 

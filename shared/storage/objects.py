@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
@@ -21,7 +22,29 @@ from shared.errors import Permanent, Transient, is_failed_answer, translate
 from shared.runtime.settings import Connection
 from shared.storage.credentials import FileProvider, describe_refusal, trusted
 from shared.storage.transfer import LargeObjectError, ShortObjectError, TransferClient
-from shared.storage.unreadable import UnreadableObjects
+
+
+class UnreadableObjects:
+    """The objects of a store that could not be read the last time, as this process saw them."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Take the clock."""
+        self._monotonic = monotonic
+        self._failing: dict[str, tuple[int, float]] = {}
+
+    def note_failure(self, key: str) -> Transient:
+        """Count a failed read; return `object_unreadable`, with the reads that failed in a row and their seconds."""
+        now_s = self._monotonic()
+        tries, since_s = self._failing.get(key, (0, now_s))
+        self._failing[key] = (tries + 1, since_s)
+        reason = f"The object store does not read {key}, and reads other objects: its bytes may be damaged."
+        failing_s = round(now_s - since_s, 1)
+        return Transient("object_unreadable", reason, object=key, tries=tries + 1, failing_s=failing_s)
+
+    def note_read(self, key: str) -> None:
+        """Forget the failures of an object that was read."""
+        self._failing.pop(key, None)
+
 
 T = TypeVar("T")
 

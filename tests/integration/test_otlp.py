@@ -3,9 +3,8 @@
 import pytest
 
 from services.gateway.telemetry.request_traces import RequestTrace
-from shared.runtime.otlp import read_headers
 from shared.runtime.settings import Connection
-from shared.runtime.telemetry import tracer_provider
+from shared.runtime.telemetry import read_headers, tracer_provider
 from testbed import factories as k
 from tests.kit.collector import Collector, plain
 

@@ -9,8 +9,7 @@ from safetensors import safe_open
 from clients.cli.sources.sample_model import save_tokenizer
 from contracts.facts import QuantiseSettings
 from services.quantiser.adapters import quantise_worker
-from services.quantiser.adapters.awq_format import dequantise, load_awq, unpack
-from services.quantiser.adapters.evaluation import load_compressed
+from services.quantiser.adapters.evaluation import dequantise, load_awq, load_compressed, unpack
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read_shape
 from services.quantiser.ports import QuantisationJob
 from shared.errors import Permanent

@@ -23,7 +23,7 @@ from contracts.manifests import MergedManifest, VariantManifest
 from contracts.policy import QualityGate
 from contracts.services import EVENTS, durable_name
 from contracts.vocabulary import ServingSettings, digest_of
-from services.quantiser.cancellation import CHECK_INTERVAL_S
+from services.quantiser.app import CHECK_INTERVAL_S
 from shared.messaging.bus import publish_event
 from shared.runtime.process import memory_bytes
 from shared.storage.blobs import Store, manifest_key

@@ -1,22 +1,142 @@
-"""Makes the report from the records, and the event from the report."""
+"""Makes the report from the records, and the event from the report; decides each gate with its numbers and its reason.
+
+Missing evidence is inconclusive, never a pass.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from contracts.facts import GateResult, ServedQuality, VariantBenchmarked, VariantStaged
-from contracts.facts.staging import NaturalAnswers
+from contracts.facts import GateResult, ServedQuality, Statistics, VariantBenchmarked, VariantStaged
+from contracts.facts.staging import NaturalAnswers, RatioInterval, SideSummary
 from contracts.manifests import BenchmarkReport
-from contracts.vocabulary import ArtifactRef
+from contracts.policy import MetricGate
+from contracts.vocabulary import ArtifactRef, Verdict
 from decisions.releases.prices import million_tokens
-from services.benchmarker.domain.gates import assess_gates, assess_overall, void
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import BenchmarkPlan
-from services.benchmarker.domain.ratios import compare
+from services.benchmarker.domain.ratios import Comparison, compare, pairs_needed
 from services.benchmarker.domain.records import SIDES, RequestRecord, Side, without_lost_baseline
 from services.benchmarker.domain.served_quality import gate_of
-from services.benchmarker.domain.statistics import describe, slo_of, summarise
+from services.benchmarker.domain.statistics import MIN_COUNT, describe, slo_of, summarise
+
+MAX_ERROR_RATIO = 0.01
+"""Bound of the error ratio if the policy has none."""
+
+
+def assess_gates(
+    gates: Sequence[MetricGate], candidate: SideSummary, baseline: SideSummary, comparison: Comparison
+) -> tuple[GateResult, ...]:
+    """Return the result of every bound of every gate, and of the implied bound on errors.
+
+    Absolute bounds compare the measured figure. Ratio bounds compare the whole 95 % interval of the ratio: an interval
+    within the limit passes, one beyond it fails, and one across it is inconclusive.
+    """
+    results: list[GateResult] = []
+    for gate in gates:
+        if gate.max_value is not None:
+            results.append(_assess_value(gate, gate.max_value, candidate, upper=True))
+        if gate.min_value is not None:
+            results.append(_assess_value(gate, gate.min_value, candidate, upper=False))
+        for limit, upper in ((gate.max_ratio, True), (gate.min_ratio, False)):
+            if limit is not None and gate.metric == "error_ratio":
+                results.append(_assess_error_ratio(gate, limit, candidate, baseline, upper=upper))
+            elif limit is not None:
+                results.append(_assess_ratio(gate, limit, comparison, upper=upper))
+    if not any(gate.metric == "error_ratio" and gate.max_value is not None for gate in gates):
+        implied = MetricGate(metric="error_ratio", max_value=MAX_ERROR_RATIO)
+        results.append(_assess_value(implied, MAX_ERROR_RATIO, candidate, upper=True))
+    return tuple(results)
+
+
+def assess_overall(results: Sequence[GateResult]) -> Verdict:
+    """Return fail if any gate failed, else inconclusive if any gate lacks evidence, else pass."""
+    verdicts = {result.verdict for result in results}
+    if "fail" in verdicts:
+        return "fail"
+    return "pass" if verdicts == {"pass"} else "inconclusive"
+
+
+def void(reason: str) -> GateResult:
+    """Return the result that replaces those of all gates on figures if these say nothing about the candidate."""
+    return GateResult(name="baseline", verdict="inconclusive", reason=reason)
+
+
+def figure_of(summary: SideSummary, gate: MetricGate) -> float | None:
+    """Return the figure of a gate; None if the sample is too small for it."""
+    if gate.metric == "error_ratio":
+        return summary.errors / summary.requests if summary.requests else None
+    answered = summary.requests - summary.errors
+    if gate.metric == "tps_system":
+        return summary.tps_system if answered else None
+    statistics: Statistics = getattr(summary, gate.metric)
+    value: float | None = getattr(statistics, gate.statistic)
+    return value
+
+
+def _assess_value(gate: MetricGate, limit: float, candidate: SideSummary, *, upper: bool) -> GateResult:
+    name = f"{gate.name}.{'max' if upper else 'min'}_value"
+    value = figure_of(candidate, gate)
+    if value is None:
+        answered = candidate.requests - candidate.errors
+        needed = MIN_COUNT[gate.statistic] if gate.metric != "tps_system" else 1
+        reason = f"{answered} requests were answered; {gate.name} needs at least {needed}."
+        return GateResult(name=name, verdict="inconclusive", limit=limit, reason=reason)
+    within = value <= limit if upper else value >= limit
+    reason = f"{gate.name} is {value:.4g}, {_relation(upper=upper, within=within)} {limit:.4g}"
+    if gate.metric == "error_ratio":
+        reason += f" ({candidate.errors} of {candidate.requests} requests failed)"
+    return GateResult(name=name, verdict="pass" if within else "fail", value=value, limit=limit, reason=f"{reason}.")
+
+
+def _assess_ratio(gate: MetricGate, limit: float, comparison: Comparison, *, upper: bool) -> GateResult:
+    name = f"{gate.name}.{'max' if upper else 'min'}_ratio"
+    ratio = comparison.find(gate.name)
+    if ratio is None:
+        needed = pairs_needed(gate.statistic)
+        reason = f"{comparison.pairs} pairs were answered on both sides; a ratio of {gate.name} needs {needed}."
+        if comparison.pairs >= needed:
+            reason = f"{gate.name} has no ratio: the baseline's figure is 0, or too few answers have the figure."
+        return GateResult(name=name, verdict="inconclusive", limit=limit, reason=reason)
+    verdict = _judge_interval(ratio, limit, upper=upper)
+    interval = f"{ratio.value:.3f} (95 % interval {ratio.low:.3f} to {ratio.high:.3f}, {comparison.pairs} pairs)"
+    if verdict == "inconclusive":
+        reason = f"{gate.name} is {interval} times the baseline's, across {limit:.4g}; more requests narrow it."
+    else:
+        relation = _relation(upper=upper, within=verdict == "pass")
+        reason = f"{gate.name} is {interval} times the baseline's, {relation} {limit:.4g}."
+    return GateResult(name=name, verdict=verdict, value=ratio.value, limit=limit, reason=reason)
+
+
+def _judge_interval(ratio: RatioInterval, limit: float, *, upper: bool) -> Verdict:
+    low, high = min(ratio.low, ratio.value), max(ratio.high, ratio.value)
+    inside, outside = (high <= limit, low > limit) if upper else (low >= limit, high < limit)
+    if inside:
+        return "pass"
+    return "fail" if outside else "inconclusive"
+
+
+def _assess_error_ratio(
+    gate: MetricGate, limit: float, candidate: SideSummary, baseline: SideSummary, *, upper: bool
+) -> GateResult:
+    name = f"{gate.name}.{'max' if upper else 'min'}_ratio"
+    share, baseline_share = figure_of(candidate, gate), figure_of(baseline, gate)
+    if share is None or baseline_share is None:
+        return GateResult(name=name, verdict="inconclusive", limit=limit, reason="No requests were measured.")
+    shares = f"candidate {candidate.errors} of {candidate.requests}, baseline {baseline.errors} of {baseline.requests}"
+    # Compared without dividing: a baseline without errors has no ratio, but allows the candidate no errors either.
+    within = share <= limit * baseline_share if upper else share >= limit * baseline_share
+    relation = _relation(upper=upper, within=within)
+    reason = f"Failed requests: {shares}; {relation} {limit:.4g} times the baseline's share."
+    value = share / baseline_share if baseline_share else None
+    return GateResult(name=name, verdict="pass" if within else "fail", value=value, limit=limit, reason=reason)
+
+
+def _relation(*, upper: bool, within: bool) -> str:
+    if upper:
+        return "within the limit of" if within else "above the limit of"
+    return "at least the limit of" if within else "below the limit of"
 
 
 def make_report(

@@ -129,7 +129,10 @@ class BusConnection:
                     balancer.note_given_up(runtime.endpoint, running.target)
 
     async def exchange_deaths(self, bans: BodyBans) -> None:
-        """Publish to the other processes what was in flight when an engine died, and take their reports, for ever."""
+        """Publish to the other processes what was in flight when an engine died, and take their reports, for ever.
+
+        A report that cannot be sent is logged and lost: then this process alone refuses what it names.
+        """
         await self._has_connected.wait()
 
         async def take(message: Msg) -> None:

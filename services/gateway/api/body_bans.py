@@ -138,8 +138,9 @@ class BodyBans:
         task.add_done_callback(self._running.discard)
 
     async def settle(self) -> None:
-        """Return once what was in flight at the last death is known."""
-        await asyncio.gather(*self._running)
+        """Return once what was in flight at the last death is known; a caller that leaves ends no report."""
+        if self._running:
+            await asyncio.wait(self._running)
 
     async def _report(self, callers: list[AcceptedRequest]) -> None:
         """Refuse the bodies of requests; their digests are computed beside the answers in progress."""

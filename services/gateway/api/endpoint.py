@@ -69,7 +69,9 @@ class Endpoint:
         request = Request(scope, receive)
         given_id = request.headers.get("x-request-id", "")
         # Callers see another id than shares are drawn by: from that one they could compute which requests are pairs.
-        request_id = given_id if _REQUEST_ID.fullmatch(given_id) else dependencies.new_id()
+        scope["slipway.request_id"] = request_id = (
+            given_id if _REQUEST_ID.fullmatch(given_id) else dependencies.new_id()
+        )
         draw_id = dependencies.new_id()
         environment: Environment | None = None
         try:

@@ -1,21 +1,92 @@
-"""Files of publishers in the S3 store: permits to upload them, what arrived, and whether it is what was announced."""
+"""Files of publishers in the S3 store: permits to upload them, what arrived, and whether it is what was announced.
+
+Permits are URLs for one request, signed by AWS Signature Version 4 in the query. The `minio` client presigns without
+headers; here the length of the body and its checksum are part of what is permitted.
+"""
 
 import base64
 import hashlib
+import hmac
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import quote, urlencode
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from minio.error import S3Error
 
 from contracts.manifests import BaseManifest
 from contracts.storage.uploads import UploadPermit
-from services.registry.adapters.presigned import Signer
 from services.registry.domain.uploads import Piece, StoredFile
 from shared.runtime.clock import Clock
 from shared.runtime.settings import Connection
 from shared.storage.blobs import STALE_UPLOAD, Store
 from shared.storage.objects import AlreadyExists
+
+ALGORITHM: Final = "AWS4-HMAC-SHA256"
+
+
+@dataclass(frozen=True)
+class Signer:
+    """The key that signs, and the address that the URLs lead to.
+
+    Attributes:
+        endpoint: Host and port, as those who use the URLs reach the store: it is part of what is signed.
+    """
+
+    access_key: str
+    secret_key: str
+    region: str
+    endpoint: str
+
+    def url(
+        self,
+        method: str,
+        path: str,
+        now: datetime,
+        *,
+        expires_s: int,
+        headers: Mapping[str, str],
+        query: Mapping[str, str] | None = None,
+    ) -> str:
+        """Return the URL of a request that must carry these headers with these values.
+
+        Args:
+            method: Its method.
+            path: Its path: `/BUCKET/KEY`, not quoted.
+            now: The time from which it counts.
+            expires_s: Seconds for which it counts.
+            headers: Headers that it must have, besides `host`.
+            query: Its other parameters.
+        """
+        stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+        scope = f"{stamp[:8]}/{self.region}/s3/aws4_request"
+        signed = {"host": self.endpoint, **{name.lower(): value.strip() for name, value in headers.items()}}
+        names = ";".join(sorted(signed))
+        parameters = {
+            **(query or {}),
+            "X-Amz-Algorithm": ALGORITHM,
+            "X-Amz-Credential": f"{self.access_key}/{scope}",
+            "X-Amz-Date": stamp,
+            "X-Amz-Expires": str(expires_s),
+            "X-Amz-SignedHeaders": names,
+        }
+        quoted_path = quote(path, safe="/-_.~")
+        canonical_query = urlencode(sorted(parameters.items()), quote_via=quote, safe="-_.~")
+        lines = "".join(f"{name}:{signed[name]}\n" for name in sorted(signed))
+        request = f"{method}\n{quoted_path}\n{canonical_query}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
+        text = f"{ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+        signature = hmac.new(self._key(scope), text.encode(), hashlib.sha256).hexdigest()
+        return f"https://{self.endpoint}{quoted_path}?{canonical_query}&X-Amz-Signature={signature}"
+
+    def _key(self, scope: str) -> bytes:
+        key = f"AWS4{self.secret_key}".encode()
+        for part in scope.split("/"):
+            key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+        return key
+
 
 _BLOCK = 1 << 20
 _UPLOADED = re.compile(r"^checkpoints/[^/]+/uploads/")

@@ -30,7 +30,35 @@ from decisions.access.teams import find_problem
 from decisions.policies.problems import describe_differing, differing, list_problems
 from decisions.serving.attached import list_adapter_problems, list_unseen
 from decisions.serving.settings import assess_settings, combine, find_departure
-from services.registry.domain.source_rules import is_covered
+
+
+def is_covered(uri: str, patterns: Iterable[str]) -> bool:
+    """Return whether a pattern names this folder; names are compared exactly, in whole parts.
+
+    Args:
+        uri: `hf://organisation/name@revision` or `file:///folder`; anything else is covered by no pattern.
+        patterns: As `contracts.storage.sources.check_pattern` accepts them.
+    """
+    try:
+        if scheme_of(uri) == "hf":
+            name = PurePosixPath("/" + parse_hub_uri(uri).repo)
+            return any(_is_below(name, "/" + pattern.removeprefix("hf://")) for pattern in _of("hf://", patterns))
+        if scheme_of(uri) == "file":
+            path = parse_file_uri(uri)
+            return any(_is_below(path, pattern.removeprefix("file://")) for pattern in _of("file:///", patterns))
+    except ValueError:
+        return False
+    return False
+
+
+def _of(scheme: str, patterns: Iterable[str]) -> list[str]:
+    return [pattern for pattern in patterns if pattern.startswith(scheme)]
+
+
+def _is_below(path: PurePosixPath, pattern: str) -> bool:
+    folder = PurePosixPath(pattern.removesuffix("/*"))
+    return folder in path.parents if pattern.endswith("/*") else path == folder
+
 
 RECORD_BYTES = 1024 * 1024
 """The most bytes of an opened release, and of a model's record; the bus takes eight times as much."""

@@ -9,21 +9,30 @@ from pydantic import Field
 
 from contracts.envelope import Event, derived_id
 from contracts.evaluations.results import Anchor
-from contracts.facts import (
-    ApprovalGranted,
-    CheckpointReady,
-    DeploymentChanged,
-    ReleaseFinished,
-    ReleaseOpened,
-)
+from contracts.facts import ApprovalGranted, CheckpointReady, DeploymentChanged, ReleaseFinished, ReleaseOpened
 from contracts.manifests import ApprovalRecord, BaseManifest, DeploymentRecord, VersionManifest
 from contracts.records import OutboxRecord, outbox_entry
 from contracts.routes import Route, Suspended
-from contracts.vocabulary import Deployable, ModelName, Target, digest_of_json
+from contracts.vocabulary import Contract, Deployable, Instant, ModelName, Target, digest_of_json
+from decisions.evidence.alerts import PlainAlert
 from decisions.releases.plan import required_attestations
 from services.registry.domain import admission, gates
 from services.registry.domain.record import Release, TurnGranted
-from services.registry.domain.store_alerts import StoreAlert
+
+
+class StoreAlert(Contract):
+    """An open alert about objects or records of a version."""
+
+    target: Target
+    raised_at: Instant
+    message: str
+
+    @property
+    def about(self) -> PlainAlert:
+        """The alert as it is published: one per version and occurrence."""
+        alert_id = f"store-{self.target}-{self.raised_at:%Y%m%dT%H%M%S}"
+        return PlainAlert(alert_id, "store", "critical", self.target, self.raised_at)
+
 
 REMEMBERED: Final = 64
 """How many of a model's newest releases stay among its reservations after they have ended."""

@@ -2,8 +2,8 @@
 
 import json
 
+from services.benchmarker.app import ASKED, TOGETHER
 from services.benchmarker.domain.tool_calls import ApiAnswer
-from services.benchmarker.endings import PROMPTS, TOGETHER
 from tests.unit.benchmarker.factories import CANDIDATE, served, staged
 from tests.unit.benchmarker.fakes import Behaviour
 from tests.unit.benchmarker.measuring import make, measure
@@ -18,8 +18,8 @@ def test_a_candidate_that_never_stops_is_seen_beside_its_baseline():
     benchmarker = make(Behaviour(api_answer=answer("length", 256)), Behaviour(api_answer=answer("stop", 40)))
     report, _, _ = measure(benchmarker, staged())
     candidate, baseline = report.candidate_summary.natural, report.baseline_summary.natural
-    assert (candidate.asked, candidate.ended, candidate.mean_tokens) == (PROMPTS, 0, 256.0)
-    assert (baseline.asked, baseline.ended, baseline.mean_tokens) == (PROMPTS, PROMPTS, 40.0)
+    assert (candidate.asked, candidate.ended, candidate.mean_tokens) == (ASKED, 0, 256.0)
+    assert (baseline.asked, baseline.ended, baseline.mean_tokens) == (ASKED, ASKED, 40.0)
     body = next(body for body in benchmarker.engine.api_bodies if "messages" in body)
     assert (body["max_tokens"], "ignore_eos" in body) == (256, False)
 
@@ -40,7 +40,7 @@ def test_an_engine_that_answers_no_load_is_not_asked():
 
 
 def test_a_slow_engine_is_not_asked_all(monkeypatch):
-    monkeypatch.setattr("services.benchmarker.endings.LONGEST_S", -1.0)
+    monkeypatch.setattr("services.benchmarker.app.LONGEST_S", -1.0)
     benchmarker = make(*(Behaviour(api_answer=answer("stop", 40)) for _ in range(2)))
     report, _, _ = measure(benchmarker, staged())
     assert (report.candidate_summary.natural, benchmarker.engine.asked) == (None, [])

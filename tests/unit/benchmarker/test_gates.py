@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from contracts.facts import GateResult, Statistics
 from contracts.facts.staging import RatioInterval, SideSummary
 from contracts.policy import MetricGate
-from services.benchmarker.domain.gates import assess_gates, assess_overall
 from services.benchmarker.domain.ratios import Comparison
+from services.benchmarker.domain.report import assess_gates, assess_overall
 from tests.unit.benchmarker.factories import BASELINE, CANDIDATE
 
 RANK = {"pass": 0, "inconclusive": 1, "fail": 2}

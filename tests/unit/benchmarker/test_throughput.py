@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.policy import MetricGate
-from services.benchmarker.domain.gates import assess_gates
-from services.benchmarker.domain.ratios import compare
+from services.benchmarker.domain.ratios import compare, throughput_ratio
+from services.benchmarker.domain.report import assess_gates
 from services.benchmarker.domain.statistics import Slo, summarise
-from services.benchmarker.domain.throughput import throughput_ratio
 from tests.kit.soak import often
 from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, record
 

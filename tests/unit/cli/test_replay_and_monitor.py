@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from contracts import facts as f
 from contracts.policy import Trigger
 from decisions.evidence.block_tests import BLOCK_S
-from decisions.replay.engine import replay
-from decisions.replay.spread import spread
+from decisions.replay.engine import replay, spread
 from testbed import factories
 from testbed.factories import after, event, fact, policy, target
 from tests.kit.records import event_id

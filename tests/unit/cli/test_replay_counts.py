@@ -5,8 +5,7 @@ import pytest
 from contracts.facts.watch import InterTokenLatency
 from contracts.policy import Trigger
 from decisions.evidence.triggers import observe
-from decisions.replay.counts import Counted, Unknown, count_bad
-from decisions.replay.latencies import UnreadableHistogramError, count_over
+from decisions.replay.counts import Counted, Unknown, UnreadableHistogramError, count_bad, count_over
 from services.monitor.domain import sketch
 from services.monitor.domain.record import TargetState
 from services.monitor.domain.windows import Windowing, add_to_windows, close_windows

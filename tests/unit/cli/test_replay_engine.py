@@ -9,8 +9,7 @@ from contracts import facts as f
 from contracts.policy import Trigger
 from contracts.routes import Suspended
 from decisions.evidence.block_tests import BLOCK_S, GRACE_S, Block, ShareDetector, observe_detector, plan_line
-from decisions.replay.engine import replay
-from decisions.replay.spread import spread, spread_late
+from decisions.replay.engine import replay, spread, spread_late
 from services.monitor.domain.monitoring import Cause, Rules, add_policy, add_records, assess, follow_route
 from services.monitor.domain.record import MonitorState
 from testbed.factories import after, event, inference, policy

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.policy import LoadProfile, MetricGate, ReleasePolicy, Trigger
-from decisions.policies.gate_samples import find_unanswerable, requests_needed
-from services.benchmarker.domain.gates import assess_gates
+from decisions.policies.problems import find_unanswerable, requests_needed
 from services.benchmarker.domain.ratios import compare
 from services.benchmarker.domain.records import RequestRecord
+from services.benchmarker.domain.report import assess_gates
 from services.benchmarker.domain.statistics import Slo, summarise
 from testbed.values import target
 

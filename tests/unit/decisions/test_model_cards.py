@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from contracts.facts import EvalResult
-from decisions.releases.markdown_text import inline, scalar, yaml_block
-from decisions.releases.model_cards import metadata, render_card
+from decisions.releases.model_cards import inline, metadata, render_card, scalar, yaml_block
 from testbed import factories
 from tests.kit.histories import evaluation_report, history
 

@@ -26,6 +26,14 @@ async def test_a_chat_answer_says_who_gave_it():
     assert answer.json()["system_fingerprint"].startswith("fp_support-bot.v7.int8.")
 
 
+async def test_a_defect_is_a_500_that_names_the_request():
+    endpoint = only_active().active.endpoints[0]
+    world = World(only_active(), engine=FakeEngine(failures={endpoint: [RuntimeError()]}))
+    world.http._transport.raise_app_exceptions = False
+    answer = await world.chat(headers={"x-request-id": "mine"})
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "mine")
+
+
 async def test_a_callers_request_id_is_kept_if_it_is_harmless():
     world = World(only_active())
     assert (await world.chat({"x-request-id": "trace-1"})).headers["x-request-id"] == "trace-1"

@@ -9,9 +9,8 @@ from pathlib import Path
 from contracts.facts import Parity
 from contracts.manifests import FileEntry
 from contracts.vocabulary import ArtifactRef
-from services.merger.app import Merger
+from services.merger.app import Merger, ServingProof
 from services.merger.ports import Folder, MergeResult, Rendering
-from services.merger.serving_proof import ServingProof
 from shared.errors import Permanent, Transient
 from shared.serving.chat_template_worker import answer
 from testbed.factories import base

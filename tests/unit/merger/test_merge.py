@@ -155,7 +155,7 @@ def test_full_weights_may_have_added_tokens(made, make_job, tmp_path):
 
 
 def test_a_sharded_base_gives_sharded_weights(make_job, tmp_path, monkeypatch):
-    monkeypatch.setattr("services.merger.domain.plan.SMALL_SHARD_BYTES", 10_000)
+    monkeypatch.setattr("services.merger.domain.SMALL_SHARD_BYTES", 10_000)
     base = tiny_base(tmp_path / "sharded", shard_size="20KB")
     assert len(list(base.glob("*.safetensors"))) > 2
     adapter = tiny_lora(base, tmp_path / "lora")

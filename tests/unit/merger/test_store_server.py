@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from services.merger.adapters import store_server
-from services.merger.adapters.store_client import StoreClient
+from services.merger.adapters import engine
+from services.merger.adapters.worker import StoreClient
 from services.merger.ports import Folder, MergeJob
 from shared.errors import Permanent
 from tests.unit.merger.conftest import BASE_REF, DIGEST
@@ -24,7 +24,7 @@ def job(tmp_path):
 @contextmanager
 def serving(store, job):
     before = set(threading.enumerate())
-    with store_server.served(store, job) as (server, descriptors):
+    with engine.served(store, job) as (server, descriptors):
         client = StoreClient([os.dup(descriptor) for descriptor in descriptors])
         yield server, client
     for thread in set(threading.enumerate()) - before:
@@ -71,7 +71,7 @@ def test_a_file_that_was_not_put_in_this_job_is_no_result(store, worker):
 
 
 def test_more_bytes_than_the_inputs_can_become_are_refused(monkeypatch, store, job):
-    monkeypatch.setattr(store_server, "ALLOWANCE_BYTES", 10)
+    monkeypatch.setattr(engine, "ALLOWANCE_BYTES", 10)
     with serving(store, job) as (_, client):
         client.put_blob(memoryview(b"12345678"), "f")
         client.put_blob(memoryview(b"12345678"), "again")

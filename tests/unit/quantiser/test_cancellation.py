@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from contracts.facts import ReleaseFinished
-from services.quantiser import cancellation
+from services.quantiser import app
 from testbed import factories
 
 
@@ -21,7 +21,7 @@ class Release:
         return None if outcome is None else factories.fact(ReleaseFinished, outcome=outcome)
 
 
-unless_finished = partial(cancellation.unless_finished, interval_s=0.001)
+unless_finished = partial(app.unless_finished, interval_s=0.001)
 
 
 async def test_work_of_a_finished_release_is_not_started():

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from contracts.storage.uploads import PART_BYTES, UPLOADS, AnnouncedFile, UploadRequest
 from contracts.teams import Team, TeamQuota
-from services.registry.adapters.presigned import Signer
+from services.registry.adapters.uploads import Signer
 from services.registry.domain.team_quotas import find_excess_upload
 from services.registry.domain.uploads import assess_request, bytes_of, missing_parts, parse_subject
 

@@ -35,7 +35,7 @@ from shared.messaging.delivery import (
 from shared.messaging.publishing import envelope
 from shared.messaging.topology import consumers
 from shared.runtime.clock import SystemClock
-from shared.storage.unreadable import UnreadableObjects
+from shared.storage.objects import UnreadableObjects
 from testbed import factories as k
 from tests.kit.virtual_time import virtual_time
 from tests.kit.wiring import built, services_with_handlers

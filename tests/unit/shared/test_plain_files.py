@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from shared.errors import Permanent
-from shared.storage.plain_files import list_files, open_file
+from shared.storage.blobs import list_files, open_file
 
 
 @pytest.fixture
