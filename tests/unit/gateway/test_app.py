@@ -29,7 +29,7 @@ async def test_a_chat_answer_says_who_gave_it():
 async def test_a_defect_is_a_500_that_names_the_request():
     endpoint = only_active().active.endpoints[0]
     world = World(only_active(), engine=FakeEngine(failures={endpoint: [RuntimeError()]}))
-    world.http._transport.raise_app_exceptions = False
+    vars(world.http._transport)["raise_app_exceptions"] = False
     answer = await world.chat(headers={"x-request-id": "mine"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (500, "mine")
 
