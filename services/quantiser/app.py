@@ -67,8 +67,6 @@ async def _has_finished(release: ReleaseWatch) -> bool:
     return True
 
 
-
-
 @dataclass(frozen=True)
 class PlannedVariant:
     """A request with its plan; `calibration_digest` is None if the plan needs no calibration."""
