@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from services.quantiser.adapters import evaluation
-from services.quantiser.adapters.quantise_worker import StoredScores
+from services.quantiser.adapters.stored_scores import StoredScores
 from testbed.models import tiny_base, tiny_qwen2
 
 pytestmark = pytest.mark.real

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.quantiser.adapters.quantise_worker import read_scores, write_scores
+from services.quantiser.adapters.stored_scores import read_scores, write_scores
 from shared.errors import Transient, translate
 
 SCORES = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
