@@ -1,6 +1,6 @@
 """The worker process: `python -m services.merger.adapters.worker JOB_FILE DESCRIPTOR…`, connected to the service.
 
-It parses files from outside, so it has no key and no network: the service reads and writes for it (`store_client`).
+It parses files from outside, so it has no key and no network: the service reads and writes for it (`StoreClient`).
 Every check that does not need torch runs before torch is imported.
 """
 
