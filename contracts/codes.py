@@ -1,4 +1,4 @@
-"""Stable codes of refusals and failures, each with a sentence that says what to do."""
+"""Stable codes of refusals and failures, each with a sentence of advice."""
 
 from typing import Literal, get_args
 

@@ -62,7 +62,7 @@ class Event(Contract, Generic[F]):
 
     @property
     def sender(self) -> str:
-        """Name of the identity whose key published the event: who acted. Empty if the event names none."""
+        """Name of the identity whose key published the event. Empty if the event names none."""
         return self.origin if self.requeuedby is None else identity_in(SOURCE_PREFIX + self.requeuedby)
 
     @property

@@ -98,7 +98,7 @@ _RENEWED = "run `slipway keys init`, and let the bus read them (SIGHUP)"
 
 
 def describe_refusal(error: str, name: str) -> str | None:
-    """Return what the bus refused to an identity, and how it is granted; None if its error is no refusal.
+    """Return the permission that the bus refused, and how it is granted; None if the error is no refusal.
 
     Args:
         error: The server's error, as NATS clients report it.

@@ -1,4 +1,4 @@
-"""How large an event of a publisher may be: each field, and the whole; measured before anything is written."""
+"""Size limits of a publisher's event, by field and in total, checked before anything is written."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class TooLarge:
 
     @property
     def reason(self) -> str:
-        """The value that is too large, and the limit; the advice of the code `too_large` says what to do."""
+        """The field's size and the limit, as a sentence; the advice is that of the code `too_large`."""
         return f"{self.field} has {self.size:,} {self.unit}; the limit is {self.limit:,}."
 
     @property
     def sentence(self) -> str:
-        """The reason and what to do, in the words that a rejection of the registry has."""
+        """The reason and the advice, as in a rejection by the registry."""
         return f"{self.reason} {ADVICE['too_large']}"
 
     @property

@@ -87,7 +87,7 @@ class BaseManifest(Contract):
 
 
 class MergedManifest(Contract):
-    """A merged model: its inputs, how it was merged, the checks that it passed, and its files.
+    """A merged model: inputs, merge method, passed checks, files.
 
     Attributes:
         serving: The serving settings of the version; None if none are set.
@@ -131,7 +131,7 @@ class HeldOutWindow(Contract):
 
 
 class HeldOutText(Contract):
-    """The held-out text that the quality of a variant was measured on: a blob of its own, so that it can be erased."""
+    """The held-out text of a variant's quality measurement: a separate blob, so that it can be erased."""
 
     kind: Literal["held-out"] = "held-out"
     windows: tuple[HeldOutWindow, ...]

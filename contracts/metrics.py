@@ -1,4 +1,4 @@
-"""Prometheus metrics: the one declaration of each, which programs, reference, dashboards and rules take names from."""
+"""Prometheus metrics, each declared once: programs, reference, dashboards and rules use these names."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -26,13 +26,13 @@ class Metric:
     """A metric.
 
     Attributes:
-        name: As it is exported, `_total` of a counter included; a histogram's series add `_bucket`, `_sum`, `_count`.
+        name: Exported name, with a counter's `_total`; a histogram's series add `_bucket`, `_sum`, `_count`.
         kind: Its type.
-        text: What it counts or measures.
+        text: Description of the metric.
         labels: The names of its labels.
         buckets: Upper limits of a histogram's buckets.
-        services: Who exports it; empty: every service.
-        shared: Of a gauge of the gateway: how those of its workers become one.
+        services: The services that export it; empty: all.
+        shared: For a gauge of the gateway: how its workers' values are combined.
     """
 
     name: str

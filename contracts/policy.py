@@ -85,7 +85,7 @@ class LoadProfile(_Strict):
 
 
 class Promotion(_Strict):
-    """Whether an operator must approve, and how long the release waits for that."""
+    """Whether an operator must approve, and the deadline of the approval."""
 
     mode: Literal["automatic", "manual"] = "automatic"
     """`manual`: an operator approves before traffic moves."""
@@ -94,7 +94,7 @@ class Promotion(_Strict):
 
 
 class Approvals(_Strict):
-    """How many must approve, and who may; counted where `promotion.mode` is `manual`."""
+    """Number of approvals and permitted approvers; used if `promotion.mode` is `manual`."""
 
     count: Annotated[int, Field(ge=1, le=20)] = 1
     """Different people who must approve the same digest."""
@@ -240,7 +240,7 @@ class Trigger(_Strict):
 
 
 class Deadlines(_Strict):
-    """How long a release waits at each step before it ends as expired.
+    """Time limit of each step, in seconds, after which a release ends as expired.
 
     After `quantise_s` it continues with the variants that are quantised, and ends only if there is none.
     """

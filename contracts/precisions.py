@@ -1,4 +1,4 @@
-"""Each precision, declared once in `PRECISIONS`: how it is made, and the runtimes that serve it (docs/extending.md)."""
+"""The precisions, each declared once in `PRECISIONS`: method and runtimes (docs/extending.md)."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class ReleasesOfModel(Contract):
     reservations: dict[str, int] = Field(default_factory=dict)
 
     def ids(self, version: int | None = None) -> tuple[str, ...]:
-        """Return the releases that are in progress, and those of a version, else of the newest."""
+        """Return the releases in progress, and those of a version, by default of the newest."""
         version = version or max(self.reservations.values(), default=0)
         named = (release_id for release_id, number in self.reservations.items() if number == version)
         return tuple(dict.fromkeys((*self.open, *named)))

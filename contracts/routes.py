@@ -54,15 +54,15 @@ class ShadowShare(Contract):
 
 
 class Suspended(Contract):
-    """A target that a rollback by an alert took out of traffic: it stays loaded until it is judged, or decided about.
+    """A target that an alert's rollback took out of traffic: it stays loaded until a verdict or a person's decision.
 
     Attributes:
         cause: The alert that moved traffic.
-        since: When it did.
+        since: Time of the move.
         trigger: The trigger of that alert, if the target's shadow can judge it; else empty, and a person decides.
-        verdict: What its shadow showed; None before a verdict. A confirmed target is quarantined.
+        verdict: Verdict of its shadow; None before. A confirmed target is quarantined.
         evidence: The figures of the verdict.
-        returned_by: Id of the event by which it returns, as a release of its own; empty while it does not.
+        returned_by: Id of the event that returns it, as a new release; empty if it does not return.
     """
 
     served: ServedTarget
@@ -129,7 +129,7 @@ class Route(StoredRecord):
 
     @property
     def by_role(self) -> dict[RouteRole, ServedTarget]:
-        """The targets that serve, are asked unseen, or take over in a rollback, by role: the active one first."""
+        """The active, canary, shadow and previous targets by role, in this order."""
         canary = self.canary_in_traffic
         served = (self.active, canary.served if canary is not None else None, self.shadowed, self.previous)
         roles: tuple[RouteRole, ...] = ("active", "canary", "shadow", "previous")

@@ -43,17 +43,17 @@ class FleetRuntime(Contract):
         endpoint: How gateways reach it, `host:port`.
         answers: Whether it answered when it was last asked.
         runtime: Engine, server and digest; None if not known.
-        endpoint_name: What server-manager calls the endpoint; empty in records of an earlier release.
-        reserved_bytes: What its targets reserve.
-        memory_budget_bytes: What they may reserve, alone or with other endpoints; 0 if not known.
-        free_bytes: What of that is free.
+        endpoint_name: The endpoint's name in server-manager; empty in records of an earlier release.
+        reserved_bytes: Bytes reserved by its targets.
+        memory_budget_bytes: Limit of reservations, alone or with other endpoints; 0 if not known.
+        free_bytes: Unreserved bytes of the budget.
         copies: Names of targets that it holds, or loads, while another endpoint serves them.
         drained: Whether it takes nothing new, and is to be empty.
-        drained_by: Who drained it.
-        drain_reason: Why.
-        waits_for: Why it is not empty yet, if something must be done about that.
+        drained_by: Author of the drain.
+        drain_reason: The reason.
+        waits_for: The obstacle to emptying it that needs an operator, if any.
         fenced: Whether its agent refuses the process that leads, because another one has a higher term.
-        since: When its state began, by the clock of the process that saw it first; None if not known.
+        since: Start of its state, by the clock of the process that first saw it; None if not known.
     """
 
     name: str
@@ -75,7 +75,7 @@ class FleetRuntime(Contract):
 
     @property
     def state(self) -> EndpointState:
-        """How it is for server-manager; gateways may still send no requests to one that serves."""
+        """The endpoint's state in server-manager; gateways may still eject a serving endpoint."""
         if not self.answers:
             return "fenced" if self.fenced else "silent"
         if not self.drained:

@@ -1,4 +1,4 @@
-"""Streams, and what each service consumes and emits: the source of provisioning, ACLs and the AsyncAPI document."""
+"""Streams, consumed and emitted facts by service: the source of provisioning, ACLs and the AsyncAPI document."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
 
 @dataclass(frozen=True)
 class Exchange:
-    """Requests that a service answers, on subjects without a stream: this one, the model and who asks."""
+    """Requests that a service answers, on subjects without a stream: `subject`, model and sender."""
 
     subject: str
     request: type[Contract]
@@ -63,7 +63,7 @@ class Exchange:
 
     @property
     def filter(self) -> str:
-        """Return the subjects of all models and of all who ask."""
+        """Return the filter for requests of all models and senders."""
         return f"{self.subject}.*.*"
 
 
@@ -91,7 +91,7 @@ class ServiceContract:
 
     @property
     def reads(self) -> tuple[tuple[type[Fact], Environment], ...]:
-        """Everything it reads, with the environment: one durable consumer each."""
+        """All facts that the service reads, by environment: one durable consumer each."""
         production: tuple[tuple[type[Fact], Environment], ...] = tuple((fact, "production") for fact in self.consumes)
         return (*production, *((fact, "staging") for fact in self.staging))
 

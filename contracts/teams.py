@@ -1,4 +1,4 @@
-"""Teams: who owns which models."""
+"""Teams and their models."""
 
 from __future__ import annotations
 

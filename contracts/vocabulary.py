@@ -101,7 +101,7 @@ class Runtime(Contract):
 
 
 class ServingSettings(Contract):
-    """How a version is served; None is the engine's default, or the setting of the serving fleet.
+    """Serving settings of a version; None is the default of the engine or of the serving fleet.
 
     Attributes:
         context_tokens: The longest context, prompt and answer together.

@@ -1,4 +1,4 @@
-"""How far a sender's clock is off, by the time at which the message bus stored what it sent; pure."""
+"""Offset of a sender's clock, from the time at which the bus stored its message; pure."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -15,12 +15,12 @@ def offset_s(sent_at: datetime, stored_at: datetime) -> float:
 
 
 def is_wrong(offset: float) -> bool:
-    """Return whether a clock is further off than messages take."""
+    """Return whether a clock's offset in seconds exceeds `TOLERANCE_S`."""
     return abs(offset) > TOLERANCE_S
 
 
 def put_right(records: Sequence[Inference], offset: float) -> tuple[Inference, ...]:
-    """Return records with the times that the bus's clock showed, where the sender's clock is wrong."""
+    """Return records with their times corrected to the clock of the bus if the sender's clock is wrong."""
     if not is_wrong(offset):
         return tuple(records)
     return tuple(_shifted(record, offset) for record in records)

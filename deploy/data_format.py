@@ -8,7 +8,7 @@ def refuse(where: str, data_format: int | None, advice: str) -> str | None:
     """Return why data of a format cannot be used, and what to do; None if it can be.
 
     Args:
-        where: What holds the data; the subject of the sentence, with its verb.
+        where: Subject of the sentence with its verb: the holder of the data.
         data_format: The format of the data, 0 for data from before formats; None if none is recorded (maybe foreign).
         advice: What to do instead.
     """

@@ -1,1 +1,1 @@
-"""Mechanisms that several services use, each named by what it does; no model concept lives here."""
+"""Mechanisms used by several services, each named by its function; models and releases do not occur here."""

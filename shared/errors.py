@@ -62,7 +62,7 @@ def _plain(value: Any) -> Any:
 
 
 def _shorten(text: str, chars: int) -> str:
-    """Return a text without lone surrogates, of so many characters at most."""
+    """Return a text without lone surrogates, of at most `chars` characters."""
     text = text if len(text) <= chars else text[: chars - 1] + "…"
     return text.encode(errors="replace").decode()
 
@@ -78,7 +78,7 @@ class SlipwayError(Exception):
         self.details: dict[str, Any] = publishable(details)
 
     def sentence(self) -> str:
-        """Return what happened and what to do about it."""
+        """Return the reason and the advice for its code."""
         return f"{self.reason} {ADVICE[self.code]}"
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Publishes what a command changed that leaves no event of its own: keys, dead letters, what was removed."""
+"""Publishes changes by commands that cause no other event: keys, dead letters, removed objects."""
 
 import asyncio
 import uuid

@@ -50,7 +50,7 @@ class StackAddress:
         return bool(self.ports)
 
     def gateway_trust(self) -> ssl.SSLContext | bool:
-        """Return whose certificates the gateway may have: those of `gateway_ca`, or of the system's authorities.
+        """Return the trust for the gateway's certificate: `gateway_ca`, by default the system's authorities.
 
         Raises:
             CommandError: the file of the authority cannot be read.
@@ -202,7 +202,7 @@ class _Watching:
         self._task = asyncio.create_task(Isolation(client, ask, report).watch())
 
     async def note(self, errors: Refusals, error: Exception) -> None:
-        """Take an error of the client: a user who may not ask stays with its server, and its command goes on."""
+        """Handle an error of the client: without permission for the check, the connection keeps its server."""
         if f'"$js.api.stream.info.{EVENTS}"'.lower() in str(error).lower() and self._task and self._has_asked:
             self.end()  # further ones are of the command's own request, and end it
             return
@@ -296,7 +296,7 @@ async def on_bus(stack: StackAddress) -> AsyncIterator[JetStreamContext]:
 
 
 def ask_bus(stack: StackAddress, work: Callable[[JetStreamContext], Coroutine[Any, Any, T]]) -> T:
-    """Return the result of requests to the bus, over a connection of its own."""
+    """Return the result of requests to the bus over a new connection."""
 
     async def ask() -> T:
         async with on_bus(stack) as js:

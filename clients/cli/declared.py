@@ -162,27 +162,27 @@ class Declarations:
         return frozenset(kind for kind, _ in self.values)
 
     def as_data(self) -> dict[Key, dict[str, Any]]:
-        """Return them as they are compared."""
+        """Return their data for comparison."""
         return {key: value.as_data() for key, value in self.values.items()}
 
 
 def policy_data(policy: ReleasePolicy) -> dict[str, Any]:
-    """Return a policy as it is compared."""
+    """Return a policy's data for comparison."""
     return policy.model_dump(mode="json")
 
 
 def mirror_data(mirror: Mirror) -> dict[str, Any]:
-    """Return a mirror as it is compared."""
+    """Return a mirror's data for comparison."""
     return {"models": sorted(mirror.models), "without": sorted(mirror.without), "paused": mirror.paused}
 
 
 def attachment_data(attachment: Attachment) -> dict[str, Any]:
-    """Return an attachment as it is compared."""
+    """Return an attachment's data for comparison."""
     return attachment.model_dump(mode="json", include={"groups", "adapters"})
 
 
 def team_data(team: Team | DeclaredTeam) -> dict[str, Any]:
-    """Return a team as it is compared."""
+    """Return a team's data for comparison."""
     return {"models": sorted(team.models), "quota": team.quota.model_dump(mode="json", exclude_none=True)}
 
 
@@ -274,7 +274,7 @@ def _without_kind(document: Document, problem: Problem, kind: str) -> Problem:
 
 
 def scope_data(scope: ApiKey | DeclaredApiKey) -> dict[str, Any]:
-    """Return the scope of a key as it is compared."""
+    """Return a key's scope for comparison."""
     return {
         "models": sorted(scope.models),
         "team": scope.team,

@@ -14,7 +14,7 @@ ORDER: Final[tuple[Kind, ...]] = ("Team", "Policy", "ApiKey", "Mirror", "Attachm
 
 @dataclass(frozen=True)
 class Difference:
-    """A field whose value in the files is another one than that of the installation."""
+    """A field whose values in the files and in the installation differ."""
 
     field: str
     before: Any
@@ -47,12 +47,12 @@ def plan_changes(
     *,
     prune: Collection[Kind] = (),
 ) -> list[Change]:
-    """Return the changes in the order in which they are made; none if the installation has what is declared.
+    """Return the changes in the order of application; none if the installation matches the declaration.
 
     Args:
-        declared: What the files say, by kind and name, as JSON data.
-        actual: What the installation has of it.
-        prune: Kinds of which whatever is not declared is removed.
+        declared: The declared records, by kind and name, as JSON data.
+        actual: The installation's records in the same form.
+        prune: Kinds whose undeclared records are removed.
     """
     changes = []
     for key in sorted(declared, key=lambda key: (ORDER.index(key[0]), key[1])):
@@ -99,7 +99,7 @@ def _parts(old: Any, new: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]] | 
 
 
 def _text(value: Any) -> str:
-    """Return a value as compact JSON, without what is not set."""
+    """Return a value as compact JSON, without unset fields."""
     return "none" if value is None else json.dumps(_without_none(value), ensure_ascii=False)
 
 

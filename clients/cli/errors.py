@@ -1,4 +1,4 @@
-"""How an error ends a command: one message and an exit code, or one JSON object on standard error with --json."""
+"""Reporting of a command's error: a message and an exit code, or a JSON object on standard error with --json."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The gateway as commands ask it: its address, the key that they present, and how its answers are read."""
+"""Access of commands to the gateway: its address, the presented key, and parsing of answers."""
 
 import json
 from typing import Any

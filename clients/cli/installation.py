@@ -75,7 +75,7 @@ class Installation:
         return actual
 
     def make(self, change: Change, declared: Declarations) -> None:
-        """Make a change, recorded in the audit log as the commands for one thing record it.
+        """Make a change, recorded in the audit log as by the command for its kind.
 
         Raises:
             CommandError: It is refused, or another command made one since it was planned.
@@ -104,7 +104,7 @@ class Installation:
         change_keys(self.folder, self.state, "team.set", name, lambda keys: keys.set_team(name, team.models, quota))
 
     async def _make_record(self, js: JetStreamContext, change: Change, record: BaseModel | None) -> None:
-        """Order what the change was planned for."""
+        """Order a change of an unchanged record."""
         kind, _ = AS_DATA[change.kind]
         entry = await bucket_of(js, kind).raw(change.name)
         before = entry[1] if entry is not None else None
@@ -148,7 +148,7 @@ def make_all(target: Installation, declared: Declarations, changes: Sequence[Cha
 
 
 def apply_one(target: Installation, value: AnyDeclared) -> None:
-    """Let the installation have one thing, as `slipway apply` does with a file that declares it."""
+    """Apply one declared record, as `slipway apply` does for a file."""
     declared = Declarations({value.key: value})
     changes, _ = plan(target, declared)
     for change in changes:
@@ -164,7 +164,7 @@ def as_data(change: Change, declared: Declarations) -> dict[str, Any]:
 
 
 def _as_data(kind: Kind, name: str, record: bytes) -> dict[str, Any]:
-    """Return a record as it is compared; why not, where it cannot be read: it must not hide all the others."""
+    """Return a record's data for comparison, or the reason why it is unreadable: others must still be compared."""
     named, compared = AS_DATA[kind]
     bucket, type_ = RECORDS[named]
     try:

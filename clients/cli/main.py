@@ -1,4 +1,4 @@
-"""The `slipway` command line, and how errors end it; `command_list` has its commands."""
+"""The `slipway` command line with its error handling; `command_list` has its commands."""
 
 import os
 import sys

@@ -33,7 +33,7 @@ def fail(sentence: str, code: Exit = Exit.FAILED) -> NoReturn:
 
 
 def ended_by_interrupt(*, following: bool) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which an interrupt is a success if the command follows without an end of its own.
+    """Return a context in which an interrupt counts as success if the command follows without end.
 
     Any other command has not answered when it is interrupted: its exit code is 130.
     """

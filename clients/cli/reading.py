@@ -1,4 +1,4 @@
-"""Read messages of the bus: the last one of a subject without a consumer, others with one of this identity's own."""
+"""Read messages of the bus: a subject's last one without a consumer, others with this identity's consumer."""
 
 import asyncio
 import contextlib
@@ -44,10 +44,10 @@ _ALLOWED: Final[WeakKeyDictionary[Client, tuple[str, ...] | None]] = WeakKeyDict
 
 
 class Subscription:
-    """A consumer of one subject of a stream, which the server forgets when it is not used for a while."""
+    """A consumer of one subject of a stream, which the server removes after a while without use."""
 
     def __init__(self, js: JetStreamContext, stream: str, pull: JetStreamContext.PullSubscription, ahead: int) -> None:
-        """Take what `subscribe` made."""
+        """Wrap the consumer of `subscribe`."""
         self._js = js
         self._stream = stream
         self._pull = pull
@@ -100,7 +100,7 @@ async def subscribe(js: JetStreamContext, stream: str, *subjects: str, **setting
 
 
 async def _make(js: JetStreamContext, stream: str, config: ConsumerConfig) -> int | None:
-    """Make a consumer, and return how many messages it has; None if there is another one of its name."""
+    """Create a consumer, and return its number of pending messages; None if its name is taken by another one."""
     ending = f".{config.filter_subject}" if config.filter_subject not in (None, ">") else ""
     subject = f"$JS.API.CONSUMER.CREATE.{stream}.{config.name}{ending}"
     request = json.dumps({"stream_name": stream, "config": config.as_dict(), "action": "create"}).encode()
@@ -223,7 +223,7 @@ async def _allowed(js: JetStreamContext) -> tuple[str, ...] | None:
 
 
 async def models_in_reach(js: JetStreamContext, model: str | None) -> tuple[str, ...] | None:
-    """Return the models that a command reads: the one that it names, else those that its identity may; None for all."""
+    """Return the models that a command reads: the named one, else those its identity may read; None for all."""
     return (model,) if model is not None else await own_models(js)
 
 

@@ -49,5 +49,5 @@ async def order_record(
 
 
 def revoked(key: ApiKey) -> ApiKey:
-    """Return a key as it is once it is revoked."""
+    """Return a key revoked now."""
     return key.model_copy(update={"revoked_at": SystemClock().now()})

@@ -41,7 +41,7 @@ class _Controlled(Contract):
 
 
 async def read_blind(js: JetStreamContext, model: str | None = None) -> list[str]:
-    """Return the open alerts about models, one or all, that are not watched in production.
+    """Return the open alerts that a model, by default any, is not monitored in production.
 
     Of a record that cannot be read it is why.
     """

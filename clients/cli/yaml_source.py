@@ -116,7 +116,7 @@ def validated(document: Document, kind: type[BaseModel], what: str) -> BaseModel
     """Return a document as a value of a type; `what` names it in the message.
 
     Raises:
-        InvalidError: it is none.
+        InvalidError: it does not match `kind`.
     """
     try:
         return kind.model_validate(document.data)

@@ -34,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use what needs torch or transformers, which the other names do not."""
+    """Import the names that need torch or transformers on first use."""
     if name == "SlipwayCallback":
         from clients.training.callback import SlipwayCallback
 

@@ -218,7 +218,7 @@ async def _connected(
 
 
 async def _try_once(servers: list[str], options: dict[str, Any]) -> None:
-    """Return if one of the servers answers, each being tried once; raise why the last one does not.
+    """Try each server once and return when one answers; else raise the last server's error.
 
     The client by itself gives up at the first server that accepts a connection and then is silent.
     """

@@ -107,7 +107,7 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
 
 
 def chosen_checkpoint(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-    """Return the steps of the run, and of the best checkpoint if the Trainer has loaded that one at the end."""
+    """Return the steps of the run, and of the best checkpoint if the Trainer loaded it at the end."""
     steps = {"steps_done": state.global_step}
     best = state.best_model_checkpoint if args.load_best_model_at_end else None
     if best is None:

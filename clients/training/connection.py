@@ -49,7 +49,7 @@ class Connection:
         )
 
     def bus_options(self) -> dict[str, Any]:
-        """Return the options of `nats.connect` that prove who publishes.
+        """Return the options of `nats.connect` for TLS and credential.
 
         Raises:
             PublishError: A file is missing, or holds no credential or certificate.

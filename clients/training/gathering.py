@@ -58,7 +58,7 @@ def _gather_shards(model: Any) -> Weights:
 
 
 def _gather_zero3(model: Any) -> Weights:
-    """Gather one parameter at a time, so that no accelerator needs memory for more; of PEFT models what PEFT saves."""
+    """Gather one parameter at a time, to bound accelerator memory; for PEFT models only the saved parameters."""
     import deepspeed  # type: ignore[import-not-found]  # only where it is trained with
 
     first = torch.distributed.get_rank() == 0

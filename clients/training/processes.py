@@ -1,4 +1,4 @@
-"""The processes of one training job: the first one publishes, and all of them learn how that ended."""
+"""The processes of one training job: the first process publishes, and all get the outcome."""
 
 import threading
 from collections.abc import Callable
@@ -76,7 +76,7 @@ class Processes:
 
 
 class _Task:
-    """Work in a thread of its own."""
+    """Work in a separate thread."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
         self.failure: BaseException | None = None
@@ -91,7 +91,7 @@ class _Task:
             self.failure = error
 
     def wait(self, timeout_s: float) -> tuple[str, Any]:
-        """Return (`working`, None), (`done`, the result) or (`failed`, a sentence), after so long at most."""
+        """Return (`working`, None), (`done`, the result) or (`failed`, a sentence), after at most `timeout_s`."""
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             return "working", None

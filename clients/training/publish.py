@@ -74,7 +74,7 @@ def publish_checkpoint(
 async def publish_checkpoint_async(
     folder: Path | str | Weights, *, model: str, base: str | BaseModelRef, run: Run, **options: Unpack[Options]
 ) -> Published:
-    """Do what `publish_checkpoint` does, for callers that run an event loop."""
+    """Publish a checkpoint as `publish_checkpoint` does, for callers with an event loop."""
     chosen = completed(options)
     connection = chosen["connection"] or Connection.from_environment()
     evaluation, progress = chosen["evaluation"], chosen["progress"]
@@ -161,7 +161,7 @@ def _training(run: Run) -> dict[str, Any]:
 
 
 def _serving(serving: ServingSettings | Mapping[str, Any] | None) -> ServingSettings | Mapping[str, Any] | None:
-    """Return the settings; raise PublishError for an unknown one, which the contract would ignore."""
+    """Return the settings; raise PublishError for an unknown setting, which the contract would ignore."""
     unknown = sorted(set(serving) - set(ServingSettings.model_fields)) if isinstance(serving, Mapping) else []
     if unknown:
         known = ", ".join(sorted(ServingSettings.model_fields))
@@ -175,7 +175,7 @@ def _base_to_be_found() -> BaseModelRef:
 
 
 def _weights_to_be_uploaded() -> Weights:
-    """Return valid weights while those of the checkpoint are not uploaded yet: they are never sent."""
+    """Return placeholder weights for validation before the upload; they are never sent."""
     ref = ArtifactRef(uri="s3://slipway/none", digest="sha256:" + "0" * 64, size_bytes=0)
     return Weights(kind="lora", ref=ref)
 

@@ -31,12 +31,12 @@ OnChange = Callable[[ReleaseProgress], None]
 
 @dataclass(frozen=True)
 class Release:
-    """A release, or a checkpoint that was refused before one began.
+    """A release, or a checkpoint refused at admission.
 
     Attributes:
         progress: Its steps, outcome, code and reason.
-        benchmarks: What was measured of each variant.
-        evaluation: What its answers are worth beside those of the version before; None without an evaluation.
+        benchmarks: The measurements of each variant.
+        evaluation: Scores of its answers and of the active version's; None without an evaluation.
     """
 
     progress: ReleaseProgress

@@ -12,7 +12,7 @@ from clients.training.errors import PublishError
 
 
 def new_folder(beside: Path | None) -> Path:
-    """Return a new folder: below another one, which is made if it is missing, else among the system's temporary files.
+    """Return a new folder below `beside`, which is created if missing, else in the system's temporary folder.
 
     Raises:
         PublishError: It cannot be made.

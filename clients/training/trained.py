@@ -111,9 +111,9 @@ def save(trained: Any, folder: Path, weights: Weights | None) -> None:
 
 
 def complete(trained: Any, folder: Path, tokenizer: Any) -> None:
-    """Write the tokenizer beside saved weights that have an embedding, and bring what PEFT wrote into one order.
+    """Save the tokenizer with weights that include an embedding, and sort the sets in PEFT's configuration.
 
-    `tokenizer` is that of the training, or a processor that has one; None if it is not to be published.
+    `tokenizer` is the training's tokenizer, or a processor with one; None to publish none.
     """
     inner = unwrapped(trained)
     _sort_sets(inner, folder / "adapter_config.json")
@@ -138,7 +138,7 @@ def has_embedding(folder: Path, config: Any) -> bool:
 
 
 def _sort_sets(trained: Any, path: Path) -> None:
-    """Sort what PEFT holds as sets and writes in the order of the process's hash seed.
+    """Sort the lists in PEFT's configuration whose order depends on the hash seed.
 
     Otherwise a run that is resumed in another process has other bytes, and would be another release.
     """

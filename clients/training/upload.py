@@ -127,7 +127,7 @@ class Uploader:
         return ref
 
     async def put_file(self, path: Path) -> ArtifactRef:
-        """Upload one file that is of its own: a calibration or evaluation set."""
+        """Upload a single file: a calibration or evaluation set."""
         return (await self._put([path], lambda _done, _total: None, folder=False)).files[0]
 
     async def _put(self, paths: Sequence[Path], progress: Progress, *, folder: bool) -> UploadAnswer:
@@ -154,7 +154,7 @@ class Uploader:
     def _send_all(
         self, permits: Sequence[UploadPermit], paths_by_digest: "dict[str, Path]", count: "_Count"
     ) -> "list[str]":
-        """Send what is permitted, some at the same time; return why what failed did."""
+        """Send the permitted files or parts in parallel; return the failures' reasons."""
 
         def send(permit: UploadPermit) -> "str | None":
             return self._send(permit, paths_by_digest.get(permit.digest), count)
@@ -191,7 +191,7 @@ class _Count:
 
 
 class _Slice:
-    """Some bytes of a file, that tells how much of them was read."""
+    """A range of a file's bytes that counts the bytes read."""
 
     def __init__(self, file: BinaryIO, size: int, count: _Count) -> None:
         self._file, self._left, self._count = file, size, count

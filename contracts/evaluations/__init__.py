@@ -121,7 +121,7 @@ class ToolCalls(_Scorer):
 
 
 class InLanguage(_Scorer):
-    """The share of the answer that is in a language; where too little is written to tell, the row shows nothing."""
+    """The share of the answer in a language; an answer too short to recognise is no evidence."""
 
     kind: Literal["language"] = "language"
     language: Language | None = None
@@ -129,7 +129,7 @@ class InLanguage(_Scorer):
 
 
 class Length(_Scorer):
-    """The answer ends by itself, and its length is within bounds; one with tool calls needs no text."""
+    """The answer ends by itself, and its length is within bounds; an answer with tool calls needs no text."""
 
     kind: Literal["length"] = "length"
     min_chars: Annotated[int, Field(ge=0)] = 1
@@ -197,7 +197,7 @@ class Bound(_Strict):
 
     @property
     def least_margin(self) -> float:
-        """Return the smallest distance from a perfect figure to a limit: what most rows are needed for."""
+        """Return the smallest distance from a perfect figure to a limit, which needs the most rows."""
         margins = (self.max_drop, self.max_drop_from_anchor, None if self.min_value is None else 1.0 - self.min_value)
         return min(margin for margin in margins if margin is not None)
 
@@ -264,7 +264,7 @@ class Evaluation(_Strict):
 
     @property
     def asked(self) -> dict[str, Any]:
-        """Return what decides, beside the set, which rows are asked and how they are scored, by its name."""
+        """Return the fields that, with the set, decide the choice and scoring of rows, by name."""
         slices = sorted({bound.slice for bound in self.bounds if bound.slice})
         return {**self.model_dump(mode="json", exclude={"bounds", "rows_digest"}), "slices of bounds": slices}
 

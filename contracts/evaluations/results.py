@@ -17,7 +17,7 @@ class Anchor(Contract):
     """A promoted version whose recorded scores bound how far later ones may fall.
 
     Attributes:
-        basis: What was asked, of which set, and how it was scored: scores with the same basis can be compared.
+        basis: Digest of questions, set and scoring: scores with the same basis can be compared.
         report: The report of its evaluations.
     """
 
@@ -88,13 +88,13 @@ class EvaluationSummary(Contract):
     """One evaluation of a candidate beside the active version.
 
     Attributes:
-        name: The evaluation's, in the policy.
-        rows_digest: Of the set.
-        asked, available: Rows that were asked, and that could have been.
-        void: Rows that the active version failed at: they show nothing.
+        name: Name of the evaluation in the policy.
+        rows_digest: Digest of the set.
+        asked, available: Number of rows asked, and of rows available.
+        void: Rows at which the active version failed; not evidence.
         limits: Every limit.
         scores: By scorer and slice; in an event, of the slices that changed most.
-        basis: What later scores are comparable by; None if no bound is about an anchor, or too few rows have scores.
+        basis: Basis of the scores for later comparison; None without an anchor bound, or if too few rows have scores.
         anchor: The version whose recorded scores it was compared with; None without one.
         worse, better: Numbers of the rows that lost and gained most: their lines in the set.
         verdict: `fail` if a limit is missed, `inconclusive` if the rows do not suffice.

@@ -106,7 +106,7 @@ class CheckpointRejected(Fact):
 
 
 class MergeMethod(Contract):
-    """How the merged model was made."""
+    """The method of a merge."""
 
     kind: Literal["lora", "full"]
     dtype: Literal["bfloat16", "float16", "float32"]

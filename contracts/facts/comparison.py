@@ -1,4 +1,4 @@
-"""The variants of a release compared: which one was chosen, and why not the others."""
+"""Comparison of a release's variants: the chosen one, and the reasons against the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..vocabulary import Contract, Variant, Verdict
 
 
 class ComparedVariant(Contract):
-    """A requested variant with its measurements, its verdict and the reason; what was not measured is None.
+    """A requested variant with its measurements, verdict and reason; a figure that was not measured is None.
 
     `perplexity_ratio` (through the serving engine: `served_perplexity_ratio`, on the checkpoint's own evaluation set:
     `own_perplexity_ratio`) and `mean_kl` are against the merged model, `size_ratio` is against its weights.

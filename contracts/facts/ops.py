@@ -234,10 +234,10 @@ class RecordOrdered(Fact):
     It is published under the model of a policy or an attachment, and under `all-models` for the others.
 
     Attributes:
-        kind: What it is.
+        kind: Kind of the record.
         name: Its key in the bucket: a model, the id of a key, or the name of a registry outside.
-        record: What is stored; None removes it. That of a key holds the digest of its secret, never the secret.
-        before: Digest of the record that it replaces, None if there is to be none: the order is void for another one.
+        record: The new record; None removes it. The record of a key holds its secret's digest, never the secret.
+        before: Digest of the record to replace, None if none may exist; otherwise the order is void.
     """
 
     TYPE: ClassVar[str] = "slipway.record.ordered.v1"
@@ -267,7 +267,7 @@ class OrderAccepted(Fact):
 
 
 class AuditRecorded(Fact):
-    """A change without an event of its own: to keys of bus and store, teams, dead letters, removed objects.
+    """A change without another event: to keys of bus and store, teams, dead letters, removed objects.
 
     The program that makes the change publishes it with the credential that makes it, under the model
     `all-models`.

@@ -44,7 +44,7 @@ class VersionRegistered(Fact):
 
 
 class ApprovalRequested(Fact):
-    """This release needs so many approvals, of different people, before it takes traffic."""
+    """Request for `approvals` by as many people before a release takes traffic."""
 
     TYPE: ClassVar[str] = "slipway.approval.requested.v1"
 
@@ -56,12 +56,12 @@ class ApprovalRequested(Fact):
 
 
 class TrafficRequested(Fact):
-    """A target is to take this share of production traffic; valid only while the route is at `epoch`.
+    """Order to give a target this share of production traffic, valid only while the route is at `epoch`.
 
     `reason` explains an unusual share, such as that of a first release without a canary. `pair_ratio` is the share of
     the requests that a canary and the active version are both asked, `copies` on how many endpoints the target is
     to be loaded. With weight 0 the target takes no traffic: it is asked what `shadow_ratio` of the active target's
-    callers asked. `only_for` says whose requests alone are drawn for it.
+    callers asked. `only_for` restricts the callers whose requests are drawn.
     """
 
     TYPE: ClassVar[str] = "slipway.traffic.requested.v1"
@@ -104,7 +104,7 @@ class PromotionRefused(Fact):
 
 
 class TriggerCounts(Contract):
-    """The requests that a trigger judged, over the shadow and all shares, and how many of them were bad.
+    """The numbers of requests that a trigger judged, and of bad ones, over the shadow and all shares.
 
     Attributes:
         requests: Of the candidate.
@@ -125,10 +125,10 @@ class CanaryAssessed(Fact):
     """The canary's results so far, and how many more requests a verdict needs.
 
     Attributes:
-        requests: Of the candidate since it has had this share.
+        requests: Requests of the candidate at this share so far.
         e_values: The e-value of each test, which decides: `NAME` against the trigger's limit,
             `NAME:baseline` beside requests of the active target in the same seconds.
-        counts: What each trigger counted, over the shadow and all steps.
+        counts: Requests counted by trigger, over the shadow and all steps.
         take_away: Both versions are beyond a limit: the candidate's traffic is to be taken away for a minute, so that
             the active version is seen without it.
     """
@@ -212,7 +212,7 @@ class ReleaseFinished(Fact):
 
 
 class ReleaseProgressed(Fact):
-    """A release moved on: where it is now, as a whole. The last one is true, whatever came before."""
+    """The complete progress of a release after a change. The last such event replaces all earlier ones."""
 
     TYPE: ClassVar[str] = "slipway.release.progressed.v1"
 

@@ -46,7 +46,7 @@ class StageRequested(Fact):
 
 
 class StageReleased(Fact):
-    """A staging lease is no longer needed: the one for this purpose, or every earlier one if no purpose is given."""
+    """End of a staging lease: the lease for this purpose, or without a purpose all earlier leases."""
 
     TYPE: ClassVar[str] = "slipway.stage.released.v1"
 
@@ -81,11 +81,11 @@ class Statistics(Contract):
 
 
 class NaturalAnswers(Contract):
-    """How one side answered prompts as callers ask, greedy, until it stops by itself; those that both answered.
+    """Lengths of one side's greedy answers, until it stops by itself, to prompts that both sides answered.
 
     Attributes:
-        ended: How many stopped by themselves within `most_tokens`.
-        mean_tokens: Their mean length; one that was cut has `most_tokens`.
+        ended: Number of answers that stopped within `most_tokens`.
+        mean_tokens: Mean length; a cut answer counts as `most_tokens`.
     """
 
     asked: int
@@ -232,7 +232,7 @@ class RehearsalCertificate(Contract):
     there to verified recovery. Detection is rehearsed once for a policy and a runtime.
 
     Attributes:
-        runtime: What ran the candidate.
+        runtime: Runtime of the candidate.
         detected_with: The earlier version with which detection was rehearsed; None if it was with this one. Fault, time
             of injection, alert and `detect_s` are those of then, the rest is this version's.
     """

@@ -84,7 +84,7 @@ class PrecisionCheck(Contract):
 
 
 class Measurement(Contract):
-    """How the quality of a variant was measured; `check` is None where everything is float32 already."""
+    """The method of a variant's quality measurement; `check` is None if everything is float32."""
 
     precision: Literal["float32", "bfloat16"]
     processor: Processor
@@ -92,9 +92,9 @@ class Measurement(Contract):
 
 
 class VariantRequested(Fact):
-    """A merged model is to be quantised to one precision; one quantiser replica handles the request.
+    """Order to quantise a merged model to one precision; one quantiser replica processes it.
 
-    Settings that are left out are the method's defaults.
+    Omitted settings take the method's defaults.
     """
 
     TYPE: ClassVar[str] = "slipway.variant.requested.v1"

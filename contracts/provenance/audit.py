@@ -1,4 +1,4 @@
-"""The audit log: entries that each name the digest of the one before, in segments that the registry signs."""
+"""The audit log: entries chained by the digest of the previous entry, in segments that the registry signs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class AuditItem(Contract):
 
 
 class AuditEntry(AuditItem):
-    """An item at its place in the log; its digest is that of its canonical JSON."""
+    """An item with its index in the log; its digest is computed over its canonical JSON."""
 
     index: Annotated[int, Field(ge=1)]
     previous: Digest

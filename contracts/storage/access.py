@@ -47,12 +47,12 @@ class StoreAccess:
 
     Attributes:
         reads: Keys that it reads and lists.
-        gets: Keys that it reads and does not list: who knows such a key, which has a digest in it, may read it.
-        writes: Keys that it puts. The table does not tell a new object from one that is replaced.
+        gets: Keys that it reads but does not list: reading needs the key, which contains a digest.
+        writes: Keys that it puts, both new objects and replacements.
         deletes: Keys that it deletes.
         sees_uploads: It lists multipart uploads that have not ended, of all keys.
         manages_bucket: It makes the bucket and changes its settings.
-        retains: Keys that it sets and reads the retention of; it only extends it: no identity may bypass a retention.
+        retains: Keys whose retention it reads and extends; no identity may shorten or bypass a retention.
         sees_lock: It sees whether the bucket has object lock.
     """
 

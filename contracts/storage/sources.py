@@ -1,4 +1,4 @@
-"""Folders outside the store: how they are named (`hf://repo@commit`, `file:///folder`), which of their files travel."""
+"""External folders: their URIs (`hf://repo@commit`, `file:///folder`) and the files copied from them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class HubFolder:
 
     @property
     def uri(self) -> str:
-        """Return its name, as it is read by `parse_hub_uri`."""
+        """Return its URI, the inverse of `parse_hub_uri`."""
         return f"hf://{self.repo}@{self.revision}"
 
 
@@ -104,7 +104,7 @@ def check_pattern(pattern: str) -> str:
 
 
 def travels(name: str) -> bool:
-    """Return whether a file of a model's folder travels with it: one of the top folder, plainly named, of a known kind.
+    """Return whether a file of a model's folder is copied: top level, plain name, known suffix.
 
     What it returns decides a folder's digest, so that it must be the same wherever a folder comes from.
     """

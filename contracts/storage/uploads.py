@@ -76,7 +76,7 @@ class UploadPermit(Contract):
 
 
 class UploadAnswer(Contract):
-    """How far the upload is.
+    """The progress of the upload.
 
     Attributes:
         state: `missing`: use the permits, then ask again. `verifying`: ask again. `stored`: all is there. `refused`:

@@ -1,1 +1,1 @@
-"""Keys, teams, and who may do what on the bus."""
+"""Keys, teams, and permissions on the bus."""

@@ -1,4 +1,4 @@
-"""Whether a caller's key opens what it asks for. The secret is compared by its digest, in constant time."""
+"""Authorisation of requests by API keys. The secret is compared by its digest, in constant time."""
 
 import hashlib
 import hmac
@@ -54,14 +54,14 @@ def digest_of_secret(secret: str) -> str:
 def assess_key(
     presented: PresentedKey | None, record: ApiKey | None, environment: Environment, now: datetime
 ) -> KeyProblem | None:
-    """Return why a key opens nothing in an environment; None if it does.
+    """Return why a key is not accepted in an environment; None if it is.
 
-    A key that is not known and one with another secret are the same problem: no answer reveals which ids exist.
+    An unknown key and a wrong secret give the same problem: no answer reveals which ids exist.
 
     Args:
-        presented: the caller's key; None if it sent none, or what is none.
+        presented: the caller's key; None if it sent none or a malformed one.
         record: the record of its id; None if there is none.
-        environment: where the request is for.
+        environment: environment of the request.
         now: the time.
     """
     if presented is None:

@@ -1,4 +1,4 @@
-"""Which subjects of the bus each identity may publish and subscribe to, from what services and roles declare."""
+"""The subjects that each identity may publish and subscribe to, from declarations of services and roles."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class Permissions:
 
 
 def permissions_of(identity: Identity) -> Permissions:
-    """Return the permissions of an identity: those of its service, of provisioning, or of its roles together."""
+    """Return the permissions of an identity: of its service, of provisioning, or the union of its roles."""
     if identity.name in SERVICES:
         return service_permissions(SERVICES[identity.name])
     if identity.name == PROVISIONER:
@@ -129,7 +129,7 @@ def provisioner_permissions() -> Permissions:
 
 
 def user_permissions(identity: Identity) -> Permissions:
-    """Return the permissions of a user: those of all the roles together."""
+    """Return the permissions of a user: the union of all roles."""
     own = f"{inbox_prefix(identity.name)}.>"
     if "administrator" in identity.roles:
         facts = [subject for fact in FACTS.values() for subject in subjects(fact, identity.name)]
@@ -146,7 +146,7 @@ def user_permissions(identity: Identity) -> Permissions:
 
 
 def subjects_about(stream: str, model: str) -> list[str]:
-    """Return the subjects of a stream that are about one model: each takes a consumer of its own."""
+    """Return the subjects of a stream that are about one model; each needs a separate consumer."""
     if stream == DEADLETTER:
         return [f"{DEADLETTER_PREFIX}.{model}.*"]
     environments = ("slipway",) if stream in (INBOX, ORDERS) else ("slipway", "slipway.staging")
@@ -171,7 +171,7 @@ def consumer_names(allowed: Iterable[str], stream: str) -> tuple[str, ...] | Non
 
 
 def _covers(pattern: str, subject: str) -> bool:
-    """Return whether a pattern of the bus permits all that another one does."""
+    """Return whether a subject pattern covers another pattern."""
     parts, others = pattern.split("."), subject.split(".")
     for part, other in zip(parts, others, strict=False):
         if part == ">":

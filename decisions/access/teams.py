@@ -28,7 +28,7 @@ def find_problem(name: str, models: Iterable[ModelName], teams: Iterable[Team]) 
 
 
 def narrowed(identity: Identity, teams: Iterable[Team]) -> Identity:
-    """Return an identity with the models that it may act on now: those of its team, or fewer if it names some.
+    """Return an identity limited to its team's current models, or to those of them that it names.
 
     An identity without a team is returned as it is. Of a team that does not exist, it may act on no model.
     """

@@ -16,7 +16,7 @@ def seconds_to_next_month(now: datetime) -> float:
 
 
 def fits(budget: int, used: int, held: int, most: int) -> bool:
-    """Return whether a request is admitted: it fits beside all that is held, or nothing is held and something is left.
+    """Return whether a request is admitted: it fits beside all held tokens, or none are held and some are left.
 
     So a process exceeds a budget by less than one request.
 

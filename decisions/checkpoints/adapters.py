@@ -107,13 +107,13 @@ def assess_served_adapter(adapter: Mapping[str, Any], has_own_tokenizer: bool) -
 
 
 def quantised_base(adapter: Mapping[str, Any] | None, hyperparameters: Mapping[str, Any]) -> str | None:
-    """Return the quantised base that a LoRA was trained on, or the recorded setting that says so; else None.
+    """Return the name of a LoRA's quantised base, or the recorded setting that shows quantised loading; else None.
 
-    A LoRA of such a training (QLoRA) is merged into the base without quantisation. Full weights are what they are.
+    A QLoRA adapter is merged into the unquantised base.
 
     Args:
         adapter: The LoRA's configuration; None if it is not known.
-        hyperparameters: What the training run recorded.
+        hyperparameters: The training run's recorded ones.
     """
     named = str((adapter or {}).get("base_model_name_or_path") or "")
     if QUANTISED_NAME.search(named):
@@ -130,7 +130,7 @@ def describe_quantised(base: str) -> str:
 
 
 def bare_name(name: str) -> str:
-    """Return a model's name for comparison: without its organisation, and without what marks a quantised copy.
+    """Return a model's name for comparison: without organisation and marks of quantisation, in lower case.
 
     Unsloth keeps the prefix `Meta-`, which Meta's repositories lost.
     """

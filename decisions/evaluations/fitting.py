@@ -1,4 +1,4 @@
-"""Whether a set of rows fits an evaluation: what each row expects, of which scorers, and whether rows suffice."""
+"""Checks of a set of rows against an evaluation: expectations by scorer, and the number of rows."""
 
 from collections.abc import Sequence
 from typing import Any, Final

@@ -53,14 +53,14 @@ class Bet:
         return replace(seen, is_won=True) if seen.log_e >= -math.log(self.level) else seen
 
     def estimate_more(self, rows: int) -> float:
-        """Return how many more rows it takes to win if they are as those so far; infinity if they never would."""
+        """Return the further rows needed to win at the rate so far; infinity if never."""
         best = max(self.logs)
         missing = math.log(len(self.logs) / self.level) - best
         return missing * rows / best if best > 0.0 else math.inf
 
 
 def plan_bet(threshold: float, level: float, rows: int) -> Bet:
-    """Return the bet that a mean is above a threshold, for at most so many rows."""
+    """Return the bet that a mean is above a threshold, for at most `rows` rows."""
     edge = math.sqrt(2.0 * _VARIANCE * -math.log(level) / rows)
     stake = edge / (_VARIANCE + edge * edge) * threshold
     stakes = tuple(min(multiple * stake, GREATEST_STAKE) for multiple in MULTIPLES)
@@ -96,7 +96,7 @@ class LimitTest:
         return self.total / self.rows if self.rows else None
 
     def observe(self, figure: float) -> "LimitTest":
-        """Return the test after one more row; once it is decided, it keeps the figures that decided it."""
+        """Return the test after one more row; a decided test stays unchanged."""
         if self.decision != "undecided":
             return self
         return LimitTest(
@@ -108,7 +108,7 @@ class LimitTest:
         )
 
     def estimate_more(self) -> int | None:
-        """Return about how many more rows decide it; None if rows like those so far never would."""
+        """Return the estimated further rows until a decision; None if never at the rate so far."""
         if self.decision != "undecided" or not self.rows:
             return 0 if self.decision != "undecided" else None
         more = min(self.within.estimate_more(self.rows), self.beyond.estimate_more(self.rows))
@@ -116,12 +116,12 @@ class LimitTest:
 
 
 def plan_test(threshold: float, *, alpha: float, beta: float, rows: int) -> LimitTest:
-    """Return the test of a limit that is about so many rows at most."""
+    """Return the test of a limit on at most `rows` rows."""
     return LimitTest(plan_bet(threshold, beta, rows), plan_bet(1.0 - threshold, alpha, rows))
 
 
 def usual_rows(margin: float, beta: float) -> int:
-    """Return about how many rows show nine in ten equal candidates within a limit, if one answer in ten differs.
+    """Return the rows that show 90 % of equal candidates to be within a limit, if 10 % of answers differ.
 
     The figures have a variance of 0.025 then, and the e-process grows by margin^2 / (8 * variance + 2 * margin^2) a row
     on average; nine in ten candidates need less than twice the rows of that.
@@ -131,7 +131,7 @@ def usual_rows(margin: float, beta: float) -> int:
 
 
 def least_rows_of_loss(margin: float, alpha: float, score: float = 1.0) -> float:
-    """Return how many rows show that a mean score fell by more than a margin, if it fell from `score` to nothing.
+    """Return the rows that show a fall of the mean score by more than a margin, if it fell from `score` to 0.
 
     Rows are right or wrong, and the greatest stake counts alone; infinity if no number shows it.
     """

@@ -1,4 +1,4 @@
-"""Rows of an evaluation set: what is asked, what is expected, and of which slice it is; JSON lines."""
+"""Rows of an evaluation set, as JSON lines: question, expectation and slice."""
 
 from __future__ import annotations
 

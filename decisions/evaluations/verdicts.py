@@ -44,7 +44,7 @@ class Limit(NamedTuple):
         return 1.0 - self.value if self.kind == "min_value" else self.value
 
     def concerns(self, of_slice: str, scorers: Container[str], anchored: Container[str]) -> bool:
-        """Return whether it is about a row of a slice that some scorers score, of which some are the anchor's, too."""
+        """Return whether the limit concerns a row, given its slice, its scorers, and the anchor's scorers."""
         known = self.kind != "max_drop_from_anchor" or self.scorer in anchored
         return self.slice in ("", of_slice) and self.scorer in scorers and known
 
@@ -73,7 +73,7 @@ def interval_of_mean(mean: float, squares: float, rows: int) -> tuple[float, flo
 
 @dataclass(frozen=True)
 class Tested:
-    """A limit, its test, and how many of the set's rows it is about."""
+    """A limit, its test, and the number of rows of the set that it concerns."""
 
     limit: Limit
     test: LimitTest
@@ -225,6 +225,6 @@ def list_checked(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
 
 
 def share_alpha_of_check(declared: Evaluations, schedule: Schedule) -> float:
-    """Return the share of a limit in one check: the checks of a month share `alpha`, and so do the limits of each."""
+    """Return a limit's share of `alpha` in one check: `alpha` is divided by a month's checks and their limits."""
     limits = sum(len(list_checked(evaluation)) for evaluation in declared.sets)
     return share_alpha(declared.alpha * min(schedule.every_hours / _MONTH_HOURS, 1.0), limits)

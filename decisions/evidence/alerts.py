@@ -28,7 +28,7 @@ _IDENTITY = ("alert_id", "kind", "severity", "target", "trigger", "raised_at")
 
 
 class AlertState(Contract):
-    """An alert that is open, or the last one of its key.
+    """An open alert, or the last alert of its key.
 
     Attributes:
         published_at: When its last fact was decided.
@@ -140,7 +140,7 @@ def alert_key(target: Target, key: str) -> str:
 
 
 def alert_id(environment: Environment, target: Target, key: str, raised_at: datetime) -> str:
-    """Return the id of an alert: the same from raised to resolved, another one when it is raised again."""
+    """Return the id of an alert: constant until it is resolved, a new id when it is raised again."""
     prefix = "staging/" if environment == "staging" else ""
     return f"{prefix}{alert_key(target, key)}/{raised_at:%Y%m%dT%H%M%S.%fZ}"
 

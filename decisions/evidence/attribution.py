@@ -1,4 +1,4 @@
-"""Whose doing a failed request was: the target's, the caller's, the gateway's, or that of the machines between.
+"""Attribution of a failed request: to the target, the caller, the gateway, or the infrastructure between.
 
 Only what the target did is evidence against it; what a caller can cause is never evidence. The table is total: every
 code that the gateway answers with or records has its entry, and any other code is no evidence.
@@ -102,7 +102,7 @@ assert set(ATTRIBUTION) == set(get_args(ErrorKind)), "every kind has its party" 
 
 
 def as_error_kind(code: str) -> ErrorKind:
-    """Return a code as a kind of error; `internal_error`, which is the gateway's, if it is none of the table."""
+    """Return a code as a kind of error; `internal_error` (the gateway's) for an unknown code."""
     return cast("ErrorKind", code) if code in ATTRIBUTION else "internal_error"
 
 

@@ -1,4 +1,4 @@
-"""Evidence by blocks of time that a share of bad requests is above its limit, whatever happens inside a block.
+"""Sequential tests, by blocks of time, that a share of bad requests is above its limit.
 
 A block is two seconds of counted requests, equal bodies of one key once; blocks are joined until they hold
 `LEAST_REQUESTS`. With m the share of bad requests of a block, p the limit and c a stake, one block multiplies the
@@ -151,7 +151,7 @@ class ShareDetector(Contract):
 
 
 def plan_line(false_alarm_every_h: float, triggers: int) -> float:
-    """Return the line of each trigger of a model whose triggers together may have one false alarm in so many hours.
+    """Return the alarm threshold of each of a model's triggers, for one false alarm per given hours over all of them.
 
     Raises:
         ValueError: the hours are below one, or there is no trigger.
@@ -182,7 +182,7 @@ def observe_detector(state: ShareDetector, limit: float, blocks: Iterable[Block]
 
 
 def count_bad_blocks(limit: float, line: float) -> int:
-    """Return after how many blocks in a row in which every request is bad the evidence of a good version is enough."""
+    """Return the number of consecutive blocks of only bad requests after which evidence from rest reaches the line."""
     limit = max(limit, SMALLEST_LIMIT)
     stakes = plan_stakes(limit)
     growths = [factor(stake, 1.0, limit) for stake in stakes]
@@ -199,7 +199,7 @@ def count_bad_blocks(limit: float, line: float) -> int:
 
 
 def is_at_rest(state: ShareDetector, limit: float) -> bool:
-    """Return whether the good requests since outweigh all bad ones: the evidence is back where it began."""
+    """Return whether good requests outweigh earlier bad ones: the evidence is back at its start."""
     if state.open.bad:
         return False
     rest = math.fsum(_sums_at_rest(plan_stakes(max(limit, SMALLEST_LIMIT)))) / STAKES
@@ -212,7 +212,7 @@ def _sums_at_rest(stakes: Iterable[float]) -> tuple[float, ...]:
 
 
 class History(Contract):
-    """The shares of bad requests of a version's first blocks: their number, their sum, and that of their squares."""
+    """Shares of bad requests of a version's first blocks: count, sum and sum of squares."""
 
     blocks: Count = 0
     total: float = 0.0
@@ -220,7 +220,7 @@ class History(Contract):
 
 
 def learn(history: History, blocks: Iterable[Block]) -> History:
-    """Return the history with some more blocks; without requests one is nothing, and beyond `LEARNED` none counts."""
+    """Return the history with further blocks; empty blocks, and blocks beyond `LEARNED`, are ignored."""
     shares = [block.share for block in blocks if block.share is not None][: LEARNED - history.blocks]
     return History(
         blocks=history.blocks + len(shares),

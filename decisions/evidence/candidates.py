@@ -80,12 +80,12 @@ class CandidateState(Contract):
 
     @property
     def worse(self) -> float:
-        """The e-value that it is worse than the active version beside it."""
+        """The e-value that it is worse than the active version at the time."""
         return as_e_value(self.everyone.test.worse.log_e)
 
     @property
     def is_at_rest(self) -> bool:
-        """Return whether the good requests since outweigh all bad ones."""
+        """Return whether good requests outweigh earlier bad ones."""
         test = self.everyone.test
         return not (self.everyone.candidate.bad or test.open.bad) and max(test.beyond.logs) <= max(AGAINST.logs)
 
@@ -171,7 +171,7 @@ def judge(state: CandidateState, trigger: Trigger, beta: float) -> CandidateVerd
 
 
 def count_needed(state: CandidateState, trigger: Trigger, beta: float) -> int:
-    """Return how many more requests it takes to pass if all of them are good, at as many in a block as so far."""
+    """Return the further requests needed to pass if all are good, at the present rate per block."""
     tests = [known.test for known in (state.both if len(state.callers) >= FEW_CALLERS else state.both[:1])]
     blocks = max(count_blocks_to_pass(test, limit_of(trigger), beta) for test in tests)
     still_open = sum(block.requests for block in state.everyone.candidate.counts.values())

@@ -38,7 +38,7 @@ class BadBlocks(Contract):
 
     @property
     def is_all(self) -> bool:
-        """Return whether so many requests in so many blocks were bad, and no request since was not."""
+        """Return whether at least `LEAST_REQUESTS` in `LEAST_BLOCKS` blocks were bad, without a good one since."""
         return self.blocks >= LEAST_BLOCKS and self.last.requests >= LEAST_REQUESTS and not self.open.good
 
 
@@ -150,7 +150,7 @@ def _is_evidence(record: Inference) -> bool:
 
 
 def _shows_emptiness(record: Inference) -> bool:
-    """Return whether an answer is known to be empty, or not to be: one that its caller's parameters explain is not."""
+    """Return whether it is known if an answer is empty; not if its caller's parameters explain the emptiness."""
     if not _is_evidence(record) or record.error is not None or record.features is None:
         return False
     return is_empty(record) or not record.features.empty

@@ -1,4 +1,4 @@
-"""The evidence of one trigger about one target: how outcomes of requests are added to it, and its sliding window."""
+"""The evidence of one trigger about one target: adding outcomes of requests, and the sliding window."""
 
 import math
 from collections import Counter
@@ -54,12 +54,12 @@ class TriggerState(Contract):
         detector: Of the active target: the e-detector of its blocks; None for a candidate.
         history: Of the active target: its share of bad requests in its first hour, where a trigger declares a factor.
         blocks: Of the active target: the blocks that still take requests.
-        candidate: Of a canary or shadow: its blocks, and what they show beside the active version's.
-        first_bad_at: Arrival of the first bad request since the evidence last spoke for the target.
+        candidate: Of a canary or shadow: its blocks, and their comparison with the active version's.
+        first_bad_at: Arrival of the first bad request since the evidence last favoured the target.
         drill: The last drill that touched a bad request.
         callers: Bad requests since then by caller, of those with most.
-        mirrored: What pairs of the same requests on two versions showed; they are evidence in their blocks.
-        hidden: Of a canary: requests that the callers' parameters hide from the trigger.
+        mirrored: Results of requests sent to both versions; they are evidence in their blocks.
+        hidden: Of a canary: requests excluded because the caller's parameters force the metric.
     """
 
     detector: ShareDetector | None = None

@@ -76,8 +76,8 @@ def triggers_of_shadow(declared: Iterable[Trigger]) -> tuple[Trigger, ...]:
 def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = ()) -> bool | None:
     """Return whether a request is bad for a trigger; None where it is neither good nor bad.
 
-    What the caller, the gateway or the infrastructure caused is no evidence (`attribution`), nor is a metric that the
-    caller's parameters force, but for what a drill makes worse on purpose.
+    A failure by caller, gateway or infrastructure is no evidence (`attribution`), nor is a metric that the
+    caller's parameters force, except for metrics that a drill worsens on purpose.
     The latency of a request that failed through the target, or that was given up before the first token, is only known
     to be at least as long as it was waited for; so is the time to the first token of an answer that ended without any
     text. An answer that ended at a limit is not too short.

@@ -77,7 +77,7 @@ def observe_share(test: ShareTest, limit: float, share: float) -> ShareTest:
 
 
 def observe_change(test: ShareTest, limit: float, share: float) -> ShareTest:
-    """Return a test after one figure as `observe_share`, where good ones before a change hide little of it.
+    """Return a test after one figure, as `observe_share`, that detects a change after good figures quickly.
 
     The evidence is the mean of e-processes that begin with each block: half of the weight is on the first one, and half
     on those of an hour. So its level is the declared one in that hour, and half of it more in each further hour.
@@ -164,7 +164,7 @@ def observe_candidate(
 
 
 def observe_alone(test: CandidateTest, limit: float, active: Block) -> CandidateTest:
-    """Return the test after one block of the active version for which the candidate's traffic was taken away.
+    """Return the test after one block of the active version without traffic for the candidate.
 
     Under the null hypothesis it is bad in half as many requests as beside the candidate, or more than the limit.
 
@@ -222,7 +222,7 @@ def _decide(test: CandidateTest, alpha: float, beta: float) -> CandidateVerdict:
 
 @dataclass(frozen=True)
 class Pair:
-    """A request that a suspended version and the one that replaced it were both asked: whose it is, and who was bad."""
+    """A request sent to a suspended version and its replacement: its key, and which of the two answered badly."""
 
     key: str
     target: bool

@@ -1,4 +1,4 @@
-"""The model card of a version: metadata in YAML (model-index), then what is known of it, in Markdown."""
+"""The model card of a version: YAML metadata (model-index), then its description in Markdown."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The steps of a release: one table, and the plan that a policy makes of it.
+"""The steps of a release: one table, and the plan derived from it by a policy.
 
 The registry moves releases by it and counts its limits of time; `slipway status`, console and documentation name the
 steps as it does.
@@ -62,13 +62,13 @@ class Row:
 
     Attributes:
         name: Its name in deadlines, metrics and failures.
-        title: What is shown once it is done. Steps with the same title are shown as one.
-        under_way: What is shown while it is under way.
-        limit: The field of a policy with the seconds that it allows for it.
-        begins: The fact of the registry that asks for it; empty if the end of the step before does. A pause holds it.
-        restarts: Keys of the release's record from which its time counts anew.
+        title: Text shown once the step is done. Steps with the same title are shown as one.
+        under_way: Text shown during the step.
+        limit: The policy field with the step's limit in seconds.
+        begins: The registry's fact that requests it; empty if the previous step's end begins it. A pause holds it.
+        restarts: Keys of the release's record that restart its time limit.
         is_needed: Whether a policy requires it.
-        per_variant: Whether each variant takes it for itself.
+        per_variant: Whether each variant takes it separately.
         again: Whether a suspended version that returns takes it again.
     """
 

@@ -74,7 +74,7 @@ class Unknown:
 
 
 def count_bad(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str, Trigger]) -> Counted | Unknown:
-    """Count what a trigger would have seen in a window.
+    """Return a trigger's counts of a recorded window.
 
     `recorded` are the triggers that the target's own policy declared, by name: their counts are in `observed`.
 

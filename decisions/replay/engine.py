@@ -1,4 +1,4 @@
-"""Recorded windows through the monitor's observe loop and the rollback-controller's decision: what would have happened.
+"""Replay of recorded windows through the monitor's observe loop and the rollback-controller's decision.
 
 A window summary holds how many requests were bad in each block of two seconds, which is all that the monitor's detector
 of an active target knows of them. Of a candidate, and for a trigger that counts otherwise than the recorded policy, it

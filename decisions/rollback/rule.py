@@ -85,12 +85,12 @@ def find_behind(route: Route, failed: Target) -> ServedTarget | EditRefused | No
 
 @dataclass(frozen=True)
 class Standby:
-    """The version that traffic would move to, as it is when an alert is decided.
+    """The state of the version that traffic would move to, when an alert is decided.
 
     Attributes:
-        why: What it lacks.
-        target: Which was asked; None: nothing has to be asked.
-        needed: On how many replicas it has to generate.
+        why: Why it is not ready.
+        target: The target that was probed; None: no probe is needed.
+        needed: Minimum number of replicas that must generate.
         suspended: It is not previous, but a suspended version that generates, where the active one answers nothing.
     """
 
@@ -105,7 +105,7 @@ READY = Standby()
 
 
 def plan_standby(route: Route, alert: AlertRaised | AlertUpdated) -> ServedTarget | Standby:
-    """Return the version that must generate before traffic moves to it, or what stands against it, or for it, as it is.
+    """Return the version that must generate before traffic moves to it, or a `Standby` that needs no probe.
 
     A canary's share goes to the active version, which serves already.
     """
@@ -116,13 +116,13 @@ def plan_standby(route: Route, alert: AlertRaised | AlertUpdated) -> ServedTarge
 
 
 def assess_standby(served: ServedTarget, failure: str | None, *, generates: bool, needed: int) -> Standby:
-    """Return how the version is that traffic would move to.
+    """Return the state of the version that traffic would move to.
 
     Args:
         served: That version.
-        failure: Why it does not generate on as many replicas as are `needed`; None if it does.
-        generates: It does on one of them.
-        needed: Half of those that serve now.
+        failure: Why it generates on fewer replicas than `needed`; None if it does not.
+        generates: At least one replica generates.
+        needed: Half of the replicas that serve now.
     """
     if failure is None:
         return Standby(target=served.target, needed=needed)

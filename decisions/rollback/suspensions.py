@@ -22,7 +22,7 @@ _SIGMAS = 1.96
 
 
 def describe_suspended(route: Route, entry: Suspended) -> str:
-    """Return how a suspended version is judged, or what a person is to do about it."""
+    """Return a suspended version's verdict and the commands by which a person decides."""
     back = f"slipway rollback return {route.model} --reason …"
     if entry.returned_by:
         return f"{RETURNS} after any release under way; if its release has ended: {back} {entry.evidence}"
@@ -39,7 +39,7 @@ def describe_suspended(route: Route, entry: Suspended) -> str:
 
 
 def describe_away(route: Route) -> str:
-    """Return how often the canary's traffic was taken away, and until when; empty if it was not."""
+    """Return the count and the last end of removals of the canary's traffic; empty without any."""
     canary = route.canary_in_traffic
     if canary is None or canary.away_until is None:
         return ""

@@ -55,11 +55,11 @@ def promote(
     shadow_ratio: float = 0.0,
     only_for: OnlyFor = (),
 ) -> Edit:
-    """Return the route with a share of traffic for a target; 1.0 makes it active and the active one previous.
+    """Return the route with a share of traffic for a target; 1.0 makes it active and the active target previous.
 
-    With weight 0 it takes no traffic, and is asked what `shadow_ratio` of the active target's callers asked; a share
+    With weight 0 it takes no traffic, and gets copies of `shadow_ratio` of the active target's requests; a share
     of traffic ends that. `fallback` becomes previous if nothing was active before (the base model, if the policy says
-    so). The first traffic of another version ends suspensions: the suspended versions are quarantined, unjudged. One
+    so). The first traffic of another version ends suspensions: suspended versions are quarantined, unjudged. A version
     that returns leaves the others suspended.
     """
     target = served.target
@@ -114,15 +114,15 @@ def roll_back(
     suspended_by: tuple[str, datetime] | None = None,
     judged_by: str = "",
 ) -> Edit:
-    """Remove a failed target from production and quarantine it, or suspend an active one, or one that returns.
+    """Remove a failed target from production and quarantine it; suspend it if it is active or returning.
 
     A failed canary gets weight 0, a failed shadow share 0. A failed active target is replaced by previous, which also
     aborts any canary and any shadow.
 
     Args:
         route: The route.
-        failed: The target that is to go.
-        cause_id: What the edit is recorded under.
+        failed: The target to remove.
+        cause_id: Id under which the edit is recorded.
         to_version: Chooses an older version of the history, or one that returns as a canary; the versions between stay
             in it. For an alert also a suspended one: what answers nothing is left for whatever generates.
         suspended_by: The alert that moves traffic, and when: an active target, and one that returns as a canary, is
@@ -343,9 +343,9 @@ def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
 
 
 def move(route: Route, target: Target, endpoints: tuple[str, ...], *, epoch: int, cause_id: str) -> Edit:
-    """Return the route with other endpoints for one of its targets, which serves what it served before.
+    """Return the route with other endpoints for one of its targets, whose share and role stay the same.
 
-    Orders for the epoch before that name a target still count: each version serves as it did (`is_of`).
+    Orders for the previous epoch that name a target remain valid: no version changes (`is_of`).
     """
     if cause_id == route.cause_id:
         return AlreadyApplied(route)

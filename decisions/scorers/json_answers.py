@@ -24,7 +24,7 @@ _steps: Final = ContextVar[Iterator[int]]("steps")
 
 
 class NotJsonError(ValueError):
-    """A text is no JSON; the message says why."""
+    """A text is not valid JSON; the message says why."""
 
 
 class TooCostlyError(ValueError):
@@ -79,10 +79,10 @@ def includes_json(value: Any, part: Any) -> bool:
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Check that answers can be checked by a JSON Schema of draft 2020-12.
+    """Check that a JSON Schema (draft 2020-12) can be used to check answers.
 
     Raises:
-        ValueError: They cannot; the message says why, and what to do.
+        ValueError: The schema is unusable; the message says why and what to do.
     """
     try:
         Draft202012Validator.check_schema(_without_draft(schema))
@@ -94,7 +94,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 
 
 def check_limits(schema: Mapping[str, Any]) -> None:
-    """Check what `check_schema` checks, but not whether the schema is valid, which takes 200 times as long.
+    """Run the checks of `check_schema` except the validation of the schema, which takes 200 times as long.
 
     Raises:
         ValueError: As `check_schema`.

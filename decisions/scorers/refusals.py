@@ -1,4 +1,4 @@
-"""Whether an answer refuses what was asked: in English, German, Spanish, French and Chinese.
+"""Detection of refusals in answers in English, German, Spanish, French and Chinese.
 
 A refusal is at the beginning, and says of the speaker, or of what was asked, that it cannot or may not be done: being
 sorry is none ("I'm sorry to hear that your parcel arrived damaged"), nor is what could not be found, or a figure that

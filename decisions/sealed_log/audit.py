@@ -192,7 +192,7 @@ def seal(tail: AuditTail, anchor: Digest) -> AuditTail:
 
 
 def assess_chain(entries: Sequence[AuditEntry], *, index: int, head: Digest) -> str | None:
-    """Return the first thing that is wrong with entries which follow the entry `index` with the digest `head`."""
+    """Return the first error in entries that must follow entry `index` with digest `head`; None without one."""
     for entry in entries:
         if entry.index != index + 1:
             what = "is there twice or moved" if entry.index <= index else "does not follow"

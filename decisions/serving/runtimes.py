@@ -1,4 +1,4 @@
-"""Which runtime serves a version, whether a fleet has it, and whether its server-manager runs."""
+"""The runtime of a version, its presence in a fleet, and the liveness of the fleet's server-manager."""
 
 import re
 from collections.abc import Collection
@@ -23,9 +23,9 @@ class ListedFleet:
 
     Attributes:
         name: The name of the fleet.
-        endpoints: As they were seen last.
-        is_current: Whether a server-manager of the fleet renews its lease, so that they are as they are now.
-        reported_at: When one renewed it last if none does any more, by the clock of the bus; None if not known.
+        endpoints: Their last recorded state.
+        is_current: Whether a server-manager of the fleet renews its lease, so that `endpoints` is current.
+        reported_at: Last renewal by the clock of the bus if it is not current; None if current or unknown.
     """
 
     name: str
@@ -35,7 +35,7 @@ class ListedFleet:
 
 
 def listed_fleet(name: str, fleet: FleetRuntimes, renewed_at: datetime | None, now: datetime) -> ListedFleet:
-    """Return a fleet with whether its server-manager runs, by when the bus stored the newest renewal of its lease.
+    """Return a fleet, current if the bus stored a renewal of its server-manager's lease within `SILENT`.
 
     A clock that is more than `SILENT` ahead of the bus's takes it for silent; an alert of kind `clock` names such ones.
     """
@@ -54,7 +54,7 @@ def runtime_name(serving: ServingSettings | None) -> str:
 
 
 def why_no_runtime(serving: ServingSettings | None, runtimes: Collection[str]) -> str | None:
-    """Return why a fleet with these runtimes cannot serve a version, and what to do; None if it has its runtime."""
+    """Return why a fleet with these runtimes cannot serve a version, and what to do; None if it can."""
     name = runtime_name(serving)
     if name in runtimes:
         return None

@@ -96,7 +96,7 @@ def _assess_parser(name: str, value: str | None, known: frozenset[str]) -> Setti
 
 
 def _assess_runtime(name: str | None) -> SettingsRefused | None:
-    """Refuse what names no runtime; which ones there are, the serving fleet knows."""
+    """Refuse an invalid runtime name; only the serving fleet knows the existing runtimes."""
     if name is None or (is_runtime_name(name) and name != DEFAULT_RUNTIME):
         return None
     advice = "leave it out for the fleet's default runtime" if name == DEFAULT_RUNTIME else NAME_RULE

@@ -79,9 +79,9 @@ class HttpAsk:
         request_id: the gateway's id of the request.
         deadline_s: seconds that the whole answer may take.
         model: the name that the answer has for the model; None for the engine's own.
-        cache_salt: only requests with the same one share cached prefixes; None for all without one.
-        stream: the same for all requests of a gRPC stream, whose answers share frames; None for an answer without.
-        holder: a pseudonym of who asks, whose large bodies take turns with those of others; empty if it is not said.
+        cache_salt: only requests with the same salt share cached prefixes; None for all without one.
+        stream: shared by all requests of a gRPC stream, whose answers share frames; None for an answer without.
+        holder: a pseudonym of the caller, whose large bodies take turns with other callers'; empty if unknown.
     """
 
     method: str

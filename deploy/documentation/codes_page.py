@@ -1,4 +1,4 @@
-"""The table of error codes, each with what to do and its runbook."""
+"""The table of error codes, each with its advice and its runbook."""
 
 import re
 from pathlib import Path

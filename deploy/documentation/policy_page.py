@@ -11,7 +11,7 @@ from deploy.documentation.schema_types import type_of_schema
 
 
 def render() -> str:
-    """Return the steps that a policy makes, a section for the policy, and one for each object in it as it is used."""
+    """Return the steps of a policy, a section for the policy, and one for each object in it in order of use."""
     schema = ReleasePolicy.model_json_schema()
     objects = {"ReleasePolicy": schema, **schema["$defs"]}
     sections = (_section(name, objects[name]) for name in objects if "properties" in objects[name])

@@ -21,7 +21,7 @@ class KeysRefused(ValueError):  # noqa: N818 - an answer to a person, not a fail
 
 
 class KeyFiles:
-    """The files of a folder with keys; `deploy.identity.key_folder` says what each is for."""
+    """The files of a folder with keys; `deploy.identity.key_folder` describes each."""
 
     def __init__(self, path: Path) -> None:
         """Use a folder; `KeyFolder.prepare` creates its contents."""

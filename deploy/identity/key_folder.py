@@ -1,4 +1,4 @@
-"""The folder with an installation's keys, and how they are made, replaced and withdrawn.
+"""The folder with an installation's keys: creation, replacement and withdrawal.
 
 - `ca.pem` and `ca-key.pem`: the certificate authority.
 - `identities.json`: names, roles and public keys; nothing secret.
@@ -87,14 +87,14 @@ class KeyFolder(KeyFiles):
     ) -> None:
         """Create missing files: authority, certificates of bus and store, keys for each service.
 
-        What exists stays as it is; a certificate that is for other hosts, or expires within 30 days, is replaced. After
+        Existing files stay; a certificate that is for other hosts, or expires within 30 days, is replaced. After
         an interruption it continues.
 
         Args:
             hosts: Names and addresses of the bus.
             now: The time.
             store_hosts: Names and addresses of the store; those of the bus if none is given.
-            bucket: The bucket that the store's policies are about, if it is another one.
+            bucket: The bucket of the store's policies, if it is to change.
 
         Raises:
             KeysRefused: A new host is a wildcard that clients would not accept, or a certificate must be made, and the

@@ -1,4 +1,4 @@
-"""How the parts of a SeaweedFS prove to each other who they are, so that its inner ports refuse all others.
+"""Mutual authentication of the parts of a SeaweedFS, so that its internal ports refuse all other clients.
 
 `weed` has a master, a volume server, a filer and an S3 gateway, each with an HTTP and a gRPC port. gRPC asks for a
 certificate of the client (mutual TLS); requests to volume server and filer carry a token that the others sign.

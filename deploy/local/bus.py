@@ -31,7 +31,7 @@ def route_port(name: str) -> str:
 
 
 def port_names(size: int) -> list[str]:
-    """List the names of all ports of a bus with so many servers."""
+    """Return the names of all ports of a bus with `size` servers."""
     names = server_names(size)
     routes = [route_port(name) for name in names] if size > 1 else []
     return [*names, *(monitor_port(name) for name in names), *routes]

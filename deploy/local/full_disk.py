@@ -64,14 +64,14 @@ class Restarts:
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """Which server of a cluster was started again last: the next one waits until it is back, for `BACK_S` at most.
+    """The last restarted server of a cluster: the next one waits until it is back, for `BACK_S` at most.
 
-    One that cannot start on a full disk must not keep the others from what would end that.
+    A server that cannot start on a full disk must not block the restarts that would free the disk.
 
     Attributes:
         server: its name; empty before the first one.
-        restarts: how often it had been started again until then.
-        at: when that was, by a monotonic clock, in seconds.
+        restarts: its number of restarts until then.
+        at: monotonic time of the restart, in seconds.
     """
 
     server: str = ""

@@ -312,7 +312,7 @@ def api_keys(folder: Path) -> ApiKeyFiles:
 
 
 def attestation_variables(folder: Path, service: str) -> dict[str, str]:
-    """Return the variable that names a service's own key; nothing for one that attests nothing."""
+    """Return the variable with the path of a service's attestation key; empty for a service without one."""
     if service not in ATTESTERS:
         return {}
     return {"SLIPWAY_ATTESTATION_KEY": str(attester_keys(folder).private_key(service))}

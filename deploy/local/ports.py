@@ -16,7 +16,7 @@ _reserved: dict[int, socket.socket] = {}
 
 
 def reserve(port: int) -> bool:
-    """Return whether a port is this process's: until it ends or releases it, no other one that asks here is given it.
+    """Reserve a port for this process until it ends or releases the port; return False if another process has it.
 
     So two stacks that start at the same time choose different ports, though nothing listens there yet. The kernel
     releases what a killed process has reserved.

@@ -49,7 +49,7 @@ class CannotStart(Exception):  # noqa: N818 - the sentence is the point
 
 @dataclass(frozen=True)
 class Options:
-    """How a stack is started; `runtimes` has the engine environment of each runtime besides the default one."""
+    """Options of a stack's start; `runtimes` has the engine environment of each runtime besides the default one."""
 
     config: StackConfig
     programs: Programs

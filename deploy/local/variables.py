@@ -11,7 +11,7 @@ from shared.runtime.settings import Connection, SourceSettings, describe_refused
 
 
 def find_refused(services: Iterable[str], inherited: Mapping[str, str]) -> str | None:
-    """Return which variables of these services are not valid, with what is allowed; None if all are.
+    """Return the invalid variables of these services, with the allowed values; None if all are valid.
 
     Args:
         services: their names; the settings of one are read only if a variable of it is set.

@@ -109,7 +109,7 @@ class Pin:
 
 
 def read_pins(text: str) -> list[Pin]:
-    """Return the entries of a lock; what is not one has no pinned version or no hash.
+    """Return the entries of a lock; an entry has an exact version and at least one hash.
 
     Raises:
         ValueError: a line belongs to no entry.

@@ -235,7 +235,7 @@ class Benchmarker:
     async def _count_endings(
         self, staged: VariantStaged, prompts: Sequence[Prompt], records: Sequence[RequestRecord]
     ) -> dict[Side, NaturalAnswers]:
-        """Return how answers end, unless a side answered nothing: each request to it would cost a time limit."""
+        """Return both sides' natural answers; empty if a side answered nothing, to avoid a timeout per request."""
         sides: dict[Side, ServedTarget] = {"candidate": staged.candidate, "baseline": staged.baseline}
         if {record.side for record in records if record.error is None} != set(sides):
             return {}

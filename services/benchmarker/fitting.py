@@ -31,7 +31,7 @@ class Fitting:
     _silent: set[Side] = field(default_factory=set)
 
     async def choose(self, *, requests: int, seed: int) -> Sequence[int]:
-        """Return the indices of the prompts to use: all, unless the length of one is in doubt.
+        """Return the indices of the prompts to use: all, unless a prompt may be too long.
 
         Then at most as many as there are requests, in random order, are chosen: to ask for one costs a prefill on both
         sides.
@@ -61,7 +61,7 @@ class Fitting:
         return candidate, baseline
 
     async def _length(self, side: Side, index: int) -> Length:
-        """Return the tokens of a prompt as one side counts them.
+        """Return the number of tokens of a prompt by one side's tokenizer.
 
         A side is asked no more after another error than a refusal: each further request could cost a time limit.
         """

@@ -85,7 +85,7 @@ class Reports(Protocol):
         """
 
     def measurement(self, manifest: ArtifactRef) -> Measurement | None:
-        """Return how a variant's quality was measured; None if its manifest does not say.
+        """Return the method of a variant's quality measurement; None if its manifest has none.
 
         Raises:
             Permanent: `artifact_not_found`, `digest_mismatch` or `uri_not_allowed`.

@@ -84,7 +84,7 @@ class Scoring:
             return (), error.sentence()
 
     async def _recorded_measurement(self, deployable: Deployable) -> Measurement | None:
-        """Return how the quality of a target was measured; None if its manifest does not say or cannot be read."""
+        """Return the method of a target's quality measurement; None if its manifest has none or is unreadable."""
         with contextlib.suppress(Permanent):
             return await asyncio.to_thread(self.reports.measurement, deployable.manifest)
         return None
@@ -117,7 +117,7 @@ class Scoring:
     async def _score_baseline(
         self, staged: VariantStaged, windows: Windows, recorded: tuple[Windows, str]
     ) -> BaselineScores:
-        """Return the baseline's scores on the windows of its own record and on the candidate's, as far as possible.
+        """Return the baseline's scores on its own recorded windows and on the candidate's, as far as possible.
 
         A failure here says nothing about the candidate: it is missing evidence.
         """

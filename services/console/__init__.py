@@ -1,1 +1,1 @@
-"""The console: what operators see, as pages; a projection of the event log."""
+"""The console: web pages for operators, a projection of the event log."""

@@ -66,7 +66,7 @@ class Endpoints:
         return now
 
     async def announce(self, hub: Hub, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Notify open pages when endpoints are not what was read last, for this or for a page, for ever.
+        """Notify open pages, until cancelled, when endpoints differ from the last state read here or for a page.
 
         Args:
             hub: Has the open pages.

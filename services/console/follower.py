@@ -1,4 +1,4 @@
-"""Follows the event log into the index, from where the index ends, for ever."""
+"""Follows the event log into the index, from the end of the index, until cancelled."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -25,7 +25,7 @@ class Log(Protocol):
     """The streams of events."""
 
     async def identity(self, stream: str) -> tuple[str, int, int]:
-        """Return which stream it is (another one if it was made again), and its first and last sequence."""
+        """Return a stream's identity (new if it was recreated), and its first and last sequence."""
 
     async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[Logged]]:
         """Return the next sequence, and the messages of the log from `start` on; none after `wait_s`."""
@@ -58,7 +58,7 @@ class Progress:
 
     @property
     def behind(self) -> int:
-        """Return how many messages of the log are not in the index yet."""
+        """Return the number of messages in the log that are not in the index yet."""
         return sum(
             max(0, last - max(self.indexed.get(stream, 0), self.first.get(stream, 1) - 1))
             for stream, last in self.last.items()
@@ -66,7 +66,7 @@ class Progress:
 
     @property
     def is_current(self) -> bool:
-        """Return whether the index lacks so little that it shows what is so now."""
+        """Return whether fewer than `MOST_BEHIND` messages are missing in the index."""
         return self.behind < MOST_BEHIND
 
     @property
@@ -77,14 +77,14 @@ class Progress:
 
 
 class Follower:
-    """Writes what the log has into the index.
+    """Writes the events of the log into the index.
 
     Args:
         log: The streams.
         rows: The index.
-        percentile: Reads a latency histogram.
-        publish: Is called with the events that were written.
-        announce: Is called with what pages do not show while the index is being built, once it is current.
+        percentile: Percentile of a histogram.
+        publish: Called with the written events.
+        announce: Called once the index is current, with the topics that pages hide during its build.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Follower:
         self._announce, self._was_current = announce, True
 
     async def run(self) -> None:
-        """Follow all streams, for ever; begin anew when one of them was made again.
+        """Follow all streams until cancelled; restart when a stream was recreated.
 
         Raises:
             RuntimeError: The index is damaged; the next process builds it again.
@@ -131,7 +131,7 @@ class Follower:
         return identities
 
     async def _ask(self, stream: str) -> str:
-        """Return which stream it is, and note what the log has of it."""
+        """Return a stream's identity, and note its first and last sequence."""
         identity, self.progress.first[stream], self.progress.last[stream] = await self._log.identity(stream)
         return identity
 

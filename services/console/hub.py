@@ -38,7 +38,7 @@ class Hub:
 
     @property
     def listeners(self) -> int:
-        """Return how many pages are open."""
+        """Return the number of open pages."""
         return len(self._waiting)
 
     async def publish(self, events: Sequence[LoggedEvent]) -> None:
@@ -71,7 +71,7 @@ class Hub:
                 listener.add(topics)
 
     def announce(self, topics: set[str]) -> None:
-        """Notify all pages of what is about no model, also those that were read before and are opened after it."""
+        """Notify all pages of topics without a model, also pages that were rendered before and connect later."""
         self._announced_at |= dict.fromkeys(topics, self._clock.monotonic())
         for listener in self._waiting:
             listener.add(topics)
@@ -134,7 +134,7 @@ class Hub:
 
 
 class _Listener:
-    """One open page: what has changed since the last message to it."""
+    """One open page, with the changes since the last message to it."""
 
     def __init__(self, models: Sequence[str] | None, session: str) -> None:
         self.models, self.session = models, session

@@ -83,7 +83,7 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
 
 
 async def follow(log: StreamLog, follower: Follower) -> None:
-    """Keep the index up to date, for ever; the log is closed at the end."""
+    """Keep the index current until cancelled; the log is closed at the end."""
     async with aclosing(log):
         await follower.run()
 

@@ -59,7 +59,7 @@ class Ordering:
         return self._clock.now()
 
     async def approve(self, person: Person, release: Release, digest: str, *, epoch: int, reason: str) -> OrderAnswer:
-        """Approve a release; digest and epoch of the route are what the person saw: it is void if the route changed."""
+        """Approve a release, by the digest and route epoch that the person saw: it is void if the route has changed."""
         self._check(person, "approve", release.model)
         fact = ApprovalGranted(
             release_id=release.release_id,
@@ -139,7 +139,7 @@ class Ordering:
         return await self._publish(person, target.model, fact, None)
 
     async def route_of(self, model: str) -> Route:
-        """Return the route of a model as it is now; an empty one if there is none."""
+        """Return the current route of a model; an empty route if there is none."""
         return await self._routes.get(model) or Route(model=model)
 
     @staticmethod

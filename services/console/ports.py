@@ -19,7 +19,7 @@ class Directory(Protocol):
     """The people who may sign in."""
 
     def find(self, name: str) -> Person | None:
-        """Return a person; None if there is no person of that name any more."""
+        """Return the person of a name; None if the person does not exist or was withdrawn."""
 
     def public_keys(self, name: str) -> tuple[str, ...]:
         """Return the keys of a person; none for a name that is unknown."""
@@ -51,7 +51,7 @@ class DeadLetters(Protocol):
     """Messages that services gave up on."""
 
     async def newest(self, models: Sequence[str] | None) -> tuple[DeadLetter, ...]:
-        """Return the newest ones about some models, or about all (None), the newest first.
+        """Return the newest dead letters about some models, or about all (None), newest first.
 
         Raises:
             Transient: The bus does not answer.
@@ -66,7 +66,7 @@ class Gateway(Protocol):
 
 
 class Orders(Protocol):
-    """The bus, as the person who gives an order."""
+    """Publishes orders with the person's credential."""
 
     async def publish(self, person: str, model: str, fact: Fact, release_id: str | None) -> Event[Any]:
         """Publish an order with the person's own credential, and return its event.
@@ -96,7 +96,7 @@ class GatewayUses(Protocol):
 
 
 class Routes(Protocol):
-    """The routes of production, as they are now."""
+    """The current routes of production."""
 
     async def get(self, model: str) -> Route | None:
         """Return the route of a model; None if there is none.

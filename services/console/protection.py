@@ -1,4 +1,4 @@
-"""Whether what rolls back automatically runs, by the reports of its processes, and a notice to open pages."""
+"""Health of automatic rollback, by the reports of its processes, and a notice to open pages."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,7 +29,7 @@ class Protection:
         self._reported: dict[str, tuple[float, datetime]] = {}
 
     def take(self, service: str) -> None:
-        """Take a report of a process; those of a console come back by the bus, which shows that it answers."""
+        """Note a process report; the console's own reports come back by the bus, which proves that it answers."""
         now = self._clock.monotonic(), self._clock.now()
         for name in (_OWN, *_NEEDED) if not self._reported else (service,):
             self._reported[name] = now
@@ -43,7 +43,7 @@ class Protection:
         return {name: silent[name] for name in _NEEDED if name in silent}
 
     async def announce(self, hub: Hub, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Notify open pages when something else is silent, for ever."""
+        """Notify open pages of changes in the set of silent services."""
         known = set(self.silent())
         while True:
             await sleep(REPORT_EVERY_S)

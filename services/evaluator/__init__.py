@@ -1,1 +1,1 @@
-"""Asks a staged candidate and the active version what a set of rows asks, and scores their answers."""
+"""Sends a set of rows to a staged candidate and the active version, and scores their answers."""

@@ -1,4 +1,4 @@
-"""Evaluates a staged candidate beside its baseline; publishes `variant.evaluated` or `variant.failed`."""
+"""Evaluates a staged candidate and its baseline; publishes `variant.evaluated` or `variant.failed`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -84,7 +84,7 @@ class Evaluator:
         )
 
     def _bound(self, error: SlipwayError, output_key: Digest) -> SlipwayError:
-        """Return a failure as it is, or, of an engine lost for too long, as one that ends the message.
+        """Return a failure unchanged; after an engine was lost for too long, return it as Permanent.
 
         Its lease may have been given back long ago, so that the engine never comes back.
         """

@@ -1,4 +1,4 @@
-"""One evaluation: rows are asked of one version, or of two, until each limit is decided."""
+"""One evaluation: rows are sent to one or two versions until each limit is decided."""
 
 import asyncio
 from collections import deque
@@ -37,13 +37,13 @@ class NoAnswer(NamedTuple):
 
 @dataclass(frozen=True)
 class Asking:
-    """Asks a candidate and the active version, or one version beside its recorded scores, the rows of an evaluation.
+    """Sends the rows of an evaluation to a candidate and the active version, or to one version with recorded scores.
 
     Attributes:
         recognise: Recognises the language of a text.
-        together: Rows that are asked at the same time.
-        timeout_s: Time limit of one answer, beside that of its tokens.
-        token_s: What each token that it may have adds to the limit.
+        together: Maximum number of concurrent rows.
+        timeout_s: Time limit of an answer in seconds, besides `token_s`.
+        token_s: Seconds added to the limit for each allowed token.
     """
 
     endpoint: Endpoint

@@ -1,4 +1,4 @@
-"""Asks what serves rows of its evaluations again, without callers, and publishes `version.evaluated`."""
+"""Repeats evaluations on served versions by schedule, and publishes `version.evaluated`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -30,7 +30,7 @@ _LIMIT_S: Final = 7_200.0
 
 @dataclass(frozen=True)
 class ServedEvaluations:
-    """Checks the active version of each model, and the previous one, by the schedule of the active one's policy.
+    """Checks the active and the previous version of each model, by the schedule in the active version's policy.
 
     The last check is in the event log. Of several processes that ask at the same time one publishes.
     """

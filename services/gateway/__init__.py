@@ -1,1 +1,1 @@
-"""The OpenAI-compatible front of production: follows the routes, streams answers, reports what it saw."""
+"""The OpenAI-compatible gateway of production: follows routes, streams answers, publishes telemetry."""

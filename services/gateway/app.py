@@ -59,7 +59,7 @@ def _rest(dependencies: Dependencies) -> Starlette:
 
 @dataclass(frozen=True)
 class Applications:
-    """The application for callers, and that for probes and scrapes, each for a port of its own."""
+    """The applications for callers, and for probes and scrapes, each for a separate port."""
 
     api: ASGIApp
     admin: ASGIApp
@@ -101,7 +101,7 @@ def model_routes(tables: Mapping[Environment, RouteTable], callers: Callers, cre
     """Return the routes that list the models a caller's key opens; `created` is their time of creation."""
 
     def names(request: Request) -> tuple[list[str], Mapping[str, str]]:
-        """Return the models, and the headers that say what is left of the key's limits: a list is a request, too."""
+        """Return the models, and headers with the remaining limits of the key: a list counts as a request."""
         environment = request.state.environment = requests.read_environment(request.headers.getlist(requests.HEADER))
         caller = callers.authenticate(request.headers.getlist("authorization"), environment)
         with callers.admit(caller) as spending:

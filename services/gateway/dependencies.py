@@ -23,14 +23,14 @@ class Dependencies:
 
     Attributes:
         tables: the routes of each environment.
-        traffic: counts requests whose telemetry the monitor must get.
+        traffic: counts the requests of which the monitor must get telemetry.
         telemetry: takes records of requests and pairs of answers that are not complete.
         features: takes records and pairs of complete answers, with their texts.
-        tracer: makes the spans of each request; without one a caller's trace is passed on as it is.
+        tracer: creates the spans of requests; None passes the caller's trace on unchanged.
         settings: limits of sizes, times and numbers.
         bans: the requests that are refused because an engine died under them.
-        checks: what is known of endpoints beyond answers to callers.
-        balancer: which endpoint of a target takes a request.
+        checks: results of health checks of endpoints.
+        balancer: chooses the endpoint of a target for a request.
     """
 
     tables: Mapping[Environment, RouteTable]

@@ -103,7 +103,7 @@ class Process:
         self.service_metrics = ServiceMetrics(self.bus, connection, {"gateway": settings.tls_certificate})
 
     def background_work(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """Return the background parts: the connection to the bus, its followers, telemetry and features."""
+        """Return the background coroutines: bus connection, followers, telemetry, features and metrics."""
         bus, dependencies = self.bus_connection, self.dependencies
         production, staging = dependencies.tables["production"], dependencies.tables["staging"]
         return (
@@ -138,7 +138,7 @@ class Process:
 
 
 def _production(connection: Connection, settings: GatewaySettings) -> RouteTable:
-    """Return the routes that were saved, or those of the file that the settings name: without any the process ends."""
+    """Return the saved routes, or the routes of the configured file; exit if that file has none."""
     if settings.route_file is None:
         file = RecordFile(connection.work_dir(SERVICE) / "routes.json", Route)
         return RouteTable(file.load(), file.save)
@@ -226,7 +226,7 @@ async def serve(
 
 
 def end_with(task: asyncio.Future[None], stop: Callable[[], None]) -> asyncio.Future[None]:
-    """Stop the process if a task of it fails: what restarts the process restarts the task. Return the task."""
+    """Stop the process if one of its tasks fails, so that a restart begins the task again; return the task."""
 
     def check(ended: asyncio.Future[None]) -> None:
         if not ended.cancelled() and (error := ended.exception()) is not None:

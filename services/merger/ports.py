@@ -93,7 +93,7 @@ class Blobs(Protocol):
         """Download files below a folder, each verified."""
 
     def put_blob(self, data: memoryview, name: str) -> FileEntry:
-        """Upload what is in memory as a blob, unless it is there already."""
+        """Upload bytes in memory as a blob, unless it exists already."""
 
     def put_file(self, path: Path, name: str) -> FileEntry:
         """Upload one file as a blob, unless it is there already."""
@@ -106,7 +106,7 @@ class Artifacts(Protocol):
         """Return the committed merged model of an output key; None if there is none."""
 
     def open_base(self, base: BaseModelRef) -> Folder:
-        """Return the files of a base model; raise Permanent if it is not the declared one."""
+        """Return the files of a base model; raise Permanent if it differs from the declared one."""
 
     def open_folder(self, ref: ArtifactRef, progress: ReportProgress) -> Folder:
         """Return the files of a folder; raise Permanent if it does not exist or has another digest.
@@ -125,7 +125,7 @@ class Artifacts(Protocol):
 
 
 class Templates(Protocol):
-    """Runs chat templates in a process of its own, under limits."""
+    """Runs chat templates in a separate process, under limits."""
 
     async def render_with(self, template: str, variables: Mapping[str, Any]) -> str:
         """Return a template rendered with exactly these variables.
@@ -139,7 +139,7 @@ class Templates(Protocol):
 
 
 class MergeEngine(Protocol):
-    """Checks, merges and verifies in a process of its own."""
+    """Checks, merges and verifies in a separate process."""
 
     def library_versions(self) -> dict[str, str]:
         """Return the versions of the libraries that decide the bytes of a merge."""

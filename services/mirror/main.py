@@ -54,7 +54,7 @@ def _mlflow(settings: MirrorSettings) -> MlflowApi | None:
 
 
 def _others(store: Store, folder: Path, settings: MirrorSettings) -> list[Registry]:
-    """Return the hub and W&B, as far as they are set."""
+    """Return the configured ones of the hub and W&B."""
     registries: list[Registry] = []
     if settings.hf_endpoint is not None and settings.hf_repositories is not None:
         merged = settings.hf_weights == "merged"

@@ -1,4 +1,4 @@
-"""The mirror's Prometheus metrics: what was written, what failed, what is behind."""
+"""The mirror's Prometheus metrics: writes, failures, backlog."""
 
 from prometheus_client import CollectorRegistry
 

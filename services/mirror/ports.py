@@ -1,4 +1,4 @@
-"""Ports of the mirror: what there is of versions, what changed, and the registries."""
+"""Ports of the mirror: versions, their changes, and the external registries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from shared.errors import Transient
 
 
 class Unavailable(Transient):
-    """A registry does not answer, or not as one does: nothing else is asked of it for a while."""
+    """A registry does not answer, or gives malformed answers: requests to it pause for a while."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("hub_unavailable", reason)
 
 
 class Refused(Transient):
-    """A registry refuses what is asked about one model; others are mirrored meanwhile."""
+    """A registry refuses a request about one model; other models are still mirrored."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("hub_unavailable", reason)
@@ -80,7 +80,7 @@ class Weights(Protocol):
     """The weights of versions in the store. Synchronous: called in a thread."""
 
     def files(self, history: VersionHistory, *, merged: bool) -> StoredFiles:
-        """Return the files as they were published, or those of the merged model.
+        """Return the published files, or the files of the merged model.
 
         Raises:
             Permanent: artifact_not_found, digest_mismatch.
@@ -106,7 +106,7 @@ class Registry(Protocol):
         """
 
     async def put(self, history: VersionHistory, fingerprint: str, present: Mirrored | None) -> Mirrored:
-        """Write a version, or change the one that is there, so that it shows `history`; return it."""
+        """Write or update a version so that it shows `history`; return it."""
 
     async def point(self, model: ModelName, aliases: Mapping[Alias, Mirrored]) -> None:
         """Make aliases name these versions; those that are not given name none."""

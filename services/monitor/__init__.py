@@ -1,1 +1,1 @@
-"""The monitor: sees telemetry, says with evidence what is wrong."""
+"""The monitor: raises alerts from telemetry, by sequential tests."""

@@ -40,7 +40,7 @@ class Read:
     stored_at: datetime
 
     def backlog_until(self, now: datetime, lateness_s: float) -> datetime | None:
-        """Return how far a backlog is read; None if the last batch was no old one, or came long ago."""
+        """Return the storage time up to which a backlog is read; None without a backlog."""
         lateness = timedelta(seconds=lateness_s)
         return self.stored_at if self.at - self.stored_at > lateness and now - self.at <= lateness else None
 
@@ -63,7 +63,7 @@ class Monitor:
 
     @property
     def drift_limit_s(self) -> float:
-        """Return how long the comparison of one window may take, with its report."""
+        """Return the time limit in seconds of a window's comparison, with its report."""
         return self.report_timeout_s + _AROUND_A_REPORT_S
 
     async def measure(self, event: Event[InferenceBatch], stored: datetime | None = None) -> None:
@@ -124,7 +124,7 @@ class Monitor:
         return [item for item in watched.values() if item is not None]
 
     async def sweep(self, item: Watched) -> None:
-        """Do what is due for one model: close windows, decide alerts, compare full drift windows.
+        """Process the due work of one model: close windows, decide alerts, compare full drift windows.
 
         A window that cannot be compared is logged and left to the next sweep; those of other targets are compared.
         """
@@ -150,7 +150,7 @@ class Monitor:
     async def transact(
         self, environment: Environment, model: str, change: Callable[[MonitorState], MonitorState]
     ) -> MonitorState:
-        """Change the record of a model, and publish what follows; return it."""
+        """Change the record of a model, and publish the resulting facts; return it."""
 
         def decide(state: MonitorState | None) -> MonitorState:
             return change(state or MonitorState(model=model, environment=environment))
@@ -229,7 +229,7 @@ def build(
     settings: MonitorSettings,
     clock: Clock,
 ) -> Monitor:
-    """Register the handlers on the bus, those of staging too, and return the use cases behind them."""
+    """Register the handlers on the bus, also for staging, and return the use cases behind them."""
     monitor = Monitor(
         states,
         references,
@@ -260,7 +260,7 @@ def build(
 
 
 def build_sweeper(monitor: Monitor, settings: MonitorSettings) -> Sweeper[Watched]:
-    """Return the loop that does what time alone makes due.
+    """Return the loop for work that becomes due by time.
 
     Its first sweep comes after a window's lateness: telemetry that waited on the bus while no monitor ran is added
     before its window is closed.

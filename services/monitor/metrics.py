@@ -39,7 +39,7 @@ class MonitorMetrics:
             self._arrived.labels(environment, self._target(target)).inc(number)
 
     def note_sweep(self, at: datetime) -> None:
-        """Export that what is due for a model was decided at this time."""
+        """Export the time of the last sweep."""
         self._swept.set(at.timestamp())
 
     def note(self, key: str, state: MonitorState) -> None:
@@ -48,6 +48,6 @@ class MonitorMetrics:
         self._open.replace(key, Counter((state.environment, alert.kind, alert.severity) for alert in alerts))
 
     def note_comparison(self, environment: Environment, target: Target, verdict: DriftVerdict) -> None:
-        """Export how far each feature of a target's answers is from its reference."""
+        """Export the distance of each feature of a target's answers from its reference."""
         for column in verdict.columns:
             self._drift.labels(environment, self._target(target), column.column).set(column.statistic)

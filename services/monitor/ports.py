@@ -24,7 +24,7 @@ class References(Protocol):
         """Store a window as the target's next reference; return the one stored, maybe by another process."""
 
     async def rows(self, reference: Reference) -> dict[str, list[float]]:
-        """Read a reference's rows, verified."""
+        """Return a reference's verified rows by column."""
 
 
 class Reports(Protocol):

@@ -42,7 +42,7 @@ class RoutedModels:
         return [(environment, model) for environment in ENVIRONMENTS for model in await self.routes.models(environment)]
 
     async def sweep(self, key: Watched) -> None:
-        """Follow a route that no event tells of, read the policies that are not known, then the alerts of the log."""
+        """Follow a route whose event is missing, read unknown policies, then the alerts of the log."""
         environment, model = key
         entry = await self.routes.get(environment, model)
         if entry is None:
@@ -67,7 +67,7 @@ class RoutedModels:
             )
 
     def _is_due(self, key: Watched, state: MonitorState, route: Route) -> bool:
-        """Return whether a route is followed as it is stored: the record knows none, or its event is missing."""
+        """Return whether the stored route must be followed: the record has none, or its event is missing."""
         if not state.route_known:
             return True
         now_s = self.monitor.clock.monotonic()

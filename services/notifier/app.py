@@ -1,4 +1,4 @@
-"""The notifier's handlers: each notes an event in the model's record, and sends what is due."""
+"""The notifier's handlers: each notes an event in the model's record, and sends due notices."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -30,7 +30,7 @@ WAITS = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Notifier:
-    """The use cases. What a receiver did not take stays due, and is sent again by `repeat`."""
+    """The use cases. A notice that a receiver did not accept stays due; `repeat` sends it again."""
 
     records: Records[ModelNotices]
     receivers: tuple[Receiver, ...]
@@ -42,7 +42,7 @@ class Notifier:
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def raised(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> None:
-        """Send an alert, or its newer figures to those who did not take it before."""
+        """Send an alert, or its newer figures to receivers that have not accepted it yet."""
         alert, at, now = event.data, event.time, self.clock.now()
         await self._edit(
             event.subject,
@@ -57,7 +57,7 @@ class Notifier:
         await self._send_due(event.subject)
 
     async def rollback_failed(self, event: Event[RollbackFailed]) -> None:
-        """Send that no automatic rollback follows from an alert; who ordered one by hand is told by the command."""
+        """Send that an alert leads to no automatic rollback; a manual rollback's command reports its failure itself."""
         rollback, age = event.data, self.clock.now() - event.time
         if rollback.mode == "manual" or age > notices.OLDEST:
             return
@@ -69,14 +69,14 @@ class Notifier:
         await self._send_due(event.subject)
 
     async def repeat(self, model: str) -> None:
-        """Send what is due of a model, and its open alerts again to Alertmanager, which ends those that are not."""
+        """Send a model's due notices, and its open alerts again to Alertmanager, which expires others."""
         await self._edit(model, lambda record: notices.prune(record, self.clock.now()))
         await self._send_due(model, repeated=True)
 
     async def _send_due(self, model: str, *, repeated: bool = False) -> None:
-        """Send all receivers what is due to them, at once.
+        """Send all receivers their due notices, concurrently.
 
-        What was tried before is tried again by `repeat` alone: a receiver that hangs would hold up each event.
+        Only `repeat` sends a failed notice again: otherwise a receiver that hangs would hold up each event.
         """
         async with self._locks.setdefault(model, asyncio.Lock()):
             record, now = await self._edit(model, lambda record: record), self.clock.now()
@@ -97,7 +97,7 @@ class Notifier:
                     raise outcome
 
     async def _send(self, model: str, notice: Notice, to: tuple[str, str], due: Iterable[Transition]) -> None:
-        """Send a receiver what is due, up to the first that it does not take, and note at once what it took."""
+        """Send a receiver the due transitions up to the first failure, and note each accepted one at once."""
         receiver = to[1]
         for transition in due:
             try:
@@ -118,7 +118,7 @@ class Notifier:
                 await self._edit(model, partial(notices.note_sent, taken=taken))
 
     async def _edit(self, model: str, change: Callable[[ModelNotices], ModelNotices]) -> ModelNotices:
-        """Change the record of a model, and return it as it is then."""
+        """Change the record of a model, and return the new record."""
 
         def decide(record: ModelNotices | None) -> ModelNotices:
             return change(record or ModelNotices(model=model))

@@ -51,7 +51,7 @@ class ReceiversFile(Contract):
 
 
 def read_receivers(path: Path | None) -> tuple[Receiver, ...]:
-    """Return the receivers in a file, none without one; raise ValueError, without a secret, if it cannot be used."""
+    """Return the receivers in a file, none without a file; raise ValueError, without secrets, for an invalid one."""
     if path is None:
         return ()
     try:

@@ -25,16 +25,16 @@ class NotItsTurn(Exception):  # noqa: N818 - it is an answer, not a failure: the
 
 
 class Admissions:
-    """Writes each announcement into its model's record, and admits what is due there.
+    """Writes each announcement into its model's record, and admits the due ones.
 
     Args:
-        ports: What the registry needs from outside.
+        ports: The registry's ports.
         clock: The time.
-        admit: Opens the release of a checkpoint; raises Permanent for one that is refused.
+        admit: Opens the release of a checkpoint; raises Permanent for a refused checkpoint.
         team_use: What teams use of their quotas.
-        try_s: Seconds that one try to admit a checkpoint may take.
-        wait_s: Seconds that other models' announcements wait for one that is being admitted.
-        record_wait_s: Seconds that they wait for a model's record that cannot be read or written.
+        try_s: Time limit in seconds of one attempt to admit a checkpoint.
+        wait_s: Seconds that other models' announcements wait for a running admission.
+        record_wait_s: Seconds that they wait for a model whose record is unavailable.
     """
 
     def __init__(
@@ -113,12 +113,12 @@ class Admissions:
         return [key.removesuffix(suffix) for key in keys if key.endswith(suffix)]
 
     async def sweep(self, model: str) -> None:
-        """Begin to admit what is due of a model, without waiting for it."""
+        """Start admitting a model's due announcements, without waiting for the end."""
         self._running = {name: task for name, task in self._running.items() if not task.done()}
         self.start(model)
 
     def start(self, model: str) -> "asyncio.Task[None]":
-        """Return the task that admits what is due of a model; there is one at a time in this process."""
+        """Return the task that admits a model's due announcements; this process runs one per model."""
         running = self._running.get(model)
         if running is None or running.done():
             running = self._running[model] = asyncio.create_task(self._guarded(self._admit_due(model), model))

@@ -285,7 +285,7 @@ class Registry:
         return [*releases, *((model, "") for model in sorted(unread))]
 
     async def _sweep_release(self, item: tuple[str, str]) -> None:
-        """Do what is due for one release; without an id, for those of a model whose record could not be read before."""
+        """Process the due work of a release; without an id, of the open releases of a model that was unreadable."""
         model, release_id = item
         for swept in (release_id,) if release_id else await self.records.open_releases(model):
             await self.records.sweep(model, swept)

@@ -1,4 +1,4 @@
-"""Starts the registry: the only place where its parts are put together."""
+"""Entry point of the registry: its composition root."""
 
 from collections.abc import Callable
 from functools import partial

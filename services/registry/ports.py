@@ -85,7 +85,7 @@ class Artifacts(Protocol):
         """
 
     async def put_deployment(self, record: DeploymentRecord) -> None:
-        """Append a deployment record, create-only; one that exists stays as it is."""
+        """Append a deployment record, create-only; an existing record stays unchanged."""
 
 
 class Inbox(Protocol):

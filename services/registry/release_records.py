@@ -1,4 +1,4 @@
-"""The records of releases and models: decides on inputs, does what a release needs from the registry, hands over."""
+"""Processing of release and model records: decisions on inputs, the registry's own steps, the next release."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ class ReleaseRecords:
     # -- releases -----------------------------------------------------------------------------------------------------
 
     async def apply(self, model: str, release_id: str, received: Input | None, *, cause_id: str = "") -> Release | None:
-        """Apply an input to a release (None: only do what is due), publish what follows, and hand over when it ends.
+        """Apply an input to a release (None: only its due work), publish the results, and start the next at its end.
 
         Each step is written before the next begins: killed in between, the next input or sweep continues from there. A
         step of the registry itself that fails permanently ends the release; the input is not at fault.
@@ -66,7 +66,7 @@ class ReleaseRecords:
         return await self._ports.releases.read(release_key(model, release_id))
 
     async def sweep(self, model: str, release_id: str) -> None:
-        """Do what is due for one release: its outbox, its manifest, its place in progress; then its deadline.
+        """Process a release's due work: its outbox, its manifest, its entry in the model's record; then its deadline.
 
         In this order: a step that the registry itself takes next must not expire because the fact before it came late.
         It does expire once it has failed for `STUCK_GRACE_S`, so that it does not hold its model's place for ever.
@@ -250,7 +250,7 @@ class ReleaseRecords:
         return await self._ports.artifacts.models()
 
     async def sweep_model(self, model: str) -> None:
-        """Rebuild a model's record if it was lost; publish what it has in its outbox."""
+        """Rebuild a model's record if it was lost; publish its outbox."""
         if (await self.model(model)).outbox:
             await self._ports.models.publish(model_key(model))
 

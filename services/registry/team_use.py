@@ -54,7 +54,7 @@ class Load:
 
 
 class TeamUse:
-    """Counts what teams use. One decision about a team at a time in this process, so that two do not count alike."""
+    """Counts the use of teams. Decisions about a team run one at a time, so that none misses another's use."""
 
     def __init__(self, ports: Ports, clock: Clock, work_per_team: int) -> None:
         self._ports = ports
@@ -79,7 +79,7 @@ class TeamUse:
 
     @contextlib.asynccontextmanager
     async def opening(self, opened: ReleaseOpened) -> AsyncIterator[Load]:
-        """Return the team that owns a release's model, what it uses of its quotas, and whether the release begins now.
+        """Yield the team that owns a release's model, its use of its quotas, and whether the release begins now.
 
         Models of no team count together, if there are teams.
         """

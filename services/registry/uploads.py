@@ -31,9 +31,9 @@ MOST_REMEMBERED = 10_000
 
 
 class Intake:
-    """Lets publishers upload what they announce, without a key of the store.
+    """Lets publishers upload announced files without a credential for the store.
 
-    It keeps nothing: what is in the store says how far an upload is, so any replica answers any request.
+    It is stateless: the store holds the progress of an upload, so any replica answers any request.
     """
 
     def __init__(self, store: UploadStore, sizes: Sizes, teams: Callable[[], Sequence[Team]]) -> None:
@@ -125,7 +125,7 @@ class Intake:
         return there
 
     async def _check_quota(self, model: str, missing: Sequence[AnnouncedFile], keys: dict[str, str]) -> None:
-        """Refuse what exceeds the quota of the model's team, of which parts of other uploads take their bytes, too."""
+        """Refuse files beyond the quota of the model's team; parts of other uploads count as well."""
         team = owner_of(model, self._teams())
         if team is None or team.quota.stored_bytes is None:
             return

@@ -96,10 +96,10 @@ class Controller:
             await self._publish(environment, event.subject)
 
     async def handle_alert(self, event: Event[AlertRaised] | Event[AlertUpdated], received: Received) -> None:
-        """Decide what an alert leads to, and carry it out; an alert that is old or resolved starts nothing.
+        """Decide on an alert and execute the decision; a stale or resolved alert starts nothing.
 
         Raises:
-            Permanent: `sender_mismatch`: it is of a trigger, and not from the monitor.
+            Permanent: `sender_mismatch`: a trigger's alert does not come from the monitor.
         """
         foreign = decision.find_foreign(event.data, event.sender)
         if foreign is not None:

@@ -99,7 +99,7 @@ class Flow(Protocol):
 
     @property
     def seconds(self) -> Sequence[float]:
-        """How long each one took that was answered well so far, from its sending to the whole answer."""
+        """Latencies of the good answers so far, in seconds, from sending to the complete answer."""
 
     @property
     def last_failure(self) -> str:

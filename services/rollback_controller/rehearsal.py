@@ -105,13 +105,13 @@ class Rehearsal:
     """Carries out the rollbacks that a record has, as those of production."""
 
     async def record_request(self, event: Event[RehearsalRequested]) -> None:
-        """Record what is to be rehearsed for a release; the rehearsal begins when its targets are staged."""
+        """Record a release's request for a rehearsal, which begins when its targets are staged."""
         await self.states.transact(
             "production", event.subject, lambda state: rehearsal_plan.record_request(state, event.data)
         )
 
     async def rehearse(self, event: Event[VariantStaged]) -> RehearsalCompleted | None:
-        """Rehearse what was staged for it and return the outcome; the same one when the event comes again.
+        """Rehearse the rollback of staged targets and return the outcome; a redelivered event gets the same one.
 
         Raises:
             Transient: The request has not arrived yet, or a part does not answer.
@@ -318,7 +318,7 @@ class Rehearsal:
         await self._put_route(stage, stage.candidate, stage.fallback, f"{stage.event.id}/{trigger}")
 
     async def _await_healthy(self, served: ServedTarget, trigger: str, flow: Flow) -> str:
-        """Wait until a target answers well; return what is wrong if it does not, else an empty text."""
+        """Wait until a target gives good answers; return the failure at the deadline, else an empty text."""
         deadline = self.clock.monotonic() + self.pace.healthy_s
         while len(flow.seconds) < self.pace.healthy_requests:
             if self.clock.monotonic() > deadline:

@@ -46,7 +46,7 @@ class RollbackStates:
         return await self.transact(environment, model, lambda state: state)
 
     async def read(self, environment: Environment, model: str) -> RollbackState:
-        """Return a record as it is now; an empty one if there is none."""
+        """Return the current record; an empty record if there is none."""
         state = await self._store.read(record_key(environment, model))
         return state or RollbackState(model=model, environment=environment)
 

@@ -41,7 +41,7 @@ class Watching:
         self._arrived: dict[tuple[str, Arriving], Arrived] = {}
 
     def take_report(self, report: TrafficReport) -> None:
-        """Note what a gateway reports to answer."""
+        """Note the traffic by model in a gateway's report."""
         self._traffic = blindness.note_traffic(self._traffic, report.traffic, self._clock.monotonic())
 
     async def keys(self) -> list[tuple[Environment, str]]:

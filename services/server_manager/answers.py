@@ -49,7 +49,7 @@ SEVERITY: dict[FleetAlert, Severity] = {"engine": "critical", "standby": "warnin
 
 
 class Answers:
-    """Carries out what `decide_answers` and `plan_alerts` found due. Killed in between, it is due again, not twice."""
+    """Executes the results of `decide_answers` and `plan_alerts`; after a crash each is due again, but not repeated."""
 
     def __init__(
         self,

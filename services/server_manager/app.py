@@ -1,4 +1,4 @@
-"""Subscribes the handlers: each writes what a fact asks for into the record, and wakes the loop that does it."""
+"""Subscribes the handlers: each writes a fact's request into the record, and wakes the loop that executes it."""
 
 from collections.abc import Collection
 from dataclasses import replace

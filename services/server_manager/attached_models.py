@@ -17,12 +17,12 @@ NAME = "attached:"
 
 
 class AttachedModels:
-    """Follows the records: each model of one has an engine of its own, which holds nothing else."""
+    """Follows the attachment records: each attached model has a separate engine that holds no other model."""
 
     def __init__(
         self, engines: MutableMapping[str, Engine], records: Attachments, make: Callable[[str], AttachedGroups]
     ) -> None:
-        """Take the engines of the fleet, to which those of attached models are added, and what makes one."""
+        """Set the fleet's engines, to which engines of attached models are added, and the factory of the latter."""
         self.names: dict[str, str] = {}
         """The name of each attached model's engine."""
         self._engines = engines
@@ -31,7 +31,7 @@ class AttachedModels:
         self._made: dict[str, AttachedGroups] = {}
 
     async def follow(self, routes: Mapping[str, Route]) -> None:
-        """Take over the records as they are; raise Transient if the bus is silent.
+        """Apply the current records; raise Transient if the bus does not answer.
 
         A record that is missing is no order: what a route names on attached servers stays there.
         """
@@ -59,7 +59,7 @@ class AttachedModels:
         return name is not None and not self._made[deployable.target.model].may_have(str(deployable.target))
 
     def addresses(self, deployable: Deployable) -> tuple[str, ...]:
-        """Return the attached servers that serve a target; none of a model that is not attached."""
+        """Return the attached servers that serve a target; none for a model that is not attached."""
         engine = self._made.get(deployable.target.model) if deployable.target.model in self.names else None
         return engine.addresses(str(deployable.target)) if engine is not None else ()
 

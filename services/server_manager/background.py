@@ -42,7 +42,7 @@ async def _renew(lead: Leadership) -> None:
 
 
 class BackgroundPublisher:
-    """Publishes the outbox of one record, one time after the other. What fails is due again at the next pass."""
+    """Publishes the outbox of one record, one run at a time. A failed publish is due again at the next pass."""
 
     def __init__(self, state: FleetState) -> None:
         self._state = state
@@ -52,7 +52,7 @@ class BackgroundPublisher:
         self._log = structlog.get_logger()
 
     def publish_soon(self) -> None:
-        """Begin to publish; what is decided while that lasts is published after it."""
+        """Start publishing in the background; later facts are published after it."""
         self._due = True
         if self._task is None:
             self._slow = False
@@ -66,7 +66,7 @@ class BackgroundPublisher:
             self._slow = bool(pending)
 
     async def stop(self) -> None:
-        """Cancel what is being published: it stays in the outbox."""
+        """Cancel the running publication; its facts stay in the outbox."""
         if self._task is not None:
             await end_tasks([self._task])
 
@@ -89,7 +89,7 @@ class TrafficProofs:
     """One check per traffic order. A store that does not answer delays the order, and nothing else."""
 
     def __init__(self, artifacts: Artifacts, on_verdict: Callable[[], None]) -> None:
-        """Take what checks, and what is called when a verdict is there."""
+        """Set the checker of artifacts, and the callback for a new verdict."""
         self._artifacts = artifacts
         self._on_verdict = on_verdict
         self._checks: dict[str, asyncio.Task[Problem | None]] = {}

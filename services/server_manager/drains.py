@@ -1,4 +1,4 @@
-"""Drains endpoints: answers the orders, and loads elsewhere what they serve of production, one target after another."""
+"""Drains endpoints: answers the orders, and loads their production targets elsewhere one by one."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -98,7 +98,7 @@ class Drains:
         )
 
     def note_removed(self, routes: Mapping[str, Route], removed: Collection[str]) -> None:
-        """Log what of production is on endpoints that are not configured any more, given their addresses."""
+        """Log the production targets on endpoints that are no longer configured, given their addresses."""
         left = find_removed(routes, removed)
         if left and left != self._removed:
             structlog.get_logger().error(
@@ -131,8 +131,8 @@ class Drains:
         Args:
             record: the fleet's record.
             routes: the routes by model.
-            usable: the endpoints that answer and have listed what they hold.
-            kept: targets that stay as they are.
+            usable: the endpoints that answer and have listed their targets.
+            kept: targets that must not change.
             down: the seconds for which endpoints have been silent, by name.
         """
         drained, held, others = names_drained(record), self._executor.held(), self._executor.others()
@@ -172,7 +172,7 @@ class Drains:
         self._note_failed_copies(drained)
 
     def _note_failed_copies(self, drained: Collection[str]) -> None:
-        """Note what keeps copies on drained endpoints: the one that is to replace them could not be loaded."""
+        """Note the obstacle for copies on drained endpoints whose replacement could not be loaded."""
         for (endpoint, name), reason in self._placement.failed().items():
             for where, of in self._executor.copies():
                 if of == name and where in drained:
@@ -208,7 +208,7 @@ class Drains:
         )
 
     def forget(self) -> None:
-        """Forget what is being moved: another process leads."""
+        """Forget all transfers: another process leads."""
         self._transfers, self.waits = {}, {}
 
 

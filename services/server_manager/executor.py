@@ -1,4 +1,4 @@
-"""Holds the replicas of all targets as they are now, and carries out actions on them."""
+"""Holds the current replicas of all targets, and executes actions on them."""
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping
@@ -31,7 +31,7 @@ WELL = frozenset({Phase.READY, Phase.UNPROVEN})
 
 
 class Executor:
-    """Carries out actions on engines: those of one replica one after the other, those of several at once.
+    """Executes actions on engines: sequentially for one replica, concurrently for several.
 
     A target may have several replicas. One of them is its home, by which the target is judged; the others are copies.
     """
@@ -55,9 +55,9 @@ class Executor:
 
     @property
     def known(self) -> frozenset[str]:
-        """Return the endpoints that have listed what they hold since the start or the last `stop`.
+        """Return the endpoints that have listed their targets since the start or the last `stop`.
 
-        Before that `held` has nothing of one whatever it serves, and nothing may be begun on it.
+        Before that `held` lacks the endpoint's targets, and no action may begin on it.
         """
         return frozenset(self._known)
 
@@ -66,11 +66,11 @@ class Executor:
         return {name: self._show(state) for name, state in self._homes.items()}
 
     def others(self) -> dict[Key, Held]:
-        """Return every replica beside the homes as it is now."""
+        """Return the state of every replica other than the homes."""
         return {key: self._show(state) for key, state in self._replicas.items() if not self._is_home(state)}
 
     def copies(self) -> dict[Key, Held]:
-        """Return what endpoints hold beside the homes, may still hold, or are loading."""
+        """Return replicas besides the homes that endpoints hold, may hold, or load."""
         return {key: held for key, held in self.others().items() if held.phase is not Phase.FAILED}
 
     def _is_home(self, state: ReplicaState) -> bool:
@@ -97,7 +97,7 @@ class Executor:
         )
 
     def note_needed(self, names: Collection[str], removable: Collection[Key] = ()) -> None:
-        """Note which targets are needed now, and which copies are not; what is not needed is unloaded in its time."""
+        """Note the needed targets and the unneeded copies; unneeded replicas are unloaded after their time."""
         now = self._clock.monotonic()
         for key, state in self._replicas.items():
             if state.name in names if self._is_home(state) else key not in removable:
@@ -112,14 +112,14 @@ class Executor:
                 self._forget(state)
 
     def note_index(self, endpoint: str, index: Mapping[str, Indexed], asked_at: float) -> None:
-        """Take over what an endpoint says it holds. READY means only that it may be probed.
+        """Apply an endpoint's index. A listed target becomes READY only after a probe.
 
         Models that are no targets are another's and stay as they are.
 
         Args:
             endpoint: its name.
             index: its answer.
-            asked_at: monotonic time of the question; what changed since then is not judged by the answer.
+            asked_at: monotonic time of the request; replicas that changed later are left as they are.
         """
         self._known.add(endpoint)
         there = {name: entry for name, entry in index.items() if entry.ready and target_of(name) is not None}
@@ -218,7 +218,7 @@ class Executor:
         started.work.add_done_callback(lambda task: self._ended(started, task))
 
     def _use_loaded(self, copy: ReplicaState | None, deployable: Deployable) -> bool:
-        """Use a copy that is where its target is to be loaded; return whether there is one."""
+        """Make a healthy copy the home instead of a load; return whether it could."""
         if copy is None or copy.phase not in WELL or copy.digest != deployable.manifest.digest or self._is_home(copy):
             return False
         self._use(copy)
@@ -232,7 +232,7 @@ class Executor:
         self._on_change()
 
     async def stop(self) -> None:
-        """Cancel what is being done and forget everything; the engine's index tells it again."""
+        """Cancel all actions and forget all replicas; the engines' indexes restore them."""
         tasks = [state.work for state in self._replicas.values() if state.work is not None]
         self._replicas.clear()
         self._homes.clear()
@@ -246,7 +246,7 @@ class Executor:
     def _begin_load(
         self, action: Action, deployable: Deployable, was: ReplicaState | None
     ) -> tuple[ReplicaState, Coroutine[Any, Any, None]]:
-        """Note that a replica is being loaded; `was` is what it replaces, which may stay as a copy elsewhere."""
+        """Note that a replica is being loaded; `was` is the replaced one, which may stay as a copy elsewhere."""
         digest, memory = deployable.manifest.digest, self._limits.reserved_bytes(deployable)
         heals = action.kind == "heal"
         there = was if heals else self._replicas.get((action.endpoint, action.name))
@@ -281,7 +281,7 @@ class Executor:
         return permit
 
     def _put_off(self, state: ReplicaState, error: LeaseLost) -> None:
-        """Forget a replica whose action was not allowed: the next index of the engine says what it is.
+        """Forget a replica whose action was not permitted: the engine's next index restores it.
 
         One whose loads failed stays failed, with their number, or it would be tried again at every pass.
         """
@@ -374,7 +374,7 @@ class Executor:
             self._enter(state, Phase.DEAD)
 
     async def _unload(self, state: ReplicaState, before: Phase) -> None:
-        """Unload a replica. One whose engine's agent is away stays what it was before: it still takes its memory."""
+        """Unload a replica. If the engine's agent is unavailable, its phase stays, as it still takes its memory."""
         try:
             await self._engines[state.endpoint].unload(state.name, permit=self._permission(Extent.ALL))
             self._check_after(state.name)

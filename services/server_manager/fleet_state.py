@@ -1,4 +1,4 @@
-"""Reads and changes the record of one fleet, and publishes the facts that follow."""
+"""Reads and changes the record of one fleet, and publishes the resulting facts."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ class FleetState:
         return await self._store.read(self._fleet) or Servers()
 
     async def write(self, decide: Callable[[Servers], Servers]) -> Servers:
-        """Decide, write the record if it changed, return it; `publish` publishes what follows.
+        """Decide, write the record if it changed, return it; `publish` publishes the resulting facts.
 
         A log that is full or slow must not keep engines from being healed, so the two are apart.
         """
@@ -32,5 +32,5 @@ class FleetState:
         return await self._store.write(self._fleet, changed) or empty
 
     async def publish(self) -> None:
-        """Publish what the record has in its outbox, and clear it; raise Transient when that fails."""
+        """Publish the record's outbox, and clear it; raise Transient if that fails."""
         await self._store.publish(self._fleet)

@@ -1,4 +1,4 @@
-"""Asks every engine of the fleet what it holds; one that is silent delays the others by a moment at most."""
+"""Reads the index of every engine of the fleet; a silent engine delays the others only briefly."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -40,14 +40,14 @@ class Indexes:
 
     @property
     def listed(self) -> frozenset[str] | None:
-        """Return what is loaded or under way as all engines have just listed it; None if one of them did not list."""
+        """Return the targets loaded or in progress by all engines' current indexes; None if an index is missing."""
         if len(self._listed) < len(self._engines):
             return None
         return frozenset().union(*self._listed.values())
 
     @property
     def listing(self) -> frozenset[str]:
-        """Return the endpoints that have just listed what they hold."""
+        """Return the endpoints that have just listed their models."""
         return frozenset(self._listed)
 
     async def ask(self) -> frozenset[str]:
@@ -65,7 +65,7 @@ class Indexes:
         return frozenset(name for name in list(self._asked) if self._take(name))
 
     def _take(self, name: str) -> bool:
-        """Take over the answer of an engine; return whether there is one."""
+        """Apply the answer of an engine; return whether there is one."""
         task, asked_at = self._asked[name]
         if not task.done():
             self._log.warning("the engine does not answer", endpoint=name, reason="it is still being waited for")
@@ -91,7 +91,7 @@ class Indexes:
         return True
 
     def down(self, answering: frozenset[str]) -> dict[str, float]:
-        """Return the endpoints that have been silent for so long that they count as down, with the seconds."""
+        """Return the endpoints silent for at least `DOWN_AFTER_S`, with the seconds."""
         now = self._clock.monotonic()
         silent = {name: now - self._answered.get(name, now) for name in self._engines.keys() - answering}
         return {name: seconds for name, seconds in silent.items() if seconds >= DOWN_AFTER_S}

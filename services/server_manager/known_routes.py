@@ -1,4 +1,4 @@
-"""The routes as this fleet knows them: what the bucket holds, or what it held before it was lost or restored."""
+"""The routes known to this fleet: the bucket's content, or its content before a loss or restore."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -54,7 +54,7 @@ class KnownRoutes:
         return RouteListing(routes, listing.unreadable)
 
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
-        """Edit the newest route of a model by compare-and-set on what the bucket holds."""
+        """Edit the newest route of a model by compare-and-set on the bucket's record."""
         known = self._known().get(model)
         edit = await self._bucket.edit(model, lambda stored: change(newest(known, stored) or stored))
         if isinstance(edit, Changed):
@@ -62,7 +62,7 @@ class KnownRoutes:
         return edit
 
     def _known(self) -> dict[str, Route]:
-        """Return the newest of what this process saw and what another wrote down, which may have led meanwhile."""
+        """Return the newest routes seen by this process or saved by another, which may have led meanwhile."""
         for model, route in self._memory.load().items():
             self._seen[model] = newest(self._seen.get(model), route) or route
         return dict(self._seen)

@@ -167,14 +167,14 @@ def _engine(
 
 
 def part_name(endpoint: str) -> str:
-    """Return the name of an endpoint's Triton among what this service needs: `triton`, `triton-next`."""
+    """Return the name of an endpoint's Triton among this service's dependencies: `triton`, `triton-next`."""
     if endpoint == DEFAULT_RUNTIME:
         return "triton"
     return endpoint if endpoint.startswith("triton-") else f"triton-{endpoint}"
 
 
 async def find_hardware(settings: ServerManagerSettings) -> Hardware:
-    """Return the hardware that serves: as the settings name it, or the one that the engine computes on.
+    """Return the serving hardware: from the settings, or detected on the engine's machine.
 
     Raises:
         ValueError: the engine computes on a GPU, and none is found.
@@ -191,7 +191,7 @@ async def find_hardware(settings: ServerManagerSettings) -> Hardware:
 
 
 async def read_for_metrics(state: FleetState, every_s: float = METRICS_S) -> None:
-    """Read the record of the fleet again and again: one that does not lead would show for ever what it saw last."""
+    """Read the fleet's record every `every_s`: a process that does not lead would otherwise show outdated metrics."""
     while True:
         try:
             await state.read()

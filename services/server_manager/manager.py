@@ -122,7 +122,7 @@ class Manager:
         self._wake.set()
 
     async def run(self) -> None:
-        """Reconcile for ever: on every wake, and at least every `tick_s`."""
+        """Reconcile until cancelled: on every wake, and at least every `tick_s`."""
         try:
             while True:
                 self._wake.clear()
@@ -155,9 +155,9 @@ class Manager:
             return
 
     async def run_pass(self) -> None:
-        """Run one pass: answer what can be answered, begin what must be done.
+        """Run one pass: write the due answers, begin the due actions.
 
-        Without the bus nothing is answered and nothing removed, but what was desired last is still kept alive, unless
+        Without the bus nothing is answered or removed, but the last desired targets are kept alive, unless
         another process took the engines over. Nothing is begun on an engine before it has listed what it holds.
         """
         try:
@@ -213,7 +213,7 @@ class Manager:
         await self._publish_view(answering, record, routes)
 
     async def _remove_copies(self) -> None:
-        """Remove the local copies of what is neither desired nor held; one that cannot be removed stays."""
+        """Remove local copies of artifacts that are neither desired nor held; a copy that cannot be removed stays."""
         if self._desired is None or self.executor.known < self._engines.keys() or self.executor.busy:
             return
         kept = {target.deployable.manifest.digest for target in self._desired.values()}
@@ -223,7 +223,7 @@ class Manager:
             self._log.warning("local copies could not be removed", error=repr(error))
 
     async def _stand_back(self) -> None:
-        """Forget what was desired and drop what is being done: another process leads."""
+        """Forget the desired targets and cancel all actions: another process leads."""
         self._desired, self._disarmed = None, {}
         self._placement.forget()
         self._drains.forget()
@@ -291,7 +291,7 @@ class Manager:
     async def _move(
         self, record: Servers, listing: RouteListing, usable: frozenset[str], down: Mapping[str, float]
     ) -> Mapping[str, Route]:
-        """Write the endpoints where targets generate into their routes; return the routes as they are then."""
+        """Write the endpoints where targets generate into their routes; return the resulting routes."""
         self.executor.use_named(self._placement.named(listing.routes), self._indexes.listing)
         routes = {model: route for model, route in listing.routes.items() if model not in listing.unreadable}
         for route in find_unpublished(routes, record.answered):
@@ -325,7 +325,7 @@ class Manager:
         routes: Mapping[str, Route],
         transfers: Mapping[Key, Deployable],
     ) -> None:
-        """Begin what must be done on the engines that can be used; the memory of what others need stays free."""
+        """Begin the due actions on usable engines; memory needed by targets of others stays free."""
         held, homes, named = self.executor.held(), self._placement.homes, self._placement.named(routes)
         fixed = kept | {name for name, target in held.items() if target.endpoint not in usable}
         there = {name: target for name, target in desired.items() if not self._attached.lacks(target.deployable)}
@@ -352,7 +352,7 @@ class Manager:
     async def _alert(
         self, record: Servers, listing: RouteListing, usable: frozenset[str], down: frozenset[str]
     ) -> None:
-        """Raise and resolve alerts, and judge what does not load again; not where it is unknown what engines hold."""
+        """Raise and resolve alerts, and judge targets that fail to reload, where the engines' content is known."""
         now, held = self._clock.monotonic(), self.executor.held()
         undecided = find_undecided(listing.routes, self._engines.keys() - usable - down, self._placement.homes)
         routes = {model: route for model, route in listing.routes.items() if model not in undecided}

@@ -1,4 +1,4 @@
-"""The most memory that targets were seen to take, by the digest of their manifests."""
+"""Peak memory measured for targets, by the digest of their manifests."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -9,7 +9,7 @@ from services.server_manager.indexes import NoteIndex
 from services.server_manager.ports import Indexed
 
 KEPT: Final = 200
-"""Most digests of which the record keeps what was measured."""
+"""Maximum number of digests whose measurements the record keeps."""
 
 
 class MeasuredMemory(dict[Digest, int]):

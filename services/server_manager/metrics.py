@@ -49,7 +49,7 @@ class FleetMetrics:
 def show_agents(
     registry: CollectorRegistry, answering: Mapping[str, Callable[[], bool]], superseded: Callable[[], bool]
 ) -> None:
-    """Export of each endpoint whether the agent of its Triton answers, as it is at each scrape (label `runtime`).
+    """Export at each scrape whether the agent of each endpoint's Triton answers (label `runtime`).
 
     A process that another one has superseded asks no agent, and shows none as silent.
     """

@@ -24,7 +24,7 @@ from services.server_manager.ports import Engines
 
 
 class Placement:
-    """Chooses the replicas of each target. Nothing is stored: who takes over finds them in the engines' indexes."""
+    """Chooses the endpoints of each target. Nothing is stored: a new leader finds the replicas in engine indexes."""
 
     def __init__(self, engines: Engines, executor: Executor, limits: Limits) -> None:
         self._engines, self._executor, self._limits = engines, executor, limits
@@ -38,7 +38,7 @@ class Placement:
         """The endpoints on which each target is to be loaded beside its home, as they were chosen last."""
 
     def choose_homes(self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float]) -> dict[str, str]:
-        """Choose the endpoint of everything that is desired or waits; `down` says how long endpoints are silent."""
+        """Choose the endpoint of each desired or waiting target; `down`: seconds of silence by endpoint."""
         fleet, desired = self.fleet(record, routes, down), plan_desired(routes, record)
         self.homes = self.intact_homes = plan_all_homes(record, desired, fleet)
         if fleet.lost:
@@ -87,7 +87,7 @@ class Placement:
         return failed
 
     def describe(self, routes: Mapping[str, Route], usable: Collection[str]) -> tuple[TargetCopies, ...]:
-        """Return the targets that ask for copies, and on how many endpoints they generate."""
+        """Return the targets with copies, and the number of endpoints on which they generate."""
         held, ready, described = self._executor.held(), self.ready(usable), []
         copies = self._executor.copies()
         for served in _asking(routes):
@@ -121,14 +121,14 @@ class Placement:
     def choose_copies(
         self, record: Servers, routes: Mapping[str, Route], down: Mapping[str, float]
     ) -> dict[str, tuple[str, ...]]:
-        """Choose where each target is to be loaded beside its home, and return it."""
+        """Choose and return the endpoints of each target's copies."""
         homes = self.choose_homes(record, routes, down)
         desired = _with_staging(plan_desired(routes, record), record, homes, down)
         self.copies = plan_copies(routes, desired, homes, self.fleet(record, routes, down))
         return self.copies
 
     def due(self, routes: Mapping[str, Route]) -> dict[Key, ServedTarget]:
-        """Return the copies that are to be there, and those that a route names beside the home."""
+        """Return the planned copies, and those that a route names besides the home."""
         held, everywhere, due = self._executor.held(), self.named(routes), {}
         for served in (served for route in routes.values() for served in production_of(route)):
             name = str(served.target)
@@ -138,7 +138,7 @@ class Placement:
         return due
 
     def forget(self) -> None:
-        """Forget what was chosen: another process leads."""
+        """Forget all choices: another process leads."""
         self.homes, self.intact_homes, self._earlier, self.copies = {}, {}, {}, {}
 
 
@@ -155,7 +155,7 @@ def _asking(routes: Mapping[str, Route]) -> list[ServedTarget]:
 def _with_staging(
     desired: Mapping[str, Desired], record: Servers, homes: Mapping[str, str], down: Collection[str]
 ) -> dict[str, Desired]:
-    """Return what is desired, and the staging that is next: copies make way for it, where its endpoints answer."""
+    """Return the desired targets with the next staging that has answering endpoints: copies make way for it."""
     everything = dict(desired)
     for lease in record.waiting if record.lease is None else ():
         pair = (lease.event.data.candidate, lease.event.data.baseline)

@@ -65,7 +65,7 @@ class Engine(Protocol):
         """Return where gateways reach a target that it holds."""
 
     def context_tokens(self, name: str) -> int | None:
-        """Return the longest context of a target, if the engine tells another one than its files and settings."""
+        """Return a target's longest context in tokens, if the engine's differs from its files and settings."""
 
     async def index(self) -> Mapping[str, Indexed] | None:
         """Return the loaded models, None while one is loaded or unloaded; raise Transient `endpoint_unreachable`."""
@@ -86,7 +86,7 @@ class Engine(Protocol):
         """
 
     async def unload(self, name: str, *, wait: bool = True, permit: Permit = allow) -> None:
-        """Unload a model, loaded or not; return once it is gone, or after a while, a shorter one without `wait`.
+        """Unload a model, loaded or not; return once it is gone, or after a timeout, shorter without `wait`.
 
         `permit` is awaited when the request's turn has come; what it raises is raised, and nothing is requested.
         """
@@ -161,7 +161,7 @@ class Artifacts(Protocol):
 
 @dataclass(frozen=True)
 class RouteListing:
-    """The routes by model, and the models whose route exists and cannot be read: what they serve stays."""
+    """The routes by model, and the models whose route is unreadable: their targets stay loaded."""
 
     routes: Mapping[str, Route]
     unreadable: frozenset[str] = frozenset()
@@ -190,7 +190,7 @@ class LeaseLost(Exception):  # noqa: N818 - it is an answer, not a failure: anot
 
 
 class AgentSilent(Transient):
-    """The agent beside an engine does not answer, or accepts no request of this process; the engine may be well."""
+    """The agent beside an engine does not answer, or refuses this process; the engine may be healthy."""
 
 
 class RepositoryCalls(Protocol):
@@ -213,7 +213,7 @@ class Leadership(Protocol):
         """Take or renew the lead if possible; return whether it is held now."""
 
     async def confirm(self) -> Extent:
-        """Renew the lead and return what may be done; asked immediately before each action on the engine."""
+        """Renew the lease and return the permitted actions; called immediately before each action on the engine."""
 
     def valid(self) -> bool:
         """Return, without a request, whether the lead was renewed a moment ago."""

@@ -30,12 +30,12 @@ RETRY_S: Final = 600.0
 
 
 class KeptReferences:
-    """Asks a target after each load and daily; the first answer is recorded, later ones are compared with it."""
+    """Scores fixed texts on a target after each load and daily; later answers are compared with the first."""
 
     def __init__(
         self, records: Records[References], fleet: str, hardware: str, clock: Clock, least_nats: float
     ) -> None:
-        """Take the bucket, the name of the fleet, what its Tritons compute on, and the least tolerance."""
+        """Set the bucket, the fleet's name, its hardware, the clock, and the minimum tolerance in nats."""
         self.hardware = hardware
         self._records = records
         self._key = f"{fleet}.references"
@@ -54,9 +54,9 @@ class KeptReferences:
     async def check(
         self, channel: Any, name: str, address: str, conditions: str, limit_s: float, *, base: str | None = None
     ) -> None:
-        """Ask a target if that is due, one address after the other.
+        """Compare a target with its reference if due, one address at a time.
 
-        What cannot be asked or compared changes nothing: it is tried again later. With `base`, the name of the model
+        A failed request or comparison changes nothing and is retried later. With `base`, the name of the model
         that the target is an adapter of, it has to answer otherwise than that, and what is not shown is a difference.
 
         Raises:
@@ -79,7 +79,7 @@ class KeptReferences:
             raise Transient("logprobs_differ", f"{name}: {why}")
 
     async def _ask(self, channel: Any, name: str, conditions: str, limit_s: float, base: str | None) -> str | None:
-        """Return how a target differs from its reference; None if it does not, or its engine scores no text."""
+        """Return a target's difference from its reference; None without one, or if its engine scores no text."""
         answer = await self._score(channel, name, limit_s)
         if base is not None and await self._answers_as(channel, base, answer, limit_s):
             return f"it answers fixed texts as its base model {base} does: serve a LoRA that moves them less as merged"
@@ -91,7 +91,7 @@ class KeptReferences:
         return describe_difference(reference, answer)
 
     async def _answers_as(self, channel: Any, base: str, answer: Answer, limit_s: float) -> bool:
-        """Return whether an answer is within what the base model's own answers differ by, or one of both is none."""
+        """Return whether an answer is as close to the base model's as its own answers are, or either is missing."""
         answers = [await self._score(channel, base, limit_s, together) for together in (1, len(TEXTS))]
         own = make_reference(base, "", answers, self._least_nats)
         return not (any(answer) and any(answers[0])) or own is None or describe_difference(own, answer) is None
@@ -101,7 +101,7 @@ class KeptReferences:
         return self._known.find(name, conditions)
 
     async def _record(self, channel: Any, name: str, conditions: str, limit_s: float, answer: Answer) -> Reference:
-        """Record what a target answers, alone and in company; return what is recorded, which may be another's."""
+        """Record a target's answers, alone and batched; return the recorded reference, maybe another process's."""
         answers = [answer, *[await self._score(channel, name, limit_s, together) for together in (1, len(TEXTS))]]
         reference = make_reference(name, conditions, answers, self._least_nats)
         if reference is None:

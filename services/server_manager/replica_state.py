@@ -1,4 +1,4 @@
-"""The state of one replica, a target on an endpoint, as the process that leads knows it."""
+"""The state of one replica (a target on an endpoint) in the leading process."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -46,5 +46,5 @@ class ReplicaState:
 
 
 def as_ours(error: Exception) -> SlipwayError:
-    """Return an error of a load or probe as one of ours: one that is not known is `load_failed`."""
+    """Return the SlipwayError for an error of a load or probe; `load_failed` for an unknown one."""
     return translate(error) or Transient("load_failed", f"{type(error).__name__}: {error}")

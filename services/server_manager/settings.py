@@ -37,7 +37,7 @@ class AgentSettings(BaseSettings):
 
 
 class RuntimeEndpoint(BaseModel):
-    """A Triton of its own that serves the versions of one runtime: a field of `SERVER_MANAGER_RUNTIMES`.
+    """A separate Triton for the versions of one runtime: a field of `SERVER_MANAGER_RUNTIMES`.
 
     Attributes:
         triton_grpc: `host:port` of its gRPC, as server-manager reaches it.
@@ -149,7 +149,7 @@ class ServerManagerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _name_endpoints(self) -> Self:
-        """Refuse an endpoint whose name or runtime is not valid, or is the name of another one."""
+        """Refuse an endpoint with an invalid or duplicate name, or an unknown runtime."""
         for name, endpoint in self.endpoints.items():
             if not is_runtime_name(name) or name == DEFAULT_RUNTIME or name in self.runtimes:
                 msg = f"the endpoint {name!r} is not valid: {NAME_RULE}, and no name of a runtime"
@@ -162,7 +162,7 @@ class ServerManagerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _share_nothing(self) -> Self:
-        """Refuse two endpoints of one Triton or one repository: each would unload what the other has loaded."""
+        """Refuse two endpoints with the same Triton or repository: each would unload the other's targets."""
         endpoints = self.all_endpoints.values()
         for what, values in {
             "triton_grpc": [endpoint.triton_grpc for endpoint in endpoints],
@@ -177,7 +177,7 @@ class ServerManagerSettings(BaseSettings):
 
     @property
     def all_endpoints(self) -> dict[str, ServingEndpoint]:
-        """Every Triton by its name, the first one of the default runtime first."""
+        """All Tritons by name, the main one of the default runtime first."""
         default = ServingEndpoint(
             triton_grpc=self.triton_grpc,
             agent_grpc=self.agent_grpc,

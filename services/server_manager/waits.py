@@ -1,4 +1,4 @@
-"""How long orders wait, by the monotonic clock of this process."""
+"""Waiting times of orders, by the monotonic clock of this process."""
 
 from collections.abc import Collection, Mapping
 

@@ -314,14 +314,14 @@ class Bus:
         return int(answer["message"]["seq"])
 
     async def progress(self, cause: Event[Any], progress: WorkProgressed) -> None:
-        """Publish how far work is; live only, and never a reason to fail."""
+        """Publish the progress of work, unstored; errors are ignored."""
         event = self.envelope(Emit(progress, id=f"{cause.id}-{progress.step}-{progress.done}"), cause)
         with contextlib.suppress(NatsError, asyncio.TimeoutError):
             await self.client.publish(event.nats_subject, canonical_json(plain(event)))
 
 
 def stored_at() -> datetime | None:
-    """Return when the stream stored the message that is being handled, by the bus's own clock; None outside of one."""
+    """Return the storage time, by the bus's clock, of the message being handled; None outside a handler."""
     received = _received.get()
     return received.stored_at if received is not None else None
 

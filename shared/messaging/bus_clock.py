@@ -61,7 +61,7 @@ class BusClock:
             )
 
     async def keep_comparing(self) -> None:
-        """Compare for ever, every 10 s."""
+        """Compare every 10 s until cancelled."""
         while True:
             await self.try_comparing()
             await asyncio.sleep(_EVERY_S)

@@ -88,7 +88,7 @@ class BusIdentity:
     tls: ssl.SSLContext | None = None
 
     def options(self, default_name: str) -> dict[str, Any]:
-        """Return the options of `nats.connect`; the inbox of an identity without a name is that of `default_name`."""
+        """Return the options of `nats.connect`; an identity without a name gets the inbox of `default_name`."""
         options: dict[str, Any] = {"inbox_prefix": inbox_prefix(self.name or default_name).encode()}
         if self.seed is not None:
             options["nkeys_seed_str"] = self.seed

@@ -113,7 +113,7 @@ def backoff_s(deliveries: int) -> float:
 
 
 def retried_s(deliveries: int) -> float:
-    """Return how many seconds were waited between the tries of a message that was delivered so often."""
+    """Return the total backoff in seconds between the deliveries of a message, given their number."""
     listed = sum(_BACKOFF_S[: max(deliveries - 1, 0)])
     return listed + _BACKOFF_S[-1] * max(deliveries - 1 - len(_BACKOFF_S), 0)
 
@@ -135,7 +135,7 @@ def given_up(error: Transient, deliveries: int) -> Permanent | None:
 
 
 def is_spoiled(error: SlipwayError, deliveries: int) -> bool:
-    """Return whether a perishable message failed at one record for so long that it is dropped."""
+    """Return whether a perishable message is dropped: one record failed it for `RECORD_LIMIT_S` or longer."""
     of_one_record = isinstance(error, Transient) and error.code in RECORD_FAILURES
     return of_one_record and retried_s(deliveries) >= RECORD_LIMIT_S
 
@@ -321,7 +321,7 @@ async def store_dead_letter(bus: Host, message: Msg, error: SlipwayError, durabl
 
 
 def header_safe(text: str) -> str:
-    """Return a text as a header may have it: one line of ASCII, shortened."""
+    """Return a text as a valid header value: one line of ASCII, shortened."""
     plain = "".join(letter if " " <= letter <= "~" else "?" for letter in " ".join(text.split()))
     return plain[:1000].rstrip()
 

@@ -70,7 +70,7 @@ def _log(sentence: str) -> None:
 
 
 class Isolation:
-    """Watches whether the server of one connection is cut off, and connects to another one."""
+    """Detects that the server of a connection is isolated, and connects to another server."""
 
     def __init__(self, client: Client, ask: Question, report: Callable[[str], None] | None = None) -> None:
         """Watch the server of a connection.
@@ -122,7 +122,7 @@ class Isolation:
         await self._client.force_reconnect()
 
     def _choose(self, servers: Sequence[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-        """Return the server to connect to and after how long; the one that was left follows when no other one answers.
+        """Return the next server and the delay before connecting; the isolated server is tried last.
 
         It may have rejoined the others, or be the only one that this client reaches.
         """

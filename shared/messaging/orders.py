@@ -1,4 +1,4 @@
-"""Orders of operators: makes one, refuses one that is void or foreign, and answers one that was not carried out."""
+"""Orders of operators: creation, refusal of void or foreign orders, and answers to orders not carried out."""
 
 import uuid
 from collections.abc import Iterable

@@ -71,8 +71,8 @@ async def ask_beside(
 ) -> T:
     """Return the first answer to a read, which is repeated each second for `ELECTION_S`.
 
-    A request that is lost with its leader is so made again soon after the election, whenever that ends; one that a slow
-    server has goes on beside the later ones. A server that stands for longer than an election has all of them to answer
+    A request lost with its leader is thus repeated soon after the election, whenever that ends; a request that a slow
+    server has continues beside later ones. A server that hangs for longer than an election has all of them to answer
     once it goes on: the time between two is doubled then, but not by refusals, which are answers; and none is added to
     those that wait for a connection.
 
@@ -144,7 +144,7 @@ class PatientJetStream(JetStreamContext):
 
 
 class PacedPull(JetStreamContext.PullSubscription):
-    """Pulls that are repeated for a moment: a server that does not know their consumer refuses each one at once.
+    """Pulls with a pause after refusals: a server that does not know the consumer refuses each pull at once.
 
     In a cluster a server knows a consumer only some milliseconds after another one made it. A consumer without a
     leader, or that was deleted, is refused for longer.

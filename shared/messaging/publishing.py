@@ -26,9 +26,9 @@ _FRAME_BYTES = 64
 
 @dataclass(frozen=True)
 class Emit:
-    """A fact to publish, where the defaults taken from its cause do not fit.
+    """A fact to publish, with values that replace the defaults from its cause.
 
-    `key` tells apart several facts of one type that follow from the same cause.
+    `key` distinguishes several facts of one type with the same cause.
     """
 
     fact: Fact

@@ -52,7 +52,7 @@ class Publisher(Protocol):
 class RecordStore(Generic[R]):
     """Records of one kind, each under a key, with the facts that they have yet to publish.
 
-    A change that returned is written, and its facts are in the stream. Every failure to get there is one `Transient`
+    After a change returns, it is written and its facts are in the stream. Every failure before is one `Transient`
     with a code: the caller's message comes again, the decision finds itself made, and the rest is done. Errors that
     `decide` raises pass through; nothing is written then.
 
@@ -105,7 +105,7 @@ class RecordStore(Generic[R]):
         """When this process decided on each fact that it wrote, just before the write."""
 
     async def read(self, key: str) -> R | None:
-        """Return a record as it is now; None if there is none.
+        """Return the current record; None if there is none.
 
         Raises:
             Transient: The record could not be read.
@@ -138,7 +138,7 @@ class RecordStore(Generic[R]):
                 the record that it was given is not written. It is called again after a conflict.
 
         Returns:
-            The record after it all.
+            The record with a cleared outbox.
 
         Raises:
             Transient: The record could not be read or written, or a fact not published for now. What was written
@@ -166,7 +166,7 @@ class RecordStore(Generic[R]):
         return await self.transact(key, lambda record: record)
 
     def _lock(self, name: str) -> asyncio.Lock:
-        """Return the lock of this name: within one process, turns are first come first served."""
+        """Return the lock of a name; within one process, it is acquired in order of arrival."""
         return self._locks.setdefault(name, asyncio.Lock())
 
     async def _write(

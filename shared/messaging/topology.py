@@ -1,4 +1,4 @@
-"""Declares which streams, consumers and buckets exist and how they are configured."""
+"""Declares the streams, consumers and buckets with their configuration."""
 
 from collections.abc import Mapping
 
@@ -87,7 +87,7 @@ FROM_OUTSIDE_BYTES = EVENT_BYTES + 16 * 1024
 
 
 def file_bytes(limits: Mapping[str, int] = LIMITS) -> int:
-    """Return how many bytes of the server's file store the streams and buckets can take together."""
+    """Return the maximum bytes of the server's file store for all streams and buckets."""
     return sum(limit for name, limit in limits.items() if name != TELEMETRY)
 
 
@@ -151,7 +151,7 @@ def consumer(service: str, fact: type[Fact], environment: Environment = "product
 
 
 def consumer_limit(stream: StreamConfig) -> int:
-    """Return how many consumers a stream may have: its own limit, or the server's default (`CONSUMERS`)."""
+    """Return a stream's limit of consumers: its own, or the server's default (`CONSUMERS`)."""
     own = stream.max_consumers or 0
     return own if own > 0 else CONSUMERS
 

@@ -1,4 +1,4 @@
-"""Where attestations are stored: beside the artifact that they are about, and in the chain of a version."""
+"""Storage of attestations: beside their artifact, and in the chain of a version."""
 
 import base64
 import json
@@ -66,7 +66,7 @@ class AttestedCommits:
         return self.store.commit(key, manifest)
 
     def attest(self, digest: str, about: Subjects, prefix: str = "") -> None:
-        """Store an attestation of an artifact; one by the same key stays as it is."""
+        """Store an attestation of an artifact, unless this key has attested it already."""
         self.store.put_manifest(self._own_key(digest, prefix), self.attester.sign(self.step, about))
 
     def has_attested(self, ref: ArtifactRef) -> bool:
@@ -119,7 +119,7 @@ def open_attestation(data: bytes, keys: Iterable[AttesterKey], step: Step, diges
 
 @dataclass(frozen=True)
 class Chain:
-    """The attestations of a version, each with the digest of the one before: its registration is the first."""
+    """The attestations of a version, chained by digest; the first attests the registration."""
 
     store: Store
     model: str
@@ -135,7 +135,7 @@ class Chain:
         return f"{self.prefix}{number:06d}.json"
 
     def numbers(self) -> list[int]:
-        """Return the numbers of all stored links, ascending; a gap is one that was removed, or was never there."""
+        """Return the numbers of all stored links, ascending; a gap is a removed or missing link."""
         return sorted(number for key in self.store.keys(self.prefix) if (number := _number(key)) > 0)
 
     def length(self) -> int:
@@ -155,7 +155,7 @@ class Chain:
         return opened if problem is None else Problem(problem.code, f"{key}: {problem.reason}")
 
     def append(self, attester: Attester, step: Step, about: Subjects, details: dict[str, Any] | None = None) -> bool:
-        """Append a statement; return False if the chain has one by this key of this step about these subjects.
+        """Append a statement; return False if this key has attested this step of these subjects already.
 
         `about` needs no position and no predecessor: both are filled in.
 
@@ -179,13 +179,13 @@ class Chain:
 
 
 def _number(key: str) -> int:
-    """Return the number of a link; 0 for any other object: a stray one changes no position."""
+    """Return the number of a link; 0 for other objects, which do not affect positions."""
     link = _LINK.fullmatch(key.rpartition("/")[2])
     return int(link[1]) if link is not None else 0
 
 
 def _is_about(envelope: bytes, step: Step, digests: set[str]) -> bool:
-    """Return whether an envelope is a statement of a step about these subjects; unverified, to recognise one's own."""
+    """Return whether an envelope is a statement of a step about these subjects, without verifying its signature."""
     try:
         statement = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
         subjects = {subject["digest"].get("sha256") for subject in statement["subject"]}

@@ -74,20 +74,20 @@ def _body(entries: Iterable[AuditEntry]) -> bytes:
 
 @dataclass
 class AuditReading:
-    """The log as it was read, from its beginning: its entries, and everything that is wrong with it.
+    """The log as read from its beginning: its entries and all errors.
 
     Attributes:
         keys: The listed keys of attesters.
-        entries: What could be read, in the order of the log.
-        problems: What is wrong, the first first; empty if the log is whole.
-        distrusted: What is signed by a key that was revoked later, and is whole otherwise.
+        entries: The readable entries, in order of the log.
+        problems: The errors in order; empty if the log is intact.
+        distrusted: Intact parts signed by a key that was revoked later.
         head: Digest of the last entry.
         anchor: Digest of the last segment's envelope.
-        segments: How many segments were read.
+        segments: Number of segments read.
         signed_end: Index and digest of the last entry, as the envelope of the last segment names them.
-        lost: What is missing because the record of the newest entries was lost; nothing of it is a problem.
-        has_no_end: That record is not there now.
-        missing: The first segment that is not there, though a later one is; None if there is none.
+        lost: Entries missing because the record of the newest ones was lost; they are no problem.
+        has_no_end: Whether that record is missing now.
+        missing: The first missing segment before an existing one; None without one.
     """
 
     keys: Sequence[AttesterKey]
@@ -243,7 +243,7 @@ def read_log(store: Store, tail: AuditTail | None, keys: Sequence[AttesterKey]) 
 
 
 def read_segments(store: Store, keys: Sequence[AttesterKey]) -> AuditReading:
-    """Return the log as far as it is in segments.
+    """Return the reading of all segments of the log.
 
     Of a segment that something was written over, or that a delete marker hides, the first version is read; it is named.
 
@@ -284,7 +284,7 @@ def _open_segments(store: Store, problems: list[str]) -> tuple[Store, list[int]]
 
 
 def export_log(store: Store, tail: AuditTail, segments: int) -> bytes:
-    """Return the log as JSON lines: the segments as they are, the newest entries, and a line with the end."""
+    """Return the log as JSON lines: the unchanged segments, the newest entries, and a line with the end."""
     store, _ = _open_segments(store, [])
     parts = [store.find(segment_key(number)) or b"" for number in range(1, segments + 1)]
     entries = tail.entries[tail.sealing :] if tail.sealing and segments == tail.segment else tail.entries

@@ -112,7 +112,7 @@ class Attester:
         return listed(self.name, self.public_key, valid_from=datetime.min.replace(tzinfo=UTC))
 
     def signed(self, envelope: bytes) -> bool:
-        """Return whether an envelope is signed by this very key: one by a key before it may count no more."""
+        """Return whether an envelope is signed by the current key, as earlier keys may be revoked."""
         return isinstance(open_envelope(envelope, (self.listed(),)), Signed)
 
     def sign(self, step: Step, about: Subjects, details: dict[str, object] | None = None) -> bytes:
@@ -201,7 +201,7 @@ def listed(name: str, public_key: str, **dates: object) -> AttesterKey:
 
 
 def open_envelope(data: bytes, keys: Iterable[AttesterKey]) -> Signed | Problem:
-    """Return an envelope's statement if one of the keys signed it and may; else why not."""
+    """Return an envelope's statement if an authorised key signed it; else the problem."""
     envelope = _parse_envelope(data)
     if envelope is None:
         return Problem("signature_invalid", "It is no DSSE envelope of one in-toto statement, as Slipway writes it.")
@@ -231,7 +231,7 @@ def is_signed(data: bytes, key: AttesterKey) -> bool:
 
 
 def _parse_envelope(data: bytes) -> Envelope | None:
-    """Return an envelope with one signature; None unless the bytes are exactly those that Slipway would write."""
+    """Return an envelope with one signature; None unless the bytes are exactly Slipway's encoding."""
     try:
         envelope = Envelope.from_dict(json.loads(data))
         exact = canonical_json(envelope.to_dict()) == data
@@ -250,5 +250,5 @@ def _public(identifier: str, pem: str) -> SSlibKey:
 
 
 def public_pem(key: PublicKeyTypes) -> str:
-    """Return a public key as lists of keys contain it."""
+    """Return a public key in PEM, as in key lists."""
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()

@@ -1,4 +1,4 @@
-"""Signs a person's request to sign in at the console with the key of that person, and opens one (Ed25519)."""
+"""Signs a person's sign-in request for the console with the person's key, and verifies it (Ed25519)."""
 
 import base64
 import binascii

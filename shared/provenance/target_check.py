@@ -1,4 +1,4 @@
-"""Whether a target may be loaded: its version is signed, and its manifest is the one that was attested."""
+"""Check before a target's load: its version is signed, and its manifest is the attested one."""
 
 from collections.abc import Sequence
 

@@ -37,9 +37,9 @@ class Finding:
 
     Attributes:
         what: The step or the artifact.
-        verdict: `proven`: the bytes are there and a key that may attests them. `stated`: what a signed manifest says,
+        verdict: `proven`: the bytes exist, attested by an authorised key. `stated`: content of a signed manifest,
             which Slipway did not observe itself. `failed`: it is altered, missing, or not attested.
-        detail: By whom and when, or what is wrong, and where.
+        detail: Signer and time, or the error and its location.
     """
 
     what: str

@@ -28,11 +28,11 @@ M = TypeVar("M", bound=BaseModel)
 def read_version_history(store: Store, keys: Sequence[AttesterKey], model: str, number: int) -> VersionHistory | None:
     """Return a version with its records; None if it is not registered.
 
-    What an attestation names counts only if the attestation is signed by a listed key, follows the one before, and the
+    An attested record counts only if its attestation is signed by a listed key, follows the one before, and the
     stored bytes have the digest that was signed.
 
     Raises:
-        Permanent: `digest_mismatch` if the version's manifest is not what was registered.
+        Permanent: `digest_mismatch` if the manifest is not the registered one.
         Transient: `store_unavailable`.
     """
     key = f"versions/{model}/{number}/manifest.json"
@@ -72,7 +72,7 @@ def read_evaluations(
 
 
 def _read_chain(chain: Chain, keys: Sequence[AttesterKey]) -> tuple[list[Signed], str]:
-    """Return the links up to the first that does not count, and why that one does not."""
+    """Return the links up to the first invalid one, and its problem."""
     links: list[Signed] = []
     previous = None
     for number in range(1, chain.length() + 1):
@@ -85,7 +85,7 @@ def _read_chain(chain: Chain, keys: Sequence[AttesterKey]) -> tuple[list[Signed]
 
 
 def _attested(store: Store, links: Sequence[Signed], step: str, kind: type[M]) -> tuple[M, ...]:
-    """Return the records that links of a step name, each read as it was signed."""
+    """Return the records named by links of a step, verified against the signed digests."""
     records = []
     for link in links:
         for subject in link.statement.subject if link.claim.step == step else ():

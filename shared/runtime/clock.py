@@ -32,5 +32,5 @@ class SystemClock:
 
 
 def boottime() -> float:
-    """Return seconds since the machine started, those of its suspension included; `monotonic` leaves these out."""
+    """Return seconds since the machine started, including suspension, which `monotonic` leaves out."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

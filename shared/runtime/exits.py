@@ -34,7 +34,7 @@ _CODES = re.compile(
 
 
 def describe_exit(code: int, *, out_of_memory: bool = False) -> str:
-    """Return how a process ended; for a signal, its name and its usual cause.
+    """Return a process's exit as text; for a signal, its name and usual cause.
 
     Args:
         code: exit code; negative is the signal, as in `subprocess`.
@@ -111,7 +111,7 @@ def control_groups(root: Path = Path("/")) -> list[ControlGroup]:
 def count_memory_kills(root: Path = Path("/")) -> int:
     """Return how many processes the kernel has killed because memory ran out.
 
-    It is the count of this process's own control group (v1 or v2) if there is one: the count of the machine includes
+    The count is that of this process's control group (v1 or v2) if it has one: the machine's count includes
     other groups.
     """
     for path in _counters(root):

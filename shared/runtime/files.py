@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole: a reader sees the old one or the new one, also after the machine lost power."""
+"""Atomic replacement of files: a reader sees the old or the new content, also after a power failure."""
 
 import os
 import tempfile
@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a new file, of mode 600, that takes the place of `path` at the end; an error leaves the old one."""
+    """Yield a new file (mode 600) that replaces `path` at the end; an error leaves `path` unchanged."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -48,12 +48,12 @@ async def run_job(
 ) -> dict[str, Any]:
     """Run a child process and return its result.
 
-    Cancelling ends the child. `memory_limit_bytes` bounds the child's data segment. What the child reports as its
+    Cancelling ends the child. `memory_limit_bytes` bounds the child's data segment. The child's reported
     outcome is final, however its process ends afterwards.
 
     Args:
         argv: The child's command line.
-        on_progress: Called with what the child reports.
+        on_progress: Called with each progress report.
         log_path: Where its output goes.
         memory_limit_bytes: The most private memory that it may map; no limit when absent.
         timeout_s: The time after which it is ended; no limit when absent.
@@ -66,7 +66,7 @@ async def run_job(
         Permanent: The error that the child reported; `deadline_passed` after `timeout_s`, because the same work would
             take as long again; `out_of_memory` or `engine_failed` if it died without a report.
         Transient: The error that the child reported as transient.
-        ChildKilled: It was killed from outside. That says nothing about the input, so the work is redelivered up to the
+        ChildKilled: It was killed from outside. The input may be valid, so the work is redelivered up to the
             delivery limit.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ class Worker:
         scratch: Path | None = None,
         descriptors: Sequence[int] = (),
     ) -> dict[str, Any]:
-        """Run one job and return its result; arguments and errors as of `run_job`."""
+        """Run one job and return its result; arguments and errors as in `run_job`."""
 
         async def forward(fields: dict[str, Any]) -> None:
             if report is not None:
@@ -209,7 +209,7 @@ async def _read_messages(stream: asyncio.StreamReader | None, on_progress: OnPro
 
 
 def _parse_message(line: bytes) -> dict[str, Any] | None:
-    """Return the message on a line; None if the line is not one."""
+    """Return the message on a line; None for other output."""
     try:
         message = json.loads(line)
     except ValueError:

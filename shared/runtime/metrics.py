@@ -8,7 +8,7 @@ from contracts.metrics import LABEL_VALUES, METRICS, OTHER, Metric
 
 
 def metrics_of(service: str) -> tuple[Metric, ...]:
-    """Return the metrics that a service exports besides those of every service."""
+    """Return the metrics that a service exports besides the common ones."""
     return tuple(metric for metric in METRICS if service in metric.services)
 
 

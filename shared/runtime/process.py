@@ -24,7 +24,7 @@ def child_command(argv: Sequence[str], *, memory_limit_bytes: int | None = None,
 
 
 def memory_bytes(root: Path = Path("/")) -> int:
-    """Return the memory that this process may use: that of the machine, or the lowest limit of its control groups."""
+    """Return this process's memory limit in bytes: the machine's memory or its control groups' lowest limit."""
     return min([psutil.virtual_memory().total, *(limit for _, limit in _group_limits(root))])
 
 

@@ -1,4 +1,4 @@
-"""Metrics of several processes as one: prometheus_client's multiprocess mode, in files that all of them write."""
+"""Combined metrics of several processes: prometheus_client's multiprocess mode, with shared files."""
 
 import contextlib
 import fcntl
@@ -21,7 +21,7 @@ _held: list[IO[bytes]] = []
 
 
 def share_metrics(root: Path) -> None:
-    """Make the metrics of all child processes of this process one. Call it before prometheus_client is imported.
+    """Combine the metrics of all child processes. Call it before prometheus_client is imported.
 
     Args:
         root: holds one folder per host and process. Those that no process uses any more are removed, of other hosts
@@ -62,7 +62,7 @@ def _is_in_use(folder: Path) -> bool:
 
 
 def exposed_registry(own: "CollectorRegistry") -> "CollectorRegistry":
-    """Return the registry that `/metrics` shows: that of this process, or one that adds up all processes."""
+    """Return the registry for `/metrics`: this process's, or the sum over all processes."""
     if FOLDER not in os.environ:
         return own
     from prometheus_client import CollectorRegistry
@@ -80,7 +80,7 @@ class _SharedMetrics:
 
 
 def _merge(pattern: str) -> "Iterable[Metric]":
-    """Return the metrics in the files of a pattern; one that is empty belongs to a process that starts."""
+    """Return the metrics in the files of a pattern; an empty file belongs to a starting process."""
     from prometheus_client.multiprocess import MultiProcessCollector
 
     files = [path for path in Path(os.environ[FOLDER]).glob(pattern) if _has_content(path)]

@@ -243,7 +243,7 @@ def _deny_calls() -> str:
 
 
 def code_paths() -> list[Path]:
-    """Return the folders that Python imports from: the environment, and the packages beside our own.
+    """Return the folders that Python imports from: the environment, and Slipway's packages.
 
     The folder that holds our packages is left out: in a checkout it also holds the state of an embedded stack.
     """
@@ -263,7 +263,7 @@ def code_paths() -> list[Path]:
 
 
 def probe() -> Protection:
-    """Return the protections of a child process on this machine, by starting one that enters the sandbox and ends."""
+    """Return the protections of a child process on this machine, by starting a sandboxed one."""
     from shared.runtime.process import child_command  # not above: it needs more than the standard library
 
     done = subprocess.run(

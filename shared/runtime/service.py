@@ -143,7 +143,7 @@ async def _connect(bus: Bus, prepare: Sequence[Callable[[], object]]) -> None:
 
 
 async def _wait_for_consumers(bus: Bus) -> None:
-    """Wait until the consumers of the service exist: a restart of the bus loses those of telemetry for a moment.
+    """Wait until the service's consumers exist: after a restart of the bus, telemetry's are missing briefly.
 
     Why the service waits is logged; one that is deleted later is waited for as well.
     """
@@ -240,7 +240,7 @@ async def _serve(
 
 
 class HttpServer(uvicorn.Server):
-    """Uvicorn without signal handlers of its own: it would raise the signal again before our own clean-up."""
+    """Uvicorn without its signal handlers, which would raise the signal again before the service's clean-up."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -60,7 +60,7 @@ class ServiceMetrics:
             await asyncio.sleep(EVERY_S)
 
     async def read_consumers(self) -> None:
-        """Export how far the consumers of this service are."""
+        """Export the pending messages of the service's consumers."""
         if not self._bus.consumptions:
             return
         try:
@@ -75,7 +75,7 @@ class ServiceMetrics:
             self._failed.discard("consumers")
 
     async def read_shed(self) -> None:
-        """Export how many telemetry messages the stream dropped before they were received. Redelivery hides some."""
+        """Export the number of telemetry messages dropped before receipt. Redelivery hides some."""
         durables = [name for name, consumption in self._bus.consumptions.items() if consumption.stream == TELEMETRY]
         if not durables:
             return

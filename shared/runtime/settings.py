@@ -41,12 +41,12 @@ def refused_variables(kind: type[BaseSettings], error: ValidationError | Setting
 
 
 def describe_variables(kind: type[BaseSettings], error: ValidationError | SettingsError) -> str:
-    """Return which variables of the environment are not valid, with their values and what is allowed."""
+    """Return the invalid environment variables with their values and the allowed ones, as a sentence."""
     return describe_refused(refused_variables(kind, error))
 
 
 def describe_refused(problems: Mapping[str, str]) -> str:
-    """Return the faults of variables as one sentence."""
+    """Return the problems of variables as one sentence."""
     return f"the environment is not valid: {'; '.join(problems.values())}; correct or unset it"
 
 

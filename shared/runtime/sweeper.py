@@ -39,13 +39,13 @@ class Sweeper(Generic[K]):
         """Set up the sweeper.
 
         Args:
-            name: What is swept, for the log.
-            items: Returns the items that there are now.
-            do: Does what is due for one of them. It may be cancelled at any point.
+            name: Name of the swept items, for the log.
+            items: Returns the current items.
+            do: Processes one item. It may be cancelled at any point.
             every_s: Seconds from the start of a sweep's last item to the next sweep.
             first_after_s: Seconds until the first sweep.
             item_limit_s: Seconds that one item may take, and the list.
-            at_once: How many items may be done at the same time.
+            at_once: Maximum number of concurrent items.
         """
         self._name = name
         self._items = items
@@ -69,7 +69,7 @@ class Sweeper(Generic[K]):
             await self._cancel()
 
     async def sweep(self) -> int:
-        """Run the due work of each item once; return how many failed. Not to be called while `run` runs."""
+        """Run the due work of each item once; return the number of failures. Do not call it while `run` runs."""
         try:
             tasks = await self._begin_all(slow_wait_s=None)
             if tasks is None:
@@ -113,7 +113,7 @@ class Sweeper(Generic[K]):
         return task
 
     async def _do_one(self, item: K) -> bool:
-        """Do one item, note whether it is slow, and return whether it succeeded."""
+        """Process one item, note whether it is slow, and return whether it succeeded."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         done = await self._in_time(lambda: self._do(item), item)
@@ -132,7 +132,7 @@ class Sweeper(Generic[K]):
         return False
 
     async def _reap(self, wait_s: float | None = None) -> None:
-        """Remove the items that are done, at least one unless `wait_s` is over."""
+        """Remove the finished items; wait for at least one, up to `wait_s`."""
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         for item, task in list(self._tasks.items()):

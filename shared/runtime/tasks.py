@@ -16,7 +16,7 @@ async def end_tasks(tasks: Iterable[asyncio.Future[Any]], *, again_s: float = AG
 
     Args:
         tasks: The tasks.
-        again_s: How long each is waited for before it is cancelled again: what it does at its end must take less.
+        again_s: Seconds until a task is cancelled again: its clean-up must take less.
     """
     ended = [*tasks]
     left = {task for task in ended if not task.done()}

@@ -64,7 +64,7 @@ def span_exporter(connection: Connection) -> SpanExporter | None:
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:
-    """Write every log line, ours and those of libraries, as one JSON object on standard error."""
+    """Configure logging: every log line, also of libraries, is one JSON object on standard error."""
     shared_steps: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,4 +1,4 @@
-"""Requests to servers of the OpenAI API by the name of a target, and records of what their answers tell."""
+"""Requests to OpenAI-compatible servers by a target's name, and records made from their answers."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -77,13 +77,13 @@ _TEXTS: Final = ("content", "reasoning_content", "reasoning", "refusal", "text")
 
 
 class AnswerReader:
-    """Reads the answer to one request: what the caller gets of it, and what it tells of the engine.
+    """Reads the answer to one request: the caller's part, and the data about the engine.
 
     Attributes:
-        name: the target's name, by which the server is asked.
+        name: the target's name, sent to the server as the model.
         body: the request as the server gets it.
-        is_stream: it is answered by events.
-        output_tokens: tokens of all answers, so far. Until the server says how many, an event with text is one.
+        is_stream: the answer is a stream of events.
+        output_tokens: tokens of all answers so far. Until the server reports usage, each event with text counts as one.
         has_ended: an answer ended, or failed.
     """
 
@@ -123,7 +123,7 @@ class AnswerReader:
 
     @property
     def is_gathered(self) -> bool:
-        """Whether the events of a stream are put together into one answer."""
+        """Whether the events of a stream are combined into one answer."""
         return self._gathered is not None
 
     def read_whole(self, status: int, body: bytes) -> ApiPiece:
@@ -139,7 +139,7 @@ class AnswerReader:
         return ApiPiece(self._shown_as(answer), self._record(whole), status, _JSON)
 
     def read_event(self, event: bytes) -> ApiPiece | None:
-        """Return what an event says; None for one that only says that the server is there.
+        """Return the piece of an event; None for a keep-alive.
 
         Raises:
             Transient: `endpoint_unreachable`: the answer has another name than the target's (`not_loaded`).
@@ -168,7 +168,7 @@ class AnswerReader:
         return self._piece(head + b"data: " + self._shown_as(chunk) + b"\n\n", record)
 
     def _piece(self, body: bytes, record: Mapping[str, Any], status: int = 200) -> ApiPiece:
-        """Return a part with bytes; status and type of the answer come with the first one."""
+        """Return a part with bytes; the first one has the answer's status and content type."""
         if self._has_head:
             return ApiPiece(body, self._record(record))
         self._has_head = True
@@ -182,7 +182,7 @@ class AnswerReader:
         return {**counts, **more, **({"logprob_mean": total / count} if count else {})}
 
     def _shown_as(self, answer: dict[str, Any]) -> bytes:
-        """Return an answer, or a part of one, with the name and the fingerprint that the caller knows.
+        """Return an answer, or a part of one, with the caller's model name and fingerprint.
 
         Raises:
             Transient: `endpoint_unreachable`: it has another name than the target's.
@@ -200,7 +200,7 @@ class AnswerReader:
         return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
     def _read(self, answer: Mapping[str, Any], holder: str) -> dict[str, Any]:
-        """Return what the choices of an answer, or of a part of one, tell."""
+        """Return the record of the choices of an answer, or of a part of it."""
         texts, reasons, logprobs = [], {}, list[float]()
         for choice in filter(_is_object, _list(answer.get("choices"))):
             number = choice.get("index") if type(choice.get("index")) is int else 0
@@ -219,7 +219,7 @@ class AnswerReader:
         return _filled({"texts": texts, "finish_reasons": reasons, "token_logprobs": logprobs})
 
     def _read_items(self, items: list[Any], reasons: dict[str, str], answer: Mapping[str, Any]) -> list[list[str]]:
-        """Return the texts of an answer of `/v1/responses`, and note how it ended."""
+        """Return the texts of an answer of `/v1/responses`, and note its finish reason."""
         if answer.get("object") != "response":
             return []
         status = answer.get("status")
@@ -229,7 +229,7 @@ class AnswerReader:
         return [["0.0", text] for part in filter(_is_object, contents) for text in _texts_of(part)]
 
     def _read_part(self, part: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what an event of `/v1/responses` tells."""
+        """Return the record of an event of `/v1/responses`."""
         kind, delta, response = str(part.get("type")), part.get("delta"), part.get("response")
         if kind.endswith(".delta") and isinstance(delta, str) and delta:
             self.output_tokens += 1

@@ -63,7 +63,7 @@ class Generation(Extension):
 
 
 def make_environment() -> ImmutableSandboxedEnvironment:
-    """Return an environment configured like those of the model hubs' libraries, for byte-identical results."""
+    """Return an environment configured like the model hubs' libraries, for byte-identical results."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )

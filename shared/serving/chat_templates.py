@@ -29,7 +29,7 @@ class ChatTemplates:
     Args:
         clock: The date that templates may print.
         limit_s: Seconds of processor time that a rendering may take.
-        wait_s: Seconds after which it is given up although it did not take them; by default ten times as many.
+        wait_s: Limit of elapsed seconds, for a busy machine; by default ten times `limit_s`.
     """
 
     def __init__(self, clock: Clock, *, limit_s: float = 2.0, wait_s: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Asks targets on Triton by the OpenAI API: one gRPC stream per target carries the requests to it and their answers.
+"""OpenAI API requests to targets on Triton: one gRPC stream per target carries requests and answers.
 
 A message costs the receiver more than the tokens in it. So all requests of a stream get one response for each step of
 the engine, with the parts of all their answers: see the backends' `engine_tensors`.
@@ -70,7 +70,7 @@ class Answer:
         self._watch = self._loop.call_later(limits.first_token_s, self._check_silence)
 
     def put(self, part: FramedPiece) -> None:
-        """Append a part, or keep one that came too early; `ended` is set after the last one.
+        """Append a part, or keep it if it arrived too early; `ended` is set after the last part.
 
         Raises:
             ValueError: the part came before.
@@ -146,7 +146,7 @@ class Answer:
 
 
 def _count_tokens(piece: ApiPiece) -> int:
-    """Return the tokens that a part reports: a stream of `/v1/responses` begins before its first one."""
+    """Return the tokens that a part reports; the first parts of `/v1/responses` have none."""
     tokens = piece.record.get("output_tokens") if isinstance(piece.record, dict) else None
     return tokens if isinstance(tokens, int) else 0
 
@@ -168,7 +168,7 @@ _streams: weakref.WeakKeyDictionary[Any, _ChannelStreams] = weakref.WeakKeyDicti
 
 
 def find_stream(channel: Any, triton_name: str) -> "EngineStream":
-    """Return the stream of a channel that takes requests for a target; open one if there is none."""
+    """Return the channel's open stream for requests to a target; open one if needed."""
     streams = _streams.setdefault(channel, _ChannelStreams())
     stream = streams.newest.get(triton_name)
     if stream is not None and stream.is_open and stream.is_old():
@@ -228,7 +228,7 @@ async def ask_api(channel: Any, triton_name: str, request: ApiRequest) -> tuple[
 
 
 async def close_streams(channel: Any) -> None:
-    """End all streams of a channel, those that were replaced too."""
+    """End all streams of a channel, also replaced ones."""
     await asyncio.gather(*(stream.close() for stream in _streams.pop(channel, _ChannelStreams()).running))
 
 
@@ -287,13 +287,13 @@ class EngineStream:
         self._end_if_left()
 
     def retire(self) -> None:
-        """Take no further requests: one of them had no answer, and Triton keeps what a dead process owes for ever."""
+        """Take no further requests after one without an answer: Triton never ends the requests of a dead process."""
         self.is_open = False
         self._has_debts = True
         self._end_if_left()
 
     async def close(self) -> None:
-        """Fail what is not answered and end the call."""
+        """Fail the unanswered requests and end the call."""
         self.is_open = False
         self._has_debts = self._has_debts or bool(self._waiting)
         self._fail(None)
@@ -315,7 +315,7 @@ class EngineStream:
             self._ending = self._loop.call_later(DRAIN_S, self._call.cancel)
 
     async def _write(self) -> None:
-        """Send what waits to be sent, in order; the reader reports a call that has ended."""
+        """Send the queued requests in order; the reader reports a call that has ended."""
         import grpc
 
         try:

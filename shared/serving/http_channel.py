@@ -50,12 +50,12 @@ class ServerKey(httpx.Auth):
     """Sends a key as a bearer token; where it is refused, the file is read again: it may have been replaced there."""
 
     def __init__(self, name: str, file: Path | None) -> None:
-        """Take the name of the key, and the file of all keys, one `NAME: key` a line."""
+        """Set the name of the key, and the file of all keys, one `NAME: key` a line."""
         self._name, self._file = name, file
         self._key = self._read()
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Yield the request with the key, and once more with the one that replaced it meanwhile."""
+        """Yield the request with the key, and after a 401 once more if the key was replaced."""
         if self._key:
             request.headers["authorization"] = f"Bearer {self._key}"
         response = yield request
@@ -145,7 +145,7 @@ class HttpChannel:
             raise Transient("endpoint_unreachable", reason) from error
 
     async def render(self, name: str, messages: Sequence[Mapping[str, str]], limit_s: float) -> str | None:
-        """Return a conversation as the server's own template and tokenizer make it a prompt; None if it does not tell.
+        """Return a conversation rendered by the server's template and tokenizer; None if it cannot.
 
         vLLM does, by `/tokenize` and `/detokenize`.
         """
@@ -268,7 +268,7 @@ class HttpChannel:
         ]
 
     async def _complete(self, name: str, asked: Mapping[str, Any], limit_s: float) -> bytes:
-        """Return the answer of one token to a request for log-probabilities, also one that refuses these."""
+        """Return the one-token answer to a request for log-probabilities, also if it is a refusal."""
         asked = {"model": name, "max_tokens": 1, "temperature": 0.0, **asked}
         request = ApiRequest("POST", "/v1/completions", json.dumps(asked).encode(), limit_s, "score")
         body = b""
@@ -332,7 +332,7 @@ async def _limited(response: httpx.Response, limit: int = ANSWER_BYTES) -> Async
 
 
 async def _events(response: httpx.Response, limit: int | None) -> AsyncIterator[bytes]:
-    """Yield the server-sent events of a stream, each without the empty line after it; `limit` is that of all."""
+    """Yield the server-sent events of a stream, without the empty lines; `limit`: total bytes."""
     pending, size = list[bytes](), 0
     async for chunk in _limited(response, limit) if limit is not None else response.aiter_bytes():
         pending.append(chunk)

@@ -23,10 +23,10 @@ class ApiRequest:
         deadline_s: seconds that the whole answer may take.
         request_id: for the logs of Triton and of the engine.
         model: the name that the answer has for the model; None for the engine's own.
-        cache_salt: only requests with the same one share cached prefixes; None for all without one.
+        cache_salt: only requests with the same salt share cached prefixes; None for all without one.
         traceparent: the span that a server's own spans belong below, in W3C's form; None without a trace.
-        holder: a pseudonym of who asks, whose large bodies take turns with those of others.
-        fingerprint: what answers name as their `system_fingerprint`, where the server cannot be told; empty: its own.
+        holder: a pseudonym of the caller, whose large bodies take turns with other callers'.
+        fingerprint: the answers' `system_fingerprint`, if the server cannot set it; empty: the server's.
     """
 
     method: str
@@ -58,7 +58,7 @@ class ApiPiece:
 
 
 class FramedPiece(NamedTuple):
-    """A part of one of the answers that come on a gRPC stream.
+    """A part of an answer on a gRPC stream.
 
     Attributes:
         request_id: the Triton request id.
@@ -108,7 +108,7 @@ def build_abort(triton_name: str, triton_id: str) -> Any:
 
 
 def read_pieces(response: Any) -> list[FramedPiece]:
-    """Return the parts of answers in a ModelInferResponse: those of a frame, or the one that is its own.
+    """Return the parts of answers in a ModelInferResponse: all of a frame, or a single one.
 
     Raises:
         ValueError: the response is not a valid one; none of its parts can be trusted.

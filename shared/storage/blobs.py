@@ -138,7 +138,7 @@ class Store(ObjectStore):
         return head if separator else ""
 
     def put_manifest(self, key: str, manifest: BaseModel | bytes) -> tuple[ArtifactRef, bool]:
-        """Commit a manifest, create-only: (its ref, True), or (the ref of the one already there, False)."""
+        """Commit a manifest, create-only: return (its ref, True), or (the existing one's ref, False)."""
         data = manifest if isinstance(manifest, bytes) else manifest_bytes(manifest)
         try:
             return self.create(key, data), True

@@ -1,4 +1,4 @@
-"""A program's key of the object store, read from the file that its settings name, and how it trusts the store."""
+"""A program's credential for the object store, read from a configured file, and its trust in the store."""
 
 import ssl
 import sys
@@ -18,7 +18,7 @@ _HOW_GRANTED = (
 
 
 class FileProvider(Provider):  # type: ignore[misc]  # minio is skipped by mypy
-    """Signs requests with the key in a file, also with a new one once the file was replaced."""
+    """Signs requests with the key in a file, and reloads a replaced file."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -71,7 +71,7 @@ def read_credential(path: Path) -> StoreCredential:
 
 
 def trusted(authority: Path | None) -> ssl.SSLContext:
-    """Return the context of a connection to the store: trusted by its authority, without one by the system's list.
+    """Return the TLS context for the store: trusts the given authority, by default the system's.
 
     Raises:
         ValueError: The file is no readable certificate.
@@ -84,7 +84,7 @@ def trusted(authority: Path | None) -> ssl.SSLContext:
 
 
 def describe_refusal(error: S3Error, name: str, what: str) -> Permanent | None:
-    """Return the error of a refused request, with how to grant the right; None for another error.
+    """Return the error of a refused request, with the way to grant the right; None for other errors.
 
     Args:
         error: What the store answered.

@@ -54,13 +54,13 @@ def read_held_out(store: Store, ref: ArtifactRef, manifest: VariantManifest) -> 
 def erase_text(store: Store, model: str, version: int, kind: Literal["held-out", "evaluation"]) -> tuple[str, ...]:
     """Erase the text that a version was measured on; return the digests of the files, also of those erased earlier.
 
-    Manifests, figures and attestations stay. What else used the same file loses it as well.
+    Manifests, figures and attestations stay. Other versions that used the same file lose it as well.
 
     Args:
-        store: Where it is.
+        store: The object store.
         model: The model.
         version: The number of the version.
-        kind: `held-out`: what its variants were measured on. `evaluation`: its evaluation set.
+        kind: `held-out`: the held-out text of its variants. `evaluation`: its evaluation set.
 
     Raises:
         Permanent: `artifact_not_found` if there is no such version, `digest_mismatch` if the list of an evaluation
@@ -82,7 +82,7 @@ def erase_text(store: Store, model: str, version: int, kind: Literal["held-out",
 
 
 def _erase_set(store: Store, model: str, digest: str) -> None:
-    """Erase a set of texts that was uploaded with a checkpoint: the files of its folder, or the one file that it is.
+    """Erase a set of texts that was uploaded with a checkpoint: the files of its folder, or its single file.
 
     Each publisher's uploads have a prefix of their own (ADR 0026), and several may have uploaded the same set.
     """
@@ -112,7 +112,7 @@ def _files_of(store: Store, key: str, digest: str) -> tuple[FileEntry, ...]:
 
 
 def erase_held_out(store: Store, ref: ArtifactRef, manifest: VariantManifest) -> bool:
-    """Erase the text that a variant was measured on; return whether it had one. Its figures and digests stay."""
+    """Erase a variant's held-out text; return whether it had any. Its figures and digests stay."""
     if manifest.held_out_text is None:
         return False
     store.erase_blob(manifest.held_out_text, store.prefix_of(ref))

@@ -49,7 +49,7 @@ class Hub:
         self._token = token
 
     def look(self, folder: HubFolder) -> tuple[HubFolder, tuple[HubFile, ...]]:
-        """Return a repository pinned to the commit that its revision means now, and what is in it.
+        """Return a repository pinned to its revision's current commit, and its files.
 
         Raises:
             Permanent: artifact_not_found, uri_not_allowed (no access), digest_mismatch (another commit).
@@ -70,7 +70,7 @@ class Hub:
     def fetch(
         self, folder: HubFolder, file: HubFile, into: Path, on_bytes: Callable[[int], None] | None = None
     ) -> Path:
-        """Download one file of a pinned repository into a folder and verify it; no copy is kept anywhere else.
+        """Download one file of a pinned repository into a folder and verify it, without a cache.
 
         Args:
             folder: The repository at a commit.
@@ -198,7 +198,7 @@ def _progress_bar(on_bytes: Callable[[int], None]) -> type:
 
 
 def _file(listed: Any) -> HubFile:
-    """Read a listed file; the sha256 of large-file storage is that of the content, the git id that of its pointer."""
+    """Read a listed file; large-file storage has the content's sha256, its git id is only the pointer's."""
     if listed.lfs is not None:
         return HubFile(listed.rfilename, int(listed.lfs.size), str(listed.lfs.sha256), None)
     return HubFile(listed.rfilename, int(listed.size), None, str(listed.blob_id))

@@ -202,7 +202,7 @@ class Bucket(Generic[M]):
         return made.isoformat() if made else ""
 
     async def follow(self, client: Client, on_change: OnChange[M], on_snapshot: OnSnapshot | None = None) -> None:
-        """Call `on_change(key, value, revision)` for every record now and on every change, for ever.
+        """Call `on_change(key, value, revision)` for every record now and on every change, until cancelled.
 
         Revisions never go back while the bucket is the same. After it was made anew or restored from a backup, what
         it holds is reported again whatever its revisions are. `on_snapshot` is called every 2 s with its keys.
@@ -356,7 +356,7 @@ def _doubled(pause_s: float) -> float:
 
 
 def on_reconnect(client: Client, callback: Callable[[], None]) -> None:
-    """Call `callback` after every reconnect of a NATS client, beside whatever it calls already."""
+    """Call `callback` after every reconnect of a NATS client, before its existing callback."""
     earlier = client._reconnected_cb  # noqa: SLF001 - nats-py offers no way to add a second callback
 
     async def both() -> None:

@@ -21,10 +21,10 @@ class LockingStore(Store):
     """The store for commands that set retentions, or remove single versions."""
 
     def retain(self, key: str, version_id: str, retention: Retention) -> None:
-        """Set how long a version is kept; it can only be extended.
+        """Set the retention of an object version; it can only be extended.
 
         Raises:
-            Permanent: `uri_not_allowed` if the store refuses, also because it would be shorter.
+            Permanent: `uri_not_allowed` if the store refuses, as it does for a shorter retention.
         """
         config = S3Retention(_MODES[retention.mode], retention.until)
         with self._translated(key):
@@ -33,7 +33,7 @@ class LockingStore(Store):
             )
 
     def retention_of(self, key: str, version_id: str) -> Retention | None:
-        """Return how long a version is kept; None if it is not retained."""
+        """Return the retention of an object version; None without one."""
         with self._translated(key):
             try:
                 config = self._client.get_object_retention(

@@ -65,7 +65,7 @@ class AlreadyExists(Exception):  # noqa: N818 - an answer, not a failure
 
 @dataclass(frozen=True)
 class Retention:
-    """How long a version is kept, and whether an identity with a right of its own could end it earlier."""
+    """The end of an object version's retention, and the mode: whether a special permission can end it earlier."""
 
     mode: LockMode
     until: datetime
@@ -317,7 +317,7 @@ class ObjectStore:
         return content
 
     def _reads_others(self, key: str) -> bool:
-        """Return whether the store reads another object whose key begins like this one."""
+        """Return whether the store can read another object below the same first folder."""
         prefix = f"{key.partition('/')[0]}/"
         try:
             listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)

@@ -1,4 +1,4 @@
-"""Writes records as JSON with the version of their schema, and reads those of that version."""
+"""Writes records as JSON with their schema version, and reads records of the same version."""
 
 import json
 from collections.abc import Mapping

@@ -35,7 +35,7 @@ class Source(Protocol):
 
     @property
     def uri(self) -> str:
-        """Return its name for ever: a hub's repository at a commit, or a folder on disk."""
+        """Return its permanent URI: a hub's repository at a commit, or a folder on disk."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,12 +46,12 @@ class Source(Protocol):
         """Return the size of all of them."""
 
     def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
-        """Copy one file into an empty folder and give its path there."""
+        """Copy one file into an empty folder and return its path there."""
 
 
 @dataclass(frozen=True)
 class Quota:
-    """How large a folder may be that is taken as a checkpoint."""
+    """The size limits of a checkpoint's folder."""
 
     max_bytes: int
     max_files: int
@@ -87,7 +87,7 @@ class DiskFolder:
             quota.check(uri, len(self.names), self.size_bytes)
 
     def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
-        """Copy one file; its real path is asked of the open file, which cannot be exchanged any more."""
+        """Copy one file; its real path is checked on the open descriptor, so that it cannot be swapped."""
         with _readable(f"{self.uri}/{name}"):
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
@@ -178,7 +178,7 @@ def choose(uri: str, names: list[str]) -> tuple[str, ...]:
 def read_folder(
     source: Source, scratch: Path, keep: Callable[[Path, str], FileEntry], count: Count | None = None
 ) -> FolderManifest:
-    """Pass each file of a folder to `keep` and return the manifest; one file at most is in `scratch` at any time.
+    """Pass each file of a folder to `keep` and return the manifest; `scratch` holds at most one file at a time.
 
     Args:
         source: The folder.

@@ -32,7 +32,7 @@ _creating: contextvars.ContextVar[bool] = contextvars.ContextVar("creating", def
 
 
 class ShortObjectError(Exception):
-    """An object does not have as many bytes as it was announced to have."""
+    """An object has fewer or more bytes than announced."""
 
 
 class LargeObjectError(Exception):
@@ -168,7 +168,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         return True
 
     def abort_uploads(self, bucket: str, matches: Callable[[str], bool], before: datetime) -> int:
-        """Abort the matching multipart uploads that began before some time; return how many."""
+        """Abort the matching multipart uploads that began before a time; return their number."""
         stale = [
             upload
             for upload in open_uploads(partial(self._list_multipart_uploads, bucket, max_uploads=LISTED_UPLOADS))
@@ -177,7 +177,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         return sum(self._abort(bucket, upload.object_name, upload.upload_id) for upload in stale)
 
     def parts_of(self, bucket: str, key: str, upload: str) -> list[Part]:
-        """Return the parts of a multipart upload that have arrived, in their order; none of one that has ended.
+        """Return the received parts of a multipart upload, in order; none for an ended upload.
 
         SeaweedFS lists a part that was sent twice as two: the newest of a number counts.
         """
@@ -382,11 +382,11 @@ class Count:
     """Adds up the bytes of several transfers; called from the threads that carry them."""
 
     def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
-        """Take the bytes in all, and what is told bytes done and in all."""
+        """Set the total bytes, and the callback for done and total bytes."""
         self.done, self._total, self._progress, self._lock = 0, total, progress, threading.Lock()
 
     def add(self, count: int) -> None:
-        """Count bytes, and tell."""
+        """Count bytes, and report."""
         with self._lock:
             self.done += count
             if self._progress is not None and count:

@@ -1,1 +1,1 @@
-"""Backups of an installation: how they are taken while it runs, where they are kept, and how one is restored."""
+"""Backups of a running installation: taking, storage and restore."""

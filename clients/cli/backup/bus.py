@@ -29,7 +29,7 @@ _PENDING_BYTES = 1024 * 1024 * 1024
 
 
 async def read_positions(js: JetStreamContext) -> tuple[Position, ...]:
-    """Return how far each durable consumer has acknowledged its stream."""
+    """Return the last acknowledged sequence of each durable consumer."""
     positions = []
     for stream in STREAMS_IN_ORDER:
         if not stream.startswith("KV_"):
@@ -80,7 +80,7 @@ async def copy_stream(client: Client, name: str, folder: Folder) -> StreamCopy:
 
 
 async def _pieces(client: Client, next_message: Any, name: str) -> AsyncIterator[bytes]:
-    """Yield the pieces of a snapshot, acknowledging each, until the server says that it was the last one."""
+    """Yield the pieces of a snapshot, acknowledging each, until the server marks the end."""
     while True:
         try:
             message: Msg = await next_message(SILENT_S)
@@ -206,7 +206,7 @@ async def _send(client: Client, subject: str, data: bytes, name: str) -> bytes:
 
 
 async def put_consumers_back(js: JetStreamContext, positions: tuple[Position, ...]) -> int:
-    """Reset each durable consumer to its position before anything else was copied; return how many there are.
+    """Reset each durable consumer to its position in the backup; return their number.
 
     The copies of streams are younger. What was acknowledged in between is delivered again, because the copies of the
     records that it changed may be older than that.

@@ -68,7 +68,7 @@ class StreamCopy(Contract):
 
 
 class Position(Contract):
-    """How far a durable consumer had acknowledged its stream before anything else was copied."""
+    """The last acknowledged sequence of a durable consumer, read before the copies."""
 
     stream: str
     consumer: str
@@ -91,14 +91,14 @@ class ObjectCopy(Contract):
 
 
 class BackupManifest(Contract):
-    """A backup as a whole. It is written last: what has no manifest is not a backup yet.
+    """The manifest of a backup, written last: without a manifest a backup is incomplete.
 
     Attributes:
         data_format: The format of the installation's data.
-        version: The version of Slipway that took it.
+        version: The version of Slipway that took the backup.
         objects: The list of objects, one `ObjectCopy` as JSON per line.
-        object_count: How many they are.
-        object_bytes: How many bytes they have together.
+        object_count: The number of objects.
+        object_bytes: Their total size in bytes.
         damaged: Objects that cannot be found, or whose bytes are not what their name promises; they are not part of it.
         ports: Ports of an embedded stack by name: restored routes name them, so a restored stack takes them again.
         tritons: Tritons of the default runtime of an embedded stack: routes name what each serves.
@@ -123,13 +123,13 @@ class BackupManifest(Contract):
         return f"{self.began_at:%Y%m%dT%H%M%S%fZ}"
 
     def blobs(self) -> list[Blob]:
-        """Return the digests that it names besides those of objects."""
+        """Return the blobs of the backup besides its objects."""
         chunks = [chunk for stream in self.streams for chunk in stream.chunks]
         return [*chunks, self.objects]
 
 
 def digest_in(key: str) -> Digest | None:
-    """Return the digest that a key names as that of its bytes; None if it names none."""
+    """Return the digest in the key of a blob; None for other keys."""
     match = _BLOB.fullmatch(key)
     return f"sha256:{match['digest']}" if match is not None else None
 

@@ -32,7 +32,7 @@ FolderArgument = Annotated[
 
 
 def checked(blob: Blob, parts: Iterable[memoryview]) -> Iterator[memoryview]:
-    """Yield parts; raise Permanent `digest_mismatch` after the last one if they are not what a digest names."""
+    """Yield parts; raise Permanent `digest_mismatch` after the last if their size or digest is not the blob's."""
     hasher, size = hashlib.sha256(), 0
     for part in parts:
         hasher.update(part)

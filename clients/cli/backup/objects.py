@@ -33,7 +33,7 @@ class SourceStore(LockingStore):
             yield part
 
     def append(self, key: str, size: int, parts: Iterable[memoryview]) -> None:
-        """Write an object, over an older version of it if there is one."""
+        """Write an object; an existing one is overwritten."""
         with self._translated(key):
             self._client.write_parts(self.bucket, key, size, iter(parts))
 
@@ -60,7 +60,7 @@ def read_versions(versions: Iterable[ObjectVersion]) -> list[ObjectVersion]:
 
 @dataclass
 class ObjectCopier:
-    """Copies objects into a folder, except what it has from an earlier backup.
+    """Copies objects into a folder, except blobs that it has from an earlier backup.
 
     Attributes:
         keep: Returns whether an object belongs to the backup.

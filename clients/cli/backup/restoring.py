@@ -36,7 +36,7 @@ class Chosen:
 
 
 def choose(folder: Folder, name: str | None, digest: str | None) -> Chosen:
-    """Return a backup of a folder, the newest one unless another is named.
+    """Return a backup of a folder: the named one, by default the newest.
 
     Raises:
         CommandError: there is none, it has another digest than the one that was noted, or this program cannot read it.
@@ -67,7 +67,7 @@ def choose(folder: Folder, name: str | None, digest: str | None) -> Chosen:
 
 
 def verify(chosen: Chosen) -> int:
-    """Read everything that a backup names and compare digests; return how many bytes that were.
+    """Read all blobs of a backup and compare their digests; return their size in bytes.
 
     Raises:
         CommandError: something is missing or was changed; nothing was restored yet.

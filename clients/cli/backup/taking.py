@@ -1,4 +1,4 @@
-"""How a backup is made while everything runs: positions, then records, then events, then objects, then the manifest."""
+"""Backup of a running installation, in this order: positions, records, events, objects, manifest."""
 
 import asyncio
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ async def take(stack: StackAddress, folder: Folder, clock: Clock) -> Taken:
 
 
 def read_list(folder: Folder, manifest: BackupManifest) -> list[ObjectCopy]:
-    """Return the copies of objects that a backup lists; raise Permanent if the list is not what it was."""
+    """Return the object copies that a backup lists; raise Permanent if the list was altered."""
     data = b"".join(folder.read(manifest.objects))
     return [ObjectCopy.model_validate_json(line) for line in data.splitlines()]
 

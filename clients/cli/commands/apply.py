@@ -1,4 +1,4 @@
-"""`slipway apply`: an installation has what files declare: policies, teams, keys, mirrors, attachments."""
+"""`slipway apply`: bring policies, teams, keys, mirrors and attachments to the state declared in files."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -54,7 +54,7 @@ def attach(
 def detach(
     model: ModelArgument, *, group: GroupOption = "default", state: StateOption = None, as_json: JsonOption = False
 ) -> None:
-    """Forget a group of attached servers. It is refused while a version in traffic, or behind it, is served there."""
+    """Detach a group of servers. It is refused while the group serves a version in traffic, or its fallback."""
     asyncio.run(_change(find_stack(state), model, group, ()))
     _show(as_json, model, group, (), f"the group {group} of {model} is detached; its servers run on")
 

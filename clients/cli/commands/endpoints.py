@@ -35,7 +35,7 @@ endpoints_app = typer.Typer(help="List the Tritons of the serving fleet, drain o
 
 @endpoints_app.callback(invoke_without_command=True)
 def list_endpoints(context: typer.Context, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """List the endpoints: runtime with its digest, state, memory, and what each serves with its role in production."""
+    """List the endpoints: runtime with its digest, state, memory, and targets with their roles in production."""
     if context.invoked_subcommand is not None:
         return
     stack = find_stack(state)
@@ -160,7 +160,7 @@ def drain(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Drain an endpoint: it takes nothing new, and what it serves moves to others, version by version.
+    """Drain an endpoint: it takes nothing new, and its versions move to other endpoints one by one.
 
     Each version is loaded and answers elsewhere before its route is edited; no request fails. It is refused if the
     others have no memory for it. It takes an administrator's credential.
@@ -182,7 +182,7 @@ def restore(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Use a drained endpoint again; what moved elsewhere stays there. It takes an administrator's credential."""
+    """Use a drained endpoint again; moved versions stay where they are. It needs an administrator's credential."""
     fact = EndpointOrdered(reason=reason, endpoint=name, drained=False, expires_at=expires_at(expires))
     asyncio.run(_order(find_stack(state), fact))
     _show(as_json, fact, f"{name} is used again")
@@ -211,10 +211,10 @@ def check_name(name: str, endpoints: Sequence[FleetRuntime]) -> None:
 async def wait_until_empty(
     read: Callable[[], Awaitable[Sequence[FleetRuntime]]], name: str, wait_s: float, poll_s: float = POLL_S
 ) -> None:
-    """Return once a drained endpoint holds nothing; print what it still holds and waits for on standard error.
+    """Return once a drained endpoint is empty; print its remaining targets and its obstacle on standard error.
 
     Raises:
-        CommandError: the fleet does not list it any more, or it holds something when the time is over.
+        CommandError: the fleet does not list the endpoint, or it is not empty after `wait_s`.
     """
     deadline, shown, progress = asyncio.get_running_loop().time() + wait_s, "", ""
     while True:

@@ -1,4 +1,4 @@
-"""Orders of people: how they are published and answered."""
+"""Publishing of people's orders, and their answers."""
 
 import asyncio
 from collections.abc import Callable
@@ -43,11 +43,11 @@ class UnansweredError(CommandError):
 
 
 def order_release(stack: StackAddress, what: str, fact_for: Callable[[Release, Route | None], F]) -> tuple[Release, F]:
-    """Publish an order about the release in progress that `what` names; return the release as it was, and the order.
+    """Publish an order about the release in progress named by `what`; return the release before it, and the order.
 
     Args:
         stack: Where the release is.
-        what: Its name.
+        what: Name of the release.
         fact_for: Returns the order for the release and the route of its model.
 
     Raises:
@@ -116,7 +116,7 @@ async def give_order(
 async def give_for_route(
     js: JetStreamContext, stack: StackAddress, model: str, fact_for: Callable[[Route | None], Fact], wait_s: float
 ) -> OrderAccepted:
-    """Publish an order for the route as it is now, and again if the route changed after it was read.
+    """Publish an order for the current route, and again if the route changed after it was read.
 
     Raises:
         CommandError: as `give_order`; the model is unknown.
@@ -169,16 +169,16 @@ async def await_answer(js: JetStreamContext, published: Event[Any], after: int, 
 
 
 def refused_error(answer: OrderRefused) -> CommandError:
-    """Return the error that a refused order ends a command with: its code is that of the service."""
+    """Return the command's error for a refused order, with the service's code."""
     sentence = f"the order was refused: {answer.code}: {answer.reason}"
     return CommandError(sentence, name=answer.code)
 
 
 def order(sender: str, model: str, release_id: str | None, fact: Fact) -> Event[Any]:
-    """Return the event of an order by the sender; without a release, its own id is the correlation id.
+    """Return the event of an order by the sender; without a release, the event's id is the correlation id.
 
     Raises:
-        CommandError: one of its texts is too long; the message is the one that services answer with.
+        CommandError: a text of the order is too long; services answer with the same message.
     """
     excess = too_large(fact)
     if excess is not None:

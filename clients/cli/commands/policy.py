@@ -100,7 +100,7 @@ def policy_validate(
 
 
 def _differences(document: Document, policy: ReleasePolicy, stored: ReleasePolicy | None) -> list[Problem]:
-    """Return where a policy is another one than the stored one."""
+    """Return a problem for each field that differs from the stored policy."""
     fields = differing(policy, stored) if stored is not None else []
     return [document.problem("it differs from the stored policy, which counts", field) for field in fields]
 
@@ -108,10 +108,10 @@ def _differences(document: Document, policy: ReleasePolicy, stored: ReleasePolic
 def check_policy(stack: StackAddress, model: str, file: Path | None) -> ReleasePolicy | None:
     """Check and return the policy that a checkpoint of a model is published with, as the registry does at admission.
 
-    What is stored is left to the registry if this identity may not read it: None then, without a file.
+    Return None without a file if this identity may not read the stored policy: the registry checks it then.
 
     Raises:
-        CommandError: there is no policy, or that of the file is not valid, or another one than what is stored.
+        CommandError: there is no policy, or the file's policy is not valid or differs from the stored one.
     """
     try:
         stored, may_read = ask_bus(stack, lambda js: _policy_get(js, model)), True
@@ -146,7 +146,7 @@ def policy_explain(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Explain what a policy does not say: how long each step takes, how many rows show a loss, how soon triggers alert.
+    """Explain a policy's consequences: duration of each step, rows needed to show a loss, time until triggers alert.
 
     Times are at the model's mean rate of the last 24 hours, or at 1 request per second where none is known.
     """
@@ -197,7 +197,7 @@ def policy_set(
     file: FileArgument,
     state: StateOption = None,
 ) -> None:
-    """Store the release policy of a model. A checkpoint that names another one is then refused."""
+    """Store the release policy of a model. Checkpoints with a different policy are then refused."""
     policy = load_policy(file)
     declared = DeclaredPolicy(kind="Policy", model=check_model(model), policy=policy)
     apply_one(Installation(find_stack(state), state, None), declared)

@@ -133,7 +133,7 @@ def show_checked(model: str, run_id: str, checked: Checked, *, as_json: bool) ->
 
 
 def hash_of(files: Sequence[Path] | None, given: str | None) -> str | None:
-    """Return the digest of training data: that of files, or the one that is given.
+    """Return the digest of training data: computed from files, or the given one.
 
     Raises:
         CommandError: both are given, or a file cannot be read.
@@ -213,7 +213,7 @@ async def read_recorded(stack: StackAddress, model: str) -> list[Release]:
 
 
 def show_published(published: Published, earlier: ReleaseProgress | None, run_id: str, *, as_json: bool) -> None:
-    """Print what was published, and how its release is followed; of a checkpoint that was released before, how."""
+    """Print the published checkpoint and the command that follows its release, or its earlier release's outcome."""
     model, event_id = published.model, published.event_id
     if as_json:
         ref, known = published.weights.model_dump(mode="json"), {}
@@ -229,7 +229,7 @@ def show_published(published: Published, earlier: ReleaseProgress | None, run_id
 
 
 def _describe_earlier(earlier: ReleaseProgress) -> str:
-    """Return the outcome of a checkpoint that was published before, and how to release it again."""
+    """Return the outcome of an earlier release of a checkpoint, and the way to release it again."""
     named = f"{earlier.model}@v{earlier.version}" if earlier.version is not None else earlier.model
     again = "a higher --attempt" if earlier.outcome == "promoted" else f"`slipway retry {named}`"
     when = earlier.finished_at

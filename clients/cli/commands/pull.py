@@ -69,7 +69,7 @@ def pull(
 
 
 def find_variant(version: VersionManifest, name: str | None) -> RegisteredVariant:
-    """Return a variant of a version by its name; the only one, without a name.
+    """Return a variant of a version by name, by default the only variant.
 
     Raises:
         CommandError: there is no such variant, or several.
@@ -105,7 +105,7 @@ def find_signed(stack: StackAddress, store: Store, target: Target) -> Registered
 
 
 def claim(folder: Path, pulled: Pulled, files: Sequence[FileEntry]) -> None:
-    """Create the folder with its record, unless it has the same one already.
+    """Create the folder with its record, unless it exists with the same record.
 
     Raises:
         CommandError: it holds other files, or those of another version.

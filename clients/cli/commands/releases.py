@@ -61,7 +61,7 @@ def approve(
 
 
 def _count_after(release: Release, sender: str) -> str:
-    """Return how many have approved of how many, if more than one must."""
+    """Return the approvals given and needed as text; empty if one suffices."""
     needed = release.opened.policy.approvals.count if release.opened is not None else 1
     given = len({*release.progress.approvers, sender})
     return f"; {given} of {needed} approvals are there" if needed > 1 else ""
@@ -92,7 +92,7 @@ def pause(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Pause a release before its next step; work in progress goes on, and a canary keeps its share.
+    """Pause a release before its next step; work in progress continues, and a canary keeps its share.
 
     Its deadlines stop meanwhile. Rollbacks are never paused. A newer version waits for it, if its policy says `queue`.
     """
@@ -257,7 +257,7 @@ def source_of(release: Release, history: Iterable[Event[Any]]) -> CheckpointRead
 
 
 def _is_of(event: Event[CheckpointReady], opened: ReleaseOpened | None) -> bool:
-    """Return whether a checkpoint may be the one that a release was opened from: by its inputs and who published it."""
+    """Return whether a release may have been opened from a checkpoint, by its inputs and its publisher."""
     if opened is None:
         return True
     published = not opened.publishers or event.sender in opened.publishers
@@ -265,7 +265,7 @@ def _is_of(event: Event[CheckpointReady], opened: ReleaseOpened | None) -> bool:
 
 
 def _inputs(fact: CheckpointReady | ReleaseOpened) -> tuple[object, ...]:
-    """Return the inputs that identify a checkpoint: two with the same inputs are the same one."""
+    """Return the inputs that identify a checkpoint: equal inputs mean the same checkpoint."""
     files, variants = (fact.weights.ref.digest, fact.base.digest), sorted(set(fact.variants))
     return (fact.model, *files, fact.training.run_id, fact.attempt, *variants)
 

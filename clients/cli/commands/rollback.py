@@ -1,4 +1,4 @@
-"""`slipway rollback`: order a rollback, or show what it would do."""
+"""`slipway rollback`: order a rollback, or show its effect."""
 
 import asyncio
 import contextlib
@@ -78,7 +78,7 @@ def rollback(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Roll back: take a target out of production, route traffic to the previous one, and quarantine the target.
+    """Roll back: take a target out of production, route traffic to the previous target, and quarantine it.
 
     `slipway rollback confirm MODEL` quarantines the version that an alert suspended; `slipway rollback return MODEL`
     returns it as a canary, or --at-once. Of several, it is the one that was suspended last, or --target.
@@ -280,7 +280,7 @@ async def _await_end(
 
 
 def answer_in(fact: Any, order_id: str) -> RollbackFact | None:
-    """Return a fact as the rollback of an order; None if it is about another one.
+    """Return a fact that belongs to the rollback of an order; None for other facts.
 
     Raises:
         CommandError: it is the refusal of the order.

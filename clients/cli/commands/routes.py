@@ -1,4 +1,4 @@
-"""`slipway routes`: what serves production now."""
+"""`slipway routes`: the targets in production."""
 
 import asyncio
 import json

@@ -94,7 +94,7 @@ def check_runtime(name: str, runtimes: list[FleetRuntime]) -> None:
 
 
 def check_current(name: str, idle: Sequence[str]) -> None:
-    """Raise CommandError if a server-manager that lists runtimes does not run: what it said last may be over."""
+    """Raise CommandError if a server-manager that lists runtimes does not run: its list may be outdated."""
     if idle:
         raise CommandError(
             f"the server-manager of the fleet {', '.join(idle)} has not renewed its lease for "
@@ -117,7 +117,7 @@ async def _plan(stack: StackAddress, name: str, model: str, route: Route | None)
 
 
 def describe_plan(fact: CheckpointReady, name: str, *, dry_run: bool) -> str:
-    """Return the checkpoints that were published, or would be, and how to follow them."""
+    """Return the published or planned checkpoint as text, with the command to follow its release."""
     did = "would publish" if dry_run else "published"
     what = f"{', '.join(fact.variants)}; {describe_settings(fact.serving) or 'no serving settings'}"
     return (

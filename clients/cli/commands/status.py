@@ -83,10 +83,10 @@ def model_of(what: str | None) -> str | None:
 
 
 async def _read(js: JetStreamContext, what: str | None, every: bool) -> list[Release]:
-    """Return the releases that `what` names: one, those of a model, or the newest and those in progress; or every one.
+    """Return the releases that `what` names: one or a model's; without it the newest and those in progress, or all.
 
     Raises:
-        CommandError: it names one that there is not.
+        CommandError: the named release does not exist.
     """
     named = await resolve_text(js, what)
     if named is None:

@@ -44,12 +44,12 @@ def decide_suspension(stack: StackAddress, model: str, decided: DecisionOrder, *
 
 
 def _held(route: Route, *, at_once: bool) -> tuple[Suspended, ...]:
-    """Return the suspended targets; for a return at once also one that returns as a canary."""
+    """Return the suspended targets; for an immediate return also the target that returns as a canary."""
     return put_back(route) if at_once else route.suspended
 
 
 def pick_suspended(route: Route | None, model: str, named: Target | None = None, *, at_once: bool = False) -> Target:
-    """Return the named target of a model, or the one that was suspended last; raise CommandError if it is not."""
+    """Return the named target, or the last suspended one; raise CommandError if it is not suspended."""
     held = [entry.served.target for entry in _held(route, at_once=at_once)] if route is not None else []
     if not held:
         raise CommandError(f"no version of {model} is suspended; see `slipway routes`")

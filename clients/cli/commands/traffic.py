@@ -1,4 +1,4 @@
-"""`slipway traffic`: send chat requests at a steady rate through the gateway; who answered, and how soon."""
+"""`slipway traffic`: send chat requests at a steady rate to the gateway, and show versions and latencies."""
 
 import asyncio
 import math
@@ -162,7 +162,7 @@ async def _await_name(
 
 
 async def _ask(client: httpx.AsyncClient, body: Mapping[str, Any], due: float, seen: Seen) -> None:
-    """Ask once, and count what came back; `due` is when the request was to start."""
+    """Send one request and count its outcome; `due` is its planned start."""
     first: float | None = None
     try:
         async with client.stream("POST", "/v1/chat/completions", json=body) as response:

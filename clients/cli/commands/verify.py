@@ -1,4 +1,4 @@
-"""`slipway verify`: what is proven of a version, from an answer's fingerprint to the training data's hash."""
+"""`slipway verify`: proofs of a version, from an answer's fingerprint to the training data's hash."""
 
 import asyncio
 from typing import Annotated
@@ -20,7 +20,7 @@ def verify(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify what served an answer, or a version: signatures, digests and records, back to the training data's hash.
+    """Verify a version, or an answer's version: signatures, digests and records, back to the training data's hash.
 
     The exit code is 1 if anything is altered, missing, or not attested by a key that may attest it.
     """

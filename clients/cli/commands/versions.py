@@ -94,7 +94,7 @@ def show(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a version, or that of an answer: manifest, lineage, deployments, benchmarks, evaluations, variants."""
+    """Show a version, or an answer's version: manifest, lineage, deployments, benchmarks, evaluations, variants."""
     stack = find_stack(state)
     model, number, variant, digest = find_answering(stack, what)
     store = open_store(stack)
@@ -233,7 +233,7 @@ _FIGURES = (
 
 
 def _figures(side: SideSummary) -> list[str]:
-    """Return the figures of one side as text; `-` where the sample is too small for one."""
+    """Return the figures of one side as text; `-` if the sample is too small."""
     figures: list[str] = []
     for name in _FIGURES:
         value: Any = side

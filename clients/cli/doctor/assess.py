@@ -35,7 +35,7 @@ class Space:
 
 
 def assess_sandbox(protection: Protection) -> Finding:
-    """Return the finding about what holds for children that parse files from outside."""
+    """Return the finding on the sandbox of child processes that parse external files."""
     missing = protection.missing()
     held = ", ".join(name for name in asdict(protection) if name not in missing)
     if not missing:
@@ -45,7 +45,7 @@ def assess_sandbox(protection: Protection) -> Finding:
 
 
 def assess_memory(memory: Memory, *, weights_bytes: int, engine: str) -> Finding:
-    """Return whether two loaded models fit, which a first release needs, and three, for a second one.
+    """Return the finding on memory: two loaded models must fit for a first release, three for a second.
 
     The embedded stack serves on the CPU; what a model reserves is what server-manager reserves for it.
     """

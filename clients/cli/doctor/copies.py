@@ -1,4 +1,4 @@
-"""Assesses how many copies a bus that is a cluster has of each stream and bucket: a pure function."""
+"""Assessment of the replication of streams and buckets in a cluster. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ class Stream:
 
 
 def describe_copies(streams: Mapping[str, Stream]) -> str:
-    """Return how many copies a cluster has of each stream, as the end of a sentence; nothing of a bus of one server."""
+    """Return a cluster's least number of stream replicas, as the end of a sentence; empty for a single server."""
     copies = [stream.copies for stream in streams.values() if stream.in_cluster]
     return f"; {min(copies)} copies of each, all up to date" if copies else ""
 
 
 def assess_copies(streams: Mapping[str, Stream]) -> Finding | None:
-    """Return the finding about missing copies of streams in a cluster; None if none miss, or the bus is one server."""
+    """Return the finding on missing replicas of a cluster's streams; None without any, or for a single server."""
     members = {name: stream for name, stream in sorted(streams.items()) if stream.in_cluster}
     few = [f"{name} ({stream.copies})" for name, stream in members.items() if stream.copies < COPIES]
     if few:

@@ -1,4 +1,4 @@
-"""The outcome of one check, and how it is printed."""
+"""The outcome of one check, and its formatting."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ SHM = Path("/dev/shm")  # noqa: S108 - only its free space is read
 
 
 def read_memory() -> Memory:
-    """Return how much memory this process may use, in its container if it has a limit, and how much is available."""
+    """Return the memory limit of this process (container or machine), and the available memory, in bytes."""
     return Memory(memory_bytes(), available_memory_bytes())
 
 

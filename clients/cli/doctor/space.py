@@ -47,10 +47,10 @@ def assess_bus(limits: Mapping[str, int], used: int, allowed: int | None, where:
 
 
 def assess_consumers(used: Mapping[str, tuple[int, int]]) -> Finding:
-    """Return whether streams and buckets can have more consumers.
+    """Return the finding on the consumer limits of streams and buckets.
 
     Args:
-        used: By stream: its consumers, and how many it may have.
+        used: Number of consumers and their limit, by stream.
     """
     shares = {name: count / limit for name, (count, limit) in used.items()}
     fullest = sorted(shares, key=lambda name: shares[name], reverse=True)
@@ -68,7 +68,7 @@ def assess_consumers(used: Mapping[str, tuple[int, int]]) -> Finding:
 
 
 def ask_bus(connection: Connection) -> Finding:
-    """Ask a bus what its streams and buckets may take."""
+    """Return the finding on a bus's storage limits."""
     try:
         infos, allowed = asyncio.run(_read(connection))
     except _REFUSED as error:
@@ -79,7 +79,7 @@ def ask_bus(connection: Connection) -> Finding:
 
 
 def ask_consumers(connection: Connection) -> Finding:
-    """Ask a bus how many consumers its streams and buckets have."""
+    """Return the finding on a bus's consumers of streams and buckets."""
     try:
         infos, _ = asyncio.run(_read(connection))
     except _REFUSED as error:

@@ -47,7 +47,7 @@ def check_folder(folder: StateFolder) -> Finding:
 
 
 def check_parts(folder: StateFolder) -> Finding:
-    """Ask every part of a stack that is ready; one that starts or stops is only a warning."""
+    """Check every part of a ready stack; a stack that is starting or stopping gives a warning."""
     ready = _read_ready(folder)
     if ready is None:
         return warning("parts", f"the stack in {folder.shown} is starting or stopping", "try again in a moment")

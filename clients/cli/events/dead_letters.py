@@ -41,7 +41,7 @@ class DeadLetter:
 
 
 async def find(js: JetStreamContext, sequence: int) -> DeadLetter | None:
-    """Return one dead letter, or None if this identity may read none with this number."""
+    """Return the dead letter of a number; None if there is none that this identity may read."""
     where: dict[str, Any] = {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": max(sequence, 1)}
     letters = await _read(js, most=1, **where)
     return next((letter for letter in letters if letter.sequence == sequence), None)

@@ -109,7 +109,7 @@ def merge(*histories: Iterable[LoggedEvent]) -> list[LoggedEvent]:
 def by_consumer(
     stream: str, models: Sequence[str] | None, where: EventFilter | None, *, of_team: bool
 ) -> list[tuple[str, ...]]:
-    """Return the subjects that each consumer reads: one consumer all of them, but for members of teams.
+    """Return the subjects of each consumer: one consumer for all, but one per subject for members of teams.
 
     The server compares a member's filter with what the member may read, and it compares one per consumer. So members
     read events of all types instead of many types one by one.

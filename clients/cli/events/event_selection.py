@@ -24,7 +24,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Selection:
-    """Which events to print: types, times, one model or all, the last so many of them, one environment or both."""
+    """The events to print, by type, time, model and environment, and the maximum number of the last ones."""
 
     types: frozenset[str]
     since: datetime | None = None
@@ -52,7 +52,7 @@ class Selection:
 async def read_selected(
     js: JetStreamContext, selection: Selection, where: EventFilter | None = None
 ) -> list[LoggedEvent]:
-    """Return the selected events of the log, in the order of time; `where` replaces what is read of it."""
+    """Return the selected events of the log, in order of time; `where` replaces the filter of the read."""
     # an event is stored after its own time, but for the clocks of two machines
     since = None if selection.since is None else max(selection.since, _EARLIEST + CLOCK_SKEW) - CLOCK_SKEW
     history = await read_history(js, selection.model, selection.filter() if where is None else where, since)

@@ -1,1 +1,1 @@
-"""`slipway gc`: what nothing refers to is hidden, and removed after a grace period."""
+"""`slipway gc`: hides unreferenced objects, and removes them after a grace period."""

@@ -41,13 +41,13 @@ def names_in(data: bytes) -> set[str]:
 
 
 def name_of(key: str) -> str | None:
-    """Return the digest that an object is referred to by: the first one in its key; None if it has none."""
+    """Return the digest by which an object is referenced: the first in its key; None without one."""
     match = _HEX.search(key.encode())
     return match[0].decode() if match is not None else None
 
 
 def is_candidate(key: str) -> bool:
-    """Return whether an object may be removed at all: nothing can refer to one without a digest in its key."""
+    """Return whether an object may be removed: its key must contain a digest, by which references are found."""
     return key.startswith(CANDIDATES) and name_of(key) is not None
 
 

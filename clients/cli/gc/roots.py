@@ -56,7 +56,7 @@ async def names_on_bus(stack: StackAddress, since: datetime) -> set[str]:
 
 
 def has_ended(record: bytes) -> bool:
-    """Return whether a record is one of a release that has ended and whose events are all published."""
+    """Return whether a record belongs to an ended release whose events are all published."""
     try:
         fields = json.loads(record)
     except ValueError:

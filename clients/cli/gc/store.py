@@ -70,7 +70,7 @@ class StoredObjects(LockingStore):
 
 
 def erase(store: SweepStore, key: str, listed: Listed) -> bool:
-    """Remove the versions that an object had when it was listed; return False if one is under lock, and stays."""
+    """Remove the listed versions of an object; return False if a locked version stays."""
     erased = True
     for version in listed.versions:
         if version == listed.hidden_by and not erased:

@@ -1,4 +1,4 @@
-"""The sweep itself: hide what nothing refers to, show what is used again, erase what was hidden for long."""
+"""The sweep: hide unreferenced objects, show those used again, erase those hidden for the grace period."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,12 +32,12 @@ class Swept:
 
 @dataclass(frozen=True)
 class Sweeper:
-    """One run of `slipway gc`. Several at once, or one that was interrupted, do no harm.
+    """One run of `slipway gc`. Concurrent and interrupted runs are safe.
 
     Attributes:
         names: Returns the digests that records and events name now.
-        grace: How old an object must be to be hidden, and for how long it is hidden before it is erased.
-        clock: Returns the time of now.
+        grace: Minimum age of an object to be hidden, and minimum time hidden before it is erased.
+        clock: Returns the current time.
     """
 
     store: SweepStore
@@ -52,9 +52,9 @@ class Sweeper:
         return {key: each.size for key, each in listed.items() if self._is_old(key, each) and key not in kept}
 
     def sweep(self) -> Swept:
-        """Show what something refers to, erase what was hidden for the grace period, hide the rest that nothing needs.
+        """Show referenced objects, erase those hidden for the grace period, hide the other unreferenced ones.
 
-        What was referred to while this hid it is shown again at the end; a release that needed it in between has
+        An object referenced while it was hidden is shown again at the end; a release that needed it meanwhile has
         failed, and finds it, or makes it anew, at its next attempt.
         """
         swept = Swept()

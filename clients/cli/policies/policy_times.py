@@ -46,12 +46,12 @@ def explain_times(policy: ReleasePolicy, rps: float, *, first: bool = False) -> 
 
 
 def blocks_to_pass(triggers: Sequence[Trigger], beta: float) -> int:
-    """Return in how many blocks with requests, all of them good, a candidate passes by all triggers."""
+    """Return the number of blocks with only good requests after which a candidate passes all triggers."""
     return max((count_blocks_to_pass(CandidateTest(), limit_of(trigger), beta) for trigger in triggers), default=0)
 
 
 def requests_to_pass(policy: ReleasePolicy, triggers: Sequence[Trigger], own_rps: float) -> float:
-    """Return how many good requests of its own, at so many a second, a candidate passes with."""
+    """Return the number of good requests with which a candidate passes, at `own_rps` requests per second."""
     in_block = own_rps * BLOCK_S
     each = in_block / -math.expm1(-in_block)  # of the blocks that have any
     return blocks_to_pass(triggers, policy.canary.beta) * each
@@ -89,7 +89,7 @@ def _steps(policy: ReleasePolicy, rps: float, *, first: bool) -> Iterator[str]:
 
 
 def _evaluations(policy: ReleasePolicy) -> Iterator[str]:
-    """Yield how many rows usually prove a candidate that is as good as the active version within a limit."""
+    """Yield the usual number of rows that show an equally good candidate to be within a limit."""
     for evaluation in policy.evaluations.sets:
         for bound in evaluation.bounds:
             drops = [drop for drop in (bound.max_drop, bound.max_drop_from_anchor) if drop is not None]
@@ -124,7 +124,7 @@ def _judgements(triggers: Iterable[Trigger], rps: float) -> Iterator[str]:
 
 
 def _triggers(policy: ReleasePolicy, rps: float) -> Iterator[str]:
-    """Yield a sentence for all triggers that alert as soon, and one about their false alarms."""
+    """Yield a sentence for each group of triggers with the same delay, and one about false alarms."""
     watching = sequential(policy.triggers)
     if not watching:
         return

@@ -1,4 +1,4 @@
-"""How models, versions, releases and targets are named: one grammar for all commands.
+"""The grammar of names for models, versions, releases and targets, the same in all commands.
 
 `MODEL`, `MODEL@vN`, `MODEL@active`, `MODEL@previous`, `MODEL@candidate`, `MODEL.vN.variant`, or a release id.
 """
@@ -43,7 +43,7 @@ class Name:
         return self == Name(self.model)
 
     def __str__(self) -> str:
-        """Return the name as it is written in messages."""
+        """Return the name in the notation of messages."""
         if self.release_id is not None:
             return self.release_id
         if self.target is not None:
@@ -97,10 +97,10 @@ def parse_version_name(text: str) -> Name:
 
 
 def target_in_route(name: Name, model: str, route: Route | None) -> Target:
-    """Return the target of a model that a name means: a target itself, or what a route serves in a role or version.
+    """Return the target that a name denotes: a target itself, or the one that a route serves in a role or version.
 
     Raises:
-        CommandError: it is of another model, or the route serves no such target, or several.
+        CommandError: the name denotes another model, or the route serves no matching target, or several.
     """
     if name.model != model:
         raise CommandError(f"the target {name} is not valid: it belongs to {name.model}, not to {model}", Exit.USAGE)

@@ -130,7 +130,7 @@ async def read_releases(js: JetStreamContext, model: str | None, *, every: bool 
 
 
 def pick(releases: Iterable[Release], name: Name) -> Release | None:
-    """Return the release of a list, oldest first, that a name means; of a model the last one. None if there is none."""
+    """Return the release that a name denotes in a list, oldest first; for a model the last. None without one."""
     asked = {"release_id": name.release_id, "version": name.version, "model": name.model or None}
     given = {field: value for field, value in asked.items() if value is not None}
     named = [each for each in releases if all(getattr(each.progress, key) == value for key, value in given.items())]
@@ -140,7 +140,7 @@ def pick(releases: Iterable[Release], name: Name) -> Release | None:
 async def newest_release(
     js: JetStreamContext, name: Name, announced: "tuple[int, datetime, Release] | None"
 ) -> Release | None:
-    """Return the release that a name means, of a model its newest one, or the checkpoint that is newer; None if none.
+    """Return the release that a name denotes, for a model its newest release or newer checkpoint; None without one.
 
     Args:
         js: The bus.
@@ -284,7 +284,7 @@ async def _with_evidence(js: JetStreamContext, release: Release) -> Release:
 
 
 async def _with_rollback(js: JetStreamContext, release: Release, history: Iterable[Event[Any]]) -> Release:
-    """Return a release with how its version was rolled back after it was promoted, unless it serves again."""
+    """Return a release with the rollback of its promoted version, unless the version serves again."""
     progress = release.progress
     for event in history:
         failed = event.data.failed if isinstance(event.data, RollbackCompleted) else None

@@ -65,7 +65,7 @@ async def resolve(js: JetStreamContext, name: Name) -> Name:
 
 
 async def resolve_target(js: JetStreamContext, model: str, text: str) -> Target:
-    """Return the target of a model that a text names: `MODEL.vN.variant`, or what serves in a role or version.
+    """Return the target that a text names: `MODEL.vN.variant`, or the one that serves in a role or version.
 
     Raises:
         CommandError: there is none.
@@ -152,7 +152,7 @@ async def require_model(js: JetStreamContext, model: str) -> None:
 
 
 async def advice(js: JetStreamContext, model: str | None, command: str) -> str:
-    """Return the end of an error message: what to see, after the known models that are most like an unknown one."""
+    """Return the end of an error message: known models similar to an unknown one, and the command to run."""
     near = ""
     with contextlib.suppress(SlipwayError, nats.errors.Error, TimeoutError):  # of an error nothing is lost by it
         known = await model_names(js) if model else []

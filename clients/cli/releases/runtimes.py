@@ -20,7 +20,7 @@ from shared.runtime.clock import SystemClock
 
 
 def describe_silence(fleet: ListedFleet, now: datetime) -> str | None:
-    """Return a sentence that no server-manager reports on a fleet; None if one does."""
+    """Return a sentence that no server-manager reports on a fleet; None if it is current."""
     if fleet.is_current:
         return None
     ago = f"no server-manager of the fleet {fleet.name} reports"
@@ -56,12 +56,12 @@ async def list_fleets(js: JetStreamContext) -> list[ListedFleet]:
 def plan_release(
     version: VersionManifest, runtime: str, releases: Sequence[Release], stored: ReleasePolicy | None
 ) -> CheckpointReady | str:
-    """Return the checkpoint of a version with another runtime, to be published; or why nothing is to be published.
+    """Return the checkpoint to publish for a version on another runtime, or the reason to publish none.
 
     Args:
         version: the version that serves.
         runtime: name of the other runtime.
-        releases: those of the model: what was requested for the version, and how often for this runtime.
+        releases: the model's releases, with the version's request and earlier requests for this runtime.
         stored: the stored policy of the model; without one the release has the policy of the version's own release.
     """
     name = f"{version.model}@v{version.version}"

@@ -18,14 +18,14 @@ async def read_route(js: JetStreamContext, model: str, environment: Environment 
 
 
 async def read_suspended(js: JetStreamContext, model: str | None = None) -> list[str]:
-    """Return how the suspended versions of a model are judged, or of all that this identity may read."""
+    """Return sentences on the suspended versions of a model, or of all models that this identity may read."""
     records = RecordsOfModels(js, BUCKETS["production"], Route)
     found = list((await records.all()).values()) if model is None else [await records.get(model)]
     return [sentence for route in found if route is not None for sentence in tell_suspended(route)]
 
 
 def tell_suspended(route: Route) -> list[str]:
-    """Return a sentence about each suspended version of a route, what protects the other one, and a canary away."""
+    """Return sentences on a route's suspended versions, their protection, and a canary whose traffic is removed."""
     suspended = [
         f"{entry.served.target} is suspended since {entry.since:%Y-%m-%d %H:%M:%S} UTC ({entry.cause}), "
         f"{describe_suspended(route, entry)}"

@@ -46,7 +46,7 @@ def open_store(stack: StackAddress) -> Store:
 
 
 def attester_keys(stack: StackAddress) -> tuple[AttesterKey, ...]:
-    """Return the public keys of those who attest; raise CommandError if they are not known."""
+    """Return the public keys of attesters; raise CommandError if they cannot be read."""
     from shared.provenance.envelopes import Trust  # most commands verify nothing
 
     try:

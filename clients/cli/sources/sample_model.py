@@ -1,4 +1,4 @@
-"""A small Llama and LoRAs with random weights: what a first release needs, made in seconds."""
+"""A small Llama and LoRAs with random weights for a first release, made in seconds."""
 
 from pathlib import Path
 from typing import Any

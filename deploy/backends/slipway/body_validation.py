@@ -22,7 +22,7 @@ class BodyValidation:
     """Validates bodies for the paths of a FastAPI application, which then takes the outcomes."""
 
     def __init__(self, routes: Iterable[Any], thread: JudgingThread) -> None:
-        """Let each path that takes one body as a whole use an outcome, if there is one."""
+        """Make each path with a single body parameter use a validation outcome, if one exists."""
         self._thread = thread
         self._fields: dict[str, Any] = {}
         for route in routes:

@@ -167,9 +167,9 @@ current: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("recor
 
 
 def record_outputs(engine: type[Any]) -> type[Any]:
-    """Return an engine class (`AsyncLLM`) that notes its outputs for the request whose code runs.
+    """Return an engine class (`AsyncLLM`) that notes its outputs in the current request's recorder.
 
-    It takes no constraint of an answer that does not compile within the limits of its `schemas`.
+    It refuses structured outputs whose constraint does not compile within the limits of `schemas`.
     """
 
     class RecordedEngine(engine):  # type: ignore[misc]  # the class comes from vLLM, which is not in this environment

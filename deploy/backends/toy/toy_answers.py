@@ -12,16 +12,16 @@ from toy_requests import Asked
 
 @dataclass
 class TextAnswer:
-    """One answer as it grows.
+    """One answer during its generation.
 
     Attributes:
         index: its number among all answers of the request.
         name: its name in records, `<prompt>.<number>`.
-        seed: what its tokens depend on.
-        is_mute: whether all of them are empty.
-        text: what was delivered of it.
+        seed: seed of the answer's tokens.
+        is_mute: whether all tokens are empty.
+        text: the text delivered so far.
         tokens: all of its tokens.
-        reason: why it ended; None while it grows.
+        reason: the finish reason; None before the end.
         stop: the stop sequence that ended it.
     """
 
@@ -78,7 +78,7 @@ class Record:
             self.finish_reasons[answer.name] = answer.reason
 
     def take(self) -> dict[str, Any]:
-        """Return the record since the last call."""
+        """Return the totals so far, and the texts and finish reasons since the last call."""
         record: dict[str, Any] = {"prompt_tokens": self.prompt_tokens, "output_tokens": self.output_tokens}
         if self.texts:
             record["texts"], self.texts = self.texts, []

@@ -118,7 +118,7 @@ class ToyApi:
 
 
 class _Reply:
-    """The pieces of one answer, each with what happened since the last."""
+    """The pieces of one answer, each with the record since the last one."""
 
     def __init__(self, send: Callable[[HttpPiece], None]) -> None:
         self.record = Record()

@@ -28,7 +28,7 @@ class StoredReports(AttestedReports[BenchmarkReport]):
         return read_held_out(self._store, manifest, variant) if variant else ()
 
     def measurement(self, manifest: ArtifactRef) -> Measurement | None:
-        """Return how a variant's quality was measured; None for the manifest of a base model."""
+        """Return the method of a variant's quality measurement; None for a base model's manifest."""
         variant = self._variant(manifest)
         return variant.measurement if variant else None
 

@@ -1,4 +1,4 @@
-"""The prompts of a benchmark: the default ones, or those of the model's own evaluation set."""
+"""The prompts of a benchmark: the defaults, or the rows of the model's evaluation set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The verdict on the quality of the serving engine: does it serve what the quantiser measured?
+"""The verdict on the quality of the serving engine: whether it matches the quantiser's measurements.
 
 If the engine returns the log-probabilities of a prompt, it scores the same windows that the quantiser recorded with the
 variant. So text, tokenizer and sampling are identical, and a difference is due to loading or computing. Otherwise only
@@ -175,7 +175,7 @@ def _evidence(scores: Sequence[WindowScore], baseline: BaselineScores) -> Eviden
 
 
 def _explain(attribution: Attribution, evidence: Evidence, baseline: BaselineScores) -> str:
-    """Return the comparison with the baseline, the side at fault, and what to do."""
+    """Return the comparison with the baseline, the side at fault, and advice."""
     comparison = f"The baseline's record cannot be compared: {baseline.missing or 'it was not scored.'}"
     if evidence.baseline is not None:
         relation = "differs from" if differs(evidence.baseline) else "agrees with"
@@ -281,7 +281,7 @@ def _mean(scores: Sequence[WindowScore], read: Callable[[WindowScore], float]) -
 
 
 def _describe_measurement(measurement: Measurement | None) -> str:
-    """Return how a record was measured: ` (measured in bfloat16 with avx512_core_bf16 on 2 threads)`."""
+    """Return a record's measurement as text: ` (measured in bfloat16 with avx512_core_bf16 on 2 threads)`."""
     if measurement is None:
         return ""
     processor = measurement.processor

@@ -1,4 +1,4 @@
-"""The check of tool calls: one request that must be answered with a call that a caller can parse."""
+"""The check of tool calls: one request whose answer must be a parseable call."""
 
 import json
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class ApiAnswer:
 
 
 def plan_limit(settings: ServingSettings, *, output_tokens: int, context_tokens: int) -> int:
-    """Return how many tokens the answer may have: at most half of the context, because the rest is the prompt's.
+    """Return the maximum tokens of the answer: at most half of the context, because the prompt needs the rest.
 
     Args:
         settings: The serving settings of the candidate.
@@ -41,7 +41,7 @@ def plan_limit(settings: ServingSettings, *, output_tokens: int, context_tokens:
 
 
 def plan_timeout(timeout_s: float, max_tokens: int) -> float:
-    """Return the seconds that the answer may take: those of a request, and in proportion more for more tokens."""
+    """Return the answer's time limit in seconds: that of a request, increased in proportion to the tokens."""
     return max(timeout_s, min(LONGEST_S, timeout_s * max_tokens / MAX_TOKENS))
 
 
@@ -86,7 +86,7 @@ def assess_answer(answer: ApiAnswer, parser: str, max_tokens: int = MAX_TOKENS) 
 
 
 def not_answered(code: str, reason: str) -> GateResult:
-    """Return the result where the engine gave no answer: there is no evidence."""
+    """Return the inconclusive result of a request that the engine did not answer."""
     return GateResult(
         name=GATE, verdict="inconclusive", reason=f"A request with a tool got no answer ({code}: {reason})"
     )

@@ -1,4 +1,4 @@
-"""Reads what the store has of versions and alerts: attestations, model cards, reports."""
+"""Reads attestations, model cards and reports of versions and alerts from the store."""
 
 from typing import Final
 

@@ -26,11 +26,11 @@ MOST_PROCESSES: Final = 256
 
 
 class BusFleets:
-    """The endpoints as server-managers last stored them; what runs renews the lease of its fleet.
+    """The endpoints as server-managers last stored them; a running server-manager renews its fleet's lease.
 
     Args:
         js: Returns the bus, once it is connected.
-        clock: Says how old a renewal is.
+        clock: Gives the age of a renewal.
     """
 
     def __init__(self, js: Callable[[], JetStreamContext], clock: Clock) -> None:
@@ -109,7 +109,7 @@ class GatewayReports:
 
 @dataclass(frozen=True)
 class _Report:
-    """The last report of one process, and since when it has ejected each endpoint."""
+    """The last report of one process, and the start of each of its ejections."""
 
     taken_s: float
     endpoints: Mapping[str, EndpointUse]

@@ -1,4 +1,4 @@
-"""Asks the gateway, with the key of the person who asks."""
+"""Sends prompts to the gateway with the person's own key."""
 
 import json
 import ssl

@@ -42,14 +42,14 @@ WINDOWS_KEPT: Final = 720
 
 
 class Index:
-    """Reads and writes the index. One thread writes; any number reads what was last committed.
+    """Reads and writes the index. One thread writes; any number of threads read the last commit.
 
-    A file with damaged pages is removed as soon as that shows, and `damaged` says so: this process has to end, and the
+    A file with damaged pages is removed on detection and `damaged` is set: this process has to end, and the
     next one builds the index again from the log.
 
     Args:
-        path: Its file. One of another schema, or a damaged one, is replaced by an empty one.
-        wait_s: How long it may take until another process, which ends, has left the file.
+        path: The index file. A damaged file, or one of another schema, is replaced by an empty one.
+        wait_s: Seconds to wait until a process that is ending has closed the file.
 
     Attributes:
         damaged: Whether the file was found to be damaged.

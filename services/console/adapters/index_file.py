@@ -1,4 +1,4 @@
-"""The file of the index: who has it, whether it can be read, and a bounded number of connections that read it."""
+"""The file of the index: its lock, its validity, and a bounded number of reading connections."""
 
 import contextlib
 import fcntl
@@ -47,7 +47,7 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 
 def is_current(path: Path, schema: int) -> bool:
-    """Return whether a file is an index of a schema; a damaged one is none.
+    """Return whether a file is an intact index of a schema.
 
     Raises:
         sqlite3.Error: It cannot be read now, which does not show that it is damaged.
@@ -66,7 +66,7 @@ def is_current(path: Path, schema: int) -> bool:
 
 
 class Connections:
-    """Connections that read, a bounded number of them; each is used by one thread at a time.
+    """A bounded pool of reading connections; each is used by one thread at a time.
 
     Args:
         connect: Opens one that sees the rows about some models only.
@@ -81,7 +81,7 @@ class Connections:
 
     @contextlib.contextmanager
     def borrowed(self, models: Models) -> Iterator[sqlite3.Connection]:
-        """Yield a connection; one whose query failed is closed."""
+        """Yield a connection; it is closed if its query fails."""
         with self._changed:
             self._changed.wait_for(lambda: self._in_use < self._most)
             self._in_use += 1
@@ -102,7 +102,7 @@ class Connections:
                 self._changed.notify_all()
 
     def _take(self, models: Models) -> sqlite3.Connection | None:
-        """Return a free connection for these models; None if one must be opened."""
+        """Return a free connection for these models; None if a new one must be opened."""
         for at, (known, connection) in enumerate(self._free):
             if known == models:
                 del self._free[at]

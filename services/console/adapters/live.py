@@ -16,7 +16,7 @@ from shared.messaging.running import read_running
 
 
 async def follow_progress(client: Client, on_progress: Callable[[Event[Any]], None]) -> None:
-    """Call `on_progress` with each report of progress, for ever; the client subscribes again after a reconnect.
+    """Call `on_progress` with each progress report until cancelled; the client resubscribes after a reconnect.
 
     A consumer can deliver a stored message here: what is no progress of its sender is left out.
     """
@@ -31,7 +31,7 @@ async def follow_progress(client: Client, on_progress: Callable[[Event[Any]], No
 
 
 async def follow_running(client: Client, on_report: Callable[[str], None]) -> None:
-    """Call `on_report` with the service of each report of a process, for ever."""
+    """Call `on_report` with the service of each process report until cancelled."""
 
     async def take(message: Msg) -> None:
         if service := read_running(message):

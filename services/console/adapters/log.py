@@ -42,7 +42,7 @@ class StreamLog:
                 return created, int(info.state.first_seq), int(info.state.last_seq)
 
     async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[Logged]]:
-        """Return the next sequence after what was read, and what the log has from `start` on; none after `wait_s`."""
+        """Return the next sequence to read, and the events from `start` on; no events after `wait_s`."""
         reader = self._readers.get(stream)
         if reader is None or reader.next != start:
             if reader is not None:
@@ -63,7 +63,7 @@ class _MissedError(Exception):
 
 
 class _Reader:
-    """Reads one stream from a sequence on, through a consumer that is made again whenever it or a message is lost."""
+    """Reads one stream from a sequence on, through a consumer that is recreated if it or a message is lost."""
 
     def __init__(self, js: JetStreamContext, stream: str, start: int, retry_s: float) -> None:
         self.next = start
@@ -84,7 +84,7 @@ class _Reader:
         return events
 
     async def _read_into(self, events: list[Logged], wait_s: float) -> None:
-        """Append all messages that are available, else wait for one; what was appended stays if an error follows."""
+        """Append all available messages, else wait for one; messages appended before an error stay."""
         subscription = self._subscription or await self._subscribe()
         try:
             first = await subscription.fetch(1, timeout=wait_s)

@@ -70,7 +70,7 @@ class Provider:
         return f"{known['authorization_endpoint']}?{urlencode(asked)}", f"{text}.{self._sign(text)}"
 
     async def end(self, cookie: str, state: str, code: str, error: str) -> tuple[str, str]:
-        """Return the name of who signed in, and the path that was asked for.
+        """Return the name of the person who signed in, and the requested path.
 
         Raises:
             SignInRefusedError: The answer is not for this browser, or the token is not valid.

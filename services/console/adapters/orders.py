@@ -1,7 +1,7 @@
-"""Publishes the orders of people, each with the credential of the person whose order it is.
+"""Publishes people's orders, each with the person's own credential.
 
 The bus lets an identity publish only subjects that end with its own name (docs/adr/0019). So the console opens a
-connection as the person for each order: with its own credential the server would refuse it.
+connection as the person for each order: the server would refuse the console's credential.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from shared.storage.kv import Bucket
 
 CONNECT_S: Final = 5
 ROUTE_S: Final = 3.0
-"""How long a page waits for a route."""
+"""Seconds that a page waits for a route."""
 
 
 class PersonalOrders:
@@ -35,7 +35,7 @@ class PersonalOrders:
     Args:
         connection: Where the bus is.
         people: Knows the credential of each.
-        clock: Says when an order is given.
+        clock: The time of an order.
     """
 
     def __init__(self, connection: Connection, people: Directory, clock: Clock) -> None:

@@ -28,7 +28,7 @@ class People:
         self._seen: tuple[int, int] | None = None
 
     def find(self, name: str) -> Person | None:
-        """Return a person; None if there is no person of that name any more."""
+        """Return the person of a name; None if the person does not exist or was withdrawn."""
         identity = self._read().get(name)
         if identity is None:
             return None
@@ -47,7 +47,7 @@ class People:
         return file if file.is_file() else None
 
     def _read(self) -> dict[str, Identity]:
-        """Return the people in the file; none if it cannot be read: who was withdrawn must not stay."""
+        """Return the people in the file; none if it is unreadable, so that withdrawn people lose access."""
         if self._listing is None:
             return {}
         try:

@@ -1,4 +1,4 @@
-"""Sessions of people who are signed in, on the server's side only; a browser has a random value that names one.
+"""Sessions of signed-in people, stored on the server only; a browser holds a random value as the key.
 
 The file also has who acknowledged which incident: it outlasts the index.
 """
@@ -58,7 +58,7 @@ class Sessions:
         self._file.close()
 
     def begin(self, person: str, former: str | None = None) -> str:
-        """Return the value of a new session of a person; the one before ends and is not taken over."""
+        """Return the value of a new session of a person; the former session ends."""
         value, now = secrets.token_urlsafe(32), self._now()
         with self._locked() as file:
             if former is not None:
@@ -101,7 +101,7 @@ class Sessions:
             return file.execute("INSERT OR IGNORE INTO used VALUES (?, ?)", row).rowcount == 1
 
     def acknowledge(self, incident: str, person: str) -> None:
-        """Note who acknowledged an incident first; of more than `MOST` the oldest are forgotten."""
+        """Note the first person to acknowledge an incident; only the newest `MOST` entries are kept."""
         with self._locked() as file:
             file.execute("INSERT OR IGNORE INTO acknowledged VALUES (?, ?, ?)", (incident, person, self._now()))
             newest = "SELECT incident FROM acknowledged ORDER BY at DESC LIMIT ?"

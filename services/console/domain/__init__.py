@@ -1,1 +1,1 @@
-"""Pure rules of the console: which rows an event becomes, what a person may do, what a screen contains."""
+"""Pure rules of the console: rows of events, permissions of people, contents of screens."""

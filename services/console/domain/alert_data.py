@@ -6,10 +6,10 @@ from services.console.domain.screens import EventRow, Moment, Points, RollbackSu
 
 
 class AlertRow(Screen):
-    """An alert with its last figures; one that is resolved has those that it was raised with.
+    """An alert with its last figures; a resolved alert has the figures at its raising.
 
     Attributes:
-        value: What `limit` bounds: of drift a distance, of a clock seconds, of evaluations a loss of score, else the
+        value: Figure that `limit` bounds: drift distance, clock offset in seconds, loss of evaluation score, or the
             share of bad requests.
         resolution: Why it is resolved; empty while it is open.
         answers_nothing: Whether the target answers nothing.

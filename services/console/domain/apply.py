@@ -51,7 +51,7 @@ def apply(stream: str, sequence: int, event: Event[Any], percentile: Ms) -> tupl
 
 
 def apply_unreadable(message: Unreadable) -> tuple[Row, ...]:
-    """Return the row of who announced what cannot be read; none of other streams, whose senders are services."""
+    """Return the row of an unreadable announcement's sender; none for streams whose senders are services."""
     if message.stream != INBOX:
         return ()
     named = {"stream": message.stream, "sequence": message.sequence}

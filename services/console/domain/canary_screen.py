@@ -33,14 +33,14 @@ class Side(Screen):
 
 
 class Share(Screen):
-    """A step of the canary: the share of traffic, and how it is."""
+    """A step of the canary: its share of traffic and its state."""
 
     weight: float
     state: Literal["waiting", "running", "pass", "fail"]
 
 
 class Bad(Screen):
-    """How many of the requests that a trigger observed were bad."""
+    """The numbers of bad and of all requests that a trigger observed."""
 
     bad: int
     requests: int
@@ -98,7 +98,7 @@ class CanaryPoint(Screen):
 
 
 class Latency(Screen):
-    """The p95 of the time to first token of both sides at the end of a window; None where one has too few requests."""
+    """The p95 time to first token of both sides for one window, in ms; None with too few requests."""
 
     at: Time
     candidate: float | None

@@ -7,7 +7,7 @@ from services.console.domain.screens import RollbackSummary, Screen, Time
 
 
 class Rehearsal(Screen):
-    """A rehearsed rollback: of which variant of a release, the verdict, and how long each trigger took."""
+    """A rehearsed rollback: variant, release, verdict, and duration for each trigger."""
 
     release_id: str
     model: str

@@ -1,4 +1,4 @@
-"""The screen of the endpoints: what each Triton serves and holds, as server-manager and the gateways see it. Pure."""
+"""The screen of the endpoints: each Triton's targets and load, by server-manager and gateways. Pure."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -58,16 +58,16 @@ class EndpointRow(Screen):
     Attributes:
         state: `ejected` if a gateway sends no requests there; the others are server-manager's.
         since: When the state began; None if that is not known.
-        is_current: Whether the fleet's server-manager reports: else all but what gateways have there is of before.
-        reported_at: When it reported last if it does not any more; None if that is not known.
-        reasons: Who drained it and why, what it waits for, why it takes no requests.
+        is_current: Whether the fleet's server-manager reports: else only the gateways' figures are current.
+        reported_at: Time of its last report if it has stopped reporting; None if that is not known.
+        reasons: Author and reason of a drain, its obstacle, and why it takes no requests.
         copies: Targets that it holds, or loads, while another endpoint serves them.
         others: Targets of other teams, which are not shown.
-        measured_bytes: What the targets with a measurement were seen to take at most; None without any.
-        budget_bytes: What targets may reserve, alone or with other endpoints; None if not known.
-        outstanding_tokens: What the requests there still take; None if no gateway reports it.
-        gateways: Processes of gateways that report.
-        ejecting: How many of them eject it.
+        measured_bytes: Peak memory of the targets with a measurement; None without any.
+        budget_bytes: Limit of reservations, alone or with other endpoints; None if not known.
+        outstanding_tokens: Tokens outstanding at the endpoint; None if no gateway reports.
+        gateways: Number of gateway processes that report.
+        ejecting: Number of them that eject it.
     """
 
     fleet: str

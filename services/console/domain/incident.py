@@ -6,16 +6,16 @@ from services.console.domain.screens import Screen, Time
 
 
 class Incident(Screen):
-    """A regression, a rollback or an ended release: what happened, what serves, and why.
+    """A regression, a rollback or an ended release, with its cause and the serving version.
 
     Attributes:
-        key: What an acknowledgement names.
-        title: What happened to which version.
-        why: Why, in the words of its alert, order or release.
-        serves: What serves now; empty if what happened moved no traffic.
+        key: Key of an acknowledgement.
+        title: The event and its version.
+        why: The reason as in its alert, order or release.
+        serves: The serving version; empty if no traffic was moved.
         link: The path of the screen that shows it.
         failed: The target to roll back; empty if nothing is left to do.
-        acknowledged: By whom and when; empty until then.
+        acknowledged: Author and time; empty if not acknowledged.
     """
 
     key: str

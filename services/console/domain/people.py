@@ -40,11 +40,11 @@ class Person:
     hint: str = ""
 
     def sees(self, model: str) -> bool:
-        """Return whether a model is one that the person may see."""
+        """Return whether the person may see a model."""
         return self.models is None or model in self.models
 
     def acknowledges(self, model: str) -> bool:
-        """Return whether the person may acknowledge what is about a model: it is no order, and takes no credential."""
+        """Return whether the person may acknowledge incidents of a model, which is no order and needs no credential."""
         return "rollback" in orders_of(self.roles) and self.sees(model)
 
     def may(self, order: str, model: str) -> bool:
@@ -53,7 +53,7 @@ class Person:
 
 
 def person_of(identity: Identity, teams: Iterable[Team], *, has_credential: bool) -> Person:
-    """Return the rights of a person: those of the roles, if the console can give orders as that person."""
+    """Return a person's rights: those of the roles if the console has the person's credential."""
     known = narrowed(identity, teams)
     allowed = orders_of(identity.roles)
     hint = ""

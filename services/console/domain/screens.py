@@ -26,7 +26,7 @@ class Page(Screen, Generic[T]):
 
 
 class IndexState(Screen):
-    """How far the index is behind the event log."""
+    """The lag of the index behind the event log."""
 
     behind: int
     ratio: float
@@ -49,7 +49,7 @@ class Moment(Screen):
 
 
 class RollbackSummary(Screen):
-    """A rollback, and how long it took from detection to the switch."""
+    """A rollback, and its duration from detection to the switch."""
 
     rollback_id: str
     model: str
@@ -65,15 +65,15 @@ class RollbackSummary(Screen):
 
 
 class ShadowProgress(Screen):
-    """A candidate that is asked what callers asked, before it takes traffic, and how far its evidence is.
+    """A shadow: a candidate that gets copies of requests before it takes traffic, and its evidence so far.
 
     Attributes:
-        share: The share of the active version's requests that it is asked, too.
+        share: Share of the active version's requests that are mirrored.
         release_id: Its release; None if that is not known.
-        requests: How many were compared.
-        requests_needed: How many more a verdict needs; None if that is not known.
-        seconds_needed: How much longer it lasts at least; None before the first assessment.
-        deadline_at: When its time is over; None while its release is paused, and if that is not known.
+        requests: Number of compared requests.
+        requests_needed: Requests that a verdict still needs; None if not known.
+        seconds_needed: Minimum time left, in seconds; None before the first assessment.
+        deadline_at: Its deadline; None while its release is paused, or if not known.
     """
 
     target: str
@@ -87,7 +87,7 @@ class ShadowProgress(Screen):
 
 
 class Suspension(Screen):
-    """A version that an alert took out of traffic; `judgement`: how it is judged, or what a person is to do."""
+    """A version that an alert took out of traffic; `judgement`: its verdict, or the decision asked of a person."""
 
     target: str
     cause: str
@@ -96,7 +96,7 @@ class Suspension(Screen):
 
 
 class FleetRow(Screen):
-    """A model: what serves it, and how it is.
+    """A model with its serving version and state.
 
     Attributes:
         release_id: Its newest release in progress; without one, its newest release unless that serves on.

@@ -1,4 +1,4 @@
-"""The shadow of a model: which candidate is asked unseen, how far its evidence is, and when its time is over. Pure."""
+"""The shadow of a model: the candidate, its evidence so far, and its deadline. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -174,7 +174,7 @@ def _artifacts(events: Events, opened: f.ReleaseOpened) -> Iterable[Artifact]:
 
 @dataclass(frozen=True)
 class Property:
-    """A property of a version: as text, what tells it from another one, and the figure if more or less is better."""
+    """A property of a version: its text, the value by which versions differ, and a figure if it can be better."""
 
     text: str
     known_by: object = None
@@ -191,7 +191,7 @@ NONE: Final = Property("")
 
 
 def compare_versions(left: Version, right: Version) -> VersionComparison:
-    """Return the properties of two versions of a model, side by side: what was measured first, digests last."""
+    """Return the properties of two versions of a model side by side: measurements first, digests last."""
     first, second = dict(_properties(left)), dict(_properties(right))
     names = sorted(dict.fromkeys([*first, *second]), key=lambda name: GROUPS.index(name[0]))
     rows = tuple(_difference(*name, first.get(name, NONE), second.get(name, NONE)) for name in names)

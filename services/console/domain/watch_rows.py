@@ -87,7 +87,7 @@ def rollback_rows(event: Event[Any], _sequence: int) -> tuple[Row, ...]:
 
 
 def rehearsal_rows(event: Event[f.RehearsalCompleted], _sequence: int) -> tuple[Row, ...]:
-    """Return the row of a rehearsal; none for one of no release."""
+    """Return the row of a rehearsal; none for a rehearsal without a release."""
     data = event.data
     if not RELEASE_ID.fullmatch(data.release_id):
         return ()

@@ -1,4 +1,4 @@
-"""Alerts: the list, and one with the decision that followed from it."""
+"""Alerts: the list, and a single alert with its decision."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ def alerts(
     limit: int = 50,
     exact: bool = False,
 ) -> Page[AlertRow]:
-    """Return the alerts: open ones first, the most severe of them first; those that are resolved after them."""
+    """Return the alerts: open ones by severity, then resolved ones."""
     values: dict[str, Any] = {
         "model": model, "like": like(model, exact=exact), "state": state, "severity": severity,
         "environment": environment, "since": since, "until": until, "after": after, "limit": limit,
@@ -66,7 +66,7 @@ def alerts(
 
 
 def _rows(reader: Reader, entries: Sequence[Mapping[str, Any]]) -> tuple[AlertRow, ...]:
-    """Return alerts as screens show them: one that is resolved with the figures that it was raised with."""
+    """Return alerts as rows; a resolved alert has the figures at its raising."""
     ended = json.dumps([entry["alert_id"] for entry in entries if entry["state"] == "resolved"])
     query = "SELECT * FROM alert_raises WHERE alert_id IN (SELECT value FROM json_each(?))"
     raised = {entry["alert_id"]: entry for entry in reader.read(query, (ended,))}

@@ -31,7 +31,7 @@ FROM deployments AS d WHERE correlation = ? AND cause = 'canary' AND canary IS N
 
 
 def canary(reader: Reader, release: Release) -> Canary:
-    """Return the canary of a release; one that has not begun has no targets and no evidence."""
+    """Return the canary of a release, without targets and evidence before its start."""
     policy = ReleasePolicy.model_validate(release.policy)
     newest = "SELECT * FROM canary_points WHERE release_id = ? ORDER BY sequence DESC LIMIT ?"
     points = points_of(reversed(reader.read(newest, (release.release_id, POINTS))))

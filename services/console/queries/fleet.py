@@ -1,4 +1,4 @@
-"""All models: what serves them, how they are, and the figures of their last hour."""
+"""All models: serving versions, states, and figures of the last hour."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -128,7 +128,7 @@ def _rollbacks(reader: Reader, names: list[str]) -> dict[str, Any]:
 
 
 def _releases(reader: Reader, names: list[str]) -> dict[str, Any]:
-    """Return the newest release in progress of each model; without one, its newest release unless that serves on."""
+    """Return each model's newest release in progress; without one its newest release, unless that still serves."""
     query = (
         f"SELECT releases.*, {ROLLED_BACK_AT}, max((outcome IS NULL) || opened_at) FROM releases "  # noqa: S608 - marks
         f"WHERE model IN ({_marks(names)}) "

@@ -56,7 +56,7 @@ def incidents(
 
 
 def _is_rolled_back(release: Mapping[str, Any], rollbacks: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a rollback is why a release ended: one failed canary is one incident."""
+    """Return whether a rollback ended a release, so that one failed canary is one incident."""
     return any(
         entry["failed"] == release["target"] and entry["at"] >= release["opened_at"]
         for entry in rollbacks

@@ -1,4 +1,4 @@
-"""Suspended targets; quarantined ones, since when, and who or what quarantined each."""
+"""Suspended and quarantined targets, with the start and author of each quarantine."""
 
 import json
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Releases: the list, and one with its events."""
+"""Releases: the list, and a single release with its events."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -115,7 +115,7 @@ def release_events(reader: Reader, release_id: str) -> list[Event[Any]]:
 
 
 def _rolled_back(reader: Reader, shown: Release) -> str:
-    """Return how the version of a release was rolled back after it was promoted; empty if it was not."""
+    """Return the rollback of a release's promoted version as text; empty without one."""
     if shown.outcome != "promoted":  # what ends the canary of a release is no rollback of what it promoted
         return ""
     query = (  # a text of ours

@@ -71,7 +71,7 @@ def _deployment(reader: Reader, entry: Mapping[str, Any]) -> Deployment:
 
 
 def author_of(reader: Reader, entry: Mapping[str, Any]) -> tuple[str, str, str | None]:
-    """Return who or what caused a change of a route, why, and the path of the screen that shows it."""
+    """Return the author and the reason of a route's change, and the path of the screen that shows the cause."""
     rollbacks = reader.read("SELECT cause_id FROM rollbacks WHERE rollback_id = ?", (entry["cause_id"],))
     cause = _event(reader, rollbacks[0]["cause_id"] if rollbacks else entry["cause_id"])
     if cause is None:
@@ -88,7 +88,7 @@ def author_of(reader: Reader, entry: Mapping[str, Any]) -> tuple[str, str, str |
 
 
 def _promoter(reader: Reader, cause: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return who let a release take traffic: those who approved it, who promoted it, or the registry."""
+    """Return the author of a release's traffic: its approvers, the person who promoted it, or the registry."""
     link = f"/releases/{cause['correlation']}"
     ordered = _event(reader, cause["cause"])
     if ordered is not None and ordered["type"] == "canary.advanced":

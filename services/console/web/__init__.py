@@ -1,1 +1,1 @@
-"""The console's HTTP side: who is signed in, and the pages."""
+"""The console's HTTP side: sign-in, sessions and pages."""

@@ -29,7 +29,7 @@ class NotSignedInError(Exception):
 
 
 class Access:
-    """Finds out who a request is by.
+    """Finds the person of a request.
 
     Args:
         sessions: The sessions.
@@ -46,11 +46,11 @@ class Access:
         self.cookie = "__Host-slipway" if https else "slipway-console"
 
     def find(self, request: Request) -> SignedIn | None:
-        """Return who is signed in; None without a session."""
+        """Return the signed-in person; None without a session."""
         return self._named(self.sessions.find(request.cookies.get(self.cookie)))
 
     def look(self, request: Request) -> SignedIn | None:
-        """Return who is signed in, as `find`; it does not count as a use of the session."""
+        """Return the signed-in person as `find`, without counting as a use of the session."""
         return self._named(self.sessions.find(request.cookies.get(self.cookie), use=False))
 
     def _named(self, session: Session | None) -> SignedIn | None:

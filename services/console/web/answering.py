@@ -23,7 +23,7 @@ LONGEST_REASON: Final = 2000
 async def answered(
     request: Request, render: Renderer, signed: SignedIn, giving: Awaitable[OrderAnswer], model: str, release: str = ""
 ) -> Response:
-    """Lead to the page that follows an order, or return the one that says why it was not given."""
+    """Redirect to the page that follows an order, or return the page with the reason of its refusal."""
     back = f"/releases/{release}" if release else f"/models/{model}"
     try:
         answer = await giving

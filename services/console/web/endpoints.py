@@ -1,4 +1,4 @@
-"""The page of the endpoints: what each Triton serves, holds and takes."""
+"""The page of the endpoints: each Triton's targets, memory and load."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response

@@ -1,4 +1,4 @@
-"""The stream that tells open pages what changed."""
+"""The stream of changes to open pages (server-sent events)."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Final

@@ -22,7 +22,7 @@ def build_login(access: Access, render: Renderer, provider: Provider | None, *, 
 
     @router.get("/login")
     def sign_in(request: Request, token: Annotated[str, Query(max_length=2048)] = "", next: str = "/") -> Response:  # noqa: A002 - the name in the address
-        """Show what signs in; a link of `slipway open` asks for one click, so that nothing else can use it up."""
+        """Show the sign-in page; a link of `slipway open` needs a click, so that nothing else uses it up."""
         if access.find(request) is not None and not token:
             return RedirectResponse("/fleet", 303)
         shown = {"token": token, "name": named_in(token), "next": _own(next), "problem": ""}
@@ -59,7 +59,7 @@ def build_login(access: Access, render: Renderer, provider: Provider | None, *, 
 def _oidc(router: APIRouter, access: Access, render: Renderer, provider: Provider) -> None:
     @router.get("/login/oidc")
     async def begin(next: str = "/") -> Response:  # noqa: A002 - the name in the address
-        """Send the browser to the identity provider; a cookie keeps what its answer is compared with."""
+        """Redirect the browser to the identity provider; a cookie keeps the values for checking the answer."""
         address, secret = await provider.begin(_own(next))
         answer = RedirectResponse(address, 303)
         answer.set_cookie(

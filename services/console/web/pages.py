@@ -89,7 +89,7 @@ def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
 
 
 def _shown_figures(reader: Reader, row: FleetRow) -> Figures:
-    """Return the figures of a model about its canary, or without one about what serves: for its plots."""
+    """Return the plotted figures of a model's canary, or without one of its active version."""
     return with_moments(reader, row.model, figures(reader, row.model, row.canary or ""))
 
 

@@ -1,4 +1,4 @@
-"""The page of the playground: one prompt to two versions of a model, with the person's own key of the gateway.
+"""The page of the playground: one prompt to two versions of a model, with the person's own API key.
 
 A page asks for the key once: the process keeps it for the session, in memory only.
 """
@@ -75,7 +75,7 @@ def build_playground(gateway: Gateway, routes: Routes, render: Renderer) -> APIR
 
 
 async def ask(gateway: Gateway, person: Person, model: str, question: Question) -> tuple[Answer, Answer]:
-    """Return the answers of both versions, asked one after the other: on one GPU each would slow the other down.
+    """Return the answers of both versions, requested in sequence so that neither slows the other on one GPU.
 
     Raises:
         HTTPException: The person does not see the model, or the key cannot be one.

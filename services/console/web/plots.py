@@ -108,7 +108,7 @@ def _range(values: Sequence[float], *, before: float, after: float) -> tuple[flo
 
 
 def _formatter(ends: tuple[float, float], factor: int = 1, unit: str = "") -> Callable[[float], str]:
-    """Return the formatter of an axis, with enough digits to tell its labels apart."""
+    """Return the formatter of an axis, with enough digits to distinguish its labels."""
     digits = max(0, -math.floor(math.log10(factor * (ends[1] - ends[0]) / OPTIONS["max_scale"])))
     return lambda value: f"{factor * value:,.{digits}f}{unit}"
 
@@ -142,7 +142,7 @@ def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Plot | None:
 
 
 def _dashes(lines: int) -> Mapping[str, str]:
-    """Return the dashes of each line by its class: the later it is drawn, the shorter, so that equal ones all show."""
+    """Return the dashes of each line by its class: later lines have shorter dashes, so that equal lines all show."""
     dash = PERIOD // max(1, lines)
     return {f"color-{line + 1}": f"{PERIOD - line * dash} {line * dash}" for line in range(1, lines)}
 
@@ -240,14 +240,14 @@ def over_time(
     Args:
         label: What it shows, for those who do not see it.
         lines: The lines.
-        title: Of the axis of figures.
-        ends: Of that axis.
-        span: The times between which it is.
+        title: Title of the y axis.
+        ends: Limits of the y axis.
+        span: Begin and end of the time axis.
         kind: A class of the drawing.
-        moments: What happened: a vertical line each.
-        limit: A horizontal line, and what the legend says of it.
-        formatter: Writes the figures of the axis.
-        labels: The figures that the axis names.
+        moments: Events, each drawn as a vertical line.
+        limit: Height of a horizontal line, and its legend.
+        formatter: Formats the labels of the y axis.
+        labels: The figures labelled on the y axis.
         dashes: Of each line, by its class.
     """
     if sum(figure is not None for line in lines for _, figure in line.points) < 2:
@@ -327,7 +327,7 @@ def _svg(
 
 
 def _plain(root: ET.Element) -> ET.Element:
-    """Return a tree without comments and styles, whose dots have titles: what browsers show beside the pointer."""
+    """Return a tree without comments and styles, in which each dot has a title for the browser's tooltip."""
     for parent in list(root.iter()):
         parent.attrib.pop("style", None)
         if parent.get("class") == "dots":

@@ -1,4 +1,4 @@
-"""The page of a quarantine: since when and why, what lifting it would do, and the order."""
+"""The page of a quarantine: start, reason, the effect of lifting it, and the order."""
 
 from typing import Annotated
 

@@ -131,7 +131,7 @@ class Pages:
     def __call__(
         self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any
     ) -> Response:
-        """Return a page; `request` gives its path, `signed` who is signed in."""
+        """Return a page; `request` gives its path, `signed` the signed-in person."""
         common = {
             "path": request.url.path,
             "query": request.url.query,
@@ -153,7 +153,7 @@ class Pages:
         return await to_thread(self, request, signed, template, status, **values)
 
     def _index_state(self) -> IndexState:
-        """Return how far the index is."""
+        """Return the lag of the index."""
         ready = bool(self.progress.last) and self.progress.is_current
         return IndexState(behind=self.progress.behind, ratio=round(self.progress.ratio, 4), ready=ready)
 
@@ -167,14 +167,14 @@ def _address_of(request: Request) -> str:
 
 
 def ago(text: str | None, now: datetime) -> str:
-    """Return how long ago a time was: `4 s`, `12 min`, `3 h`, `5 d`."""
+    """Return the age of a time: `4 s`, `12 min`, `3 h`, `5 d`."""
     if not text:
         return NONE
     return _rounded((now - datetime.fromisoformat(text)).total_seconds())
 
 
 def left(text: str, now: datetime) -> str:
-    """Return how long it is until a time, as `ago`; `0 s` if it is over."""
+    """Return the span until a time, in the form of `ago`; `0 s` if it has passed."""
     return _rounded((datetime.fromisoformat(text) - now).total_seconds())
 
 
@@ -192,7 +192,7 @@ def short_time(text: str | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return a figure with three significant digits; a whole one as it is; a very large one by its exponent."""
+    """Return a figure with three significant digits, an integer in full, a very large figure in scientific notation."""
     if value is None:
         return NONE
     if abs(value) >= LARGEST_WRITTEN_OUT:
@@ -271,7 +271,7 @@ def sparkline(points: Points, width: float = WIDTH, height: float = HEIGHT) -> M
 
 
 def _line(run: list[tuple[float, float]], step: float, width: float) -> str:
-    """Return the points of a line; a single one becomes a line of one step, which is all of a series of one."""
+    """Return the points of a line; a single point becomes a line of one step."""
     if len(run) == 1:
         (x, y) = run[0]
         begin = min(x, width - step) if step < width else 0.0

@@ -1,4 +1,4 @@
-"""The data that pages read, limited to what a person may see."""
+"""The data of pages, limited to the models that a person may see."""
 
 from dataclasses import dataclass
 from datetime import timedelta

@@ -30,7 +30,7 @@ class BusProduction:
         return entry.value if entry is not None else None
 
     async def last_check(self, model: str) -> VersionEvaluated | None:
-        """Return the last check of a model, as far as the event log goes; None without one."""
+        """Return the last check of a model in the event log; None without one."""
         try:
             message = await self._js().get_last_msg(EVENTS, nats_subject(VersionEvaluated.TYPE, model, SERVICE))
             return Event[VersionEvaluated].model_validate_json(message.data or b"").data

@@ -16,7 +16,7 @@ from shared.serving.openai_stream import ApiRequest
 
 
 class TritonEndpoint:
-    """Asks through one channel per endpoint; rows are shared among the endpoints of a target (`ports.Endpoint`)."""
+    """Sends rows over one channel per endpoint, divided among a target's endpoints (`ports.Endpoint`)."""
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels

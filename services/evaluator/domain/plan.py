@@ -59,7 +59,7 @@ class EvaluationPlan:
     least_scored: Mapping[Limit, int] = field(default_factory=dict)
 
     def may_be_anchor(self, rows: Sequence[EvaluatedRow]) -> bool:
-        """Return whether so many of the rows have scores that later versions can be compared with them."""
+        """Return whether enough rows have scores for comparisons with later versions."""
         return all(
             sum(limit.concerns(row.slice, row.candidate, row.candidate) for row in rows) >= least
             for limit, least in self.least_scored.items()
@@ -85,8 +85,8 @@ def plan_evaluation(
 ) -> EvaluationPlan:
     """Return the plan of one evaluation of a release.
 
-    The order is drawn from the identity of what is compared, so that a repeated delivery asks the same rows, and no
-    candidate can be trained for the first ones of a set. Versions that are compared with an anchor are asked the same
+    The order is drawn from a digest of the evaluation's inputs, so that a redelivery asks the same rows, and no
+    candidate can be trained for the first rows of a set. Versions that are compared with an anchor are asked the same
     rows, each in an order of its own.
 
     Args:
@@ -95,7 +95,7 @@ def plan_evaluation(
         rows: The whole set.
         rows_digest: Its digest.
         versions: Candidate and active version.
-        limits: How many limits the release has in all evaluations: they share its error budget.
+        limits: Number of limits of the release over all evaluations, which share its error budget.
         anchor: The recorded scores of the anchor; without them, limits about it are left out.
 
     Raises:
@@ -152,7 +152,7 @@ def choose(
     shares: Mapping[K, int],
     names: Mapping[int, Container[K]],
 ) -> Sequence[EvaluationRow]:
-    """Return as many rows, the first that were drawn: those of each name's share, however many, then others."""
+    """Return the first `most` drawn rows, after reserving each name's share; the shares may exceed `most`."""
     first = dict[int, None]()
     for name, share in shares.items():
         first |= dict.fromkeys([row.number for row in drawn if name in names[row.number]][:share])
@@ -190,7 +190,7 @@ def plan_evaluations(
 
 
 def plan_output(staged: VariantStaged, plans: Sequence[EvaluationPlan]) -> Digest:
-    """Return the identity of the report: what is compared, by which rows and scorers, and the attempt."""
+    """Return the identity of the report: versions, rows, scorers and attempt."""
     return digest_of_json({"plans": [plan.output_key for plan in plans], "attempt": staged.request.attempt})
 
 

@@ -94,7 +94,7 @@ def _mean(scores: Sequence[float | None]) -> float:
 
 
 def _change(row: EvaluatedRow) -> float:
-    """Return how much a row gained in all scorers together."""
+    """Return the gain of a row, summed over all scorers."""
     return sum((score or 0.0) - (row.active[scorer] or 0.0) for scorer, score in row.candidate.items())
 
 
@@ -106,7 +106,7 @@ def make_report(
     started_at: datetime,
     duration_s: float,
 ) -> EvaluationReport:
-    """Return the report of all evaluations of a candidate: one verdict, and why."""
+    """Return the report of all evaluations of a candidate, with one verdict and its reason."""
     verdict = assess_overall([result.verdict for result in results])
     return EvaluationReport(
         output_key=output_key,
@@ -124,7 +124,7 @@ def make_report(
 
 
 def assess_overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return `fail` if one fails, else `inconclusive` if one is, else `pass`."""
+    """Return `fail` if any verdict is, else `inconclusive` if any is, else `pass`."""
     return next((verdict for verdict in ("fail", "inconclusive") if verdict in verdicts), "pass")
 
 
@@ -152,7 +152,7 @@ def summarise(result: EvaluationResult) -> EvaluationSummary:
 
 
 def _reasons(results: Sequence[EvaluationResult], verdict: Verdict) -> Iterator[str]:
-    """Yield the limits behind a verdict; of one that passes, how many rows were asked."""
+    """Yield the limits behind a verdict; for a pass, the number of rows asked."""
     wanted = {"fail": "missed", "inconclusive": "undecided"}.get(verdict)
     for result in results:
         if wanted is None:
@@ -167,7 +167,7 @@ def _reasons(results: Sequence[EvaluationResult], verdict: Verdict) -> Iterator[
 
 
 def _explain(limit: LimitResult) -> str:
-    """Return a limit, what was measured, and of how many rows; if they do not suffice, how many more would."""
+    """Return a limit with its measurement and number of rows; if undecided, with the number of further rows needed."""
     rows = f"{limit.rows} rows" + (f" of slice {limit.slice}" if limit.slice else "")
     other = "active version" if limit.kind == "max_drop" else "anchor"
     bound = f"at least {limit.limit:g}" if limit.kind == "min_value" else f"at most {limit.limit:g} below the {other}"

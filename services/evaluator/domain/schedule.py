@@ -19,7 +19,7 @@ _SPARE: Final = 1.25
 
 
 def is_due(last: datetime | None, schedule: Schedule, now: datetime) -> bool:
-    """Return whether a version is to be asked now: the first time, or so long after the last check."""
+    """Return whether a check of a version is due: the first, or `every_hours` after the last."""
     return last is None or now - last >= timedelta(hours=schedule.every_hours)
 
 
@@ -74,7 +74,7 @@ def plan_check(
 def assess_check(
     target: Target, results: Sequence[EvaluationResult], before: EvaluationCheck | None
 ) -> EvaluationCheck:
-    """Return the result of a check; an undecided one keeps the result before.
+    """Return the result of a check; an undecided check keeps the previous result.
 
     Undecided is one without a fall, of whose rows the engine failed most, or by whose rows a score is lower than the
     limit, which they do not prove; without results, nothing was answered.

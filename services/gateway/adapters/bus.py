@@ -49,7 +49,7 @@ class BusConnection:
     async def follow(
         self, bucket: str, record: type[M], apply: OnChange[M], note_bucket: OnSnapshot | None = None
     ) -> None:
-        """Call `apply` with every record and every change, for ever; after an error it starts again."""
+        """Call `apply` with every record and change until cancelled; restart after an error."""
         await self._has_connected.wait()
         records = Bucket(self._bus.js, bucket, record, service=self._bus.service)
         while True:
@@ -72,7 +72,7 @@ class BusConnection:
             raise Transient("bus_unavailable", f"Telemetry could not be published: {error!r}.") from error
 
     async def record_usage(self, budgets: Budgets) -> None:
-        """Add what keys used to their records, about every second, for ever; without the bus it is added later."""
+        """Add the use of keys to their records every second until cancelled; without the bus it is added later."""
         await self._has_connected.wait()
         while True:
             await asyncio.sleep(_EVERY_S)
@@ -100,7 +100,7 @@ class BusConnection:
                     budgets.note_recorded(entry.value, entry.revision, tokens, requests)
 
     async def report(self, traffic: Traffic, endpoints: Callable[[], Mapping[str, EndpointUse]]) -> None:
-        """Publish the answered requests, and the outstanding ones at each endpoint, about every second."""
+        """Publish the answered requests, and the outstanding requests at each endpoint, about every second."""
         await self._has_connected.wait()
         while True:
             await asyncio.sleep(_EVERY_S)
@@ -129,7 +129,7 @@ class BusConnection:
                     balancer.note_given_up(runtime.endpoint, running.target)
 
     async def exchange_deaths(self, bans: BodyBans) -> None:
-        """Publish to the other processes what was in flight when an engine died, and take their reports, for ever.
+        """Publish the requests in flight at engine deaths, and receive other processes' reports, until cancelled.
 
         A report that cannot be sent is logged and lost: then this process alone refuses what it names.
         """

@@ -73,7 +73,7 @@ class FeatureWorker:
             await self._end()
 
     async def _exchange(self, texts: Sequence[Excerpts], described: list[Described | None], end_s: float) -> bool:
-        """Append the features of texts until one fails; return whether the process had ended by itself then."""
+        """Append the features of texts until a failure; return whether the child process had ended by itself."""
         child = self._child
         assert child is not None  # noqa: S101 - it runs
         assert child.stdin is not None  # noqa: S101 - it was started with pipes

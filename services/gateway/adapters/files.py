@@ -29,7 +29,7 @@ class RecordFile(Generic[M]):
         return self._path.is_file()
 
     def load(self) -> dict[str, M]:
-        """Return the saved records; none if the file does not exist or is not valid, nor those of another version."""
+        """Return the saved records; none if the file is missing or invalid, or of another version."""
         try:
             return parse_all(self._kind, self._path.read_bytes(), str(self._path))
         except FileNotFoundError:

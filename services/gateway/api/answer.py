@@ -226,7 +226,7 @@ class Answer:
             raise failure
 
     async def _take(self, piece: ApiPiece, stream: AsyncGenerator[ApiPiece, None]) -> None:
-        """Measure a piece from the engine, and put what the caller gets for it into the backlog.
+        """Measure a piece from the engine, and append the caller's part of it to the backlog.
 
         Raises:
             AnswerFailed: the piece reports a failure, or cannot be a part of an answer.

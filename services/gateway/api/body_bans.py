@@ -1,7 +1,7 @@
-"""Refuses for a while what was in flight when an engine died, so that it kills no other: at all gateways.
+"""Temporary bans, at all gateways, of request bodies in flight at an engine's death, to protect other engines.
 
-A body that was there at a death is refused for a minute everywhere but at the single replica that died; one that was
-there at deaths of two targets is refused for ten minutes. Who sent it does not matter.
+A body in flight at a death is refused for a minute everywhere but at the single replica that died; a body that was
+in flight at deaths of two targets is refused for ten minutes, from any caller.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from shared.runtime.clock import Clock
 Change = Literal["banned", "refused"]
 """What is counted: bodies that are refused from now on, and requests that were refused."""
 ONE_S: Final = 60.0
-"""How long a body is refused that was there at a death of one target."""
+"""Seconds for which a body is refused after the death of one target."""
 TWO_S: Final = 600.0
 """The same for deaths of two targets, and how long a death counts."""
 _MOST: Final = 4_096
@@ -39,7 +39,7 @@ class _Body(NamedTuple):
 
 @dataclass
 class _Engine:
-    """One target at one endpoint; `is_alive`: it sent a part of an answer to what was sent since its last death."""
+    """One target at one endpoint; `is_alive`: it has answered a request that was sent since its last death."""
 
     deaths: int = 0
     died_s: float = -math.inf
@@ -125,9 +125,9 @@ class BodyBans:
         return flight
 
     def report(self, there: list[AcceptedRequest]) -> None:
-        """Refuse what was in flight at a death, here and at the other gateways; a candidate in its shadow is left out.
+        """Ban the requests in flight at a death, here and at other gateways; deaths of shadows are excluded.
 
-        Its callers were answered by another version: they lose nothing by what it dies of.
+        A shadow's callers were answered by another version, so its death costs them nothing.
         """
         callers = [accepted for accepted in there if not accepted.choice.shadow]
         if not callers:
@@ -158,7 +158,7 @@ class BodyBans:
             self.reports.put_nowait(report)
 
     def take(self, report: DeathReport) -> None:
-        """Refuse what was in flight at a death, as a process reports it."""
+        """Ban the bodies in a report of a process."""
         now_s = self.clock.monotonic()
         deaths = {body: lately for body, targets in self._deaths.items() if (lately := _lately(targets, now_s))}
         for digest in report.bodies:

@@ -280,7 +280,7 @@ def attribute_failure(
 
 
 def _as_targets(kind: ErrorKind) -> ErrorKind:
-    """Return how a target failed a request that the fallback answered: what it refused is no fault of the request."""
+    """Return the target's failure of a request that the fallback answered: a refusal counts as the target's fault."""
     instead: dict[ErrorKind, ErrorKind] = {"bad_request": "engine_failed", "template_refused": "template_failed"}
     return instead.get(kind, kind)
 

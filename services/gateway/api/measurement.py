@@ -35,16 +35,16 @@ _FIRST_ANSWER = "0.0"
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request before its body is understood.
+    """A request before its body is parsed.
 
     Attributes:
-        request_id: the caller's own, or the gateway's.
-        draw_id: the gateway's, by which all shares are drawn: no caller chooses its own.
+        request_id: the caller's id, else the gateway's.
+        draw_id: the gateway's id, by which all shares are drawn: callers cannot choose it.
         environment: `staging` for rehearsals; telemetry keeps the two apart.
-        caller: whose key was presented.
-        spending: what the request takes of the limits of that key.
+        caller: the owner of the presented key.
+        spending: the request's use of the key's limits.
         traceparent: the caller's own trace, as it came; empty without one.
-        at: when its body was received completely: the time for sending does not count as the target's.
+        at: time of the body's complete arrival: the upload does not count as the target's time.
         at_s: the same on the monotonic clock; all durations start here.
     """
 
@@ -130,7 +130,7 @@ class AcceptedRequest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended; the default is a complete answer.
+    """The end of a request; the default is a complete answer.
 
     Attributes:
         error: what failed. A bad request of the caller is answered with a 400, and is not an error here.
@@ -208,7 +208,7 @@ class Measurement:
         return text
 
     def note_delivered(self, body: bytes) -> None:
-        """Note bytes for the caller: they are kept where the request says what form its answer is to have."""
+        """Note bytes sent to the caller; they are kept if the request prescribes the form of its answer."""
         if not self._form or self._delivered_bytes > _DELIVERED_BYTES:
             return
         self._delivered_bytes += len(body)

@@ -1,7 +1,7 @@
-"""Asks two versions what a drawn request asked, after its caller has the answer; both answers are dropped.
+"""Sends a drawn request to two versions, after its caller has the answer; both answers are dropped.
 
 A pair of outcomes is evidence because both versions have the same request under the same limits, and nothing that its
-caller does after the draw decides whether there is a pair. Capacity is decided with the draw: what was drawn is asked.
+caller does after the draw decides whether there is a pair. The draw reserves capacity, so each drawn request is sent.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ class Mirrors:
     ) -> Choice | None:
         """Return the other target of a request's pair; None if it is in none, or there is no capacity for one.
 
-        What is drawn takes capacity until its pair is known, or `release`.
+        A drawn request takes capacity until its pair is complete, or until `release`.
         """
         if route is None or not arrival.caller.key.evidence:
             return None
@@ -100,9 +100,9 @@ class Mirrors:
         return other
 
     def _is_full(self, account: str, other: Choice) -> bool:
-        """Return whether a caller has as much of the capacity as is free: what one takes leaves some for the next.
+        """Return whether a caller holds as much capacity as is free, so that some is left for the next caller.
 
-        Shadows have half of it at most. What they hold does not keep their callers from the pairs of what serves.
+        Shadows have at most half. Shadow pairs do not count against a caller's pairs of serving versions.
         """
         if other.shadow and len(self._unseen) >= self._capacity // 2:
             return True
@@ -171,7 +171,7 @@ class Mirrors:
             structlog.get_logger().error("mirrored request failed", exc_info=error)
 
     async def _mirror(self, accepted: AcceptedRequest, other: Choice) -> None:
-        """Ask both targets for a pair; only one without traffic is asked first at times (`routing.asks_shadow_first`).
+        """Send a request to both targets; a target without traffic comes first half of the times (`asks_shadow_first`).
 
         Where the engine dies that served the request, a target with traffic is never asked.
         """

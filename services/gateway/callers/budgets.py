@@ -20,10 +20,10 @@ class _Account:
     """One account.
 
     Attributes:
-        recorded: the record as it was read last; None before.
-        revision, followed: of that record, and of the one that the bus reported last.
+        recorded: the last read record; None before.
+        revision, followed: revision of that record, and of the last one from the bus.
         tokens, requests: used here and not recorded yet.
-        held: what requests in progress may still take.
+        held: tokens that requests in progress may still use.
     """
 
     recorded: MonthlyUsage | None = None
@@ -71,7 +71,7 @@ class Budgets:
         return month_of(self._clock.now())
 
     def used(self, account: str) -> int:
-        """Return the tokens that an account used this month, as far as they are known here.
+        """Return the tokens that an account used this month, as known to this process.
 
         A record of a later month counts, too: a clock that went back empties nothing.
         """
@@ -82,7 +82,7 @@ class Budgets:
         return recorded + state.tokens
 
     def is_admitted(self, budget: Budget, most: int) -> bool:
-        """Return whether a request that may take so many tokens is admitted by a budget."""
+        """Return whether a budget admits a request for at most `most` tokens."""
         used, held = self.used(budget.account), self.held(budget.account)
         return budget.tokens is None or fits(budget.tokens, used, held, most)
 
@@ -92,11 +92,11 @@ class Budgets:
         return state.held if state else 0
 
     def hold(self, account: str, tokens: int) -> None:
-        """Hold so many tokens more, or less."""
+        """Change the held tokens by an amount."""
         self._of(account).held += tokens
 
     def add(self, account: str, *, tokens: int = 0, requests: int = 0) -> None:
-        """Count what was used here."""
+        """Count use by this process."""
         state = self._of(account)
         state.tokens += tokens
         state.requests += requests
@@ -115,7 +115,7 @@ class Budgets:
         }
 
     def next_record(self, account: str, before: MonthlyUsage | None, tokens: int, requests: int) -> MonthlyUsage:
-        """Return the record with an addition; that of an earlier month begins again."""
+        """Return the record with an addition; a record of an earlier month restarts at 0."""
         month = max(self.month, before.month if before else "")
         if before is None or before.month < month:
             before = MonthlyUsage(account=account, month=month)
@@ -130,9 +130,9 @@ class Budgets:
         self._take(state, written, revision, own=(tokens, requests))
 
     async def apply(self, key: str, record: MonthlyUsage, revision: int) -> None:
-        """Take a record that the bus reports; of one that this process wrote, `note_recorded` knows what is its own.
+        """Apply a record from the bus, unless this process wrote it: `note_recorded` has counted its use already.
 
-        A revision that went back is of a restored bucket: nothing that it lacks is given back.
+        A lower revision is from a restored bucket: use that it lacks is not returned.
         """
         if record.account != key:
             return
@@ -144,7 +144,7 @@ class Budgets:
         state.followed = revision
 
     async def note_bucket(self, _bucket: Snapshot) -> None:
-        """Note that the bucket was read: what is recorded from now on is used now."""
+        """Note that the bucket was read: later records are new use."""
         self._is_complete = True
 
     def _clear(self) -> None:
@@ -203,7 +203,7 @@ class RescueBudgets:
         )
 
     def admit(self, account: str) -> bool:
-        """Take one try of a caller; return False, taking nothing, if one of the budgets is used up."""
+        """Take one retry of a caller; return False, taking nothing, if a budget is used up."""
         if self.per_minute == 0 or self.per_caller == 0:
             return False
         now_s = self.clock.monotonic()

@@ -36,13 +36,13 @@ class Caller:
         return self.key.key_id
 
     def opens(self, model: str) -> bool:
-        """Return whether the key opens a model; that of a team opens those of the team at most."""
+        """Return whether the key opens a model; a team's key opens at most the team's models."""
         team = self.key.team
         return opens_model(self.key, model) and (team is None or self.teams.opens(team, model))
 
     @property
     def holder(self) -> str:
-        """Return who has its requests in flight: all keys of a team are one, and without a team those of a name."""
+        """Return the holder of a caller's requests in flight: its team, or without a team the name of its keys."""
         if self.key.team is not None:
             return f"team {self.key.team}"
         return f"name {self.key.name}"
@@ -54,7 +54,7 @@ class Caller:
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
-        """Return the budgets that its requests count in: its own, and that of its team."""
+        """Return the budgets that count its requests: its own, and its team's."""
         own, team = Budget(self.account, self.key.limits.tokens_per_month), self.key.team
         return (own,) if team is None else (own, self.teams.budget(team))
 
@@ -84,7 +84,7 @@ class Usage:
 
 
 class Callers:
-    """Authenticates callers and counts what they use.
+    """Authenticates callers and counts their use.
 
     Args:
         keys: the keys that are known.
@@ -102,7 +102,7 @@ class Callers:
         budgets.follow_elsewhere(self.note_elsewhere)
 
     def authenticate(self, authorization: Sequence[str], environment: Environment) -> Caller:
-        """Return who asks, from the values of the header `Authorization`.
+        """Return the caller, from the values of the header `Authorization`.
 
         Raises:
             RequestRejected: 401 without a key that counts, 403 if it does not count in this environment.
@@ -121,7 +121,7 @@ class Callers:
 
     @contextlib.contextmanager
     def admit(self, caller: Caller) -> Iterator["Spending"]:
-        """Count a request from its admission to its end, and yield what it takes of the key's limits.
+        """Count a request from its admission to its end, and yield its use of the key's limits.
 
         Raises:
             RequestRejected: 429 above a limit of the key.
@@ -153,7 +153,7 @@ class Callers:
             raise RequestRejected(errors.budget_used_up(budget.tokens, used, wait_s, budget.team))
 
     def note_elsewhere(self, account: str, tokens: int, requests: int) -> None:
-        """Take what other processes used of the limits of a key."""
+        """Count other processes' use of a key's limits."""
         record = self._keys.get(account)
         usage = self._usage.get(account) if record is None else self._usage_of(account, record.limits)
         if usage is None:
@@ -184,7 +184,7 @@ class Callers:
                 raise RequestRejected(errors.key_limit_reached(kind, limit, wait_s, self.headers(usage)))
 
     def headers(self, usage: Usage) -> dict[str, str]:
-        """Return the limits per minute, what is left, and the seconds until all is left again."""
+        """Return the headers with the limits per minute, the rest, and the seconds until a full refill."""
         now_s, headers = self.clock.monotonic(), dict[str, str]()
         for name, allowance, limit in (
             ("requests", usage.requests, usage.limits.requests_per_minute),
@@ -227,7 +227,7 @@ class Spending:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Return the headers that say what is left of the limits."""
+        """Return the headers with the rest of the limits."""
         return self._callers.headers(self._usage)
 
     def hold(self, prompt: int, answers: int, expected: int) -> None:
@@ -262,7 +262,7 @@ class Spending:
             self._hold(prompt + self._answers - self._held)
 
     def settle(self, tokens: int) -> None:
-        """Take what the request used, once, and hold nothing more; its key may have other limits by now."""
+        """Count the request's use, once, and release its hold; its key's limits may have changed."""
         if self._settled:
             return
         self._settled = True

@@ -45,7 +45,7 @@ class KeyTable:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether all keys are known: those of the last run, or those of the bucket."""
+        """Return whether all keys are known, from the last run or from the bucket."""
         return self._complete
 
     def get(self, key_id: str) -> ApiKey | None:
@@ -75,7 +75,7 @@ class KeyTable:
         self._installed = dict(records)
 
     async def apply(self, key: str, record: ApiKey, _revision: int) -> None:
-        """Take a record from the bus; one that revokes a key is never replaced."""
+        """Apply a record from the bus; a revocation is never replaced."""
         log = structlog.get_logger().bind(key=key, name=record.name)
         known = self._keys.get(key)
         if record.key_id != key:
@@ -93,7 +93,7 @@ class KeyTable:
             self._save_all()
 
     async def note_bucket(self, snapshot: Snapshot) -> None:
-        """Note that the bucket was read; save what changed since the last time, or could not be saved then."""
+        """Note that the bucket was read; save the keys changed or not saved since the last time."""
         self._complete = self._complete or snapshot.identity is not None
         if self._unsaved and self._complete:
             self._save_all()

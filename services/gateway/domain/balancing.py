@@ -42,8 +42,8 @@ class Ejection:
 
     Attributes:
         since_s: when it was ejected, on the monotonic clock.
-        check_s: when it is checked next.
-        failed_checks: checks that failed since.
+        check_s: monotonic time of the next check.
+        failed_checks: failed checks since the ejection.
     """
 
     since_s: float
@@ -63,10 +63,10 @@ class Ejection:
 
 @dataclass(frozen=True)
 class Grace:
-    """The time that a target has at an endpoint whose server was started anew: one, until it has answered for a while.
+    """A target's grace period at an endpoint whose server was restarted; it ends early once the target is steady.
 
     Attributes:
-        until_s: its end, on the monotonic clock.
+        until_s: its latest end, on the monotonic clock.
         answers_s: since when the target answers again; None while it does not.
     """
 
@@ -106,7 +106,7 @@ class Absence:
 def is_loaded_nowhere(
     endpoints: Sequence[str], absences: Mapping[str, Absence], ejections: Mapping[str, Ejection], now_s: float
 ) -> bool:
-    """Return whether a target has had no endpoint for `UNLOADED_S`, and one of them answers that it is not loaded.
+    """Return whether a target had no usable endpoint for `UNLOADED_S`, and an endpoint reports it as not loaded.
 
     An endpoint that was ejected for as long serves it no more than one without it.
     """

@@ -181,11 +181,11 @@ class AlteredBody:
             return line
 
     def _alter(self, value: Any, *, complete: bool, choice: int = 0) -> Any:
-        """Return a JSON value with its texts replaced, by the complete text of the answer or what is new of it.
+        """Return a JSON value with its texts replaced by the answer's complete text, or by the new part of it.
 
         Args:
             value: any JSON value of the answer.
-            complete: it repeats the text.
+            complete: it holds the whole text.
             choice: the answer that it belongs to; all have the same text.
         """
         if isinstance(value, list):

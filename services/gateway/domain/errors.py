@@ -89,12 +89,12 @@ def too_many_bodies(limit: int) -> Problem:
 
 
 def too_many_of_caller(own: int, limit: int, unit: str) -> Problem:
-    """Return the problem for a request of a caller that has much in flight while what is free is kept for others.
+    """Return the problem for a caller with much in flight, while the free capacity is reserved for others.
 
     Args:
-        own: What the caller has in flight.
-        limit: What all may have in flight.
-        unit: What is counted: `requests`, or `bytes of requests`.
+        own: The caller's amount in flight.
+        limit: The limit over all callers.
+        unit: The unit of both: `requests`, or `bytes of requests`.
     """
     return _too_many(
         f"You have {own} of the {limit} {unit} in flight that are allowed in all, and the rest is kept for callers "

@@ -69,7 +69,7 @@ class Described(NamedTuple):
 
     Attributes:
         features: Its features.
-        is_judged: Whether an answer that should have a form was judged by it; else that took too long, or its bytes are
+        is_judged: Whether the required form of the answer was checked; False if that took too long, or the bytes are
             too many or not readable.
     """
 

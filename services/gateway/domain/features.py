@@ -89,7 +89,7 @@ class Form:
         return not self.schemas and not self.tools
 
     def is_met(self, answer: Answer) -> bool:
-        """Return whether an answer is as it was asked: calls of known tools, or a text."""
+        """Return whether an answer has the requested form: calls of known tools, or a text."""
         try:
             values = parse_calls(answer) if self.tools else []
             if values or not self.schemas:

@@ -112,7 +112,7 @@ def _read_number(value: Any, *, low: float = -math.inf, high: float = math.inf) 
 
 
 def _read_nan(noted: Any, mean: Any) -> bool | None:
-    """Return whether the engine met a NaN: a mean that is not finite shows one, too; None if nothing is known."""
+    """Return whether the engine met a NaN, also shown by a mean that is not finite; None if unknown."""
     if isinstance(mean, float) and not math.isfinite(mean):
         return True
     return noted if isinstance(noted, bool) else None
@@ -135,7 +135,7 @@ def _read_error(value: Any) -> ReportedFailure:
 
 
 def _read_word(value: Any) -> str:
-    """Return a name of limited length that can be published: one that cannot would end a whole batch of telemetry."""
+    """Return a name shortened and encodable, as an unencodable one would fail a whole batch of telemetry."""
     return str(value)[:_WORD_CHARS].encode(errors="replace").decode()
 
 

@@ -1,6 +1,6 @@
-"""How many requests and tokens a caller may use: allowances that fill up over a minute. Pure; seconds are monotonic.
+"""Rate limits of requests and tokens: allowances that refill over a minute. Pure; seconds are monotonic.
 
-An allowance holds at most what a minute brings. How many tokens a request takes is known when it is answered, so the
+An allowance holds at most one minute's refill. The number of tokens of a request is known after its answer, so the
 most that it may take is held until then, and what it took is taken at its end. A request that may take more than the
 limit is admitted when nothing else is held and all is left. So in any time a caller gets at most what was left at its
 begin, what came in it, and one request more.
@@ -17,16 +17,16 @@ MINUTE_S: Final = 60.0
 
 
 def may_take(own: int, used: int, added: int, limit: int) -> bool:
-    """Return whether a caller may take `added` more, as far as the reserve for callers that have little goes.
+    """Return whether a caller may take `added` more without touching the reserve for callers that hold little.
 
     So up to seven callers cannot take all of a capacity of 64 or more, whatever they hold and for however long. A
     capacity below eight has no reserve.
 
     Args:
-        own: What the caller has in use.
-        used: What all have in use.
-        added: What it asks for now.
-        limit: What there is in all; nothing here refuses what alone is more than that.
+        own: The caller's use.
+        used: The use of all callers.
+        added: The requested amount.
+        limit: The total capacity; a single request above it is not refused here.
     """
     return used + added <= limit - limit // RESERVED or own < max(1, limit // LITTLE)
 
@@ -53,12 +53,12 @@ class Allowance:
         return cls(per_minute, per_minute, now_s)
 
     def at(self, now_s: float) -> "Allowance":
-        """Return the allowance as it is now; a clock that went back adds nothing."""
+        """Return the current allowance; a clock that went back adds nothing."""
         gained = max(0.0, now_s - self.at_s) * self.per_minute / MINUTE_S
         return replace(self, left=min(self.per_minute, self.left + gained), at_s=max(self.at_s, now_s))
 
     def resized(self, per_minute: float, now_s: float) -> "Allowance":
-        """Return the allowance after its limit was changed: what was used stays used."""
+        """Return the allowance after a change of its limit; earlier use still counts."""
         now = self.at(now_s)
         left = min(per_minute, now.left + per_minute - now.per_minute)
         return replace(now, per_minute=per_minute, left=left)
@@ -77,7 +77,7 @@ class Allowance:
         return replace(now, left=now.left - amount)
 
     def hold(self, amount: float, now_s: float) -> "Allowance":
-        """Return the allowance with so much more, or less, that requests in progress may take."""
+        """Return the allowance with its held amount changed by `amount`."""
         now = self.at(now_s)
         return replace(now, held=max(0.0, now.held + amount))
 
@@ -86,9 +86,9 @@ class Allowance:
         return self.at(now_s).left - self.held
 
     def wait_s(self, needed: float, now_s: float) -> float:
-        """Return the seconds until so much is available; 0 if it is now.
+        """Return the seconds until `needed` is available; 0 if it is now.
 
-        More than a minute brings is never left: then it is the time until the allowance is full. What is held counts as
+        For more than one minute's refill it is the time until the allowance is full. A held amount counts as
         taken, although it may come back sooner.
         """
         missing = min(needed, self.per_minute) - self.available(now_s)

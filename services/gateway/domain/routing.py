@@ -66,7 +66,7 @@ def parse_model_name(name: str) -> RequestedModel | None:
 
 
 def drawn_canary(route: Route, now: datetime) -> CanaryShare | None:
-    """Return the canary for which requests are drawn; None without one, and while its traffic is taken away."""
+    """Return the canary for which requests are drawn; None without one, or while its traffic is removed."""
     canary = route.canary_in_traffic
     is_away = canary is not None and canary.away_until is not None and now < canary.away_until
     return None if is_away else canary
@@ -75,8 +75,8 @@ def drawn_canary(route: Route, now: datetime) -> CanaryShare | None:
 def choose_target(route: Route, key: str, now: datetime, names: Collection[str] = ()) -> Choice | None:
     """Return the active target or the canary, chosen by weight; None if no target serves.
 
-    The key is the gateway's own id of the request, so that no caller can choose a side or take many of one. A canary
-    may be only for callers of some names.
+    The key is the gateway's own id of the request, so that no caller can choose its side of the draw. A canary
+    may be restricted to callers of some names.
     """
     canary, declared = drawn_canary(route, now), route.canary_in_traffic
     is_left_out = declared is not None and bool(declared.only_for) and not set(declared.only_for) & set(names)
@@ -115,7 +115,7 @@ def list_models(route: Route) -> list[str]:
 
 
 def names_like(name: str, models: Iterable[str]) -> list[str]:
-    """Return at most two of some models with names like one that does not exist; of a long list, by its first part."""
+    """Return at most two models with names similar to an unknown one; of a long list only the first are compared."""
     return _closest(name[:_LONGEST_NAME].partition("@")[0], tuple(islice(models, _MOST_COMPARED)))
 
 
@@ -153,7 +153,7 @@ def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str,
 
 
 def find_shadow(route: Route, target: Target) -> Choice | None:
-    """Return the candidate, or the suspended version, that is asked what callers of the active target asked.
+    """Return the candidate or suspended version that gets mirrored requests of the active target.
 
     None for another target.
     """
@@ -164,7 +164,7 @@ def find_shadow(route: Route, target: Target) -> Choice | None:
 
 
 def asks_shadow_first(draw_id: str, other: Choice) -> bool:
-    """Return whether a target without traffic is asked before the one that served the request: half of the times.
+    """Return whether the shadow gets a mirrored request before the serving target: in half of the draws.
 
     What happens to the machine between the two requests then speaks against neither.
     """
@@ -187,7 +187,7 @@ def find_other(route: Route, target: Target) -> Choice | None:
 
 
 def may_mirror(parsed: ParsedRequest, served: ServedTarget, other: ServedTarget, *, unseen: bool = False) -> bool:
-    """Return whether another target can be asked the same: not what names a version, its tokens or its state.
+    """Return whether a request can be mirrored: not if it names a version, token ids or server state.
 
     `unseen`: no caller gets its answer, so that it may have a smaller context, which the request is sure to fit.
     """
@@ -209,12 +209,12 @@ def _is_short(parsed: ParsedRequest, context_tokens: int) -> bool:
 
 
 def has_state(parsed: ParsedRequest) -> bool:
-    """Return whether an answer depends on what one engine keeps."""
+    """Return whether an answer depends on state kept by one engine."""
     return parsed.kind == "responses" and any(parsed.body.get(name) for name in _STATE_ON_SERVER)
 
 
 def may_follow(record: Inference) -> bool:
-    """Return whether two versions may be asked what a request asked.
+    """Return whether a finished request may be mirrored to two versions.
 
     Not after it was refused, and never where an engine died or fell silent: that request may have killed it. A caller
     that went away decides nothing: it has seen the answer.
@@ -228,7 +228,7 @@ def is_known(record: Inference) -> bool:
 
 
 def as_pair(served: Inference, mirrored: Inference, *, shadow: bool = False) -> MirroredPair | None:
-    """Return the pair of two outcomes; None if one shows nothing about its target.
+    """Return the pair of two outcomes; None if either is no evidence about its target.
 
     Both sides are taken alike: what failed is the target's, whatever the fallback made of the request. An engine that
     died makes no pair on either side.
@@ -238,7 +238,7 @@ def as_pair(served: Inference, mirrored: Inference, *, shadow: bool = False) -> 
 
 
 def excuse_cut(served: Inference, mirrored: Inference, context_tokens: int) -> Inference:
-    """Return the record of a candidate without the end of an answer that its smaller context cut off, as by a limit.
+    """Return a candidate's record; a cut by its smaller context is no evidence if the active answer was long.
 
     That is no fault of its answer where the one of the active target takes more than half of that context. Where the
     active target needs less, a candidate that does not come to an end shows it. Of a request for several answers only
@@ -260,7 +260,7 @@ def is_silent(record: Inference) -> bool:
 
 
 def as_failed(served: Inference, mirrored: Inference) -> MirroredPair:
-    """Return the pair of a request under which a candidate's engine died, or of one that only it left unanswered.
+    """Return the pair of a request that killed the candidate's engine, or that only the candidate left unanswered.
 
     Only these requests can be the cause, because the candidate has no others.
     """

@@ -1,4 +1,4 @@
-"""Which metrics a caller's own parameters force: a request is no evidence for these, and for all others it is.
+"""The metrics that a request's parameters force: it is no evidence for these metrics, but for all others.
 
 A token list, a forced end or a penalty makes any model repeat itself, stop at once or take long: to count such answers
 would let a caller move a version out of traffic, or hide that it is bad. What decides is the parameter, never how the
@@ -48,7 +48,7 @@ def _sets_prompt_end(value: Any) -> bool:
 
 
 def _are_several(value: Any) -> bool:
-    """Return whether a list holds several prompts; one of numbers is one prompt of token ids."""
+    """Return whether a list holds several prompts; a list of numbers is one prompt of token ids."""
     return isinstance(value, list) and len(value) > 1 and not all(isinstance(token, int) for token in value)
 
 

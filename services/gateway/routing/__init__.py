@@ -1,1 +1,1 @@
-"""Which target and which of its endpoints a request goes to."""
+"""Routing: the choice of the target and the endpoint for a request."""

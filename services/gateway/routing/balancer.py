@@ -1,4 +1,4 @@
-"""The endpoints that this process sends requests to: what is outstanding at each, and which are ejected."""
+"""The endpoints of this process's requests: outstanding load and ejections."""
 
 import asyncio
 import contextlib
@@ -121,7 +121,7 @@ class Balancer:
             self._outstanding.pop(endpoint, None)
 
     def report(self) -> dict[str, EndpointUse]:
-        """Return the load of each endpoint, and the ejected ones; of too many, those with the most load."""
+        """Return the load and ejections by endpoint; of too many, those with the most load."""
         ejected = Counter(endpoint for endpoint, _ in self._ejections)
         known = {*self._outstanding, *ejected, *self.stalls.stalled}
         most = heapq.nlargest(MOST_ENDPOINTS, known, key=lambda endpoint: self._outstanding.get(endpoint, 0))
@@ -135,7 +135,7 @@ class Balancer:
         }
 
     def note_failure(self, served: ServedTarget, endpoint: str, kind: str, failure: AnswerFailed) -> None:
-        """Eject an endpoint that a failure shows not to serve a target, or check one that may not."""
+        """Eject an endpoint that fails to serve a target, or start a check if the failure is ambiguous."""
         finding, key = assess_failure(failure), (endpoint, str(served.target))
         if failure.is_not_loaded:
             now_s = self._clock.monotonic()
@@ -279,7 +279,7 @@ class Load:
             self._limit = None
 
     def leave(self) -> None:
-        """Leave the endpoint, which is stalled, if nothing has come and another one takes requests."""
+        """Leave the stalled endpoint if nothing has arrived and another endpoint takes requests."""
         if self._limit is not None and self._balancer.has_other(self._accepted.choice.served, self._endpoint):
             self.has_left = True
             if not self._limit.expired():

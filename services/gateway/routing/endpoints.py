@@ -55,9 +55,9 @@ class EndpointChecks:
         return last_s is not None and self._clock.monotonic() - last_s < silent_s / 2
 
     async def serves(self, served: ServedTarget, endpoint: str, kind: str) -> bool | None:
-        """Return whether an endpoint serves a target, asked for one token, or an embedding; None if it is silent.
+        """Return whether an endpoint serves a target, by a request for a token or an embedding; None if it is silent.
 
-        What the engine refuses it has read: a model without this task serves others.
+        A refusal by the engine counts as served: the model may lack only this task.
         """
         model = served.target.model
         path, asked = ("embeddings", {"input": "Hello"}) if kind == "embeddings" else ("completions", _PROMPT)
@@ -92,7 +92,7 @@ class Waiting(Protocol):
         """The endpoints of its target."""
 
     def leave(self) -> None:
-        """Leave the endpoint, if nothing of the answer has come and another one may have the request."""
+        """Leave the endpoint if nothing of the answer has arrived and another endpoint may take the request."""
 
 
 class Stalls:
@@ -184,7 +184,7 @@ class Stalls:
             await self._pause(POLL_S)
 
     async def _others_answer(self, endpoint: str) -> bool:
-        """Return whether another endpoint answers, of those that have what this one has."""
+        """Return whether another endpoint with the same targets answers."""
         attempts = self._waiting.get(endpoint, ())
         others = sorted({other for attempt in attempts for other in attempt.endpoints} - {endpoint})
         answers = await asyncio.gather(*(self._is_live(other, self._limit_s / QUESTIONS) for other in others))
@@ -203,9 +203,9 @@ class Stalls:
 
 
 async def forget_endpoints(engine: Engine, tables: Iterable[RouteTable], pause: Pause) -> None:
-    """Look again and again, for ever, which endpoints routes name.
+    """Close connections to endpoints that no route names, until cancelled.
 
-    A connection is closed once they have not for two looks: a request that was routed just before may not have begun.
+    It takes two checks without a route, because a request that was routed just before may not have begun.
     """
     tables, before = tuple(tables), set[str]()
     while True:

@@ -78,9 +78,9 @@ class RouteTable:
 
         Args:
             name: the `model` of the request, perhaps with a pinned version.
-            key: decides the side of a canary.
-            opens: whether the caller may know of a model.
-            names: by what a canary can be drawn for the caller.
+            key: input of the canary's draw.
+            opens: returns whether the caller may access a model.
+            names: names of the caller that a canary may be restricted to.
 
         Raises:
             RequestRejected: 404 for an unknown model or version, 503 for a model that has no serving target.
@@ -106,7 +106,7 @@ class RouteTable:
         return chosen
 
     def like(self, name: str, opens: Callable[[str], bool]) -> list[str]:
-        """Return the models like one that does not exist, of those that the caller may know of."""
+        """Return models with names similar to an unknown one, among those that the caller may access."""
         return routing.names_like(name, (route.model for route in self.all() if opens(route.model)))
 
     @property
@@ -138,7 +138,7 @@ class RouteTable:
             self._serve(model, route)
 
     def follow_nothing(self) -> None:
-        """Count all routes as lost: they come from a file, and stay as they are whatever the bus has."""
+        """Count all routes as lost: they come from a file, and the bus never changes them."""
         self._lost = set(self._routes)
 
     async def note_bucket(self, snapshot: Snapshot) -> None:

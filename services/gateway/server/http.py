@@ -183,7 +183,7 @@ class _LimitedWrites:
             self._writing = None
 
     def _check(self) -> None:
-        """End the write that takes too long; otherwise look again when one could."""
+        """End a write that takes too long; otherwise check again when one could."""
         now_s = self._loop.time()
         began_s = now_s if self._writing is None else self._began_s
         if now_s - began_s < self._limit_s:

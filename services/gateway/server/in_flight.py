@@ -1,4 +1,4 @@
-"""How many requests are being answered, and with how many bytes; large bodies are processed one at a time, in turns."""
+"""Limits of requests and bytes in flight; large bodies are processed one at a time, in turns."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ class _Use:
 
 
 class InFlight:
-    """Counts requests that are being answered, and refuses one above the limits.
+    """Counts requests in flight, and refuses requests above the limits.
 
     Args:
         limit: most requests at the same time, per environment.
@@ -104,7 +104,7 @@ class LargeBodies:
 
     @contextlib.asynccontextmanager
     async def turn(self, holder: str, size: int) -> AsyncGenerator[None]:
-        """Wait for the turn of a body, and have it until the end; a small one needs none.
+        """Wait for the turn of a large body, and keep it until the end; a small body needs none.
 
         Args:
             holder: who sent it: the team of its caller, or the caller.
@@ -127,7 +127,7 @@ class LargeBodies:
             self._pass_on()
 
     async def process(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Process a body whose turn it is; a large one in a thread, so that answers in progress are not delayed."""
+        """Process a body in its turn; a large body in a thread, so that answers in progress are not delayed."""
         return work(*args, **kwargs) if size <= LARGE_BYTES else await asyncio.to_thread(work, *args, **kwargs)
 
     async def _wait(self, holder: str) -> None:

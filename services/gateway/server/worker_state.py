@@ -26,10 +26,10 @@ _READY, _RUNNING = m.WORKERS_READY.name, m.WORKERS.name
 
 
 class WorkerState:
-    """The state of one worker, beside that of the others.
+    """The state of one worker, merged with the others'.
 
-    Several workers show their state as one: the ready ones are counted, the bus is connected if it is in every worker,
-    and of routes the worst worker counts.
+    Several workers show one state: ready workers are counted, the bus is connected if every worker has a connection,
+    and the routes are those of the worst worker.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class WorkerState:
         return ready
 
     def _export_shares(self) -> None:
-        """Export the share of each target; one that left its route has 0: no series ends in several processes."""
+        """Export the share of each target, 0 after it left its route: several processes cannot remove a series."""
         shares = dict.fromkeys(self._shares, 0.0)
         for route in self._table.all():
             canary = route.canary.weight_ratio if route.canary is not None else 0.0
@@ -110,7 +110,7 @@ class WorkerState:
         return str(len(self._keys)) if self._keys.is_complete else "not known yet"
 
     def check(self) -> tuple[bool, str]:
-        """Return whether the gateway is ready, and a text that says how many workers are."""
+        """Return whether the gateway is ready, and the number of ready workers as text."""
         own = self.refresh()
         sums = sum_live_gauges() or {_READY: own, _RUNNING: 1}
         ready, running = round(sums.get(_READY, 0)), round(sums.get(_RUNNING, 0))
@@ -139,7 +139,7 @@ class MetricsPage:
         self._registry, self._refresh = registry, refresh
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the metrics as they are now."""
+        """Answer with the current metrics."""
         self._refresh()
         page = await asyncio.to_thread(self._render, Headers(scope=scope))
         await page(scope, receive, send)

@@ -52,7 +52,7 @@ class WorkerPool(BaseApplication):
         self._numbers.remove(number)
 
     def load_config(self) -> None:
-        """Set what gunicorn needs to know; it reads no file and no variable for that."""
+        """Set gunicorn's options; it reads no file and no variable."""
         folder, settings = self.connection.work_dir("gateway"), self.settings
         values = {
             "bind": [

@@ -107,7 +107,7 @@ class FeatureQueue:
         self._filled.set()
 
     async def run(self) -> None:
-        """Describe what waits, for ever."""
+        """Describe waiting texts until cancelled."""
         while True:
             await self._filled.wait()
             await self._pause(self._limits.interval_s)
@@ -135,7 +135,7 @@ class FeatureQueue:
         self._filled.clear()
 
     def _take(self) -> list[_Waiting]:
-        """Remove one batch from the queue; records that waited too long are published instead.
+        """Remove one batch from the queue; overdue records are published without features.
 
         Answers to long schemas come last: a schema may take the time of its own answer, not that of others.
         """
@@ -223,7 +223,7 @@ class Recorder:
             self._full.set()
 
     async def run(self) -> None:
-        """Publish for ever: whenever a batch is full or the interval has passed."""
+        """Publish until cancelled, whenever a batch is full or the interval has passed."""
         while True:
             try:
                 async with asyncio.timeout(self._interval_s):

@@ -1,4 +1,4 @@
-"""Spans of requests, by OpenTelemetry's conventions for generative AI; no text, and nothing of who asked."""
+"""Spans of requests, by OpenTelemetry's conventions for generative AI, without texts and callers."""
 
 import re
 from datetime import datetime, timedelta

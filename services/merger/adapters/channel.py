@@ -1,6 +1,6 @@
-"""How a merge worker and the service talk about the store: messages over a pair of connected sockets.
+"""Protocol between merge worker and service for access to the store: messages over a socket pair.
 
-A message is its length (4 bytes, big endian), JSON, and then, where its `bytes` says so, that many bytes of a blob.
+A message is a length (4 bytes, big endian), that much JSON, and `bytes` (a JSON field) further bytes of a blob.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class Channel:
             raise ClosedError(str(error)) from error
 
     def receive(self) -> dict[str, Any]:
-        """Return the next message; the bytes that follow it are read by `receive_into`.
+        """Return the next message; `receive_into` reads the bytes that follow it.
 
         Raises:
             ClosedError: There is none.

@@ -30,7 +30,7 @@ class MergeInputs:
 
 
 def open_inputs(store: Blobs, job: MergeJob, progress: OnProgress) -> MergeInputs:
-    """Read headers and configurations, reject what they already rule out, then fetch the other small files.
+    """Read headers and configurations, reject unsuitable ones, then fetch the other small files.
 
     Raises:
         Permanent: The checkpoint is rejected.
@@ -55,7 +55,7 @@ def open_inputs(store: Blobs, job: MergeJob, progress: OnProgress) -> MergeInput
 
 
 def reject_by_headers(job: MergeJob, base: domain.FolderMetadata, checkpoint: domain.FolderMetadata) -> None:
-    """Reject what configurations and headers rule out, without torch and without reading a weight.
+    """Reject unsuitable configurations and headers, without torch and without reading weights.
 
     Raises:
         Permanent: The checkpoint is rejected.

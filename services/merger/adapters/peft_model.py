@@ -1,4 +1,4 @@
-"""The base without weights, wrapped in the real LoRA: which tensors PEFT expects, and PEFT's merge of one layer."""
+"""The base without weights, wrapped in the real LoRA: PEFT's expected tensors, and its merge of one layer."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -58,7 +58,7 @@ def tied_modules(model: Any) -> list[str]:
 
 
 def expected_tensors(model: Any) -> ExpectedTensors:
-    """Return the tensors that the files of a base may hold; the second of two tied ones may be missing."""
+    """Return the tensors that the files of a base may hold; the second of two tied tensors may be missing."""
     state = model.state_dict()
     return ExpectedTensors(
         {name: tuple(tensor.shape) for name, tensor in state.items()},

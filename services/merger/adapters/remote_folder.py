@@ -42,7 +42,7 @@ class RemoteFolder:
         return out
 
     def stream(self, path: str, lengths: Sequence[int]) -> Iterator[memoryview]:
-        """Yield consecutive pieces of a whole file; the next one is read while one is used.
+        """Yield consecutive pieces of a whole file, reading one piece ahead.
 
         A piece is valid until the next one is requested: two buffers hold them in turn.
 

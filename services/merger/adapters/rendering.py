@@ -1,4 +1,4 @@
-"""Renders probe conversations with chat templates: code from outside, in a process of its own, under limits."""
+"""Renders probe conversations with chat templates (external code) in a separate process, under limits."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +57,7 @@ def render_all(
 async def render_by(
     templates: ChatTemplates, template: str, variables: Mapping[str, Any], conversations: Sequence[Conversation]
 ) -> list[str]:
-    """Return conversations rendered by a child process that may render others, too."""
+    """Return conversations rendered by a shared child process."""
     return [await _render_one(templates, template, variables, turns) for turns in conversations]
 
 

@@ -87,7 +87,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 
 def read_weights(folder: RemoteFolder, name: str) -> WeightsFile:
-    """Return the header of one file, or why it cannot be read, such as a size that the header contradicts."""
+    """Return the header of one file, or the error, such as a size that contradicts the header."""
     size = folder.sizes[name]
     start = bytes(folder.read(name, 0, min(size, FIRST_READ_BYTES))) if size else b""
     length = int.from_bytes(start[:LENGTH_BYTES], "little")

@@ -1,4 +1,4 @@
-"""Reads tensors from the store: all of a file in order, or one by its name."""
+"""Reads tensors from the store: all of a file in order, or a single one by name."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive numbers of a tensor: all of them in its shape, or the next ones of a large tensor, flat.
+    """Consecutive elements of a tensor: all in its shape, or the next ones of a large tensor, flat.
 
     It is valid until the next one is requested.
     """

@@ -37,7 +37,7 @@ def render_by(render: Render | None) -> None:
 
 
 def time_limit() -> AbstractContextManager[None]:
-    """Return a context that limits the time of a tokenizer: its regular expressions are code from outside, too."""
+    """Return a context that limits the time of a tokenizer, whose regular expressions are external code."""
     reason = (
         f"The tokenizer was rejected: loading it and encoding a few short prompts exceeded {TOKENIZER_LIMIT_S:g} s. "
         "Its regular expressions backtrack, or its files are too large."
@@ -82,7 +82,7 @@ def vocabulary_size(tokenizer: Any) -> int:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Return whether a checkpoint has a tokenizer of its own."""
+    """Return whether a checkpoint includes a tokenizer."""
     return (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file()
 
 

@@ -1,4 +1,4 @@
-"""The pure decisions of the merger: what to reject, how to cut shards, whether parity holds."""
+"""Pure decisions of the merger: rejections, shard boundaries, parity."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy

@@ -114,7 +114,7 @@ def assess_weights_files(files: Sequence[WeightsFile]) -> Rejection | None:
 
 
 def assess_base_identity(declared: BaseModelRef, stored_digest: str) -> Rejection | None:
-    """Reject a checkpoint whose declared base is not the one in the store."""
+    """Reject a checkpoint whose declared base differs from the store's."""
     if declared.digest == stored_digest:
         return None
     reason = f"The checkpoint was trained on {declared.name} {declared.digest}, but the store has {stored_digest}."
@@ -205,7 +205,7 @@ def assess_base_copies(differing: Sequence[str]) -> Rejection | None:
 def first_shape_mismatch(
     tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], by: str = "this base"
 ) -> Rejection | None:
-    """Reject the first tensor whose shape is not the expected one; `by` names in the reason what expects it."""
+    """Reject the first tensor with an unexpected shape; `by` names the source of the expectation in the reason."""
     for name in sorted(expected):
         if tensors[name].shape != expected[name]:
             actual, required = list(tensors[name].shape), list(expected[name])

@@ -64,7 +64,7 @@ def changed_token_ids(config: Mapping[str, Any], base_config: Mapping[str, Any])
 
 
 def with_end(generation: Mapping[str, Any], end_id: int | None) -> dict[str, Any]:
-    """Return the tokens that end an answer of a LoRA with an end token of its own: the base's, and that one."""
+    """Return the end tokens of a LoRA with an own end token: the base's, and the LoRA's."""
     ends = generation.get("eos_token_id")
     known = ends if isinstance(ends, list) else [ends]
     return {"eos_token_id": [each for each in dict.fromkeys((*known, end_id)) if each is not None]}

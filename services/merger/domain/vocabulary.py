@@ -96,7 +96,7 @@ def assess_vocabulary(
 
 
 def assess_tokenizer(differences: Sequence[str]) -> Rejection | None:
-    """Reject a tokenizer that is not the expected one; `differences` names what differs."""
+    """Reject a tokenizer with differences from the base's; `differences` names the differing parts."""
     if not differences:
         return None
     reason = (

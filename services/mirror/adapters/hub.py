@@ -46,7 +46,7 @@ class HubAccess:
 
 @dataclass
 class _Repository:
-    """A repository as it was read: its index, and commits by tag."""
+    """The read state of a repository: its index, and commits by tag."""
 
     name: str
     index: dict[str, Any]
@@ -84,7 +84,7 @@ class HubRegistry:
         return Mirrored(history.manifest.version, fingerprint, f"v{history.manifest.version}")
 
     async def point(self, model: ModelName, aliases: Mapping[Alias, Mirrored]) -> None:
-        """Move our three tags; others stay as they are."""
+        """Move Slipway's three tags; other tags stay unchanged."""
         await self._in_thread(model, lambda api: self._point(api, model, aliases))
 
     # -- in a thread --------------------------------------------------------------------------------------------------

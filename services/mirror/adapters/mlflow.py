@@ -45,7 +45,7 @@ class MlflowRegistry:
         return sorted(known, key=lambda mirrored: int(mirrored.name_there))
 
     async def put(self, history: VersionHistory, fingerprint: str, present: Mirrored | None) -> Mirrored:
-        """Create a model version with all its tags in one call, or change the tags of the one that is there."""
+        """Create a model version with all its tags in one call, or change the tags of an existing one."""
         tags = _sealed({**version_tags(history), STATE: fingerprint})
         with _explained():
             if present is None:
@@ -56,7 +56,7 @@ class MlflowRegistry:
         return Mirrored(history.manifest.version, fingerprint, number, _source(history))
 
     async def point(self, model: ModelName, aliases: Mapping[Alias, Mirrored]) -> None:
-        """Set and remove our three aliases; others stay as they are."""
+        """Set and remove Slipway's three aliases; others stay unchanged."""
         name = self._prefix + model
         with _explained():
             answer = await self._api.get("registered-models/get", name=name)
@@ -74,7 +74,7 @@ class MlflowRegistry:
                     await self._api.send("POST", "registered-models/alias", name=name, alias=alias, version=expected)
 
     async def _own(self, model: ModelName) -> None:
-        """Create the registered model; refuse one that others made, whose aliases are theirs."""
+        """Create the registered model; refuse an existing one that Slipway did not create."""
         name = self._prefix + model
         model_there = await self._api.find("registered-models/get", name=name)
         if model_there is None:

@@ -68,7 +68,7 @@ class StoredWeights:
         self._store = store
 
     def files(self, history: VersionHistory, *, merged: bool) -> StoredFiles:
-        """Return the files as they were published, or those of the merged model."""
+        """Return the published files, or the files of the merged model."""
         ref = history.manifest.merged if merged else history.manifest.weights.ref
         if scheme_of(ref.uri) is not None:  # brought into the store by the merger, under their digest
             ref = self._store.ref_to(manifest_key("folder", ref.digest, SOURCES))

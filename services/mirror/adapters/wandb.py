@@ -114,7 +114,7 @@ class WandbRegistry:
             raise Unavailable(f"W&B's client ended with status {child.returncode}; {where} has its last lines.")
 
     def _environment(self) -> dict[str, str]:
-        """Return all of the child's variables: none of the mirror's, and the key is in no command line."""
+        """Return the child's complete environment, with the API key and without the mirror's variables."""
         folders = dict.fromkeys(("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "HOME"), str(self._folder))
         url = {"WANDB_BASE_URL": self._access.url} if self._access.url else {}
         return {**folders, **url, **self._key(), "WANDB_ERROR_REPORTING": "false"}

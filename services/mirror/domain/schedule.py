@@ -30,7 +30,7 @@ class Schedule:
 
     @property
     def behind(self) -> int:
-        """How many models failed last, or wait for their first comparison."""
+        """Number of models that failed last, or wait for their first comparison."""
         return len(self._failures.keys() | {model for model, times in self._due.items() if len(times) == len(AGAIN_S)})
 
     def note_changed(self, models: Iterable[str], now: float) -> None:
@@ -50,7 +50,7 @@ class Schedule:
         return self._due.keys() | self._failures.keys()
 
     def due(self, now: float) -> list[str]:
-        """Return the models to compare now; one alone while the registry is tried after an outage."""
+        """Return the models to compare now; only one while the registry is tested after an outage."""
         if now < self._not_before:
             return []
         due = sorted((times[0], model) for model, times in self._due.items() if times and times[0] <= now)

@@ -21,7 +21,7 @@ _NUMBERED = re.compile(r"/(\d{6})\.json$")
 
 
 class ReferenceWindow(Contract):
-    """A reference as it is stored."""
+    """The stored form of a reference."""
 
     kind: str = "reference"
     target: Target

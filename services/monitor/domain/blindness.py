@@ -31,7 +31,7 @@ def note_batch(state: MonitorState, *, records: int, implausible: int, now: date
 
 
 def find_blindness(state: MonitorState) -> Finding:
-    """Return whether the monitor has ignored all telemetry of the model for too long; silence is none of it."""
+    """Return the finding on telemetry of which all was ignored for too long; missing telemetry does not count."""
     since = state.ignored_since
     for_s = 0.0 if since is None else ((state.ignored_at or since) - since).total_seconds()
     message = f"All telemetry of {for_s:.0f} s was ignored, because it cannot be true: no trigger is watched."

@@ -1,4 +1,4 @@
-"""The evidence about a candidate so far, over its shadow and all steps, and how much more is needed."""
+"""The evidence about a candidate so far, over its shadow and all steps, and the evidence still needed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Part:
     """The verdict of one comparison.
 
     Attributes:
-        shown: Whether there is anything that it is about.
-        take_away: The candidate's traffic is to be taken away, because both versions are beyond the limit.
+        shown: Whether the comparison has any subject.
+        take_away: The candidate's traffic must be removed for a while, because both versions exceed the limit.
     """
 
     verdict: Verdict
@@ -31,7 +31,7 @@ class Part:
 
 
 def assess_trigger(trigger: Trigger, state: TriggerState | None, beta: float, now: datetime) -> Part:
-    """Judge a candidate by one trigger, beside the active version in the same seconds.
+    """Return a trigger's verdict on a candidate, beside the active version's same seconds.
 
     One that saw nothing blocks nothing.
     """

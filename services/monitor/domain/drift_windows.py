@@ -1,4 +1,4 @@
-"""Drift in a target's record: which windows are full, what becomes of a reference or a comparison."""
+"""Drift in a target's record: full windows, and the results of references and comparisons."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

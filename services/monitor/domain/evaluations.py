@@ -15,11 +15,11 @@ TOGETHER = "both-evaluations"
 
 
 def add_check(state: MonitorState, checked: VersionEvaluated, cause: Cause, rules: Rules) -> MonitorState:
-    """Decide about the alerts of a check; one of a version that is not active any more changes nothing.
+    """Return the state after a check of served versions; a check of a version no longer active changes nothing.
 
-    A fall of the active version is an alert of its trigger. If the previous version has fallen, too, it is another
+    A fall of the active version is an alert of its trigger. If the previous version has fallen too, it is another
     alert, of no trigger, which moves nothing: the engine or the machine is at fault, or a rollback would not help. An
-    undecided check leaves either as it is.
+    undecided check changes neither alert.
     """
     active, previous = checked.checks[0], next(iter(checked.checks[1:]), None)
     watched, policy = state.targets.get(str(active.target)), state.policies.get(str(active.target.version))

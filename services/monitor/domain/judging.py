@@ -75,7 +75,7 @@ def _with_pair(judged: Judged, trigger: Trigger, pair: MirroredPair, declared: S
 
 
 def settle(state: MonitorState, cause_id: str, now: datetime) -> MonitorState:
-    """Return the record with the block closed that is over, and with the verdict published, once there is one."""
+    """Return the record with the finished block closed, and with the verdict published once there is one."""
     judged = state.judged
     policy, trigger = _trigger_of(state)
     if judged is None or judged.verdict is not None:

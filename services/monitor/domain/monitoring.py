@@ -45,7 +45,7 @@ _KEY_CHARS = 12
 
 @dataclass(frozen=True)
 class Rules:
-    """How the monitor watches, the same for every model.
+    """Limits of monitoring, the same for every model.
 
     Attributes:
         quiet_s: after how long without a request a staging target is watched no longer.

@@ -40,12 +40,12 @@ def is_plausible(record: Inference) -> bool:
 
 @dataclass(frozen=True)
 class Routed:
-    """A target that takes requests: as what, which share, and where; a shadow's endpoints do not matter.
+    """A target that takes requests, with its role, share and endpoints; a shadow's endpoints do not matter.
 
     Attributes:
         away_until: Until when a canary's traffic is taken away.
-        times_away: How often it was.
-        only_for: Whose requests are drawn for a canary; empty for everyone's.
+        times_away: Number of such removals.
+        only_for: Callers whose requests are drawn for a canary; empty for all.
     """
 
     target: Target
@@ -123,7 +123,7 @@ def observe_records(
 
 
 def _fed(state: TargetState, records: Sequence[Inference]) -> dict[str, object]:
-    """Return how many of the newest requests are no evidence, and when the last one ended that is."""
+    """Return the number of newest requests without evidence, and the end of the last request with evidence."""
     fed_at = max((ended_at(record) for record in records if record.is_evidence), default=None)
     if fed_at is None:
         return {"unfed": state.unfed + len(records)}
@@ -196,7 +196,7 @@ def observe_mirrored_pairs(
 
 
 def _judged_by(pair: MirroredPair, targets: Mapping[str, TargetState]) -> str:
-    """Return the candidate that a pair judges, in its shadow or as a canary; empty for a pair of one that is over."""
+    """Return the candidate that a pair judges, as shadow or canary; empty if its trial is over."""
     served, mirrored = str(pair.served.target), str(pair.mirrored.target)
     roles = {name: targets[name].role for name in (served, mirrored) if name in targets}
     if pair.shadow:

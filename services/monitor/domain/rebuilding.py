@@ -1,4 +1,4 @@
-"""Rebuilds what a lost record knew: from the route, the signed policies, and the log of alerts. Pure."""
+"""Rebuilds a lost record from the route, the signed policies, and the log of alerts. Pure."""
 
 from collections.abc import Mapping, Sequence
 

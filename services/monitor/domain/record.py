@@ -153,21 +153,21 @@ class MonitorState(OutboxRecord):
     Attributes:
         epoch: Epoch of the last route.
         routed: The versions that the last route names, whose policies are kept.
-        policies: By version.
+        policies: Policies by version.
         unknown: Routed versions whose policies are neither known nor can be read, with the reason.
-        targets: By name.
-        alerts: By target and key; those of targets that are not watched any more are dropped.
+        targets: Targets by name.
+        alerts: Alerts by target and key; those of targets no longer watched are dropped.
         past_read: Whether the log was read for open alerts that the record does not have.
         applied: Ids of the last events that were applied.
-        seen: The last request keys, concatenated, so that a record that is delivered twice counts once.
-        implausible: Records that cannot be true.
+        seen: The last request keys, concatenated, so that a redelivered record counts once.
+        implausible: Count of impossible records.
         route_known: Whether a route was seen.
-        clocks: By gateway that sent records lately.
+        clocks: Clock offsets by gateway with recent records.
         ignored_since: Since when every batch held only records that cannot be true; None if the last one did not.
         ignored_at: When the last of these batches came.
         deaths: By request body: when the engine of which target died with it in flight.
         judged: The suspended version that the shadow judges; None without one.
-        undecided: What a person is asked to decide about suspended versions that were judged; empty if nothing.
+        undecided: Decision that a person must make about judged suspended versions; empty without one.
     """
 
     model: ModelName

@@ -21,7 +21,7 @@ from services.monitor.domain.record import OpenWindow, TargetState
 
 @dataclass(frozen=True)
 class Windowing:
-    """How telemetry is cut into windows.
+    """Length and lateness of windows, in seconds.
 
     Attributes:
         lateness_s: how long after its end a window still takes records.

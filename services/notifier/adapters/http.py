@@ -14,7 +14,7 @@ from shared.runtime.clock import Clock
 
 
 class HttpSender:
-    """Sends each receiver what its kind takes (implements `ports.Sender`)."""
+    """Sends notices in the format of the receiver's kind (implements `ports.Sender`)."""
 
     def __init__(self, receivers: Iterable[Receiver], settings: NotifierSettings, clock: Clock) -> None:
         self._receivers = {receiver.name: receiver for receiver in receivers}

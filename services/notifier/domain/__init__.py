@@ -1,1 +1,1 @@
-"""Pure decisions of the notifier: what is sent to whom, when, and in which form."""
+"""Pure decisions of the notifier: receivers, time and format of notices."""

@@ -74,12 +74,12 @@ class Notice(Contract):
         return f"tried/{self.key_of(transition)}"
 
     def taken_with(self, transition: Transition) -> tuple[str, ...]:
-        """Return what a receiver that took a transition need not be sent: what is raised says which rollback failed."""
+        """Return the keys that a delivered transition settles: a raised notice also names the failed rollback."""
         told = (self.key_of("rollback_failed"),) if transition == "raised" and self.rollback_code is not None else ()
         return (self.key_of(transition), *told)
 
     def repeats(self, receiver: str) -> list[Transition]:
-        """Return what is sent again to a receiver that ends an alert which is not."""
+        """Return the transitions of an open alert to repeat to a receiver that expires alerts."""
         is_open = self.resolved_at is None and "raised" in self.sent.get(receiver, ())
         return ["raised"] if is_open else []
 
@@ -110,7 +110,7 @@ class ModelNotices(StoredRecord):
 
 
 def key_of(alert: AlertRaised | AlertUpdated | AlertResolved, at: datetime) -> str:
-    """Return the key of an alert's notice: another one for the next occurrence of the same alert."""
+    """Return the key of an alert's notice, which differs for each occurrence of the alert."""
     return f"{alert.alert_id}@{(alert.raised_at or at).isoformat()}"
 
 
@@ -122,7 +122,7 @@ def note_raised(
     receivers: Iterable[Receiver],
     now: datetime,
 ) -> ModelNotices:
-    """Note an alert, or its newer figures, for all who take it; nothing for a drill's that is not known."""
+    """Return the record with an alert, or its newer figures, for its receivers; an unknown drill alert is ignored."""
     key, newest = key_of(alert, at), AlertRaised.model_validate(alert.model_dump(by_alias=True))
     notice = record.notices.get(key)
     if notice is None:
@@ -172,7 +172,7 @@ def note_rollback_failed(record: ModelNotices, rollback: RollbackFailed, at: dat
 
 
 def note_sent(record: ModelNotices, taken: Mapping[tuple[str, str], tuple[str, ...]]) -> ModelNotices:
-    """Note what receivers took of alerts, by the key of the alert and the receiver's name."""
+    """Return the record with delivered transitions, by the alert's key and the receiver's name."""
     for (key, receiver), added in taken.items():
         if (notice := record.notices.get(key)) is not None:
             sent = {**notice.sent, receiver: tuple(dict.fromkeys((*notice.sent.get(receiver, ()), *added)))}

@@ -22,7 +22,7 @@ _LEAST_BYTES, _MOST_BYTES = 24, 64
 
 
 def message_id(notice: Notice, transition: Transition, receiver: str) -> str:
-    """Return the id of a notification: the same for each try, so that receivers can drop a second one."""
+    """Return the id of a notification, the same for each attempt, so that receivers can drop duplicates."""
     return f"msg_{_digest(f'{_group(notice)}/{notice.key_of(transition)}/{receiver}')}"
 
 
@@ -41,7 +41,7 @@ def _digest(text: str) -> str:
 
 
 def _alertmanager(notice: Notice, _transition: Transition, now: datetime, link: str) -> list[dict[str, Any]]:
-    """Return an alert for Alertmanager's API v2, and another one if no automatic rollback follows from it.
+    """Return an alert for Alertmanager's API v2, and a second one if it leads to no automatic rollback.
 
     It ends by itself if it is not sent again for `ENDS`: a notifier that is gone leaves no alert open for ever.
     """
@@ -137,7 +137,7 @@ def _summary(notice: Notice) -> str:
 
 
 def _escape(text: str, most: int) -> str:
-    """Return so many characters of a text as Slack shows them: `<` begins mentions and links there."""
+    """Return a text cut to `most` characters and escaped for Slack, where `<` begins mentions and links."""
     text = text if len(text) <= most else f"{text[: most - 1]}…"
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

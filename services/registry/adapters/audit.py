@@ -60,7 +60,7 @@ class StoredSegments:
     def __init__(
         self, store: Store, attester: Attester, trust: Trust, retention: Callable[[], Retention | None]
     ) -> None:
-        """Take the store, the key that signs and the list of keys, and what returns how long a segment is kept."""
+        """Set the store, the signing key, the list of keys, and the function for a segment's retention."""
         self._store, self._attester, self._trust, self._retention = store, attester, trust, retention
 
     async def resume(self, now: datetime) -> AuditTail | None:

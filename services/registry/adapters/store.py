@@ -75,7 +75,7 @@ class StoredArtifacts:
         return None if data is None else BaseManifest.model_validate_json(data)
 
     async def verify(self, ref: ArtifactRef) -> None:
-        """Raise Permanent unless the artifact may be used and, in the store, is what was announced.
+        """Raise Permanent unless the artifact may be used and, in the store, matches the announcement.
 
         A folder on disk must be there, hold weights, and not lead outside the roots (artifact_not_found,
         pickle_refused, uri_not_allowed). Its bytes, and those of a folder in a model hub, are verified by the merger
@@ -239,7 +239,7 @@ class StoredArtifacts:
         chain.append(self._attester, "approve", Subjects(named={ref.uri: ref.digest}), details)
 
     async def erase_text(self, model: str, version: int, kind: ErasedText) -> tuple[str, ...]:
-        """Erase text that a version was measured on; return the digests of what was erased, also earlier.
+        """Erase a version's evaluation or held-out text; return the digests of erased files, also earlier ones.
 
         Raises:
             Permanent: `artifact_not_found` if there is no such version.

@@ -1,4 +1,4 @@
-"""Files of publishers in the S3 store: permits to upload them, what arrived, and whether it is what was announced.
+"""Files of publishers in the S3 store: upload permits, arrived parts, and verification against the announcement.
 
 Permits are URLs for one request, signed by AWS Signature Version 4 in the query. The `minio` client presigns without
 headers; here the length of the body and its checksum are part of what is permitted.

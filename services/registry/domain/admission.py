@@ -112,7 +112,7 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
 
 
 def assess_attached(ready: CheckpointReady, policy: ReleasePolicy, attachment: Attachment | None) -> Refusal | None:
-    """Refuse a policy that asks for what the model's attached servers, if it has any, do not tell or do."""
+    """Refuse a policy that needs signals or features which the model's attached servers do not provide."""
     unseen = list_unseen(policy) if attachment is not None else []
     problems = [*unseen, *list_adapter_problems(policy, attachment, ready)]
     return Refusal("policy_invalid", " ".join(problems), {"unseen": problems}) if problems else None
@@ -221,7 +221,7 @@ def release_id(key: Digest, attempt: int) -> str:
 
 
 def is_release_id(text: str) -> bool:
-    """Return whether a correlation id is a release's (training's own events carry the run's)."""
+    """Return whether a correlation id is a release id (events from training carry the run's id)."""
     return _RELEASE_ID.match(text) is not None
 
 

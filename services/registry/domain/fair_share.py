@@ -1,4 +1,4 @@
-"""Which releases begin now, so that one team's many do not hold up another team's one at the workers. Pure."""
+"""Fair start of releases: a team with many does not hold up other teams at the workers. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ class TeamWork:
     team. Within a team, what leaves a model's queue goes first: it was admitted earlier, and measuring it ends it.
 
     Attributes:
-        limit: The most releases of the team that workers have, or will have, something to do for.
-        at_work: How many there are.
-        leaving: By model, when the release was registered that is in progress and waits for its turn at the workers.
+        limit: Maximum number of the team's releases with present or future work at the workers.
+        at_work: Their current number.
+        leaving: By model, the registration time of its release in progress that waits for the workers.
     """
 
     limit: int

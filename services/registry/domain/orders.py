@@ -1,4 +1,4 @@
-"""Orders of people about a release: whether one applies, and how it is kept in the record."""
+"""Orders of people about a release: validity, and storage in the record."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ _NOT_APPLICABLE: Code = "not_applicable"
 def assess_order(release: Release | None, order: Order, sender: str) -> Refusal | None:
     """Refuse an order that does not apply to the release as it is.
 
-    One to pause or to resume that changes nothing is not refused: orders may arrive in any order, and the one that the
+    A pause or resume without effect is not refused: orders may arrive out of sequence, and the order that the
     bus stored last counts. Nor is a second approval by the same sender.
     """
     if release is None:

@@ -314,7 +314,7 @@ def _traffic_order(
 
 
 def chosen_target(release: Release) -> Target | None:
-    """Return the target that takes traffic: that of the variant chosen, or the one that returns."""
+    """Return the target for traffic: the chosen variant's, or the returning one."""
     if release.opened.returns is not None:
         return release.opened.returns.target
     chosen = gates.choose(release)
@@ -332,7 +332,7 @@ def is_first(release: Release) -> bool:
 
 
 def has_shadow(release: Release) -> bool:
-    """Return whether the release is asked unseen what callers ask, before it takes traffic."""
+    """Return whether the release gets mirrored requests as a shadow before it takes traffic."""
     return release.opened.returns is None and needs_shadow(release.policy, first=is_first(release))
 
 

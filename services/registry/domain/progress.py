@@ -278,7 +278,7 @@ def _rehearsed(release: Release) -> str:
 
 
 def _approved(release: Release) -> str:
-    """Return who approved; while approvals are missing, how many are there and until when."""
+    """Return the approvers; while approvals are missing, their number and the deadline."""
     given, needed = _approvers(release), release.policy.approvals.count
     if "approval.requested" not in release.emitted or is_past_approval(release):
         return f"by {', '.join(given)}" if given else ""

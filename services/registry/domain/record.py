@@ -203,7 +203,7 @@ class Release(OutboxRecord):
 
     @property
     def version(self) -> int:
-        """The version number that was reserved for it."""
+        """The version number reserved for the release."""
         return self.opened.version
 
     @property

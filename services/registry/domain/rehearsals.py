@@ -30,7 +30,7 @@ def failure_key(variant: Variant) -> str:
 
 
 def assess_rehearsal(release: Release, now: datetime) -> tuple[Verdict, str] | None:
-    """Return the verdict on the rollback of the chosen variant, and why; None while it is awaited.
+    """Return the verdict on the rehearsed rollback of the chosen variant, and the reason; None while awaited.
 
     It passes only if every trigger that rolls back automatically has a certificate for this candidate, fallback and
     policy. Certificates must be valid when traffic is ordered first; the steps after that are one promotion.

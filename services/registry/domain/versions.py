@@ -88,13 +88,13 @@ def rebuild(
     route: Route | None,
     now: datetime,
 ) -> ModelRecord:
-    """Return the record of a model that has none: an empty one of a new model, else what is known, with an alert.
+    """Return a new record for a model: empty for a new model, else rebuilt from store and log, with an alert.
 
     Args:
         model: The model.
         stored: Its versions in the store.
         opened: The last release that was opened, by the event log.
-        releases: The records of its releases that are there.
+        releases: The existing records of its releases.
         route: Its route.
         now: When the alert is raised.
     """

@@ -45,7 +45,7 @@ class Traffic:
 
 
 def note_traffic(traffic: Mapping[str, Traffic], reported: Mapping[str, float], now_s: float) -> dict[str, Traffic]:
-    """Return the traffic by model after a report of one gateway; models without any for a while are left out."""
+    """Return the traffic by model after a gateway's report, without models that had no traffic lately."""
     after = {model: known for model, known in traffic.items() if known.goes_on(now_s)}
     for model, per_second in reported.items():
         if per_second > 0.0:
@@ -62,7 +62,7 @@ class Arrived:
     seen_s: float
 
     def note(self, sequence: int, now_s: float) -> "Arrived":
-        """Return this with the last message as it is now; one that was removed for its age is no arrival."""
+        """Return this with the last message's sequence, seen now if it is new; an expired message (0) is no arrival."""
         return self if sequence in (0, self.sequence) else replace(self, sequence=sequence, seen_s=now_s)
 
 

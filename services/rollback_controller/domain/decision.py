@@ -74,7 +74,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class VoidOrder:
-    """An order that is void: too old, ambiguous, of another epoch, with a used id, or about what takes no traffic."""
+    """A void order: too old, ambiguous, for another epoch, with a used id, or about a target without traffic."""
 
     reason: str
     code: Code = "not_in_traffic"
@@ -197,7 +197,7 @@ def _is_rehearsed(state: RollbackState, alert: AlertRaised | AlertUpdated, cause
 def decide_on_order(
     state: RollbackState, order: RollbackOrdered, route: Route | None, cause: Cause, rules: Rules
 ) -> RollbackState | VoidOrder:
-    """Start what an operator ordered; What was refused once stays refused."""
+    """Return the state after an operator's order; a refused order stays refused."""
     known = state.rollback(rollback_id(cause.event_id))
     if known is not None:
         if not _is_repeated(known, cause):
@@ -343,7 +343,7 @@ def serving_canary(route: Route | None) -> Target | None:
 
 
 def shadowed(route: Route | None) -> Target | None:
-    """Return the candidate that is asked what callers asked, and takes no traffic."""
+    """Return the shadow: the candidate with mirrored requests and no traffic."""
     served = route.shadowed if route is not None else None
     return served.target if served is not None else None
 

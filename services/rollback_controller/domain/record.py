@@ -30,12 +30,12 @@ Origin = Literal["alert", "order", "canary", "shadow", "release"]
 
 @dataclass(frozen=True)
 class Rules:
-    """How the controller decides, the same for every model.
+    """Limits of the controller's decisions, the same for every model.
 
     Attributes:
-        unnamed_s: Seconds after a rollback in which an order must name the target that is to go.
+        unnamed_s: Seconds after a rollback in which an order must name the target to roll back.
         verify_requests: Requests after the switch that verify it.
-        verify_s: Seconds that they are waited for.
+        verify_s: Time limit in seconds for them.
         alert_s: Seconds for which an alert may start a rollback; one that lasts is published again.
         decided_s: Seconds after its decision in which a rollback may move traffic, as after an outage.
     """
@@ -115,12 +115,12 @@ class RollbackState(OutboxRecord):
 
     Attributes:
         triggers: The triggers of the frozen policy, by version.
-        held: Alerts that start no rollback, with the code of the page: each is published once.
-        rehearsals: What was requested, by release (in production's record).
-        rehearsed: The outcome, by release (in production's record).
+        held: Alerts that start no rollback, with their error code: each is published once.
+        rehearsals: Requests by release (in production's record).
+        rehearsed: Outcomes by release (in production's record).
         rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.
         rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
-        blind: The alert that production is not watched; None while it is.
+        blind: The alert that production is not monitored; None while it is.
         past_read: Whether the log was read for open alerts that the record does not have.
     """
 

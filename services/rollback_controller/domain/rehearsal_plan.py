@@ -142,7 +142,7 @@ def start_rehearsal(state: RollbackState, trigger: str, now: datetime, since: in
 
 
 def record_request(state: RollbackState, requested: RehearsalRequested) -> RollbackState:
-    """Record what is to be rehearsed for a release."""
+    """Return the state with a release's rehearsal request."""
     if requested.release_id in state.rehearsals:
         return state
     rehearsals = dict([*state.rehearsals.items(), (requested.release_id, requested)][-REHEARSALS_KEPT:])
@@ -270,9 +270,9 @@ def assess_rehearsal(
     expires_at: datetime,
     runtime: Runtime | None = None,
 ) -> RehearsalCertificate | str:
-    """Return the certificate of a rollback that was carried out and verified, or what is missing.
+    """Return the certificate of an executed and verified rollback, or the reason for none.
 
-    Its seconds are between times of different clocks; where clocks that are apart show a negative one, it is 0.
+    Its durations are between times of different clocks; a negative duration becomes 0.
     """
     if policy is None:
         return "The request does not name the policy that it is rehearsed for."

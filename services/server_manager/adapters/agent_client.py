@@ -112,7 +112,7 @@ class AgentClient:
         return answer
 
     def _raise_refusal(self, error: Any) -> None:
-        """Raise what an error of the agent itself means; return if it is the engine's."""
+        """Raise an error of the agent as an exception; return for the engine's errors."""
         trailing = _trailing(error)
         if FROM in trailing:
             return

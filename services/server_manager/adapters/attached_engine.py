@@ -1,8 +1,8 @@
-"""The attached servers of one model as an engine of the fleet: they exist, and are asked what they serve.
+"""Engine adapter for the existing servers attached to one model: it asks which targets they serve.
 
 What an engine is told to load is checked here: every replica of a group lists its name, renders a conversation as the
 version's chat template does, if it tells, and generates a token. Nothing is started or stopped. What no group lists any
-more is gone; it is checked again once one does. Of what routes name already, one replica is enough.
+more is gone; it is checked again once a group lists it. For a target in a route, one replica suffices.
 
 With a folder of `adapters`, the LoRA of a version is put there, loaded into each replica of a group under the target's
 name, and has to answer otherwise than the base model; it is unloaded when it is needed no more.
@@ -117,7 +117,7 @@ class AttachedEngine:
         return (is_loaded_here or bool(self._group_of(name))) and asyncio.get_running_loop().time() >= until_s
 
     def _group_of(self, name: str) -> tuple[str, ...]:
-        """Return the group that lists a target, of one in a route the replicas that do; none if there are none."""
+        """Return the group that lists a target; else, for a target in a route, the listing replicas; may be empty."""
         whole = next((urls for urls in self.groups.values() if all(self._lists(url, name) for url in urls)), ())
         listing = (url for url in self._replicas(name) if name in self.in_routes and self._lists(url, name))
         return whole or tuple(listing)
@@ -179,7 +179,7 @@ class AttachedEngine:
         serving: ServingSettings | None = None,  # noqa: ARG002
         permit: Permit = allow,
     ) -> None:
-        """Check that a group serves a target: each of its replicas lists it, and generates; one does, if in a route.
+        """Check that a group's replicas list a target and generate; for a target in a route one replica suffices.
 
         A LoRA is loaded there first.
 
@@ -229,7 +229,7 @@ class AttachedEngine:
         return await self._load_where_missing(name, self.adapters)
 
     async def _load_where_missing(self, name: str, adapters: Path) -> list[SlipwayError]:
-        """Load an adapter on each replica of its group that answers and does not list it; return what failed.
+        """Load an adapter on each answering replica of its group that does not list it; return the errors.
 
         A group that lists it already is its group, else that of its route, else one without the active version.
         """

@@ -117,7 +117,7 @@ class KvRoutes:
         self._unreadable = unreadable
 
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
-        """Decide on the route as it is, and write what was decided by compare-and-set."""
+        """Decide on the current route, and write the result by compare-and-set."""
         edit: Edit | None = None
 
         def decide(stored: Route | None) -> Route | None:
@@ -214,7 +214,7 @@ class KvLeadership:
             return await self._renew(after_s=self._lease_s / 3)
 
     async def confirm(self) -> Extent:
-        """Renew the lease now and return what its holder may do (see `ports.Leadership.confirm`)."""
+        """Renew the lease now and return its holder's permissions (see `ports.Leadership.confirm`)."""
         if self.superseded():
             return Extent.NOTHING
         try:

@@ -12,7 +12,7 @@ _PROVEN = "manifest.digest"
 
 
 def place(source: Path, folder: Path, name: str) -> bool:
-    """Copy the files of a LoRA to the folder of its target, unless they are there; return whether there are any."""
+    """Copy a LoRA's files to its target's folder unless they are there; return whether the version has a LoRA."""
     if not source.is_dir():
         return False
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Files beside the engine's models: what every process that may act on this engine must be able to read."""
+"""Files beside the engine's models that every process which may control the engine must be able to read."""
 
 import os
 from collections.abc import Sequence
@@ -50,10 +50,10 @@ class LeaseFile:
         self._path = repository / "slipway-lease.json"
 
     def read(self) -> Leader | None:
-        """Return who took the engine over last; None when there is no file or it cannot be read.
+        """Return the last process that took the engine over; None if the file is missing or unreadable.
 
-        Content that is no term counts as another process's, of the lowest term: it stops every process without the
-        bus, and the one that the bus confirms writes it over.
+        Damaged content counts as another process with the lowest term: it stops every process without the
+        bus, and is overwritten by the process that the bus confirms.
         """
         try:
             return Leader.model_validate_json(self._path.read_bytes())
@@ -78,7 +78,7 @@ class LeaseFiles:
         self._files = files
 
     def read(self) -> Leader | None:
-        """Return who took the engines over last; None when no file says it. A damaged file counts before all others."""
+        """Return the last process that took the engines over; None without a file. A damaged file takes precedence."""
         leaders = [leader for file in self._files if (leader := file.read()) is not None]
         if DAMAGED in leaders:
             return DAMAGED

@@ -72,14 +72,14 @@ class TritonEngine:
         Args:
             endpoint: `host:port` of Triton's gRPC.
             repository: its model repository.
-            config: what the models are configured with.
-            advertised: the endpoint as gateways reach it, if that is another one.
+            config: the configuration of the models.
+            advertised: the endpoint's address for gateways, if it differs.
             agent: the agent beside Triton; without one, Triton's model control must need no key.
-            load_timeout_s: most time of one load.
-            unload_wait_s: how long a model is waited for to be gone.
+            load_timeout_s: time limit of one load.
+            unload_wait_s: time limit of one unload.
             superseded: returns whether another process took the engine over.
-            runtime_file: says what runs the targets.
-            references: what targets answered when they were staged; without it, nothing is compared.
+            runtime_file: file with the engine's runtime.
+            references: targets' answers at staging; None compares nothing.
         """
         self._endpoint = endpoint
         self._advertised = advertised or endpoint
@@ -230,7 +230,7 @@ class TritonEngine:
             await asyncio.sleep(UNLOAD_POLL_S)
 
     async def probe(self, name: str, deadline_s: float) -> str:
-        """Return the first text that a model generates; raise `logprobs_differ` if it is not what was staged."""
+        """Return the first text that a model generates; raise `logprobs_differ` if it differs from the staged one."""
         channel = self._channels.get(self._endpoint)
         token = await first_token(channel, name, deadline_s=deadline_s)
         if self._references is not None:

@@ -77,7 +77,7 @@ def plan_alerts(
 def note_failures(
     known: Mapping[tuple[Target, datetime], int], routes: Mapping[str, Route], held: Mapping[str, Held]
 ) -> dict[tuple[Target, datetime], int]:
-    """Return how many loads in a row had failed before each suspension, by its target and begin."""
+    """Return the consecutive failed loads before each suspension, by its target and start."""
     failures = {
         (entry.served.target, entry.since): held[name].failures if (name := str(entry.served.target)) in held else 0
         for route in routes.values()
@@ -92,13 +92,13 @@ def find_unloadable(
     silent: Mapping[str, str],
     before: Mapping[tuple[Target, datetime], int],
 ) -> list[SuspensionJudged]:
-    """Return the verdict on each suspended target that does not load again where others generate, as what serves does.
+    """Return the verdict on suspended targets that fail to load on endpoints where the active version generates.
 
     Args:
         routes: what production needs, by model.
         held: what the fleet holds.
         silent: why the server of a target does not answer, by the target's name.
-        before: how many of its failures are of before its suspension (`note_failures`).
+        before: number of failures before the suspension (`note_failures`).
     """
     verdicts = []
     well = {state.endpoint for name, state in held.items() if state.phase is Phase.READY and name not in silent}

@@ -39,7 +39,7 @@ class FailLease:
 
 @dataclass(frozen=True)
 class AnnounceStaged:
-    """Candidate and baseline generate, after so many seconds: publish it."""
+    """The answer that candidate and baseline generate, after `load_s` seconds."""
 
     lease: Lease
     load_s: float = 0.0
@@ -82,7 +82,7 @@ def has_failed(held: Held, limits: Limits) -> bool:
 
 
 def why_refused(deployable: Deployable, limits: Limits, together: Iterable[Deployable] = ()) -> tuple[Code, str] | None:
-    """Return code and reason if the fleet's hardware cannot serve a target, or it lacks the runtime of one of these."""
+    """Return code and reason if the fleet lacks the hardware for a target, or the runtime of any of the targets."""
     if deployable.target.model in limits.attached:
         return None  # what serves it decides that
     unservable = why_not_servable(deployable.target.variant, limits.hardware, deployable.serving)
@@ -96,12 +96,12 @@ def why_refused(deployable: Deployable, limits: Limits, together: Iterable[Deplo
 
 
 def describe_age(kind: str, age_s: float, limit_s: float) -> str:
-    """Return how old an order is, and how long one of its kind is valid."""
+    """Return an order's age and the validity of its kind, as a sentence."""
     return f"The {kind} order was given {age_s / 3600:.0f} h ago; it is valid for {limit_s / 3600:.0f} h."
 
 
 def describe_endpoint(name: str, limits: Limits) -> str:
-    """Return how an endpoint is named in a sentence: by its runtime, where the runtime has no other one."""
+    """Return an endpoint's name in a sentence: its runtime, if the runtime has no other endpoint."""
     runtime = limits.endpoints.get(name, name)
     alone = sum(1 for other in limits.endpoints.values() if other == runtime) <= 1
     return f"the runtime {runtime}" if alone else f"the endpoint {name}"
@@ -113,7 +113,7 @@ def needed_bytes(targets: Iterable[Deployable], limits: Limits) -> int:
 
 
 def fits(sizes: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> bool:
-    """Return whether every memory of the fleet has what these targets need.
+    """Return whether these targets fit into all memory pools of the fleet.
 
     Args:
         sizes: what each target reserves, by name.
@@ -125,7 +125,7 @@ def fits(sizes: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> 
 
 
 def describe_measured(targets: Iterable[Deployable], limits: Limits) -> str:
-    """Return what targets reserve and what was measured of them, as a sentence; nothing where nothing was measured."""
+    """Return the reserved and measured memory of targets, as a sentence; empty without a measurement."""
     parts = [
         f"{target.target} reserves {limits.reserved_bytes(target)} bytes and was measured with {measured}"
         for target in targets
@@ -135,7 +135,7 @@ def describe_measured(targets: Iterable[Deployable], limits: Limits) -> str:
 
 
 def describe_free(others: Mapping[str, int], homes: Mapping[str, str], limits: Limits) -> str:
-    """Return what each endpoint has free beside other targets, as a sentence; nothing if the fleet has one endpoint."""
+    """Return each endpoint's free memory beside other targets, as a sentence; empty for a single endpoint."""
     if len(limits.endpoints) == 1:
         return ""
     memory = Memory(limits, ((homes.get(name, ""), size) for name, size in others.items()))

@@ -43,13 +43,13 @@ def decide_answers(
     copies: Mapping[Key, Held] | None = None,
     lacks: Callable[[Deployable], bool] = lambda _target: False,
 ) -> list[Answer]:
-    """Return every answer that is due now. Each is written with an edit after which it is no longer due.
+    """Return all answers due now. The edit that stores an answer also makes it no longer due.
 
     Args:
         record: The orders and leases.
-        routes: What production needs, by model.
-        held: What the fleet holds.
-        limits: How long orders count, and what fits.
+        routes: The production routes, by model.
+        held: The fleet's targets.
+        limits: Validity of orders, and memory limits.
         now: The wall clock's time. Only whether an order is still valid is judged by it.
         waited_s: Seconds since each traffic order, and the held lease, was first seen, by a clock that does not jump.
         unreadable: Models whose route cannot be read: their orders wait, and nothing waits for them.
@@ -58,7 +58,7 @@ def decide_answers(
             back to, and keeps its memory, because nothing can be unloaded there.
         homes: The endpoint of each target, by name.
         intact_homes: The same if no endpoint were lost: what fits there waits, though it does not fit now.
-        copies: What endpoints may hold besides: it takes memory until it is gone.
+        copies: Further replicas, which take memory until they are unloaded.
         lacks: Returns whether a target is to be on attached servers, and none serves it: it waits, and lets others go.
     """
     down, homes = down or {}, homes or {}
@@ -123,7 +123,7 @@ def decide_answers(
 
 
 def _occupied_bytes(held: Mapping[str, Held], limits: Limits, names: Collection[str]) -> dict[str, int]:
-    """Return the memory of these targets as far as they are loaded or load, corrected by what was measured."""
+    """Return the memory in bytes of those targets that are loaded or loading, corrected by measurements."""
     return {
         name: limits.corrected(target.digest, target.memory_bytes)
         for name, target in held.items()
@@ -137,7 +137,7 @@ def _would_grant(answers: Iterable[Answer]) -> bool:
 
 
 def decide_held_lease(lease: Lease, held: Mapping[str, Held], limits: Limits, waited_s: float) -> Answer | None:
-    """Announce a lease whose targets are both ready; fail it when one of them cannot be loaded."""
+    """Announce a lease whose targets are both ready; fail it if either cannot be loaded."""
     if lease.state != "loading":
         return None
     pair = _pair(lease).values()
@@ -162,17 +162,17 @@ def decide_blocking_lease(
     homes: Mapping[str, str],
     lacks: Callable[[Deployable], bool] = lambda _target: False,
 ) -> Answer | None:
-    """Return how a held lease that a silent endpoint keeps from its end makes way for others; None if it does not.
+    """Return the answer that ends or requeues a held lease blocked by a silent endpoint; None if it stays.
 
     While its targets are loaded, it waits again. Once they are staged, a measurement uses them, which has limits of its
     own; it fails when the endpoint has been silent for `silent_limit_s`.
 
     Args:
         lease: The held lease.
-        production: What production keeps loaded.
+        production: The targets that production keeps loaded.
         limits: What fits.
         down: Seconds of silence by endpoint.
-        occupied_bytes: What targets on silent endpoints take, by name.
+        occupied_bytes: Memory of targets on silent endpoints, by name.
         homes: The endpoint of each target, by name.
         lacks: Returns whether a target is to be on attached servers, and none serves it.
     """
@@ -204,7 +204,7 @@ def decide_waiting(
     down: Collection[str] = (),
     lacks: Callable[[Deployable], bool] = lambda _target: False,
 ) -> list[Answer]:
-    """Fail at once what can never fit; grant the first that fits now when nothing else comes first.
+    """Fail leases that can never fit; grant the first that fits now unless traffic orders come first.
 
     Traffic orders come first, and one lease is held at a time, so that a benchmark has the machine to itself. A traffic
     order that needs a silent endpoint comes first in memory only. What cannot be unloaded (`kept_bytes`) takes memory

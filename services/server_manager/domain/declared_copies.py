@@ -1,4 +1,4 @@
-"""Targets that are to be loaded on more than one endpoint: on which ones, and which of them is used first. Pure."""
+"""Placement of targets that are loaded on several endpoints, and the order in which they are used. Pure."""
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping
@@ -16,7 +16,7 @@ CopyHomes = Mapping[str, tuple[str, ...]]
 def plan_copies(
     routes: Mapping[str, Route], desired: Mapping[str, Desired], homes: Mapping[str, str], fleet: Fleet
 ) -> dict[str, tuple[str, ...]]:
-    """Return where each target with copies is to be loaded beside its home; fewer than it asks for where none is left.
+    """Return the endpoints for each target's copies, besides its home; fewer than requested if none has memory left.
 
     A copy of the active version is never where the previous one is, nor the other way round, and none takes memory that
     a home needs: so copies of active versions go first, and those of a previous one only where no active version is.
@@ -27,7 +27,7 @@ def plan_copies(
 
     Args:
         routes: the routes by model.
-        desired: everything that should be loaded, and the staging that waits for memory.
+        desired: all targets to be loaded, and the staging that waits for memory.
         homes: the endpoint of each target, by name.
         fleet: the replicas and the endpoints.
     """
@@ -40,7 +40,7 @@ def plan_copies(
 
 
 class _Plan:
-    """The copies that are chosen so far, and what they and the homes take."""
+    """The copies that are chosen so far, and the memory of copies and homes."""
 
     def __init__(self, desired: Mapping[str, Desired], homes: Mapping[str, str], fleet: Fleet) -> None:
         self._homes, self._fleet = homes, fleet
@@ -56,7 +56,7 @@ class _Plan:
         return frozenset([*self.planned.get(name, ()), *([self._homes[name]] if name in self._homes else [])])
 
     def add(self, pairs: Iterable[tuple[ServedTarget | None, ServedTarget | None]], most: int = MAX_COPIES) -> None:
-        """Choose copies of the first of each pair, apart from the second: those that are there, then new ones."""
+        """Choose copies of the first target of each pair, apart from the second: existing copies, then new ones."""
         asking = [(first, second) for first, second in pairs if first is not None and self._may_ask(first)]
         rounds = range(1, min(most + 1, max((first.copies for first, _ in asking), default=1)))
         for is_there, number in itertools.product((True, False), rounds):
@@ -98,7 +98,7 @@ def find_survivors(
     down: Collection[str],
     drained: Collection[str],
 ) -> dict[str, str]:
-    """Return the endpoints of copies that are to be homes, by the target's name: their homes are lost to production.
+    """Return the endpoint that becomes the home of each target whose home is lost or drained, by target name.
 
     Args:
         held: every target as it is.
@@ -121,7 +121,7 @@ def find_survivors(
 def find_parted(
     routes: Mapping[str, Route], held: Mapping[str, Held], ready: CopyHomes, *, unusable: Collection[str]
 ) -> dict[str, str]:
-    """Return the endpoints of copies that are to be homes, by the target's name: their homes are a counterpart's, too.
+    """Return the endpoint that becomes the home of each target that shares its home with its counterpart, by name.
 
     Two versions of which one replaces the other come together where a copy became a home. Only one of the two is named,
     the active one only where the other has no copy.

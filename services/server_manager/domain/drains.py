@@ -1,4 +1,4 @@
-"""Endpoints that are drained: which orders are accepted, and what is loaded elsewhere next. Pure."""
+"""Drained endpoints: acceptance of orders, and the next target to load elsewhere. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from services.server_manager.domain.staging import answered
 
 @dataclass(frozen=True)
 class Transfer:
-    """A target of production is to be loaded on another endpoint, while the one that it leaves serves it."""
+    """A planned load of a production target on another endpoint, while its drained endpoint still serves it."""
 
     name: str
     deployable: Deployable
@@ -65,7 +65,7 @@ def plan_transfer(
     """Return the next target to load elsewhere, or the reason to wait; None if all have moved.
 
     Args:
-        production: the targets that production keeps loaded, by name, those that matter more first.
+        production: the targets that production keeps loaded, by name, in order of priority.
         fleet: the replicas and the endpoints, of which drained ones are to be empty.
         skipped: targets whose last try failed a moment ago.
     """
@@ -142,7 +142,7 @@ def assess_endpoint_order(
 
 
 def _assess_memory(endpoint: str, production: Mapping[str, Deployable], fleet: Fleet) -> Refusal | None:
-    """Return which target of an endpoint fits nowhere else; None if all do, one after the other."""
+    """Return the refusal that names a target of an endpoint that fits nowhere else; None if all fit."""
     held = {
         name: replace(state, phase=Phase.READY) if name in production and state.endpoint == endpoint else state
         for name, state in fleet.held.items()

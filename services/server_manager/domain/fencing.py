@@ -40,7 +40,7 @@ class AgentRequest(Contract):
 
 
 def assess_term(highest: Leader | None, asked: Leader) -> TermCheck:
-    """Return whether a term is the highest one that was seen, a higher one, or superseded.
+    """Return whether a term is the highest seen so far, a higher one, or superseded.
 
     A term belongs to one process: the same one from another process is superseded, too.
     """
@@ -51,7 +51,7 @@ def assess_term(highest: Leader | None, asked: Leader) -> TermCheck:
 
 @dataclass
 class Sequences:
-    """The last sequence number of each process that asked; the one that asked least recently is forgotten first."""
+    """The last sequence number of each requesting process; the least recent process is forgotten first."""
 
     _last: dict[str, int]
 

@@ -1,4 +1,4 @@
-"""What stays loaded though nothing asks for it, and what was loaded for a lease or an order only."""
+"""Targets that stay loaded though none is requested, and those loaded for a lease or an order only."""
 
 from collections.abc import Collection, Mapping
 

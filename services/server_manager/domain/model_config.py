@@ -79,7 +79,7 @@ ENGINE_ARGUMENTS = frozenset(
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Which engine serves, and how it is set up.
+    """The serving engine and its configuration.
 
     Raises ValueError for an engine argument that is not in `ENGINE_ARGUMENTS`.
 
@@ -112,7 +112,7 @@ class EngineConfig:
 
 
 def plan_target(engine: EngineConfig, name: str, digest: Digest, settings: ServingSettings | None) -> EngineConfig:
-    """Return the engine's configuration for a target: the settings of its version over those of the fleet.
+    """Return the engine's configuration for a target: its version's settings override the fleet's.
 
     The API gets the model and the fingerprint that its answers name.
 

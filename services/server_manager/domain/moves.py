@@ -46,15 +46,15 @@ def plan_moves(
     ready: Mapping[str, tuple[str, ...]] | None = None,
     attached: Callable[[Deployable], tuple[str, ...]] = lambda _target: (),
 ) -> list[Move]:
-    """Return the targets whose route is to name other endpoints, where their runtime has several; one for each model.
+    """Return the pending moves: targets whose route must name other endpoints, at most one per model.
 
     Args:
         routes: the routes by model.
-        held: what is held.
+        held: the targets held.
         addresses: the address at which gateways reach each endpoint, by its name.
         limits: the endpoints and their runtimes.
-        transferred: the endpoint on which a target generates besides, by its name, where it is to be served there.
-        removed: addresses of endpoints that the fleet had and that are not configured any more.
+        transferred: the endpoint on which a target generates as well and is to be served, by its name.
+        removed: addresses of endpoints that are no longer configured.
         copy_homes: the endpoints on which each target is to be loaded beside its home.
         ready: the endpoints on which copies of it generate.
         attached: returns the addresses of the attached servers that serve a target.
@@ -122,7 +122,7 @@ def _serving(
 
 
 def find_removed(routes: Mapping[str, Route], removed: Collection[str]) -> dict[str, str]:
-    """Return the targets of production whose route names only endpoints that were removed, each with the first one."""
+    """Return the production targets whose route names only removed endpoints, each with the first of them."""
     return {
         str(served.target): served.endpoints[0]
         for route in routes.values()
@@ -143,7 +143,7 @@ def find_removable(
     usable: Collection[str],
     kept: Collection[str] = (),
 ) -> set[Key]:
-    """Return the copies that nothing needs any more: their target generates elsewhere, and no route may name the copy.
+    """Return the unneeded copies: their target generates elsewhere, and no route may name the copy.
 
     A route that is absent says nothing about what serves, so a copy of what is in `kept` stays, like the target.
     """

@@ -42,9 +42,9 @@ class Fleet:
         named: the endpoints that a route names, by the target's name.
         apart: the targets that should not share an endpoint, both ways.
         lost: endpoints that have been silent for long: nothing new is placed there while another one is left.
-        earlier: the endpoint that was chosen for a target before, by its name.
-        unlisted: endpoints that have not listed yet what they hold.
-        drained: endpoints that take nothing new while another one is left; what is loaded there stays until it is
+        earlier: the previously chosen endpoint of each target, by name.
+        unlisted: endpoints that have not listed their targets yet.
+        drained: endpoints that take nothing new while another one is left; their targets stay until they are
             loaded elsewhere (`domain.drains`).
         answering: the endpoints that answer; for drains only.
     """
@@ -203,7 +203,7 @@ def find_all_named(routes: Mapping[str, Route], addresses: Mapping[str, str]) ->
 
 
 def find_counterparts(record: Servers, routes: Mapping[str, Route]) -> Counterparts:
-    """Return the targets that should not share an endpoint: the serving one and its replacements.
+    """Return the targets that should not share an endpoint: the active target and its replacements.
 
     These are the active target of each model and its previous one or canary; the target of an order, or of a staging,
     and what will be behind it.
@@ -232,7 +232,7 @@ def leases_of(record: Servers) -> list[Lease]:
 
 
 def plan_all_homes(record: Servers, desired: Mapping[str, Desired], fleet: Fleet) -> dict[str, str]:
-    """Return the endpoint of everything that is desired, and of what waits to be staged beside it."""
+    """Return the endpoint of each desired target, and of targets waiting to be staged."""
     homes = plan_homes(desired, fleet)
     for lease in record.waiting:
         pair = (lease.event.data.baseline, lease.event.data.candidate)
@@ -248,5 +248,5 @@ def plan_all_homes(record: Servers, desired: Mapping[str, Desired], fleet: Fleet
 
 
 def find_lost(silent_s: Mapping[str, float], limits: Limits) -> frozenset[str]:
-    """Return the endpoints that have been silent for so long that nothing new is placed there."""
+    """Return the endpoints silent for at least `silent_limit_s`, where nothing new is placed."""
     return frozenset(name for name, seconds in silent_s.items() if seconds >= limits.silent_limit_s)

@@ -1,4 +1,4 @@
-"""The progress of leases and orders: how many of their targets generate, and the state of the others."""
+"""The progress of leases and orders: the number of generating targets, and the state of the others."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any

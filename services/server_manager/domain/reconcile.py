@@ -59,12 +59,12 @@ class Desired:
 
 @dataclass(frozen=True)
 class Held:
-    """A replica as it is; a target is as its home is.
+    """The state of a replica; a target's is its home's.
 
     Attributes:
         digest: digest of the manifest that it was loaded from.
-        memory_bytes: what is reserved for it.
-        phase: where it stands.
+        memory_bytes: bytes reserved for it.
+        phase: its current phase.
         failures: loads or heals that failed in a row.
         code: why the last one failed.
         reason: the same in a sentence.
@@ -74,7 +74,7 @@ class Held:
         unneeded_s: seconds since it was last needed; None while it is needed.
         probing: a probe is under way.
         endpoint: name of the endpoint that holds it.
-        ran_by: what ran that engine when it was loaded.
+        ran_by: the engine's runtime at its load.
         listed: its endpoint has listed it since it was loaded.
         token: the first text that it generated at its last probe.
     """
@@ -136,7 +136,7 @@ class Limits:
         return needed if deployable.target.model not in self.attached else 0
 
     def retry_after_s(self, failures: int) -> float:
-        """Return how long a target is left alone after so many failures in a row."""
+        """Return the seconds until the next attempt after consecutive failures."""
         return backoff_s(failures, self.retry_s, self.max_retry_s)
 
     def memory_bytes(self, deployable: Deployable) -> int:
@@ -174,7 +174,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Action:
-    """One thing to do about one replica: a home, or a copy."""
+    """An action on one replica: a home or a copy."""
 
     kind: Literal["load", "heal", "probe", "unload"]
     name: str
@@ -188,10 +188,10 @@ class Copies:
     """The replicas beside the homes.
 
     Attributes:
-        held: every one as it is.
-        due: those that are to generate, with what is loaded; those that matter more first.
-        planned: those of them that are to be loaded where they are not.
-        removable: those that nothing needs.
+        held: the state of each.
+        due: replicas that must generate, with their deployables, in order of priority.
+        planned: the due replicas that are still to be loaded.
+        removable: unneeded replicas.
     """
 
     held: Mapping[Key, Held] = field(default_factory=dict)
@@ -222,7 +222,7 @@ def production_of(route: Route) -> list[ServedTarget]:
 
 
 def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Desired]:
-    """Return all that should be loaded: production, what was ordered into it, what is staged, what is suspended."""
+    """Return all targets to be loaded: production, ordered, staged and suspended ones."""
     desired = {name: Desired(deployable, Rank.PRODUCTION) for name, deployable in plan_production(routes).items()}
     for order in record.orders:
         for deployable in (order.event.data.target, order.event.data.fallback):
@@ -238,14 +238,14 @@ def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Desi
 
 
 def home_of(deployable: Deployable, homes: Mapping[str, str]) -> str:
-    """Return the endpoint that a target belongs on; without a choice, the one with the name of its runtime."""
+    """Return a target's home; without a choice, the endpoint with its runtime's name."""
     return homes.get(str(deployable.target)) or runtime_name(deployable.serving)
 
 
 def plan_alone(
     desired: Mapping[str, Desired], held: Mapping[str, Held], limits: Limits, homes: Mapping[str, str] | None = None
 ) -> list[Action]:
-    """Decide what to do without the bus: probe, recycle in place, load production that the engine lost.
+    """Return the actions without the bus: probe, recycle in place, load production that the engine lost.
 
     Nothing is unloaded or moved, nothing is replaced by another manifest, and nothing is loaded for an order or a
     lease: another process may lead by now and want something else.
@@ -260,7 +260,7 @@ def plan_alone(
 
 
 def plain_deployable(deployable: Deployable) -> Deployable:
-    """Return only what identifies a target and its files, and how it is loaded."""
+    """Return a deployable with only the fields of its identity, files and loading."""
     return Deployable(
         target=deployable.target,
         manifest=deployable.manifest,
@@ -278,9 +278,9 @@ def plan_reconcile(
     homes: Mapping[str, str] | None = None,
     copies: Copies | None = None,
 ) -> list[Action]:
-    """Decide what to do now so that what is held becomes what is desired.
+    """Return the actions that bring the held targets to the desired state.
 
-    Nothing is done twice: what is busy is left alone. A target that is not needed stays for a while, because the
+    No action is repeated: busy targets are left alone. A target that is not needed stays for a while, because the
     next step often needs it again, but goes at once when its memory is needed. A needed one is loaded only when its
     memory is free where it belongs (`homes`, by name). What is in `kept` is never unloaded. Among targets of one rank
     the order of `desired` holds. Copies come last, and one that nothing needs stays until its time has passed.
@@ -323,7 +323,7 @@ def rank(desired: Mapping[str, Desired]) -> list[tuple[str, Desired]]:
 
 
 def held_sizes(held: Iterable[Held], limits: Limits | None = None) -> Iterator[tuple[str, int]]:
-    """Yield endpoint and size of each target that is there; given limits, corrected by what was measured."""
+    """Yield endpoint and size of each loaded target; given limits, sizes are corrected by measurements."""
     for state in held:
         if state.phase is not Phase.FAILED:
             yield state.endpoint, limits.corrected(state.digest, state.memory_bytes) if limits else state.memory_bytes
@@ -336,10 +336,10 @@ def plan_unloads(
     short_bytes: Mapping[str, int],
     kept: Collection[str] = (),
 ) -> list[Action]:
-    """Choose what is not needed any more, the longest unneeded first, while memory is short or its time has passed.
+    """Return unloads of unneeded targets, the longest unneeded first, if memory is short or their time has passed.
 
-    Suspended targets go last, and only while memory is short for what is not suspended.
-    `short_bytes` says how much is short, by the name of the memory.
+    Suspended targets go last, and only while memory is short for other targets.
+    `short_bytes`: missing bytes by memory pool.
     """
     short = Counter(short_bytes)
     unneeded = [
@@ -384,5 +384,5 @@ def _act_on_desired(name: str, desired: Desired, held: Held | None, limits: Limi
 
 
 def is_moved(held: Held, home: str, limits: Limits) -> bool:
-    """Return whether a target belongs on another endpoint of the same runtime than the one that has it."""
+    """Return whether a target's home is another endpoint of the same runtime than its current one."""
     return held.endpoint != home and limits.endpoints.get(held.endpoint) == limits.endpoints.get(home)

@@ -27,7 +27,7 @@ class Lease(Contract):
 
 
 class TrafficOrder(Contract):
-    """A traffic order that was not answered yet."""
+    """A traffic order without an answer yet."""
 
     event: Event[TrafficRequested]
     received_at: Instant
@@ -39,10 +39,10 @@ class TrafficOrder(Contract):
 
 
 class Closed(Contract):
-    """A release, or one candidate of it, whose staging ended: its orders are void.
+    """A release or candidate whose staging ended: its orders are void.
 
     `candidate` is None when the whole release ended. A release stages a candidate once for each purpose, so `purpose`
-    says which order ended; None (facts of an earlier time) ends what was asked for before.
+    names the ended order; None (facts of an earlier version) ends all orders before it.
     """
 
     release_id: str
@@ -65,7 +65,7 @@ class Closed(Contract):
 
 
 def target_of(name: str) -> Target | None:
-    """Return the target that an engine's model serves; None for a model that is none of ours."""
+    """Return the target that an engine's model serves; None for a foreign model."""
     parts = name.split(".")
     if len(parts) != 3 or not parts[1].removeprefix("v").isdecimal():
         return None

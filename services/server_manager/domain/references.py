@@ -34,9 +34,9 @@ class Reference(Contract):
 
     Attributes:
         target: its name.
-        conditions: what it was loaded from and what computed: an answer under others is not compared.
+        conditions: manifest, runtime and hardware: answers under other conditions are not compared.
         logprobs: the answer.
-        tolerance_nats: by how much a later answer may differ (`distance_nats`).
+        tolerance_nats: maximum distance of a later answer (`distance_nats`).
     """
 
     target: str
@@ -55,7 +55,7 @@ class References(StoredRecord):
         return next((each for each in self.references if (each.target, each.conditions) == (target, conditions)), None)
 
     def with_new(self, reference: Reference) -> "References":
-        """Return the record with one more reference; the same if it has one of this target under these conditions."""
+        """Return the record with a new reference; unchanged if the target has one under these conditions."""
         if self.find(reference.target, reference.conditions) is not None:
             return self
         return self.model_copy(update={"references": (*self.references, reference)[-KEPT:]})
@@ -91,7 +91,7 @@ def make_reference(target: str, conditions: str, answers: Sequence[Answer], leas
 
 
 def describe_difference(reference: Reference, answer: Answer) -> str | None:
-    """Return how a target answers otherwise than its reference; None if it does not."""
+    """Return an answer's difference from the reference as text; None within the tolerance."""
     distance = distance_nats(reference.logprobs, answer)
     if distance <= reference.tolerance_nats:
         return None

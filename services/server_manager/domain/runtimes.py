@@ -72,9 +72,9 @@ def on_endpoints(
 
 
 def may_begin(action: Action, held: Mapping[str, Held], usable: Collection[str]) -> bool:
-    """Return whether every engine that an action concerns can be used: where it is done, and what a heal unloads.
+    """Return whether all engines of an action are usable: the action's own, and the one that a heal unloads from.
 
-    A load concerns no other one: what is loaded elsewhere than before has been lost there.
+    A load concerns one engine only: a moved target has been lost on its former endpoint.
     """
     concerned = {held[action.name].endpoint} if action.kind == "heal" and not action.is_copy else set()
     return concerned | {action.endpoint} <= set(usable)
@@ -94,18 +94,18 @@ def describe_endpoint_view(
     fenced: bool = False,
     now: datetime | None = None,
 ) -> FleetRuntime:
-    """Return an endpoint of a runtime with the targets that it holds, as others may see it.
+    """Return the public record of a runtime's endpoint with its targets.
 
     Args:
         name: its name.
-        address: how gateways reach it.
-        runtime: what runs it.
+        address: its address for gateways.
+        runtime: its runtime.
         replicas: every replica of the fleet.
         serving: those that are homes, or copies that are to be there.
         limits: the endpoints and their memory.
         answers: whether it answered.
-        drained: who drained it, if it is drained.
-        waits: why it is not empty yet.
+        drained: its drain, if it is drained.
+        waits: the obstacle to emptying it.
         fenced: whether its agent refuses this process.
         now: the time; its state began then, unless it is known to be older (`keep_since`).
     """
@@ -144,7 +144,7 @@ def _running(target: Target, state: Held, limits: Limits) -> RunningTarget:
 
 
 def keep_since(new: FleetRuntimes, stored: FleetRuntimes | None) -> FleetRuntimes:
-    """Return endpoints as they are now; each state that was there before began when the stored record says."""
+    """Return the endpoints with the stored start of each unchanged state."""
     before = {endpoint.endpoint_name: endpoint for endpoint in stored.runtimes} if stored is not None else {}
 
     def kept(endpoint: FleetRuntime) -> FleetRuntime:

@@ -1,4 +1,4 @@
-"""Which hardware can serve which precision, and on how many devices: what placement and releases rely on."""
+"""Requirements of precisions on hardware and number of devices, for placement and releases."""
 
 import re
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class Hardware:
     devices: int | None = None
 
     def __str__(self) -> str:
-        """Return how messages name it: `NVIDIA L4 (compute capability 8.9)`."""
+        """Return the hardware's name in messages: `NVIDIA L4 (compute capability 8.9)`."""
         if self.capability is None:
             return f"a CPU ({self.name})" if self.name else "a CPU"
         return f"{self.name or 'a GPU'} (compute capability {format_capability(self.capability)})"

@@ -1,4 +1,4 @@
-"""Edits of the record that facts and decisions make. Every one of them yields the same record when applied twice."""
+"""Edits of the record by facts and decisions. Every edit is idempotent."""
 
 from datetime import datetime
 
@@ -64,9 +64,9 @@ def _close(record: Servers, closed: Closed) -> Servers:
 
 
 def enqueue_order(record: Servers, event: Event[TrafficRequested], now: datetime) -> Servers:
-    """Put a traffic order in the queue, unless it is there or was answered.
+    """Return the record with a traffic order queued, once per order.
 
-    A second decision could be another one: what was refused for its deadline may be ready by now.
+    A second decision could differ: a target of an order refused for its deadline may be ready by now.
     """
     if event.id in record.answered or any(order.order_id == event.id for order in record.orders):
         return record
@@ -134,14 +134,14 @@ def note_move(record: Servers, model: str, cause_id: str) -> Servers:
 
 
 def answered(record: Servers, order_id: str) -> tuple[str, ...]:
-    """Return the newest ids with this one. The newest move of each model stays: its route may still be of it."""
+    """Return the newest answered ids including this one. The newest moves stay: a route may still be from one."""
     moves = tuple(known for known in record.answered if known.startswith(MOVED))
     orders = tuple(known for known in record.answered if not known.startswith(MOVED))
     return (*moves, *(*orders, order_id)[-ANSWERED_KEPT:])
 
 
 def open_alert(record: Servers, alert: OpenAlert) -> Servers:
-    """Record an alert; the first one of its name counts."""
+    """Record an alert; an alert of the same name stays unchanged."""
     if any(known.alert_id == alert.alert_id for known in record.alerts):
         return record
     return record.model_copy(update={"alerts": (*record.alerts, alert)})
@@ -153,5 +153,5 @@ def close_alert(record: Servers, alert: OpenAlert) -> Servers:
 
 
 def publish_if_changed(before: Servers, after: Servers, entry: OutboxEntry) -> Servers:
-    """Return the record after an edit with the fact that follows from it; as it was, where the edit changed nothing."""
+    """Return the record after an edit with its fact in the outbox; unchanged if the edit changed nothing."""
     return before if after == before else after.model_copy(update={"outbox": (*after.outbox, entry)})

@@ -90,14 +90,14 @@ def has_outlived(order: TrafficOrder, routes: Mapping[str, Route]) -> bool:
 
 
 def decide_outlived(order: TrafficOrder, ended_at: datetime, now: datetime) -> Answer | None:
-    """End what an order of a release began as it ended, unless the rollback-controller may still do it."""
+    """End the trial begun by an order as its release ended, unless the rollback-controller may still end it."""
     return EndTrial(order) if abs((now - ended_at).total_seconds()) >= _END_S else None
 
 
 def _why_too_big(
     target: Deployable, needed: Mapping[str, Deployable], limits: Limits, homes: Mapping[str, str]
 ) -> str | None:
-    """Return that what an order needs does not fit, and what each endpoint has free; None if it does."""
+    """Return the reason why an order's targets do not fit, with each endpoint's free memory; None if they fit."""
     sizes = {
         name: limits.reserved_bytes(deployable) for name, deployable in needed.items()
     }  # it was staged in its memory before
@@ -110,7 +110,7 @@ def _why_too_big(
 
 
 def _void(order: TrafficOrder, waited_s: float, limits: Limits, now: datetime, *, ended: bool) -> str | None:
-    """Return why an order is not valid any more; None if it is.
+    """Return why an order is no longer valid; None if it is valid.
 
     Its age is the largest of what the clocks show, so that a clock that is behind makes no old order valid again.
     """

@@ -147,7 +147,7 @@ def _show_key(record: ApiKey, key: str, output: Path | None, *, as_json: bool) -
 
 @dataclass(frozen=True)
 class Listing:
-    """Keys of the API, the oldest first, what each used this month, and why the list is not complete."""
+    """Keys of the API, oldest first, with their use this month, and the reasons if the list is incomplete."""
 
     keys: Sequence[ApiKey]
     usage: Mapping[str, MonthlyUsage]
@@ -192,7 +192,7 @@ def as_plain(record: ApiKey, usage: MonthlyUsage | None = None) -> dict[str, Any
 
 
 def revoke_key(key_id: str, state: Path | None, installed: Mapping[str, ApiKey]) -> None:
-    """Revoke a key of the bucket, or one of those that the installation has from its start."""
+    """Revoke a key of the bucket, or a key created with the installation."""
     if re.fullmatch(KEY_ID_PATTERN, key_id) is None:
         raise CommandError(
             f"the id {key_id!r} is not valid: it has 12 hexadecimal digits; see `slipway keys list`", Exit.USAGE

@@ -1,4 +1,4 @@
-"""`slipway audit`: who ordered, announced or changed what, when, and what came of it; verified while it is read."""
+"""`slipway audit`: show orders, announcements and changes with sender, time and result, verified on reading."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`slipway gc`: remove what no version, release, record or hold refers to, safely beside releases."""
+"""`slipway gc`: remove objects without a reference, safe to run during releases."""
 
 import asyncio
 import time

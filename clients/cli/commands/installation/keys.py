@@ -68,7 +68,7 @@ def init(
     folder: FolderOption = None,
     state: StateOption = None,
 ) -> None:
-    """Make what an installation needs: a certificate authority, certificates of bus and store, keys for each service.
+    """Create an installation's keys: certificate authority, certificates of bus and store, keys of services.
 
     What exists stays; a certificate gets the hosts that are new, and is replaced in its last 30 days. A wildcard needs
     two labels after it (`*.bus.example.org`), because clients take no shorter one. After an interruption, run it again.
@@ -275,7 +275,7 @@ def retire(
 
 @keys_app.command("distrust")
 def distrust(name: NameArgument, folder: FolderOption = None, state: StateOption = None) -> None:
-    """Revoke all keys that a service attests with, and make it a new one: nothing that they signed is accepted."""
+    """Revoke all attestation keys of a service, and create a new one: their signatures are no longer accepted."""
     now = SystemClock().now()
     keys, _ = change_keys(
         folder,
@@ -292,7 +292,7 @@ def distrust(name: NameArgument, folder: FolderOption = None, state: StateOption
 
 @keys_app.command("attesters")
 def attesters(folder: FolderOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """List the keys of services that attest, with what each may attest, and since when one is not accepted any more."""
+    """List the attestation keys of services, the steps that each may attest, and the revocation times."""
     keys = keys_of_folder(folder, state)
     _identities(keys)
     entries = _attempt(keys, keys.attesters.entries)
@@ -351,7 +351,7 @@ def _described(keys: KeyFolder, name: str) -> dict[str, object]:
 
 
 def _reload(keys: KeyFolder) -> bool:
-    """Let the bus of a running stack read its keys again; return whether these are the keys of one."""
+    """Make the bus of a running stack reload its keys; return whether the folder belongs to a running stack."""
     state = keys.path.parent
     return keys.path == keys_folder(state) and reload_servers(StateFolder(state))
 

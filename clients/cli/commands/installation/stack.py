@@ -184,7 +184,7 @@ def up(
 
 
 def parse_engine(text: str | None, description: Description | None) -> Engine:
-    """Return the engine: the one that is asked for, else what the stack had."""
+    """Return the requested engine, by default the stack's last one."""
     before = description.engine if description is not None else "slipway"
     text = text or before
     if text not in get_args(Engine):
@@ -209,7 +209,7 @@ def parse_replicas(items: list[str]) -> dict[str, int]:
 
 
 def parse_runtimes(items: list[str], description: Description | None) -> dict[str, Path]:
-    """Return the engine environment of each runtime: those that the stack had, and what `NAME=FOLDER` items change."""
+    """Return the engine environment of each runtime: the stack's, changed by the `NAME=FOLDER` items."""
     runtimes = {name: Path(root) for name, root in description.runtimes.items()} if description is not None else {}
     for item in items:
         name, separator, folder = item.partition("=")
@@ -225,9 +225,9 @@ def parse_runtimes(items: list[str], description: Description | None) -> dict[st
 
 
 def parse_tritons(number: int | None, description: Description | None, runtimes: Collection[str]) -> int:
-    """Return the number of Tritons of the default runtime: the one that is asked for, else what the stack had.
+    """Return the requested number of Tritons of the default runtime, by default the stack's last one.
 
-    It may fall: what another one served is loaded on those that are left, and its routes are edited then.
+    It may fall: targets of a removed Triton are loaded on the remaining ones, then their routes are edited.
     """
     before = description.tritons if description is not None else 1
     number = number or before
@@ -243,9 +243,9 @@ def parse_tritons(number: int | None, description: Description | None, runtimes:
 
 
 def parse_nats(number: int | None, description: Description | None, *, stored: bool) -> int:
-    """Return the number of NATS servers: what is asked for, else the one that the stack has.
+    """Return the requested number of NATS servers, by default the stack's current one.
 
-    Once one of them has `stored` anything the number never changes: servers of a cluster cannot use what a single
+    Once a server has `stored` data the number cannot change: a cluster's servers cannot use data that a single
     server stored.
     """
     before = len(bus.servers_in(description.ports)) if description is not None else 0
