@@ -340,6 +340,7 @@ def plan_services(
         "GATEWAY_API_KEYS": str(api_keys(folder).listing),
         **({"GATEWAY_WORKERS": str(config.gateway_workers)} if config.gateway_workers else {}),
         "SLIPWAY_HTTP_HOST": LOOPBACK,
+        "SLIPWAY_TRACE_FILE": str(folder / "logs" / "spans.jsonl"),
         "PYTHONPATH": str(programs.source),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",

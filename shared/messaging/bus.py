@@ -86,7 +86,7 @@ class Bus:
         self._refusals = Refusals(identity.name or service, _report_refusal)
         self._watching: tuple[asyncio.Task[None], ...] = ()
         self.tracing = tracer_provider(service, connection)
-        self.is_traced = connection.otlp_endpoint is not None
+        self.is_traced = bool(connection.trace_file or connection.otlp_endpoint)
         self._traces = EventTraces(self.tracing)
         self._handled = counter(m.FACTS_HANDLED, self.metrics)
         self._unpublishable = counter(m.FACTS_UNPUBLISHABLE, self.metrics)

@@ -101,6 +101,8 @@ class Connection(BaseSettings):
     """Least level of log lines."""
     sandbox: Literal["available", "required"] = "available"
     """Whether children that parse files from outside run with what the machine has of the sandbox, or only with all."""
+    trace_file: Path | None = None
+    """File that OpenTelemetry spans are appended to, as JSON lines."""
     otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://[^/\s]+")
     """Address of a collector that takes OTLP over HTTP, such as `http://collector:4318`; without it nothing is sent."""
     otlp_headers: Path | None = None

@@ -1,17 +1,20 @@
 """Sets up logs as JSON lines, and traces across services, once per process."""
 
+import contextlib
+import json
 import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from contracts.version import VERSION
@@ -99,10 +102,37 @@ def _add_trace(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any
     return event
 
 
+class JsonLinesExporter(SpanExporter):
+    """Appends spans to a file, one JSON object per line, so that a release can be traced without a collector.
+
+    A file of more than `limit_bytes` gets the suffix `.1`, in place of an earlier one, and a new one is begun. Several
+    processes may write to it.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int = 32 * 1024 * 1024) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._limit_bytes = limit_bytes
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Append spans to the file."""
+        with self._path.open("a") as file:
+            for span in spans:
+                file.write(json.dumps(json.loads(span.to_json(indent=None))) + "\n")
+            file.flush()
+            written = os.fstat(file.fileno())
+            with contextlib.suppress(FileNotFoundError):  # another process has just begun a new one
+                if written.st_size > self._limit_bytes and os.path.samestat(written, self._path.stat()):
+                    self._path.replace(f"{self._path}.1")
+        return SpanExportResult.SUCCESS
+
+
 def tracer_provider(service: str, connection: Connection) -> TracerProvider:
-    """Return the process's tracer provider; it sends spans to the collector that the settings name."""
+    """Return the process's tracer provider; it sends spans to the file and the collector that the settings name."""
     sampler = ParentBased(TraceIdRatioBased(connection.trace_sample_ratio))
     provider = TracerProvider(resource=resource_of(service), sampler=sampler)
+    if connection.trace_file is not None:
+        provider.add_span_processor(BatchSpanProcessor(JsonLinesExporter(connection.trace_file)))
     exporter = span_exporter(connection)
     if exporter is not None:
         provider.add_span_processor(BatchSpanProcessor(exporter))

@@ -277,7 +277,7 @@ def inherited_variables(environment: Any) -> dict[str, str]:
     )
     ours = ("SLIPWAY_", "OPENAI_", "TRITON_AGENT_", *manager)
     sources = {variable_of(SourceSettings, name) for name in SourceSettings.model_fields}
-    kept = {"SLIPWAY_FAILPOINT", "SLIPWAY_LOG_LEVEL", *sources}
+    kept = {"SLIPWAY_FAILPOINT", "SLIPWAY_LOG_LEVEL", "SLIPWAY_TRACE_FILE", *sources}
     passed = {name: value for name, value in environment.items() if name in kept or not name.startswith(ours)}
     server_keys = variable_of(Connection, "server_keys")
     if environment.get(server_keys):
