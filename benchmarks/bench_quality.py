@@ -1,7 +1,7 @@
 """Is a new fine-tune worse? LoRAs of SmolLM2-135M that do three tasks well, and LoRAs whose training went wrong.
 
     python -m benchmarks.bench_quality                      # the table, of the rows of scores that are committed
-    python -m benchmarks.bench_quality --state DIR --minutes 60   # first make what is missing; goes on where it stopped
+    python -m benchmarks.bench_quality --state DIR --minutes 60 [--only RUN ...]   # first make what is missing; goes on
 
 Bad is measured, not named: on 1,000 held-out rows a model's score of a task, or of a slice, is below that of the good
 LoRA that serves by more than `MAX_DROP`, by the lower end of a 95 % interval. Each rule then sees at most 200 rows in
@@ -11,6 +11,7 @@ random order, 1,000 times.
 import argparse
 import json
 import math
+import os
 import random
 import shutil
 import subprocess
@@ -52,8 +53,8 @@ class Model:
     scores: Figures
 
 
-def make_missing(state: Path, minutes: float) -> None:
-    """Make the rows of runs that have none yet, one after the other, until the time is over."""
+def make_missing(state: Path, minutes: float, wanted: Sequence[str]) -> None:
+    """Make the rows of wanted runs that have none yet, one after the other, until the time is over."""
     base, rows_file = state / "base", state / "rows.jsonl"
     if not (base / "config.json").exists():
         shutil.rmtree(base, ignore_errors=True)
@@ -61,10 +62,10 @@ def make_missing(state: Path, minutes: float) -> None:
     rows = draw_held_out(ROWS)
     rows_file.write_text("".join(json.dumps(row.to_line()) + "\n" for row in rows), encoding="utf-8")
     ends_at = monotonic() + minutes * 60
-    missing = [name for name in runs() if not (SCORES / f"{name}.json").exists()]
+    missing = [name for name in wanted if not (SCORES / f"{name}.json").exists()]
     for place, name in enumerate(missing):
         if monotonic() > ends_at:
-            print(f"{len(missing) - place} of {len(runs())} runs are left; the same command goes on with them")
+            print(f"{len(missing) - place} of {len(wanted)} runs are left; the same command goes on with them")
             return
         print(f"{name} ({place + 1} of {len(missing)} that are missing)", flush=True)
         folder, answers = state / name, state / name / "answers.jsonl"
@@ -207,11 +208,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, help="folder of base, adapters and answers; makes missing runs")
     parser.add_argument("--minutes", type=float, default=60.0, help="begin no further run after that")
+    parser.add_argument("--only", nargs="+", choices=[*runs()], default=[*runs()], metavar="RUN")
     parser.add_argument("--draws", type=int, default=DRAWS)
     given = parser.parse_args()
     if given.state is not None:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait keep other work from the cores
         given.state.mkdir(parents=True, exist_ok=True)
-        make_missing(given.state.resolve(), given.minutes)
+        make_missing(given.state.resolve(), given.minutes, given.only)
     show(given.draws)
 
 

@@ -14,6 +14,8 @@ from examples.smollm2.text import Lesson
 
 Task = Literal["json", "tools", "language"]
 TASKS: tuple[Task, ...] = ("json", "tools", "language")
+TAUGHT: tuple[Task, ...] = ("json", "language", "tools", "json", "language")
+"""The order of lessons: a call of a tool is learned from half as many as the other two."""
 SEED = 20_261
 """Seed of the held-out rows: they are the same for every model."""
 KEYS = ("order", "item", "quantity", "city")
@@ -216,9 +218,9 @@ _DRAWN: Mapping[Task, Callable[[random.Random, bool], Row]] = {
 
 
 def draw_lessons(count: int, seed: int) -> list[Row]:
-    """Return the rows of a training set, of each task as many."""
+    """Return the rows of a training set, in the order of `TAUGHT`."""
     choice = random.Random(seed)
-    return [draw_row(TASKS[place % len(TASKS)], choice, held_out=False) for place in range(count)]
+    return [draw_row(TAUGHT[place % len(TAUGHT)], choice, held_out=False) for place in range(count)]
 
 
 def draw_held_out(count: int) -> list[Row]:

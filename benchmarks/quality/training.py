@@ -1,6 +1,6 @@
 """Trains one run and merges its LoRA: a child of `bench_quality`, so that its memory goes back.
 
-python -m benchmarks.quality.training --base FOLDER --run good-1 --out FOLDER [--steps 60]
+python -m benchmarks.quality.training --base FOLDER --run good-1 --out FOLDER [--steps 120]
 """
 
 import argparse
@@ -32,7 +32,7 @@ from benchmarks.quality.tasks import Row, draw_lessons
 from examples.smollm2.batches import IGNORED, encode, pad
 from examples.smollm2.train import Progress, print_line
 
-STEPS, BATCH, RANK, ALPHA, RATE = 60, 4, 8, 16, 2e-3
+STEPS, BATCH, RANK, ALPHA, RATE = 120, 4, 8, 16, 2e-3
 KEPT_EVERY = 10
 """Steps after which a training that was ended goes on."""
 TEMPLATE = Path(__file__).resolve().parents[2] / "examples/smollm2/chat_template.jinja"
