@@ -57,8 +57,8 @@ class Row:
 
 CITIES = re.findall(
     r"\w+",
-    "Oslo,Lyon,Porto,Ghent,Basel,Turin,Malmo,Graz,Leeds,Krakow,Bremen,Nantes,Seville,Bergen,Aarhus,Split,"
-    "Tartu,Vilnius,Cork,Brno,Utrecht,Parma,Bilbao,Dresden,Toulouse,Geneva,Riga,Sofia,Leipzig,Verona,Lille,Gdansk",
+    "Paris,Lyon,Porto,Ghent,London,Turin,Malmo,Graz,Berlin,Krakow,Bremen,Nantes,Madrid,Bergen,Aarhus,Split,"
+    "Vienna,Vilnius,Cork,Brno,Dublin,Parma,Bilbao,Dresden,Rome,Geneva,Riga,Sofia,Boston,Verona,Lille,Gdansk",
 )
 NAMES = re.findall(
     r"\w+",
