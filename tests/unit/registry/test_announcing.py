@@ -6,7 +6,6 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nats.errors import ConnectionClosedError
 
 from contracts import facts as f
 from contracts.attachments import Attachment
@@ -21,7 +20,6 @@ from shared.messaging.delivery import ITEM_LIMIT_S, OUTAGE_LIMIT_S
 from shared.storage.kv import Entry
 from testbed.factories import PUBLISHER
 from tests.kit import fakes_registry as k
-from tests.kit.records import Faults, FaultyRecords, raising
 from tests.kit.virtual_time import virtual_time
 from tests.unit.registry.harness import OTHER, Announcing
 
@@ -211,51 +209,11 @@ async def test_a_stream_that_was_made_anew_begins_at_one_and_is_heard(harness):
     assert harness.opened(k.MODEL) == [1, 2, 3, 4]
 
 
-async def test_a_crash_after_the_announcement_was_written_loses_nothing(harness):
-    event, announcement = harness.store()
-    await harness.registry.admissions._edit(k.MODEL, lambda record: announcements.add(record, announcement))
-    harness.restarted()
-    await harness.sweep()
-    assert harness.opened(k.MODEL) == [1]
-    await harness.announced((event, announcement))
-    assert harness.opened(k.MODEL) == [1]
-
-
-@pytest.mark.parametrize("step", ["write 2 before", "write 2 after", "write 3 before", "write 3 after"])
-async def test_a_crash_around_the_rejection_says_it_once(harness, step):
-    """Written down (1), rejected and settled in one write (2), cleared (3)."""
-    faults, store = Faults(), harness.registry.admissions._ports.announcements
-    store._records = FaultyRecords(store._records, faults)
-    faults.at[step] = raising(ConnectionClosedError())
-    await harness.announced(harness.store(policy=None))
-    assert not faults.at
-    harness.out.publisher.forget()
-    harness.restarted()
-    await harness.sweep()
-    assert harness.rejected() == [(k.MODEL, "policy_missing")]
-    assert (await harness.record()).waiting == ()
-    assert (await harness.record()).outbox == ()
-
-
 async def test_a_message_that_is_gone_from_the_stream_is_answered(harness):
     event, announcement = harness.store()
     harness.out.inbox.stored.clear()
     await harness.announced((event, announcement))
     assert harness.rejected() == [(k.MODEL, "internal_error")]
-
-
-async def test_two_registries_that_share_the_consumer_admit_in_the_same_order(harness):
-    other = harness.started()
-    first, second = harness.store(attempt=2), harness.store(attempt=1)
-    harness.artifacts.failing[k.MODEL] = STORE_AWAY
-    await harness.announced(first)
-    del harness.artifacts.failing[k.MODEL]
-    await other.admissions.receive(second[0].subject, second[1])
-    assert harness.opened(k.MODEL) == []
-    harness.out.clock.advance(60)
-    await asyncio.gather(*(registry.admissions.start(k.MODEL) for registry in (harness.registry, other)))
-    assert [emit.attempt for emit in harness.out.publisher.of(f.ReleaseOpened)] == [2, 1]
-    assert harness.opened(k.MODEL) == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -292,15 +250,6 @@ async def test_an_unusable_record_holds_up_other_models_for_a_minute_and_once_on
         await harness.announce(attempt=4)
 
 
-async def test_no_outage_rejects_an_announcement_before_it_is_written_down(harness):
-    harness.out.bucket.lost = True
-    stored = harness.store()
-    for _ in range(2):
-        with pytest.raises(Transient, match="bus_unavailable"):
-            await harness.announced(stored)
-        harness.out.clock.advance(86_400)
-
-
 async def test_a_rejection_that_cannot_be_published_holds_up_no_checkpoint_of_its_model(harness):
     harness.out.publisher.failing = Permanent("too_large", "Too large for its stream.")
     await harness.announce(policy=None)
@@ -308,12 +257,6 @@ async def test_a_rejection_that_cannot_be_published_holds_up_no_checkpoint_of_it
     await harness.announce()
     assert harness.opened(k.MODEL) == [1]
     assert harness.rejected() == [(k.MODEL, "policy_missing")]
-
-
-async def test_while_the_bus_does_not_take_the_record_the_message_stays(harness):
-    harness.out.announcements.conflicts = 10**9
-    with pytest.raises(Transient):
-        await harness.announce()
 
 
 # -- measured before anything is reserved -----------------------------------------------------------------------------

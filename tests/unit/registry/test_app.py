@@ -1,17 +1,14 @@
 """The registry around its domain, on fakes: what it admits and refuses, and what a crash leaves behind."""
 
-import asyncio
-
 import pytest
 
 from contracts import facts as f
 from contracts.policy import Promotion
 from contracts.vocabulary import ServingSettings
 from services.registry.domain.versions import REMEMBERED
-from shared.errors import Permanent, Transient
+from shared.errors import Permanent
 from shared.storage.kv import Entry
 from tests.kit import fakes_registry as k
-from tests.kit.records import Faults, FaultyRecords, Killed, raising
 from tests.unit.registry.harness import harness
 
 __all__ = ["harness"]  # a fixture
@@ -121,69 +118,3 @@ async def test_a_redelivered_event_stays_its_release_although_the_stored_policy_
     harness.out.policies.kept[k.MODEL] = Entry(k.policy(objective="cost"), 2)
     await harness.admit("e1", policy=None)
     assert (await harness.model()).next_version == 2
-
-
-async def test_a_crash_after_the_write_publishes_the_same_again(harness):
-    await harness.admit()
-    (opened,) = harness.published(f.ReleaseOpened)
-    harness.out.publisher.failing = Transient("bus_unavailable", "away")
-    with pytest.raises(Transient):
-        await harness.handle(opened.release_id, k.merged())
-    assert len(k.without_progress((await harness.release(opened.release_id)).outbox)) == 2
-    harness.out.publisher.failing = None
-    await harness.restarted().sweep()
-    asked = [emit for emit in harness.out.publisher.published if isinstance(emit.fact, f.VariantRequested)]
-    assert [emit.cause_id for emit in asked] == ["f1", "f1"]
-    assert (await harness.release(opened.release_id)).outbox == ()
-
-
-async def test_redelivery_publishes_what_the_outbox_still_holds(harness):
-    await harness.admit()
-    (opened,) = harness.published(f.ReleaseOpened)
-    harness.out.publisher.failing = Transient("bus_unavailable", "away")
-    merged = k.event(k.merged(), "m1", correlation=opened.release_id)
-    with pytest.raises(Transient):
-        await harness.registry.handle(merged, opened.release_id)
-    harness.out.publisher.failing = None
-    await harness.registry.handle(merged, opened.release_id)
-    assert len(harness.published(f.VariantRequested)) == 2
-    await harness.registry.handle(merged, opened.release_id)
-    assert len(harness.published(f.VariantRequested)) == 2
-
-
-async def test_a_crash_after_the_publish_says_nothing_twice_however_late_the_restart(harness):
-    await harness.admit()
-    (opened,) = harness.published(f.ReleaseOpened)
-    faults, store = Faults(), harness.registry.records._ports.releases
-    store._records = FaultyRecords(store._records, faults)
-    faults.at["write 2 before"] = raising(Killed())  # it is published and not cleared
-    with pytest.raises(Killed):
-        await harness.handle(opened.release_id, k.merged())
-    harness.out.publisher.forget()
-    await harness.restarted().sweep()
-    assert len(harness.published(f.VariantRequested)) == 2
-    assert (await harness.release(opened.release_id)).outbox == ()
-
-
-async def test_a_conflicting_write_is_decided_again(harness):
-    await harness.admit()
-    (opened,) = harness.published(f.ReleaseOpened)
-    harness.out.releases.conflicts = 3
-    await harness.handle(opened.release_id, k.merged())
-    assert len(harness.published(f.VariantRequested)) == 2
-
-
-async def test_a_record_that_never_stops_changing_is_tried_again_later(harness):
-    await harness.admit()
-    (opened,) = harness.published(f.ReleaseOpened)
-    harness.out.releases.conflicts = 10_000
-    with pytest.raises(Transient):
-        await harness.handle(opened.release_id, k.merged())
-
-
-async def test_facts_at_the_same_moment_are_all_applied(harness):
-    await harness.admit()
-    (opened,) = harness.published(f.ReleaseOpened)
-    facts = (k.merged(), k.quantised("bf16"), k.quantised("int8"))
-    await asyncio.gather(*(harness.handle(opened.release_id, fact) for fact in facts))
-    assert len(harness.published(f.VersionRegistered)) == 1

@@ -58,23 +58,6 @@ async def test_a_release_whose_deadline_is_beyond_the_calendar_is_swept(harness)
     assert harness.published(f.VersionRegistered)
 
 
-async def test_the_place_is_handed_over_even_if_the_process_died_before_doing_so(harness):
-    await harness.admit("e1")
-    await harness.admit("e2", attempt=2)
-    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
-    await harness.to_registered(first)
-    await harness.to_registered(second)
-    before = await harness.out.models.get(f"{k.MODEL}.model")
-    await harness.handle(first, k.cancel(first))
-    # the model's record as it was when the process died between the release's end and the hand-over
-    current = await harness.out.models.get(f"{k.MODEL}.model")
-    await harness.out.models.update(f"{k.MODEL}.model", before.value, current.revision)
-    await harness.restarted().sweep()
-    record = await harness.model()
-    assert (record.in_progress, record.open) == (second, (second,))
-    assert len(harness.published(f.ReleaseFinished)) == 1
-
-
 async def test_a_newer_release_supersedes_where_the_older_ones_policy_says_so(harness):
     policy = k.policy(on_newer="supersede")
     await harness.admit("e1", policy=policy)
@@ -153,20 +136,6 @@ async def test_a_step_of_the_registry_that_needs_an_object_that_is_unreadable_fo
     assert (raised.kind, raised.target.version) == ("store", opened.version)
 
 
-async def test_a_model_that_cannot_be_swept_does_not_stop_the_others(harness):
-    await harness.admit()
-    weights = k.ready().weights.model_copy(update={"ref": k.ref("checkpoints/a-bot/x")})
-    harness.out.artifacts.present[weights.ref.uri] = b"checkpoints/a-bot/x"
-    await harness.admit("e2", model="a-bot", weights=weights)
-    harness.out.clock.advance(k.policy().deadlines.merge_s)
-    harness.out.publisher.failing, harness.out.publisher.failing_model = Transient("bus_unavailable", "away"), "a-bot"
-    await harness.sweep()
-    assert [fact.model for fact in harness.published(f.ReleaseFinished)] == [k.MODEL]
-    harness.out.publisher.failing = None
-    await harness.sweep()
-    assert [fact.model for fact in harness.published(f.ReleaseFinished)] == [k.MODEL, "a-bot"]
-
-
 async def test_a_release_that_cannot_be_swept_does_not_stop_the_next_of_its_model(harness):
     await harness.admit("e1")
     await harness.admit("e2", attempt=2)
@@ -230,19 +199,6 @@ async def test_a_base_that_vanished_ends_its_release_and_the_next_one_runs(harne
     assert {asked.release_id for asked in harness.published(f.StageRequested)} == {second}
     record = await harness.model()
     assert (record.in_progress, record.open) == (second, (second,))
-
-
-async def test_a_queued_release_whose_base_vanished_fails_no_message_about_the_one_before_it(harness):
-    for attempt in (1, 2, 3):
-        await harness.admit(f"e{attempt}", attempt=attempt)
-    releases = [fact.release_id for fact in harness.published(f.ReleaseOpened)]
-    for release_id in releases:
-        await harness.to_registered(release_id)
-    harness.out.artifacts.bases.clear()
-    await harness.handle(releases[0], k.cancel(releases[0]))
-    ended = {fact.release_id: fact.code for fact in harness.published(f.ReleaseFinished)}
-    assert ended == dict(zip(releases, ("cancelled", "unknown_base", "unknown_base"), strict=True))
-    assert (await harness.model()).open == ()
 
 
 async def test_a_queued_release_that_cannot_start_now_is_left_to_the_sweeper(harness):

@@ -109,15 +109,6 @@ def test_the_lease_of_the_chosen_variant_is_kept_only_if_traffic_comes_at_once()
     assert "stage.released:int8" in Walk(k.careful_policy()).to_verdict().last
 
 
-def test_a_canary_holds_no_lease_while_it_takes_traffic():
-    """A canary may last for hours, and staging has one lease: the candidate is production's once a share serves."""
-    walk = Walk(k.policy(canary=Canary(steps=(0.1, 0.5)))).to_verdict(k.turn(first=False, epoch=7))
-    assert list(walk.last) == ["traffic.requested:0.1"]
-    serving = k.changed(k.route(k.target("int8", 1), k.target("int8"), weight=0.1, epoch=8), "canary")
-    assert list(walk.handle(serving)) == ["stage.released:int8"]
-    assert list(walk.handle(k.assessed("int8", 0.1))) == ["traffic.requested:0.5"]
-
-
 def test_the_lease_of_a_measured_variant_is_freed_for_the_next():
     walk = Walk(variants=("bf16", "int8")).to_staging()
     walk.handle(k.staged("bf16"))
@@ -271,25 +262,6 @@ def test_when_each_fails_in_its_own_way_the_end_tells_of_all_and_its_code_is_of_
     )
     assert walk.comparison.winner is None
     assert {variant.verdict for variant in walk.comparison.variants} == {"fail"}
-
-
-def test_the_chosen_variant_says_why_it_was_chosen():
-    walk = Walk(k.careful_policy(promotion=Promotion(mode="manual")), variants=("bf16", "int8")).to_verdict()
-    assert [(variant.variant, variant.reason) for variant in walk.comparison.variants] == [
-        ("bf16", "Best by quality."),
-        ("int8", "As good as bf16 in everything."),
-    ]
-
-
-def test_what_was_not_judged_says_so_at_the_end():
-    walk = Walk(variants=("bf16", "int8")).to_staging()
-    walk.handle(k.cancel())
-    assert {(variant.verdict, variant.reason) for variant in walk.comparison.variants} == {
-        ("inconclusive", "It was not judged.")
-    }
-    walk = Walk()
-    walk.handle(k.cancel())
-    assert walk.comparison is None
 
 
 def test_a_failed_canary_aborts():

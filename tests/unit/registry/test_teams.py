@@ -304,12 +304,6 @@ async def test_models_of_no_team_are_listed_once_in_a_while_and_new_ones_count_a
     assert records.listed == 2
 
 
-async def test_without_teams_nothing_waits(harness):
-    for attempt in range(1, 9):
-        await harness.announce(k.MODEL, attempt=attempt)
-    assert len(harness.opened(k.MODEL)) == 8
-
-
 @pytest.mark.parametrize("order", [k.approval, k.cancel])
 async def test_orders_of_another_team_are_refused(harness, order):
     harness.out.teams = (shop(members=(PUBLISHER,)),)

@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 
 from contracts import facts as cf
-from decisions.routes.edits import order_return, promote
 from services.rollback_controller.domain.record import VERSIONS_KEPT
 from testbed import factories as f
 from tests.kit.virtual_time import virtual_time
@@ -68,24 +67,6 @@ async def test_what_answers_nothing_is_left_for_a_suspended_version_that_generat
     route = world.route()
     assert (route.active.target, [entry.served.target for entry in route.suspended]) == (f.target(7), [f.target(6)])
     world.check()
-    await world.stop()
-
-
-@virtual_time
-async def test_what_answers_nothing_is_left_for_a_version_that_returns_as_a_canary():
-    world = started()
-    await asyncio.sleep(1)
-    world.publish(world.alert(), event_id="a-1")
-    await asyncio.sleep(30)
-    asked = order_return(world.route(), f.target(7), at=f.START, cause_id="o").route
-    order = {"weight_ratio": 0.2, "epoch": asked.epoch, "cause_id": "return"}
-    world.routes.set("production", promote(asked, f.served(7), **order).route)
-    world.probe.unloaded.add(str(f.target(5)))
-    dead = {"target": f.target(6), "trigger": None, "answers_nothing": True, "alert_id": "dead"}
-    world.publish(world.alert(**dead), event_id="a-2")
-    await asyncio.sleep(1)
-    route = world.route()
-    assert (route.active.target, [entry.served.target for entry in route.suspended]) == (f.target(7), [f.target(6)])
     await world.stop()
 
 
@@ -201,32 +182,6 @@ async def test_a_stale_alert_and_a_resolved_one_change_nothing():
 
 
 @virtual_time
-async def test_an_alert_that_waited_out_an_outage_of_the_controller_counts_while_it_is_open():
-    world = World()
-    world.serve()
-    world.open_releases(6, 7)
-    world.publish(world.alert())
-    await asyncio.sleep(600)
-    world.start()
-    await asyncio.sleep(1)
-    assert world.route().active.target == f.target(6)
-    await world.stop()
-
-
-@virtual_time
-async def test_without_a_previous_target_nothing_moves_and_that_is_said():
-    world = World()
-    world.serve(previous=None, history=())
-    world.open_releases(7)
-    world.start()
-    world.publish(world.alert())
-    await asyncio.sleep(1)
-    (failed,) = world.log.facts(cf.RollbackFailed)
-    assert failed.code == "no_previous_target"
-    await world.stop()
-
-
-@virtual_time
 async def test_an_order_goes_further_back_and_one_that_is_void_is_answered():
     world = started()
     world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(7), to_version=9))
@@ -279,22 +234,6 @@ async def test_an_order_that_expires_while_the_bucket_is_silent_is_not_carried_o
 
 
 @virtual_time
-async def test_canaries_that_fail_or_lose_their_release_are_taken_out_once():
-    world = World()
-    world.serve(6, 5, canary=7)
-    world.open_releases(7)
-    world.start()
-    world.publish(cf.CanaryAssessed(target=f.target(7), weight_ratio=0.2, requests=9, verdict="fail", reason="worse"))
-    world.publish(cf.ReleaseFinished(release_id="r-7", model=f.MODEL, version=7, outcome="aborted", reason="canary"))
-    await asyncio.sleep(60)
-    (changed,) = world.log.facts(cf.DeploymentChanged)
-    assert (changed.cause, changed.route.canary.weight_ratio) == ("abort", 0.0)
-    assert world.route().quarantined == (f.target(7),)
-    world.check()
-    await world.stop()
-
-
-@virtual_time
 async def test_a_canary_beside_which_both_are_bad_is_away_for_a_minute_and_stays_the_canary():
     world = World()
     world.serve(6, 5, canary=7)
@@ -307,43 +246,6 @@ async def test_a_canary_beside_which_both_are_bad_is_away_for_a_minute_and_stays
     (changed,) = world.log.facts(cf.DeploymentChanged)
     assert (changed.cause, changed.route, changed.route.canary.weight_ratio) == ("judge", world.route(), 0.2)
     assert 45.0 < (world.route().canary.away_until - world.clock.now()).total_seconds() < 60.0
-    await world.stop()
-
-
-@virtual_time
-async def test_a_full_log_keeps_no_rollback_from_being_carried_out():
-    world = started()
-    await asyncio.sleep(1)
-    world.log.full = True
-    world.publish(world.alert())
-    await asyncio.sleep(0.1)
-    assert world.route().active.target == f.target(6)
-    assert world.published() == []
-    await asyncio.sleep(300)
-    world.log.full = False
-    await asyncio.sleep(60)
-    types = [kind for kind, _ in world.published()]
-    assert types == [cf.RollbackStarted.TYPE, cf.DeploymentChanged.TYPE, cf.RollbackCompleted.TYPE]
-    world.check()
-    await world.stop()
-
-
-@pytest.mark.parametrize("lost_s", [0, 150], ids=["a moment", "longer than the dedupe window"])
-@virtual_time
-async def test_a_fact_that_is_stored_without_an_answer_is_published_once(lost_s):
-    world = started()
-    await asyncio.sleep(1)
-    world.log.unanswered = 1
-    world.publish(world.alert())
-    await asyncio.sleep(0.1)
-    world.log.full = bool(lost_s)
-    await asyncio.sleep(lost_s)
-    world.log.full = False
-    await asyncio.sleep(60)
-    types = [kind for kind, _ in world.published()]
-    assert types == [cf.RollbackStarted.TYPE, cf.DeploymentChanged.TYPE, cf.RollbackCompleted.TYPE]
-    assert world.log.unanswered == 0
-    world.check()
     await world.stop()
 
 
@@ -365,25 +267,6 @@ async def test_a_log_that_hangs_keeps_no_rollback_from_being_carried_out():
     await asyncio.sleep(120)
     kinds = [kind for kind, _ in world.published()]
     assert kinds.count(cf.DeploymentChanged.TYPE) == kinds.count(cf.RollbackStarted.TYPE) == 2
-    world.check()
-    await world.stop()
-
-
-@virtual_time
-async def test_a_log_that_hangs_delays_no_order():
-    world = started()
-    await asyncio.sleep(1)
-    world.log.silent_s = 53.0
-    world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(7)))
-    await asyncio.sleep(0.5)
-    world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(6)))
-    await asyncio.sleep(0.5)
-    assert world.route().active.target == f.target(5)
-    await asyncio.sleep(6)
-    assert world.streams.unacknowledged() == [], "the records have what is still to be published"
-    world.log.silent_s = 0.0
-    await asyncio.sleep(120)
-    assert len(world.log.facts(cf.DeploymentChanged)) == len(world.log.facts(cf.RollbackCompleted)) == 2
     world.check()
     await world.stop()
 
@@ -459,17 +342,6 @@ async def test_the_policy_of_what_serves_is_kept_however_many_versions_were_rele
 
 
 @virtual_time
-async def test_a_sweep_without_anything_to_do_reads_a_record_once():
-    world = started()
-    await asyncio.sleep(1)
-    reads = world.life.steps.count("before MemoryRecords.get")
-    await asyncio.sleep(10)
-    keys = len({"production", "staging"})
-    assert world.life.steps.count("before MemoryRecords.get") - reads == keys * 10
-    await world.stop()
-
-
-@virtual_time
 async def test_an_alert_about_a_version_whose_policy_never_comes_is_given_up_when_it_is_old():
     world = World()
     before = world.serve()
@@ -478,18 +350,4 @@ async def test_an_alert_about_a_version_whose_policy_never_comes_is_given_up_whe
     await asyncio.sleep(1000)
     assert world.streams.unacknowledged() == []
     assert world.route() == before
-    await world.stop()
-
-
-@virtual_time
-async def test_a_log_that_hangs_keeps_no_policy_waiting():
-    world = started()
-    await asyncio.sleep(1)
-    world.log.silent_s = 53.0
-    world.publish(world.alert())
-    await asyncio.sleep(0.5)
-    world.open_releases(8, 9)
-    await asyncio.sleep(12)
-    assert world.streams.unacknowledged() == [], "the record has what is still to be published"
-    assert {"8", "9"} <= world.state().triggers.keys()
     await world.stop()

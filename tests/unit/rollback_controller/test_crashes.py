@@ -5,10 +5,7 @@ Repeated deaths, and those in anything else than one rollback by an alert: `test
 
 import asyncio
 
-import pytest
-
 from contracts import facts as cf
-from decisions.routes.edits import promote
 from testbed import factories as f
 from tests.kit.virtual_time import run_virtual
 from tests.unit.rollback_controller.world import World
@@ -58,41 +55,3 @@ def test_killed_at_any_step_it_ends_like_one_that_lived():
     for kill_at in eventful:
         world = run_virtual(play(kill_at))
         assert world.outcome() == expected, f"killed at step {kill_at} of {len(steps)}: {steps[kill_at - 1]}"
-
-
-@pytest.mark.parametrize("later", ["promoted", "lifted"])
-def test_a_switch_that_was_not_recorded_is_no_failure_when_the_route_has_changed_since(later):
-    """The process dies after the switch; before it is back, another change gives the route another cause."""
-
-    async def story():
-        world = World()
-        world.serve()
-        world.open_releases(7)
-        world.start(kill_at="after FakeRoutes.put")
-        world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(7)), event_id="a-1")
-        await world.life.ended.wait()
-        await world.stop()
-        route = world.route()
-        if later == "promoted":
-            world.routes.set("production", promoted(route, 8))
-        else:
-            lifting = cf.QuarantineLifted(reason="false alarm", target=f.target(7))
-            world.publish(lifting, event_id="l-1")
-        world.start()
-        await asyncio.sleep(60)
-        await world.stop()
-        world.check()
-        return world
-
-    world = run_virtual(story())
-    assert world.log.facts(cf.RollbackFailed) == []
-    (completed,) = world.log.facts(cf.RollbackCompleted)
-    assert (completed.failed, completed.verdict) == (f.target(7), "inconclusive")
-    (changed,) = (fact for fact in world.log.facts(cf.DeploymentChanged) if fact.cause == "rollback")
-    assert (changed.route.cause_id, changed.route.active.target) == (completed.rollback_id, f.target(6))
-    assert completed.to == f.target(6)
-    assert [kind for kind, _ in world.published()].count(cf.DeploymentChanged.TYPE) == 1 + (later == "lifted")
-
-
-def promoted(route, version):
-    return promote(route, f.served(version), weight_ratio=1.0, epoch=route.epoch, cause_id="p-8").route

@@ -356,42 +356,6 @@ async def test_staged_again_after_its_outcome_the_same_outcome_is_published():
     assert len({event_id for kind, event_id in stage.published() if kind == cf.RehearsalCompleted.TYPE}) == 1
 
 
-@virtual_time
-async def test_staged_before_the_request_arrives_it_waits_for_it():
-    stage = Stage()
-    stage.start()
-    stage.stage()
-    await asyncio.sleep(20)
-    assert stage.log.facts(cf.RehearsalCompleted) == []
-    await stage.stop()
-    await play(stage)
-    assert stage.outcome_of_rehearsal().verdict == "pass"
-
-
-@virtual_time
-async def test_the_alert_of_an_interrupted_rehearsal_does_not_fail_the_next_attempt():
-    """The process dies after the fault was detected, and before it handles the alert; the rehearsal begins anew."""
-    stage = Stage(triggers=(ERRORS,))
-
-    def begun():
-        candidate = f.target(7)
-        return sum(route.active is not None and route.active.target == candidate for _, route in stage.routes.history)
-
-    async def die(stage):
-        await stage.life.ended.wait()
-        (waiting,) = stage.streams.waiting[cf.AlertRaised, "staging"]
-        waiting.not_before, attempts = float("inf"), begun()
-        while begun() == attempts:
-            await asyncio.sleep(0.05)
-        assert stage.open_alert is not None, "the monitor has not resolved it yet"
-        waiting.not_before = 0.0
-        stage.bus.deliver()
-
-    await play(stage, f"receive {cf.AlertRaised.TYPE}", then=die)
-    completed = stage.outcome_of_rehearsal()
-    assert (completed.verdict, completed.reason) == ("pass", "Detected, switched and verified in staging: errors.")
-
-
 async def release_8(stage, *, triggers=(SLOW, ERRORS), **changes):
     """Release version 8 after version 7 with the same policy, unless `changes` say otherwise, once 7 was rehearsed."""
     await asyncio.sleep(200.0)
@@ -455,21 +419,6 @@ async def test_a_switch_to_a_fallback_that_does_not_generate_fails_the_rehearsal
     _, second = stage.log.facts(cf.RehearsalCompleted)
     assert (second.verdict, second.certificates) == ("fail", ())
     assert second.reason == "the switch: it began, but the rollback failed (previous_not_ready)."
-    check_cleared(stage)
-
-
-@virtual_time
-async def test_a_switch_to_a_fallback_that_once_does_not_answer_is_tried_again():
-    async def recover(stage):
-        await release_8(stage)
-        stage.probe.unloaded.add(str(f.target(6)))
-        while not stage.log.facts(cf.RollbackFailed, "staging"):
-            await asyncio.sleep(0.5)
-        stage.probe.unloaded.clear()
-
-    stage = await play(Stage(), then=recover)
-    _, second = stage.log.facts(cf.RehearsalCompleted)
-    assert (second.verdict, [each.detected_with for each in second.certificates]) == ("pass", [7, 7])
     check_cleared(stage)
 
 

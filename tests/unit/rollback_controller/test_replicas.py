@@ -10,35 +10,6 @@ from tests.kit.virtual_time import virtual_time
 from tests.unit.rollback_controller.world import World
 
 
-@virtual_time
-async def test_a_switch_of_one_replica_counts_although_the_probe_of_the_other_failed_before():
-    world = World()
-    world.serve()
-    world.open_releases(6, 7)
-    first = world.start()
-    await asyncio.sleep(1)
-    world.probe.takes_s = 0.5
-    world.probe.unloaded.add(str(f.target(6)))
-    world.publish(cf.RollbackOrdered(reason="odd", failed=f.target(7)), event_id="o-1")
-    await asyncio.sleep(0.3)
-    world.start()  # its first sweep finds the rollback pending
-    await asyncio.sleep(0.3)
-    assert [failed.code for failed in world.log.facts(cf.RollbackFailed)] == ["previous_not_ready"]
-    world.probe.unloaded.clear()
-    await asyncio.sleep(0.4)
-    assert world.route().active.target == f.target(6)
-    (changed,) = world.log.facts(cf.DeploymentChanged)
-    assert (changed.route, changed.cause) == (world.route(), "rollback")
-    (rollback,) = world.state().rollbacks
-    assert (rollback.phase, rollback.code) == ("switched", None)
-    await asyncio.sleep(60)
-    (completed,) = world.log.facts(cf.RollbackCompleted)
-    assert completed.rollback_id == changed.route.cause_id
-    world.check()
-    await first.close()
-    await world.stop()
-
-
 @pytest.mark.parametrize(("gone", "answers_nothing", "active"), [(1, False, 6), (2, False, 7), (2, True, 6)])
 @virtual_time
 async def test_half_of_the_replicas_of_the_previous_version_have_to_generate(gone, answers_nothing, active):

@@ -46,16 +46,6 @@ def ordered(**about):
 
 
 @virtual_time
-async def test_what_was_left_pending_a_moment_ago_is_carried_out():
-    world = await left_pending(World.alert)
-    world.start()
-    await asyncio.sleep(1)
-    assert world.route().active.target == f.target(6)
-    assert world.log.facts(cf.RollbackFailed) == []
-    await world.stop()
-
-
-@virtual_time
 async def test_a_previous_version_that_lost_too_many_replicas_meanwhile_takes_no_traffic():
     hosts = tuple(f"host-{number}:8001" for number in range(4))
     world = await left_pending(World.alert, endpoints=hosts)
