@@ -13,7 +13,7 @@ from testbed import factories
 from testbed.progress import with_progress
 from testbed.story import Story, release_id
 from tests.kit.page_text import page_text
-from tests.unit.console.world import NOW, URL, World
+from tests.unit.console.world import NOW, World
 
 
 @pytest.fixture
@@ -74,16 +74,6 @@ def test_a_later_version_is_not_verified_by_the_rollback_before_it(world):
     assert "bank-bot.v3.int8 serves." in top(world.client("oscar"))
 
 
-def test_what_answers_nothing_and_the_share_of_a_canary_are_said(world):
-    story = Story(NOW)
-    events = [*story.release("bank-bot", 1, 5), *story.release("bank-bot", 2, 6, until="canary")]
-    (raised,) = story.alert("bank-bot", roll_back=False)
-    silent = raised.data.model_copy(update={"answers_nothing": True})
-    world.fill([*events, raised.model_copy(update={"data": silent})])
-    shown = top(world.client("oscar"))
-    assert "bank-bot.v1.int8 serves; it answers nothing. bank-bot.v2.int8 takes 10%." in shown
-
-
 def test_a_canary_that_was_rolled_back_is_one_incident(world):
     story, canary = Story(NOW), factories.target(2, "int8", "bank-bot")
     events = [*story.release("bank-bot", 1, 5), *story.release("bank-bot", 2, 6, until="canary")]
@@ -111,14 +101,6 @@ def test_a_canary_that_was_rolled_back_is_one_incident(world):
     assert ("bank-bot.v2.int8 was rolled back" in shown, "bank-bot.v2 was aborted" in shown) == (True, True)
 
 
-def test_of_many_incidents_each_can_be_acknowledged(world):
-    story = Story(NOW - timedelta(minutes=50))
-    world.fill([event for number in range(1, 6) for event in story.release("m", number, 10 + number, until="rejected")])
-    world.clock.time += story.moment - world.clock.time
-    page = world.client("oscar").get("/fleet").text.split("</aside>")[0]
-    assert page.count("Acknowledge</button>") >= 5
-
-
 def test_only_the_end_of_a_release_changes_the_top_of_a_page():
     events = with_progress(Story(NOW).release("m", 1, 1, until="rejected"))
     changing = [event for event in events if "incidents" in topics_of(event)]
@@ -144,26 +126,6 @@ def test_an_acknowledgement_leads_back_to_this_console_only(world, back):
     client = world.client("oscar")
     form = {"incident": "x", "back": back, "csrf": world.csrf(client)}
     assert client.post("/incidents", data=form).status_code == 403
-
-
-@pytest.mark.parametrize(("length", "leads_to"), [(900, "/alerts?model="), (9000, "/fleet")])
-def test_an_acknowledgement_leads_back_to_a_long_address_and_to_the_fleet_from_one_that_is_too_long(
-    world, length, leads_to
-):
-    client = world.client("oscar")
-    form = {"incident": "x", "back": f"/alerts?model={'m' * length}", "csrf": world.csrf(client)}
-    answer = client.post("/incidents", data=form)
-    assert (answer.status_code, answer.headers["location"].rstrip("m")) == (303, leads_to)
-
-
-def test_an_acknowledgement_leads_back_to_the_page_that_is_open(world):
-    client, address = world.client("oscar"), "/alerts?state=&model=shop-bot"
-    part = client.get("/index", headers={"hx-request": "true", "hx-current-url": f"{URL}{address}"}).text
-    form = {"csrf": world.csrf(client), "reason": "x"}
-    assert client.get(address).text.count(back := 'name="back" value="/alerts?state=&amp;model=shop-bot"') == 2
-    assert part.count(back) == 2
-    refused = client.post(f"/releases/{release_id(2)}/reject", data=form)
-    assert (refused.status_code, refused.text.count('name="back" value="/fleet"')) == (403, 2)
 
 
 def test_an_operator_without_a_credential_in_the_console_acknowledges(world):

@@ -236,14 +236,3 @@ def test_threads_that_end_leave_no_connection_open(tmp_path):
         thread.join()
     assert len(list(Path("/proc/self/fd").iterdir())) - before <= 3 * CONNECTIONS
     index.close()
-
-
-def test_the_title_says_until_when_a_canary_takes_nothing():
-    share = factories.CanaryShare(served=factories.served(8), weight_ratio=0.2, away_until=factories.after(70))
-    about = {"route": factories.route(canary=share), "cause": "judge"}
-    titles = [
-        title_of(factories.event(factories.fact(f.DeploymentChanged, **about, at=factories.after(at))))
-        for at in (0, 71)
-    ]
-    assert f"{share.served.target} takes nothing until {share.away_until:%H:%M:%S} UTC" in titles[0]
-    assert "takes nothing" not in titles[1]

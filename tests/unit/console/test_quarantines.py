@@ -1,6 +1,5 @@
 """A quarantined target says so, since when and why; who may lift it sees what that would do, and orders it."""
 
-import re
 from typing import Any
 
 import pytest
@@ -51,15 +50,6 @@ def post(world, name, *, model="shop-bot", **fields):
     client = world.client(name)
     about = {"csrf": world.csrf(client), "target": HELD, "epoch": "4", "reason": "It was the network."}
     return client.post(f"/models/{model}/quarantine", data=about | fields)
-
-
-@pytest.mark.parametrize("badge", ["quarantined", "promoted"])
-def test_the_badges_of_a_version_change_while_the_page_is_open(world, badge):
-    page = world.client("vera").get("/models/shop-bot/versions/2").text
-    (live,) = re.findall(r'<span id="standing" data-live="([^"]*)"[^>]*hx-select="#standing"', page)
-    assert {"deployment", "model:shop-bot"} <= set(live.split())
-    begin = page.index('<span id="standing"')
-    assert f">{badge}</span>" in page[begin : page.index('<a class="sub"', begin)]
 
 
 def test_a_version_says_since_when_why_and_how_to_lift_it(world):

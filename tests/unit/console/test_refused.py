@@ -1,7 +1,5 @@
 """Checkpoints that were refused at admission, and who ended a release: both are shown with names."""
 
-import html
-import re
 from datetime import timedelta
 
 import pytest
@@ -122,21 +120,6 @@ def test_the_fleet_counts_those_of_a_week(tmp_path):
     assert data(admin.get("/fleet"), "fleet")["totals"]["refused_checkpoints"] == 1
     assert 'href="/checkpoints?since=2026-11-20' in admin.get("/fleet").text
     made.close()
-
-
-def test_the_releases_link_to_the_same_refusals_that_they_count(world):
-    admin = world.client("adam")
-    query = "model=shop-bot&exact=true&since=2020-01-01"
-    page = admin.get(f"/releases?{query}").text
-    (link,) = re.findall(r'<a href="(/checkpoints[^"]*)">all 1</a>', page)
-    assert "1 of 1" in admin.get(html.unescape(link)).text
-    assert "<script" not in admin.get("/releases", params={"model": "shop", "since": ""}).text.split("all 1")[0][-200:]
-    assert "Checkpoints that were refused" not in admin.get("/releases?state=canary").text
-
-
-def test_refused_checkpoints_are_among_the_releases_in_the_navigation(world):
-    page = world.client("adam").get("/checkpoints").text
-    assert re.findall(r'<a href="([^"]*)"[^>]* aria-current="page"', page) == ["/releases"]
 
 
 @pytest.mark.parametrize(

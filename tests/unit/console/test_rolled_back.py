@@ -56,18 +56,6 @@ def test_a_version_that_was_returned_serves_again(tmp_path):
     made.close()
 
 
-def test_a_version_shows_until_when_it_served(admin):
-    changes = data(admin.get("/models/shop-bot/versions/2"), "shown")["deployments"]
-    page = admin.get("/models/shop-bot/versions/2").text
-    table = page[page.index("When it served") :]
-    assert [row["until"] is None for row in changes] == [False] * 3
-    for row in changes:
-        assert row["until"][:19].replace("T", " ") in table
-    assert ">now<" not in table
-    serving = admin.get("/models/shop-bot/versions/1").text
-    assert ">now<" in serving[serving.index("When it served") :]
-
-
 def test_a_cancelled_canary_is_no_rollback_of_its_release_and_not_the_last_one_of_its_model(admin):
     release = data(admin.get("/releases/r-0000000000000004-1"), "release")
     assert (release["outcome"], release["rolled_back"]) == ("cancelled", "")

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from datetime import timedelta
 
 import pytest
@@ -11,9 +10,8 @@ from fastapi.routing import iter_route_contexts
 from clients.cli.views import render as terminal
 from contracts import facts as f
 from services.console.adapters.gateway import GatewayClient
-from services.console.domain.screens import Points
 from services.console.hub import MOST_TOPICS, Hub
-from services.console.web.rendering import FOLDER, NONE, ago, duration, milliseconds, number, size, sparkline
+from services.console.web.rendering import NONE, ago, duration, milliseconds, number, size
 from testbed import factories
 from testbed.screens import ELSEWHERE, Shown, screens
 from testbed.story import Story
@@ -104,13 +102,6 @@ def test_a_page_shows_what_the_index_has(admin):
     assert release["approval"]["given"] == ["anna"]
 
 
-def test_no_part_that_is_loaded_later_replaces_the_title_of_its_page(admin):
-    for path in (*PAGES, "/models/shop-bot/versions/2"):
-        swaps = re.findall(r'hx-swap="([^"]*)"', admin.get(path).text)
-        assert swaps, path
-        assert all("ignoreTitle:true" in swap for swap in swaps), path
-
-
 def test_the_timeline_names_who_approved_and_what_followed(admin):
     rows = data(admin.get("/timeline?model=shop-bot"), "changes")["items"]
     assert [(row["cause"], row["active"]) for row in rows][:1] == [("promote", "shop-bot.v2.int8")]
@@ -179,30 +170,6 @@ def test_open_pages_learn_what_changed_and_of_their_models_only():
     assert not [topic for topic in team if "bank-bot" in topic or "0000000001-1" in topic]
 
 
-def test_nothing_waits_for_long_between_a_change_and_its_page():
-    """Live within a second: messages are pushed, and all waits on purpose, to gather changes, take half of it."""
-    script = (FOLDER / "static" / "console.js").read_text()
-    page_s = int(re.search(r"const wait = (\d+); // milliseconds", script)[1]) / 1000
-
-    async def waits():
-        loop, hub, story = asyncio.get_running_loop(), Hub(1), Story(NOW)
-        slept, sleep = [], asyncio.sleep
-
-        async def note(delay):
-            slept.append(delay)
-            await sleep(0)
-
-        stream = hub.stream(sleep=note)
-        await anext(stream)
-        following = loop.create_task(anext(stream))
-        await hub.publish(log_of(list(story.release("shop-bot", 1, 1, until="merging"))))
-        assert "model:shop-bot" in await following
-        await stream.aclose()
-        return sum(slept)
-
-    assert asyncio.run(waits()) + page_s <= 0.5
-
-
 def test_very_many_changes_are_one_that_says_all():
     async def listen():
         hub, story = Hub(1), Story(NOW)
@@ -240,33 +207,6 @@ def test_seconds_are_written_as_in_the_terminal():
     for seconds in (0.0, 39.31, 59.6, 95.0, 3599.7, 7530.0):
         assert duration(seconds) == terminal.duration(seconds)
     assert duration(95.2) == "1 min 35 s"
-
-
-@pytest.mark.parametrize(
-    ("path", "marked"),
-    [
-        ("/models/shop-bot", "Fleet"),
-        ("/alerts", "Alerts"),
-        ("/history", "History"),
-    ],
-)
-def test_the_navigation_marks_where_a_screen_belongs(admin, path, marked):
-    (link,) = re.findall(r'aria-current="page">.*?<span>([^<]+)</span>', admin.get(path).text)
-    assert link == marked
-
-
-def test_a_line_has_a_gap_where_there_is_no_figure():
-    drawn = sparkline(Points(values=(1.0, 2.0, None, 3.0), latest=3.0))
-    assert len(drawn["runs"]) == 2
-    assert drawn["highest"] == 3.0
-
-
-@pytest.mark.parametrize("values", [(5.0,), (None, None, 5.0), (5.0, None, 1.0)])
-def test_a_figure_without_neighbours_is_a_line_too(values):
-    for run in sparkline(Points(values=values, latest=5.0))["runs"]:
-        (x, y), (end, level) = (map(float, point.split(",")) for point in run.split())
-        assert 0 <= x < end <= 120
-        assert y == level
 
 
 def test_every_screen_is_looked_at_in_a_browser_and_has_a_picture(world):

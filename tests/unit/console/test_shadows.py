@@ -9,7 +9,6 @@ from contracts import facts as f
 from contracts.policy import Canary, Promotion, Shadow
 from contracts.routes import ShadowShare
 from services.console.domain.shadow_screen import shadow_of
-from services.console.hub import topics_of
 from testbed import factories
 from testbed.story import Story, release_id
 from tests.kit.page_text import page_text
@@ -100,14 +99,6 @@ def test_model_and_fleet_name_the_candidate_its_share_its_progress_and_its_deadl
     assert "unseen, 20%" in client.get("/timeline").text
 
 
-def test_both_change_with_an_assessment(shown):
-    _, _, client = shown("inconclusive")
-    assessed = Story(NOW).event(factories.fact(f.ShadowAssessed), "m", release_id(2))
-    for path in ("/fleet", "/models/m"):
-        listed = " ".join(re.findall(r'data-live="([^"]*)"', client.get(path).text)).split()
-        assert set(listed) & topics_of(assessed), path
-
-
 def test_a_shadow_without_an_assessment_waits_for_the_requests_of_its_policy_until_the_deadline_of_its_release():
     policy = factories.policy(shadow=Shadow(min_requests=70, deadline_s=900.0, duration_s=60.0))
     story = Story(NOW)
@@ -127,9 +118,3 @@ def test_a_failed_shadow_is_a_failed_step_with_its_counts(shown):
     assert {step["name"]: step["state"] for step in release["steps"]}["shadow"] == "failed"
     assert release["shadow"]["verdict"] == "fail"
     assert '<td class="figure">11</td>' in page
-
-
-def test_a_release_without_a_shadow_has_none(admin):
-    release = data(admin.get(f"/releases/{release_id(1)}"), "release")
-    assert release["shadow"] is None
-    assert "Shadow" not in admin.get(f"/releases/{release_id(1)}").text
