@@ -79,12 +79,3 @@ def test_the_files_that_the_reasons_name_exist():
     names = {Path(file).name for file in trees()}
     named = {name for reason in WITHOUT_SUITE.values() for name in re.findall(r"test_\w+\.py", reason)}
     assert named - names == set()
-
-
-def test_a_double_is_found_where_it_is_made_and_where_it_is_used():
-    made = ast.parse("class FakeBus: ...\nclass MemoryLog(FakeBus): ...\nclass Bus: ...")
-    assert doubles_in("tests/kit/fakes.py", made) == {"tests/kit/fakes.py:FakeBus", "tests/kit/fakes.py:MemoryLog"}
-    used = ast.parse("from tests.kit import fakes as k\nfrom tests.kit.fakes import FakeBus\nk.MemoryLog(FakeBus())")
-    assert named_in("test.py", used) == doubles_in("tests/kit/fakes.py", made)
-    assert not runs_a_suite("test.py", used)
-    assert runs_a_suite("test.py", ast.parse("class TestBus(kit.BusConformance): ..."))

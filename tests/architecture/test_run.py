@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.run.compiling import modules_below, turned
-from tests.kit.run.flaky import MOST, NEVER
-from tests.kit.run.lanes import FIRST, LANES, SHARING, choose, lane_of, unit_of
-from tests.kit.run.skips import EXPECTED, ONLY_SKIPS
+from tests.kit.run.flaky import NEVER
+from tests.kit.run.lanes import FIRST, LANES, SHARING, choose, lane_of
+from tests.kit.run.skips import EXPECTED
 
 pytest_plugins = ["pytester"]
 PLUGINS = (
@@ -72,13 +71,6 @@ def test_three_flaky_tests_fail_the_run(run):
     assert "4 passed, 3 flaky" in done.outlines[-1]
 
 
-def test_a_test_without_the_mark_is_not_tried_again(pytester, run):
-    pytester.makepyfile(test_unmarked=FLAKY.format(flaky=1, passes=True).replace("@pytest.mark.flaky_because", "# "))
-    done = run(0, "test_unmarked.py")
-    assert done.ret == pytest.ExitCode.TESTS_FAILED
-    assert "1 failed, 1 passed" in done.outlines[-1]
-
-
 GOOD_MARK = 'flaky_because("why", since="2026-11-30")'
 REFUSED = {
     **{f"{place}/test_{n}.py": (GOOD_MARK, "no second try") for n, place in enumerate(NEVER[:3])},
@@ -104,29 +96,6 @@ def test_wrong_marks_are_refused_at_collection(pytester, run, arguments):
     assert f"{len(REFUSED)} errors" in "".join(done.outlines[-2:])
 
 
-def test_what_fails_twice_fails_and_is_not_flaky(run):
-    done = run(0, passes=False)
-    assert done.ret == pytest.ExitCode.TESTS_FAILED
-    assert "1 failed" in done.outlines[-1]
-    assert "flaky" not in done.outlines[-1]
-
-
-def test_a_run_with_too_many_flaky_tests_tries_no_further_test_again(run):
-    done = run(5, f"--max-suite-reruns={MOST + 1}")
-    assert done.ret == pytest.ExitCode.TESTS_FAILED
-    assert "2 failed, 4 passed, 3 flaky" in done.outlines[-1]
-
-
-def test_make_test_allows_as_many_flaky_tests_as_its_documents_say(request):
-    arguments = (request.config.rootpath / "tests/everything.args").read_text().splitlines()
-    assert [argument for argument in arguments if argument.startswith("--reruns")] == []
-    assert f"--max-suite-reruns={MOST + 1}" in arguments, "one more than the run may have shows that it had too many"
-    assert [argument for argument in arguments if argument.startswith("--most-flaky")] == []
-    for page in ("CONTRIBUTING.md", "docs/testing.md"):
-        text = " ".join((request.config.rootpath / page).read_text().split())
-        assert "ore than two of them fail" in text, page
-
-
 @pytest.mark.parametrize(("code", "shown"), [(0, "passed"), (3, "failed with exit code 3")])
 def test_a_check_beside_the_tests_counts_and_the_summary_stays_last(run, code, shown):
     done = run(0, f"--beside=echo what it says; exit {code}")
@@ -135,21 +104,6 @@ def test_a_check_beside_the_tests_counts_and_the_summary_stays_last(run, code, s
     assert "what it says" in done.outlines
     assert "1 passed" in done.outlines[-1]
     assert ("1 check failed" in done.outlines[-1]) == bool(code)
-
-
-def test_checks_beside_the_tests_run_one_after_the_other_and_all_count(run, pytester):
-    slow = "sleep 0.3; touch first; exit 3"
-    done = run(0, f"--beside={slow}", "--beside=test -e first && echo a row")
-    done.stdout.fnmatch_lines([f"*{slow}: failed with exit code 3*", "*test -e first*: passed*", "a row"])
-    assert done.ret == pytest.ExitCode.TESTS_FAILED
-    assert "1 check failed" in done.outlines[-1]
-
-
-def test_checks_beside_the_tests_that_did_not_run_fail(run, pytester):
-    pytester.makepyfile(test_stopped="def test_x(): raise KeyboardInterrupt")
-    done = run(0, "test_stopped.py", "--beside=sleep 60", "--beside=touch second")
-    done.stdout.fnmatch_lines(["*touch second: failed with exit code 1*", "It was not run*"])
-    assert not (pytester.path / "second").exists()
 
 
 SKIPS = """
@@ -178,38 +132,9 @@ def test_an_unexpected_skip_fails_the_run_in_ci_only(run, monkeypatch, file, ci,
     assert "1 passed, 1 skipped" in done.outlines[-1]
 
 
-def test_a_run_in_ci_that_skips_all_says_so_by_its_exit_code(run, monkeypatch):
-    monkeypatch.setenv("CI", "1")
-    file = Path(next(iter(EXPECTED)))
-    file.parent.mkdir(parents=True)
-    file.write_text(SKIPS.replace("def test_passes(): pass", ""))
-    assert run(0, str(file), "-p", "tests.kit.run.skips").ret == ONLY_SKIPS
-
-
 def test_tests_whose_skips_are_expected_exist(request):
     for file, _, test in (name.partition("::") for name in EXPECTED):
         assert f"def {test}" in (request.config.rootpath / file).read_text()
-
-
-def test_a_failure_names_the_seed_by_which_its_test_draws_the_same_again(pytester, run, monkeypatch):
-    pytester.makepyfile(test_chance="import random\ndef test_x(): raise ValueError(random.random())")
-
-    def drawn(seed):
-        monkeypatch.setenv("SLIPWAY_TEST_SEED", seed)
-        done = run(0, "test_chance.py", "-p", "tests.kit.run.chance")
-        done.stdout.fnmatch_lines([f"SLIPWAY_TEST_SEED={seed} *"])
-        return next(line for line in done.outlines if line.startswith("FAILED"))
-
-    assert drawn("7") == drawn("7") != drawn("8")
-
-
-def test_the_seconds_of_all_files_are_kept(pytester, run):
-    file = pytester.path / "kept" / "times.tsv"
-    done = run(0, "-p", "tests.kit.run.costs", f"--times={file}")
-    done.stdout.fnmatch_lines([f"*{file}"])
-    header, row = [line.split("\t") for line in file.read_text().splitlines()]
-    assert [header[0], header[1], header[3]] == ["file", "seconds", "tests"]
-    assert (row[0].startswith("test_"), float(row[1]) >= 0, int(row[3])) == (True, True, 2)
 
 
 FILES = ("tests/unit/cli/test_ask.py", "tests/real/test_triton_vllm.py", "tests/chaos/test_failpoints.py")
@@ -222,38 +147,9 @@ def test_each_lane_is_one_workers_and_the_rest_is_for_all():
     assert choose(FILES[1:2], 2, 3) is None, "what is bound to another worker is left to it"
 
 
-def test_fewer_workers_than_lanes_take_them_all():
-    assert {choose([file], 0, 1) for file in FILES} == set(FILES)
-
-
-def test_files_that_share_are_one_workers_and_all_others_are_taken_one_by_one():
-    folder = SHARING[0]
-    assert {unit_of(f"{folder}/test_{name}.py::test_x[a::b]") for name in "ab"} == {folder}
-    assert [unit_of(f"{file}::Suite::test_x") for file in FILES] == list(FILES)
-    assert unit_of(f"{folder}_other/test_a.py::test_x") == f"{folder}_other/test_a.py"
-
-
 def test_lanes_name_what_exists(request):
     named = [path for paths in (*LANES, FIRST, SHARING) for path in paths]
     assert [path for path in named if not (request.config.rootpath / path).exists()] == []
-
-
-def test_each_worker_begins_with_other_modules_and_imports_all():
-    names = [f"m{number}" for number in range(10)]
-    orders = [turned(names, worker, 4) for worker in range(4)]
-    assert [order[0] for order in orders] == ["m0", "m2", "m5", "m7"]
-    assert all(sorted(order) == names for order in orders)
-    assert [turned(names[:1], worker, 4) for worker in range(4)] == [names[:1]] * 4
-    assert turned([], 0, 4) == []
-
-
-def test_modules_are_named_as_pytest_imports_them(tmp_path):
-    for file in ("unit/test_a.py", "unit/helper.py", "shared/__init__.py", "shared/test_b.py", "test_c.py"):
-        (tmp_path / "tests" / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "tests" / file).touch()
-    folders = [tmp_path / "tests"]
-    assert modules_below(folders, tmp_path) == ["tests.test_c", "tests.unit.test_a"]
-    assert modules_below([tmp_path / "tests/test_c.py", *folders], tmp_path) == modules_below(folders, tmp_path)
 
 
 def test_a_module_that_fails_to_import_is_reported_by_the_collection(pytester, run):
@@ -265,27 +161,3 @@ def test_a_module_that_fails_to_import_is_reported_by_the_collection(pytester, r
     done.stdout.fnmatch_lines(["*No module named 'no_such_module'*"])
     assert "1 passed" in done.outlines[-1]
     assert "1 error" in done.outlines[-1]
-
-
-def test_the_asserts_of_a_module_that_was_imported_early_explain_themselves(pytester, run):
-    pytester.makepyfile(test_wrong="def test_fails():\n    assert [1] == [2]")
-    done = run(0, "-n1", "-p", "tests.kit.run.compiling", ".")
-    done.stdout.fnmatch_lines(["*At index 0 diff: 1 != 2*"])
-
-
-def test_what_is_no_text_in_utf_8_ends_no_worker(pytester, run):
-    pytester.makepyfile(
-        test_surrogates="""
-        import logging
-
-        def test_passes():
-            print("\\ud800")
-            logging.getLogger("library").warning("\\ud800")
-
-        def test_fails():
-            logging.getLogger("library").warning("\\ud800")
-            raise ValueError("\\ud800")
-        """
-    )
-    done = run(0, "-n1", "test_surrogates.py")
-    assert "1 failed, 1 passed" in done.outlines[-1]

@@ -8,7 +8,6 @@ import pytest
 
 from tests.kit.run import rotation
 from tests.kit.run.rotation import NEVER, NONE, Job, in_turn, main, read, row
-from tests.kit.run.skips import ONLY_SKIPS
 
 HEADER = "job\tset-up\tcommand\tpassed\tcommit\tseconds"
 
@@ -70,38 +69,10 @@ def test_a_job_that_fails_fails_and_its_row_stays(table):
     assert rotation.TABLE.read_text() == before
 
 
-def test_where_no_row_is_committed_each_commit_takes_the_next_job(table):
-    table(job("x", notes("x")), job("y", notes("y")))
-    assert taken() == taken() == (0, ["x"])
-    commit("another change")
-    assert taken() == (0, ["y"])
-    commit("one more")
-    assert taken() == (0, ["x"])
-
-
 def test_a_job_whose_set_up_fails_is_passed_over(table):
     table(job("x", notes("x"), setup="false"), job("y", notes("y"), setup="true"))
     assert taken() == (0, ["y"])
     assert taken("--job", "x") == (1, [])
-
-
-def test_a_set_up_that_failed_is_not_tried_again_for_the_next_job(table):
-    table(
-        job("x", notes("x"), setup="echo set-up >> ran; false"), job("y", notes("y"), setup="echo set-up >> ran; false")
-    )
-    assert taken() == (1, ["set-up"])
-
-
-def test_a_job_whose_tests_are_all_skipped_is_passed_over(table):
-    table(job("x", f"exit {ONLY_SKIPS}"), job("y", notes("y")))
-    assert taken("--write") == (0, ["y"])
-    assert read(rotation.TABLE.read_text())[0].passed == NEVER
-
-
-def test_a_job_runs_as_in_ci_wherever_it_is_started(table, monkeypatch):
-    monkeypatch.delenv("CI", raising=False)
-    table(job("x", "echo CI=$CI >> ran"))
-    assert taken("--write") == (0, ["CI=1"])
 
 
 def test_the_table_of_the_project_has_one_row_for_each_full_test(request):

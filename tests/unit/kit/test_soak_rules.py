@@ -1,13 +1,12 @@
 """The rules of the soak: what is drawn, how a checkpoint may end, who may answer, and which memory is flat."""
 
-import random
 from datetime import timedelta
 
 import pytest
 
 from contracts import facts as f
 from testbed import factories
-from testbed.soak import judging, kills, memory, releases
+from testbed.soak import judging, memory
 from testbed.soak.progress import Announced
 from testbed.soak.traffic import Answer
 from tests.unit.kit.soak_events import RUN, announcement, finished, logged, opened, route_change
@@ -104,23 +103,6 @@ ROUTES = (
 )
 def test_an_answer_is_of_a_version_that_a_route_of_its_time_allows(given, problems):
     assert len(judging.judge_answers([given], logged(*(route() for route in ROUTES)))) == problems
-
-
-def test_the_same_seed_draws_the_same_signals():
-    parts = ["gateway", "gateway-2", "nats", "triton", "agent"]
-    first, second = ([kills.draw(chance, parts) for _ in range(50)] for chance in map(random.Random, (7, 7)))
-    assert first == second
-    assert {draw.signal for draw in first} == set(kills.SIGNALS)
-
-
-def test_servers_are_drawn_less_often():
-    assert kills.weight_of("registry-2") == kills.weight_of("server-manager") == 1.0
-    assert kills.weight_of("triton-2") == kills.weight_of("triton") < kills.weight_of("nats") < 1.0
-
-
-def test_the_first_checkpoint_of_a_model_is_healthy():
-    assert {releases.draw_kind(random.Random(seed), is_served=False) for seed in range(50)} == {"healthy"}
-    assert {releases.draw_kind(random.Random(seed), is_served=True) for seed in range(200)} == set(releases.KINDS)
 
 
 def samples(early, late, part="registry"):

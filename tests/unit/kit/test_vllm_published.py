@@ -3,7 +3,7 @@
 import pytest
 
 from tests.compat import vllm_source
-from tests.compat.vllm_published import Expected, compare, find_unjudged, read_expected
+from tests.compat.vllm_published import compare, read_expected
 
 PASSED, FAILED, SKIPPED = ("passed", ""), ("failed", "404"), ("skipped", "no GPU")
 
@@ -36,16 +36,6 @@ def test_a_test_that_did_not_run_is_a_regression_unless_it_is_left_out():
     assert [sentence.split()[0] for sentence in wrong] == ["a.py::test", "a.py::other"]
 
 
-def test_a_file_that_asks_a_server_must_be_judged(tmp_path):
-    for name in ("entrypoints/a/test_x.py", "entrypoints/b/test_y.py", "entrypoints/test_z.py"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("with RemoteOpenAIServer(MODEL_NAME): ...")
-    (tmp_path / "entrypoints" / "test_pure.py").write_text("def test(): ...")
-    expected = Expected("1", {"entrypoints/a/": "not run: x", "entrypoints/b/test_y.py": "run"}, {})
-    assert find_unjudged(tmp_path, expected) == ["entrypoints/test_z.py"]
-
-
 def test_the_expectations_are_of_the_pinned_version_and_each_has_its_reason():
     expected = read_expected()
     assert expected.vllm == vllm_source.pinned_version()
@@ -56,14 +46,3 @@ def test_the_expectations_are_of_the_pinned_version_and_each_has_its_reason():
         assert expected.files[test.partition("::")[0]] == "run"
         assert known == "passes" or known.startswith(("fails: ", "varies: ", "not run: ")), test
         assert not known.endswith(": "), test
-
-
-def test_only_the_name_of_the_model_is_changed(tmp_path):
-    path = tmp_path / "source" / "tests" / "entrypoints" / "test_x.py"
-    path.parent.mkdir(parents=True)
-    path.write_text(
-        'MODEL_NAME = "Qwen/Qwen3-0.6B"\nmodel_name = "gpt2"\nkind = "application/json"\nmodel="other"\n["Qwen/Qwen3-0.6B"]\n'
-    )
-    copied = vllm_source.copy_for("bot", tmp_path / "source", tmp_path / "run")
-    text = (copied / "entrypoints" / "test_x.py").read_text()
-    assert text == 'MODEL_NAME = "bot"\nmodel_name = "bot"\nkind = "application/json"\nmodel="other"\n["bot"]\n'
