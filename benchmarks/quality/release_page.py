@@ -20,9 +20,10 @@ from testbed.pictures.camera import Camera
 from testbed.stack import Stack
 
 MODEL, BASE, ROWS = "support-bot", "smollm2-135m-instruct", 300
+OTHERS = ("contains", "tool_call", "language", "refusal")
 LIMITS = [{"scorer": "equals", "max_drop": 0.1}, {"scorer": "equals", "slice": "*", "max_drop": 0.2}]
-LIMITS += [{"scorer": scorer, "max_drop": 0.1} for scorer in ("tool_call", "language", "refusal")]
-KINDS = ({"kind": "equals", "compare": "json"}, *({"kind": kind} for kind in ("tool_call", "language", "refusal")))
+LIMITS += [{"scorer": scorer, "max_drop": 0.1} for scorer in OTHERS]
+KINDS = ({"kind": "equals", "compare": "json"}, *({"kind": kind} for kind in OTHERS))
 POLICY: dict[str, Any] = {
     "gates": [{"metric": "error_ratio", "max_value": 0.05}],
     "load": {"requests": 10, "rate_rps": 1.0, "output_tokens": 8, "warmup_requests": 2},
