@@ -1,5 +1,6 @@
 """The index: the same events always lead to the same rows, however often any of them is applied."""
 
+import contextlib
 import sqlite3
 import threading
 from datetime import timedelta, timezone
@@ -72,7 +73,7 @@ def test_an_index_of_another_schema_is_built_again(tmp_path):
     write(index, STORY[:5])
     assert index.positions()
     index.close()
-    with sqlite3.connect(tmp_path / "index.db") as file:
+    with contextlib.closing(sqlite3.connect(tmp_path / "index.db", isolation_level=None)) as file:
         file.execute(f"PRAGMA user_version = {SCHEMA + 1}")
     again = Index(tmp_path / "index.db")
     assert again.positions() == {}
@@ -215,12 +216,11 @@ def test_a_locked_file_is_not_taken_for_a_damaged_one(tmp_path):
     index = Index(tmp_path / "index.db")
     write(index, STORY[:5])
     index.close()
-    with sqlite3.connect(tmp_path / "index.db", isolation_level=None) as other:
+    with contextlib.closing(sqlite3.connect(tmp_path / "index.db", isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode = DELETE")
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             is_current(tmp_path / "index.db", SCHEMA)
-    other.close()
     again = Index(tmp_path / "index.db")
     assert again.positions()
     again.close()

@@ -35,6 +35,7 @@ async def killed(**about):
     world = World(route(**about), engine=Dying(), keys=(*OWN_KEYS, OTHER_KEY))
     await world.ask(2, headers=OTHER)
     assert (await world.chat(headers=OTHER, **KILL)).status_code == 502
+    await world.bans.settle()
     return world
 
 
@@ -87,7 +88,6 @@ async def test_a_body_that_killed_two_versions_is_refused_everywhere_for_ten_min
 
 async def test_other_gateways_are_told_and_refuse_it():
     world = await killed()
-    await world.bans.settle()
     report = world.bans.reports.get_nowait()
     assert (report.target, len(report.bodies)) == (f.target(7), 1)
     other = World(route(6), engine=Dying(), keys=(*OWN_KEYS, OTHER_KEY))
