@@ -21,7 +21,8 @@ from testbed.stack import Stack
 
 MODEL, BASE, ROWS = "support-bot", "smollm2-135m-instruct", 300
 OTHERS = ("contains", "tool_call", "language", "refusal")
-LIMITS = [{"scorer": "equals", "max_drop": 0.1}, {"scorer": "equals", "slice": "*", "max_drop": 0.2}]
+LIMITS: list[dict[str, Any]] = [{"scorer": "equals", "max_drop": 0.1}]
+LIMITS += [{"scorer": "equals", "slice": "*", "max_drop": 0.2, "undecided": "continue"}]
 LIMITS += [{"scorer": scorer, "max_drop": 0.1} for scorer in OTHERS]
 KINDS = ({"kind": "equals", "compare": "json"}, *({"kind": kind} for kind in OTHERS))
 POLICY: dict[str, Any] = {
