@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -30,7 +29,8 @@ def slipway(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    up = Up(tmp_path_factory.mktemp("up") / "state").until_ready()
+    several = ("--replicas", "quantiser=2", "--gateway-workers", "2")
+    up = Up(tmp_path_factory.mktemp("up") / "state", *several, forked=True).until_ready()
     yield up
     if up.process.poll() is None:
         up.end()
@@ -41,7 +41,7 @@ def test_doctor_asks_the_stack_that_runs(stack):
     done = slipway("doctor", "--json", state=stack.state)
     assert done.returncode == 0, done.stdout
     findings = {finding["check"]: finding for finding in json.loads(done.stdout)["findings"]}
-    assert findings["parts"]["detail"] == "14 of 14 ready"
+    assert findings["parts"]["detail"] == "15 of 15 ready"
     assert [findings[name]["state"] for name in ("nats", "s3")] == ["ok", "ok"]
     assert "ports" not in findings, "they are its own"
     variables = json.loads(slipway("env", "--json", state=stack.state).stdout)
@@ -58,10 +58,13 @@ def test_every_part_answers(stack):
         return json.loads(answer.stdout)
 
     assert shown()["up"] is True
-    assert {part["name"] for part in shown()["parts"]} >= {"nats", "s3", "triton", "gateway", "registry"}
+    assert {part["name"] for part in shown()["parts"]} >= {"nats", "s3", "triton", "gateway", "registry", "quantiser-2"}
     wait_until(
         lambda: all(part["state"] == "ready" for part in shown()["parts"]), timeout_s=30, what="each part being ready"
     )
+    ports = json.loads((stack.state / "stack.json").read_text())["ports"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{ports['gateway-admin']}/readyz") as ready:
+        assert json.load(ready)["checks"]["workers"] == "2 of 2 ready"
 
 
 def test_the_state_is_for_its_owner_only(stack):
@@ -149,6 +152,13 @@ def test_interrupted_while_starting_it_leaves_no_process(tmp_path):
     assert living(up.state) == {}
 
 
+def end_all(state: Path) -> None:
+    """Let `down` end what runs, or what a supervisor left that was killed."""
+    answer = slipway("down", state=state)
+    assert answer.returncode == 0, answer.stderr
+    assert living(state) == {}
+
+
 def test_what_was_interrupted_or_killed_resumes_with_its_ports_and_leaves_no_process(stack):
     """One state folder through SIGINT, a port that was taken meanwhile, kill -9 of the supervisor, and `down`."""
     up, state = stack, stack.state
@@ -168,48 +178,26 @@ def test_what_was_interrupted_or_killed_resumes_with_its_ports_and_leaves_no_pro
 
     load_toy_model(up)
     ports = {name: part["port"] for name, part in up.parts().items()}
-    keys = json.loads((state / "stack.json").read_text())
+    description = json.loads((state / "stack.json").read_text())
+    assert description["engine"] == "toy"
     up.end(signal.SIGKILL)
-    again = Up(state).until_ready()
+    again = Up(state, forked=True).until_ready()
     assert {name: part["port"] for name, part in again.parts().items()} == ports
-    assert json.loads((state / "stack.json").read_text()) == keys
+    assert json.loads((state / "stack.json").read_text()) == description
     answer = slipway("ps", "--json", state=state)
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
     load_toy_model(again)
     again.end(signal.SIGKILL)
-    answer = slipway("down", state=state)
-    assert answer.returncode == 0, answer.stderr
-    assert living(state) == {}
-
-
-def test_a_detached_stack_is_stopped_by_down_and_starts_again_with_its_ports_and_its_engine(tmp_path):
-    state = tmp_path / "state"
     stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:
-        several = ("--replicas", "quantiser=2", "--gateway-workers", "2")
-        answer = slipway("up", "--engine", "toy", "--detach", *several, state=state)
+        end_all(state)
+        answer = slipway("up", "--detach", state=state)
         assert answer.returncode == 0, answer.stdout + answer.stderr
-        parts = json.loads((state / "parts.json").read_text())["parts"]
-        assert {"quantiser", "quantiser-2"} <= {part["name"] for part in parts}
-        ports = json.loads((state / "stack.json").read_text())["ports"]
-        with urllib.request.urlopen(f"http://127.0.0.1:{ports['gateway-admin']}/readyz") as ready:
-            assert json.load(ready)["checks"]["workers"] == "2 of 2 ready"
-        started = time.monotonic()
-        answer = slipway("down", state=state)
-        assert answer.returncode == 0, answer.stderr
-        assert living(state) == {}, f"after {time.monotonic() - started:.1f} s"
+        assert f"http://127.0.0.1:{ports['gateway']}/v1" in answer.stdout
+        assert json.loads((state / "stack.json").read_text()) == description
+        end_all(state)
         assert stranger.poll() is None
-
-        again = slipway("up", "--detach", state=state)
-        assert again.returncode == 0, again.stdout + again.stderr
-        assert f"http://127.0.0.1:{ports['gateway']}/v1" in again.stdout
-        description = json.loads((state / "stack.json").read_text())
-        assert description["ports"] == ports
-        assert description["engine"] == "toy"
-        answer = slipway("down", state=state)
-        assert answer.returncode == 0, answer.stderr
-        assert living(state) == {}
     finally:
         stranger.kill()
         stranger.wait()
@@ -221,7 +209,7 @@ def test_a_part_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path):
     assert slipway("ps", state=state).returncode == 4
     state.mkdir(mode=0o700)
     (state / "nats").write_text("a file where the message bus wants a folder")
-    answer = slipway("up", "--engine", "toy", "--timeout", "20", state=state)
+    answer = slipway("up", "--engine", "toy", "--timeout", "5", state=state)
     assert answer.returncode == 1
     assert "nats" in answer.stderr
     assert "its log" in answer.stderr

@@ -1,12 +1,14 @@
 """slipway up as a process."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from shared.runtime.process import child_command
+from testbed.forked import ForkedProcess, start
 from testbed.servers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,26 +18,21 @@ READY_S = 150
 
 
 class Up:
-    """A `slipway up` in the foreground, as a person starts it."""
+    """A `slipway up` in the foreground, as a person starts it, or with parts that are forked."""
 
-    def __init__(self, state: Path, *arguments: str) -> None:
+    def __init__(self, state: Path, *arguments: str, forked: bool = False) -> None:
         self.state = state
         self.output = state.parent / f"{state.name}.out"
+        self.output.unlink(missing_ok=True)
+        command = ["up", "--engine", "toy", "--state", str(state), *arguments]
+        self.process: subprocess.Popen[bytes] | ForkedProcess
+        if forked:
+            command = [sys.executable, "-m", "testbed.forked_stack", *command]
+            self.process = start(command, self.output, environment=os.environ)
+            return
         with self.output.open("wb") as out:
             self.process = subprocess.Popen(
-                child_command(
-                    [
-                        sys.executable,
-                        "-m",
-                        "clients.cli.main",
-                        "up",
-                        "--engine",
-                        "toy",
-                        "--state",
-                        str(state),
-                        *arguments,
-                    ]
-                ),
+                child_command([sys.executable, "-m", "clients.cli.main", *command]),
                 cwd=ROOT,
                 stdout=out,
                 stderr=subprocess.STDOUT,
