@@ -6,9 +6,6 @@ import shutil
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
-
-from nats.js.errors import NotFoundError
 
 from contracts.attachments import Attachment
 from contracts.routes import Route
@@ -26,7 +23,7 @@ from shared.errors import Transient
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import Clock, SystemClock
 from shared.storage.record_format import dump, parse
-from tests.kit.records import Faults, FaultyRecords, MemoryBucket, MemoryPublisher, MemoryRecords, raising
+from tests.kit.records import Faults, FaultyRecords, MemoryBucket, MemoryPublisher, MemoryRecords
 
 
 class FakeClock:
@@ -248,31 +245,16 @@ class FakeArtifacts:
 
 
 class FaultyBucket(MemoryBucket):
-    """A bucket that is lost or deleted for a time, and whose writes happen without an answer."""
+    """A bucket that is lost for a time, and whose writes may fail."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.deleted = False
         self.faults = Faults()
-
-    def lose_next_answer(self) -> None:
-        """Let the next write happen, and its writer wait in vain for the answer."""
-        number = self.faults.counts.get("write", 0) + 1
-        self.faults.at[f"write {number} after"] = raising(Transient("bus_unavailable", "no answer"))
-
-
-class _Records(MemoryRecords):
-    bucket: Any
-
-    async def _reach(self):
-        await super()._reach()
-        if self.bucket.deleted:
-            raise NotFoundError(description="the bucket does not exist")
 
 
 def records_of(kind, bucket: FaultyBucket) -> FaultyRecords:
     """Return the records of one kind in a bucket, as one process sees them."""
-    return FaultyRecords(_Records(kind, bucket), bucket.faults)
+    return FaultyRecords(MemoryRecords(kind, bucket), bucket.faults)
 
 
 class FakeState(FleetState):

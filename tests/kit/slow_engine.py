@@ -20,7 +20,6 @@ class SlowEngine(FakeEngine):
         self._world = world
         self.load_s = 3.0
         self.hanging = False
-        self.endless: set[str] = set()
         self._loads: set[asyncio.Task[None]] = set()
 
     async def index(self):
@@ -46,9 +45,7 @@ class SlowEngine(FakeEngine):
     async def _load(self, name, folder, digest, memory_bytes, serving):
         self.loading = True
         try:
-            await asyncio.sleep(300.0 if name in self.endless else self.load_s)
-            if name in self.endless:
-                raise Transient("load_failed", f"{name} was not ready within 300 s")
+            await asyncio.sleep(self.load_s)
             await super().load(name, folder, digest=digest, memory_bytes=memory_bytes, serving=serving)
         finally:
             self.loading = False

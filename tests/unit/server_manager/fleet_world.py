@@ -7,7 +7,6 @@ from contracts import facts as cf
 from contracts.envelope import Event
 from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.services import SERVICES
-from decisions.routes.edits import Changed, roll_back
 from services.server_manager.app import SERVICE, build
 from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain.reconcile import Phase, plan_production, production_of
@@ -57,17 +56,6 @@ class SlowLog(MemoryPublisher):
         return await super().publish(emit)
 
 
-class ProcessClock(VirtualClock):
-    """The clock of one process, which stands still while its machine is suspended."""
-
-    def __init__(self) -> None:
-        super().__init__(START)
-        self.stood_still_s = 0.0
-
-    def monotonic(self) -> float:
-        return super().monotonic() - self.stood_still_s
-
-
 class InFlight(set[int]):
     """The messages that one process handles; none of another's may be begun."""
 
@@ -88,18 +76,15 @@ class SharedBus(FakeBus):
 
 
 class Process:
-    """One process of server-manager: all that it asks of the outside can be its last step, and waits while it is paused."""
+    """One process of server-manager: all that it asks of the outside can be its last step."""
 
     def __init__(self, world: "FleetWorld", kill_at=None) -> None:
         self.world = world
-        self._steps = 0
-        self.just_woken = False
-        """Whether it was paused and has sent no request to the engine since."""
         self.life = life = Life(kill_at)
-        self.clock = ProcessClock()
-        self._running = asyncio.Event()
-        self._running.set()
-        self.lead = FakeLead(world.lease, self.clock, port=self._pausable("get", "create", "update", "keys"))
+        self.clock = VirtualClock(START)
+        self.lead = FakeLead(
+            world.lease, self.clock, port=lambda port: self.port(port, "get", "create", "update", "keys")
+        )
         log = self.port(world.log, "publish", "was_published")
         records = self.port(records_of(Servers, world.bucket), "get", "create", "update", "keys")
         store = RecordStore("servers", records, log, service=SERVICE, jitter=lambda: 0.5, decides_again=True)
@@ -129,50 +114,7 @@ class Process:
 
     def port(self, port, *names):
         """Return a port whose methods are steps of this process."""
-        return self._pausable(*names)(self.life.mortal(port, *names))
-
-    def _pausable(self, *names):
-        return lambda port: _Pausable(port, self, names)
-
-    async def step(self) -> None:
-        """Count a step, and wait before it while the process is paused."""
-        self._steps += 1
-        await self._running.wait()
-
-    @property
-    def paused(self) -> bool:
-        return not self._running.is_set()
-
-    def pause(self, seconds: float, with_clock: bool = False) -> None:
-        """Stop the process where it is for a while, like SIGSTOP, or like its machine suspended with its clock."""
-        self._running.clear()
-        self.world.pauses += 1
-
-        def go_on() -> None:
-            self.clock.stood_still_s += seconds if with_clock else 0.0
-            self.just_woken = True
-            self._running.set()
-
-        asyncio.get_running_loop().call_later(seconds, go_on)
-
-
-class _Pausable:
-    def __init__(self, port, process: Process, names) -> None:
-        self._port, self._process, self._names = port, process, names
-
-    def __getattr__(self, name):
-        attribute = getattr(self._port, name)
-        if name not in self._names:
-            return attribute
-
-        async def call(*args, **kwargs):
-            await self._process.step()
-            try:
-                return await attribute(*args, **kwargs)
-            finally:
-                await self._process.step()
-
-        return call
+        return self.life.mortal(port, *names)
 
 
 class FleetWorld:
@@ -207,11 +149,9 @@ class FleetWorld:
         self.published: list[Event] = []
         self.acts: list[tuple[int, str]] = []
         """The term and the holder of each request that loaded or unloaded."""
-        self.forgotten = {}
-        """Routes that no process knows any more."""
         self.spoilt = {}
         """Routes whose bytes cannot be read for now."""
-        self.deaths = self.pauses = 0
+        self.deaths = 0
         self.processes: list[Process] = []
 
     # -- the processes ----------------------------------------------------------------------------------------------
@@ -254,8 +194,7 @@ class FleetWorld:
         read before each request, stops it.
         """
         while True:
-            clocks_run = [process for process in self.processes if not process.clock.stood_still_s]
-            leads = [process.lead for process in clocks_run]
+            leads = [process.lead for process in self.processes]
             holders = [lead.holder for lead in leads if lead.valid() and not lead.superseded()]
             if len(holders) > 1:
                 self.violations.append(f"{holders} hold the lease at {self.clock.monotonic():g} s")
@@ -267,10 +206,6 @@ class FleetWorld:
         leading = [process for process in self.processes if process.lead.valid()]
         return (leading or self.processes)[-1]
 
-    def steps(self) -> list[str]:
-        """Return the steps of all living processes until now."""
-        return [step for process in self.processes for step in process.life.steps]
-
     async def stop(self) -> None:
         """End all processes; raise what their handlers raised by mistake."""
         for process in self.processes:
@@ -280,40 +215,22 @@ class FleetWorld:
 
     def note_act(self, process: Process) -> None:
         """Note a request that loads or unloads; a violation if a later holder has acted before."""
-        leader, just_woken = process.lead.term, process.just_woken
-        process.just_woken = False
-        # On a full disk no later term stands beside the engine: one request that was on its way when the process was
-        # paused is not refused then.
-        unfenced = just_woken and self.lease.terms.full
-        if self.acts and leader < self.acts[-1][0] and not unfenced:
+        leader = process.lead.term
+        if self.acts and leader < self.acts[-1][0]:
             self.violations.append(f"{process.lead.holder} acted under term {leader} after term {self.acts[-1][0]}")
         self.acts.append((leader, process.lead.holder))
 
     # -- facts and failures -----------------------------------------------------------------------------------------
 
-    def publish(self, event: Event, to: Process | None = None) -> Event:
-        """Publish a fact of another service; `to` names the process that receives it."""
+    def publish(self, event: Event) -> Event:
+        """Publish a fact of another service."""
         event = event.model_copy(update={"time": self.clock.now()})
         assert (type(event.data), "production") in SERVICES[SERVICE].reads
         self.published.append(event)
         self.streams.put(Message(len(self.published), event, self.clock.now()))
-        for process in [to] if to is not None else self.processes:
-            if not process.paused:
-                process.bus.deliver()
+        for process in self.processes:
+            process.bus.deliver()
         return event
-
-    def lose_bus(self, lost: bool) -> None:
-        """Lose the bus, or get it back."""
-        self.bucket.lost = self.routes.bucket.lost = lost
-        self.log.failing = Transient("bus_unavailable", "lost") if lost else None
-
-    def roll_back(self) -> None:
-        """Roll the active target back, as the rollback-controller does."""
-        route = self.stored_routes().get(MODEL)
-        if MODEL not in self.spoilt and route is not None and route.active is not None:
-            edit = roll_back(route, route.active.target, cause_id=f"rb-{route.epoch}")
-            if isinstance(edit, Changed):
-                self.routes.routes[MODEL] = edit.route
 
     # -- what must hold ---------------------------------------------------------------------------------------------
 
@@ -327,13 +244,7 @@ class FleetWorld:
 
     def stored_routes(self):
         """Return the routes in the bucket, also those that cannot be read for now."""
-        if self.routes.bucket.deleted:
-            return {}
         return {model: self.spoilt.get(model) or self.routes.routes[model] for model in self.routes.routes}
-
-    def known_routes(self):
-        """Return the newest routes: those of the bucket, or those that were in it before it was lost."""
-        return {**self.memory.routes, **self.stored_routes()}
 
     def check_unload(self, name: str, engine: SlowEngine) -> None:
         """Note the unloading of what production needs and what is well; a copy that no route names is not needed."""
@@ -350,9 +261,6 @@ class FleetWorld:
             and model.digest == needed.manifest.digest
         ):
             self.violations.append(f"{name} was unloaded at {self.clock.monotonic():g} s, and production needs it")
-        before = plan_production({**self.forgotten, **self.memory.routes})
-        if not self.stored_routes() and name in before and model is not None and well:
-            self.violations.append(f"{name} was unloaded because its route is missing")
 
     def check_memory(self, name: str, memory_bytes: int) -> None:
         """Note a load for which there is no memory."""

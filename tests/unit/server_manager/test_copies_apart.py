@@ -50,35 +50,6 @@ async def begin_canary(world, version):
     await world.ticks(8)
 
 
-async def is_silent_for_a_moment(world):
-    world.engines["default"].down = True
-    await world.ticks(6)
-    world.engines["default"].down = False
-
-
-async def is_drained_and_used_again(world):
-    await drain(world, "default")
-    await world.ticks(12, seconds=10.0)
-    await drain(world, "default", drained=False)
-
-
-@pytest.mark.parametrize("disturb", [is_silent_for_a_moment, is_drained_and_used_again])
-@pytest.mark.parametrize("settles", [8, 0])
-async def test_the_version_behind_keeps_a_triton_to_itself_whatever_was_away_during_the_canary(world, disturb, settles):
-    await promote(world, 1)
-    await begin_canary(world, 2)
-    now = world.routes.routes["bot"]
-    assert (now.canary.served.endpoints, now.active.endpoints) == ((SECOND,), (FIRST, SECOND))
-    await disturb(world)
-    await world.ticks(settles)
-    await promote(world, 2)
-    await world.ticks(20, seconds=10.0)
-    now = world.routes.routes["bot"]
-    assert (now.active.target.version, now.active.endpoints) == (2, (SECOND,))
-    assert (now.previous.target.version, now.previous.endpoints) == (1, (FIRST,))
-    assert (holders(world, V1), holders(world, V2)) == (["default"], ["two"])
-
-
 async def test_two_versions_that_came_together_on_the_only_triton_are_parted_once_there_is_another_one(world):
     await promote(world, 1)
     await begin_canary(world, 2)

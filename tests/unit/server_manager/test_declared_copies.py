@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.facts import AlertRaised, DeploymentChanged, OrderAccepted, VariantFailed, VariantStaged
-from decisions.routes.edits import roll_back
+from contracts.facts import AlertRaised, DeploymentChanged, VariantFailed, VariantStaged
 from services.server_manager.domain import staging
 from services.server_manager.domain.declared_copies import find_survivors, plan_copies
 from services.server_manager.domain.moves import plan_moves
@@ -31,7 +30,6 @@ from tests.unit.server_manager.copies import (
     with_copies,
 )
 from tests.unit.server_manager.factories import (
-    deployable,
     held,
     route,
     stage_requested,
@@ -184,27 +182,6 @@ async def test_a_version_is_loaded_on_both_and_its_route_names_both(world):
     assert [(each.reserved_bytes, each.copies) for each in shown.values()] == [(200, ())] * 2
 
 
-@pytest.mark.parametrize("lost", ["default", "two"])
-@pytest.mark.parametrize("restarts", [False, True])
-async def test_a_lost_triton_changes_no_route_and_raises_no_alert_of_the_version_and_gets_its_copy_back(
-    world, lost, restarts
-):
-    await promote(world, 1)
-    epoch = world.routes.routes["bot"].epoch
-    raised = len(world.said.facts(AlertRaised))
-    if not restarts:
-        world.engines[lost].down = True
-        await world.ticks(12)
-        world.engines[lost].down = False
-    world.engines[lost].models.clear()
-    await world.ticks(1)
-    assert world.manager.executor.held()[V1].endpoint != lost
-    await world.ticks(8)
-    assert holders(world, V1) == ["default", "two"]
-    assert world.routes.routes["bot"].epoch == epoch
-    assert not [fact for fact in world.said.facts(AlertRaised)[raised:] if fact.kind == "engine"]
-
-
 @pytest.mark.parametrize("dead", ["default", "two"])
 async def test_a_copy_whose_engine_died_is_loaded_again_without_an_edit(world, dead):
     await promote(world, 1)
@@ -217,41 +194,6 @@ async def test_a_copy_whose_engine_died_is_loaded_again_without_an_edit(world, d
     assert not world.engines[dead].dead
 
 
-async def test_the_next_version_takes_a_triton_for_itself_and_a_rollback_brings_the_copy_back(world):
-    await promote(world, 1)
-    await promote(world, 2)
-    now = world.routes.routes["bot"]
-    assert (now.active.endpoints, now.previous.endpoints) == ((SECOND,), (FIRST,))
-    assert V1 in world.engines["two"].models, "streams of it may be under way"
-    await world.ticks(5, seconds=10.0)
-    assert (holders(world, V1), holders(world, V2)) == (["default"], ["two"])
-    await world.routes.edit("bot", lambda route: roll_back(route, deployable(2).target, cause_id="r"))
-    await world.ticks(8, seconds=10.0)
-    assert (active(world).target.version, active(world).endpoints) == (1, (FIRST, SECOND))
-    assert (holders(world, V1), holders(world, V2)) == (["default", "two"], [])
-
-
-async def test_a_process_that_takes_over_leaves_copies_and_route_as_they_are(world):
-    await promote(world, 1)
-    before, loads = world.routes.routes["bot"], [list(engine.loads) for engine in world.engines.values()]
-    world.start()
-    await world.ticks(40)
-    assert (world.routes.routes["bot"], [engine.loads for engine in world.engines.values()]) == (before, loads)
-
-
-async def test_a_drained_triton_gives_its_copy_to_another_one_before_its_route_is_edited(three):
-    await promote(three, 1)
-    assert active(three).endpoints == (FIRST, SECOND)
-    seen = []
-    three.engines["three"].hooks.at["load before"] = lambda _: _note(seen, active(three).endpoints)
-    await drain(three, "default")
-    await three.ticks(8)
-    assert seen == [(FIRST, SECOND)]
-    assert active(three).endpoints == (SECOND, THIRD)
-    await three.ticks(5, seconds=10.0)
-    assert holders(three, V1) == ["two", "three"]
-
-
 async def test_a_copy_that_its_route_does_not_name_yet_is_no_home(world):
     """It became the home of a drained target, which the route named, so that target and copy changed places for ever."""
     await promote(world, 1)
@@ -261,19 +203,6 @@ async def test_a_copy_that_its_route_does_not_name_yet_is_no_home(world):
     await world.ticks(4)
     assert active(world).endpoints == (SECOND,)
     assert (world.manager.executor.held()[V1].endpoint, world.phases()[V1]) == ("two", "ready")
-
-
-async def test_of_two_a_drained_one_is_left_with_what_the_other_one_has_already(world):
-    await promote(world, 1)
-    loads = list(world.engines["two"].loads)
-    await drain(world, "default")
-    await world.ticks(5, seconds=10.0)
-    assert (active(world).endpoints, holders(world, V1)) == ((SECOND,), ["two"])
-    assert world.engines["two"].loads == loads
-    assert len(world.said.facts(OrderAccepted)) == 1
-    await drain(world, "default", drained=False)
-    await world.ticks(8)
-    assert sorted(active(world).endpoints) == [FIRST, SECOND]
 
 
 async def test_a_copy_that_does_not_load_leaves_the_route_and_is_tried_after_longer_and_longer_waits(world):

@@ -212,28 +212,6 @@ def test_a_copy_that_waits_for_its_route_says_so_and_is_loaded_again_where_it_va
     play(story)
 
 
-def test_a_copy_that_vanishes_each_time_is_loaded_again_after_longer_and_longer_waits():
-    async def story(world):
-        second = world.engines[SECOND]
-
-        async def vanish(name):
-            if name == target(1):
-                asyncio.get_running_loop().call_later(0.05, second.models.pop, name, None)
-
-        second.hooks.at["load after"] = vanish
-        second.hooks.at["index before"] = lambda: asyncio.sleep(0.2)  # none lists it before it is gone
-        order(world, FIRST)
-        await asyncio.sleep(200)
-        assert 2 <= second.loads.count(target(1)) <= 8
-        assert not [emit for emit in world.log.log if isinstance(emit.fact, cf.DeploymentChanged)]
-        second.hooks.at.clear()
-        await asyncio.sleep(EMPTY_S + 60)
-        assert world.engine.models == {}
-        check_served(world)
-
-    play(story)
-
-
 def test_what_was_loaded_on_an_endpoint_that_is_lost_before_the_route_names_it_is_loaded_on_a_third_one(tmp_path):
     async def run():
         world = FleetWorld(tmp_path, more=(SECOND, "triton-3"))

@@ -224,16 +224,6 @@ async def test_a_restarted_engine_gets_everything_back_and_each_alert_is_said_on
     assert len(world.said.facts(AlertRaised)) == len(world.said.facts(AlertResolved)) == 2
 
 
-async def test_a_restarted_manager_proves_what_is_loaded_and_loads_nothing_again(world):
-    world.routes.routes["bot"] = route(2, 1)
-    await world.ticks()
-    loads = list(world.engine.loads)
-    world.start()
-    await world.ticks()
-    assert world.phases() == {V1: "ready", V2: "ready"}
-    assert world.engine.loads == loads
-
-
 async def test_without_the_bus_nothing_is_unloaded_and_the_dead_are_still_healed(world):
     world.routes.routes["bot"] = route(1)
     await world.ticks()
@@ -268,22 +258,6 @@ async def test_a_replica_without_the_lead_does_nothing(world):
     world.lease.set("")
     await world.ticks()
     assert set(world.engine.models) == {V1, V2}
-
-
-async def test_only_copies_of_what_is_held_are_kept(world):
-    world.routes.routes["bot"] = route(2, 1)
-    await world.ticks()
-    assert world.artifacts.kept == {deployable(version).manifest.digest for version in (1, 2)}
-
-
-async def test_a_moment_s_silence_of_the_server_is_no_alert(world):
-    world.routes.routes["bot"] = route(1, 0)
-    await world.ticks()
-    world.engine.down = True
-    await world.ticks(2)
-    world.engine.down = False
-    await world.ticks(2)
-    assert world.said.facts(AlertRaised) == []
 
 
 async def test_what_answers_otherwise_than_it_was_staged_does_not_become_ready(world):

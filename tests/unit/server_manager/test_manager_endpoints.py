@@ -1,12 +1,10 @@
 """Two endpoints of one runtime: active and previous stand apart, and the death of one leaves the other as it is."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
 
 from contracts.facts import (
-    AlertRaised,
     AlertResolved,
     DeploymentChanged,
     PromotionRefused,
@@ -16,7 +14,6 @@ from contracts.facts import (
 from decisions.routes.edits import roll_back
 from services.server_manager.domain import staging
 from services.server_manager.ports import LeaseLost
-from shared.errors import Transient
 from tests.kit.records import raising
 from tests.unit.server_manager.factories import deployable, stage_released, stage_requested, traffic_requested
 from tests.unit.server_manager.world import V0, V1, V2, World
@@ -76,25 +73,6 @@ async def test_a_candidate_is_staged_apart_and_takes_traffic_where_it_was_staged
     assert world.engines["triton-2"].loads.count(V2) == 1
 
 
-@pytest.mark.parametrize("dead", ["default", "triton-2"])
-async def test_a_killed_endpoint_gets_its_targets_again_where_their_routes_name_them(world, dead):
-    await promote(world, "t1", 1, fallback=0)
-    before, loads = holding(world), {name: len(engine.loads) for name, engine in world.engines.items()}
-    world.engines[dead].models.clear()
-    world.engines[dead].down = True
-    await world.ticks(12)
-    kinds = {"default": ["engine"], "triton-2": ["standby"]}[dead]
-    assert [alert.kind for alert in world.said.facts(AlertRaised)] == kinds
-    world.start()  # another server-manager leads, which has never seen what that endpoint held
-    await world.ticks(4)
-    other = next(name for name in world.engines if name != dead)
-    assert len(world.engines[other].loads) == loads[other]
-    world.engines[dead].restart()
-    await world.ticks(8)
-    assert holding(world) == before
-    assert routed(world) == (FIRST, SECOND)
-
-
 async def test_an_order_that_fits_nowhere_is_refused_with_what_each_endpoint_has_free(world):
     await promote(world, "t1", 1, fallback=0)
     await promote(world, "t2", 2, weights=700)
@@ -150,35 +128,6 @@ async def test_production_of_an_endpoint_that_stays_away_is_served_by_the_other_
     assert routed(world) == (FIRST, SECOND), "the next version is apart again"
 
 
-async def test_what_a_suspended_endpoint_still_holds_when_it_is_back_is_unloaded_there(world):
-    await promote(world, "t1", 1, fallback=0)
-    await lose(world, "default", suspended=True)
-    assert routed(world)[0] == SECOND
-    assert V1 in world.engines["default"].models
-    world.engines["default"].down = False
-    await world.ticks(6)
-    assert V1 in world.engines["default"].models, "gateways that have not read the route yet may use it"
-    await world.ticks(6, seconds=10.0)
-    assert holding(world) == (set(), {V0, V1})
-    assert world.manager.executor.copies() == {}
-    assert routed(world)[0] == SECOND
-
-
-async def no_memory(_name):
-    raise Transient("load_failed", "the engine has no memory")
-
-
-async def test_an_endpoint_that_comes_back_before_its_target_was_loaded_elsewhere_keeps_it(world):
-    await promote(world, "t1", 1, fallback=0)
-    world.engines["triton-2"].hooks.at["load before"] = no_memory
-    await lose(world, "default", suspended=True)
-    assert (world.phases()[V1], routed(world)[0]) == ("failed", FIRST)
-    world.engines["default"].down = False
-    await world.ticks(10)
-    assert routed(world) == (FIRST, SECOND)
-    assert holding(world) == ({V1}, {V0})
-
-
 async def test_nothing_is_moved_where_its_memory_is_not_free(world):
     await promote(world, "t1", 1, fallback=0)
     await world.order(traffic_requested("c1", 1, model="cat", weights=350))  # 450 of 1000, beside 2 x 200
@@ -190,31 +139,6 @@ async def test_nothing_is_moved_where_its_memory_is_not_free(world):
     world.engines["default"].down = False
     await world.ticks(6)
     assert world.engines["default"].models.keys() >= {V1}
-
-
-async def test_a_move_whose_process_dies_before_it_is_published_is_published_by_the_next_one(world):
-    await promote(world, "t1", 1, fallback=0)
-    faults = world.routes.bucket.faults
-    faults.at[f"write {faults.counts.get('write', 0) + 1} after"] = raising(asyncio.CancelledError())
-    with pytest.raises(asyncio.CancelledError):
-        await lose(world, "default")
-    assert routed(world)[0] == SECOND
-    world.start()
-    await world.ticks(4)
-    assert [fact.cause for fact in world.said.facts(DeploymentChanged)] == ["promote", "restore"]
-    await world.ticks(4)
-    assert len(world.said.facts(DeploymentChanged)) == 2
-
-
-async def test_another_server_manager_uses_the_copy_that_the_route_names(world):
-    await promote(world, "t1", 1, fallback=0)
-    await lose(world, "default", suspended=True)
-    epoch = world.routes.routes["bot"].epoch
-    world.engines["default"].down = False
-    world.start()
-    await world.ticks(8, seconds=8.0)
-    assert (world.routes.routes["bot"].epoch, routed(world)[0]) == (epoch, SECOND)
-    assert holding(world) == (set(), {V0, V1})
 
 
 async def test_a_copy_of_a_model_without_a_route_is_not_unloaded_though_its_target_generates_for_a_staging(world):

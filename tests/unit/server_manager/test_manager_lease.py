@@ -62,14 +62,6 @@ async def test_without_the_bus_nothing_is_loaded_in_the_place_of_another_manifes
     assert world.engine.loads == loads
 
 
-async def test_without_the_bus_production_that_the_engine_lost_is_loaded_again(world):
-    world.routes.routes["bot"] = route(2, 1)
-    await world.ticks()
-    world.engine.restart()
-    await without_the_bus(world, seconds=1)
-    assert set(world.engine.models) == {V1, V2}
-
-
 async def test_without_the_bus_a_target_that_cannot_be_loaded_is_tried_later_and_later(world):
     world.routes.routes["bot"] = route(1)
     await world.ticks()

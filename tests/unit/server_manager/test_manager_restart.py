@@ -63,32 +63,6 @@ async def test_what_does_not_load_again_after_a_restart_is_given_up_where_that_i
     assert (shown.phase, shown.given_up) == ("ready", False)
 
 
-async def test_the_same_after_a_takeover_by_another_process_and_back(world):
-    world.routes.routes["bot"] = route(1)
-    await world.ticks()
-    world.lease.set("another")
-    await world.ticks(2)
-    world.lease.set("")
-    world.engine.loading = True
-    await world.ticks(5)
-    assert world.engine.loads == [V1]
-    world.engine.loading = False
-    await world.ticks(2)
-    assert (world.engine.loads, world.phases()) == ([V1], {V1: "ready"})
-
-
-async def test_the_same_without_the_bus(world):
-    world.routes.routes["bot"] = route(1)
-    await served_since_before(world, 1)
-    world.engine.loading = True
-    await world.ticks(1)
-    world.state.lost = True
-    for _ in range(3):
-        with pytest.raises(Transient):
-            await world.ticks(1)
-    assert world.engine.loads == []
-
-
 async def test_production_of_a_lost_route_is_not_taken_for_temporary_before_the_engine_answered(world):
     await served_since_before(world, 0)
     await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))

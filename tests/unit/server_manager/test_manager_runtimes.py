@@ -80,29 +80,6 @@ async def test_an_endpoint_that_is_down_alerts_for_its_targets_only(world):
     assert set(world.engines["next"].models) == {V2}
 
 
-async def test_what_serves_is_healed_and_ordered_while_the_other_endpoint_is_down(world):
-    await promote(world, "t1", 1, fallback=0)
-    world.engines["next"].down = True
-    await world.ticks(8)
-    assert world.said.facts(AlertRaised) == []
-    world.engine.dead.add(V1)
-    await world.ticks(6, seconds=5.0)
-    assert world.phases()[V1] == "ready"
-    await promote(world, "t2", 2, epoch=world.routes.routes["bot"].epoch)
-    assert str(world.routes.routes["bot"].active.target) == V2
-
-
-async def test_an_endpoint_that_was_down_from_the_start_gets_its_targets_when_it_is_there(world):
-    world.engines["next"].down = True
-    await promote(world, "t1", 1, fallback=0)
-    await promote(world, "t2", 2, NEXT, epoch=world.routes.routes["bot"].epoch)
-    assert str(world.routes.routes["bot"].active.target) == V1
-    assert world.engines["next"].loads == []
-    world.engines["next"].down = False
-    await world.ticks(6)
-    assert str(world.routes.routes["bot"].active.target) == V2
-
-
 async def test_nothing_is_unloaded_from_an_endpoint_that_has_not_listed_what_it_holds(world):
     digest = deployable(2).manifest.digest
     world.engines["next"].models[V2] = Indexed(ready=True, digest=digest, memory_bytes=200, runtime=NEW)

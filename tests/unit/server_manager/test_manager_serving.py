@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.facts import StageRequested, TrafficRequested
-from contracts.vocabulary import Runtime, ServingSettings
+from contracts.vocabulary import ServingSettings
 from services.server_manager.domain import staging
 from tests.unit.server_manager.factories import deployable, stage_requested, traffic_requested
 from tests.unit.server_manager.world import V0, V1, V2, World, with_settings
@@ -23,13 +23,6 @@ def order(event_id, version, settings, *, epoch=0):
     return with_settings(event, "target", settings)
 
 
-async def test_a_target_is_loaded_with_the_settings_of_its_order_and_its_route_keeps_them(world):
-    await world.order(order("t1", 1, HERMES))
-    await world.ticks()
-    assert world.engine.serving == {V1: HERMES}
-    assert world.routes.routes["bot"].active.serving == HERMES
-
-
 async def test_after_a_restart_the_targets_of_a_route_are_loaded_with_their_own_settings(world):
     await world.order(order("t1", 1, HERMES))
     await world.ticks()
@@ -42,15 +35,6 @@ async def test_after_a_restart_the_targets_of_a_route_are_loaded_with_their_own_
     assert world.engine.serving == {V1: HERMES, V2: PYTHONIC}
 
 
-async def test_a_target_that_died_is_loaded_again_with_its_settings(world):
-    await world.order(order("t1", 1, HERMES))
-    await world.ticks()
-    world.engine.serving.clear()
-    world.engine.dead.add(V1)
-    await world.ticks(3, seconds=10.0)
-    assert world.engine.serving == {V1: HERMES}
-
-
 async def test_a_candidate_is_staged_with_its_settings_beside_a_baseline_without(world):
     event = with_settings(stage_requested(candidate=1, baseline=0), "candidate", HERMES)
     assert isinstance(event.data, StageRequested)
@@ -58,10 +42,3 @@ async def test_a_candidate_is_staged_with_its_settings_beside_a_baseline_without
     await world.ticks()
     assert world.engine.serving == {V1: HERMES, V0: None}
     assert deployable(0).serving is None
-
-
-async def test_a_route_names_the_runtime_of_its_target(world):
-    world.engine.runtime = Runtime(engine="vllm", engine_version="1.2 (environment 0123)")
-    await world.order(order("t1", 1, HERMES))
-    await world.ticks()
-    assert world.routes.routes["bot"].active.runtime == world.engine.runtime

@@ -1,7 +1,5 @@
 """A standby that is not ready, pass by pass: one alert, kept over restarts, resolved when the standby is ready again."""
 
-import contextlib
-
 import pytest
 
 from contracts.facts import AlertRaised, AlertResolved, SuspensionJudged
@@ -55,18 +53,6 @@ async def test_a_dead_previous_that_cannot_be_loaded_is_said_and_resolved_when_i
     assert world.state.record.alerts == ()
 
 
-async def test_after_a_rollback_the_next_older_one_is_on_its_way_and_that_is_said(world):
-    world.routes.routes["bot"] = route(2, 1)
-    await world.ticks()
-    keep_from_loading(world, 0)
-    world.routes.routes["bot"] = route(1, 0, epoch=2, quarantined=(deployable(2).target,))
-    await world.ticks(12)
-    assert raised_alerts(world) == ["standby-bot"]
-    world.artifacts.broken.clear()
-    await world.ticks(6, seconds=10)
-    assert len(resolved(world)) == 1
-
-
 async def test_a_first_release_with_nothing_behind_it_is_alerted_once_over_restarts_until_there_is_something(world):
     world.routes.routes["bot"] = route(1)
     await world.ticks(4)
@@ -94,48 +80,6 @@ async def test_a_replica_that_takes_over_begins_its_own_count(world):
     assert raised_alerts(world) == []
     await world.ticks(3)
     assert raised_alerts(world) == ["standby-bot"]
-
-
-async def test_an_alert_that_could_not_be_published_is_published_later_as_the_same_fact(world):
-    world.state.log.failing = Transient("stream_full", "full")
-    world.start()
-    world.routes.routes["bot"] = route(1)
-    for _ in range(6):
-        with contextlib.suppress(Transient):
-            await world.ticks(1)
-    (alert,) = world.state.record.alerts
-    assert world.said.emits == []
-    world.state.log.failing = None
-    world.start()
-    await world.ticks(3)
-    (emit,) = world.said.emits
-    assert emit.id == f"standby-bot-{alert.raised_at.isoformat()}-raised"
-    assert emit.fact.raised_at == alert.raised_at
-
-
-async def test_a_full_log_keeps_no_engine_from_being_healed(world):
-    world.routes.routes["bot"] = route(1, 0)
-    await world.ticks()
-    world.state.log.failing = Transient("stream_full", "full")
-    world.engine.dead.add(V1)
-    for _ in range(12):
-        with contextlib.suppress(Transient):
-            await world.ticks(1)
-    assert world.phases()[V1] == "ready"
-    assert world.said.emits == []
-    world.state.log.failing = None
-    await world.ticks(2)
-    assert [type(emit.fact).__name__ for emit in world.said.emits] == ["AlertRaised", "AlertResolved"]
-
-
-async def test_active_and_previous_both_dead_are_both_said(world):
-    world.routes.routes["bot"] = route(2, 1)
-    await world.ticks()
-    for version, name in ((1, V1), (2, V2)):
-        world.engine.dead.add(name)
-        keep_from_loading(world, version)
-    await world.ticks(20)
-    assert sorted(raised_alerts(world)) == ["engine-bot.v2.bf16", "standby-bot"]
 
 
 async def suspended_and_dead(world, error):

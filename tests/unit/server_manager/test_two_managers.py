@@ -5,13 +5,11 @@ import contextlib
 import tempfile
 from pathlib import Path
 
-import pytest
-
 from contracts.facts import VariantStaged
 from tests.kit.fakes_serving import LEASE_S
 from tests.kit.virtual_time import virtual_time
 from tests.unit.server_manager.factories import route, stage_requested, traffic_requested
-from tests.unit.server_manager.fleet_world import SETTINGS, FleetWorld, target
+from tests.unit.server_manager.fleet_world import FleetWorld, target
 
 
 @contextlib.asynccontextmanager
@@ -61,54 +59,6 @@ async def test_a_silent_log_of_facts_does_not_delay_the_renewal_of_the_lease():
             "AlertResolved",
             "PromotionRefused",
         ]
-
-
-@virtual_time
-async def test_a_silent_log_of_facts_leaves_the_lease_with_its_holder():
-    async with fleet(2) as world:
-        world.routes.routes["bot"] = route(1, 0)
-        await asyncio.sleep(20)
-        holder = world.lease.leader.holder
-        world.log.silent = True
-        world.engine.dead.add(target(1))
-        for _ in range(120):
-            await asyncio.sleep(1)
-            assert world.lease.leader.holder == holder
-
-
-@virtual_time
-@pytest.mark.parametrize("jump_s", [80_000.0, 3600.0, -90_000.0])
-async def test_a_clock_that_jumps_by_less_than_a_day_changes_nothing_of_how_long_an_order_may_take(jump_s):
-    async with fleet(1) as world:
-        world.routes.routes["bot"] = route(1, 0)
-        await asyncio.sleep(20)
-        world.engine.load_s = 40.0
-        ready = world.publish(traffic_requested("t1", 2, epoch=1))
-        await asyncio.sleep(10)
-        world.process.clock.jump(jump_s)
-        await asyncio.sleep(50)
-        assert [type(fact).__name__ for fact in world.answers(ready)] == ["DeploymentChanged"]
-        world.process.clock.jump(-jump_s)
-        world.engine.load_s = 400.0
-        slow = world.publish(traffic_requested("t2", 3, epoch=2))
-        await asyncio.sleep(SETTINGS.order_deadline_s - 5)
-        assert world.answers(slow) == []
-        await asyncio.sleep(10)
-        assert [fact.code for fact in world.answers(slow)] == ["load_failed"]
-
-
-@virtual_time
-async def test_an_order_that_a_process_with_a_wrong_clock_received_has_the_time_that_is_usual():
-    async with fleet(2) as world:
-        world.routes.routes["bot"] = route(1, 0)
-        await asyncio.sleep(20)
-        world.engine.load_s = 40.0
-        receiver = next(process for process in world.processes if process is not world.process)
-        receiver.clock.jump(-3600.0)
-        order = world.publish(traffic_requested("t1", 2, epoch=1), to=receiver)
-        await asyncio.sleep(60)
-        assert world.record().orders == ()
-        assert [type(fact).__name__ for fact in world.answers(order)] == ["DeploymentChanged"]
 
 
 @virtual_time
