@@ -4,10 +4,10 @@ from itertools import pairwise
 import pytest
 
 from clients.cli.events.event_log import EventFilter, streams_of
-from clients.cli.views.alert import as_data, blocks, fold, rollback_line, row
+from clients.cli.views.alert import as_data, fold
 from contracts import facts as f
 from contracts.services import EVENTS, stream_subjects
-from testbed.factories import after, event, fact, ref
+from testbed.factories import after, event, fact
 
 RAISED, UPDATED, RESOLVED = f.AlertRaised, f.AlertUpdated, f.AlertResolved
 
@@ -50,10 +50,6 @@ def test_an_event_repeated_after_the_resolution_changes_nothing():
         assert fold([*history, again]) == fold(history)
 
 
-def test_a_repeated_alert_counts_once():
-    assert fold([logged(RAISED, 20), logged(RAISED, 20)]) == fold([logged(RAISED, 20)])
-
-
 def test_a_log_that_begins_in_the_middle_of_an_alert_still_shows_it():
     (alert,) = fold([logged(UPDATED, 30)])
     assert (alert.open, alert.since) == (True, after(30))
@@ -79,23 +75,6 @@ def test_other_events_are_not_alerts():
     assert fold([event(f.DeploymentChanged), event(f.RollbackStarted)]) == []
 
 
-def test_a_row_has_every_column_on_one_line(snapshot):
-    alerts = fold([logged(RAISED, 20, value=0.3125, limit=0.05, message="31 %\nare\tslow.", evidence=ref("report"))])
-    alerts += fold([logged(RAISED, 20), logged(RESOLVED, 30, value=None, limit=None, trigger=None, runbook="")])
-    assert "\n".join(" | ".join(row(alert)) for alert in alerts) == snapshot
-
-
-def test_on_a_terminal_the_runbook_is_below_the_columns_and_nothing_is_truncated(snapshot):
-    alerts = fold(
-        [
-            logged(RAISED, 20, evidence=ref("report")),
-            logged(RAISED, 10, "b", severity="info"),
-            logged(RESOLVED, 30, "b"),
-        ]
-    )
-    assert "\n".join("\n  ".join([head, *below]) for head, below in blocks(alerts)) == snapshot
-
-
 def test_the_data_is_that_of_the_event_with_the_state():
     (alert,) = fold([logged(RAISED, 20), logged(UPDATED, 30), logged(RESOLVED, 40)])
     data = json.loads(json.dumps(as_data(alert)))
@@ -108,11 +87,6 @@ def test_the_data_is_that_of_the_event_with_the_state():
     assert data["since"] == after(20).isoformat()
     assert data["resolved_at"] == after(40).isoformat()
     assert set(data["window"]) == {"from", "to"}
-
-
-def test_rollbacks_are_lines(snapshot):
-    facts = [event(kind).data for kind in (f.RollbackStarted, f.RollbackCompleted, f.RollbackFailed)]
-    assert "\n".join(map(rollback_line, facts)) == snapshot
 
 
 # -- the part of the log that is read ---------------------------------------------------------------------------------

@@ -135,17 +135,6 @@ def test_a_list_that_is_no_json_is_named_by_its_variable(monkeypatch, capsys):
     assert (ended.value.code, "SLIPWAY_FILE_ROOTS" in capsys.readouterr().err) == (int(Exit.USAGE), True)
 
 
-def test_every_help_page_shows_what_values_look_like_and_loses_no_text():
-    def pages(command):
-        yield command
-        for sub in getattr(command, "commands", {}).values():
-            yield from pages(sub)
-
-    options = [option for command in pages(get_command(app)) for option in command.params]
-    assert [option.name for option in options if option.multiple and not option.metavar] == []
-    assert [option.name for option in options if "<" in (option.help or "")] == [], "Markdown drops <such> words"
-
-
 def test_a_missing_policy_file_is_refused(tmp_path):
     with pytest.raises(CommandError, match=r"cannot be read"):
         load_policy(tmp_path / "nothing.yaml")

@@ -3,7 +3,7 @@ import pytest
 from clients.cli.commands.status import PlainDrawing
 from clients.cli.events.event_log import parse, subjects_in
 from clients.cli.releases.recorded_releases import describe_rollback
-from clients.cli.views.render import as_data, bar, duration, event_line, plain_block, rich_block, work_line
+from clients.cli.views.render import as_data, event_line, plain_block, rich_block
 from contracts import facts as f
 from contracts.envelope import plain
 from contracts.services import EVENTS, ORDERS
@@ -13,23 +13,6 @@ from testbed.factories import after, event, fact, served
 from tests.unit.cli.release_facts import THREE, logged, opened, progressed, release_of, whole_release
 
 
-def work(step, done, total, unit, **about):
-    return f.WorkProgressed(step=step, done=done, total=total, unit=unit, **about)
-
-
-def test_a_bar_names_the_work_and_is_never_longer_than_it(snapshot):
-    reports = [
-        work("quantise", 40, 30, "layers"),
-        work("quantise", 0, 0, "layers"),
-        work("quantise", 12, 30, "layers", variant="gptq-int4"),
-        work("upload", 45e6, 90e6, "bytes", variant="int8"),
-        work("stage", 1, 2, "targets", variant="int8", detail="m.v1.int8 loading for 3 s"),
-        work("merge", 3, 210, "tensors"),
-    ]
-    assert all(bar(each).endswith(work_line(each)) for each in reports)
-    assert "\n".join([*map(bar, reports), *map(duration, (0.4, 59.4, 60, 200, 7500))]) == snapshot
-
-
 def test_every_variant_in_progress_has_its_own_line(capsys, snapshot):
     live = [progressed(variant, 20 + at, done=float(at), detail="") for at, variant in enumerate(THREE)]
     release = release_of([opened(variants=THREE), logged(f.CheckpointMerged, 12)])
@@ -37,10 +20,6 @@ def test_every_variant_in_progress_has_its_own_line(capsys, snapshot):
     PlainDrawing(as_json=False)(release, reports, after(30))
     assert "\n".join(plain_block(release, reports, after(30))) + "\n\n" + capsys.readouterr().out == snapshot
     assert [report["variant"] for report in as_data(release, reports)["progress"]] == list(THREE)
-
-
-def test_a_block_names_release_steps_and_end(snapshot):
-    assert "\n".join(plain_block(release_of(whole_release()), (), after(200))) == snapshot
 
 
 def test_plain_lines_are_printed_once(capsys, snapshot):
@@ -60,13 +39,6 @@ def test_the_terminal_shows_the_same_lines():
     with console.capture() as shown:
         console.print(rich_block(release, (), after(500)))
     assert [line.rstrip() for line in shown.get().splitlines()] == plain_block(release, (), after(500))
-
-
-def test_the_data_of_a_release_is_its_progress():
-    data = as_data(release_of(whole_release()))
-    assert data["outcome"] == "promoted"
-    assert data["steps"][0]["name"] == "admitted"
-    assert (data["rolled_back"], data["progress"]) == ("", [])
 
 
 def test_a_rollback_after_the_end_is_printed_too(capsys):

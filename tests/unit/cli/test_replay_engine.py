@@ -1,18 +1,11 @@
 import itertools
 import random
-from datetime import timedelta
-from functools import cache
 
-import pytest
-
-from contracts import facts as f
 from contracts.policy import Trigger
 from contracts.routes import Suspended
 from decisions.evidence.block_tests import BLOCK_S, GRACE_S, Block, ShareDetector, observe_detector, plan_line
 from decisions.replay.engine import replay, spread, spread_late
-from services.monitor.domain.monitoring import Cause, Rules, add_policy, add_records, assess, follow_route
-from services.monitor.domain.record import MonitorState
-from testbed.factories import after, event, inference, policy
+from testbed.factories import after
 from tests.unit.cli.recordings import (
     ERRORS,
     MINUTE,
@@ -248,81 +241,3 @@ def test_a_trigger_that_nothing_can_exceed_never_fires():
 def test_nothing_recorded_is_nothing_replayed():
     result = replay([ERRORS], ROUTE, since=LONG_AGO)
     assert (result.windows, result.fired, result.begin, result.end) == (0, (), None, None)
-
-
-RULES = Rules()
-GOOD_S = 437
-
-
-def a_second(draw, second, which, *, is_bad):
-    return [
-        inference(
-            request_id=f"r-{second}-{number}",
-            target=which,
-            drill=None,
-            canary=False,
-            error=None,
-            features=None,
-            ttft_ms=draw.lognormvariate(5.3, 0.3) + (800.0 if is_bad and draw.random() < 0.8 else 0.0),
-            e2e_ms=1000.0,
-            scheduled_at=after(second + number / 3),
-            sent_at=after(second + number / 3),
-        )
-        for number in range(3)
-    ]
-
-
-def watched(watch, second, records):
-    """One second of telemetry through the real monitor's domain: what it knows then, and what it says."""
-    watch = add_records(watch, records, Cause(f"b-{second}", after(second + 2)), RULES)
-    return watch.model_copy(update={"outbox": ()}), watch.outbox
-
-
-@cache
-def good_minutes(seed):
-    """Return the start of every history of a seed: the state of the monitor, its events, and the state of the generator."""
-    draw, published = random.Random(seed), []
-    watch = add_policy(
-        MonitorState(model="support-bot", environment="production"),
-        2,
-        "r-2",
-        policy(triggers=(SLOW, ERRORS)),
-        Cause("p", after(0)),
-    )
-    watch = follow_route(watch, ROUTE[-1].data.route, Cause("route", after(0)), RULES)
-    for second in range(GOOD_S):
-        watch, more = watched(watch, second, a_second(draw, second, V2, is_bad=False))
-        published += more
-    return watch, tuple(published), draw.getstate()
-
-
-def monitored(seed, *, bad_from, goes_back):
-    """Telemetry through the real monitor's domain: its events, and the route that follows an alert immediately."""
-    watch, before, chance = good_minutes(seed)
-    draw, published, moved, which = random.Random(), list(before), [], V2
-    draw.setstate(chance)
-    for second in range(GOOD_S, 560):
-        is_bad = which is V2 and second >= bad_from
-        watch, more = watched(watch, second, a_second(draw, second, which, is_bad=is_bad))
-        published += more
-        if goes_back and not moved and any(sent.type == f.AlertRaised.TYPE for sent in more):
-            moved = [changed(3, second + 2, 1, cause="rollback", quarantined=(V2,))]
-            watch = follow_route(watch, moved[0].data.route, Cause("back", after(second + 2)), RULES)
-            which = V1
-    published += assess(watch, Cause("end", after(1200)), RULES).outbox
-    facts = [(sent, f.FACTS[sent.type].model_validate(sent.data)) for sent in published]
-    events = [event(fact, id=sent.id, time=sent.decided_at) for sent, fact in facts]
-    return [*ROUTE, *moved, opened(2, [SLOW, ERRORS]), *events]
-
-
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("goes_back", [False, True])
-@pytest.mark.parametrize("bad_from", [GOOD_S, 475])
-def test_the_same_policy_replayed_does_what_was_recorded(seed, goes_back, bad_from):
-    """Also where a rollback after a few seconds left a handful of bad requests in a minute of good ones."""
-    events = monitored(seed, bad_from=bad_from, goes_back=goes_back)
-    (really,) = [event for event in events if isinstance(event.data, f.AlertRaised)]
-    result = replay([SLOW, ERRORS], events, since=LONG_AGO)
-    assert [(fired.trigger.name, fired.outcome, fired.to) for fired in result.fired] == [("slow", "rolled back", V1)]
-    assert really.data.trigger == "slow"
-    assert abs(result.fired[0].at - really.time) < timedelta(seconds=15)

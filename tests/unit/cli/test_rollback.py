@@ -15,9 +15,7 @@ from clients.cli.commands.rollback import (
 from clients.cli.commands.suspension import pick_suspended
 from clients.cli.output import CommandError, Exit
 from clients.cli.releases.serving import active_target
-from clients.cli.views.timeline import short_span, timeline_rows
 from contracts import facts as f
-from contracts.codes import ADVICE
 from contracts.routes import CanaryShare, ShadowShare, Suspended
 from decisions.rollback.orders import assess_epoch
 from decisions.routes.rollback_plan import plan_rollback
@@ -82,15 +80,6 @@ def test_a_plan_has_the_reason_of_a_refusal(changes, failed, to, code, capsys):
         assert code in capsys.readouterr().out
 
 
-def test_a_plan_is_shown_with_source_destination_and_quarantine(capsys, snapshot):
-    asked = ShadowShare(served=served(8), share_ratio=0.1)
-    for shown in (route(), route(canary=None, shadow=asked)):
-        show_plan(plan_rollback(shown, target(7), None), as_json=False)
-    assert capsys.readouterr().out == snapshot
-    show_plan(plan_rollback(route(), target(7), None), as_json=True)
-    assert json.loads(capsys.readouterr().out)["active_after"] == "support-bot.v6.int8"
-
-
 def test_the_active_target_comes_first_and_an_aborted_canary_serves_nothing():
     assert route().in_traffic == (served(7), served(8))
     assert route(canary=CanaryShare(served=served(8), weight_ratio=0.0)).in_traffic == (served(7),)
@@ -139,15 +128,6 @@ def test_a_rollback_that_is_published_late_counts_while_its_target_is_active(act
 # -- how it ended -----------------------------------------------------------------------------------------------------
 
 
-def test_short_durations_are_readable(snapshot):
-    assert [short_span(seconds) for seconds in (0.0, 0.0364, 0.9996, 2.1, 59.9, 200, -0.02)] == snapshot
-
-
-def test_steps_that_did_not_happen_are_left_out():
-    timeline = f.RollbackTimeline(detected_at=after(10), switched_at=after(12.5))
-    assert timeline_rows(timeline) == [("detected", after(10), None), ("switched", after(12.5), 2.5)]
-
-
 @pytest.mark.parametrize("verdict", ["pass", "inconclusive"])
 def test_a_completed_rollback_ends_with_0(verdict, capsys, snapshot):
     show_end(fact(f.RollbackCompleted, verdict=verdict), as_json=False)
@@ -170,16 +150,6 @@ def test_a_failed_rollback_ends_with_1_and_what_to_do(capsys):
         show_end(fact(f.RollbackFailed, code="previous_not_ready"), as_json=True)
     assert refused.value.code is Exit.FAILED
     assert json.loads(capsys.readouterr().out)["state"] == "failed"
-
-
-def test_advice_in_the_reason_is_not_repeated():
-    advice = ADVICE["not_in_traffic"]
-    with pytest.raises(CommandError) as refused:
-        show_end(fact(f.RollbackFailed, code="not_in_traffic", reason=f"It takes no traffic. {advice}"), as_json=False)
-    assert str(refused.value) == "support-bot.v7.int8 was not rolled back: not_in_traffic"
-    with pytest.raises(CommandError) as refused:
-        show_end(fact(f.RollbackFailed, code="not_in_traffic", reason="It takes no traffic."), as_json=False)
-    assert str(refused.value).endswith(advice)
 
 
 def test_an_order_without_a_release_is_its_own_correlation():

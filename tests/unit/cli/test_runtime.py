@@ -5,7 +5,7 @@ import typer
 
 from clients.cli.commands.endpoints import CHANGED, describe_target
 from clients.cli.commands.installation.stack import parse_engine, parse_nats, parse_runtimes, parse_tritons
-from clients.cli.commands.runtime import check_runtime, describe_plan
+from clients.cli.commands.runtime import check_runtime
 from clients.cli.output import CommandError, Exit
 from clients.cli.releases.recorded_releases import Release
 from clients.cli.releases.runtimes import plan_release
@@ -101,10 +101,6 @@ def test_back_to_the_default_runtime_is_another_attempt_of_the_first_release():
     facts = (opened(1, HERMES), finished(1), opened(2, ON_NEXT), finished(2))
     fact = plan(*facts, number=2, serving=ON_NEXT, runtime="default")
     assert (fact.serving, fact.attempt) == (HERMES, 2)
-
-
-def test_the_message_says_what_is_published_and_how_to_follow_it(snapshot):
-    assert describe_plan(plan(opened(1, HERMES), finished(1)), "next", dry_run=True) == snapshot
 
 
 def test_a_runtime_that_is_unknown_or_silent_is_refused():

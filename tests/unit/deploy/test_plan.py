@@ -2,13 +2,9 @@ import json
 import re
 from pathlib import Path
 
-from contracts.services import OPTIONAL
-from contracts.services import SERVICES as CONTRACTS
 from deploy.local import plan
 from deploy.local.plan import SERVICES, Keys, Programs, StackConfig
-from deploy.local.ports import SHADOW_OFFSET
 from services.server_manager.settings import AgentSettings, ServerManagerSettings
-from shared.messaging import topology
 
 FOLDER = Path("/state")
 PROGRAMS = Programs(Path("/bin/nats-server"), Path("/bin/weed"), Path("/bin/python"), Path("/source"))
@@ -17,12 +13,6 @@ KEYS = Keys(FOLDER / "keys")
 
 def ports(config=None):
     return {name: 10_000 + number for number, name in enumerate(plan.port_names(config or StackConfig()))}
-
-
-def test_every_declared_service_is_started():
-    assert {*SERVICES, *OPTIONAL} == set(CONTRACTS)
-    assert StackConfig().services == SERVICES
-    assert StackConfig(optional=("mirror", "notifier")).services == (*SERVICES, "mirror", "notifier")
 
 
 def test_every_part_has_its_own_port():
@@ -45,13 +35,6 @@ def test_services_get_their_own_port_and_the_stacks_addresses():
         assert parts[service].environment["SLIPWAY_NATS_CREDENTIALS"] == f"/state/keys/credentials/{service}.nk"
         assert parts[service].environment["SLIPWAY_NATS_URL"].startswith("tls://")
     assert two.environment["SLIPWAY_NATS_CREDENTIALS"] == first.environment["SLIPWAY_NATS_CREDENTIALS"]
-
-
-def test_the_gateways_workers_are_a_setting_or_what_the_environment_says():
-    for config, expected in ((StackConfig(), None), (StackConfig(gateway_workers=3), "3")):
-        parts = {part.name: part for part in plan.plan_services(FOLDER, config, ports(), PROGRAMS, KEYS)}
-        assert parts["gateway"].environment.get("GATEWAY_WORKERS") == expected
-        assert [name for name, part in parts.items() if part.works_in_children] == ["gateway"]
 
 
 def test_processes_of_gateway_and_console_have_addresses_and_files_of_their_own():
@@ -126,17 +109,6 @@ def test_more_tritons_of_the_default_runtime_are_endpoints_with_folders_ports_an
     assert own_variables(agent)["LISTEN"] == second.agent_grpc
 
 
-def test_the_bus_syncs_every_message_and_listens_on_loopback_only():
-    _, config = plan.plan_nats(FOLDER, ports(), PROGRAMS)
-    assert "sync_interval: always" in config
-    assert "0.0.0.0" not in config
-    assert config.count("127.0.0.1") == 2
-    assert 'include "keys/bus/bus.conf"' in config
-    assert 'cert_file: "/state/keys/bus/bus.pem"' in config
-    size = re.search(r"max_file_store: (\d+)GB", config)
-    assert topology.file_bytes() < int(size[1]) * 1024**3, "full streams must leave space for records"
-
-
 def test_three_servers_of_the_bus_are_a_cluster_that_every_part_knows():
     config = StackConfig(nats=3)
     chosen = ports(config)
@@ -162,34 +134,6 @@ def test_three_servers_of_the_bus_are_a_cluster_that_every_part_knows():
     assert plan.nats_variables(chosen, KEYS, "admin")["NATS_URL"] == everywhere
 
 
-def test_a_single_server_of_the_bus_is_in_no_cluster():
-    _, text = plan.plan_nats(FOLDER, ports(), PROGRAMS)
-    assert "cluster" not in text
-    assert "server_name: slipway\n" in text
-    assert plan.connection_variables(FOLDER, ports(), KEYS, "registry")["SLIPWAY_REPLICAS"] == "1"
-
-
-def test_the_store_gets_every_port_explicitly_and_its_keys_as_a_file():
-    chosen = ports()
-    part = plan.plan_s3(FOLDER, chosen, PROGRAMS, KEYS)
-    flags = dict(argument.lstrip("-").split("=", 1) for argument in part.argv[3:] if "=" in argument)
-    for name in ("s3", "master", "volume", "filer", "admin"):
-        port = int(flags[f"{name}.port"])
-        assert int(flags[f"{name}.port.grpc"]) == port + SHADOW_OFFSET
-    assert flags["master.telemetry"] == "false"
-    assert flags["s3.config"] == "/state/keys/store/s3.json"
-    assert part.environment == {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "what the user has is no key"
-
-
-def test_services_stop_before_their_dependencies():
-    services = plan.plan_services(FOLDER, StackConfig(), ports(), PROGRAMS, KEYS)
-    triton = plan.plan_triton([], {}, ports())
-    s3 = plan.plan_s3(FOLDER, ports(), PROGRAMS, KEYS)
-    nats, _ = plan.plan_nats(FOLDER, ports(), PROGRAMS)
-    assert {part.stop_rank for part in services} == {0}
-    assert 0 < triton.stop_rank < s3.stop_rank < nats.stop_rank
-
-
 def test_the_pace_of_rehearsals_can_be_set_and_the_address_of_the_gateway_cannot():
     (part, *_) = plan.plan_services(FOLDER, StackConfig(), ports(), PROGRAMS, KEYS)
     address = "ROLLBACK_CONTROLLER_GATEWAY_URL"
@@ -199,9 +143,3 @@ def test_the_pace_of_rehearsals_can_be_set_and_the_address_of_the_gateway_cannot
     assert variables[address] == part.environment[address] != given[address]
     unset = plan.environment_of(part, "abc", {})
     assert unset["ROLLBACK_CONTROLLER_REHEARSAL_RPS"] == part.environment["ROLLBACK_CONTROLLER_REHEARSAL_RPS"]
-
-
-def test_a_part_carries_the_mark_of_its_stack():
-    (part, *_) = plan.plan_services(FOLDER, StackConfig(), ports(), PROGRAMS, KEYS)
-    marked = plan.environment_of(part, "abc", {})
-    assert (marked["SLIPWAY_STACK"], marked["SLIPWAY_PART"]) == ("abc", "registry")

@@ -1,26 +1,10 @@
 import contextlib
 import io
-import json
 from pathlib import Path
 
 import pytest
 
-from deploy.local.view import View, last_lines, render_line
-
-
-def test_structured_lines_become_short_ones():
-    line = json.dumps({"event": "published", "level": "info", "model": "m", "fact": "x", "release": "r-1"})
-    assert render_line("registry", line) == "published model=m release=r-1"
-
-
-def test_warnings_say_so_and_debugging_is_left_out():
-    assert render_line("registry", json.dumps({"event": "odd", "level": "warning"})) == "WARNING odd"
-    assert render_line("registry", json.dumps({"event": "detail", "level": "debug"})) is None
-
-
-@pytest.mark.parametrize("line", ["Traceback (most recent call last):", "{broken"])
-def test_what_is_not_structured_is_shown_as_it_is(line):
-    assert render_line("merger", line) == line
+from deploy.local.view import View, render_line
 
 
 @pytest.mark.parametrize(
@@ -76,22 +60,6 @@ def test_a_log_that_was_begun_anew_is_read_from_its_start(tmp_path):
     log.write_text("short\n")
     view.print_new()
     assert out.getvalue().split() == ["merger", "short"]
-
-
-def test_a_quiet_view_prints_no_logs(tmp_path):
-    log, out = tmp_path / "merger.log", io.StringIO()
-    view = View(quiet=True, out=out)
-    view.begin_at_end([log])
-    log.write_text("line\n")
-    view.print_new()
-    assert out.getvalue() == ""
-
-
-def test_the_end_of_a_log(tmp_path):
-    log = tmp_path / "x.log"
-    assert last_lines(log) == []
-    log.write_text("\n".join(str(number) for number in range(100)))
-    assert last_lines(log, 3) == ["97", "98", "99"]
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["full", "closed"])
