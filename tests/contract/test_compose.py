@@ -223,19 +223,6 @@ def test_a_volume_belongs_to_the_user_that_writes_it(volume):
         assert f"COPY --from=base --chown=10001:10001 {volume} {volume}\n" in stages()["minio"]
 
 
-def test_triton_serves_with_vllm_on_a_gpu_and_shares_a_disk_with_server_manager():
-    triton, manager = COMPOSE["services"]["triton"], COMPOSE["services"]["server-manager"]
-    assert triton["profiles"] == ["gpu"]
-    assert triton["build"]["dockerfile"] == "deploy/docker/triton.Dockerfile"
-    assert triton["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
-    assert manager["environment"]["SERVER_MANAGER_ENGINE"] == "slipway"
-    assert manager["environment"]["SERVER_MANAGER_DEVICE"] == "gpu"
-    assert "serving:/serving:ro" in triton["volumes"]
-    assert "serving:/serving" in manager["volumes"]
-    assert f"--model-repository={manager['environment']['SERVER_MANAGER_REPOSITORY']}" in triton["command"]
-    assert {"--model-control-mode=explicit", "--disable-auto-complete-config"} <= set(triton["command"])
-
-
 @pytest.mark.parametrize(("file", "engine"), [("compose.toy.yaml", "toy"), ("compose.vllm.yaml", "slipway")])
 def test_a_triton_for_the_cpu_stays_closed_and_its_service_knows_the_device(compose, file, engine):
     done = compose("-f", f"{ROOT}/deploy/docker/{file}", "config", "--format", "json", variables=SECRETS)
@@ -259,23 +246,6 @@ def test_all_images_that_the_script_builds_have_a_stage():
     named = set(done.stdout.split())
     assert named - set(stages()) == set(), "a secret's target is no image"
     assert {"gateway", "nats", "cli", "triton-toy"} <= named
-
-
-def test_the_image_of_vllm_for_the_cpu_is_built_only_if_its_kernels_can_be_loaded():
-    libraries, kernels = stages()["triton-vllm"].split('RUN python -c "import torch, vllm._C"')
-    assert "/usr/lib/libnuma.so.1" in libraries
-    assert "RUN" in kernels
-    assert "COPY --from=engine-libraries" not in kernels
-
-
-def test_memory_and_processors_of_vllm_on_the_cpu_are_limited_by_variables(compose):
-    limits = {"SLIPWAY_TRITON_MEMORY": "12g", "SLIPWAY_TRITON_CPUS": "1.5", "SLIPWAY_TRITON_CPUSET": "0-1"}
-    command = ("-f", f"{ROOT}/deploy/docker/compose.vllm.yaml", "config", "--format", "json")
-    with_limits, without = (
-        json.loads(compose(*command, variables=SECRETS | given).stdout)["services"]["triton"] for given in (limits, {})
-    )
-    assert (with_limits["mem_limit"], with_limits["cpus"], with_limits["cpuset"]) == (str(12 << 30), 1.5, "0-1")
-    assert (without["mem_limit"], without.get("cpus", 0), without.get("cpuset", "")) == (str(16 << 30), 0, "")
 
 
 def test_the_image_of_triton_has_a_pinned_base_and_the_same_engine_as_the_cpu():
@@ -326,40 +296,9 @@ def test_the_hubs_token_reaches_only_the_services_that_download():
     assert (holders, readers) == ({"merger", "cli"}, {"merger", "cli", "registry"})
 
 
-def test_rehearsals_go_through_the_gateway():
-    gateway = COMPOSE["services"]["gateway"]
-    url = COMPOSE["services"]["rollback-controller"]["environment"]["ROLLBACK_CONTROLLER_GATEWAY_URL"]
-    assert url == f"http://gateway:{gateway['environment']['SLIPWAY_HTTP_PORT']}"
-
-
-def test_the_bus_writes_to_disk_before_it_acknowledges():
-    assert "sync_interval: always" in (ROOT / "deploy/docker/nats.conf").read_text()
-
-
 def test_the_bus_has_space_for_all_its_streams_and_buckets():
     size = re.search(r"max_file_store: (\d+)GB", (ROOT / "deploy/docker/nats.conf").read_text())
     assert file_bytes() < int(size[1]) * 1024**3
-
-
-def test_a_library_is_installed_again_only_when_its_own_lock_changes():
-    """Layers before it copy no other lock, so a change of one costs one set of libraries, not all."""
-    copied = {
-        name: set(
-            re.findall(
-                r"[\w./-]*requirements/([\w-]+)\.txt",
-                "".join(line for line in text.splitlines() if line.startswith("COPY")),
-            )
-        )
-        for name, text in stages().items()
-    }
-    assert copied["python"] == {"uv"}
-    for name, locks in copied.items():
-        if name.endswith("-libraries") and "torch-cpu" not in locks:
-            assert len(locks - {"build"}) == 1, name
-    assert copied["model-libraries"] == {"build", "models", "torch-cpu"}
-    assert copied["engine-libraries"] == {"build", "engine", "torch-cpu", "torchvision-cpu"}
-    first = re.findall(r"^(?:COPY|RUN) .*$", stages()["model-libraries"], re.MULTILINE)[:2]
-    assert re.findall(r"^(?:COPY|RUN) .*$", stages()["engine-libraries"], re.MULTILINE)[:2] == first, "a shared layer"
 
 
 # -- what hangs is started again -----------------------------------------------------------------------------------------
@@ -399,13 +338,6 @@ def test_what_hangs_is_killed_so_that_its_container_is_started_again(service):
     stage = stages()[container["build"]["target"]]
     assert re.search(r"^ENTRYPOINT .*(deploy\.docker\.keep|/slipway/keep\.sh)", stage, re.MULTILINE)
     assert re.search(r"^HEALTHCHECK ", stage, re.MULTILINE)
-
-
-def test_questions_on_loopback_go_through_no_proxy():
-    triton = COMPOSE["services"]["triton"]
-    questions = [*triton["entrypoint"], " ".join(triton["healthcheck"]["test"]), *stages()["minio"].splitlines()]
-    assert [question for question in questions if "curl" in question]
-    assert [question for question in questions if "curl -" in question and "--noproxy" not in question] == []
 
 
 @pytest.mark.parametrize("module", ["keep", "probe"])
@@ -527,11 +459,6 @@ def test_an_image_without_a_library_would_be_found():
     assert missing("services/gateway", "serving.in").keys() == {"jsonschema", "referencing", "lingua"}
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_a_service_is_imported_once_in_its_image_which_compiles_what_it_imports(service):
-    assert f'RUN PYTHONDONTWRITEBYTECODE= python -c "import services.{module_of(service)}.main"' in stages()[service]
-
-
 NOT_IN_THE_TOOLS = frozenset(
     {
         "clients.cli.sources.gguf",
@@ -558,20 +485,6 @@ def test_every_library_of_an_image_is_installed_from_a_lock_with_hashes():
         assert commands
         assert [command for command in commands if "--require-hashes" not in command] == []
         assert [command for command in commands if not re.search(r"(-r|--requirement) \S+\.txt", command)] == []
-
-
-@pytest.mark.parametrize(
-    "kind", ["light", "serving", "model", "report", "console", "tool", "nats", "seaweedfs", "triton", "engine"]
-)
-def test_every_image_holds_the_bill_of_materials_of_its_libraries(kind):
-    inventory = stages()[f"{kind}-inventory"]
-    assert f"COPY --from={kind}-libraries /opt/slipway /opt/slipway\nRUN sh /usr/local/bin/sbom.sh\n" in inventory
-    assert "cyclonedx-py environment" in (ROOT / "deploy/docker/sbom.sh").read_text()
-    holders = [name for name, text in stages().items() if f"COPY --from={kind}-libraries" in text]
-    holders.remove(f"{kind}-inventory")
-    assert holders
-    for name in holders:
-        assert f"COPY --from={kind}-inventory /sbom.cdx.json /usr/share/slipway/\n" in stages()[name]
 
 
 def test_what_is_removed_from_libraries_are_their_tests_and_no_part_that_is_called_so(tmp_path):

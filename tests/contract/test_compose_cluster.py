@@ -15,7 +15,7 @@ from deploy.identity import bus_config
 from deploy.identity.key_files import KeyFiles
 from deploy.identity.key_folder import KeyFolder
 from shared.runtime.clock import SystemClock
-from testbed.containers.hosts.members import HOSTS, ON_C, host_of
+from testbed.containers.hosts.members import HOSTS, host_of
 from testbed.servers import BIN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,29 +116,12 @@ def test_each_triton_has_an_agent_and_a_repository_of_its_own_that_server_manage
     assert containers["agent-b"]["environment"]["TRITON_AGENT_TRITON_GRPC"] == "triton-b:8001"
 
 
-def test_rehearsals_of_each_host_go_through_its_own_gateway(containers):
-    urls = {
-        name: containers[name]["environment"]["ROLLBACK_CONTROLLER_GATEWAY_URL"]
-        for name in ("rollback-controller", "rollback-controller-b")
-    }
-    assert urls == {"rollback-controller": "http://gateway:8080", "rollback-controller-b": "http://gateway-b:8080"}
-
-
 def test_every_container_that_serves_is_on_one_host(containers):
     lasting = {name for name, each in containers.items() if each.get("restart") == "unless-stopped"}
     by_host = {host: {name for name in lasting if host_of(name) == host} for host in HOSTS}
     assert set().union(*by_host.values()) == lasting
     assert all(len(by_host[host] & set(BUS)) == 1 for host in HOSTS)
     assert {name.removesuffix("-b") for name in by_host["b"]} == by_host["a"] - ALONE
-
-
-def test_the_page_and_the_file_list_all_that_the_third_host_has():
-    page = (ROOT / "docs/guides/containers.md").read_text()
-    (row,) = re.findall(r"^\| c \| (.*) \|$", page, re.MULTILINE)
-    assert set(re.findall(r"`([^`]+)`", row)) == ON_C
-    header = " ".join((DOCKER / "compose.cluster.yaml").read_text().partition("x-bus:")[0].replace("#", " ").split())
-    (listed,) = re.findall(r"c has (.*?), b the containers", header)
-    assert set(re.split(r", | and ", listed)) == ON_C
 
 
 def test_the_configuration_is_that_of_one_server_with_encrypted_routes_between_the_three(tmp_path):

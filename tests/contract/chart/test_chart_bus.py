@@ -34,22 +34,6 @@ def installed(tmp_path_factory):
     return KeyFolder(folder)
 
 
-def test_three_servers_of_the_bus_are_a_cluster_that_one_of_them_may_leave():
-    workload = find("three-servers", "StatefulSet", "slipway-nats")
-    assert workload["spec"]["replicas"] == 3
-    assert workload["spec"]["podManagementPolicy"] == "Parallel", "none becomes ready before another one is there"
-    pod = workload["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert container["startupProbe"]["httpGet"]["path"] == "/healthz", "of all streams: the next one is replaced then"
-    assert [each["whenUnsatisfiable"] for each in pod["topologySpreadConstraints"]] == ["DoNotSchedule"] * 2
-    service = find("three-servers", "Service", workload["spec"]["serviceName"])["spec"]
-    assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
-    budget = find("three-servers", "PodDisruptionBudget", "slipway-nats")["spec"]
-    assert (budget["maxUnavailable"], budget["selector"]) == (1, workload["spec"]["selector"])
-    (job,) = (pod for name, pod in pods("three-servers") if name.startswith("Job/slipway-prepare"))
-    assert {"name": "SLIPWAY_REPLICAS", "value": "3"} in job["containers"][0]["env"]
-
-
 def test_each_of_the_three_has_the_configuration_of_the_container_and_routes_to_the_names_of_the_pods(
     installed, tmp_path
 ):

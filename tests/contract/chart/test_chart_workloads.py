@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from contracts.services import OPTIONAL, SERVICES
-from tests.kit.charts.cases import CASES, PLACED
+from tests.kit.charts.cases import CASES
 from tests.kit.charts.client import CHART
 from tests.kit.charts.rendered import OF_THE_BUS, containers, environment, find, objects, pods
 from tests.kit.wiring import ROOT
@@ -54,12 +54,6 @@ def test_every_service_is_a_workload_of_its_own_that_is_probed_and_drained(name)
     assert budget["spec"]["maxUnavailable"] == 1, "a budget that lets no pod go blocks the drain of a node"
 
 
-@pytest.mark.parametrize("name", ["gateway", "triton", "agent", "prepare", "provisioner", "backup", "smoke"])
-def test_the_affinity_of_the_values_is_that_of_the_pod(name):
-    (pod,) = (pod for owner, pod in pods("everything") if owner.endswith(f"/slipway-{name}"))
-    assert pod["affinity"] == PLACED["affinity"]
-
-
 def test_a_gateway_has_time_for_the_streams_in_flight():
     from services.gateway.settings import GatewaySettings
 
@@ -81,14 +75,6 @@ def test_prepare_comes_before_the_services_unless_its_servers_are_of_the_same_re
         assert int(annotations["helm.sh/hook-weight"]) < weight, which
     with_servers = find("trial", "Job", "slipway-prepare-1")
     assert "annotations" not in with_servers["metadata"], "a hook would wait for servers that come after it"
-
-
-def test_the_test_is_a_pod_with_a_deadline():
-    """`helm test --logs` shows the logs of pods only."""
-    pod = find("external", "Pod", "slipway-smoke")
-    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
-    assert pod["spec"]["containers"][0]["command"] == ["python", "-m", "clients.cli.main", "doctor"]
-    assert pod["spec"]["activeDeadlineSeconds"] == 300
 
 
 def test_the_pod_of_the_command_line_is_that_of_the_test_but_for_its_command():
@@ -141,35 +127,6 @@ def test_no_pod_must_be_both_on_one_host_and_spread_over_hosts(case):
         assert not {each["topologyKey"] for each in required} & set(spread), name
 
 
-@pytest.mark.parametrize("case", ["external", "production", "trial"])
-def test_server_manager_tolerates_what_triton_tolerates_where_it_must_run_on_its_node(case):
-    manager = find(case, "Deployment", "slipway-server-manager")["spec"]["template"]["spec"]
-    triton = find(case, "StatefulSet", "slipway-triton")["spec"]["template"]["spec"]
-    assert "podAffinity" in manager["affinity"]
-    assert manager["tolerations"] == triton["tolerations"] != []
-
-
-def test_server_manager_tolerates_no_taint_where_it_runs_on_any_node():
-    assert "tolerations" not in find("everything", "Deployment", "slipway-server-manager")["spec"]["template"]["spec"]
-
-
-def test_the_console_asks_the_gateway_and_trusts_the_authority_of_its_certificate():
-    assert environment("trial", "StatefulSet", "console")["CONSOLE_GATEWAY_URL"] == "http://slipway-gateway:8080"
-    with_tls = environment("everything", "StatefulSet", "console")
-    assert with_tls["CONSOLE_GATEWAY_URL"] == "https://slipway-gateway:8080"
-    assert with_tls["CONSOLE_GATEWAY_CA"] == "/run/tls/ca.crt"
-    pod = find("everything", "StatefulSet", "slipway-console")["spec"]["template"]["spec"]
-    (volume,) = (each["secret"] for each in pod["volumes"] if each["name"] == "tls")
-    assert [each["key"] for each in volume["items"]] == ["ca.crt"], "not the gateway's key"
-    assert "/run/tls" in {each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
-
-
-def test_a_secret_setting_comes_from_the_secret_that_the_values_name():
-    settings = environment("everything", "StatefulSet", "console")
-    reference = {"secretKeyRef": {"name": "sign-in", "key": "client-secret"}}
-    assert settings["CONSOLE_OIDC_CLIENT_SECRET"] == reference
-
-
 def test_credentials_for_orders_at_the_console_come_from_the_store_of_secrets_where_they_are_asked_for():
     secret = find("everything", "ExternalSecret", "slipway-secret-console-orders")["spec"]
     assert secret["target"]["name"] == "slipway-console-orders"
@@ -177,23 +134,6 @@ def test_credentials_for_orders_at_the_console_come_from_the_store_of_secrets_wh
         pod = find(case, "StatefulSet", "slipway-console")["spec"]["template"]["spec"]
         (volume,) = (each["secret"] for each in pod["volumes"] if each["name"] == "orders")
         assert (volume["secretName"], volume["optional"]) == ("slipway-console-orders", optional)
-
-
-@pytest.mark.parametrize(
-    ("case", "name"),
-    [("external", "1 x NVIDIA H100"), ("own-triton", "2 x NVIDIA L40S"), ("trial", "toy engine")],
-)
-def test_benchmarks_are_of_the_hardware_of_triton_and_not_of_the_benchmarkers_node(case, name):
-    assert environment(case, "Deployment", "benchmarker")["BENCHMARKER_SERVING_HARDWARE"] == name
-
-
-def test_a_gpu_is_asked_for_unless_the_engine_is_the_toy():
-    triton = find("everything", "StatefulSet", "slipway-triton")["spec"]["template"]["spec"]
-    assert triton["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 2
-    assert [each["key"] for each in triton["tolerations"]] == ["nvidia.com/gpu"]
-    toy = find("trial", "StatefulSet", "slipway-triton")["spec"]["template"]["spec"]["containers"][0]
-    assert "nvidia.com/gpu" not in toy["resources"]["limits"]
-    assert "command" not in toy, "the image's own"
 
 
 def test_settings_are_ones_that_the_services_know():
