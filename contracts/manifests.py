@@ -18,7 +18,6 @@ from .facts import (
     Quality,
     RegisteredVariant,
     RehearsalCompleted,
-    Statistics,
     Training,
     Weights,
 )
@@ -265,7 +264,6 @@ class BenchmarkReport(Contract):
     machine_price_per_hour: float | None = None
     million_tokens_price: float | None = None
     requests: tuple[dict[str, Any], ...]
-    send_based_ttft_ms: dict[str, Statistics] = {}
 
 
 class EvaluationReport(Contract):

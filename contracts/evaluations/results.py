@@ -59,7 +59,7 @@ class ScoreSummary(Contract):
     Attributes:
         candidate, active: Mean scores; an answer that cannot be parsed is worth nothing.
         low, high: The 95 % interval of the candidate's mean score above the active version's.
-        candidate_unparsed, active_unparsed: Shares of answers that cannot be parsed.
+        candidate_unparsed: Share of the candidate's answers that cannot be parsed.
     """
 
     scorer: str
@@ -70,7 +70,6 @@ class ScoreSummary(Contract):
     low: float
     high: float
     candidate_unparsed: Ratio = 0.0
-    active_unparsed: Ratio = 0.0
 
 
 class EvaluatedRow(Contract):

@@ -144,10 +144,6 @@ class ServedQuality(Contract):
             baseline's.
         perplexity_ratio: The first over the second.
         recorded_ratio: The same ratio before serving, as the quantiser measured it on the same windows.
-        baseline_deviation_ratio: The baseline's served perplexity over its recorded one, on the windows of its own
-            manifest; only measured where the candidate's differ.
-        baseline_reference_ratio: The baseline's served perplexity over the recorded `reference_perplexity`, on the
-            candidate's windows; only measured where the candidate's differ.
         code: `measurement_suspect` where the recorded measurement cannot be relied upon.
         attributed_to: What a difference is attributed to.
     """
@@ -158,8 +154,6 @@ class ServedQuality(Contract):
     reference_perplexity: float | None = None
     perplexity_ratio: float | None = None
     recorded_ratio: float | None = None
-    baseline_deviation_ratio: float | None = None
-    baseline_reference_ratio: float | None = None
     verdict: Verdict
     reason: str
     code: Code | None = None
@@ -262,5 +256,4 @@ class RehearsalCompleted(Fact):
     variant: Variant
     verdict: Verdict
     reason: str
-    rehearsed_at: Instant | None = None
     certificates: tuple[RehearsalCertificate, ...] = ()

@@ -180,7 +180,6 @@ class Rehearsal:
             release_id=requested.release_id,
             variant=requested.candidate.target.variant,
             verdict="fail" if reason else "pass",
-            rehearsed_at=self.clock.now(),
             reason=reason or rehearsal_plan.summarise(certificates, stage.repeated),
             certificates=tuple(certificates),
         )

@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from contracts import facts as f
 from contracts import metrics as m
 from contracts.envelope import Event
-from contracts.metrics import Metric
+from contracts.metrics import METRICS, Metric
 from contracts.vocabulary import Environment, Verdict
 from decisions.releases.plan import Step
-from shared.runtime.metrics import BoundedLabel, counter, histogram, metrics_of
+from shared.runtime.metrics import BoundedLabel, counter, histogram
 
 _STEPS = frozenset(
     {
@@ -35,7 +35,7 @@ class FactMetrics:
 
     def __init__(self, service: str, registry: CollectorRegistry) -> None:
         self._published = counter(m.FACTS_PUBLISHED, registry)
-        own = metrics_of(service)
+        own = tuple(metric for metric in METRICS if service in metric.services)
         self._counters: dict[Metric, Counter] = {
             metric: counter(metric, registry) for metric in _COUNTERS if metric in own
         }

@@ -4,12 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from contracts.metrics import LABEL_VALUES, METRICS, OTHER, Metric
-
-
-def metrics_of(service: str) -> tuple[Metric, ...]:
-    """Return the metrics that a service exports besides the common ones."""
-    return tuple(metric for metric in METRICS if service in metric.services)
+from contracts.metrics import LABEL_VALUES, OTHER, Metric
 
 
 def counter(declared: Metric, registry: CollectorRegistry) -> Counter:

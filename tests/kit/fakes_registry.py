@@ -331,7 +331,6 @@ def rehearsed(verdict: str = "pass", *, of: ReleasePolicy | None = None, variant
         variant=variant,
         verdict=verdict,
         reason="walked",
-        rehearsed_at=START,
         certificates=certificates,
     )
 

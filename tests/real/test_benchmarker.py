@@ -256,7 +256,6 @@ async def test_progress_is_live_and_latencies_are_at_least_those_the_engine_was_
     report = BenchmarkReport.model_validate_json(bench.store.get(fact.report))
     assert len(report.requests) == 60
     assert report.hardware["fingerprint"] == fact.hardware
-    assert report.send_based_ttft_ms["candidate"].p50 <= fact.candidate_summary.ttft_ms.p50 + 0.1
 
 
 async def test_a_dead_process_behind_a_ready_answer_fails_the_candidate_and_does_not_hang(
@@ -382,7 +381,6 @@ async def test_the_baseline_that_is_served_beside_it_says_who_is_at_fault(servic
     quality = event.data.served_quality
     assert (event.data.verdict, quality.verdict, quality.attributed_to) == ("inconclusive", "inconclusive", "machine")
     assert quality.code == "measurement_suspect"
-    assert quality.baseline_deviation_ratio == pytest.approx(math.exp(1.2 - 1.5))
     (gate,) = [gate for gate in event.data.gates if gate.name == "served_quality"]
     assert (gate.attributed_to, gate.code) == (quality.attributed_to, quality.code)
 

@@ -49,11 +49,6 @@ class RequestRecord:
         return self._since(self.scheduled_s, self.first_s)
 
     @property
-    def send_ttft_ms(self) -> float | None:
-        """Return the time to first token since the sending; it excludes the delay of the load generator itself."""
-        return self._since(self.sent_s, self.first_s)
-
-    @property
     def itl_ms(self) -> float | None:
         """Return the mean inter-token latency: (last - first) / (tokens - 1); None below two tokens."""
         between = self._since(self.first_s, self.last_s)

@@ -19,7 +19,7 @@ from services.benchmarker.domain.plan import BenchmarkPlan
 from services.benchmarker.domain.ratios import Comparison, compare, pairs_needed
 from services.benchmarker.domain.records import SIDES, RequestRecord, Side, without_lost_baseline
 from services.benchmarker.domain.served_quality import gate_of
-from services.benchmarker.domain.statistics import MIN_COUNT, describe, slo_of, summarise
+from services.benchmarker.domain.statistics import MIN_COUNT, slo_of, summarise
 
 MAX_ERROR_RATIO = 0.01
 """Bound of the error ratio if the policy has none."""
@@ -195,7 +195,6 @@ def make_report(
             million_tokens(machine_price_per_hour, tokens_per_s) if machine_price_per_hour is not None else None
         ),
         requests=tuple(_row(record) for record in records),
-        send_based_ttft_ms={side: describe(record.send_ttft_ms for record in by_side[side]) for side in SIDES},
     )
 
 

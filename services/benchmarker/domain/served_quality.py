@@ -143,8 +143,6 @@ def assess_scored(
             **figures,
             "verdict": verdict,
             "attributed_to": attributed_to,
-            "baseline_deviation_ratio": _ratio(evidence.baseline),
-            "baseline_reference_ratio": _ratio(evidence.reference),
             "code": SUSPECT if verdict == "inconclusive" else None,
             "reason": reason
             if attribution.attributed_to is None
@@ -287,10 +285,6 @@ def _describe_measurement(measurement: Measurement | None) -> str:
     processor = measurement.processor
     device = processor.instruction_set or processor.device
     return f" (measured in {measurement.precision} with {device} on {processor.threads} threads)"
-
-
-def _ratio(deviation: float | None) -> float | None:
-    return None if deviation is None or not math.isfinite(deviation) else _exp(deviation)
 
 
 def _format_deviation(deviation: float) -> str:

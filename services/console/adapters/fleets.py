@@ -84,7 +84,9 @@ class GatewayReports:
             if len(self._reports) >= MOST_PROCESSES:
                 return
         now, known = self._clock.now(), before.ejected_since if before is not None else {}
-        since = {address: known.get(address, now) for address, use in report.endpoints.items() if _ejects(use)}
+        since = {
+            address: known.get(address, now) for address, use in report.endpoints.items() if use.ejected or use.stalled
+        }
         self._reports[report.process] = _Report(self._clock.monotonic(), report.endpoints, since)
 
     def use(self, address: str) -> GatewayUse | None:
@@ -114,7 +116,3 @@ class _Report:
     taken_s: float
     endpoints: Mapping[str, EndpointUse]
     ejected_since: Mapping[str, datetime]
-
-
-def _ejects(use: EndpointUse) -> bool:
-    return bool(use.ejected) or use.stalled

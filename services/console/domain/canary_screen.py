@@ -174,11 +174,7 @@ def shares_of(policy: ReleasePolicy, points: Sequence[CanaryPoint]) -> tuple[Sha
 def evidence_of(policy: ReleasePolicy, latest: CanaryAssessed | None) -> tuple[Evidence, ...]:
     """Return the evidence of the last assessment by each trigger that watches request by request, strongest first."""
     rows = [_evidence(trigger, latest) for trigger in sequential(policy.triggers)]
-    return tuple(sorted(rows, key=lambda row: -_strongest(row) / row.line))
-
-
-def _strongest(row: Evidence) -> float:
-    return max(row.e_value or 0.0, row.baseline_e_value or 0.0)
+    return tuple(sorted(rows, key=lambda row: -max(row.e_value or 0.0, row.baseline_e_value or 0.0) / row.line))
 
 
 def _evidence(trigger: Trigger, latest: CanaryAssessed | None) -> Evidence:

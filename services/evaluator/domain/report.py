@@ -85,7 +85,6 @@ def _summarise(scorer: str, name: str, rows: Sequence[EvaluatedRow]) -> ScoreSum
         low=2.0 * low - 1.0,
         high=2.0 * high - 1.0,
         candidate_unparsed=candidate.count(None) / len(rows),
-        active_unparsed=active.count(None) / len(rows),
     )
 
 

@@ -36,22 +36,17 @@ class BusChanges:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._routes: Bucket[Route] | None = None
-        self._mirrors: Bucket[Mirror] | None = None
         self._next: dict[type[Fact], int] | None = None
 
     async def route(self, model: ModelName) -> Route | None:
         """Return the serving targets of production."""
-        if self._routes is None:
-            self._routes = Bucket(self._bus.js, "routes", Route)
-        entry = await self._routes.get(model)
+        entry = await Bucket(self._bus.js, "routes", Route).get(model)
         return entry.value if entry is not None else None
 
     async def declared(self) -> Mapping[str, Mirror]:
         """Return the records of `slipway apply`."""
-        if self._mirrors is None:
-            self._mirrors = Bucket(self._bus.js, RECORDS["mirror"][0], Mirror)
-        return {name: entry.value for name, entry in (await self._mirrors.all()).items()}
+        mirrors = await Bucket(self._bus.js, RECORDS["mirror"][0], Mirror).all()
+        return {name: entry.value for name, entry in mirrors.items()}
 
     async def changed(self) -> set[ModelName]:
         """Return the models that the log has new facts about."""

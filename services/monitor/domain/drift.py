@@ -31,7 +31,6 @@ class DriftVerdict(Contract):
     """All columns compared."""
 
     alpha: float
-    reference_rows: int
     current_rows: int
     columns: tuple[ColumnDrift, ...]
 
@@ -135,7 +134,6 @@ def assess_drift(
         )
     return DriftVerdict(
         alpha=alpha,
-        reference_rows=max((len(reference[name]) for name in names), default=0),
         current_rows=max((len(current[name]) for name in names), default=0),
         columns=tuple(columns),
     )

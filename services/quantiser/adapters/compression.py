@@ -67,7 +67,8 @@ def compress(
     """
     if windows is None:
         report("quantise", 0)
-        compress_by([_rounding(plan)], plan, merged, output, windows)
+        rounding = QuantizationModifier(config_groups=_groups(plan), ignore=list(plan.ignored_modules))
+        compress_by([rounding], plan, merged, output, windows)
         report("quantise", plan.layers)
     else:
         compress_by(_calibrated(plan, report), plan, merged, output, windows)
@@ -88,10 +89,6 @@ def compress_by(
     _cast_unquantised(model, plan)
     model.save_pretrained(output, save_compressed=True, max_shard_size=MAX_SHARD)
     (output / RECIPE_FILE).unlink(missing_ok=True)  # the manifest has the settings; this file names our classes
-
-
-def _rounding(plan: QuantisationPlan) -> Any:
-    return QuantizationModifier(config_groups=_groups(plan), ignore=list(plan.ignored_modules))
 
 
 def _calibrated(plan: QuantisationPlan, report: Report) -> list[Any]:

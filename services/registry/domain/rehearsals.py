@@ -2,7 +2,6 @@
 
 from datetime import datetime
 
-from contracts.codes import Code
 from contracts.facts import RegisteredVariant, RehearsalCertificate
 from contracts.policy import ReleasePolicy
 from contracts.vocabulary import Digest, Variant, Verdict, digest_of_json
@@ -42,10 +41,8 @@ def assess_rehearsal(release: Release, now: datetime) -> tuple[Verdict, str] | N
         return "pass", "No trigger rolls back automatically, so there is nothing to rehearse."
     unstaged = release.failed.get(failure_key(chosen.variant))
     if unstaged is not None:
-        return (
-            "fail",
-            f"Candidate and fallback could not be staged ({_code_and_reason(unstaged.code, unstaged.reason)}).",
-        )
+        reason = f"{unstaged.code}: {unstaged.reason.rstrip('.')}"
+        return "fail", f"Candidate and fallback could not be staged ({reason})."
     fact = release.rehearsed
     if fact is None:
         return None
@@ -53,10 +50,6 @@ def assess_rehearsal(release: Release, now: datetime) -> tuple[Verdict, str] | N
         return fact.verdict, fact.reason
     problems = _problems(release, release.turn, chosen, now)
     return ("fail", " ".join(problems)) if problems else ("pass", fact.reason)
-
-
-def _code_and_reason(code: Code, reason: str) -> str:
-    return f"{code}: {reason.rstrip('.')}"
 
 
 def _problems(release: Release, turn: TurnGranted, chosen: RegisteredVariant, now: datetime) -> list[str]:

@@ -87,7 +87,7 @@ class GatewayTraffic:
             base_url=self._url,
             headers={**STAGING, **self._credential()},
             timeout=self._timeout_s,
-            verify=self._trusted(),
+            verify=True if self._authority is None else ssl.create_default_context(cafile=self._authority),
             trust_env=False,
         ) as client:
             flow = GatewayFlow(client, model, rps=self._rps, tokens=self._tokens)
@@ -107,7 +107,3 @@ class GatewayTraffic:
         except (OSError, ValueError) as error:
             reason = f"The key {self._key} cannot be read ({error!r}): make one with `slipway keys init`."
             raise Transient("endpoint_unreachable", reason) from error
-
-    def _trusted(self) -> ssl.SSLContext | bool:
-        """Return the certificate authorities that the gateway's certificate is verified with."""
-        return True if self._authority is None else ssl.create_default_context(cafile=self._authority)

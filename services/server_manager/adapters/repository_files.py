@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from contracts.routes import Route
 from contracts.vocabulary import Runtime
@@ -68,7 +68,7 @@ class LeaseFile:
 
     def write(self, leader: Leader) -> None:
         """Replace the file as a whole; raise OSError when that fails."""
-        replace_file(self._path, _dump(leader))
+        replace_file(self._path, leader.model_dump_json().encode())
 
 
 class LeaseFiles:
@@ -111,10 +111,6 @@ def read_runtime(path: Path | None) -> Runtime | None:
     except (OSError, ValidationError) as error:
         structlog.get_logger().warning("the runtime is not known", path=str(path), error=repr(error))
         return None
-
-
-def _dump(value: BaseModel) -> bytes:
-    return value.model_dump_json().encode()
 
 
 def replace_file(path: Path, content: bytes) -> None:

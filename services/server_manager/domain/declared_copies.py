@@ -57,7 +57,11 @@ class _Plan:
 
     def add(self, pairs: Iterable[tuple[ServedTarget | None, ServedTarget | None]], most: int = MAX_COPIES) -> None:
         """Choose copies of the first target of each pair, apart from the second: existing copies, then new ones."""
-        asking = [(first, second) for first, second in pairs if first is not None and self._may_ask(first)]
+        asking = [
+            (first, second)
+            for first, second in pairs
+            if first is not None and first.copies > 1 and str(first.target) in self._homes
+        ]
         rounds = range(1, min(most + 1, max((first.copies for first, _ in asking), default=1)))
         for is_there, number in itertools.product((True, False), rounds):
             for served, other in asking:
@@ -69,9 +73,6 @@ class _Plan:
                     self._memory.taken[endpoint] += self._fleet.limits.memory_bytes(served)
                     self._full.taken[endpoint] += self._fleet.limits.memory_bytes(served)
                     self.planned[str(served.target)] = (*chosen, endpoint)
-
-    def _may_ask(self, served: ServedTarget) -> bool:
-        return served.copies > 1 and str(served.target) in self._homes
 
     def _find(self, served: ServedTarget, avoided: Collection[str], *, is_there: bool) -> str | None:
         """Return the best endpoint with memory for a copy: of those that have it and answer, or of the others."""

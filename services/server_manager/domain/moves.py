@@ -29,11 +29,6 @@ class Move:
         return f"{MOVED}{self.target}-{endpoints}-{self.epoch}"
 
 
-def moved_prefix(model: str) -> str:
-    """Return the common prefix of the cause IDs of all moves of a model."""
-    return f"{MOVED}{model}."
-
-
 def plan_moves(
     routes: Mapping[str, Route],
     held: Mapping[str, Held],

@@ -5,7 +5,7 @@ from datetime import datetime
 from contracts.envelope import Event
 from contracts.facts import ReleaseFinished, StageReleased, StageRequested, TrafficRequested
 from contracts.records import OutboxEntry
-from services.server_manager.domain.moves import MOVED, moved_prefix
+from services.server_manager.domain.moves import MOVED
 from services.server_manager.domain.records import (
     ANSWERED_KEPT,
     CLOSED_KEPT,
@@ -129,7 +129,7 @@ def note_move(record: Servers, model: str, cause_id: str) -> Servers:
     """Record that the fact of a model's newest move is published."""
     if cause_id in record.answered:
         return record
-    others = tuple(known for known in record.answered if not known.startswith(moved_prefix(model)))
+    others = tuple(known for known in record.answered if not known.startswith(f"{MOVED}{model}."))
     return record.model_copy(update={"answered": (*others, cause_id)})
 
 

@@ -29,7 +29,6 @@ def test_a_good_candidate_passes_and_the_report_says_everything():
     assert (report.candidate_summary.requests, report.candidate_summary.errors, len(report.requests)) == (30, 0, 60)
     assert report.quality == QUALITY
     assert report.hardware["cpu"] == "test"
-    assert report.send_based_ttft_ms["candidate"].p50 == pytest.approx(150, abs=0.1)
     assert seen[-1] == (60, 60)
     fact = to_event(report, ref)
     assert (fact.target, fact.baseline, fact.verdict, fact.report) == (CANDIDATE, BASELINE, "pass", ref)

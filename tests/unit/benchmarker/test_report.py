@@ -35,13 +35,6 @@ def report(records=RECORDS, served_quality=UNSCORED, machine_price_per_hour=None
     )
 
 
-def test_the_send_based_figure_stands_beside_the_scheduled_one():
-    result = report()
-    assert result.candidate_summary.ttft_ms.p50 == pytest.approx(150)
-    assert result.send_based_ttft_ms["candidate"].p50 == pytest.approx(100)
-    assert result.send_based_ttft_ms["baseline"].p50 == pytest.approx(150)
-
-
 def test_every_request_is_in_it_without_what_did_not_happen():
     result = report([*RECORDS, record(pair=30, error="timeout")])
     assert len(result.requests) == 61
