@@ -3,6 +3,7 @@
 It is the first file of its folder: its first test needs a stack on which nothing was published.
 """
 
+import asyncio
 import json
 import os
 import shutil
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from clients.cli.connection import find_stack
+from contracts.envelope import CONTENT_TYPE
 from contracts.vocabulary import digest_of
+from deploy.local.state import ADMIN
 from shared.messaging.credentials import connect
 from testbed.forked import run
 from testbed.servers import wait_until
@@ -24,6 +27,8 @@ pytestmark = pytest.mark.real
 
 FIRST = ("--context-tokens", "384", "--policy")
 DATA = digest_of(b"the training data")
+TRACE, JOB = "5" * 32, "6" * 16
+"""The trace of the training job, and its span."""
 POLICY = """
 gates: [{metric: error_ratio, max_value: 0.5}]
 load: {requests: 6, rate_rps: 4.0, output_tokens: 8, warmup_requests: 1}
@@ -38,9 +43,9 @@ class Cli:
     def __init__(self, state: Path) -> None:
         self.state = state
 
-    def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(self.state)]
-        done = run(command, environment=os.environ, cwd=ROOT, timeout_s=280)
+        done = run(command, environment={**os.environ, **variables}, cwd=ROOT, timeout_s=280)
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done
@@ -51,12 +56,12 @@ class Cli:
 
 @pytest.fixture(scope="module")
 def models(tiny, tmp_path_factory):
-    """A folder of checkpoints for one base, a base of the same name with other weights, and a policy."""
+    """A folder with a checkpoint, its base, a base of the same name with other weights, and a policy."""
     from testbed.models import tiny_base
 
     folder = tmp_path_factory.mktemp("models")
     tiny_base(folder / "other-llama", seed=7)
-    for name, made in (("tiny-llama", "base"), ("lora-1", "one"), ("lora-2", "two")):
+    for name, made in (("tiny-llama", "base"), ("lora", "one")):
         shutil.copytree(tiny[made], folder / name)
     (folder / "policy.yaml").write_text(POLICY)
     return folder
@@ -67,7 +72,8 @@ def slipway(empty_stack):
     return Cli(empty_stack.state)
 
 
-def publish(slipway, models, number, *more, code=0):
+def publish(slipway, models, number, *more, code=0, **variables):
+    """Publish an attempt of the checkpoint: after the first, nothing is merged or measured again."""
     return slipway(
         "publish",
         "--model",
@@ -75,9 +81,11 @@ def publish(slipway, models, number, *more, code=0):
         "--base",
         "tiny-llama",
         "--adapter",
-        str(models / f"lora-{number}"),
+        str(models / "lora"),
         "--run-id",
-        f"run-{number}",
+        "run-1",
+        "--attempt",
+        str(number),
         "--data-hash",
         DATA,
         "--hyperparameter",
@@ -88,6 +96,7 @@ def publish(slipway, models, number, *more, code=0):
         "bf16",
         *more,
         code=code,
+        **variables,
     )
 
 
@@ -112,7 +121,9 @@ def test_a_base_model_is_imported_once(slipway, models):
 
 
 def test_a_checkpoint_travels_to_production_and_is_asked(slipway, models):
-    assert "slipway status tiny" in publish(slipway, models, 1, *FIRST, str(models / "policy.yaml")).stdout
+    traced_from = {"TRACEPARENT": f"00-{TRACE}-{JOB}-01"}
+    published = publish(slipway, models, 1, *FIRST, str(models / "policy.yaml"), **traced_from)
+    assert "slipway status tiny" in published.stdout
     shown = slipway("status", "tiny", "--follow", "--until", "finished", "--timeout", "200").stdout
     assert "✓ merged" in shown
     assert "promoted" in shown.splitlines()[-1]
@@ -128,6 +139,57 @@ def test_a_checkpoint_travels_to_production_and_is_asked(slipway, models):
     assert traced["manifest"]["training"]["hyperparameters"] == {"lr": 0.001}
     assert [variant["variant"] for variant in traced["variants"]] == ["bf16"]
     assert traced["benchmarks"][0]["verdict"] == "pass"
+
+
+def test_one_checkpoint_published_many_times_is_one_version(empty_stack):
+    """The log shows it below: only three releases were ever opened."""
+
+    async def publish_again():
+        (event,) = empty_stack.events("checkpoint.ready", "tiny")
+        client = await connect(find_stack(empty_stack.state).connection)
+        for event_id in [event["id"]] * 4 + [f"again-{number}" for number in range(5)]:
+            body = json.dumps({**event, "id": event_id}).encode()
+            headers = {"Nats-Msg-Id": event_id, "content-type": CONTENT_TYPE}
+            await client.jetstream().publish(f"slipway.checkpoint.ready.v1.tiny.{ADMIN}", body, headers=headers)
+        await client.close()
+
+    asyncio.run(publish_again())
+
+
+def test_one_trace_leads_from_the_training_job_through_every_service_to_the_end_of_the_release(empty_stack):
+    (finished,) = empty_stack.events("release.finished", "tiny")
+
+    def spans_of_release():
+        lines = (empty_stack.state / "logs" / "spans.jsonl").read_text().splitlines()
+        spans = {span["context"]["span_id"].removeprefix("0x"): span for span in map(json.loads, lines)}
+        return {own: span for own, span in spans.items() if span["context"]["trace_id"] == f"0x{TRACE}"}
+
+    expected = {f"slipway-{name}" for name in ("registry", "merger", "quantiser", "server-manager", "benchmarker")}
+
+    def complete():
+        spans = spans_of_release()
+        services = {span["resource"]["attributes"]["service.name"] for span in spans.values()}
+        ended = any("release.finished" in span["name"] for span in spans.values())
+        known = parents_of(spans) <= {*spans, JOB}  # every span has a parent in the trace; the job's is not ours
+        return spans if services >= expected and ended and known and release_span(spans) else None
+
+    def parents_of(spans):
+        return {(span["parent_id"] or "").removeprefix("0x") for span in spans.values()}
+
+    def release_span(spans):
+        return next((span for span in spans.values() if span["name"] == "release tiny"), None)
+
+    whole = release_span(
+        wait_until(complete, timeout_s=30, what="one trace through all services, each span under another")
+    )
+    assert whole["parent_id"] == f"0x{JOB}"
+    assert whole["attributes"]["slipway.release_id"] == finished["correlationid"]
+    steps = [step["name"] for step in whole["events"]]
+    assert (steps[0], steps[-1]) == ("opened", "finished")
+    facts = ("checkpoint.ready", "release.opened", "checkpoint.merged", "variant.quantised", "release.finished")
+    traced = [event for fact in facts for event in empty_stack.events(fact, "tiny")[:1]]
+    assert {event["traceparent"].split("-")[1] for event in traced} == {TRACE}
+    assert len({event["type"] for event in traced}) == len(facts)
 
 
 def test_the_version_shows_its_manifest_lineage_and_benchmark(slipway):
@@ -197,7 +259,7 @@ def test_a_stored_policy_lets_the_next_version_in_when_a_person_approves_and_the
 
 
 def test_a_release_is_cancelled_with_exit_code_3(empty_stack, slipway, models):
-    publish(slipway, models, 1, "--attempt", "3")
+    publish(slipway, models, 3)
     *_, opened = empty_stack.await_event("release.opened", "tiny", count=3)
     release = opened["data"]["release_id"]
     slipway("cancel", release, "--reason", "wrong data")
@@ -208,7 +270,8 @@ def test_a_release_is_cancelled_with_exit_code_3(empty_stack, slipway, models):
 def test_the_log_is_whole_cloudevents(slipway):
     lines = [json.loads(line) for line in slipway("events", "--model", "tiny", "--json").stdout.splitlines()]
     assert {"specversion", "id", "source", "type", "data"} <= set(lines[0])
-    assert sum(line["type"] == "slipway.release.finished.v1" for line in lines) == 3
+    types = [line["type"] for line in lines]
+    assert [types.count(f"slipway.release.{step}.v1") for step in ("opened", "finished")] == [3, 3]
     assert len(slipway("events", "--limit", "3").stdout.splitlines()) == 3
 
 
@@ -222,13 +285,11 @@ def test_wrong_usage_ends_with_2_and_one_sentence(slipway, models):
         ("publish",),
     ):
         assert slipway(*arguments, code=2).stderr
-    bad = publish(slipway, models, 1, "--policy", str(models / "lora-1" / "adapter_config.json"), code=2)
+    bad = publish(slipway, models, 1, "--policy", str(models / "lora" / "adapter_config.json"), code=2)
     assert "policy" in bad.stderr
 
 
 def test_a_dead_letter_is_listed_shown_and_requeued(slipway):
-    import asyncio
-
     async def publish_nonsense():
         client = await connect(find_stack(slipway.state).connection)
         await client.jetstream().publish("slipway.release.cancelled.v1.tiny.admin", b"this is no JSON")
