@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from contracts import facts as f
-from contracts.envelope import CONTENT_TYPE, Event, nats_subject
+from contracts.envelope import CONTENT_TYPE, nats_subject
 from contracts.facts.watch import Features
 from contracts.manifests import FolderManifest
 from contracts.services import DEADLETTER
@@ -28,12 +28,10 @@ from tests.integration.monitor_process import (
     go_live,
     keep_running,
     live,
-    open_release,
     publish,
     record,
     settled_watch,
     slow,
-    watched,
 )
 from tests.kit.conformance_monitor import ReferencesConformance
 
@@ -46,18 +44,6 @@ FACTS = (f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.WindowSummarised, f.C
 def monitor(js, settings):
     with running_service(MODULE, settings, **QUICK) as process:
         yield process
-
-
-async def staging_facts(js, fact, subject_of=nats_subject):
-    subject = subject_of(fact.TYPE, k.MODEL, "*", "staging")
-    info = await js.stream_info("SLIPWAY_EVENTS", subjects_filter=subject)
-    numbered = []
-    for _ in range(sum((info.state.subjects or {}).values())):
-        message = await js.get_msg(
-            "SLIPWAY_EVENTS", (numbered[-1][0] if numbered else 0) + 1, subject=subject, next=True
-        )
-        numbered.append((message.seq, Event[fact].model_validate_json(message.data)))
-    return [event for _, event in numbered]
 
 
 async def test_telemetry_in_alert_out_resolved(js, monitor):
@@ -81,56 +67,6 @@ async def test_telemetry_in_alert_out_resolved(js, monitor):
     assert len(await stored_facts(js, f.AlertRaised)) == 1
     windows = [event.data for event in await wait_for_fact(js, f.WindowSummarised)]
     assert sum(sketch.count(window.ttft_histogram) for window in windows) == sum(window.requests for window in windows)
-
-
-async def test_a_canary_is_judged_beside_its_baseline(js, monitor):
-    await open_release(js, 7)
-    await open_release(js, 8)
-    await go_live(js, active=7, canary=8)
-    await watched(js, k.target(8))
-    await publish(js, batch([record(version=7 + n % 2, canary=n % 2 == 1, ago_s=100) for n in range(60)]))
-    (first,) = (await wait_for_fact(js, f.CanaryAssessed))[:1]
-    assert first.data.verdict == "inconclusive"
-    assert first.data.requests_needed > 0
-    sides = [for_seconds(record, 80, ago_s=5, version=version, canary=version == 8) for version in (7, 8)]
-    await publish(js, batch(of_both for pair in zip(*sides, strict=True) for of_both in pair))
-    async with asyncio.timeout(60):
-        while (last := (await stored_facts(js, f.CanaryAssessed))[-1]).data.verdict != "pass":
-            await asyncio.sleep(0.1)
-    assert (last.correlationid, last.data.weight_ratio) == ("r-8", 0.3)
-    assert last.data.requests >= 100
-    assert await stored_facts(js, f.AlertRaised) == []
-
-
-async def test_a_bad_canary_fails_and_raises_an_alert(js, monitor):
-    await open_release(js, 7)
-    await open_release(js, 8)
-    await go_live(js, active=7, canary=8)
-    await watched(js, k.target(8))
-    await publish(js, batch(for_seconds(slow, 40, ago_s=5, version=8, canary=True)))
-    (alert,) = await wait_for_fact(js, f.AlertRaised)
-    assert alert.data.target == k.target(8)
-    async with asyncio.timeout(60):
-        while "fail" not in [event.data.verdict for event in await stored_facts(js, f.CanaryAssessed)]:
-            await asyncio.sleep(0.1)
-
-
-async def test_staging_is_kept_apart(js, monitor):
-    await live(js)
-    await watched(js, k.target(7))
-    staging = {"environment": "staging"}
-    await publish(js, batch(for_seconds(record, 15, ago_s=20, **staging)), environment="staging")
-    await publish(js, batch(for_seconds(slow, 20, drill="d-1", **staging)), environment="staging")
-    async with asyncio.timeout(60):
-        while not (raised := await staging_facts(js, f.AlertRaised)):
-            await asyncio.sleep(0.1)
-    assert raised[0].environment == "staging"
-    assert raised[0].data.alert_id.startswith("staging/")
-    assert raised[0].data.drill == "d-1"
-    async with asyncio.timeout(60):
-        while not await staging_facts(js, f.AlertResolved):
-            await asyncio.sleep(0.1)
-    assert await stored_facts(js, f.AlertRaised) == [], "a rehearsal raises no alert in production"
 
 
 async def test_duplicated_reordered_and_malformed_telemetry_is_harmless(js, monitor):

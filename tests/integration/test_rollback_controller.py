@@ -12,7 +12,6 @@ from contracts import facts as f
 from contracts.api_usage import TRAFFIC_PREFIX, TrafficReport
 from contracts.drills import Drill
 from contracts.services import DEADLETTER, DEADLETTER_PREFIX, SERVICES, durable_name, stream_of
-from decisions.routes.edits import promote
 from deploy.local.state import ADMIN
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
@@ -114,17 +113,6 @@ async def test_without_traffic_a_probe_decides_and_the_switch_stays(js, toy, con
     assert (await route_of(js)).active.target == target(1)
 
 
-@pytest.mark.parametrize("what", [alert(trigger="refusals"), alert(trigger="unheard-of"), alert(version=3)])
-async def test_what_no_automatic_trigger_of_what_serves_asks_for_starts_nothing(js, toy, controller, what):
-    await learn(js, 1, 2, 3)
-    before = await put_route(js, toy)
-    await publish(js, what)
-    await publish(js, requests(2))
-    await handled(js)
-    assert await route_of(js) == before
-    assert await stored_facts(js, f.RollbackStarted) == []
-
-
 async def test_killed_after_the_switch_it_switches_once(js, toy, bus_settings):
     """Other moments: `tests/world`."""
     await put_route(js, toy)
@@ -202,110 +190,6 @@ async def test_an_alert_of_a_trigger_with_another_services_key_moves_nothing_and
     assert letter.headers["Slipway-Code"] == "sender_mismatch"
     assert await route_of(js) == before
     assert await stored_facts(js, f.RollbackStarted) == []
-
-
-async def test_a_failing_canary_goes_and_the_active_target_stays(js, toy, controller):
-    await learn(js, 2, 3)
-    await put_route(js, toy, active=2, previous=1, canary=3)
-    await publish(js, alert(version=3))
-    (changed,) = await wait_for_fact(js, f.DeploymentChanged)
-    assert changed.data.cause == "abort"
-    route = await route_of(js)
-    assert (route.active.target, route.canary.weight_ratio, route.quarantined) == (target(2), 0.0, (target(3),))
-
-
-async def test_a_failing_active_target_ends_the_canary_beside_it(js, toy, controller):
-    await learn(js, 2, 3)
-    await put_route(js, toy, active=2, previous=1, canary=3)
-    await publish(js, alert(version=2))
-    (changed,) = await wait_for_fact(js, f.DeploymentChanged)
-    assert changed.data.cause == "rollback"
-    route = await route_of(js)
-    assert (route.active.target, route.canary, suspended(route)) == (target(1), None, (target(2),))
-
-
-async def test_a_canary_that_fails_its_test_or_loses_its_release_goes(js, toy, controller):
-    await learn(js, 2, 3)
-    await put_route(js, toy, active=2, previous=1, canary=3)
-    assessed = f.CanaryAssessed(target=target(3), weight_ratio=0.3, requests=90, verdict="fail", reason="worse")
-    finished = f.ReleaseFinished(release_id="r-3", model=MODEL, version=3, outcome="aborted", reason="failed canary")
-    await asyncio.gather(publish(js, assessed), publish(js, finished), publish(js, alert(version=3)))
-    await wait_for_fact(js, f.DeploymentChanged)
-    await handled(js)
-    route = await route_of(js)
-    assert (route.epoch, route.quarantined) == (8, (target(3),))
-    assert len(await stored_facts(js, f.DeploymentChanged)) == 1
-
-
-async def test_an_alert_and_an_order_at_once_are_one_switch(js, toy, controller):
-    await learn(js, 1, 2)
-    await put_route(js, toy, history=(3,))
-    ordered = f.RollbackOrdered(reason="looks odd", failed=target(2))
-    await asyncio.gather(publish(js, alert()), publish(js, ordered))
-    await wait_for_fact(js, f.DeploymentChanged)
-    await handled(js)
-    route = await route_of(js)
-    assert (route.epoch, route.active.target) == (8, target(1))
-    assert suspended(route) + route.quarantined == (target(2),)
-
-
-async def test_an_order_may_go_further_back_and_one_that_cannot_is_answered(js, toy, controller):
-    await learn(js, 1, 2)
-    await put_route(js, toy, active=2, previous=1, history=(3,))
-    await publish(js, f.RollbackOrdered(reason="no such version", failed=target(2), to_version=9))
-    (failed,) = await wait_for_fact(js, f.RollbackFailed)
-    assert (failed.data.code, failed.data.mode) == ("no_previous_target", "manual")
-    await publish(js, f.RollbackOrdered(reason="both are odd", failed=target(2), to_version=3))
-    await wait_for_fact(js, f.DeploymentChanged)
-    route = await route_of(js)
-    assert (route.active.target, route.previous.target) == (target(3), target(1))
-    await publish(js, f.RollbackOrdered(reason="again", failed=target(2)))
-    refused = (await wait_for_fact(js, f.RollbackFailed, count=2))[1]
-    assert refused.data.code == "not_in_traffic"
-
-
-@pytest.mark.parametrize(("decision", "serves"), [("confirm", 1), ("return", 2)])
-async def test_a_person_decides_about_a_suspended_target(js, toy, controller, decision, serves):
-    await learn(js, 1, 2)
-    await put_route(js, toy)
-    await publish(js, alert())
-    await wait_for_fact(js, f.DeploymentChanged)
-    await publish(
-        js, f.SuspensionDecided(reason="it was the network", target=target(2), decision=decision, at_once=True)
-    )
-    changed = (await wait_for_fact(js, f.DeploymentChanged, count=2))[1]
-    assert changed.data.cause == decision
-    route = await route_of(js)
-    assert (route.active.target, route.suspended) == (target(serves), ())
-    assert route.quarantined == ((target(2),) if decision == "confirm" else ())
-
-
-async def test_a_promotion_that_was_ordered_before_the_rollback_finds_a_later_epoch(js, toy, controller):
-    await learn(js, 1, 2)
-    before = await put_route(js, toy)
-    await publish(js, alert())
-    await wait_for_fact(js, f.DeploymentChanged)
-    route = await route_of(js)
-    for version in (2, 3):
-        stale = promote(route, toy[version], weight_ratio=1.0, epoch=before.epoch, cause_id="in flight")
-        assert stale.code in ("suspended", "stale_epoch")
-
-
-async def test_a_lifted_target_may_be_promoted_again(js, toy, controller):
-    await learn(js, 1, 2)
-    await put_route(js, toy)
-    await publish(js, f.RollbackOrdered(reason="rude", failed=target(2)))
-    await wait_for_fact(js, f.DeploymentChanged)
-    lifted = f.QuarantineLifted(reason="false alarm", target=target(2))
-    await publish(js, lifted, event_id="lift-1")
-    changed = (await wait_for_fact(js, f.DeploymentChanged, count=2))[1]
-    assert changed.data.cause == "restore"
-    route = await route_of(js)
-    assert (route.quarantined, route.active.target) == ((), target(1))
-    await publish(js, lifted)
-    (refused,) = await wait_for_fact(js, f.OrderRefused)
-    assert refused.data.code == "not_quarantined"
-    assert promote(route, toy[2], weight_ratio=1.0, epoch=route.epoch, cause_id="again").route.active == toy[2]
 
 
 async def test_a_drill_becomes_a_record_that_ends_by_itself_and_a_bad_one_is_answered(js, toy, controller):
