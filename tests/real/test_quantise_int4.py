@@ -52,7 +52,10 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize(("variant", "engine"), NAMES)
+@pytest.mark.parametrize(
+    ("variant", "engine"),
+    [pytest.param(*pair, marks=pytest.mark.full) if pair == ("awq-int4", "llmcompressor") else pair for pair in NAMES],
+)
 def test_int4_is_packed_in_groups_reloads_and_tells_its_layers(merged, tmp_path, capfd, variant, engine):
     names, method = NAMES[variant, engine], "awq" if engine == "autoawq" else "compressed-tensors"
     job = order(merged, tmp_path, variant, engine)
@@ -110,7 +113,7 @@ def test_search_for_scales_leaves_the_weights_alone_only_in_our_autoawq(merged, 
 
 
 @pytest.mark.parametrize(
-    "family", ["Qwen3", pytest.param("Mistral", marks=pytest.mark.full), pytest.param("Qwen2", marks=pytest.mark.full)]
+    "family", [pytest.param(family, marks=pytest.mark.full) for family in ("Qwen3", "Mistral", "Qwen2")]
 )
 def test_autoawq_makes_the_other_families_too(family, tmp_path):
     import transformers
@@ -138,6 +141,7 @@ def test_autoawq_makes_the_other_families_too(family, tmp_path):
     assert tensors(job.output)["lm_head.weight"].dtype == torch.bfloat16
 
 
+@pytest.mark.full
 def test_own_evaluation_set_is_measured_and_never_calibrates(merged, tmp_path):
     passages = [f"Slipway number {n} was greased with tallow, soap and oil before the launch." for n in range(60)]
     texts = tmp_path / "texts.jsonl"

@@ -68,7 +68,9 @@ def farthest_from_float64(calls, head_dim=32, theta=10000.0):
     return off, highest
 
 
-@pytest.mark.parametrize("variant", ["bf16", "int8", "gptq-int4", "awq-int4"])
+@pytest.mark.parametrize(
+    "variant", ["bf16", "int8", *(pytest.param(name, marks=pytest.mark.full) for name in ("gptq-int4", "awq-int4"))]
+)
 def test_rotary_angles_are_those_of_float64_wherever_the_worker_computes(merged, tmp_path, variant):
     """From the order to the result, calibration included, up to the last position of the longest window."""
     with rotary_angles() as calls:
@@ -83,6 +85,7 @@ def test_rotary_angles_are_those_of_float64_wherever_the_worker_computes(merged,
     assert off < 1e-4, "float32 itself is 3e-5 off at position 510; bfloat16 is 1 off"
 
 
+@pytest.mark.full
 @pytest.mark.skipif("AVX512_CORE_BF16" not in AVAILABLE, reason="this CPU has no bfloat16: nothing is fast")
 def test_linear_layers_are_bfloat16_where_calibration_computes(merged, tmp_path, monkeypatch):
     """The passes inside both libraries are fast, and the Hessian is not rounded."""

@@ -84,6 +84,7 @@ async def test_a_triton_that_stands_still_is_not_taken_for_dead_and_orders_wait_
     assert "dead" not in lines
 
 
+@pytest.mark.full
 async def test_a_store_that_stands_still_delays_a_release_and_neither_serving_nor_a_rollback(
     fleet, manager, gateway, settings, tmp_path
 ):

@@ -10,16 +10,13 @@ from contracts.facts import (
     AlertResolved,
     DeploymentChanged,
     PromotionRefused,
-    ReleaseFinished,
     VariantFailed,
     VariantStaged,
 )
-from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
-from decisions.routes.edits import roll_back
+from contracts.vocabulary import Target
 from shared.messaging.provision import provision
 from shared.serving.channels import Channels
 from shared.serving.inference import generate
-from shared.storage.blobs import blob_key
 from testbed.attesters import attester_keys
 from testbed.servers import running
 from tests.kit.serving import ServerManager
@@ -95,72 +92,6 @@ async def test_staged_promoted_and_previous_kept_ready(fleet, manager, triton, t
 
 async def _no_orders(fleet):
     return not (await fleet.record()).orders
-
-
-async def test_orders_that_may_not_be_carried_out_are_refused_with_their_code(fleet, manager, tmp_path):
-    first, second, third = (fleet.put_toy(tmp_path, "bot", version) for version in (1, 2, 3))
-    await fleet.promote(first, 0)
-    await fleet.facts(DeploymentChanged)
-    await fleet.promote(second, 0)
-    (stale,) = await fleet.facts(PromotionRefused)
-    assert (stale.data.code, stale.data.target) == ("stale_epoch", second.target)
-
-    await fleet.promote(second, 1)
-    await fleet.facts(DeploymentChanged, 2)
-    entry = await fleet.routes.get("bot")
-    back = roll_back(entry.value, second.target, cause_id="an alert")
-    await fleet.routes.update("bot", back.route, entry.revision)
-    await fleet.promote(second, 3)
-    refused = await fleet.facts(PromotionRefused, 2)
-    assert refused[1].data.code == "quarantined"
-
-    missing = Deployable(
-        target=third.target,
-        weights_bytes=10,
-        manifest=ArtifactRef(uri="s3://slipway/manifests/none.json", digest=digest_of(b""), size_bytes=0),
-    )
-    await fleet.promote(missing, 3)
-    refused = await fleet.facts(PromotionRefused, 3)
-    assert refused[2].data.code == "load_failed"
-    assert "not proven" in refused[2].data.reason
-
-    huge = third.model_copy(update={"weights_bytes": 5000 * MIB})
-    await fleet.promote(huge, 3)
-    refused = await fleet.facts(PromotionRefused, 4)
-    assert refused[3].data.code == "insufficient_memory"
-    assert (await fleet.routes.get("bot")).value == back.route
-
-
-async def test_staging_waits_for_its_turn_and_what_never_fits_fails_at_once(fleet, manager, tmp_path):
-    base, first, second, third = (fleet.put_toy(tmp_path, "bot", version) for version in range(4))
-    await fleet.stage(first, base, "r-1")
-    await fleet.facts(VariantStaged)
-    await fleet.stage(second, base, "r-2")
-    huge = third.model_copy(update={"weights_bytes": 5000 * MIB})
-    await fleet.stage(huge, base, "r-3")
-    (failed,) = await fleet.facts(VariantFailed)
-    assert (failed.data.code, failed.data.step, failed.correlationid) == ("insufficient_memory", "stage", "r-3")
-    assert failed.data.details["needed_bytes"] > failed.data.details["available_bytes"] == 1000 * MIB
-    assert await fleet.count(VariantStaged) == 1, "the second waits while the first holds the lease"
-
-    await fleet.publish(
-        ReleaseFinished(release_id="r-1", model="bot", version=1, outcome="rejected", reason="gate"), "bot"
-    )
-    staged = await fleet.facts(VariantStaged, 2)
-    assert staged[1].data.candidate.target == second.target
-
-
-async def test_a_broken_artifact_fails_the_variant_and_leaves_nothing(fleet, manager, tmp_path):
-    base, bad = fleet.put_toy(tmp_path, "bot", 0), fleet.put_toy(tmp_path, "bot", 1)
-    entry = next(file for file in fleet.store.put_folder(tmp_path / "bot-1").files if file.path == "version.txt")
-    fleet.store._client.remove_object(bucket_name="slipway", object_name=blob_key(entry.digest))
-    await fleet.stage(bad, base)
-    (failed,) = await fleet.facts(VariantFailed)
-    assert failed.data.code == "artifact_not_found"
-    record = await fleet.record()
-    assert record.lease is None
-    folders = {path.name for path in (manager.folder / "artifacts").iterdir()}
-    assert not any(bad.manifest.digest.removeprefix("sha256:") in name for name in folders)
 
 
 async def test_killed_stub_is_healed_and_alerted(fleet, manager, triton, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from decisions.openai.paths import PATHS
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.full, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from decisions.openai.fields import ALLOWED_FIELDS, GIVEN_VARIABLES, REFUSED_FIE
 from decisions.openai.paths import PATHS, REFUSED_PATHS
 from decisions.serving.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.full, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.full, pytest.mark.timeout(300)]
 
 
 def test_an_idle_engine_is_told_to_sleep_soon(facts):
