@@ -28,6 +28,7 @@ OPTIONS = (
     "-W",
     "ignore::pytest.PytestAssertRewriteWarning",
     "--no-header",
+    "--snapshot-warn-unused",
     f"--timeout={TEST_S}",
 )
 

@@ -53,7 +53,7 @@ def test_a_manual_trigger_asks_for_a_person_whatever_it_shows(action, answers_no
 
 
 def test_an_update_within_its_limit_moves_nothing_unless_the_target_answers_nothing():
-    within = {"value": 0.01, "limit": 0.05, "answers_nothing": False}
+    within = {"value": 0.05, "limit": 0.05, "answers_nothing": False}
     assert has_recovered(f.fact(AlertUpdated, **within))
     assert has_recovered(f.fact(AlertUpdated, **within | {"value": None}))
     assert not has_recovered(f.fact(AlertUpdated, **within | {"value": 0.06}))
