@@ -1,9 +1,11 @@
 """The gateway's HTTP applications: the OpenAI endpoints for callers; readiness and metrics on a port of their own."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,6 +22,7 @@ from services.gateway.dependencies import Dependencies
 from services.gateway.domain import requests
 from services.gateway.domain.errors import Problem, RequestRejected, model_not_found
 from services.gateway.domain.routing import list_models, names_like
+from services.gateway.ports import NewId
 from services.gateway.routing.tables import RouteTable
 from services.gateway.server.http import problem_response
 from services.gateway.server.worker_state import MetricsPage, WorkerState
@@ -27,6 +30,7 @@ from shared.messaging.bus import Bus
 from shared.runtime.process_metrics import exposed_registry
 
 SERVICE = "gateway"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _CODES = {404: "unknown_url", 405: "method_not_allowed"}
 _DEFECT = Problem(500, "The gateway failed; its log says why.", "server_error", code="internal_error")
 
@@ -36,7 +40,7 @@ def build(dependencies: Dependencies, bus: Bus, state: WorkerState) -> "Applicat
     page = MetricsPage(exposed_registry(bus.metrics), state.refresh)
     # for probes and scrapes
     admin = Starlette(routes=[alive_route(), ready_route(dependencies, state), Mount("/metrics", page)])
-    return Applications(Application(Endpoint(dependencies), _rest(dependencies)), admin)
+    return Applications(Application(Endpoint(dependencies), _rest(dependencies), dependencies.new_id), admin)
 
 
 def _rest(dependencies: Dependencies) -> Starlette:
@@ -68,20 +72,30 @@ class Applications:
 class Application:
     """The whole HTTP application; requests for targets do not pass through Starlette's middlewares."""
 
-    def __init__(self, endpoint: ASGIApp, rest: ASGIApp) -> None:
+    def __init__(self, endpoint: ASGIApp, rest: ASGIApp, new_id: NewId) -> None:
         self._endpoint = endpoint
         self._rest = rest
+        self._new_id = new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; a defect before the answer began is a 500."""
+        """Answer a request by its id; a defect before the answer began is a 500."""
+        given_id = Headers(scope=scope).get("x-request-id", "") if scope["type"] == "http" else ""
+        request_id = given_id if _REQUEST_ID.fullmatch(given_id) else self._new_id()
+        started = False
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"x-request-id", request_id.encode()))
+            await send(message)
+
         if scope["type"] != "http" or scope["path"] not in PATHS:
-            await self._rest(scope, receive, send)
+            await self._rest(scope, receive, send_with_id)
             return
+        scope["slipway.request_id"] = request_id
         if refusal := check_path(scope["method"], scope["path"]):
             problem = Problem(refusal.status, refusal.message, code=refusal.code)
-            await problem_response(problem, {"Allow": "POST"})(scope, receive, send)
+            await problem_response(problem, {"Allow": "POST"})(scope, receive, send_with_id)
             return
-        started = False
 
         async def note_start(message: Message) -> None:
             nonlocal started
@@ -92,8 +106,7 @@ class Application:
             await self._endpoint(scope, receive, note_start)
         except Exception:
             if not started:
-                headers = {"x-request-id": scope["slipway.request_id"]}
-                await problem_response(_DEFECT, headers)(scope, receive, send)
+                await problem_response(_DEFECT)(scope, receive, send_with_id)
             raise
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from dataclasses import replace
 
 import structlog
@@ -36,7 +35,6 @@ from services.gateway.telemetry.request_traces import RequestTrace
 
 RESCUED = "x-slipway-rescued"
 """Names the target that failed the request; `x-slipway-version` names the one that answered."""
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _DONE = b"data: [DONE]\n\n"
 _BYTES_PER_TOKEN = 4
 """Of a prompt that the caller gave up before the engine reported its tokens."""
@@ -67,11 +65,8 @@ class Endpoint:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         dependencies = self._dependencies
         request = Request(scope, receive)
-        given_id = request.headers.get("x-request-id", "")
+        request_id: str = scope["slipway.request_id"]
         # Callers see another id than shares are drawn by: from that one they could compute which requests are pairs.
-        scope["slipway.request_id"] = request_id = (
-            given_id if _REQUEST_ID.fullmatch(given_id) else dependencies.new_id()
-        )
         draw_id = dependencies.new_id()
         environment: Environment | None = None
         try:

@@ -256,11 +256,13 @@ async def test_wrong_methods_and_paths_beside_the_api():
     world = World(only_active())
     refused = await world.http.get("/v1/responses")
     assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    assert refused.headers["x-request-id"]
     for path in ("/v1/load_lora_adapter", "/v1/messages", "/invocations", "/sleep", "/v1/responses/x"):
         missing = await world.http.post(path, json={"model": MODEL})
         assert (missing.status_code, missing.json()["error"]["code"]) == (404, "unknown_url"), path
         assert "/v1/chat/completions" in missing.json()["error"]["message"]
-    refused = await world.http.post("/v1/models")
+    refused = await world.http.post("/v1/models", headers={"x-request-id": "mine"})
+    assert refused.headers.get_list("x-request-id") == ["mine"]
     assert (refused.status_code, refused.json()["error"]["code"]) == (405, "method_not_allowed")
     assert world.engine.calls == []
 
