@@ -85,7 +85,7 @@ def rollback(
 
     The exit code is 0 if the traffic was moved and the target that received it was not seen to fail. The order names
     its target: if that was rolled back already, nothing happens. Within two minutes after another rollback, --target is
-    required.
+    required, except with --dry-run.
     """
     if decided is not None and model not in get_args(Decision):
         raise CommandError(f"{model!r} is no decision: write confirm or return before the model", Exit.USAGE)
@@ -115,9 +115,16 @@ def rollback(
 
 async def _dry_run(stack: StackAddress, model: str, failed: Target | None, to_version: int | None) -> dict[str, Any]:
     async with on_bus(stack) as js:
-        failed = failed or await name_active(js, model)
         route = await read_route(js, model)
+        failed = failed or await _active(js, route, model)
     return plan_rollback(route or Route(model=model), failed, to_version)
+
+
+async def _active(js: JetStreamContext, route: Route | None, model: str) -> Target:
+    """Return the active target of a route; raise CommandError if none serves."""
+    if route is None:
+        await require_model(js, model)
+    return active_target(route, model)
 
 
 async def name_active(js: JetStreamContext, model: str) -> Target:
@@ -128,9 +135,7 @@ async def name_active(js: JetStreamContext, model: str) -> Target:
             alert as the rollback-controller must not roll back the target that it chose.
     """
     route = await read_route(js, model)
-    if route is None:
-        await require_model(js, model)
-    active = active_target(route, model)
+    active = await _active(js, route, model)
     for _ in range(RECENT_TRIES):  # the event follows the change of the route with a short delay
         changed = await last_event(js, DeploymentChanged, model)
         if changed is None or route is None or changed.data.route.epoch >= route.epoch:

@@ -12,7 +12,8 @@ Base = Annotated[str, typer.Option(help="Imported base model, NAME or NAME@REVIS
 Adapter = Annotated[
     str,
     typer.Option(
-        help="Folder that save_pretrained wrote, with a LoRA or full weights; or hf://REPO@REVISION or file:///FOLDER."
+        help="Folder that save_pretrained wrote, with a LoRA or full weights; or hf://REPO@REVISION or file:///FOLDER. "
+        "A tokenizer in it is published, too; without its files the base's is served."
     ),
 ]
 RunId = Annotated[

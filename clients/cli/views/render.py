@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from clients.cli.output import size_text
 from clients.cli.releases.recorded_releases import Release
 from contracts.envelope import Event, short_type
 from contracts.facts import WorkProgressed
@@ -36,7 +37,7 @@ def work_line(work: WorkProgressed) -> str:
     name = f"{work.step} {work.variant or ''}".rstrip()
     counted = f"{work.unit.removesuffix('s')} {work.done:.0f} of {work.total:.0f}"
     if work.unit == "bytes":
-        counted = f"{work.done / 1e6:.0f} of {work.total / 1e6:.0f} MB"
+        counted = f"{size_text(work.done)} of {size_text(work.total)}"
     return f"{name}: {counted}" + (f", {work.detail}" if work.detail else "")
 
 
