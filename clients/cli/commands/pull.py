@@ -1,12 +1,11 @@
 """`slipway pull`: the files of a version, for any server, each verified by its digest against the signed manifest."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from clients.cli.connection import StackAddress, find_stack
 from clients.cli.options import JsonOption, StateOption
@@ -16,21 +15,13 @@ from clients.cli.releases.version_records import attester_keys, find_version, op
 from clients.cli.sources.upload import Advance, progress_bar, steps
 from contracts.facts import RegisteredVariant
 from contracts.manifests import FileEntry, VariantManifest, VersionManifest
-from contracts.vocabulary import Contract, Digest, Target
+from contracts.vocabulary import Target
 from shared.errors import SlipwayError
 from shared.provenance.verification import Verification
 from shared.storage.blobs import Store
 
-RECORD = ".slipway-pull.json"
 PART = ".part-"
 """How the names of files begin that are being written."""
-
-
-class Pulled(Contract):
-    """The origin of a pulled folder: the file `.slipway-pull.json` in it, written before all others."""
-
-    target: Target
-    manifest: Digest
 
 
 def pull(
@@ -52,10 +43,9 @@ def pull(
     try:
         registered = find_signed(stack, store, target)
         manifest = VariantManifest.model_validate_json(store.get(registered.manifest))
-        claim(folder, Pulled(target=target, manifest=registered.manifest.digest), manifest.files)
         size = sum(file.size_bytes for file in manifest.files)
         with progress_bar(f"pulling {target}", size, shown=not as_json) as advance:
-            for file in missing(folder, manifest.files, advance):
+            for file in find_missing(folder, target, manifest.files, advance):
                 store.fetch_files([file], folder, store.prefix_of(registered.manifest), steps(advance))
     except SlipwayError as error:
         raise CommandError(f"{target} was not pulled: {error.reason}", name=error.code) from error
@@ -104,45 +94,26 @@ def find_signed(stack: StackAddress, store: Store, target: Target) -> Registered
     return find_variant(verification.manifest, target.variant)
 
 
-def claim(folder: Path, pulled: Pulled, files: Sequence[FileEntry]) -> None:
-    """Create the folder with its record, unless it exists with the same record.
+def find_missing(folder: Path, target: Target, files: Sequence[FileEntry], advance: Advance) -> list[FileEntry]:
+    """Return the files of a version that a folder lacks; of those that it has, advance by their size.
+
+    What a pull that was killed had begun to write is removed.
 
     Raises:
-        CommandError: it holds other files, or those of another version.
+        CommandError: the folder holds a file that is none of these.
     """
-    record, written = folder / RECORD, folder / f"{PART}record"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-        held = {str(path.relative_to(folder)) for path in paths if path not in (record, written)}
-        if record.exists():
-            earlier = Pulled.model_validate_json(record.read_bytes())
-            if earlier != pulled:
-                raise CommandError(f"{folder} holds {earlier.target}: choose another folder", Exit.USAGE)
-            parts = [path for path in paths if path.name.startswith(PART)]  # of a pull that was killed
-            for path in parts:
-                path.unlink()
-            foreign = held - {file.path for file in files} - {str(path.relative_to(folder)) for path in parts}
-            if foreign:
-                what = f"{min(foreign)}, which is no file of {pulled.target}"
-                raise CommandError(f"{folder} holds {what}: remove it, or choose another folder", Exit.USAGE)
-        elif held:
-            raise CommandError(f"{folder} is not empty, and no pull filled it: choose another folder", Exit.USAGE)
-        else:
-            written.write_text(pulled.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            written.replace(record)
-    except ValidationError as error:
-        raise CommandError(f"{record} is not readable: choose another folder", Exit.USAGE) from error
-
-
-def missing(folder: Path, files: tuple[FileEntry, ...], advance: Advance) -> Iterator[FileEntry]:
-    """Yield the files that are not in the folder as they must be; of the others, advance by their size."""
-    for file in files:
-        path = folder / file.path
-        if path.is_file() and path.stat().st_size == file.size_bytes and digest_of_file(path) == file.digest:
+    left = {file.path: file for file in files}
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]:
+        file = None if path.name.startswith(PART) else left.pop(str(path.relative_to(folder)), None)
+        if file is not None and path.stat().st_size == file.size_bytes and digest_of_file(path) == file.digest:
             advance(file.size_bytes)
+        elif path.name.startswith(PART):
+            path.unlink()
         else:
-            yield file
+            what = f"{path.relative_to(folder)}, which is no file of {target}"
+            raise CommandError(f"{folder} holds {what}: remove it, or choose another folder", Exit.USAGE)
+    return list(left.values())
 
 
 def digest_of_file(path: Path) -> str:
