@@ -91,23 +91,23 @@ def _of_folder(folder: StateFolder) -> StackAddress:
     values = description.variables
     connection = Connection(
         nats_url=values["SLIPWAY_NATS_URL"],
-        nats_credentials=_path(values, "SLIPWAY_NATS_CREDENTIALS"),
-        nats_ca=_path(values, "SLIPWAY_NATS_CA"),
-        attesters=_path(values, "SLIPWAY_ATTESTERS"),
+        nats_credentials=Path(values["SLIPWAY_NATS_CREDENTIALS"]),
+        nats_ca=Path(values["SLIPWAY_NATS_CA"]),
+        attesters=Path(values["SLIPWAY_ATTESTERS"]),
         s3_endpoint=values["SLIPWAY_S3_ENDPOINT"],
-        s3_credentials=_path(values, "SLIPWAY_S3_CREDENTIALS"),
-        s3_ca=_path(values, "SLIPWAY_S3_CA"),
+        s3_credentials=Path(values["SLIPWAY_S3_CREDENTIALS"]),
+        s3_ca=Path(values["SLIPWAY_S3_CA"]),
         s3_bucket=values["SLIPWAY_S3_BUCKET"],
-        replicas=int(values.get("SLIPWAY_REPLICAS", 1)),
+        replicas=int(values["SLIPWAY_REPLICAS"]),
         state_dir=folder.path,
     )
     return StackAddress(
         connection,
         values["SLIPWAY_GATEWAY_URL"],
         folder.shown,
-        _path(values, "SLIPWAY_GATEWAY_KEY"),
-        console_url=values.get("SLIPWAY_CONSOLE_URL"),
-        console_credentials=_path(values, "SLIPWAY_CONSOLE_CREDENTIALS"),
+        Path(values["SLIPWAY_GATEWAY_KEY"]),
+        console_url=values["SLIPWAY_CONSOLE_URL"],
+        console_credentials=Path(values["SLIPWAY_CONSOLE_CREDENTIALS"]),
         ports=description.ports,
         tritons=description.tritons,
     )
@@ -153,11 +153,6 @@ def credential_in(path: Path) -> Credential:
         return Credential.from_text(path.read_text())
     except (OSError, ValueError) as error:
         raise CommandError(f"{path} is no readable credential of `slipway keys`: {error}") from error
-
-
-def _path(values: Mapping[str, str], name: str) -> Path | None:
-    """Return the path in a variable; None in the folder of a stack that was last up before it had keys."""
-    return Path(values[name]) if name in values else None
 
 
 def _explicit(settings: CliSettings, name: str) -> StackAddress:

@@ -16,7 +16,8 @@ def separate_blocks(text: str) -> str:
     """
     lines: list[str] = []
     closing: str | None = None
-    for line, following in _with_next(text.split("\n")):
+    given = text.split("\n")
+    for line, following in zip(given, [*given[1:], ""], strict=True):
         if closing is not None:
             lines.append(line)
             if line.strip() == closing:
@@ -32,10 +33,6 @@ def separate_blocks(text: str) -> str:
             lines.append("")
         lines.append(line)
     return "\n".join(lines)
-
-
-def _with_next(lines: Sequence[str]) -> Iterable[tuple[str, str]]:
-    return zip(lines, [*lines[1:], ""], strict=True)
 
 
 def _begins_list(previous: str, line: str) -> bool:

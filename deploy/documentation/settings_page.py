@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,4 @@ def _default(field: FieldInfo) -> str:
         return code(str(default).lower())
     if isinstance(default, float):
         return code(f"{default:.12g}")
-    return code(_json(default) if isinstance(default, dict) else default)
-
-
-def _json(value: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(value)
+    return code(json.dumps(default) if isinstance(default, dict) else default)

@@ -77,7 +77,9 @@ def policy(access: StoreAccess, bucket: str) -> dict[str, Any]:
         _allow(RETAIN, _objects(whole, access.retains)),
     ]
     if access.reads and not access.manages_bucket:
-        statements.append(_allow(LIST, [whole], _beginning_with(access.reads)))
+        # no condition for all keys: a request may name no prefix
+        listed = {"Condition": {"StringLike": {"s3:prefix": [f"{prefix}*" for prefix in access.reads]}}}
+        statements.append(_allow(LIST, [whole], {} if "" in access.reads else listed))
     if access.sees_uploads:
         statements.append(_allow(SEE_UPLOADS, [whole]))
     if access.sees_lock and not access.manages_bucket:
@@ -89,11 +91,6 @@ def policy(access: StoreAccess, bucket: str) -> dict[str, Any]:
 
 def _objects(bucket: str, prefixes: Iterable[str]) -> list[str]:
     return [f"{bucket}/{prefix}*" for prefix in prefixes]
-
-
-def _beginning_with(prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """Return the condition on listed prefixes; empty for all keys, also where a request names no prefix."""
-    return {} if "" in prefixes else {"Condition": {"StringLike": {"s3:prefix": [f"{prefix}*" for prefix in prefixes]}}}
 
 
 def _allow(actions: Iterable[str], resources: list[str], more: dict[str, Any] | None = None) -> dict[str, Any]:

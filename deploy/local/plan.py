@@ -210,16 +210,12 @@ def replica_names(service: str, count: int) -> list[str]:
     return [service, *(f"{service}-{number}" for number in range(2, count + 1))]
 
 
-def part_names(config: StackConfig) -> list[str]:
-    """List the names of all service processes."""
-    return [name for service in config.services for name in replica_names(service, config.count(service))]
-
-
 def port_names(config: StackConfig) -> list[str]:
     """List everything that needs a port."""
     tritons = [port for part in config.tritons for port in (*triton_ports(part), agent_part(part), agent_grpc(part))]
+    services = [name for service in config.services for name in replica_names(service, config.count(service))]
     gateways = [admin_port(name) for name in replica_names("gateway", config.count("gateway"))]
-    return [*bus.port_names(config.nats), *S3_PORTS, *tritons, *part_names(config), *gateways]
+    return [*bus.port_names(config.nats), *S3_PORTS, *tritons, *services, *gateways]
 
 
 def admin_port(gateway: str) -> str:
@@ -334,7 +330,9 @@ def plan_services(
     """Plan one process per replica of each service."""
     common = {
         **server_manager_variables(folder, config, ports),
-        **rollback_controller_variables(folder, config, ports),
+        "ROLLBACK_CONTROLLER_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
+        "ROLLBACK_CONTROLLER_GATEWAY_KEY": str(api_keys(folder).key_file(REHEARSALS)),
+        "ROLLBACK_CONTROLLER_REHEARSAL_RPS": "2" if config.engine == "slipway" else "10",  # what a CPU can answer
         "GATEWAY_ADMIN_HOST": LOOPBACK,
         "GATEWAY_ADMIN_PORT": str(ports[admin_port("gateway")]),
         "GATEWAY_API_KEYS": str(api_keys(folder).listing),
@@ -358,7 +356,11 @@ def plan_services(
                 **(console_variables(ports, keys, name) if service == "console" else {}),
                 **({"NOTIFIER_CONSOLE_URL": console_url(ports)} if service == "notifier" else {}),
                 **({"GATEWAY_ADMIN_PORT": str(ports[admin_port(name)])} if service == "gateway" else {}),
-                **({"SLIPWAY_STATE_DIR": str(folder / REPLICAS / name)} if has_own_state(service, name) else {}),
+                **(
+                    {"SLIPWAY_STATE_DIR": str(folder / REPLICAS / name)}
+                    if service in OWN_STATE and name != service
+                    else {}
+                ),
                 "SLIPWAY_HTTP_PORT": str(ports[name]),
             },
             port=ports[name],
@@ -373,11 +375,6 @@ def plan_services(
     ]
 
 
-def has_own_state(service: str, name: str) -> bool:
-    """Return whether a process of a service has a state folder of its own; the first one has the stack's."""
-    return service in OWN_STATE and name != service
-
-
 def console_url(ports: Mapping[str, int], name: str = "console") -> str:
     """Return the address of a console."""
     return f"http://{LOOPBACK}:{ports[name]}"
@@ -385,11 +382,10 @@ def console_url(ports: Mapping[str, int], name: str = "console") -> str:
 
 def console_variables(ports: Mapping[str, int], keys: Keys, name: str = "console") -> dict[str, str]:
     """Return the variables with a console's address, the people, and credentials, none of them of administrators."""
-    folder = KeyFolder(keys.folder)
     return {
         "CONSOLE_URL": console_url(ports, name),
-        "CONSOLE_IDENTITIES": str(folder.people),
-        "CONSOLE_CREDENTIALS": str(folder.console),
+        "CONSOLE_IDENTITIES": str(KeyFolder(keys.folder).people),
+        "CONSOLE_CREDENTIALS": str(KeyFolder(keys.folder).console),
         "CONSOLE_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
     }
 
@@ -419,15 +415,6 @@ def _endpoint(folder: Path, ports: Mapping[str, int], part: str) -> dict[str, st
         "agent_grpc": f"{LOOPBACK}:{ports[agent_grpc(part)]}",
         "repository": str(folder / part / "models"),
         "runtime_file": str(folder / part / triton.RUNTIME_FILE),
-    }
-
-
-def rollback_controller_variables(folder: Path, config: StackConfig, ports: Mapping[str, int]) -> dict[str, str]:
-    """Return the variables for rehearsals: where they send requests, and how many per second a CPU can answer."""
-    return {
-        "ROLLBACK_CONTROLLER_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
-        "ROLLBACK_CONTROLLER_GATEWAY_KEY": str(api_keys(folder).key_file(REHEARSALS)),
-        "ROLLBACK_CONTROLLER_REHEARSAL_RPS": "2" if config.engine == "slipway" else "10",
     }
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from contracts.storage.access import BUCKET
@@ -143,10 +144,6 @@ async def _answers_https(port: int) -> bool:
     return await _sends_a_byte(port, _asking("/healthz"), tls)
 
 
-async def _answers_monitoring(port: int) -> bool:
-    return await _answers_http(port, "/")  # its /healthz looks at every stream, and logs those that are being made
-
-
 async def _answers_grpc(port: int) -> bool:
     _, writer = await asyncio.open_connection(LOOPBACK, port)  # gRPC does not report that nothing listens
     writer.close()
@@ -154,7 +151,7 @@ async def _answers_grpc(port: int) -> bool:
 
 
 _LIFE: dict[Probe, Callable[[int], Awaitable[bool]]] = {
-    "nats": _answers_monitoring,
+    "nats": partial(_answers_http, path="/"),  # its /healthz looks at every stream, and logs those that are being made
     "s3": _answers_https,
     "triton": _answers_grpc,
     "service": _answers_http,

@@ -284,7 +284,9 @@ class Runner:
             return
         ended: set[int] = set()
         deadline = time.monotonic() + LEFTOVERS_S
-        while left := self._leftovers(self.leader):
+        while left := processes.find_part_leftovers(
+            self._marks, self.part.name, self.leader, living_sessions=self._living_sessions()
+        ):
             ended |= {process.pid for process in left}
             processes.kill(left)
             processes.collect_orphans(self._living_sessions())
@@ -295,8 +297,3 @@ class Runner:
         processes.collect_orphans(self._living_sessions())
         if ended:
             self._report(f"ended {len(ended)} process(es) that it left behind")
-
-    def _leftovers(self, leader: Recorded) -> list[processes.Process]:
-        return processes.find_part_leftovers(
-            self._marks, self.part.name, leader, living_sessions=self._living_sessions()
-        )

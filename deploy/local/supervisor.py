@@ -58,11 +58,6 @@ class Options:
     ready_timeout_s: float = 180.0
     runtimes: Mapping[str, Path] = field(default_factory=dict)
 
-    def engine_of(self, part: str) -> Path:
-        """Return the engine environment of a Triton."""
-        environments = {plan.triton_part(name): root for name, root in self.runtimes.items()}
-        return environments.get(part, self.engine_root)
-
 
 class Supervisor:
     """The stack of one state folder."""
@@ -166,7 +161,8 @@ class Supervisor:
 
     def _plan_triton(self, description: Description, part: str) -> tuple[Part, Part]:
         """Prepare a Triton; plan it and its agent, with a key that is drawn at each start and that no others get."""
-        engine = triton.find_engine(self._options.engine_of(part))
+        engines = {plan.triton_part(name): root for name, root in self._options.runtimes.items()}
+        engine = triton.find_engine(engines.get(part, self._options.engine_root))
         state, ports = self._folder.path / part, description.ports
         triton.prepare_run_folder(engine, state)
         http, grpc, metrics = plan.triton_ports(part)
@@ -260,20 +256,17 @@ class Supervisor:
         await self._provision(description)
         await self._start_and_wait([r for r in self._runners if not r.part.recovers])
         self._view.print_line("slipway", f"ready after {time.monotonic() - began:.1f} s: {len(self._runners)} parts")
-        for line in self._addresses(description):
-            self._view.print_line("slipway", line)
-        self._phase = "ready"  # last: `slipway up --detach` then shows what was printed
-        self._record()
-
-    def _addresses(self, description: Description) -> list[str]:
         variables = description.variables
-        return [
+        for line in (
             f"OpenAI API  {variables['SLIPWAY_GATEWAY_URL']}/v1",
             f"message bus {variables['SLIPWAY_NATS_URL'].replace(',', ', ')}",
             f"console     {variables['SLIPWAY_CONSOLE_URL']}  (`slipway open` prints a link that signs you in)",
             f"logs        {shorten(self._folder.logs)}",
             "stop it with Ctrl-C, or with `slipway down` in another terminal",
-        ]
+        ):
+            self._view.print_line("slipway", line)
+        self._phase = "ready"  # last: `slipway up --detach` then shows what was printed
+        self._record()
 
     def _start(self, runners: list[Runner]) -> None:
         running = {task.get_name() for task in self._tasks}

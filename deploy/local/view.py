@@ -32,7 +32,8 @@ POLL_S = 0.1
 def render_line(part: str, line: str) -> str | None:
     """Return a log line shortened for the terminal, or None if it is not shown."""
     line = line.rstrip()
-    if not line or (part.startswith(FOREIGN) and (not PROBLEM.search(line) or _is_noise(part, line))):
+    noise = NOISE.search(line) or (part.startswith(BUS) and BUS_NOISE.search(line))
+    if not line or (part.startswith(FOREIGN) and (noise or not PROBLEM.search(line))):
         return None
     if line.startswith("{"):
         try:
@@ -41,10 +42,6 @@ def render_line(part: str, line: str) -> str | None:
             return line
         return _render_record(record)
     return line
-
-
-def _is_noise(part: str, line: str) -> bool:
-    return bool(NOISE.search(line) or (part.startswith(BUS) and BUS_NOISE.search(line)))
 
 
 def _render_record(record: dict[str, Any]) -> str | None:

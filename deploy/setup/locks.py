@@ -145,7 +145,7 @@ def resolve(lock: Lock, upgrade: list[str]) -> list[Pin]:
     """
     earlier = ROOT / lock.target
     known = earlier.read_text() if earlier.is_file() else ""
-    results = {python: _select(lock, _compile(lock, python, known, upgrade)) for python in lock.pythons}
+    results = {python: _compile(lock, python, known, upgrade) for python in lock.pythons}
     union: dict[str, Pin] = {}
     for python, pins in results.items():
         for pin in pins:
@@ -188,10 +188,7 @@ def _compile(lock: Lock, python: str, known: str, upgrade: list[str]) -> list[Pi
     )
     if done.returncode:
         raise Unresolved(f"{lock.target}, Python {python}:\n{done.stderr.strip()}")
-    return read_pins(preferred.read_text())
-
-
-def _select(lock: Lock, pins: list[Pin]) -> list[Pin]:
+    pins = read_pins(preferred.read_text())
     return [pin for pin in pins if lock.torch is None or bool(TORCH.fullmatch(pin.name)) == lock.torch]
 
 

@@ -102,15 +102,16 @@ async def _kept(folder: Folder, pieces: AsyncIterator[bytes]) -> AsyncIterator[B
     async for piece in pieces:
         held += piece
         if len(held) >= PART_BYTES:
-            yield await _keep(folder, bytes(held))
+            yield await asyncio.to_thread(keep, folder, bytes(held))
             held.clear()
     if held:
-        yield await _keep(folder, bytes(held))
+        yield await asyncio.to_thread(keep, folder, bytes(held))
 
 
-async def _keep(folder: Folder, data: bytes) -> Blob:
+def keep(folder: Folder, data: bytes) -> Blob:
+    """Store bytes in a backup; return where they are."""
     blob = Blob(digest=digest_of(data), size_bytes=len(data))
-    await asyncio.to_thread(folder.put, blob, parts_of(data))
+    folder.put(blob, parts_of(data))
     return blob
 
 
@@ -146,12 +147,6 @@ async def keys_at(js: JetStreamContext, bucket: str, ending: str) -> list[str]:
 
 
 # -- restoring -------------------------------------------------------------------------------------------------------
-
-
-async def _reset(js: JetStreamContext, stream: str, consumer: str, sequence: int) -> None:
-    """Replace a consumer by one that begins at a sequence."""
-    body = json.dumps({"seq": sequence}).encode()
-    await js._api_request(f"$JS.API.CONSUMER.RESET.{stream}.{consumer}", body, timeout=ANSWER_S)  # noqa: SLF001 - no public call
 
 
 async def find_contents(js: JetStreamContext) -> list[str]:
@@ -218,6 +213,7 @@ async def put_consumers_back(js: JetStreamContext, positions: tuple[Position, ..
             if stream.startswith("KV_") or not info.config.durable_name:
                 await js.delete_consumer(stream, info.name)  # of a command or a watch that ended long ago
                 continue
-            await _reset(js, stream, info.name, known.get((stream, info.name), 0) + 1)
+            body = json.dumps({"seq": known.get((stream, info.name), 0) + 1}).encode()
+            await js._api_request(f"$JS.API.CONSUMER.RESET.{stream}.{info.name}", body, timeout=ANSWER_S)  # noqa: SLF001 - no public call
             count += 1
     return count

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clients.cli.backup.bus import copy_stream, keys_at, parts_of, read_positions, value_at
+from clients.cli.backup.bus import copy_stream, keep, keys_at, read_positions, value_at
 from clients.cli.backup.contents import FORMAT, STREAMS_IN_ORDER, BackupManifest, Blob, ObjectCopy, belongs
 from clients.cli.backup.folder import Folder
 from clients.cli.backup.objects import ObjectCopier, SourceStore
@@ -79,10 +79,4 @@ def read_list(folder: Folder, manifest: BackupManifest) -> list[ObjectCopy]:
 def keep_list(folder: Folder, copies: Sequence[ObjectCopy]) -> Blob:
     """Store the list of objects; return where it is."""
     lines = (canonical_json(copy.model_dump(mode="json", exclude_defaults=True)) + b"\n" for copy in copies)
-    return _keep(folder, b"".join(lines))
-
-
-def _keep(folder: Folder, data: bytes) -> Blob:
-    blob = Blob(digest=digest_of(data), size_bytes=len(data))
-    folder.put(blob, parts_of(data))
-    return blob
+    return keep(folder, b"".join(lines))

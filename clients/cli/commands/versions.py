@@ -157,15 +157,10 @@ def _show_history(version: Version, course: Sequence[tuple[DeploymentRecord, Tar
     if course:
         show_line()
         rows = [
-            (each.epoch, each.target, each.cause, f"{each.weight_ratio:.0%}", deployment_time(each), active or "-")
+            (each.epoch, each.target, each.cause, f"{each.weight_ratio:.0%}", str(each.deployed_at)[:19], active or "-")
             for each, active in course
         ]
         show_table(("epoch", "deployed", "cause", "share", "at", "active before"), rows)
-
-
-def deployment_time(record: DeploymentRecord) -> str:
-    """Return the time of a deployment as text."""
-    return f"{record.deployed_at:%Y-%m-%d %H:%M:%S}"
 
 
 def lineage(version: Version) -> dict[str, Any]:

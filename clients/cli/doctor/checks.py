@@ -77,11 +77,17 @@ def _elsewhere(connection: Connection) -> Iterator[Check]:
 def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
     yield Check("programs", partial(_programs, subject.engine_root))
     if not running and not stack.has_living_processes(subject.folder):  # their models fill memory; `up` ends the latter
-        yield Check("memory", partial(_memory, subject.config))
-        yield Check("shared memory", _shared_memory)
+        engine = subject.config.engine
+        yield Check(
+            "memory",
+            lambda: assess.assess_memory(gather.read_memory(), weights_bytes=WEIGHTS_BYTES, engine=engine),
+        )
+        yield Check(
+            "shared memory", lambda: assess.assess_shared_memory(gather.read_space(gather.SHM, str(gather.SHM)))
+        )
     yield Check("sandbox", lambda: assess.assess_sandbox(sandbox.probe()))
     yield Check("state folder", partial(stack.check_folder, subject.folder))
-    yield Check("disk", partial(_disk, subject.folder))
+    yield Check("disk", lambda: assess.assess_disk(gather.read_space(subject.folder.path, subject.folder.shown)))
 
 
 def find_engine(root: Path) -> triton.EngineEnvironment | None:
@@ -96,18 +102,6 @@ def _programs(root: Path) -> Finding:
     engine, beside = find_engine(root), Path(sys.executable).parent
     missing = [name for name in ("nats-server", "weed") if not (beside / name).is_file()]
     return assess.assess_programs("programs", [*missing, *(() if engine else (f"an engine environment in {root}",))])
-
-
-def _memory(config: StackConfig) -> Finding:
-    return assess.assess_memory(gather.read_memory(), weights_bytes=WEIGHTS_BYTES, engine=config.engine)
-
-
-def _disk(folder: StateFolder) -> Finding:
-    return assess.assess_disk(gather.read_space(folder.path, folder.shown))
-
-
-def _shared_memory() -> Finding:
-    return assess.assess_shared_memory(gather.read_space(gather.SHM, str(gather.SHM)))
 
 
 def _running_stack(folder: StateFolder) -> Iterator[Check]:

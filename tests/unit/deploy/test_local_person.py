@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from deploy.local.plan import Keys, connection_variables
 from deploy.local.state import ADMIN, PERSON, StateFolder, new_description, prepare_keys
 from shared.provenance.login_links import named_in
 from shared.runtime.clock import SystemClock
@@ -65,12 +66,9 @@ def test_the_link_signs_in_as_the_person_and_a_key_as_its_own(folder, keys):
 
 
 def test_the_link_of_a_stack_in_a_folder_is_of_the_person(folder, keys):
-    described = {
-        "SLIPWAY_NATS_URL": "nats://127.0.0.1:1",
-        "SLIPWAY_NATS_CREDENTIALS": str(keys.credential(ADMIN)),
-        "SLIPWAY_S3_ENDPOINT": "127.0.0.1:1",
-        "SLIPWAY_S3_BUCKET": "slipway",
+    described = connection_variables(folder.path, {"nats": 1, "s3": 1}, Keys(keys.path), ADMIN) | {
         "SLIPWAY_GATEWAY_URL": "http://127.0.0.1:1",
+        "SLIPWAY_GATEWAY_KEY": str(keys.api_keys.key_file(ADMIN)),
         "SLIPWAY_CONSOLE_URL": CONSOLE,
         "SLIPWAY_CONSOLE_CREDENTIALS": str(keys.credential(PERSON)),
     }

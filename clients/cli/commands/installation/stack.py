@@ -142,7 +142,7 @@ def up(
         parse_replicas(replicas or []),
         gateway_workers,
         runtimes=tuple(runtimes),
-        optional=configured_services(os.environ),
+        optional=tuple(name for name, read in CONFIGURED_BY.items() if any(map(os.environ.get, read))),
         default_tritons=parse_tritons(tritons, description, runtimes),
         nats=parse_nats(nats, description, stored=bus.has_stored(folder.path)),
     )
@@ -260,11 +260,6 @@ def parse_nats(number: int | None, description: Description | None, *, stored: b
             Exit.USAGE,
         )
     return number
-
-
-def configured_services(environment: Any) -> tuple[str, ...]:
-    """Return the optional services that these variables configure, so that they are started."""
-    return tuple(name for name, variables in CONFIGURED_BY.items() if any(map(environment.get, variables)))
 
 
 def inherited_variables(environment: Any) -> dict[str, str]:
@@ -388,8 +383,6 @@ def _stop_supervisor(folder: StateFolder, table: Table) -> None:
 def _openai_variables(description: Description) -> dict[str, str]:
     """Return the variables that OpenAI's clients read: the gateway, and the key of the person of this machine."""
     variables = description.variables
-    if "SLIPWAY_GATEWAY_KEY" not in variables:  # a stack that was last up before it had keys
-        return {}
     try:
         key = Path(variables["SLIPWAY_GATEWAY_KEY"]).read_text().strip()
     except OSError as error:
