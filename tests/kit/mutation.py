@@ -242,8 +242,3 @@ def hostile_json(good: Sequence[Any]) -> Make:
         return damage(draw, raw, texts) if kind < 2 else raw
 
     return make
-
-
-def hostile_bytes(good: Sequence[bytes]) -> Make:
-    """Return what draws bytes near these."""
-    return lambda draw: damage(draw, draw.choice(good), good)

@@ -5,7 +5,6 @@ import pytest
 from contracts.facts import VariantFailed
 from contracts.policy import LoadProfile, MetricGate
 from services.benchmarker.app import _failed
-from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.report import to_event
 from services.benchmarker.prompts import PROMPTS
 from services.benchmarker.scoring import ANSWERS
@@ -75,21 +74,6 @@ def test_a_measurement_that_was_made_is_not_made_again():
     assert to_event(repeated, repeated_ref) == to_event(first, ref)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"attempt": 2}, {"baseline": served(BASELINE.model_copy(update={"version": 0}))}],
-    ids=["attempt", "baseline"],
-)
-def test_another_attempt_or_baseline_is_measured_anew(change):
-    reports = FakeReports()
-    measure(make(reports=reports), staged())
-    again = make(reports=reports)
-    again.engine.behaviours["support-bot.v0.bf16"] = Behaviour()
-    measure(again, staged(**change))
-    assert again.engine.started
-    assert len(reports.stored) == 2
-
-
 def test_a_second_variant_is_compared_with_a_baseline_that_has_nothing_of_the_first_in_its_cache():
     """The baseline is production's own engine and stays loaded; each candidate is new, and so is its cache."""
     gptq = CANDIDATE.model_copy(update={"variant": "gptq-int4"})
@@ -99,24 +83,6 @@ def test_a_second_variant_is_compared_with_a_baseline_that_has_nothing_of_the_fi
         report, _, _ = measure(benchmarker, staged(candidate=served(target)))
         ratio = next(ratio for ratio in report.ratios if ratio.metric == "ttft_ms.p50")
         assert ratio.value == pytest.approx(1.0, abs=0.01), target
-
-
-def test_a_repeated_measurement_finds_nothing_of_the_first_in_a_cache():
-    benchmarker = make(Behaviour(caches=True), Behaviour(caches=True))
-    for attempt in (1, 2):
-        report, _, _ = measure(benchmarker, staged(attempt=attempt))
-        assert report.candidate_summary.ttft_ms.p50 == pytest.approx(100, abs=1)
-
-
-def test_other_hardware_is_measured_anew():
-    reports = FakeReports()
-    measure(make(reports=reports), staged())
-    measure(make(reports=reports, hardware=Hardware(cpu="other", cores=64, memory_bytes=2**38)), staged())
-    assert len(reports.stored) == 2
-
-
-def test_the_same_measurement_gives_the_same_report():
-    assert measure(make(), staged())[0] == measure(make(), staged())[0]
 
 
 @pytest.mark.parametrize("behaviour", [Behaviour(error="engine_dead"), Behaviour(error="endpoint_unreachable")])

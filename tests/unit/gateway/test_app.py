@@ -50,13 +50,6 @@ async def test_a_stream_ends_with_done():
     assert chunks[-1]["usage"]["completion_tokens"] == 3
 
 
-async def test_a_completion_goes_to_the_engine_as_it_came():
-    world = World(only_active())
-    answer = await world.http.post("/v1/completions", json={"model": MODEL, "prompt": "Once", "max_tokens": 1})
-    assert answer.json()["choices"][0]["text"] == "w0 "
-    assert world.engine.calls[0][2] == "Once"
-
-
 @pytest.mark.parametrize(
     ("changes", "status", "code"),
     [
@@ -90,13 +83,6 @@ async def test_the_engine_gets_the_callers_own_bytes_and_the_name_that_it_gave()
     assert (request.request_id, request.deadline_s) == ("id0", 600.0)
 
 
-async def test_the_table_decides_between_two_requests():
-    world = World(only_active())
-    await world.chat()
-    await world.table.apply(MODEL, route(canary=None, active=served(8)), 5)
-    assert (await world.chat()).headers["x-slipway-version"] == "support-bot.v8.int8"
-
-
 async def test_a_canary_gets_its_share_and_no_caller_chooses_the_side():
     world = World(route(canary=CanaryShare(served=served(8), weight_ratio=0.5)))
     seen = [(await world.chat(user="u")).headers["x-slipway-version"] for _ in range(40)]
@@ -116,26 +102,6 @@ async def test_requests_whose_telemetry_is_due_are_reported_by_model():
     while world.traffic.report().traffic:
         seconds += 1
     assert 5 <= seconds < 15, "a request counts for some seconds, so that a gap is one"
-
-
-async def test_a_failure_before_the_first_token_goes_to_the_next_endpoint_of_the_same_target():
-    engine = FakeEngine(failures={"a:1": [BROKE, BROKE], "b:1": []})
-    world = World(only_active(endpoints=("a:1", "b:1")), engine=engine)
-    for _ in range(12):
-        answer = await world.chat()
-        assert answer.status_code == 200
-    assert {name for _, name, _ in engine.calls} == {"support-bot.v7.int8"}
-    assert world.metric('slipway_gateway_retries_total{environment="production",reason="engine_failed"}')[0].endswith(
-        " 1.0"
-    ), "after the first failure the endpoint is asked for one token, fails that, too, and is ejected"
-    assert all(record.error is None for record in world.records)
-
-
-async def test_with_one_endpoint_the_second_attempt_waits_for_it():
-    engine = FakeEngine(failures={"a:1": [Transient("endpoint_unreachable", "gone")]})
-    world = World(only_active(endpoints=("a:1",)), engine=engine)
-    assert (await world.chat()).status_code == 200
-    assert (engine.awaited, len(engine.calls)) == (["a:1"], 2)
 
 
 @pytest.mark.parametrize(
@@ -158,22 +124,6 @@ async def test_what_fails_for_good_is_said_and_recorded(error, attempts, status)
 
 
 REFUSED = Permanent("bad_request", "the prompt is longer than the context")
-BROKE = Transient("engine_failed", "KeyError: 7")
-
-
-@pytest.mark.parametrize(
-    ("poison", "status", "error", "caused_by"),
-    [
-        ({"there": REFUSED}, 400, None, "caller"),
-        ({"there": BROKE}, 502, "engine_failed", "caller"),
-    ],
-)
-async def test_what_both_versions_fail_or_the_engine_refuses_is_the_callers(poison, status, error, caused_by):
-    world = World(only_active(), engine=FakeEngine(poison=poison))
-    answer = await world.chat()
-    assert answer.status_code == status
-    (record,) = world.records
-    assert (record.error, record.caused_by, record.features) == (error, caused_by, None)
 
 
 async def test_what_the_engine_refuses_in_the_middle_of_an_answer_is_its_own_failure():

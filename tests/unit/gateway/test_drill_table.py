@@ -48,28 +48,11 @@ async def test_a_record_under_another_key_is_ignored_with_a_log():
     assert [(entry["log_level"], entry["key"]) for entry in logs] == [("error", f"staging.{MODEL}")]
 
 
-async def test_a_record_that_makes_no_sense_leaves_the_drill_before_it_in_force():
-    table = DrillTable(StepClock())
-    await table.apply(KEY, drill(), 1)
-    await table.apply(KEY, drill(environment="staging"), 2)
-    assert known(table) == drill()
-
-
 async def test_an_end_that_was_ordered_is_an_end():
     table = DrillTable(StepClock())
     await table.apply(KEY, drill(), 1)
     assert table.active()
     await table.apply(KEY, drill(share_ratio=0.0), 2)
-    assert table.active() == []
-
-
-async def test_it_ends_by_itself_with_nothing_heard_since():
-    clock = StepClock()
-    table = DrillTable(clock)
-    await table.apply(KEY, drill(lasts_s=60), 1)
-    await clock.pause(59)
-    assert table.active()
-    await clock.pause(1)
     assert table.active() == []
 
 
@@ -89,16 +72,3 @@ async def test_told_again_it_keeps_its_end():
     assert table.active()
     await clock.pause(2)
     assert table.active() == []
-
-
-async def test_what_is_said_about_a_drill():
-    with capture_logs() as logs:
-        await DrillTable(StepClock()).apply(KEY, drill(share_ratio=0.5), 1)
-    (line,) = logs
-    assert (line["event"], line["drill"], line["fault"], line["share_ratio"], line["actor"]) == (
-        "drill started",
-        "drill-1",
-        {"delay_ms": 800},
-        0.5,
-        "ana@example.com",
-    )

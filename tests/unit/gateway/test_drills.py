@@ -16,7 +16,6 @@ from tests.unit.gateway.fake_describer import describe
 
 IDS = [f"request-{number}" for number in range(4000)]
 SOON_S = 1000.0
-ANSWER = "Press the button for five seconds until the light turns green."
 
 
 def effect(active, request_id="r", *, at_s=0.0, clock_s=None, of=None):
@@ -35,10 +34,6 @@ def within(share: float, count: int) -> float:
     return 4 * (share * (1 - share) / count) ** 0.5
 
 
-def test_without_a_drill_no_request_is_affected():
-    assert drills.decide_effect(None, target(7), "r", NOW, 0.0) is None
-
-
 def test_a_drill_touches_its_target():
     active = drill()
     assert effect(active) == DrillEffect("drill-1", delay_s=0.8, until_s=SOON_S + 60.0, fault=active.fault)
@@ -52,15 +47,6 @@ def test_another_target_is_left_alone(other):
 @pytest.mark.parametrize(("at_s", "on"), [(0.0, True), (59.999, True), (60.0, False), (3600.0, False)])
 def test_it_ends_at_its_expiry(at_s, on):
     assert (effect(drill(lasts_s=60), at_s=at_s) is not None) == on
-
-
-@pytest.mark.parametrize(("at_s", "clock_s"), [(61.0, -500.0), (61.0, 0.0), (1.0, 61.0)])
-def test_the_first_clock_that_says_it_is_over_ends_it(at_s, clock_s):
-    assert effect(drill(lasts_s=60), at_s=at_s, clock_s=clock_s) is None
-
-
-def test_a_drill_that_was_over_when_it_arrived_affects_no_request():
-    assert effect(drill(lasts_s=-1)) is None
 
 
 def test_none_lasts_longer_than_the_longest():
@@ -96,12 +82,6 @@ def test_a_fault_that_does_nothing_affects_no_request():
     assert effect(drill(fault={})) is None
 
 
-@given(st.floats(0, 1), st.text(max_size=40))
-def test_the_same_request_is_always_drawn_alike(share, request_id):
-    active = drill(share_ratio=share, fault={"error_ratio": 0.5})
-    assert effect(active, request_id) == effect(active, request_id)
-
-
 @given(st.floats(0, 1), st.floats(0, 1), st.text(max_size=40))
 def test_a_larger_share_touches_whom_the_smaller_one_did(first, second, request_id):
     low, high = sorted((first, second))
@@ -129,11 +109,6 @@ def test_who_fails_is_drawn_a_second_time_among_the_touched(share):
     among = touched(active)
     failed = sum(effect(active, request_id).fails for request_id in among)
     assert failed / len(among) == pytest.approx(0.4, abs=within(0.4, len(among)))
-
-
-def test_error_ratio_one_fails_all_and_zero_none():
-    assert all(effect(drill(fault={"error_ratio": 1.0}), request_id).fails for request_id in IDS)
-    assert not any(effect(drill(), request_id).fails for request_id in IDS)
 
 
 @pytest.mark.parametrize(
@@ -196,14 +171,6 @@ def test_a_garbled_answer_goes_round_in_circles(pieces):
         assert (result.empty, result.refusal) == (False, False)
     else:
         assert result.empty
-
-
-@pytest.mark.parametrize("cut", [1, 3, 7, 100])
-def test_a_garbled_answer_is_one_word_whatever_its_pieces(cut):
-    pieces = [(ANSWER[start : start + cut], 1) for start in range(0, len(ANSWER), cut)]
-    words = altered("garble", pieces).split()
-    assert len(set(words)) == 1
-    assert len(words) == max(10, len(pieces) + 9)
 
 
 @given(answers)

@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 
 from contracts.api_usage import EndpointUse
-from services.gateway.domain.balancing import MOST
 from services.gateway.domain.records import AnswerFailed
 from services.gateway.routing.balancer import Balancer
 from services.gateway.routing.endpoints import Stalls
@@ -69,12 +68,6 @@ def counted(made, name):
 
 def ejected(made):
     return {key.split('endpoint="')[1][:3] for key in counted(made, "ejections") if 'change="ejected"' in key}
-
-
-async def test_idle_endpoints_share_the_requests():
-    made = world()
-    assert set(await ask(made, 60)) == {200}
-    assert min(made.engine.asked()[endpoint] for endpoint in (A, B)) > 15
 
 
 async def test_the_endpoint_with_least_to_do_gets_a_request():
@@ -331,12 +324,6 @@ async def test_a_request_under_which_an_engine_died_goes_to_no_other_endpoint():
     assert set(await ask(made, 5)) == {200}
 
 
-async def test_a_pinned_version_is_balanced_and_tried_elsewhere_like_any_other():
-    made = world()
-    made.engine.down[A] = GONE
-    assert set(await ask(made, 12, model=f"{f.MODEL}@v7")) == {200}
-
-
 @pytest.mark.parametrize("code", ["no_first_token", "deadline_exceeded"])
 async def test_timeouts_are_not_tried_elsewhere(code):
     made = world()
@@ -488,26 +475,6 @@ async def test_what_nobody_asked_for_during_a_minute_may_have_been_loaded_meanwh
     assert ended(made) == {("endpoint_unreachable", "infrastructure")}
 
 
-async def test_what_is_remembered_is_bounded():
-    changes = []
-
-    async def check(*_asked):
-        return None
-
-    table = Balancer(StepClock(), check, lambda endpoint, change: changes.append((endpoint, change)), no_stalls())
-    for number in range(MOST + 10):
-        two = f.served(7, endpoints=(f"a:{number}", B))
-        table.note_failure(two, f"a:{number}", "chat", AnswerFailed("endpoint_unreachable", "gone"))
-        table.note_failure(two, f"c:{number}", "chat", AnswerFailed("engine_failed", "broke"))
-        absent = AnswerFailed("endpoint_unreachable", "not loaded there")
-        absent.is_not_loaded = True
-        table.note_failure(f.served(7, endpoints=(f"d:{number}",)), f"d:{number}", "chat", absent)
-    await settle()
-    assert (len(table._ejections), len(table._checked_s), len(table._checks)) == (MOST, MOST, 0)
-    assert len(table._absences) == MOST
-    assert len(changes) == MOST + 10
-
-
 class Held:
     """A balancer whose checks succeed when the gate opens."""
 
@@ -553,39 +520,6 @@ async def test_an_endpoint_is_checked_once_at_a_time_and_a_check_ends_no_later_e
     held.gate.set()
     await settle()
     assert held.table.is_ejected(TWO, A)
-
-
-async def test_tokens_that_came_are_outstanding_no_more():
-    class Paused(Endpoints):
-        """Holds an answer back after as many tokens as its prompt says."""
-
-        held: list[str]
-        opened: asyncio.Event
-
-        async def send(self, endpoint, target, request):
-            tokens = 0
-            async for piece in super().send(endpoint, target, request):
-                yield piece
-                tokens += 1
-                if f'"after {tokens}"'.encode() in request.body:
-                    self.held.append(endpoint)
-                    await self.opened.wait()
-
-    made = World(only_active(endpoints=(A, B)), engine=Paused())
-    made.engine.held, made.engine.opened = [], asyncio.Event()
-    long = []
-    for text, tokens in (("after 900", 1000), ("after 1", 500)):
-        say = {"messages": [{"role": "user", "content": text}]}
-        long.append(asyncio.ensure_future(made.chat(**say, max_tokens=tokens)))
-        while len(made.engine.held) < len(long):
-            await asyncio.sleep(0)
-    nearly_done, begun = made.engine.held
-    assert nearly_done != begun
-    made.engine.calls.clear()
-    await ask(made, 3)
-    assert made.engine.asked() == {nearly_done: 3}
-    made.engine.opened.set()
-    await asyncio.gather(*long)
 
 
 assert CHECK not in str(HELLO), "what callers ask here is told apart from checks"

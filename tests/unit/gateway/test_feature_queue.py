@@ -258,11 +258,3 @@ async def test_a_pair_of_which_one_side_cannot_be_described_is_published_with_th
     (published,) = world.pairs
     assert (published.served.features, published.mirrored.features) == (describe("How?", ANSWER), None)
     assert world.skipped == {"failed": 1}
-
-
-async def test_a_pair_that_waits_when_the_gateway_stops_is_published_without_features():
-    world = World()
-    world.queue.submit(pair(), *[Excerpts.of("How?", ANSWER)] * 2, draw_id="d-1")
-    world.queue.drain()
-    assert world.pairs == [pair()]
-    assert world.skipped == {"late": 2}

@@ -13,7 +13,7 @@ from services.gateway.api.body_bans import ONE_S as STILL_DEAD_S
 from services.gateway.domain import routing
 from services.gateway.domain.requests import read_request
 from services.gateway.domain.routing import Choice, choose_pinned, choose_target, list_models
-from shared.errors import Permanent, Transient
+from shared.errors import Transient
 from testbed import factories as f
 from testbed.values import inference
 from tests.kit.drills import drill
@@ -153,24 +153,6 @@ async def test_a_candidate_that_fails_differs_and_callers_see_nothing():
     }
 
 
-async def test_what_fails_on_the_active_version_and_pinned_requests_are_handled_as_in_other_pairs():
-    both = World(route(), engine=FakeEngine(poison={"hello": BROKE}), max_mirrors=100)
-    await both.ask(DRAWN)
-    assert {(pair.served.error, pair.mirrored.error) for pair in both.telemetry.pairs} == {("engine_failed",) * 2}
-    world = World(route(), max_mirrors=100)
-    await world.ask(DRAWN, model=f"{f.MODEL}@v7")
-    await world.ask(DRAWN, logit_bias={"7": -100})
-    assert world.sent_to(CANDIDATE) == 0
-
-
-async def test_what_the_candidate_refuses_or_cannot_answer_compares_nothing():
-    for error in (Permanent("bad_request", "too long"), Transient("endpoint_unreachable", "away")):
-        world = World(route(), engine=FakeEngine(poison={"hello": error}, faulty={CANDIDATE}), max_mirrors=100)
-        await world.ask(DRAWN)
-        assert world.sent_to(CANDIDATE) > 0
-        assert not world.telemetry.pairs
-
-
 class Unanswering(FakeEngine):
     """The candidate answers nothing; nor does the active version from then on if the machine stands."""
 
@@ -287,13 +269,6 @@ async def test_deaths_at_two_endpoints_of_a_candidate_count_once_each():
     assert len(world.telemetry.pairs) == len(met) == len({pair.mirrored.endpoint for pair in world.telemetry.pairs})
 
 
-async def test_requests_under_which_the_active_engine_died_never_go_to_the_candidate():
-    engine = FakeEngine(poison={"hello": DEAD}, faulty={ACTIVE})
-    world = World(route(share=1.0), engine=engine, max_mirrors=100)
-    await world.ask(DRAWN)
-    assert world.sent_to(CANDIDATE) == 0
-
-
 async def test_a_drill_on_the_candidate_counts_like_a_real_fault():
     world = World(route(share=1.0), max_mirrors=100)
     on_candidate = drill(fault={"error_ratio": 1.0}, environment="production", target=f.target(8), share_ratio=1.0)
@@ -302,27 +277,6 @@ async def test_a_drill_on_the_candidate_counts_like_a_real_fault():
     assert {answer.status_code for answer in answers} == {200}
     assert {pair.mirrored.error for pair in world.telemetry.pairs} == {"engine_failed"}
     assert all(pair.mirrored.drill and not pair.served.drill for pair in world.telemetry.pairs)
-
-
-async def test_while_a_queue_shows_none_is_drawn():
-    queued = World(route(share=1.0), engine=FakeEngine(record={"queue_ms": 200.0}), max_mirrors=100)
-    await queued.ask(DRAWN)
-    assert len(queued.telemetry.pairs) <= 1
-    assert queued.metric('slipway_gateway_shadowed_total{result="shed"}')
-
-
-async def test_a_shadow_that_ends_meanwhile_compares_nothing_more():
-    class Ending(FakeEngine):
-        async def send(self, endpoint, target, request):
-            await tables[0].apply(f.MODEL, route(epoch=13, shadow=None), 99)
-            async for piece in super().send(endpoint, target, request):
-                yield piece
-
-    tables = []
-    world = World(route(share=1.0), engine=Ending(), max_mirrors=100)
-    tables.append(world.table)
-    await world.ask(1)
-    assert world.sent_to(CANDIDATE) == 0
 
 
 @pytest.mark.parametrize(

@@ -112,16 +112,6 @@ async def test_a_batch_that_is_never_taken_costs_no_other_model_its_records_and_
     assert len(dropped) == 2
 
 
-async def test_the_last_records_go_out_although_a_batch_before_them_is_never_taken():
-    sink, dropped = FakeSink(refused="other"), []
-    telemetry = recorder(sink, dropped=dropped)
-    telemetry.record(inference(request_id="0", target=target(1, model="other")))
-    telemetry.record(inference(request_id="1"))
-    await telemetry.flush()
-    assert numbers(sink) == [1]
-    assert len(dropped) == 1
-
-
 async def test_a_bus_that_is_away_is_said_until_it_is_back():
     sink = FakeSink(down=True)
     telemetry = recorder(sink, interval_s=0.01)

@@ -133,12 +133,6 @@ async def test_the_end_follows_the_beginning_also_if_a_drill_began_meanwhile():
     assert await world.raised() == []
 
 
-async def test_an_end_that_comes_first_is_remembered():
-    world = World()
-    assert await world.resolved() == []
-    assert await world.raised() == []
-
-
 async def test_an_open_alert_is_repeated_to_alertmanager_only():
     world = World()
     await world.raised()
@@ -202,14 +196,6 @@ async def test_it_is_tried_while_the_alert_is_open_and_a_day_longer():
     assert await world.repeated() == []
 
 
-async def test_what_was_noted_before_a_process_died_is_sent_by_the_next():
-    world = World((CHAT,))
-    event = world.event(AlertRaised)
-    noted = notices.note_raised(await world.record(), event.data, at=NOW, receivers=(CHAT,), now=NOW)
-    await world.notifier.records.create(f.MODEL, noted)
-    assert await world.repeated() == [("chat", "raised")]
-
-
 async def test_an_old_alert_is_sent_later_and_one_of_last_week_not_at_all():
     world = World()
     assert await world.raised(at_s=-3600, raised_at=f.after(-3600)) == []
@@ -234,13 +220,6 @@ async def test_the_end_of_an_alert_that_was_sent_is_sent_however_long_it_was_ope
     assert await world.resolved() == to_all("resolved")
     world.at_s += KEPT.total_seconds()
     await world.repeated()
-    assert (await world.record()).notices == {}
-
-
-async def test_the_end_of_an_old_alert_that_is_unknown_is_not_kept():
-    world = World()
-    world.at_s = OLDEST.total_seconds() + 1
-    await world.resolved()
     assert (await world.record()).notices == {}
 
 

@@ -111,12 +111,3 @@ def test_errors_of_the_call(status, kind, code):
     error = SimpleNamespace(code=lambda: SimpleNamespace(name=status), details=lambda: "why")
     classified = inference.classify_rpc_error(error, "m.v1.int8")
     assert (type(classified), classified.code) == (kind, code)
-
-
-@pytest.mark.parametrize("name", ["grpc", "tritonclient"])
-def test_importing_the_module_needs_no_client_library(name):
-    import subprocess
-    import sys
-
-    code = f"import sys; sys.modules[{name!r}] = None; import shared.serving.inference"
-    subprocess.run([sys.executable, "-c", code], check=True)

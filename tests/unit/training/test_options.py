@@ -3,15 +3,8 @@
 import pytest
 
 from clients.training import Connection, PublishError, Run, publish_checkpoint, publish_checkpoint_async
-from clients.training.options import DEFAULTS, Options, completed
 
 RUN = Run(run_id="run-1", data_hash="sha256:" + "a" * 64)
-
-
-def test_each_option_has_a_default():
-    assert set(DEFAULTS) == set(Options.__annotations__)
-    assert completed({}) == DEFAULTS
-    assert completed({"attempt": 2}) == {**DEFAULTS, "attempt": 2}
 
 
 async def test_a_misspelt_argument_is_refused():
