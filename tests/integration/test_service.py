@@ -11,8 +11,6 @@ import sys
 import urllib.error
 import urllib.request
 
-import pytest
-
 from contracts.envelope import derived_id
 from contracts.facts import VariantFailed, VariantRequested
 from contracts.services import EVENTS, durable_name
@@ -139,7 +137,8 @@ def running(*arguments, **more):
         service.end()
 
 
-async def test_probes_of_a_service_that_is_well(js, nats_server, tmp_path):
+async def test_readiness_follows_what_the_service_needs_and_it_stops_at_once(js, nats_server, tmp_path):
+    """Its store, its consumer and the bus, each away and back."""
     with running(nats_server, tmp_path) as service:
         await service.until(200)
         assert service.get("/healthz") == (200, f'{{"service":"quantiser","version":"{VERSION}","status":"alive"}}')
@@ -151,19 +150,11 @@ async def test_probes_of_a_service_that_is_well(js, nats_server, tmp_path):
         )
         assert 'fact="slipway.variant.requested.v1"' in service.get("/metrics/")[1]
 
-
-async def test_readiness_follows_what_the_service_needs(js, nats_server, tmp_path):
-    with running(nats_server, tmp_path) as service:
-        await service.until(200)
         (tmp_path / "store-is-down").touch()
         assert service.readiness() == (503, {"bus": "ok", "store": "ConnectionError: no store"})
         (tmp_path / "store-is-down").unlink()
         assert service.readiness()[0] == 200
 
-
-async def test_deleted_consumer_makes_it_unready_and_made_again_it_works_again(js, nats_server, tmp_path):
-    with running(nats_server, tmp_path) as service:
-        await service.until(200)
         await js.delete_consumer(EVENTS, DURABLE)
         await service.until(503)
         assert "consumer not found" in service.readiness()[1]["bus"]
@@ -172,12 +163,7 @@ async def test_deleted_consumer_makes_it_unready_and_made_again_it_works_again(j
         await service.until(200)
         await publish_event(js, requested("after"))
         await service.handled("after")
-        assert len(await facts(js, VariantFailed)) == 1
 
-
-async def test_bus_down_makes_it_unready_and_back_it_works_again(js, nats_server, tmp_path):
-    with running(nats_server, tmp_path) as service:
-        await service.until(200)
         nats_server.kill()
         try:
             await service.until(503)
@@ -185,8 +171,13 @@ async def test_bus_down_makes_it_unready_and_back_it_works_again(js, nats_server
         finally:
             nats_server.start()  # from this thread: the server dies with the one that forked it
         await service.until(200)
-        await publish_event(js, requested("after"))
-        await service.handled("after")
+        await publish_event(js, requested("after the bus"))
+        await service.handled("after the bus")
+
+        begun = service.log.stat().st_size
+        service.process.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(service.process.wait, 15) == 0
+        assert b"Traceback" not in service.log.read_bytes()[begun:]
 
 
 async def test_a_service_that_waits_for_the_bus_lives_is_not_ready_and_can_be_stopped(js, nats_server, tmp_path):
@@ -234,31 +225,12 @@ async def test_service_started_before_its_consumer_waits_for_it(js, nats_server,
         await service.handled("after")
 
 
-async def test_a_service_that_waits_for_its_consumer_can_be_stopped(js, nats_server, tmp_path):
-    await js.delete_consumer(EVENTS, DURABLE)
-    with running(nats_server, tmp_path) as service:
-        await asyncio.to_thread(
-            wait_until, lambda: "waiting for a consumer" in service.log.read_text(), timeout_s=90, what="waiting"
-        )
-        service.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(service.process.wait, 15) == 0
-
-
 async def test_a_service_whose_preparation_is_refused_says_why_and_ends(js, nats_server, tmp_path):
     (tmp_path / "refused").touch()
     with running(nats_server, tmp_path) as service:
         assert await asyncio.to_thread(service.process.wait, 60) == 1
         assert "The store ignores conditions." in service.log.read_text()
         assert "Traceback" not in service.log.read_text()
-
-
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-async def test_idle_service_stops_promptly_and_cleanly(js, nats_server, tmp_path, signal_number):
-    with running(nats_server, tmp_path) as service:
-        await service.until(200)
-        service.process.send_signal(signal_number)
-        assert await asyncio.to_thread(service.process.wait, 15) == 0
-        assert b"Traceback" not in service.log.read_bytes()
 
 
 async def test_sigterm_in_a_handler_gives_the_message_back_at_once(js, nats_server, tmp_path):
