@@ -10,10 +10,7 @@ import httpx
 import psutil
 import pytest
 
-from contracts.envelope import nats_subject
-from contracts.facts import InferenceBatch
 from contracts.routes import Route
-from contracts.services import TELEMETRY
 from services.gateway.server.worker_state import START_S
 from shared.storage.kv import Bucket
 from testbed.gateway import Gateway, load_toy
@@ -127,7 +124,9 @@ async def start_streams(clients, tokens: int) -> list[asyncio.Task[str]]:
     return tasks
 
 
-async def test_both_workers_answer_and_their_metrics_and_telemetry_add_up(js, gateway):
+async def test_both_workers_answer_add_up_their_figures_follow_a_rollback_and_end_with_their_supervisor(
+    js, gateway, toy
+):
     async with one_client_each(gateway) as clients:
         for client in clients.values():
             await asyncio.gather(*(ask(client) for _ in range(10)))
@@ -139,25 +138,23 @@ async def test_both_workers_answer_and_their_metrics_and_telemetry_add_up(js, ga
     assert gateway.metric("slipway_gateway_bus_connected") == 1
     assert gateway.get("/readyz").json()["checks"]["workers"] == "2 of 2 ready"
     records, _ = await telemetry(js, 20)
-    assert len({record.request_id for record in records}) == len(records) == 20
+    assert len({record.request_id for record in records}) == len(records) == 20, "each worker's batches have own ids"
 
-
-async def test_the_batches_of_two_workers_have_ids_of_their_own(js, gateway):
-    subscription = await js.pull_subscribe(
-        nats_subject(InferenceBatch.TYPE, "*", "gateway", "production"), stream=TELEMETRY
-    )
     async with one_client_each(gateway) as clients:
+        await put_route(js, gateway, Route(model="toy", epoch=2, active=toy[1], previous=toy[2]))
+        async with asyncio.timeout(60):
+            for client in clients.values():
+                while (await ask(client)).headers["x-slipway-version"] != "toy.v1.bf16":
+                    await asyncio.sleep(0.02)
         for client in clients.values():
-            await ask(client)
-    ids = []
-    async with asyncio.timeout(20):
-        while len(ids) < 2:
-            with contextlib.suppress(TimeoutError):
-                ids += [message.headers["Nats-Msg-Id"] for message in await subscription.fetch(10, timeout=1)]
-    assert len(set(ids)) == len(ids) == 2
+            assert (await ask(client)).headers["x-slipway-version"] == "toy.v1.bf16"
+
+    workers = [psutil.Process(pid) for pid in gateway.pids()]
+    gateway.kill()
+    await asyncio.to_thread(wait_until, lambda: not any(w.is_running() for w in workers), what="the workers ending")
 
 
-async def test_a_killed_worker_is_replaced_while_the_other_serves_and_no_count_is_lost(gateway):
+async def test_killed_workers_are_replaced_while_others_serve_no_count_is_lost_and_one_that_starts_ends(gateway):
     await ask_anew(gateway, 20)
     gateway.until_counted(20)
     before, victim = gateway.pids(), min(gateway.pids())
@@ -172,28 +169,21 @@ async def test_a_killed_worker_is_replaced_while_the_other_serves_and_no_count_i
             await ask(client)
     gateway.until_counted(42)
 
-
-async def test_workers_that_die_again_and_again_leave_no_files_behind(gateway):
+    workers = gateway.pids()
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    await asyncio.to_thread(wait_until, lambda: len(gateway.pids() - workers) == 2, what="other workers")
+    await asyncio.to_thread(gateway.until_complete)
     await ask_anew(gateway, 20)
-    for number in range(1, 3):
-        gateway.until_counted(number * 20)
-        workers = gateway.pids()
-        for pid in workers:
-            os.kill(pid, signal.SIGKILL)
-        await asyncio.to_thread(wait_until, lambda old=workers: len(gateway.pids() - old) == 2, what="other workers")
-        await asyncio.to_thread(gateway.until_complete)
-        await ask_anew(gateway, 20)
     files = [path.stem for path in gateway.folder.rglob("*-metrics/*.db")]
     assert {name.rpartition("_")[2] for name in files} == {"0", "1"}, "files have the numbers of the two workers"
     assert len(files) == len(set(files))
-    gateway.until_counted(60)
+    gateway.until_counted(62)
 
-
-async def test_a_worker_that_is_stopped_while_it_starts_ends(gateway):
     victim = min(gateway.pids())
     os.kill(victim, signal.SIGKILL)
     await asyncio.to_thread(wait_until, lambda: len(gateway.pids() - {victim}) == 2, what="another worker")
-    gateway.process.terminate()
+    gateway.process.terminate()  # while a worker starts
     assert await asyncio.to_thread(gateway.process.wait, 8) == 0
 
 
@@ -224,19 +214,6 @@ async def test_not_ready_at_the_start_before_all_workers_are(nats_server, tmp_pa
         supervisor.resume()
         wait_until(lambda: gateway.get("/readyz") is None, timeout_s=5, what="the gateway not being ready")
         gateway.until_complete()
-
-
-async def test_a_rollback_reaches_both_workers(js, gateway, toy):
-    async with one_client_each(gateway) as clients:
-        for client in clients.values():
-            assert (await ask(client)).headers["x-slipway-version"] == "toy.v2.bf16"
-        await put_route(js, gateway, Route(model="toy", epoch=2, active=toy[1], previous=toy[2]))
-        async with asyncio.timeout(60):
-            for client in clients.values():
-                while (await ask(client)).headers["x-slipway-version"] != "toy.v1.bf16":
-                    await asyncio.sleep(0.02)
-        for client in clients.values():
-            assert (await ask(client)).headers["x-slipway-version"] == "toy.v1.bf16"
 
 
 async def test_ctrl_c_finishes_the_streams_of_both_workers(gateway):
@@ -271,9 +248,3 @@ async def test_no_connection_waits_for_a_gateway_that_stops(gateway):
                 assert not any(stream.done() for stream in streams)
             await asyncio.sleep(0.02)
         await asyncio.gather(*streams)
-
-
-async def test_workers_end_when_their_supervisor_is_killed(gateway):
-    workers = [psutil.Process(pid) for pid in gateway.pids()]
-    gateway.kill()
-    await asyncio.to_thread(wait_until, lambda: not any(w.is_running() for w in workers), what="the workers ending")
