@@ -8,6 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 
 from services.console.adapters.oidc import Provider, SignInRefusedError
+from services.console.adapters.people import People
 from services.console.adapters.sessions import Sessions
 from services.console.domain.incident import Incident
 from services.console.domain.people import Person
@@ -15,7 +16,7 @@ from services.console.endpoints import Endpoints
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
-from services.console.ports import Artifacts, DeadLetters, Directory, Gateway, Orders, Routes
+from services.console.ports import Artifacts, DeadLetters, Gateway, Orders, Routes
 from services.console.protection import Protection
 from services.console.queries.incidents import incidents
 from services.console.queries.reading import WholeIndex
@@ -29,7 +30,7 @@ from services.console.web.login import ask_to_sign_in, build_login
 from services.console.web.pages import build_pages
 from services.console.web.playground import build_playground
 from services.console.web.quarantine import build_quarantine
-from services.console.web.rendering import Assets, Pages
+from services.console.web.rendering import Assets, Renderer
 from services.console.web.sources import Sources
 from shared.errors import SlipwayError, Transient
 from shared.messaging.bus import Bus
@@ -47,7 +48,7 @@ def build(
     progress: Progress,
     hub: Hub,
     sessions: Sessions,
-    people: Directory,
+    people: People,
     orders: Orders,
     routes: Routes,
     artifacts: Artifacts,
@@ -66,7 +67,7 @@ def build(
     def incidents_of(person: Person) -> tuple[Incident, ...]:
         return incidents(sources.seen_by(person), clock.now(), sessions.acknowledged)
 
-    pages = Pages(clock, progress, protection, incidents_of, has_playground=gateway is not None)
+    pages = Renderer(clock, progress, protection, incidents_of, has_playground=gateway is not None)
     app = FastAPI(
         openapi_url=None,
         middleware=[Middleware(Guard, url=settings.url, https=settings.is_https)],
@@ -88,7 +89,7 @@ def build(
 class Answers:
     """Answers errors: text in the frame of a report and on the stream, a page elsewhere."""
 
-    def __init__(self, access: Access, pages: Pages) -> None:
+    def __init__(self, access: Access, pages: Renderer) -> None:
         self._access, self._pages = access, pages
 
     async def __call__(self, request: Request, status: int, message: str) -> Response:

@@ -1,7 +1,6 @@
 """Ports of the console."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from contracts.envelope import Event
@@ -9,23 +8,8 @@ from contracts.facts import Fact
 from contracts.routes import Route
 from decisions.serving.runtimes import ListedFleet
 from services.console.domain.duty_screens import DeadLetter
-from services.console.domain.endpoint_screen import GatewayUse
-from services.console.domain.people import Person
 from services.console.domain.playground import Answer
 from services.console.domain.version_screen import Proofs
-
-
-class Directory(Protocol):
-    """The people who may sign in."""
-
-    def find(self, name: str) -> Person | None:
-        """Return the person of a name; None if the person does not exist or was withdrawn."""
-
-    def public_keys(self, name: str) -> tuple[str, ...]:
-        """Return the keys of a person; none for a name that is unknown."""
-
-    def credential(self, name: str) -> Path | None:
-        """Return the file of a person's credential; None if the console has none of that person."""
 
 
 class Artifacts(Protocol):
@@ -86,13 +70,6 @@ class Fleets(Protocol):
         Raises:
             Transient: The bus does not answer.
         """
-
-
-class GatewayUses(Protocol):
-    """The gateways' load on endpoints."""
-
-    def use(self, address: str) -> GatewayUse | None:
-        """Return the load of all gateways on an endpoint; None if no gateway reports."""
 
 
 class Routes(Protocol):

@@ -9,9 +9,9 @@ import structlog
 
 from contracts.facts import AlertRaised, AlertResolved
 from contracts.provenance.audit import AuditEntry, AuditItem, AuditTail
-from contracts.vocabulary import Digest
 from decisions.evidence.alerts import A
 from decisions.sealed_log.audit import LOST, SOURCES, Source, append, is_due, lost_item, missing_item, seal
+from services.registry.adapters.audit import StoredSegments
 from shared.errors import Permanent
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
@@ -44,27 +44,6 @@ class Tail(Protocol):
         """Replace the record at a revision; raise `kv.Conflict` if it has changed since."""
 
 
-class Segments(Protocol):
-    """The segments in the object store."""
-
-    async def resume(self, now: datetime) -> AuditTail | None:
-        """Return the log resumed after its last segment, with an entry on the lost record; None without a segment.
-
-        Raises:
-            Permanent: `digest_mismatch` if a segment is missing.
-        """
-
-    async def put(self, tail: AuditTail) -> Digest:
-        """Write the log's next segment, signed and create-only; return the digest of its envelope.
-
-        Raises:
-            Permanent: `digest_mismatch` if another segment is there.
-        """
-
-    def sign(self, tail: AuditTail) -> str:
-        """Return the signed envelope of a log's end."""
-
-
 class Alerts(Protocol):
     """Alerts that the log lost entries: one of each model."""
 
@@ -82,7 +61,7 @@ class AuditWriter:
 
     messages: Messages
     tail: Tail
-    segments: Segments
+    segments: StoredSegments
     alerts: Alerts
     clock: Clock
     _raised: set[tuple[int, datetime]] = field(default_factory=set)

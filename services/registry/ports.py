@@ -21,7 +21,7 @@ from services.registry.domain.record import Release
 from services.registry.domain.uploads import Piece, StoredFile
 from services.registry.domain.versions import ModelRecord, StoredVersions
 from shared.messaging.records import RecordStore
-from shared.storage.kv import Entry
+from shared.storage.kv import Bucket, Entry
 
 M = TypeVar("M", bound=BaseModel)
 ErasedText = Literal["held-out", "evaluation"]
@@ -32,22 +32,6 @@ class Lookup(Protocol[M]):
 
     async def get(self, key: str) -> Entry[M] | None:
         """Return a record; None if there is none."""
-
-
-class OrderedRecords(Protocol):
-    """A bucket that is written as administrators order; also a record that cannot be read is replaced and removed."""
-
-    async def raw(self, key: str) -> tuple[int, bytes] | None:
-        """Return the revision and the bytes of a record; None if there is none."""
-
-    async def create(self, key: str, value: Any) -> int:
-        """Write a record that must not exist yet and return its revision; raise Conflict if it exists."""
-
-    async def update(self, key: str, value: Any, revision: int) -> int:
-        """Write a record that must still be at `revision`, return the new one; raise Conflict if it is not."""
-
-    async def remove(self, key: str, revision: int) -> None:
-        """Remove a record, unless it was written after a revision."""
 
 
 class Artifacts(Protocol):
@@ -159,7 +143,7 @@ class Ports:
     artifacts: Artifacts
     attachments: Lookup[Attachment]
     teams: Callable[[], tuple[Team, ...]] = tuple
-    ordered: Mapping[RecordKind, OrderedRecords] = field(default_factory=dict)
+    ordered: Mapping[RecordKind, Bucket[Any]] = field(default_factory=dict)
 
 
 def release_key(model: str, release_id: str) -> str:

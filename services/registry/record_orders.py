@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,11 +20,11 @@ from decisions.access.teams import find_problem
 from decisions.policies.problems import list_problems
 from decisions.serving.attached import why_not_changed, why_not_while_open
 from services.registry.domain.versions import ModelRecord
-from services.registry.ports import Lookup, OrderedRecords, model_key
+from services.registry.ports import Lookup, model_key
 from shared.errors import Permanent, SlipwayError
 from shared.messaging.orders import check_age
 from shared.runtime.clock import Clock
-from shared.storage.kv import Conflict
+from shared.storage.kv import Bucket, Conflict
 from shared.storage.record_format import dump, parse
 
 
@@ -32,7 +33,7 @@ class RecordOrders:
 
     def __init__(
         self,
-        buckets: Mapping[RecordKind, OrderedRecords],
+        buckets: Mapping[RecordKind, Bucket[Any]],
         teams: Callable[[], Iterable[Team]],
         routes: Lookup[Route],
         models: Lookup[ModelRecord],

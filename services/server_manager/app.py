@@ -16,6 +16,7 @@ from contracts.facts import (
     VariantFailed,
 )
 from decisions.serving.runtimes import why_no_runtime
+from services.server_manager.adapters.kv_state import KvLeadership
 from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain import staging
 from services.server_manager.domain.drains import enqueue_endpoint_order
@@ -23,7 +24,7 @@ from services.server_manager.domain.records import EndpointOrder
 from services.server_manager.domain.servable_variants import Hardware, why_not_servable
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.manager import Manager
-from services.server_manager.ports import Artifacts, Engines, Leadership, Routes, RuntimesView
+from services.server_manager.ports import Artifacts, Engines, Routes, RuntimesView
 from services.server_manager.settings import ServerManagerSettings
 from shared.messaging.bus import Bus, Emit, Failed
 from shared.messaging.orders import check_age, order_refused
@@ -40,7 +41,7 @@ def build(
     artifacts: Artifacts,
     state: FleetState,
     routes: Routes,
-    lead: Leadership,
+    lead: KvLeadership,
     view: RuntimesView,
     hardware: Hardware,
     settings: ServerManagerSettings,

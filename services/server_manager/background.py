@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Callable, Collection
 import structlog
 
 from decisions.releases.provenance import Problem
+from services.server_manager.adapters.kv_state import KvLeadership
 from services.server_manager.domain.answer_types import ApplyOrder, RefuseOrder
 from services.server_manager.fleet_state import FleetState
-from services.server_manager.ports import Artifacts, Leadership
+from services.server_manager.ports import Artifacts
 from shared.errors import SlipwayError, translate
 from shared.runtime.tasks import end_tasks
 
@@ -22,7 +23,7 @@ LIMIT_S = 60.0
 
 
 @contextlib.asynccontextmanager
-async def renewing(lead: Leadership) -> AsyncIterator[None]:
+async def renewing(lead: KvLeadership) -> AsyncIterator[None]:
     """Renew the lease every second until the block ends. A lease that was lost is not taken again."""
     task = asyncio.create_task(_renew(lead), name="renew the lease")
     try:
@@ -33,7 +34,7 @@ async def renewing(lead: Leadership) -> AsyncIterator[None]:
             structlog.get_logger().warning("renewing the lease failed", error=repr(task.exception()))
 
 
-async def _renew(lead: Leadership) -> None:
+async def _renew(lead: KvLeadership) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LIMIT_S):
             while True:

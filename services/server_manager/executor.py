@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from contracts.vocabulary import Deployable
+from services.server_manager.adapters.kv_state import KvLeadership
 from services.server_manager.domain.reconcile import BUSY, Action, Held, Key, Limits, Phase
 from services.server_manager.domain.records import target_of
 from services.server_manager.ports import (
@@ -16,7 +17,6 @@ from services.server_manager.ports import (
     Engines,
     Extent,
     Indexed,
-    Leadership,
     LeaseLost,
     Permit,
 )
@@ -42,7 +42,7 @@ class Executor:
         artifacts: Artifacts,
         clock: Clock,
         limits: Limits,
-        lead: Leadership,
+        lead: KvLeadership,
         *,
         on_change: Callable[[], None],
     ) -> None:

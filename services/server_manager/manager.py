@@ -11,6 +11,7 @@ import structlog
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntimes
 from contracts.vocabulary import Deployable, Target
+from services.server_manager.adapters.kv_state import KvLeadership
 from services.server_manager.answers import Answers
 from services.server_manager.attached_models import AttachedModels
 from services.server_manager.background import BackgroundPublisher, TrafficProofs, renewing
@@ -48,7 +49,6 @@ from services.server_manager.ports import (
     Artifacts,
     Engines,
     Extent,
-    Leadership,
     LeaseLost,
     ReportProgress,
     RouteListing,
@@ -74,7 +74,7 @@ class Manager:
         artifacts: Artifacts,
         state: FleetState,
         routes: Routes,
-        lead: Leadership,
+        lead: KvLeadership,
         view: RuntimesView,
         report_progress: ReportProgress,
         clock: Clock,

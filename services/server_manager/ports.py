@@ -206,25 +206,6 @@ class RepositoryCalls(Protocol):
         """
 
 
-class Leadership(Protocol):
-    """Lets one replica act at a time, under a term that is written on the bus and beside the engine."""
-
-    async def hold(self) -> bool:
-        """Take or renew the lead if possible; return whether it is held now."""
-
-    async def confirm(self) -> Extent:
-        """Renew the lease and return the permitted actions; called immediately before each action on the engine."""
-
-    def valid(self) -> bool:
-        """Return, without a request, whether the lead was renewed a moment ago."""
-
-    def superseded(self) -> bool:
-        """Return, without the bus, whether another process took the engine over."""
-
-    async def release(self) -> None:
-        """Release the lead."""
-
-
 class RuntimesView(Protocol):
     """Where the runtimes of the fleet are stored for others to read."""
 

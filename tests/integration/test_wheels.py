@@ -48,7 +48,7 @@ from starlette.testclient import TestClient
 assert rendering.__file__.startswith(FOLDER), rendering.__file__
 browser = TestClient(Starlette(routes=[Mount("/assets", rendering.Assets())]))
 print([browser.get(f"/assets/{name}").status_code for name in ("console.css", "console.js", "htmx.js", "none.css")])
-pages = rendering.Pages(clock=None, progress=None, protection=None)._templates.env
+pages = rendering.Renderer(clock=None, progress=None, protection=None)._templates.env
 print(len([pages.get_template(name) for name in pages.list_templates()]) > 20, rendering.asset_version())
 """
 

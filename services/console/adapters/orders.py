@@ -13,7 +13,7 @@ from contracts.envelope import Event
 from contracts.facts import Fact
 from contracts.limits import too_large
 from contracts.routes import Route
-from services.console.ports import Directory
+from services.console.adapters.people import People
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus
 from shared.messaging.credentials import connect, identify
@@ -38,7 +38,7 @@ class PersonalOrders:
         clock: The time of an order.
     """
 
-    def __init__(self, connection: Connection, people: Directory, clock: Clock) -> None:
+    def __init__(self, connection: Connection, people: People, clock: Clock) -> None:
         self._connection, self._people, self._clock = connection, people, clock
 
     async def publish(self, person: str, model: str, fact: Fact, release_id: str | None) -> Event[Any]:

@@ -9,9 +9,9 @@ from fastapi import Depends, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from services.console.adapters.people import People
 from services.console.adapters.sessions import LONGEST, Session, Sessions
 from services.console.domain.people import Person
-from services.console.ports import Directory
 
 CSRF_FIELD: Final = "csrf"
 
@@ -40,7 +40,7 @@ class Access:
         keys: People's keys of the gateway by the token of their session, in memory only.
     """
 
-    def __init__(self, sessions: Sessions, people: Directory, *, https: bool) -> None:
+    def __init__(self, sessions: Sessions, people: People, *, https: bool) -> None:
         self.sessions, self.people, self._https = sessions, people, https
         self.keys: dict[str, str] = {}
         self.cookie = "__Host-slipway" if https else "slipway-console"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.datastructures import MutableHeaders
@@ -62,22 +62,8 @@ METRICS: Final = {
 }
 
 
-class Renderer(Protocol):
-    """Renders a page."""
-
-    def __call__(
-        self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any
-    ) -> Response:
-        """Return a page."""
-
-    async def in_thread(
-        self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any
-    ) -> Response:
-        """Return a page, rendered in a thread: it reads the index."""
-
-
 @dataclass
-class Pages:
+class Renderer:
     """Renders pages from templates.
 
     Attributes:

@@ -55,7 +55,7 @@ def _item(message: RawStreamMsg, where: str) -> AuditItem:
 
 
 class StoredSegments:
-    """Segments in the object store, put under lock as they are written (implements `audit.Segments`)."""
+    """Segments in the object store, put under lock as they are written."""
 
     def __init__(
         self, store: Store, attester: Attester, trust: Trust, retention: Callable[[], Retention | None]

@@ -176,7 +176,7 @@ class Terms(Protocol):
 
 
 class KvLeadership:
-    """The lease of a fleet (implements `ports.Leadership`): its holder renews it; one not renewed for `lease_s` lapses.
+    """The lease of a fleet: its holder renews it; one not renewed for `lease_s` lapses.
 
     Others measure `lease_s` on their own clock from the last revision that they saw, so clocks need not agree. The
     holder itself counts from before its renewal was sent, and takes its lease for over after half of that time.
@@ -214,7 +214,7 @@ class KvLeadership:
             return await self._renew(after_s=self._lease_s / 3)
 
     async def confirm(self) -> Extent:
-        """Renew the lease now and return its holder's permissions (see `ports.Leadership.confirm`)."""
+        """Renew the lease now and return its holder's permissions; called before each action on the engine."""
         if self.superseded():
             return Extent.NOTHING
         try:
