@@ -12,6 +12,7 @@ from tests.integration.registry_process import base, checkpoint, log, registry, 
 from tests.integration.registry_process import publish as announce
 
 __all__ = ["base", "checkpoint", "cluster", "js", "log", "store"]  # fixtures
+pytestmark = pytest.mark.full
 RELEASE_S = 60.0
 
 
