@@ -21,6 +21,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from deploy.local.state import shorten
 from examples.smollm2.demo import MODEL, SLIPWAY, Demo, await_rollback, events_of
 from shared.runtime.exits import describe_exit
 from testbed.openai_server import OpenAiServer
@@ -35,7 +36,7 @@ SLOW_MS = "4000"
 @contextlib.contextmanager
 def beside(demo: Demo, *command: str, output: Path) -> Iterator[None]:
     """Run a command in the background, with its output in a file, and end it; stop the demo if it ended before."""
-    print(f"$ {shlex.join(command)} > {output} &", flush=True)
+    print(f"$ {shlex.join(command)} > {shorten(output)} &", flush=True)
     environment = demo.environment()
     environment["PATH"] = f"{Path(SLIPWAY).parent}:{environment['PATH']}"
     with output.open("w") as written:
@@ -79,10 +80,10 @@ def run_steps(demo: Demo, blue: OpenAiServer, green: OpenAiServer, *, adapters: 
             server.serve(base)
     with demo.step("make two LoRAs with random weights, and their base model"):
         demo.slipway("sample-lora", f"{demo.shown}/sample")
-    hook = (sys.executable, f"{HERE / 'hook.py'}", MODEL, "--first", "green", "--folder", f"{demo.state / 'models'}")
-    deploy = ("--", sys.executable, f"{HERE / 'deploy_toy.py'}")
+    hook = ("python", shorten(HERE / "hook.py"), MODEL, "--first", "green", "--folder", f"{demo.shown}/models")
+    deploy = ("--", "python", shorten(HERE / "deploy_toy.py"))
     report = demo.state / "traffic.json"
-    traffic = (SLIPWAY, "traffic", MODEL, "--rate", f"{RPS}", "--max-tokens", "2", "--json")
+    traffic = ("slipway", "traffic", MODEL, "--rate", f"{RPS}", "--max-tokens", "2", "--json")
     by = "server-manager loads it into" if adapters else "the hook deploys it into"
     ours, theirs = (blue, green) if adapters else (green, blue)
     with contextlib.nullcontext() if adapters else beside(demo, *hook, *deploy, output=demo.state / "hook.log"):
@@ -158,8 +159,7 @@ def main() -> None:
     except subprocess.CalledProcessError as error:
         failure = f"The demo stopped: `{shlex.join(error.cmd)}` ended with {describe_exit(error.returncode)}."
     finally:
-        where = f"{demo.shown}/logs and {demo.shown}/hook.log"
-        print(f"\nThe servers and the hook are stopped; the stack is being stopped. What is left: {where}")
+        print(f"\nThe servers are stopped; the stack is being stopped. What is left is in {demo.shown}, the logs too.")
         subprocess.run(stop, check=False)
     for title, seconds in demo.steps:
         print(f"{seconds:>7.1f}  {title}")
