@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import uuid
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import psutil
@@ -138,19 +137,7 @@ async def test_bf16_is_the_merged_files_and_other_serving_settings_another_varia
     assert again.manifest == other.manifest
 
 
-async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, stubbed):
-    lines = "\n".join(json.dumps({"prompt": f"Question {n}: why is the slipway greased?"}) for n in range(30))
-    calibration = store.create(f"checkpoints/support-bot/{uuid.uuid4().hex}.jsonl", lines.encode())
-    gate = QualityGate(max_mean_kl=0.0)
-    await publish_event(js, request(merged, calibration=calibration, gate=gate))
-    (answer,) = await answers(js, VariantFailed)
-    assert (answer.data.code, answer.data.step, answer.data.variant) == ("quality_gate_failed", "quantise", "int8")
-    assert "mean KL" in answer.data.reason
-    kept = VariantManifest.model_validate_json(store.find(store.key_of(answer.data.manifest.uri)))
-    assert kept.calibration_digest == calibration.digest  # kept for inspection, with what it was made of
-
-
-async def test_what_cannot_be_made_ends_as_a_fact_before_the_work_begins_and_the_next_is_served(
+async def test_what_cannot_be_made_ends_as_a_fact_before_the_work_begins_and_the_next_meets_its_gate_or_not(
     js, store, merged, stubbed
 ):
     unreadable = store.create(
@@ -172,8 +159,14 @@ async def test_what_cannot_be_made_ends_as_a_fact_before_the_work_begins_and_the
     (reason,) = [fact.reason for fact in failed.values() if fact.code == "evaluation_invalid"]
     assert "line 2: the content of a message must be a string" in reason
     assert not (stubbed.folder / "work" / "quantiser" / "work.log").exists()  # no child was started
-    await publish_event(js, request(merged, variant="bf16"))
-    await answers(js, VariantQuantised)
+    lines = "\n".join(json.dumps({"prompt": f"Question {n}: why is the slipway greased?"}) for n in range(30))
+    calibration = store.create(f"checkpoints/support-bot/{uuid.uuid4().hex}.jsonl", lines.encode())
+    await publish_event(js, request(merged, calibration=calibration, gate=QualityGate(max_mean_kl=0.0)))
+    *_, answer = await answers(js, VariantFailed, len(expected) + 1)
+    assert (answer.data.code, answer.data.step, answer.data.variant) == ("quality_gate_failed", "quantise", "int8")
+    assert "mean KL" in answer.data.reason
+    kept = VariantManifest.model_validate_json(store.find(store.key_of(answer.data.manifest.uri)))
+    assert kept.calibration_digest == calibration.digest  # kept for inspection, with what it was made of
 
 
 async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, store, merged, stubbed):
@@ -189,30 +182,6 @@ async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, st
     assert store.find(store.key_of(answer.data.manifest.uri)) is not None
     scratch = stubbed.folder / "work" / "quantiser" / "scratch"
     await until(lambda: not list(scratch.iterdir()))  # also what the killed one left
-
-
-async def test_sigterm_in_the_middle_ends_the_child_and_gives_the_work_back(js, merged, stubbed):
-    consumer = await js.consumer_info(EVENTS, durable_name("quantiser", VariantRequested))
-    await js.add_consumer(EVENTS, replace(consumer.config, ack_wait=600.0))  # what is not given back comes too late
-    await publish_event(js, request(merged))
-    (worker,) = await until(stubbed.workers)
-    worker.suspend()  # so that it cannot finish within the time that the service gives its work
-    stubbed.process.terminate()
-    code = await asyncio.to_thread(stubbed.process.wait, 60)
-    assert code == 0, "the service has to end by itself"
-    assert not worker.is_running()  # ended and collected by the service
-    stubbed.start()
-    await answers(js, VariantQuantised)
-
-
-async def test_child_killed_from_outside_is_tried_again(js, merged, stubbed):
-    """A kill says nothing about the input; what ran into the memory limit is named in the tests of the child."""
-    await publish_event(js, request(merged))
-    (worker,) = await until(stubbed.workers)
-    worker.kill()
-    (answer,) = await answers(js, VariantQuantised)
-    assert answer.data.quality.tokens == 5 * 255
-    assert "ChildKilled" in (stubbed.folder / "log").read_text()  # the first child did not finish before the kill
 
 
 async def test_work_that_takes_too_long_ends_as_a_fact(js, merged, settings, tmp_path):
@@ -270,11 +239,3 @@ async def test_end_of_the_release_ends_the_child_and_the_work_is_done_with(js, m
     assert answer.data.variant == "bf16"  # the others left no fact: their releases are over
     with pytest.raises(NotFoundError):
         await js.get_last_msg(EVENTS, f"{VariantFailed.TYPE}.{factories.MODEL}.*")
-
-
-async def test_request_of_a_release_that_is_over_is_not_begun(js, merged, stubbed):
-    for number in range(3):
-        await publish_event(js, finished(f"r-{number}", "superseded"))
-    await publish_event(js, request(merged))
-    assert await acknowledged(js, 1) == 0
-    assert not (stubbed.folder / "work" / "quantiser" / "work.log").exists()  # no child was started
