@@ -39,7 +39,7 @@ from services.gateway.telemetry.metrics import GatewayMetrics, Traffic
 from services.gateway.telemetry.recorder import FeatureQueue, QueueLimits, Recorder
 from shared.errors import Transient
 from shared.messaging.bus import Bus
-from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.clock import SystemClock
 from shared.runtime.sandbox import hide_memory
 from shared.runtime.service import HttpServer, on_stop_signal
 from shared.runtime.service_metrics import ServiceMetrics
@@ -73,9 +73,23 @@ class Process:
             started_s=clock.monotonic() if started_s is None else started_s,
             keys=self.keys,
         )
-        self.recorder = _recorder(self.bus_connection, settings, metrics)
+        self.recorder = Recorder(
+            self.bus_connection,
+            gateway=f"gateway-{socket.gethostname()[:63]}-{uuid.uuid4().hex[:8]}",
+            queue=settings.telemetry_queue,
+            batch=_BATCH,
+            interval_s=settings.telemetry_interval_s,
+            on_drop=metrics.dropped.inc,
+        )
         self.worker = FeatureWorker(clock)
-        self.features = _features(self.worker, self.recorder, settings, metrics, clock)
+        self.features = FeatureQueue(
+            self.worker,
+            self.recorder.record,
+            limits=QueueLimits(settings.features_sample_ratio, settings.language_sample_ratio),
+            clock=clock,
+            pause=asyncio.sleep,
+            on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
+        )
         self.budgets = Budgets(clock, process)
         teams = TeamTable(connection.teams, load_secret(connection.work_dir(SERVICE) / "cache-salt"), clock)
         limits = Deadlines(settings.first_token_s, settings.inter_token_s)
@@ -157,30 +171,6 @@ def _api_keys(connection: Connection, settings: GatewaySettings) -> tuple[KeyTab
     installed = InstalledKeys(settings.api_keys, keys)
     installed.read()
     return keys, installed
-
-
-def _recorder(bus_connection: BusConnection, settings: GatewaySettings, metrics: GatewayMetrics) -> Recorder:
-    return Recorder(
-        bus_connection,
-        gateway=f"gateway-{socket.gethostname()[:63]}-{uuid.uuid4().hex[:8]}",
-        queue=settings.telemetry_queue,
-        batch=_BATCH,
-        interval_s=settings.telemetry_interval_s,
-        on_drop=metrics.dropped.inc,
-    )
-
-
-def _features(
-    worker: FeatureWorker, recorder: Recorder, settings: GatewaySettings, metrics: GatewayMetrics, clock: Clock
-) -> FeatureQueue:
-    return FeatureQueue(
-        worker,
-        recorder.record,
-        limits=QueueLimits(settings.features_sample_ratio, settings.language_sample_ratio),
-        clock=clock,
-        pause=asyncio.sleep,
-        on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
-    )
 
 
 async def serve(

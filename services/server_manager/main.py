@@ -88,7 +88,12 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         bus,
         engines=fleet,
         attached=attached,
-        artifacts=_artifact_cache(store, connection, settings),
+        artifacts=ArtifactCache(
+            store,
+            settings.artifacts or connection.state_dir / "artifacts",
+            check=LoadCheck(store, Trust.from_settings(connection), settings.repository),
+            max_model_len=settings.max_model_len,
+        ),
         state=state,
         routes=KnownRoutes(KvRoutes(routes), RoutesFile(settings.repository)),
         lead=lead,
@@ -124,15 +129,6 @@ def _checks(store: Store, engines: Mapping[str, TritonEngine], agents: Mapping[s
         **{f"agent of {part_name(name)}": agent.check_life for name, agent in agents.items()},
         "store": store_answers,
     }
-
-
-def _artifact_cache(store: Store, connection: Connection, settings: ServerManagerSettings) -> ArtifactCache:
-    return ArtifactCache(
-        store,
-        settings.artifacts or connection.state_dir / "artifacts",
-        check=LoadCheck(store, Trust.from_settings(connection), settings.repository),
-        max_model_len=settings.max_model_len,
-    )
 
 
 def _fleet_state(bus: Bus, settings: ServerManagerSettings) -> FleetState:

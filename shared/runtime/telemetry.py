@@ -23,18 +23,6 @@ from shared.runtime.settings import Connection
 TIMEOUT_S: Final = 5.0
 
 
-def resource_of(service: str) -> Resource:
-    """Return the attributes that all spans of this process share."""
-    return Resource.create(
-        {
-            "service.name": f"slipway-{service}",
-            "service.namespace": "slipway",
-            "service.version": VERSION,
-            "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
-        }
-    )
-
-
 def read_headers(path: Path | None) -> dict[str, str]:
     """Return the headers in a file, one `name: value` a line; none without a file.
 
@@ -130,7 +118,17 @@ class JsonLinesExporter(SpanExporter):
 def tracer_provider(service: str, connection: Connection) -> TracerProvider:
     """Return the process's tracer provider; it sends spans to the file and the collector that the settings name."""
     sampler = ParentBased(TraceIdRatioBased(connection.trace_sample_ratio))
-    provider = TracerProvider(resource=resource_of(service), sampler=sampler)
+    provider = TracerProvider(
+        resource=Resource.create(
+            {
+                "service.name": f"slipway-{service}",
+                "service.namespace": "slipway",
+                "service.version": VERSION,
+                "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
+            }
+        ),
+        sampler=sampler,
+    )
     if connection.trace_file is not None:
         provider.add_span_processor(BatchSpanProcessor(JsonLinesExporter(connection.trace_file)))
     exporter = span_exporter(connection)

@@ -37,7 +37,23 @@ def apply(stream: str, sequence: int, event: Event[Any], percentile: Ms) -> tupl
     data = event.data
     rows: list[Row] = []
     if not isinstance(data, SUMMARIES):
-        rows.append(_history(stream, sequence, event))
+        rows.append(
+            row(
+                "events",
+                stream=stream,
+                sequence=sequence,
+                id=event.id,
+                at=instant(event.time),
+                type=short_type(event.type),
+                model=event.subject,
+                sender=event.sender,
+                environment=event.environment,
+                correlation=event.correlationid,
+                cause=event.causationid,
+                about=about_of(event.data),
+                title=title_of(event),
+            )
+        )
     if isinstance(data, _OF_RELEASE) and event.environment == "production":
         rows += _of_release(stream, sequence, event)
     if isinstance(data, f.DrillOrdered):
@@ -56,24 +72,6 @@ def apply_unreadable(message: Unreadable) -> tuple[Row, ...]:
         return ()
     named = {"stream": message.stream, "sequence": message.sequence}
     return (row("unreadable", **named, model=message.model, sender=message.sender),)
-
-
-def _history(stream: str, sequence: int, event: Event[Any]) -> Row:
-    return row(
-        "events",
-        stream=stream,
-        sequence=sequence,
-        id=event.id,
-        at=instant(event.time),
-        type=short_type(event.type),
-        model=event.subject,
-        sender=event.sender,
-        environment=event.environment,
-        correlation=event.correlationid,
-        cause=event.causationid,
-        about=about_of(event.data),
-        title=title_of(event),
-    )
 
 
 def _of_release(stream: str, sequence: int, event: Event[Any]) -> list[Row]:

@@ -13,18 +13,16 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from contracts.routes import Route
 from contracts.vocabulary import DIGEST_PATTERN
-from services.console.domain.alert_data import Alert, Figures
+from services.console.domain.alert_data import Alert
 from services.console.domain.canary_screen import strongest_tests
 from services.console.domain.order_data import OrderAnswer
 from services.console.domain.people import Person
 from services.console.domain.release_data import Release
-from services.console.domain.screens import FleetRow
 from services.console.domain.version_screen import Proofs
 from services.console.ordering import Ordering
 from services.console.queries import alerts, canary, fleet, orders, refused, releases, timeline, versions
 from services.console.queries.figures import figures, with_moments
 from services.console.queries.quarantines import quarantines
-from services.console.queries.reading import Reader
 from services.console.web.access import CSRF_FIELD, Signed, check_token, read_form
 from services.console.web.answering import EPOCH, LONGEST_REASON, answered, target_in
 from services.console.web.filters import AlertQuery, FleetQuery, HistoryQuery, RefusedQuery, ReleaseQuery, TimelineQuery
@@ -84,13 +82,10 @@ def _fleet(router: APIRouter, sources: Sources, render: Renderer) -> None:
             releases=releases.releases(reader, model=model, exact=True, limit=20),
             alerts=alerts.alerts(reader, model=model, exact=True, state="", limit=20),
             changes=timeline.timeline(reader, model=model, exact=True, limit=20),
-            plots=figure_plots(_shown_figures(reader, shown[0])),
+            plots=figure_plots(
+                with_moments(reader, shown[0].model, figures(reader, shown[0].model, shown[0].canary or ""))
+            ),
         )
-
-
-def _shown_figures(reader: Reader, row: FleetRow) -> Figures:
-    """Return the plotted figures of a model's canary, or without one of its active version."""
-    return with_moments(reader, row.model, figures(reader, row.model, row.canary or ""))
 
 
 def _release(router: APIRouter, sources: Sources, render: Renderer) -> None:

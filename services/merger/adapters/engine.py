@@ -238,7 +238,15 @@ class WorkerEngine:
         with served(self._store, job) as (server, descriptors):
             arguments = [str(path), *map(str, descriptors)]
             result = await self._worker.run(arguments, progress, scratch=job.scratch_dir, descriptors=descriptors)
-            merged = parse_result(result)
+            merged = MergeResult(
+                files=tuple(FileEntry.model_validate(file) for file in result["files"]),
+                parity=Parity.model_validate(result["parity"]),
+                tokenizer=result["tokenizer"],
+                rendering=Rendering(**result["rendering"]),
+                expected_rendering=Rendering(**result["expected_rendering"]),
+                peak_rss_bytes=result["peak_rss_bytes"],
+                quantised_base=result["quantised_base"],
+            )
             server.check_results(merged.files)
         return merged
 
@@ -250,16 +258,3 @@ def dump_job(job: MergeJob) -> str:
         return str(value) if isinstance(value, Path) else value.model_dump(mode="json")
 
     return json.dumps(asdict(job), default=to_json)
-
-
-def parse_result(fields: dict[str, Any]) -> MergeResult:
-    """Return the result that the worker reported."""
-    return MergeResult(
-        files=tuple(FileEntry.model_validate(file) for file in fields["files"]),
-        parity=Parity.model_validate(fields["parity"]),
-        tokenizer=fields["tokenizer"],
-        rendering=Rendering(**fields["rendering"]),
-        expected_rendering=Rendering(**fields["expected_rendering"]),
-        peak_rss_bytes=fields["peak_rss_bytes"],
-        quantised_base=fields["quantised_base"],
-    )

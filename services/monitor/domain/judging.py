@@ -96,7 +96,15 @@ def settle(state: MonitorState, cause_id: str, now: datetime) -> MonitorState:
     if verdict is None:
         return state
     entry = outbox_entry(
-        _as_fact(judged, verdict, policy),
+        SuspensionJudged(
+            target=judged.target,
+            since=judged.since,
+            trigger=judged.trigger,
+            verdict=verdict,
+            pairs=judged.counts,
+            reason=_reason(judged),
+            returns=policy is not None and policy.after_move == "canary" and bool(policy.canary.steps),
+        ),
         model=state.model,
         environment=state.environment,
         key=f"{judged.target}:{judged.since.isoformat()}",
@@ -139,18 +147,6 @@ def _trigger_of(state: MonitorState) -> tuple[Policy | None, Trigger | None]:
     if judged is None or policy is None:
         return None, None
     return policy, next((trigger for trigger in policy.triggers if trigger.name == judged.trigger), None)
-
-
-def _as_fact(judged: Judged, verdict: JudgementVerdict, policy: Policy | None) -> SuspensionJudged:
-    return SuspensionJudged(
-        target=judged.target,
-        since=judged.since,
-        trigger=judged.trigger,
-        verdict=verdict,
-        pairs=judged.counts,
-        reason=_reason(judged),
-        returns=policy is not None and policy.after_move == "canary" and bool(policy.canary.steps),
-    )
 
 
 def _reason(judged: Judged) -> str:

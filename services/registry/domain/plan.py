@@ -179,7 +179,20 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
         return
     target = gates.deployable(release, chosen)
     if needs_evaluation(release.policy):
-        yield _evaluation_requested(release, turn, target)
+        yield (
+            f"stage.requested:{lease_key(target.target.variant, 'evaluation')}",
+            StageRequested(
+                release_id=release.id,
+                candidate=target,
+                baseline=turn.baseline,
+                purpose="evaluation",
+                load=release.policy.load,
+                evaluation=release.opened.evaluation,
+                evaluations=release.policy.evaluations,
+                anchors=turn.anchors,
+                attempt=release.opened.attempt,
+            ),
+        )
         evaluated = evaluations.assess_evaluations(release)
         if evaluated is None or evaluated[0] != "pass":
             return
@@ -207,24 +220,6 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
         if not is_approved(release, target.manifest.digest):
             return
     yield from _traffic(release, turn, target)
-
-
-def _evaluation_requested(release: Release, turn: TurnGranted, target: Deployable) -> Emission:
-    """Return the request to load the chosen variant beside the baseline, to ask both the evaluation sets."""
-    return (
-        f"stage.requested:{lease_key(target.target.variant, 'evaluation')}",
-        StageRequested(
-            release_id=release.id,
-            candidate=target,
-            baseline=turn.baseline,
-            purpose="evaluation",
-            load=release.policy.load,
-            evaluation=release.opened.evaluation,
-            evaluations=release.policy.evaluations,
-            anchors=turn.anchors,
-            attempt=release.opened.attempt,
-        ),
-    )
 
 
 def _rehearsal(release: Release, turn: TurnGranted, target: Deployable) -> Iterator[Emission]:

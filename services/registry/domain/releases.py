@@ -302,20 +302,19 @@ def _emissions(release: Release, now: datetime) -> Iterator[Emission]:
         for purpose in get_args(StagingPurpose):
             if f"stage.requested:{plan.lease_key(registered.variant, purpose)}" in emitted:
                 yield plan.stage_released(release, registered.variant, purpose)
-    yield "release.finished", _finished(release, ending, now)
-
-
-def _finished(release: Release, ending: Ending, now: datetime) -> ReleaseFinished:
-    return ReleaseFinished(
-        release_id=release.id,
-        model=release.model,
-        version=release.version,
-        outcome=ending.outcome,
-        code=ending.code,
-        reason=ending.reason,
-        target=plan.chosen_target(release) if ending.outcome == "promoted" else None,
-        returned_by=release.opened.source_event_id if release.opened.returns is not None else "",
-        timeline=_timeline(release, now),
+    yield (
+        "release.finished",
+        ReleaseFinished(
+            release_id=release.id,
+            model=release.model,
+            version=release.version,
+            outcome=ending.outcome,
+            code=ending.code,
+            reason=ending.reason,
+            target=plan.chosen_target(release) if ending.outcome == "promoted" else None,
+            returned_by=release.opened.source_event_id if release.opened.returns is not None else "",
+            timeline=_timeline(release, now),
+        ),
     )
 
 

@@ -289,7 +289,7 @@ class TritonEngine:
             if error.code == "endpoint_unreachable":
                 raise
             # Triton answers INVALID_ARGUMENT when a load fails; that is no fault of the caller.
-            raise Transient("load_failed", explain_codes(_first_line(error.reason))) from error
+            raise Transient("load_failed", explain_codes(error.reason.split("\n", 1)[0].strip())) from error
 
     def _fence(self) -> None:
         """Raise LeaseLost when another process took this engine over."""
@@ -335,10 +335,6 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
-
-
-def _first_line(text: str) -> str:
-    return text.split("\n", 1)[0].strip()
 
 
 def read_sidecar(folder: Path) -> Sidecar:
