@@ -17,7 +17,7 @@ from clients.training.run import Published
 from clients.training.running import run_to_end
 from contracts.envelope import Event, nats_subject
 from contracts.facts import CheckpointRejected, VariantBenchmarked, VariantEvaluated
-from contracts.facts.progress import ReleaseProgress
+from contracts.facts.progress import ReleaseProgress, StepProgress
 from contracts.facts.watch import AlertKind, Severity
 from contracts.recorded_releases import RecordedRelease, ReleasesOfModel
 from contracts.services import EVENTS
@@ -181,11 +181,14 @@ async def _refusal(reader: Reader, published: Published) -> Release | None:
     """Return a checkpoint that was refused before a release began; None if it was not."""
     data = await reader.last(EVENTS, nats_subject(CheckpointRejected.TYPE, published.model, REGISTRY))
     event = None if data is None else Event[CheckpointRejected].model_validate_json(data)
-    return _refused(event) if event is not None and event.causationid == published.event_id else None
+    if event is None or event.causationid != published.event_id:
+        return None
+    return Release(refused_progress(event))
 
 
-def _refused(event: Event[CheckpointRejected]) -> Release:
-    progress = ReleaseProgress(
+def refused_progress(event: Event[CheckpointRejected]) -> ReleaseProgress:
+    """Return the progress of a checkpoint that was refused before a release began."""
+    return ReleaseProgress(
         model=event.subject,
         release_id=None,
         version=None,
@@ -196,8 +199,8 @@ def _refused(event: Event[CheckpointRejected]) -> Release:
         code=event.data.code,
         reason=event.data.reason,
         finished_at=event.time,
+        steps=(StepProgress(name="admitted", title="admitted", state="failed", at=event.time, detail=event.data.code),),
     )
-    return Release(progress)
 
 
 def _of(recorded: RecordedRelease) -> Release:

@@ -1,7 +1,7 @@
 """MkDocs' hook: pages of the repository outside docs/, links, generated tables, and no resource of another host."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -38,37 +38,8 @@ EXTERNAL = re.compile(
 )
 LEFT_AS_TEXT = re.compile(r"^(?:<p>)?(?:\||- \S).*$", re.MULTILINE)
 """A table or a list that Markdown did not read as one."""
-EVERY = "/*"
 PATH_IN_CODE = re.compile(r"<code>((?:benchmarks|deploy|services|shared|testbed|tests)/[^<\s]+)</code>")
 COMMAND_IN_CODE = re.compile(r"<code>(?=[^<]{24})([^<]* [^<]*)</code>")
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Return the configuration; an entry `adr/*` of the navigation becomes one for each page of that folder."""
-    config.nav = [_expanded(entry) for entry in config.nav or []]
-    return config
-
-
-def _expanded(entry: object) -> object:
-    if isinstance(entry, dict):
-        return {title: _expanded(below) for title, below in entry.items()}
-    if isinstance(entry, list):
-        return [page for below in entry for page in _pages_of(below)]
-    return entry
-
-
-def _pages_of(entry: object) -> Sequence[object]:
-    if not (isinstance(entry, str) and entry.endswith(EVERY)):
-        return [_expanded(entry)]
-    folder = entry.removesuffix(EVERY)
-    if folder == "services":
-        return sorted(page for page in links.extra_pages(ROOT).values() if page.startswith("services/"))
-    pages = [path for path in (ROOT / links.DOCS / folder).glob("*.md") if path.name != links.README]
-    return [f"{folder}/{path.name}" for path in sorted(pages, key=_title)]
-
-
-def _title(path: Path) -> str:
-    return path.read_text().partition("\n")[0]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

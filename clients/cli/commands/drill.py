@@ -1,6 +1,7 @@
 """`slipway drill`: inject a fault into a share of a target's requests, labelled in telemetry, for a limited time."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -57,7 +58,8 @@ def drill(
         raise CommandError("--stop and --fault exclude each other: give one of them", Exit.USAGE)
     stack = find_stack(state)
     if stop:
-        _show_ended(asyncio.run(_stop(stack, model, environment, reason, timeout)), model, as_json)
+        ended = asyncio.run(_stop(stack, model, environment, reason, timeout))
+        _show(ended, model, as_json, lambda drill: f"ended the drill on {drill.target} in {drill.environment}")
         return
     if not fault:
         drills = ask_bus(stack, lambda js: _read_drills(js, model, environment))
@@ -169,24 +171,14 @@ async def _read_drills(js: JetStreamContext, model: str, environment: Environmen
     return [drill for drill in drills if drill is not None and is_in_progress(drill, now)]
 
 
-def _show(drills: list[Drill], model: str, as_json: bool) -> None:
+def _show(drills: list[Drill], model: str, as_json: bool, line_of: Callable[[Drill], str] | None = None) -> None:
     now = SystemClock().now()
     if as_json:
         show_json([as_data(drill) for drill in drills])
         return
     for drill in drills:
-        show_line(drill_line(drill, (drill.expires_at - now).total_seconds()))
+        show_line(line_of(drill) if line_of else drill_line(drill, (drill.expires_at - now).total_seconds()))
     if not drills:
-        show_line(f"no drill of {model} is running")
-
-
-def _show_ended(ended: list[Drill], model: str, as_json: bool) -> None:
-    if as_json:
-        show_json([as_data(drill) for drill in ended])
-        return
-    for drill in ended:
-        show_line(f"ended the drill on {drill.target} in {drill.environment}")
-    if not ended:
         show_line(f"no drill of {model} is running")
 
 

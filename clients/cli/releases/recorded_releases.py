@@ -15,6 +15,7 @@ from clients.cli.events.last_events import last_event
 from clients.cli.reading import RecordsOfModels, last_message, own_models, read_messages
 from clients.cli.releases.names import RELEASE_ID, Name
 from clients.cli.releases.serving import read_route
+from clients.training.releases import refused_progress
 from clients.training.run import Published
 from contracts.envelope import Event
 from contracts.facts import (
@@ -248,24 +249,20 @@ async def _waiting(js: JetStreamContext, model: str | None) -> list[Release]:
 
 
 def _announced(model: str, waiting: _Waiting) -> Release:
-    step = StepProgress(name="admitted", title="admitting", state="running", detail=waiting.reason)
-    progress = _checkpoint(model, waiting.correlation_id, waiting.stored_at, "admitting", step)
+    progress = ReleaseProgress(
+        model=model,
+        release_id=None,
+        version=None,
+        run_id=waiting.correlation_id,
+        opened_at=waiting.stored_at,
+        state="admitting",
+        steps=(StepProgress(name="admitted", title="admitting", state="running", detail=waiting.reason),),
+    )
     return Release(progress, waiting.event_id)
 
 
 def _refused(event: Event[CheckpointRejected]) -> Release:
-    data = event.data
-    step = StepProgress(name="admitted", title="admitted", state="failed", at=event.time, detail=data.code)
-    progress = _checkpoint(event.subject, event.correlationid, event.time, "rejected", step)
-    ended = {"outcome": "rejected", "code": data.code, "reason": data.reason, "finished_at": event.time}
-    return Release(progress.model_copy(update=ended), event.causationid or "")
-
-
-def _checkpoint(model: str, run_id: str, at: datetime, state: str, step: StepProgress) -> ReleaseProgress:
-    """Return the progress of a checkpoint without a release."""
-    return ReleaseProgress(
-        model=model, release_id=None, version=None, run_id=run_id, opened_at=at, state=state, steps=(step,)
-    )
+    return Release(refused_progress(event), event.causationid or "")
 
 
 async def _with_evidence(js: JetStreamContext, release: Release) -> Release:
