@@ -216,14 +216,11 @@ def _json(value: dict[str, Any]) -> str:
 def stale() -> list[str]:
     """Name every generated file that is missing, different or left over."""
     files = generated()
-    wrong = [str(name) for name, text in files.items() if not _same(ROOT / name, text)]
+    paths = {name: ROOT / name for name in files}
+    wrong = [str(name) for name, path in paths.items() if not path.is_file() or path.read_text() != files[name]]
     folders = ("contracts/schemas", "deploy/helm/slipway/files")
     on_disk = {path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.*")}
     return wrong + [str(path) for path in sorted(on_disk - set(files))]
-
-
-def _same(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_text() == text
 
 
 def main() -> None:

@@ -54,7 +54,9 @@ class Publisher:
         reason, until = "", time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             try:
-                message = await self._unless_refused(self._client.request(subject, body, timeout=ANSWER_TIMEOUT_S))
+                message = await _unless_refused(
+                    self._client.request(subject, body, timeout=ANSWER_TIMEOUT_S), self._refused
+                )
                 answer = UploadAnswer.model_validate_json(message.data)
             except (asyncio.TimeoutError, nats.errors.Error) as error:
                 reason = f"{type(error).__name__}"
@@ -75,7 +77,7 @@ class Publisher:
 
     async def publish(self, event: Event[Any]) -> bool:
         """Publish until the stream acknowledges the event; return whether it had stored the event before."""
-        return await self._unless_refused(self._publish_with_retries(event))
+        return await _unless_refused(self._publish_with_retries(event), self._refused)
 
     async def _publish_with_retries(self, event: Event[Any]) -> bool:
         headers = {"Nats-Msg-Id": event.id, "content-type": CONTENT_TYPE}
@@ -94,9 +96,6 @@ class Publisher:
                 wait_s = min(2 * wait_s, 3.0)
             else:
                 return bool(ack.duplicate)
-
-    async def _unless_refused(self, work: Awaitable[T]) -> T:
-        return await _unless_refused(work, self._refused)
 
 
 class Reader:

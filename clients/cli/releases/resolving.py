@@ -64,22 +64,15 @@ async def resolve(js: JetStreamContext, name: Name) -> Name:
     return Name(name.model, version)
 
 
-async def resolve_target(js: JetStreamContext, model: str, text: str) -> Target:
+def find_target(stack: StackAddress, model: str, text: str) -> Target:
     """Return the target that a text names: `MODEL.vN.variant`, or the one that serves in a role or version.
 
     Raises:
         CommandError: there is none.
     """
     name = parse_name(text)
-    return target_in_route(name, model, None if name.target is not None else await read_route(js, model))
-
-
-def find_target(stack: StackAddress, model: str, text: str) -> Target:
-    """Return the same, where no connection is open."""
-    name = parse_name(text)
-    if name.target is not None:
-        return target_in_route(name, model, None)
-    return ask_bus(stack, lambda js: resolve_target(js, model, text))
+    route = None if name.target is not None else ask_bus(stack, lambda js: read_route(js, model))
+    return target_in_route(name, model, route)
 
 
 def version_of(stack: StackAddress, model: str, text: str) -> int:
