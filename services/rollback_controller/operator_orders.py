@@ -82,20 +82,24 @@ class OperatorOrders:
             evidence=event.data.reason,
             returns_at=event.time if event.data.returns else None,
         )
-        edit = await self._write(event, verdict)
-        if isinstance(edit, EditRefused):
-            structlog.get_logger().info("judged too late", model=event.subject, reason=edit.reason)
-            return None
-        cause: Literal["confirm", "judge"] = "confirm" if event.data.verdict == "confirmed" else "judge"
-        return DeploymentChanged(route=edit.route, cause=cause, at=self.clock.now())
+        return await self._note(event, verdict, "confirm" if event.data.verdict == "confirmed" else "judge")
 
     async def take_away(self, event: Event[CanaryAssessed]) -> DeploymentChanged | None:
         """Take a canary's traffic away for a minute, and return the changed route; None if it takes none any more."""
-        edit = await self._write(event, functools.partial(take_away, at=self.clock.now()))
+        return await self._note(event, functools.partial(take_away, at=self.clock.now()), "judge")
+
+    async def _note(
+        self,
+        event: Event[SuspensionJudged] | Event[CanaryAssessed],
+        edit_route: Callable[..., Edit],
+        cause: Literal["confirm", "judge"],
+    ) -> DeploymentChanged | None:
+        """Edit the route as a verdict says and return it; None if the verdict came too late."""
+        edit = await self._write(event, edit_route)
         if isinstance(edit, EditRefused):
-            structlog.get_logger().info("not taken away", model=event.subject, reason=edit.reason)
+            structlog.get_logger().info("judged too late", model=event.subject, type=event.type, reason=edit.reason)
             return None
-        return DeploymentChanged(route=edit.route, cause="judge", at=self.clock.now())
+        return DeploymentChanged(route=edit.route, cause=cause, at=self.clock.now())
 
     async def _edit(
         self,
@@ -113,7 +117,8 @@ class OperatorOrders:
         edit = await self._write(event, edit_route, check)
         if isinstance(edit, EditRefused):
             raise Permanent(edit.code, edit.reason)
-        cause = _cause_of(event.data) if edit.route.suspension(event.data.target) is None else "judge"
+        ends = event.data.decision if isinstance(event.data, SuspensionDecided) else "restore"
+        cause = ends if edit.route.suspension(event.data.target) is None else "judge"
         return DeploymentChanged(route=edit.route, cause=cause, at=self.clock.now())
 
     async def _write(
@@ -147,11 +152,6 @@ class OperatorOrders:
     async def _why_not_ready(self, route: Route) -> str | None:
         return await self.controller.probe.answers(route.active) if route.active is not None else None
 
-    def _check_allowed(self, model: str) -> None:
-        if not {model, "*"} & self.production_drills:
-            reason = f"ROLLBACK_CONTROLLER_PRODUCTION_DRILLS does not name {model}, so it has no drills in production."
-            raise Permanent("drill_not_allowed", reason)
-
     async def order_drill(self, event: Event[DrillOrdered], received: Received) -> None:
         """Write the ordered fault where gateways look for it; raise Permanent when the order is void.
 
@@ -166,8 +166,10 @@ class OperatorOrders:
         check_age(event, stored_at, now, until=order.expires_at if order.share_ratio > 0.0 else None)
         route = await self.routes.get(order.environment, event.subject)
         check_epoch(event, route.value.epoch if route else None)
-        if order.environment == "production" and order.share_ratio > 0.0:
-            self._check_allowed(event.subject)
+        is_allowed = order.environment == "staging" or {event.subject, "*"} & self.production_drills
+        if order.share_ratio > 0.0 and not is_allowed:
+            reason = f"ROLLBACK_CONTROLLER_PRODUCTION_DRILLS does not name {event.subject}: it has none in production."
+            raise Permanent("drill_not_allowed", reason)
         if order.target.model != event.subject:
             raise Permanent("malformed_event", f"The drill on {order.target} was ordered for {event.subject}.")
         if order.fault.does_nothing and order.share_ratio > 0.0:
@@ -189,7 +191,3 @@ class OperatorOrders:
                 ordered_at=stored_at,
             )
         )
-
-
-def _cause_of(order: QuarantineLifted | SuspensionDecided) -> Literal["restore", "confirm", "return"]:
-    return order.decision if isinstance(order, SuspensionDecided) else "restore"

@@ -22,7 +22,8 @@ def note_clock(state: MonitorState, gateway: str, offset: float, now: datetime) 
     silent = [name for name, clock in clocks.items() if now - clock.last_at > FORGOTTEN and name != gateway]
     oldest = sorted((name for name in clocks if name != gateway), key=lambda name: clocks[name].last_at)
     surplus = oldest[: max(0, len(clocks) - GATEWAYS_KEPT)]
-    gone = {name for name in (*silent, *surplus) if not _is_alerted(state, name)}
+    alerted = {key.partition("/")[2] for key, alert in state.alerts.items() if alert.open}
+    gone = {name for name in (*silent, *surplus) if _key(name) not in alerted}
     if gone:
         keys = {_key(name) for name in gone}
         alerts = drop_alerts(state.alerts, lambda key, _: key.partition("/")[2] in keys)
@@ -82,7 +83,3 @@ def _finding(name: str, whose: str, offset: float, beside: str, *, wrong: bool, 
 
 def _key(name: str) -> str:
     return f"clock-{name}"
-
-
-def _is_alerted(state: MonitorState, gateway: str) -> bool:
-    return any(alert.open and key.partition("/")[2] == _key(gateway) for key, alert in state.alerts.items())

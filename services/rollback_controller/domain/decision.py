@@ -206,7 +206,8 @@ def decide_on_order(
             )
             return VoidOrder(reason, "malformed_event")
         refused = known.phase == "failed" and known.timeline.decided_at is None
-        return VoidOrder(known.reason, _void_code(known.code)) if refused else state
+        code: Code = known.code if known.code in ("order_expired", "stale_epoch") else "not_in_traffic"
+        return VoidOrder(known.reason, code) if refused else state
     void = _void(state, order, route, cause)
     if void is not None:
         return void
@@ -266,10 +267,6 @@ def _is_repeated(known: Rollback, cause: Cause) -> bool:
     The place in the log tells them apart.
     """
     return known.origin == "order" and known.cause_sequence == cause.sequence
-
-
-def _void_code(code: Code | None) -> Code:
-    return code if code in ("order_expired", "stale_epoch") else "not_in_traffic"
 
 
 def _void(state: RollbackState, order: RollbackOrdered, route: Route | None, cause: Cause) -> VoidOrder | None:
