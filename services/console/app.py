@@ -7,6 +7,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 
+from services.console.adapters.index import Index
 from services.console.adapters.oidc import Provider, SignInRefusedError
 from services.console.adapters.people import People
 from services.console.adapters.sessions import Sessions
@@ -19,7 +20,6 @@ from services.console.ordering import NotAllowedError, Ordering
 from services.console.ports import Artifacts, DeadLetters, Gateway, Orders, Routes
 from services.console.protection import Protection
 from services.console.queries.incidents import incidents
-from services.console.queries.reading import WholeIndex
 from services.console.settings import ConsoleSettings
 from services.console.web.access import Access, NotSignedInError
 from services.console.web.duty import build_duty
@@ -44,7 +44,7 @@ TEXT = (REPORT, STREAM)
 def build(
     bus: Bus,
     *,
-    index: WholeIndex,
+    index: Index,
     progress: Progress,
     hub: Hub,
     sessions: Sessions,

@@ -8,11 +8,11 @@ import structlog
 
 from decisions.serving.runtimes import ListedFleet
 from services.console.adapters.fleets import GatewayReports
+from services.console.adapters.index import Index
 from services.console.domain.endpoint_screen import EndpointRow, GatewayUse, endpoint_row
 from services.console.domain.people import Person
 from services.console.hub import Hub
 from services.console.ports import Fleets
-from services.console.queries.reading import WholeIndex
 from services.console.queries.routing import routes_of
 from shared.errors import SlipwayError
 
@@ -35,7 +35,7 @@ class Endpoints:
         index: Has the routes.
     """
 
-    def __init__(self, fleets: Fleets, uses: GatewayReports, index: WholeIndex) -> None:
+    def __init__(self, fleets: Fleets, uses: GatewayReports, index: Index) -> None:
         self._fleets, self._uses, self._index = fleets, uses, index
         self._known: _Known | None = None
         self._has_changed = False

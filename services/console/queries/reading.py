@@ -17,13 +17,6 @@ class Reader(Protocol):
         """Return the rows of a query."""
 
 
-class WholeIndex(Reader, Protocol):
-    """Reads the index, and makes readers of parts of it."""
-
-    def about(self, models: Sequence[str]) -> Reader:
-        """Return a reader of the rows about some models only."""
-
-
 def count(reader: Reader, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> int:
     """Return the number that a query yields."""
     return int(next(iter(reader.read(query, values)[0].values())))

@@ -8,12 +8,13 @@ from fastapi import Path
 from starlette.exceptions import HTTPException
 
 from contracts.vocabulary import MODEL_NAME_PATTERN
+from services.console.adapters.index import Index
 from services.console.domain.people import Person
 from services.console.domain.rows import instant
 from services.console.hub import Hub
 from services.console.ordering import Ordering
 from services.console.ports import Artifacts, DeadLetters
-from services.console.queries.reading import Reader, WholeIndex
+from services.console.queries.reading import Reader
 
 ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
 
@@ -22,7 +23,7 @@ ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
 class Sources:
     """The queries and orders of the pages."""
 
-    index: WholeIndex
+    index: Index
     hub: Hub
     ordering: Ordering
     artifacts: Artifacts
