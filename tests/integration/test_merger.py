@@ -79,9 +79,14 @@ async def drained(js):
             await asyncio.sleep(0.1)
 
 
-async def test_merges_lora_and_full_tells_progress_and_remembers_beside_an_unreadable_event(js, settings, harbour):
+async def test_merges_lora_and_full_and_rejects_what_is_bad_beside_an_unreadable_event(js, settings, harbour):
+    """One service: progress, settings of the file and of the event, what was merged already, and each rejection."""
     await js.publish(f"{ReleaseOpened.TYPE}.support-bot.registry", b"{not json", headers={"Nats-Msg-Id": "broken"})
-    lora = opened(harbour.base, harbour.put(harbour.made["lora"]))
+    expected = await publish_bad(js, harbour)
+    folder = harbour.folder / "lora"
+    shutil.copytree(harbour.made["lora"], folder)
+    (folder / "serving.json").write_text('{"reasoning_parser": "qwen3", "context_tokens": 64}')
+    lora = opened(harbour.base, harbour.put(folder))
     progress = asyncio.Queue()
     watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot.*", cb=progress.put)
     with running_service(MODULE, settings, MERGER_PROGRESS_INTERVAL_S="0") as service:
@@ -96,6 +101,7 @@ async def test_merges_lora_and_full_tells_progress_and_remembers_beside_an_unrea
         assert manifest.method.dtype == "bfloat16"
         assert merged.data.peak_rss_bytes > 50_000_000
         assert {file.path for file in manifest.files} >= {"model.safetensors", "tokenizer.json", "config.json"}
+        assert merged.data.serving == manifest.serving == ServingSettings(reasoning_parser="qwen3", context_tokens=64)
         steps = {
             Event[WorkProgressed].model_validate_json((await progress.get()).data).data.step
             for _ in range(progress.qsize())
@@ -103,87 +109,62 @@ async def test_merges_lora_and_full_tells_progress_and_remembers_beside_an_unrea
         assert steps >= {"download", "check", "merge", "upload", "verify"}
         await watch.unsubscribe()
 
-        again = opened(harbour.base, lora.data.weights.ref)
-        await publish_event(js, again)
-        _, second = await wait_for_fact(js, CheckpointMerged, count=2, timeout_s=10)  # no torch is started for this
+        rejected = await wait_for_fact(js, CheckpointRejected, count=len(expected))
+        assert {event.causationid: event.data.code for event in rejected} == expected
+        assert all(len(event.data.reason) > 20 for event in rejected)
+
+        same = opened(harbour.base, lora.data.weights.ref)
+        shorter = lora.data.model_copy(update={"serving": ServingSettings(context_tokens=32)})
+        impossible = lora.data.model_copy(update={"serving": ServingSettings(tool_parser="hermes")})
+        for event in (same, again(lora, "e2", shorter), again(lora, "e3", impossible)):
+            await publish_event(js, event)
+        _, second, other = await wait_for_fact(js, CheckpointMerged, count=3, timeout_s=10)  # without torch
         assert second.data.manifest == merged.data.manifest
-        assert second.correlationid == again.correlationid
+        assert second.correlationid == same.correlationid
+        other_manifest = harbour.manifest_of(other)
+        assert other.data.serving == other_manifest.serving
+        assert other.data.serving == ServingSettings(reasoning_parser="qwen3", context_tokens=32)
+        assert (other_manifest.settings_of, other_manifest.files) == (merged.data.manifest, manifest.files)
+        *_, last = await wait_for_fact(js, CheckpointRejected, count=len(expected) + 1)
+        assert (last.causationid, last.data.code) == ("e3", "tools_not_rendered")
+        assert "leaves the tool, the tool's call" in last.data.reason
 
         await publish_event(js, opened(harbour.base, harbour.put(harbour.made["full"]), kind="full"))
-        *_, third = await wait_for_fact(js, CheckpointMerged, count=3)
+        *_, third = await wait_for_fact(js, CheckpointMerged, count=4)
         assert third.data.parity.max_abs_logit_difference == 0.0
         assert (await js.stream_info("SLIPWAY_DEADLETTER")).state.messages == 1
         assert not list((settings.state_dir / "work/merger/scratch").glob("*"))
-        assert service.log.count('"level": "error"') == 1, "the unreadable event's"
+        assert service.log.count('"level": "error"') == len(expected) + 2, (
+            "the unreadable event's, and each rejection's"
+        )
+        await drained(js)
 
 
-async def test_serving_settings_come_from_the_checkpoints_file_and_the_event(js, settings, harbour):
-    folder = harbour.folder / "lora"
+async def publish_bad(js, harbour) -> dict[str, str]:
+    """Publish releases of bad checkpoints; return the code of each event's rejection (the others: tests/unit/merger)."""
+    folder = harbour.folder / "pickle"
     shutil.copytree(harbour.made["lora"], folder)
-    (folder / "serving.json").write_text('{"reasoning_parser": "qwen3", "context_tokens": 64}')
-    first = opened(harbour.base, harbour.put(folder))
-    changed = first.data.model_copy(update={"serving": ServingSettings(context_tokens=32)})
-    impossible = first.data.model_copy(update={"serving": ServingSettings(tool_parser="hermes")})
-    with running_service(MODULE, settings):
-        for event in (first, again(first, "e2", changed), again(first, "e3", impossible)):
-            await publish_event(js, event)
-        original, other = await wait_for_fact(js, CheckpointMerged, count=2)
-        (rejected,) = await wait_for_fact(js, CheckpointRejected)
-    assert original.data.serving == ServingSettings(reasoning_parser="qwen3", context_tokens=64)
-    assert other.data.serving == ServingSettings(reasoning_parser="qwen3", context_tokens=32)
-    manifests = [harbour.manifest_of(event) for event in (original, other)]
-    assert [manifest.serving for manifest in manifests] == [original.data.serving, other.data.serving]
-    assert manifests[1].settings_of == original.data.manifest
-    assert manifests[0].files == manifests[1].files
-    assert rejected.causationid == "e3"
-    assert rejected.data.code == "tools_not_rendered"
-    assert "leaves the tool, the tool's call" in rejected.data.reason
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    good, base = harbour.new_lora(9), harbour.base
+    absent = good.model_copy(update={"uri": good.uri.replace("manifests/folder/", "manifests/folder/0")})
+    no_base = base.model_copy(update={"uri": "s3://slipway/manifests/folder/none.json"})
+    expected = {}
+    for event, code in (
+        (opened(base, harbour.put(folder)), "pickle_refused"),
+        (opened(base, absent), "artifact_not_found"),
+        (opened(base, good.model_copy(update={"digest": "sha256:" + "1" * 64})), "digest_mismatch"),
+        (opened(base.model_copy(update={"digest": "sha256:" + "2" * 64}), good), "base_mismatch"),
+        (opened(no_base, good), "unknown_base"),
+        (opened(base, harbour.with_another_blob(21)), "digest_mismatch"),
+    ):
+        expected[event.id] = code
+        await publish_event(js, event)
+    return expected
 
 
 def again(event, event_id, data):
     """Return an event like another, with an id and data of its own."""
     return event.model_copy(update={"id": event_id, "data": data})
-
-
-async def test_each_bad_checkpoint_is_rejected_and_the_next_one_merged(js, settings, harbour):
-    expected = {}
-    folder = harbour.folder / "pickle"  # the other reasons: tests/unit/merger/test_rejections.py
-    shutil.copytree(harbour.made["lora"], folder)
-    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    pickle = opened(harbour.base, harbour.put(folder))
-    expected[pickle.id] = "pickle_refused"
-    good = harbour.new_lora(9)
-    absent = opened(
-        harbour.base, good.model_copy(update={"uri": good.uri.replace("manifests/folder/", "manifests/folder/0")})
-    )
-    expected[absent.id] = "artifact_not_found"
-    changed = opened(harbour.base, good.model_copy(update={"digest": "sha256:" + "1" * 64}))
-    expected[changed.id] = "digest_mismatch"
-    wrong_base = opened(harbour.base.model_copy(update={"digest": "sha256:" + "2" * 64}), good)
-    expected[wrong_base.id] = "base_mismatch"
-    no_base = opened(harbour.base.model_copy(update={"uri": "s3://slipway/manifests/folder/none.json"}), good)
-    expected[no_base.id] = "unknown_base"
-    other = opened(harbour.base, harbour.with_another_blob(21))
-    expected[other.id] = "digest_mismatch"
-    for event in (pickle, absent, changed, wrong_base, no_base, other, opened(harbour.base, good)):
-        await publish_event(js, event)
-
-    with running_service(MODULE, settings):
-        rejected = await wait_for_fact(js, CheckpointRejected, count=len(expected), timeout_s=200)
-        assert {event.causationid: event.data.code for event in rejected} == expected
-        assert all(len(event.data.reason) > 20 for event in rejected)
-        await wait_for_fact(js, CheckpointMerged)
-        await drained(js)
-
-
-async def test_merge_that_takes_too_long_is_rejected_and_not_repeated(js, settings, harbour):
-    await publish_event(js, opened(harbour.base, harbour.new_lora(55)))
-    with running_service(MODULE, settings, MERGER_TIMEOUT_S="0.5") as service:
-        (event,) = await wait_for_fact(js, CheckpointRejected)
-        assert event.data.code == "deadline_passed"
-        assert "MERGER_TIMEOUT_S" in event.data.reason
-        await drained(js)
-        assert "will be tried again" not in service.log
 
 
 async def test_kill_9_in_the_middle_of_a_merge_leaves_no_child_and_no_half_artifact(js, settings, harbour):
