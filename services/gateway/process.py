@@ -17,8 +17,6 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from contracts.api_keys import ApiKey
-from contracts.api_usage import MonthlyUsage
-from contracts.drills import Drill
 from contracts.routes import Route
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.adapters.feature_worker import FeatureWorker
@@ -61,7 +59,7 @@ class Process:
         clock, process = SystemClock(), uuid.uuid4().hex[:16]
         self.bus = Bus(connection, SERVICE, clock)
         self.bus_connection, metrics = BusConnection(self.bus), GatewayMetrics(self.bus.metrics)
-        self.follows_routes = settings.route_file is None
+        self.routed = settings.route_file is not None
         table, staging = _production(connection, settings), RouteTable({}, None, "staging")
         self.keys, self.installed = _api_keys(connection, settings)
         self.state = WorkerState(  # before what takes long, such as grpc: a start is counted although it fails
@@ -119,16 +117,12 @@ class Process:
     def background_work(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """Return the background coroutines: bus connection, followers, telemetry, features and metrics."""
         bus, dependencies = self.bus_connection, self.dependencies
-        production, staging = dependencies.tables["production"], dependencies.tables["staging"]
+        tables, drills, routed = dependencies.tables, dependencies.drills, self.routed
         return (
             bus.connect(),
             self.recorder.run(),
             self.features.run(),
-            *((bus.follow("routes", Route, production.apply, production.note_bucket),) if self.follows_routes else ()),
-            bus.follow("staging-routes", Route, staging.apply),
-            bus.follow("drills", Drill, dependencies.drills.apply),
-            bus.follow("api-keys", ApiKey, self.keys.apply, self.keys.note_bucket),
-            bus.follow("api-usage", MonthlyUsage, self.budgets.apply, self.budgets.note_bucket),
+            *bus.follow_records(tables, drills, self.keys, self.budgets, routed=routed),
             bus.record_usage(self.budgets),
             bus.report(dependencies.traffic, dependencies.balancer.report),
             bus.note_given_up(dependencies.balancer),

@@ -1,8 +1,9 @@
 """Follows routes and drills on the bus, and publishes telemetry there."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from typing import Any
 
 import nats.errors
 import structlog
@@ -10,14 +11,19 @@ from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
+from contracts.api_keys import ApiKey
 from contracts.api_usage import TRAFFIC_PREFIX, EndpointUse, MonthlyUsage
+from contracts.drills import Drill
 from contracts.engine_deaths import DEATHS_PREFIX, DeathReport
 from contracts.facts import InferenceBatch
+from contracts.routes import Route
 from contracts.runtimes import RUNTIMES_SUFFIX, FleetRuntimes
 from contracts.vocabulary import Environment
 from services.gateway.api.body_bans import BodyBans
 from services.gateway.callers.budgets import Budgets
+from services.gateway.callers.tables import KeyTable
 from services.gateway.routing.balancer import Balancer
+from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.telemetry.metrics import Traffic
 from shared.errors import Transient
 from shared.messaging.bus import Bus, Emit, publish_event
@@ -45,6 +51,25 @@ class BusConnection:
         """Connect to the bus, and retry until it succeeds."""
         await connect_with_retries(self._bus)
         self._has_connected.set()
+
+    def follow_records(
+        self,
+        tables: Mapping[Environment, RouteTable],
+        drills: DrillTable,
+        keys: KeyTable,
+        budgets: Budgets,
+        *,
+        routed: bool,
+    ) -> tuple[Coroutine[Any, Any, None], ...]:
+        """Return the followers of all buckets; not that of production's routes if they are `routed` by a file."""
+        routes = tables["production"]
+        return (
+            *(() if routed else (self.follow("routes", Route, routes.apply, routes.note_bucket),)),
+            self.follow("staging-routes", Route, tables["staging"].apply),
+            self.follow("drills", Drill, drills.apply),
+            self.follow("api-keys", ApiKey, keys.apply, keys.note_bucket),
+            self.follow("api-usage", MonthlyUsage, budgets.apply, budgets.note_bucket),
+        )
 
     async def follow(
         self, bucket: str, record: type[M], apply: OnChange[M], note_bucket: OnSnapshot | None = None
