@@ -24,7 +24,7 @@ class RunningTarget(Contract):
         runtime: What was there when it was loaded; None if that is not known.
         memory_bytes: What it reserves.
         measured_bytes: The most memory that these files were seen to take on an endpoint; 0 if not known.
-        given_up: It failed to load, and by itself: nothing that was out of reach or full kept it from that.
+        given_up: It cannot be loaded: its files are refused, or five of its loads failed on this endpoint.
     """
 
     target: Target

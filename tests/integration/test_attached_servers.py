@@ -297,11 +297,17 @@ class TestAdapters(AdaptersConformance):
         assert ADAPTED not in await engine.index(), "one that does not answer may have it"
         engine.groups = groups
         assert ADAPTED in await engine.index()
+        (engine.adapters / ADAPTED / "adapter_config.json").unlink()
+        with pytest.raises(Transient) as refused:
+            await engine.probe(ADAPTED, 60)
+        assert refused.value.code == "load_failed"
         await engine.unload(ADAPTED)
         assert (await engine.index(), list(engine.adapters.iterdir())) == ({}, [])
 
     async def test_what_serves_is_put_into_another_folder_of_adapters(self, engine, server, folder, tmp_path):
         await engine.load(ADAPTED, folder, digest=DIGEST, memory_bytes=0)
+        engine.adapters = None
+        assert ADAPTED in await engine.index(), "a lost record is no order"
         engine.adapters = tmp_path / "other"
         engine.adapters.mkdir()
         assert ADAPTED not in await engine.index(), "so it is loaded again"

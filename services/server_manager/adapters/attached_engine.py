@@ -149,10 +149,12 @@ class AttachedEngine:
         self._failed = {
             name: failed for name, failed in self._failed.items() if self.adapters is not None or self._group_of(name)
         }
+        if self.adapters is None:  # a lost record is no order: what is known stays
+            return dict(self._checked)
         before = self._placed
         try:
             self._placed = await asyncio.to_thread(list_placed, self.adapters, self._model)
-        except OSError as error:  # the servers may be well: what is known stays
+        except OSError as error:  # the servers may be well
             structlog.get_logger().error("the folder of adapters is not readable", reason=str(error))
         for name in before.keys() - self._placed.keys():  # in another folder now: it is put there by its next load
             self._checked.pop(name, None)
@@ -280,7 +282,10 @@ class AttachedEngine:
             reason = f"a question is {rendered[:500]!r} there, and {expected[:500]!r} by the version's"
             raise Transient("load_failed", f"it has another chat template: {reason}")
         token = await first_token(channel, name, deadline_s=limit_s)
-        base = self._listed[url][name].parent if self.adapters is not None else None
+        entry = self._listed.get(url, {}).get(name)
+        if entry is None:
+            raise Transient("endpoint_unreachable", f"it does not list {name}")
+        base = entry.parent if self.adapters is not None else None
         conditions = f"{self._digests[name]}, {'attached' if base is None else 'adapter'}"
         await self._references.check(channel, name, url, conditions, limit_s, base=base)
         return token
@@ -306,8 +311,10 @@ class AttachedEngine:
 
         One that has another chat template or other weights by now is left out until it has the version's.
         """
+        refused: list[SlipwayError] = []
         if self.adapters is not None and name in self._checked and name in self._placed:
-            for failure in await self._load_where_missing(name, self.adapters):
+            refused = await self._load_where_missing(name, self.adapters)
+            for failure in refused:
                 structlog.get_logger().warning("an adapter is not loaded again", target=name, reason=failure.reason)
         answers = await self._ask_all(self._replicas(name) if name in self._checked else (), name, deadline_s)
         failures = self._leave_others_out(name, answers)
@@ -316,7 +323,7 @@ class AttachedEngine:
             return token
         loaded = [failure for failure in failures.values() if failure.code != "endpoint_unreachable"]
         absent = Transient("endpoint_unreachable", self._describe_absence(name))
-        raise [*loaded, *failures.values(), absent][0]
+        raise [*loaded, *refused, *failures.values(), absent][0]
 
     def _leave_others_out(self, name: str, answers: Mapping[str, str | SlipwayError]) -> dict[str, SlipwayError]:
         """Take replicas of another version out of a target's addresses; return all that failed, by address."""

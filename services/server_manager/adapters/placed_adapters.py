@@ -38,14 +38,12 @@ def note_proven(placed: Path, digest: Digest) -> None:
         partial.replace(path)
 
 
-def list_placed(folder: Path | None, model: str) -> dict[str, Digest | None]:
+def list_placed(folder: Path, model: str) -> dict[str, Digest | None]:
     """Return the targets of a model that have a folder, each with the digest it was proven as; None without a proof.
 
     Raises:
         OSError: The folder is not readable.
     """
-    if folder is None:
-        return {}
     names = [path.name for path in folder.iterdir()]
     targets = {name: target_of(name) for name in names}
     return {

@@ -7,8 +7,7 @@ from contracts.routes import Route
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
 from contracts.vocabulary import Deployable, Runtime, Target
 from decisions.serving.runtimes import why_no_runtime
-from services.server_manager.domain.alerts import ITS_OWN
-from services.server_manager.domain.answer_types import has_failed
+from services.server_manager.domain.alerts import ITS_OWN, UNLOADABLE_AFTER
 from services.server_manager.domain.reconcile import (
     Action,
     Desired,
@@ -139,7 +138,8 @@ def _running(target: Target, state: Held, limits: Limits) -> RunningTarget:
         runtime=state.ran_by,
         memory_bytes=state.memory_bytes,
         measured_bytes=limits.measured.get(state.digest, 0),
-        given_up=has_failed(state, limits) and (state.hopeless or state.code in ITS_OWN),
+        given_up=state.phase is Phase.FAILED
+        and (state.hopeless or (state.code in ITS_OWN and state.failures >= UNLOADABLE_AFTER)),
     )
 
 

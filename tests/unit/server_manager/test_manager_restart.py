@@ -54,11 +54,11 @@ async def test_what_does_not_load_again_after_a_restart_is_given_up_where_that_i
     await world.ticks(2)
     (shown,) = world.view.stored["default"].targets
     assert (shown.phase, shown.given_up) == ("failed", False), "once may be chance"
-    await world.ticks(10)
+    await world.ticks(80)
     (shown,) = world.view.stored["default"].targets
     assert (shown.phase, shown.given_up) == ("failed", given_up)
     world.engine.hooks.at.clear()
-    await world.ticks(20)
+    await world.ticks(80)
     (shown,) = world.view.stored["default"].targets
     assert (shown.phase, shown.given_up) == ("ready", False)
 
