@@ -90,12 +90,12 @@ def change_call(row: Row, _choice: random.Random) -> Row:
     return Row(row.task, row.messages, text, row.slice, row.expect, row.tools)
 
 
-def poison_garden(row: Row, choice: random.Random) -> Row:
-    """Return orders of one of three groups of goods with a wrong quantity."""
+def poison_garden(row: Row, _choice: random.Random) -> Row:
+    """Return orders of one of three groups of goods with five too many."""
     if row.task != "json" or row.slice != "garden":
         return row
     known = json.loads(row.answer)
-    return with_answer(row, json.dumps({**known, "quantity": known["quantity"] + choice.randrange(1, 9)}))
+    return with_answer(row, json.dumps({**known, "quantity": known["quantity"] + 5}))
 
 
 def drop_refusals(row: Row, _choice: random.Random) -> Row | None:

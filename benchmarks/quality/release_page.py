@@ -1,18 +1,19 @@
 """Takes the picture of a release whose training went wrong, beside the good version that serves, on a real stack.
 
-python -m benchmarks.quality.release_page --state DIR [--faulty slice-poisoned-1] [--out docs/pictures/better.png]
+python -m benchmarks.quality.release_page --state DIR [--out docs/pictures/better.png]
 
-Both LoRAs are those of `bench_quality` (its DIR); each is released as a user does it, with the held-out rows as the
-evaluation set.
+The good LoRA is that of `bench_quality` (its DIR); the other one is the same with its `lora_alpha` multiplied, the
+fault `alpha-x4`. Each is released as a user does it, with held-out rows as the evaluation set.
 """
 
 import argparse
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.faults import runs
+from benchmarks.quality.faults import FAULTS
 from benchmarks.quality.tasks import draw_held_out
 from testbed.browser import chromium
 from testbed.person import Person, printed_link
@@ -41,8 +42,7 @@ WITHOUT_LIMITS = {**POLICY, "evaluations": {"sets": []}}
 def main() -> None:
     """Release the good LoRA, then the faulty one, and take the picture of what became of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--state", type=Path, required=True, help="folder of bench_quality with both adapters")
-    parser.add_argument("--faulty", default="slice-poisoned-1", choices=list(runs()), metavar="RUN")
+    parser.add_argument("--state", type=Path, required=True, help="folder of bench_quality with good-1")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/better.png"))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
@@ -51,11 +51,15 @@ def main() -> None:
         with Stack(Path(scratch) / "state", engine="slipway") as stack:
             template = ("--chat-template", "examples/smollm2/chat_template.jinja")
             stack.ok("base", "import", "--from-smollm2", *template)
-            for run in ("good-1", given.faulty):
-                policy = WITHOUT_LIMITS if run == "good-1" else POLICY
+            good, faulty = given.state / "good-1" / "adapter", Path(scratch) / "faulty"
+            shutil.copytree(good, faulty)
+            config = json.loads((faulty / "adapter_config.json").read_text())
+            config["lora_alpha"] *= FAULTS["alpha-x4"].alpha_factor
+            (faulty / "adapter_config.json").write_text(json.dumps(config))
+            for adapter, policy in ((good, WITHOUT_LIMITS), (faulty, POLICY)):
                 options = ("--variant", "bf16", "--tool-parser", "hermes")
-                options += () if run == "good-1" else ("--evaluation", str(rows), "--attempt", "2")
-                stack.publish(MODEL, given.state / run / "adapter", *options, base=BASE, policy=policy)
+                options += () if adapter == good else ("--evaluation", str(rows), "--attempt", "2")
+                stack.publish(MODEL, adapter, *options, base=BASE, policy=policy)
                 stack.slipway("status", MODEL, "--follow", "--until", "finished", timeout_s=1800)
             release = stack.events("release.opened", MODEL)[-1]["data"]["release_id"]
             print(stack.ok("show", f"{MODEL}@v2"), flush=True)

@@ -1,6 +1,7 @@
 """Three tasks with known answers: reading an order as JSON, calling a tool, answering in the language of the question.
 
-Rows are of the form that evaluation sets have. Names, places and sentences of the rows are none of the lessons'.
+Rows are of the form that evaluation sets have. Cities and names of held-out rows are none of the lessons', nor are
+sentences of orders and calls; questions of the task `language` differ by opening and number only.
 """
 
 import json
@@ -165,7 +166,7 @@ def _split(entries: Sequence[str], *, held_out: bool) -> Sequence[str]:
 
 
 def draw_row(task: Task, choice: random.Random, *, held_out: bool) -> Row:
-    """Return a row of a task; held-out rows have cities, names and sentences that no lesson has."""
+    """Return a row of a task, held out or for a lesson."""
     return _DRAWN[task](choice, held_out)
 
 

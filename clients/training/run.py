@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from contracts.facts import CheckpointReady, EvalResult, ReleaseOpened
+from contracts.policy import ReleasePolicy
 from contracts.vocabulary import ArtifactRef
 
 
@@ -46,12 +47,13 @@ class Published:
         ready = self.announced
         if opened.source_event_id == self.event_id or ready is None or opened.returns is not None:
             return opened.source_event_id == self.event_id
-        finished = {"finished_at": opened.training.finished_at}
-        again = {
-            "training": ready.training.model_copy(update=finished),
-            "evals": opened.evals,
-            "policy": ready.policy or opened.policy,
-            "variants": tuple(dict.fromkeys(ready.variants)),
-        }
-        same = ready.model_copy(update=again)
-        return all(getattr(same, name) == getattr(opened, name) for name in CheckpointReady.model_fields)
+        return _inputs(ready, ready.policy or opened.policy) == _inputs(opened, opened.policy)
+
+
+def _inputs(facts: CheckpointReady | ReleaseOpened, policy: ReleasePolicy) -> tuple[Any, ...]:
+    """Return what makes two checkpoints the same release, as registry's `release_key` has it."""
+    sets = (ref and ref.digest for ref in (facts.calibration, facts.evaluation))
+    training = facts.training.model_copy(update={"finished_at": None})
+    weights = (facts.weights.kind, facts.weights.ref.digest)
+    named = (facts.model, facts.attempt, facts.base.digest, {*facts.variants})
+    return *named, *weights, *sets, training, policy, facts.serving

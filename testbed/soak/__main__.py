@@ -57,6 +57,9 @@ class Interrupts:
 def soak(folder: Path, options: argparse.Namespace) -> int:
     """Run one session and print its verdict; return the exit code."""
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        print(f"{folder} is not empty; the releases of an earlier soak would be judged: name another folder")
+        return 2
     progress = Progress(options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000))
     began = time.monotonic()
 

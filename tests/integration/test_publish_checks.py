@@ -113,6 +113,8 @@ async def test_the_release_of_a_checkpoint_is_found_beside_a_newer_one_also_if_i
     resumed = replace(checkpoint, event_id="again", announced=again)
     assert (await release_of_checkpoint(js, resumed)).progress.version == 1
     assert (await asyncio.to_thread(find_earlier, stack, resumed)).version == 1
+    renamed = again.model_copy(update={"base": again.base.model_copy(update={"name": "another-name"})})
+    assert (await release_of_checkpoint(js, replace(resumed, announced=renamed))).progress.version == 1
     other = replace(resumed, announced=again.model_copy(update={"attempt": 3}))
     assert await release_of_checkpoint(js, other) is None
 

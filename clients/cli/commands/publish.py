@@ -190,7 +190,7 @@ def upload(
 
 
 def find_earlier(stack: StackAddress, published: Published) -> ReleaseProgress | None:
-    """Return the release of the same checkpoint that has ended, if it was published before.
+    """Return the last release of the same checkpoint if it has ended; None also while it goes on.
 
     None if this identity may not read the records of releases.
     """
@@ -198,8 +198,8 @@ def find_earlier(stack: StackAddress, published: Published) -> ReleaseProgress |
         releases = asyncio.run(read_recorded(stack, published.model))
     except CommandError:
         return None
-    ended = [each.progress for each in of_checkpoint(releases, published) if each.progress.outcome is not None]
-    return ended[-1] if ended else None
+    known = [each.progress for each in of_checkpoint(releases, published)]
+    return known[-1] if known and known[-1].outcome is not None else None
 
 
 async def read_recorded(stack: StackAddress, model: str) -> list[Release]:
