@@ -157,16 +157,6 @@ async def test_a_switch_between_two_requests_leaves_the_stream_in_flight_alone(j
     assert (len(rest) + 1, rest[-1].choices[0].finish_reason) == (150, "length")
 
 
-async def test_a_canary_takes_its_share(js, gateway, asdk, toy):
-    share = CanaryShare(served=toy[2], weight_ratio=0.4)
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1], canary=share))
-    asked = [asdk.completions.create(model="toy", prompt="x", max_tokens=1, user=f"u{n}") for n in range(60)]
-    on_trial = sum(answer.system_fingerprint.startswith("fp_toy.v2") for answer in await asyncio.gather(*asked))
-    assert 10 <= on_trial <= 38
-    records, _ = await telemetry(js, 60)
-    assert sum(record.canary for record in records) == on_trial
-
-
 async def test_telemetry_has_the_figures_and_no_text(js, gateway, asdk, toy):
     await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
     answer = await asdk.chat.completions.create(model="toy", messages=HELLO, max_tokens=20)
@@ -199,17 +189,6 @@ async def test_a_caller_that_goes_away_stops_the_engine(js, gateway, toy):
     assert gateway.metric(f"slipway_gateway_requests_total{{{labels}}}") == 1.0
 
 
-async def test_a_caller_that_does_not_wait_for_the_whole_answer_stops_the_engine_too(js, gateway, toy):
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
-    body = {"model": "toy", "prompt": "Once", "max_tokens": 2000}
-    async with httpx.AsyncClient(headers=gateway.headers) as http:
-        with pytest.raises(httpx.ReadTimeout):
-            await http.post(gateway.base_url + "/v1/completions", json=body, timeout=httpx.Timeout(30, read=1.0))
-    records, _ = await telemetry(js, 1)
-    assert (records[0].finish_reason, records[0].error) == ("cancelled", None)
-    assert records[0].output_tokens < 500
-
-
 async def test_an_endpoint_that_is_gone_costs_a_retry_and_no_request(js, gateway, asdk, toy):
     gone = f"127.0.0.1:{free_port()}"
     two = toy[1].model_copy(update={"endpoints": (gone, *toy[1].endpoints)})
@@ -239,32 +218,6 @@ async def test_a_canary_and_the_active_version_are_both_asked_a_share_and_a_pair
     assert all(side[toy[1].target].ttft_ms for side in sides)
     assert {side[toy[1].target].error for side in sides} == {None}
     assert {pair.served.request_id for pair in pairs} <= {record.request_id for record in records}
-
-
-async def test_callers_get_the_active_versions_answers_while_a_candidate_fails_theirs(
-    js,
-    gateway,
-    asdk,
-    toy,
-    triton,
-):
-    candidate = load_toy(triton, "toy", 4, fail_text="odd")
-    shadow = ShadowShare(served=candidate, share_ratio=1.0)
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1], shadow=shadow))
-    ask = partial(asdk.completions.create, model="toy", max_tokens=3)
-    fingerprints = set()
-    for number in range(20):
-        fingerprints.add((await ask(prompt=f"odd {number}" if number % 2 else f"even {number}")).system_fingerprint)
-    records, compared = await telemetry_and_pairs(js, 20, 12)
-    assert {record.target for record in records} == {toy[1].target}
-    assert {record.error for record in records} == {None}
-    assert len(fingerprints) == 1
-    assert {(pair.served.target, pair.mirrored.target, pair.shadow) for pair in compared} == {
-        (toy[1].target, candidate.target, True)
-    }
-    assert {(pair.served.error, pair.mirrored.error) for pair in compared} == {(None, None), (None, "engine_failed")}
-    with pytest.raises(openai.NotFoundError):
-        await ask(model="toy@v4", prompt="hello")
 
 
 async def test_a_candidate_whose_engine_dies_of_a_prompt_takes_nothing_from_callers(
