@@ -247,4 +247,4 @@ async def test_no_connection_waits_for_a_gateway_that_stops(gateway):
             finally:
                 assert not any(stream.done() for stream in streams)
             await asyncio.sleep(0.02)
-        await asyncio.gather(*streams)
+        assert all(text.rstrip().endswith("data: [DONE]") for text in await asyncio.gather(*streams))
