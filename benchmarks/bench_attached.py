@@ -135,7 +135,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loads", type=int, default=100)
-    parser.add_argument("--releases", type=int, default=3)
+    parser.add_argument("--releases", type=int, choices=range(4), default=3)
     parser.add_argument("--smollm2", action="store_true", help="SmolLM2-135M instead of a Llama of two layers")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
