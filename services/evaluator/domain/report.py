@@ -156,11 +156,14 @@ def _reasons(results: Sequence[EvaluationResult], verdict: Verdict) -> Iterator[
     for result in results:
         if wanted is None:
             alone = ", without an anchor to compare with yet" if result.basis and result.anchor is None else ""
-            met, limits = sum(limit.decision == "met" for limit in result.limits), len(result.limits)
-            shown = f"{met} of {limits} limits are met and none is missed, after " if limits else ""
-            yield f"{result.name}: {shown}{result.asked} rows{alone}{'' if limits else ', nothing is bounded'}"
+            met, bound = sum(limit.decision == "met" for limit in result.limits), len(result.limits)
+            shown = f"{met} of {bound} limits are met and none is missed, after " if bound else ""
+            yield f"{result.name}: {shown}{result.asked} rows{alone}{'' if bound else ', nothing is bounded'}"
         elif result.verdict == verdict:
-            yield from (f"{result.name}: {_explain(limit)}" for limit in result.limits if limit.decision == wanted)
+            limits = [limit for limit in result.limits if limit.decision == wanted]
+            yield from (f"{result.name}: {_explain(limit)}" for limit in limits[:2])
+            if limits[2:]:
+                yield f"{len(limits[2:])} more of its limits are {wanted}"
             if result.void:
                 yield f"{result.name}: the active version failed at {result.void} of {result.asked} rows"
 

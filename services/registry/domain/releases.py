@@ -118,7 +118,7 @@ def _evaluation_failed(release: Release) -> Ending | None:
     if evaluated is None or evaluated[0] == "pass":
         return None
     _, code, reason = evaluated
-    return Ending("rejected", code, f"The evaluations were not passed: {reason}")
+    return Ending("rejected", code, f"The evaluations were not passed: {reason.rstrip('.')}.")
 
 
 def _rehearsal_failed(release: Release, now: datetime) -> Ending | None:
