@@ -53,7 +53,8 @@ class Published:
 def _inputs(facts: CheckpointReady | ReleaseOpened, policy: ReleasePolicy) -> tuple[Any, ...]:
     """Return what makes two checkpoints the same release, as registry's `release_key` has it."""
     sets = (ref and ref.digest for ref in (facts.calibration, facts.evaluation))
-    training = facts.training.model_copy(update={"finished_at": None})
+    training = facts.training.model_dump(mode="json", exclude={"finished_at"})
+    serving = facts.serving.model_dump(mode="json", exclude_none=True) if facts.serving is not None else {}
     weights = (facts.weights.kind, facts.weights.ref.digest)
     named = (facts.model, facts.attempt, facts.base.digest, {*facts.variants})
-    return *named, *weights, *sets, training, policy, facts.serving
+    return *named, *weights, *sets, training, policy, serving

@@ -297,8 +297,10 @@ def test_the_hubs_token_reaches_only_the_services_that_download():
 
 
 def test_the_bus_has_space_for_all_its_streams_and_buckets():
-    size = re.search(r"max_file_store: (\d+)GB", (ROOT / "deploy/docker/nats.conf").read_text())
+    settings = (ROOT / "deploy/docker/nats.conf").read_text()
+    size = re.search(r"max_file_store: (\d+)GB", settings)
     assert file_bytes() < int(size[1]) * 1024**3
+    assert "sync_interval: always" in settings, "what is acknowledged is on the disk"
 
 
 # -- what hangs is started again -----------------------------------------------------------------------------------------

@@ -189,6 +189,17 @@ async def test_a_caller_that_goes_away_stops_the_engine(js, gateway, toy):
     assert gateway.metric(f"slipway_gateway_requests_total{{{labels}}}") == 1.0
 
 
+async def test_a_caller_that_does_not_wait_for_the_whole_answer_stops_the_engine_too(js, gateway, toy):
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
+    body = {"model": "toy", "prompt": "Once", "max_tokens": 2000}
+    async with httpx.AsyncClient(headers=gateway.headers) as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post(gateway.base_url + "/v1/completions", json=body, timeout=httpx.Timeout(30, read=1.0))
+    records, _ = await telemetry(js, 1)
+    assert (records[0].finish_reason, records[0].error) == ("cancelled", None)
+    assert records[0].output_tokens < 500
+
+
 async def test_an_endpoint_that_is_gone_costs_a_retry_and_no_request(js, gateway, asdk, toy):
     gone = f"127.0.0.1:{free_port()}"
     two = toy[1].model_copy(update={"endpoints": (gone, *toy[1].endpoints)})

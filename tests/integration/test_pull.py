@@ -63,8 +63,9 @@ def test_the_files_of_a_variant_are_pulled_and_again_after_a_failure(pull, store
 
 def test_a_folder_with_other_files_is_left_alone(pull, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".part-other").write_text("of another pull")
     status, _, err = pull(tmp_path, "--variant", "int8")
-    assert (status, contents(tmp_path)) == (2, {"notes.txt": b"mine"})
+    assert (status, contents(tmp_path)) == (2, {"notes.txt": b"mine", ".part-other": b"of another pull"})
     assert "notes.txt" in err
     folder = tmp_path / "served"
     assert pull(folder, "--variant", "int8")[0] == 0

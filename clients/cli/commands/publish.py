@@ -198,7 +198,7 @@ def find_earlier(stack: StackAddress, published: Published) -> ReleaseProgress |
         releases = asyncio.run(read_recorded(stack, published.model))
     except CommandError:
         return None
-    known = [each.progress for each in of_checkpoint(releases, published)]
+    known = [each.progress for each in of_checkpoint(releases, published) if each.opened is not None]
     return known[-1] if known and known[-1].outcome is not None else None
 
 

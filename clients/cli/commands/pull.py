@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -104,16 +104,26 @@ def find_missing(folder: Path, target: Target, files: Sequence[FileEntry], advan
     """
     left = {file.path: file for file in files}
     folder.mkdir(parents=True, exist_ok=True)
-    for path in [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]:
-        file = None if path.name.startswith(PART) else left.pop(str(path.relative_to(folder)), None)
-        if file is not None and path.stat().st_size == file.size_bytes and digest_of_file(path) == file.digest:
-            advance(file.size_bytes)
-        elif path.name.startswith(PART):
-            path.unlink()
+    held = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    begun = [path for path in held if path.name.startswith(PART)]
+    known = [(path, left.pop(str(path.relative_to(folder)), None)) for path in held if path not in begun]
+    for path, file in known:
+        if file is None:
+            refuse_file(folder, path, f"is no file of {target}")
+    for path, file in known:
+        if file is None or path.stat().st_size != file.size_bytes or digest_of_file(path) != file.digest:
+            refuse_file(folder, path, f"has other bytes than {target}")
         else:
-            what = f"{path.relative_to(folder)}, which is no file of {target}"
-            raise CommandError(f"{folder} holds {what}: remove it, or choose another folder", Exit.USAGE)
+            advance(file.size_bytes)
+    for path in begun:
+        path.unlink()
     return list(left.values())
+
+
+def refuse_file(folder: Path, path: Path, why: str) -> NoReturn:
+    """Raise CommandError about a file in the folder that stays as it is."""
+    what = f"{path.relative_to(folder)}, which {why}"
+    raise CommandError(f"{folder} holds {what}: remove it, or choose another folder", Exit.USAGE)
 
 
 def digest_of_file(path: Path) -> str:

@@ -321,9 +321,9 @@ class AttachedEngine:
         token = next((answer for answer in answers.values() if isinstance(answer, str)), None)
         if token is not None:
             return token
-        loaded = [failure for failure in failures.values() if failure.code != "endpoint_unreachable"]
         absent = Transient("endpoint_unreachable", self._describe_absence(name))
-        raise [*loaded, *refused, *failures.values(), absent][0]
+        raised = [*failures.values(), *refused, absent]
+        raise next((failure for failure in raised if failure.code != absent.code), raised[0])
 
     def _leave_others_out(self, name: str, answers: Mapping[str, str | SlipwayError]) -> dict[str, SlipwayError]:
         """Take replicas of another version out of a target's addresses; return all that failed, by address."""

@@ -81,6 +81,12 @@ def test_equals_pefts_merge_to_the_last_bit(made, make_job, tmp_path, lora, base
     assert job.parity.mean_kl < job.parity.effect_kl
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_other_widths(make_job, dtype):
+    job = make_job(dtype=dtype).run()
+    assert_same_bits(load_all(job.out), peft_merge(job.base, job.checkpoint), dtype)
+
+
 @pytest.mark.parametrize("use_dora", [False, True])
 @pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
 def test_untied_embeddings_can_carry_a_lora(made, make_job, tmp_path, module, use_dora):

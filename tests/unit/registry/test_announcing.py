@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.errors import ConnectionClosedError
 
 from contracts import facts as f
 from contracts.attachments import Attachment
@@ -20,6 +21,7 @@ from shared.messaging.delivery import ITEM_LIMIT_S, OUTAGE_LIMIT_S
 from shared.storage.kv import Entry
 from testbed.factories import PUBLISHER
 from tests.kit import fakes_registry as k
+from tests.kit.records import Faults, FaultyRecords, raising
 from tests.kit.virtual_time import virtual_time
 from tests.unit.registry.harness import OTHER, Announcing
 
@@ -207,6 +209,22 @@ async def test_a_stream_that_was_made_anew_begins_at_one_and_is_heard(harness):
     harness.sequence = 0
     await harness.announce(attempt=4, event_id="anew")
     assert harness.opened(k.MODEL) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("step", ["write 2 before", "write 2 after", "write 3 before", "write 3 after"])
+async def test_a_crash_around_the_rejection_says_it_once(harness, step):
+    """Written down (1), rejected and settled in one write (2), cleared (3)."""
+    faults, store = Faults(), harness.registry.admissions._ports.announcements
+    store._records = FaultyRecords(store._records, faults)
+    faults.at[step] = raising(ConnectionClosedError())
+    await harness.announced(harness.store(policy=None))
+    assert not faults.at
+    harness.out.publisher.forget()
+    harness.restarted()
+    await harness.sweep()
+    assert harness.rejected() == [(k.MODEL, "policy_missing")]
+    assert (await harness.record()).waiting == ()
+    assert (await harness.record()).outbox == ()
 
 
 async def test_a_message_that_is_gone_from_the_stream_is_answered(harness):
