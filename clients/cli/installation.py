@@ -49,7 +49,10 @@ AS_DATA: Final[Mapping[Kind, tuple[RecordKind, Callable[[Any], dict[str, Any]]]]
 
 @dataclass(frozen=True)
 class Installation:
-    """The installation of a stack, with the folder of keys that its teams are in."""
+    """Reads the declared items of an installation (policies, teams, API keys, …) and applies changes to them.
+
+    Teams are in its folder of keys, all other items on the bus.
+    """
 
     stack: StackAddress
     state: Path | None
@@ -78,7 +81,7 @@ class Installation:
         """Make a change, recorded in the audit log as by the command for its kind.
 
         Raises:
-            CommandError: It is refused, or another command made one since it was planned.
+            CommandError: The change is refused, or another command changed the item since it was planned.
         """
         value = declared.values.get((change.kind, change.name))
         if change.kind == "Team":
@@ -104,7 +107,7 @@ class Installation:
         change_keys(self.folder, self.state, "team.set", name, lambda keys: keys.set_team(name, team.models, quota))
 
     async def _make_record(self, js: JetStreamContext, change: Change, record: BaseModel | None) -> None:
-        """Order a change of an unchanged record."""
+        """Order a change of a record; raise CommandError if the record has changed since the change was planned."""
         kind, _ = AS_DATA[change.kind]
         entry = await bucket_of(js, kind).raw(change.name)
         before = entry[1] if entry is not None else None

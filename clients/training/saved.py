@@ -15,7 +15,7 @@ def new_folder(beside: Path | None) -> Path:
     """Return a new folder below `beside`, which is created if missing, else in the system's temporary folder.
 
     Raises:
-        PublishError: It cannot be made.
+        PublishError: The folder cannot be created.
     """
     try:
         if beside is not None:
@@ -27,7 +27,10 @@ def new_folder(beside: Path | None) -> Path:
 
 @contextmanager
 def named_on_failure(saved: Path) -> Iterator[None]:
-    """Add the folder of a saved checkpoint to an error of the block: it may be the only copy of the weights."""
+    """Name the folder of a saved checkpoint if the block fails, in the PublishError or in the log.
+
+    The folder may hold the only copy of the weights.
+    """
     advice = (
         f"The checkpoint is kept in {saved}: publish it with publish_checkpoint, or with "
         f"`slipway publish --adapter {saved}`."

@@ -40,7 +40,7 @@ class Limit(NamedTuple):
 
     @property
     def margin(self) -> float:
-        """Return the distance from a perfect figure to the limit."""
+        """Return the distance between the limit and a perfect figure: a score of 1, or no drop."""
         return 1.0 - self.value if self.kind == "min_value" else self.value
 
     def concerns(self, of_slice: str, scorers: Container[str], anchored: Container[str]) -> bool:
@@ -61,9 +61,9 @@ def interval_of_mean(mean: float, squares: float, rows: int) -> tuple[float, flo
     """Return the 95 % interval of a mean of figures from 0 to 1.
 
     Args:
-        mean: Their mean.
-        squares: The sum of their squares.
-        rows: How many they are.
+        mean: The mean of the figures.
+        squares: The sum of the squares of the figures.
+        rows: The number of figures.
     """
     variance = max(0.0, squares / rows - mean**2)
     # two rows are added, one at each end, so that equal figures do not seem exact
@@ -81,12 +81,12 @@ class Tested:
 
     @property
     def is_open(self) -> bool:
-        """Return whether it is undecided and has rows left."""
+        """Return whether the test is undecided and the limit has further rows."""
         return self.test.decision == "undecided" and self.test.rows < self.available
 
     @property
     def interval(self) -> tuple[float, float, float] | None:
-        """Return the candidate's mean score, or its drop, and a 95 % interval of it; None without a row."""
+        """Return the candidate's mean score, or its drop, and a 95 % interval of it; None before the first row."""
         test = self.test
         if test.mean is None:
             return None
@@ -212,7 +212,7 @@ def plan_comparison(
 
 
 def share_alpha(alpha: float, limits: int) -> float:
-    """Return each limit's share of a release's probability that a good candidate is refused."""
+    """Return the error probability of each limit: the false-rejection rate `alpha` divided by the number of limits."""
     return alpha / max(limits, 1)
 
 

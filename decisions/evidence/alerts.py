@@ -69,7 +69,7 @@ class PlainAlert:
     environment: Environment = "production"
 
     def fact(self, fact: type[A], message: str) -> A:
-        """Return the fact that raises or resolves it."""
+        """Return the fact that raises or resolves the alert."""
         return fact(
             alert_id=self.alert_id,
             kind=self.kind,
@@ -81,7 +81,7 @@ class PlainAlert:
         )
 
     def entry(self, change: Literal["raised", "resolved"], message: str, now: datetime) -> OutboxEntry:
-        """Return the fact that raises or resolves it, as a record publishes it."""
+        """Return the fact that raises or resolves the alert as an entry for the outbox of a record."""
         return outbox_entry(
             self.fact(AlertRaised, message) if change == "raised" else self.fact(AlertResolved, message),
             model=self.target.model,
@@ -101,8 +101,8 @@ class Finding:
         key: The trigger's name, or the name of the check if there is no trigger.
         fired: The evidence is strong enough to raise an alert.
         calm: The last window shows that the condition is gone.
-        hold_s: How long it must stay calm before the alert is resolved.
-        answers_nothing: The target answers nothing.
+        hold_s: Seconds of `calm` before the alert is resolved.
+        answers_nothing: The target is down: last replica dead, loaded nowhere, or all recent requests failed.
         drill: The drill that touched at least half of the bad requests.
     """
 
@@ -202,7 +202,7 @@ def resolve_all(
 
 
 def drop_alerts(alerts: Mapping[str, AlertState], gone: Callable[[str, AlertState], bool]) -> dict[str, AlertState]:
-    """Return the alerts without those that are resolved and gone.
+    """Return the alerts without resolved ones about something that is not watched any more.
 
     Args:
         alerts: The alerts of a model.

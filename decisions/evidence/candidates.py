@@ -48,14 +48,14 @@ class CandidateState(Contract):
     """A trigger's evidence about a candidate.
 
     Attributes:
-        everyone: Of all requests.
-        others: Without those of the heaviest caller.
-        heaviest: The caller that sent the candidate most when the last block closed.
-        callers: Requests of the candidate by caller, of those with most.
+        everyone: The evidence of all requests.
+        others: The evidence of all requests but those of the heaviest caller.
+        heaviest: The caller that had sent the candidate the most requests when the last block closed.
+        callers: Requests of the candidate by caller, for the callers with the most.
         candidate, active: All counted requests of each; of the active version those beside the candidate.
-        blocks: So many blocks of the candidate are over.
-        away_until_s: When its traffic came back, or will; 0 if it was not taken away.
-        times_away: How often it was, at its present share.
+        blocks: The number of blocks of the candidate that are over.
+        away_until_s: When the candidate's traffic came back, or will; 0 if it was not taken away.
+        times_away: How often its traffic was taken away at its present share.
     """
 
     everyone: Beside = Beside()
@@ -75,12 +75,12 @@ class CandidateState(Contract):
 
     @property
     def beyond(self) -> float:
-        """The e-value that it is beyond its limit."""
+        """The e-value against the candidate from the test of its own limit."""
         return as_e_value(self.everyone.test.beyond.log_e)
 
     @property
     def worse(self) -> float:
-        """The e-value that it is worse than the active version at the time."""
+        """The e-value against the candidate from the comparison with the active version at the same time."""
         return as_e_value(self.everyone.test.worse.log_e)
 
     @property
@@ -90,7 +90,7 @@ class CandidateState(Contract):
         return not (self.everyone.candidate.bad or test.open.bad) and max(test.beyond.logs) <= max(AGAINST.logs)
 
     def begun_anew(self) -> "CandidateState":
-        """Return it with evidence against it that begins anew; open blocks still take requests."""
+        """Return the state with the evidence against the candidate begun anew; open blocks still take requests."""
         everyone, others = (
             known.model_copy(update={"test": CandidateTest(passing=known.test.passing)}) for known in self.both
         )
@@ -136,7 +136,10 @@ def _count(outcomes: Iterable[Outcome]) -> Block:
 
 
 def close_candidate(state: CandidateState, trigger: Trigger, now: datetime | None) -> tuple[CandidateState, Closed]:
-    """Return a candidate with its blocks that are over at a time as evidence, and these; all are without a time."""
+    """Return a candidate with the blocks that are over added to the evidence, and these blocks.
+
+    If `now` is None, all blocks count as over.
+    """
     everyone, closed = _closed(state.everyone, trigger, now, state.away_until_s)
     others, _ = _closed(state.others, trigger, now, state.away_until_s)
     if everyone is state.everyone and others is state.others:
@@ -179,5 +182,5 @@ def count_needed(state: CandidateState, trigger: Trigger, beta: float) -> int:
 
 
 def as_e_value(log_e: float) -> float:
-    """Return an e-value for publication."""
+    """Return the e-value of a log e-value, capped so that it does not overflow."""
     return math.exp(min(log_e, _LARGEST_LOG))

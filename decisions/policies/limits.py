@@ -22,7 +22,7 @@ class PolicyProblem(NamedTuple):
     """A problem that makes a policy invalid.
 
     Attributes:
-        field: Where it is in the policy.
+        field: The path of the invalid field in the policy.
         reason: A sentence that begins with the field.
     """
 
@@ -31,9 +31,10 @@ class PolicyProblem(NamedTuple):
 
 
 def find_endless(policy: ReleasePolicy) -> PolicyProblem | None:
-    """Return the first part of a policy that never comes to its end; None if each does.
+    """Return the first setting of a policy that would make a release run practically without end; None if all are fine.
 
-    A benchmark is for one candidate at a time: one that takes years would keep all others waiting.
+    It is a duration, a number of requests or an `alpha` beyond its limit, or a benchmark that takes too long. A
+    benchmark is for one candidate at a time: one that takes years would keep all others waiting.
     """
     for field, seconds in _durations(policy):
         if seconds > LONGEST_S:
@@ -87,5 +88,5 @@ def _least_requests(policy: ReleasePolicy) -> Iterator[tuple[tuple[str | int, ..
 
 
 def _short(number: int) -> str:
-    """Return a number in a few characters, also one that no float has."""
+    """Return a number as a short text, also a number that is too large for a float."""
     return f"{Decimal(number).normalize():.6g}"

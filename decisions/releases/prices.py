@@ -8,7 +8,7 @@ _HOUR_S = 3600.0
 
 
 def million_tokens(price_per_hour: float, tokens_per_s: float) -> float | None:
-    """Return the price of a million output tokens on a machine that does nothing else; None if there were none."""
+    """Return the price of a million output tokens on a dedicated machine; None if the throughput is 0."""
     return price_per_hour / (tokens_per_s * _HOUR_S) * _MILLION if tokens_per_s > 0 else None
 
 
@@ -18,5 +18,5 @@ def machine_time(price_per_hour: float, seconds: float) -> float:
 
 
 def held_memory(price_per_hour: float, held_bytes: int, budget_bytes: int) -> float | None:
-    """Return the hourly price of a version's reserved memory, by its share of the budget; None without a budget."""
+    """Return the hourly price of a version's reserved memory, by its share of the budget; None if the budget is 0."""
     return price_per_hour * held_bytes / budget_bytes if budget_bytes > 0 else None

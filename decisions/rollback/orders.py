@@ -12,12 +12,14 @@ CLOCK_SKEW = timedelta(minutes=5)
 
 
 def expiry(ordered_at: datetime, stored_at: datetime, expires_at: datetime | None) -> datetime:
-    """Return the time from which an order is void.
+    """Return the time at which an order expires.
+
+    It is `expires_at`, at most 24 h after the earlier of the order's two times; by default 15 min after that time.
 
     Args:
         ordered_at: The event's own time, by the publisher's clock, which may be wrong.
         stored_at: When the stream stored the message, by the server's clock. A publisher cannot set it.
-        expires_at: The order's own expiry.
+        expires_at: The order's own expiry; None if it names none.
     """
     if expires_at is None:
         return min(ordered_at, stored_at) + ORDER_AGE
@@ -46,10 +48,10 @@ def assess_epoch(ordered: int | None, current: int | None, model: str, since: in
     """Return why an order is void because the route has changed since; None if it was given for the current route.
 
     Args:
-        ordered: the epoch that the order names; None counts for any.
-        current: the epoch of the route; None without one.
+        ordered: the epoch that the order names; None is valid for every epoch.
+        current: the epoch of the route; None if there is no route.
         model: the model of the route.
-        since: the first epoch that counts as the current one, if it is an earlier one.
+        since: the first epoch that counts as the current one; None if only `current` does.
     """
     first = current or 0 if since is None else since
     if ordered is None or first <= ordered <= (current or 0):

@@ -8,12 +8,12 @@ from decisions.scorers.reasoning import without_reasoning
 
 
 class Score(NamedTuple):
-    """A scorer's result for an answer.
+    """The result of a scorer for one answer.
 
     Attributes:
-        value: From 0 (wrong) to 1 (right); None if the answer cannot be parsed, so that it is neither.
-        reason: Why it is not 1; empty if it is.
-        is_evidence: Whether it says something of the answer; if not, the row is not compared by it.
+        value: From 0 (wrong) to 1 (right); None if the answer cannot be parsed.
+        reason: Why the value is not 1; empty if it is.
+        is_evidence: If False, the row is left out of the comparison.
     """
 
     value: float | None
@@ -35,7 +35,7 @@ def unparsed(reason: str) -> Score:
 
 
 def untold(reason: str) -> Score:
-    """Return the score of an answer of which nothing can be told."""
+    """Return the score of an answer that is left out of the comparison for a reason."""
     return Score(None, reason, is_evidence=False)
 
 

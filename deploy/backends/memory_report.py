@@ -41,7 +41,7 @@ def _report(folder: Path, every_s: float) -> None:
 
 
 def write(folder: Path, peak_bytes: int) -> bool:
-    """Replace the file; return False if it could not be written, as in a folder that is gone or read-only."""
+    """Replace the memory report in a folder; return False if it cannot be written, for example to a missing folder."""
     partial = folder / f"{NAME}.{os.getpid()}"
     try:
         partial.write_text(json.dumps({"peak_bytes": peak_bytes}), encoding="ascii")

@@ -26,7 +26,7 @@ class Users(Protocol):
         """Make a policy, or replace it."""
 
     def policy_set(self, policy_name: str, user: str) -> str:
-        """Set the only policy of a user."""
+        """Attach a policy to a user, replacing any policy that the user has."""
 
     def user_add(self, access_key: str, secret_key: str) -> str:
         """Make a user, or replace its secret."""
@@ -39,7 +39,7 @@ class Users(Protocol):
 
 
 def apply(config: dict[str, Any], users: Users) -> tuple[int, int]:
-    """Make the server's users and policies those of a configuration; return how many are accepted, and were removed.
+    """Make the server's users and policies those of a configuration; return the numbers of accepted and removed users.
 
     A user with a policy of Slipway that the configuration does not name was withdrawn, and is removed.
     """
@@ -70,7 +70,7 @@ def connect(connection: Connection) -> MinioAdmin:
 
 
 def main() -> None:
-    """Read the settings from the environment, and make the users."""
+    """Read the settings from the environment, and apply the configuration of users and policies to the store."""
     connection = Connection()
     try:
         accepted, removed = apply(json.loads(Path(sys.argv[1]).read_text()), connect(connection))

@@ -18,7 +18,7 @@ KEY = "SLIPWAY_TRITON_ADMIN_KEY"
 
 
 def serve(run_folder: Path, models: Path) -> None:
-    """Become tritonserver."""
+    """Replace this process with tritonserver; exit with a message if the admin key is not set."""
     key = os.environ.get(KEY)
     if not key:
         sys.exit(f"triton: {KEY} is not set: choose one, and give it to the agent (TRITON_AGENT_ADMIN_KEY), too")

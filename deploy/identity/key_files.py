@@ -29,22 +29,22 @@ class KeyFiles:
 
     @property
     def authority(self) -> Path:
-        """The certificate that clients trust servers by."""
+        """The file with the certificate by which clients trust servers."""
         return self.path / "ca.pem"
 
     @property
     def certificate(self) -> Path:
-        """The certificate of the bus."""
+        """The file with the TLS certificate of the bus."""
         return self.path / "bus" / "bus.pem"
 
     @property
     def certificate_key(self) -> Path:
-        """The private key of the bus's certificate."""
+        """The file with the private key of the bus's TLS certificate."""
         return self.path / "bus" / "bus-key.pem"
 
     @property
     def server_config(self) -> Path:
-        """The part of the server's configuration with the permissions of each identity."""
+        """The file with the part of the bus servers' configuration that states the permissions of each identity."""
         return self.path / "bus" / "bus.conf"
 
     @property
@@ -59,7 +59,7 @@ class KeyFiles:
 
     @property
     def authority_key(self) -> Path:
-        """The private key of the certificate authority."""
+        """The file with the private key of the certificate authority."""
         return self.path / "ca-key.pem"
 
     @property
@@ -101,7 +101,7 @@ class KeyFiles:
 
     @property
     def people(self) -> Path:
-        """Names, roles and public keys of people and programs, which the console reads."""
+        """The file with the names, roles and public keys of all identities with roles; the console reads it."""
         return self.path / "trust" / "identities.json"
 
     def hosts(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ SIZES: Final = (1, 3)
 
 
 def server_names(size: int) -> list[str]:
-    """Return the names of the parts of a bus with so many servers."""
+    """Return the names of the servers of a bus that has `size` servers."""
     return [NATS, *(f"{NATS}-{number}" for number in range(2, size + 1))]
 
 
@@ -38,12 +38,15 @@ def port_names(size: int) -> list[str]:
 
 
 def servers_in(ports: Mapping[str, int]) -> list[str]:
-    """Return the servers of the stack that has these ports; none before it has any."""
+    """Return the names of the bus servers that a stack has ports for; empty before the stack has ports."""
     return [name for name in server_names(max(SIZES)) if name in ports]
 
 
 def has_stored(folder: Path) -> bool:
-    """Return whether a server of the stack in this state folder has made its store, which fixes their number."""
+    """Return whether any bus server of the stack in this state folder has stored data.
+
+    From then on the number of bus servers cannot change.
+    """
     return any((folder / name / "jetstream").exists() for name in server_names(max(SIZES)))
 
 
@@ -53,7 +56,7 @@ def addresses(ports: Mapping[str, int]) -> list[int]:
 
 
 def resized(ports: Mapping[str, int], size: int) -> dict[str, int]:
-    """Return the ports of a stack for one whose bus has this size: without those of the bus, if that had another."""
+    """Return a stack's ports for a bus of this size: without the bus's ports if its size was another."""
     dropped = {*port_names(max(SIZES))} if len(servers_in(ports)) != size else set()
     return {name: port for name, port in ports.items() if name not in dropped}
 

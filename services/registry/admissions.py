@@ -21,7 +21,7 @@ Admit = Callable[[Event[CheckpointReady]], Awaitable[None]]
 
 
 class NotItsTurn(Exception):  # noqa: N818 - it is an answer, not a failure: the announcement waits
-    """Other releases of the same team are worked on first."""
+    """An announcement waits, because other releases of the same team are worked on first."""
 
 
 class Admissions:
@@ -118,7 +118,7 @@ class Admissions:
         self.start(model)
 
     def start(self, model: str) -> "asyncio.Task[None]":
-        """Return the task that admits a model's due announcements; this process runs one per model."""
+        """Start admitting a model's due announcements and return the task; return the running task if there is one."""
         running = self._running.get(model)
         if running is None or running.done():
             running = self._running[model] = asyncio.create_task(self._guarded(self._admit_due(model), model))

@@ -29,7 +29,7 @@ from shared.storage.record_format import dump, parse
 
 
 class RecordOrders:
-    """Carries out `record.ordered`: writes a record if it replaces the one that the order was given for."""
+    """Carries out `record.ordered`: writes or removes a record, only if it has not changed since the order was made."""
 
     def __init__(
         self,

@@ -13,9 +13,9 @@ from shared.runtime.clock import Clock
 
 
 class Watching:
-    """Compares the gateways' reports of traffic with the telemetry that arrives on the bus.
+    """Raises an alert while a model has traffic but its telemetry, its windows or its triggers are missing.
 
-    Each process hears all reports. Those that decide the same at the same time write it into one record, once.
+    Every process hears all reports of gateways. Concurrent equal decisions are stored only once.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Watching:
         return [("production", model) for model in sorted({*recorded, *await self._routes.models("production")})]
 
     async def sweep(self, key: tuple[Environment, str]) -> None:
-        """Raise or resolve the alert about one model. While the bus does not answer nothing is known."""
+        """Raise or resolve the alert about one model; if the bus does not answer, forget what was seen of the model."""
         environment, model = key
         try:
             arrived = {kind: await self._look(model, kind) for kind in _KINDS}
@@ -82,7 +82,7 @@ class Watching:
         return after
 
     def _forget(self, model: str) -> None:
-        """Measure silence anew, after a time in which nothing could be seen."""
+        """Forget what was seen of a model, so that its silence is measured anew."""
         self._traffic.pop(model, None)
         for kind in _KINDS:
             self._arrived.pop((model, kind), None)

@@ -24,7 +24,7 @@ LIMIT_S = 60.0
 
 @contextlib.asynccontextmanager
 async def renewing(lead: KvLeadership) -> AsyncIterator[None]:
-    """Renew the lease every second until the block ends. A lease that was lost is not taken again."""
+    """Renew the lease every second until the block ends, for at most `LIMIT_S`. A lost lease is not reacquired."""
     task = asyncio.create_task(_renew(lead), name="renew the lease")
     try:
         yield
@@ -61,7 +61,10 @@ class BackgroundPublisher:
             self._task.add_done_callback(self._ended)
 
     async def wait(self, limit_s: float) -> None:
-        """Wait until all is published, for at most `limit_s`, and only once for a log that took longer."""
+        """Wait up to `limit_s` for the running publication of the outbox.
+
+        If an earlier wait for this publication timed out, return at once.
+        """
         if self._task is not None and not self._slow:
             _, pending = await asyncio.wait([self._task], timeout=limit_s)
             self._slow = bool(pending)
@@ -87,7 +90,7 @@ class BackgroundPublisher:
 
 
 class TrafficProofs:
-    """One check per traffic order. A store that does not answer delays the order, and nothing else."""
+    """Checks the target of each traffic order in the background, so that a slow store delays only that order."""
 
     def __init__(self, artifacts: Artifacts, on_verdict: Callable[[], None]) -> None:
         """Set the checker of artifacts, and the callback for a new verdict."""
@@ -96,7 +99,7 @@ class TrafficProofs:
         self._checks: dict[str, asyncio.Task[Problem | None]] = {}
 
     def assess(self, answer: ApplyOrder) -> ApplyOrder | RefuseOrder | None:
-        """Return the answer if its target may take traffic, else a refusal; None while that is not known."""
+        """Return the answer if the order's target may take traffic, else a refusal; None until a check has a result."""
         order = answer.order
         check = self._checks.get(order.order_id)
         if check is None:

@@ -109,7 +109,7 @@ class Drains:
         self._removed = left
 
     def transferred(self, usable: Collection[str]) -> dict[str, str]:
-        """Return the endpoint on which a target generates that another endpoint still serves, by the target's name."""
+        """Return the endpoint of each ready copy that replaces a target on a drained endpoint, by the target's name."""
         others = self._executor.others()
         return {
             name: transfer.endpoint
@@ -126,7 +126,9 @@ class Drains:
         kept: Collection[str],
         down: Mapping[str, float],
     ) -> dict[Key, Deployable]:
-        """Return what is to generate elsewhere; of that, one target at a time is loaded (`loaded`).
+        """Return the replicas of targets on drained endpoints to load on other endpoints, and plan the next transfer.
+
+        `loaded` holds those that may be loaded now: one target at a time.
 
         Args:
             record: the fleet's record.

@@ -57,11 +57,11 @@ class RuntimeEndpoint(BaseModel):
 
 
 class ServingEndpoint(RuntimeEndpoint):
-    """One more Triton of a runtime: a field of `SERVER_MANAGER_ENDPOINTS`.
+    """An additional Triton for a runtime: an entry of `SERVER_MANAGER_ENDPOINTS`.
 
     Attributes:
         runtime: the runtime that it serves.
-        memory_budget_bytes: what its targets may reserve, on a machine of its own; 0 shares the fleet's.
+        memory_budget_bytes: memory for its targets if it has its own machine; 0: it shares the fleet's budget.
     """
 
     runtime: str = DEFAULT_RUNTIME

@@ -39,7 +39,10 @@ class Origin:
 
 
 class EventTraces:
-    """The traces that one service has seen; after a restart they return with the next event of each release."""
+    """The trace ids of releases known to one service, for the traceparent of its events.
+
+    They are not stored: after a restart, each is learned again from the release's next event.
+    """
 
     def __init__(self, tracing: TracerProvider) -> None:
         self._tracing = tracing
@@ -106,7 +109,7 @@ class EventTraces:
 
 
 class _GivenIds(RandomIdGenerator):
-    """Generates one given trace and span."""
+    """Generates one given trace id and one given span id."""
 
     def __init__(self, trace_id: int, span_id: int) -> None:
         self._trace_id, self._span_id = trace_id, span_id
@@ -116,7 +119,7 @@ class _GivenIds(RandomIdGenerator):
         return self._trace_id
 
     def generate_span_id(self) -> int:
-        """Return the given span."""
+        """Return the given span id."""
         return self._span_id
 
 

@@ -28,7 +28,7 @@ _STEPS = frozenset(
 
 
 class FactMetrics:
-    """The metrics of the facts that a service publishes. A fact counts once its stream has it.
+    """The metrics of the facts that a service publishes. A fact is counted after its stream has stored it.
 
     Counters that rules watch begin at 0: `increase` does not see a series that begins at 1.
     """
@@ -58,12 +58,12 @@ class FactMetrics:
             rule(self, event)
 
     def count(self, metric: Metric, *labels: str) -> None:
-        """Count, if the service of these metrics does."""
+        """Increment a counter, if the service of these metrics has it."""
         if metric in self._counters:
             self._counters[metric].labels(*labels).inc()
 
     def observe(self, metric: Metric, seconds: float, *labels: str) -> None:
-        """Observe a duration, if the service of these metrics does."""
+        """Observe a duration in a histogram, if the service of these metrics has it."""
         if metric in self._histograms:
             histogram_ = self._histograms[metric]
             (histogram_.labels(*labels) if labels else histogram_).observe(max(seconds, 0.0))

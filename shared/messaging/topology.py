@@ -98,7 +98,10 @@ def streams(
     limits: Mapping[str, int] = LIMITS,
     event_days: float = EVENT_DAYS,
 ) -> list[StreamConfig]:
-    """List the five streams; facts are kept for `event_days`, telemetry is in memory and drops the oldest."""
+    """Return the configurations of the five streams.
+
+    Messages on disk expire after `event_days`, except dead letters; telemetry is in memory, and the oldest is dropped.
+    """
     kept = [
         StreamConfig(
             name=name,

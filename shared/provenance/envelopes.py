@@ -92,7 +92,7 @@ class Attester:
         """Return the attester of a service with the key that its settings name.
 
         Raises:
-            ValueError: None is named, or it is not readable.
+            ValueError: The settings name no key, or one that cannot be read.
         """
         path = connection.attestation_key
         if path is None:
@@ -139,7 +139,7 @@ class Attester:
         return self.envelope(payload)
 
     def envelope(self, payload: bytes) -> bytes:
-        """Return an in-toto statement that is ready, signed."""
+        """Return the signed envelope of an in-toto statement."""
         envelope = Envelope(payload, PAYLOAD_TYPE, {})
         envelope.sign(self._signer)
         return canonical_json(envelope.to_dict())
@@ -157,7 +157,7 @@ class Trust:
         """Return the trust that the settings name.
 
         Raises:
-            ValueError: They name no file, or one that lists no keys.
+            ValueError: The settings name no list of keys, or one that cannot be read.
         """
         if connection.attesters is None:
             msg = (
@@ -219,7 +219,7 @@ def open_envelope(data: bytes, keys: Iterable[AttesterKey]) -> Signed | Problem:
 
 
 def is_signed(data: bytes, key: AttesterKey) -> bool:
-    """Return whether bytes are an envelope with the signature of a key, whatever the key may sign."""
+    """Return whether bytes are an envelope with a valid signature of a key; the key's permissions are not checked."""
     envelope = _parse_envelope(data)
     if envelope is None or key.key_id not in envelope.signatures:
         return False

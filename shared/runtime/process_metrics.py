@@ -21,11 +21,10 @@ _held: list[IO[bytes]] = []
 
 
 def share_metrics(root: Path) -> None:
-    """Combine the metrics of all child processes. Call it before prometheus_client is imported.
+    """Enable combined metrics for this process and its children. Call it before prometheus_client is imported.
 
     Args:
-        root: holds one folder per host and process. Those that no process uses any more are removed, of other hosts
-            too: a container has another host name at each start.
+        root: Has one folder per host and process; unused ones are removed, also those of former containers.
     """
     host = root / socket.gethostname()
     host.mkdir(parents=True, exist_ok=True)
@@ -50,7 +49,7 @@ def _remove_unused(root: Path) -> None:
 
 
 def _is_in_use(folder: Path) -> bool:
-    """Return whether a process holds the lock of a folder, or may: it cannot be asked for."""
+    """Return whether a process holds the lock of a folder; also True if the lock cannot be tried."""
     try:
         with (folder / _LOCK).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ FIELD = "schema_version"
 
 
 def schema_version(kind: type[BaseModel]) -> int:
-    """Return the schema version that this process writes of a kind of record; 1 if the kind does not state one."""
+    """Return the schema version with which this process writes a type of record; 1 if the type declares none."""
     version: int = getattr(kind, "SCHEMA_VERSION", 1)
     return version
 

@@ -35,15 +35,15 @@ class Source(Protocol):
 
     @property
     def uri(self) -> str:
-        """Return its permanent URI: a hub's repository at a commit, or a folder on disk."""
+        """Return the folder's permanent URI: a hub's repository at a commit, or a folder on disk."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """List the files that travel, sorted."""
+        """List the names of the files that are copied, sorted."""
 
     @property
     def size_bytes(self) -> int:
-        """Return the size of all of them."""
+        """Return the size of all these files together."""
 
     def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
         """Copy one file into an empty folder and return its path there."""
@@ -57,7 +57,7 @@ class Quota:
     max_files: int
 
     def check(self, what: str, files: int, size_bytes: int) -> None:
-        """Raise Permanent too_large for a folder beyond it."""
+        """Raise Permanent too_large if a folder has more files or bytes than the quota allows."""
         if files > self.max_files:
             reason = f"{what} has {files} files; SLIPWAY_SOURCE_MAX_FILES allows {self.max_files}."
             raise Permanent("too_large", reason)
@@ -87,7 +87,10 @@ class DiskFolder:
             quota.check(uri, len(self.names), self.size_bytes)
 
     def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
-        """Copy one file; its real path is checked on the open descriptor, so that it cannot be swapped."""
+        """Copy one file into a folder and return the copy's path.
+
+        The path is checked against the allowed folders after opening, so that replacing a link cannot bypass the check.
+        """
         with _readable(f"{self.uri}/{name}"):
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
@@ -128,7 +131,7 @@ class HubRepository:
         quota.check(self.uri, len(self.names), self.size_bytes)
 
     def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
-        """Download one file and verify it against the hub's list."""
+        """Download one file into a folder, verify it against the hub's list, and return its path."""
         return self._hub.fetch(self._folder, self._files[name], into, count)
 
 
@@ -161,7 +164,7 @@ class Sources:
 
 
 def choose(uri: str, names: list[str]) -> tuple[str, ...]:
-    """Pick the files that travel.
+    """Return the names of the files that are copied, sorted.
 
     Raises:
         Permanent: pickle_refused or artifact_not_found when no weights are among them.

@@ -36,10 +36,11 @@ class Chosen:
 
 
 def choose(folder: Folder, name: str | None, digest: str | None) -> Chosen:
-    """Return a backup of a folder: the named one, by default the newest.
+    """Return the named backup in a folder, by default the newest.
 
     Raises:
-        CommandError: there is none, it has another digest than the one that was noted, or this program cannot read it.
+        CommandError: There is no such backup, the folder cannot be read, the manifest is damaged or has another digest
+            than `digest`, or its format is not supported.
     """
     try:
         names = folder.names()
@@ -70,7 +71,7 @@ def verify(chosen: Chosen) -> int:
     """Read all blobs of a backup and compare their digests; return their size in bytes.
 
     Raises:
-        CommandError: something is missing or was changed; nothing was restored yet.
+        CommandError: A blob cannot be read or was changed; nothing has been restored yet.
     """
     blobs = {copy.blob.digest: copy.blob for copy in chosen.objects}
     blobs |= {blob.digest: blob for blob in chosen.manifest.blobs()}

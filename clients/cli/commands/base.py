@@ -228,16 +228,19 @@ def commit_base(
     source: str,
     default_revision: str | None = None,
 ) -> Imported:
-    """Commit stored files as a base model, unless they are that base model already.
+    """Commit stored files as a base model, or return the existing one with the same name, revision and digest.
 
     Args:
         store: The store that holds the files.
         content: The files.
         name: Name of the base model.
-        revision: Its revision; if None, a base model of that name with the same digest is the same one.
+        revision: Its revision; None accepts any revision of an existing base model with this name and digest.
         architecture: The architecture that its configuration names.
         source: Where it was imported from.
         default_revision: Revision to use if `revision` is None (default: the start of the digest).
+
+    Raises:
+        CommandError: The revision of this name exists with other files.
     """
     digest = digest_of(content.to_bytes())
     known = [base for base in list_bases(store) if base.folder.digest == digest]

@@ -43,7 +43,9 @@ class UnansweredError(CommandError):
 
 
 def order_release(stack: StackAddress, what: str, fact_for: Callable[[Release, Route | None], F]) -> tuple[Release, F]:
-    """Publish an order about the release in progress named by `what`; return the release before it, and the order.
+    """Publish an order for the release in progress that `what` names; return that release and the order.
+
+    The release is returned as it was read before the order.
 
     Args:
         stack: Where the release is.
@@ -51,7 +53,7 @@ def order_release(stack: StackAddress, what: str, fact_for: Callable[[Release, R
         fact_for: Returns the order for the release and the route of its model.
 
     Raises:
-        CommandError: there is none, or as `give_order`.
+        CommandError: No such release is in progress; the order is refused, or not answered in time.
     """
 
     async def give() -> tuple[Release, F]:
@@ -69,7 +71,7 @@ async def open_release(js: JetStreamContext, what: str) -> Release:
     """Return the release in progress that `what` names.
 
     Raises:
-        CommandError: there is none.
+        CommandError: No such release is in progress.
     """
     name = await resolve(js, parse_name(what))
     releases = await recorded_releases(js, name)
@@ -107,7 +109,7 @@ async def give_order(
     """Publish an order and return its answer: each order has one, also where it changes nothing.
 
     Raises:
-        CommandError: it was refused, or not answered within the time.
+        CommandError: The order was refused, or not answered within `wait_s`.
     """
     published = order(sender_of(stack), model, release_id, fact)
     return await await_answer(js, published, await publish_order(js, published), wait_s)
@@ -119,7 +121,7 @@ async def give_for_route(
     """Publish an order for the current route, and again if the route changed after it was read.
 
     Raises:
-        CommandError: as `give_order`; the model is unknown.
+        CommandError: The model is unknown; the order was refused, or not answered within `wait_s`.
     """
     for attempt in range(1, EPOCH_TRIES + 1):
         route = await read_route(js, model)
@@ -144,7 +146,7 @@ async def await_answer(js: JetStreamContext, published: Event[Any], after: int, 
     """Return the answer to an order that was published after a sequence of events.
 
     Raises:
-        CommandError: it was refused, or not answered within the time.
+        CommandError: The order was refused, or not answered within `wait_s`.
     """
     deadline = asyncio.get_running_loop().time() + wait_s
     while True:

@@ -34,13 +34,13 @@ PRINT_EVERY_S = 10.0
 
 @dataclass
 class Seen:
-    """The answers so far.
+    """Counts and latencies of the requests so far.
 
     Attributes:
-        ttft_ms: Milliseconds from the planned start of each request to its first text, by release (`bot@v2`); of
-            answers with text only.
+        ttft_ms: Milliseconds from the planned start of each request to its first text, by release (`bot@v2`); answers
+            without text are left out.
         drilled: Answers that a drill changed.
-        failures: Requests without an answer, by what went wrong.
+        failures: Requests without an answer, by reason.
     """
 
     sent: int = 0
@@ -63,12 +63,12 @@ class Seen:
         return {"sent": self.sent, "answered": answered, "drilled": self.drilled, "failures": dict(self.failures)}
 
     def ttft(self, release: str, percent: int) -> float | None:
-        """Return a percentile of the milliseconds to the first text; None without any."""
+        """Return a percentile of the milliseconds to the first text of a release; None if no answer of it had text."""
         return percentile(self.ttft_ms[release], percent)
 
 
 def percentile(values: Sequence[float], percent: int) -> float | None:
-    """Return a percentile by the nearest rank; None of no values."""
+    """Return a percentile by the nearest-rank method, rounded to one decimal; None if there are no values."""
     return round(sorted(values)[math.ceil(len(values) * percent / 100) - 1], 1) if values else None
 
 
@@ -100,7 +100,7 @@ def traffic(
 
 @dataclass(frozen=True)
 class Load:
-    """Requests to a model: `rate` per second, for `span_s` seconds (None: without an end)."""
+    """Requests to a model: `rate` per second, for `span_s` seconds; until a signal comes if `span_s` is None."""
 
     model: str
     rate: float
@@ -147,7 +147,7 @@ async def _send(stack: StackAddress, load: Load, after: str | None) -> Seen:
 async def _await_name(
     client: httpx.AsyncClient, stack: StackAddress, name: str, stop: asyncio.Event, *, wait: bool
 ) -> None:
-    """Return when a name can be asked; without `wait` raise CommandError if it cannot be asked now."""
+    """Return when the gateway has a model of this name; without `wait`, raise CommandError if it has none now."""
     while not stop.is_set():
         try:
             response = await client.get(f"/v1/models/{name}")

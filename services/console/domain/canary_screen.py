@@ -17,7 +17,9 @@ FIGURES: Final = ("ttft_p95_ms", "itl_p95_ms", "e2e_p95_ms")
 
 
 class Side(Screen):
-    """A target during the canary, over its whole windows: the share that failed, and the medians of their p95.
+    """Metrics of one target during the canary.
+
+    The failure ratio is that of all complete windows together; each latency is the median of the windows' p95.
 
     Attributes:
         windows: Windows of the target in which it had requests; 0 if the index has none.
@@ -98,7 +100,7 @@ class CanaryPoint(Screen):
 
 
 class Latency(Screen):
-    """The p95 time to first token of both sides for one window, in ms; None with too few requests."""
+    """The p95 time to first token of both sides for one window, in ms; None for a side that has none in the window."""
 
     at: Time
     candidate: float | None
@@ -135,7 +137,7 @@ class Canary(Screen):
 
 
 def points_of(entries: Iterable[Entry]) -> tuple[CanaryPoint, ...]:
-    """Return the assessments in rows of the index."""
+    """Convert rows of the console's index to the points of a canary's chart, one for each assessment."""
     return tuple(
         CanaryPoint(
             at=entry["at"],
@@ -150,7 +152,7 @@ def points_of(entries: Iterable[Entry]) -> tuple[CanaryPoint, ...]:
 
 
 def side_of(target: str | None, windows: Sequence[Entry]) -> Side | None:
-    """Return the figures of a target over its windows; None without a target."""
+    """Return the metrics of a target over its windows; None if there is no target."""
     if target is None:
         return None
     own = [window for window in windows if window["target"] == target]

@@ -28,7 +28,10 @@ After = Annotated[int, Query(ge=0, le=1_000_000)]
 
 
 def build_duty(sources: Sources, render: Renderer) -> APIRouter:
-    """Return the routes; all need a session."""
+    """Return the HTTP routes of the on-duty pages; all require a session.
+
+    The pages are drills, dead letters and runbooks; an incident can be acknowledged.
+    """
     router = APIRouter()
 
     @router.get("/drills")

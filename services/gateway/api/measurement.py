@@ -91,7 +91,7 @@ class AcceptedRequest:
 
     @property
     def request_id(self) -> str:
-        """Return the id that the caller sees."""
+        """Return the request id, which the caller receives in the `x-request-id` header."""
         return self.arrival.request_id
 
     @property
@@ -101,7 +101,7 @@ class AcceptedRequest:
 
     @property
     def environment(self) -> Environment:
-        """Return where the request is for."""
+        """Return the environment that the request is for: production or staging."""
         return self.arrival.environment
 
     @property
@@ -217,7 +217,7 @@ class Measurement:
             self._delivered.clear()
 
     def end(self, now_s: float) -> None:
-        """Note the end of a request, unless its answer ended before."""
+        """Note the time at which a request ended, unless an end was noted before."""
         if self._ended_s is None:
             self._ended_s = now_s - self._accepted.arrival.at_s
 
@@ -309,7 +309,7 @@ class Piece:
 
 
 def first_token_ms(arrivals: Sequence[Piece], *, held_back: bool = False) -> float | None:
-    """Return the time to first token, which is that of the first piece with text; None if there was none.
+    """Return the time to first token, which is that of the first piece with text; None if there is no such piece.
 
     Args:
         arrivals: the pieces in order.
@@ -324,8 +324,8 @@ def first_token_ms(arrivals: Sequence[Piece], *, held_back: bool = False) -> flo
 def inter_token(arrivals: Sequence[Piece]) -> InterTokenLatency | None:
     """Return the inter-token latency: (last - first) / (tokens after the first piece), and p95 and maximum of the gaps.
 
-    A piece of several tokens counts as so many equal gaps; within the first piece no time is known. None with fewer
-    than two pieces.
+    A piece of several tokens counts as so many equal gaps; within the first piece no time is known. None if fewer than
+    two pieces have tokens.
     """
     pieces = [arrival for arrival in arrivals if arrival.tokens > 0]
     if len(pieces) < 2:

@@ -92,11 +92,14 @@ class Balancer:
         return choose_endpoint(endpoints, self._outstanding, ejections)
 
     def is_ejected(self, served: ServedTarget, endpoint: str) -> bool:
-        """Return whether an endpoint gets no requests to a target while others serve it."""
+        """Return whether an endpoint gets no requests to a target while others serve it: it is ejected or stalled."""
         return (endpoint, str(served.target)) in self._ejections or self.stalls.is_stalled(endpoint)
 
     def is_loaded_nowhere(self, served: ServedTarget) -> bool:
-        """Return whether a target has been loaded at no endpoint of its route for a while, as its servers answer."""
+        """Return whether no endpoint of a target has been usable for `UNLOADED_S`.
+
+        Each endpoint is not loaded or ejected, and at least one reports the target as not loaded.
+        """
         keys = {endpoint: (endpoint, str(served.target)) for endpoint in served.endpoints}
         absences = {endpoint: self._absences[key] for endpoint, key in keys.items() if key in self._absences}
         ejections = {endpoint: self._ejections[key] for endpoint, key in keys.items() if key in self._ejections}
@@ -113,7 +116,7 @@ class Balancer:
         return Load(self, endpoint, accepted, ejection)
 
     def add(self, endpoint: str, tokens: int) -> None:
-        """Change the tokens that are outstanding at an endpoint."""
+        """Add tokens to those that are outstanding at an endpoint; a negative number takes some away."""
         left = self._outstanding.get(endpoint, 0) + tokens
         if left:
             self._outstanding[endpoint] = left
@@ -182,7 +185,7 @@ class Balancer:
             self._graces[key] = Grace(self._graces[key].until_s)
 
     def note_token(self, served: ServedTarget, endpoint: str, ejection: Ejection) -> None:
-        """Note that an endpoint generates that was ejected when it was asked, because all were."""
+        """Use an ejected endpoint again that generates: it was asked because all endpoints were ejected."""
         key = (endpoint, str(served.target))
         if self._ejections.get(key) is ejection:
             self._return(key)
@@ -266,7 +269,7 @@ class Load:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The endpoints of its target."""
+        """The endpoints of the target that the attempt is for."""
         return self._accepted.choice.served.endpoints
 
     @contextlib.contextmanager
@@ -299,12 +302,12 @@ class Load:
         self._balancer.note_answer(self._accepted.choice.served, self._endpoint)
 
     def note_failure(self, failure: AnswerFailed) -> None:
-        """Note how the attempt failed."""
+        """Report the attempt's failure to the balancer, which may eject or check the endpoint."""
         accepted = self._accepted
         self._balancer.note_failure(accepted.choice.served, self._endpoint, accepted.parsed.kind, failure)
 
     def end(self) -> None:
-        """Note the end of the attempt."""
+        """End the attempt: its tokens are no longer outstanding at the endpoint."""
         self._balancer.add(self._endpoint, -self._left)
         self._left = 0
         self._balancer.stalls.end(self._endpoint, self)

@@ -85,11 +85,11 @@ class EndpointChecks:
 
 
 class Waiting(Protocol):
-    """An attempt of a request that an endpoint has."""
+    """An attempt of a request at an endpoint."""
 
     @property
     def endpoints(self) -> Collection[str]:
-        """The endpoints of its target."""
+        """The endpoints of the target that the attempt is for."""
 
     def leave(self) -> None:
         """Leave the endpoint if nothing of the answer has arrived and another endpoint may take the request."""
@@ -141,14 +141,14 @@ class Stalls:
         return self._stalled.keys()
 
     def begin(self, endpoint: str, attempt: Waiting) -> None:
-        """Watch an endpoint from now on, for an attempt that others may have as well."""
+        """Watch an endpoint from now on, for an attempt that other endpoints could take as well."""
         if self._limit_s > 0:
             self._waiting.setdefault(endpoint, set()).add(attempt)
             if endpoint not in self._watches:
                 self._watches[endpoint] = asyncio.ensure_future(self._watch(endpoint))
 
     def end(self, endpoint: str, attempt: Waiting) -> None:
-        """Note the end of an attempt."""
+        """Note that an attempt at an endpoint has ended."""
         attempts = self._waiting.get(endpoint)
         if attempts is not None:
             attempts.discard(attempt)
@@ -216,7 +216,7 @@ async def forget_endpoints(engine: Engine, tables: Iterable[RouteTable], pause: 
 
 
 def endpoints_of(route: Route) -> Iterator[str]:
-    """Yield the endpoints of each version that requests are sent to now, or after a rollback to the previous one."""
+    """Yield the endpoints of all versions on a route: active, canary, shadow, judged, and previous (for a rollback)."""
     canary = route.canary.served if route.canary is not None else None
     judged = route.judged.served if route.judged is not None else None
     for served in (route.active, canary, route.shadowed, judged, route.previous):

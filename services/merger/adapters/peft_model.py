@@ -152,11 +152,11 @@ def load_unmerged(base: Path, adapter: Path, rows: int | None = None) -> Any:
 
 
 class LayerwiseMerge:
-    """Merges one tensor at a time with PEFT's own code, in float32.
+    """Merges a LoRA adapter into its base model, one float32 tensor at a time, with PEFT's own code.
 
     Args:
-        wrapped: A base without weights, wrapped in the real LoRA.
-        replacements: Tensors that replace some of the base's.
+        wrapped: PEFT model with its LoRA weights loaded and the base model on the meta device.
+        replacements: Tensors that replace tensors of the base model.
     """
 
     def __init__(self, wrapped: Any, replacements: Replacements | None = None) -> None:
@@ -172,7 +172,7 @@ class LayerwiseMerge:
         self._pending = {*self._layers, *self._saved}
 
     def changes(self, name: str) -> bool:
-        """Return whether the merged tensor differs from the base's."""
+        """Return whether the merge changes a tensor of the base model."""
         return name in self._layers or name in self._saved or name in self._replacements
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:

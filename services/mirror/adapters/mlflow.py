@@ -36,7 +36,7 @@ class MlflowRegistry:
         self._prefix = prefix
 
     async def mirrored(self, model: ModelName) -> list[Mirrored]:
-        """Return the entries of MLflow that say they are a version of a model from here, the oldest first."""
+        """Return the MLflow model versions tagged as mirrors of a Slipway version of this model, oldest first."""
         with _explained():
             await self._own(model)
             query = {"filter": f"name='{self._prefix}{model}'"}

@@ -44,10 +44,10 @@ class WandbAccess:
 
 
 class WandbRegistry:
-    """Artifacts named after the model, with the alias `slipway-v<n>` (implements `ports.Registry`).
+    """Logs each version as a W&B artifact with the alias `slipway-v<n>` (implements `ports.Registry`).
 
-    What was logged is noted in a file here, because no server can be asked offline. A lost note costs little: W&B makes
-    no new version of an artifact with the same content.
+    A local file lists the logged versions, because an offline run cannot query the server. A lost entry costs little:
+    W&B makes no new version of an artifact with the same content.
     """
 
     name = "wandb"
@@ -57,7 +57,7 @@ class WandbRegistry:
         self._lock = asyncio.Lock()
 
     async def mirrored(self, model: ModelName) -> list[Mirrored]:
-        """Return the versions that were logged."""
+        """Return the versions of a model that the local file lists as logged."""
         noted = self._read().get(model, {})
         return [Mirrored(int(number), state, _alias(number)) for number, state in noted.items()]
 

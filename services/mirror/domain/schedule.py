@@ -39,7 +39,7 @@ class Schedule:
             self._due[model] = [now + later for later in AGAIN_S]
 
     def forget(self, models: Iterable[str]) -> None:
-        """Compare models no more that are not mirrored now."""
+        """Remove models from the schedule that are no longer mirrored."""
         for model in models:
             self._due.pop(model, None)
             self._failures.pop(model, None)
@@ -50,7 +50,7 @@ class Schedule:
         return self._due.keys() | self._failures.keys()
 
     def due(self, now: float) -> list[str]:
-        """Return the models to compare now; only one while the registry is tested after an outage."""
+        """Return the models to compare with the registry now: at most one after an outage, none before the retry."""
         if now < self._not_before:
             return []
         due = sorted((times[0], model) for model, times in self._due.items() if times and times[0] <= now)
@@ -58,7 +58,7 @@ class Schedule:
         return models[:1] if self._outages else models
 
     def begin(self, model: str, now: float) -> bool:
-        """Return whether a model is compared now; not if the registry failed since it was listed."""
+        """Begin the comparison of a model; return False if the registry failed since the model was listed."""
         if now < self._not_before:
             return False
         times = self._due.get(model, [])
@@ -66,7 +66,7 @@ class Schedule:
         return True
 
     def note_done(self, model: str) -> None:
-        """Note that a model is up to date."""
+        """Note that a model is up to date, and so that its registry answers."""
         self._outages, self._not_before = 0, 0.0
         self._failures.pop(model, None)
         if not self._due.get(model):

@@ -15,7 +15,11 @@ _HOLD_S = 60.0
 
 
 def note_clock(state: MonitorState, gateway: str, offset: float, now: datetime) -> MonitorState:
-    """Return the record with a batch's evidence of its gateway's clock, without gateways that are long silent."""
+    """Return the record with the latest clock offset of a gateway.
+
+    Other gateways are removed unless their alert is open: those silent for over an hour, and the oldest beyond
+    `GATEWAYS_KEPT`.
+    """
     known = state.clocks.get(gateway)
     wrong = (known.wrong if known else 0) + 1 if is_wrong(offset) else 0
     clocks = {**state.clocks, gateway: GatewayClock(offset_s=offset, wrong=wrong, last_at=now)}

@@ -21,7 +21,7 @@ KEY = "drift"
 
 @dataclass(frozen=True)
 class FullWindow:
-    """A window of answers of a target, ready to become the reference or to be compared with it."""
+    """A drift window of a target with enough answers: it becomes the reference or is compared with it."""
 
     target: Target
     columns: Mapping[str, tuple[float, ...]]
@@ -39,7 +39,7 @@ class FullWindow:
 
 
 def full_windows(state: MonitorState, rules: Rules) -> tuple[FullWindow, ...]:
-    """List the targets that have enough rows."""
+    """List the drift windows that have enough answers, at most one for each target."""
     windows = []
     for watched in state.targets.values():
         drift = watched.drift
@@ -66,7 +66,7 @@ def trigger_of(policy: Policy | None) -> Trigger | None:
 
 
 def add_reference(state: MonitorState, window: FullWindow, reference: Reference) -> MonitorState:
-    """Compare with this reference from now on; the window that became it is used up."""
+    """Return the record with a target's drift reference set; the window that became the reference is used up."""
     watched = state.targets.get(str(window.target))
     if watched is None or watched.drift.began_at != window.began_at or watched.drift.reference is not None:
         return state
@@ -84,7 +84,7 @@ def add_comparison(
     cause: Cause,
     rules: Rules,
 ) -> MonitorState:
-    """Decide about the drift alert, and begin the next window."""
+    """Return the record with the drift alert of a target decided, and its next drift window begun."""
     watched = state.targets.get(str(window.target))
     if watched is None or watched.drift.began_at != window.began_at or watched.drift.reference != window.reference:
         return state

@@ -75,7 +75,10 @@ def _with_pair(judged: Judged, trigger: Trigger, pair: MirroredPair, declared: S
 
 
 def settle(state: MonitorState, cause_id: str, now: datetime) -> MonitorState:
-    """Return the record with the finished block closed, and with the verdict published once there is one."""
+    """Return the record with finished blocks of a suspended target's pairs counted, and with its verdict published.
+
+    A block lasts `BLOCK_S`. The verdict is added to the outbox once it is decided.
+    """
     judged = state.judged
     policy, trigger = _trigger_of(state)
     if judged is None or judged.verdict is not None:
@@ -126,7 +129,7 @@ def _decide(judged: Judged, policy: Policy | None) -> JudgementVerdict | None:
 
 
 def find_undecided(state: MonitorState) -> Finding:
-    """Return whether a person has to decide about a version that was judged."""
+    """Return the finding about judged versions: it fires while one of them waits for the decision of a person."""
     waits = bool(state.undecided)
     return Finding(
         key=KEY,
@@ -141,7 +144,7 @@ def find_undecided(state: MonitorState) -> Finding:
 
 
 def _trigger_of(state: MonitorState) -> tuple[Policy | None, Trigger | None]:
-    """Return the policy of the judged version, and the trigger that moved it."""
+    """Return the policy of the judged version, and the trigger that suspended it; None for each that is not known."""
     judged = state.judged
     policy = state.policies.get(str(judged.target.version)) if judged is not None else None
     if judged is None or policy is None:

@@ -48,8 +48,8 @@ class Rules:
     """Limits of monitoring, the same for every model.
 
     Attributes:
-        quiet_s: after how long without a request a staging target is watched no longer.
-        drift_rows: how many answers make a window for drift.
+        quiet_s: Seconds without requests until a staging target is no longer monitored.
+        drift_rows: Answers in a drift window.
     """
 
     windowing: Windowing = field(default_factory=Windowing)
@@ -337,7 +337,7 @@ def _publish(
 def _sift(
     state: MonitorState, records: Sequence[Inference], now: datetime, rules: Rules, offset_s: float
 ) -> tuple[MonitorState, list[Inference]]:
-    """Return the records that are new and can be true, and the state with those counted that cannot."""
+    """Return the state with the records counted that cannot be true, and the records that are new and can be true."""
     order = [state.seen[at : at + _KEY_CHARS] for at in range(0, len(state.seen), _KEY_CHARS)]
     seen, fresh, implausible = set(order), list[Inference](), 0
     newest = now + timedelta(seconds=rules.windowing.ahead_s)

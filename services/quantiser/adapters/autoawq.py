@@ -58,10 +58,10 @@ def reporting_quantiser(on_layer: Callable[[int], None]) -> type[Any]:
 def quantise_awq(
     plan: QuantisationPlan, merged: Path, output: Path, windows: list[list[int]], on_layer: Callable[[int], None]
 ) -> None:
-    """Quantise a merged model into `output` (weights and `config.json`; the tokenizer is the caller's).
+    """Quantise a merged model with AutoAWQ into `output` (weights and `config.json`, no tokenizer).
 
     AutoAWQ moves each layer to an accelerator by itself, where there is one. Clipping is left out: it takes minutes a
-    layer on a CPU. All samples go through a layer at once: its own way to split them mixes up their masks.
+    layer on a CPU. All samples are processed as one batch: when AutoAWQ splits them, each part gets the masks of all.
 
     Args:
         plan: Group size, served dtype, and what stays in 16 bit.

@@ -93,7 +93,7 @@ def unjudged(release: Release) -> list[Variant]:
 
 
 def awaited_key(release: Release) -> str | None:
-    """Return the share that waits for its verdict, `shadow` for the shadow; None without one."""
+    """Return the key of the traffic share whose verdict is pending, `shadow` for the shadow; None if no verdict is."""
     return SHADOW if awaited_step(release) == SHADOW else awaited_weight(release)
 
 
@@ -119,7 +119,7 @@ def allowed_s(release: Release, step: Step) -> float:
 
 
 def deadline_at(release: Release) -> datetime | None:
-    """Return the deadline of the awaited step; None while it is paused or a person is asked, and at its end."""
+    """Return the deadline of the awaited step; None while the release is paused or asks a person, and after its end."""
     step = awaited_step(release)
     if step is None or release.is_paused or awaited_key(release) in release.overdue:
         return None

@@ -266,7 +266,7 @@ def _traffic(release: Release, turn: TurnGranted, target: Deployable) -> Iterato
 
 
 def _orders(release: Release, turn: TurnGranted, target: Deployable, weight: float, epoch: int) -> Iterator[Emission]:
-    """Return the order for a share, and the same for the route as it is now if it is given again."""
+    """Return the order for a traffic share, and the same order for the current route if it is given again."""
     key = f"traffic.requested:{weight_key(weight) if weight else SHADOW}"
     yield key, _traffic_order(release, turn, target, weight, epoch)
     if release.route is not None and release.route.epoch > epoch and is_ordered_again(release):
@@ -332,7 +332,11 @@ def has_shadow(release: Release) -> bool:
 
 
 def passed_shadow(release: Release) -> bool:
-    """Return whether the shadow, which has begun, showed enough to take traffic, or the policy goes on without."""
+    """Return whether a release may leave the shadow step.
+
+    The shadow passed, an operator advanced the release, or the shadow's deadline passed and its `on_deadline` is
+    `continue`.
+    """
     shadowed = release.shadowed
     is_told = SHADOW in release.waived or weight_key(0.0) in release.advanced
     return is_told or (shadowed is not None and shadowed.verdict == "pass")
@@ -347,7 +351,7 @@ def passed_canary(release: Release, key: str) -> bool:
 
 
 def is_followed(release: Release, key: str) -> bool:
-    """Return whether a larger share than this one was ordered; after the shadow, any share."""
+    """Return whether a larger traffic share than this one was ordered; for the shadow, whether any share was."""
     if key == SHADOW:
         return any(f"traffic.requested:{weight_key(weight)}" in release.emitted for weight in weights(release))
     shares = [weight_key(weight) for weight in weights(release)]

@@ -29,10 +29,10 @@ def failure_key(variant: Variant) -> str:
 
 
 def assess_rehearsal(release: Release, now: datetime) -> tuple[Verdict, str] | None:
-    """Return the verdict on the rehearsed rollback of the chosen variant, and the reason; None while awaited.
+    """Return the verdict on the rehearsed rollback of the chosen variant, and the reason; None while it is pending.
 
     It passes only if every trigger that rolls back automatically has a certificate for this candidate, fallback and
-    policy. Certificates must be valid when traffic is ordered first; the steps after that are one promotion.
+    policy. Certificates must be valid at the first traffic step; their expiry is not checked again for later steps.
     """
     chosen = gates.choose(release)
     if chosen is None or release.turn is None:

@@ -23,7 +23,7 @@ STAGING = {"x-slipway-environment": "staging"}
 
 
 class GatewayFlow:
-    """Requests that are being sent (implements `ports.Flow`)."""
+    """The requests of a rehearsal, with their durations and their last failure (implements `ports.Flow`)."""
 
     def __init__(self, client: httpx.AsyncClient, model: str, *, rps: float, tokens: int) -> None:
         self._client = client
@@ -34,7 +34,10 @@ class GatewayFlow:
         self.last_failure = ""
 
     async def send(self) -> None:
-        """Send requests in an open loop for ever: a slow answer does not hold the next request back."""
+        """Send requests at a steady rate until cancelled, whatever the time that answers take.
+
+        While `REQUESTS_AT_ONCE` are running, none is sent.
+        """
         running: set[asyncio.Task[None]] = set()
         number = 0
         try:
@@ -64,7 +67,7 @@ class GatewayFlow:
 
 
 class GatewayTraffic:
-    """Steady traffic in staging (implements `ports.Traffic`)."""
+    """Sends requests at a steady rate to a model in staging, through the gateway (implements `ports.Traffic`)."""
 
     def __init__(
         self, url: str, key: Path | None, authority: Path | None = None, *, rps: float, tokens: int, timeout_s: float
@@ -81,7 +84,7 @@ class GatewayTraffic:
         """Send requests at a steady rate for as long as the context lasts.
 
         Raises:
-            Transient: the key that they present cannot be read.
+            Transient: The API key that the requests present is not set or cannot be read.
         """
         async with httpx.AsyncClient(
             base_url=self._url,

@@ -32,7 +32,7 @@ class TritonProbe:
         self._deadline_s = deadline_s
 
     async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
-        """Return None when so many endpoints generate a token in time, else why the others do not."""
+        """Return None once `least` endpoints of a target generated a token within the deadline, else the failures."""
         asked = [asyncio.ensure_future(self._ask(endpoint, served)) for endpoint in served.endpoints]
         reasons, generating = list[str](), 0
         try:
@@ -63,7 +63,7 @@ class TritonProbe:
 
 @dataclass
 class RememberedProbe:
-    """A probe that asks nothing while what a target generated last is fresh (implements `ports.Probe`)."""
+    """Asks a target only if it has not proved to generate within `FRESH_S` (implements `ports.Probe`)."""
 
     probe: Probe
     clock: Clock
@@ -71,14 +71,14 @@ class RememberedProbe:
     """When a target generated last, and on how many replicas at least."""
 
     async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
-        """Return None if a target generated on so many replicas within `FRESH_S`, or does now; else why not."""
+        """Return None if a target generated on `least` replicas within `FRESH_S`, or does now; else why not."""
         last_s, replicas = self._answered.get(_name(served), (-math.inf, 0))
         if replicas >= least and self.clock.monotonic() - last_s < FRESH_S:
             return None
         return await self.ask_now(served, least)
 
     async def ask_now(self, served: ServedTarget, least: int = 1) -> str | None:
-        """Return None if a target generates a token now, else why not: what it generated before counts no more."""
+        """Return None if `least` replicas of a target generate a token now, else why not; earlier ones do not count."""
         began_s = self.clock.monotonic()
         failure = await self.probe.answers(served, least)
         self._answered = {name: known for name, known in self._answered.items() if began_s - known[0] < FRESH_S}

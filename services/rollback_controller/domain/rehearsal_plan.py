@@ -150,7 +150,7 @@ def record_request(state: RollbackState, requested: RehearsalRequested) -> Rollb
 
 
 def record_outcome(state: RollbackState, completed: RehearsalCompleted) -> RollbackState:
-    """Record the outcome of a rehearsal; the first one counts."""
+    """Record the outcome of a release's rehearsal; only the first outcome counts."""
     if completed.release_id in state.rehearsed:
         return state
     rehearsed = dict([*state.rehearsed.items(), (completed.release_id, completed)][-REHEARSALS_KEPT:])
@@ -185,7 +185,10 @@ def _detected_with(certificate: RehearsalCertificate, requested: RehearsalReques
 
 
 def find_rollback(state: RollbackState, trigger: str) -> Rollback | None:
-    """Return the last rollback that a trigger led to in staging, if any; empty: the switch without one."""
+    """Return the last rollback in staging that a trigger led to; None if there is none.
+
+    An empty `trigger` stands for the traffic switch, which no trigger leads to.
+    """
     return next((rollback for rollback in reversed(state.rollbacks) if rollback.trigger == trigger), None)
 
 
@@ -216,7 +219,7 @@ def assess_switch(
     fallback: Digest,
     expires_at: datetime,
 ) -> tuple[RehearsalCertificate, ...] | str:
-    """Return the certificates of a switch that was carried out and verified, or what is missing."""
+    """Return the certificates of a rehearsed traffic switch that was verified; else the reason why there are none."""
     unproven = _why_unproven("the switch", rollback)
     if unproven:
         return unproven
@@ -270,7 +273,7 @@ def assess_rehearsal(
     expires_at: datetime,
     runtime: Runtime | None = None,
 ) -> RehearsalCertificate | str:
-    """Return the certificate of an executed and verified rollback, or the reason for none.
+    """Return the certificate of a rollback that was carried out and verified; else the reason why there is none.
 
     Its durations are between times of different clocks; a negative duration becomes 0.
     """

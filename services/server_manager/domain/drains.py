@@ -172,7 +172,10 @@ def enqueue_endpoint_order(record: Servers, order: EndpointOrder) -> Servers:
 
 
 def answer_endpoint_order(record: Servers, order_id: str, *, carried_out: bool) -> Servers:
-    """Remove an order about an endpoint that was answered; with `carried_out`, drain the endpoint or use it again."""
+    """Return the record without an answered endpoint order.
+
+    If the order was carried out, the endpoint is drained or returned to use, as ordered.
+    """
     order = next((waiting for waiting in record.endpoint_orders if waiting.order_id == order_id), None)
     if order is None:
         return record

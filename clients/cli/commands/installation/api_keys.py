@@ -134,7 +134,7 @@ def _make_record(fields: Mapping[str, Any], secret: str, expires: str | None) ->
 
 
 def _show_key(record: ApiKey, key: str, output: Path | None, *, as_json: bool) -> None:
-    """Print a key that was issued, or the file that it is in."""
+    """Print an issued API key, or the path of the file that holds it."""
     if as_json:
         show_json({"key": key if output is None else str(output), **as_plain(record)})
         return
@@ -155,11 +155,11 @@ class Listing:
 
 
 def read_issued(state: Path | None, installed: Mapping[str, ApiKey]) -> Listing:
-    """Return the keys of the API.
+    """Return the API keys of an installation: those in the bucket, and those that it was created with.
 
     Args:
         state: the state folder of the stack; None for the default.
-        installed: those that the installation has from its start, by id; the bucket has them once they were revoked.
+        installed: the API keys that the installation was created with, by id; the bucket has those that were revoked.
     """
     try:
         listing = asyncio.run(_all(find_stack(state)))
@@ -170,7 +170,7 @@ def read_issued(state: Path | None, installed: Mapping[str, ApiKey]) -> Listing:
 
 
 def show_issued(listing: Listing) -> None:
-    """Print a table of keys; no secret is stored."""
+    """Print a table of API keys without their secrets, then the tokens that each team used this month."""
     now = SystemClock().now()
     columns = ["id", "name", "models", "environments", "limits", "tokens this month", "issued", "by", "state"]
     show_table(columns, [_row(record, listing.usage.get(record.key_id), now) for record in listing.keys])
@@ -209,7 +209,7 @@ async def _store(js: JetStreamContext, stack: StackAddress, record: ApiKey) -> N
 
 
 async def _all(stack: StackAddress) -> Listing:
-    """Return the keys of the bucket, and why others cannot be read."""
+    """Return the API keys in the bucket with their use, and the reason for each that cannot be read."""
     records, problems = [], []
     month = month_of(SystemClock().now())
     async with on_bus(stack) as js:

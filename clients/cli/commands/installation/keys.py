@@ -214,7 +214,7 @@ def _quota(quota: TeamQuota) -> str:
 
 @team_app.command("remove")
 def team_remove(name: TeamArgument, folder: FolderOption = None, state: StateOption = None) -> None:
-    """Remove a team without members; its models belong to no team then. Revoke its keys of the API."""
+    """Remove a team without members; its models then have no team. Its API keys are not revoked: revoke them, too."""
     _, effect = change_keys(folder, state, "team.remove", name, lambda keys: keys.remove_team(name))
     show_line(f"{name} is removed; {effect}")
 
@@ -326,7 +326,7 @@ def _identities(keys: KeyFolder) -> tuple[Identity, ...]:
 def change_keys(
     folder: Path | None, state: Path | None, action: str, name: str, change: Callable[[KeyFolder], object]
 ) -> tuple[KeyFolder, str]:
-    """Change keys, and let the audit log of their stack have it; return their folder, and when it takes effect."""
+    """Change keys and record the change in their stack's audit log; return their folder, and when it takes effect."""
     keys = keys_of_folder(folder, state)
     _identities(keys)
     try:
@@ -360,7 +360,7 @@ def _attempt(keys: KeyFolder, work: Callable[[], T]) -> T:
     """Return the result of work on a folder of keys; raise CommandError if it is refused.
 
     Raises:
-        CommandError: It is refused, or the folder cannot be read or written.
+        CommandError: The work is refused, or the folder cannot be read or written.
     """
     try:
         return work()
