@@ -100,30 +100,29 @@ def find_missing(folder: Path, target: Target, files: Sequence[FileEntry], advan
     What a pull that was killed had begun to write is removed.
 
     Raises:
-        CommandError: the folder holds a file that is none of these.
+        CommandError: the folder holds a file that is none of these, or one with other bytes; nothing was removed.
     """
     left = {file.path: file for file in files}
     folder.mkdir(parents=True, exist_ok=True)
-    held = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-    begun = [path for path in held if path.name.startswith(PART)]
-    known = [(path, left.pop(str(path.relative_to(folder)), None)) for path in held if path not in begun]
-    for path, file in known:
-        if file is None:
-            refuse_file(folder, path, f"is no file of {target}")
-    for path, file in known:
-        if file is None or path.stat().st_size != file.size_bytes or digest_of_file(path) != file.digest:
-            refuse_file(folder, path, f"has other bytes than {target}")
-        else:
-            advance(file.size_bytes)
-    for path in begun:
-        path.unlink()
+    paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    held = {str(path.relative_to(folder)): path for path in paths if not path.name.startswith(PART)}
+    foreign = sorted(held.keys() - left.keys())
+    if foreign:
+        refuse_file(folder, foreign[0], f"is no file of {target}")
+    for name, path in held.items():
+        file = left.pop(name)
+        if path.stat().st_size != file.size_bytes or digest_of_file(path) != file.digest:
+            refuse_file(folder, name, f"has other bytes than {target}")
+        advance(file.size_bytes)
+    for path in paths:
+        if path.name.startswith(PART):
+            path.unlink()
     return list(left.values())
 
 
-def refuse_file(folder: Path, path: Path, why: str) -> NoReturn:
+def refuse_file(folder: Path, name: str, why: str) -> NoReturn:
     """Raise CommandError about a file in the folder that stays as it is."""
-    what = f"{path.relative_to(folder)}, which {why}"
-    raise CommandError(f"{folder} holds {what}: remove it, or choose another folder", Exit.USAGE)
+    raise CommandError(f"{folder} holds {name}, which {why}: remove it, or choose another folder", Exit.USAGE)
 
 
 def digest_of_file(path: Path) -> str:
