@@ -84,7 +84,9 @@ class Application:
         started = False
 
         async def send_with_id(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 message["headers"].append((b"x-request-id", request_id.encode()))
             await send(message)
 
@@ -96,14 +98,8 @@ class Application:
             problem = Problem(refusal.status, refusal.message, code=refusal.code)
             await problem_response(problem, {"Allow": "POST"})(scope, receive, send_with_id)
             return
-
-        async def note_start(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         try:
-            await self._endpoint(scope, receive, note_start)
+            await self._endpoint(scope, receive, send_with_id)
         except Exception:
             if not started:
                 await problem_response(_DEFECT)(scope, receive, send_with_id)

@@ -86,7 +86,7 @@ class Endpoint:
             return
         except RequestRejected as rejection:
             dependencies.metrics.count_rejected(rejection.problem.status, environment)
-            await problem_response(rejection.problem, {"x-request-id": request_id})(scope, receive, send)
+            await problem_response(rejection.problem)(scope, receive, send)
 
     async def _accept(self, path: str, raw: bytes, arrival: Arrival) -> AcceptedRequest:
         dependencies, environment = self._dependencies, arrival.environment

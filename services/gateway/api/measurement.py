@@ -106,10 +106,9 @@ class AcceptedRequest:
 
     @property
     def response_headers(self) -> dict[str, str]:
-        """Return the headers of the response: request id, target, release, and drill if there is one."""
+        """Return the headers of the response: target, release, and drill if there is one."""
         target = self.choice.served.target
         return {
-            "x-request-id": self.request_id,
             "x-slipway-version": str(target),
             "x-slipway-release": f"{target.model}@v{target.version}",
             **self.arrival.spending.headers,
