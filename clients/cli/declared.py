@@ -1,6 +1,6 @@
 """Declarations in files: policies, teams, key scopes, mirrors, attachments. Read with lines, compared as JSON."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -20,24 +20,11 @@ from contracts.vocabulary import Environment, Instant, ModelName
 from decisions.policies.problems import list_problems
 
 KINDS = ("Policy", "Team", "ApiKey", "Mirror", "Attachment")
-NAMED_BY = {"Policy": "model", "Mirror": "registry", "Attachment": "model"}
-"""The field with the name of what is declared, where it is not `name`."""
 SUFFIXES = (".yaml", ".yml", ".json")
 MOST_FILES = 1000
 
 
-class _Keyed:
-    @property
-    def key(self: Any) -> Key:
-        """Kind and name."""
-        return (self.kind, getattr(self, NAMED_BY.get(self.kind, "name")))
-
-    def as_data(self: Any) -> dict[str, Any]:
-        """Return it as it is compared."""
-        return COMPARED[self.kind](self)
-
-
-class _Declared(_Keyed, BaseModel):
+class _Declared(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -56,6 +43,15 @@ class DeclaredPolicy(_Declared):
     model: ModelName
     policy: ReleasePolicy
 
+    @property
+    def key(self) -> Key:
+        """Kind and name."""
+        return ("Policy", self.model)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as it is compared."""
+        return policy_data(self.policy)
+
     def record(self) -> ReleasePolicy:
         """Return it as it is stored."""
         return self.policy
@@ -68,6 +64,15 @@ class DeclaredTeam(_Declared):
     name: TeamName
     models: Annotated[tuple[ModelName, ...], Field(min_length=1)]
     quota: _Quota = _Quota()
+
+    @property
+    def key(self) -> Key:
+        """Kind and name."""
+        return ("Team", self.name)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as it is compared."""
+        return team_data(self)
 
 
 class DeclaredApiKey(_Declared):
@@ -88,29 +93,56 @@ class DeclaredApiKey(_Declared):
             raise ValueError(msg)
         return self
 
+    @property
+    def key(self) -> Key:
+        """Kind and name."""
+        return ("ApiKey", self.name)
 
-class DeclaredMirror(_Keyed, Mirror):
+    def as_data(self) -> dict[str, Any]:
+        """Return it as it is compared."""
+        return scope_data(self)
+
+
+class DeclaredMirror(Mirror):
     """Which models a registry outside shows; its address and secrets are settings of the mirror."""
 
     model_config = ConfigDict(extra="forbid")
 
     kind: Literal["Mirror"]
 
+    @property
+    def key(self) -> Key:
+        """Kind and name."""
+        return ("Mirror", self.registry)
+
     def record(self) -> Mirror:
         """Return it as it is stored."""
         return Mirror.model_validate(self.model_dump(exclude={"kind"}))
 
+    def as_data(self) -> dict[str, Any]:
+        """Return it as it is compared."""
+        return mirror_data(self)
 
-class DeclaredAttachment(_Keyed, Attachment):
+
+class DeclaredAttachment(Attachment):
     """The servers that a model is released into."""
 
     model_config = ConfigDict(extra="forbid")
 
     kind: Literal["Attachment"]
 
+    @property
+    def key(self) -> Key:
+        """Kind and name."""
+        return ("Attachment", self.model)
+
     def record(self) -> Attachment:
         """Return it as it is stored."""
         return Attachment.model_validate(self.model_dump(exclude={"kind"}))
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as it is compared."""
+        return attachment_data(self)
 
 
 AnyDeclared = DeclaredPolicy | DeclaredTeam | DeclaredApiKey | DeclaredMirror | DeclaredAttachment
@@ -250,12 +282,3 @@ def scope_data(scope: ApiKey | DeclaredApiKey) -> dict[str, Any]:
         "limits": scope.limits.model_dump(mode="json", exclude_none=True),
         "expires_at": None if scope.expires_at is None else scope.expires_at.isoformat(),
     }
-
-
-COMPARED: Mapping[str, Callable[[Any], dict[str, Any]]] = {
-    "Policy": lambda declared: policy_data(declared.policy),
-    "Team": team_data,
-    "ApiKey": scope_data,
-    "Mirror": mirror_data,
-    "Attachment": attachment_data,
-}
