@@ -128,6 +128,7 @@ from pathlib import Path
 from testbed.forked import ForkedProcess
 folder, then = Path(sys.argv[1]), sys.argv[2]
 os.chdir(folder)
+(folder / "out").touch()  # each fork opens it for itself, later
 del os.environ["PYTHONPATH"]  # else the fork server finds the modules by it
 made = [ForkedProcess(["sleeper"], environment={}, cwd=folder, stdout=folder / "out", stderr=folder / "err") for _ in "ab"]
 while (folder / "out").read_text().count("begun") < 2:  # one that is stopped before would not end with its parent
