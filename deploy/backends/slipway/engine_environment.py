@@ -22,7 +22,7 @@ _ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
-    "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",  # the stub has threads, which a fork would not survive
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # the stub has threads, which a fork would not survive
 }
 ENVIRONMENT_DEFAULTS: dict[str, dict[str, str]] = {
     "cpu": {
