@@ -268,7 +268,7 @@ def run_steps(demo: Demo) -> None:
             "base", "import", "--from-smollm2", "--chat-template", template, "--keep-folder", f"{demo.shown}/base"
         )
     with demo.step("train a LoRA, run 1; the training run publishes its checkpoint"):
-        train(demo, "run-1", seed=1, steps=24, variant="bf16")
+        train(demo, "run-1", seed=1, steps=12, variant="bf16")
     with demo.step("follow release 1 to production: rollback to the base model is rehearsed first"):
         demo.follow()
     with demo.step("ask version 1 over the OpenAI API"):
