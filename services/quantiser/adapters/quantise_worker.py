@@ -159,7 +159,7 @@ def measure(
     count = max(plan.held_out.windows // 2, windows_needed(length))
     own_windows = spread_windows(evaluation_ids, length=length, count=count, with_rest=True)
     processor = this_processor()
-    precision, check = choose_precision(processor), None
+    precision, check = choose_precision(processor, plan.scheme), None
     everything = [*windows, *own_windows]
     load = partial(evaluation.load_variant, job.output, plan.engine, plan.dtype)
     scratch = Path(tempfile.mkdtemp(dir=temporary_folder(job), prefix="scores-"))
