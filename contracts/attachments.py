@@ -41,7 +41,7 @@ class Attachment(StoredRecord):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Every address."""
+        """Return the addresses of all replicas, group by group."""
         return tuple(url for urls in self.groups.values() for url in urls)
 
     @model_validator(mode="after")

@@ -57,17 +57,17 @@ class Event(Contract, Generic[F]):
 
     @property
     def origin(self) -> str:
-        """Name of the identity in `source`; empty if it names none."""
+        """Return the identity in `source`; empty if it names none."""
         return identity_in(self.source)
 
     @property
     def sender(self) -> str:
-        """Name of the identity whose key published the event. Empty if the event names none."""
+        """Return the identity whose key published this event; empty if the event names none."""
         return self.origin if self.requeuedby is None else identity_in(SOURCE_PREFIX + self.requeuedby)
 
     @property
     def nats_subject(self) -> str:
-        """Subject that this event is published on."""
+        """Return the NATS subject that this event is published on."""
         return nats_subject(self.type, self.subject, self.sender, self.environment)
 
 

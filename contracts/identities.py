@@ -76,7 +76,7 @@ class Credential(BaseModel):
     seed: SecretStr
 
     def text(self) -> str:
-        """Return the content of the file."""
+        """Return the content of the credential's file."""
         return f"# Slipway identity {self.name}\n{self.seed.get_secret_value()}\n"
 
     @classmethod

@@ -56,17 +56,17 @@ class TooLarge:
 
     @property
     def reason(self) -> str:
-        """The field's size and the limit, as a sentence; the advice is that of the code `too_large`."""
+        """Return the refused field with its size and limit as a sentence, without advice."""
         return f"{self.field} has {self.size:,} {self.unit}; the limit is {self.limit:,}."
 
     @property
     def sentence(self) -> str:
-        """The reason and the advice, as in a rejection by the registry."""
+        """Return the reason, then the advice of the code `too_large`, as the registry rejects an event."""
         return f"{self.reason} {ADVICE['too_large']}"
 
     @property
     def details(self) -> dict[str, Any]:
-        """The same as JSON data."""
+        """Return the field, its size, the limit and the unit as JSON data."""
         return {"field": self.field, "size": self.size, "limit": self.limit, "unit": self.unit}
 
 

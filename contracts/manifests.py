@@ -63,7 +63,7 @@ class FolderManifest(Contract):
 
     @property
     def size_bytes(self) -> int:
-        """Sum of all file sizes."""
+        """Return the total size of the files, in bytes."""
         return sum(file.size_bytes for file in self.files)
 
     def to_bytes(self) -> bytes:

@@ -48,22 +48,22 @@ class Metric:
 
     @property
     def bucket(self) -> str:
-        """The series of a histogram's buckets."""
+        """Return the name of the series of a histogram's buckets."""
         return f"{self.name}_bucket"
 
     @property
     def sum(self) -> str:
-        """The series of a histogram's sum."""
+        """Return the name of the series of a histogram's sum."""
         return f"{self.name}_sum"
 
     @property
     def count(self) -> str:
-        """The series of a histogram's count."""
+        """Return the name of the series of a histogram's count."""
         return f"{self.name}_count"
 
     @property
     def series(self) -> tuple[str, ...]:
-        """The names of all its series."""
+        """Return the names of all series that the metric exports."""
         return (self.bucket, self.sum, self.count) if self.kind == "histogram" else (self.name,)
 
 

@@ -58,7 +58,7 @@ class MetricGate(_Strict):
 
     @property
     def name(self) -> str:
-        """Name that reports use: `ttft_ms.p95`."""
+        """Return the name of the gate in reports: `ttft_ms.p95`."""
         return self.metric if self.metric in ("tps_system", "error_ratio") else f"{self.metric}.{self.statistic}"
 
     @model_validator(mode="after")
@@ -324,7 +324,7 @@ class ReleasePolicy(_Strict):
 
     @property
     def automatic(self) -> tuple[Trigger, ...]:
-        """The triggers that roll back without an operator."""
+        """Return the triggers that roll back without an operator."""
         return tuple(trigger for trigger in self.triggers if trigger.action == "automatic")
 
     @property

@@ -259,7 +259,7 @@ class Evaluation(_Strict):
 
     @property
     def has_anchor(self) -> bool:
-        """Return whether a bound is about an anchor."""
+        """Return whether a bound limits the drop from an anchor."""
         return any(bound.max_drop_from_anchor is not None for bound in self.bounds)
 
     @property
@@ -269,7 +269,7 @@ class Evaluation(_Strict):
         return {**self.model_dump(mode="json", exclude={"bounds", "rows_digest"}), "slices of bounds": slices}
 
     def label_of(self, bound: Bound) -> str:
-        """Return the label of the scorer that a bound is about."""
+        """Return the label of the scorer whose scores a bound limits."""
         return bound.scorer or self.scorers[0].label
 
 

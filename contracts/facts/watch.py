@@ -158,7 +158,7 @@ class PairCounts(Contract):
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Return the number of pairs."""
         return self.both + self.neither + self.only_target + self.only_other
 
 
@@ -259,7 +259,7 @@ class EvaluationCheck(Contract):
 
     @property
     def lasts(self) -> bool:
-        """Return whether it counts: two checks in a row have shown it."""
+        """Return whether the last `CHECKS_IN_A_ROW` checks have all shown the same."""
         return self.in_a_row >= CHECKS_IN_A_ROW
 
 

@@ -177,7 +177,7 @@ class StoreCredential(BaseModel):
     secret_key: SecretStr
 
     def text(self) -> str:
-        """Return the content of the file."""
+        """Return the content of the credential's file, in the format of the AWS tools."""
         secret = self.secret_key.get_secret_value()
         keys = f"aws_access_key_id = {self.access_key}\naws_secret_access_key = {secret}\n"
         return f"# Slipway identity {self.name}\n[default]\n{keys}"

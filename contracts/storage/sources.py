@@ -39,7 +39,7 @@ class HubFolder:
 
     @property
     def uri(self) -> str:
-        """Return its URI, the inverse of `parse_hub_uri`."""
+        """Return the URI of this folder, the inverse of `parse_hub_uri`."""
         return f"hf://{self.repo}@{self.revision}"
 
 
@@ -54,7 +54,7 @@ def parse_hub_uri(uri: str) -> HubFolder:
     """Read `hf://name@revision` or `hf://organisation/name@revision`.
 
     Raises:
-        ValueError: with a sentence that says what is wrong.
+        ValueError: The URI is malformed; the message says what to write.
     """
     repo, separator, revision = uri.removeprefix("hf://").partition("@")
     if not uri.startswith("hf://") or not separator:
@@ -72,7 +72,7 @@ def parse_file_uri(uri: str) -> PurePosixPath:
     """Read `file:///folder`.
 
     Raises:
-        ValueError: with a sentence that says what is wrong.
+        ValueError: The URI is malformed; the message says what to write.
     """
     if not uri.startswith("file:///"):
         raise ValueError("write file:///absolute/folder; a file URI must not name a host")
@@ -88,7 +88,7 @@ def check_pattern(pattern: str) -> str:
     """Return a pattern of the `sources` of a policy: `hf://organisation/name`, `file:///folder`, or all below (`/*`).
 
     Raises:
-        ValueError: with a sentence that says what is wrong.
+        ValueError: The pattern is malformed; the message says what to write.
     """
     folder = pattern.removesuffix("/*")
     if scheme_of(folder) == "hf":
@@ -117,5 +117,5 @@ def is_weights(name: str) -> bool:
 
 
 def pickles_in(names: list[str]) -> list[str]:
-    """Pick the files that may run code when they are loaded."""
+    """Return the names of files that may run code when they are loaded, sorted."""
     return sorted(name for name in names if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES)
