@@ -13,6 +13,7 @@ from typing import Any
 
 from contracts.facts import Measurement, Quality
 from contracts.manifests import HeldOutWindow
+from contracts.precisions import PRECISIONS
 from services.quantiser.adapters.packaged_text import packaged_split
 from services.quantiser.domain import Precision, choose_precision, spread_windows, windows_needed
 from services.quantiser.ports import QuantisationJob, QuantisationResult
@@ -159,7 +160,7 @@ def measure(
     count = max(plan.held_out.windows // 2, windows_needed(length))
     own_windows = spread_windows(evaluation_ids, length=length, count=count, with_rest=True)
     processor = this_processor()
-    precision, check = choose_precision(processor, plan.scheme), None
+    precision, check = choose_precision(processor, activations=PRECISIONS[plan.variant].activations), None
     everything = [*windows, *own_windows]
     load = partial(evaluation.load_variant, job.output, plan.engine, plan.dtype)
     scratch = Path(tempfile.mkdtemp(dir=temporary_folder(job), prefix="scores-"))

@@ -30,8 +30,6 @@ INSTRUCTION_SETS = (
 """oneDNN's instruction sets, widest first, with the processor feature that each adds to the narrower ones."""
 WITH_BFLOAT16 = frozenset(name for name, _ in INSTRUCTION_SETS[:4])
 """Those with products of bfloat16; with any other, such a product takes up to 500 times as long as in float32."""
-WITH_ACTIVATIONS = frozenset({"W8A8", "FP8_DYNAMIC"})
-"""Schemes that quantise activations."""
 
 
 def instruction_set(features: Collection[str], limit: str = "") -> str:
@@ -46,14 +44,14 @@ def instruction_set(features: Collection[str], limit: str = "") -> str:
     return next((name for name, needed in INSTRUCTION_SETS[first:] if needed in features), "")
 
 
-def choose_precision(processor: Processor, scheme: str | None = None) -> Precision:
+def choose_precision(processor: Processor, *, activations: bool = False) -> Precision:
     """Return the precision of a measurement: bfloat16 on a CPU with instructions for it, else float32.
 
-    It is float32 for a `scheme` that quantises activations: rounding these to bfloat16 first changes the perplexity of
-    an int8 by 0.9 %.
+    It is float32 where `activations` are quantised: rounding these to bfloat16 first changes the perplexity of an int8
+    by 0.9 %.
     """
     narrow = processor.device == "cpu" and processor.instruction_set in WITH_BFLOAT16
-    return "bfloat16" if narrow and scheme not in WITH_ACTIVATIONS else "float32"
+    return "bfloat16" if narrow and not activations else "float32"
 
 
 def assess_precision(fast: Quality, exact: Quality, rounding_kl: float = 0.0) -> PrecisionCheck:

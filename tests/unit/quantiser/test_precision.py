@@ -56,8 +56,8 @@ def test_instruction_set_is_the_widest_that_is_there_and_allowed(features, limit
 )
 def test_bfloat16_only_where_the_cpu_has_instructions_for_it(device, available, expected):
     measured = Processor(device=device, instruction_set=available, capability="AVX512", amx=False, threads=2)
-    assert choose_precision(measured) == choose_precision(measured, "W4A16") == expected
-    assert choose_precision(measured, "W8A8") == "float32", "its activations are quantised"
+    assert choose_precision(measured) == expected
+    assert choose_precision(measured, activations=True) == "float32"
 
 
 @pytest.mark.parametrize(
