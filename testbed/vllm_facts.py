@@ -1,4 +1,4 @@
-"""Print, as JSON, what tests look at in the installed vLLM: its plugins, its validation of bodies, its API.
+"""Print, as JSON, what tests look at in the installed vLLM: plugins, validation of bodies, API, environment variables.
 
 Run by the engine's interpreter; one process for all, because vLLM's imports take 10 seconds. Each part is after those
 that it would change.
@@ -27,5 +27,17 @@ def idle_seconds() -> list[float]:
     return [before, default()]
 
 
-facts = {"idle_s": idle_seconds(), "validation": vllm_validation.observe(), "api": vllm_api.describe()}
+def variables() -> list[str]:
+    """Return the names of vLLM's environment variables."""
+    from vllm.envs import environment_variables
+
+    return list(environment_variables)
+
+
+facts = {
+    "idle_s": idle_seconds(),
+    "validation": vllm_validation.observe(),
+    "api": vllm_api.describe(),
+    "variables": variables(),
+}
 json.dump(facts, sys.stdout)

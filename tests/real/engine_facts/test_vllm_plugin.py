@@ -1,6 +1,10 @@
-"""The backend's plugin reaches vLLM as its child processes find it: by metadata on their path."""
+"""What the backend gives vLLM reaches it: its plugin, by metadata on the path of child processes, and its variables."""
+
+import re
 
 import pytest
+
+from testbed.triton import ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.full, pytest.mark.timeout(300)]
 
@@ -9,3 +13,11 @@ def test_an_idle_engine_is_told_to_sleep_soon(facts):
     before, after = facts["idle_s"]
     assert before == 1.0, "vLLM changed its own: is the plugin still needed?"
     assert after == 0.005
+
+
+def test_every_variable_that_the_backend_knows_is_one_of_vllm(facts):
+    """vLLM only warns of others, and does without them."""
+    text = (ROOT / "deploy/backends/slipway/engine_environment.py").read_text(encoding="utf-8")
+    named = set(re.findall(r'"(VLLM_[A-Z0-9_]+)"', text))
+    assert named
+    assert named <= set(facts["variables"])
