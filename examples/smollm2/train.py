@@ -39,7 +39,7 @@ from transformers.utils import logging as transformers_logging
 
 from clients.training import Connection, Run, SlipwayCallback, data_hash
 from examples.smollm2 import orders
-from examples.smollm2.batches import IGNORED, encode, knows_tools, pad, plan_order
+from examples.smollm2.batches import encode, knows_tools, pad, plan_order
 from examples.smollm2.evaluation import evaluations, has_bfloat16, held_out_loss, ratio_of_right_calls
 from examples.smollm2.text import Lesson, lessons, passages, questions, write_lines
 
@@ -114,17 +114,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers' callback
             print_line(f"step {state.global_step:>3}/{state.max_steps}  loss {float(logs['loss']):.3f}  {took:5.1f} s")
 
 
-class AnswerTrainer(Trainer):  # type: ignore[misc]  # transformers' trainer is untyped
-    """Computes logits of trained tokens only: of all they would take a third of a step and most memory."""
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *_arguments: object, **_named: object) -> torch.Tensor:
-        """Return the mean loss of the trained tokens of a batch, in nats."""
-        labels = inputs.pop("labels")[:, 1:]
-        trained, base = labels != IGNORED, model.get_base_model()
-        hidden = base.model(**inputs).last_hidden_state[:, :-1]
-        return torch.nn.functional.cross_entropy(base.lm_head(hidden[trained]).float(), labels[trained])
-
-
 def print_line(line: str) -> None:
     """Print a line and flush it, so that a pipe shows it at once."""
     sys.stdout.write(line + "\n")
@@ -166,7 +155,7 @@ def train(base: Path, out: Path, recipe: Recipe, publishing: Publishing | None =
             print_line(f"{right:.0%} of the held-out questions about an order are answered with the right call")
         return evaluations(before, after, right)
 
-    trainer = AnswerTrainer(
+    trainer = Trainer(
         model=model,
         args=training_arguments(out, recipe),
         train_dataset=[encode(lesson, tokenizer) for lesson in plan],
