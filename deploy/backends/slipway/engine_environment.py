@@ -22,7 +22,6 @@ _ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # the stub has threads, which a fork would not survive
 }
 ENVIRONMENT_DEFAULTS: dict[str, dict[str, str]] = {
     "cpu": {
@@ -60,6 +59,7 @@ def prepare(device: str, overrides: dict[str, str], *, eager: bool) -> None:
     if eager:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"
     os.environ.update({name: str(value) for name, value in overrides.items()})
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # the stub has threads, which a fork would not survive
     for name in NEVER_SET:
         os.environ.pop(name, None)
 

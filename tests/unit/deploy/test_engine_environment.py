@@ -34,8 +34,10 @@ def prepare(device: str, overrides: dict[str, str], inherited: dict[str, str]) -
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_neither_settings_nor_the_surroundings_open_more_of_the_api(device):
-    environment = prepare(device, {**OPENING, "VLLM_LOGGING_LEVEL": "INFO"}, OPENING)
+    other = {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_WORKER_MULTIPROC_METHOD": "fork"}
+    environment = prepare(device, {**OPENING, **other}, OPENING)
     assert not OPENING.keys() & environment.keys()
+    assert environment["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn", "a fork would not survive the stub's threads"
     assert environment["VLLM_LOGGING_LEVEL"] == "INFO"
     assert environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
 
