@@ -84,7 +84,7 @@ class PrecisionCheck(Contract):
 
 
 class Measurement(Contract):
-    """The method of a variant's quality measurement; `check` is None if everything is float32."""
+    """The method of a variant's quality measurement; `check` is None if it was float32 from the start."""
 
     precision: Literal["float32", "bfloat16"]
     processor: Processor

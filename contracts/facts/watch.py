@@ -259,7 +259,7 @@ class EvaluationCheck(Contract):
 
     @property
     def lasts(self) -> bool:
-        """Return whether the last `CHECKS_IN_A_ROW` checks have all shown the same."""
+        """Return whether the last `CHECKS_IN_A_ROW` checks that decided have all shown the same."""
         return self.in_a_row >= CHECKS_IN_A_ROW
 
 

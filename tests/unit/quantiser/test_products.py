@@ -5,7 +5,9 @@ import types
 
 import pytest
 import torch
+from compressed_tensors.quantization import preset_name_to_scheme
 
+from contracts.precisions import PRECISIONS
 from services.quantiser.adapters import evaluation
 from services.quantiser.adapters.fast_linear import linear_layers
 from services.quantiser.adapters.processor import this_processor
@@ -175,3 +177,9 @@ def test_a_window_is_recorded_token_by_token_so_that_its_beginning_can_be_scored
             assert len(by_token) == len(window.token_ids) - 1
             assert math.fsum(by_token) == pytest.approx(nll, abs=1e-4)
             assert math.fsum(by_token[:2]) == pytest.approx(beginning.nll, abs=1e-4)
+
+
+@pytest.mark.parametrize("precision", [precision for precision in PRECISIONS.values() if precision.scheme])
+def test_a_precision_says_whether_its_scheme_quantises_activations(precision):
+    scheme = preset_name_to_scheme(precision.scheme, ["Linear"])
+    assert precision.activations == (scheme.input_activations is not None)
