@@ -133,7 +133,7 @@ def up(
         bool, typer.Option("--no-preflight", help="Start without the checks of `slipway doctor`.")
     ] = False,
 ) -> None:
-    """Start the whole stack on this machine and keep it running until Ctrl-C. A later start resumes from its state."""
+    """Start the stack on this machine; Ctrl-C or `slipway down` stops it. A later start resumes from its state."""
     folder = folder_of(state)
     description = folder.read_description()
     runtimes = parse_runtimes(runtime or [], description)
