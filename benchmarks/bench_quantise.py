@@ -82,7 +82,6 @@ class Row:
     def cells(self) -> list[str]:
         quality, other, calibration = self.made.quality, self.made.evaluation_quality, self.plan.calibration
         assert other is not None
-        measured = self.made.measurement
         return [
             f"{calibration.samples} x {calibration.tokens}" if calibration else "-",
             f"{self.seconds:.0f}",
@@ -94,7 +93,6 @@ class Row:
             f"{quality.p99_kl:.2f}",
             f"{100 * quality.top1_agreement_ratio:.1f} %",
             f"{other.perplexity_ratio:.3f}",
-            f"{measured.precision} ({measured.check.verdict})" if measured.check else measured.precision,
         ]
 
 
@@ -109,7 +107,6 @@ FIGURES = [
     "p99 KL",
     "top-1",
     "on other text",
-    "measured in",
 ]
 
 
@@ -181,7 +178,6 @@ def precisions(merged: Path, variants: list[str]) -> Iterator[list[str]]:
         with ExitStack() as stack:
             folder, plan = scratch_folder(stack), planned(merged, variant, engine)
             row = make(merged, folder, plan)
-            print(row.made.measurement.model_dump_json(), file=sys.stderr)
             print([f"{variant}, {plan.engine}", *row.cells()], file=sys.stderr)
             limit = f"{LIMITS[variant]:.2f}" if variant in LIMITS else ""
             yield [f"{variant}, {plan.engine}", *row.cells(), limit]

@@ -12,7 +12,6 @@ from .facts import (
     BaseModelRef,
     EngineVersion,
     EvalResult,
-    Measurement,
     MergeMethod,
     Parity,
     Quality,
@@ -142,7 +141,6 @@ class VariantManifest(Contract):
     Attributes:
         held_out_text: The blob with what the quality was measured on (`HeldOutText`), so that a server of the files can
             measure again on the same tokens. Erasing it changes no manifest.
-        measurement: In which precision and on what processor the quality was measured.
         serving: The merged manifest's serving settings.
     """
 
@@ -165,7 +163,6 @@ class VariantManifest(Contract):
     created_at: Instant
     evaluation_digest: Digest | None = None
     evaluation_quality: Quality | None = None
-    measurement: Measurement | None = None
     serving: ServingSettings | None = None
 
 

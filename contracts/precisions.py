@@ -21,7 +21,6 @@ class Precision:
         scheme: Its preset in compressed-tensors; None for 16 bit.
         grouped: Weights share a scale in groups of input channels, which must divide the layers' widths; without
             calibration, only the others can be made, by rounding to nearest.
-        activations: Activations are quantised as well as weights.
         samples: Calibration windows by default, chosen by the figures in docs/benchmarks.md; 0 if it takes none.
         tokens: Length of such a window.
         perplexity_ratio: The gate in the policy that `slipway policy init` writes; None for no gate.
@@ -33,7 +32,6 @@ class Precision:
     method: Method
     scheme: str | None = None
     grouped: bool = False
-    activations: bool = False
     samples: int = 0
     tokens: int = 384
     perplexity_ratio: float | None = None
@@ -43,12 +41,10 @@ class Precision:
 
 PRECISIONS: Final[Mapping[Variant, Precision]] = {
     "bf16": Precision("none"),
-    "int8": Precision("smoothquant-gptq", "W8A8", activations=True, samples=16, perplexity_ratio=1.05),
+    "int8": Precision("smoothquant-gptq", "W8A8", samples=16, perplexity_ratio=1.05),
     # Activations are scaled as they come. Below 8.9 vLLM rounds none of them, which is not what was measured; on a CPU
     # it emulates the products: measured, a tenth of bf16's tokens per second (docs/precisions.md).
-    "fp8": Precision(
-        "round-to-nearest", "FP8_DYNAMIC", activations=True, perplexity_ratio=1.05, capability=(8, 9), on_cpu=False
-    ),
+    "fp8": Precision("round-to-nearest", "FP8_DYNAMIC", perplexity_ratio=1.05, capability=(8, 9), on_cpu=False),
     "gptq-int4": Precision("gptq", "W4A16", grouped=True, samples=32, tokens=512, perplexity_ratio=1.35),
     # AWQ tries 20 scales per layer on every sample.
     "awq-int4": Precision("awq", "W4A16_ASYM", grouped=True, samples=4, tokens=512, perplexity_ratio=1.25),

@@ -49,48 +49,6 @@ class Quality(Contract):
     reference_perplexity: float | None = None
 
 
-class Processor(Contract):
-    """The processor that computed a measurement.
-
-    Attributes:
-        device: `cpu`, or the accelerator's name.
-        instruction_set: The widest set that oneDNN's matrix products use, in the terms of `ONEDNN_MAX_CPU_ISA`; empty
-            on an accelerator.
-        capability: The set of torch's own kernels (`torch.backends.cpu.get_cpu_capability()`).
-        amx: Whether matrix products use AMX tiles.
-        threads: Threads of torch.
-    """
-
-    device: str
-    instruction_set: str
-    capability: str
-    amx: bool
-    threads: Annotated[int, Field(ge=1)]
-
-
-class PrecisionCheck(Contract):
-    """One window of held-out text, measured in the fast precision and in float32.
-
-    `agreed`: the fast precision holds for the whole measurement. `differed`: all of it was computed in float32.
-    `inconclusive`: float32 could not be computed, and the reason says why; the figures are those of the fast precision.
-    """
-
-    verdict: Literal["agreed", "differed", "inconclusive"]
-    reason: str
-    fast: Quality | None = None
-    exact: Quality | None = None
-    rounding_kl: float | None = None
-    """Mean KL from the merged model in float32 to the same model in the fast precision, in nats."""
-
-
-class Measurement(Contract):
-    """The method of a variant's quality measurement; `check` is None if it was float32 from the start."""
-
-    precision: Literal["float32", "bfloat16"]
-    processor: Processor
-    check: PrecisionCheck | None = None
-
-
 class VariantRequested(Fact):
     """Order to quantise a merged model to one precision; one quantiser replica processes it.
 
@@ -138,8 +96,6 @@ class VariantQuantised(Fact):
     peak_rss_bytes: int
     evaluation_quality: Quality | None = None
     """Quality on the checkpoint's evaluation set; None without one, or if nothing of it can be measured."""
-    measurement: Measurement | None = None
-    """How both qualities were measured."""
 
 
 class VariantFailed(Fact):

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from contracts.facts import Measurement
 from contracts.manifests import BenchmarkReport, HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef
@@ -79,13 +78,6 @@ class Reports(Protocol):
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
         """Return the windows that a variant's quality was measured on; empty if its manifest has none.
-
-        Raises:
-            Permanent: `artifact_not_found`, `digest_mismatch` or `uri_not_allowed`.
-        """
-
-    def measurement(self, manifest: ArtifactRef) -> Measurement | None:
-        """Return the method of a variant's quality measurement; None if its manifest has none.
 
         Raises:
             Permanent: `artifact_not_found`, `digest_mismatch` or `uri_not_allowed`.

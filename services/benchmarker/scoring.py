@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from contracts.facts import Measurement, ServedQuality, VariantStaged
+from contracts.facts import ServedQuality, VariantStaged
 from contracts.manifests import HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Deployable
@@ -60,7 +60,6 @@ class Scoring:
         """
         windows, problem = await self._recorded_windows(staged.request.candidate)
         baseline = await self._recorded_windows(staged.request.baseline)
-        measurement = await self._recorded_measurement(staged.request.candidate) if windows else None
         missing = "The variant's manifest has no held-out windows; quantise it again."
         if problem:
             missing = f"The variant's manifest cannot be read: {problem}"
@@ -69,7 +68,7 @@ class Scoring:
             try:
                 if not await self.engine.can_score(staged.candidate, timeout_s=self.timeout_s):
                     return await self._compare_answers(staged)
-                return await self._score(staged, windows, baseline, measurement) if windows else not_measured(missing)
+                return await self._score(staged, windows, baseline) if windows else not_measured(missing)
             except SlipwayError as error:
                 problem = error.sentence()
                 if isinstance(error, Permanent):
@@ -83,15 +82,7 @@ class Scoring:
         except Permanent as error:
             return (), error.sentence()
 
-    async def _recorded_measurement(self, deployable: Deployable) -> Measurement | None:
-        """Return the method of a target's quality measurement; None if its manifest has none or is unreadable."""
-        with contextlib.suppress(Permanent):
-            return await asyncio.to_thread(self.reports.measurement, deployable.manifest)
-        return None
-
-    async def _score(
-        self, staged: VariantStaged, windows: Windows, baseline: tuple[Windows, str], measurement: Measurement | None
-    ) -> ServedQuality:
+    async def _score(self, staged: VariantStaged, windows: Windows, baseline: tuple[Windows, str]) -> ServedQuality:
         fitting = choose_windows(windows, context_tokens=staged.candidate.context_tokens)
         if not fitting:
             context = staged.candidate.context_tokens
@@ -104,7 +95,6 @@ class Scoring:
             scores,
             request.quality_gate,
             baseline=await self._score_baseline(staged, fitting, baseline),
-            measurement=measurement,
         )
 
     async def _score_windows(self, served: ServedTarget, windows: Windows) -> tuple[WindowScore, ...]:

@@ -146,7 +146,6 @@ class Quantiser:
             held_out=self.packaged.held_out,
             libraries=self.engine.library_versions(plan),
             evaluation=request.evaluation.digest if request.evaluation else None,
-            processor=await self.engine.processor(),
         )
         return PlannedVariant(request, merged, plan, calibration, output_key)
 
@@ -207,7 +206,6 @@ class Quantiser:
             created_at=self.clock.now(),
             evaluation_quality=result.evaluation_quality,
             evaluation_digest=request.evaluation.digest if request.evaluation else None,
-            measurement=result.measurement,
             serving=planned.merged.serving,
         )
 
@@ -246,15 +244,13 @@ def check_gate(request: VariantRequested, manifest: VariantManifest, ref: Artifa
     """Raise an error if a variant fails the policy's quality gate; its files stay in the store for inspection.
 
     Raises:
-        Permanent: `quality_gate_failed`, or `inconclusive` if too few tokens were measured or the precision of the
-            measurement could not be checked.
+        Permanent: `quality_gate_failed`, or `inconclusive` if too few tokens were measured.
     """
     assessment = domain.assess_quality(
         manifest.quality,
         request.gate,
         own=manifest.evaluation_quality,
         identical=manifest.settings.get("engine") == "pass-through",
-        check=manifest.measurement.check if manifest.measurement else None,
     )
     if assessment.verdict == "pass":
         return
@@ -300,7 +296,6 @@ def build(
             duration_s=manifest.duration_s,
             peak_rss_bytes=manifest.peak_rss_bytes,
             evaluation_quality=manifest.evaluation_quality,
-            measurement=manifest.measurement,
         )
 
     return quantiser

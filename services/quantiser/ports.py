@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from contracts.envelope import Event
-from contracts.facts import EngineVersion, Measurement, Processor, Quality, ReleaseFinished, VariantRequested
+from contracts.facts import EngineVersion, Quality, ReleaseFinished, VariantRequested
 from contracts.manifests import FileEntry, HeldOutWindow, MergedManifest, VariantManifest
 from contracts.vocabulary import ArtifactRef, Contract, Digest
 from services.quantiser.domain import QuantisationPlan
@@ -40,7 +40,6 @@ class QuantisationResult(Contract):
     calibration_tokens: int
     peak_rss_bytes: int
     evaluation_quality: Quality | None = None
-    measurement: Measurement
 
 
 @dataclass(frozen=True)
@@ -99,13 +98,9 @@ class Engine(Protocol):
     def library_versions(self, plan: QuantisationPlan) -> dict[str, str]:
         """Return the versions of the libraries that decide a plan's output and the figures measured of it."""
 
-    def processor(self) -> Awaitable[Processor]:
-        """Return the processor that this engine computes on: a part of the output key."""
-
     def quantise(self, job: QuantisationJob, progress: ReportProgress) -> Awaitable[QuantisationResult]:
         """Write the variant to `job.output` and measure it.
 
         Raises:
             Permanent: It cannot be made; the code says why.
-            Transient: It was computed on another processor than `processor` returned.
         """

@@ -29,7 +29,6 @@ REPLACED = {
     ("story.py", "?"): "of the world: what was parsed is kept, and defects that are put back are to be found",
     ("test_merge.py", "_merge"): "a merge that does nothing shows that the comparison can fail",
     ("test_quantise_int4.py", "SafeAwqQuantizer"): "watches the real one, and runs the defect that it corrects",
-    ("test_quantiser_precision.py", "linear_layers"): "watches the real one",
     ("test_gc.py", "SystemClock"): "the command's clock: a week and the wait of a plan pass at once",
     ("test_gateway_connections.py", "capture_signals"): "of uvicorn's server: pytest keeps the signals of its process",
     ("vllm_plugin.py", "__init__"): "of vLLM's test server: it starts none, because one is there",

@@ -207,9 +207,9 @@ class TestTritonEngine(ScoringConformance):
         return served(Target(model="bot", version=9, variant="bf16"), self.endpoint)
 
 
-def put_manifest(store, target, windows, measurement=None):
+def put_manifest(store, target, windows):
     """Commit the manifest of a variant that was measured on these windows."""
-    manifest = variant_manifest(target, put_held_out(store, windows), measurement=measurement)
+    manifest = variant_manifest(target, put_held_out(store, windows))
     ref, _ = store.put_manifest(f"manifests/variant/{uuid.uuid4().hex}.json", manifest)
     return ref
 
@@ -224,8 +224,8 @@ class TestStoredReports(ReportsConformance):
     def put(self, reports, name, data):
         return reports._store.create(f"evaluations/{uuid.uuid4().hex}-{name}", data)
 
-    def put_variant(self, reports, windows, measurement=None):
-        return put_manifest(reports._store, Target(model="bot", version=1, variant="int8"), windows, measurement)
+    def put_variant(self, reports, windows):
+        return put_manifest(reports._store, Target(model="bot", version=1, variant="int8"), windows)
 
 
 async def test_latencies_are_at_least_those_the_engine_was_set_to_and_what_was_measured_is_not_measured_again(

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from contracts.facts import EngineVersion, Measurement, Processor
+from contracts.facts import EngineVersion
 from contracts.manifests import FileEntry, MergedManifest, VariantManifest
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, digest_of
@@ -170,13 +170,9 @@ class _QuantiseEngine:
     def library_versions(self, plan: Any) -> dict[str, str]:
         return {"torch": "2"}
 
-    async def processor(self) -> Processor:
-        return Processor(device="cpu", instruction_set="AVX2", capability="AVX2", amx=False, threads=2)
-
     async def quantise(self, job: Any, progress: Any) -> QuantisationResult:
         await self._engines.work()
-        measured = Measurement(precision="float32", processor=await self.processor())
-        return QuantisationResult(quality=k.quality(), calibration_tokens=0, peak_rss_bytes=1, measurement=measured)
+        return QuantisationResult(quality=k.quality(), calibration_tokens=0, peak_rss_bytes=1)
 
 
 class _BenchmarkEngine(benchmarking.FakeEngine):

@@ -2,7 +2,6 @@
 
 from pydantic import ValidationError
 
-from contracts.facts import Measurement
 from contracts.manifests import BenchmarkReport, HeldOutWindow, VariantManifest
 from contracts.vocabulary import ArtifactRef
 from shared.provenance.attested_reports import AttestedReports
@@ -26,11 +25,6 @@ class StoredReports(AttestedReports[BenchmarkReport]):
         """
         variant = self._variant(manifest)
         return read_held_out(self._store, manifest, variant) if variant else ()
-
-    def measurement(self, manifest: ArtifactRef) -> Measurement | None:
-        """Return the method of a variant's quality measurement; None for a base model's manifest."""
-        variant = self._variant(manifest)
-        return variant.measurement if variant else None
 
     def _variant(self, manifest: ArtifactRef) -> VariantManifest | None:
         data = self._store.get(manifest)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from contracts.codes import Code
-from contracts.facts import GateResult, Measurement, ServedQuality
+from contracts.facts import GateResult, ServedQuality
 from contracts.manifests import HeldOutWindow
 from contracts.policy import QualityGate
 from contracts.vocabulary import AttributedTo
@@ -101,7 +101,6 @@ def assess_scored(
     gate: QualityGate | None,
     *,
     baseline: BaselineScores | None = None,
-    measurement: Measurement | None = None,
 ) -> ServedQuality:
     """Return the verdict on a candidate's scores, by the quantiser's record and then by the policy.
 
@@ -109,7 +108,6 @@ def assess_scored(
         scores: One per window, at least one.
         gate: The policy's limits for this variant.
         baseline: Scores of the baseline in the same session; needed only if the candidate differs from its record.
-        measurement: How the record was measured, for the reason.
     """
     baseline = baseline or BaselineScores()
     evidence = _evidence(scores, baseline)
@@ -127,7 +125,7 @@ def assess_scored(
         reason = "The engine's log-probabilities are not finite: it does not serve the content of the files."
     elif attributed_to is not None:
         reason += (
-            f"; the record says {recorded_ratio:.4f}{_describe_measurement(measurement)}. The deviation of "
+            f"; the record says {recorded_ratio:.4f}. The deviation of "
             f"{_format_deviation(evidence.candidate)} is above the limit of {MAX_DEVIATION:.0%}."
         )
     elif limit is not None and ratio > limit:
@@ -276,15 +274,6 @@ def _mean(scores: Sequence[WindowScore], read: Callable[[WindowScore], float]) -
     """Return a figure per predicted token; NaN if one of the scores is not finite."""
     mean = sum(read(score) for score in scores) / sum(score.tokens for score in scores)
     return mean if math.isfinite(mean) else math.nan
-
-
-def _describe_measurement(measurement: Measurement | None) -> str:
-    """Return a record's measurement as text: ` (measured in bfloat16 with avx512_core_bf16 on 2 threads)`."""
-    if measurement is None:
-        return ""
-    processor = measurement.processor
-    device = processor.instruction_set or processor.device
-    return f" (measured in {measurement.precision} with {device} on {processor.threads} threads)"
 
 
 def _format_deviation(deviation: float) -> str:

@@ -10,9 +10,7 @@ from awq import AutoAWQForCausalLM
 from awq.quantize.quantizer import AwqQuantizer
 from huggingface_hub import save_torch_state_dict
 
-from services.quantiser.adapters.fast_linear import linear_layers
-from services.quantiser.adapters.processor import this_processor
-from services.quantiser.domain import QuantisationPlan, choose_precision
+from services.quantiser.domain import QuantisationPlan
 
 MAX_SHARD = "512MB"
 BITS = 4
@@ -82,17 +80,16 @@ def quantise_awq(
         "modules_to_not_convert": list(plan.ignored_modules),
     }
     length = max(len(window) for window in windows)
-    with linear_layers(choose_precision(this_processor())):
-        model.quantize(
-            None,
-            settings,
-            calib_data=windows,
-            max_calib_samples=len(windows),
-            max_calib_seq_len=length,
-            apply_clip=False,
-            n_parallel_calib_samples=None,
-            quantizer_cls=reporting_quantiser(on_layer),
-        )
+    model.quantize(
+        None,
+        settings,
+        calib_data=windows,
+        max_calib_samples=len(windows),
+        max_calib_seq_len=length,
+        apply_clip=False,
+        n_parallel_calib_samples=None,
+        quantizer_cls=reporting_quantiser(on_layer),
+    )
     config = json.loads((merged / "config.json").read_text())
     config |= {"dtype": plan.dtype, "torch_dtype": plan.dtype}
     config["quantization_config"] = model.quant_config.to_transformers_dict()

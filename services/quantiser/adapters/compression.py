@@ -17,9 +17,7 @@ from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 from llmcompressor.pipelines.cache import IntermediatesCache
 from transformers import AutoModelForCausalLM
 
-from services.quantiser.adapters.fast_linear import linear_layers
-from services.quantiser.adapters.processor import this_processor
-from services.quantiser.domain import QuantisationPlan, choose_precision
+from services.quantiser.domain import QuantisationPlan
 
 Report = Callable[[str, int], None]
 """Called with (step, layers done)."""
@@ -84,8 +82,7 @@ def compress_by(
     if windows is None:
         oneshot(model=model, recipe=recipe)
     else:
-        with linear_layers(choose_precision(this_processor())):
-            oneshot(model=model, recipe=recipe, dataset=_loader(windows))
+        oneshot(model=model, recipe=recipe, dataset=_loader(windows))
     _cast_unquantised(model, plan)
     model.save_pretrained(output, save_compressed=True, max_shard_size=MAX_SHARD)
     (output / RECIPE_FILE).unlink(missing_ok=True)  # the manifest has the settings; this file names our classes

@@ -2,19 +2,15 @@
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
-from contracts.facts import EngineVersion, Processor
+from contracts.facts import EngineVersion
 from services.quantiser.domain import OUTPUT_FORMAT, Device, QuantisationPlan, device_environment
 from services.quantiser.ports import QuantisationJob, QuantisationResult
-from shared.errors import Transient
 from shared.runtime.jobs import Worker
 from shared.runtime.progress import ReportProgress
 
 WORKER_MODULE = "services.quantiser.adapters.quantise_worker"
-PROCESSOR_MODULE = "services.quantiser.adapters.processor"
-PROCESSOR_TIMEOUT_S = 120.0
 MEASURING = ("tokenizers", "torch", "transformers")
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "pass-through": MEASURING,
@@ -42,28 +38,19 @@ class WorkerEngine:
         timeout_s: float,
         device: Device = "auto",
     ) -> None:
-        environment = {**ENVIRONMENT, **device_environment(device)}
         self._worker = Worker(
             module=WORKER_MODULE,
             log_path=log_path,
-            environment=environment,
+            environment={**ENVIRONMENT, **device_environment(device)},
             threads=threads,
             memory_limit_bytes=memory_limit_bytes,
             timeout_s=timeout_s,
             at_timeout="Give the quantiser more cores (QUANTISER_THREADS) or more time (QUANTISER_TIMEOUT_S).",
         )
-        self._processor_probe = Worker(
-            module=PROCESSOR_MODULE,
-            log_path=log_path.with_name("processor.log"),
-            environment=environment,
-            threads=threads,
-            timeout_s=PROCESSOR_TIMEOUT_S,
-        )
-        self._processor: Processor | None = None
 
     def environments(self) -> list[Mapping[str, str]]:
-        """Return the variables that each kind of worker gets in addition to those of the service."""
-        return [worker.environment for worker in (self._worker, self._processor_probe)]
+        """Return the variables that the worker gets in addition to those of the service."""
+        return [self._worker.environment]
 
     def version(self, plan: QuantisationPlan) -> EngineVersion:
         """Return the library that makes a plan's output, with its version."""
@@ -75,26 +62,10 @@ class WorkerEngine:
         """Return the versions, without build label, of the libraries that decide a plan's output and figures."""
         return {name: _version(name) for name in LIBRARIES[plan.engine]}
 
-    async def processor(self) -> Processor:
-        """Return the processor that torch uses; a worker detects it once, because the service does not load torch."""
-        if self._processor is None:
-            self._processor = Processor.model_validate(await self._processor_probe.run())
-        return self._processor
-
     async def quantise(self, job: QuantisationJob, progress: ReportProgress) -> QuantisationResult:
         """Write the variant to `job.output` and measure it (see `ports.Engine`)."""
-        expected = self._processor
-        # The number of threads is part of the output key, so a detected number is fixed for the work.
-        worker = self._worker if expected is None else replace(self._worker, threads=expected.threads)
-        result = QuantisationResult.model_validate(
-            await worker.run([job.model_dump_json()], progress, scratch=job.output.with_name("temporary"))
-        )
-        actual = result.measurement.processor
-        if expected is not None and actual != expected:
-            self._processor = None
-            reason = f"The work ran on {actual}, not on {expected} as its output key says; it is done again."
-            raise Transient("engine_failed", reason)
-        return result
+        data = await self._worker.run([job.model_dump_json()], progress, scratch=job.output.with_name("temporary"))
+        return QuantisationResult.model_validate(data)
 
 
 def _version(library: str) -> str:

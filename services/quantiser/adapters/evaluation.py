@@ -13,12 +13,9 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.quantization_config import CompressedTensorsConfig
 
-from contracts.facts import PrecisionCheck, Quality
+from contracts.facts import Quality
 from contracts.manifests import HeldOutWindow
-from services.quantiser.adapters.fast_linear import WideWeights, linear_layers
-from services.quantiser.adapters.processor import device
-from services.quantiser.domain import Precision, assess_precision
-from shared.runtime.worker import is_out_of_memory
+from services.quantiser.adapters.wide_weights import WideWeights
 
 CHANNEL_ORDER = [0, 4, 1, 5, 2, 6, 3, 7]
 """Position of each of eight neighbouring channels in a packed integer, in 4-bit steps from the low end."""
@@ -64,6 +61,11 @@ def load_awq(folder: Path, dtype: str) -> Any:
 
 TOKEN_DIGITS = 6
 """Decimals of a token's negative log-likelihood, in nats: beyond them it says nothing, and makes a longer record."""
+
+
+def device() -> str:
+    """Return the kind of accelerator to use, or `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class NotFiniteError(Exception):
@@ -114,7 +116,6 @@ def measure_quality(
     candidate: Any,
     windows: list[list[int]],
     on_window: Callable[[int, int], None],
-    precision: Precision = "float32",
 ) -> tuple[Quality, tuple[HeldOutWindow, ...]]:
     """Return the figures of a comparison of two models, and the negative log-likelihood of each window for both.
 
@@ -126,7 +127,6 @@ def measure_quality(
         candidate: The variant; the reference itself if its files are those of the merged model.
         windows: Token ids; all tokens of a window but the first are predicted.
         on_window: Called after each window with (windows done, windows in total).
-        precision: Precision of the products of linear layers; those of the output head are always float32.
 
     Raises:
         NotFiniteError: The candidate's or the reference's output is not finite.
@@ -136,8 +136,8 @@ def measure_quality(
     agreed = 0
     for index, window in enumerate(windows):
         ids = torch.tensor([window], device=device())
-        expected = log_probabilities(reference, ids, precision)
-        actual = expected if candidate is reference else log_probabilities(candidate, ids, precision)
+        expected = log_probabilities(reference, ids)
+        actual = expected if candidate is reference else log_probabilities(candidate, ids)
         following = ids[0, 1:, None]
         measured.append(_measured_window(window, expected.gather(1, following), actual.gather(1, following)))
         agreed += int((expected.argmax(-1) == actual.argmax(-1)).sum())
@@ -187,55 +187,13 @@ def _exp(nats: float) -> float:
     return math.exp(min(nats, 100.0))
 
 
-def log_probabilities(model: Any, ids: Any, precision: Precision) -> Any:
+def log_probabilities(model: Any, ids: Any) -> Any:
     """Return a model's log-probabilities [tokens - 1, vocabulary] of the tokens after the first.
 
     Weights in 16 bit are converted to float32 while a layer uses them. A model may be one that stored its results.
     """
     if not isinstance(model, torch.nn.Module) and hasattr(model, "log_probabilities"):
-        return model.log_probabilities(ids, precision)
-    head = model.get_output_embeddings()
-    with WideWeights(), linear_layers(precision, () if head is None else (head.weight,)):
+        return model.log_probabilities(ids)
+    with WideWeights():
         logits = model(input_ids=ids, use_cache=False).logits
     return logits[0, :-1].float().log_softmax(-1)
-
-
-def check_precision(reference: Any, candidate: Any, windows: list[list[int]]) -> PrecisionCheck:
-    """Return whether bfloat16 leads to the figures of float32 on the longest window, which has the farthest positions.
-
-    Both models are in float32 already, so the exact pass needs hardly more memory than the fast one. If memory runs
-    out in one of the passes, the verdict is `inconclusive`.
-
-    Raises:
-        NotFiniteError: The candidate's or the reference's output is not finite in float32.
-    """
-    longest = [max(windows, key=len)]
-    try:
-        return _compare_precisions(reference, candidate, longest)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        reason = f"float32 beside bfloat16 does not fit the memory for a window of {len(longest[0])} tokens: {error}"
-        return PrecisionCheck(verdict="inconclusive", reason=reason)
-
-
-def _compare_precisions(reference: Any, candidate: Any, longest: list[list[int]]) -> PrecisionCheck:
-    exact, _ = measure_quality(reference, candidate, longest, _ignore)
-    try:
-        fast, _ = measure_quality(reference, candidate, longest, _ignore, "bfloat16")
-    except NotFiniteError:
-        reason = "The model's logits are finite in float32, but not in bfloat16. The measurement uses float32."
-        return PrecisionCheck(verdict="differed", reason=reason, exact=exact)
-    return assess_precision(fast, exact, _rounding_kl(reference, longest[0]))
-
-
-@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is untyped
-def _rounding_kl(reference: Any, window: list[int]) -> float:
-    """Return the mean KL from a model in float32 to itself in bfloat16, in nats."""
-    ids = torch.tensor([window], device=device())
-    exact, fast = log_probabilities(reference, ids, "float32"), log_probabilities(reference, ids, "bfloat16")
-    return float((exact.exp() * (exact - fast)).sum(-1).double().mean())
-
-
-def _ignore(_done: int, _total: int) -> None:
-    """Do nothing: it is one window."""

@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contracts.facts import Measurement, Quality
+from contracts.facts import Quality
 from contracts.manifests import HeldOutWindow
-from contracts.precisions import PRECISIONS
 from services.quantiser.adapters.packaged_text import packaged_split
-from services.quantiser.domain import Precision, choose_precision, spread_windows, windows_needed
+from services.quantiser.domain import spread_windows, windows_needed
 from services.quantiser.ports import QuantisationJob, QuantisationResult
 from shared.errors import Permanent
 from shared.runtime.worker import confine, importing, job_main, report_progress
@@ -74,12 +73,11 @@ def make_and_measure(job: QuantisationJob) -> QuantisationResult:
     if job.output != job.merged:
         copy_small_files(job.merged, job.output)
     gc.collect()
-    quality, held_out, evaluation_quality, measurement = measure(job, tokenizer)
+    quality, held_out, evaluation_quality = measure(job, tokenizer)
     return QuantisationResult(
         quality=quality,
         held_out=held_out,
         evaluation_quality=evaluation_quality,
-        measurement=measurement,
         calibration_tokens=calibration_tokens,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
@@ -124,19 +122,16 @@ def copy_small_files(merged: Path, output: Path) -> None:
             shutil.copyfile(source, output / source.name)
 
 
-def measure(
-    job: QuantisationJob, tokenizer: Any
-) -> tuple[Quality, tuple[HeldOutWindow, ...], Quality | None, Measurement]:
+def measure(job: QuantisationJob, tokenizer: Any) -> tuple[Quality, tuple[HeldOutWindow, ...], Quality | None]:
     """Measure the written folder against the merged model, on the packaged held-out text and on the evaluation set.
 
     The windows of the former are returned with their negative log-likelihoods, so that the quality of a serving engine
     can be compared with them.
 
-    The evaluation set gets half as many windows, but as many as a verdict needs. If the fast precision does not lead
-    to the figures of float32 on the longest window of both, everything is measured in float32.
+    The evaluation set gets half as many windows, but as many as a verdict needs.
 
     Returns:
-        Quality on held-out text, its windows, quality on the evaluation set if there is one, and how it was measured.
+        Quality on held-out text, its windows, and quality on the evaluation set if there is one.
 
     Raises:
         Permanent: `engine_failed` if logits are not finite.
@@ -145,54 +140,37 @@ def measure(
 
     from services.quantiser.adapters import evaluation
     from services.quantiser.adapters.calibration_set import read_records, render
-    from services.quantiser.adapters.processor import this_processor
     from services.quantiser.adapters.stored_scores import StoredScores
 
     ids = tokenizer("\n\n".join(packaged_split().held_out), add_special_tokens=False)["input_ids"]
     evaluation_text = "\n\n".join(render(read_records(job.evaluation)[0], tokenizer))
     evaluation_ids = tokenizer(evaluation_text, add_special_tokens=False)["input_ids"]
     plan = job.plan
-    unchanged = job.output == job.merged
     config = AutoConfig.from_pretrained(job.merged)
     # One token less than the context: to score a window, a serving engine must generate one after it.
     length = min(plan.held_out.tokens, getattr(config, "max_position_embeddings", 2**31) - 1)
     windows = spread_windows(ids, length=length, count=plan.held_out.windows)
     count = max(plan.held_out.windows // 2, windows_needed(length))
     own_windows = spread_windows(evaluation_ids, length=length, count=count, with_rest=True)
-    processor = this_processor()
-    precision, check = choose_precision(processor, activations=PRECISIONS[plan.variant].activations), None
-    everything = [*windows, *own_windows]
-    load = partial(evaluation.load_variant, job.output, plan.engine, plan.dtype)
     scratch = Path(tempfile.mkdtemp(dir=temporary_folder(job), prefix="scores-"))
     reference = StoredScores(scratch / "merged", partial(evaluation.load_narrow, job.merged))
 
-    def score_merged(extra: list[tuple[Precision, list[int]]]) -> None:
-        needed = [(precision, window) for window in everything]
-        reference.compute([*extra, *needed], step_progress("evaluate merged model", "windows"))
-
     def measure_on(token_ids: list[list[int]], step: str) -> tuple[Quality, tuple[HeldOutWindow, ...]]:
         result: tuple[Quality, tuple[HeldOutWindow, ...]]
-        result = evaluation.measure_quality(reference, variant, token_ids, step_progress(step, "windows"), precision)
+        result = evaluation.measure_quality(reference, variant, token_ids, step_progress(step, "windows"))
         return result
 
     try:
-        score_merged([] if precision == "float32" else [("float32", max(everything, key=len))])
-        variant = reference if unchanged else load()
-        if precision != "float32":
-            report_progress(step="check precision", done=0, total=1, unit="windows")
-            check = evaluation.check_precision(reference, variant, everything)
-            if check.verdict == "differed":
-                precision, variant = "float32", None
-                gc.collect()
-                score_merged([])
-                variant = reference if unchanged else load()
+        reference.compute([*windows, *own_windows], step_progress("evaluate merged model", "windows"))
+        unchanged = job.output == job.merged
+        variant = reference if unchanged else evaluation.load_variant(job.output, plan.engine, plan.dtype)
         quality, held_out = measure_on(windows, "evaluate")
         own_quality = measure_on(own_windows, "evaluate own set")[0] if own_windows else None
-        return quality, held_out, own_quality, Measurement(precision=precision, processor=processor, check=check)
     except evaluation.NotFiniteError as error:
         raise Permanent("engine_failed", f"{error} The variant is not usable.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    return quality, held_out, own_quality
 
 
 def step_progress(step: str, unit: str) -> Any:

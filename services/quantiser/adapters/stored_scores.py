@@ -9,13 +9,12 @@ import torch
 
 from contracts.vocabulary import digest_of_json
 from services.quantiser.adapters.evaluation import log_probabilities
-from services.quantiser.domain import Precision
 
 
 class StoredScores:
     """The log-probabilities of a model for the windows that were computed; it is used in place of the model.
 
-    A file has one window in one precision, in float32: 100 MB for 511 tokens of a vocabulary of 49,152.
+    A file has one window in float32: 100 MB for 511 tokens of a vocabulary of 49,152.
     """
 
     def __init__(self, folder: Path, load: Callable[[], Any]) -> None:
@@ -25,28 +24,23 @@ class StoredScores:
         self._load = load
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is untyped
-    def compute(
-        self, needed: Sequence[tuple[Precision, list[int]]], on_window: Callable[[int, int], None] = lambda *_: None
-    ) -> None:
-        """Load the model, write what is not there yet, and release the model."""
-        missing = [(precision, window) for precision, window in needed if not self._path(window, precision).exists()]
-        if not missing:
-            return
+    def compute(self, windows: Sequence[list[int]], on_window: Callable[[int, int], None] = lambda *_: None) -> None:
+        """Load the model, write the scores, and release the model."""
         model = self._load()
-        for index, (precision, window) in enumerate(missing):
-            scores = log_probabilities(model, torch.tensor([window], device=model.device), precision)
-            write_scores(self._path(window, precision), scores)
-            on_window(index + 1, len(missing))
+        for index, window in enumerate(windows):
+            scores = log_probabilities(model, torch.tensor([window], device=model.device))
+            write_scores(self._path(window), scores)
+            on_window(index + 1, len(windows))
         del model
         gc.collect()
 
-    def log_probabilities(self, ids: Any, precision: Precision) -> Any:
+    def log_probabilities(self, ids: Any) -> Any:
         """Return the stored log-probabilities [tokens - 1, vocabulary] of a window [1, tokens]."""
         window = ids[0].tolist()
-        return read_scores(self._path(window, precision), len(window) - 1).to(ids.device)
+        return read_scores(self._path(window), len(window) - 1).to(ids.device)
 
-    def _path(self, window: list[int], precision: Precision) -> Path:
-        return self._folder / f"{precision}-{digest_of_json(window).removeprefix('sha256:')}.f32"
+    def _path(self, window: list[int]) -> Path:
+        return self._folder / f"{digest_of_json(window).removeprefix('sha256:')}.f32"
 
 
 def write_scores(path: Path, scores: torch.Tensor) -> None:

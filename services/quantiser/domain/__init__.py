@@ -9,7 +9,7 @@ from services.quantiser.domain.corpus import (
     spread_windows,
     turn_keys,
 )
-from services.quantiser.domain.device import Device, choose_device, device_environment
+from services.quantiser.domain.device import Device, device_environment
 from services.quantiser.domain.planning import (
     OUTPUT_FORMAT,
     AwqEngine,
@@ -22,19 +22,11 @@ from services.quantiser.domain.planning import (
     plan_quantisation,
     plan_settings_key,
 )
-from services.quantiser.domain.precision import (
-    INSTRUCTION_SETS,
-    Precision,
-    assess_precision,
-    choose_precision,
-    instruction_set,
-)
 from services.quantiser.domain.quality import IDENTICAL, Assessment, GateCode, assess_quality, windows_needed
 from services.quantiser.domain.shape import Dtype, ModelShape, choose_group_size, read_shape
 
 __all__ = [
     "IDENTICAL",
-    "INSTRUCTION_SETS",
     "OUTPUT_FORMAT",
     "Assessment",
     "AwqEngine",
@@ -45,18 +37,13 @@ __all__ = [
     "GateCode",
     "HeldOutPlan",
     "ModelShape",
-    "Precision",
     "QuantisationPlan",
     "QuantiserDefaults",
     "Rejection",
-    "assess_precision",
     "assess_quality",
-    "choose_device",
     "choose_group_size",
-    "choose_precision",
     "corpus_digest",
     "device_environment",
-    "instruction_set",
     "pack_windows",
     "plan_output_key",
     "plan_quantisation",

@@ -13,8 +13,3 @@ def device_environment(device: Device) -> Mapping[str, str]:
     The quantising libraries choose an accelerator by themselves, so a GPU that they must not use is hidden from them.
     """
     return {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-
-
-def choose_device(*, has_cuda: bool) -> Literal["cuda", "cpu"]:
-    """Return the device that a worker computes on, given the devices that it sees."""
-    return "cuda" if has_cuda else "cpu"

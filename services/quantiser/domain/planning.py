@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from contracts.codes import Code
-from contracts.facts import Processor, QuantiseSettings
+from contracts.facts import QuantiseSettings
 from contracts.precisions import PRECISIONS, Method
 from contracts.vocabulary import Contract, Digest, Variant, digest_of_json
 from decisions.checkpoints.architectures import assess_variant
@@ -155,7 +155,6 @@ def plan_output_key(
     calibration: Digest | None,
     held_out: Digest,
     libraries: Mapping[str, str],
-    processor: Processor,
     evaluation: Digest | None = None,
 ) -> str:
     """Return the output key; two requests with the same key lead to the same variant.
@@ -166,7 +165,6 @@ def plan_output_key(
         calibration: Digest of the calibration set, given or packaged; None if the plan needs none.
         held_out: Digest of the text that quality is measured on.
         libraries: Version by name of every library that can change the result.
-        processor: The processor that computes. Weights that are calibrated and figures that are measured depend on it.
         evaluation: Digest of the checkpoint's own evaluation set, which is kept out of calibration and measured too.
     """
     return digest_of_json(
@@ -178,7 +176,6 @@ def plan_output_key(
             "calibration": calibration,
             "held_out": held_out,
             "libraries": dict(libraries),
-            "processor": processor.model_dump(mode="json"),
             "evaluation": evaluation,
         }
     )

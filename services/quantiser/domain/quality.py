@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from contracts.facts import PrecisionCheck, Quality
+from contracts.facts import Quality
 from contracts.policy import QualityGate
 from contracts.vocabulary import Contract, Verdict
 
@@ -32,7 +32,6 @@ def assess_quality(
     *,
     own: Quality | None = None,
     identical: bool = False,
-    check: PrecisionCheck | None = None,
 ) -> Assessment:
     """Return the verdict on measured quality by the policy's gate.
 
@@ -41,7 +40,6 @@ def assess_quality(
         gate: The limits; None, or a gate without limits, always passes.
         own: Quality on the checkpoint's own evaluation set; it counts from `MIN_TOKENS` tokens on.
         identical: The variant's files are the merged model's files, so that no measurement is needed.
-        check: Result of the check of the measurement's precision; None if it needs no check.
     """
     if identical:
         return Assessment(verdict="pass", reason="The files are the merged model's own.")
@@ -57,8 +55,6 @@ def assess_quality(
     if quality.tokens < MIN_TOKENS:
         reason = f"{quality.tokens} held-out tokens were compared; a verdict needs {MIN_TOKENS}."
         return Assessment(verdict="inconclusive", reason=reason)
-    if check is not None and check.verdict == "inconclusive":
-        return Assessment(verdict="inconclusive", reason=f"The measurement could not be checked. {check.reason}")
     if exceeded:
         return Assessment(verdict="fail", reason=f"Too much quality was lost: {'; '.join(exceeded)}.")
     return Assessment(verdict="pass", reason=f"Within the gate: {'; '.join(text for _, _, text in limits)}.{note}")

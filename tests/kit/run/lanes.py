@@ -20,7 +20,6 @@ LANES: tuple[tuple[str, ...], ...] = (
         "tests/real/test_quantiser_service.py",
         "tests/real/test_quantise_worker.py",
         "tests/real/test_quantise_int4.py",
-        "tests/real/test_quantiser_precision.py",
         "tests/real/test_own_text_stays_out.py",
     ),
 )

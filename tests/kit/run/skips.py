@@ -14,8 +14,6 @@ EXPECTED = {
     "tests/integration/test_sandbox.py": "Landlock and seccomp are the kernel's, the numbers of calls the processor's",
     "tests/integration/test_sources_release.py::test_a_disk_that_fills_up_on_the_way": "as test_full_disk.py",
     "tests/real/test_quantise_int4.py::test_search_for_scales_leaves_the_weights_alone": "shows without an accelerator",
-    "tests/real/test_quantiser_precision.py::test_linear_layers_are_bfloat16": "not every processor has the instructions",
-    "tests/real/test_quantiser_precision.py::test_every_instruction_set": "the sets are those of x86",
     "tests/real/test_two_vllm_releases.py": "OTHER_ENGINE names a second engine environment, which is not made",
     "tests/unit/deploy/test_key_folder.py::test_a_folder_of_another_user_is_refused": "only root becomes another user",
     "tests/unit/deploy/test_key_folder.py::test_what_root_changes_stays_with_the_owner": "needs root",

@@ -3,10 +3,9 @@
 import shutil
 import time
 
-from contracts.facts import Measurement, Quality
+from contracts.facts import Quality
 from services.quantiser.ports import QuantisationJob, QuantisationResult
 from shared.runtime.worker import job_main, report_progress
-from tests.kit.stubs.processor import PROCESSOR
 
 WORK_S = 1.0
 """Long enough to be found at work, and killed."""
@@ -29,12 +28,7 @@ def work(arguments: list[str]) -> dict:
     if job.output != job.merged:
         shutil.copytree(job.merged, job.output, dirs_exist_ok=True)
     report_progress(step="load", done=1, total=1, unit="model")
-    return QuantisationResult(
-        quality=QUALITY,
-        calibration_tokens=0,
-        peak_rss_bytes=1,
-        measurement=Measurement(precision="float32", processor=PROCESSOR),
-    ).model_dump(mode="json")
+    return QuantisationResult(quality=QUALITY, calibration_tokens=0, peak_rss_bytes=1).model_dump(mode="json")
 
 
 if __name__ == "__main__":

@@ -8,5 +8,4 @@ from services.quantiser.adapters import engine
 
 if __name__ == "__main__":
     engine.WORKER_MODULE = "tests.kit.stubs.quantise_worker"
-    engine.PROCESSOR_MODULE = "tests.kit.stubs.processor"
     main.main()

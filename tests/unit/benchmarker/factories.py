@@ -4,8 +4,6 @@ from datetime import UTC, datetime
 
 from contracts.facts import (
     EngineVersion,
-    Measurement,
-    Processor,
     Quality,
     ServedQuality,
     StageRequested,
@@ -87,18 +85,11 @@ def window(
     return HeldOutWindow(token_ids=ids, **sums, **(each if by_token else {}))
 
 
-MEASUREMENT = Measurement(
-    precision="bfloat16",
-    processor=Processor(device="cpu", instruction_set="avx512_core_bf16", capability="AVX512", amx=False, threads=2),
-)
-
-
 def variant_manifest(
     target: Target,
     held_out: FileEntry | None,
     *,
     quality: Quality = QUALITY,
-    measurement: Measurement | None = None,
 ) -> VariantManifest:
     """The manifest of a variant that was measured on the windows of this blob."""
     return VariantManifest(
@@ -118,7 +109,6 @@ def variant_manifest(
         duration_s=1.0,
         peak_rss_bytes=1,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        measurement=measurement,
     )
 
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
-from contracts.facts import Measurement
 from contracts.manifests import BenchmarkReport, HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
@@ -145,7 +144,6 @@ class FakeReports:
     stored: dict[str, bytes] = field(default_factory=dict)
     artifacts: dict[str, bytes] = field(default_factory=dict)
     windows: dict[str, tuple[HeldOutWindow, ...]] = field(default_factory=dict)
-    measurements: dict[str, Measurement | None] = field(default_factory=dict)
 
     def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
         return self._read(output_key) if output_key in self.stored else None
@@ -159,15 +157,8 @@ class FakeReports:
             raise Permanent("artifact_not_found", f"{manifest.uri} does not exist.")
         return self.windows[manifest.uri]
 
-    def measurement(self, manifest: ArtifactRef) -> Measurement | None:
-        self.held_out(manifest)
-        return self.measurements[manifest.uri]
-
-    def put_manifest(
-        self, windows: tuple[HeldOutWindow, ...], name: str = "manifest", measurement: Measurement | None = None
-    ) -> ArtifactRef:
+    def put_manifest(self, windows: tuple[HeldOutWindow, ...], name: str = "manifest") -> ArtifactRef:
         self.windows[f"memory://{name}"] = windows
-        self.measurements[f"memory://{name}"] = measurement
         return ArtifactRef(uri=f"memory://{name}", digest=digest_of(name.encode()), size_bytes=1)
 
     def evaluation(self, ref: ArtifactRef) -> bytes:

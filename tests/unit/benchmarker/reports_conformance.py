@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from contracts.facts import Measurement
 from contracts.manifests import HeldOutWindow
 from contracts.vocabulary import ArtifactRef, digest_of
 from services.benchmarker.domain.hardware import Hardware
@@ -12,7 +11,7 @@ from services.benchmarker.domain.plan import plan_benchmark
 from services.benchmarker.domain.report import make_report
 from services.benchmarker.ports import Reports
 from shared.errors import Permanent
-from tests.unit.benchmarker.factories import MEASUREMENT, UNSCORED, artifact, record, staged, window
+from tests.unit.benchmarker.factories import UNSCORED, artifact, record, staged, window
 
 BOX = Hardware(cpu="test", cores=2, memory_bytes=2**34)
 
@@ -46,9 +45,7 @@ class ReportsConformance:
     def put(self, reports: Reports, name: str, data: bytes) -> ArtifactRef:
         raise NotImplementedError
 
-    def put_variant(
-        self, reports: Reports, windows: tuple[HeldOutWindow, ...], measurement: Measurement | None = None
-    ) -> ArtifactRef:
+    def put_variant(self, reports: Reports, windows: tuple[HeldOutWindow, ...]) -> ArtifactRef:
         raise NotImplementedError
 
     def test_what_was_never_committed_is_not_there(self, reports):
@@ -72,14 +69,6 @@ class ReportsConformance:
         assert reports.held_out(self.put_variant(reports, windows)) == windows
         with pytest.raises(Permanent) as caught:
             reports.held_out(artifact("nowhere"))
-        assert caught.value.code == "artifact_not_found"
-
-    def test_a_variants_manifest_says_how_it_was_measured_or_nothing(self, reports):
-        windows = (window(tokens=4),)
-        assert reports.measurement(self.put_variant(reports, windows, MEASUREMENT)) == MEASUREMENT
-        assert reports.measurement(self.put_variant(reports, (window(tokens=5),))) is None
-        with pytest.raises(Permanent) as caught:
-            reports.measurement(artifact("nowhere"))
         assert caught.value.code == "artifact_not_found"
 
     def test_an_evaluation_set_is_read_and_verified(self, reports):

@@ -34,5 +34,5 @@ class TestFakeReports(ReportsConformance):
     def put(self, reports, name, data):
         return reports.put(f"memory://{name}", data)
 
-    def put_variant(self, reports, windows, measurement=None):
-        return reports.put_manifest(windows, measurement=measurement)
+    def put_variant(self, reports, windows):
+        return reports.put_manifest(windows)

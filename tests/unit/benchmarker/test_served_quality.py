@@ -23,7 +23,7 @@ from services.benchmarker.domain.served_quality import (
     score_window,
 )
 from tests.kit.virtual_time import VirtualClock
-from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, MEASUREMENT, served, staged, window
+from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, served, staged, window
 from tests.unit.benchmarker.fakes import Behaviour, FakeEngine, FakeReports
 from tests.unit.benchmarker.virtual_time import EPOCH, run_virtually
 
@@ -338,14 +338,6 @@ def test_a_baseline_without_evidence_says_why_it_has_none():
     assert "has no held-out windows that fit" in short
     broken = Behaviour(token_nll=1.5, score_error="engine_failed")
     assert "told to fail" in reason(baseline=broken, baseline_windows=THEIRS)
-
-
-def test_the_reason_says_how_the_record_was_measured():
-    def reason(measurement):
-        return assess_scored([score_window(window(), (-2.3,) * 100)], None, measurement=measurement).reason
-
-    assert "says 1.0000 (measured in bfloat16 with avx512_core_bf16 on 2 threads). The deviation" in reason(MEASUREMENT)
-    assert "says 1.0000. The deviation" in reason(None)
 
 
 def test_the_baseline_is_asked_only_when_the_candidate_differs():

@@ -4,13 +4,11 @@ import pytest
 from pydantic import ValidationError
 
 from services.quantiser.adapters.engine import WorkerEngine
-from services.quantiser.domain import choose_device, device_environment
+from services.quantiser.domain import device_environment
 from services.quantiser.settings import QuantiserSettings
 
 
-def test_a_gpu_is_used_where_there_is_one():
-    assert choose_device(has_cuda=True) == "cuda"
-    assert choose_device(has_cuda=False) == "cpu"
+def test_a_gpu_is_not_hidden_by_default():
     assert QuantiserSettings().device == "auto"
     assert device_environment("auto") == {}
 

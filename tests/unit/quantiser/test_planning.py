@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.facts import CALIBRATION_DEFAULTS, Processor, QuantiseSettings, VariantRequested
+from contracts.facts import CALIBRATION_DEFAULTS, QuantiseSettings, VariantRequested
 from contracts.vocabulary import digest_of
 from services.quantiser.domain import (
     ModelShape,
@@ -183,16 +183,12 @@ def test_smollm2_takes_groups_of_64():
     assert choose_group_size((576, 1536)) == 64
 
 
-PROCESSOR = Processor(device="cpu", instruction_set="AVX512_CORE_AMX", capability="AVX512", amx=True, threads=2)
-
-
 def key(planned=None, **changes):
     inputs = {
         "merged": digest_of(b"m"),
         "calibration": digest_of(b"c"),
         "held_out": digest_of(b"h"),
         "libraries": {"torch": "2.13.0", "llmcompressor": "0.14.0"},
-        "processor": PROCESSOR,
     }
     return plan_output_key(planned or plan(), **(inputs | changes))
 
@@ -208,10 +204,6 @@ def key(planned=None, **changes):
         {"libraries": {"torch": "2.13.1", "llmcompressor": "0.14.0"}},
         {"planned": plan(settings=QuantiseSettings(seed=1))},
         {"planned": plan(settings=QuantiseSettings(calibration_samples=17))},
-        {"processor": PROCESSOR.model_copy(update={"instruction_set": "AVX2", "amx": False})},
-        {"processor": PROCESSOR.model_copy(update={"capability": "AVX2"})},
-        {"processor": PROCESSOR.model_copy(update={"threads": 4})},
-        {"processor": PROCESSOR.model_copy(update={"device": "NVIDIA H100"})},
         {"planned": plan("bf16")},
         {"planned": plan(defaults=QuantiserDefaults(smoothing_strength=0.5))},
     ],
