@@ -141,7 +141,7 @@ class Side:
         self.last_sent_ms.append(behind / timedelta(milliseconds=1))
 
     def _completed(self, environment: str) -> list[dict[str, Any]]:
-        lines = self.slipway("events", "--model", MODEL, "--type", "rollback.completed", "--json").splitlines()
+        lines = self.slipway("events", MODEL, "--type", "rollback.completed", "--json").splitlines()
         events = [json.loads(line) for line in lines if line.startswith("{")]
         return [event["data"] for event in events if event["environment"] == environment]
 

@@ -262,7 +262,7 @@ class Supervisor:
             f"message bus {variables['SLIPWAY_NATS_URL'].replace(',', ', ')}",
             f"console     {variables['SLIPWAY_CONSOLE_URL']}  (`slipway open` prints a link that signs you in)",
             f"logs        {shorten(self._folder.logs)}",
-            "stop it with `slipway down`, or with Ctrl-C if it runs in this terminal",
+            f"stop it with `slipway down --state {self._folder.shown}`, or with Ctrl-C if it runs in this terminal",
         ):
             self._view.print_line("slipway", line)
         self._phase = "ready"  # last: `slipway up --detach` then shows what was printed

@@ -247,7 +247,7 @@ def await_rollback(demo: Demo) -> None:
 
 def events_of(demo: Demo, name: str) -> list[dict[str, Any]]:
     """Return the data of the production events of one name about the model, oldest first."""
-    command = [SLIPWAY, "events", "--model", MODEL, "--json"]
+    command = [SLIPWAY, "events", MODEL, "--json"]
     done = subprocess.run(command, env=demo.environment(), check=True, stdout=subprocess.PIPE, text=True)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     expected = (f"slipway.{name}.v1", "production")

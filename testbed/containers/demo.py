@@ -137,7 +137,7 @@ class Demo:
 
     def _rollbacks(self, environment: str) -> list[dict[str, Any]]:
         """Return the completed rollbacks of production, or those of staging, which are rehearsals."""
-        lines = self.stack.slipway("events", "--model", MODEL, "--type", "rollback.completed", "--json").splitlines()
+        lines = self.stack.slipway("events", MODEL, "--type", "rollback.completed", "--json").splitlines()
         events = [json.loads(line) for line in lines if line.startswith("{")]
         return [event["data"] for event in events if event["environment"] == environment]
 

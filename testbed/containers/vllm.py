@@ -92,7 +92,7 @@ class Vllm:
                 lambda: users.last == f"{MODEL}@v1", 60, "answer of version 1", lambda: f"the last was {users.last}"
             )
             report(f"version 1 answers {time.monotonic() - began:.1f} s after the command began")
-        lines = self.stack.slipway("events", "--model", MODEL, "--type", "rollback.completed", "--json").splitlines()
+        lines = self.stack.slipway("events", MODEL, "--type", "rollback.completed", "--json").splitlines()
         (done,) = (json.loads(line)["data"] for line in lines if line.startswith("{"))
         report(rollback_durations(done["timeline"]))
         if users.failed:

@@ -85,7 +85,7 @@ def test_from_rehearsal_to_suspension(stack, tiny):
     assert [certificate["trigger"] for certificate in certificates] == ["slow", "errors"]
     alerts = {event["id"]: event for event in stack.events("alert.raised", MODEL, "staging")}
     routes = {event["id"]: event for event in stack.events("deployment.changed", MODEL, "staging")}
-    shown = stack.ok("events", "--model", MODEL, "--environment", "staging", "--json").splitlines()
+    shown = stack.ok("events", MODEL, "--environment", "staging", "--json").splitlines()
     assert {*alerts, *routes} <= {alert["id"] for alert in map(json.loads, shown)}
     assert stack.ask_json("routes", MODEL) == [route_of(stack)]
     for certificate in certificates:

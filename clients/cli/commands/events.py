@@ -36,11 +36,11 @@ deadletters_app = typer.Typer(
 
 
 def events(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only events of this model.")] = None,
     *,
     keep_following: Annotated[
         bool, typer.Option("--follow", "-f", help="Then print new events as they arrive, progress included.")
     ] = False,
-    model: Annotated[str | None, typer.Option("--model", help="Only events of this model.")] = None,
     kind: Annotated[
         list[str] | None,
         typer.Option("--type", metavar="TYPE", help="Only this type: rollback.started, alert.* …; repeatable."),

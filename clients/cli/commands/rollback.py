@@ -252,7 +252,7 @@ def _show_ordered(event: Event[RollbackOrdered], *, as_json: bool) -> None:
     if as_json:
         show_json({"order_id": event.id, "model": event.subject, "failed": str(event.data.failed)})
     else:
-        show_line(f"ordered the rollback of {event.data.failed}; see `slipway events --follow --model {event.subject}`")
+        show_line(f"ordered the rollback of {event.data.failed}; see `slipway events --follow {event.subject}`")
 
 
 async def _await_end(
@@ -280,7 +280,7 @@ async def _await_end(
             if started
             else "no service has started it; see `slipway ps` for the rollback-controller"
         )
-        + f"; see also `slipway routes {event.subject}` and `slipway events --follow --model {event.subject}`"
+        + f"; see also `slipway routes {event.subject}` and `slipway events --follow {event.subject}`"
     )
 
 

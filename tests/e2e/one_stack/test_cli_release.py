@@ -268,7 +268,7 @@ def test_a_release_is_cancelled_with_exit_code_3(empty_stack, slipway, models):
 
 
 def test_the_log_is_whole_cloudevents(slipway):
-    lines = [json.loads(line) for line in slipway("events", "--model", "tiny", "--json").stdout.splitlines()]
+    lines = [json.loads(line) for line in slipway("events", "tiny", "--json").stdout.splitlines()]
     assert {"specversion", "id", "source", "type", "data"} <= set(lines[0])
     types = [line["type"] for line in lines]
     assert [types.count(f"slipway.release.{step}.v1") for step in ("opened", "finished")] == [3, 3]
