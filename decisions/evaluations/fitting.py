@@ -48,7 +48,7 @@ def check_set(declared: Evaluations, evaluation: Evaluation, rows: Sequence[Eval
     unused = next((scorer.label for scorer in evaluation.scorers if scorer.label not in used), None)
     if unused is not None:
         raise ValueError(f"no row says what the scorer {unused} expects; add expect, or leave the scorer out")
-    limits = list_limits(evaluation, (row.slice for row in rows))
+    limits = list_limits(evaluation, [(row.slice, label) for row, label in zip(rows, labels, strict=True)])
     for limit in limits:
         available = sum(limit.concerns(row.slice, label, label) for row, label in zip(rows, labels, strict=True))
         _check_limit(limit, min(available, evaluation.max_rows), declared.beta)

@@ -157,16 +157,18 @@ def _figure(limit: Limit, scores: Scores) -> float:
     return (1.0 + candidate - (other.get(limit.scorer) or 0.0)) / 2.0
 
 
-def list_limits(evaluation: Evaluation, slices: Iterable[str]) -> tuple[Limit, ...]:
-    """Return every limit of an evaluation of a set with such slices.
+def list_limits(evaluation: Evaluation, rows: Iterable[tuple[str, Container[str]]]) -> tuple[Limit, ...]:
+    """Return every limit of an evaluation of a set, given the slice and the scorers of each row.
+
+    A bound of each slice concerns those in which its scorer has rows.
 
     Raises:
         ValueError: A bound is about a slice that the set does not have; the message says which there are.
     """
-    names = sorted({name for name in slices if name})
+    scored = [(name, scorers) for name, scorers in rows if name]
     limits: list[Limit] = []
     for bound in evaluation.bounds:
-        for name in _slices_of(evaluation, bound, names):
+        for name in _slices_of(evaluation, bound, scored):
             for kind in KINDS:
                 value = getattr(bound, kind)
                 if value is not None:
@@ -175,11 +177,13 @@ def list_limits(evaluation: Evaluation, slices: Iterable[str]) -> tuple[Limit, .
     return tuple(limits)
 
 
-def _slices_of(evaluation: Evaluation, bound: Bound, names: Sequence[str]) -> Sequence[str]:
+def _slices_of(evaluation: Evaluation, bound: Bound, rows: Sequence[tuple[str, Container[str]]]) -> Sequence[str]:
     if bound.slice is None:
         return ("",)
+    names = sorted({name for name, _ in rows})
     if bound.slice == EACH_SLICE and names:
-        return names
+        label = evaluation.label_of(bound)
+        return sorted({name for name, scorers in rows if label in scorers})
     if bound.slice not in names:
         there = f"there are {', '.join(names)}" if names else "its rows name none"
         raise ValueError(f"a bound of {evaluation.name!r} is about the slice {bound.slice!r} of the set; {there}")

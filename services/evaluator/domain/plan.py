@@ -12,7 +12,7 @@ from contracts.vocabulary import Deployable, Digest, Target, digest_of_json
 from decisions.evaluations.fitting import check_set, choose_scorers
 from decisions.evaluations.limit_tests import least_rows
 from decisions.evaluations.rows import EvaluationRow
-from decisions.evaluations.verdicts import Comparison, Limit, list_limits, plan_comparison, share_alpha
+from decisions.evaluations.verdicts import Comparison, Limit, plan_comparison, share_alpha
 
 K = TypeVar("K", bound=Hashable)
 METHOD: Final = "1"
@@ -170,8 +170,7 @@ def plan_evaluations(
     """
     declared = staged.request.evaluations
     limits = sum(
-        len(list_limits(evaluation, (row.slice for row in each.rows)))
-        for evaluation, each in zip(declared.sets, sets, strict=True)
+        len(check_set(declared, evaluation, each.rows)) for evaluation, each in zip(declared.sets, sets, strict=True)
     )
     if limits > MOST_LIMITS:
         raise ValueError(f"the slices of the sets make {limits} limits; the most is {MOST_LIMITS}: bound fewer slices")

@@ -21,7 +21,7 @@ def evaluation(*bounds):
 def compare(bounds, scored, *, alpha=0.02, beta=0.05):
     """Return the comparison after rows of (slice, candidate, active), or as few as decide it, and their number."""
     asked = [(each[0], SCORERS, ()) for each in scored]
-    limits = list_limits(evaluation(*bounds), [name for name, *_ in asked])
+    limits = list_limits(evaluation(*bounds), [(name, scorers) for name, scorers, _ in asked])
     comparison, count = plan_comparison(limits, asked, alpha=share_alpha(alpha, len(limits)), beta=beta), 0
     for of_slice, candidate, active in scored:
         if comparison.wants(of_slice, SCORERS):
@@ -41,7 +41,7 @@ def test_each_bound_becomes_limits_by_kind_and_slice():
             {"scorer": "equals", "max_drop": 0.05, "min_value": 0.8},
             {"scorer": "language", "slice": "*", "max_drop": 0.2, "undecided": "continue"},
         ),
-        ["refunds", "orders", "", "orders"],
+        [("refunds", ["language"]), ("orders", ["language"]), ("", []), ("orders", SCORERS), ("greetings", SCORERS)],
     )
     assert [(limit.scorer, limit.slice, limit.kind, limit.may_be_undecided) for limit in limits] == [
         ("equals", "", "min_value", False),
@@ -57,7 +57,7 @@ def test_each_bound_becomes_limits_by_kind_and_slice():
 )
 def test_a_bound_of_a_slice_that_no_row_has_is_refused(name, slices, there):
     with pytest.raises(ValueError, match=there):
-        list_limits(evaluation({"scorer": "equals", "slice": name, "max_drop": 0.2}), slices)
+        list_limits(evaluation({"scorer": "equals", "slice": name, "max_drop": 0.2}), [(of, SCORERS) for of in slices])
 
 
 def test_an_equal_candidate_passes_and_needs_no_further_rows():

@@ -7,8 +7,7 @@ import pytest
 
 from contracts.evaluations import Evaluations, Schedule
 from contracts.manifests import EvaluationReport
-from decisions.evaluations.fitting import choose_scorers
-from decisions.evaluations.verdicts import list_limits
+from decisions.evaluations.fitting import check_set, choose_scorers
 from decisions.scorers.answers import Answer
 from decisions.scorers.languages import LANGUAGES
 from services.evaluator.app import default_set
@@ -71,7 +70,7 @@ class Assistant:
 
 def plan(declared=DECLARED):
     rows, digest = default_set().rows, default_set().digest
-    limits = len(list_limits(DEFAULT_EVALUATION, (row.slice for row in rows)))
+    limits = len(check_set(declared, DEFAULT_EVALUATION, rows))
     versions = [served(version=3), served(version=2)]
     return plan_evaluation(declared, DEFAULT_EVALUATION, rows, rows_digest=digest, versions=versions, limits=limits)
 
