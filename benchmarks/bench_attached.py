@@ -64,18 +64,23 @@ async def answers(channels: Channels, server: VllmServer, name: str) -> list[lis
 
 
 async def is_refused(engine: AttachedEngine, name: str, folder: Path) -> bool:
-    """Return whether the load of a LoRA without effect is refused because the base model answers."""
+    """Return whether the load of a LoRA without effect is refused because the base answers; raise other errors."""
     try:
         await engine.load(name, folder, digest=DIGEST, memory_bytes=0)
     except Transient as error:
-        return error.code == "logprobs_differ"
+        if error.code != "logprobs_differ":
+            raise
+        return True
     finally:
         await engine.unload(name)
     return False
 
 
-async def load_again(server: VllmServer, scratch: Path, versions: list[Path], weak: Path, loads: int) -> None:
-    """Load three adapters beside each other, then one after the other; print memory and times."""
+async def load_again(server: VllmServer, scratch: Path, versions: list[Path], weak: Path, loads: int) -> float:
+    """Load three adapters beside each other, then one after the other; print memory and times.
+
+    Return the memory with three, in MiB.
+    """
     channels, clock = Channels(), SystemClock()
     templates = ChatTemplates(clock)
     with running(NatsServer(scratch / "bus")) as bus:
@@ -91,7 +96,8 @@ async def load_again(server: VllmServer, scratch: Path, versions: list[Path], we
         for name, folder in zip(beside, versions, strict=True):
             await engine.load(name, folder, digest=DIGEST, memory_bytes=0)
             first.append(await answers(channels, server, name))
-        print(f"base and {len(versions)} adapters: {memory_mib(server):,.0f} MiB", flush=True)
+        with_adapters = memory_mib(server)
+        print(f"base and {len(versions)} adapters: {with_adapters:,.0f} MiB", flush=True)
         for name in beside:
             await engine.unload(name)
         found = stale = 0
@@ -102,17 +108,19 @@ async def load_again(server: VllmServer, scratch: Path, versions: list[Path], we
             stale += await answers(channels, server, name) != first[which]
             await engine.unload(name)
             found += await is_refused(engine, next(names), weak)
-            if (number + 1) % 10 == 0:
+            if (number + 1) % 10 == 0 or number + 1 == loads:
                 found_of = f"the base in the adapter's place: found {found} of {number + 1}"
                 print(f"{memory_mib(server):,.0f} MiB; {found_of}; other answers than at first: {stale}", flush=True)
-        stale += await answers(channels, server, BASE) != base
+        is_other = await answers(channels, server, BASE) != base
         left = await channels.get(server.url).list_models(LIMIT_S)
         await client.close()
     await templates.close()
     await channels.close()
-    print(f"other answers at last: {stale}; left: {', '.join(left)}, {len(list(engine.adapters.iterdir()))} folders")
+    folders = len(list(engine.adapters.iterdir()))
+    print(f"the base answers otherwise than at first: {is_other}; left: {', '.join(left)}, {folders} folders")
     if took:
         print(f"load and proof: {quantile(took, 0.5):.1f} s (p50), {max(took):.1f} s at most")
+    return with_adapters
 
 
 def release(server: VllmServer, scratch: Path, base: Path, loras: Iterable[Path]) -> None:
@@ -147,22 +155,21 @@ def main() -> None:
             tiny_base(base, hidden=256)
         versions = [version_of(base, scratch / f"v{seed}", seed=seed) for seed in range(1, 4)]
         weak = version_of(base, scratch / "weak", zero=True)
-        for loras in (len(versions), 0):
-            with running(VllmServer(scratch, base, BASE, loras=loras)) as server:
-                if not loras:
-                    asyncio.run(alone(server))
-                    continue
-                asyncio.run(load_again(server, scratch, versions, weak, given.loads))
-                release(server, scratch, base, [version / ADAPTER for version in versions[: given.releases]])
+        with running(VllmServer(scratch, base, BASE, loras=len(versions))) as server:
+            with_adapters = asyncio.run(load_again(server, scratch, versions, weak, given.loads))
+            release(server, scratch, base, [version / ADAPTER for version in versions[: given.releases]])
+        with running(VllmServer(scratch, base, BASE, loras=0)) as server:
+            alone = asyncio.run(memory_alone(server))
+        print(f"base alone: {alone:,.0f} MiB; with {len(versions)} adapters {with_adapters / alone:.3f} times as much")
 
 
-async def alone(server: VllmServer) -> None:
-    """Print the memory of a server that has answered as the base model."""
+async def memory_alone(server: VllmServer) -> float:
+    """Return the memory of a server that has answered as the base model, in MiB."""
     channels = Channels()
     await channels.get(server.url).channel_ready()
     await answers(channels, server, BASE)
     await channels.close()
-    print(f"base alone: {memory_mib(server):,.0f} MiB", flush=True)
+    return memory_mib(server)
 
 
 if __name__ == "__main__":
