@@ -75,7 +75,8 @@ class TestBusConnection(SinkConformance):
         runtimes = FleetRuntimes(
             runtimes=(FleetRuntime(name="default", endpoint="a:1", answers=True, targets=(running,)),)
         )
-        await (await js.key_value("servers")).put("main", b"another record")
+        for key in ("main", "damaged.runtimes"):
+            await (await js.key_value("servers")).put(key, b"another record")
         await Bucket(js, "servers", FleetRuntimes).create("main.runtimes", runtimes)
         noting = asyncio.create_task(sink.note_given_up(balancer))
         async with asyncio.timeout(10):

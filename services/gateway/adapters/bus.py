@@ -145,11 +145,12 @@ class BusConnection:
             await asyncio.sleep(_EVERY_S)
             try:
                 keys = await records.keys() if balancer.awaits_loads else []
-                fleets = [await records.get(key) for key in keys if key.endswith(RUNTIMES_SUFFIX)]
+                stored = {key: await records.raw(key) for key in keys if key.endswith(RUNTIMES_SUFFIX)}
             except (nats.errors.Error, NotFoundError, TimeoutError, Transient) as error:
                 structlog.get_logger().warning("what is loaded cannot be read", error=repr(error))
                 continue
-            for runtime in (runtime for fleet in fleets if fleet is not None for runtime in fleet.value.runtimes):
+            fleets = [records.read(key, entry[1]) for key, entry in stored.items() if entry is not None]
+            for runtime in (runtime for fleet in fleets if fleet is not None for runtime in fleet.runtimes):
                 for running in filter(lambda running: running.given_up, runtime.targets):
                     balancer.note_given_up(runtime.endpoint, running.target)
 
