@@ -10,6 +10,7 @@ from contracts.vocabulary import Deployable
 from decisions.serving.attached import is_attached
 from services.server_manager.domain.reconcile import Held, production_of
 from services.server_manager.domain.records import target_of
+from services.server_manager.domain.runtimes import is_given_up
 from services.server_manager.ports import AttachedGroups, Attachments, Engine, Groups
 
 NAME = "attached:"
@@ -64,14 +65,18 @@ class AttachedModels:
         return engine.addresses(str(deployable.target)) if engine is not None else ()
 
     def describe(self, held: Mapping[str, Held], now: datetime) -> tuple[FleetRuntime, ...]:
-        """Return every replica as others may see it, with its targets that the fleet holds."""
+        """Return every replica as others may see it, with the targets that it lists, or cannot load for its route."""
         return tuple(
             FleetRuntime(
                 name=f"{model}/{group}",
                 endpoint_name=f"{model}/{group}/{number}",
                 endpoint=url,
                 answers=(listed := self._made[model].listed(url)) is not None,
-                targets=tuple(_running(name, state) for name, state in sorted(held.items()) if name in (listed or ())),
+                targets=tuple(
+                    _running(name, state)
+                    for name, state in sorted(held.items())
+                    if name in (listed or ()) or (is_given_up(state) and self._is_in_route(model, name, url))
+                ),
                 since=now,
             )
             for model in sorted(self.names)
@@ -79,11 +84,14 @@ class AttachedModels:
             for number, url in enumerate(urls, 1)
         )
 
+    def _is_in_route(self, model: str, name: str, url: str) -> bool:
+        return url in self._made[model].in_routes.get(name, ())
+
 
 def _running(name: str, state: Held) -> RunningTarget:
     target = target_of(name)
     assert target is not None  # noqa: S101 - the fleet holds targets only
-    return RunningTarget(target=target, phase=state.phase)
+    return RunningTarget(target=target, phase=state.phase, given_up=is_given_up(state))
 
 
 def _named(routes: Mapping[str, Route]) -> dict[str, Groups]:

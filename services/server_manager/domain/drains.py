@@ -96,8 +96,8 @@ def plan_transfer(
             return Transfer(name, deployable, state.endpoint, endpoint)
         measured = limits.measured.get(state.digest)
         both = f" ({_size(state.memory_bytes)} reserved, {_size(measured)} measured)" if measured else ""
-        reason = f"{name} needs {_size(needed)} of memory{both} beside what is loaded: {', '.join(refusals)}. "
-        waits = waits or Waits(state.endpoint, f"{reason}Add an endpoint or memory, or unload a model.")
+        reason = f"{name} fits on no endpoint: {', '.join(refusals)}; it needs {_size(needed)} of memory{both}. "
+        waits = waits or Waits(state.endpoint, f"{reason}Restore or add an endpoint, add memory, or unload a model.")
     return waits
 
 

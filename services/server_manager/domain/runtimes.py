@@ -138,9 +138,14 @@ def _running(target: Target, state: Held, limits: Limits) -> RunningTarget:
         runtime=state.ran_by,
         memory_bytes=state.memory_bytes,
         measured_bytes=limits.measured.get(state.digest, 0),
-        given_up=state.phase is Phase.FAILED
-        and (state.hopeless or (state.code in ITS_OWN and state.failures >= UNLOADABLE_AFTER)),
+        given_up=is_given_up(state),
     )
+
+
+def is_given_up(state: Held) -> bool:
+    """Return whether a target cannot be loaded (`RunningTarget.given_up`)."""
+    is_unloadable = state.hopeless or (state.code in ITS_OWN and state.failures >= UNLOADABLE_AFTER)
+    return state.phase is Phase.FAILED and is_unloadable
 
 
 def keep_since(new: FleetRuntimes, stored: FleetRuntimes | None) -> FleetRuntimes:

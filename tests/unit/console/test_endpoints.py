@@ -193,7 +193,7 @@ def test_a_member_of_a_team_sees_how_many_targets_others_have_and_no_name(shown)
 @pytest.mark.parametrize(
     "reason",
     [
-        "search-ranker.v2.int8 needs 900 MiB of memory beside what is loaded: two has 4 MiB free.",
+        "search-ranker.v2.int8 fits on no endpoint: two has 4 MiB free; it needs 900 MiB of memory.",
         "a copy of secret.v1.int8 could not be loaded on two: it failed",
         "shop-bot.v1.int8 could not be loaded elsewhere: beside away.v3.int8 it does not fit",
         "shop-bot.v1.int8 could not be loaded elsewhere: s3://models/search-ranker/2 is gone",
@@ -208,7 +208,7 @@ def test_a_member_of_a_team_does_not_learn_by_a_reason_what_others_have(shown, r
 
 
 def test_a_member_of_a_team_sees_why_its_own_target_stays(shown):
-    reason = "shop-bot.v1.int8 needs 900 MiB of memory beside what is loaded: two has 4 MiB free."
+    reason = "shop-bot.v1.int8 fits on no endpoint: two has 4 MiB free; it needs 900 MiB of memory."
     (row,), _ = shown(USED.model_copy(update={"drained": True, "waits_for": reason}), name="sam")
     assert row["reasons"][1:] == [f"Not empty yet: {reason}"]
 

@@ -10,8 +10,9 @@ from contracts.runtimes import DEFAULT_RUNTIME
 from contracts.vocabulary import ServingSettings
 from services.server_manager.attached_models import AttachedModels
 from services.server_manager.domain import staging
+from services.server_manager.domain.reconcile import Phase
 from tests.kit.fakes_serving import FakeAttached
-from tests.unit.server_manager.factories import stage_requested, traffic_requested
+from tests.unit.server_manager.factories import held, stage_requested, traffic_requested
 from tests.unit.server_manager.world import V0, V1, V2, World, with_settings
 
 BLUE, GREEN = ("http://a", "http://b"), ("http://c",)
@@ -123,6 +124,16 @@ async def test_a_replica_that_is_away_leaves_the_route_as_it_is_and_is_shown(wor
     shown = {name: (at.answers, [str(each.target) for each in at.targets]) for name, at in world.view.stored.items()}
     del shown[DEFAULT_RUNTIME]
     assert shown == {"bot/blue/1": (True, []), "bot/blue/2": (True, [V0]), "bot/green/1": (False, [])}
+
+
+@pytest.mark.parametrize(("failures", "shown"), [(4, []), (5, [GREEN[0]])])
+async def test_a_version_that_its_replicas_do_not_load_again_is_shown_there_as_given_up(world, failures, shown):
+    await promoted(world)
+    await world.ticks(1)
+    serve(world, GREEN)
+    failed = held(1, Phase.FAILED, code="load_failed", failures=failures)
+    replicas = world.attached.describe({V1: failed}, world.clock.now())
+    assert [replica.endpoint for replica in replicas for running in replica.targets if running.given_up] == shown
 
 
 async def test_all_servers_silent_is_alerted_about_as_of_any_engine(world):

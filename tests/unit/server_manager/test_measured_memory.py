@@ -67,8 +67,7 @@ def test_a_drain_counts_what_was_measured_and_names_both():
     waits = leave_default(replace(TWO, measured={digest(1): 600}))
     assert isinstance(waits, Waits)
     assert (
-        "bot.v1.bf16 needs 600 bytes of memory (200 bytes reserved, 600 bytes measured) beside what is loaded"
-        in waits.reason
+        "two has 550 bytes free; it needs 600 bytes of memory (200 bytes reserved, 600 bytes measured)." in waits.reason
     )
 
 
