@@ -7,11 +7,10 @@ from typing import Annotated, Final
 from pydantic import Field, StringConstraints
 
 from .storage.stored import StoredRecord
-from .vocabulary import Contract, ModelName
+from .vocabulary import Contract
 
 TRAFFIC_PREFIX: Final = "slipway.gateway-traffic.v1"
 """Subjects of traffic reports are this, a dot, and the id of the gateway's process. No stream stores them."""
-MOST_MODELS: Final = 5_000
 MOST_ENDPOINTS: Final = 1_000
 TEAM_PREFIX: Final = "team-"
 """Beginning of the account that the usage of all keys of a team is counted in; no key has it."""
@@ -20,7 +19,6 @@ Account = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,127}$
 Month = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")]
 Count = Annotated[int, Field(ge=0, lt=2**60)]
 EndpointAddress = Annotated[str, StringConstraints(min_length=1, max_length=300)]
-PerSecond = Annotated[float, Field(ge=0, le=1e9)]
 
 
 class MonthlyUsage(StoredRecord):
@@ -56,15 +54,12 @@ class EndpointUse(Contract):
 
 
 class TrafficReport(Contract):
-    """The answered and outstanding requests of one gateway process, published about every second.
+    """The outstanding requests of one gateway process, published about every second.
 
     Attributes:
         process: The id of the process, a new one at each start.
         endpoints: By address, what is outstanding there, and whether it is ejected; without an entry, nothing.
-        traffic: By model, requests per second that its active version or its canary has answered or failed in
-            production. The monitor gets telemetry of each.
     """
 
     process: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,32}$")]
     endpoints: Annotated[dict[EndpointAddress, EndpointUse], Field(max_length=MOST_ENDPOINTS)] = {}
-    traffic: Annotated[dict[ModelName, PerSecond], Field(max_length=MOST_MODELS)] = {}

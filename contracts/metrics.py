@@ -285,7 +285,6 @@ ROUTE_CHANGES = Metric(
 
 # -- alerts, drift, rollbacks -----------------------------------------------------------------------------------------
 
-_ALERTING: Final = ("monitor", "server-manager", "rollback-controller")
 _ROLLBACK: Final = ("rollback-controller",)
 _monitor: Final = partial(Metric, services=("monitor",))
 
@@ -294,7 +293,7 @@ ALERTS_OPEN = Metric(
     "gauge",
     "Open alerts that this service raised, by kind",
     ("environment", "kind", "severity"),
-    services=_ALERTING,
+    services=("monitor", "server-manager"),
 )
 CLOCK_OFFSET = _monitor(
     "slipway_gateway_clock_offset_seconds",

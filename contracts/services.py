@@ -183,14 +183,12 @@ SERVICES: dict[str, ServiceContract] = {
             ),
             emits=(
                 f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted, f.RollbackFailed, f.RehearsalCompleted,
-                f.OrderRefused, f.OrderAccepted, f.AlertRaised, f.AlertResolved,
+                f.OrderRefused, f.OrderAccepted,
             ),
             owns=("rollbacks", "drills", "staging-routes"),
             edits=("routes",),
             staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
-            looks_up=(TELEMETRY,),
             measures=(TELEMETRY,),
-            hears=(f"{TRAFFIC_PREFIX}.*",),
             calls=("triton", "gateway"),
         ),
         ServiceContract(

@@ -1,10 +1,8 @@
 """Questions to a route: the versions that it names and serves, the newer of two, whether an epoch is its own."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 from contracts.routes import Route
-from contracts.vocabulary import ModelName
 
 
 def versions_on(route: Route | None) -> set[int]:
@@ -28,15 +26,6 @@ def versions_served(route: Route | None) -> set[int]:
 def without_policy(route: Route | None, known: Collection[str]) -> tuple[int, ...]:
     """Return the served versions whose policies are not among those known by version; the base model (0) has none."""
     return tuple(sorted(version for version in versions_served(route) if version and str(version) not in known))
-
-
-def describe_unknown(model: ModelName, unknown: Mapping[Any, str]) -> str:
-    """Return the versions that are not watched because their policy is unknown, with the reason."""
-    versions, reason = ", ".join(map(str, unknown)), next(iter(unknown.values()), "")
-    return (
-        f"The policies of these versions of {model} are neither recorded nor can they be read from what is signed with "
-        f"them: {versions}. None of their triggers is watched, and no alert about them starts a rollback. {reason}"
-    )
 
 
 def newest(known: Route | None, stored: Route | None) -> Route | None:

@@ -13,7 +13,7 @@ from services.gateway.routing.balancer import Balancer
 from services.gateway.routing.endpoints import EndpointChecks
 from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.settings import GatewaySettings
-from services.gateway.telemetry.metrics import GatewayMetrics, Traffic
+from services.gateway.telemetry.metrics import GatewayMetrics
 from shared.runtime.clock import Clock
 
 
@@ -23,7 +23,6 @@ class Dependencies:
 
     Attributes:
         tables: the routes of each environment.
-        traffic: counts the requests of which the monitor must get telemetry.
         telemetry: takes records of requests and pairs of answers that are not complete.
         features: takes records and pairs of complete answers, with their texts.
         tracer: creates the spans of requests; None passes the caller's trace on unchanged.
@@ -35,7 +34,6 @@ class Dependencies:
 
     tables: Mapping[Environment, RouteTable]
     callers: Callers
-    traffic: Traffic
     drills: DrillTable
     engine: Engine
     checks: EndpointChecks

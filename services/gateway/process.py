@@ -33,7 +33,7 @@ from services.gateway.routing.endpoints import EndpointChecks, Stalls, forget_en
 from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.server.worker_state import WorkerState
 from services.gateway.settings import GatewaySettings
-from services.gateway.telemetry.metrics import GatewayMetrics, Traffic
+from services.gateway.telemetry.metrics import GatewayMetrics
 from services.gateway.telemetry.recorder import FeatureQueue, QueueLimits, Recorder
 from shared.errors import Transient
 from shared.messaging.bus import Bus
@@ -56,7 +56,7 @@ class Process:
     """The parts of a process beside its HTTP server; none of them does anything before `background_work`."""
 
     def __init__(self, connection: Connection, settings: GatewaySettings, started_s: float | None = None) -> None:
-        clock, process = SystemClock(), uuid.uuid4().hex[:16]
+        clock, self.id = SystemClock(), uuid.uuid4().hex[:16]
         self.bus = Bus(connection, SERVICE, clock)
         self.bus_connection, metrics = BusConnection(self.bus), GatewayMetrics(self.bus.metrics)
         self.routed = settings.route_file is not None
@@ -88,7 +88,7 @@ class Process:
             pause=asyncio.sleep,
             on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
         )
-        self.budgets = Budgets(clock, process)
+        self.budgets = Budgets(clock, self.id)
         teams = TeamTable(connection.teams, load_secret(connection.work_dir(SERVICE) / "cache-salt"), clock)
         limits = Deadlines(settings.first_token_s, settings.inter_token_s)
         self.engine = TritonEngine(limits, keys=connection.server_keys)
@@ -97,7 +97,6 @@ class Process:
         self.dependencies = Dependencies(
             tables={"production": table, "staging": staging},
             callers=Callers(self.keys, clock, self.budgets, teams=teams),
-            traffic=Traffic(process),
             drills=DrillTable(clock),
             engine=self.engine,
             checks=checks,
@@ -109,7 +108,7 @@ class Process:
             new_id=lambda: uuid.uuid4().hex,
             pause=asyncio.sleep,
             settings=settings,
-            bans=BodyBans(clock, process, lambda change: metrics.body_bans.labels(change).inc()),
+            bans=BodyBans(clock, self.id, lambda change: metrics.body_bans.labels(change).inc()),
             balancer=Balancer(clock, checks.serves, metrics.count_ejection, stalls),
         )
         self.service_metrics = ServiceMetrics(self.bus, connection, {"gateway": settings.tls_certificate})
@@ -124,7 +123,7 @@ class Process:
             self.features.run(),
             *bus.follow_records(tables, drills, self.keys, self.budgets, routed=routed),
             bus.record_usage(self.budgets),
-            bus.report(dependencies.traffic, dependencies.balancer.report),
+            bus.report(self.id, dependencies.balancer.report),
             bus.note_given_up(dependencies.balancer),
             bus.exchange_deaths(dependencies.bans),
             self.installed.follow(),

@@ -1,5 +1,6 @@
 """Starts the monitor: `python -m services.monitor.main`."""
 
+from services.monitor.adapters.alert_log import AlertLog
 from services.monitor.adapters.reports import EvidentlyReports
 from services.monitor.adapters.store import SignedPolicies, StoredReferences
 from services.monitor.app import SERVICE, build, build_sweeper
@@ -7,7 +8,6 @@ from services.monitor.domain.record import MonitorState
 from services.monitor.metrics import MonitorMetrics
 from services.monitor.routed import RoutedModels, build_routed_sweeper
 from services.monitor.settings import MonitorSettings
-from shared.messaging.alert_log import AlertLog
 from shared.messaging.bus import Bus
 from shared.messaging.bus_clock import BusClock
 from shared.messaging.records import RecordStore

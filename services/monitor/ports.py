@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from contracts.facts import AlertRaised
 from contracts.routes import Route
 from contracts.vocabulary import ArtifactRef, Environment, Target
 from services.monitor.domain.drift import DriftVerdict
@@ -53,3 +54,10 @@ class Policies(Protocol):
 
     async def read(self, model: str, version: int) -> SignedPolicy | str:
         """Return the policy of a version; a sentence that says why it cannot be read else."""
+
+
+class OpenAlerts(Protocol):
+    """The log of the alerts that one service raised."""
+
+    async def read(self, environment: Environment, model: str) -> tuple[AlertRaised, ...]:
+        """Return the alerts about a model that were raised and not resolved."""

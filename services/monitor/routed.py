@@ -14,8 +14,7 @@ from services.monitor.app import Monitor, Watched
 from services.monitor.domain import rebuilding
 from services.monitor.domain.monitoring import Cause, follow_route
 from services.monitor.domain.record import MonitorState
-from services.monitor.ports import Policies, Routes
-from shared.messaging.alert_log import OpenAlerts
+from services.monitor.ports import OpenAlerts, Policies, Routes
 from shared.runtime.sweeper import Sweeper
 
 _EVERY_S: Final = 5.0

@@ -2,21 +2,17 @@
 
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
-from services.rollback_controller.adapters.log import LoggedAlerts, StreamArrivals
+from services.rollback_controller.adapters.log import LoggedAlerts
 from services.rollback_controller.adapters.probes import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes, TritonProbe
 from services.rollback_controller.adapters.provenance import proofs_by_settings
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
-from services.rollback_controller.metrics import RollbackMetrics
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import RollbackStates
-from services.rollback_controller.watching import Watching
-from shared.messaging.alert_log import AlertLog
 from shared.messaging.bus import Bus
 from shared.messaging.bus_clock import BusClock
 from shared.messaging.records import RecordStore
-from shared.messaging.traffic_reports import follow_traffic
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import connect_with_retries, run_service, serve
 from shared.runtime.settings import Connection
@@ -29,18 +25,11 @@ from shared.storage.kv import Bucket
 async def run(connection: Connection, settings: RollbackControllerSettings) -> None:
     """Connect, subscribe and serve until told to stop."""
     channels, bus = Channels(connection.server_keys), Bus(connection, SERVICE, SystemClock())
-    metrics = RollbackMetrics(bus.metrics)
     await connect_with_retries(bus)
     clock = BusClock(SystemClock(), lambda: bus.js, "rollbacks")
     await clock.try_comparing()  # before the first message: by a clock that is ahead, alerts and orders are old
     states = RollbackStates(
-        RecordStore(
-            "rollbacks",
-            Bucket(bus.js, "rollbacks", RollbackState, service=SERVICE),
-            bus,
-            service=SERVICE,
-            note=metrics.note,
-        )
+        RecordStore("rollbacks", Bucket(bus.js, "rollbacks", RollbackState, service=SERVICE), bus, service=SERVICE)
     )
     routes = KvRoutes(lambda: bus.js)
     probe = RememberedProbe(TritonProbe(channels, deadline_s=settings.probe_s), clock)
@@ -61,14 +50,8 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     sweeper = Sweeper("rollbacks", states.keys, controller.sweep, every_s=settings.sweep_s)
     standby = StandbyProbes(states, routes, probe)
     prober = Sweeper("standbys", standby.keys, standby.sweep, every_s=STANDBYS_EVERY_S)
-    arrivals, past = StreamArrivals(lambda: bus.js), AlertLog(lambda: bus.js, SERVICE)
-    watching = Watching(states, routes, arrivals, controller.policies, past, clock=clock, limits=settings.watch_limits)
-    watcher = Sweeper("watched models", watching.keys, watching.sweep, every_s=settings.watch_sweep_s)
-
-    sweeps = [sweeper.run, prober.run, watcher.run]
-    background = [*sweeps, clock.keep_comparing, lambda: routes.follow(bus.client)]
+    background = [sweeper.run, prober.run, clock.keep_comparing, lambda: routes.follow(bus.client)]
     try:
-        await follow_traffic(bus.client, watching.take_report)
         await serve(bus, connection, background=background)
     finally:
         await channels.close()

@@ -8,7 +8,6 @@ from contracts.drills import Drill
 from contracts.manifests import RehearsalRecord
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Environment
-from services.rollback_controller.domain.record import Arriving
 from shared.messaging.bus import Emit
 from shared.provenance.signed_policies import SignedPolicy
 from shared.storage.kv import Entry
@@ -19,9 +18,6 @@ class Routes(Protocol):
 
     async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
         """Read a route; None when there is none."""
-
-    async def models(self, environment: Environment) -> list[str]:
-        """Return the models that have a route."""
 
     async def find(self, environment: Environment, model: str, cause_id: str) -> Route | None:
         """Return the route that an event led to, also if others followed; None if it is not among the last ones."""
@@ -54,13 +50,6 @@ class Alerts(Protocol):
 
     async def raised_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
         """Return whether the log says after a sequence number that an alert was raised."""
-
-
-class Arrivals(Protocol):
-    """The arrivals on the bus about a model of production."""
-
-    async def last(self, kind: Arriving, model: str) -> int:
-        """Return the sequence number of the last message of a kind; 0 without one. Raise Transient without a bus."""
 
 
 class Proofs(Protocol):

@@ -6,7 +6,6 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.rollback_controller.domain.blindness import Limits
 from services.rollback_controller.domain.record import Rules
 from services.rollback_controller.domain.rehearsal_plan import Load
 from services.rollback_controller.rehearsal import Pace
@@ -37,12 +36,6 @@ class RollbackControllerSettings(BaseSettings):
     """Seconds between two sweeps."""
     production_drills: str = ""
     """Models that drills may run on in production, with commas between; `*` for all. In staging they always may."""
-    watch_sweep_s: Seconds = 5.0
-    """Seconds between two looks at whether what production answers is watched."""
-    telemetry_silent_s: Seconds = 60.0
-    """How long a model may answer requests without telemetry until an alert `blind` is raised."""
-    monitor_silent_s: Seconds = 150.0
-    """The same without a window of the monitor: more than two of its windows and its `MONITOR_LATENESS_S` take."""
     rehearsal_rps: Annotated[float, Field(gt=0, le=100)] = 4.0
     """Requests per second of a rehearsal."""
     rehearsal_healthy_s: Seconds = 60.0
@@ -59,11 +52,6 @@ class RollbackControllerSettings(BaseSettings):
     def rules(self) -> Rules:
         """The rules of decisions."""
         return Rules(verify_s=self.verify_s)
-
-    @property
-    def watch_limits(self) -> Limits:
-        """How long production may go unwatched."""
-        return Limits(self.telemetry_silent_s, self.monitor_silent_s)
 
     @property
     def pace(self) -> Pace:

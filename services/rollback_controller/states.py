@@ -67,20 +67,16 @@ class KnownPolicies:
     states: RollbackStates
     proofs: Proofs
 
-    async def complete(
-        self, environment: Environment, model: str, state: RollbackState, route: Route | None
-    ) -> dict[int, str]:
-        """Record the policies of the versions on a route that the record lacks; return why some cannot be read."""
-        unknown: dict[int, str] = {}
+    async def complete(self, environment: Environment, model: str, state: RollbackState, route: Route | None) -> None:
+        """Record the policies of the versions on a route that the record lacks; log why some cannot be read."""
         for version in without_policy(route, state.triggers):
             signed = await self.proofs.policy(model, version)
             if isinstance(signed, str):
-                unknown[version] = signed
+                structlog.get_logger().warning("policy cannot be read", model=model, version=version, reason=signed)
                 continue
             structlog.get_logger().warning("policy read from what is signed", model=model, version=version)
             record = functools.partial(record_policy, version=version, policy=signed.policy, route=route)
             await self.states.write(environment, model, record)
-        return unknown
 
 
 def _changed(state: RollbackState | None, empty: RollbackState, decide: Decide) -> RollbackState | None:

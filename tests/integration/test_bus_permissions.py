@@ -14,7 +14,7 @@ import nats.errors
 import nats.js.errors
 import pytest
 
-from contracts.api_usage import TRAFFIC_PREFIX, TrafficReport
+from contracts.api_usage import TRAFFIC_PREFIX, EndpointUse, TrafficReport
 from contracts.envelope import nats_subject, plain, source_of
 from contracts.facts import CheckpointReady, RollbackOrdered
 from contracts.identities import PROVISIONER
@@ -26,11 +26,11 @@ from contracts.services import (
 from contracts.storage.uploads import UPLOADS
 from contracts.vocabulary import canonical_json
 from deploy.identity.key_folder import KeyFolder
+from services.console.adapters.fleets import read_traffic
 from shared.errors import Permanent
 from shared.messaging import credentials
 from shared.messaging.events import parse_event
 from shared.messaging.provision import provision
-from shared.messaging.traffic_reports import read_traffic
 from shared.runtime.settings import Connection
 from testbed import factories
 from testbed.servers import NatsServer
@@ -191,20 +191,20 @@ async def test_no_one_has_their_own_message_stored_under_anothers_name(server, h
         await mallory.close()
 
 
-REPORT = TrafficReport(process="deadbeefdeadbeef", traffic={"support-bot": 1e9})
+REPORT = TrafficReport(process="deadbeefdeadbeef", endpoints={"triton:8001": EndpointUse(outstanding_tokens=7)})
 
 
 @pytest.mark.parametrize("how", ["push consumer", "pull", "read"])
 async def test_no_copy_of_a_message_counts_as_traffic_that_a_gateway_reported(server, how):
-    """Else a publisher who also reads could hide that nobody watches a model."""
+    """Else a publisher who also reads could invent the load of endpoints."""
     reports = f"{TRAFFIC_PREFIX}.{REPORT.process}"
     gateway, mallory = await connect(server, "gateway"), await connect(server, "mallory")
-    controller = await connect(server, "rollback-controller")
+    console = await connect(server, "console")
     arrived: asyncio.Queue = asyncio.Queue()
     js = mallory.jetstream(timeout=5)
     try:
-        await controller.subscribe(f"{TRAFFIC_PREFIX}.*", cb=arrived.put)
-        await controller.flush(timeout=5)
+        await console.subscribe(f"{TRAFFIC_PREFIX}.*", cb=arrived.put)
+        await console.flush(timeout=5)
         own = nats_subject(CheckpointReady.TYPE, "support-bot", "mallory")
         sequence = (await js.publish(own, REPORT.model_dump_json().encode())).seq
         name = f"mallory-{1 if how == 'pull' else 2}"
@@ -220,7 +220,7 @@ async def test_no_copy_of_a_message_counts_as_traffic_that_a_gateway_reported(se
                 f"$JS.API.STREAM.MSG.GET.{INBOX}", json.dumps({"seq": sequence}).encode(), reply=reports
             )
         await mallory.flush(timeout=5)
-        own_report = REPORT.model_copy(update={"traffic": {"support-bot": 1.0}})
+        own_report = REPORT.model_copy(update={"endpoints": {"triton:8001": EndpointUse(stalled=True)}})
         async with asyncio.timeout(20):
             copies = [] if how == "push consumer" else [read_traffic(await arrived.get())]
             await gateway.publish(reports, own_report.model_dump_json().encode())
@@ -230,7 +230,7 @@ async def test_no_copy_of_a_message_counts_as_traffic_that_a_gateway_reported(se
     finally:
         await mallory.close()
         await gateway.close()
-        await controller.close()
+        await console.close()
 
 
 NAMED_ELSEWHERE = {

@@ -9,7 +9,6 @@ import nats.errors
 import pytest
 
 from contracts import facts as f
-from contracts.api_usage import TRAFFIC_PREFIX, TrafficReport
 from contracts.drills import Drill
 from contracts.services import DEADLETTER, DEADLETTER_PREFIX, SERVICES, durable_name, stream_of
 from deploy.local.state import ADMIN
@@ -225,28 +224,6 @@ async def test_telemetry_that_comes_twice_or_cannot_be_read_does_no_harm(js, toy
     (done,) = await wait_for_fact(js, f.RollbackCompleted)
     assert done.data.verdict == "pass"
     assert "first 5 requests" in done.data.reason
-
-
-async def test_a_silent_monitor_is_told_by_the_controller_under_its_own_key(js, nats_server, toy, bus_settings):
-    """A gateway reports requests, their telemetry arrives, and no monitor runs."""
-    limits = {f"ROLLBACK_CONTROLLER_{name}": "3" for name in ("TELEMETRY_SILENT_S", "MONITOR_SILENT_S")}
-    report = TrafficReport(process="0" * 8, traffic={MODEL: 2.0}).model_dump_json().encode()
-    with running_service(MODULE, bus_settings, **QUICK, **limits, ROLLBACK_CONTROLLER_WATCH_SWEEP_S="0.5"):
-        await learn(js, 1, 2)
-        await put_route(js, toy)
-        gateway = await nats_server.connect()
-        for _ in range(60):
-            await gateway.publish(f"{TRAFFIC_PREFIX}.{'0' * 8}", report)
-            await publish(js, requests(2, count=1))
-            if raised := await stored_facts(js, f.AlertRaised):
-                break
-            await asyncio.sleep(0.5)
-        await gateway.close()
-    (event,) = raised
-    assert (event.data.kind, event.data.target) == ("blind", target(2))
-    assert "summarised no window" in event.data.message
-    assert event.source.endswith("rollback-controller")
-    assert (await route_of(js)).active.target == target(2)
 
 
 @pytest.mark.usefixtures("controller")

@@ -4,14 +4,12 @@ import asyncio
 
 import pytest
 
-from contracts.facts import InferenceBatch, WindowSummarised
-from contracts.facts.fact import Fact
+from services.monitor.adapters.alert_log import AlertLog
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
-from services.rollback_controller.adapters.log import LoggedAlerts, StreamArrivals
+from services.rollback_controller.adapters.log import LoggedAlerts
 from services.rollback_controller.adapters.probes import TritonProbe
 from shared.errors import Transient
-from shared.messaging.alert_log import AlertLog
 from shared.messaging.publishing import publish_event
 from shared.serving.channels import Channels
 from testbed import factories as f
@@ -19,7 +17,6 @@ from testbed.gateway import load_toy
 from tests.kit.conformance_rollback import (
     SENDER,
     AlertsConformance,
-    ArrivalsConformance,
     DrillsConformance,
     OpenAlertsConformance,
     ProbeConformance,
@@ -73,17 +70,6 @@ class TestAlertLog(OpenAlertsConformance):
 
     async def store(self, event):
         await publish_event(self.js, event)
-
-
-class TestStreamArrivals(ArrivalsConformance):
-    @pytest.fixture
-    def arrivals(self, js):
-        self.js = js
-        return StreamArrivals(lambda: js)
-
-    async def arrive(self, kind, model):
-        fact: type[Fact] = {"telemetry": InferenceBatch, "windows": WindowSummarised}[kind]
-        await self.js.publish(f"{fact.TYPE}.{model}.somebody", b"{}")
 
 
 class TestTritonProbe(ProbeConformance):

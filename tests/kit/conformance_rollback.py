@@ -54,7 +54,6 @@ class RoutesConformance:
 
     async def test_staging_and_production_are_two_routes(self, routes):
         await routes.put("production", f.route(epoch=1), None)
-        assert f.MODEL in await routes.models("production")
         await routes.put("staging", f.route(epoch=9), None)
         assert (await routes.get("production", f.MODEL)).value.epoch == 1
         assert (await routes.get("staging", f.MODEL)).value.epoch == 9
@@ -152,24 +151,6 @@ class OpenAlertsConformance:
             await self.store(about(kind, "z/1").model_copy(update={"id": f"z-{number}"}))
         (alert,) = await past.read("production", f.MODEL)
         assert alert.alert_id == "z/1"
-
-
-class ArrivalsConformance:
-    """Needs the fixture `arrivals` (Arrivals, of which nothing has come) and the method `arrive(kind, model)`."""
-
-    arrive: Callable[..., Any]
-
-    async def test_the_last_message_is_known_by_kind_and_model(self, arrivals):
-        assert await arrivals.last("telemetry", f.MODEL) == 0
-        await self.arrive("telemetry", f.MODEL)
-        first = await arrivals.last("telemetry", f.MODEL)
-        assert first > 0
-        await self.arrive("windows", f.MODEL)
-        await self.arrive("telemetry", "another")
-        assert await arrivals.last("telemetry", f.MODEL) == first
-        assert await arrivals.last("windows", "another") == 0
-        await self.arrive("telemetry", f.MODEL)
-        assert await arrivals.last("telemetry", f.MODEL) > first
 
 
 def about(kind, name, *, model=f.MODEL, environment="production"):

@@ -140,16 +140,6 @@ class FakeLog:
         raised = self._about(AlertRaised, environment, model)
         return any(number > sequence and fact.alert_id == alert_id for number, fact in raised)
 
-    async def read(self, environment: str, model: str) -> tuple[AlertRaised, ...]:
-        """Return the alerts about a model that are open in the log (port `OpenAlerts`)."""
-        own = f"/slipway/{self._service}"
-        numbers = {message.sequence for message in self.stored if message.event.source == own}
-        facts = {kind: self._about(kind, environment, model) for kind in (AlertRaised, AlertResolved)}
-        raised = {fact.alert_id: (number, fact) for number, fact in facts[AlertRaised] if number in numbers}
-        resolved = {fact.alert_id: number for number, fact in facts[AlertResolved] if number in numbers}
-        still_open = (fact for name, (number, fact) in raised.items() if resolved.get(name, 0) < number)
-        return tuple(still_open)
-
     def _about(self, kind: type, environment: str, model: str) -> list[tuple[int, Any]]:
         """Return the facts of a type about a model, each with its sequence number."""
         self._check()
@@ -166,24 +156,6 @@ class FakeLog:
         return [event.data for event in events if isinstance(event.data, kind) and event.environment == environment]
 
 
-class FakeArrivals:
-    """The last messages of telemetry and windows (port `Arrivals`)."""
-
-    def __init__(self) -> None:
-        self.sequences: dict[tuple[str, str], int] = {}
-        self.lost = False
-
-    def arrive(self, kind: str, model: str) -> None:
-        """Let a message arrive."""
-        self.sequences[kind, model] = 1 + max(self.sequences.values(), default=0)
-
-    async def last(self, kind: str, model: str) -> int:
-        """Return the sequence number of the last message of a kind; 0 without one."""
-        if self.lost:
-            raise Transient("bus_unavailable", "The message bus does not answer: lost.")
-        return self.sequences.get((kind, model), 0)
-
-
 class FakeRoutes:
     """Routes of production and staging under compare-and-set."""
 
@@ -198,11 +170,6 @@ class FakeRoutes:
         """Read a route; None when there is none."""
         self._check()
         return self.entries.get((environment, model))
-
-    async def models(self, environment: str) -> list[str]:
-        """Return the models that have a route."""
-        self._check()
-        return sorted(model for where, model in self.entries if where == environment)
 
     async def find(self, environment: str, model: str, cause_id: str) -> Route | None:
         """Return the route that an event led to; None if it is not among the last `ROUTES_KEPT`."""

@@ -19,7 +19,6 @@ from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
 from services.gateway.routing.tables import DrillTable, RouteTable
-from services.gateway.telemetry.metrics import Traffic
 from services.gateway.telemetry.recorder import Recorder
 from tests.world.process import Process
 
@@ -55,7 +54,6 @@ class Gateway:
         }
         self.drills = DrillTable(clock)
         self.connection = BusConnection(process.bus)
-        self.traffic = Traffic(f"{hash_of(process.seat):08x}{process.number:08x}")
         name = f"{process.seat}-{process.number}"
         self.recorder = Recorder(
             self.connection, gateway=name, queue=4096, batch=500, interval_s=FLUSH_S, on_drop=lambda: None
@@ -75,8 +73,6 @@ class Gateway:
         if rescued and fallback is not None:
             record = record.model_copy(update={"rescued_by": fallback.target})
         self.recorder.record(record)
-        if environment == "production":
-            self.traffic.note(model)
         self._mirror(route, choice, environment, key, record)
         if record.error is None:
             return Answer(target.version)
@@ -141,7 +137,6 @@ async def start_gateway(world: "World", process: Process) -> None:
         lambda: bus.follow("routes", Route, production.apply, production.note_bucket),
         lambda: bus.follow("staging-routes", Route, staging.apply),
         lambda: bus.follow("drills", Drill, gateway.drills.apply),
-        lambda: bus.report(gateway.traffic, dict),
     )
 
 

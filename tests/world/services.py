@@ -10,6 +10,7 @@ from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.runtimes import DEFAULT_RUNTIME, FleetRuntimes
 from services.monitor import app as monitor_app
+from services.monitor.adapters.alert_log import AlertLog
 from services.monitor.domain.record import MonitorState
 from services.monitor.metrics import MonitorMetrics
 from services.monitor.routed import RoutedModels, build_routed_sweeper
@@ -24,12 +25,11 @@ from services.registry.ports import Ports
 from services.registry.settings import RegistrySettings
 from services.rollback_controller import app as rollback_app
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
-from services.rollback_controller.adapters.log import LoggedAlerts, StreamArrivals
+from services.rollback_controller.adapters.log import LoggedAlerts
 from services.rollback_controller.adapters.probes import STANDBYS_EVERY_S, RememberedProbe, StandbyProbes
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import RollbackStates
-from services.rollback_controller.watching import Watching
 from services.server_manager import app as fleet_app
 from services.server_manager.adapters.kv_state import KvAttachments, KvLeadership, KvRecords, KvRuntimes
 from services.server_manager.adapters.kv_state import KvRoutes as FleetRoutes
@@ -40,9 +40,7 @@ from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.main import follow_routes
 from services.server_manager.settings import ServerManagerSettings
-from shared.messaging.alert_log import AlertLog
 from shared.messaging.bus_clock import BusClock
-from shared.messaging.traffic_reports import follow_traffic
 from shared.runtime.sweeper import Sweeper
 from shared.storage.kv import Bucket
 from shared.storage.route_buckets import RouteBuckets
@@ -58,7 +56,7 @@ if TYPE_CHECKING:
 
 Start = Callable[["World", Process], Any]
 REGISTRY = RegistrySettings(sweep_s=8.0)
-ROLLBACK = RollbackControllerSettings(sweep_s=4.0, watch_sweep_s=15.0, production_drills=k.MODEL)
+ROLLBACK = RollbackControllerSettings(sweep_s=4.0, production_drills=k.MODEL)
 MONITOR = MonitorSettings(sweep_s=4.0)
 FLEET = ServerManagerSettings(
     memory_budget_bytes=1000, overhead_bytes=80, linger_s=20.0, tick_s=6.0, probe_interval_s=15.0
@@ -133,14 +131,10 @@ async def start_rollback_controller(world: "World", process: Process) -> None:
         settings=ROLLBACK,
         clock=clock,
     )
-    arrivals, past = StreamArrivals(js), AlertLog(js, "rollback-controller")
-    watching = Watching(states, routes, arrivals, controller.policies, past, clock=clock, limits=ROLLBACK.watch_limits)
     standby = StandbyProbes(states, routes, probe)
-    await follow_traffic(process.bus.client, watching.take_report)
     process.run(
         Sweeper("rollbacks", states.keys, controller.sweep, every_s=ROLLBACK.sweep_s).run,
         Sweeper("standbys", standby.keys, standby.sweep, every_s=STANDBYS_EVERY_S).run,
-        Sweeper("watched models", watching.keys, watching.sweep, every_s=ROLLBACK.watch_sweep_s).run,
         clock.keep_comparing,
         lambda: routes.follow(process.bus.client),
     )

@@ -5,18 +5,18 @@ import json
 import pytest
 
 from contracts.envelope import plain
-from contracts.facts import DeadlinePassed, Fact, InferenceBatch, WindowSummarised
+from contracts.facts import DeadlinePassed
 from contracts.routes import Route
 from contracts.runtimes import FleetRuntimes
 from contracts.services import DEADLETTER, EVENTS
 from contracts.vocabulary import canonical_json
+from services.monitor.adapters.alert_log import AlertLog
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
-from services.rollback_controller.adapters.log import LoggedAlerts, StreamArrivals
+from services.rollback_controller.adapters.log import LoggedAlerts
 from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRuntimes
 from services.server_manager.adapters.kv_state import KvRoutes as FleetRoutes
 from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.fleet_state import FleetState
-from shared.messaging.alert_log import AlertLog
 from shared.messaging.events import parse_event
 from shared.messaging.publishing import publish_event
 from shared.messaging.records import RecordStore
@@ -27,7 +27,6 @@ from tests.kit.conformance_records import RecordsConformance
 from tests.kit.conformance_rollback import (
     SENDER,
     AlertsConformance,
-    ArrivalsConformance,
     DrillsConformance,
     OpenAlertsConformance,
     RoutesConformance,
@@ -178,17 +177,6 @@ class TestAlertLog(OpenAlertsConformance):
 
     async def store(self, event):
         await publish_event(self.js, event)
-
-
-class TestArrivals(ArrivalsConformance):
-    @pytest.fixture
-    def arrivals(self, js):
-        self.js = js
-        return StreamArrivals(lambda: js)
-
-    async def arrive(self, kind, model):
-        fact: type[Fact] = {"telemetry": InferenceBatch, "windows": WindowSummarised}[kind]
-        await self.js.publish(f"{fact.TYPE}.{model}.somebody", b"{}")
 
 
 class TestFleetState(StateConformance):

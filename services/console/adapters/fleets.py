@@ -8,15 +8,16 @@ from typing import Final
 
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
+from pydantic import ValidationError
 
-from contracts.api_usage import EndpointUse, TrafficReport
+from contracts.api_usage import TRAFFIC_PREFIX, EndpointUse, TrafficReport
 from contracts.runtimes import LEADER_SUFFIX, RUNTIMES_SUFFIX, FleetRuntimes
 from decisions.serving.runtimes import ListedFleet, listed_fleet
 from services.console.domain.endpoint_screen import GatewayUse
 from shared.errors import Transient
-from shared.messaging.traffic_reports import follow_traffic
 from shared.runtime.clock import Clock
 from shared.storage.kv import Bucket
 
@@ -73,7 +74,13 @@ class GatewayReports:
 
     async def follow(self, client: Client) -> None:
         """Receive the traffic reports of gateways until cancelled."""
-        await follow_traffic(client, self.take)
+
+        async def read(message: Msg) -> None:
+            report = read_traffic(message)
+            if report is not None:
+                self.take(report)
+
+        await client.subscribe(f"{TRAFFIC_PREFIX}.*", cb=read)
         await asyncio.Event().wait()
 
     def take(self, report: TrafficReport) -> None:
@@ -116,3 +123,17 @@ class _Report:
     taken_s: float
     endpoints: Mapping[str, EndpointUse]
     ejected_since: Mapping[str, datetime]
+
+
+def read_traffic(message: Msg) -> TrafficReport | None:
+    """Return a report of traffic as its process published it; None for anything else that arrives among them.
+
+    The server sends consumers' messages and answers wherever a client wants: the former keep their own subject, the
+    latter have headers or another form. Only gateways may publish under the subjects of reports.
+    """
+    try:
+        report = TrafficReport.model_validate_json(message.data)
+    except ValidationError:
+        return None
+    is_published = message.subject == f"{TRAFFIC_PREFIX}.{report.process}" and not message.reply and not message.headers
+    return report if is_published else None

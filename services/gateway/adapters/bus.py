@@ -12,7 +12,7 @@ from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from contracts.api_keys import ApiKey
-from contracts.api_usage import TRAFFIC_PREFIX, EndpointUse, MonthlyUsage
+from contracts.api_usage import TRAFFIC_PREFIX, EndpointUse, MonthlyUsage, TrafficReport
 from contracts.drills import Drill
 from contracts.engine_deaths import DEATHS_PREFIX, DeathReport
 from contracts.facts import InferenceBatch
@@ -24,7 +24,6 @@ from services.gateway.callers.budgets import Budgets
 from services.gateway.callers.tables import KeyTable
 from services.gateway.routing.balancer import Balancer
 from services.gateway.routing.tables import DrillTable, RouteTable
-from services.gateway.telemetry.metrics import Traffic
 from shared.errors import Transient
 from shared.messaging.bus import Bus, Emit, publish_event
 from shared.runtime.service import connect_with_retries
@@ -124,12 +123,12 @@ class BusConnection:
                 if entry is not None:
                     budgets.note_recorded(entry.value, entry.revision, tokens, requests)
 
-    async def report(self, traffic: Traffic, endpoints: Callable[[], Mapping[str, EndpointUse]]) -> None:
-        """Publish the answered requests, and the outstanding requests at each endpoint, about every second."""
+    async def report(self, process: str, endpoints: Callable[[], Mapping[str, EndpointUse]]) -> None:
+        """Publish the outstanding requests of a process at each endpoint, about every second."""
         await self._has_connected.wait()
         while True:
             await asyncio.sleep(_EVERY_S)
-            report = traffic.report().model_copy(update={"endpoints": endpoints()})
+            report = TrafficReport(process=process, endpoints=dict(endpoints()))
             if not self.connected:
                 continue
             try:

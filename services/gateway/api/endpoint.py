@@ -223,8 +223,6 @@ class Endpoint:
             self._dependencies.metrics.retries.labels(record.environment, answer.retried).inc()
         if not accepted.parsed.computes:
             return
-        if record.environment == "production" and accepted.parsed.model == record.target.model:
-            self._dependencies.traffic.note(record.target.model)
         self._mirrors.note(record)
         if answer.engine_died or answer.other_failed is not None or (rescue is not None and rescue.engine_died):
             self._mirrors.release(accepted)  # what may have killed an engine goes to no other

@@ -1,23 +1,15 @@
-"""Metrics and traffic reports by target and by model; staging is never counted as production."""
+"""Metrics by target; staging is never counted as production."""
 
-from collections import Counter
-from heapq import nlargest
-from operator import itemgetter
-from typing import Final, get_args
+from typing import get_args
 
 from prometheus_client import CollectorRegistry
 
 from contracts import metrics as m
-from contracts.api_usage import MOST_MODELS, TrafficReport
 from contracts.facts import Inference
 from contracts.vocabulary import Environment
 from services.gateway.api import body_bans
 from services.gateway.telemetry import recorder
 from shared.runtime.metrics import BoundedLabel, counter, gauge, histogram
-
-SMOOTHING: Final = 0.5
-"""Weight of the last second."""
-_LEAST_RPS: Final = 1e-3
 
 
 class GatewayMetrics:
@@ -85,32 +77,3 @@ class GatewayMetrics:
     def count_rejected(self, status: int, environment: Environment | None) -> None:
         """Count a request that was rejected before it reached a target; None if its environment is not valid."""
         self._rejected.labels(environment or "unknown", str(status)).inc()
-
-
-class Traffic:
-    """Requests per second of each model that active version or canary have answered or failed in production.
-
-    Args:
-        process: the id of this process.
-    """
-
-    def __init__(self, process: str) -> None:
-        self.process = process
-        self._answered: Counter[str] = Counter()
-        self._rates: dict[str, float] = {}
-
-    def note(self, model: str) -> None:
-        """Note a request whose telemetry the monitor must get."""
-        self._answered[model] += 1
-
-    def report(self) -> TrafficReport:
-        """Return the rates after another second; of too many models, the highest."""
-        after = {
-            model: (1.0 - SMOOTHING) * self._rates.get(model, 0.0) + SMOOTHING * self._answered[model]
-            for model in self._rates.keys() | self._answered.keys()
-        }
-        self._rates = {model: rate for model, rate in after.items() if rate > _LEAST_RPS}
-        self._answered.clear()
-        return TrafficReport(
-            process=self.process, traffic=dict(nlargest(MOST_MODELS, self._rates.items(), key=itemgetter(1)))
-        )

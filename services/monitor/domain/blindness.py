@@ -1,11 +1,12 @@
 """Finds that a model is not watched: no telemetry of it can be true, or triggers of its versions are not known."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from contracts.policy import Trigger
+from contracts.vocabulary import ModelName
 from decisions.evidence.alerts import Finding
-from decisions.routes.versions import describe_unknown
 from services.monitor.domain.record import MonitorState, TargetState
 
 LONGEST_S = 60.0
@@ -82,7 +83,16 @@ def find_unknown_policies(state: MonitorState) -> Finding:
         fired=bool(unknown),
         calm=not unknown,
         hold_s=0.0,
-        message=describe_unknown(state.model, unknown) if unknown else "All triggers are known again.",
+        message=_describe_unknown(state.model, unknown) if unknown else "All triggers are known again.",
         value=float(len(unknown)),
         limit=0.0,
+    )
+
+
+def _describe_unknown(model: ModelName, unknown: Mapping[Any, str]) -> str:
+    """Return the versions that are not watched because their policy is unknown, with the reason."""
+    versions, reason = ", ".join(map(str, unknown)), next(iter(unknown.values()), "")
+    return (
+        f"The policies of these versions of {model} are neither recorded nor can they be read from what is signed with "
+        f"them: {versions}. None of their triggers is watched, and no alert about them starts a rollback. {reason}"
     )

@@ -57,11 +57,6 @@ class KvRoutes(RouteBuckets):
         )
         return Entry(route, entry.revision if entry else 0)
 
-    async def models(self, environment: Environment) -> list[str]:
-        """Return the models that have a route, those whose routes were lost since they were seen too."""
-        seen = self._newest if environment == "production" else {}
-        return sorted({*await super().models(environment), *seen})
-
     async def find(self, environment: Environment, model: str, cause_id: str) -> Route | None:
         """Return the route that an event led to; None if it is not among those that the bucket's history keeps."""
         routes = await self.bucket(environment).history(model)

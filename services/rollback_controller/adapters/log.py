@@ -1,4 +1,4 @@
-"""Reads the streams: the times of alerts, and the last arrivals about a model.
+"""Reads the log: the times of alerts and of changes of a route.
 
 One stream has all facts, so their order decides.
 """
@@ -6,21 +6,13 @@ One stream has all facts, so their order decides.
 import json
 from collections.abc import Callable
 
-import nats.errors
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from contracts.envelope import nats_subject
-from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged, InferenceBatch, WindowSummarised
-from contracts.services import EVENTS, TELEMETRY, Stream
+from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
+from contracts.services import EVENTS
 from contracts.vocabulary import Environment
-from services.rollback_controller.domain.record import Arriving
-from shared.errors import Transient
-
-_KINDS: dict[Arriving, tuple[Stream, str]] = {
-    "telemetry": (TELEMETRY, InferenceBatch.TYPE),
-    "windows": (EVENTS, WindowSummarised.TYPE),
-}
 
 
 def concerns(body: bytes, alert_id: str) -> bool:
@@ -69,22 +61,4 @@ class LoggedAlerts:
             message = await self._js().get_last_msg(EVENTS, subject)
         except NotFoundError:
             return 0
-        return message.seq or 0
-
-
-class StreamArrivals:
-    """The streams of telemetry and of facts (implements `ports.Arrivals`)."""
-
-    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
-        self._js = js
-
-    async def last(self, kind: Arriving, model: str) -> int:
-        """Return the sequence number of the last message of a kind; 0 without one. Raise Transient without a bus."""
-        stream, fact_type = _KINDS[kind]
-        try:
-            message = await self._js().get_last_msg(stream, nats_subject(fact_type, model, "*"))
-        except NotFoundError:
-            return 0
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise Transient("bus_unavailable", f"The bus does not answer: {error!r}.") from error
         return message.seq or 0

@@ -88,28 +88,6 @@ class Rollback(Contract):
     code: Code | None = None
 
 
-Arriving = Literal["telemetry", "windows"]
-"""What arrives while requests are answered: their telemetry, and what the monitor makes of it."""
-Unseen = Literal[Arriving, "policies"]
-"""Why a model is not watched: what does not arrive, or the triggers of its versions are not known."""
-
-
-class OpenBlindness(Contract):
-    """An open alert that a model is not watched.
-
-    Attributes:
-        unseen: What is missing.
-        sequence: The sequence number of the last message of that kind when the alert was raised; 0 without one.
-        message: What the alert says.
-    """
-
-    target: Target
-    unseen: Unseen
-    sequence: int
-    raised_at: Instant
-    message: str = ""
-
-
 class RollbackState(OutboxRecord):
     """Everything about one model in one environment.
 
@@ -120,8 +98,6 @@ class RollbackState(OutboxRecord):
         rehearsed: Outcomes by release (in production's record).
         rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.
         rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
-        blind: The alert that production is not monitored; None while it is.
-        past_read: Whether the log was read for open alerts that the record does not have.
     """
 
     model: ModelName
@@ -133,8 +109,6 @@ class RollbackState(OutboxRecord):
     rehearsed: dict[str, RehearsalCompleted] = Field(default_factory=dict)
     rehearsing: str = ""
     rehearsing_since: int = 0
-    blind: OpenBlindness | None = None
-    past_read: bool = False
 
     def trigger(self, target: Target, name: str | None) -> Trigger | None:
         """Return the declared trigger of a target's version by name."""

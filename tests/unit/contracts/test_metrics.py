@@ -15,7 +15,6 @@ from services.gateway.telemetry.metrics import GatewayMetrics
 from services.mirror.metrics import MirrorMetrics
 from services.monitor.metrics import MonitorMetrics
 from services.registry.metrics import RegistryMetrics
-from services.rollback_controller.metrics import RollbackMetrics
 from services.server_manager.metrics import FleetMetrics, show_agents
 from shared.messaging.bus import Bus
 from shared.runtime.clock import SystemClock
@@ -44,7 +43,6 @@ OWN = {
     "monitor": MonitorMetrics,
     "notifier": lambda registry: counter(NOTIFICATIONS, registry),
     "registry": RegistryMetrics,
-    "rollback-controller": RollbackMetrics,
     "server-manager": of_server_manager,
 }
 

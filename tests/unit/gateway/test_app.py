@@ -90,20 +90,6 @@ async def test_a_canary_gets_its_share_and_no_caller_chooses_the_side():
     assert all(record.canary == (record.target.version == 8) for record in world.records)
 
 
-async def test_requests_whose_telemetry_is_due_are_reported_by_model():
-    world = World(only_active())
-    assert world.traffic.report().traffic == {}
-    for changes in ({}, {"stream": True}, {"model": f"{MODEL}@v7"}, {"model": "nobody"}, {"n": 3000}):
-        await world.chat(**changes)
-    await world.chat({"x-slipway-environment": "staging"})
-    assert (await world.http.post("/tokenize", json={"model": MODEL, "prompt": "Once"})).status_code != 404
-    assert world.traffic.report().traffic == {MODEL: 1.0}, "two, and half of a second counts as much as what was before"
-    seconds = 0
-    while world.traffic.report().traffic:
-        seconds += 1
-    assert 5 <= seconds < 15, "a request counts for some seconds, so that a gap is one"
-
-
 @pytest.mark.parametrize(
     ("error", "attempts", "status"),
     [

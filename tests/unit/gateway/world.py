@@ -19,7 +19,7 @@ from services.gateway.routing.endpoints import EndpointChecks, Stalls
 from services.gateway.routing.tables import DrillTable, RouteTable
 from services.gateway.server.worker_state import WorkerState
 from services.gateway.settings import GatewaySettings
-from services.gateway.telemetry.metrics import GatewayMetrics, Traffic
+from services.gateway.telemetry.metrics import GatewayMetrics
 from shared.messaging.bus import Bus
 from shared.runtime.settings import Connection
 from testbed.factories import MODEL, route, served
@@ -61,7 +61,6 @@ class World:
         self.staging = RouteTable({route.model: route for route in staging}, None, "staging")
         known = OWN_KEYS if keys is None else keys
         self.keys = KeyTable({key.key_id: key for key in known} or None, None)
-        self.traffic = Traffic("0123456789abcdef")
         self.budgets = Budgets(self.clock, "0123456789abcdef")
         self.callers = Callers(self.keys, self.clock, self.budgets, teams=teams or TeamTable(None, b"", self.clock))
         self.drills = DrillTable(self.clock)
@@ -90,7 +89,6 @@ class World:
         dependencies = Dependencies(
             tables={"production": self.table, "staging": self.staging},
             callers=self.callers,
-            traffic=self.traffic,
             drills=self.drills,
             engine=self.engine,
             checks=self.checks,

@@ -4,16 +4,13 @@ import pytest
 
 from testbed import factories as f
 from tests.kit.conformance_rollback import (
-    SENDER,
     AlertsConformance,
-    ArrivalsConformance,
     DrillsConformance,
-    OpenAlertsConformance,
     ProbeConformance,
     RoutesConformance,
     TrafficConformance,
 )
-from tests.kit.fakes_rollback import FakeArrivals, FakeDrills, FakeLog, FakeProbe, FakeRoutes, FakeTraffic
+from tests.kit.fakes_rollback import FakeDrills, FakeLog, FakeProbe, FakeRoutes, FakeTraffic
 from tests.kit.virtual_time import VirtualClock, VirtualTimePolicy
 
 
@@ -42,26 +39,6 @@ class TestFakeLog(AlertsConformance):
 
     async def store(self, event):
         return self.log.append(event).sequence
-
-
-class TestFakePastLog(OpenAlertsConformance):
-    @pytest.fixture
-    def past(self):
-        self.log = FakeLog(VirtualClock(), service=SENDER)
-        return self.log
-
-    async def store(self, event):
-        self.log.append(event)
-
-
-class TestFakeArrivals(ArrivalsConformance):
-    @pytest.fixture
-    def arrivals(self):
-        self.fake = FakeArrivals()
-        return self.fake
-
-    async def arrive(self, kind, model):
-        self.fake.arrive(kind, model)
 
 
 class TestFakeProbe(ProbeConformance):

@@ -14,7 +14,6 @@ from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import RollbackStates
-from services.rollback_controller.watching import Watching
 from shared.messaging.records import RecordStore
 from shared.runtime.sweeper import Sweeper
 from shared.storage.record_format import parse
@@ -48,9 +47,6 @@ class World:
         self.traffic = FakeTraffic()
         self.proofs = FakeProofs()
         self.probes_standby = False
-        self.watches = []
-        """What arrives, for each process that notices that production is not watched."""
-        self.watching = []
         self.teams = ()
         self.settings = _settings(**settings)
         self.life: Life | None = None
@@ -92,15 +88,6 @@ class World:
         if self.probes_standby:  # not where each step of a process is counted
             standby = StandbyProbes(states, self.routes, probe)
             life.spawn(Sweeper("standbys", standby.keys, standby.sweep, every_s=STANDBYS_EVERY_S).run())
-        limits = self.settings.watch_limits
-        policies = self.controller.policies
-        self.watching = [
-            Watching(states, self.routes, arrivals, policies, self.log, clock=self.clock, limits=limits)
-            for arrivals in self.watches
-        ]
-        for watching in self.watching:
-            every_s = self.settings.watch_sweep_s
-            life.spawn(Sweeper("watched models", watching.keys, watching.sweep, every_s=every_s).run())
         life.spawn(Sweeper("rollbacks", states.keys, self.controller.sweep, every_s=self.settings.sweep_s).run())
         self.bus.start()
         return life

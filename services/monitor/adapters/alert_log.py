@@ -1,7 +1,7 @@
-"""Reads from the log of facts which alerts of a service are open, where its own record was lost."""
+"""Reads from the log of facts which alerts of the monitor are open, where its own record was lost."""
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
@@ -13,13 +13,6 @@ from contracts.services import EVENTS
 from contracts.vocabulary import Environment
 
 F = TypeVar("F", AlertRaised, AlertResolved)
-
-
-class OpenAlerts(Protocol):
-    """The log of the alerts that one service raised."""
-
-    async def read(self, environment: Environment, model: str) -> tuple[AlertRaised, ...]:
-        """Return the alerts about a model that were raised and not resolved."""
 
 
 class AlertLog:
