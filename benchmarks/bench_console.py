@@ -22,7 +22,6 @@ from contracts.facts import CheckpointRejected
 from contracts.identities import Credential
 from deploy.identity.key_folder import KeyFolder
 from services.console.adapters.artifacts import StoredArtifacts
-from services.console.adapters.dead_letters import StoredDeadLetters
 from services.console.adapters.fleets import BusFleets, GatewayReports
 from services.console.adapters.histograms import percentile_ms
 from services.console.adapters.index import Index
@@ -61,7 +60,6 @@ SCREENS = {
     "history": "/history",
     "canary": f"/releases/{release_id(1001)}/canary",
     "version": "/models/model-7/versions/2",
-    "drills": "/drills",
     "model": "/models/model-7",
 }
 
@@ -120,7 +118,6 @@ def signed_in(folder: Path, index: Index) -> TestClient:
         orders=PersonalOrders(connection, people, clock),
         routes=BusRoutes(bus),
         artifacts=StoredArtifacts(Store(connection), Trust(keys.people)),
-        letters=StoredDeadLetters(lambda: bus.js),
         endpoints=Endpoints(BusFleets(lambda: bus.js, clock), GatewayReports(clock), index),
         protection=Protection(clock),
         gateway=None,

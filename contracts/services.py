@@ -210,7 +210,7 @@ SERVICES: dict[str, ServiceContract] = {
         ServiceContract(
             "console",
             reads_records=("routes", "servers"),
-            follows=(INBOX, ORDERS, EVENTS, DEADLETTER),
+            follows=(INBOX, ORDERS, EVENTS),
             hears=(f"{TRAFFIC_PREFIX}.*", f"{RUNNING_PREFIX}.*"),
             calls=("gateway", "outside"),
             sees_progress=True,

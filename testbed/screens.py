@@ -55,9 +55,7 @@ def screens(shown: Shown) -> dict[str, Screen]:
         "/models/{model}/rollback": Screen("rollback", f"{model}/rollback?target={shown.target}"),
         "/timeline": Screen("timeline", "/timeline"),
         "/endpoints": Screen("endpoints", "/endpoints"),
-        "/drills": Screen("drills", "/drills"),
         "/history": Screen("history", "/history"),
-        "/deadletters": Screen("dead-letters", "/deadletters"),
     }
 
 

@@ -17,7 +17,7 @@ from services.console.endpoints import Endpoints
 from services.console.follower import Progress
 from services.console.hub import Hub
 from services.console.ordering import NotAllowedError, Ordering
-from services.console.ports import Artifacts, DeadLetters, Gateway, Orders, Routes
+from services.console.ports import Artifacts, Gateway, Orders, Routes
 from services.console.protection import Protection
 from services.console.queries.incidents import incidents
 from services.console.settings import ConsoleSettings
@@ -52,7 +52,6 @@ def build(
     orders: Orders,
     routes: Routes,
     artifacts: Artifacts,
-    letters: DeadLetters,
     endpoints: Endpoints,
     protection: Protection,
     gateway: Gateway | None,
@@ -62,7 +61,7 @@ def build(
 ) -> FastAPI:
     """Return the HTTP application; the console handles no events, and publishes none as itself."""
     access = Access(sessions, people, https=settings.is_https)
-    sources = Sources(index, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts, letters)
+    sources = Sources(index, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts)
 
     def incidents_of(person: Person) -> tuple[Incident, ...]:
         return incidents(sources.seen_by(person), clock.now(), sessions.acknowledged)

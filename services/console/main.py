@@ -3,7 +3,6 @@
 from contextlib import aclosing
 
 from services.console.adapters.artifacts import artifacts_of
-from services.console.adapters.dead_letters import StoredDeadLetters
 from services.console.adapters.fleets import BusFleets, GatewayReports
 from services.console.adapters.gateway import GatewayClient
 from services.console.adapters.histograms import percentile_ms
@@ -51,7 +50,6 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
         orders=PersonalOrders(connection, people, clock),
         routes=BusRoutes(bus),
         artifacts=artifacts_of(connection),
-        letters=StoredDeadLetters(lambda: bus.js),
         endpoints=endpoints,
         protection=protection,
         gateway=gateway,

@@ -1,13 +1,11 @@
 """Ports of the console."""
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from contracts.envelope import Event
 from contracts.facts import Fact
 from contracts.routes import Route
 from decisions.serving.runtimes import ListedFleet
-from services.console.domain.duty_screens import DeadLetter
 from services.console.domain.playground import Answer
 from services.console.domain.version_screen import Proofs
 
@@ -28,17 +26,6 @@ class Artifacts(Protocol):
 
         Raises:
             Transient: The store does not answer.
-        """
-
-
-class DeadLetters(Protocol):
-    """Messages that services gave up on."""
-
-    async def newest(self, models: Sequence[str] | None) -> tuple[DeadLetter, ...]:
-        """Return the newest dead letters about some models, or about all (None), newest first.
-
-        Raises:
-            Transient: The bus does not answer.
         """
 
 

@@ -22,7 +22,6 @@ WITHOUT_SUITE = {
     "tests/unit/console/test_following.py:FakeLog": "a stream that is made again; the real bus: test_console.py",
     "tests/unit/console/world.py:FakeArtifacts": "dicts; a real store: test_provenance.py",
     "tests/unit/console/world.py:FakeClock": "stands still",
-    "tests/unit/console/world.py:FakeDeadLetters": "a list; the real bus: test_console.py",
     "tests/unit/console/world.py:FakeFleets": "a dict; the real bus: test_console.py",
     "tests/unit/console/world.py:FakeOrders": "keeps a list; the real bus: test_console.py",
     "tests/unit/console/world.py:FakeRoutes": "a dict; the real bucket: test_console.py",

@@ -19,7 +19,7 @@ from contracts.identities import Credential
 from contracts.routes import Route
 from contracts.running import RUNNING_PREFIX
 from contracts.runtimes import FleetRuntime, FleetRuntimes, RunningTarget
-from contracts.services import ORDERS, dead_letter_subject
+from contracts.services import ORDERS
 from contracts.vocabulary import canonical_json
 from services.console.follower import WAIT_S
 from shared.messaging.orders import new_order
@@ -229,7 +229,6 @@ def test_in_a_narrow_window_no_page_is_cut_and_links_have_names(server, console)
             "/timeline",
             "/endpoints",
             "/history",
-            "/drills",
             "/models/search-ranker",
             "/models/search-ranker/versions/2",
             *alerts,
@@ -242,7 +241,7 @@ def test_in_a_narrow_window_no_page_is_cut_and_links_have_names(server, console)
         page.goto(f"{url}/fleet")
         assert grave_findings(page) == []
         assert page.locator("td[data-label='TTFT p95']").count() > 0
-        for name in ("Fleet", "Releases", "Dead letters"):
+        for name in ("Fleet", "Releases", "History"):
             assert page.get_by_role("navigation", name="Screens").get_by_text(name, exact=True).is_visible()
 
 
@@ -309,37 +308,6 @@ def test_an_order_is_stored_with_the_person_as_its_sender(server, console):
     wait_until(
         lambda: "too &lt;script&gt;slow" in client.get("/history?sender=oscar").text, what="the order in the history"
     )
-
-
-def test_dead_letters_are_listed_without_their_content(server, console):
-    _, url = console
-    headers = {
-        "Slipway-Service": "merger",
-        "Slipway-Subject": "slipway.release.opened.v1.search-ranker.registry",
-        "Slipway-Code": "malformed_event",
-        "Slipway-Reason": "It has no version.",
-        "Slipway-Deliveries": "3",
-        "Slipway-At": "2026-11-27T01:00:00+00:00",
-    }
-
-    async def give_up(model, body):
-        client = await server.connect("merger")
-        await client.jetstream().publish(
-            dead_letter_subject("merger", headers["Slipway-Subject"].replace("search-ranker", model)),
-            body,
-            headers=headers,
-        )
-        await client.close()
-
-    client = sign_in(server, url, "vera")
-    assert "malformed_event" not in client.get("/deadletters").text
-    for model in ("search-ranker", "faq-de"):
-        asyncio.run(give_up(model, b"the content of a message"))
-    page = client.get("/deadletters").text
-    rows = [row.split(" | ") for row in page_text(page.split("<tbody>")[1]).splitlines()]
-    assert [row[3] for row in rows if len(row) > 3] == ["faq-de", "search-ranker"]
-    assert (rows[0][2], rows[0][4], rows[0][6]) == ("merger", "malformed_event", "3")
-    assert "content of a message" not in page
 
 
 def test_without_a_key_of_the_store_all_else_works(server, console):

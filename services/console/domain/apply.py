@@ -17,7 +17,6 @@ from services.console.domain.watch_rows import (
     alert_rows,
     canary_rows,
     drill_row,
-    rehearsal_rows,
     rollback_rows,
     window_row,
 )
@@ -186,7 +185,6 @@ def _deployed(event: Event[f.DeploymentChanged], sequence: int) -> tuple[Row, ..
 _ROWS: Final[Mapping[type[f.Fact], Callable[[Event[Any], int], tuple[Row, ...]]]] = {
     f.ReleaseProgressed: _progressed,
     f.CheckpointRejected: _refused,
-    f.RehearsalCompleted: rehearsal_rows,
     f.CanaryAssessed: canary_rows,
     f.DeploymentChanged: _deployed,
     f.AlertRaised: alert_rows,

@@ -12,7 +12,7 @@ from typing import Final
 
 RELEASE_ID: Final = re.compile(r"^r-[0-9a-f]{16}-\d+$")
 Scalar = str | int | float | bytes | None
-SCHEMA: Final = 14
+SCHEMA: Final = 15
 """Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
 
 TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -29,14 +29,7 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         ),
     ),
     "release_events": (("release_id", "slot"), ("stream", "type", "at", "body")),
-    "rehearsals": (
-        ("release_id", "variant"),
-        ("model", "at", "verdict", "reason", "certificates"),
-    ),
-    "drills": (
-        ("drill_id",),
-        ("model", "at", "target", "environment", "share", "fault", "expires_at", "by", "reason"),
-    ),
+    "drills": (("drill_id",), ("model", "at", "environment", "share")),
     "canary_points": (
         ("release_id", "sequence"),
         ("at", "weight", "requests", "requests_needed", "verdict", "e_values"),

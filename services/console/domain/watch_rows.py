@@ -1,4 +1,4 @@
-"""Which rows alerts, rollbacks, rehearsals, drills, windows and canaries are written as. Pure."""
+"""Which rows alerts, rollbacks, drills, windows and canaries are written as. Pure."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -6,7 +6,6 @@ from typing import Any
 
 from contracts import facts as f
 from contracts.envelope import Event
-from decisions.rollback.drills import describe_detection
 from services.console.domain.rows import RELEASE_ID, Row, instant, row
 
 Ms = Callable[[str, float], float | None]
@@ -86,28 +85,6 @@ def rollback_rows(event: Event[Any], _sequence: int) -> tuple[Row, ...]:
     return (rollback,)
 
 
-def rehearsal_rows(event: Event[f.RehearsalCompleted], _sequence: int) -> tuple[Row, ...]:
-    """Return the row of a rehearsal; none for a rehearsal without a release."""
-    data = event.data
-    if not RELEASE_ID.fullmatch(data.release_id):
-        return ()
-    certificates = [
-        certificate.model_dump(mode="json") | {"detection": describe_detection(certificate)}
-        for certificate in data.certificates
-    ]
-    rehearsed = row(
-        "rehearsals",
-        release_id=data.release_id,
-        variant=data.variant,
-        model=event.subject,
-        at=instant(event.time),
-        verdict=data.verdict,
-        reason=data.reason,
-        certificates=json.dumps(certificates, separators=(",", ":")),
-    )
-    return (rehearsed,)
-
-
 def drill_row(event: Event[f.DrillOrdered]) -> Row:
     """Return the row of a drill."""
     data = event.data
@@ -116,13 +93,8 @@ def drill_row(event: Event[f.DrillOrdered]) -> Row:
         drill_id=event.id,
         model=event.subject,
         at=instant(event.time),
-        target=str(data.target),
         environment=data.environment,
         share=data.share_ratio,
-        fault=data.fault.model_dump_json(exclude_defaults=True),
-        expires_at=instant(data.expires_at),
-        by=event.sender,
-        reason=data.reason,
     )
 
 

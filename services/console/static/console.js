@@ -76,7 +76,7 @@ function changeTheme() {
 }
 
 let before = "";
-const pages = { f: "/fleet", r: "/releases", a: "/alerts", t: "/timeline", e: "/endpoints", d: "/drills", h: "/history", l: "/deadletters" };
+const pages = { f: "/fleet", r: "/releases", a: "/alerts", t: "/timeline", e: "/endpoints", h: "/history" };
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;

@@ -1,17 +1,15 @@
-"""The pages of those on duty: incidents, runbooks, rehearsals and drills, dead letters."""
+"""Incidents and runbooks, for those on duty."""
 
 import re
 from asyncio import to_thread
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
-from services.console.queries import duty
 from services.console.queries.incidents import incidents
 from services.console.web.access import CSRF_FIELD, Signed, access_of, check_token, read_form
-from services.console.web.filters import RehearsalQuery
 from services.console.web.markdown import render_markdown
 from services.console.web.rendering import FOLDER, RUNBOOKS, Renderer
 from services.console.web.sources import Sources
@@ -24,29 +22,11 @@ SIBLINGS: Final = re.compile(r"\]\(([\w-]+)\.md\)")
 """Where a link of a runbook leads to another one."""
 OTHERS: Final = re.compile(r"\[([^\]]+)\]\(\.\./([^)]+)\)")
 """A link of a runbook to a page that the console does not have."""
-After = Annotated[int, Query(ge=0, le=1_000_000)]
 
 
 def build_duty(sources: Sources, render: Renderer) -> APIRouter:
-    """Return the HTTP routes of the on-duty pages; all require a session.
-
-    The pages are drills, dead letters and runbooks; an incident can be acknowledged.
-    """
+    """Return the HTTP routes of runbooks and of the acknowledgement of incidents; all require a session."""
     router = APIRouter()
-
-    @router.get("/drills")
-    def all_drills(request: Request, signed: Signed, query: RehearsalQuery, drills_after: After = 0) -> Response:
-        reader = sources.seen_by(signed.person)
-        shown = {
-            "rehearsals": duty.rehearsals(reader, **query.values),
-            "drills": duty.drills(reader, model=query.model, exact=query.exact, after=drills_after, limit=query.limit),
-        }
-        return render(request, signed, "drills.html", **shown, filters=query.shown)
-
-    @router.get("/deadletters")
-    async def all_letters(request: Request, signed: Signed) -> Response:
-        letters = await sources.letters.newest(signed.person.models)
-        return await render.in_thread(request, signed, "deadletters.html", letters=letters)
 
     @router.post("/incidents")
     async def acknowledge(request: Request, signed: Signed) -> Response:

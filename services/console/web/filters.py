@@ -124,13 +124,6 @@ class HistoryFilter(Filter):
     until: Moment = ""
 
 
-class RehearsalFilter(Filter):
-    """Which rehearsals; `verdict` is `pass` or `fail`."""
-
-    verdict: Part = ""
-
-
-RehearsalQuery = Annotated[RehearsalFilter, Query()]
 FleetQuery = Annotated[FleetFilter, Query()]
 ReleaseQuery = Annotated[ReleaseFilter, Query()]
 RefusedQuery = Annotated[RefusedFilter, Query()]

@@ -13,7 +13,7 @@ from services.console.domain.people import Person
 from services.console.domain.rows import instant
 from services.console.hub import Hub
 from services.console.ordering import Ordering
-from services.console.ports import Artifacts, DeadLetters
+from services.console.ports import Artifacts
 from services.console.queries.reading import Reader
 
 ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
@@ -27,7 +27,6 @@ class Sources:
     hub: Hub
     ordering: Ordering
     artifacts: Artifacts
-    letters: DeadLetters
 
     def seen_by(self, person: Person) -> Reader:
         """Return the index as a person may see it: a member of a team, the rows about its models."""

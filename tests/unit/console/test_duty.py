@@ -1,25 +1,17 @@
-"""Rehearsals, drills, dead letters and the audit: what each role sees of them, as text."""
+"""The history and the audit: what each role sees of them, as text."""
 
 import asyncio
 import contextlib
-from datetime import timedelta
 
 import pytest
 
 from contracts import facts as f
-from services.console.domain.duty_screens import DeadLetter
-from services.console.domain.rows import instant
 from testbed import factories
 from testbed.story import Story, drilled, fleet
 from tests.unit.console.world import NOW, World, data
 
 EVIL = "<script>alert(1)</script>"
-LATER = NOW + timedelta(minutes=30)
-PAGES = ("/drills", "/history?audited=true", "/deadletters")
-LETTER = {
-    "number": 7, "at": "2026-11-27T01:00:00+00:00", "service": "merger", "subject": "slipway.release.opened.v1.m.registry",
-    "code": "malformed_event", "reason": EVIL, "deliveries": 5,
-}  # fmt: skip
+PAGES = ("/history", "/history?audited=true")
 
 
 @pytest.fixture(scope="module")
@@ -35,63 +27,8 @@ def world(tmp_path_factory):
     events.append(story.event(order, "shop-bot", "d-2", by="oscar"))
     events.append(story.event(factories.fact(f.AuditRecorded, about=EVIL), "all-models", "a-1", by="adam"))
     made.fill(events)
-    made.letters.letters = [DeadLetter(**LETTER, model=model) for model in ("shop-bot", "faq-de")]
     yield made
     made.close()
-
-
-def test_a_drill_shows_what_it_did_and_how_long_each_step_took(admin):
-    (drill,) = data(admin.get("/drills?model=mail-sorter"), "drills")["items"]
-    assert (drill["target"], drill["by"], drill["outcome"]) == ("mail-sorter.v2.int8", "oscar", "accepted")
-    assert drill["fault"] == {"delay_ms": 900}
-    assert drill["detected_ms"] == 8500
-    assert [(row["state"], row["switch_ms"]) for row in drill["rollbacks"]] == [("completed", 43.0)]
-    assert drill["alerts"][0].startswith("mail-sorter.v2.int8/drilled/")
-
-
-def test_an_order_that_ends_or_replaces_a_drill_closes_it(tmp_path):
-    made, story = World(tmp_path), Story(NOW)
-    events, target = [*story.release("m", 1, 1)], factories.target(1, "int8", "m")
-
-    def ordered(share, **more):
-        about = {"target": target, "environment": "production", "share_ratio": share, "expires_at": LATER, "reason": ""}
-        event = story.event(factories.fact(f.DrillOrdered, **{**about, **more}), "m", "d", by="oscar")
-        events.append(event)
-        story.wait(5)
-        return event
-
-    ordered(0.5)
-    refused = ordered(0.0)
-    elsewhere = ordered(0.0, environment="staging")
-    ending = ordered(0.0)
-    ordered(0.5)
-    replacing = ordered(0.2)
-    answer = factories.fact(f.OrderRefused, order_id=refused.id, order_type=refused.data.TYPE, release_id=None)
-    events.append(story.event(answer, "m", "d"))
-    made.fill(events)
-    admin = made.client("adam")
-    rows = data(admin.get("/drills"), "drills")["items"]
-    assert [row["ended_at"] for row in rows] == [
-        None, instant(replacing.time), None, None, None, instant(ending.time),
-    ]  # fmt: skip
-    assert elsewhere.id in {row["drill_id"] for row in rows}
-    page = admin.get("/drills?limit=5").text
-    assert page.count("ends the drill") == 3
-    assert page.count("by a later order") == 1
-    assert 'href="/drills?drills_after=5"' in page
-    assert "by a later order" in admin.get("/drills?limit=5&drills_after=5").text
-    made.close()
-
-
-def test_a_rehearsal_shows_the_seconds_of_each_trigger_and_until_when_it_counts(admin):
-    rows = data(admin.get("/drills?model=search-ranker"), "rehearsals")["items"]
-    assert [(row["version"], row["variant"], row["verdict"]) for row in rows] == [
-        (2, "int8", "pass"),
-        (1, "int8", "pass"),
-    ]
-    assert rows[0]["certificates"][0]["detect_s"] == 10.5
-    assert rows[0]["expires_at"] == "2026-11-25T09:45:00Z"
-    assert data(admin.get("/drills?verdict=fail"), "rehearsals")["items"] == []
 
 
 def test_the_audit_shows_orders_and_changes_with_their_person_and_no_progress(admin):
@@ -136,7 +73,6 @@ def test_a_member_of_a_team_sees_what_is_about_its_models(world, admin):
         for other in ("faq-de", "mail-sorter", "search-ranker", "all-models"):
             assert other not in answer.text, (path, other)
         assert "shop-bot" in answer.text, path
-    assert len(data(admin.get("/deadletters"), "letters")) == 2
 
 
 def test_nobody_sees_anything_without_a_session(world):
@@ -144,7 +80,7 @@ def test_nobody_sees_anything_without_a_session(world):
         assert world.client().get(path).status_code == 303
 
 
-@pytest.mark.parametrize("path", ["/deadletters", "/models/faq-de/rollback", "/nothing"])
+@pytest.mark.parametrize("path", ["/models/faq-de/rollback", "/nothing"])
 def test_no_page_is_rendered_in_the_event_loop_which_all_requests_share(tmp_path, path):
     made, in_loop = World(tmp_path), []
     real = made.protection.silent

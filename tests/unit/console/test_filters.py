@@ -13,8 +13,7 @@ from testbed.story import Story
 from tests.unit.console.world import NOW, World, data
 
 LISTS = ("fleet", "releases", "alerts", "changes", "events")
-DUTY = ("drills", "rehearsals")
-PAGES = {"changes": "timeline", "events": "history", "rehearsals": "drills"}
+PAGES = {"changes": "timeline", "events": "history"}
 """The page of a list, where it has another name."""
 
 
@@ -54,10 +53,10 @@ def test_a_list_takes_a_part_of_the_name(admin, name):
     assert models(admin, name, "model=%25") == set()
 
 
-@pytest.mark.parametrize("name", [*LISTS, *DUTY])
+@pytest.mark.parametrize("name", LISTS)
 def test_a_list_takes_the_whole_name_too(admin, name):
     assert models(admin, name, "model=ot&exact=true") == set()
-    assert models(admin, name, "model=bot&exact=true") == ({"bot"} if name != "drills" else set())
+    assert models(admin, name, "model=bot&exact=true") == {"bot"}
 
 
 def test_the_links_of_a_model_lead_to_what_is_about_it(admin):

@@ -20,7 +20,6 @@ from services.console.adapters.index import Index
 from services.console.adapters.people import People
 from services.console.adapters.sessions import Sessions
 from services.console.app import build
-from services.console.domain.duty_screens import DeadLetter
 from services.console.domain.logged import LoggedEvent
 from services.console.domain.version_screen import Proofs
 from services.console.endpoints import Endpoints
@@ -95,16 +94,6 @@ class FakeArtifacts:
         return self.reports.get(uri)
 
 
-class FakeDeadLetters:
-    """Dead letters in a list, the newest first."""
-
-    def __init__(self) -> None:
-        self.letters: list[DeadLetter] = []
-
-    async def newest(self, models):
-        return tuple(letter for letter in self.letters if models is None or letter.model in models)
-
-
 class FakeFleets:
     """The endpoints in a dict by fleet, and when its server-manager reported last; a test may set an error instead."""
 
@@ -163,7 +152,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.clock, self.orders, self.routes = FakeClock(), FakeOrders(), FakeRoutes()
-        self.artifacts, self.letters = FakeArtifacts(), FakeDeadLetters()
+        self.artifacts = FakeArtifacts()
         self.fleets, self.reports = FakeFleets(), GatewayReports(self.clock)
         self.keys = KeyFolder(self.folder / "keys")
         self.keys.prepare(["127.0.0.1"], NOW)
@@ -192,7 +181,6 @@ class World:
             orders=self.orders,
             routes=self.routes,
             artifacts=self.artifacts,
-            letters=self.letters,
             endpoints=Endpoints(self.fleets, self.reports, self.index),
             protection=self.protection,
             gateway=gateway,
