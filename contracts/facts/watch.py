@@ -19,7 +19,6 @@ AlertKind = Literal[
     "drift",
     "standby",
     "engine",
-    "clock",
     "provenance",
     "store",
     "blind",

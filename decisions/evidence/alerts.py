@@ -15,8 +15,7 @@ A = TypeVar("A", AlertRaised, AlertResolved)
 RUNBOOKS: dict[AlertKind, str] = {
     kind: f"docs/runbooks/{kind}.md"
     for kind in (
-        *("latency", "errors", "quality", "drift", "standby", "engine", "clock", "provenance", "store", "blind"),
-        "suspended",
+        *("latency", "errors", "quality", "drift", "standby", "engine", "provenance", "store", "blind", "suspended"),
     )
 }
 LOST = "The record of this alert was lost. If what it says lasts, it is raised again."

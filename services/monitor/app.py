@@ -52,7 +52,6 @@ class Monitor:
     states: RecordStore[MonitorState]
     references: References
     reports: Reports
-    own_offset_s: Callable[[], float]
     metrics: MonitorMetrics
     rules: Rules
     clock: Clock
@@ -130,7 +129,7 @@ class Monitor:
         """
         environment, model = item
         now = self.clock.now()
-        cause = Cause(f"{environment}.{model}/{now.isoformat()}", now, own_offset_s=self.own_offset_s())
+        cause = Cause(f"{environment}.{model}/{now.isoformat()}", now)
         last = self.read.get(item)
         until = last.backlog_until(now, self.rules.windowing.lateness_s) if last else None
         state = await self.transact(
@@ -203,7 +202,7 @@ class Monitor:
             return None
 
     def _cause(self, cause_id: str, correlation_id: str) -> Cause:
-        return Cause(cause_id, self.clock.now(), correlation_id, self.own_offset_s())
+        return Cause(cause_id, self.clock.now(), correlation_id)
 
 
 def _too_slow(limit_s: float) -> Permanent:
@@ -224,7 +223,6 @@ def build(
     states: RecordStore[MonitorState],
     references: References,
     reports: Reports,
-    own_offset_s: Callable[[], float],
     metrics: MonitorMetrics,
     settings: MonitorSettings,
     clock: Clock,
@@ -234,7 +232,6 @@ def build(
         states,
         references,
         reports,
-        own_offset_s,
         metrics,
         settings.rules(),
         clock,

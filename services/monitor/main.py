@@ -33,7 +33,6 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
         states=RecordStore("alerts", alerts, bus, service=SERVICE, note=metrics.note),
         references=StoredReferences(store),
         reports=EvidentlyReports(store, connection.work_dir(SERVICE), timeout_s=settings.report_timeout_s),
-        own_offset_s=lambda: clock.offset_s,
         settings=settings,
         metrics=metrics,
         clock=clock,

@@ -150,7 +150,6 @@ async def start_monitor(world: "World", process: Process) -> None:
         states=process.store("alerts", MonitorState, note=metrics.note),
         references=process.port(world.references, "latest", "put", "rows"),
         reports=Unwired(),  # type: ignore[arg-type]  # no answer has a text here, so none drifts
-        own_offset_s=lambda: clock.offset_s,
         settings=MONITOR,
         metrics=metrics,
         clock=clock,

@@ -57,7 +57,6 @@ SHARES: Final = frozenset({"latency", "errors", "quality"})
 """Kinds of alerts whose value and limit are shares of bad requests."""
 METRICS: Final = {
     "drift": "Kolmogorov-Smirnov distance",
-    "clock": "difference of the clocks",
     "quality": "share of bad requests, or loss of score",
 }
 
@@ -205,7 +204,7 @@ def alert_figure(value: float | None, kind: str) -> str:
         return NONE
     if kind in SHARES:
         return f"{100 * value:.3g}%"
-    return f"{number(value)} s" if kind == "clock" else number(value)
+    return number(value)
 
 
 def span(seconds: float | None) -> str:

@@ -17,7 +17,7 @@ from decisions.evidence.alerts import AlertFact, AlertState, Finding, drop_alert
 from decisions.evidence.observation import Role
 from decisions.evidence.triggers import ended_at, sequential, triggers_of_shadow
 from decisions.routes.versions import versions_on
-from services.monitor.domain import clocks, judging
+from services.monitor.domain import judging
 from services.monitor.domain.blindness import find_blindness, find_unfed, find_unknown_policies, note_batch
 from services.monitor.domain.canary import assess_canary
 from services.monitor.domain.deaths import find_killers, note_deaths
@@ -61,16 +61,11 @@ class Rules:
 
 @dataclass(frozen=True)
 class Cause:
-    """The cause of the monitor's decision, and its time.
-
-    Attributes:
-        own_offset_s: by how much the monitor's own clock is ahead of the bus's; `at` is the bus's time.
-    """
+    """The cause of the monitor's decision, and its time by the bus's clock."""
 
     id: str
     at: datetime
     correlation_id: str = ""
-    own_offset_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -151,8 +146,6 @@ def add_records(
     if cause.id in state.applied:
         return state
     state = _applied(state, cause.id)
-    if sender is not None:
-        state = clocks.note_clock(state, sender.gateway, sender.offset_s, cause.at)
     before = state.implausible
     state, fresh = _sift(state, records, cause.at, rules, sender.offset_s if sender is not None else 0.0)
     state = note_batch(state, records=len(records), implausible=state.implausible - before, now=cause.at)
@@ -223,7 +216,6 @@ def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rule
     of_model: tuple[Finding, ...] = ()
     if watched.role == "active":
         of_model = (
-            *clocks.find_wrong_clocks(state, cause.own_offset_s, cause.at),
             find_blindness(state),
             find_unfed(watched, policy.triggers if policy else ()),
             find_unknown_policies(state),
@@ -378,7 +370,7 @@ def _fresh(state: MonitorState, target: Target, role: Role, now: datetime) -> Ta
 def _may_gather(state: MonitorState, watched: TargetState) -> bool:
     """Return whether requests may go into drift windows: not while something else is wrong with the target."""
     wrong = any(
-        alert.open and alert.target == watched.target and alert.kind not in ("drift", "clock", "blind", "suspended")
+        alert.open and alert.target == watched.target and alert.kind not in ("drift", "blind", "suspended")
         for alert in state.alerts.values()
     )
     return state.environment == "production" and watched.role == "active" and not wrong

@@ -134,19 +134,6 @@ class Judged(Contract):
     verdict: JudgementVerdict | None = None
 
 
-class GatewayClock(Contract):
-    """The evidence of a gateway's clock.
-
-    Attributes:
-        offset_s: by how much it was ahead of the bus's when its last batch was stored.
-        wrong: how many batches in a row it was wrong.
-    """
-
-    offset_s: float
-    wrong: int = 0
-    last_at: datetime
-
-
 class MonitorState(OutboxRecord):
     """The state of one model in one environment.
 
@@ -162,7 +149,6 @@ class MonitorState(OutboxRecord):
         seen: The last request keys, concatenated, so that a redelivered record counts once.
         implausible: Count of impossible records.
         route_known: Whether a route was seen.
-        clocks: Clock offsets by gateway with recent records.
         ignored_since: Since when every batch held only records that cannot be true; None if the last one did not.
         ignored_at: When the last of these batches came.
         deaths: By request body: when the engine of which target died with it in flight.
@@ -183,7 +169,6 @@ class MonitorState(OutboxRecord):
     seen: str = ""
     implausible: int = 0
     route_known: bool = False
-    clocks: dict[str, GatewayClock] = Field(default_factory=dict)
     ignored_since: datetime | None = None
     ignored_at: datetime | None = None
     deaths: dict[str, dict[str, datetime]] = Field(default_factory=dict)

@@ -39,7 +39,6 @@ class World:
             ),
             references=references or Unwired(),
             reports=reports or Unwired(),
-            own_offset_s=lambda: 0.0,
             settings=chosen,
             metrics=metrics,
             clock=clock or VirtualClock(f.after(starts_s)),
