@@ -267,6 +267,7 @@ async def main() -> None:
             await watcher.start(parts)
             await open_releases(parts)
             async with steady(parts.gateway, RATE_RPS) as load:
+                await put_route(parts, load, 1, None)  # the previous version has served before, as in production
                 rounds = [await roll_back(parts, load, watcher) for _ in range(ROLLBACKS)]
                 probes = await probe_alone(parts, channels)
                 reloads = [] if attached else [await reload(parts, load, channels) for _ in range(RELOADS)]
