@@ -4,8 +4,8 @@
 2. Adapters of three sets of weights are loaded in turn as server-manager does, proven and unloaded, each by a new name.
    Each has to answer fixed texts as the first load of its weights did: a prefix that was kept from another one shows.
    After each, a LoRA without effect is loaded, so that the base model answers in its place: that has to be found.
-3. A stack with that server attached releases LoRAs: seconds from `checkpoint.ready` to `variant.staged`, which is
-   published once the adapter is loaded and proven; the merge is part of it.
+3. A stack with that server attached releases LoRAs: seconds from `checkpoint.ready` to each step, the last of which,
+   `variant.staged`, is published once the adapter is loaded and proven.
 Run: python -m benchmarks.bench_attached [--loads 100] [--releases 3] [--smollm2]
 """
 
@@ -40,6 +40,15 @@ MODEL = "bot"
 BASE = f"{MODEL}.v0.bf16"
 DIGEST = "sha256:" + "0" * 64
 LIMIT_S = 60.0
+STEPS = (
+    "checkpoint.ready",
+    "release.opened",
+    "checkpoint.merged",
+    "variant.requested",
+    "variant.quantised",
+    "stage.requested",
+    "variant.staged",
+)
 MIB = 2**20
 
 
@@ -133,9 +142,9 @@ def release(server: VllmServer, scratch: Path, base: Path, loras: Iterable[Path]
             policy = {**POLICY, "serve": "adapter"}
             stack.publish(MODEL, lora, "--variant", "bf16", base=base.name, policy=policy)
             wait_until(lambda: len(stack.events("variant.staged", MODEL)) > before, timeout_s=300, what="the load")  # noqa: B023
-            ends = [stack.events(name, MODEL)[-1]["time"] for name in ("checkpoint.ready", "variant.staged")]
-            began, staged = map(datetime.fromisoformat, ends)
-            print(f"from checkpoint.ready to proven: {(staged - began).total_seconds():.1f} s", flush=True)
+            at = {name: datetime.fromisoformat(stack.events(name, MODEL)[-1]["time"]) for name in STEPS}
+            since = {name: (at[name] - at[STEPS[0]]).total_seconds() for name in STEPS[1:]}
+            print(f"after {STEPS[0]}: {', '.join(f'{name} {took:.1f} s' for name, took in since.items())}", flush=True)
             stack.promoted(MODEL)
 
 
