@@ -467,7 +467,6 @@ NOT_IN_THE_TOOLS = frozenset(
         "clients.cli.sources.sample_model",
         "clients.training.callback",
         "clients.training.trained",
-        "clients.cli.doctor.servers",
         "deploy.local.ready",
         "services.server_manager.agent",
     }

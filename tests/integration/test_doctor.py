@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from deploy.local.processes import STACK_VARIABLE
-from deploy.local.state import ADMIN, StateFolder, Table, new_description
+from deploy.local.state import ADMIN, StateFolder, new_description
 from shared.messaging.provision import provision
 from testbed import factories
 from testbed.ports import free_port
@@ -100,24 +100,6 @@ def test_what_an_earlier_run_uses_is_no_reason_to_refuse_its_folder(earlier_run)
     process.kill()
     process.wait()
     assert "memory" in doctor("--state", str(folder.path))[1]
-
-
-@pytest.mark.parametrize(
-    "phase", [None, "starting", "ready"], ids=["nothing yet", "starting", "an earlier run's table"]
-)
-def test_a_stack_that_is_starting_is_no_failure(tmp_path, phase):
-    folder = StateFolder(tmp_path / "state")
-    folder.create()
-    if phase is not None:
-        folder.write_description(replace(new_description(), variables={"SLIPWAY_NATS_URL": "nats://127.0.0.1:1"}))
-        folder.write_table(Table(phase, 2**22, 1))
-    folder.take_lock()
-    try:
-        code, findings = doctor("--state", str(folder.path))
-    finally:
-        folder.release_lock()
-    assert code == 0, findings
-    assert [findings[name]["state"] for name in ("parts", "nats", "s3")] == ["warning", "skipped", "skipped"]
 
 
 def test_data_of_another_version_is_refused_before_anything_starts(tmp_path):

@@ -61,13 +61,13 @@ def run_check(check: Check) -> Finding:
 def plan_checks(subject: Subject) -> list[Check]:
     """List the checks of a subject."""
     if subject.elsewhere is not None:
-        return [*_elsewhere(subject.elsewhere)]
-    running = stack.is_running(subject.folder)
-    checks = [*_machine(subject, running=running)]
-    return [*checks, *_running_stack(subject.folder)] if running else checks
+        return [*_servers(subject.elsewhere)]
+    connection = stack.find_connection(subject.folder)
+    machine = _machine(subject, running=stack.is_running(subject.folder))
+    return [*machine, *(_servers(connection) if connection is not None else ())]
 
 
-def _elsewhere(connection: Connection) -> Iterator[Check]:
+def _servers(connection: Connection) -> Iterator[Check]:
     yield Check("nats", partial(servers.ask_nats, connection))
     yield Check("s3", partial(servers.ask_s3, connection))
     yield Check(space.BUS, partial(space.ask_bus, connection))
@@ -102,12 +102,3 @@ def _programs(root: Path) -> Finding:
     engine, beside = find_engine(root), Path(sys.executable).parent
     missing = [name for name in ("nats-server", "weed") if not (beside / name).is_file()]
     return assess.assess_programs("programs", [*missing, *(() if engine else (f"an engine environment in {root}",))])
-
-
-def _running_stack(folder: StateFolder) -> Iterator[Check]:
-    yield Check("parts", partial(stack.check_parts, folder))
-    yield Check("nats", partial(stack.ask_when_ready, folder, "nats", servers.ask_nats))
-    yield Check("s3", partial(stack.ask_when_ready, folder, "s3", servers.ask_s3))
-    ask = partial(stack.ask_when_ready, folder)
-    yield Check(space.BUS, partial(ask, space.BUS, space.ask_bus))
-    yield Check(space.CONSUMERS, partial(ask, space.CONSUMERS, space.ask_consumers))

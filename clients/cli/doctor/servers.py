@@ -1,13 +1,10 @@
-"""Asks the servers and parts of a running stack."""
+"""Asks the servers of a running stack."""
 
 import asyncio
 from typing import TYPE_CHECKING, Any
 
 from clients.cli.doctor.copies import Stream, assess_copies, describe_copies
 from clients.cli.doctor.findings import Finding, failure, ok, warning
-from deploy.local.plan import Keys
-from deploy.local.ready import probe_part
-from deploy.local.state import PartState
 from shared.errors import SlipwayError
 from shared.messaging import topology
 from shared.messaging.credentials import connect
@@ -80,16 +77,3 @@ def _describe(info: "StreamInfo") -> Stream:
         leader=(cluster.leader if cluster else None) or "",
         behind=tuple(str(peer.name) for peer in peers if peer.offline or not peer.current),
     )
-
-
-def ask_parts(parts: tuple[PartState, ...], keys: Keys) -> Finding:
-    """Ask every part of a running stack whether it is ready."""
-
-    async def ask_all() -> list[str | None]:
-        return list(await asyncio.gather(*(probe_part(part, keys) for part in parts)))
-
-    reasons = zip(parts, asyncio.run(ask_all()), strict=True)
-    not_ready = [f"{part.name} ({why})" for part, why in reasons if why is not None]
-    if not_ready:
-        return failure("parts", f"not ready: {', '.join(not_ready)}", "see `slipway ps`, and the part's log")
-    return ok("parts", f"{len(parts)} of {len(parts)} ready")
