@@ -90,8 +90,6 @@ LOCKS = (
         platform="x86_64-manylinux_2_35",
     ),
 )
-CPU_BUILDS = {"requirements/torch-cpu.txt": "torch", "requirements/torchvision-cpu.txt": "torchvision"}
-"""Kept by hand, because PyTorch's own index is asked for nothing else; the versions are those of the build for CUDA."""
 
 
 class Unresolved(Exception):  # noqa: N818 - the sentence is the point

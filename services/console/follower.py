@@ -40,10 +40,6 @@ class Rows(Protocol):
     def positions(self) -> dict[str, tuple[int, str]]:
         """Return the last sequence of each stream, and which stream it was."""
 
-    @property
-    def damaged(self) -> bool:
-        """Whether rows may be missing, so that the index must be built again."""
-
     def write(self, stream: str, sequence: int, identity: str, rows: Sequence[tuple[int, Row]]) -> None:
         """Write rows, each with the sequence of its event, and the position of their stream, all or nothing."""
 
@@ -100,11 +96,7 @@ class Follower:
         self._announce, self._was_current = announce, True
 
     async def run(self) -> None:
-        """Follow all streams until cancelled; restart when a stream was recreated.
-
-        Raises:
-            RuntimeError: The index is damaged; the next process builds it again.
-        """
+        """Follow all streams until cancelled; restart when a stream was recreated."""
         while True:
             known = await self._begin()
             followers = [asyncio.create_task(self._follow(stream, identity)) for stream, identity in known.items()]
@@ -143,7 +135,7 @@ class Follower:
 
     async def _follow(self, stream: str, identity: str) -> None:
         """Write a stream's events as they come; return when it is another stream."""
-        while not self._rows.damaged:
+        while True:
             start = self.progress.indexed[stream] + 1
             after, events = await self._log.read(stream, start, WAIT_S)
             if after > start:
@@ -153,8 +145,6 @@ class Follower:
             if now != identity or self.progress.last[stream] < self.progress.indexed[stream]:
                 return
             self._announce_current()
-        msg = "the index is damaged: it is built again from the log at the next start"
-        raise RuntimeError(msg)
 
     async def _take(self, stream: str, identity: str, sequence: int, events: Sequence[Logged]) -> None:
         rows = await asyncio.to_thread(self._rows_of, events)

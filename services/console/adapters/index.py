@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from contracts.vocabulary import MODEL_NAME_PATTERN
-from services.console.adapters.index_file import Connections, hold, is_current, is_damage
+from services.console.adapters.index_file import Connections, hold, is_current
 from services.console.domain.rows import SCHEMA, TABLES, Row, Scalar
 
 _INDEXES: Final = (
@@ -42,22 +42,16 @@ WINDOWS_KEPT: Final = 720
 class Index:
     """Reads and writes the index. One thread writes; any number of threads read the last commit.
 
-    A file with damaged pages is removed on detection and `damaged` is set: this process has to end, and the
-    next one builds the index again from the log.
-
     Args:
         path: The index file. A damaged file, or one of another schema, is replaced by an empty one.
         wait_s: Seconds to wait until a process that is ending has closed the file.
-
-    Attributes:
-        damaged: Whether the file was found to be damaged.
 
     Raises:
         IndexInUseError: Another process has the file.
     """
 
     def __init__(self, path: Path, wait_s: float = 10.0) -> None:
-        self._path, self.damaged = path, False
+        self._path = path
         self._writing = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = hold(path, wait_s)
@@ -104,7 +98,7 @@ class Index:
 
     def write(self, stream: str, sequence: int, identity: str, rows: Iterable[tuple[int, Row]]) -> None:
         """Write rows, each with the sequence of its event, and the position of their stream, all or nothing."""
-        with self._writing, self._noting_damage(), self._transaction():
+        with self._writing, self._transaction():
             self._insert(stream, sequence, identity, rows)
 
     def _insert(self, stream: str, sequence: int, identity: str, rows: Iterable[tuple[int, Row]]) -> None:
@@ -128,17 +122,6 @@ class Index:
                 self._writer.execute("ROLLBACK")
             raise
 
-    @contextlib.contextmanager
-    def _noting_damage(self) -> Iterator[None]:
-        """Remove the file if an error says that it is damaged; the error is raised again in any case."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            if is_damage(error):
-                self.damaged = True
-                self._path.unlink(missing_ok=True)
-            raise
-
     def read(self, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query."""
         return self.read_about(None, query, values)
@@ -151,7 +134,7 @@ class Index:
         self, models: tuple[str, ...] | None, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()
     ) -> list[dict[str, Any]]:
         """Return the rows of a query, as if the index had those about some models only; None: about all."""
-        with self._noting_damage(), self._readers.borrowed(models) as connection:
+        with self._readers.borrowed(models) as connection:
             return [dict(entry) for entry in connection.execute(query, values)]
 
 

@@ -130,7 +130,7 @@ class SlowRows:
 
     def __init__(self):
         self.steps, self.writing, self.go_on = [], threading.Event(), threading.Event()
-        self.known, self.damaged = {}, False
+        self.known = {}
 
     def clear(self):
         self.steps.append("clear")
@@ -206,13 +206,6 @@ def test_pages_learn_that_the_index_was_built():
         return announced
 
     assert asyncio.run(go()) == [{"incidents"}]
-
-
-def test_a_damaged_index_ends_the_process():
-    rows = SlowRows()
-    rows.damaged = True
-    with pytest.raises(RuntimeError, match="at the next start"):
-        asyncio.run(Follower(FakeLog(), rows, lambda *_: None, nothing, set).run())
 
 
 class LosingLog(FakeLog):

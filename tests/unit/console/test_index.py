@@ -163,44 +163,6 @@ def test_percentiles_are_those_of_the_library(values, percentile):
     assert percentile_ms(sketch.encode().decode(), percentile) == expected
 
 
-def damage(path):
-    """Overwrite the pages behind the first ones, as a failing disk does; the schema can still be read."""
-    content = bytearray(path.read_bytes())
-    content[40 * 4096 :] = b"\xff" * (len(content) - 40 * 4096)
-    path.write_bytes(content)
-
-
-@pytest.fixture
-def damaged(tmp_path):
-    index = Index(tmp_path / "index.db")
-    write(index, STORY)
-    index.close()
-    damage(tmp_path / "index.db")
-    index = Index(tmp_path / "index.db")
-    yield index
-    index.close()
-
-
-def test_damage_that_a_question_meets_removes_the_file_and_the_next_process_reads_the_log_again(
-    damaged, whole, tmp_path
-):
-    with pytest.raises(sqlite3.DatabaseError, match="malformed"):
-        damaged.read("SELECT * FROM events ORDER BY at, title")
-    assert damaged.damaged
-    damaged.close()
-    again = Index(tmp_path / "index.db")
-    assert again.positions() == {}
-    write(again, STORY)
-    assert content(again) == whole
-    again.close()
-
-
-def test_damage_that_writing_meets_is_noted(damaged):
-    with pytest.raises(sqlite3.DatabaseError, match="malformed"):
-        write(damaged, STORY)
-    assert damaged.damaged
-
-
 def test_another_process_is_refused_and_takes_nothing_away(tmp_path):
     index = Index(tmp_path / "index.db")
     write(index, STORY[:5])
