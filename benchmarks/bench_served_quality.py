@@ -27,8 +27,7 @@ from contracts.manifests import HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
 from services.benchmarker.adapters.triton import TritonEngine
-from services.benchmarker.domain.fault_attribution import MAX_DEVIATION
-from services.benchmarker.domain.served_quality import assess_scored, score_window
+from services.benchmarker.domain.served_quality import MAX_DEVIATION, assess_scored, score_window
 from services.quantiser.adapters.engine import WorkerEngine
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read_shape
 from services.quantiser.ports import QuantisationJob

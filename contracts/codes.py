@@ -60,7 +60,6 @@ Code = Literal[
     "disk_full",
     "gate_failed",
     "inconclusive",
-    "measurement_suspect",
     "evaluation_failed",
     "rehearsal_failed",
     "approval_expired",
@@ -153,7 +152,6 @@ ADVICE: dict[Code, str] = {
     "disk_full": "Free disk space on the named machine; what waits is tried again, and a rejected release can be retried.",
     "gate_failed": "A gate of the release policy failed; slipway show has the figures.",
     "inconclusive": "There was not enough evidence to pass; give more requests or a longer deadline.",
-    "measurement_suspect": "The recorded quality contradicts what is served; compare the machines that measured and that serve.",
     "evaluation_failed": "Look at the scores by slice and the rows that got worse (`slipway show`), correct the training, then "
     "publish again; a bound that asks for too much is a matter of the policy.",
     "rehearsal_failed": "The rollback rehearsal failed in staging; slipway status names trigger and step.",

@@ -23,9 +23,6 @@ DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
 Variant = precisions.Variant
 Verdict = Literal["pass", "fail", "inconclusive"]
-AttributedTo = Literal["candidate", "measurement", "machine"]
-"""What a difference between served and recorded quality is attributed to: the candidate as it is served, the recorded
-measurement, or a machine that measured or serves."""
 Environment = Literal["production", "staging"]
 ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
 Party = Literal["target", "caller", "gateway", "infrastructure"]

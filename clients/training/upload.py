@@ -20,7 +20,6 @@ from clients.training.bus import Publisher
 from clients.training.connection import Connection
 from clients.training.errors import PublishError
 from contracts.facts import BaseModelRef
-from contracts.manifests import FolderManifest
 from contracts.storage.sources import is_weights, pickles_in, travels
 from contracts.storage.uploads import PART_BYTES, AnnouncedFile, UploadAnswer, UploadPermit, UploadRequest
 from contracts.vocabulary import ArtifactRef
@@ -53,16 +52,6 @@ def checkpoint_files(folder: Path) -> list[Path]:
             f"The folder {folder} holds its weights as a pickle, which is not accepted: save them as safetensors."
         )
     raise PublishError(f"The folder {folder} holds no safetensors: name the folder that save_pretrained wrote.")
-
-
-def describe_folder(folder: Path) -> FolderManifest:
-    """Return the manifest of a checkpoint folder: its files that are uploaded, with their digests.
-
-    Raises:
-        PublishError: as `checkpoint_files`, or a file cannot be read.
-    """
-    files = (describe_file(path).model_dump(exclude={"parts"}) for path in checkpoint_files(folder))
-    return FolderManifest.model_validate({"files": tuple(files)})
 
 
 def describe_file(path: Path) -> AnnouncedFile:

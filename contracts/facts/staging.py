@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from ..codes import Code
 from ..evaluations import Evaluations
 from ..evaluations.results import Anchor, EvaluationSummary
 from ..policy import LoadProfile, MetricGate, QualityGate, Trigger
 from ..routes import ServedTarget
 from ..vocabulary import (
     ArtifactRef,
-    AttributedTo,
     Contract,
     Deployable,
     Digest,
@@ -120,15 +118,13 @@ class RatioInterval(Contract):
 
 
 class GateResult(Contract):
-    """The verdict of one gate, with the figures compared and the reason; `attributed_to` where the gate knows it."""
+    """The verdict of one gate, with the figures compared and the reason."""
 
     name: str
     verdict: Verdict
     value: float | None = None
     limit: float | None = None
     reason: str
-    code: Code | None = None
-    attributed_to: AttributedTo | None = None
 
 
 class ServedQuality(Contract):
@@ -144,8 +140,6 @@ class ServedQuality(Contract):
             baseline's.
         perplexity_ratio: The first over the second.
         recorded_ratio: The same ratio before serving, as the quantiser measured it on the same windows.
-        code: `measurement_suspect` where the recorded measurement cannot be relied upon.
-        attributed_to: What a difference is attributed to.
     """
 
     method: Literal["prompt_logprobs", "generated_logprobs", "none"]
@@ -156,8 +150,6 @@ class ServedQuality(Contract):
     recorded_ratio: float | None = None
     verdict: Verdict
     reason: str
-    code: Code | None = None
-    attributed_to: AttributedTo | None = None
 
 
 class VariantBenchmarked(Fact):

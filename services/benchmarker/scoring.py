@@ -7,17 +7,12 @@ from dataclasses import dataclass
 
 from contracts.facts import ServedQuality, VariantStaged
 from contracts.manifests import HeldOutWindow
-from contracts.routes import ServedTarget
 from contracts.vocabulary import Deployable
-from services.benchmarker.domain.fault_attribution import differs
 from services.benchmarker.domain.records import Side
 from services.benchmarker.domain.served_quality import (
-    BaselineScores,
-    WindowScore,
     assess_own_answers,
     assess_scored,
     choose_windows,
-    mean_deviation,
     not_measured,
     score_window,
 )
@@ -59,7 +54,6 @@ class Scoring:
             Transient: The store does not answer.
         """
         windows, problem = await self._recorded_windows(staged.request.candidate)
-        baseline = await self._recorded_windows(staged.request.baseline)
         missing = "The variant's manifest has no held-out windows; quantise it again."
         if problem:
             missing = f"The variant's manifest cannot be read: {problem}"
@@ -68,7 +62,7 @@ class Scoring:
             try:
                 if not await self.engine.can_score(staged.candidate, timeout_s=self.timeout_s):
                     return await self._compare_answers(staged)
-                return await self._score(staged, windows, baseline) if windows else not_measured(missing)
+                return await self._score(staged, windows) if windows else not_measured(missing)
             except SlipwayError as error:
                 problem = error.sentence()
                 if isinstance(error, Permanent):
@@ -82,57 +76,16 @@ class Scoring:
         except Permanent as error:
             return (), error.sentence()
 
-    async def _score(self, staged: VariantStaged, windows: Windows, baseline: tuple[Windows, str]) -> ServedQuality:
-        fitting = choose_windows(windows, context_tokens=staged.candidate.context_tokens)
+    async def _score(self, staged: VariantStaged, windows: Windows) -> ServedQuality:
+        served = staged.candidate
+        fitting = choose_windows(windows, context_tokens=served.context_tokens)
         if not fitting:
-            context = staged.candidate.context_tokens
-            return not_measured(f"No held-out window fits the served context of {context} tokens.")
-        scores = await self._score_windows(staged.candidate, fitting)
-        request = staged.request
-        if not differs(mean_deviation(scores)):
-            return assess_scored(scores, request.quality_gate)
-        return assess_scored(
-            scores,
-            request.quality_gate,
-            baseline=await self._score_baseline(staged, fitting, baseline),
-        )
-
-    async def _score_windows(self, served: ServedTarget, windows: Windows) -> tuple[WindowScore, ...]:
+            return not_measured(f"No held-out window fits the served context of {served.context_tokens} tokens.")
         scores = []
-        for window in windows:  # one after the other: each uses all cores
+        for window in fitting:  # one after the other: each uses all cores
             logprobs = await self.engine.score(served, window.token_ids, timeout_s=self.timeout_s)
             scores.append(score_window(window, logprobs))
-        return tuple(scores)
-
-    async def _score_baseline(
-        self, staged: VariantStaged, windows: Windows, recorded: tuple[Windows, str]
-    ) -> BaselineScores:
-        """Return the baseline's scores on its own recorded windows and on the candidate's, as far as possible.
-
-        A failure here says nothing about the candidate: it is missing evidence.
-        """
-        served, (own_windows, unreadable) = staged.baseline, recorded
-        own, problem = await self._try_windows(served, own_windows)
-        on_candidates, _ = await self._try_windows(served, windows)
-        missing = unreadable or problem
-        if not own and not missing:
-            missing = "its manifest has no held-out windows that fit its context."
-        return BaselineScores(own=own, on_candidates=on_candidates, missing=missing)
-
-    async def _try_windows(self, served: ServedTarget, windows: Windows) -> tuple[tuple[WindowScore, ...], str]:
-        """Return the scores of the windows that fit; none, and the problem, if scoring fails."""
-        problem = ""
-        fitting = choose_windows(windows, context_tokens=served.context_tokens)
-        for _ in range(ATTEMPTS):
-            try:
-                if not await self.engine.can_score(served, timeout_s=self.timeout_s):
-                    return (), "its engine scores no given text."
-                return await self._score_windows(served, fitting), ""
-            except SlipwayError as error:
-                problem = error.sentence()
-                if isinstance(error, Permanent):
-                    break
-        return (), problem
+        return assess_scored(scores, staged.request.quality_gate)
 
     async def _compare_answers(self, staged: VariantStaged) -> ServedQuality:
         output_tokens = staged.request.load.output_tokens

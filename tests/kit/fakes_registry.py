@@ -248,15 +248,6 @@ def evaluated(
     )
 
 
-def suspect(variant: str, *, others=()) -> f.VariantBenchmarked:
-    """A benchmark that found the record wrong."""
-    matching = gate("served_quality", "inconclusive").model_copy(
-        update={"code": "measurement_suspect", "attributed_to": "measurement", "reason": "At fault: the record."}
-    )
-    verdict = "fail" if any(result.verdict == "fail" for result in others) else "inconclusive"
-    return benchmarked(variant, verdict=verdict, gates=(gate(), *others, matching))
-
-
 def failed(variant: str, step: str = "quantise", code: str = "engine_failed", **fields) -> f.VariantFailed:
     return f.VariantFailed(variant=variant, step=step, code=code, reason="it broke", **fields)
 

@@ -300,18 +300,10 @@ async def test_a_dead_process_an_own_evaluation_set_and_a_quality_that_is_not_se
     worse = worse.model_copy(update={"manifest": manifest})
     await bench.stage(worse, its_baseline, load=QUICK, quality_gate=QUALITY_GATE)
 
-    both = fleet.pair(token_nll="1.7", baseline={"token_nll": "1.2"})
-    records = zip(both, ((window(tokens=400),), (window(tokens=300, token_nll=1.5),)), strict=True)
-    both = [
-        side.model_copy(update={"manifest": put_manifest(bench.store, side.target, windows)})
-        for side, windows in records
-    ]
-    await bench.stage(*both, load=QUICK, quality_gate=QUALITY_GATE)
-
     unscored, its_baseline = fleet.pair(answer_nll="4")  # a backend that scores no prompt says so in its metadata
     await bench.stage(unscored, its_baseline, load=QUICK, quality_gate=QUALITY_GATE)
 
-    facts = {event.data.target: event.data for event in await bench.receive(VariantBenchmarked, 5, timeout_s=120)}
+    facts = {event.data.target: event.data for event in await bench.receive(VariantBenchmarked, 4, timeout_s=120)}
     fact = facts[dead.target]
     assert (fact.verdict, fact.candidate_summary.errors, fact.baseline_summary.errors) == ("fail", 4, 0)
     (errors,) = [gate for gate in fact.gates if gate.name == "error_ratio.max_value"]
@@ -330,12 +322,6 @@ async def test_a_dead_process_an_own_evaluation_set_and_a_quality_that_is_not_se
     assert quality.recorded_ratio == pytest.approx(1.0)
     (gate,) = [gate for gate in fact.gates if gate.name == "served_quality"]
     assert (gate.verdict, gate.limit) == ("fail", 1.05)
-
-    fact, quality = facts[both[0].target], facts[both[0].target].served_quality
-    assert (fact.verdict, quality.verdict, quality.attributed_to) == ("inconclusive", "inconclusive", "machine")
-    assert quality.code == "measurement_suspect"
-    (gate,) = [gate for gate in fact.gates if gate.name == "served_quality"]
-    assert (gate.attributed_to, gate.code) == (quality.attributed_to, quality.code)
 
     fact, quality = facts[unscored.target], facts[unscored.target].served_quality
     assert (fact.verdict, quality.method, quality.tokens) == ("fail", "generated_logprobs", 24)

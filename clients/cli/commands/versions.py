@@ -207,8 +207,8 @@ def _show_benchmark(benchmark: VariantBenchmarked) -> None:
         rows.append(("end by themselves", f"{own.ended} of {own.asked}", f"{other.ended} of {other.asked}", ""))
         rows.append(("tokens of these", f"{own.mean_tokens:.4g}", f"{other.mean_tokens:.4g}", ""))
     show_table(("figure", str(benchmark.target), str(benchmark.baseline), "ratio"), rows)
-    gates = [(gate.name, gate.verdict, gate.attributed_to or "-", gate.reason) for gate in benchmark.gates]
-    show_table(("gate", "verdict", "attributed to", "reason"), gates)
+    gates = [(gate.name, gate.verdict, gate.reason) for gate in benchmark.gates]
+    show_table(("gate", "verdict", "reason"), gates)
 
 
 _FIGURES = (

@@ -93,4 +93,4 @@ def not_answered(code: str, reason: str) -> GateResult:
 
 
 def _fail(reason: str) -> GateResult:
-    return GateResult(name=GATE, verdict="fail", reason=reason, code="gate_failed", attributed_to="candidate")
+    return GateResult(name=GATE, verdict="fail", reason=reason)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from contracts.vocabulary import MODEL_NAME_PATTERN
-from services.console.adapters.index_file import Connections, hold, is_current
+from services.console.adapters.index_file import hold, is_current
 from services.console.domain.rows import SCHEMA, TABLES, Row, Scalar
 
 _INDEXES: Final = (
@@ -33,8 +33,6 @@ _INDEXES: Final = (
     "CREATE INDEX rollbacks_cause ON rollbacks (cause_id)",
     "CREATE INDEX windows_ended ON windows (model, ended_at)",
 )
-CONNECTIONS: Final = 16
-"""Connections that read, at most; each is for one set of models."""
 WINDOWS_KEPT: Final = 720
 """Newest windows that are kept of each target, six hours of 30 s, beside those during a canary. The log has all."""
 
@@ -57,16 +55,13 @@ class Index:
         self._lock = hold(path, wait_s)
         if not is_current(path, SCHEMA):
             self._create()
-        self._writer = self._connect(None)
-        self._readers = Connections(self._connect, CONNECTIONS)
+        self._writer = self._connect()
+        self._writer.execute("PRAGMA journal_mode = WAL")
+        self._writer.execute("PRAGMA synchronous = NORMAL")  # what a crash takes is read from the log again
 
-    def _connect(self, models: tuple[str, ...] | None) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=10, check_same_thread=False, isolation_level=None)
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")  # what a crash takes is read from the log again
-        for view in _views(models) if models is not None else ():
-            connection.execute(view)
         return connection
 
     def _create(self) -> None:
@@ -82,7 +77,6 @@ class Index:
         """Close the file."""
         with self._writing:
             self._writer.close()
-        self._readers.close()
         self._lock.close()
 
     def clear(self) -> None:
@@ -134,7 +128,9 @@ class Index:
         self, models: tuple[str, ...] | None, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()
     ) -> list[dict[str, Any]]:
         """Return the rows of a query, as if the index had those about some models only; None: about all."""
-        with self._readers.borrowed(models) as connection:
+        with contextlib.closing(self._connect()) as connection:
+            for view in _views(models) if models is not None else ():
+                connection.execute(view)
             return [dict(entry) for entry in connection.execute(query, values)]
 
 

@@ -255,8 +255,7 @@ def _benchmarked(release: Release) -> str:
 
 def _describe_benchmark(fact: VariantBenchmarked) -> str:
     p95 = fact.candidate_summary.ttft_ms.p95
-    faults = "".join(f" ({gate.code}: {gate.attributed_to})" for gate in fact.gates if gate.code and gate.attributed_to)
-    return f"{fact.target.variant}: {fact.verdict}{faults}" + ("" if p95 is None else f", TTFT p95 {p95:.0f} ms")
+    return f"{fact.target.variant}: {fact.verdict}" + ("" if p95 is None else f", TTFT p95 {p95:.0f} ms")
 
 
 def _evaluated(release: Release) -> str:

@@ -30,7 +30,6 @@ from services.registry.domain.progress import progress_of
 from services.registry.domain.record import Input, Release
 from services.registry.domain.recording import record
 from services.registry.domain.release_holds import begins_step
-from services.registry.domain.variant_verdicts import SUSPECT
 
 NOT_SERVABLE: Final[frozenset[Code]] = frozenset({"variant_not_servable", "runtime_unknown"})
 """Codes by which the serving fleet refuses a variant before anything is made."""
@@ -99,18 +98,14 @@ def _nothing_passed(release: Release) -> Ending | None:
 
 
 def _no_variant(release: Release) -> Ending:
-    """End as rejected with the first code that is more than missing evidence, those that came furthest first.
-
-    A record that is suspect is missing evidence, too, but says more than that there was too little.
-    """
+    """End as rejected with the first code that is more than missing evidence, those that came furthest first."""
     registered = [registered.variant for registered in gates.registered_variants(release)]
     judged = [(v, *verdict[1:]) for v in registered if (verdict := gates.verdict_on(release, v)) is not None]
     variants = gates.requested_variants(release)
     excluded = [(v, *why) for v in variants if (why := gates.why_excluded(release, v)) is not None]
     codes = [code for _, code, _ in (*judged, *excluded) if code != "inconclusive"]
-    firm = sorted(codes, key=lambda code: code == SUSPECT)
     reasons = "; ".join(f"{variant}: {reason.rstrip('.')}" for variant, _, reason in (*judged, *excluded))
-    return Ending("rejected", firm[0] if firm else "inconclusive", f"No variant passed. {reasons}.")
+    return Ending("rejected", codes[0] if codes else "inconclusive", f"No variant passed. {reasons}.")
 
 
 def _evaluation_failed(release: Release) -> Ending | None:

@@ -8,8 +8,6 @@ from contracts.facts import GateResult, Quality, VariantBenchmarked, VariantQuan
 from contracts.policy import QualityGate, ReleasePolicy
 from contracts.vocabulary import Verdict
 
-SUSPECT: Code = "measurement_suspect"
-
 
 def assess_quality_gate(policy: ReleasePolicy, quantised: VariantQuantised) -> tuple[Code, str] | None:
     """Return why a variant fails the quality gate of its precision; None if it passes.
@@ -30,10 +28,7 @@ def assess_quality_gate(policy: ReleasePolicy, quantised: VariantQuantised) -> t
 def assess_benchmark(policy: ReleasePolicy, benchmark: VariantBenchmarked) -> tuple[Verdict, Code, str]:
     """Return verdict, code and reason of a benchmark; of a verdict `pass` the code means nothing."""
     verdict, reason = assess_gates(policy, benchmark)
-    if verdict != "inconclusive":
-        return verdict, "gate_failed", reason
-    suspect = any(gate.verdict == "inconclusive" and gate.code == SUSPECT for gate in benchmark.gates)
-    return verdict, SUSPECT if suspect else "inconclusive", reason
+    return verdict, "inconclusive" if verdict == "inconclusive" else "gate_failed", reason
 
 
 def assess_quality(quality: Quality, gate: QualityGate | None) -> list[GateResult]:

@@ -39,7 +39,7 @@ def test_a_call_with_its_arguments_passes():
 )
 def test_anything_else_fails_with_what_came_instead(given, says):
     result = assess_answer(given, "hermes")
-    assert (result.verdict, result.code) == ("fail", "gate_failed")
+    assert result.verdict == "fail"
     assert says in result.reason
 
 

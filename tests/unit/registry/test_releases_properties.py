@@ -141,8 +141,6 @@ ENDERS = [
     UNCERTIFIED,
     k.failed("int8", "stage", purpose="benchmark"),
     k.rehearsed("inconclusive"),
-    k.suspect("int8"),
-    k.suspect("bf16"),
 ]
 
 
