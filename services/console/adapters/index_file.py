@@ -38,11 +38,6 @@ def hold(path: Path, wait_s: float) -> IO[bytes]:
         return lock
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Return whether an error says that a file is damaged, and not that it is busy, full, or was asked wrongly."""
-    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in _DAMAGE
-
-
 def is_current(path: Path, schema: int) -> bool:
     """Return whether a file is an intact index of a schema.
 
@@ -54,9 +49,9 @@ def is_current(path: Path, schema: int) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            return bool(version == schema and connection.execute("SELECT count(*) FROM positions").fetchone())
+            return bool(version == schema and connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
     except sqlite3.DatabaseError as error:
-        if not is_damage(error):
+        if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF not in _DAMAGE:
             raise
         structlog.get_logger().warning("the index is damaged and is built again", path=str(path), error=repr(error))
         return False

@@ -163,6 +163,30 @@ def test_percentiles_are_those_of_the_library(values, percentile):
     assert percentile_ms(sketch.encode().decode(), percentile) == expected
 
 
+def damage(path):
+    """Overwrite the pages behind the first ones, as a failing disk does; the schema can still be read."""
+    content = bytearray(path.read_bytes())
+    content[40 * 4096 :] = b"\xff" * (len(content) - 40 * 4096)
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    index = Index(tmp_path / "index.db")
+    write(index, STORY)
+    index.close()
+    damage(tmp_path / "index.db")
+    index = Index(tmp_path / "index.db")
+    yield index
+    index.close()
+
+
+def test_an_index_with_damaged_pages_is_built_again_at_the_next_start(damaged, whole):
+    assert damaged.positions() == {}
+    write(damaged, STORY)
+    assert content(damaged) == whole
+
+
 def test_another_process_is_refused_and_takes_nothing_away(tmp_path):
     index = Index(tmp_path / "index.db")
     write(index, STORY[:5])
