@@ -30,7 +30,7 @@ from services.benchmarker.prompts import PROMPTS
 from services.benchmarker.scoring import LEAST_TIMEOUT_S, Scoring
 from services.benchmarker.settings import BenchmarkerSettings
 from shared.errors import Permanent, SlipwayError, Transient
-from shared.messaging.bus import Bus, Failed
+from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 from shared.runtime.progress import progress_reporter
 
@@ -321,13 +321,11 @@ def build(
     return benchmarker
 
 
-def _failed(failed: Failed) -> VariantFailed | None:
-    if failed.event is None:
-        return None  # the variant is unknown: the bus keeps the message as a dead letter
+def _failed(event: Event[VariantStaged], error: SlipwayError) -> VariantFailed:
     return VariantFailed(
-        variant=failed.event.data.candidate.target.variant,
+        variant=event.data.candidate.target.variant,
         step="benchmark",
-        code=failed.error.code,
-        reason=failed.error.reason,
-        details=failed.error.details,
+        code=error.code,
+        reason=error.reason,
+        details=error.details,
     )

@@ -26,7 +26,7 @@ from services.evaluator.evaluate import Asking, Role
 from services.evaluator.ports import Progress, Reports
 from services.evaluator.settings import EvaluatorSettings
 from shared.errors import Permanent, SlipwayError
-from shared.messaging.bus import Bus, Failed
+from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 from shared.runtime.progress import progress_reporter
 
@@ -170,13 +170,11 @@ def build(bus: Bus, *, asking: Asking, reports: Reports, settings: EvaluatorSett
     return evaluator
 
 
-def _failed(failed: Failed) -> VariantFailed | None:
-    if failed.event is None:
-        return None  # the variant is unknown: the bus keeps the message as a dead letter
+def _failed(event: Event[VariantStaged], error: SlipwayError) -> VariantFailed:
     return VariantFailed(
-        variant=failed.event.data.candidate.target.variant,
+        variant=event.data.candidate.target.variant,
         step="evaluate",
-        code=failed.error.code,
-        reason=failed.error.reason,
-        details=failed.error.details,
+        code=error.code,
+        reason=error.reason,
+        details=error.details,
     )

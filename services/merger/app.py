@@ -16,8 +16,8 @@ from services.merger.domain import serving
 from services.merger.ports import Artifacts, Folder, MergeEngine, MergeJob, MergeResult, Templates
 from services.merger.rejections import raise_rejection
 from services.merger.settings import MergerSettings
-from shared.errors import Permanent
-from shared.messaging.bus import Bus, Failed
+from shared.errors import Permanent, SlipwayError
+from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 from shared.runtime.progress import ReportProgress, progress_reporter
 
@@ -281,10 +281,7 @@ def build(
     return merger
 
 
-def _rejected(failed: Failed) -> CheckpointRejected | None:
-    if failed.event is None:
-        return None  # the release is unknown: the bus keeps the message as a dead letter
-    error = failed.error
+def _rejected(_event: Event[ReleaseOpened], error: SlipwayError) -> CheckpointRejected:
     return CheckpointRejected(code=error.code, reason=error.sentence(), details=error.details)
 
 

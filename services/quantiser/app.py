@@ -25,8 +25,8 @@ from services.quantiser.ports import (
     WatchRelease,
 )
 from services.quantiser.settings import QuantiserSettings
-from shared.errors import Permanent
-from shared.messaging.bus import Bus, Failed
+from shared.errors import Permanent, SlipwayError
+from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 from shared.runtime.progress import ReportProgress, progress_reporter
 
@@ -301,14 +301,11 @@ def build(
     return quantiser
 
 
-def _failed(failed: Failed) -> VariantFailed | None:
-    if failed.event is None:
-        return None  # the release is unknown: the bus keeps the message as a dead letter
-    error, request = failed.error, failed.event.data
+def _failed(event: Event[VariantRequested], error: SlipwayError) -> VariantFailed:
     details = dict(error.details)
     kept = {name: details.pop(name) for name in ("manifest", "quality") if name in details}
     return VariantFailed(
-        variant=request.variant,
+        variant=event.data.variant,
         step="quantise",
         code=error.code,
         reason=error.sentence(),

@@ -295,7 +295,7 @@ def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: Regi
     """Subscribe the registry's handlers and return the registry."""
     registry = Registry(ports, locations=locations, settings=settings, clock=clock)
 
-    @bus.on(CheckpointReady, failure=lambda failed: rejection(failed.error))
+    @bus.on(CheckpointReady, failure=lambda _event, error: rejection(error))
     async def admit(event: Event[CheckpointReady]) -> None:
         received = bus.received
         await registry.admissions.receive(

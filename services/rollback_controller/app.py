@@ -34,7 +34,8 @@ from services.rollback_controller.ports import Alerts, Drills, Probe, Proofs, Ro
 from services.rollback_controller.rehearsal import Rehearsal
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import KnownPolicies, RollbackStates
-from shared.messaging.bus import Bus, Failed
+from shared.errors import SlipwayError
+from shared.messaging.bus import Bus
 from shared.messaging.orders import order_refused
 from shared.runtime.clock import Clock
 
@@ -149,15 +150,14 @@ def _accepted(event: Event[Any], changed: DeploymentChanged) -> OrderAccepted:
     return OrderAccepted(order_id=event.id, order_type=event.type, details=details)
 
 
-def order_failed(failed: Failed) -> RollbackFailed | OrderRefused | None:
+def order_failed(event: Event[RollbackOrdered], error: SlipwayError) -> RollbackFailed | OrderRefused:
     """Return the fact that an order of a rollback which is not carried out becomes.
 
     The id of a malformed order may be that of another rollback, which has not failed. What another team ordered is no
     failure of this model.
     """
-    event, error = failed.event, failed.error
-    if event is None or event.data.failed is None or error.code in ("malformed_event", "team_mismatch"):
-        return order_refused(failed)
+    if event.data.failed is None or error.code in ("malformed_event", "team_mismatch"):
+        return order_refused(event, error)
     return RollbackFailed(
         rollback_id=rollback_id(event.id),
         cause_id=event.id,

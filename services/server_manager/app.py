@@ -26,7 +26,8 @@ from services.server_manager.fleet_state import FleetState
 from services.server_manager.manager import Manager
 from services.server_manager.ports import Artifacts, Engines, Routes, RuntimesView
 from services.server_manager.settings import ServerManagerSettings
-from shared.messaging.bus import Bus, Emit, Failed
+from shared.errors import SlipwayError
+from shared.messaging.bus import Bus, Emit
 from shared.messaging.orders import check_age, order_refused
 from shared.runtime.clock import Clock
 
@@ -119,10 +120,7 @@ def refuse_variants(opened: ReleaseOpened, hardware: Hardware, runtimes: Collect
     return emits
 
 
-def _staging_failed(failed: Failed) -> VariantFailed | None:
-    event, error = failed.event, failed.error
-    if event is None:
-        return None
+def _staging_failed(event: Event[StageRequested], error: SlipwayError) -> VariantFailed:
     return VariantFailed(
         variant=event.data.candidate.target.variant,
         step="stage",
@@ -132,8 +130,5 @@ def _staging_failed(failed: Failed) -> VariantFailed | None:
     )
 
 
-def _order_failed(failed: Failed) -> PromotionRefused | None:
-    event, error = failed.event, failed.error
-    if event is None:
-        return None
+def _order_failed(event: Event[TrafficRequested], error: SlipwayError) -> PromotionRefused:
     return PromotionRefused(target=event.data.target.target, code=error.code, reason=error.reason)

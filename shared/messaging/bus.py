@@ -29,8 +29,9 @@ from contracts.facts import Fact, WorkProgressed
 from contracts.identities import inbox_prefix
 from contracts.services import EVENTS, SERVICES, durable_name, filter_subject, stream_of
 from contracts.vocabulary import Environment, canonical_json
+from shared.errors import SlipwayError
 from shared.messaging.credentials import identify
-from shared.messaging.delivery import Consumption, Delivery, Failed
+from shared.messaging.delivery import Consumption, Delivery
 from shared.messaging.event_traces import EventTraces
 from shared.messaging.events import parse_event
 from shared.messaging.fact_metrics import FactMetrics
@@ -53,7 +54,7 @@ _URGENT_PULL_S = 1.0
 """How long one request for messages lasts. In a cluster it is lost with the server that leads the consumer, which
 is not reported: so what may lead to a rollback is asked for again sooner."""
 
-__all__ = ["Bus", "Emit", "Failed", "Outcome", "Received", "publish_event"]
+__all__ = ["Bus", "Emit", "Outcome", "Received", "publish_event"]
 
 
 @dataclass(frozen=True)
@@ -175,16 +176,17 @@ class Bus:
         self,
         fact: type[F],
         *,
-        failure: Callable[[Failed], Fact | Emit | None] | None = None,
+        failure: Callable[[Any, SlipwayError], Fact | Emit] | None = None,
         max_workers: int = 1,
         environment: Environment = "production",
         perishable: bool = False,
     ) -> "Callable[[Handler[F]], Handler[F]]":
         """Subscribe a handler to a fact; the facts that it returns are published, then the message is acknowledged.
 
-        `failure` returns the fact that a Permanent error becomes; without one it becomes a dead letter. `max_workers`
-        messages are handled at once, as those that may lead to a rollback are; the next one is requested when one of
-        them is done. A `perishable` message is dropped after a minute of tries whose failure is that of one record.
+        `failure` returns the fact that an event and a Permanent error become; without one it is a dead letter. Of the
+        inbox the event is None if it could not be parsed. `max_workers` messages are handled at once, as those that may
+        lead to a rollback are; the next one is requested when one of them is done. A `perishable` message is dropped
+        after a minute of tries whose failure is that of one record.
         """
         if (fact, environment) not in self._contract.reads:
             msg = f"{self.service} does not declare that it reads {environment} {fact.TYPE}; see contracts.services"

@@ -63,22 +63,13 @@ RECORD_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Failed:
-    """A message that failed permanently: the event if it could be parsed, the error, and the model."""
-
-    event: Event[Any] | None
-    error: SlipwayError
-    model: str | None
-
-
-@dataclass(frozen=True)
 class Consumption:
     """The subjects that a service consumes, and the result of a permanent failure."""
 
     fact: type[Fact]
     stream: Stream
     durable: str
-    failure: Callable[[Failed], Fact | Emit | None] | None
+    failure: Callable[[Any, SlipwayError], Fact | Emit] | None
     perishable: bool = False
 
 
@@ -214,9 +205,8 @@ class Delivery(BaseMiddleware[Any, Any]):
     async def _reject_or_store(self, message: Msg, consumption: Consumption, error: SlipwayError) -> bool:
         """Publish a failed message as a rejection fact, or else as a dead letter; return whether it became a fact."""
         event = _parsed(message, consumption)
-        failed = Failed(event=event, error=error, model=model_in(message.subject))
         source = f"{message.metadata.stream}:{message.metadata.sequence.stream}"
-        published = await self._publish_failure(consumption, failed, source)
+        published = await self._publish_failure(consumption, event, error, model_in(message.subject), source)
         if event is not None and not published:
             await self._abandon(event, error, await store_dead_letter(self._bus, message, error, consumption.durable))
         elif not published:
@@ -244,15 +234,17 @@ class Delivery(BaseMiddleware[Any, Any]):
             )
             self._bus.count(consumption.fact, "dead_letter_refused")
 
-    async def _publish_failure(self, consumption: Consumption, failed: Failed, source: str) -> bool:
-        """Publish the fact for a failure; return False if there is no such fact or it cannot be published."""
-        if consumption.failure is None or failed.model is None:
+    async def _publish_failure(
+        self, consumption: Consumption, event: Event[Any] | None, error: SlipwayError, model: str | None, source: str
+    ) -> bool:
+        """Publish the fact for a failure; return False if there is no such fact or it cannot be published.
+
+        Of a message that could not be parsed there is one only in the inbox.
+        """
+        if consumption.failure is None or model is None or (event is None and consumption.stream != INBOX):
             return False
         try:
-            fact = consumption.failure(failed)
-            if fact is None:
-                return False
-            await self._bus.publish(answer(fact, source, failed), cause=failed.event)
+            await self._bus.publish(answer(consumption.failure(event, error), source, event, model), cause=event)
         except (TimeoutError, NatsError, Transient):
             raise
         except Exception:  # noqa: BLE001 - a defect here must not bring the message back for ever
@@ -272,17 +264,15 @@ class Delivery(BaseMiddleware[Any, Any]):
         await publish_event(self._bus.js, self._bus.envelope(Emit(abandoned), event))
 
 
-def answer(fact: Fact | Emit, source: str, failed: Failed) -> Emit:
+def answer(fact: Fact | Emit, source: str, event: Event[Any] | None, model: str | None) -> Emit:
     """Return the fact that answers a failed message; each message from outside gets its own.
 
     An outsider may give one id to two events: the second answer must not look like the first one, published again.
     """
     emit = fact if isinstance(fact, Emit) else Emit(fact)
-    if failed.event is not None and stream_of(type(failed.event.data)) in (INBOX, ORDERS):
-        return replace(emit, key=f"{emit.key}{source}")
-    if failed.event is not None:
-        return emit
-    return Emit(emit.fact, key=emit.key, model=failed.model, cause_id=source, correlation_id=source)
+    if event is None:
+        return Emit(emit.fact, key=emit.key, model=model, cause_id=source, correlation_id=source)
+    return replace(emit, key=f"{emit.key}{source}") if stream_of(type(event.data)) in (INBOX, ORDERS) else emit
 
 
 def _parsed(message: Msg, consumption: Consumption) -> Event[Any] | None:

@@ -10,8 +10,7 @@ from contracts.facts import Fact, OrderRefused
 from contracts.teams import Team
 from decisions.access.teams import find_foreign
 from decisions.rollback.orders import assess_epoch, assess_expiry
-from shared.errors import Permanent
-from shared.messaging.bus import Failed
+from shared.errors import Permanent, SlipwayError
 
 
 def new_order(sender: str, model: str, fact: Fact, *, now: datetime, release_id: str | None = None) -> Event[Any]:
@@ -56,11 +55,8 @@ def check_sender(event: Event[Any], teams: Iterable[Team]) -> None:
         raise Permanent("team_mismatch", reason, sender=event.sender, model=event.subject)
 
 
-def order_refused(failed: Failed) -> OrderRefused | None:
-    """Return the fact for a refused order; None for a message that could not be parsed."""
-    event, error = failed.event, failed.error
-    if event is None:
-        return None
+def order_refused(event: Event[Any], error: SlipwayError) -> OrderRefused:
+    """Return the fact for a refused order."""
     return OrderRefused(
         order_id=event.id,
         order_type=event.type,

@@ -13,7 +13,7 @@ from contracts.envelope import Event
 from contracts.facts import Fact, WorkAbandoned
 from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.messaging.bus import Emit, Received
-from shared.messaging.delivery import UNKNOWN_ERROR_DELIVERIES, Failed, answer, backoff_s, given_up, is_spoiled
+from shared.messaging.delivery import UNKNOWN_ERROR_DELIVERIES, answer, backoff_s, given_up, is_spoiled
 from shared.messaging.topology import ACK_WAIT_S, HEARTBEAT_S
 from tests.kit.records import Killed
 
@@ -251,10 +251,9 @@ class FakeBus:
     async def _reject_or_store(self, message: Message, subscription: _Subscription, error: SlipwayError) -> None:
         """Publish the fact that a failed message becomes; without one it is a dead letter, and its work abandoned."""
         event = message.event
-        failed = Failed(event, error, event.subject)
-        fact = subscription.failure(failed) if subscription.failure is not None else None
-        if fact is not None:
-            await self.publish(answer(fact, f"{message.sequence}", failed), event)
+        if subscription.failure is not None:
+            fact = subscription.failure(event, error)
+            await self.publish(answer(fact, f"{message.sequence}", event, event.subject), event)
             return
         if not any(letter is event for letter, _ in self._streams.dead_letters):
             self._streams.dead_letters.append((event, error.code))

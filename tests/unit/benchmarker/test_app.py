@@ -9,7 +9,6 @@ from services.benchmarker.domain.report import to_event
 from services.benchmarker.prompts import PROMPTS
 from services.benchmarker.scoring import ANSWERS
 from shared.errors import Permanent, Transient
-from shared.messaging.delivery import Failed
 from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, QUALITY, served, staged, window
 from tests.unit.benchmarker.fakes import Behaviour, FakeReports
 from tests.unit.benchmarker.measuring import make, measure
@@ -227,11 +226,7 @@ class _Event:
 
 
 def test_a_permanent_error_becomes_a_failed_variant():
-    fact = _failed(Failed(event=_Event(staged()), error=Permanent("digest_mismatch", "differs", found="x"), model="m"))
+    fact = _failed(_Event(staged()), Permanent("digest_mismatch", "differs", found="x"))
     assert fact == VariantFailed(
         variant="int8", step="benchmark", code="digest_mismatch", reason="differs", details={"found": "x"}
     )
-
-
-def test_an_unreadable_message_is_about_no_variant():
-    assert _failed(Failed(event=None, error=Permanent("malformed_event", "no"), model=None)) is None

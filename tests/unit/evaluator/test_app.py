@@ -6,14 +6,13 @@ import pytest
 
 from contracts.evaluations import Evaluations
 from contracts.evaluations.results import Anchor
-from contracts.facts import VariantFailed, VariantStaged
+from contracts.facts import VariantStaged
 from contracts.vocabulary import ArtifactRef, digest_of
 from decisions.scorers.answers import Answer
 from services.evaluator.app import Evaluator, _failed
 from services.evaluator.domain.report import SHOWN_SLICES, assess_overall, to_event
 from services.evaluator.evaluate import Asking
 from shared.errors import Permanent, Transient
-from shared.messaging.delivery import Failed
 from shared.runtime.clock import SystemClock
 from testbed import factories
 from testbed.values import deployable, served, staging_request
@@ -201,10 +200,8 @@ def test_the_worst_verdict_counts():
 
 def test_what_cannot_be_evaluated_fails_the_variant():
     event = factories.event(staged())
-    failed = _failed(Failed(event=event, error=Permanent("evaluation_invalid", "no row"), model="m"))
-    assert isinstance(failed, VariantFailed)
+    failed = _failed(event, Permanent("evaluation_invalid", "no row"))
     assert (failed.step, failed.code, failed.variant) == ("evaluate", "evaluation_invalid", "int8")
-    assert _failed(Failed(event=None, error=Permanent("evaluation_invalid", "no row"), model="m")) is None
 
 
 SLOW = [{"prompt": f"row {number}", "expected": "right"} for number in range(400)]

@@ -24,7 +24,6 @@ from shared.messaging.delivery import (
     RECORD_LIMIT_S,
     Consumption,
     Delivery,
-    Failed,
     answer,
     backoff_s,
     given_up,
@@ -126,8 +125,7 @@ def test_an_object_that_the_store_does_not_read_while_it_reads_others_ends_a_mes
 
 
 def identity(fact, event, source):
-    failed = Failed(event, Permanent("malformed_event", "No."), event.subject)
-    emit = answer(fact, source, failed)
+    emit = answer(fact, source, event, event.subject)
     return envelope(emit, event, service="registry", clock=SystemClock()).id
 
 
