@@ -1,11 +1,10 @@
 """The model card of a version: YAML metadata (model-index), then its description in Markdown."""
 
-import math
+import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
-
-import yaml
 
 from contracts.evaluations.results import EvaluationResult
 from contracts.facts import EvalResult, RegisteredVariant
@@ -18,6 +17,9 @@ from decisions.serving.settings import describe_settings
 CELL_CHARS: Final = 500
 """A longer text from outside ends with an ellipsis."""
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
+_PLAIN_KEY = re.compile(r"[a-z][a-z_-]*[a-z]", re.ASCII)
+_RESERVED = frozenset({"true", "false", "null", "yes", "no", "on", "off"})
+"""Words that YAML takes for other values than texts."""
 _ESCAPED = frozenset("\\`*_[]|~$")
 
 
@@ -55,6 +57,40 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def yaml_block(value: Any, indent: int = 0) -> str:
+    """Return JSON data as block YAML; every text is quoted, so that none is a number, a tag or a new key."""
+    pad = "  " * indent
+    if isinstance(value, dict) and value:
+        return "".join(f"{pad}{_key(key)}:{_nested(item, indent + 1)}" for key, item in value.items())
+    if isinstance(value, list) and value:
+        return "".join(f"{pad}-{_nested(item, indent + 1)}" for item in value)
+    return f"{pad}{scalar(value)}\n"
+
+
+def _nested(value: Any, indent: int) -> str:
+    if isinstance(value, dict | list) and value:
+        return f"\n{yaml_block(value, indent)}"
+    return f" {scalar(value)}\n"
+
+
+def _key(key: str) -> str:
+    return key if _PLAIN_KEY.fullmatch(key) and key not in _RESERVED else scalar(key)
+
+
+def scalar(value: Any) -> str:
+    """Return one value as it stands in YAML: JSON, with every character escaped that YAML does not print."""
+    if isinstance(value, str):
+        value = value.encode(errors="replace").decode()
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if isinstance(value, float) and "." not in text:  # YAML takes 1e-05 for a text
+        return text.replace("e", ".0e")
+    return "".join(character if _printed(character) else f"\\U{ord(character):08x}" for character in text)
+
+
+def _printed(each: str) -> bool:
+    return each.isprintable() and each != "\ufeff"
+
+
 __all__ = ["inline", "render_card"]
 
 _MOST_DEPLOYMENTS = 20
@@ -73,9 +109,7 @@ def render_card(history: VersionHistory, *, merged: bool = False) -> str:
         _deployments, _limits, _verification,
     )  # fmt: skip
     body = "\n".join(text for section in sections if (text := section(history)))
-    data = metadata(history, merged=merged)
-    head = yaml.safe_dump(data, sort_keys=False, width=math.inf)
-    return f"---\n{head}---\n\n{body}"
+    return f"---\n{yaml_block(metadata(history, merged=merged))}---\n\n{body}"
 
 
 def metadata(history: VersionHistory, *, merged: bool = False) -> dict[str, Any]:

@@ -13,8 +13,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, S
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import anyio._backends._asyncio  # noqa: F401 - else httpx imports it with the first request, which may be a rollback's
-import httpcore  # noqa: F401 - the same
 import httpx
 
 from decisions.serving.attached import split_key

@@ -96,7 +96,7 @@ async def test_reason_of_any_length_ends_as_a_dead_letter(js, bus_settings, leng
 
 
 async def test_failure_that_cannot_be_told_as_a_fact_becomes_a_dead_letter(js, bus_settings):
-    def failure(failed):
+    def failure(_event, _error):
         raise ZeroDivisionError("a defect where the failure is told")
 
     async with running_bus(bus_settings, fail, failure):
@@ -110,7 +110,7 @@ async def test_failure_that_cannot_be_told_as_a_fact_becomes_a_dead_letter(js, b
 
 
 async def test_failure_told_with_an_undeclared_fact_becomes_a_dead_letter(js, bus_settings):
-    def failure(failed):
+    def failure(_event, _error):
         return requested("x").data  # the quantiser does not declare that it emits it
 
     async with running_bus(bus_settings, fail, failure):

@@ -185,7 +185,7 @@ async def receive_behind_an_unreadable_one(js, bus_settings, subject):
     async def handler(event):
         await handled.put(event.id)
 
-    bus.on(f.CheckpointReady, failure=lambda failed: rejection(failed.error))(handler)
+    bus.on(f.CheckpointReady, failure=lambda _event, error: rejection(error))(handler)
     await bus.broker.start()
     try:
         await js.publish(subject, b"{not json")

@@ -4,13 +4,14 @@ import dataclasses
 import re
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from contracts.facts import EvalResult
-from decisions.releases.model_cards import inline, metadata, render_card
+from decisions.releases.model_cards import inline, metadata, render_card, scalar, yaml_block
 from testbed import factories
 from tests.kit.histories import evaluation_report, history
 
@@ -141,15 +142,26 @@ def test_no_text_of_others_changes_the_structure(text):
     shape, inner = structure(card_of(text))
     assert shape == PLAIN[0]
     assert set(inner) <= {"text", "code_inline", "text_special", "softbreak"}
-    assert ModelCard(card_of(text)).data.base_model == text
+    assert ModelCard(card_of(text)).data.base_model == yaml.safe_load(scalar(text))
 
 
 @given(st.text(max_size=80))
 def test_whatever_the_text_the_structure_stays(text):
-    assert ModelCard(card_of(text)).data.base_model == text
     shape, inner = structure(card_of(text))
     assert shape == PLAIN[0]
     assert set(inner) <= {"text", "code_inline", "text_special", "softbreak"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), JSON, min_size=1, max_size=4))
+def test_data_is_the_same_after_yaml(data):
+    assert yaml.safe_load(yaml_block(data)) == data
 
 
 @given(st.text())

@@ -193,7 +193,7 @@ async def test_a_message_is_kept_from_others_until_its_failure_is_published():
                 await asyncio.sleep(1)
             seen.append(cause.id)
 
-    host = SlowBus(Consumption(VariantFailed, EVENTS, "registry", lambda _failed: k.fact(OrderRefused)))
+    host = SlowBus(Consumption(VariantFailed, EVENTS, "registry", lambda _event, _error: k.fact(OrderRefused)))
     message = SimpleNamespace(
         metadata=SimpleNamespace(
             num_delivered=1, consumer="registry", stream=EVENTS, sequence=SimpleNamespace(stream=1)
