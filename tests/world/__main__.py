@@ -21,12 +21,10 @@ def main() -> int:
     parser.add_argument("--state", type=Path, help="a file of the seeds that were told; they are not told again")
     given = parser.parse_args()
     wrong, began_s = 0, time.process_time()
-    seeds = _seeds(given.seeds)
     before = given.state.read_text().splitlines() if given.state and given.state.exists() else ()
     known = {int(line.split()[0]) for line in before}
+    seeds = [seed for seed in _seeds(given.seeds) if seed not in known]
     for seed in seeds:
-        if seed in known:
-            continue
         told = tell(seed)
         if given.state:
             with given.state.open("a") as file:
@@ -37,7 +35,7 @@ def main() -> int:
         if given.show or told.violations:
             _print(told, whole=given.show)
     print(
-        f"{len(seeds)} stories from seed {seeds[0]} on, {wrong} went wrong, "
+        f"{len(seeds)} stories of {given.seeds or f'{seeds[0]}-{seeds[-1]}'}, {wrong} went wrong, "
         f"{time.process_time() - began_s:.1f} s of processor time"
     )
     return wrong
