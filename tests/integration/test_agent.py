@@ -274,6 +274,7 @@ async def test_an_impostor_cannot_raise_the_term_to_where_the_agent_takes_none(w
     for superseding in world.superseded.values():
         lead.note_superseded(superseding)
     assert await lead.hold()
+    await leading.close()  # gRPC shares a connection to one address: the next process gets its own
     await world.server.stop(None)
     await world.start_agent()
     await load(world.process(lead.holder, lead.term), "a")
