@@ -1,4 +1,4 @@
-"""The use of API keys: records of the bucket `api-usage`, and the gateways' reports of their traffic."""
+"""The use of API keys, in records of the bucket `api-usage`; what gateways have outstanding at endpoints."""
 
 from __future__ import annotations
 

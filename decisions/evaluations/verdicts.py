@@ -183,7 +183,13 @@ def _slices_of(evaluation: Evaluation, bound: Bound, rows: Sequence[tuple[str, C
     names = sorted({name for name, _ in rows})
     if bound.slice == EACH_SLICE and names:
         label = evaluation.label_of(bound)
-        return sorted({name for name, scorers in rows if label in scorers})
+        names = sorted({name for name, scorers in rows if label in scorers})
+        if names:
+            return names
+        raise ValueError(
+            f"a bound of {evaluation.name!r} is about each slice, and {label} scores rows of none: give its rows a "
+            "slice, or leave slice out"
+        )
     if bound.slice not in names:
         there = f"there are {', '.join(names)}" if names else "its rows name none"
         raise ValueError(f"a bound of {evaluation.name!r} is about the slice {bound.slice!r} of the set; {there}")

@@ -37,7 +37,7 @@ class ListedFleet:
 def listed_fleet(name: str, fleet: FleetRuntimes, renewed_at: datetime | None, now: datetime) -> ListedFleet:
     """Return a fleet, current if the bus stored a renewal of its server-manager's lease within `SILENT`.
 
-    A clock that is more than `SILENT` ahead of the bus's takes it for silent; its log says that its clock is wrong.
+    A clock that is more than `SILENT` ahead of the bus's takes it for silent.
     """
     is_current = renewed_at is not None and now - renewed_at < SILENT
     return ListedFleet(name, fleet.runtimes, is_current, None if is_current else renewed_at)

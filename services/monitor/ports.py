@@ -57,7 +57,7 @@ class Policies(Protocol):
 
 
 class OpenAlerts(Protocol):
-    """The log of the alerts that one service raised."""
+    """The log of the monitor's alerts."""
 
     async def read(self, environment: Environment, model: str) -> tuple[AlertRaised, ...]:
         """Return the alerts about a model that were raised and not resolved."""

@@ -86,10 +86,12 @@ async def test_unknown_error_is_dead_lettered_at_the_delivery_limit_and_the_next
     ],
 )
 async def test_bad_input_is_dead_lettered_with_its_code_and_the_service_goes_on(js, bus_settings, body, code):
+    unread = []
+
     async def handler(event):
         return failed_fact()
 
-    async with running_bus(bus_settings, handler):
+    async with running_bus(bus_settings, handler, lambda event, _error: unread.append(event)):
         await js.publish(
             "slipway.variant.requested.v1.support-bot.registry", body, headers={"content-type": CONTENT_TYPE}
         )
@@ -98,6 +100,7 @@ async def test_bad_input_is_dead_lettered_with_its_code_and_the_service_goes_on(
         (letter,) = await deadletters.list_all(js)
         assert letter.code == code
         assert letter.body == body
+        assert unread == [], "only the inbox answers what could not be parsed"
 
 
 async def test_requeued_dead_letter_is_handled_again(js, bus_settings):

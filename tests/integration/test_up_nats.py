@@ -16,7 +16,7 @@ SERVERS = server_names(3)
 
 def nats_finding(stack):
     """Return what `slipway doctor` says of the bus."""
-    findings = json.loads(stack.slipway("doctor", "--json").stdout)["findings"]  # other parts may not be ready yet
+    findings = json.loads(stack.slipway("doctor", "--json").stdout)["findings"]
     (finding,) = [each for each in findings if each["check"] == "nats"]
     return finding
 

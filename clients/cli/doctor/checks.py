@@ -62,16 +62,19 @@ def plan_checks(subject: Subject) -> list[Check]:
     """List the checks of a subject."""
     if subject.elsewhere is not None:
         return [*_servers(subject.elsewhere)]
-    connection = stack.find_connection(subject.folder)
     machine = _machine(subject, running=stack.is_running(subject.folder))
-    return [*machine, *(_servers(connection) if connection is not None else ())]
+    addresses = stack.read_addresses(subject.folder)
+    return [*machine, *(_servers(addresses) if addresses is not None else ())]
 
 
-def _servers(connection: Connection) -> Iterator[Check]:
-    yield Check("nats", partial(servers.ask_nats, connection))
-    yield Check("s3", partial(servers.ask_s3, connection))
-    yield Check(space.BUS, partial(space.ask_bus, connection))
-    yield Check(space.CONSUMERS, partial(space.ask_consumers, connection))
+def _servers(reached_by: Connection | dict[str, str]) -> Iterator[Check]:
+    def ask(server: Callable[[Connection], Finding]) -> Finding:
+        return server(Connection.model_validate(reached_by))  # within the check: an error must not hide others
+
+    yield Check("nats", partial(ask, servers.ask_nats))
+    yield Check("s3", partial(ask, servers.ask_s3))
+    yield Check(space.BUS, partial(ask, space.ask_bus))
+    yield Check(space.CONSUMERS, partial(ask, space.ask_consumers))
 
 
 def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:

@@ -3,7 +3,6 @@
 from clients.cli.doctor.findings import Finding, failure, ok
 from deploy.local.leftovers import is_living
 from deploy.local.state import StateFolder, foreign_data
-from shared.runtime.settings import Connection
 
 UNREADABLE = (OSError, ValueError, TypeError, LookupError)
 """Errors of reading a file of the state folder that is damaged, or of another user."""
@@ -42,16 +41,11 @@ def check_folder(folder: StateFolder) -> Finding:
     return ok("state folder", f"{folder.shown} holds data of this version")
 
 
-def find_connection(folder: StateFolder) -> Connection | None:
-    """Return the settings that reach the bus and the store of a stack that runs; None without one."""
-    if not is_running(folder):
-        return None
+def read_addresses(folder: StateFolder) -> dict[str, str] | None:
+    """Return the variables by which a running stack's bus and store are reached; None without such a stack."""
     try:
-        description = folder.read_description()
-    except UNREADABLE:
+        description = folder.read_description() if folder.is_held() else None
+    except UNREADABLE:  # the check of the folder reports it
         return None
-    if description is None or not description.variables:
-        return None
-    ours = {name: value for name, value in description.variables.items() if name.startswith("SLIPWAY_")}
-    values = {name.removeprefix("SLIPWAY_").lower(): value for name, value in ours.items()}
-    return Connection.model_validate(values)
+    ours = description.variables.items() if description is not None else ()
+    return {name.removeprefix("SLIPWAY_").lower(): value for name, value in ours if name.startswith("SLIPWAY_")} or None

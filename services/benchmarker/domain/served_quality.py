@@ -94,7 +94,7 @@ def assess_scored(scores: Sequence[WindowScore], gate: QualityGate | None) -> Se
     ratio, recorded_ratio = _exp(served - reference), _exp(recorded - reference)
     reason = f"The served perplexity is {ratio:.4f} times the merged model's on {tokens} tokens"
     limit = gate.max_perplexity_ratio if gate else None
-    differs = abs(served - recorded) > math.log1p(MAX_DEVIATION)
+    differs = not abs(served - recorded) <= math.log1p(MAX_DEVIATION)  # not a number differs
     exceeds = limit is not None and ratio > limit
     if differs:
         reason += (

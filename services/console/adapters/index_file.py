@@ -48,10 +48,13 @@ def is_current(path: Path, schema: int) -> bool:
         return False
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            return bool(version == schema and connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+            if connection.execute("PRAGMA user_version").fetchone()[0] != schema:
+                return False
+            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.DatabaseError as error:
         if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF not in _DAMAGE:
             raise
-        structlog.get_logger().warning("the index is damaged and is built again", path=str(path), error=repr(error))
-        return False
+        problem = repr(error)
+    if problem != "ok":
+        structlog.get_logger().warning("the index is damaged and is built again", path=str(path), error=problem)
+    return bool(problem == "ok")

@@ -80,6 +80,7 @@ def plan_evaluation(
     *,
     rows_digest: Digest,
     versions: Sequence[Deployable],
+    limits_of_set: Sequence[Limit],
     limits: int,
     anchor: AnchorScores | None = None,
 ) -> EvaluationPlan:
@@ -95,14 +96,10 @@ def plan_evaluation(
         rows: The whole set.
         rows_digest: Its digest.
         versions: Candidate and active version.
+        limits_of_set: The limits of this evaluation (`check_set`).
         limits: Number of limits of the release over all evaluations, which share its error budget.
         anchor: The recorded scores of the anchor; without them, limits about it are left out.
-
-    Raises:
-        ValueError: A row cannot be scored, a bound is about a slice that the set does not have, or no answers to the
-            rows could meet it.
     """
-    limits_of_set = check_set(declared, evaluation, rows)
     bounded = [limit for limit in limits_of_set if anchor is not None or limit.kind != "max_drop_from_anchor"]
     basis, scores = find_basis(evaluation, rows_digest), anchor.scores if anchor is not None else {}
     asks_all = basis is not None or declared.schedule is not None
@@ -169,9 +166,8 @@ def plan_evaluations(
         ValueError: A set does not fit its evaluation, or there are too many limits; the message says which and why.
     """
     declared = staged.request.evaluations
-    limits = sum(
-        len(check_set(declared, evaluation, each.rows)) for evaluation, each in zip(declared.sets, sets, strict=True)
-    )
+    checked = [check_set(declared, evaluation, each.rows) for evaluation, each in zip(declared.sets, sets, strict=True)]
+    limits = sum(map(len, checked))
     if limits > MOST_LIMITS:
         raise ValueError(f"the slices of the sets make {limits} limits; the most is {MOST_LIMITS}: bound fewer slices")
     return tuple(
@@ -181,10 +177,11 @@ def plan_evaluations(
             each.rows,
             rows_digest=each.digest,
             versions=(staged.request.candidate, staged.request.baseline),
+            limits_of_set=limits_of_set,
             limits=limits,
             anchor=anchors.get(find_basis(evaluation, each.digest) or ""),
         )
-        for evaluation, each in zip(declared.sets, sets, strict=True)
+        for evaluation, each, limits_of_set in zip(declared.sets, sets, checked, strict=True)
     )
 
 

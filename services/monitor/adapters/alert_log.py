@@ -16,7 +16,7 @@ F = TypeVar("F", AlertRaised, AlertResolved)
 
 
 class AlertLog:
-    """The alerts of one service in the stream `SLIPWAY_EVENTS` (implements `OpenAlerts`)."""
+    """The monitor's alerts in the stream `SLIPWAY_EVENTS` (implements `OpenAlerts`)."""
 
     def __init__(self, js: Callable[[], JetStreamContext], service: str) -> None:
         self._js = js

@@ -60,6 +60,13 @@ def test_a_bound_of_a_slice_that_no_row_has_is_refused(name, slices, there):
         list_limits(evaluation({"scorer": "equals", "slice": name, "max_drop": 0.2}), [(of, SCORERS) for of in slices])
 
 
+def test_a_bound_of_each_slice_whose_scorer_has_rows_in_none_is_refused():
+    with pytest.raises(ValueError, match="language scores rows of none"):
+        list_limits(
+            evaluation({"scorer": "language", "slice": "*", "max_drop": 0.2}), [("orders", SCORERS), ("", ["language"])]
+        )
+
+
 def test_an_equal_candidate_passes_and_needs_no_further_rows():
     comparison, asked = compare([{"scorer": "equals", "max_drop": 0.05}], [("", 1.0, 1.0)] * 400)
     assert (comparison.verdict, of(comparison).test.decision) == ("pass", "met")

@@ -70,9 +70,16 @@ class Assistant:
 
 def plan(declared=DECLARED):
     rows, digest = default_set().rows, default_set().digest
-    limits = len(check_set(declared, DEFAULT_EVALUATION, rows))
-    versions = [served(version=3), served(version=2)]
-    return plan_evaluation(declared, DEFAULT_EVALUATION, rows, rows_digest=digest, versions=versions, limits=limits)
+    limits = check_set(declared, DEFAULT_EVALUATION, rows)
+    return plan_evaluation(
+        declared,
+        DEFAULT_EVALUATION,
+        rows,
+        rows_digest=digest,
+        versions=[served(version=3), served(version=2)],
+        limits_of_set=limits,
+        limits=len(limits),
+    )
 
 
 async def evaluate(endpoint, declared=DECLARED):

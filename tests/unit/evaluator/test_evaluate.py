@@ -9,7 +9,7 @@ import pytest
 from contracts.evaluations import Evaluations
 from contracts.evaluations.results import EvaluationResult
 from contracts.vocabulary import digest_of
-from decisions.evaluations.fitting import find_expected
+from decisions.evaluations.fitting import check_set, find_expected
 from decisions.evaluations.rows import read_rows
 from decisions.scorers.answers import Answer
 from decisions.scorers.scoring import ABSENT
@@ -60,12 +60,14 @@ def planned(data, bounds=BOUNDS, **about):
     evaluation = {"name": "orders", "scorers": [{"kind": "equals"}, {"kind": "length"}], "bounds": [], **about}
     evaluation["bounds"] = [{"scorer": "equals", **bound} for bound in bounds]
     declared = Evaluations.model_validate({"sets": [evaluation]})
+    rows = read_rows(data)
     return plan_evaluation(
         declared,
         declared.sets[0],
-        read_rows(data),
+        rows,
         rows_digest=digest_of(data),
         versions=tuple(versions().values()),
+        limits_of_set=check_set(declared, declared.sets[0], rows),
         limits=max(len(bounds), 1),
     )
 

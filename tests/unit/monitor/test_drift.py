@@ -7,6 +7,10 @@ import pytest
 from services.monitor.domain import drift
 
 
+def test_distance_and_p_value_by_hand():
+    assert drift.compare_samples([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]) == pytest.approx((1.0, 0.1))
+
+
 def test_holm_by_hand():
     assert drift.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert drift.holm([]) == []
