@@ -144,11 +144,3 @@ async def test_an_example_publishes_its_best_checkpoint_once(js, settings, train
     adapter = json.loads((tmp_path / "stored/adapter_config.json").read_text())  # the merger accepts it
     assert assess_adapter_config(adapter, event.data.base) is None
     assert assess_recorded(adapter, recorded) is None
-
-
-async def test_a_run_that_is_started_again_announces_nothing_new(js, train, tmp_path):
-    first = await train("pytorch-bot", tmp_path / "run-8")
-    second = await train("pytorch-bot", tmp_path / "run-8")
-    (event,) = await announced(js)
-    assert first == second
-    assert f"published {event.id}" in first
