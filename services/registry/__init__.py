@@ -1,1 +1,1 @@
-"""The registry: admission, immutable versions with lineage, and the state machine of a release."""
+"""The registry: admits checkpoints, numbers versions, and runs each release to one outcome."""

@@ -1,4 +1,4 @@
-"""Admits announced checkpoints: per model in the order of the stream, so that a stuck one delays only its own model."""
+"""Admission of announced checkpoints: in stream order per model, so that one delays only its own model."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -21,20 +21,20 @@ Admit = Callable[[Event[CheckpointReady]], Awaitable[None]]
 
 
 class NotItsTurn(Exception):  # noqa: N818 - it is an answer, not a failure: the announcement waits
-    """An announcement waits, because other releases of the same team are worked on first."""
+    """The announcement waits, because other releases of its team come first."""
 
 
 class Admissions:
-    """Writes each announcement into its model's record, and admits the due ones.
+    """Records each announcement for its model, and admits those that are due.
 
     Args:
         ports: The registry's ports.
-        clock: The time.
-        admit: Opens the release of a checkpoint; raises Permanent for a refused checkpoint.
-        team_use: What teams use of their quotas.
-        try_s: Time limit in seconds of one attempt to admit a checkpoint.
-        wait_s: Seconds that other models' announcements wait for a running admission.
-        record_wait_s: Seconds that they wait for a model whose record is unavailable.
+        clock: The clock.
+        admit: Opens the release of a checkpoint; raises Permanent to reject it.
+        team_use: Use of the teams' quotas.
+        try_s: Seconds that one attempt to admit a checkpoint may take.
+        wait_s: Seconds that the next message waits for a running admission.
+        record_wait_s: Seconds that messages are redelivered while a model's record is unavailable.
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class Admissions:
         self._try_s = try_s
         self._wait_s = wait_s
         self._record_wait_s = record_wait_s
-        self._unusable_since_s: dict[str, float] = {}  # of this process: the record it is about cannot be written
+        self._unusable_since_s: dict[str, float] = {}  # in memory: the affected record cannot be written
         self._running: dict[str, asyncio.Task[None]] = {}
         self._unwritten: dict[str, Announcement] = {}
 
     async def receive(self, model: str, announcement: Announcement) -> None:
-        """Write an announcement down and begin to admit it; return when it is settled or postponed, at most `wait_s`.
+        """Record an announcement and start its admission; return once it ends, after `wait_s` at the latest.
 
-        From then on the message may be acknowledged: what is written down is admitted or rejected, whatever happens.
-        Behind one of its model that is being admitted it is not waited for; other models' are next.
+        The message may be acknowledged on return: a recorded announcement is admitted or rejected even after a restart.
+        An announcement behind a running admission of its model is recorded without waiting, so other models continue.
 
         Raises:
-            Transient: It is not written down; its message must come again.
-            Permanent: Its model's record has been unusable for `record_wait_s`: announcements of all models would wait.
+            Transient: The announcement was not recorded, and its message must be redelivered.
+            Permanent: The model's record has been unavailable for `record_wait_s`, and would block all models.
         """
         if not await self._write_down(model, announcement):
             return
@@ -77,7 +77,7 @@ class Admissions:
             await asyncio.wait({self.start(model)}, timeout=self._wait_s)
 
     async def _write_down(self, model: str, announcement: Announcement) -> bool:
-        """Return whether an announcement is written into its model's record; False if it is rejected there."""
+        """Record an announcement; return False if it was rejected instead."""
         now, refusal = self._clock.now(), None
         async with self._team_use.announcing(model) as (team, elsewhere):
             counted = team is not None and team.quota.announcements_per_minute is not None
@@ -107,25 +107,25 @@ class Admissions:
         self._unusable_since_s.pop(model, None)
 
     async def models(self) -> list[str]:
-        """Return the models that have announcements, settled or not."""
+        """Return the models that have a record of announcements."""
         suffix = announcements_key("")
         keys = await self._ports.announcements.keys()
         return [key.removesuffix(suffix) for key in keys if key.endswith(suffix)]
 
     async def sweep(self, model: str) -> None:
-        """Start admitting a model's due announcements, without waiting for the end."""
+        """Start the admission of a model's due announcements, without waiting for it."""
         self._running = {name: task for name, task in self._running.items() if not task.done()}
         self.start(model)
 
     def start(self, model: str) -> "asyncio.Task[None]":
-        """Start admitting a model's due announcements and return the task; return the running task if there is one."""
+        """Return the task that admits a model's due announcements; start one if none is running."""
         running = self._running.get(model)
         if running is None or running.done():
             running = self._running[model] = asyncio.create_task(self._guarded(self._admit_due(model), model))
         return running
 
     async def stop(self) -> None:
-        """Cancel the admissions in progress; they restart from the records."""
+        """Cancel the running admissions; they resume from their records."""
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
@@ -145,7 +145,7 @@ class Admissions:
                 return
 
     async def _settle(self, model: str, announcement: Announcement) -> bool:
-        """Admit or reject one announcement and return True; False if it was postponed, or waits for its turn."""
+        """Admit or reject an announcement; return False if it was postponed or must wait for its team's turn."""
         limit = asyncio.timeout(self._try_s)
         try:
             async with limit:
@@ -208,12 +208,12 @@ class Admissions:
 
 
 def rejection(error: SlipwayError) -> CheckpointRejected:
-    """Return the rejection of a checkpoint as a fact."""
+    """Return the `checkpoint.rejected` fact for an error."""
     return CheckpointRejected(code=error.code, reason=error.sentence(), details=error.details)
 
 
 def assess_failure(error: Exception, announcement: Announcement) -> SlipwayError:
-    """Return the error of a failed attempt: Transient for another attempt, Permanent for a rejection."""
+    """Return the error of a failed admission: Transient to retry it, Permanent to reject the checkpoint."""
     known = translate(error)
     if isinstance(known, Transient):
         return given_up(known, announcement.tries + 1) or known

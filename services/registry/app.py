@@ -1,4 +1,4 @@
-"""The registry's handlers: read, ask the domain, write, publish. Failure belongs to `shared.messaging.bus`."""
+"""The registry's handlers: read records, ask the domain, write, publish. `shared.messaging.bus` handles failures."""
 
 from collections.abc import Callable, Coroutine
 from datetime import datetime
@@ -56,9 +56,9 @@ from shared.storage.compare_and_set import ATTEMPTS
 
 SERVICE = "registry"
 _MODELS_EVERY = 10
-"""Sweeps of releases between two looks for models whose record was lost."""
+"""Sweeps of releases per sweep of all models for lost records."""
 _LIST_LIMIT_S = 5.0
-"""How long the record of one model may take to be read before the releases of all others are swept without it."""
+"""Seconds to read one model's record before the sweep continues with the other models."""
 ORDERS_OF_RELEASES: tuple[type[Fact], ...] = (
     ApprovalGranted,
     ReleaseCancelled,
@@ -83,7 +83,7 @@ FROM_WORKERS: tuple[type[Fact], ...] = (
 
 
 class Registry:
-    """The registry's handler of each kind of fact."""
+    """Handles each fact and order that the registry consumes."""
 
     def __init__(self, ports: Ports, *, locations: AllowedLocations, settings: RegistrySettings, clock: Clock) -> None:
         self._ports = ports
@@ -108,10 +108,10 @@ class Registry:
         )
 
     async def admit(self, event: Event[CheckpointReady]) -> None:
-        """Open the release of a checkpoint, or find the one that it already is.
+        """Open the release of a checkpoint, or resume the existing release of the same checkpoint.
 
         Raises:
-            NotItsTurn: others of its team are worked on first; nothing was verified.
+            NotItsTurn: Other releases of the team come first; no artifact was verified.
         """
         ready, model = event.data, event.subject
         for _ in range(ATTEMPTS):
@@ -150,11 +150,11 @@ class Registry:
         await self.records.apply(model, release_id, None, cause_id=event.id)
 
     async def _reserve(self, record: ModelRecord, opened: ReleaseOpened) -> bool:
-        """Return whether a version is reserved for a release.
+        """Reserve a version for a release; return False if another admission was faster.
 
         Raises:
-            Permanent: it is one too many, or too large.
-            NotItsTurn: others of its team are worked on first.
+            Permanent: The release exceeds a quota or the record size.
+            NotItsTurn: Other releases of the team come first.
         """
         _refuse(admission.assess_record(opened, len(versions.reserve(record, opened).model_dump_json())))
         async with self._team_use.opening(opened) as load:
@@ -165,7 +165,7 @@ class Registry:
             return await self.records.reserve(opened.model, record, opened)
 
     async def _active_figures(self, model: str) -> tuple[EvalResult, ...] | None:
-        """Return the stated figures of the active version; empty without one, None where unknown."""
+        """Return the publisher's figures of the active version; empty without one, None if unknown."""
         route = await self._ports.routes.get(model)
         active = route.value.active if route is not None else None
         if active is None or active.target.version == 0:
@@ -179,7 +179,7 @@ class Registry:
         return policy
 
     async def _check(self, ready: CheckpointReady) -> None:
-        """Raise Permanent, with its code, unless every artifact is where it may be and is what was announced."""
+        """Raise Permanent unless every artifact is in an allowed location and matches the announcement."""
         _refuse(admission.assess_serving(ready))
         _refuse(admission.assess_locations(ready, self._locations))
         key = admission.base_key(ready.base)
@@ -190,9 +190,9 @@ class Registry:
                 await self._ports.artifacts.verify(ref)
 
     async def handle(self, event: Event[Any], release_id: str) -> Release | None:
-        """Apply a fact to its release, and return that; None if there is none.
+        """Apply a fact to its release and return the release; None if there is none.
 
-        A worker's fact of a release that is not known ends it: its record was lost.
+        A worker's fact about an unknown release means that the release's record was lost: the release ends.
         """
         if not admission.is_release_id(release_id):
             structlog.get_logger().info("the event belongs to no release", correlation=release_id)
@@ -204,9 +204,10 @@ class Registry:
         return release
 
     async def handle_order(self, event: Event[Any], stored: datetime) -> OrderAccepted:
-        """Apply an order to its release; raise Permanent if it is void and was not carried out.
+        """Apply an order to its release; an approval is attested first.
 
-        The same goes for one whose sender may not act on the model now. An approval is attested before it counts.
+        Raises:
+            Permanent: The order is expired or does not apply, or its sender may not act on the model.
         """
         check_sender(event, self._ports.teams())
         known = admission.is_release_id(event.data.release_id)
@@ -224,11 +225,11 @@ class Registry:
             raise Permanent("malformed_event", reason)
         if release is not None and release.finished is None and isinstance(event.data, ApprovalGranted):
             await self._attest_approval(release, event)
-        # of a pause, the bus's time decides: that of the publisher is its own
+        # Pauses are ordered by the bus's time: publishers' clocks differ.
         at = stored if isinstance(event.data, ReleaseHeld) else event.time
         received = Input(event.id, at, event.data, sender=event.sender)
         applied = await self.records.apply(event.subject, event.data.release_id, received)
-        if applied is None or event.id not in applied.applied:  # it ended meanwhile
+        if applied is None or event.id not in applied.applied:  # the release ended meanwhile
             _refuse(orders.assess_order(applied, event.data, event.sender))
         details = orders.describe_order(applied, event.id) if applied is not None else {}
         return OrderAccepted(
@@ -245,7 +246,7 @@ class Registry:
         await self._ports.artifacts.put_approval(record)
 
     async def erase(self, event: Event[ErasureOrdered], stored: datetime) -> OrderAccepted:
-        """Erase text of a version; raise Permanent if the order is void, or there is no such version."""
+        """Erase a version's text; raise Permanent if the order expired or the version does not exist."""
         order = event.data
         check_age(event, stored, self._clock.now(), until=order.expires_at)
         erased = await self._ports.artifacts.erase_text(event.subject, order.version, order.kind)
@@ -253,9 +254,9 @@ class Registry:
         return OrderAccepted(order_id=event.id, order_type=event.type, details=details)
 
     async def handle_deployment(self, event: Event[DeploymentChanged]) -> None:
-        """Append the deployment to the version's records, and apply it to its release and to the one in progress.
+        """Append a deployment to the version's records; apply it to its own release and to the one in progress.
 
-        A suspended version that returns gets a release of its own.
+        A suspended version that returns gets a new release.
         """
         record = versions.plan_deployment_record(event.data, event.causationid or event.id)
         if record is not None:
@@ -269,7 +270,7 @@ class Registry:
                 await self.records.open_return(event.subject, entry, event.id)
 
     async def _list_open_releases(self) -> list[tuple[str, str]]:
-        """Return model and id of every open release; a model whose record cannot be read has one item without an id."""
+        """Return model and ID of every open release; an unreadable model is listed once, with an empty ID."""
         models = await self.records.models()
         releases: list[tuple[str, str]] = []
         unread = set(models)
@@ -285,14 +286,14 @@ class Registry:
         return [*releases, *((model, "") for model in sorted(unread))]
 
     async def _sweep_release(self, item: tuple[str, str]) -> None:
-        """Process the due work of a release; without an id, of the open releases of a model that was unreadable."""
+        """Process a release's due work; an empty ID stands for all open releases of the model."""
         model, release_id = item
         for swept in (release_id,) if release_id else await self.records.open_releases(model):
             await self.records.sweep(model, swept)
 
 
 def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: RegistrySettings, clock: Clock) -> Registry:
-    """Subscribe the registry's handlers and return the registry."""
+    """Subscribe the registry's handlers to the bus and return the registry."""
     registry = Registry(ports, locations=locations, settings=settings, clock=clock)
 
     @bus.on(CheckpointReady, failure=lambda _event, error: rejection(error))
@@ -340,7 +341,7 @@ def _order_handler(bus: Bus, registry: Registry) -> Callable[[Event[Any]], Corou
 def _worker_handler(bus: Bus, registry: Registry) -> Callable[[Event[Any]], Coroutine[Any, Any, None]]:
     async def handle(event: Event[Any]) -> None:
         if event.origin != bus.service or not isinstance(event.data, CheckpointRejected):
-            await registry.handle(event, event.correlationid)  # its own rejections are about no release
+            await registry.handle(event, event.correlationid)  # the registry's own rejections precede any release
 
     return handle
 

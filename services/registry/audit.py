@@ -1,4 +1,4 @@
-"""The writer of the audit log: appends messages of the bus and seals segments into the store."""
+"""Writer of the audit log: appends messages from the bus, and seals entries into signed segments in the store."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,44 +19,44 @@ from shared.storage.kv import Conflict, Entry
 
 KEY = "tail"
 STOPPED = "stopped"
-"""The record whose entries say why nothing is appended; it has none while the log goes on."""
+"""Key of the record with the reason why the log is stopped; the record is empty while the log continues."""
 BATCH = 16
-"""Messages of one source that one pass reads at most."""
+"""Most messages of one source per step."""
 
 
 class Messages(Protocol):
-    """The streams of the bus."""
+    """The streams of the bus, read by sequence number."""
 
     async def read(self, source: Source, after: int) -> tuple[AuditItem, int] | None:
-        """Return the first message of a source after a number, and its number; None if there is none."""
+        """Return the first message of a source after a sequence number, and its own number; None at the end."""
 
 
 class Tail(Protocol):
-    """The record of entries that are in no segment yet."""
+    """Records of unsealed entries."""
 
     async def get(self, key: str) -> Entry[AuditTail] | None:
-        """Return the record; None if there is none."""
+        """Return a record; None if there is none."""
 
     async def create(self, key: str, value: AuditTail) -> int:
-        """Create the record; raise `kv.Conflict` if it exists."""
+        """Create a record; raise `kv.Conflict` if it exists."""
 
     async def update(self, key: str, value: AuditTail, revision: int) -> int:
-        """Replace the record at a revision; raise `kv.Conflict` if it has changed since."""
+        """Replace a record at a revision; raise `kv.Conflict` if the record has changed since."""
 
 
 class Alerts(Protocol):
-    """Alerts that the log lost entries: one of each model."""
+    """Alerts about lost entries of the log: one per model."""
 
     async def publish(self, fact: type[A], entry: AuditEntry) -> None:
-        """Raise or resolve the alerts of an entry; the same again is a duplicate."""
+        """Raise or resolve an entry's alerts; repeats are duplicates."""
 
 
 @dataclass(frozen=True)
 class AuditWriter:
-    """One log with one record: several registries write it in turns, and none writes a message twice.
+    """Writes the log, one record shared by all replicas: compare-and-set keeps each message unique.
 
-    Entries and cursors are written together, by compare-and-set. A segment is marked before it is written, and removed
-    from the record afterwards: killed in between, the same entries are written under the same number again.
+    Entries and cursors change in one write. A segment is marked in the record, stored, then cleared from the record:
+    after a crash in between, the next writer stores the same entries under the same number.
     """
 
     messages: Messages
@@ -67,11 +67,11 @@ class AuditWriter:
     _raised: set[tuple[int, datetime]] = field(default_factory=set)
 
     async def keys(self) -> list[str]:
-        """Return the key of the only record."""
+        """Return the key of the log's record, for the sweeper."""
         return [KEY]
 
     async def sweep(self, _key: str) -> None:
-        """Append what is new; seal a segment that is due. Another process that was first is no error."""
+        """Append new messages and seal a due segment; stop without an error when another replica wrote first."""
         try:
             while await self._step():
                 pass
@@ -79,7 +79,7 @@ class AuditWriter:
             structlog.get_logger().info("another registry writes the audit log")
 
     async def _step(self) -> bool:
-        """Take one step (resume, append or seal); return whether another may be due."""
+        """Resume, append or seal once; return whether another step may be due."""
         entry = await self.tail.get(KEY)
         if entry is None and (resumed := await self._resume()) is not None:
             await self._write(resumed, None)
@@ -107,10 +107,10 @@ class AuditWriter:
         return True
 
     async def _resume(self) -> AuditTail | None:
-        """Return the log rebuilt from its segments after its record was lost; None without segments.
+        """Rebuild the log from its segments after its record was lost; None without segments.
 
         Raises:
-            Permanent: A segment is missing, too; there is an alert of it until the log goes on.
+            Permanent: A segment is missing as well; an alert is open until the log continues.
         """
         try:
             tail = await self.segments.resume(self.clock.now())
@@ -137,7 +137,7 @@ class AuditWriter:
             await self._put(STOPPED, AuditTail(), before)
 
     async def _raise(self, entries: Iterable[AuditEntry]) -> None:
-        """Raise the alerts of entries, which are written, that say that something was lost; once in each process."""
+        """Raise the alerts of written entries about losses, once per process."""
         for entry in entries:
             if entry.action == LOST and (entry.index, entry.at) not in self._raised:
                 await self.alerts.publish(AlertRaised, entry)
@@ -149,7 +149,7 @@ class AuditWriter:
                 await self.alerts.publish(AlertResolved, entry)
 
     async def _read(self, source: Source, tail: AuditTail) -> AuditTail:
-        """Return the log with the next messages of a source; those that were removed are an entry, too."""
+        """Append the next messages of a source to the log; a gap in the sequence becomes an entry as well."""
         cursor = tail.cursors.get(source.name, 0)
         items: list[AuditItem] = []
         for _ in range(BATCH):

@@ -1,4 +1,4 @@
-"""Entry point of the registry: its composition root."""
+"""Entry point and composition root of the registry."""
 
 from collections.abc import Callable
 from functools import partial
@@ -47,7 +47,7 @@ def connect_ports(
     teams: Callable[[], tuple[Team, ...]] = tuple,
     note: Note[Release] | None = None,
 ) -> Ports:
-    """Return the registry's ports on a connected bus; `note` is told each record of a release."""
+    """Return the registry's ports on a connected bus; `note` is called with each release record."""
 
     def store(record: type[R], note: Note[R] | None = None) -> RecordStore[R]:
         bucket = Bucket(bus.js, "releases", record, service=SERVICE)

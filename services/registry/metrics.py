@@ -16,19 +16,19 @@ EVERY_S = 15.0
 
 
 class RegistryMetrics:
-    """Metrics of the records of releases, and the number of dead letters."""
+    """Gauges of open releases by awaited step, and of stored dead letters."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._releases = Counts(gauge(m.RELEASES, registry))
         self._dead_letters = gauge(m.DEAD_LETTERS, registry)
 
     def note(self, key: str, release: Release) -> None:
-        """Export the step that a release waits for; one that ended counts no longer."""
+        """Export the step that a release waits for; an ended release is no longer counted."""
         step = deadlines.awaited_step(release)
         self._releases.replace(key, {} if step is None else {(step,): 1.0})
 
     async def keep_counting(self, count: Callable[[], Awaitable[int]]) -> None:
-        """Export how many dead letters are stored, again and again, for ever."""
+        """Export the number of stored dead letters every `EVERY_S` seconds."""
         while True:
             try:
                 self._dead_letters.set(await count())

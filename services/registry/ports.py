@@ -1,4 +1,4 @@
-"""Ports of the registry."""
+"""The registry's ports: what it needs from bus and store."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,23 +28,23 @@ ErasedText = Literal["held-out", "evaluation"]
 
 
 class Lookup(Protocol[M]):
-    """Records that others write."""
+    """Read access to records of other services."""
 
     async def get(self, key: str) -> Entry[M] | None:
         """Return a record; None if there is none."""
 
 
 class Artifacts(Protocol):
-    """The object store, as far as the registry reads and writes it."""
+    """The registry's artifacts in the object store."""
 
     async def find_base(self, key: str) -> BaseManifest | None:
         """Return the manifest of an imported base model; None if there is none."""
 
     async def verify(self, ref: ArtifactRef) -> None:
-        """Raise Permanent unless the artifact may be used and, in the store, is what was announced."""
+        """Raise Permanent unless the artifact may be used and its stored bytes match the announcement."""
 
     async def sizes(self, model: str) -> Mapping[str, int]:
-        """Return the bytes stored for a model, by digest or key: checkpoints, merged models, variants."""
+        """Return the bytes stored for a model's checkpoints, merged models and variants, by digest or object key."""
 
     async def models(self) -> Sequence[str]:
         """Return the models that have versions."""
@@ -53,16 +53,16 @@ class Artifacts(Protocol):
         """Return the stored versions of a model, with the releases of the newest ones."""
 
     async def find_figures(self, model: str, version: int) -> tuple[EvalResult, ...] | None:
-        """Return the publisher's statements about a version; None without a signed manifest."""
+        """Return the evaluation figures that the publisher stated for a version; None without a signed manifest."""
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
-        """Write the manifest of a version, create-only; return the ref of the one that exists then."""
+        """Write a version's manifest, create-only; return the ref of the stored one."""
 
     async def put_approval(self, record: ApprovalRecord) -> None:
-        """Append an approval to the version's attestations, once; nothing happens if it is there."""
+        """Append an approval to the version's attestations; no change if it is there."""
 
     async def erase_text(self, model: str, version: int, kind: ErasedText) -> tuple[str, ...]:
-        """Erase text that a version was measured on; return the digests of erased blobs, also earlier ones.
+        """Erase text that a version was measured on; return the digests of all files erased so far.
 
         Raises:
             Permanent: `artifact_not_found` if there is no such version.
@@ -73,55 +73,55 @@ class Artifacts(Protocol):
 
 
 class Inbox(Protocol):
-    """The streams that announcements arrive in, and that releases are opened in."""
+    """The streams of announcements and of opened releases."""
 
     async def last_opened(self, model: str) -> ReleaseOpened | None:
-        """Return the last release of a model that the event log has; None if it has none."""
+        """Return the model's newest `release.opened` in the event log; None if there is none."""
 
     async def read(self, sequence: int) -> Event[CheckpointReady] | None:
-        """Return the announcement with this sequence; None if it is not there (any more)."""
+        """Return the announcement with this sequence number; None if it is missing or was removed."""
 
 
 class UploadStore(Protocol):
-    """Files of publishers in the store. Its methods block: they are called in threads."""
+    """Uploads of publishers in the store. Its methods block: call them in threads."""
 
     def uri(self, key: str) -> str:
         """Return the URI of a key."""
 
     def find_file(self, key: str) -> StoredFile | None:
-        """Return the size, version and tag of an object; None if there is none."""
+        """Return an object's size, version and ETag; None if it does not exist."""
 
     def permit(self, key: str, file: str, piece: Piece, upload: str | None = None) -> UploadPermit:
-        """Return the permit to upload a file, or a part of it."""
+        """Return the permit to upload a file or a part of one."""
 
     def open_upload(self, key: str) -> tuple[str, Mapping[int, int]]:
-        """Return the upload in parts of an object, and the bytes of the parts that arrived, by number."""
+        """Return an object's multipart upload ID and the sizes of its arrived parts by number."""
 
     def complete(self, key: str, upload: str, digests: Sequence[str]) -> None:
-        """Complete a multipart upload whose parts have these digests; an existing object stays as it is."""
+        """Complete a multipart upload whose parts have these digests; an existing object stays unchanged."""
 
     def digest_of(self, key: str, version: str | None) -> str:
-        """Read an object version and return its digest; `version` None reads the current one."""
+        """Read an object and return its digest; `version` None reads the current version."""
 
     def remove(self, key: str) -> None:
         """Remove an object."""
 
     def put_manifest(self, key: str, manifest: bytes) -> tuple[ArtifactRef, bool]:
-        """Write a manifest, create-only: its ref and True, or the ref of the one that is there and False."""
+        """Write a manifest, create-only; return the stored one's ref and whether it was created now."""
 
     def abort_unfinished(self) -> None:
-        """Remove the parts of uploads that began long ago and became no file."""
+        """Abort old multipart uploads that were never completed."""
 
     def find_base(self, name_and_revision: str) -> BaseManifest | None:
         """Return an imported base model by `NAME` or `NAME@REVISION`; None if there is none."""
 
     def base_names(self) -> list[str]:
-        """Return the names of the imported base models, each once."""
+        """Return the distinct names of the imported base models."""
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Everything around the registry.
+    """The registry's connections to bus and store.
 
     Attributes:
         releases: Records of releases, by `release_key`.
@@ -129,9 +129,9 @@ class Ports:
         announcements: Records of announced checkpoints, by `announcements_key`.
         policies: Stored policies, by model.
         routes: Production routes, by model.
-        teams: Returns the teams as they are now.
+        teams: Returns the current teams.
         attachments: Attached servers, by model.
-        ordered: The buckets that are written as administrators order.
+        ordered: Buckets that administrators' orders write, by kind of record.
     """
 
     releases: RecordStore[Release]
@@ -152,10 +152,10 @@ def release_key(model: str, release_id: str) -> str:
 
 
 def model_key(model: str) -> str:
-    """Return the key of a model's record, in the same bucket as its releases."""
+    """Return the key of a model's record, in the bucket of its releases."""
     return f"{model}.model"
 
 
 def announcements_key(model: str) -> str:
-    """Return the key of the record of a model's announcements, in the same bucket as its releases."""
+    """Return the key of a model's record of announcements, in the bucket of its releases."""
     return f"{model}.announcements"

@@ -1,4 +1,4 @@
-"""Policies, keys of the API, mirrors and attachments: the registry alone writes them, as administrators order."""
+"""Administrators' orders about policies, API keys, mirrors and attachments, which the registry alone writes."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -29,7 +29,7 @@ from shared.storage.record_format import dump, parse
 
 
 class RecordOrders:
-    """Carries out `record.ordered`: writes or removes a record, only if it has not changed since the order was made."""
+    """Carries out `record.ordered`: writes or removes a record, unless it changed after the order was made."""
 
     def __init__(
         self,
@@ -39,12 +39,12 @@ class RecordOrders:
         models: Lookup[ModelRecord],
         clock: Clock,
     ) -> None:
-        """Take the bucket of each kind, what returns the teams, routes of production, models, and the clock."""
+        """Set the bucket of each kind, the source of teams, production routes, models, and the clock."""
         self._buckets, self._teams, self._routes, self._models = buckets, teams, routes, models
         self._clock = clock
 
     async def carry_out(self, event: Event[RecordOrdered], stored_at: datetime) -> OrderAccepted:
-        """Store or remove a record, once; raise Permanent if the order is void or the record not valid."""
+        """Write or remove a record, once; raise Permanent if the order expired or the record changed or is invalid."""
         order, bucket = event.data, self._buckets[event.data.kind]
         check_age(event, stored_at, self._clock.now(), until=order.expires_at)
         record, (revision, there) = self._read(event), await bucket.raw(order.name) or (0, None)
@@ -67,7 +67,7 @@ class RecordOrders:
         return OrderAccepted(order_id=event.id, order_type=event.type)
 
     async def _check_attachment(self, model: str, record: BaseModel | None, there: bytes | None) -> None:
-        """Raise Permanent unless production and open releases go on with an attachment as it is ordered."""
+        """Raise Permanent if production or open releases could not continue with the ordered attachment."""
         route, known = await self._routes.get(model), await self._models.get(model_key(model))
         new = record if isinstance(record, Attachment) else None
         problem = why_not_changed(new, route.value if route is not None else None)
@@ -75,12 +75,12 @@ class RecordOrders:
             old = parse(Attachment, there, f"attachments/{model}") if there is not None else None
             problem = problem or why_not_while_open(new, old, known.value.open if known is not None else ())
         except SlipwayError:
-            pass  # a record that cannot be read is replaced
+            pass  # an unreadable record is replaced
         if problem is not None:
             raise Permanent("not_applicable", problem)
 
     def _read(self, event: Event[RecordOrdered]) -> BaseModel | None:
-        """Return the ordered record; raise Permanent if it is not valid."""
+        """Return the ordered record; raise Permanent if it is invalid."""
         order = event.data
         record = _parse(order) if order.record is not None else None
         name, problem = event.subject if order.kind in OF_A_MODEL else order.name, None

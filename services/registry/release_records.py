@@ -1,4 +1,4 @@
-"""Processing of release and model records: decisions on inputs, the registry's own steps, the next release."""
+"""Processes records of releases and models: applies inputs, takes the registry's own steps, starts the next release."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -18,22 +18,22 @@ from shared.messaging.delivery import given_up
 from shared.runtime.clock import Clock
 
 Leaving = Callable[[Release], AbstractAsyncContextManager[bool]]
-"""Enters with whether a release that is in progress leaves its model's queue now; its team's others wait meanwhile."""
+"""Context that yields whether a release may leave its model's queue now; other releases of the team wait inside."""
 STUCK_GRACE_S = 3600.0
-"""How long sweeps of a release may fail before its deadline ends it all the same.
+"""Seconds that a release's sweeps may fail before its deadline ends it anyway.
 
-Counted by the process, on its monotonic clock: one that was started again counts anew, and so ends the release later,
-never earlier. A time in the record would be of another process's wall clock, and a sweep that fails may write none.
+Measured on the process's monotonic clock: a restart counts anew and only delays the end. The record cannot hold the
+start: wall clocks differ between processes, and a failing sweep may be unable to write.
 """
 _SWEEP_STEPS_S = 40.0
-"""How long the steps of one sweep may take; less than the sweeper allows, to leave time for the deadline."""
+"""Seconds for the steps of one sweep; below the sweeper's limit, to leave time for the deadline."""
 
 
 class ReleaseRecords:
-    """The records of releases and models."""
+    """Applies inputs to the records of releases and models."""
 
     def __init__(self, ports: Ports, clock: Clock, leaving: Leaving) -> None:
-        """Set the ports, the clock, and the check whether a release leaves its model's queue now."""
+        """Set the ports, the clock, and the check whether a release may leave its model's queue."""
         self._ports, self._leaving = ports, leaving
         self._clock = clock
         self._stuck_since_s: dict[str, float] = {}
@@ -41,10 +41,10 @@ class ReleaseRecords:
     # -- releases -----------------------------------------------------------------------------------------------------
 
     async def apply(self, model: str, release_id: str, received: Input | None, *, cause_id: str = "") -> Release | None:
-        """Apply an input to a release (None: only its due work), publish the results, and start the next at its end.
+        """Apply an input to a release (None: only due work), publish its facts, and start the next release if it ended.
 
-        Each step is written before the next begins: killed in between, the next input or sweep continues from there. A
-        step of the registry itself that fails permanently ends the release; the input is not at fault.
+        Each step is written before the next begins, so a later input or sweep continues after a crash. A permanent
+        failure of the registry's own step ends the release.
 
         Returns:
             The release; None if it does not exist.
@@ -66,10 +66,10 @@ class ReleaseRecords:
         return await self._ports.releases.read(release_key(model, release_id))
 
     async def sweep(self, model: str, release_id: str) -> None:
-        """Process a release's due work: its outbox, its manifest, its entry in the model's record; then its deadline.
+        """Process a release's due work: outbox, manifest, entry in the model's record; then its deadline.
 
-        In this order: a step that the registry itself takes next must not expire because the fact before it came late.
-        It does expire once it has failed for `STUCK_GRACE_S`, so that it does not hold its model's place for ever.
+        The deadline comes last, so that a step does not expire because its preceding fact was late. A step that has
+        failed for `STUCK_GRACE_S` does expire, to free the model.
         """
         try:
             async with asyncio.timeout(_SWEEP_STEPS_S):
@@ -84,9 +84,9 @@ class ReleaseRecords:
             await self.apply(model, release_id, overdue)
 
     async def _expire_stuck(self, model: str, release_id: str) -> bool:
-        """Return whether a release was ended whose steps have failed for too long and whose deadline is over.
+        """End a release whose own steps kept failing beyond its deadline; return whether it ended.
 
-        What is in its outbox waits for the bus, and so do the services that are to answer: their time is not over.
+        A release with unpublished facts does not end: the bus or other services may still need time.
         """
         now_s = self._clock.monotonic()
         since_s = self._stuck_since_s.setdefault(release_id, now_s)
@@ -135,7 +135,7 @@ class ReleaseRecords:
             return await self._decide(release.model, release.id, received) or release
 
     async def _register(self, release: Release, cause: str) -> Release:
-        """Write the manifest of the version once its variants are known."""
+        """Write the version's manifest once its variants are known."""
         if release.manifest is not None or release.finished is not None:
             return release
         manifest = versions.plan_manifest(release, self._clock.now())
@@ -145,7 +145,7 @@ class ReleaseRecords:
         return await self._decide_own(release, "manifest", ManifestWritten(ref=ref), cause)
 
     async def _enter_progress(self, release: Release, cause: str) -> Release:
-        """Take the model's place in progress, or a place in its queue; be measured once it is its team's turn."""
+        """Put the release in progress or into its model's queue; grant its turn when its team may use the workers."""
         if deadlines.awaited_step(release) != "queue":
             return release
         record = await self._edit_model(release.model, lambda record: versions.claim(record, release.id))
@@ -153,7 +153,7 @@ class ReleaseRecords:
             return release
         async with self._leaving(release) as is_its_turn:
             if not is_its_turn:
-                return release  # the sweeper asks again
+                return release  # the sweeper tries again
             route = await self._ports.routes.get(release.model)
             base, known = await self._base(release), route.value if route else None
             granted = versions.decide_turn(release, known, base, record.anchors)
@@ -167,16 +167,16 @@ class ReleaseRecords:
         return base
 
     async def _remove(self, release: Release, cause: str) -> None:
-        """Remove a finished release from the model's record, and start the one that takes its place.
+        """Remove a finished release from the model's record, and start the next one.
 
-        A failure of that one is its own: the sweeper starts it again.
+        If starting fails, the sweeper retries.
         """
         following: str | None = None
 
         def remove(record: ModelRecord) -> ModelRecord:
             nonlocal following
             after = versions.remove(record, release.id, published=not release.outbox)
-            if release.id in record.open:  # else it was noted before: what it is told again changes nothing
+            if release.id in record.open:  # otherwise noted by an earlier call
                 after = versions.note_anchors(versions.note_end(after, release, self._clock.now()), release)
             following = after.in_progress if after.in_progress != record.in_progress else None
             return after
@@ -195,7 +195,7 @@ class ReleaseRecords:
             )
 
     async def end_lost(self, model: str, release_id: str, cause: str) -> None:
-        """End a release whose record was lost, so that nothing is held for it any more."""
+        """End a release whose record was lost, so that other services free what they hold for it."""
         now = self._clock.now()
         await self._edit_model(model, lambda record: versions.end_lost(record, release_id, cause, now))
 
@@ -222,7 +222,7 @@ class ReleaseRecords:
         return [key.removesuffix(suffix) for key in await self._ports.models.keys() if key.endswith(suffix)]
 
     async def model(self, model: str) -> ModelRecord:
-        """Return a model's record; an empty one of a new model. One that was lost is rebuilt, with an alert."""
+        """Return a model's record, empty for a new model; a lost record is rebuilt with an alert."""
         key = model_key(model)
         record = await self._ports.models.read(key)
         if record is not None:
@@ -250,16 +250,16 @@ class ReleaseRecords:
         return await self._ports.artifacts.models()
 
     async def sweep_model(self, model: str) -> None:
-        """Rebuild a model's record if it was lost; publish its outbox."""
+        """Rebuild a model's record if it was lost, and publish its outbox."""
         if (await self.model(model)).outbox:
             await self._ports.models.publish(model_key(model))
 
     async def open_releases(self, model: str) -> tuple[str, ...]:
-        """Finish the model's last admission, then return its releases that are not known to be finished."""
+        """Finish the model's last admission, and return its releases not known to be finished."""
         return (await self.finish_opening(model)).open
 
     async def finish_opening(self, model: str) -> ModelRecord:
-        """Create the release of the model's last admission if that was not done yet; return the model's record."""
+        """Create the release of the model's last admission if it is missing; return the model's record."""
         record = await self.model(model)
         opened = record.opening
         if opened is not None and await self.read(model, opened.release_id) is None:
@@ -269,7 +269,7 @@ class ReleaseRecords:
         return record
 
     async def open_return(self, model: str, entry: Suspended, cause_id: str) -> None:
-        """Open the release that brings a suspended version back, once; none while one is open."""
+        """Open the release that brings a suspended version back, unless the version has an open release."""
         record = await self.finish_opening(model)
         version = entry.served.target.version
         original = None
@@ -290,7 +290,7 @@ class ReleaseRecords:
         await self.apply(model, opened.release_id, None, cause_id=cause_id)
 
     async def publishers(self, record: ModelRecord, ready: CheckpointReady) -> tuple[str, ...]:
-        """Return who published the weights of a checkpoint before, of the model's newest releases."""
+        """Return the earlier publishers of the same weights, among the model's newest releases."""
         named: list[str] = []
         for release_id in list(record.reservations)[-versions.REMEMBERED :]:
             release = await self.read(record.model, release_id)
@@ -299,9 +299,9 @@ class ReleaseRecords:
         return tuple(dict.fromkeys(named))
 
     async def reserve(self, model: str, known: ModelRecord, opened: ReleaseOpened) -> bool:
-        """Reserve a version for a release; False if another admission was faster.
+        """Reserve a version for a release; return False if another admission was faster.
 
-        That one must have its release created first: the record keeps one opening only.
+        The record holds a single opening, so the other admission's release must be created first.
         """
         reserved = False
 

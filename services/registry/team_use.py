@@ -1,4 +1,4 @@
-"""The current use of a model's team, over all of its models, for its quota."""
+"""Current use of a team's quotas and worker share, over all of its models."""
 
 import asyncio
 import contextlib
@@ -26,23 +26,23 @@ from shared.messaging.records import RecordStore
 from shared.runtime.clock import Clock
 
 FULL_S = 1.0
-"""Seconds for which a team that has all its share of the workers is not counted again: each of its models asks."""
+"""Seconds before a team with a full worker share is counted again, because each of its models asks."""
 LISTED_S = 60.0
-"""Seconds for which the models of no team are not listed again; those that this process reads are added."""
+"""Seconds between listings of the models without a team; models read meanwhile are added."""
 R = TypeVar("R", bound=OutboxRecord)
 
 
 @dataclass(frozen=True)
 class Load:
-    """The use of a team; bytes are known only if it has a quota of them.
+    """A team's use of its quotas; bytes are counted only if it has a byte quota.
 
     Attributes:
-        team: The team; None for a model of no team.
-        under_way: Releases of its models.
+        team: The team; None for a model without one.
+        under_way: Open releases of the team's models.
         stored: Bytes in the store.
-        reserved: Bytes that its releases under way may add.
-        needed: Bytes that the release may add that is to be opened.
-        begins: Whether it is that release's turn at the workers.
+        reserved: Most bytes that open releases may add.
+        needed: Most bytes that the new release may add.
+        begins: Whether the new release may go to the workers now.
     """
 
     team: Team | None
@@ -54,7 +54,7 @@ class Load:
 
 
 class TeamUse:
-    """Counts the use of teams. Decisions about a team run one at a time, so that none misses another's use."""
+    """Counts the use of teams. Decisions about a team run one at a time, so that each sees the previous ones."""
 
     def __init__(self, ports: Ports, clock: Clock, work_per_team: int) -> None:
         self._ports = ports
@@ -67,7 +67,7 @@ class TeamUse:
 
     @contextlib.asynccontextmanager
     async def announcing(self, model: str) -> AsyncIterator[tuple[Team | None, list[datetime]]]:
-        """Return the team that owns a model, and when its other models' accepted announcements were stored."""
+        """Yield the team that owns a model, and the stream times of its other models' accepted announcements."""
         team = owner_of(model, self._ports.teams())
         if team is None or team.quota.announcements_per_minute is None:
             yield team, []
@@ -79,9 +79,9 @@ class TeamUse:
 
     @contextlib.asynccontextmanager
     async def opening(self, opened: ReleaseOpened) -> AsyncIterator[Load]:
-        """Yield the team that owns a release's model, its use of its quotas, and whether the release begins now.
+        """Yield the team's use of its quotas, and whether the new release may begin now.
 
-        Models of no team count together, if there are teams.
+        If there are teams, models without one count as a group.
         """
         teams = self._ports.teams()
         team = owner_of(opened.model, teams)
@@ -100,10 +100,7 @@ class TeamUse:
             yield replace(load, begins=await self._begins(opened.model, models, records, group))
 
     async def has_turn(self, model: str) -> bool:
-        """Return whether a model's next release could begin now.
-
-        It is asked before a checkpoint is verified, and decided when its release is opened.
-        """
+        """Return whether a model's next release could begin now; asked before verification, decided at opening."""
         teams = self._ports.teams()
         if not teams:
             return True
@@ -117,7 +114,7 @@ class TeamUse:
 
     @contextlib.asynccontextmanager
     async def leaving(self, release: Release) -> AsyncIterator[bool]:
-        """Return whether a release that is in progress, and waited in its model's queue, is staged and measured now."""
+        """Yield whether a release that waits in progress may go to staging now."""
         teams = self._ports.teams()
         if not teams:
             yield True
@@ -145,9 +142,9 @@ class TeamUse:
         return [record for record in read if record is not None]
 
     async def _models_with(self, model: str, team: Team | None, teams: Sequence[Team]) -> tuple[str, ...]:
-        """Return the models that share a team's workers with a model; those of no team share theirs, too.
+        """Return the models that share a team's worker share with a model; models without a team form a group.
 
-        The bucket of releases, with all that ever were, is listed once in `LISTED_S` for those of no team.
+        That group is listed once in `LISTED_S` seconds, because the bucket holds all releases ever opened.
         """
         if team is not None:
             return team.models
@@ -184,7 +181,7 @@ class TeamUse:
         return TeamWork(self._work_per_team, at_work, leaving)
 
     async def _with_bytes(self, load: Load, opened: ReleaseOpened, records: list[ModelRecord]) -> Load:
-        """Return the use of a team with its stored bytes, and the bytes that releases may add."""
+        """Add stored and reserved bytes to a team's use."""
         if load.team is None or load.team.quota.stored_bytes is None:
             return load
         sizes: dict[str, int] = {}
@@ -195,7 +192,7 @@ class TeamUse:
         return replace(load, stored=sum(sizes.values()), reserved=reserved, needed=await self._most_bytes(opened))
 
     async def _adding(self, record: ModelRecord, release_id: str) -> ReleaseOpened | None:
-        """Return the opening of a release, created or only reserved, that has not stored everything; None otherwise."""
+        """Return the opening of a release that may still store bytes; None otherwise."""
         release = await _read(self._ports.releases, release_key(record.model, release_id))
         if release is not None:
             return release.opened if release.manifest is None and release.opened.returns is None else None
@@ -208,12 +205,12 @@ class TeamUse:
 
 
 def _is_reserved(record: ModelRecord, release_id: str) -> bool:
-    """Return whether a release has no record of its own yet; another without one has a record that is unreadable."""
+    """Return whether a release without a record is only reserved; otherwise its record is unreadable."""
     return record.opening is not None and record.opening.release_id == release_id
 
 
 async def _read(store: RecordStore[R], key: str) -> R | None:
-    """Return a record; None if there is none, or it cannot be used: that must not hold up another model."""
+    """Return a record; None if missing or unusable, so that it does not block other models."""
     try:
         return await store.read(key)
     except Transient as error:

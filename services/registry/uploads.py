@@ -1,4 +1,4 @@
-"""Answers requests for uploads: which bytes are missing and how they are sent, until all is stored and verified."""
+"""Answers upload requests: returns permits for missing bytes until every file is stored and verified."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,18 +20,18 @@ from shared.errors import Permanent, Transient
 
 Sizes = Callable[[str], Awaitable[Mapping[str, int]]]
 WAIT_S = 3.0
-"""Seconds that a request waits for files to be verified before it is answered."""
+"""Seconds that a request waits for the verification of files before it is answered."""
 ABORT_EVERY_S = 3600.0
-"""Seconds between two sweeps of uploads that were never finished."""
+"""Seconds between sweeps for unfinished uploads."""
 MOST_NAMES = 10
-"""Imported base models that a refusal names."""
+"""Most base models that a refusal lists."""
 READ_AT_ONCE = 2
 MOST_REMEMBERED = 10_000
-"""Files whose digest this process remembers; others are read again."""
+"""Most file digests that this process remembers; others are read again."""
 
 
 class Intake:
-    """Lets publishers upload announced files without a credential for the store.
+    """Lets publishers upload announced files without store credentials.
 
     It is stateless: the store holds the progress of an upload, so any replica answers any request.
     """
@@ -44,7 +44,7 @@ class Intake:
         self._contents = Contents(store)
 
     async def answer(self, model: str, publisher: str, request: UploadRequest) -> UploadAnswer:
-        """Return the progress of an upload, and the parts that its publisher is to send."""
+        """Return an upload's state, and permits for the missing parts."""
         try:
             return await self._answer(model, publisher, request)
         except Permanent as error:
@@ -54,11 +54,11 @@ class Intake:
             return UploadAnswer(state="later", reason=error.reason)
 
     async def keys(self) -> tuple[str, ...]:
-        """Return the key of the only sweep, of unfinished uploads."""
+        """Return the key of the only sweep, for the sweeper."""
         return ("unfinished",)
 
     async def sweep(self, _key: str) -> None:
-        """Remove the parts of uploads that were never finished: they take space, and count for the quota."""
+        """Abort unfinished uploads: they take space and count for the quota."""
         await asyncio.to_thread(self._store.abort_unfinished)
 
     async def _answer(self, model: str, publisher: str, request: UploadRequest) -> UploadAnswer:
@@ -80,13 +80,13 @@ class Intake:
             if permits:
                 stored = domain.bytes_of(unique) - rest
                 return UploadAnswer(state="missing", permits=tuple(permits), stored_bytes=stored, **about)
-            there |= await self._look(missing, keys) or {}  # they were made of their parts now
+            there |= await self._look(missing, keys) or {}  # completed from their parts just now
         if not await self._verify(unique, keys, there):
             return verifying
         return await self._stored(model, publisher, request, about)
 
     async def _base(self, name: str) -> dict[str, Any]:
-        """Return the answer about a base model."""
+        """Return the answer's fields about a base model; raise Permanent if it was not imported."""
         base = await asyncio.to_thread(self._store.find_base, name)
         if base is None:
             known = await asyncio.to_thread(self._store.base_names)
@@ -100,12 +100,12 @@ class Intake:
         return {"base": ref, "architecture": base.architecture}
 
     async def _look(self, files: Sequence[AnnouncedFile], keys: dict[str, str]) -> dict[str, StoredFile] | None:
-        """Return the files that are there, by digest; None while one of another size than announced is being read.
+        """Return the stored files by digest; None while a file of unexpected size is being read.
 
-        One of another size is removed, unless it has the announced digest: then the announcement is wrong.
+        A file of unexpected size is removed unless its digest is as announced: then the announcement is wrong.
 
         Raises:
-            Permanent: `digest_mismatch`: a file is there, and was announced with another size.
+            Permanent: `digest_mismatch`: a stored file was announced with another size.
         """
         there = {}
         for file in files:
@@ -125,7 +125,7 @@ class Intake:
         return there
 
     async def _check_quota(self, model: str, missing: Sequence[AnnouncedFile], keys: dict[str, str]) -> None:
-        """Refuse files beyond the quota of the model's team; parts of other uploads count as well."""
+        """Refuse files beyond the quota of the model's team; parts of other uploads count too."""
         team = owner_of(model, self._teams())
         if team is None or team.quota.stored_bytes is None:
             return
@@ -137,7 +137,7 @@ class Intake:
         _refuse(domain.assess_quota(team, others, domain.bytes_of(missing)))
 
     def _permits(self, missing: Sequence[AnnouncedFile], keys: dict[str, str]) -> tuple[list[UploadPermit], int]:
-        """Return permits for missing parts, as many as one answer holds, and the missing bytes in all."""
+        """Return permits for missing parts, up to the limit of an answer, and the total missing bytes."""
         permits: list[UploadPermit] = []
         rest = 0
         for file in missing:
@@ -156,10 +156,10 @@ class Intake:
     async def _verify(
         self, files: Sequence[AnnouncedFile], keys: dict[str, str], there: Mapping[str, StoredFile]
     ) -> bool:
-        """Return whether all files are verified; those that are not are being read, and waited for a moment.
+        """Return whether all files are verified, after at most `WAIT_S` seconds; reading continues in the background.
 
         Raises:
-            Permanent: `digest_mismatch`: a file has other content than announced; it was removed.
+            Permanent: `digest_mismatch`: a file's content differs from the announcement; it was removed.
         """
         readings = [
             (file, self._contents.read(keys[file.digest], there[file.digest])) for file in files if file.digest in there
@@ -177,7 +177,7 @@ class Intake:
     async def _stored(
         self, model: str, publisher: str, request: UploadRequest, about: Mapping[str, Any]
     ) -> UploadAnswer:
-        """Return where all is stored; of a folder the manifest is written now, which commits it."""
+        """Return the final answer; for a folder, write its manifest first."""
         refs = tuple(
             ArtifactRef(
                 uri=self._store.uri(domain.blob_key(model, publisher, file.digest)),
@@ -199,16 +199,16 @@ class Intake:
 
 
 class Contents:
-    """Digests of files in the store: each version of an object is read once."""
+    """Digests of stored files: each object version is read once."""
 
     def __init__(self, store: UploadStore) -> None:
-        """Take the store."""
+        """Set the store."""
         self._store = store
         self._readings: dict[tuple[str, StoredFile], asyncio.Task[str]] = {}
         self._turns = asyncio.Semaphore(READ_AT_ONCE)
 
     def read(self, key: str, stored: StoredFile) -> "asyncio.Task[str]":
-        """Return the reading of an object, which may have ended; one that failed begins again."""
+        """Return the task that digests an object, running or done; restart it if it failed."""
         reading = self._readings.get((key, stored))
         if reading is None or (reading.done() and (reading.cancelled() or reading.exception() is not None)):
             self._forget()
@@ -217,7 +217,7 @@ class Contents:
         return reading
 
     def _forget(self) -> None:
-        """Forget the oldest readings that have ended, if too many are remembered."""
+        """Forget the oldest finished readings if too many are remembered."""
         if len(self._readings) >= MOST_REMEMBERED:
             ended = [finished for finished, reading in self._readings.items() if reading.done()]
             for finished in ended[: max(1, MOST_REMEMBERED // 10)]:
@@ -229,7 +229,7 @@ class Contents:
 
 
 def _note_failure(reading: "asyncio.Task[str]") -> None:
-    """Log a failure: the request that waited for the reading may be gone."""
+    """Log a failed reading, because the request that started it may be gone."""
     error = None if reading.cancelled() else reading.exception()
     if error is not None:
         structlog.get_logger().warning("an uploaded file could not be read", error=repr(error))

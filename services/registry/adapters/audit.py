@@ -1,4 +1,4 @@
-"""Adapters of the audit log: its messages on the bus, and its segments in the store."""
+"""Audit log adapters: messages read from the bus, segments written to the store."""
 
 import asyncio
 from collections.abc import Callable
@@ -28,13 +28,13 @@ _UNKNOWN = datetime.fromtimestamp(0, UTC)
 
 
 class LoggedMessages:
-    """Messages, read by number, without a consumer (implements `audit.Messages`)."""
+    """Reads messages of a stream by sequence number, without a consumer (implements `audit.Messages`)."""
 
     def __init__(self, js: Callable[[], JetStreamContext]) -> None:
         self._js = js
 
     async def read(self, source: Source, after: int) -> tuple[AuditItem, int] | None:
-        """Return the first message of a source after a number, and its number; None if there is none."""
+        """Return the first message of a source after a sequence number, and its own number; None at the end."""
         try:
             message = await self._js().get_msg(source.stream, after + 1, subject=source.subject, next=True)
         except NotFoundError:
@@ -55,16 +55,20 @@ def _item(message: RawStreamMsg, where: str) -> AuditItem:
 
 
 class StoredSegments:
-    """Segments in the object store, put under lock as they are written."""
+    """Audit log segments in the object store, locked as they are written."""
 
     def __init__(
         self, store: Store, attester: Attester, trust: Trust, retention: Callable[[], Retention | None]
     ) -> None:
-        """Set the store, the signing key, the list of keys, and the function for a segment's retention."""
+        """Set the store, the signing key, the trusted keys, and the function that computes a segment's retention."""
         self._store, self._attester, self._trust, self._retention = store, attester, trust, retention
 
     async def resume(self, now: datetime) -> AuditTail | None:
-        """Return the log resumed after its last segment, with an entry on the lost record; None without a segment."""
+        """Rebuild the log's tail from the stored segments, with an entry about the lost record; None without segments.
+
+        Raises:
+            Permanent: `digest_mismatch` if a segment is missing.
+        """
         reading = await asyncio.to_thread(read_segments, self._store, self._trust.known())
         if reading.missing is not None:
             reason = (
@@ -82,18 +86,18 @@ class StoredSegments:
         return put_segment(self._store, self._attester, tail, self._retention())
 
     def sign(self, tail: AuditTail) -> str:
-        """Return the signed envelope of a log's end."""
+        """Return the signed envelope of the log's tail."""
         return sign_tail(self._attester, tail)
 
 
 class StoreAlerts:
-    """Alerts about all models that have versions (implements `audit.Alerts`)."""
+    """Publishes audit alerts for every model that has versions (implements `audit.Alerts`)."""
 
     def __init__(self, bus: Bus, artifacts: Artifacts) -> None:
         self._bus, self._artifacts = bus, artifacts
 
     async def publish(self, fact: type[A], entry: AuditEntry) -> None:
-        """Raise or resolve the alerts of an entry, at the newest target of each model that the store has."""
+        """Raise or resolve an entry's alerts: one for each model, about the model's newest stored target."""
         message = f"Audit log, entry {entry.index}: {entry.reason}"
         for model in await self._artifacts.models():
             target = (await self._artifacts.versions_of(model, 1)).newest
@@ -112,7 +116,7 @@ class StoreAlerts:
 
 
 def segment_retention(store: Store, settings: RegistrySettings, clock: Clock) -> Retention | None:
-    """Return how long a segment that is written now is kept; None if the bucket has no object lock."""
+    """Return the retention of a segment written now; None if the bucket has no object lock."""
     if not store.has_lock():
         return None
     return Retention(settings.lock_mode, clock.now() + timedelta(days=settings.lock_audit_days))

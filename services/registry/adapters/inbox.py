@@ -1,4 +1,4 @@
-"""Announced checkpoints, read again from the stream that keeps them; the number of dead letters."""
+"""Reads stored `checkpoint.ready` and `release.opened` events from their streams, and counts dead letters."""
 
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
@@ -16,7 +16,7 @@ class StreamInbox:
         self._js = js
 
     async def last_opened(self, model: str) -> ReleaseOpened | None:
-        """Return the last release of a model that the event log has; None if it has none."""
+        """Return the model's newest `release.opened` in the event log; None if there is none."""
         subject = nats_subject(ReleaseOpened.TYPE, model, "registry")
         try:
             message = await self._js.get_msg(EVENTS, subject=subject)
@@ -25,7 +25,7 @@ class StreamInbox:
         return parse_event(ReleaseOpened, message.subject or "", message.data or b"").data
 
     async def read(self, sequence: int) -> Event[CheckpointReady] | None:
-        """Return the announcement with this sequence; None if it is not there (any more)."""
+        """Return the announcement with this sequence number; None if it is missing or was removed."""
         try:
             message = await self._js.get_msg(INBOX, sequence)
         except NotFoundError:

@@ -1,4 +1,4 @@
-"""The registry's artifacts in the S3 store, and a look at folders on disk where those are allowed."""
+"""The registry's artifacts in the S3 store, and checks of weights in allowed folders on disk."""
 
 import asyncio
 import contextvars
@@ -37,14 +37,13 @@ from shared.storage.sources import DiskFolder
 
 _MANIFEST = re.compile(r"versions/[^/]+/\d+/manifest\.json")
 _READS = 32
-"""Reads for admissions at once; what the registry writes has other threads."""
+"""Concurrent reads for admissions; the registry's writes use other threads."""
 
 
 class StoredArtifacts:
-    """Artifacts in the object store; the store is synchronous, so every call goes through a thread.
+    """Artifacts in the object store; every synchronous call runs in a thread.
 
-    A read that was given up continues in its thread. So the same read is not begun again while it lasts: another try
-    waits for its answer.
+    A read outlives a caller that times out. A second caller of the same read waits for the running one.
     """
 
     def __init__(self, store: Store, attester: Attester, trust: Trust, file_roots: tuple[Path, ...] = ()) -> None:
@@ -64,22 +63,21 @@ class StoredArtifacts:
 
     def _ended(self, what: str, answer: "asyncio.Future[Any]") -> None:
         if not answer.cancelled():
-            answer.exception()  # of a try that was given up; it is not read otherwise
+            answer.exception()  # retrieved, so that asyncio does not report a read without a caller
         reading = self._reading.get(what)
         if reading is not None and reading.done():
             del self._reading[what]
 
     async def find_base(self, key: str) -> BaseManifest | None:
-        """Read the manifest of an imported base model; None when there is none."""
+        """Return the manifest of an imported base model; None if there is none."""
         data = await self._read(key, self._store.find, key)
         return None if data is None else BaseManifest.model_validate_json(data)
 
     async def verify(self, ref: ArtifactRef) -> None:
-        """Raise Permanent unless the artifact may be used and, in the store, matches the announcement.
+        """Raise Permanent unless the artifact may be used and its stored bytes match the announcement.
 
-        A folder on disk must be there, hold weights, and not lead outside the roots (artifact_not_found,
-        pickle_refused, uri_not_allowed). Its bytes, and those of a folder in a model hub, are verified by the merger
-        while it brings them into the store; the registry never asks a hub.
+        A folder on disk must exist below an allowed root and hold safetensors (artifact_not_found, pickle_refused,
+        uri_not_allowed). The merger verifies the bytes of disk and hub folders when it copies them into the store.
         """
         scheme = scheme_of(ref.uri)
         if scheme == "hf":
@@ -90,11 +88,11 @@ class StoredArtifacts:
         await self._read(ref.model_dump_json(), self._store.get, ref)
 
     async def sizes(self, model: str) -> Mapping[str, int]:
-        """Return the sizes in bytes of a model's checkpoints, merged models and variants, by digest or key.
+        """Return the bytes stored for a model's checkpoints, merged models and variants, by digest or object key.
 
-        Parts that have arrived of files that are being uploaded count as well.
-        What two versions share is there once. Objects that were replaced or deleted count while the store keeps them.
-        A manifest that cannot be read counts as nothing, and is logged: one must not end the team's admissions.
+        Parts of unfinished uploads count, and replaced or deleted objects while the store keeps them; what versions
+        share counts once. An unreadable manifest is logged and counts as 0, so that it does not block the team's
+        admissions.
         """
         sizes: Mapping[str, int] = await self._read(f"sizes of {model}", self._sizes, model)
         return sizes
@@ -116,7 +114,7 @@ class StoredArtifacts:
         return sizes
 
     def _read_parts(self, key: str) -> dict[str, int]:
-        """Return the bytes of the weights that a version's manifest names, by the digest of their manifests."""
+        """Return the bytes of a version's merged model and variants, by manifest digest."""
         version = VersionManifest.model_validate_json(self._store.find(key) or b"{}")
         parts = {variant.manifest.digest: variant.weights_bytes for variant in version.variants}
         merged = self._store.find(self._store.key_of(version.merged.uri))
@@ -157,7 +155,7 @@ class StoredArtifacts:
         return StoredVersions(numbers[0] if numbers else 0, releases, newest)
 
     async def find_figures(self, model: str, version: int) -> tuple[EvalResult, ...] | None:
-        """Return the publisher's statements about a version; None without a signed manifest."""
+        """Return the evaluation figures that the publisher stated for a version; None without a signed manifest."""
         figures: tuple[EvalResult, ...] | None = await self._read(
             f"figures of {model}@v{version}", self._figures, model, version
         )
@@ -171,10 +169,10 @@ class StoredArtifacts:
         return None
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
-        """Write the manifest of a version, create-only, and sign it; return the ref of the one that exists then.
+        """Write and sign a version's manifest, create-only; return the ref of the stored one.
 
         Raises:
-            Permanent: `digest_mismatch` if another one is there, which this registry does not sign.
+            Permanent: `digest_mismatch` if a different manifest is stored.
         """
         return await asyncio.to_thread(self._put_version, manifest)
 
@@ -196,7 +194,7 @@ class StoredArtifacts:
             *(Material(name=name, digest=part.digest, uri=part.uri) for name, part in parts.items()),
         ]
         imported = self._store.find(self._store.key_of(manifest.base.uri))
-        if imported is not None:  # where the base came from; its folder is named by the manifest itself
+        if imported is not None:  # links the version to the import of its base
             materials.append(Material(name=BASE_IMPORT, digest=digest_of(imported), uri=manifest.base.uri))
         about = Subjects(named={key: ref.digest}, materials=tuple(materials), follows=self._followed(manifest))
         details = {"release": manifest.release_id, "training_data": manifest.training.data_hash}
@@ -205,18 +203,18 @@ class StoredArtifacts:
         return ref
 
     def _sign_files(self, manifest: VersionManifest) -> None:
-        """Sign the files of each variant in the form that programs other than Slipway verify."""
+        """Sign each variant's files in a format that programs other than Slipway verify."""
         for variant in manifest.variants:
             try:
                 files = VariantManifest.model_validate_json(self._store.get(variant.manifest)).files
             except (Permanent, ValidationError):
-                continue  # what is not there, or no variant, is not signed
+                continue  # a missing or unreadable variant manifest has nothing to sign
             name = str(Target(model=manifest.model, version=manifest.version, variant=variant.variant))
             key = signature_key(manifest.model, manifest.version, variant.variant)
             self._store.put_manifest(key, sign_files(self._attester, name, files))
 
     def _followed(self, manifest: VersionManifest) -> tuple[str, ...]:
-        """Return the digests of the valid attestations of a version's merged model and variants."""
+        """Return the digests of the valid `merge` and `quantise` attestations that a version builds on."""
         keys = self._trust.keys()
         attested = [find_attestation(self._store, keys, "merge", manifest.merged)]
         attested += [find_attestation(self._store, keys, "quantise", variant.manifest) for variant in manifest.variants]
@@ -239,7 +237,7 @@ class StoredArtifacts:
         chain.append(self._attester, "approve", Subjects(named={ref.uri: ref.digest}), details)
 
     async def erase_text(self, model: str, version: int, kind: ErasedText) -> tuple[str, ...]:
-        """Erase a version's evaluation or held-out text; return the digests of erased files, also earlier ones.
+        """Erase a version's evaluation or held-out text; return the digests of all files erased so far.
 
         Raises:
             Permanent: `artifact_not_found` if there is no such version.
@@ -247,10 +245,9 @@ class StoredArtifacts:
         return await asyncio.to_thread(erase_text, self._store, model, version, kind)
 
     async def put_deployment(self, record: DeploymentRecord) -> None:
-        """Append a deployment record, create-only; one that exists stays as it is.
+        """Append a deployment record, create-only; an existing record stays unchanged.
 
-        A route that was lost or restored counts its epochs anew: a record of another cause and time under the same
-        number is kept beside the first.
+        A lost or restored route repeats epochs: a record with another cause and time gets a second key for its epoch.
         """
         await asyncio.to_thread(self._put_deployment, record)
 
@@ -271,5 +268,5 @@ class StoredArtifacts:
         return Chain(self._store, model, version)
 
     async def check(self) -> None:
-        """Raise when the store does not answer."""
+        """Raise if the store does not answer."""
         await asyncio.to_thread(self._store.reachable)

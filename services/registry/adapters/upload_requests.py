@@ -1,4 +1,4 @@
-"""Requests for uploads on the bus: one subject per model and publisher, without a stream, answered by one replica."""
+"""Answers upload requests on the bus: one subject per model and publisher, no stream, one replica per request."""
 
 import asyncio
 
@@ -13,11 +13,11 @@ from services.registry.domain.uploads import parse_subject
 from services.registry.uploads import Intake
 
 MOST_AT_ONCE = 32
-"""Requests that are answered at the same time; further ones are asked to come again."""
+"""Most requests answered at once; others get the state `later`."""
 
 
 class UploadRequests:
-    """Takes requests for uploads and answers them."""
+    """Receives upload requests from the bus and answers them."""
 
     def __init__(self, client: Client, intake: Intake) -> None:
         self._client = client
@@ -25,7 +25,7 @@ class UploadRequests:
         self._running: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Answer requests until it is cancelled."""
+        """Answer requests until cancelled."""
         subscription = await self._client.subscribe(f"{UPLOADS}.*.*", queue="registry", cb=self._take)
         try:
             await asyncio.Event().wait()

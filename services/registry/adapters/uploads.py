@@ -1,7 +1,7 @@
-"""Files of publishers in the S3 store: upload permits, arrived parts, and verification against the announcement.
+"""Uploads of publishers in the S3 store: signed URLs, multipart uploads and content digests.
 
-Permits are URLs for one request, signed by AWS Signature Version 4 in the query. The `minio` client presigns without
-headers; here the length of the body and its checksum are part of what is permitted.
+A permit is a URL for one request, signed by AWS Signature Version 4 in the query. `minio` presigns URLs without
+headers; `Signer` also signs the body's length and checksum.
 """
 
 import base64
@@ -30,10 +30,10 @@ ALGORITHM: Final = "AWS4-HMAC-SHA256"
 
 @dataclass(frozen=True)
 class Signer:
-    """The key that signs, and the address that the URLs lead to.
+    """The signing key and endpoint of upload URLs.
 
     Attributes:
-        endpoint: Host and port, as those who use the URLs reach the store: it is part of what is signed.
+        endpoint: Host and port at which publishers reach the store; part of the signature.
     """
 
     access_key: str
@@ -51,15 +51,15 @@ class Signer:
         headers: Mapping[str, str],
         query: Mapping[str, str] | None = None,
     ) -> str:
-        """Return the URL of a request that must carry these headers with these values.
+        """Return the presigned URL of a request that must carry these headers with these values.
 
         Args:
-            method: Its method.
-            path: Its path: `/BUCKET/KEY`, not quoted.
-            now: The time from which it counts.
-            expires_s: Seconds for which it counts.
-            headers: Headers that it must have, besides `host`.
-            query: Its other parameters.
+            method: HTTP method.
+            path: Unquoted path: `/BUCKET/KEY`.
+            now: Start of the URL's validity.
+            expires_s: Validity in seconds.
+            headers: Required headers besides `host`.
+            query: Further query parameters.
         """
         stamp = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
         scope = f"{stamp[:8]}/{self.region}/s3/aws4_request"
@@ -93,7 +93,7 @@ _UPLOADED = re.compile(r"^checkpoints/[^/]+/uploads/")
 
 
 class StagedUploads(Store):
-    """Uploads by others, into keys that the registry chooses. Synchronous: call through `asyncio.to_thread`."""
+    """Uploads by publishers under keys that the registry chooses. Synchronous: call through `asyncio.to_thread`."""
 
     def __init__(self, connection: Connection, endpoint: str | None, expires_s: int, clock: Clock) -> None:
         super().__init__(connection)
@@ -103,7 +103,7 @@ class StagedUploads(Store):
         self._clock = clock
 
     def find_file(self, key: str) -> StoredFile | None:
-        """Return the size, version and tag of an object; None if there is none."""
+        """Return an object's size, version and ETag; None if it does not exist."""
         with self._translated(key):
             try:
                 status = self._client.stat_object(bucket_name=self.bucket, object_name=key)
@@ -114,10 +114,10 @@ class StagedUploads(Store):
         return StoredFile(size_bytes=status.size or 0, version=status.version_id, tag=str(status.etag))
 
     def permit(self, key: str, file: str, piece: Piece, upload: str | None = None) -> UploadPermit:
-        """Return the permit to upload a file once, or a part of it again and again.
+        """Return the permit to upload a whole file once, or a part any number of times.
 
-        Length and SHA-256 are signed: the store refuses other bytes, if it knows checksums; the registry reads them
-        all afterwards.
+        Length and SHA-256 are signed. A store that ignores checksums accepts other bytes, so the registry reads each
+        file afterwards.
         """
         headers = {"x-amz-checksum-sha256": _base64(piece.digest)}
         query = {"partNumber": str(piece.number), "uploadId": upload} if upload is not None else {}
@@ -131,7 +131,7 @@ class StagedUploads(Store):
         return UploadPermit(digest=file, offset=piece.offset, size_bytes=piece.size_bytes, url=url, headers=headers)
 
     def open_upload(self, key: str) -> tuple[str, Mapping[int, int]]:
-        """Return the upload in parts of an object, the newest or a new one, and the bytes of its parts by number."""
+        """Return an object's newest multipart upload ID, or a new one, and the sizes of its parts by number."""
         with self._translated(key):
             listed = self._client._list_multipart_uploads(self.bucket, prefix=key).uploads  # noqa: SLF001
             begun = [listed_upload for listed_upload in listed if listed_upload.object_name == key]
@@ -143,7 +143,7 @@ class StagedUploads(Store):
             return upload, {part.part_number: part.size or 0 for part in parts}
 
     def complete(self, key: str, upload: str, digests: Sequence[str]) -> None:
-        """Complete a multipart upload whose parts have these digests; an existing object stays as it is."""
+        """Complete a multipart upload whose parts have these digests; an existing object stays unchanged."""
         element = Element("CompleteMultipartUpload")
         for part, digest in zip(self._client.parts_of(self.bucket, key, upload), digests, strict=True):
             tag = SubElement(element, "Part")
@@ -156,14 +156,14 @@ class StagedUploads(Store):
             "Content-MD5": base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode(),
         }
         try:
-            with self._translated(key), self._client.creating():  # the client's own sends no checksums
+            with self._translated(key), self._client.creating():  # minio's own method sends no checksums
                 query = {"uploadId": upload}
                 self._client._execute("POST", self.bucket, key, body=body, headers=headers, query_params=query)  # noqa: SLF001
         except AlreadyExists:
             return
 
     def digest_of(self, key: str, version: str | None) -> str:
-        """Read an object version and return its digest; `version` None reads the current one."""
+        """Read an object and return its digest; `version` None reads the current version."""
         hashed = hashlib.sha256()
         with self._translated(key):
             response = self._client.get_object(bucket_name=self.bucket, object_name=key, version_id=version)
@@ -176,15 +176,15 @@ class StagedUploads(Store):
         return f"sha256:{hashed.hexdigest()}"
 
     def remove(self, key: str) -> None:
-        """Remove each version of an object."""
+        """Remove every version of an object."""
         self._erase(key)
 
     def abort_unfinished(self) -> None:
-        """Abort the uploads in parts that publishers began more than `STALE_UPLOAD` ago and that became no file."""
+        """Abort publishers' multipart uploads older than `STALE_UPLOAD`."""
         self.abort_stale_uploads(self._clock.now() - STALE_UPLOAD, _UPLOADED)
 
     def find_base(self, name_and_revision: str) -> BaseManifest | None:
-        """Return an imported base model by `NAME` or `NAME@REVISION`, without a revision the newest; None if none."""
+        """Return an imported base model by `NAME@REVISION`, or the newest by `NAME`; None if there is none."""
         name, _, revision = name_and_revision.partition("@")
         read = [self.find(key) for key in self.keys(f"bases/{name}/")]
         bases = [BaseManifest.model_validate_json(data) for data in read if data is not None]
@@ -192,7 +192,7 @@ class StagedUploads(Store):
         return max(fitting, key=lambda base_model: base_model.imported_at, default=None)
 
     def base_names(self) -> list[str]:
-        """Return the names of the imported base models, each once."""
+        """Return the distinct names of the imported base models."""
         return sorted({key.removeprefix("bases/").rpartition("/")[0] for key in self.keys("bases/")})
 
 

@@ -1,1 +1,1 @@
-"""Pure decisions of the registry: nothing here reads a clock, a store or the bus."""
+"""The registry's pure decisions: no clock, store or bus."""

@@ -1,4 +1,4 @@
-"""Admission: the checks that a checkpoint must pass before it becomes a release."""
+"""Checks that a checkpoint must pass before its release is opened."""
 
 import json
 import re
@@ -33,11 +33,11 @@ from decisions.serving.settings import assess_settings, combine, find_departure
 
 
 def is_covered(uri: str, patterns: Iterable[str]) -> bool:
-    """Return whether a pattern names this folder; names are compared exactly, in whole parts.
+    """Return whether a pattern covers a folder; path parts are compared exactly.
 
     Args:
-        uri: `hf://organisation/name@revision` or `file:///folder`; anything else is covered by no pattern.
-        patterns: As `contracts.storage.sources.check_pattern` accepts them.
+        uri: `hf://organisation/name@revision` or `file:///folder`; no pattern covers other schemes.
+        patterns: Patterns that `contracts.storage.sources.check_pattern` accepts.
     """
     try:
         if scheme_of(uri) == "hf":
@@ -61,16 +61,16 @@ def _is_below(path: PurePosixPath, pattern: str) -> bool:
 
 
 RECORD_BYTES = 1024 * 1024
-"""The most bytes of an opened release, and of a model's record; the bus takes eight times as much."""
+"""Most bytes of an opened release and of a model's record; an eighth of the bus's limit."""
 _ROUNDING = 1e-9
-"""0.86 - 0.84 is a little more than 0.02."""
+"""Tolerance for floating point: 0.86 - 0.84 exceeds 0.02."""
 _SAFE_KEY = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*\Z")
 _RELEASE_ID = re.compile(r"^r-[0-9a-f]{16}-[1-9][0-9]*\Z")
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a checkpoint is rejected at admission."""
+    """The reason why an order or a checkpoint is refused."""
 
     code: Code
     reason: str
@@ -79,11 +79,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class AllowedLocations:
-    """Where artifacts may be stored: in one bucket below the model's own prefix; weights also on disk or in a hub.
+    """Allowed locations of artifacts: one bucket, below the model's prefix; weights also on disk or in a hub.
 
     Attributes:
         file_roots: Folders on disk that may hold weights.
-        hub: Whether a model hub is configured that weights may come from.
+        hub: Whether weights may come from a model hub.
     """
 
     bucket: str
@@ -91,14 +91,14 @@ class AllowedLocations:
     hub: bool = False
 
     def prefix(self, model: str) -> str:
-        """Return the key prefix that belongs to a model's publishers."""
+        """Return the key prefix of a model's artifacts from publishers."""
         return f"checkpoints/{model}/"
 
 
 def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> ReleasePolicy | Refusal:
-    """Return the policy that a release is frozen with: the stored one, or the event's where none is stored.
+    """Return the policy that a release freezes: the stored one, or the event's if none is stored.
 
-    Either way, it must be one that a release can pass and whose triggers watch something.
+    Refuse a policy that no release can pass, or whose triggers watch nothing.
     """
     policy = asked or stored
     if policy is None:
@@ -112,17 +112,17 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
 
 
 def assess_attached(ready: CheckpointReady, policy: ReleasePolicy, attachment: Attachment | None) -> Refusal | None:
-    """Refuse a policy that needs signals or features which the model's attached servers do not provide."""
+    """Refuse a policy that needs signals or features that the model's attached servers do not provide."""
     unseen = list_unseen(policy) if attachment is not None else []
     problems = [*unseen, *list_adapter_problems(policy, attachment, ready)]
     return Refusal("policy_invalid", " ".join(problems), {"unseen": problems}) if problems else None
 
 
 def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
-    """Return the identity of a release: the same inputs are the same release, from any publisher, at any time.
+    """Return the identity of a release: equal inputs give the same release, from any publisher, at any time.
 
-    Calibration and evaluation sets are inputs, too: a corrected one must be read. When the training finished is none: a
-    run that is resumed at its end finishes again, with the same weights.
+    Calibration and evaluation sets count as inputs. The training's end time does not: a run that is resumed at its end
+    finishes again with the same weights.
     """
     serving = combine(ready.serving, None)
     settings = {} if serving is None else {"serving": serving.model_dump(mode="json", exclude_none=True)}
@@ -142,7 +142,7 @@ def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
 
 
 def assess_evaluations(ready: CheckpointReady, policy: ReleasePolicy) -> Refusal | None:
-    """Refuse a checkpoint without the evaluation set that its policy asks: its release would end after hours."""
+    """Refuse a checkpoint without the evaluation set that its policy requires, before hours of work."""
     asked = [each for each in policy.evaluations.sets if each.rows == "event"]
     if asked and ready.evaluation is None:
         reason = f"The evaluation {asked[0].name} asks the checkpoint's evaluation set, and there is none."
@@ -156,13 +156,12 @@ def assess_evaluations(ready: CheckpointReady, policy: ReleasePolicy) -> Refusal
 
 
 def assess_stated(ready: CheckpointReady, policy: ReleasePolicy, active: Sequence[EvalResult] | None) -> Refusal | None:
-    """Refuse a checkpoint whose publisher's figures are not within the bounds of its policy.
+    """Refuse a checkpoint if the publisher's evaluation figures violate the policy's bounds.
 
     Args:
         ready: The checkpoint.
         policy: The policy of its release.
-        active: The figures of the active version: only from these can one drop. None if they are not known, which
-            refuses what is bounded by them.
+        active: The active version's figures, for `max_drop`; None if they are unknown, so that `max_drop` fails.
     """
     own, before = ({(each.name, each.metric): each for each in figures} for figures in (ready.evals, active or ()))
     for bound in policy.evaluations.stated:
@@ -192,13 +191,13 @@ def _find_stated_problem(bound: StatedBound, own: EvalResult | None, before: Eva
 
 
 def assess_serving(ready: CheckpointReady) -> Refusal | None:
-    """Refuse serving settings that no engine takes; those of the checkpoint's files are the merger's to read."""
+    """Refuse serving settings of the event that no engine accepts; the merger reads those in the checkpoint's files."""
     refused = assess_settings(ready.serving) if ready.serving is not None else None
     return Refusal(refused.code, refused.reason, refused.details) if refused is not None else None
 
 
 def assess_proved_settings(opened: ReleaseOpened, merged: CheckpointMerged) -> CheckpointRejected | None:
-    """Reject a merged model whose serving settings are not those of the event, or that no engine takes."""
+    """Reject a merged model if its serving settings differ from the event's, or if no engine accepts them."""
     name = find_departure(opened.serving, merged.serving)
     if name is not None:
         asked, proved = (_shown(settings, name) for settings in (opened.serving, merged.serving))
@@ -216,17 +215,17 @@ def _shown(settings: ServingSettings | None, name: str) -> str:
 
 
 def release_id(key: Digest, attempt: int) -> str:
-    """Return the id of a release: `r-<first 16 hex of its key>-<attempt>`."""
+    """Return the ID of a release: `r-<first 16 hex digits of its key>-<attempt>`."""
     return f"r-{key.removeprefix('sha256:')[:16]}-{attempt}"
 
 
 def is_release_id(text: str) -> bool:
-    """Return whether a correlation id is a release id (events from training carry the run's id)."""
+    """Return whether a correlation ID is a release ID (events from training carry the run's ID)."""
     return _RELEASE_ID.match(text) is not None
 
 
 def assess_callers(model: ModelName, policy: ReleasePolicy, known: Iterable[Team]) -> Refusal | None:
-    """Refuse a policy whose canary is drawn for a team that there is not, or that does not own the model."""
+    """Refuse a policy whose canary names a team that does not exist or does not own the model."""
     teams = tuple(known)
     names = [name.removeprefix("team:") for name in policy.canary.only_for if name.startswith("team:")]
     reason = next((problem for name in names if (problem := find_problem(name, [model], teams)) is not None), None)
@@ -234,7 +233,7 @@ def assess_callers(model: ModelName, policy: ReleasePolicy, known: Iterable[Team
 
 
 def assess_sources(ready: CheckpointReady, *policies: ReleasePolicy | None) -> Refusal | None:
-    """Refuse weights from a folder outside the store that the sources of one of these policies do not name."""
+    """Refuse weights from disk or hub that the `sources` of a given policy do not cover."""
     uri = ready.weights.ref.uri
     if scheme_of(uri) is None:
         return None
@@ -247,7 +246,7 @@ def assess_sources(ready: CheckpointReady, *policies: ReleasePolicy | None) -> R
 
 
 def assess_locations(ready: CheckpointReady, locations: AllowedLocations) -> Refusal | None:
-    """Return a refusal of artifacts that are outside the allowed locations."""
+    """Refuse artifacts outside the allowed locations."""
     refs = {"weights": ready.weights.ref, "calibration": ready.calibration, "evaluation": ready.evaluation}
     for name, ref in refs.items():
         if ref is None:
@@ -275,7 +274,7 @@ def _uri_problem(uri: str, model: str, locations: AllowedLocations, *, weights: 
 
 def _syntax_problem(uri: str) -> str | None:
     if not uri.isascii() or not uri.isprintable() or " " in uri:
-        return "the URI must be plain ASCII without spaces or control characters"  # urlsplit would drop some silently
+        return "the URI must be plain ASCII without spaces or control characters"  # urlsplit drops some of these
     try:
         parts = urlsplit(uri)
     except ValueError:
@@ -306,7 +305,7 @@ def _file_problem(uri: str, locations: AllowedLocations) -> str | None:
 
 
 def _hub_problem(uri: str, locations: AllowedLocations) -> str | None:
-    """Return why a hub URI is invalid, not allowed or not pinned to a commit; None if it may be used."""
+    """Return why a hub URI is invalid, not allowed or not pinned to a commit; None if it is allowed."""
     try:
         folder = parse_hub_uri(uri)
     except ValueError as error:
@@ -319,13 +318,13 @@ def _hub_problem(uri: str, locations: AllowedLocations) -> str | None:
 
 
 def base_key(base: BaseModelRef) -> str | None:
-    """Return the key of a base model's manifest; None when its name or revision cannot be part of one."""
+    """Return the store key of a base model's manifest; None if its name or revision is no valid key."""
     key = f"bases/{base.name}/{base.revision}.json"
     return key if _SAFE_KEY.match(key) and "//" not in key else None
 
 
 def assess_base(base: BaseModelRef, imported: BaseManifest | None, bucket: str) -> Refusal | None:
-    """Refuse a base model that was not imported, or that is not the imported one."""
+    """Refuse a base model that was not imported, or differs from the imported one."""
     if imported is None:
         return Refusal("unknown_base", f"{base.name} at revision {base.revision} has not been imported.")
     if imported.folder.digest != base.digest:
@@ -338,7 +337,7 @@ def assess_base(base: BaseModelRef, imported: BaseManifest | None, bucket: str) 
 
 
 def assess_record(opened: ReleaseOpened, model_record_bytes: int) -> Refusal | None:
-    """Return the refusal of a release whose record would exceed `RECORD_BYTES`; None if it fits."""
+    """Refuse a release if its record or the model's would exceed `RECORD_BYTES`."""
     sizes = {"The release": len(opened.model_dump_json()), f"The record of {opened.model}": model_record_bytes}
     for name, size in sizes.items():
         if size > RECORD_BYTES:
@@ -350,14 +349,14 @@ def assess_record(opened: ReleaseOpened, model_record_bytes: int) -> Refusal | N
 def plan_opening(
     event: Event[CheckpointReady], policy: ReleasePolicy, *, key: Digest, version: int, earlier: Iterable[str] = ()
 ) -> ReleaseOpened:
-    """Return the fact that opens a release, everything in it frozen.
+    """Return the `release.opened` fact with all inputs of the release frozen.
 
     Args:
         event: The announcement.
         policy: The release's policy.
-        key: Identity of the release, without its attempt.
+        key: Release identity without the attempt.
         version: The model's next version.
-        earlier: Earlier publishers of the same weights. They may not approve the attempt of another publisher either.
+        earlier: Earlier publishers of the same weights; like the event's sender, they may be barred from approving.
     """
     ready = event.data
     return ReleaseOpened(

@@ -1,4 +1,4 @@
-"""The announced checkpoints of a model that are not admitted or rejected yet, in the order of the stream. Pure."""
+"""The record of a model's announced checkpoints that await admission, in stream order. Pure."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -12,22 +12,22 @@ from services.registry.domain.admission import Refusal
 from services.registry.domain.team_quotas import find_excess_rate, in_same_minute
 
 UNKNOWN_ERROR_TRIES = 5
-"""How often an announcement is tried that fails with an error that nothing maps."""
+"""Attempts to admit a checkpoint while an unknown error recurs."""
 
 MOST_WAITING = 256
-"""How many announcements of one model wait at most: its record is written whole for each of them."""
+"""Most waiting announcements of a model; each change rewrites the whole record."""
 
 _SAME_TIME = timedelta(milliseconds=1)
-"""What the client of the bus may round the same time by, depending on how a message is read."""
+"""Largest rounding difference between reads of the same stored time."""
 
 LONGEST_WAIT = timedelta(seconds=60)
-"""More than the longest wait between two tries."""
+"""Upper bound on the wait between two attempts."""
 
 
 class Announcement(Contract):
-    """A `checkpoint.ready` in the inbox: where it is stored, and how often admitting it failed.
+    """A `checkpoint.ready` in the inbox: its position in the stream and its failed attempts.
 
-    The event itself stays in the stream, so that the record stays small however many wait.
+    The stream keeps the event itself, so that the record stays small.
     """
 
     sequence: int
@@ -45,11 +45,10 @@ class Announcements(OutboxRecord):
     """The record of a model's announcements.
 
     Attributes:
-        waiting: the first of them is admitted next; the others wait for it.
-        last_sequence: the highest sequence that was ever written here, and `last_stored_at` when the stream stored it.
-            Both together tell a message that is delivered again from one of a stream that was made anew.
-        accepted: when the stream stored the announcements of the last minute that were accepted, if their team has a
-            quota of them.
+        waiting: Announcements to admit, first one first.
+        last_sequence: Highest sequence number recorded so far. With `last_stored_at`, the time when the stream stored
+            it, it tells a redelivery from a message of a recreated stream.
+        accepted: Stream times of the announcements accepted within the last minute; only if the team has a quota.
     """
 
     model: ModelName
@@ -60,12 +59,12 @@ class Announcements(OutboxRecord):
 
 
 def add(record: Announcements, announcement: Announcement, *, counted: bool = False) -> Announcements:
-    """Return the record with an announcement appended; unchanged if the announcement is known, settled or not.
+    """Append an announcement to the record; a known one, settled or not, changes nothing.
 
     Args:
-        record: the record of its model.
-        announcement: the announcement.
-        counted: whether its team has a quota of announcements, which needs its time.
+        record: The record of the model.
+        announcement: The announcement.
+        counted: Whether its team has a quota of announcements.
     """
     if is_known(record, announcement):
         return record
@@ -76,7 +75,7 @@ def add(record: Announcements, announcement: Announcement, *, counted: bool = Fa
 
 
 def is_known(record: Announcements, announcement: Announcement) -> bool:
-    """Return whether an announcement was here before, settled or not."""
+    """Return whether the record has seen an announcement before, settled or not."""
     last = record.last_stored_at
     return (
         last is not None
@@ -88,13 +87,13 @@ def is_known(record: Announcements, announcement: Announcement) -> bool:
 def assess_receipt(
     record: Announcements, announcement: Announcement, team: Team | None, elsewhere: Iterable[datetime] = ()
 ) -> Refusal | None:
-    """Refuse an announcement if too many wait, or its team has announced too many; one that was here before is not.
+    """Refuse an announcement if too many wait or its team exceeds its rate; a redelivery is not refused.
 
     Args:
-        record: the record of its model.
-        announcement: the announcement.
-        team: the team that owns the model; None if no team does.
-        elsewhere: when the team's announcements of other models were stored that were accepted.
+        record: The record of the model.
+        announcement: The announcement.
+        team: The team that owns the model; None if no team does.
+        elsewhere: Stream times of the accepted announcements of the team's other models.
     """
     if is_known(record, announcement):
         return None
@@ -110,12 +109,12 @@ def assess_receipt(
 def turn_away(
     record: Announcements, announcement: Announcement, rejection: CheckpointRejected, now: datetime
 ) -> Announcements:
-    """Return the record with an announcement noted and rejected before it waits in it."""
+    """Record the rejection of an announcement that was refused on receipt."""
     return _with_rejection(_noted(record, announcement), announcement, rejection, now)
 
 
 def recall(record: Announcements, failed: Announcement | None) -> Announcements:
-    """Return the record with a failed try of its first announcement that could not be written."""
+    """Return the record with the failed attempt of its first announcement, if writing the attempt failed."""
     first = record.waiting[0] if record.waiting else None
     if first is None or failed is None or not _same(first, failed) or failed.tries <= first.tries:
         return record
@@ -123,9 +122,9 @@ def recall(record: Announcements, failed: Announcement | None) -> Announcements:
 
 
 def due(record: Announcements, now: datetime) -> Announcement | None:
-    """Return the announcement to admit now; None if none waits or the first one's next try is later.
+    """Return the announcement to admit now; None if none waits or the next attempt is later.
 
-    A next try that is further away than any wait was written by a clock that has been set back since: it is due.
+    An attempt further away than `LONGEST_WAIT` is due: the clock was set back after it was planned.
     """
     first = record.waiting[0] if record.waiting else None
     if first is None or first.next_try_at is None:
@@ -134,7 +133,7 @@ def due(record: Announcements, now: datetime) -> Announcement | None:
 
 
 def settle(record: Announcements, announcement: Announcement) -> Announcements:
-    """Return the record without an announcement that was admitted."""
+    """Return the record without an admitted announcement."""
     return record.model_copy(
         update={"waiting": tuple(other for other in record.waiting if not _same(announcement, other))}
     )
@@ -143,7 +142,7 @@ def settle(record: Announcements, announcement: Announcement) -> Announcements:
 def reject(
     record: Announcements, announcement: Announcement, rejection: CheckpointRejected, now: datetime
 ) -> Announcements:
-    """Return the record without an announcement, its rejection in the outbox; unchanged if it does not wait here."""
+    """Remove an announcement and put its rejection into the outbox; unchanged if it does not wait."""
     if not any(_same(announcement, other) for other in record.waiting):
         return record
     return _with_rejection(settle(record, announcement), announcement, rejection, now)
@@ -152,7 +151,7 @@ def reject(
 def postpone(
     record: Announcements, announcement: Announcement, *, code: Code, reason: str, wait_s: float, now: datetime
 ) -> Announcements:
-    """Return the record with an announcement's failed try noted, to be tried again after `wait_s`."""
+    """Record a failed attempt of an announcement and plan the next after `wait_s` seconds."""
     failed = failed_try(announcement, code=code, reason=reason, wait_s=wait_s, now=now)
     return record.model_copy(
         update={"waiting": tuple(failed if _same(announcement, other) else other for other in record.waiting)}
@@ -160,7 +159,7 @@ def postpone(
 
 
 def failed_try(announcement: Announcement, *, code: Code, reason: str, wait_s: float, now: datetime) -> Announcement:
-    """Return an announcement with one more failed try, to be tried again after `wait_s`."""
+    """Return an announcement with one more failed attempt and the next after `wait_s` seconds."""
     return announcement.model_copy(
         update={
             "tries": announcement.tries + 1,
@@ -172,7 +171,7 @@ def failed_try(announcement: Announcement, *, code: Code, reason: str, wait_s: f
 
 
 def _noted(record: Announcements, announcement: Announcement) -> Announcements:
-    """Return the record with an announcement noted as the last one, so that a redelivery is detected."""
+    """Return the record with an announcement as its last one, so that a redelivery is detected."""
     return record.model_copy(update={"last_sequence": announcement.sequence, "last_stored_at": announcement.stored_at})
 
 
@@ -182,7 +181,7 @@ def _with_rejection(
     entry = outbox_entry(
         rejection,
         model=record.model,
-        key=str(announcement.sequence),  # a publisher may give one id to two announcements
+        key=str(announcement.sequence),  # two announcements may share a publisher's event ID
         cause_id=announcement.event_id,
         correlation_id=announcement.correlation_id,
         decided_at=now,

@@ -1,4 +1,4 @@
-"""Who has approved a release, who may, and whether that is enough: each once, and no publisher if that is forbidden."""
+"""Valid approvals of a release: one per identity, and no publisher's if the policy forbids it."""
 
 from contracts.codes import Code
 from contracts.vocabulary import Digest
@@ -9,7 +9,7 @@ _CODE: Code = "approver_is_publisher"
 
 
 def assess_approval(release: Release, sender: str) -> Refusal | None:
-    """Refuse an approval by someone whose approval never counts."""
+    """Refuse an approval whose sender may not approve this release."""
     if _counts(release, sender):
         return None
     reason = f"{sender} published the checkpoint of {release.id}, and its policy says approvals.not_by_publisher."
@@ -17,7 +17,7 @@ def assess_approval(release: Release, sender: str) -> Refusal | None:
 
 
 def approvers(release: Release, digest: Digest) -> tuple[str, ...]:
-    """Return the valid approvers of a digest, each once, in the order of their first approvals."""
+    """Return the distinct valid approvers of a digest, ordered by their first approval."""
     senders = (approval.sender for approval in release.approvals.get(digest, ()))
     return tuple(dict.fromkeys(sender for sender in senders if _counts(release, sender)))
 

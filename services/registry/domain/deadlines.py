@@ -1,4 +1,4 @@
-"""The step that a release waits for, its start, and its deadline."""
+"""The step that a release waits for: its start, its limit and its deadline."""
 
 from datetime import datetime
 
@@ -12,9 +12,9 @@ from services.registry.domain.release_holds import start_of_deadline
 
 
 def awaited_step(release: Release) -> Step | None:
-    """Return the step that a release waits for; None when it is finished.
+    """Return the step that a release waits for; None once it is finished.
 
-    Once all traffic is deployed, it is the last canary, until the release is finished.
+    After the last step this is `canary`, until the release is finished.
     """
     if release.finished is not None:
         return None
@@ -28,9 +28,9 @@ def plan_of(release: Release) -> tuple[PlannedStep, ...]:
 
 
 def is_at_work(release: Release) -> bool:
-    """Return whether a worker has something to do for a release: to merge, to quantise, to stage or to measure it.
+    """Return whether a release occupies a worker: merge, quantise, stage or measure.
 
-    A paused release counts for what was requested before the pause, until that is answered.
+    A paused release counts until its open requests are answered.
     """
     step = awaited_step(release)
     if step in ("merge", "register"):
@@ -47,17 +47,17 @@ def is_at_work(release: Release) -> bool:
 
 
 def _stage_requests(release: Release) -> list[str]:
-    """List the requests for the leases that the variants without a verdict wait for."""
+    """Return the keys of the staging requests of variants without a verdict."""
     return [f"stage.requested:{plan.lease_key(variant, 'benchmark')}" for variant in unjudged(release)]
 
 
 def is_leaving(release: Release, in_progress: str | None) -> bool:
-    """Return whether a release is the one in progress of its model, and waits for its turn at the workers."""
+    """Return whether a release is in progress for its model and waits for its team's turn."""
     return release.id == in_progress and awaited_step(release) == "queue"
 
 
 def done(release: Release) -> frozenset[PlannedStep]:
-    """Return the steps of the plan that are done."""
+    """Return the finished steps of the plan."""
     judged, evaluated = gates.all_judged(release), evaluations.assess_evaluations(release)
     staged = any(variant in release.staged for variant in unjudged(release))
     known: dict[Step, bool] = {
@@ -79,7 +79,7 @@ def done(release: Release) -> frozenset[PlannedStep]:
 
 
 def _shadow_done(release: Release) -> list[PlannedStep]:
-    """Return the steps of a shadow that are done."""
+    """Return the finished steps of the shadow."""
     if SHADOW not in release.deployed:
         return []
     begun = PlannedStep("traffic", 0.0)
@@ -87,18 +87,18 @@ def _shadow_done(release: Release) -> list[PlannedStep]:
 
 
 def unjudged(release: Release) -> list[Variant]:
-    """List the variants of the version without a verdict in staging."""
+    """Return the registered variants without a staging verdict."""
     registered = [registered.variant for registered in gates.registered_variants(release)]
     return [variant for variant in registered if gates.verdict_on(release, variant) is None]
 
 
 def awaited_key(release: Release) -> str | None:
-    """Return the key of the traffic share whose verdict is pending, `shadow` for the shadow; None if no verdict is."""
+    """Return the traffic share, or `shadow`, whose verdict is pending; None if there is none."""
     return SHADOW if awaited_step(release) == SHADOW else awaited_weight(release)
 
 
 def awaited_weight(release: Release) -> str | None:
-    """Return the deployed share that waits to be assessed; None when no canary is under way."""
+    """Return the key of the deployed canary share without a verdict; None if no canary is under way."""
     for weight in plan.weights(release):
         key = weight_key(weight)
         if key in release.deployed and not plan.passed_canary(release, key):
@@ -107,7 +107,7 @@ def awaited_weight(release: Release) -> str | None:
 
 
 def since(release: Release, step: Step) -> datetime:
-    """Return the start of a release's wait for a step: the step's request, or the latest answer to a part of it."""
+    """Return the start of the wait for a step: its request, or the latest partial answer."""
     row, recorded = ROWS[step], {**release.emitted, **release.times}
     moments = [at for key, at in recorded.items() if key.partition(":")[0] in (row.begins, *row.restarts)]
     return max(moments, default=release.opened_at)
@@ -119,7 +119,7 @@ def allowed_s(release: Release, step: Step) -> float:
 
 
 def deadline_at(release: Release) -> datetime | None:
-    """Return the deadline of the awaited step; None while the release is paused or asks a person, and after its end."""
+    """Return the deadline of the awaited step; None if finished, paused or waiting for an operator."""
     step = awaited_step(release)
     if step is None or release.is_paused or awaited_key(release) in release.overdue:
         return None
@@ -127,7 +127,7 @@ def deadline_at(release: Release) -> datetime | None:
 
 
 def too_late(release: Release, variant: Variant) -> VariantFailed:
-    """Return the failure of a variant that was not quantised before the deadline."""
+    """Return the failure of a variant that missed the quantisation deadline."""
     reason = (
         f"It was not quantised within the {allowed_s(release, 'quantise'):g} s of the policy. Add quantisers or raise "
         "deadlines.quantise_s, then publish with a higher attempt."

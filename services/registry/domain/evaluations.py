@@ -1,4 +1,4 @@
-"""The evaluations that a release must have passed before it takes traffic."""
+"""Verdict on the evaluations that a release must pass before it takes traffic."""
 
 from contracts.codes import Code
 from contracts.vocabulary import Variant, Verdict
@@ -8,14 +8,14 @@ from services.registry.domain.record import Release
 
 
 def failure_key(variant: Variant) -> str:
-    """Return the key of the failure of a variant that could not be evaluated."""
+    """Return the failure key of a variant's evaluation step."""
     return f"{variant}:evaluate"
 
 
 def assess_evaluations(release: Release) -> tuple[Verdict, Code, str] | None:
-    """Return verdict, code and reason for the answers of the chosen variant; None while they are awaited.
+    """Return the evaluation verdict on the chosen variant, with code and reason; None while awaited.
 
-    An evaluation of the policy without a result is no evidence, and never a pass.
+    An evaluation without a result is inconclusive, never a pass.
     """
     chosen = gates.choose(release)
     if chosen is None:

@@ -1,4 +1,4 @@
-"""Fair start of releases: a team with many does not hold up other teams at the workers. Pure."""
+"""Fair scheduling of releases: one team's releases do not block other teams at the workers. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,15 +9,15 @@ from contracts.vocabulary import ModelName
 
 @dataclass(frozen=True)
 class TeamWork:
-    """A team's jobs at the workers, and the next one.
+    """A team's work at the workers, which serve requests in order.
 
-    Workers take work in the order in which it was requested. So a release waits behind at most `limit` of each other
-    team. Within a team, what leaves a model's queue goes first: it was admitted earlier, and measuring it ends it.
+    A release therefore waits behind at most `limit` releases of each other team. Within a team, queued releases precede
+    new admissions: they were admitted earlier and end sooner.
 
     Attributes:
-        limit: Maximum number of the team's releases with present or future work at the workers.
-        at_work: Their current number.
-        leaving: By model, the registration time of its release in progress that waits for the workers.
+        limit: Most releases of the team at the workers.
+        at_work: Releases at the workers now.
+        leaving: By model, the time since when its release in progress waits for the workers.
     """
 
     limit: int
@@ -26,19 +26,19 @@ class TeamWork:
 
     @property
     def is_full(self) -> bool:
-        """Return whether no release of the team may begin or leave a queue."""
+        """Return whether the team has no free place at the workers."""
         return self.at_work >= self.limit
 
     def may_leave(self, model: ModelName) -> bool:
-        """Return whether a model's release in progress is staged and measured now, the one registered first first."""
+        """Return whether a model's release in progress may go to staging now; the longest wait goes first."""
         return model in _first(self.leaving, self.limit - self.at_work)
 
     def may_begin(self, model: ModelName, waiting: Mapping[ModelName, datetime]) -> bool:
-        """Return whether a model's next checkpoint is admitted now, the one that was announced first first.
+        """Return whether a model's next checkpoint is admitted now; the earliest announcement goes first.
 
         Args:
             model: The model.
-            waiting: By model, when its next checkpoint was announced; only those that could begin now.
+            waiting: By model, when its next due checkpoint was announced.
         """
         return model in _first(waiting, self.limit - self.at_work - len(self.leaving))
 

@@ -1,4 +1,4 @@
-"""Verdicts on variants, and the choice among those that passed. No evidence is never a pass."""
+"""Verdicts on a release's variants, and the choice among those that passed. Missing evidence never passes."""
 
 from contracts.codes import Code
 from contracts.facts import Quality, RegisteredVariant
@@ -9,15 +9,12 @@ from services.registry.domain.variant_verdicts import assess_benchmark, assess_q
 
 
 def requested_variants(release: Release) -> tuple[Variant, ...]:
-    """List the requested variants, each once."""
+    """Return the requested variants without duplicates."""
     return tuple(dict.fromkeys(release.opened.variants))
 
 
 def why_excluded(release: Release, variant: Variant) -> tuple[Code, str] | None:
-    """Return why a variant cannot be part of the version; None while it may.
-
-    A variant that is the merged files themselves is measured on no text: their digests prove that nothing was lost.
-    """
+    """Return code and reason why a variant is excluded from the version; None if it is not."""
     failed = release.failed.get(f"{variant}:quantise")
     if failed is not None:
         return failed.code, failed.reason
@@ -26,7 +23,7 @@ def why_excluded(release: Release, variant: Variant) -> tuple[Code, str] | None:
 
 
 def not_quantised(release: Release) -> tuple[Variant, ...]:
-    """List the requested variants that were neither quantised nor failed so far."""
+    """Return the requested variants that were neither quantised nor failed so far."""
     variants = requested_variants(release)
     return tuple(v for v in variants if v not in release.quantised and f"{v}:quantise" not in release.failed)
 
@@ -37,7 +34,7 @@ def all_quantised(release: Release) -> bool:
 
 
 def registered_variants(release: Release) -> tuple[RegisteredVariant, ...]:
-    """List the variants that make the version, in the order in which they were requested."""
+    """Return the version's variants in the order of the request."""
     good = [v for v in requested_variants(release) if v in release.quantised and why_excluded(release, v) is None]
     return tuple(
         RegisteredVariant(
@@ -52,7 +49,7 @@ def registered_variants(release: Release) -> tuple[RegisteredVariant, ...]:
 
 
 def verdict_on(release: Release, variant: Variant) -> tuple[Verdict, Code, str] | None:
-    """Return the outcome of a registered variant in staging: verdict, code and reason; None while it is awaited."""
+    """Return verdict, code and reason for a registered variant in staging; None while awaited."""
     for stage in ("stage", "benchmark"):
         failed = release.failed.get(f"{variant}:{stage}")
         if failed is not None:
@@ -62,19 +59,19 @@ def verdict_on(release: Release, variant: Variant) -> tuple[Verdict, Code, str] 
 
 
 def all_judged(release: Release) -> bool:
-    """Return whether the version's variants are known and each has its outcome in staging; not if it has none."""
+    """Return whether the version has variants and each has its staging verdict."""
     verdicts = [verdict_on(release, registered.variant) for registered in registered_variants(release)]
     return all_quantised(release) and bool(verdicts) and None not in verdicts
 
 
 def measured_quality(release: Release, variant: Variant) -> Quality:
-    """Return the quality of a variant: as its benchmark says, else by its record."""
+    """Return a variant's quality: the benchmark's measurement if there is one, else the quantiser's."""
     benchmark = release.benchmarked.get(variant)
     return (benchmark.quality if benchmark else None) or release.quantised[variant].quality
 
 
 def ranking(release: Release) -> Ranking | None:
-    """Compare the variants that passed, by the policy's objective; None while any is awaited."""
+    """Rank the variants that passed by the policy's objective; None while a verdict is awaited."""
     if not all_judged(release):
         return None
     verdicts = {registered: verdict_on(release, registered.variant) for registered in registered_variants(release)}
@@ -88,14 +85,14 @@ def ranking(release: Release) -> Ranking | None:
 
 
 def choose(release: Release) -> RegisteredVariant | None:
-    """Return the best of the variants that passed; None while any is awaited or none passed."""
+    """Return the best variant that passed; None if verdicts are awaited or none passed."""
     ranked = ranking(release)
     winner = ranked.winner if ranked else None
     return next((registered for registered in registered_variants(release) if registered.variant == winner), None)
 
 
 def deployable(release: Release, registered: RegisteredVariant) -> Deployable:
-    """Return a registered variant as something that can be served, with the record that it was registered with."""
+    """Return a registered variant as a deployable, with its registered serving settings."""
     target = Target(model=release.model, version=release.version, variant=registered.variant)
     return Deployable(
         target=target,

@@ -1,4 +1,4 @@
-"""Orders of people about a release: validity, and storage in the record."""
+"""Operators' orders about a release: checks, and storage in the release's record."""
 
 from typing import Any
 
@@ -25,10 +25,10 @@ _NOT_APPLICABLE: Code = "not_applicable"
 
 
 def assess_order(release: Release | None, order: Order, sender: str) -> Refusal | None:
-    """Refuse an order that does not apply to the release as it is.
+    """Refuse an order that does not apply to the release in its current state.
 
-    A pause or resume without effect is not refused: orders may arrive out of sequence, and the order that the
-    bus stored last counts. Nor is a second approval by the same sender.
+    A redundant pause or resume is accepted: orders may arrive out of sequence, and the one stored last on the bus wins.
+    A repeated approval by the same sender is accepted too.
     """
     if release is None:
         return Refusal(_NOT_APPLICABLE, f"There is no release {order.release_id} of this model.")
@@ -63,7 +63,7 @@ def _assess_advance(release: Release, order: CanaryAdvanced, sender: str) -> Ref
 
 
 def describe_order(release: Release, event_id: str) -> dict[str, Any]:
-    """Return the fact that answers an order; for an effective pause or resume, the one that readers of the log show."""
+    """Return the details of the answer to an order: those of a pause or resume in effect, else none."""
     hold = release.hold
     if hold is None or hold.event_id != event_id:
         return {}
@@ -76,12 +76,12 @@ def describe_order(release: Release, event_id: str) -> dict[str, Any]:
 
 
 def is_past_approval(release: Release) -> bool:
-    """Return whether traffic was ordered, so that nothing waits for an approval any more."""
+    """Return whether traffic was ordered, so that no approval is awaited any more."""
     return any(key.startswith("traffic.requested:") for key in release.emitted)
 
 
 def keep_order(release: Release, order: Order, received: Input) -> Release | None:
-    """Return the record with an order and its sender; None if it changes nothing."""
+    """Return the record with an order and its sender; None if nothing changes."""
     name, changes = _changes(release, order, received)
     if not changes:
         return None
@@ -110,7 +110,7 @@ def _changes(release: Release, order: Order, received: Input) -> tuple[str, Chan
 
 
 def _approved(release: Release, order: ApprovalGranted, sender: str) -> tuple[str, Changes]:
-    """Keep an approval under the digest that it cites: one of another artifact never counts, and each sender once."""
+    """Keep an approval under the artifact digest that it names, once per sender."""
     digest = order.manifest_digest
     before = release.approvals.get(digest, ())
     if sender in {approval.sender for approval in before}:

@@ -1,6 +1,6 @@
-"""The order of the steps: the facts that are due by now, given what is known about a release.
+"""The facts that a release must publish by now, in the order of its steps.
 
-Everything here is a function of the record alone, never of the order in which facts came in.
+Everything here depends on the record alone, never on the order in which facts arrived.
 """
 
 from collections.abc import Iterator
@@ -27,13 +27,13 @@ from services.registry.domain.approvals import is_approved
 from services.registry.domain.record import SHADOW, Release, TurnGranted, weight_key
 
 Emission = tuple[str, Fact]
-"""The key of a fact within its release, and the fact."""
+"""A fact and its key within its release."""
 
 ALL_TRAFFIC = weight_key(1.0)
 
 
 def due(release: Release, now: datetime) -> Iterator[Emission]:
-    """Return every fact of the release plan that is due by now, in the order of the plan, published already or not."""
+    """Yield every fact that is due by now in plan order, including published ones."""
     yield "release.opened", release.opened
     yield from _waived_deadlines(release)
     if release.opened.returns is not None:
@@ -88,7 +88,7 @@ def _variant_requests(release: Release) -> Iterator[Emission]:
 
 
 def _timed_out(release: Release) -> Iterator[Emission]:
-    """Return the variants that the release continues without, each with a failure as its quantiser would publish it."""
+    """Yield the failures of variants that missed the deadline, as if their quantiser had published them."""
     if not release.timed_out:
         return
     quantised = ", ".join(registered.variant for registered in gates.registered_variants(release))
@@ -123,7 +123,7 @@ def _staging(release: Release, turn: TurnGranted) -> Iterator[Emission]:
 
 
 def _benchmark_requested(release: Release, turn: TurnGranted, registered: RegisteredVariant) -> Emission:
-    """Return the request to load a variant beside the baseline, to benchmark it."""
+    """Return the request to load a variant beside the baseline and benchmark it."""
     variant = registered.variant
     return (
         f"stage.requested:{lease_key(variant, 'benchmark')}",
@@ -143,12 +143,12 @@ def _benchmark_requested(release: Release, turn: TurnGranted, registered: Regist
 
 
 def lease_key(variant: Variant, purpose: StagingPurpose) -> str:
-    """Return the key of a lease within its release: `int8` or `int8:rehearsal`."""
+    """Return the key of a staging lease within its release: `int8` or `int8:rehearsal`."""
     return variant if purpose == "benchmark" else f"{variant}:{purpose}"
 
 
 def stage_released(release: Release, variant: Variant, purpose: StagingPurpose) -> Emission:
-    """Return the fact that releases a lease of a variant."""
+    """Return the fact that releases a variant's staging lease."""
     target = Target(model=release.model, version=release.version, variant=variant)
     reason = {"benchmark": "measured", "evaluation": "evaluated", "rehearsal": "rehearsed"}[purpose]
     released = StageReleased(release_id=release.id, candidate=target, reason=reason, purpose=purpose)
@@ -156,11 +156,10 @@ def stage_released(release: Release, variant: Variant, purpose: StagingPurpose) 
 
 
 def _keeps_lease(release: Release, variant: Variant) -> bool:
-    """Return whether a measured variant stays loaded: only the chosen one, and only if traffic comes at once.
+    """Return whether a measured variant stays loaded: only the chosen one, and only if traffic follows at once.
 
-    A lease that waits for an approval, for another variant or for the end of a pause, or that lasts as long as a
-    canary, would block the fleet; one released just before traffic would load the same model twice. Evaluations and a
-    rehearsal each ask for a lease of their own, with the same rule at its end.
+    A lease held through an approval, a pause or a canary would block the fleet; releasing it just before traffic would
+    load the model twice. Evaluation and rehearsal request leases of their own under the same rule.
     """
     chosen = gates.choose(release)
     direct = _goes_live_at_once(release) and not rehearsals.is_needed(release.policy)
@@ -169,7 +168,7 @@ def _keeps_lease(release: Release, variant: Variant) -> bool:
 
 
 def _goes_live_at_once(release: Release) -> bool:
-    """Return whether the first order for traffic follows now, or is under way; later the route keeps the target."""
+    """Return whether the first traffic order follows without delay; afterwards the route keeps the target loaded."""
     return not needs_approval(release.policy) and not release.is_paused and not release.deployed
 
 
@@ -223,7 +222,7 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
 
 
 def _rehearsal(release: Release, turn: TurnGranted, target: Deployable) -> Iterator[Emission]:
-    """Return the request for a rehearsal of the rollback, and for the pair that it needs."""
+    """Yield the requests for the rollback rehearsal and for its two staged targets."""
     yield (
         f"stage.requested:{lease_key(target.target.variant, 'rehearsal')}",
         StageRequested(
@@ -266,7 +265,7 @@ def _traffic(release: Release, turn: TurnGranted, target: Deployable) -> Iterato
 
 
 def _orders(release: Release, turn: TurnGranted, target: Deployable, weight: float, epoch: int) -> Iterator[Emission]:
-    """Return the order for a traffic share, and the same order for the current route if it is given again."""
+    """Yield the order for a traffic share, and its repetition for a newer route."""
     key = f"traffic.requested:{weight_key(weight) if weight else SHADOW}"
     yield key, _traffic_order(release, turn, target, weight, epoch)
     if release.route is not None and release.route.epoch > epoch and is_ordered_again(release):
@@ -274,10 +273,10 @@ def _orders(release: Release, turn: TurnGranted, target: Deployable, weight: flo
 
 
 def is_ordered_again(release: Release) -> bool:
-    """Return whether the order that begins the trial was refused because the route changed, and is given again.
+    """Return whether the order that begins the shadow or canary was refused as stale and is repeated.
 
-    Shadow and canary are judged beside whatever is active. All traffic at once, and a rehearsed rollback, are about
-    the baseline that the release was measured against; a newer version that serves by now is not replaced.
+    Shadow and canary are compared with any active target. Full traffic and a rehearsed rollback hold only for the
+    measured baseline. A newer version that serves is never replaced.
     """
     stale = release.refused is not None and release.refused.code == "stale_epoch" and not release.deployed
     if not stale or outstanding_order(release) in (None, ALL_TRAFFIC) or rehearsals.is_needed(release.policy):
@@ -288,7 +287,7 @@ def is_ordered_again(release: Release) -> bool:
 def _traffic_order(
     release: Release, turn: TurnGranted, target: Deployable, weight: float, epoch: int
 ) -> TrafficRequested:
-    """Return the order for a share of traffic; of weight 0, for the shadow."""
+    """Return the order for a traffic share; weight 0 starts the shadow."""
     shadow = release.policy.shadow
     fallback = turn.baseline if turn.first and release.policy.no_previous == "base" else None
     reason = "The first release of this model: there is no live baseline, so no canary." if turn.first else ""
@@ -309,7 +308,7 @@ def _traffic_order(
 
 
 def chosen_target(release: Release) -> Target | None:
-    """Return the target for traffic: the chosen variant's, or the returning one."""
+    """Return the target that is to take traffic: the chosen variant, or the returning target."""
     if release.opened.returns is not None:
         return release.opened.returns.target
     chosen = gates.choose(release)
@@ -317,25 +316,24 @@ def chosen_target(release: Release) -> Target | None:
 
 
 def weights(release: Release) -> tuple[float, ...]:
-    """List the traffic shares of this release in order; a first release goes straight to all traffic."""
+    """Return the release's traffic shares in order; a first release goes straight to 1."""
     return traffic_shares(release.policy, first=is_first(release))
 
 
 def is_first(release: Release) -> bool:
-    """Return whether nothing of the model was active when the release got its turn."""
+    """Return whether the model had no active target when this release's turn came."""
     return release.turn is not None and release.turn.first
 
 
 def has_shadow(release: Release) -> bool:
-    """Return whether the release gets mirrored requests as a shadow before it takes traffic."""
+    """Return whether the release is tried as a shadow before it takes traffic."""
     return release.opened.returns is None and needs_shadow(release.policy, first=is_first(release))
 
 
 def passed_shadow(release: Release) -> bool:
     """Return whether a release may leave the shadow step.
 
-    The shadow passed, an operator advanced the release, or the shadow's deadline passed and its `on_deadline` is
-    `continue`.
+    Either the shadow passed, or an operator advanced the release, or the deadline passed with `on_deadline: continue`.
     """
     shadowed = release.shadowed
     is_told = SHADOW in release.waived or weight_key(0.0) in release.advanced
@@ -343,7 +341,7 @@ def passed_shadow(release: Release) -> bool:
 
 
 def passed_canary(release: Release, key: str) -> bool:
-    """Return whether a deployed share has proved enough to continue."""
+    """Return whether a deployed share may be followed by the next."""
     if key == ALL_TRAFFIC:
         return True
     assessed = release.assessed.get(key)
@@ -351,7 +349,7 @@ def passed_canary(release: Release, key: str) -> bool:
 
 
 def is_followed(release: Release, key: str) -> bool:
-    """Return whether a larger traffic share than this one was ordered; for the shadow, whether any share was."""
+    """Return whether a larger traffic share was ordered; for the shadow, any share."""
     if key == SHADOW:
         return any(f"traffic.requested:{weight_key(weight)}" in release.emitted for weight in weights(release))
     shares = [weight_key(weight) for weight in weights(release)]
@@ -360,13 +358,13 @@ def is_followed(release: Release, key: str) -> bool:
 
 
 def _is_back(release: Release) -> bool:
-    """Return whether the returning target was already the active one when this release got its turn."""
+    """Return whether the returning target was active already when this release's turn came."""
     returns, turn = release.opened.returns, release.turn
     return returns is not None and turn is not None and turn.baseline.target == returns.target
 
 
 def is_promoted(release: Release, now: datetime) -> bool:
-    """Return whether the plan is complete: all traffic was ordered and moved, or the returning target is active."""
+    """Return whether the release is promoted: all its traffic is deployed, or its returning target is active."""
     if _is_back(release):
         return True
     if ALL_TRAFFIC not in release.deployed:
@@ -375,7 +373,7 @@ def is_promoted(release: Release, now: datetime) -> bool:
 
 
 def outstanding_order(release: Release) -> str | None:
-    """Return the traffic share that was ordered and not answered; None when no order is under way."""
+    """Return the traffic share that was ordered but not deployed; None if no order is open."""
     ordered = [SHADOW] if has_shadow(release) else []
     for key in (*ordered, *(weight_key(weight) for weight in weights(release))):
         if f"traffic.requested:{key}" in release.emitted and key not in release.deployed:

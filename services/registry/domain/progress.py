@@ -1,4 +1,4 @@
-"""The progress of a release for the people who watch it: each step with its state, its end and its result."""
+"""The progress of a release for CLI and console: state, end and result of each step."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -19,7 +19,7 @@ from services.registry.domain.selection import CRITERIA, Ranking
 
 
 def explain(release: Release) -> Comparison:
-    """Return the choice as it stands: every requested variant with its figures, its verdict and why."""
+    """Return the current comparison: each requested variant with figures, verdict and reason."""
     ranking = gates.ranking(release)
     return Comparison(
         objective=release.policy.objective,
@@ -57,7 +57,7 @@ def _compare(release: Release, variant: Variant, ranking: Ranking | None) -> Com
 
 
 def _quality(release: Release, variant: Variant) -> Quality | None:
-    """Return the measurements of a variant, also of one that a gate rejected."""
+    """Return a variant's measured quality, also if a gate rejected it."""
     quantised, failed = release.quantised.get(variant), release.failed.get(f"{variant}:quantise")
     if variant in release.benchmarked and quantised is not None:
         return gates.measured_quality(release, variant)
@@ -65,7 +65,7 @@ def _quality(release: Release, variant: Variant) -> Quality | None:
 
 
 def _verdict(release: Release, variant: Variant) -> tuple[Verdict, Code | None, str]:
-    """Return verdict, code and reason; an unjudged variant is inconclusive."""
+    """Return verdict, code and reason; inconclusive if the variant has no verdict yet."""
     excluded = gates.why_excluded(release, variant)
     if excluded is not None:
         return ("inconclusive" if excluded[0] == "inconclusive" else "fail"), *excluded
@@ -74,7 +74,7 @@ def _verdict(release: Release, variant: Variant) -> tuple[Verdict, Code | None, 
 
 
 _ROWS: Final[Mapping[str, Row]] = {row.title: row for row in ROWS.values()}
-"""By title; of steps with the same title, the last one."""
+"""Rows by title; the last one where steps share a title."""
 _LATE: Final = "no verdict in time; a person decides: slipway promote, or slipway cancel"
 
 
@@ -106,7 +106,7 @@ def progress_of(release: Release) -> ReleaseProgress:
 
 
 def _steps(release: Release) -> Iterator[StepProgress]:
-    """Yield the steps; while the release is in progress, those that it waits for are running."""
+    """Yield each step with its state; an awaited step is `running`."""
     opened, returns = release.opened, release.opened.returns
     detail = f"version {opened.version} reserved" if returns is None else f"{returns.target} {RETURNS}"
     yield StepProgress(name="admitted", title="admitted", state="done", at=release.opened_at, detail=detail)
@@ -137,7 +137,7 @@ def _step(
     done: frozenset[PlannedStep],
     following: PlannedStep | None,
 ) -> StepProgress:
-    """Return a step, which is one or more of the plan, of a release that has not ended."""
+    """Return the progress of a step, which may span several planned steps, in an open release."""
     row, detail = _ROWS[title], _DETAILS[title](release)
     variants, awaited = _variants(release, row)
     answered = len(variants) - len(awaited)
@@ -152,7 +152,7 @@ def _step(
 
 
 def _ended(release: Release, step: StepProgress, *, failed: bool) -> StepProgress:
-    """Return a step that was not done when its release ended: the first of them failed."""
+    """Return an unfinished step of an ended release: the first one failed."""
     ended = release.finished
     if ended is None or ended.outcome == "promoted":
         return step.model_copy(update={"state": "done", "title": step.name})
@@ -163,7 +163,7 @@ def _ended(release: Release, step: StepProgress, *, failed: bool) -> StepProgres
 
 
 def _variants(release: Release, row: Row) -> tuple[tuple[Variant, ...], tuple[Variant, ...]]:
-    """Return the variants that take a step for themselves, and those of them without a result in it."""
+    """Return the variants that take a step individually, and those still without its result."""
     if not row.per_variant:
         return (), ()
     if row.name == "quantise":
@@ -177,7 +177,7 @@ def _variants(release: Release, row: Row) -> tuple[tuple[Variant, ...], tuple[Va
 
 
 def _ended_at(release: Release, row: Row) -> datetime | None:
-    """Return when a step that is done had its last result."""
+    """Return the time of a finished step's last result."""
     recorded = {"stage": "staged", "approval": "approved", "shadow": f"{SHADOW} assessed", "canary": "assessed"}
     prefix = {"traffic": f"deployed:{plan.ALL_TRAFFIC}"}.get(row.name, recorded.get(row.name, row.title))
     failure = f" {row.name}"
@@ -213,7 +213,7 @@ def _merged(release: Release) -> str:
 
 
 def _describe_merge(fact: CheckpointMerged) -> str:
-    """Return how close the merged model is to base + LoRA, and why it need not be the same."""
+    """Describe how well the merged model agrees with base + LoRA, and why it may differ."""
     if fact.parity is None:
         return ""
     base = fact.method.quantised_base
@@ -224,7 +224,7 @@ def _describe_merge(fact: CheckpointMerged) -> str:
 
 
 def _failures(release: Release, step: str) -> Iterator[str]:
-    """Yield why each variant failed in a step."""
+    """Yield `VARIANT: CODE` for each failure in a step."""
     for key, fact in release.failed.items():
         if key == f"{fact.variant}:{step}":
             yield f"{fact.variant}: {fact.code}"
@@ -277,7 +277,7 @@ def _rehearsed(release: Release) -> str:
 
 
 def _approved(release: Release) -> str:
-    """Return the approvers; while approvals are missing, their number and the deadline."""
+    """Return the approvers; while approvals are missing, their count and the deadline."""
     given, needed = _approvers(release), release.policy.approvals.count
     if "approval.requested" not in release.emitted or is_past_approval(release):
         return f"by {', '.join(given)}" if given else ""
@@ -294,7 +294,7 @@ def _shadow(release: Release) -> str:
 
 
 def _canary(release: Release) -> str:
-    """Return the share that the canary has, or what was decided about it."""
+    """Return the canary's traffic share, or its outcome."""
     shares = [key for key in release.deployed if key not in (SHADOW, plan.ALL_TRAFFIC)]
     if not shares:
         return ""
@@ -303,7 +303,7 @@ def _canary(release: Release) -> str:
 
 
 def _decided(release: Release, key: str) -> str:
-    """Return the verdict on a share or on the shadow, or what happens without one; empty while it is awaited."""
+    """Return the verdict on a share or on the shadow, or the decision without one; empty while awaited."""
     assessed = release.shadowed if key == SHADOW else release.assessed.get(key)
     advance = release.advanced.get(weight_key(0.0) if key == SHADOW else key)
     if assessed is not None:

@@ -1,4 +1,4 @@
-"""The record of one release: which facts were received, and which were emitted because of them."""
+"""The record of a release: the facts received, the facts emitted, and the inputs of its state machine."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,13 +35,13 @@ from services.registry.domain.release_holds import HoldOrder
 
 
 class ManifestWritten(Contract):
-    """The immutable version manifest is in the store."""
+    """The immutable version manifest was stored."""
 
     ref: ArtifactRef
 
 
 class TurnGranted(Contract):
-    """This release is in progress now: what serves production, at which epoch of the route, and the model's anchors."""
+    """The release is in progress: it got its baseline, the route's epoch, and the model's evaluation anchors."""
 
     baseline: Deployable
     epoch: int
@@ -50,13 +50,13 @@ class TurnGranted(Contract):
 
 
 class DeadlineReached(Contract):
-    """A step whose deadline may have passed; ignored if the release no longer waits for the step."""
+    """A step's deadline may have passed; ignored if the release no longer waits for the step."""
 
     step: str
 
 
 class Superseded(Contract):
-    """A newer release of the same model replaces this one."""
+    """A newer release of the model replaces this one."""
 
     by: str
 
@@ -66,9 +66,13 @@ InputData = Fact | ManifestWritten | TurnGranted | DeadlineReached | Superseded
 
 @dataclass(frozen=True)
 class Input:
-    """An input of the state machine: its ID, its time (for a fact, the time of the event), and its data.
+    """An input of the state machine.
 
-    `cause_id` is the event that caused it, where that is not the input itself. `sender` published it.
+    Attributes:
+        id: The input's ID; a repeated ID changes nothing.
+        at: Its time; for a fact, the event's time.
+        cause_id: The event that caused it, if not the input itself.
+        sender: The identity that published it.
     """
 
     id: str
@@ -86,25 +90,25 @@ class Deployed(Contract):
 
 
 class Approval(Contract):
-    """An approval, and the identity that published it."""
+    """An approval and the identity that sent it."""
 
     sender: str
     order: ApprovalGranted
 
 
 class Cancellation(Contract):
-    """A cancellation, and the identity that published it."""
+    """A cancellation and the identity that sent it."""
 
     sender: str
     order: ReleaseCancelled
 
 
 class Hold(Contract):
-    """The newest order to hold the release or to let it go on, and the identity that published it.
+    """The newest order to pause or resume the release, and the identity that sent it.
 
     Attributes:
-        at: When the bus stored it.
-        event_id: Id of its event.
+        at: Time when the bus stored the order.
+        event_id: ID of its event.
     """
 
     at: Instant
@@ -114,19 +118,19 @@ class Hold(Contract):
 
     @property
     def as_order(self) -> HoldOrder:
-        """The order as `services.registry.domain.release_holds` compares it."""
+        """The order in the form that `release_holds` compares."""
         return HoldOrder(self.at, self.event_id, self.order.paused)
 
 
 class Advance(Contract):
-    """An order to let a canary take the next share, and the identity that published it."""
+    """An order to advance a canary to its next share, and the identity that sent it."""
 
     sender: str
     order: CanaryAdvanced
 
 
 class Denial(Contract):
-    """A denied approval, and the identity that published it."""
+    """A denied approval and the identity that sent it."""
 
     sender: str
     order: ApprovalDenied
@@ -136,7 +140,7 @@ Order = ApprovalGranted | ReleaseCancelled | ReleaseHeld | CanaryAdvanced | Appr
 
 
 class RouteSeen(Contract):
-    """The newest route of the model that was received; `serving` has the shadow, too."""
+    """The model's newest known route; `serving` includes the shadow."""
 
     epoch: int
     serving: tuple[Target, ...]
@@ -144,14 +148,16 @@ class RouteSeen(Contract):
 
 
 class Release(OutboxRecord):
-    """The record of a release: a field for each fact, and the emitted facts.
+    """The record of a release: a field per received fact, and the emitted facts.
 
-    The first of each fact wins; the failure of a shadow or a canary also replaces its pass.
+    The first fact of each kind wins, but a failed shadow or canary replaces an earlier pass. `outbox` alone may shrink.
 
-    `times` holds when each field was filled, `emitted` when each fact was decided. Only `outbox` ever shrinks.
-    `progress` is what was published last of it.
-    `timed_out` lists the variants that the registry itself failed, because they were not quantised in time. `asked` is
-    the digest that approval was requested of.
+    Attributes:
+        times: Time when each field was filled.
+        emitted: Time when each fact was decided.
+        progress: The last published progress.
+        timed_out: Variants that the registry failed because they missed the quantisation deadline.
+        asked: Digest of the manifest that awaits approval.
     """
 
     opened: ReleaseOpened
@@ -193,12 +199,12 @@ class Release(OutboxRecord):
 
     @property
     def id(self) -> str:
-        """The release id, which is the correlation id of all its facts."""
+        """The release ID: correlation ID of all facts of the release."""
         return self.opened.release_id
 
     @property
     def model(self) -> str:
-        """The model that this is a release of."""
+        """The model that is released."""
         return self.opened.model
 
     @property
@@ -208,7 +214,7 @@ class Release(OutboxRecord):
 
     @property
     def policy(self) -> ReleasePolicy:
-        """The policy as it was when the release was opened."""
+        """The release policy, frozen at admission."""
         return self.opened.policy
 
     def is_ours(self, target: Target) -> bool:
@@ -217,18 +223,18 @@ class Release(OutboxRecord):
 
     @property
     def hold_order(self) -> HoldOrder | None:
-        """The order to hold it, or to let it go on, that counts."""
+        """The pause or resume order in effect."""
         return self.hold.as_order if self.hold is not None else None
 
     @property
     def is_paused(self) -> bool:
-        """Return whether it is held before its next step."""
+        """Whether the release is paused before its next step."""
         return self.hold is not None and self.hold.order.paused
 
     def has_recorded(self, event_id: str, order: Order, sender: str) -> bool:
-        """Return whether this order of this sender was recorded; not if another order has the same event ID.
+        """Return whether this order by this sender was recorded; False if its event ID belongs to another order.
 
-        Of orders to pause and to resume only the newest is kept: what an older one said is not known any more.
+        Only the newest pause or resume is kept; the content of an older one is not compared.
         """
         match order:
             case ReleaseCancelled():
@@ -247,9 +253,9 @@ class Release(OutboxRecord):
 
 
 SHADOW = "shadow"
-"""Stands for a share of traffic in keys: the target takes none yet."""
+"""Key of the shadow where others name a traffic share."""
 
 
 def weight_key(weight_ratio: float) -> str:
-    """Return a share of traffic as it is written in keys: `0.1`, `1`."""
+    """Format a traffic share for keys: `0.1`, `1`."""
     return f"{weight_ratio:g}"

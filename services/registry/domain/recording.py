@@ -1,4 +1,4 @@
-"""Writes an input into its field of the release's record; the first to arrive wins."""
+"""Writes each input into its field of the release's record; the first one wins."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -42,7 +42,7 @@ Changes = dict[str, Any]
 
 
 def record(release: Release, received: Input, now: datetime) -> Release | None:
-    """Return the record with this input in its field; None if it changes nothing."""
+    """Return the record with an input in its field; None if nothing changes."""
     if isinstance(received.data, DeadlineReached):
         return _deadline(release, received.data, received.at, now)
     if isinstance(received.data, Order):
@@ -59,11 +59,11 @@ def record(release: Release, received: Input, now: datetime) -> Release | None:
 
 
 Recorded = tuple[str, Changes] | None
-"""The name of the timeline entry (empty for none) and the changed fields; None if nothing changes."""
+"""Name of the timeline entry (may be empty) and the changed fields; None if nothing changes."""
 
 
 def _merged(release: Release, fact: CheckpointMerged) -> Recorded:
-    """Keep the merged model; one with other serving settings than were published is a rejection."""
+    """Keep the merged model; reject it if its serving settings differ from the published ones."""
     if release.merged:
         return None
     rejected = admission.assess_proved_settings(release.opened, fact)
@@ -78,10 +78,9 @@ def _quantised(release: Release, fact: VariantQuantised) -> Recorded:
 
 
 def _failed(release: Release, fact: VariantFailed) -> Recorded:
-    """Keep a failure under the stage that it ends.
+    """Keep a failure under the step that it ends.
 
-    A pair that could not be staged says for which purpose: late, the benchmark's own failure must not look like the
-    rehearsal's, which comes after the variant was judged.
+    A staging failure names its purpose, so that a late benchmark failure is not taken for the rehearsal's.
     """
     if fact.step == "stage" and fact.purpose == "rehearsal":
         return _unrehearsed(release, fact)
@@ -158,7 +157,7 @@ def _deployed(release: Release, fact: DeploymentChanged) -> Recorded:
         return "", changes
     key, target = order
     deployed = {**release.deployed, key: Deployed(epoch=route.epoch, target=target)}
-    changes |= {"deployed": deployed, "refused": None}  # an order that was refused before was given again
+    changes |= {"deployed": deployed, "refused": None}  # clears the refusal of an order that was repeated
     return f"deployed:{key}", changes
 
 
@@ -180,7 +179,7 @@ def _seen(route: Route) -> RouteSeen:
 
 
 def _assessed(release: Release, fact: CanaryAssessed) -> Recorded:
-    """Keep the verdict on a share; a failure replaces a pass until traffic is ordered because of the pass."""
+    """Keep the verdict on a share; a failure replaces a pass until the next share is ordered."""
     key = weight_key(fact.weight_ratio)
     known = release.assessed.get(key)
     if fact.verdict == "inconclusive" or not release.is_ours(fact.target):
@@ -193,7 +192,7 @@ def _assessed(release: Release, fact: CanaryAssessed) -> Recorded:
 
 
 def _shadowed(release: Release, fact: ShadowAssessed) -> Recorded:
-    """Keep the verdict on the shadow; a failure replaces a pass until traffic is ordered because of the pass."""
+    """Keep the verdict on the shadow; a failure replaces a pass until traffic is ordered."""
     known = release.shadowed
     if fact.verdict == "inconclusive" or not release.is_ours(fact.target):
         return None
@@ -214,7 +213,7 @@ def _refused(release: Release, fact: PromotionRefused) -> Recorded:
 
 
 def _abandoned(release: Release, fact: WorkAbandoned) -> Recorded:
-    """Keep that work was given up, unless it is that of a variant that is no longer awaited."""
+    """Keep an abandoned job, unless it belongs to a variant that timed out."""
     if release.abandoned or (release.timed_out and fact.cause_type == VariantRequested.TYPE):
         return None
     return "abandoned", {"abandoned": fact}
@@ -225,7 +224,7 @@ def _superseded(release: Release, data: Superseded) -> Recorded:
 
 
 def _deadline(release: Release, data: DeadlineReached, received_at: datetime, now: datetime) -> Release | None:
-    """Take a deadline seriously only while its step is still awaited and its time is really over."""
+    """Apply a deadline if its step is still awaited and its time has passed."""
     at = deadlines.deadline_at(release)
     if at is None or now < at or deadlines.awaited_step(release) != data.step:
         return None
@@ -237,13 +236,13 @@ def _deadline(release: Release, data: DeadlineReached, received_at: datetime, no
     if weight is not None and release.policy.canary.on_deadline == "promote":
         return release.model_copy(update={"waived": (*release.waived, weight)})
     key = SHADOW if data.step == SHADOW else weight
-    if key is not None:  # lack of evidence ends nothing: a person decides
+    if key is not None:  # missing evidence ends no release: an operator decides
         return release.model_copy(update={"overdue": (*release.overdue, key)})
     return release.model_copy(update={"expired": data.step})
 
 
 def _time_out(release: Release, at: datetime) -> Release:
-    """Fail the variants that are not quantised yet, so that the release continues with the others."""
+    """Fail the variants that are not quantised, so that the release continues with the others."""
     late = {variant: deadlines.too_late(release, variant) for variant in gates.not_quantised(release)}
     return release.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""The certificates of rehearsals that a release needs before it takes traffic."""
+"""Checks the rehearsal certificates that a release needs before it takes traffic."""
 
 from datetime import datetime
 
@@ -11,28 +11,25 @@ from services.registry.domain.record import Release, TurnGranted
 
 
 def is_needed(policy: ReleasePolicy) -> bool:
-    """Return whether rollback is rehearsed at all.
-
-    Without a trigger that rolls back automatically there is nothing to rehearse: that counts as passed.
-    """
+    """Return whether the policy needs a rehearsal; without automatic triggers it does not."""
     return needs_rehearsal(policy)
 
 
 def policy_digest(release: Release) -> Digest:
-    """Return the digest of the frozen policy, as its certificates must name it."""
+    """Return the digest of the frozen policy that certificates must name."""
     return digest_of_json(release.policy.model_dump(mode="json"))
 
 
 def failure_key(variant: Variant) -> str:
-    """Return the key of the failure of a pair that could not be staged for the rehearsal."""
+    """Return the failure key of a variant whose rehearsal could not be staged."""
     return f"{variant}:rehearsal"
 
 
 def assess_rehearsal(release: Release, now: datetime) -> tuple[Verdict, str] | None:
-    """Return the verdict on the rehearsed rollback of the chosen variant, and the reason; None while it is pending.
+    """Return the verdict on the chosen variant's rehearsal, and the reason; None while pending.
 
-    It passes only if every trigger that rolls back automatically has a certificate for this candidate, fallback and
-    policy. Certificates must be valid at the first traffic step; their expiry is not checked again for later steps.
+    It passes if every automatic trigger has a certificate for this candidate, fallback and policy. Certificates must
+    not have expired at the first traffic order; later orders do not check expiry.
     """
     chosen = gates.choose(release)
     if chosen is None or release.turn is None:

@@ -1,8 +1,7 @@
-"""The state machine of a release: a pure, total function from a record and an input to a record and facts to publish.
+"""The state machine of a release: a pure, total function from record and input to a new record and facts to publish.
 
-Every fact has a field in the record; the first to arrive fills it, early ones are kept, later ones change nothing. The
-facts to publish are derived from these fields alone, so that neither order nor repetition of facts matters.
-A release has exactly one outcome, with its code and a reason for people.
+Each fact fills its field once, early or late; repeats change nothing. Emitted facts depend on these fields alone, so
+neither order nor repetition of inputs matters. A release ends in exactly one outcome, with a code and a reason.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,12 +31,12 @@ from services.registry.domain.recording import record
 from services.registry.domain.release_holds import begins_step
 
 NOT_SERVABLE: Final[frozenset[Code]] = frozenset({"variant_not_servable", "runtime_unknown"})
-"""Codes by which the serving fleet refuses a variant before anything is made."""
+"""Codes by which the serving fleet refuses a variant before any work begins."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """The outcome of a release and why."""
+    """The outcome of a release, with code and reason."""
 
     outcome: Outcome
     code: Code | None
@@ -45,9 +44,9 @@ class Ending:
 
 
 def decide_ending(release: Release, now: datetime) -> Ending | None:
-    """Return the end that a release has come to, or None while it continues.
+    """Return how a release ends; None while it continues.
 
-    A target that already takes all traffic is promoted, whatever else was received: the record holds what is true.
+    A release whose target takes all traffic is promoted, whatever else was received.
     """
     if plan.is_promoted(release, now):
         return _promoted(release)
@@ -76,7 +75,7 @@ def _rejected(release: Release) -> Ending | None:
 
 
 def _nothing_servable(release: Release) -> Ending | None:
-    """End before anything is made if the serving fleet refused every requested variant: its hardware, its runtimes."""
+    """End the release early if the fleet's hardware or runtimes can serve none of the requested variants."""
     answers = [release.failed.get(f"{variant}:stage") for variant in gates.requested_variants(release)]
     refused = [fact for fact in answers if fact is not None and fact.code in NOT_SERVABLE]
     if len(refused) < len(answers):
@@ -98,7 +97,7 @@ def _nothing_passed(release: Release) -> Ending | None:
 
 
 def _no_variant(release: Release) -> Ending:
-    """End as rejected with the first code that is more than missing evidence, those that came furthest first."""
+    """End as rejected with the first conclusive code, those of the furthest step first."""
     registered = [registered.variant for registered in gates.registered_variants(release)]
     judged = [(v, *verdict[1:]) for v in registered if (verdict := gates.verdict_on(release, v)) is not None]
     variants = gates.requested_variants(release)
@@ -181,7 +180,7 @@ def _refused(release: Release) -> Ending | None:
 
 
 def _overtaken(release: Release) -> Ending | None:
-    """An older version never replaces a newer one, however long it took to make."""
+    """End as superseded if a newer version already serves."""
     turn = release.turn
     if turn is None or turn.first or turn.baseline.target.version <= release.version:
         return None
@@ -223,19 +222,19 @@ _ENDINGS: tuple[Callable[[Release], Ending | None], ...] = (
 
 @dataclass(frozen=True)
 class Decision:
-    """The new record, and the facts that its outbox gained by this input."""
+    """The new record, and the facts that this input added to its outbox."""
 
     release: Release
     publish: tuple[OutboxEntry, ...]
 
 
 def open_release(opened: ReleaseOpened, *, cause_id: str, now: datetime) -> Decision:
-    """Return a new release; its first fact is its own opening."""
+    """Return a new release with its opening as the first fact."""
     return _advance(Release(opened=opened, opened_at=now), cause_id, now)
 
 
 def decide(release: Release, received: Input, now: datetime) -> Decision:
-    """Return the release after an input, and the facts that follow; never raise. Other inputs change nothing."""
+    """Apply an input to a release; return the new record and the facts to publish. Never raises."""
     if release.finished is not None or received.id in release.applied:
         return Decision(release, ())
     recorded = record(release, received, now)
@@ -246,10 +245,7 @@ def decide(release: Release, received: Input, now: datetime) -> Decision:
 
 
 def _advance(release: Release, cause_id: str, now: datetime) -> Decision:
-    """Return the release with every fact in its outbox that is due now and was not emitted before.
-
-    The first of them is its progress, whenever that has changed.
-    """
+    """Return the release with all newly due facts in its outbox, preceded by its progress if that changed."""
     fresh = {key: fact for key, fact in _emissions(release, now) if key not in release.emitted}
     finished = [fact for fact in fresh.values() if isinstance(fact, ReleaseFinished)]
     asked = [fact.manifest_digest for fact in fresh.values() if isinstance(fact, ApprovalRequested)]
@@ -314,7 +310,7 @@ def _emissions(release: Release, now: datetime) -> Iterator[Emission]:
 
 
 def _timeline(release: Release, now: datetime) -> tuple[TimelineStep, ...]:
-    """List the steps of a release in the order in which they happened, each with the seconds since the one before."""
+    """Return the release's timeline in order of time; `duration_s` counts from the previous step."""
     moments = [("opened", release.opened_at), *release.times.items(), ("finished", now)]
     ordered = sorted(moments, key=lambda moment: (moment[0] == "finished", moment[0] != "opened", moment[1], moment[0]))
     steps = []

@@ -1,10 +1,8 @@
 """The choice among variants that passed: best by the objective on the Pareto front of their measurements.
 
-Figures are costs: lower is better, a throughput counts as its negative. Those whose difference may be noise are as
-good as each other, and the next criterion decides. A figure that was not measured is worse than any that was.
-
-It is the registry's alone and therefore not in `decisions/`: the ranking is published as `comparison` with the events
-that follow from it, and `slipway show` reads it there.
+Figures are costs: lower is better, and throughput is negated. Figures whose difference may be noise tie, and the next
+criterion decides. An unmeasured figure is worse than any measured one. The ranking is published as `comparison`, where
+`slipway show` reads it.
 """
 
 import math
@@ -21,21 +19,21 @@ CRITERIA: Mapping[Objective, tuple[str, ...]] = {
     "latency": ("ttft_ms.p95", "ttft_ms.p50", "tps_system", "perplexity_ratio", "weights_bytes"),
     "cost": ("weights_bytes", "perplexity_ratio", "ttft_ms.p95", "ttft_ms.p50", "tps_system"),
 }
-"""What variants are compared by, in this order; every objective knows all of it, so that the front is the same."""
+"""Comparison criteria in order; each objective uses all of them, so the Pareto front is the same."""
 PRICED = ("tps_system", *(name for name in CRITERIA["cost"] if name != "tps_system"))
-"""The order for `cost` where all variants were measured on machines of one price: the most tokens are the cheapest."""
+"""Criteria of `cost` if all variants were measured on machines of one price: highest throughput is cheapest."""
 UNKNOWN_NOISE_RATIO = 0.025
-"""Half width, relative, of the interval around a latency or throughput that has none of its own."""
+"""Relative half-width of the interval of a latency or throughput without its own."""
 BYTES_NOISE_RATIO = 0.01
-"""Sizes are exact, but two that differ by less than twice this are no reason to choose."""
+"""Relative half-width for sizes: they are exact, but differences below twice this do not decide."""
 MOST_BEHIND_RATIO = 0.10
-"""However wide the intervals are: what is further behind the best figure is no tie."""
+"""Largest relative gap to the best figure that counts as a tie, however wide the intervals."""
 _Z95 = 1.96
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured cost with its 95 % interval, and its text for people."""
+    """A measured cost with its 95 % interval, and its text."""
 
     value: float
     low: float
@@ -43,7 +41,7 @@ class Figure:
     text: str
 
     def ties(self, best: "Figure") -> bool:
-        """Return whether the distance to the best figure may be noise: intervals touch, and the gap is small."""
+        """Return whether the gap to the best figure may be noise: the intervals overlap and the gap is small."""
         return self.low <= best.high and self.value <= best.value + MOST_BEHIND_RATIO * abs(best.value)
 
 
@@ -62,7 +60,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The winner, the variants on the front, why for each, and the order in which they were compared."""
+    """The winner, the Pareto front, the reason for each variant, and the criteria in order."""
 
     winner: Variant | None
     front: frozenset[Variant]
@@ -75,10 +73,10 @@ Reader = Callable[[Entrant], Figure | None]
 
 
 def rank(objective: Objective, entrants: Iterable[Entrant]) -> Ranking:
-    """Choose a winner: total, and independent of the order of the entrants.
+    """Rank the variants; the result does not depend on their order.
 
-    Of the front, those that tie with the best in the first criterion stay, of these the ones that tie in the second,
-    and so on. What is still equal is decided by the plain figures in the same order, then by the order of `Variant`.
+    From the Pareto front, the variants that tie with the best by the first criterion stay, then by the second, and so
+    on. Remaining ties are broken by the exact figures in the same order, then by the order of `Variant`.
     """
     field = sorted(entrants, key=lambda entrant: get_args(Variant).index(entrant.variant))
     measured = measure(field)
@@ -102,13 +100,13 @@ def rank(objective: Objective, entrants: Iterable[Entrant]) -> Ranking:
 
 
 def criteria_of(objective: Objective, field: Iterable[Entrant]) -> tuple[str, ...]:
-    """Return the criteria of the comparison, in order."""
+    """Return the comparison criteria in order."""
     prices = {entrant.benchmark.machine_price_per_hour for entrant in field}
     return PRICED if objective == "cost" and len(prices) == 1 and None not in prices else CRITERIA[objective]
 
 
 def measure(field: Sequence[Entrant]) -> dict[Variant, dict[str, Figure]]:
-    """Return the figures of all entrants, each criterion on the scale of its first reader that can read all."""
+    """Return each variant's figure by criterion; per criterion, the first reader that can read all variants is used."""
     figures: dict[Variant, dict[str, Figure]] = {entrant.variant: {} for entrant in field}
     for criterion, readers in _READERS.items():
         answers = [{entrant.variant: read(entrant) for entrant in field} for read in readers]
@@ -119,7 +117,7 @@ def measure(field: Sequence[Entrant]) -> dict[Variant, dict[str, Figure]]:
 
 
 def _dominators(variant: Variant, measured: Mapping[Variant, Costs]) -> list[Variant]:
-    """List those that are at least as good in everything and better in something."""
+    """Return the variants that are at least as good in every criterion and better in one."""
     own = [figure.value for figure in measured[variant].values()]
     dominators = []
     for other, costs in measured.items():
@@ -147,11 +145,11 @@ def _won(objective: Objective, decisive: str, *, alone: bool) -> str:
     return f"Best by {objective}" + (f", decided by {decisive}." if decisive else ".")
 
 
-# -- figures, each reader on a scale of its own -----------------------------------------------------------------------
+# -- figures, as costs -------------------------------------------------------------------------------------------------
 
 
 def _as_served(entrant: Entrant) -> Figure | None:
-    """Read the perplexity ratio to the merged model as the serving engine has it; only where it scored given text."""
+    """Return the perplexity ratio to the merged model from the serving engine's prompt log-probabilities."""
     served = entrant.benchmark.served_quality
     if served is None or served.method != "prompt_logprobs" or served.perplexity_ratio is None:
         return None
@@ -163,11 +161,11 @@ def _as_quantised(entrant: Entrant) -> Figure | None:
 
 
 def _perplexity(ratio: float, mean_kl: float, tokens: int) -> Figure | None:
-    """Return a perplexity ratio to the merged model with its interval.
+    """Return the perplexity ratio to the merged model, with its interval.
 
-    It is the exponential of a mean over tokens of log-probability differences. Their variance is twice their KL
-    divergence to second order (both are the Fisher information's quadratic form), so the interval needs no more than
-    what the fact says. A variant that is the merged files has no divergence and needs no tokens.
+    The ratio is the exponential of a mean over tokens of log-probability differences. To second order their variance is
+    twice their KL divergence, so mean KL and token count give the interval. A variant of the merged files has zero
+    divergence and needs no tokens.
     """
     divergence = max(mean_kl, 0.0)
     if tokens == 0 and divergence > 0.0:
@@ -177,14 +175,14 @@ def _perplexity(ratio: float, mean_kl: float, tokens: int) -> Figure | None:
 
 
 def _against_baseline(metric: str, *, sign: float = 1.0) -> Reader:
-    """Read a ratio to the baseline, which was measured in the same minutes: variants are measured one after another."""
+    """Return a reader of the ratio to the baseline, measured in the same minutes as the variant."""
 
     def read(entrant: Entrant) -> Figure | None:
         measured = next((ratio for ratio in entrant.benchmark.ratios if ratio.metric == metric), None)
         if measured is None:
             return None
         text = f"{measured.value:.3g} times the baseline's"
-        if measured.low == measured.high:  # no noise was measured, not: there is none
+        if measured.low == measured.high:  # noise was not measured
             return _around(sign * measured.value, UNKNOWN_NOISE_RATIO, text)
         ends = sorted((sign * measured.low, sign * measured.value, sign * measured.high))
         return Figure(sign * measured.value, ends[0], ends[2], text)

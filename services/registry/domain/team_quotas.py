@@ -10,30 +10,30 @@ MINUTE = timedelta(minutes=1)
 
 
 def assess_releases(team: Team | None, under_way: int) -> Refusal | None:
-    """Refuse a release that is one too many for the quota of the team that owns its model."""
+    """Refuse a release beyond its team's quota of releases under way."""
     reason = find_excess_releases(team, under_way) if team is not None else None
     return Refusal("team_quota_exceeded", reason, {"under_way": under_way}) if reason else None
 
 
 def assess_bytes(team: Team | None, stored: int, reserved: int, needed: int) -> Refusal | None:
-    """Refuse a release that may store more than the quota of the team that owns its model."""
+    """Refuse a release that may exceed its team's quota of stored bytes."""
     reason = find_excess_bytes(team, stored, reserved, needed) if team is not None else None
     details = {"stored": stored, "reserved": reserved, "needed": needed}
     return Refusal("team_quota_exceeded", reason, details) if reason else None
 
 
 def in_same_minute(accepted: Iterable[datetime], at: datetime) -> tuple[datetime, ...]:
-    """Return the times that count with an announcement at a time: those less than a minute away from it."""
+    """Return the accepted times less than a minute from `at`."""
     return tuple(time for time in accepted if abs(time - at) < MINUTE)
 
 
 def find_excess_rate(team: Team, accepted: Iterable[datetime], at: datetime) -> str | None:
-    """Return why an announcement of a team is one too many, as a sentence; None if it is not.
+    """Return why an announcement exceeds its team's rate; None if it does not.
 
     Args:
-        team: the team that owns the model.
-        accepted: when the bus stored the team's announcements that were accepted.
-        at: when it stored this one. Not when it is read: delivered again, or late, it is assessed alike.
+        team: The team that owns the model.
+        accepted: Stream times of the team's accepted announcements.
+        at: Stream time of this one, so that a redelivery is assessed alike.
     """
     limit, counted = team.quota.announcements_per_minute, in_same_minute(accepted, at)
     if limit is None or len(counted) < limit:
@@ -46,7 +46,7 @@ def find_excess_rate(team: Team, accepted: Iterable[datetime], at: datetime) -> 
 
 
 def find_excess_releases(team: Team, under_way: int) -> str | None:
-    """Return why a release of a team is one too many, as a sentence; None if it is not."""
+    """Return why a release exceeds its team's quota of releases; None if it does not."""
     limit = team.quota.releases
     if limit is None or under_way < limit:
         return None
@@ -57,18 +57,18 @@ def find_excess_releases(team: Team, under_way: int) -> str | None:
 
 
 def most_bytes(base_bytes: int, variants: int) -> int:
-    """Return the most bytes that a release stores: the merged model, and variants no larger than it."""
+    """Return the most bytes that a release stores: the merged model, and each variant at most as large."""
     return base_bytes * (1 + variants)
 
 
 def find_excess_bytes(team: Team, stored: int, reserved: int, needed: int) -> str | None:
-    """Return why a release of a team stores too much, as a sentence; None if it does not.
+    """Return why a release exceeds its team's quota of stored bytes; None if it does not.
 
     Args:
-        team: the team that owns the model.
-        stored: bytes that the team's models have in the store.
-        reserved: the most bytes that its releases under way may add.
-        needed: the most bytes that this one may add.
+        team: The team that owns the model.
+        stored: Bytes stored for the team's models.
+        reserved: Most bytes that its open releases may add.
+        needed: Most bytes that this release may add.
     """
     limit = team.quota.stored_bytes
     if limit is None or stored + reserved + needed <= limit:
@@ -81,12 +81,12 @@ def find_excess_bytes(team: Team, stored: int, reserved: int, needed: int) -> st
 
 
 def find_excess_upload(team: Team, stored: int, needed: int) -> str | None:
-    """Return why an upload exceeds the quota of a team, as a sentence; None if it does not.
+    """Return why an upload exceeds its team's quota of stored bytes; None if it does not.
 
     Args:
-        team: the team that owns the model.
-        stored: bytes that the team's models have in the store, with parts of other uploads.
-        needed: bytes of the files that are not there yet.
+        team: The team that owns the model.
+        stored: Bytes stored for the team's models, including parts of other uploads.
+        needed: Bytes of the missing files.
     """
     limit = team.quota.stored_bytes
     if limit is None or stored + needed <= limit:

@@ -1,4 +1,4 @@
-"""The files that a publisher may upload, and their missing bytes. Pure."""
+"""The files that a publisher may upload, and the parts still missing. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,12 +12,12 @@ from services.registry.domain.admission import Refusal
 from services.registry.domain.team_quotas import find_excess_upload
 
 MOST_PERMITS = 64
-"""Permits in one answer: 4 GiB in parts, which are on their way before the permits expire."""
+"""Most permits in one answer: 4 GiB in parts, few enough to upload before the permits expire."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes of a file that one request uploads; number 0 is a whole file, others are parts of it."""
+    """The bytes of a file that one request uploads: number 0 is the whole file, 1 and up are parts."""
 
     digest: str
     number: int
@@ -27,12 +27,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that is in the store, as it is now.
+    """A file in the store.
 
     Attributes:
-        size_bytes: Its bytes.
-        version: Which version of the object it is; None where the bucket keeps none.
-        tag: The store's tag of the content, which is another one for other bytes.
+        size_bytes: Size in bytes.
+        version: Object version; None if the bucket is not versioned.
+        tag: ETag, which changes with the content.
     """
 
     size_bytes: int
@@ -41,22 +41,22 @@ class StoredFile:
 
 
 def parse_subject(subject: str, reply: str) -> tuple[str, str] | None:
-    """Return the model and the publisher of a request; None if it is not one that an answer may be sent to.
+    """Return the model and publisher of an upload request; None if it must not be answered.
 
-    The bus compared the subject with the identity that published. A stored message that was copied here keeps its own
-    subject. The answer goes to an inbox of the publisher only: else it could be led to any subject.
+    The bus checks that the subject names the sender; a copied message keeps its own subject and is ignored. Answers go
+    only to the publisher's inbox, never to another subject.
     """
     tokens = subject.split(".")
     if len(tokens) != 5 or ".".join(tokens[:3]) != UPLOADS:
         return None
     model, publisher = tokens[3:]
-    if re.fullmatch(MODEL_NAME_PATTERN, model) is None:  # it becomes a part of keys of the store
+    if re.fullmatch(MODEL_NAME_PATTERN, model) is None:  # the name becomes part of store keys
         return None
     return (model, publisher) if reply.startswith(f"_INBOX_{publisher}.") else None
 
 
 def assess_request(request: UploadRequest) -> Refusal | None:
-    """Refuse files that no checkpoint has (pickles, cards, what lies in folders within), and contents of two sizes."""
+    """Refuse files that no checkpoint has (pickles, nested paths), and one digest with two sizes."""
     sizes = {file.digest: file.size_bytes for file in request.files}
     for file in request.files:
         if sizes[file.digest] != file.size_bytes:
@@ -72,33 +72,33 @@ def assess_request(request: UploadRequest) -> Refusal | None:
 
 
 def assess_quota(team: Team | None, stored: Mapping[str, int], needed: int) -> Refusal | None:
-    """Refuse an upload that exceeds the quota of stored bytes of the team that owns its model."""
+    """Refuse an upload that exceeds its team's quota of stored bytes."""
     reason = find_excess_upload(team, sum(stored.values()), needed) if team is not None else None
     return Refusal("team_quota_exceeded", reason, {"needed": needed}) if reason else None
 
 
 def upload_prefix(model: str, publisher: str) -> str:
-    """Return where a publisher's files of a model are stored: the registry permits it no other keys."""
+    """Return the key prefix of a publisher's uploads for a model; no other keys are permitted."""
     return f"checkpoints/{model}/uploads/{publisher}-files/"
 
 
 def blob_key(model: str, publisher: str, digest: str) -> str:
-    """Return where a file is stored."""
+    """Return the store key of an uploaded file."""
     return f"{upload_prefix(model, publisher)}blobs/sha256/{digest[7:9]}/{digest[7:]}"
 
 
 def folder_key(model: str, publisher: str, digest: str) -> str:
-    """Return where the manifest of a folder is stored."""
+    """Return the store key of an uploaded folder's manifest."""
     return f"{upload_prefix(model, publisher)}manifests/folder/{digest.removeprefix('sha256:')}.json"
 
 
 def whole(file: AnnouncedFile) -> Piece:
-    """Return a file that is uploaded by one request."""
+    """Return a whole file as one piece."""
     return Piece(file.digest, 0, 0, file.size_bytes)
 
 
 def missing_parts(file: AnnouncedFile, arrived: Mapping[int, int]) -> list[Piece]:
-    """Return the missing parts of a file with their sizes, given the sizes that arrived by number."""
+    """Return a file's missing parts, given the arrived sizes by part number."""
     pieces = []
     for number, digest in enumerate(file.parts, 1):
         offset = (number - 1) * PART_BYTES
@@ -109,5 +109,5 @@ def missing_parts(file: AnnouncedFile, arrived: Mapping[int, int]) -> list[Piece
 
 
 def bytes_of(files: Iterable[AnnouncedFile]) -> int:
-    """Return the bytes of files that have different contents."""
+    """Return the total bytes of files, each digest once."""
     return sum({file.digest: file.size_bytes for file in files}.values())

@@ -1,6 +1,6 @@
-"""Verdicts on a variant from its measurements and the policy of its release. No evidence is never a pass.
+"""Verdicts on a variant from its measurements and the release policy. Missing evidence never passes.
 
-The registry decides by them, `slipway show` shows them for releases that the registry has not compared yet.
+The registry decides by them; `slipway show` uses them for releases not yet compared.
 """
 
 from contracts.codes import Code
@@ -10,9 +10,9 @@ from contracts.vocabulary import Verdict
 
 
 def assess_quality_gate(policy: ReleasePolicy, quantised: VariantQuantised) -> tuple[Code, str] | None:
-    """Return why a variant fails the quality gate of its precision; None if it passes.
+    """Return code and reason why a variant fails its quality gate; None if it passes.
 
-    A variant that is the merged files themselves is measured on no text: their digests prove that nothing was lost.
+    A pass-through variant is exempt: the digests prove that its files are the merged ones.
     """
     if quantised.settings.get("engine") == "pass-through":
         return None
@@ -26,13 +26,13 @@ def assess_quality_gate(policy: ReleasePolicy, quantised: VariantQuantised) -> t
 
 
 def assess_benchmark(policy: ReleasePolicy, benchmark: VariantBenchmarked) -> tuple[Verdict, Code, str]:
-    """Return verdict, code and reason of a benchmark; of a verdict `pass` the code means nothing."""
+    """Return verdict, code and reason of a benchmark; ignore the code of a pass."""
     verdict, reason = assess_gates(policy, benchmark)
     return verdict, "inconclusive" if verdict == "inconclusive" else "gate_failed", reason
 
 
 def assess_quality(quality: Quality, gate: QualityGate | None) -> list[GateResult]:
-    """Compare a variant's measured quality with its gate; no gate, no results."""
+    """Compare a variant's measured quality with its gate; without a gate, return no results."""
     if gate is None:
         return []
     bounds = (
@@ -55,7 +55,7 @@ def _assess_upper(name: str, value: float, limit: float, tokens: int) -> GateRes
 
 
 def assess_gates(policy: ReleasePolicy, benchmark: VariantBenchmarked) -> tuple[Verdict, str]:
-    """Return the verdict of a benchmark and why; a gate of the policy that was not answered makes it inconclusive."""
+    """Return a benchmark's verdict and reason; a gate without a result makes it inconclusive."""
     failed = [gate for gate in benchmark.gates if gate.verdict == "fail"]
     if benchmark.verdict == "fail" or failed:
         return "fail", "; ".join(f"{gate.name}: {gate.reason}" for gate in failed) or "the benchmark failed"

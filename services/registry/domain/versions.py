@@ -1,4 +1,4 @@
-"""The record of one model: its version numbers, its releases, and which of them is in progress."""
+"""The record of a model: its version numbers, its open releases, and the one in progress."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from services.registry.domain.record import Release, TurnGranted
 
 
 class StoreAlert(Contract):
-    """An open alert about objects or records of a version."""
+    """An open alert about a version's stored objects or records."""
 
     target: Target
     raised_at: Instant
@@ -29,28 +29,30 @@ class StoreAlert(Contract):
 
     @property
     def about(self) -> PlainAlert:
-        """The alert as it is published: one per version and occurrence."""
+        """The alert to publish: one per version and occurrence."""
         alert_id = f"store-{self.target}-{self.raised_at:%Y%m%dT%H%M%S}"
         return PlainAlert(alert_id, "store", "critical", self.target, self.raised_at)
 
 
 REMEMBERED: Final = 64
-"""How many of a model's newest releases stay among its reservations after they have ended."""
+"""Reservations kept for a model's newest releases."""
 
 
 ANCHORS: Final = 16
-"""Most anchors of a model: those of its last releases. A changed set of rows begins with a new one."""
+"""Most evaluation anchors of a model; a changed set of rows starts a new anchor."""
 
 
 class ModelRecord(OutboxRecord):
-    """The record of a model. Version numbers only rise, and a reservation is never taken back.
+    """The record of a model. Version numbers only rise, and no reservation is withdrawn.
 
-    `open` lists the releases that are not yet known to be finished; `in_progress` is the one that may be staged and
-    promoted, `queue` those that wait for its place. `opening` is the last admission in full: if its release record is
-    missing (the registry was killed between the two writes), it is created from here, with the number that it has.
-    `reservations` are the version numbers of the releases that have not ended, and of the newest others.
-    `anchors` are the first versions that were promoted with an evaluation, of the last `ANCHORS` forms that were used.
-    `alerts` are open until a release of a later version was registered and has ended.
+    Attributes:
+        reservations: Version numbers of open releases and of the newest ended ones.
+        open: Releases not known to be finished.
+        in_progress: The release that may be staged and promoted.
+        queue: Releases that wait for it to end.
+        opening: The last admission in full; recreates its release after a crash between the two writes.
+        alerts: Alerts, open until a release of a later version was registered and ended.
+        anchors: First versions promoted with each evaluation, newest `ANCHORS` only.
     """
 
     model: ModelName
@@ -66,12 +68,12 @@ class ModelRecord(OutboxRecord):
 
 @dataclass(frozen=True)
 class StoredVersions:
-    """The versions of a model that are in the store.
+    """A model's versions in the store.
 
     Attributes:
-        highest: The highest number; 0 if there is none.
-        releases: Releases of the newest versions with a signed manifest, with their numbers.
-        newest: A target of the newest of these.
+        highest: Highest version number; 0 if there is none.
+        releases: Version numbers of the newest signed versions, by release.
+        newest: A target of the newest signed version.
     """
 
     highest: int = 0
@@ -88,18 +90,18 @@ def rebuild(
     route: Route | None,
     now: datetime,
 ) -> ModelRecord:
-    """Return a new record for a model: empty for a new model, else rebuilt from store and log, with an alert.
+    """Return a model's record: empty for a new model, else rebuilt from store and log, with an alert.
 
     Args:
         model: The model.
         stored: Its versions in the store.
-        opened: The last release that was opened, by the event log.
+        opened: Its last opened release in the event log.
         releases: The existing records of its releases.
         route: Its route.
-        now: When the alert is raised.
+        now: Time of the alert.
     """
     record = ModelRecord(model=model)
-    last = {opened.release_id: opened.version} if opened is not None else {}  # it may be in no store yet
+    last = {opened.release_id: opened.version} if opened is not None else {}  # may be missing in the store
     numbers = {**last, **stored.releases, **{release.id: release.version for release in releases}}
     highest = max(stored.highest, *numbers.values(), 0)
     if highest == 0:
@@ -140,7 +142,7 @@ def _alerted(record: ModelRecord, target: Target, message: str, now: datetime) -
 
 
 def note_end(record: ModelRecord, release: Release, now: datetime) -> ModelRecord:
-    """Return the record with an alert if a release ended at an unreadable object.
+    """Add an alert to the record if a release ended because the store could not read an object.
 
     The end of a registered release resolves the alerts of earlier versions.
     """
@@ -160,9 +162,9 @@ def note_end(record: ModelRecord, release: Release, now: datetime) -> ModelRecor
 
 
 def note_anchors(record: ModelRecord, release: Release) -> ModelRecord:
-    """Return the record with a promoted release as the anchor of its evaluations that were compared with none.
+    """Make a promoted release the anchor of its evaluations that have none.
 
-    One with scores of too few rows is none: later versions could not be compared with it.
+    Evaluations with too few valid rows set no anchor: later versions could not be compared.
     """
     ended, evaluated = release.finished, release.evaluated
     if ended is None or ended.outcome != "promoted" or evaluated is None:
@@ -178,13 +180,13 @@ def note_anchors(record: ModelRecord, release: Release) -> ModelRecord:
 
 
 def end_lost(record: ModelRecord, release_id: str, cause_id: str, now: datetime) -> ModelRecord:
-    """Return the record with the end of a release whose own record was lost; unchanged if its version is not known.
+    """End a release whose own record was lost; unchanged if its version is unknown.
 
-    Others hold for it what only its end releases, as the staging of a candidate.
+    The end lets other services free what they hold for the release, such as its staging lease.
     """
     version = record.reservations.get(release_id)
     if version is None or (record.opening is not None and record.opening.release_id == release_id):
-        return record  # the sweeper creates the last one again
+        return record  # the sweeper recreates the last admission
     finished = ReleaseFinished(
         release_id=release_id,
         model=record.model,
@@ -207,8 +209,8 @@ def end_lost(record: ModelRecord, release_id: str, cause_id: str, now: datetime)
 def find_redelivered(record: ModelRecord, ready: CheckpointReady, event_id: str) -> str | None:
     """Return the release of the last admission if this event is a redelivery of its source event.
 
-    Its policy may have been stored, and changed since: that must not make it another release. An event that only
-    reuses an id is none of this: it is admitted, or rejected, as what it announces.
+    A policy that was stored or changed since does not make it another release. Another event with the same ID is no
+    redelivery and is admitted or rejected by itself.
     """
     last = record.opening
     if last is None or last.source_event_id != event_id:
@@ -221,9 +223,9 @@ def find_redelivered(record: ModelRecord, ready: CheckpointReady, event_id: str)
 
 
 def reserve(record: ModelRecord, opened: ReleaseOpened) -> ModelRecord:
-    """Return the record with the next version number reserved for a release; `opened` must carry that number.
+    """Reserve the next version number for a release; `opened` must carry that number.
 
-    Older reservations are dropped once their releases have ended: each of them has a record of its own.
+    Old reservations are dropped once their releases have ended; the release records keep the numbers.
     """
     if opened.release_id in record.reservations:
         return record
@@ -239,7 +241,7 @@ def reserve(record: ModelRecord, opened: ReleaseOpened) -> ModelRecord:
 
 
 def plan_return(record: ModelRecord, entry: Suspended, original: ReleaseOpened) -> ReleaseOpened | None:
-    """Return the release that brings a suspended version back; None if one is open."""
+    """Return the release that brings a suspended version back; None if the version has an open release."""
     release_id = admission.release_id(digest_of_json([original.release_id, entry.returned_by]), original.attempt)
     target = entry.served.target
     is_open = any(record.reservations.get(known) == target.version for known in record.open if known != release_id)
@@ -251,7 +253,7 @@ def plan_return(record: ModelRecord, entry: Suspended, original: ReleaseOpened) 
 
 
 def add_return(record: ModelRecord, opened: ReleaseOpened) -> ModelRecord:
-    """Return the record with the release that brings a version back, under the version's number."""
+    """Add a release that brings a version back, under the version's number."""
     if opened.release_id in record.reservations:
         return record
     update = {
@@ -262,7 +264,7 @@ def add_return(record: ModelRecord, opened: ReleaseOpened) -> ModelRecord:
 
 
 def claim(record: ModelRecord, release_id: str) -> ModelRecord:
-    """Return the record with a release in progress if none is, else in the queue; unchanged if it is there already."""
+    """Put an open release in progress, or into the queue if another is; no change if already there."""
     if record.in_progress == release_id or release_id in record.queue or release_id not in record.open:
         return record
     if record.in_progress is None:
@@ -271,9 +273,9 @@ def claim(record: ModelRecord, release_id: str) -> ModelRecord:
 
 
 def remove(record: ModelRecord, release_id: str, *, published: bool = True) -> ModelRecord:
-    """Return the record without a finished release; the lowest version that waits takes its place in progress.
+    """Remove a finished release; the lowest queued version goes in progress.
 
-    One whose last facts are not `published` stays open, so that it is still swept.
+    A release with unpublished facts stays in `open`, so that the sweeper publishes them.
     """
     queue = tuple(queued for queued in record.queue if queued != release_id)
     in_progress = record.in_progress
@@ -285,7 +287,7 @@ def remove(record: ModelRecord, release_id: str, *, published: bool = True) -> M
 
 
 def decide_superseded(record: ModelRecord, newer: Release, older: Release) -> bool:
-    """Return whether a registered release makes way for a newer one that waits behind it; one that returns does."""
+    """Return whether an older release yields to a newer, queued one; a returning version always yields."""
     ahead = older.id == record.in_progress or older.id in record.queue
     makes_way = older.policy.on_newer == "supersede" or older.opened.returns is not None
     return ahead and older.version < newer.version and makes_way
@@ -294,7 +296,7 @@ def decide_superseded(record: ModelRecord, newer: Release, older: Release) -> bo
 def decide_turn(
     release: Release, route: Route | None, base: BaseManifest, anchors: tuple[Anchor, ...] = ()
 ) -> TurnGranted:
-    """Return the baseline of a release: the active target, or the base model as version 0 without one.
+    """Return a release's baseline: the active target, or else the base model as version 0.
 
     A quarantined version is no anchor.
     """
@@ -314,7 +316,7 @@ def base_deployable(model: str, base: BaseManifest) -> Deployable:
 
 
 def plan_manifest(release: Release, now: datetime) -> VersionManifest | None:
-    """Return the immutable manifest of the version once its variants are known; None before, or if there are none."""
+    """Return the version's immutable manifest; None while variants are pending or if none passed."""
     variants = gates.registered_variants(release)
     if release.merged is None or not gates.all_quantised(release) or not variants:
         return None
@@ -341,7 +343,7 @@ def plan_manifest(release: Release, now: datetime) -> VersionManifest | None:
 
 
 def plan_approval_record(release: Release, order: Event[ApprovalGranted]) -> ApprovalRecord | None:
-    """Return the record of an approval; None if it approves no variant of the release."""
+    """Return the record of an approval; None if its digest is no variant's of the release."""
     digest = order.data.manifest_digest
     for registered in gates.registered_variants(release):
         candidate = gates.deployable(release, registered)
@@ -359,7 +361,7 @@ def plan_approval_record(release: Release, order: Event[ApprovalGranted]) -> App
 
 
 def plan_deployment_record(fact: DeploymentChanged, cause_id: str) -> DeploymentRecord | None:
-    """Return the record of a deployment for the version whose share of traffic changed; None when none serves."""
+    """Return the deployment record of the version whose traffic share changed; None if none did."""
     route = fact.route
     if fact.cause in ("shadow", "judge"):
         return None
