@@ -30,7 +30,7 @@ from contracts.vocabulary import ENVIRONMENTS
 from decisions.rollback.rule import rollback_id
 from services.rollback_controller.controller import Controller
 from services.rollback_controller.operator_orders import OperatorOrders
-from services.rollback_controller.ports import Alerts, Drills, Probe, Proofs, Routes, Traffic
+from services.rollback_controller.ports import Alerts, Drills, Proofs, RememberedProbe, Routes, Traffic
 from services.rollback_controller.rehearsal import Rehearsal
 from services.rollback_controller.settings import RollbackControllerSettings
 from services.rollback_controller.states import KnownPolicies, RollbackStates
@@ -51,7 +51,7 @@ def build(
     routes: Routes,
     drills: Drills,
     alerts: Alerts,
-    probe: Probe,
+    probe: RememberedProbe,
     traffic: Traffic,
     proofs: Proofs,
     teams: Callable[[], tuple[Team, ...]],

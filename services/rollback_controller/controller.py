@@ -30,7 +30,7 @@ from decisions.routes.edits import Changed, EditRefused, put_back
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.decision import Cause, VoidOrder
 from services.rollback_controller.domain.record import Rollback, RollbackState, Rules, record_policy
-from services.rollback_controller.ports import Alerts, Probe, Routes
+from services.rollback_controller.ports import Alerts, RememberedProbe, Routes
 from services.rollback_controller.states import KnownPolicies, RollbackStates
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Received
@@ -69,14 +69,14 @@ class Controller:
     Attributes:
         states: Its records; `write` changes one with what it publishes, `publish` sends it (`messaging.records`).
         routes: The buckets of routes, in production and in staging (`adapters/kv.py`).
-        probe: Says whether a target generates, by its answer of the last 10 s, or now (`adapters/probes.py`).
+        probe: Says whether a target generates, now, or by its answer of the last 10 s (`adapters/probes.py`).
         teams: Returns the teams as they are now.
     """
 
     states: RollbackStates
     routes: Routes
     alerts: Alerts
-    probe: Probe
+    probe: RememberedProbe
     clock: Clock
     rules: Rules
     teams: Callable[[], tuple[Team, ...]]
@@ -155,12 +155,12 @@ class Controller:
             standby = served
         else:
             needed = replicas_needed(route.active) if route.active is not None and not alert.answers_nothing else 1
-            failure = await self.probe.answers(served, needed)
-            generates = failure is not None and needed > 1 and await self.probe.answers(served) is None
+            failure = await self.probe.answered(served, needed)
+            generates = failure is not None and needed > 1 and await self.probe.answered(served) is None
             standby = assess_standby(served, failure, generates=generates, needed=needed)
         if alert.answers_nothing and standby.behind in ("missing", "not_ready"):
             for suspension in put_back(route):
-                if await self.probe.answers(suspension.served) is None:
+                if await self.probe.answered(suspension.served) is None:
                     return Standby(target=suspension.served.target, suspended=True)
         return standby
 
@@ -328,9 +328,14 @@ class Controller:
         return None
 
     async def _is_ready(self, environment: Environment, model: str, rollback: Rollback, after: Route) -> bool:
-        """Return whether the target that becomes active generates, as when it was decided; record it if it does not."""
+        """Return whether the target that becomes active generates; record it if it does not.
+
+        After an alert its answer of the last 10 s counts. An order asks now: attached servers may serve another version
+        since, and no alert returns what an order moved.
+        """
         served = after.active
-        failure = await self.probe.answers(served, rollback.replicas) if served is not None else "there is none"
+        ask = self.probe.answered if rollback.origin == "alert" else self.probe.answers
+        failure = await ask(served, rollback.replicas) if served is not None else "there is none"
         if failure is None:
             return True
         name = served.target if served is not None else "the previous target"

@@ -76,6 +76,13 @@ class Probe(Protocol):
         """Return None when so many of its endpoints generate a token in time, else why the others do not."""
 
 
+class RememberedProbe(Probe, Protocol):
+    """Probes that know who answered a moment ago."""
+
+    async def answered(self, served: ServedTarget, least: int = 1) -> str | None:
+        """Return None when so many of its endpoints generated a token a moment ago, or do now; else why not."""
+
+
 class Traffic(Protocol):
     """Requests to a model in staging, through the gateway."""
 

@@ -19,6 +19,7 @@ from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS, durable_name, 
 from services.registry.admissions import rejection
 from services.rollback_controller.adapters.kv import KvRoutes
 from services.rollback_controller.adapters.log import LoggedAlerts
+from services.rollback_controller.adapters.probes import RememberedProbe
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState, Rules
 from services.rollback_controller.states import KnownPolicies, RollbackStates
@@ -108,7 +109,7 @@ def alert():
 def controller_on(bus):
     bucket = Bucket(bus.js, "rollbacks", RollbackState)
     states = RollbackStates(RecordStore("rollbacks", bucket, bus, service=SERVICE))
-    routes, probe, rules = KvRoutes(lambda: bus.js), Answers(), Rules()
+    routes, probe, rules = KvRoutes(lambda: bus.js), RememberedProbe(Answers(), CLOCK), Rules()
     return Controller(
         states=states,
         routes=routes,

@@ -16,6 +16,7 @@ from contracts.routes import Route
 from contracts.services import SERVICES, durable_name, stream_of
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.log import LoggedAlerts
+from services.rollback_controller.adapters.probes import RememberedProbe
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE
 from services.rollback_controller.domain.record import RollbackState
@@ -71,7 +72,7 @@ async def controller(bus_settings, ahead=timedelta(), *, by_bus=False):
         routes=KvRoutes(lambda: bus.js),
         drills=KvDrills(lambda: bus.js),
         alerts=LoggedAlerts(lambda: bus.js),
-        probe=Answers(),
+        probe=RememberedProbe(Answers(), clock),
         traffic=Unwired(),
         proofs=Unwired(),
         teams=lambda: (),

@@ -55,10 +55,15 @@ class AttachedServers:
         """Serve each version that is to be staged on the group that does not serve callers, for ever."""
         while True:
             target = await self._orders.get()
-            name, route = f"{target['model']}.v{target['version']}.{target['variant']}", self._world.checks.route
-            active = route.active.endpoints if route is not None and route.active is not None else GROUPS["blue"]
-            free = next(urls for urls in GROUPS.values() if not set(urls) & set(active))
-            for url in free if name not in self.names[free[0]] else ():
+            name = f"{target['model']}.v{target['version']}.{target['variant']}"
+            while any(name not in self.names[url] for url in self._free()):
                 await asyncio.sleep(self._world.fate.noise.uniform(*DEPLOYED_S))
-                self.names[url] = {name}
-                self._world.tell(f"{url} serves {name}")
+                for url in [url for url in self._free() if name not in self.names[url]][:1]:  # as it is by now
+                    self.names[url] = {name}
+                    self._world.tell(f"{url} serves {name}")
+
+    def _free(self) -> tuple[str, ...]:
+        """Return the group that does not serve callers now."""
+        route = self._world.checks.route
+        active = route.active.endpoints if route is not None and route.active is not None else GROUPS["blue"]
+        return next(urls for urls in GROUPS.values() if not set(urls) & set(active))

@@ -21,6 +21,7 @@ from contracts.facts import (
     ReleaseOpened,
     RollbackOrdered,
 )
+from contracts.vocabulary import Target
 from shared.messaging.publishing import publish_event
 from tests.kit import fakes_registry as k
 from tests.world.fate import Fault
@@ -76,13 +77,12 @@ class Person:
             case "person cancels":
                 await self._cancel(self._open_releases()[-1:])
             case "bucket lost" if fault.service == "servers":  # the fleet's orders, as the documentation says
-                waiting = self._open_releases()
-                await asyncio.sleep(WAITS_S)
-                await self._cancel([opened for opened in waiting if opened in self._open_releases()])
+                await self._cancel_waiting()
             case "person rolls back" if route is not None and route.in_traffic:
                 failed = route.in_traffic[-1].target
                 self.against.add(failed.version)
                 await self._order(RollbackOrdered(reason="looks odd", failed=failed, epoch=route.epoch))
+                await self._cancel_unserved(failed)
             case "person drills" if route is not None and route.active is not None:
                 target, until = route.active.target, now + timedelta(seconds=fault.seconds)
                 self.against.add(target.version)
@@ -98,6 +98,7 @@ class Person:
                         epoch=route.epoch,
                     )
                 )
+                await self._cancel_unserved(target)
             case "person lifts" if route is not None and route.quarantined:
                 await self._order(QuarantineLifted(reason="mended", target=route.quarantined[0], epoch=route.epoch))
 
@@ -114,6 +115,19 @@ class Person:
         checks = self._world.checks
         ended = {fact["release_id"] for fact in checks.of(ReleaseFinished)}
         return [fact for fact in checks.of(ReleaseOpened) if fact["release_id"] not in ended]
+
+    async def _cancel_unserved(self, baseline: Target) -> None:
+        """Cancel what waits after a rollback for attached servers that may serve its baseline no more."""
+        if self._world.fate.attached:
+            await self._cancel_waiting(unless=baseline)
+
+    async def _cancel_waiting(self, unless: Target | None = None) -> None:
+        """Cancel the releases that are still open after `WAITS_S`, unless a target is active."""
+        waiting = self._open_releases()
+        await asyncio.sleep(WAITS_S)
+        route = self._world.checks.route
+        if route is None or route.active is None or route.active.target != unless:
+            await self._cancel([opened for opened in waiting if opened in self._open_releases()])
 
     async def _cancel(self, releases: list[dict[str, Any]]) -> None:
         for opened in releases:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.world.fate import Fault
 from tests.world.story import tell
 
 SEEDS = (
@@ -19,6 +20,12 @@ SEEDS = (
 @pytest.mark.parametrize("seed", SEEDS)
 def test_what_must_hold_holds_whatever_goes_wrong(seed):
     told = tell(seed)
+    assert told.violations == (), str(told)
+
+
+@pytest.mark.parametrize("at_s", [66.0, 68.0, 70.0])
+def test_an_operator_rolls_back_while_attached_servers_are_deployed_anew(at_s):
+    told = tell(78, [Fault("person rolls back", at_s)])
     assert told.violations == (), str(told)
 
 

@@ -63,21 +63,21 @@ class TritonProbe:
 
 @dataclass
 class RememberedProbe:
-    """Asks a target only if it has not proved to generate within `FRESH_S` (implements `ports.Probe`)."""
+    """Asks targets, and knows which generated within `FRESH_S` (implements `ports.RememberedProbe`)."""
 
     probe: Probe
     clock: Clock
     _answered: dict[str, tuple[float, int]] = field(default_factory=dict)
     """When a target generated last, and on how many replicas at least."""
 
-    async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
+    async def answered(self, served: ServedTarget, least: int = 1) -> str | None:
         """Return None if a target generated on `least` replicas within `FRESH_S`, or does now; else why not."""
         last_s, replicas = self._answered.get(_name(served), (-math.inf, 0))
         if replicas >= least and self.clock.monotonic() - last_s < FRESH_S:
             return None
-        return await self.ask_now(served, least)
+        return await self.answers(served, least)
 
-    async def ask_now(self, served: ServedTarget, least: int = 1) -> str | None:
+    async def answers(self, served: ServedTarget, least: int = 1) -> str | None:
         """Return None if `least` replicas of a target generate a token now, else why not; earlier ones do not count."""
         began_s = self.clock.monotonic()
         failure = await self.probe.answers(served, least)
@@ -112,5 +112,5 @@ class StandbyProbes:
         if route is None or route.previous is None:
             return
         needed = replicas_needed(route.active) if route.active is not None else 1
-        if await self.probe.ask_now(route.previous, needed) is not None and needed > 1:
-            await self.probe.ask_now(route.previous)
+        if await self.probe.answers(route.previous, needed) is not None and needed > 1:
+            await self.probe.answers(route.previous)

@@ -28,11 +28,11 @@ def test_what_is_behind_the_active_version_is_asked_before_anything_goes_wrong()
 async def test_a_proof_of_one_replica_is_none_of_two():
     clock, inner = FakeClock(), FakeProbe()
     probe, served = RememberedProbe(inner, clock), f.served(6, endpoints=("a:1", "b:1"))
-    assert [await probe.answers(served, least) for least in (1, 1, 2, 2, 1)] == [None] * 5
+    assert [await probe.answered(served, least) for least in (1, 1, 2, 2, 1)] == [None] * 5
     assert len(inner.asked) == 2, "once for one, once for both"
     clock.seconds = 9.0
     inner.gone.add("b:1")
-    assert await probe.answers(served, 2) is None
+    assert await probe.answered(served, 2) is None
     clock.seconds = 11.0
-    assert await probe.answers(served, 2) is not None
-    assert await probe.answers(served) is None
+    assert await probe.answered(served, 2) is not None
+    assert await probe.answered(served) is None
