@@ -1,1 +1,1 @@
-"""The console: web pages for operators, a projection of the event log."""
+"""The console: web pages for operators, derived from the event log."""

@@ -1,4 +1,4 @@
-"""The console's HTTP application: the pages, their stream, and the session that both need."""
+"""The console's HTTP application: pages, live stream and error handling."""
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -38,7 +38,7 @@ from shared.runtime.clock import Clock
 
 SERVICE = "console"
 TEXT = (REPORT, STREAM)
-"""Paths whose errors are text: no page is shown there."""
+"""Paths that answer errors as plain text instead of a page."""
 
 
 def build(
@@ -59,7 +59,7 @@ def build(
     settings: ConsoleSettings,
     clock: Clock,
 ) -> FastAPI:
-    """Return the HTTP application; the console handles no events, and publishes none as itself."""
+    """Return the HTTP application; the console handles no events and publishes none as itself."""
     access = Access(sessions, people, https=settings.is_https)
     sources = Sources(index, hub, Ordering(orders, routes, index, clock, settings.answer_s), artifacts)
 
@@ -86,25 +86,25 @@ def build(
 
 
 class Answers:
-    """Answers errors: text in the frame of a report and on the stream, a page elsewhere."""
+    """Answers errors: plain text for reports and the live stream, a page elsewhere."""
 
     def __init__(self, access: Access, pages: Renderer) -> None:
         self._access, self._pages = access, pages
 
     async def __call__(self, request: Request, status: int, message: str) -> Response:
-        """Return the answer for an error."""
+        """Return the answer to an error."""
         if request.url.path in TEXT:
             return PlainTextResponse(message, status)
         return await self._pages.in_thread(request, self._access.find(request), "problem.html", status, problem=message)
 
     async def not_signed_in(self, request: Request, _error: Exception) -> Response:
-        """Answer a request without a session."""
+        """Answer a request without a session: ask to sign in."""
         if request.url.path in TEXT:
             return await self(request, 401, "You are not signed in: `slipway open` makes a link.")
         return ask_to_sign_in(request, self._pages)
 
     async def known(self, request: Request, error: Exception) -> Response:
-        """Answer an error whose message is for people."""
+        """Answer an error with a message for people."""
         if isinstance(error, SlipwayError):
             return await self(request, 503 if isinstance(error, Transient) else 422, error.sentence())
         if isinstance(error, HTTPException):
@@ -114,18 +114,18 @@ class Answers:
         return await self(request, 403, str(error))
 
     async def invalid(self, request: Request, error: Exception) -> Response:
-        """Answer a request with a parameter that is not valid."""
+        """Answer a request with an invalid parameter."""
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         return await self(request, 422, f"{where}: {first['msg']}")
 
     async def defect(self, request: Request, _error: Exception) -> Response:
-        """Answer a request that failed because of a defect."""
+        """Answer a request that failed by a defect of the console."""
         text = "The console failed; its log says why."
         if request.url.path in TEXT:
             return PlainTextResponse(text, 500)
-        # without a person: the index may be what failed
+        # without the person: reading the index may be the failure
         return await self._pages.in_thread(request, None, "problem.html", 500, problem=text)
 
 

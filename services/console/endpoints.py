@@ -1,4 +1,4 @@
-"""The endpoints of the fleets as people may see them, and a notice to open pages when they change."""
+"""Endpoints of the fleets as people may see them, and notices to open pages about changes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,31 +18,31 @@ from shared.errors import SlipwayError
 
 TOPIC: Final = "endpoints"
 LOOK_S: Final = 2.0
-"""How often what is there is compared with what was, while pages are open."""
+"""Seconds between checks for changes while pages are open."""
 AFTER_ERROR_S: Final = 30.0
-"""How long nothing is asked after an error: a bus with permissions of before writes a line for each refusal."""
+"""Seconds until the next check after an error, because the bus logs each refused request."""
 AGED_AFTER_LOOKS: Final = 15
-"""After so many looks pages show anew how long a server-manager has not reported."""
+"""Checks after which pages show again for how long a server-manager has been silent."""
 _Known = tuple[tuple[ListedFleet, ...], Mapping[str, GatewayUse | None]]
 
 
 class Endpoints:
-    """The data of the endpoints' screen.
+    """Data of the endpoints page.
 
     Args:
-        fleets: What server-managers stored.
-        uses: What gateways report.
-        index: Has the routes.
+        fleets: Server-managers' records.
+        uses: Gateways' reports.
+        index: The index, for routes.
     """
 
     def __init__(self, fleets: Fleets, uses: GatewayReports, index: Index) -> None:
         self._fleets, self._uses, self._index = fleets, uses, index
         self._known: _Known | None = None
         self._has_changed = False
-        """Whether a page may show something else than is known."""
+        """Whether open pages may be outdated."""
 
     async def seen_by(self, person: Person) -> tuple[EndpointRow, ...]:
-        """Return all endpoints, by fleet and name, with the targets of models that a person may see.
+        """Return all endpoints by fleet and name, with the targets of models that a person may see.
 
         Raises:
             Transient: The bus does not answer.
@@ -67,11 +67,11 @@ class Endpoints:
         return now
 
     async def announce(self, hub: Hub, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Notify open pages, until cancelled, when endpoints differ from the last state read here or for a page.
+        """Notify open pages, until cancelled, when endpoints differ from the last read state.
 
         Args:
-            hub: Has the open pages.
-            sleep: Waits for some seconds.
+            hub: The open pages.
+            sleep: Waits for a number of seconds.
         """
         pause_s, looks = LOOK_S, 0
         while True:

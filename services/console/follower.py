@@ -1,4 +1,4 @@
-"""Follows the event log into the index, from the end of the index, until cancelled."""
+"""Follows the event log and writes its rows into the index, until cancelled."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -17,36 +17,36 @@ from shared.runtime.tasks import end_tasks
 STREAMS: Final = (INBOX, ORDERS, EVENTS)
 WAIT_S: Final = 5.0
 MOST_BEHIND: Final = 100
-"""Events of the log that the index may lack; with more it is being built, and has incidents that ended since."""
+"""Missing events below which the index is current. Above, it is being built and may show past incidents."""
 _AGAIN_S: Final = 0.5
 
 
 class Log(Protocol):
-    """The streams of events."""
+    """The streams of the event log."""
 
     async def identity(self, stream: str) -> tuple[str, int, int]:
-        """Return a stream's identity (new if it was recreated), and its first and last sequence."""
+        """Return a stream's identity (new if it was recreated), and its first and last sequence number."""
 
     async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[Logged]]:
-        """Return the next sequence, and the messages of the log from `start` on; none after `wait_s`."""
+        """Return the next sequence number, and the entries from `start` on; none after `wait_s` seconds."""
 
 
 class Rows(Protocol):
-    """Where rows are written."""
+    """The index, as the follower writes it."""
 
     def clear(self) -> None:
         """Remove all rows and positions."""
 
     def positions(self) -> dict[str, tuple[int, str]]:
-        """Return the last sequence of each stream, and which stream it was."""
+        """Return the last indexed sequence number and the identity of each stream."""
 
     def write(self, stream: str, sequence: int, identity: str, rows: Sequence[tuple[int, Row]]) -> None:
-        """Write rows, each with the sequence of its event, and the position of their stream, all or nothing."""
+        """Write rows with their events' sequence numbers and the stream's position, in one transaction."""
 
 
 @dataclass
 class Progress:
-    """The position of the index: the last sequence of each stream in it, and in the log at the last check."""
+    """The index's position: by stream, the last sequence number indexed, and the first and last in the log."""
 
     indexed: dict[str, int] = field(default_factory=dict)
     first: dict[str, int] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Progress:
 
     @property
     def behind(self) -> int:
-        """Return the number of messages in the log that are not in the index yet."""
+        """Return the number of log messages not yet indexed."""
         return sum(
             max(0, last - max(self.indexed.get(stream, 0), self.first.get(stream, 1) - 1))
             for stream, last in self.last.items()
@@ -62,25 +62,25 @@ class Progress:
 
     @property
     def is_current(self) -> bool:
-        """Return whether fewer than `MOST_BEHIND` messages are missing in the index."""
+        """Return whether the index lacks fewer than `MOST_BEHIND` messages."""
         return self.behind < MOST_BEHIND
 
     @property
     def ratio(self) -> float:
-        """Return the share of the log that is in the index."""
+        """Return the indexed share of the log."""
         total = sum(self.last.values())
         return 1.0 if total == 0 else min(1.0, 1.0 - self.behind / total)
 
 
 class Follower:
-    """Writes the events of the log into the index.
+    """Writes the log's events into the index.
 
     Args:
         log: The streams.
         rows: The index.
-        percentile: Percentile of a histogram.
-        publish: Called with the written events.
-        announce: Called once the index is current, with the topics that pages hide during its build.
+        percentile: Returns a percentile of a histogram.
+        publish: Called with indexed events.
+        announce: Called with hidden topics when the index becomes current.
     """
 
     def __init__(
@@ -96,11 +96,11 @@ class Follower:
         self._announce, self._was_current = announce, True
 
     async def run(self) -> None:
-        """Follow all streams until cancelled; restart when a stream was recreated."""
+        """Follow all streams until cancelled; restart after a stream was recreated."""
         while True:
             known = await self._begin()
             followers = [asyncio.create_task(self._follow(stream, identity)) for stream, identity in known.items()]
-            try:  # a task group would not cancel one again that loses its cancellation
+            try:  # a task group cancels each task once, and a task may lose that cancellation
                 await asyncio.wait(followers, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 await end_tasks(followers, again_s=_AGAIN_S)
@@ -109,7 +109,7 @@ class Follower:
                     task.result()
 
     async def _begin(self) -> dict[str, str]:
-        """Return which stream each is, with an index that is of these streams."""
+        """Return each stream's identity; clear the index if it belongs to other streams."""
         identities: dict[str, str] = {}
         for stream in STREAMS:
             identities[stream] = await self._ask(stream)
@@ -123,7 +123,7 @@ class Follower:
         return identities
 
     async def _ask(self, stream: str) -> str:
-        """Return a stream's identity, and note its first and last sequence."""
+        """Return a stream's identity; note its first and last sequence number."""
         identity, self.progress.first[stream], self.progress.last[stream] = await self._log.identity(stream)
         return identity
 
@@ -134,7 +134,7 @@ class Follower:
         self._was_current = is_current
 
     async def _follow(self, stream: str, identity: str) -> None:
-        """Write a stream's events as they come; return when it is another stream."""
+        """Index a stream's events as they arrive; return when the stream was recreated."""
         while True:
             start = self.progress.indexed[stream] + 1
             after, events = await self._log.read(stream, start, WAIT_S)
@@ -159,16 +159,16 @@ class Follower:
 
 
 def rows_of(logged: Logged, percentile: Ms) -> Sequence[Row]:
-    """Return the rows that a message of the log is written as."""
+    """Return the rows of a log entry."""
     if isinstance(logged, Unreadable):
         return apply_unreadable(logged)
     return apply(logged.stream, logged.sequence, logged.event, percentile)
 
 
 async def _finish(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for work, also if the caller is cancelled: a thread cannot be stopped.
+    """Wait for a thread's work to end, even if the caller is cancelled.
 
-    Else it might write rows of a stream after `clear` removed them, because the stream was made again.
+    A thread left running could write rows after `clear` emptied the index.
     """
     task, cancelled = asyncio.ensure_future(work), False
     while not task.done():

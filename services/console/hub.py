@@ -1,4 +1,4 @@
-"""Notifies open pages of changes."""
+"""Notifies open pages of changes by server-sent events."""
 
 import asyncio
 import json
@@ -12,20 +12,20 @@ from shared.runtime.clock import Clock, SystemClock
 
 KEEP_ALIVE_S: Final = 15.0
 GATHER_S: Final = 0.1
-"""Changes within this time are sent as one."""
+"""Seconds within which changes are sent together."""
 MOST_TOPICS: Final = 200
-"""Above it one message says that all has changed."""
+"""Most topics in one message; beyond, a single `all` is sent."""
 LIVE_KEPT: Final = 500
 MOST_OF_A_SESSION: Final = 8
-"""Pages of one session that are live at the same time."""
+"""Most live pages of one session."""
 
 
 class Hub:
-    """Collects which models and releases have changed, for each open page.
+    """Collects changed topics for each open page.
 
     Args:
-        most: Pages that are served at the same time.
-        clock: Says when a model changed.
+        most: Most live pages in all.
+        clock: Clock for the times of changes.
     """
 
     def __init__(self, most: int, clock: Clock | None = None) -> None:
@@ -42,12 +42,12 @@ class Hub:
         return len(self._waiting)
 
     async def publish(self, events: Sequence[LoggedEvent]) -> None:
-        """Notify all pages of events that are in the index now."""
+        """Notify pages of events that are now indexed."""
         for logged in events:
             self._notify(logged.event.subject, topics_of(logged.event))
 
     def progress(self, event: Event[WorkProgressed]) -> None:
-        """Keep the newest progress of a step of a release, and notify all pages."""
+        """Keep the newest progress of a release's step and notify pages."""
         self._live.pop(key := (event.correlationid, event.data.step, event.data.variant or ""), None)
         self._live[key] = event
         while len(self._live) > LIVE_KEPT:
@@ -55,11 +55,11 @@ class Hub:
         self._notify(event.subject, {f"release:{event.correlationid}"})
 
     def live(self, release_id: str) -> list[Event[Any]]:
-        """Return the newest progress of work on a release."""
+        """Return the newest progress of a release's running work."""
         return [event for (release, _, _), event in self._live.items() if release == release_id]
 
     def has_changed(self, since: float, models: Sequence[str] | None = None) -> bool:
-        """Return whether a model has changed since a time (monotonic); a time to come is another machine's: yes."""
+        """Return whether a model changed since a monotonic time; True for a future time, which is another machine's."""
         if since > self._clock.monotonic():
             return True
         return any(at >= since for model, at in self._changed_at.items() if models is None or model in models)
@@ -71,19 +71,19 @@ class Hub:
                 listener.add(topics)
 
     def announce(self, topics: set[str]) -> None:
-        """Notify all pages of topics without a model, also pages that were rendered before and connect later."""
+        """Notify all pages of topics without a model, including pages rendered before that connect later."""
         self._announced_at |= dict.fromkeys(topics, self._clock.monotonic())
         for listener in self._waiting:
             listener.add(topics)
 
     def close(self) -> None:
-        """End all streams, so that the process can end."""
+        """End all streams, so that the process can stop."""
         self._closed = True
         for listener in self._waiting:
             listener.changed.set()
 
     def is_full(self, session: str) -> bool:
-        """Return whether no further page of a session is served."""
+        """Return whether a session's next page gets no live stream."""
         own = sum(listener.session == session for listener in self._waiting)
         return self._closed or len(self._waiting) >= self._most or own >= MOST_OF_A_SESSION
 
@@ -97,14 +97,14 @@ class Hub:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> AsyncGenerator[str]:
-        """Yield server-sent events: `change` with the topics that have changed, and comments that keep it open.
+        """Yield server-sent events: `change` with the changed topics, and keep-alive comments.
 
         Args:
-            models: Only what is about these; None for all.
-            session: Whose page it is.
-            still: Whether the session goes on, asked every `keep_alive_s`; the stream ends with it.
-            keep_alive_s: After how long without a change a comment is sent.
-            since: When the page was rendered: what changed between that and this stream is sent as `all`.
+            models: Models to report on; None for all.
+            session: The page's session.
+            still: Returns whether the session is valid; checked every `keep_alive_s`, and the stream ends with it.
+            keep_alive_s: Seconds without a change before a comment is sent.
+            since: Monotonic time when the page was rendered; changes before the stream began are sent first.
             sleep: Waits while changes are gathered.
         """
         listener = _Listener(models, session)
@@ -134,7 +134,7 @@ class Hub:
 
 
 class _Listener:
-    """One open page, with the changes since the last message to it."""
+    """An open page with its unsent changes."""
 
     def __init__(self, models: Sequence[str] | None, session: str) -> None:
         self.models, self.session = models, session
@@ -155,7 +155,7 @@ class _Listener:
 
 
 def topics_of(event: Event[Any]) -> set[str]:
-    """Return the topics that an event changes: its model, its release, and kinds of screens."""
+    """Return the topics that an event changes: its model, release and alert, and kinds of pages."""
     topics = {f"model:{event.subject}", event.type.split(".")[1]}
     if event.correlationid.startswith("r-"):
         topics.add(f"release:{event.correlationid}")

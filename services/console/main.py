@@ -1,4 +1,4 @@
-"""Starts the console: `python -m services.console.main`."""
+"""Entry point of the console: `python -m services.console.main`."""
 
 from contextlib import aclosing
 
@@ -26,11 +26,11 @@ from shared.runtime.settings import Connection
 from shared.runtime.team_list import TeamList
 
 _OPEN_PAGES = 500
-"""Pages that changes are sent to at the same time."""
+"""Most live pages."""
 
 
 async def run(connection: Connection, settings: ConsoleSettings) -> None:
-    """Build the service and serve until SIGTERM."""
+    """Connect, follow the log and serve until SIGTERM."""
     clock, folder = SystemClock(), connection.work_dir(SERVICE)
     bus, hub = Bus(connection, SERVICE, clock), Hub(_OPEN_PAGES, clock)
     index, sessions = Index(settings.index or folder / "index.db"), Sessions(folder / "sessions.db", clock)
@@ -81,13 +81,13 @@ async def run(connection: Connection, settings: ConsoleSettings) -> None:
 
 
 async def follow(log: StreamLog, follower: Follower) -> None:
-    """Keep the index current until cancelled; the log is closed at the end."""
+    """Keep the index current until cancelled; close the log at the end."""
     async with aclosing(log):
         await follower.run()
 
 
 def provider_of(settings: ConsoleSettings) -> Provider | None:
-    """Return the identity provider that the settings name; None if they name none."""
+    """Return the identity provider of the settings; None without one."""
     if settings.oidc_issuer is None or settings.oidc_client_id is None or settings.oidc_claim is None:
         return None
     secret = settings.oidc_client_secret.get_secret_value() if settings.oidc_client_secret is not None else ""

@@ -1,4 +1,4 @@
-"""Publishes orders of people: checks their rights, and awaits the outcome."""
+"""Checks people's rights, publishes their orders, and waits for the outcome."""
 
 import asyncio
 from collections.abc import Callable
@@ -36,18 +36,18 @@ _VERBS: Final = {
 
 
 class NotAllowedError(Exception):
-    """A person may not give an order; the message says why."""
+    """The person may not give this order, for the reason in the message."""
 
 
 class Ordering:
-    """Publishes orders as people, after it was checked that each may.
+    """Publishes orders on behalf of people who may give them.
 
     Args:
         orders: Publishes an order as a person.
-        routes: The routes as they are now.
-        index: Where answers appear.
-        clock: The time.
-        answer_s: How long an order waits for its answer to be in the index.
+        routes: Current production routes.
+        index: The index, for the outcomes of orders.
+        clock: The clock.
+        answer_s: Seconds to wait until an outcome is indexed.
     """
 
     def __init__(self, orders: Orders, routes: Routes, index: Reader, clock: Clock, answer_s: float) -> None:
@@ -59,7 +59,7 @@ class Ordering:
         return self._clock.now()
 
     async def approve(self, person: Person, release: Release, digest: str, *, epoch: int, reason: str) -> OrderAnswer:
-        """Approve a release, by the digest and route epoch that the person saw: it is void if the route has changed."""
+        """Approve a release by digest and route epoch; the order is void once the route has changed."""
         self._check(person, "approve", release.model)
         fact = ApprovalGranted(
             release_id=release.release_id,
@@ -87,7 +87,7 @@ class Ordering:
         return await self._publish(person, release.model, fact, release.release_id)
 
     async def hold(self, person: Person, release: Release, reason: str, *, paused: bool) -> OrderAnswer:
-        """Pause a release before its next step, or let it go on."""
+        """Pause or resume a release before its next step."""
         self._check(person, "hold", release.model)
         fact = ReleaseHeld(
             release_id=release.release_id, paused=paused, reason=reason, expires_at=self._clock.now() + VALID
@@ -95,7 +95,7 @@ class Ordering:
         return await self._publish(person, release.model, fact, release.release_id)
 
     async def promote(self, person: Person, release: Release, *, share: float, epoch: int, reason: str) -> OrderAnswer:
-        """Let a candidate go on without a verdict at its share, 0 for a shadow; void if the route has changed."""
+        """Advance a candidate without a verdict on its share (0: shadow); void once the route has changed."""
         self._check(person, "promote", release.model)
         fact = CanaryAdvanced(
             release_id=release.release_id,
@@ -107,7 +107,7 @@ class Ordering:
         return await self._publish(person, release.model, fact, release.release_id)
 
     async def plan_rollback(self, model: str, failed: Target | None) -> RollbackPlan:
-        """Return the effect of a rollback now; nothing changes."""
+        """Return the effect of a rollback now, without ordering it."""
         route = await self.route_of(model)
         target = failed or (route.active.target if route.active is not None else None)
         if target is None:
@@ -116,7 +116,7 @@ class Ordering:
         return RollbackPlan.model_validate(plan_rollback(route, target, None))
 
     async def roll_back(self, person: Person, failed: Target, *, epoch: int, reason: str) -> OrderAnswer:
-        """Order a rollback; it is void if the route has changed since its plan was shown."""
+        """Order a rollback; void once the route has changed since its plan was shown."""
         self._check(person, "rollback", failed.model)
         fact = RollbackOrdered(
             reason=_required(reason),
@@ -127,11 +127,11 @@ class Ordering:
         return await self._publish(person, failed.model, fact, None)
 
     async def plan_lift(self, target: Target) -> LiftPlan:
-        """Return the effect of lifting a target's quarantine now; nothing changes."""
+        """Return the effect of lifting a quarantine now, without ordering it."""
         return plan_lift(await self.route_of(target.model), target)
 
     async def lift(self, person: Person, target: Target, *, epoch: int, reason: str) -> OrderAnswer:
-        """Lift the quarantine of a target; the order is void if the route has changed since its plan was shown."""
+        """Lift a target's quarantine; void once the route has changed since its plan was shown."""
         self._check(person, "lift", target.model)
         fact = QuarantineLifted(
             reason=_required(reason), target=target, expires_at=self._clock.now() + VALID, epoch=epoch
@@ -139,7 +139,7 @@ class Ordering:
         return await self._publish(person, target.model, fact, None)
 
     async def route_of(self, model: str) -> Route:
-        """Return the current route of a model; an empty route if there is none."""
+        """Return a model's current route; empty if there is none."""
         return await self._routes.get(model) or Route(model=model)
 
     @staticmethod
@@ -158,7 +158,7 @@ class Ordering:
 
 
 async def wait_for(look: Callable[[], Any], limit_s: float) -> Any:
-    """Return the first result of `look`; None if there is none in time."""
+    """Return the first result of `look`; None after `limit_s` seconds without one."""
     deadline = asyncio.get_running_loop().time() + limit_s
     entries = None
     while entries is None and asyncio.get_running_loop().time() < deadline:
@@ -168,10 +168,10 @@ async def wait_for(look: Callable[[], Any], limit_s: float) -> Any:
 
 
 def _required(reason: str) -> str:
-    """Return a reason without the space around it.
+    """Return a reason, stripped.
 
     Raises:
-        Permanent: There is none.
+        Permanent: The reason is empty.
     """
     text = reason.strip()
     if not text:

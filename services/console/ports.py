@@ -1,4 +1,4 @@
-"""Ports of the console."""
+"""The console's ports: what it needs from store, gateway and bus."""
 
 from typing import Any, Protocol
 
@@ -11,39 +11,40 @@ from services.console.domain.version_screen import Proofs
 
 
 class Artifacts(Protocol):
-    """Versions and alerts in the store. Synchronous: call it in a thread."""
+    """Proofs of versions and reports of alerts in the store. Synchronous: call in a thread."""
 
     def prove(self, model: str, version: int) -> Proofs:
-        """Return the findings about a version, and its model card; files of weights are not read.
+        """Verify a version's lineage, without reading weights; return the findings and the model card.
 
         Raises:
-            Permanent: The version is not what was registered.
+            Permanent: The version is not registered, or no attesters' keys can be read.
             Transient: The store does not answer.
         """
 
     def report(self, uri: str) -> bytes | None:
-        """Return the report (HTML) of the evidence of an alert; None if it has none.
+        """Return the HTML report in an alert's evidence; None if there is none.
 
         Raises:
+            Permanent: The stored bytes do not match their digest, or the report is too large.
             Transient: The store does not answer.
         """
 
 
 class Gateway(Protocol):
-    """The gateway, as the person whose key it is."""
+    """Access to the gateway with a person's API key."""
 
     async def ask(self, key: str, model: str, version: int, prompt: str, max_tokens: int) -> Answer:
-        """Return a version's answer to a prompt; an error becomes the answer's problem."""
+        """Return a version's answer to a prompt; an error becomes the answer's `problem`."""
 
 
 class Orders(Protocol):
-    """Publishes orders with the person's credential."""
+    """Publishes orders with the ordering person's credential."""
 
     async def publish(self, person: str, model: str, fact: Fact, release_id: str | None) -> Event[Any]:
-        """Publish an order with the person's own credential, and return its event.
+        """Publish an order with the person's credential; return its event.
 
         Raises:
-            Permanent: The console has no credential of the person, or the bus does not accept it.
+            Permanent: The order is too large, or the person's credential is missing or refused.
             Transient: The bus does not answer.
         """
 
@@ -52,7 +53,7 @@ class Fleets(Protocol):
     """The endpoints of the serving fleets."""
 
     async def read(self) -> tuple[ListedFleet, ...]:
-        """Return the fleets by name, as server-managers last stored them, and whether these still report.
+        """Return the fleets by name as server-managers last stored them, and whether each still reports.
 
         Raises:
             Transient: The bus does not answer.
@@ -60,10 +61,10 @@ class Fleets(Protocol):
 
 
 class Routes(Protocol):
-    """The current routes of production."""
+    """Current production routes."""
 
     async def get(self, model: str) -> Route | None:
-        """Return the route of a model; None if there is none.
+        """Return a model's route; None if there is none.
 
         Raises:
             Transient: The bus does not answer.

@@ -1,4 +1,4 @@
-"""Health of automatic rollback, by the reports of its processes, and a notice to open pages."""
+"""Whether the services that roll back automatically are running, and notices to open pages about changes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,16 +12,16 @@ from shared.runtime.clock import Clock
 TOPIC: Final = "protection"
 BUS: Final = "bus"
 SILENT_S: Final = 5 * REPORT_EVERY_S
-"""A service is silent whose processes have not reported for so long."""
+"""Seconds without a process report after which a service is silent."""
 _OWN: Final = "console"
 _NEEDED: Final = ("monitor", "rollback-controller")
 
 
 class Protection:
-    """The services that detect regressions and roll back, as they report.
+    """Reports of the services that detect regressions and roll back.
 
     Args:
-        clock: Says when a report came.
+        clock: Clock for the times of reports.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -29,13 +29,13 @@ class Protection:
         self._reported: dict[str, tuple[float, datetime]] = {}
 
     def take(self, service: str) -> None:
-        """Note a process report; the console's own reports come back by the bus, which proves that it answers."""
+        """Record a process report; the console's own reports return over the bus, so they prove the bus."""
         now = self._clock.monotonic(), self._clock.now()
         for name in (_OWN, *_NEEDED) if not self._reported else (service,):
             self._reported[name] = now
 
     def silent(self) -> Mapping[str, datetime]:
-        """Return the silent parts, and since when: the bus, else services; empty before the first report."""
+        """Return the silent parts with the time of their last report: the bus, or else services."""
         oldest_s = self._clock.monotonic() - SILENT_S
         silent = {name: at for name, (reported_s, at) in self._reported.items() if reported_s < oldest_s}
         if _OWN in silent:
@@ -43,7 +43,7 @@ class Protection:
         return {name: silent[name] for name in _NEEDED if name in silent}
 
     async def announce(self, hub: Hub, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Notify open pages of changes in the set of silent services."""
+        """Notify open pages when the set of silent parts changes."""
         known = set(self.silent())
         while True:
             await sleep(REPORT_EVERY_S)

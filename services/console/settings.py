@@ -9,35 +9,34 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ConsoleSettings(BaseSettings):
-    """Read from the environment once (prefix `CONSOLE_`)."""
+    """Settings with the prefix `CONSOLE_`."""
 
     model_config = SettingsConfigDict(env_prefix="CONSOLE_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     url: str = "http://127.0.0.1:8082"
-    """Address that people open, without a path; other names for the host are refused. `https://` behind a proxy."""
+    """URL that people open, without a path; `https://` behind a TLS proxy. Requests with another host name are
+    refused."""
     identities: Path | None = None
-    """File with the people who may sign in: `trust/identities.json` of `slipway keys init`."""
+    """File of the people who may sign in: `trust/identities.json` of `slipway keys init`."""
     credentials: Path | None = None
-    """Folder with the credentials (`NAME.nk`) of those whose orders the console may publish; None: it only shows."""
+    """Folder of the credentials (`NAME.nk`) for publishing people's orders; without it, the console is read-only."""
     index: Path | None = None
-    """File of the index; in the folder of the service's state when absent."""
+    """File of the index; by default in the service's state folder."""
     oidc_issuer: str | None = Field(default=None, pattern=r"^https?://[^/\s]+(/\S*)?$")
-    """Identity provider (OpenID Connect) that signs people in, besides links of `slipway open`."""
+    """OpenID Connect provider for signing in, besides links of `slipway open`."""
     oidc_client_id: str | None = None
-    """The console's name at the identity provider."""
+    """The console's client ID at the identity provider."""
     oidc_client_secret: SecretStr | None = None
-    """Its secret there; without one it is a public client, with PKCE alone."""
+    """The client secret; without one, a public client with PKCE alone."""
     oidc_claim: str | None = None
-    """Claim of the ID token that has the name of the person's identity; one that people cannot change themselves.
-
-    `preferred_username` is safe only where the provider lets only administrators change it.
-    """
+    """Claim of the ID token that names the person's identity. People must not be able to change it themselves: use
+    `preferred_username` only where administrators alone can change it."""
     gateway_url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+/?$")
-    """Address of the gateway for the playground; without it there is no playground."""
+    """URL of the gateway for the playground; without it there is no playground."""
     gateway_ca: Path | None = None
-    """Certificate (PEM) of the authority of the gateway's certificate; without it, the system's list counts."""
+    """CA certificate (PEM) of the gateway; by default, the system's CAs."""
     answer_s: float = Field(default=4.0, ge=0)
-    """How long the page of an order waits for the answer, in seconds; it comes to the other pages in any case."""
+    """Seconds that the page of an order waits for the answer; later answers still reach all pages."""
 
     @field_validator("url")
     @classmethod
@@ -60,5 +59,5 @@ class ConsoleSettings(BaseSettings):
 
     @property
     def is_https(self) -> bool:
-        """Return whether people reach the console by TLS."""
+        """Return whether people reach the console over TLS."""
         return self.url.startswith("https://")

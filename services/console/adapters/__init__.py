@@ -1,1 +1,1 @@
-"""Adapters of the console: the log, its index, sessions, identities, the bus as a person."""
+"""Adapters of the console, one technology per file."""

@@ -1,4 +1,4 @@
-"""Reads attestations, model cards and reports of versions and alerts from the store."""
+"""Reads attestations and model cards of versions, and drift reports of alerts, from the store."""
 
 from typing import Final
 
@@ -20,10 +20,10 @@ EVIDENCE: Final = "manifests/drift/"
 
 
 def artifacts_of(connection: Connection) -> Artifacts:
-    """Return the reader of the store; without a key of the store every read raises an error.
+    """Return the reader of the store; without store credentials, one whose every read raises Transient.
 
     Raises:
-        ValueError: The settings name no list of attesters' keys.
+        ValueError: The settings name no file of attesters' keys.
     """
     if connection.s3_credentials is None:
         return NoArtifacts()
@@ -31,14 +31,14 @@ def artifacts_of(connection: Connection) -> Artifacts:
 
 
 class NoArtifacts:
-    """Stands for the store where the console has no key of it: all else works without."""
+    """Replaces the store in a console without store credentials; all other pages work."""
 
     def prove(self, model: str, version: int) -> Proofs:
-        """Raise Transient: there is no key."""
+        """Raise Transient: the console has no store credentials."""
         raise self._missing(f"what is proven of {model} v{version}")
 
     def report(self, uri: str) -> bytes | None:
-        """Raise Transient: there is no key."""
+        """Raise Transient: the console has no store credentials."""
         raise self._missing(uri)
 
     @staticmethod
@@ -48,7 +48,7 @@ class NoArtifacts:
 
 
 class StoredArtifacts:
-    """Reads the store with the console's own key.
+    """Reads the store with the console's own credentials.
 
     Args:
         store: The store.
@@ -59,10 +59,10 @@ class StoredArtifacts:
         self._store, self._trust = store, trust
 
     def prove(self, model: str, version: int) -> Proofs:
-        """Return the findings about a version, and its model card; files of weights are not read.
+        """Verify a version's lineage, without reading weights; return the findings and the model card.
 
         Raises:
-            Permanent: The version is not registered, or no list of keys can be read.
+            Permanent: The version is not registered, or no attesters' keys can be read.
             Transient: The store does not answer.
         """
         keys = self._trust.keys()
@@ -78,10 +78,10 @@ class StoredArtifacts:
         return Proofs(proofs=proofs, verified=verified, card=card, problem=problem)
 
     def report(self, uri: str) -> bytes | None:
-        """Return the report (HTML) that evidence has; None if it has none.
+        """Return the HTML report in an alert's evidence; None if there is none.
 
         Raises:
-            Permanent: It is not what was stored, or larger than 32 MiB.
+            Permanent: The stored bytes do not match their digest, or the report exceeds 32 MiB.
             Transient: The store does not answer.
         """
         key = self._store.key_of(uri)

@@ -1,4 +1,4 @@
-"""The endpoints of the fleets: records of server-manager, and reports of gateways."""
+"""Reads endpoints of the serving fleets: records of server-managers and traffic reports of gateways."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -22,23 +22,23 @@ from shared.runtime.clock import Clock
 from shared.storage.kv import Bucket
 
 FORGET_S: Final = 5.0
-"""A process reports about every second; one that has not for so long is left out."""
+"""Seconds without a report after which a gateway process is left out; reports come about every second."""
 MOST_PROCESSES: Final = 256
 
 
 class BusFleets:
-    """The endpoints as server-managers last stored them; a running server-manager renews its fleet's lease.
+    """Reads endpoints as server-managers last stored them; a lease renewed recently shows a running server-manager.
 
     Args:
-        js: Returns the bus, once it is connected.
-        clock: Gives the age of a renewal.
+        js: Returns JetStream once the bus is connected.
+        clock: Clock for the age of a renewal.
     """
 
     def __init__(self, js: Callable[[], JetStreamContext], clock: Clock) -> None:
         self._js, self._clock = js, clock
 
     async def read(self) -> tuple[ListedFleet, ...]:
-        """Return the fleets by name.
+        """Return the fleets, sorted by name.
 
         Raises:
             Transient: The bus does not answer, or a record cannot be read.
@@ -62,10 +62,10 @@ class BusFleets:
 
 
 class GatewayReports:
-    """The gateways' reports of endpoints, about every second.
+    """Gateways' reports about endpoints, about one per second and process.
 
     Args:
-        clock: Says which reports are new, and since when an endpoint is ejected.
+        clock: Clock for the age of reports and the start of ejections.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -73,7 +73,7 @@ class GatewayReports:
         self._reports: dict[str, _Report] = {}
 
     async def follow(self, client: Client) -> None:
-        """Receive the traffic reports of gateways until cancelled."""
+        """Receive gateways' traffic reports until cancelled."""
 
         async def read(message: Msg) -> None:
             report = read_traffic(message)
@@ -84,7 +84,7 @@ class GatewayReports:
         await asyncio.Event().wait()
 
     def take(self, report: TrafficReport) -> None:
-        """Take a report, unless too many processes report."""
+        """Keep a process's newest report, unless `MOST_PROCESSES` others report."""
         before = self._reports.get(report.process)
         if before is None and len(self._reports) >= MOST_PROCESSES:
             self._forget()
@@ -97,7 +97,7 @@ class GatewayReports:
         self._reports[report.process] = _Report(self._clock.monotonic(), report.endpoints, since)
 
     def use(self, address: str) -> GatewayUse | None:
-        """Return the load of all gateways on an endpoint; None if no gateway reports."""
+        """Return the total load of all gateway processes on an endpoint; None if none reports."""
         self._forget()
         reports = self._reports.values()
         if not reports:
@@ -118,7 +118,7 @@ class GatewayReports:
 
 @dataclass(frozen=True)
 class _Report:
-    """The last report of one process, and the start of each of its ejections."""
+    """The last report of a process, and the start of each ejection in it."""
 
     taken_s: float
     endpoints: Mapping[str, EndpointUse]
@@ -126,10 +126,10 @@ class _Report:
 
 
 def read_traffic(message: Msg) -> TrafficReport | None:
-    """Return a report of traffic as its process published it; None for anything else that arrives among them.
+    """Return a traffic report published by its own process; None for any other message.
 
-    The server sends consumers' messages and answers wherever a client wants: the former keep their own subject, the
-    latter have headers or another form. Only gateways may publish under the subjects of reports.
+    The server can deliver consumers' messages and replies to this subscription: the former keep another subject, the
+    latter have headers or another form. Only gateways may publish reports.
     """
     try:
         report = TrafficReport.model_validate_json(message.data)

@@ -1,4 +1,4 @@
-"""Sends prompts to the gateway with the person's own key."""
+"""Sends playground prompts to the gateway with the person's API key."""
 
 import json
 import ssl
@@ -13,16 +13,16 @@ from services.console.domain.playground import Answer
 
 TIMEOUT: Final = httpx.Timeout(120.0, connect=5.0)
 LONGEST_ANSWER: Final = 200_000
-"""Characters of an answer that are read."""
+"""Characters of an answer after which reading stops."""
 
 
 class GatewayClient:
-    """The gateway's OpenAI API.
+    """Client of the gateway's OpenAI API.
 
     Args:
-        url: Its address.
-        ca: Certificate of the authority of its certificate; None for those of the system.
-        transport: Stands for the network in tests.
+        url: Base URL of the gateway.
+        ca: CA certificate of the gateway; None for the system's CAs.
+        transport: Replaces the network in tests.
     """
 
     def __init__(self, url: str, ca: Path | None, transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -31,7 +31,7 @@ class GatewayClient:
         self._client = httpx.AsyncClient(timeout=TIMEOUT, verify=verify, trust_env=False, transport=transport)
 
     async def ask(self, key: str, model: str, version: int, prompt: str, max_tokens: int) -> Answer:
-        """Return a version's answer to a prompt; an error becomes the answer's problem."""
+        """Return a version's answer to a prompt; an error becomes the answer's `problem`."""
         body = {
             "model": f"{model}@v{version}",
             "messages": [{"role": "user", "content": prompt}],
@@ -54,18 +54,18 @@ class GatewayClient:
             return Answer(version=version, problem=f"The gateway does not answer ({type(error).__name__}).")
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the HTTP connections."""
         await self._client.aclose()
 
 
 class Sent:
-    """When a request was sent: opening its connection is not part of the time of an answer."""
+    """Time when a request's headers were sent, so that connecting does not count as latency."""
 
     def __init__(self) -> None:
         self.at = time.perf_counter()
 
     async def note(self, event: str, _info: Mapping[str, Any]) -> None:
-        """Note the time of a step of the request."""
+        """Set the time when the request headers are sent; an httpx trace callback."""
         if event.endswith("send_request_headers.started"):
             self.at = time.perf_counter()
 

@@ -1,4 +1,4 @@
-"""The index: rows of the event log in an embedded SQLite file, which can always be built again from the log."""
+"""The index: rows derived from the event log, in an SQLite file that can be rebuilt from the log."""
 
 import contextlib
 import re
@@ -34,18 +34,18 @@ _INDEXES: Final = (
     "CREATE INDEX windows_ended ON windows (model, ended_at)",
 )
 WINDOWS_KEPT: Final = 720
-"""Newest windows that are kept of each target, six hours of 30 s, beside those during a canary. The log has all."""
+"""Newest windows kept per target (six hours of 30 s each), besides those during a canary. The log has all."""
 
 
 class Index:
     """Reads and writes the index. One thread writes; any number of threads read the last commit.
 
     Args:
-        path: The index file. A damaged file, or one of another schema, is replaced by an empty one.
-        wait_s: Seconds to wait until a process that is ending has closed the file.
+        path: The index file. A damaged file or another schema is replaced by an empty index.
+        wait_s: Seconds to wait for another process to release the file.
 
     Raises:
-        IndexInUseError: Another process has the file.
+        IndexInUseError: Another process holds the file.
     """
 
     def __init__(self, path: Path, wait_s: float = 10.0) -> None:
@@ -57,7 +57,7 @@ class Index:
             self._create()
         self._writer = self._connect()
         self._writer.execute("PRAGMA journal_mode = WAL")
-        self._writer.execute("PRAGMA synchronous = NORMAL")  # what a crash takes is read from the log again
+        self._writer.execute("PRAGMA synchronous = NORMAL")  # rows lost in a crash are read from the log again
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=10, check_same_thread=False, isolation_level=None)
@@ -70,7 +70,7 @@ class Index:
         with contextlib.closing(sqlite3.connect(self._path)) as connection:
             for statement in (*_tables(), *_INDEXES):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA}")  # last: a file without it is made again
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")  # last: a file without it is recreated
             connection.commit()
 
     def close(self) -> None:
@@ -86,12 +86,12 @@ class Index:
                 self._writer.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
 
     def positions(self) -> dict[str, tuple[int, str]]:
-        """Return the last sequence of each stream that is in the index, and which stream it was."""
+        """Return the last indexed sequence number and the identity of each stream."""
         entries = self.read("SELECT stream, sequence, identity FROM positions")
         return {entry["stream"]: (entry["sequence"], entry["identity"]) for entry in entries}
 
     def write(self, stream: str, sequence: int, identity: str, rows: Iterable[tuple[int, Row]]) -> None:
-        """Write rows, each with the sequence of its event, and the position of their stream, all or nothing."""
+        """Write rows with their events' sequence numbers and the stream's position, in one transaction."""
         with self._writing, self._transaction():
             self._insert(stream, sequence, identity, rows)
 
@@ -121,13 +121,13 @@ class Index:
         return self.read_about(None, query, values)
 
     def about(self, models: Sequence[str]) -> "Part":
-        """Return a reader of the rows about some models only."""
+        """Return a reader limited to rows about these models."""
         return Part(self, tuple(sorted(models)))
 
     def read_about(
         self, models: tuple[str, ...] | None, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()
     ) -> list[dict[str, Any]]:
-        """Return the rows of a query, as if the index had those about some models only; None: about all."""
+        """Return the rows of a query, limited to some models; None for all models."""
         with contextlib.closing(self._connect()) as connection:
             for view in _views(models) if models is not None else ():
                 connection.execute(view)
@@ -137,8 +137,7 @@ class Index:
 class Part:
     """Reads the rows about some models.
 
-    On its connection each name of a table is that of a temporary view without the rows about other models, so that no
-    question can show them.
+    Temporary views replace all tables on its connections, so that no query can return rows about other models.
     """
 
     def __init__(self, index: Index, models: tuple[str, ...]) -> None:
@@ -150,7 +149,7 @@ class Part:
 
 
 def _views(models: tuple[str, ...]) -> Iterator[str]:
-    """Yield the statements that create the views; SQLite looks up temporary names first."""
+    """Yield the statements that create the views; SQLite resolves temporary names first."""
     unsafe = [model for model in models if not re.fullmatch(MODEL_NAME_PATTERN, model)]
     if unsafe:
         msg = f"{unsafe} are no names of models"
@@ -166,7 +165,7 @@ def _views(models: tuple[str, ...]) -> Iterator[str]:
 def _tables() -> Iterator[str]:
     for table, (keys, others) in TABLES.items():
         columns = ", ".join((*keys, *others, "seq INTEGER NOT NULL"))
-        layout = "" if "body" in others else " WITHOUT ROWID"  # large rows of such a table take a page each
+        layout = "" if "body" in others else " WITHOUT ROWID"  # bodies are too large for WITHOUT ROWID
         yield f"CREATE TABLE {table} ({columns}, PRIMARY KEY ({', '.join(keys)})){layout}"
     yield "CREATE TABLE positions (stream TEXT PRIMARY KEY, sequence INTEGER NOT NULL, identity TEXT NOT NULL)"
 
@@ -190,4 +189,4 @@ _PRUNE: Final = (
     "AND later.sequence > d.sequence ORDER BY later.sequence LIMIT 1), '9') "
     "> strftime('%Y-%m-%dT%H:%M:%fZ', windows.ended_at, '-60 seconds'))"
 )
-"""Keeps windows while a canary took traffic, and the one that was open when it ended."""
+"""Deletes old windows, except those during a canary and the window open at its end."""

@@ -1,4 +1,4 @@
-"""The file of the index: its lock, and its validity."""
+"""The index file: its lock, and the check that it is intact."""
 
 import contextlib
 import fcntl
@@ -14,14 +14,14 @@ _TRY_S: Final = 0.1
 
 
 class IndexInUseError(RuntimeError):
-    """Another process has the file of the index."""
+    """Another process holds the index file."""
 
 
 def hold(path: Path, wait_s: float) -> IO[bytes]:
-    """Return the lock of an index, which holds until it is closed or the process ends.
+    """Lock an index and return the lock; it holds until closed or until the process ends.
 
     Raises:
-        IndexInUseError: Another process still has it after `wait_s`.
+        IndexInUseError: Another process holds the lock after `wait_s` seconds.
     """
     lock = Path(f"{path}.lock").open("ab")  # noqa: SIM115 - it stays open as long as the index
     deadline = time.monotonic() + wait_s
@@ -39,10 +39,10 @@ def hold(path: Path, wait_s: float) -> IO[bytes]:
 
 
 def is_current(path: Path, schema: int) -> bool:
-    """Return whether a file is an intact index of a schema.
+    """Return whether a file is an intact index of this schema version.
 
     Raises:
-        sqlite3.Error: It cannot be read now, which does not show that it is damaged.
+        sqlite3.Error: The file cannot be read now, but may be intact.
     """
     if not path.is_file():
         return False

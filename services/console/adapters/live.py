@@ -1,4 +1,4 @@
-"""Data that no stream stores: the live progress of work, and the services that report that they run."""
+"""Live messages that no stream stores: progress of work, and reports of running processes."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from shared.messaging.running import read_running
 
 
 async def follow_progress(client: Client, on_progress: Callable[[Event[Any]], None]) -> None:
-    """Call `on_progress` with each progress report until cancelled; the client resubscribes after a reconnect.
+    """Call `on_progress` with each progress report until cancelled; survives reconnects.
 
-    A consumer can deliver a stored message here: what is no progress of its sender is left out.
+    A consumer may deliver stored messages to this subject; anything but a valid progress report is ignored.
     """
 
     async def take(message: Msg) -> None:

@@ -1,4 +1,4 @@
-"""The streams of the bus, read by consumers of the console's own."""
+"""Reads the bus's streams through consumers of the console's own."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ BATCH: Final = 200
 
 
 class StreamLog:
-    """Reads streams; a consumer that is lost is made again.
+    """Reads streams, and recreates a lost consumer.
 
     Args:
-        js: Returns the bus, once it is connected.
-        retry_s: How long it waits after an error.
+        js: Returns JetStream once the bus is connected.
+        retry_s: Seconds to wait after an error.
     """
 
     def __init__(self, js: Callable[[], JetStreamContext], retry_s: float = RETRY_S) -> None:
@@ -30,7 +30,7 @@ class StreamLog:
         self._readers: dict[str, _Reader] = {}
 
     async def identity(self, stream: str) -> tuple[str, int, int]:
-        """Return when a stream was made, and its first and last sequence; wait until the bus answers."""
+        """Return a stream's creation time and its first and last sequence number; wait until the bus answers."""
         while True:
             try:
                 info = await self._js().stream_info(stream)
@@ -42,7 +42,7 @@ class StreamLog:
                 return created, int(info.state.first_seq), int(info.state.last_seq)
 
     async def read(self, stream: str, start: int, wait_s: float) -> tuple[int, Sequence[Logged]]:
-        """Return the next sequence to read, and the events from `start` on; no events after `wait_s`."""
+        """Return the next sequence number to read, and the entries from `start` on; none after `wait_s` seconds."""
         reader = self._readers.get(stream)
         if reader is None or reader.next != start:
             if reader is not None:
@@ -52,18 +52,18 @@ class StreamLog:
         return reader.next, events
 
     async def aclose(self) -> None:
-        """Remove all consumers; a client that drains would wait for the answers to requests that nothing reads."""
+        """Remove all consumers, so that the draining client does not wait for unread answers."""
         while self._readers:
             _, reader = self._readers.popitem()
             await reader.close()
 
 
 class _MissedError(Exception):
-    """The consumer delivered messages that did not arrive here; it does not deliver them again."""
+    """A delivered message did not arrive; the consumer does not redeliver it."""
 
 
 class _Reader:
-    """Reads one stream from a sequence on, through a consumer that is recreated if it or a message is lost."""
+    """Reads one stream from a sequence number on, through a consumer that is recreated after a loss."""
 
     def __init__(self, js: JetStreamContext, stream: str, start: int, retry_s: float) -> None:
         self.next = start
@@ -72,7 +72,7 @@ class _Reader:
         self._delivered = 0
 
     async def read(self, *, wait_s: float) -> list[Logged]:
-        """Return the next messages; none if none arrived in time."""
+        """Return the next entries; empty if none arrives within `wait_s` seconds."""
         events: list[Logged] = []
         try:
             await self._read_into(events, wait_s)
@@ -84,7 +84,7 @@ class _Reader:
         return events
 
     async def _read_into(self, events: list[Logged], wait_s: float) -> None:
-        """Append all available messages, else wait for one; messages appended before an error stay."""
+        """Append all available entries, or wait for one; entries appended before an error remain."""
         subscription = self._subscription or await self._subscribe()
         try:
             first = await subscription.fetch(1, timeout=wait_s)

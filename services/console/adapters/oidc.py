@@ -1,4 +1,4 @@
-"""Signs people in by an identity provider (OpenID Connect): code flow with PKCE, verified with its public keys."""
+"""Sign-in by an OpenID Connect provider: authorisation code flow with PKCE, ID tokens verified by public keys."""
 
 import asyncio
 import base64
@@ -14,27 +14,27 @@ import httpx
 import jwt
 
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""Asymmetric ones only: who can verify must not be able to sign."""
+"""Asymmetric algorithms only: a verifier must not be able to sign."""
 _FETCH_S: Final = 5.0
 _LEEWAY_S: Final = 30
 _LONGEST: Final = 64 * 1024
 
 
 class SignInRefusedError(Exception):
-    """The answer of an identity provider was refused; the message says why."""
+    """The identity provider's answer was refused, for the reason in the message."""
 
 
 @dataclass
 class Provider:
-    """An identity provider.
+    """An OpenID Connect provider.
 
     Attributes:
-        issuer: Its address; `/.well-known/openid-configuration` below it says where the rest is.
-        client_id: The console's name there.
-        client_secret: Its secret there; empty for a public client.
-        claim: The claim of the ID token that names the identity.
-        redirect_uri: Where it sends the browser back to.
-        transport: For tests: what requests go through.
+        issuer: Its URL; `/.well-known/openid-configuration` below it lists the endpoints.
+        client_id: The console's client ID.
+        client_secret: The client secret; empty for a public client.
+        claim: Claim of the ID token that names the identity.
+        redirect_uri: The console's callback URL.
+        transport: Replaces the network in tests.
     """
 
     issuer: str
@@ -47,7 +47,7 @@ class Provider:
     _configuration: dict[str, Any] = field(default_factory=dict)
 
     async def begin(self, target: str) -> tuple[str, str]:
-        """Return where the browser is sent, and the value of the cookie that the answer is compared with.
+        """Return the URL of the provider's sign-in page, and the cookie that binds the answer to the browser.
 
         Raises:
             SignInRefusedError: The provider does not answer.
@@ -70,10 +70,10 @@ class Provider:
         return f"{known['authorization_endpoint']}?{urlencode(asked)}", f"{text}.{self._sign(text)}"
 
     async def end(self, cookie: str, state: str, code: str, error: str) -> tuple[str, str]:
-        """Return the name of the person who signed in, and the requested path.
+        """Verify the provider's answer; return the name of the signed-in person and the page requested before.
 
         Raises:
-            SignInRefusedError: The answer is not for this browser, or the token is not valid.
+            SignInRefusedError: The answer belongs to another browser, or the token is invalid.
         """
         text, _, signature = cookie.partition(".")
         if not text or not hmac.compare_digest(signature.encode(), self._sign(text).encode()):
@@ -105,7 +105,7 @@ class Provider:
         return self._configuration
 
     async def _claims(self, code: str, verifier: str) -> dict[str, Any]:
-        """Return the claims of the ID token that a code is exchanged for, verified."""
+        """Exchange a code for an ID token; return its verified claims."""
         known = await self._discover()
         asked = {
             "grant_type": "authorization_code",
@@ -151,7 +151,7 @@ class Provider:
 
 
 def _check_address(address: str) -> None:
-    """Refuse an address without TLS, unless it is on this machine."""
+    """Refuse a URL without TLS, except on loopback."""
     parts = urlsplit(address)
     if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "localhost"):
         raise SignInRefusedError(f"the identity provider names {address[:100]!r}, which is no https address")

@@ -1,7 +1,7 @@
-"""Publishes people's orders, each with the person's own credential.
+"""Publishes orders with the ordering person's own credential.
 
-The bus lets an identity publish only subjects that end with its own name (docs/adr/0019). So the console opens a
-connection as the person for each order: the server would refuse the console's credential.
+An identity may publish only subjects that end with its own name (docs/adr/0019). The console therefore opens a bus
+connection as that person for each order.
 """
 
 import asyncio
@@ -26,26 +26,26 @@ from shared.storage.kv import Bucket
 
 CONNECT_S: Final = 5
 ROUTE_S: Final = 3.0
-"""Seconds that a page waits for a route."""
+"""Seconds to read a route for a page."""
 
 
 class PersonalOrders:
-    """Publishes orders as the people who give them.
+    """Publishes orders as the people who order.
 
     Args:
-        connection: Where the bus is.
-        people: Knows the credential of each.
-        clock: The time of an order.
+        connection: Connection settings of the bus.
+        people: Finds each person's credential.
+        clock: Clock for the time of an order.
     """
 
     def __init__(self, connection: Connection, people: People, clock: Clock) -> None:
         self._connection, self._people, self._clock = connection, people, clock
 
     async def publish(self, person: str, model: str, fact: Fact, release_id: str | None) -> Event[Any]:
-        """Publish an order with the person's own credential, and return its event.
+        """Publish an order with the person's credential; return its event.
 
         Raises:
-            Permanent: The console has no credential of the person, or the bus does not accept it.
+            Permanent: The order is too large, or the person's credential is missing or refused.
             Transient: The bus does not answer.
         """
         excess = too_large(fact)
@@ -75,10 +75,10 @@ class PersonalOrders:
         return order
 
     def _connection_of(self, person: str) -> Connection:
-        """Return the settings that connect as a person.
+        """Return the connection settings of a person.
 
         Raises:
-            Permanent: The console has no credential of the person, or the file is another one's.
+            Permanent: The console has no credential of the person, or its file belongs to another identity.
         """
         file = self._people.credential(person)
         if file is None:
@@ -101,16 +101,16 @@ def _refused(person: str, error: Exception) -> Permanent | Transient:
 
 
 class BusRoutes:
-    """The routes of production in their bucket."""
+    """Reads production routes from their bucket."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
     async def get(self, model: str) -> Route | None:
-        """Return the route of a model; None if there is none.
+        """Return a model's route; None if there is none.
 
         Raises:
-            Transient: The bus does not answer within `ROUTE_S`, or the record cannot be read.
+            Transient: The bus does not answer within `ROUTE_S` seconds, or the record cannot be read.
         """
         try:
             async with asyncio.timeout(ROUTE_S):

@@ -1,4 +1,4 @@
-"""The people of the installation, from the file that `slipway keys` keeps; read again when it changes."""
+"""The people of the installation, from the file that `slipway keys` writes; reread when it changes."""
 
 from pathlib import Path
 from typing import Final
@@ -17,8 +17,8 @@ class People:
     """The people who may sign in.
 
     Args:
-        listing: `trust/identities.json` of a folder of keys.
-        credentials: Folder with credentials of those whose orders the console may publish; None for none.
+        listing: `trust/identities.json` of a folder of keys; None to disable sign-in.
+        credentials: Folder of credentials for publishing people's orders; None without.
         teams: The teams.
     """
 
@@ -28,26 +28,26 @@ class People:
         self._seen: tuple[int, int] | None = None
 
     def find(self, name: str) -> Person | None:
-        """Return the person of a name; None if the person does not exist or was withdrawn."""
+        """Return a person by name; None if the person is unknown or was removed."""
         identity = self._read().get(name)
         if identity is None:
             return None
         return person_of(identity, self._teams.read(), has_credential=self.credential(name) is not None)
 
     def public_keys(self, name: str) -> tuple[str, ...]:
-        """Return the keys of a person; none for a name that is unknown."""
+        """Return a person's public keys; empty for an unknown name."""
         identity = self._read().get(name)
         return identity.public_keys if identity is not None else ()
 
     def credential(self, name: str) -> Path | None:
-        """Return the file of a person's credential; None if the console has none of that person."""
+        """Return a person's credential file; None if the console has none."""
         if self._credentials is None or name not in self._read():
             return None
         file = self._credentials / f"{name}.nk"
         return file if file.is_file() else None
 
     def _read(self) -> dict[str, Identity]:
-        """Return the people in the file; none if it is unreadable, so that withdrawn people lose access."""
+        """Return the people in the file; empty if it is unreadable, so that removed people lose access."""
         if self._listing is None:
             return {}
         try:
@@ -57,7 +57,7 @@ class People:
                 identities = _IDENTITIES.validate_json(self._listing.read_bytes())
                 self._known = {
                     identity.name: identity for identity in identities if set(identity.roles) - {"publisher"}
-                }  # it reads nothing
+                }  # a pure publisher may not sign in
                 self._seen = version
         except (OSError, ValidationError) as error:
             structlog.get_logger().error(

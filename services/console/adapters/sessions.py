@@ -1,6 +1,6 @@
-"""Sessions of signed-in people, stored on the server only; a browser holds a random value as the key.
+"""Sessions of signed-in people, kept on the server; a browser holds only a random value.
 
-The file also has who acknowledged which incident: it outlasts the index.
+The file also records who acknowledged which incident, independently of the index.
 """
 
 import contextlib
@@ -18,26 +18,26 @@ from typing import Final
 from shared.runtime.clock import Clock
 
 LONGEST: Final = timedelta(hours=12)
-"""After this a person signs in again."""
+"""Maximum age of a session."""
 IDLE: Final = timedelta(hours=2)
-"""A session that was not used for so long has ended."""
+"""Time without use after which a session ends."""
 MOST: Final = 10_000
 
 
 @dataclass(frozen=True)
 class Session:
-    """A session: whose it is, and the token that each order of it must carry."""
+    """A session's person, and the CSRF token that each of its orders must carry."""
 
     person: str
     csrf: str
 
 
 class Sessions:
-    """Sessions in an SQLite file that only its owner can read; it has digests of the values that browsers hold.
+    """Sessions in an SQLite file readable by its owner only; it stores digests of the browsers' values.
 
     Args:
         path: The file.
-        clock: Says when a session has ended.
+        clock: Clock for the end of sessions.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
@@ -58,7 +58,7 @@ class Sessions:
         self._file.close()
 
     def begin(self, person: str, former: str | None = None) -> str:
-        """Return the value of a new session of a person; the former session ends."""
+        """Begin a session and return the value for the browser; end the former session."""
         value, now = secrets.token_urlsafe(32), self._now()
         with self._locked() as file:
             if former is not None:
@@ -71,7 +71,7 @@ class Sessions:
         return value
 
     def find(self, value: str | None, *, use: bool = True) -> Session | None:
-        """Return the session that a value names; None if there is none, or if it has ended. `use` makes it last."""
+        """Return the session of a browser's value; None if unknown or ended. With `use`, extend its idle time."""
         if value is None or len(value) > 100:
             return None
         now, id_ = self._now(), _digest(value)
@@ -89,26 +89,26 @@ class Sessions:
             file.execute("DELETE FROM sessions WHERE id = ?", (_digest(value or ""),))
 
     def tokens(self) -> set[str]:
-        """Return the tokens of the sessions that are kept."""
+        """Return the CSRF tokens of all stored sessions."""
         with self._locked() as file:
             return {csrf for (csrf,) in file.execute("SELECT csrf FROM sessions")}
 
     def use_once(self, nonce: str, expires_at: datetime) -> bool:
-        """Return whether a value is used for the first time; it is remembered until it expires."""
+        """Return whether a value is used for the first time; it is stored until it expires."""
         with self._locked() as file:
             file.execute("DELETE FROM used WHERE expires < ?", (self._now() - 60,))
             row = (hashlib.sha256(nonce.encode()).hexdigest(), expires_at.timestamp())
             return file.execute("INSERT OR IGNORE INTO used VALUES (?, ?)", row).rowcount == 1
 
     def acknowledge(self, incident: str, person: str) -> None:
-        """Note the first person to acknowledge an incident; only the newest `MOST` entries are kept."""
+        """Record the first acknowledgement of an incident; only the newest `MOST` are kept."""
         with self._locked() as file:
             file.execute("INSERT OR IGNORE INTO acknowledged VALUES (?, ?, ?)", (incident, person, self._now()))
             newest = "SELECT incident FROM acknowledged ORDER BY at DESC LIMIT ?"
             file.execute(f"DELETE FROM acknowledged WHERE incident NOT IN ({newest})", (MOST,))  # noqa: S608 - a text of ours
 
     def acknowledged(self, incidents: Sequence[str]) -> dict[str, str]:
-        """Return by whom, and when, each of the incidents was acknowledged: `anna at 2026-11-27 03:12 UTC`."""
+        """Return author and time by acknowledged incident: `anna at 2026-11-27 03:12 UTC`."""
         query = "SELECT incident, person, at FROM acknowledged WHERE incident IN (SELECT value FROM json_each(?))"
         with self._locked() as file:
             entries = file.execute(query, (json.dumps(incidents),)).fetchall()

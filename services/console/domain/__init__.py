@@ -1,1 +1,1 @@
-"""Pure rules of the console: rows of events, permissions of people, contents of screens."""
+"""The console's pure rules: rows of events, people's permissions, contents of pages."""

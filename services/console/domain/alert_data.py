@@ -1,4 +1,4 @@
-"""The data of alerts on pages. Pure."""
+"""Data of alerts for pages. Pure."""
 
 from typing import Literal
 
@@ -6,13 +6,13 @@ from services.console.domain.screens import EventRow, Moment, Points, RollbackSu
 
 
 class AlertRow(Screen):
-    """An alert with its last figures; a resolved alert has the figures at its raising.
+    """An alert with its last figures, or, once resolved, its figures when raised.
 
     Attributes:
-        value: Figure that `limit` bounds: drift distance, clock offset in seconds, loss of evaluation score, or the
+        value: The figure that `limit` bounds: drift distance, clock offset in seconds, loss of evaluation score, or
             share of bad requests.
-        resolution: Why it is resolved; empty while it is open.
-        answers_nothing: Whether the target answers nothing.
+        resolution: Why it was resolved; empty while open.
+        answers_nothing: Whether the target answers no request.
     """
 
     alert_id: str
@@ -40,7 +40,7 @@ class AlertRow(Screen):
 
 
 class ChainStep(Screen):
-    """A step from the first bad request to the verified recovery; `since_ms` counts from the step before."""
+    """A step from the first bad request to the verified recovery; `since_ms` counts from the previous step."""
 
     name: str
     at: Time
@@ -48,15 +48,15 @@ class ChainStep(Screen):
 
 
 class Figures(Screen):
-    """The counts of a model's windows, oldest first.
+    """A model's metrics per window, oldest first.
 
     Attributes:
-        target: The target that they are about.
-        ends: When each window ended.
-        requests: Those of all targets.
-        bad_ratio: The share of the target's that a trigger calls bad; None where there was no such window of it.
-        ttft_p95_ms: By target.
-        moments: What happened meanwhile.
+        target: The target of `bad_ratio`.
+        ends: End of each window.
+        requests: Requests to all targets.
+        bad_ratio: Share of the target's requests that a trigger calls bad; None without a window.
+        ttft_p95_ms: TTFT p95 by target, in milliseconds.
+        moments: Events of the model in the same period.
     """
 
     target: str
@@ -68,7 +68,7 @@ class Figures(Screen):
 
 
 class Alert(Screen):
-    """An alert with the decision that followed from it."""
+    """An alert, the rollbacks that followed, and the figures around it."""
 
     alert: AlertRow
     rollbacks: tuple[RollbackSummary, ...]

@@ -1,4 +1,4 @@
-"""Which rows an event of the log is written as. Pure, and without knowledge of earlier events."""
+"""Maps an event of the log to rows of the index. Pure, and independent of earlier events."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -22,17 +22,17 @@ from services.console.domain.watch_rows import (
 )
 
 SUMMARIES: Final = (f.WindowSummarised, f.InferenceBatch, f.WorkProgressed, f.ReleaseProgressed)
-"""Figures and live progress: they are no entries of the history."""
+"""Events with figures or live progress, which the history leaves out."""
 _OF_RELEASE: Final = (
     f.ReleaseOpened, f.CheckpointMerged, f.VariantQuantised, f.VersionRegistered, f.VariantBenchmarked,
     f.VariantEvaluated, f.RehearsalCompleted, f.ApprovalRequested, f.CanaryAssessed, f.ShadowAssessed,
     f.ReleaseProgressed,
 )  # fmt: skip
-"""Events whose bodies the screen of a release needs."""
+"""Events whose bodies the release page needs."""
 
 
 def apply(stream: str, sequence: int, event: Event[Any], percentile: Ms) -> tuple[Row, ...]:
-    """Return the rows that an event of a stream is written as; none for an event that no screen shows."""
+    """Return the rows of an event; none if no page shows it."""
     data = event.data
     rows: list[Row] = []
     if not isinstance(data, SUMMARIES):
@@ -66,7 +66,7 @@ def apply(stream: str, sequence: int, event: Event[Any], percentile: Ms) -> tupl
 
 
 def apply_unreadable(message: Unreadable) -> tuple[Row, ...]:
-    """Return the row of an unreadable announcement's sender; none for streams whose senders are services."""
+    """Return the row with an unreadable announcement's sender; none for other streams: services send those."""
     if message.stream != INBOX:
         return ()
     named = {"stream": message.stream, "sequence": message.sequence}
@@ -79,7 +79,7 @@ def _of_release(stream: str, sequence: int, event: Event[Any]) -> list[Row]:
     if not RELEASE_ID.fullmatch(release_id):
         return []
     slot = f"{stream}:{sequence:012d}"
-    if isinstance(data, f.CanaryAssessed):  # each replaces the one before
+    if isinstance(data, f.CanaryAssessed):  # a newer assessment replaces an older one
         slot = f"canary:{data.weight_ratio:g}"
     if isinstance(data, f.ShadowAssessed | f.ReleaseProgressed):
         slot = event.type
@@ -119,7 +119,7 @@ def _progressed(event: Event[f.ReleaseProgressed], _sequence: int) -> tuple[Row,
 
 
 def _refused(event: Event[f.CheckpointRejected], _sequence: int) -> tuple[Row, ...]:
-    """Return the row of a checkpoint that was refused before a release began; a release shows its own refusal."""
+    """Return the row of a checkpoint that was refused before its release opened; releases record later refusals."""
     data = event.data
     if RELEASE_ID.fullmatch(event.correlationid):
         return ()

@@ -1,4 +1,4 @@
-"""The screen of a canary: candidate over active, and the evidence of each trigger against its line. Pure."""
+"""Data of the canary page: candidate and active target, and each trigger's evidence. Pure."""
 
 import json
 import statistics
@@ -12,18 +12,18 @@ from services.console.domain.screens import Moment, Screen, Time
 
 Entry = Mapping[str, Any]
 SUFFIXES: Final = {"": "", ":baseline": " beside active"}
-"""Of the keys of e-values: what each test compares the candidate with, for people."""
+"""Label of each e-value's comparison, by the suffix of its key."""
 FIGURES: Final = ("ttft_p95_ms", "itl_p95_ms", "e2e_p95_ms")
 
 
 class Side(Screen):
-    """Metrics of one target during the canary.
+    """A target's metrics during the canary.
 
-    The failure ratio is that of all complete windows together; each latency is the median of the windows' p95.
+    The failure ratio covers all windows together; each latency is the median of the windows' p95, in milliseconds.
 
     Attributes:
-        windows: Windows of the target in which it had requests; 0 if the index has none.
-        failed_ratio: Failures of the target as a share of its requests.
+        windows: Windows with requests to the target; 0 if the index has none.
+        failed_ratio: Share of its requests that the target failed.
     """
 
     target: str
@@ -35,30 +35,30 @@ class Side(Screen):
 
 
 class Share(Screen):
-    """A step of the canary: its share of traffic and its state."""
+    """A traffic share of the canary, and its state."""
 
     weight: float
     state: Literal["waiting", "running", "pass", "fail"]
 
 
 class Bad(Screen):
-    """The numbers of bad and of all requests that a trigger observed."""
+    """Bad and total requests that a trigger counted."""
 
     bad: int
     requests: int
 
 
 class Evidence(Screen):
-    """The evidence against a candidate by one trigger; the canary is aborted when a value reaches `line`.
+    """A trigger's evidence against a candidate; an e-value at or above `line` aborts the canary.
 
     Attributes:
-        e_value: Against the trigger's own limit.
-        baseline_e_value: Beside the active target in the same seconds.
-        allowed_ratio: The share of bad requests that the trigger allows.
+        e_value: E-value against the trigger's limit.
+        baseline_e_value: E-value against the active target in the same seconds.
+        allowed_ratio: Share of bad requests that the trigger allows.
         line: 1/alpha.
-        candidate: Requests of the candidate that the last assessment counted; None if it names no counts.
-        active_beside: Requests of the active target at the same time.
-        pairs: Requests that both versions answered, and which of them were bad on which; None if there was none.
+        candidate: The candidate's requests in the last assessment; None without counts.
+        active_beside: The active target's requests in the same period.
+        pairs: Requests that both versions answered, counted by which was bad; None if there was none.
     """
 
     trigger: str
@@ -75,12 +75,12 @@ class Evidence(Screen):
 
 
 class EvidenceTest(Screen):
-    """A test of a trigger whose e-values are drawn: against its limit, or beside the active target.
+    """A test whose e-values the chart draws: against a trigger's limit, or against the active target.
 
     Attributes:
-        key: Its name among the e-values of an assessment.
-        label: Its name for people.
-        line: 1/alpha: an e-value of this aborts the canary.
+        key: Its key among an assessment's e-values.
+        label: Its name on pages.
+        line: 1/alpha; this e-value aborts the canary.
     """
 
     key: str
@@ -89,7 +89,7 @@ class EvidenceTest(Screen):
 
 
 class CanaryPoint(Screen):
-    """An assessment of the canary: evidence by test (`NAME`, `NAME:baseline`), and the missing evidence."""
+    """An assessment of the canary: e-values by test (`NAME`, `NAME:baseline`), and the requests still needed."""
 
     at: Time
     weight: float
@@ -100,7 +100,7 @@ class CanaryPoint(Screen):
 
 
 class Latency(Screen):
-    """The p95 time to first token of both sides for one window, in ms; None for a side that has none in the window."""
+    """TTFT p95 of both targets in one window, in milliseconds; None for a target without requests."""
 
     at: Time
     candidate: float | None
@@ -108,13 +108,13 @@ class Latency(Screen):
 
 
 class Canary(Screen):
-    """A canary: which target takes which share, candidate over active, and the evidence over time, oldest first.
+    """A canary: traffic shares, metrics of candidate and active target, and evidence over time, oldest first.
 
     Attributes:
-        requests: Of the candidate in the current step, as the last assessment counted them; the evidence is of
-            the shadow and all steps.
-        moments: What happened to the model meanwhile.
-        windows: Windows of both targets that the figures of the sides are of; 0 if the index has none.
+        requests: The candidate's requests in the current step at the last assessment; evidence covers the shadow and
+            all steps.
+        moments: Events of the model in the same period.
+        windows: Windows behind the metrics of both targets; 0 if the index has none.
     """
 
     release_id: str
@@ -137,7 +137,7 @@ class Canary(Screen):
 
 
 def points_of(entries: Iterable[Entry]) -> tuple[CanaryPoint, ...]:
-    """Convert rows of the console's index to the points of a canary's chart, one for each assessment."""
+    """Convert index rows to the points of the canary's chart, one per assessment."""
     return tuple(
         CanaryPoint(
             at=entry["at"],
@@ -152,7 +152,7 @@ def points_of(entries: Iterable[Entry]) -> tuple[CanaryPoint, ...]:
 
 
 def side_of(target: str | None, windows: Sequence[Entry]) -> Side | None:
-    """Return the metrics of a target over its windows; None if there is no target."""
+    """Return a target's metrics over its windows; None without a target."""
     if target is None:
         return None
     own = [window for window in windows if window["target"] == target]
@@ -167,14 +167,14 @@ def side_of(target: str | None, windows: Sequence[Entry]) -> Side | None:
 
 
 def shares_of(policy: ReleasePolicy, points: Sequence[CanaryPoint]) -> tuple[Share, ...]:
-    """Return the shares that a policy plans, each with the last verdict on it."""
+    """Return the traffic shares of a policy, each with its last verdict."""
     verdicts = {point.weight: point.verdict for point in points}
     shown: dict[str | None, Any] = {"pass": "pass", "fail": "fail", "inconclusive": "running", None: "waiting"}
     return tuple(Share(weight=step, state=shown[verdicts.get(step)]) for step in policy.canary.steps)
 
 
 def evidence_of(policy: ReleasePolicy, latest: CanaryAssessed | None) -> tuple[Evidence, ...]:
-    """Return the evidence of the last assessment by each trigger that watches request by request, strongest first."""
+    """Return the last assessment's evidence by sequential trigger, strongest first."""
     rows = [_evidence(trigger, latest) for trigger in sequential(policy.triggers)]
     return tuple(sorted(rows, key=lambda row: -max(row.e_value or 0.0, row.baseline_e_value or 0.0) / row.line))
 
@@ -198,7 +198,7 @@ def _evidence(trigger: Trigger, latest: CanaryAssessed | None) -> Evidence:
 
 
 def strongest_tests(canary: Canary) -> tuple[EvidenceTest, ...]:
-    """Return the tests that the assessments have e-values of, those nearest to their lines first."""
+    """Return the tests with e-values in the last assessment, closest to their lines first."""
     latest = canary.points[-1].e_values if canary.points else {}
     tests = [
         EvidenceTest(key=row.trigger + suffix, label=row.trigger + against, line=row.line)
@@ -210,13 +210,13 @@ def strongest_tests(canary: Canary) -> tuple[EvidenceTest, ...]:
 
 
 def label_of(key: str) -> str:
-    """Return the name of a test for people, by its key among the e-values of an assessment."""
+    """Return the label of a test by its e-value key."""
     trigger, colon, suffix = key.partition(":")
     return trigger + SUFFIXES.get(colon + suffix, colon + suffix)
 
 
 def latencies_of(windows: Iterable[Entry], candidate: str | None, active: str | None) -> tuple[Latency, ...]:
-    """Return the p95 of the time to first token of both sides, one entry per end of a window."""
+    """Return TTFT p95 of candidate and active target, one entry per window end."""
     by_end: dict[str, dict[str, float | None]] = {}
     for window in windows:
         by_end.setdefault(window["ended_at"], {})[window["target"]] = window["ttft_p95_ms"]

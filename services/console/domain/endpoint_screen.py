@@ -1,4 +1,4 @@
-"""The screen of the endpoints: each Triton's targets and load, by server-manager and gateways. Pure."""
+"""Data of the endpoints page: each Triton's targets and load, as server-managers and gateways report. Pure."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ from services.console.domain.rows import instant
 from services.console.domain.screens import Screen, Time
 
 _MODELS: Final = re.compile(r"([a-z0-9-]+)\.v[0-9]+\.")
-"""The models of the targets that a text names."""
+"""Matches the model names in the targets that a text mentions."""
 State = Literal["serving", "ejected", "draining", "drained", "silent", "fenced"]
 
 
@@ -22,10 +22,10 @@ class GatewayUse:
     """The reports of all gateway processes about an endpoint.
 
     Attributes:
-        processes: How many have reported lately, whatever they have there.
-        outstanding_tokens: Of all of them.
-        ejecting: How many of them send no requests there, of one target at least.
-        since: When the first of these was seen to do so; None without one.
+        processes: Processes that reported recently, with or without requests to it.
+        outstanding_tokens: Sum over all processes.
+        ejecting: Processes that send it no requests for at least one target.
+        since: Start of the first such ejection; None without one.
     """
 
     processes: int
@@ -38,9 +38,9 @@ class HeldTarget(Screen):
     """A target on an endpoint.
 
     Attributes:
-        role: What its route has it as: `active`, `canary`, `shadow`, `previous`; empty if it serves no production.
-        named: Whether its route names this endpoint, so that it gets requests there.
-        measured_bytes: The most memory that it was seen to take; None if nothing was measured.
+        role: Its role in the route: `active`, `canary`, `shadow`, `previous`; empty outside production.
+        named: Whether its route lists this endpoint, so that requests for the target go here.
+        measured_bytes: Peak memory measured; None without a measurement.
     """
 
     target: str
@@ -53,21 +53,21 @@ class HeldTarget(Screen):
 
 
 class EndpointRow(Screen):
-    """A Triton: its state, targets, memory, and the gateways' load on it.
+    """A Triton endpoint: state, targets, memory, and the gateways' load on it.
 
     Attributes:
-        state: `ejected` if a gateway sends no requests there; the others are server-manager's.
-        since: When the state began; None if that is not known.
-        is_current: Whether the fleet's server-manager reports: else only the gateways' figures are current.
-        reported_at: Time of its last report if it has stopped reporting; None if that is not known.
-        reasons: Author and reason of a drain, its obstacle, and why it takes no requests.
-        copies: Targets that it holds, or loads, while another endpoint serves them.
-        others: Targets of other teams, which are not shown.
-        measured_bytes: Peak memory of the targets with a measurement; None without any.
-        budget_bytes: Limit of reservations, alone or with other endpoints; None if not known.
+        state: `ejected` if a gateway sends it no requests; otherwise server-manager's state.
+        since: Start of the state; None if unknown.
+        is_current: Whether the fleet's server-manager reports; if not, only gateway figures are current.
+        reported_at: Time of the last report, if server-manager stopped reporting; None if unknown.
+        reasons: Why it is drained, not yet empty, or takes no requests.
+        copies: Targets that it holds or loads while another endpoint serves them.
+        others: Number of hidden targets of other teams.
+        measured_bytes: Peak memory of the measured targets; None without any.
+        budget_bytes: Limit of reservations, alone or with other endpoints; None if unknown.
         outstanding_tokens: Tokens outstanding at the endpoint; None if no gateway reports.
-        gateways: Number of gateway processes that report.
-        ejecting: Number of them that eject it.
+        gateways: Gateway processes that report.
+        ejecting: Gateway processes that eject it.
     """
 
     fleet: str
@@ -99,14 +99,14 @@ def endpoint_row(
     use: GatewayUse | None,
     sees: Callable[[str], bool],
 ) -> EndpointRow:
-    """Return an endpoint as a person may see it.
+    """Return an endpoint with the data that a person may see.
 
     Args:
-        fleet: Its fleet.
-        endpoint: What server-manager stored.
-        routes: The routes by model, of which roles are.
-        use: What the gateways report of it; None if none of them reports.
-        sees: Whether the person may see a model.
+        fleet: The endpoint's fleet.
+        endpoint: Server-manager's record of it.
+        routes: Routes by model.
+        use: Gateways' reports about it; None without any.
+        sees: Returns whether the person may see a model.
     """
     held = tuple(_held(target, routes, endpoint.endpoint) for target in endpoint.targets if sees(target.target.model))
     copies = tuple(name for name in endpoint.copies if sees(name.partition(".")[0]))
@@ -170,7 +170,7 @@ def _reasons(
 
 
 def _names_only(text: str, endpoint: FleetRuntime, sees: Callable[[str], bool]) -> bool:
-    """Return whether a text about an endpoint names no model that a person may not see, also as a part of a path."""
+    """Return whether a text about an endpoint mentions no hidden model, not even within a path."""
     names = (*(str(each.target) for each in endpoint.targets), *endpoint.copies)
     there = {name.partition(".")[0] for name in names}
     hidden = {model for model in (*there, *_MODELS.findall(text)) if not sees(model)}

@@ -1,4 +1,4 @@
-"""The incident banner for the person on call. Pure."""
+"""Data of the incident banner for the person on call. Pure."""
 
 from typing import Literal
 
@@ -9,12 +9,12 @@ class Incident(Screen):
     """A regression, a rollback or an ended release, with its cause and the serving version.
 
     Attributes:
-        key: Key of an acknowledgement.
+        key: Key for its acknowledgement.
         title: The event and its version.
-        why: The reason as in its alert, order or release.
-        serves: The serving version; empty if no traffic was moved.
-        link: The path of the screen that shows it.
-        failed: The target to roll back; empty if nothing is left to do.
+        why: The reason given by its alert, order or release.
+        serves: The serving version; empty if traffic did not move.
+        link: Path of the page about it.
+        failed: The target to roll back; empty if no action is left.
         acknowledged: Author and time; empty if not acknowledged.
     """
 

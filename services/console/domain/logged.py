@@ -1,4 +1,4 @@
-"""An entry of the log, an event or an unreadable message, parsed from a message. Pure."""
+"""An entry of the log, parsed from a message: an event, or an unreadable message. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ class LoggedEvent:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A message that is no event: its position in the log, and the model and the sender in its subject."""
+    """A message that is no valid event: its position in the log, and model and sender from its subject."""
 
     stream: str
     sequence: int
@@ -32,7 +32,7 @@ Logged = LoggedEvent | Unreadable
 
 
 def read_logged(stream: str, sequence: int, subject: str, body: bytes) -> Logged:
-    """Return the entry of a message; the bus permits a sender only subjects that end with its name."""
+    """Return the entry of a message. The sender in the subject is reliable: the bus checks it."""
     event = parse_message(subject, body)
     if event is not None:
         return LoggedEvent(stream, sequence, event)
@@ -41,13 +41,13 @@ def read_logged(stream: str, sequence: int, subject: str, body: bytes) -> Logged
 
 
 def parse_message(subject: str, body: bytes) -> Event[Any] | None:
-    """Return the event of a message, or None if it is malformed, of an unknown type, or names another sender."""
+    """Return the event of a message; None if it is malformed, unknown, or names another sender than the subject."""
     event = parse_stored(body)
     return None if event is None or event.nats_subject != subject else event
 
 
 def parse_stored(body: bytes | str) -> Event[Any] | None:
-    """Return the event of a body whose sender was compared with its subject; None if it is malformed or unknown."""
+    """Return the event of a stored body, already compared with its subject; None if malformed or unknown."""
     try:
         plain = Event[Any].model_validate_json(body)
         fact = FACTS.get(plain.type)

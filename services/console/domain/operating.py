@@ -7,7 +7,7 @@ from services.console.domain.order_data import LiftPlan
 
 
 def plan_lift(route: Route, target: Target) -> LiftPlan:
-    """Return the effect of lifting a quarantine, by the function that the rollback-controller uses."""
+    """Return the effect of lifting a quarantine, by the rollback-controller's own function."""
     edit = route_edits.lift_quarantine(route, target, cause_id="dry-run")
     plan = LiftPlan(model=route.model, target=str(target), epoch=route.epoch, refused=None)
     if isinstance(edit, route_edits.EditRefused):

@@ -1,4 +1,4 @@
-"""The data of orders on pages: their effect, and their outcome. Pure."""
+"""Data of orders for pages: effect and outcome. Pure."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from services.console.domain.screens import Screen, Time
 
 
 class RollbackPlan(Screen):
-    """The effect of a rollback now; `refused` has the code and the reason if it would be refused."""
+    """The effect of a rollback now; `refused` holds code and reason if the rollback would be refused."""
 
     model: str
     failed: str
@@ -31,14 +31,14 @@ class OrderAnswer(Screen):
 
 
 class Followed(Screen):
-    """An order as far as its effect is known.
+    """An order with its effects so far.
 
     Attributes:
         what: Its type, such as `rollback.ordered`; `order` until the log has it.
-        chain: The steps of the rollback that it caused, from the order on.
-        restored: What the rollback made active; None until it is completed.
-        serves: What serves the model now.
-        verdict: The verdict on the recovery; None until it is known.
+        chain: Steps of the rollback that it caused, from the order on.
+        restored: The target that the rollback made active; None until completed.
+        serves: The target that serves the model now.
+        verdict: Verdict on the recovery; None until known.
     """
 
     answer: OrderAnswer
@@ -52,11 +52,13 @@ class Followed(Screen):
 
 
 class Quarantine(Screen):
-    """A quarantined target: it cannot be promoted or take traffic until the quarantine is lifted.
+    """A quarantined target: no promotion and no traffic until the quarantine is lifted.
 
     Attributes:
-        since: When it was quarantined; None if the log does not go back so far.
-        by: Who or what quarantined it, and `because` why; `link` is the path of the screen that shows it.
+        since: Start of the quarantine; None if it precedes the log.
+        by: The identity that caused it.
+        because: The reason.
+        link: Path of the page about the cause.
     """
 
     target: str
@@ -67,7 +69,7 @@ class Quarantine(Screen):
 
 
 class LiftPlan(Screen):
-    """The effect of lifting a quarantine now; `refused` has the code and the reason if it would be refused."""
+    """The effect of lifting a quarantine now; `refused` holds code and reason if it would be refused."""
 
     model: str
     target: str

@@ -1,18 +1,18 @@
-"""Bodies of events in the index, compressed: they are most of it. Pure."""
+"""Compression of event bodies, the largest part of the index. Pure."""
 
 import zlib
 from typing import Final
 
 LEVEL: Final = 6
 LARGEST: Final = 16 * 1024 * 1024
-"""A body is a message of the bus, which is smaller."""
+"""Most bytes of an unpacked body; messages of the bus are smaller."""
 
 
 def pack(text: str) -> bytes:
-    """Return a text, compressed; the same text gives the same bytes."""
+    """Compress a text; equal texts give equal bytes."""
     return zlib.compress(text.encode(), LEVEL)
 
 
 def unpack(data: bytes) -> str:
-    """Return the text that `pack` packed."""
+    """Return the text that `pack` compressed."""
     return zlib.decompressobj().decompress(data, LARGEST).decode()

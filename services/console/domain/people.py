@@ -1,4 +1,4 @@
-"""Who a person is, and which orders the person may give. Pure."""
+"""People and the orders that they may give. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ ORDERS: Final[dict[str, type[Fact]]] = {
     "rollback": f.RollbackOrdered,
     "lift": f.QuarantineLifted,
 }
-"""Orders by the name that pages have for them."""
+"""Types of orders by their names on pages."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """A person who is signed in.
+    """A signed-in person.
 
     Attributes:
-        models: The models that the person may see and act on; None for all.
-        orders: Names of the orders that the roles allow and that the console has a credential for.
-        hint: Why no order can be given although the roles allow some; empty otherwise.
+        models: Models that the person may see and act on; None for all.
+        orders: Orders that the roles allow, if the console holds the person's credential.
+        hint: Why the person cannot order despite the roles; empty otherwise.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Person:
         return self.models is None or model in self.models
 
     def acknowledges(self, model: str) -> bool:
-        """Return whether the person may acknowledge incidents of a model, which is no order and needs no credential."""
+        """Return whether the person may acknowledge a model's incidents, for which the console needs no credential."""
         return "rollback" in orders_of(self.roles) and self.sees(model)
 
     def may(self, order: str, model: str) -> bool:
@@ -53,7 +53,7 @@ class Person:
 
 
 def person_of(identity: Identity, teams: Iterable[Team], *, has_credential: bool) -> Person:
-    """Return a person's rights: those of the roles if the console has the person's credential."""
+    """Return a person with the orders of the roles, or none if the console lacks the person's credential."""
     known = narrowed(identity, teams)
     allowed = orders_of(identity.roles)
     hint = ""
@@ -70,7 +70,7 @@ def person_of(identity: Identity, teams: Iterable[Team], *, has_credential: bool
 
 
 def orders_of(roles: Iterable[Role]) -> frozenset[str]:
-    """Return the names of the orders that roles allow; an administrator may give all."""
+    """Return the orders that roles allow; an administrator may give all."""
     given = tuple(roles)
     if "administrator" in given:
         return frozenset(ORDERS)

@@ -1,4 +1,4 @@
-"""The playground: one prompt to two versions of a model, side by side. Pure."""
+"""The playground: one prompt to two versions of a model. Pure."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ MOST_TOKENS: Final = 1024
 
 
 class Answer(Screen):
-    """A version's answer, or its problem; times are the console's, in milliseconds."""
+    """A version's answer or error; times are measured by the console, in milliseconds."""
 
     version: int
     text: str = ""
@@ -23,7 +23,7 @@ class Answer(Screen):
 
 
 class Served(Screen):
-    """A version that can be asked by its number now."""
+    """A version that the gateway serves by number."""
 
     version: int
     target: str
@@ -31,7 +31,7 @@ class Served(Screen):
 
 
 def askable(route: Route | None) -> tuple[Served, ...]:
-    """Return the versions that the gateway serves by number: those in the route that are not quarantined."""
+    """Return the versions that the gateway serves by number: the route's, without shadow and quarantined ones."""
     if route is None:
         return ()
     listed: dict[int, Served] = {}

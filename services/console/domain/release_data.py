@@ -1,4 +1,4 @@
-"""The data of releases on pages. Pure."""
+"""Data of releases for pages. Pure."""
 
 from typing import Any, Literal
 
@@ -29,10 +29,10 @@ class ReleaseRow(Screen):
 
 
 class Step(Screen):
-    """A step of a release: its state, when it ended, seconds since its checkpoint was announced, and its result.
+    """A step of a release; `elapsed_s` counts from the admission of its checkpoint.
 
     Attributes:
-        title: Its name, or what is under way: `merging`.
+        title: Its name, or the running activity: `merging`.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Step(Screen):
 
 
 class VariantRow(ComparedVariant):
-    """A variant as the registry compared it, its state, and what its benchmark adds; None for a missing figure."""
+    """A variant as the registry compared it, with figures of its benchmark; None for a missing figure."""
 
     verdict: Verdict = "inconclusive"
     reason: str = ""
@@ -55,7 +55,7 @@ class VariantRow(ComparedVariant):
 
 
 class Certificate(Screen):
-    """A rehearsed rollback of one trigger, with the seconds of each part; detection may have been earlier."""
+    """A trigger's rehearsed rollback, with the seconds of each part; detection may be of an earlier rehearsal."""
 
     trigger: str
     fault: str
@@ -66,7 +66,7 @@ class Certificate(Screen):
 
 
 class Approval(Screen):
-    """The approval of a release, awaited or given: its digest, its deadline, and the approver."""
+    """The approvals of a release: the digest to approve, the deadline, and the approvers so far."""
 
     manifest_digest: str
     target: str
@@ -77,12 +77,12 @@ class Approval(Screen):
 
 
 class Release(Screen):
-    """A release with all that its screen shows.
+    """A release with the data of its page.
 
     Attributes:
-        paused: By whom, since when and why it is held before its next step; empty if it is not.
-        gates: Those of the last benchmark of each variant, beside the variant's name.
-        canary: The last assessment of each of its shares, in the order of time.
+        paused: Author, time and reason of a pause; empty if not paused.
+        gates: Variant and gate result, from each variant's last benchmark.
+        canary: The last assessment of each share, in order of time.
     """
 
     release_id: str
@@ -114,11 +114,11 @@ class Release(Screen):
 
 
 class RefusedCheckpoint(Screen):
-    """A checkpoint that was refused before a release began: which run, since when, and why.
+    """A checkpoint that was refused before its release opened.
 
     Attributes:
-        event_id: Of the refusal.
-        by: Who announced it; `unknown` if the announcement is no longer in the log.
+        event_id: ID of the refusal.
+        by: The publisher; `unknown` if the log no longer has the announcement.
     """
 
     event_id: str

@@ -1,4 +1,4 @@
-"""The screen of a release, from the events of the release. Pure."""
+"""Data of the release page, from the release's events. Pure."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,12 +24,12 @@ Events = Sequence[Event[Any]]
 
 
 def build_release(events: Events, live: Iterable[Event[Any]], history: tuple[EventRow, ...]) -> Release | None:
-    """Return the screen of a release; None if its opening or its progress is not among its events.
+    """Return the data of the release page; None if the opening or the progress is missing.
 
     Args:
-        events: Its events, in the order of time.
-        live: The newest progress of work on it.
-        history: The entries of its history.
+        events: The release's events, in order of time.
+        live: The newest progress of its running work.
+        history: The release's history.
     """
     progressed, opened = last(events, f.ReleaseProgressed), last(events, f.ReleaseOpened)
     if progressed is None or opened is None:
@@ -67,7 +67,7 @@ def build_release(events: Events, live: Iterable[Event[Any]], history: tuple[Eve
 
 
 def last(events: Events, kind: type[f.Fact]) -> Any:
-    """Return the data of the last event of a kind; None if there is none."""
+    """Return the data of the last event of a type; None if there is none."""
     return next((event.data for event in reversed(events) if isinstance(event.data, kind)), None)
 
 
@@ -85,7 +85,7 @@ def _steps(progress: ReleaseProgress) -> Iterable[Step]:
 
 
 def gates_of(events: Events) -> Iterable[tuple[str, f.GateResult]]:
-    """Yield the gates of the last benchmark of each variant, beside the variant's name."""
+    """Yield variant and gate result, from each variant's last benchmark."""
     benchmarks = {event.data.target.variant: event.data for event in events if _is(event, f.VariantBenchmarked)}
     return ((variant, gate) for variant, benchmark in benchmarks.items() for gate in benchmark.gates)
 
@@ -95,7 +95,7 @@ def _is(event: Event[Any], kind: type[f.Fact]) -> bool:
 
 
 def variants_of(events: Events, requested: Sequence[Variant]) -> Iterable[VariantRow]:
-    """Yield the requested variants with their measurements, as the registry compared them."""
+    """Yield the requested variants with their measurements and the registry's comparison."""
     measured = {event.data.target.variant: event.data for event in events if _is(event, f.VariantBenchmarked)}
     progressed = last(events, f.ReleaseProgressed)
     comparison = progressed.progress.comparison if progressed is not None else None
@@ -126,7 +126,7 @@ def _endings(candidate: NaturalAnswers | None, baseline: NaturalAnswers | None) 
 
 
 def _canary(events: Events) -> Iterable[f.CanaryAssessed]:
-    """Return the last assessment of each share, in the order of time."""
+    """Return the last assessment of each share, in order of time."""
     steps: dict[float, f.CanaryAssessed] = {}
     for event in events:
         if isinstance(event.data, f.CanaryAssessed):

@@ -1,7 +1,7 @@
-"""The tables of the index, and the rows that an event is written as.
+"""The tables of the index, and the rows that events map to.
 
-A row is written if its table has none with that key, or one of an earlier event. So the same events, in the order of
-their stream, always lead to the same index, however often any of them is applied.
+A row replaces the row with its key unless that is of a later event. So the same events, in stream order, always give
+the same index, however often each is applied.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Final
 RELEASE_ID: Final = re.compile(r"^r-[0-9a-f]{16}-\d+$")
 Scalar = str | int | float | bytes | None
 SCHEMA: Final = 15
-"""Raise it with every change of the tables or of the rows of an event: the index is then built again from the log."""
+"""Increase it with each change of tables or rows: the index is then rebuilt from the log."""
 
 TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "events": (
@@ -71,12 +71,12 @@ TABLES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         ("requests", "failures", "ttft_p50_ms", "ttft_p95_ms", "itl_p95_ms", "e2e_p95_ms", "observed"),
     ),
 }  # fmt: skip
-"""Key columns and other columns of each table; every table also has `seq`, the sequence that its row is of."""
+"""Key columns and other columns of each table; `seq` is added: the sequence number of the row's event."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: the values of its key columns and of its other columns, in the order of `TABLES`."""
+    """A table row: values of key columns and other columns, in the order of `TABLES`."""
 
     table: str
     key: tuple[Scalar, ...]
@@ -84,7 +84,7 @@ class Row:
 
 
 def row(table: str, **columns: Scalar) -> Row:
-    """Return a row; columns that are not given are empty.
+    """Return a row; omitted columns are NULL.
 
     Raises:
         KeyError: A key column is missing.
@@ -99,5 +99,5 @@ def row(table: str, **columns: Scalar) -> Row:
 
 
 def instant(at: datetime | None) -> str | None:
-    """Return a time as text that sorts like the time."""
+    """Format a UTC time so that text order is time order."""
     return None if at is None else at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

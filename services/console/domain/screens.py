@@ -1,6 +1,6 @@
-"""The data of the fleet on pages, and types that screens share.
+"""Data of the fleet page, and types shared by pages.
 
-Times are UTC, shares are between 0 and 1, latencies are milliseconds.
+Times are UTC, shares between 0 and 1, latencies in milliseconds.
 """
 
 from typing import Annotated, Generic, Literal, TypeVar
@@ -12,13 +12,13 @@ Time = Annotated[str, Field(examples=["2026-11-27T02:31:27.000Z"])]
 
 
 class Screen(BaseModel):
-    """Data of a screen."""
+    """Data of a page."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Page(Screen, Generic[T]):
-    """A part of a list, newest first unless the list says otherwise; `next` is the `after` of the following part."""
+    """A part of a list, newest first by default; `next` is the `after` parameter of the next part."""
 
     items: tuple[T, ...]
     total: int
@@ -26,7 +26,7 @@ class Page(Screen, Generic[T]):
 
 
 class IndexState(Screen):
-    """The lag of the index behind the event log."""
+    """The index's lag behind the event log."""
 
     behind: int
     ratio: float
@@ -34,14 +34,14 @@ class IndexState(Screen):
 
 
 class Points(Screen):
-    """A series of one figure, oldest first, one entry per window; None where there is no figure."""
+    """A time series, oldest first, one entry per window; None where a window has no figure."""
 
     values: tuple[float | None, ...]
     latest: float | None
 
 
 class Moment(Screen):
-    """An event of a model for plots: its time, and a few words about it."""
+    """An event of a model to mark in plots."""
 
     at: Time
     kind: Literal["promotion", "canary", "alert", "rollback", "drill"]
@@ -49,7 +49,7 @@ class Moment(Screen):
 
 
 class RollbackSummary(Screen):
-    """A rollback, and its duration from detection to the switch."""
+    """A rollback; `switch_ms` is the time from detection to the switch."""
 
     rollback_id: str
     model: str
@@ -65,15 +65,15 @@ class RollbackSummary(Screen):
 
 
 class ShadowProgress(Screen):
-    """A shadow: a candidate that gets copies of requests before it takes traffic, and its evidence so far.
+    """A shadow: a candidate that gets copies of requests but no traffic, and its evidence so far.
 
     Attributes:
-        share: Share of the active version's requests that are mirrored.
-        release_id: Its release; None if that is not known.
-        requests: Number of compared requests.
-        requests_needed: Requests that a verdict still needs; None if not known.
-        seconds_needed: Minimum time left, in seconds; None before the first assessment.
-        deadline_at: Its deadline; None while its release is paused, or if not known.
+        share: Share of the active version's requests that is copied to it.
+        release_id: Its release; None if unknown.
+        requests: Compared requests.
+        requests_needed: Requests still needed for a verdict; None if unknown.
+        seconds_needed: Minimum seconds left; None before the first assessment.
+        deadline_at: Its deadline; None while paused or if unknown.
     """
 
     target: str
@@ -87,7 +87,7 @@ class ShadowProgress(Screen):
 
 
 class Suspension(Screen):
-    """A version that an alert took out of traffic; `judgement`: its verdict, or the decision asked of a person."""
+    """A version that an alert took out of traffic; `judgement` is its verdict or the decision that it awaits."""
 
     target: str
     cause: str
@@ -99,7 +99,7 @@ class FleetRow(Screen):
     """A model with its serving version and state.
 
     Attributes:
-        release_id: Its newest release in progress; without one, its newest release unless that serves on.
+        release_id: Its newest open release; without one, its newest release unless that still serves.
     """
 
     model: str
@@ -127,8 +127,8 @@ class Totals(Screen):
     """Counts over all models.
 
     Attributes:
-        shadows: Candidates that are asked unseen, before a canary.
-        refused_checkpoints: Those of 7 days of which no release began.
+        shadows: Shadows under way.
+        refused_checkpoints: Checkpoints of the last 7 days refused before a release opened.
     """
 
     models: int
@@ -142,7 +142,7 @@ class Totals(Screen):
 
 
 class Fleet(Screen):
-    """All models."""
+    """All models, with counts."""
 
     totals: Totals
     models: Page[FleetRow]
@@ -165,7 +165,7 @@ class EventRow(Screen):
 
 
 class Deployment(Screen):
-    """A deployment of a model: the target, its start and end, and the cause of the change."""
+    """A change of a route: its targets, cause and author, and `until` when it lasted."""
 
     model: str
     sequence: int

@@ -1,4 +1,4 @@
-"""The shadow of a model: the candidate, its evidence so far, and its deadline. Pure."""
+"""Data of a model's shadow: candidate, evidence so far, deadline. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,13 +11,13 @@ from services.console.domain.screens import ShadowProgress
 
 
 def shadow_of(target: str, share: float, release_id: str | None, events: Sequence[Event[Any]]) -> ShadowProgress:
-    """Return the shadow of a candidate.
+    """Return a candidate's shadow progress.
 
     Args:
         target: The candidate.
-        share: The share of the active version's requests that it is asked, too.
-        release_id: Its release; None if that is not known.
-        events: The events of the release, in the order of time.
+        share: Share of the active version's requests that is copied to it.
+        release_id: Its release; None if unknown.
+        events: The release's events, in order of time.
     """
     last = next((event.data for event in reversed(events) if isinstance(event.data, f.ShadowAssessed)), None)
     return ShadowProgress(
@@ -39,7 +39,7 @@ def _fewest(events: Sequence[Event[Any]]) -> int | None:
 
 
 def _deadline(events: Sequence[Event[Any]]) -> datetime | None:
-    """Return when the time of a shadow is over; None while its release is paused, and if that is not known."""
+    """Return a shadow's deadline; None while its release is paused or if unknown."""
     progress = (event.data.progress for event in reversed(events) if isinstance(event.data, f.ReleaseProgressed))
     newest = next(progress, None)
     return None if newest is None else newest.deadline_at

@@ -1,4 +1,4 @@
-"""Names of targets. Pure."""
+"""Parsing of target names. Pure."""
 
 import re
 from typing import Final
@@ -11,7 +11,7 @@ _NAME: Final = re.compile(r"^(?P<model>[a-z0-9-]{1,63})\.v(?P<version>[0-9]{1,9}
 
 
 def parse_target(text: str) -> Target | None:
-    """Return the target that a text such as `support-bot.v3.int8` names; None if it names none."""
+    """Parse a target such as `support-bot.v3.int8`; None if the text is none."""
     match = _NAME.match(text)
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""The title of an event in plain text, and the alert, order, rollback or version that it is about. Pure."""
+"""The title of an event in plain text, and the ID of the alert, order or rollback that it is about. Pure."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -12,12 +12,12 @@ _FIELDS: Final = ("alert_id", "rollback_id", "order_id")
 
 
 def about_of(data: f.Fact) -> str | None:
-    """Return the id of the alert, rollback or order that an event is about; None if it is about none."""
+    """Return the ID of the alert, rollback or order of an event; None if it has none."""
     return next((str(value) for name in _FIELDS if (value := getattr(data, name, None))), None)
 
 
 def title_of(event: Event[Any]) -> str:
-    """Return the title of an event in one line."""
+    """Return an event's title, one line of at most `LONGEST` characters."""
     say = _SAY.get(type(event.data))
     text = say(event.data) if say is not None else _reason(event.data)
     line = " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The screen of a version: its lineage, its measurements, and its differences from another version. Pure."""
+"""Data of the version page: lineage, measurements, and differences from another version. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from services.console.domain.screens import Deployment, Screen, Suspension, Time
 Events = Sequence[Event[Any]]
 Kind = Literal["data", "base", "checkpoint", "merged", "variant", "version"]
 STEPS: tuple[tuple[Kind, ...], ...] = (("data", "base"), ("checkpoint",), ("merged",), ("variant",), ("version",))
-"""Columns of the lineage: what each artifact was made of is in a column before it."""
+"""Columns of the lineage: an artifact's inputs are in earlier columns."""
 GROUPS: Final = ("evaluations", "variants", "policy", "hyperparameters", "serving", "origin", "lineage")
-"""Groups of properties, in the order in which they are compared."""
+"""Groups of properties in order of comparison."""
 
 
 class Artifact(Screen):
-    """An artifact of the lineage, and the digest that it is known by."""
+    """An artifact of the lineage, with its digest."""
 
     kind: Kind
     name: str
@@ -31,18 +31,19 @@ class Artifact(Screen):
 
 
 class Version(Screen):
-    """A version: lineage back to the hash of the training data, digests, measurements, and when it served.
+    """A version: lineage back to the training data's hash, digests, measurements, and times of serving.
 
     Attributes:
-        manifest_digest: Of the version's manifest; None until it is registered.
-        settings: Hyperparameters, as the publisher stated them.
-        serving: Settings that it is served with.
+        manifest_digest: Digest of the version's manifest; None until registered.
+        settings: Hyperparameters as stated by the publisher.
+        serving: Serving settings.
         policy: The policy of its release.
-        evaluations: What its chosen variant's evaluations showed beside the version that served then.
+        evaluations: Slipway's evaluations of the chosen variant against the version that served then.
         evals: Evaluations by the training system.
-        rolled_back_at: When it was rolled back after its promotion; None if it was not.
-        quarantined: Its targets that are quarantined now; `suspended` those that an alert took out of traffic.
-        deployments: Changes of the route after which it took traffic, and until when, the newest first.
+        rolled_back_at: Time of a rollback after its promotion; None without one.
+        quarantined: Its quarantined targets.
+        suspended: Its targets that an alert took out of traffic.
+        deployments: Changes of the route that gave it traffic, newest first.
     """
 
     model: str
@@ -68,7 +69,7 @@ class Version(Screen):
 
 
 class Proof(Screen):
-    """Whether a step of the lineage is proven; `stated` is in a signed manifest, but was not seen by Slipway."""
+    """A verified step of the lineage; `stated` means signed by a publisher, but not observed by Slipway."""
 
     what: str
     verdict: Literal["proven", "stated", "failed"]
@@ -76,7 +77,7 @@ class Proof(Screen):
 
 
 class Proofs(Screen):
-    """The findings of signatures, digests and attestations about a version; `problem` if they cannot be read now."""
+    """Findings about a version's signatures, digests and attestations; `problem` if they cannot be read."""
 
     proofs: tuple[Proof, ...]
     verified: bool
@@ -88,8 +89,8 @@ class Difference(Screen):
     """A property of two versions.
 
     Attributes:
-        change: What the right one has more than the left one, of figures that differ; empty otherwise.
-        tone: Whether that is better; empty if neither is.
+        change: The right figure minus the left one; empty if equal or no figures.
+        tone: Whether the change is better; empty if undecided.
     """
 
     group: str
@@ -102,7 +103,7 @@ class Difference(Screen):
 
 
 class VersionComparison(Screen):
-    """Two versions of a model, property by property."""
+    """Two versions of a model, compared by property."""
 
     model: str
     left: int
@@ -113,7 +114,7 @@ class VersionComparison(Screen):
 def build_version(
     events: Events, outcome: str | None, deployments: Iterable[Deployment], rolled_back_at: str | None
 ) -> Version | None:
-    """Return the version screen of a release; None if its `release.opened` event is missing."""
+    """Return the version page of a release; None without its `release.opened` event."""
     opened = last(events, f.ReleaseOpened)
     if opened is None:
         return None
@@ -174,7 +175,7 @@ def _artifacts(events: Events, opened: f.ReleaseOpened) -> Iterable[Artifact]:
 
 @dataclass(frozen=True)
 class Property:
-    """A property of a version: its text, the value by which versions differ, and a figure if it can be better."""
+    """A property of a version: its text, the value to compare, and its figure if one can be better."""
 
     text: str
     known_by: object = None
@@ -183,7 +184,7 @@ class Property:
 
     @property
     def identity(self) -> object:
-        """Return the shared value of two equal properties."""
+        """Return the value by which properties are compared."""
         return self.text if self.known_by is None else self.known_by
 
 
@@ -191,7 +192,7 @@ NONE: Final = Property("")
 
 
 def compare_versions(left: Version, right: Version) -> VersionComparison:
-    """Return the properties of two versions of a model side by side: measurements first, digests last."""
+    """Compare the properties of two versions: measurements first, digests last."""
     first, second = dict(_properties(left)), dict(_properties(right))
     names = sorted(dict.fromkeys([*first, *second]), key=lambda name: GROUPS.index(name[0]))
     rows = tuple(_difference(*name, first.get(name, NONE), second.get(name, NONE)) for name in names)
@@ -235,7 +236,7 @@ def _properties(version: Version) -> Iterable[tuple[tuple[str, str], Property]]:
 
 
 def _since(version: Version) -> Iterable[str]:
-    """Yield the changes of a version since its release ended."""
+    """Yield changes of a version's state after its release."""
     if version.rolled_back_at:
         yield "rolled back"
     if version.quarantined:
@@ -259,7 +260,7 @@ def _figures(variant: VariantRow) -> Iterable[tuple[str, Property]]:
 
 
 def flatten(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested settings as one level of names, joined by dots; entries of a list have their name or metric."""
+    """Flatten nested settings to dotted names; list entries are named by their `name` or `metric`."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, list) and value and isinstance(value[0], Mapping):

@@ -1,4 +1,4 @@
-"""Which rows alerts, rollbacks, drills, windows and canaries are written as. Pure."""
+"""Maps alerts, rollbacks, drills, windows and canary assessments to rows. Pure."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,11 +9,11 @@ from contracts.envelope import Event
 from services.console.domain.rows import RELEASE_ID, Row, instant, row
 
 Ms = Callable[[str, float], float | None]
-"""Returns a percentile of a latency histogram in milliseconds; None if it has too few entries."""
+"""Returns a percentile of an encoded latency histogram in milliseconds; None with too few entries."""
 
 
 def alert_rows(event: Event[Any], _sequence: int) -> tuple[Row, ...]:
-    """Return the rows of an alert, and of its data when it was raised."""
+    """Return the rows of an alert: its latest state, and its data when raised."""
     data = event.data
     alert = row(
         "alerts",
@@ -116,7 +116,7 @@ def window_row(data: f.WindowSummarised, percentile: Ms) -> Row:
 
 
 def canary_rows(event: Event[f.CanaryAssessed], sequence: int) -> tuple[Row, ...]:
-    """Return the row of an assessment of a canary; none outside production."""
+    """Return the row of a canary assessment; none outside production."""
     data = event.data
     if event.environment != "production" or not RELEASE_ID.fullmatch(event.correlationid):
         return ()

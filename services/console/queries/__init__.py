@@ -1,1 +1,1 @@
-"""Questions to the index: the data of each screen."""
+"""Queries of the index: the data of each page."""

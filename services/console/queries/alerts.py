@@ -1,4 +1,4 @@
-"""Alerts: the list, and a single alert with its decision."""
+"""Queries about alerts: the list, and one alert with its rollbacks."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from services.console.queries.reading import (
 
 HISTORY: Final = 100
 AFTER: Final = timedelta(minutes=15)
-"""Windows that ended so long after an alert was raised are shown with it."""
+"""Time after raising an alert up to which windows are shown."""
 _ALERTS: Final = """
 FROM alerts WHERE (:model = '' OR model LIKE :like ESCAPE '\\') AND (:state = '' OR state = :state)
  AND (:severity = '' OR severity = :severity) AND environment = :environment
@@ -55,7 +55,7 @@ def alerts(
     limit: int = 50,
     exact: bool = False,
 ) -> Page[AlertRow]:
-    """Return the alerts: open ones by severity, then resolved ones."""
+    """Return alerts: open ones by severity, then resolved ones."""
     values: dict[str, Any] = {
         "model": model, "like": like(model, exact=exact), "state": state, "severity": severity,
         "environment": environment, "since": since, "until": until, "after": after, "limit": limit,
@@ -66,7 +66,7 @@ def alerts(
 
 
 def _rows(reader: Reader, entries: Sequence[Mapping[str, Any]]) -> tuple[AlertRow, ...]:
-    """Return alerts as rows; a resolved alert has the figures at its raising."""
+    """Convert alerts to rows; a resolved alert shows its figures when raised."""
     ended = json.dumps([entry["alert_id"] for entry in entries if entry["state"] == "resolved"])
     query = "SELECT * FROM alert_raises WHERE alert_id IN (SELECT value FROM json_each(?))"
     raised = {entry["alert_id"]: entry for entry in reader.read(query, (ended,))}
@@ -85,7 +85,7 @@ def _row(entry: Mapping[str, Any], raised: Mapping[str, Any] | None) -> AlertRow
 
 
 def alert(reader: Reader, alert_id: str) -> Alert | None:
-    """Return an alert with its rollbacks, the figures of its target and its history; None if there is none."""
+    """Return an alert with its rollbacks, figures and history; None if there is none."""
     entries = reader.read("SELECT * FROM alerts WHERE alert_id = ?", (alert_id,))
     if not entries:
         return None
@@ -118,7 +118,7 @@ def _json(names: Sequence[str]) -> str:
 
 
 def _ordered(reader: Reader, shown: AlertRow, known: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rollbacks of the same target that a person ordered while the alert was open."""
+    """Return the manual rollbacks of the same target while the alert was open."""
     ended = shown.at if shown.state == "resolved" else "9"
     entries = reader.read(
         "SELECT * FROM rollbacks WHERE model = ? AND failed = ? AND environment = ? AND mode = 'manual' "
@@ -130,13 +130,13 @@ def _ordered(reader: Reader, shown: AlertRow, known: Sequence[Mapping[str, Any]]
 
 
 def _serves(reader: Reader, shown: AlertRow) -> bool:
-    """Return whether the target of an alert takes production traffic now."""
+    """Return whether an alert's target takes production traffic now."""
     entries = reader.read("SELECT active, canary FROM routes WHERE model = ?", (shown.model,))
     return shown.environment == "production" and any(shown.target in entry.values() for entry in entries)
 
 
 def _chain(shown: AlertRow, rollbacks: Sequence[Mapping[str, Any]]) -> tuple[ChainStep, ...]:
-    """Return the steps from the first bad request on, by the first rollback that followed."""
+    """Return the steps from the first bad request on, including the first rollback."""
     if not rollbacks:
         return _steps({"first_bad_at": shown.first_bad_at, "detected_at": shown.raised_at})
     known = rollbacks[0]
@@ -144,7 +144,7 @@ def _chain(shown: AlertRow, rollbacks: Sequence[Mapping[str, Any]]) -> tuple[Cha
 
 
 def chain_of(rollback: Mapping[str, Any], ordered_at: str) -> tuple[ChainStep, ...]:
-    """Return the steps of a rollback from its order on."""
+    """Return the steps of an ordered rollback."""
     return _steps({**rollback, "ordered_at": ordered_at, "first_bad_at": None, "detected_at": None})
 
 

@@ -1,4 +1,4 @@
-"""The canary of a release, from its assessments, its deployments and the windows of both targets meanwhile."""
+"""Query of a release's canary: assessments, deployments, and windows of both targets."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -17,7 +17,7 @@ from services.console.queries.figures import moments
 from services.console.queries.reading import Reader
 
 POINTS: Final = 2000
-"""Newest assessments that are shown."""
+"""Most assessments shown."""
 _SPAN: Final = """
 SELECT canary, active, weight, at,
        (SELECT min(later.at) FROM deployments AS later WHERE later.model = d.model AND later.sequence > d.sequence
@@ -31,7 +31,7 @@ FROM deployments AS d WHERE correlation = ? AND cause = 'canary' AND canary IS N
 
 
 def canary(reader: Reader, release: Release) -> Canary:
-    """Return the canary of a release, without targets and evidence before its start."""
+    """Return a release's canary; before its start, without targets and evidence."""
     policy = ReleasePolicy.model_validate(release.policy)
     newest = "SELECT * FROM canary_points WHERE release_id = ? ORDER BY sequence DESC LIMIT ?"
     points = points_of(reversed(reader.read(newest, (release.release_id, POINTS))))
@@ -61,10 +61,9 @@ def canary(reader: Reader, release: Release) -> Canary:
 
 
 def _windows(reader: Reader, model: str, span: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the windows of both targets that ended while the canary took traffic.
+    """Return the windows of both targets that ended during the canary.
 
-    One of the candidate that ended later counts too if the candidate took no traffic after the canary: all of its
-    requests are the canary's.
+    Later windows of the candidate count until it takes traffic again: their requests are the canary's.
     """
     ended = span["ended_at"] or "9"
     return reader.read(

@@ -1,4 +1,4 @@
-"""The counts of a model's windows, and the events of the model meanwhile."""
+"""Queries of a model's windows, and of its events in the same period."""
 
 import json
 from typing import Final
@@ -9,7 +9,7 @@ from services.console.queries.reading import Reader, points
 
 WINDOWS_SHOWN: Final = 60
 MARKS_SHOWN: Final = 12
-"""Alerts and drills that are shown of a model, the newest; every change of its route is."""
+"""Most alerts and drills shown in plots; all route changes are shown."""
 _MOMENTS: Final = f"""
 SELECT at, CASE cause WHEN 'canary' THEN 'canary' WHEN 'promote' THEN 'promotion' ELSE 'rollback' END AS kind,
        CASE cause WHEN 'canary' THEN printf('canary %g%%', 100 * weight)
@@ -27,14 +27,14 @@ UNION ALL SELECT at, kind, what FROM (
 
 
 def figures(reader: Reader, model: str, target: str, trigger: str | None = None, until: str = "9") -> Figures:
-    """Return the counts of a model's last windows that ended before a time.
+    """Return a model's metrics in its last `WINDOWS_SHOWN` windows.
 
     Args:
         reader: The index.
         model: The model.
-        target: The target that the figures are about.
-        trigger: What calls a request bad; None if that is not asked.
-        until: The time.
+        target: The target of `bad_ratio`.
+        trigger: Trigger that defines bad requests; None for no ratio.
+        until: Exclusive upper bound on the windows' ends.
     """
     query = "SELECT DISTINCT ended_at FROM windows WHERE model = ? AND ended_at < ? ORDER BY ended_at DESC LIMIT ?"
     ends = [entry["ended_at"] for entry in reversed(reader.read(query, (model, until, WINDOWS_SHOWN)))]
@@ -59,13 +59,13 @@ def figures(reader: Reader, model: str, target: str, trigger: str | None = None,
 
 
 def moments(reader: Reader, model: str, begin: str, end: str) -> tuple[Moment, ...]:
-    """Return the events of a model between two times, newest first."""
+    """Return a model's events between two times, newest first."""
     entries = reader.read(_MOMENTS, {"model": model, "begin": begin, "end": end})
     return tuple(Moment(**entry) for entry in entries)
 
 
 def with_moments(reader: Reader, model: str, known: Figures) -> Figures:
-    """Return figures with the events of the model meanwhile."""
+    """Add the model's events in the same period to its figures."""
     if not known.ends:
         return known
     return known.model_copy(update={"moments": moments(reader, model, known.ends[0], known.ends[-1])})

@@ -1,4 +1,4 @@
-"""All models: serving versions, states, and figures of the last hour."""
+"""Query of all models: serving versions, states, and recent figures."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -47,7 +47,7 @@ def fleet(
     exact: bool = False,
     refused_since: str = "",
 ) -> Fleet:
-    """Return the models, those with the most severe alerts first, then by name; count refusals since a time."""
+    """Return the models, most severe alerts first, then by name; refusals count from `refused_since`."""
     query = _MODELS.format(open=OPEN) + _STATES.get(state, "")
     values: dict[str, Any] = {"model": model, "like": like(model, exact=exact), "limit": limit, "after": after}
     entries = reader.read(query + _WORST_FIRST, values)
@@ -67,7 +67,7 @@ def fleet(
 
 
 def totals(reader: Reader, refused_since: str = "") -> Totals:
-    """Return the counts over all models; of refused checkpoints, those since a time."""
+    """Return counts over all models; refused checkpoints count from `refused_since`."""
     return Totals(
         models=count(reader, _ALL_MODELS),
         canaries=count(reader, "SELECT count(*) FROM routes WHERE canary IS NOT NULL"),
@@ -116,7 +116,7 @@ def _marks(names: Iterable[str]) -> str:
 
 
 def _rollbacks(reader: Reader, names: list[str]) -> dict[str, Any]:
-    """Return the last completed rollback of each model; the end of a canary or a shadow is none."""
+    """Return each model's last completed rollback, not counting ended canaries and shadows."""
     query = (
         f"SELECT rollbacks.*, max(at) FROM rollbacks WHERE model IN ({_marks(names)}) "  # noqa: S608 - marks
         "AND state = 'completed' AND environment = 'production' AND NOT EXISTS (SELECT 1 FROM events "
@@ -128,7 +128,7 @@ def _rollbacks(reader: Reader, names: list[str]) -> dict[str, Any]:
 
 
 def _releases(reader: Reader, names: list[str]) -> dict[str, Any]:
-    """Return each model's newest release in progress; without one its newest release, unless that still serves."""
+    """Return each model's newest open release, or else its newest release unless that still serves."""
     query = (
         f"SELECT releases.*, {ROLLED_BACK_AT}, max((outcome IS NULL) || opened_at) FROM releases "  # noqa: S608 - marks
         f"WHERE model IN ({_marks(names)}) "
@@ -145,7 +145,7 @@ def _state(release: Mapping[str, Any]) -> str:
 
 
 def _series(reader: Reader, routes: list[dict[str, Any]]) -> dict[str, tuple[Points, Points]]:
-    """Return the requests of each model per window, and the TTFT p95 of its active target."""
+    """Return each model's requests per window, and the TTFT p95 of its active target."""
     series = {}
     for route in routes:
         known = figures(reader, route["model"], route["active"] or "")

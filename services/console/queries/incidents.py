@@ -1,4 +1,4 @@
-"""Incidents: open alerts, and the rollbacks and failed releases of the last hour."""
+"""Query of incidents: open alerts, and rollbacks and failed releases of the last hour."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -10,12 +10,12 @@ from services.console.domain.rows import instant
 from services.console.queries.reading import Reader
 
 SHOWN_FOR: Final = timedelta(hours=1)
-"""How long a rollback and a failed release are shown; an alert is shown while it is open."""
+"""Time for which a rollback or failed release is shown; an alert is shown while open."""
 _ALERTS: Final = """
 SELECT alerts.*, routes.active, routes.canary, routes.weight FROM alerts LEFT JOIN routes ON routes.model = alerts.model
 WHERE alerts.state = 'open' AND alerts.environment = 'production' AND alerts.severity <> 'info'
 """
-# one row of each rollback; the sign keeps SQLite from walking all of them in the order of their key
+# One row per rollback. The sign keeps SQLite from scanning the table in key order.
 _ROLLBACKS: Final = """
 SELECT r.*, routes.active, routes.canary, routes.weight, routes.quarantined, routes.suspended,
        events.about AS alert_id, events.title AS cause, alerts.runbook
@@ -36,12 +36,12 @@ _DONE: Final = {"completed": "was rolled back", "started": "is being rolled back
 def incidents(
     reader: Reader, now: datetime, acknowledged: Callable[[Sequence[str]], Mapping[str, str]]
 ) -> tuple[Incident, ...]:
-    """Return the incidents, worst and newest first; acknowledged ones come last.
+    """Return the incidents, worst and newest first, acknowledged ones last.
 
     Args:
-        reader: The index, or the part of it that a person may see.
-        now: The time.
-        acknowledged: Returns by whom and when, by the keys of incidents.
+        reader: The index, limited to models that the person may see.
+        now: Current time.
+        acknowledged: Returns author and time by incident key.
     """
     since = instant(now - SHOWN_FOR) or ""
     rollbacks = reader.read(_ROLLBACKS, (since,))
@@ -56,7 +56,7 @@ def incidents(
 
 
 def _is_rolled_back(release: Mapping[str, Any], rollbacks: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a rollback ended a release, so that one failed canary is one incident."""
+    """Return whether a rollback ended a release, so that a failed canary is one incident."""
     return any(
         entry["failed"] == release["target"] and entry["at"] >= release["opened_at"]
         for entry in rollbacks
@@ -114,7 +114,7 @@ def _release(entry: Mapping[str, Any]) -> Incident:
 
 
 def _serves(entry: Mapping[str, Any], verified: str = "", silent: str = "") -> str:
-    """Return the serving targets, with the share of a canary; `silent` is the target that answers nothing."""
+    """Return the serving targets and the canary's share; `silent` names the target that answers nothing."""
     if not entry["active"]:
         return f"Nothing serves {entry['model']}."
     active, canary = ("; it answers nothing" if silent == entry[name] else "" for name in ("active", "canary"))

@@ -1,4 +1,4 @@
-"""The outcome of an order, from its answers and the rollback that it caused."""
+"""Query of an order's outcome: its answers, and the rollback that it caused."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ _ANSWERS: Final = {
 
 
 def answer_to(reader: Reader, order_id: str) -> OrderAnswer | None:
-    """Return the outcome of an order; None if nothing is known yet."""
+    """Return an order's outcome; None until one is known."""
     entries = reader.read(
         "SELECT type, title FROM events WHERE about = ? UNION ALL "
         "SELECT 'rollback.' || state AS type, coalesce(code || ': ' || reason, reason, '') AS title "
@@ -35,9 +35,9 @@ def answer_to(reader: Reader, order_id: str) -> OrderAnswer | None:
 
 
 def followed(reader: Reader, model: str, order_id: str) -> Followed | None:
-    """Return an order with its known effect: the steps of a rollback, and the serving targets.
+    """Return an order with its effects so far; None if the ID belongs to another event.
 
-    One that the log does not have yet is an order too; None for the id of another event.
+    An order that is not indexed yet is returned as `published`.
     """
     ordered = reader.read("SELECT * FROM events WHERE id = ? AND model = ?", (order_id, model))
     if ordered and ordered[0]["type"] not in _ORDERS:

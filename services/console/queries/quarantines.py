@@ -1,4 +1,4 @@
-"""Suspended and quarantined targets, with the start and author of each quarantine."""
+"""Queries of suspended and quarantined targets, with start and author of each quarantine."""
 
 import json
 from collections.abc import Iterable
@@ -14,28 +14,28 @@ SELECT at, cause_id, correlation FROM deployments WHERE model = :model AND seque
   (SELECT max(sequence) FROM deployments WHERE model = :model AND instr(coalesce(quarantined, ''), :name) = 0), 0)
 ORDER BY sequence LIMIT 1
 """
-"""The first of the changes since which a target is quarantined without a break."""
+"""The route change that began a target's current quarantine."""
 
 
 def quarantined(reader: Reader, model: str) -> tuple[str, ...]:
-    """Return the targets of a model that its route quarantines now."""
+    """Return a model's quarantined targets."""
     entries = reader.read("SELECT quarantined FROM routes WHERE model = ?", (model,))
     return tuple(json.loads(entries[0]["quarantined"] or "[]")) if entries else ()
 
 
 def suspensions(stored: str | None) -> tuple[Suspension, ...]:
-    """Return the suspended targets of a route, from its row in the index."""
+    """Parse the suspended targets of an indexed route."""
     return tuple(Suspension(**held) for held in json.loads(stored or "[]"))
 
 
 def suspended(reader: Reader, model: str) -> tuple[Suspension, ...]:
-    """Return the targets of a model that its route suspends now."""
+    """Return a model's suspended targets."""
     entries = reader.read("SELECT suspended FROM routes WHERE model = ?", (model,))
     return suspensions(entries[0]["suspended"]) if entries else ()
 
 
 def quarantines(reader: Reader, model: str, targets: Iterable[str]) -> tuple[Quarantine, ...]:
-    """Return the start and the reason of the quarantine of each of these targets."""
+    """Return start, author and reason of each target's quarantine."""
     return tuple(_quarantine(reader, model, target) for target in targets)
 
 

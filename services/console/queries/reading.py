@@ -1,4 +1,4 @@
-"""Shared parts of queries: the reader of the index, parts of lists, rollbacks and series of figures."""
+"""Shared parts of queries: reader, paging, search patterns, rollbacks and series."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,42 +11,42 @@ LARGEST_PAGE = 500
 
 
 class Reader(Protocol):
-    """Reads the index, or the part of it about some models."""
+    """Reads the index, or its part about some models."""
 
     def read(self, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> list[dict[str, Any]]:
         """Return the rows of a query."""
 
 
 def count(reader: Reader, query: str, values: Sequence[Scalar] | Mapping[str, Scalar] = ()) -> int:
-    """Return the number that a query yields."""
+    """Return the number that a count query yields."""
     return int(next(iter(reader.read(query, values)[0].values())))
 
 
 def following(after: int, limit: int, total: int) -> int | None:
-    """Return the `after` of the next part of a list; None if this was the last."""
+    """Return the `after` of the next part of a list; None after the last part."""
     return after + limit if after + limit < total else None
 
 
 def like(text: str, *, exact: bool = False) -> str:
-    """Return the SQL pattern of texts that contain, or equal, a text."""
+    """Return the LIKE pattern for texts that contain `text`, or equal it if `exact`."""
     for special in ("\\", "%", "_"):
         text = text.replace(special, f"\\{special}")
     return text if exact else f"%{text}%"
 
 
 def moment(text: str | None) -> datetime | None:
-    """Return the time of a text in the index."""
+    """Parse a time of the index."""
     return None if text is None else datetime.fromisoformat(text)
 
 
 def milliseconds(begin: str | None, end: str | None) -> float | None:
-    """Return the time between two times in the index; None if one is missing."""
+    """Return the milliseconds between two times of the index; None if one is missing."""
     first, last = moment(begin), moment(end)
     return None if first is None or last is None else round((last - first).total_seconds() * 1000, 1)
 
 
 def rollback_summary(entry: Mapping[str, Any]) -> RollbackSummary:
-    """Return a rollback as screens show it."""
+    """Convert an index row to a rollback for pages."""
     return RollbackSummary(
         rollback_id=entry["rollback_id"],
         model=entry["model"],
@@ -63,12 +63,12 @@ def rollback_summary(entry: Mapping[str, Any]) -> RollbackSummary:
 
 
 def points(values: Sequence[float | None]) -> Points:
-    """Return a series with its latest figure."""
+    """Return a series with its latest known figure."""
     known = [value for value in values if value is not None]
     return Points(values=tuple(values), latest=known[-1] if known else None)
 
 
 def event_rows(entries: Sequence[Mapping[str, Any]]) -> tuple[EventRow, ...]:
-    """Return entries of the history."""
+    """Convert index rows to history entries."""
     names = EventRow.model_fields
     return tuple(EventRow(**{name: entry[name] for name in names}) for entry in entries)

@@ -1,4 +1,4 @@
-"""Checkpoints that were refused before a release began: they have no release to be shown with."""
+"""Query of checkpoints refused before a release opened, which no release shows."""
 
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ coalesce((SELECT sender FROM events WHERE events.id = c.announcement LIMIT 1),
          (SELECT sender FROM unreadable WHERE c.run_id LIKE 'SLIPWAY_INBOX:%' AND stream = 'SLIPWAY_INBOX'
            AND sequence = CAST(substr(c.run_id, length('SLIPWAY_INBOX:') + 1) AS INTEGER)), 'unknown') AS by
 """
-"""Who announced a checkpoint: what cannot be read well enough names its position in the stream instead of its id."""
+"""Sender of a checkpoint's announcement; an unreadable one is found by its position in the stream."""
 
 
 def refused_checkpoints(
@@ -31,7 +31,7 @@ def refused_checkpoints(
     limit: int = 50,
     exact: bool = False,
 ) -> Page[RefusedCheckpoint]:
-    """Return the checkpoints that were refused before a release began, the newest first."""
+    """Return the checkpoints refused before a release opened, newest first."""
     values: dict[str, Any] = {
         "model": model, "like": like(model, exact=exact), "code": code, "since": since, "until": until,
         "after": after, "limit": limit,

@@ -1,4 +1,4 @@
-"""Releases: the list, and a single release with its events."""
+"""Queries of releases: the list, and one release with its events."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ ROLLED_BACK_AT: Final = f"""
     AND r.environment = 'production' AND r.failed LIKE releases.model || '.v' || releases.version || '.%'
     AND r.at > releases.opened_at AND {NOT_RETURNED}) AS rolled_back_at
 """  # noqa: S608 - a text of ours
-"""When the version of a release was rolled back after it was promoted, unless it took all traffic again."""
+"""Time when a promoted release's version was rolled back, unless it took all traffic again."""
 _COLUMNS: Final = f"SELECT releases.*, {ROLLED_BACK_AT}"
 
 
@@ -46,16 +46,16 @@ def releases(
     limit: int = 50,
     exact: bool = False,
 ) -> Page[ReleaseRow]:
-    """Return the releases, the newest first.
+    """Return releases, newest first.
 
     Args:
         reader: The index.
-        model: A part of the model's name.
-        state: `open`, `finished`, or a state or an outcome by its name.
-        since: Only those that were opened at this time or later.
-        until: Only those that were opened before this time.
-        after: How many are left out at the beginning.
-        limit: How many are returned at most.
+        model: Part of the model's name.
+        state: `open`, `finished`, or the name of a state or outcome.
+        since: Earliest opening time.
+        until: Upper bound on the opening time, exclusive.
+        after: Number of releases to skip.
+        limit: Most releases returned.
         exact: Whether `model` is the whole name.
     """
     values: dict[str, Any] = {
@@ -95,7 +95,7 @@ def _row(entry: Mapping[str, Any]) -> ReleaseRow:
 
 
 def release(reader: Reader, release_id: str, live: Iterable[Event[Any]] = ()) -> Release | None:
-    """Return a release with all that its screen shows; None if there is none."""
+    """Return a release with the data of its page; None if there is none."""
     history = reader.read(
         "SELECT * FROM events WHERE correlation = ? AND type NOT IN ('canary.assessed', 'shadow.assessed') "
         "ORDER BY at DESC, sequence DESC LIMIT ?",
@@ -106,7 +106,7 @@ def release(reader: Reader, release_id: str, live: Iterable[Event[Any]] = ()) ->
 
 
 def release_events(reader: Reader, release_id: str) -> list[Event[Any]]:
-    """Return the events of a release, in the order of time."""
+    """Return a release's events in order of time."""
     stored = reader.read(
         "SELECT body FROM release_events WHERE release_id = ? ORDER BY at, stream = 'SLIPWAY_EVENTS', slot",
         (release_id,),
@@ -115,8 +115,8 @@ def release_events(reader: Reader, release_id: str) -> list[Event[Any]]:
 
 
 def _rolled_back(reader: Reader, shown: Release) -> str:
-    """Return the rollback of a release's promoted version as text; empty without one."""
-    if shown.outcome != "promoted":  # what ends the canary of a release is no rollback of what it promoted
+    """Describe the rollback of a release's promoted version; empty without one."""
+    if shown.outcome != "promoted":  # a failed canary is no rollback of a promoted version
         return ""
     query = (  # a text of ours
         "SELECT * FROM rollbacks AS r WHERE model = ? AND state = 'completed' AND environment = 'production' "  # noqa: S608

@@ -1,4 +1,4 @@
-"""The routes of models in the index."""
+"""Query of models' routes."""
 
 import json
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from services.console.queries.reading import Reader
 
 
 def routes_of(reader: Reader, models: Iterable[str]) -> dict[str, Route]:
-    """Return the routes of some models, by model, without unreadable ones."""
+    """Return the readable routes of these models, by model."""
     routes = {}
     query = "SELECT model, body FROM routes WHERE model IN (SELECT value FROM json_each(?))"
     for entry in reader.read(query, (json.dumps(sorted(models)),)):

@@ -1,4 +1,4 @@
-"""The shadows of models: each with the progress of its evidence, from the events of its release."""
+"""Query of models' shadows, with evidence from the events of their releases."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -15,7 +15,7 @@ ORDER BY sequence DESC LIMIT 1
 
 
 def shadows(reader: Reader, entries: Iterable[Mapping[str, Any]]) -> dict[str, ShadowProgress]:
-    """Return the shadow progress of each model whose route entry has a shadow, by model."""
+    """Return shadow progress by model, for routes with a shadow."""
     return {entry["model"]: _shadow(reader, entry) for entry in entries if entry["shadow"] is not None}
 
 

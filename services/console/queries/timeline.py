@@ -1,4 +1,4 @@
-"""The deployments over time with their causes, and the history of all events."""
+"""Queries of deployments with their causes, and of the history of all events."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ FROM deployments AS d WHERE (:model = '' OR d.model LIKE :like ESCAPE '\\') AND 
  AND (:until = '' OR d.at < :until)
 """
 AUDITED: Final = json.dumps(sorted(short_type(name) for name, fact in FACTS.items() if is_audited(fact)))
-"""Types of the events that are entries of the audit log."""
+"""Types of events that the audit log records, as JSON."""
 _UNTIL: Final = """
 (SELECT min(later.at) FROM deployments AS later
   WHERE later.model = d.model AND later.sequence > d.sequence) AS until
@@ -53,7 +53,7 @@ def timeline(
 
 
 def deployments_of(reader: Reader, model: str, prefix: str, limit: int = 50) -> tuple[Deployment, ...]:
-    """Return the changes of a route in which targets whose names have a prefix take traffic, the newest first."""
+    """Return the route changes that gave traffic to targets with a name prefix, newest first."""
     span = (prefix, f"{prefix}~")
     entries = reader.read(
         f"SELECT d.*, {_UNTIL} FROM deployments AS d WHERE d.model = ? AND "  # noqa: S608 - a text of ours
@@ -71,7 +71,7 @@ def _deployment(reader: Reader, entry: Mapping[str, Any]) -> Deployment:
 
 
 def author_of(reader: Reader, entry: Mapping[str, Any]) -> tuple[str, str, str | None]:
-    """Return the author and the reason of a route's change, and the path of the screen that shows the cause."""
+    """Return author and reason of a route change, and the path of the page about its cause."""
     rollbacks = reader.read("SELECT cause_id FROM rollbacks WHERE rollback_id = ?", (entry["cause_id"],))
     cause = _event(reader, rollbacks[0]["cause_id"] if rollbacks else entry["cause_id"])
     if cause is None:
@@ -88,7 +88,7 @@ def author_of(reader: Reader, entry: Mapping[str, Any]) -> tuple[str, str, str |
 
 
 def _promoter(reader: Reader, cause: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Return the author of a release's traffic: its approvers, the person who promoted it, or the registry."""
+    """Return who gave a release traffic: its approvers, the promoting person, or the registry."""
     link = f"/releases/{cause['correlation']}"
     ordered = _event(reader, cause["cause"])
     if ordered is not None and ordered["type"] == "canary.advanced":
@@ -98,7 +98,7 @@ def _promoter(reader: Reader, cause: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _cancellation(reader: Reader, release_id: str) -> dict[str, Any] | None:
-    """Return the order of a person that ended a release; None if its end has another reason."""
+    """Return the person's order that ended a release; None if the release ended otherwise."""
     entries = reader.read(
         "SELECT * FROM events WHERE correlation = :release AND type IN ('release.cancelled', 'approval.denied') "
         "AND (SELECT code FROM releases WHERE release_id = :release) IN ('cancelled', 'approval_denied') "
@@ -137,7 +137,7 @@ def history(
     limit: int = 100,
     exact: bool = False,
 ) -> Page[EventRow]:
-    """Return the events of the log, the newest first; `type` may end with `*`."""
+    """Return the log's events, newest first; `type` may end with `*`."""
     values: dict[str, Any] = {
         "model": model, "model_like": like(model, exact=exact), "type": type, "type_like": type.replace("*", "%"),
         "sender": sender, "text": text, "like": like(text), "about": about, "audited": int(audited), "types": AUDITED,

@@ -1,4 +1,4 @@
-"""The versions of a model, each from the events of its release."""
+"""Queries of a model's versions, from the events of their releases."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ WHERE model = ? AND version = ? ORDER BY opened_at LIMIT 1
 
 
 def version(reader: Reader, model: str, number: int) -> Version | None:
-    """Return a version of a model; None if no release has reserved its number."""
+    """Return a model's version; None if no release reserved the number."""
     entries = reader.read(_RELEASE, (model, number))
     if not entries:
         return None
@@ -30,12 +30,12 @@ def version(reader: Reader, model: str, number: int) -> Version | None:
 
 
 def comparison(reader: Reader, model: str, left: int, right: int) -> VersionComparison | None:
-    """Return two versions side by side; None if one of them does not exist."""
+    """Compare two versions; None if one does not exist."""
     first, second = version(reader, model, left), version(reader, model, right)
     return None if first is None or second is None else compare_versions(first, second)
 
 
 def numbers(reader: Reader, model: str) -> tuple[int, ...]:
-    """Return the numbers of a model's versions, the newest first."""
+    """Return a model's version numbers, newest first."""
     entries = reader.read("SELECT DISTINCT version FROM releases WHERE model = ? ORDER BY version DESC", (model,))
     return tuple(entry["version"] for entry in entries)

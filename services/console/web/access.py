@@ -1,4 +1,4 @@
-"""Who a request is by: its session, and the token that orders must carry."""
+"""Identifies the person of a request by the session, and checks CSRF tokens."""
 
 import hmac
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ CSRF_FIELD: Final = "csrf"
 
 @dataclass(frozen=True)
 class SignedIn:
-    """Who is signed in, with the session."""
+    """A signed-in person with the session."""
 
     person: Person
     session: Session
 
 
 class NotSignedInError(Exception):
-    """The request belongs to no session."""
+    """The request has no valid session."""
 
 
 class Access:
@@ -33,11 +33,11 @@ class Access:
 
     Args:
         sessions: The sessions.
-        people: The people who may sign in: a person who was withdrawn is signed out at once.
-        https: Whether the cookie is for TLS only.
+        people: The people who may sign in; a removed person loses access at once.
+        https: Whether the session cookie is sent over TLS only.
 
     Attributes:
-        keys: People's keys of the gateway by the token of their session, in memory only.
+        keys: People's gateway API keys by CSRF token, in memory only.
     """
 
     def __init__(self, sessions: Sessions, people: People, *, https: bool) -> None:
@@ -46,11 +46,11 @@ class Access:
         self.cookie = "__Host-slipway" if https else "slipway-console"
 
     def find(self, request: Request) -> SignedIn | None:
-        """Return the signed-in person; None without a session."""
+        """Return the signed-in person and extend the session; None without a session."""
         return self._named(self.sessions.find(request.cookies.get(self.cookie)))
 
     def look(self, request: Request) -> SignedIn | None:
-        """Return the signed-in person as `find`, without counting as a use of the session."""
+        """Return the signed-in person without extending the session; None without a session."""
         return self._named(self.sessions.find(request.cookies.get(self.cookie), use=False))
 
     def _named(self, session: Session | None) -> SignedIn | None:
@@ -58,7 +58,7 @@ class Access:
         return SignedIn(person, session) if session is not None and person is not None else None
 
     def begin(self, request: Request, response: Response, person: str) -> None:
-        """Begin a session of a person, with a value that the browser did not have before."""
+        """Begin a person's session under a new value, against session fixation."""
         value = self.sessions.begin(person, request.cookies.get(self.cookie))
         for ended in self.keys.keys() - self.sessions.tokens():
             del self.keys[ended]
@@ -73,16 +73,16 @@ class Access:
         )
 
     def end(self, request: Request, response: Response) -> None:
-        """End the session of a request."""
+        """End a request's session."""
         self.sessions.end(request.cookies.get(self.cookie))
         response.delete_cookie(self.cookie, path="/", secure=self._https, httponly=True, samesite="strict")
 
 
 def signed_in(request: Request) -> SignedIn:
-    """Return who is signed in.
+    """Return the signed-in person.
 
     Raises:
-        NotSignedInError: The request belongs to no session.
+        NotSignedInError: The request has no valid session.
     """
     signed = access_of(request).find(request)
     if signed is None:
@@ -91,13 +91,17 @@ def signed_in(request: Request) -> SignedIn:
 
 
 def access_of(request: Request) -> Access:
-    """Return the function that identifies the person of a request."""
+    """Return the application's `Access`."""
     access: Access = request.app.state.access
     return access
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """Return the fields of a form; a JSON body is refused."""
+    """Return the fields of a URL-encoded form.
+
+    Raises:
+        HTTPException: The body is not valid UTF-8, or has more than 50 fields.
+    """
     body = await request.body()
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=50))
@@ -106,10 +110,10 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 def check_token(signed: SignedIn, given: str | None) -> None:
-    """Refuse an order without the token of its session: another site's page does not know it.
+    """Check an order's CSRF token, which pages of other sites do not know.
 
     Raises:
-        HTTPException: It is missing or another one.
+        HTTPException: The token is missing or wrong.
     """
     if given is None or not hmac.compare_digest(given.encode(), signed.session.csrf.encode()):
         raise HTTPException(403, "The order has not the token of this session: reload the page, and order again.")

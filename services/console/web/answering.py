@@ -1,4 +1,4 @@
-"""Shared parts of order pages: the target and the epoch of a form, and the page that follows."""
+"""Shared parts of order pages: target and epoch in forms, and the answer page."""
 
 import re
 from collections.abc import Awaitable
@@ -23,7 +23,7 @@ LONGEST_REASON: Final = 2000
 async def answered(
     request: Request, render: Renderer, signed: SignedIn, giving: Awaitable[OrderAnswer], model: str, release: str = ""
 ) -> Response:
-    """Redirect to the page that follows an order, or return the page with the reason of its refusal."""
+    """Redirect to the page of the published order, or return the page with the reason of its refusal."""
     back = f"/releases/{release}" if release else f"/models/{model}"
     try:
         answer = await giving
@@ -35,10 +35,10 @@ async def answered(
 
 
 def target_in(model: str, text: str) -> Target | None:
-    """Return the target that a text names, such as `support-bot.v3.int8`; None for an empty one.
+    """Parse a target of the model such as `support-bot.v3.int8`; None for an empty text.
 
     Raises:
-        HTTPException: It is no target of the model.
+        HTTPException: The text is no target of the model.
     """
     if not text:
         return None
@@ -49,10 +49,10 @@ def target_in(model: str, text: str) -> Target | None:
 
 
 def planned(model: str, form: dict[str, str], order: str) -> tuple[Target, int, str]:
-    """Return the target, the epoch of its plan and the reason in a form.
+    """Return target, epoch and reason of a planned order's form.
 
     Raises:
-        HTTPException: It names no target or no epoch.
+        HTTPException: The form has no target or epoch.
     """
     target, epoch = target_in(model, form.get("target", "")), form.get("epoch", "")
     if target is None or re.fullmatch(EPOCH, epoch) is None:

@@ -1,4 +1,4 @@
-"""Incidents and runbooks, for those on duty."""
+"""Incidents and runbooks, for the person on call."""
 
 import re
 from asyncio import to_thread
@@ -15,17 +15,17 @@ from services.console.web.rendering import FOLDER, RUNBOOKS, Renderer
 from services.console.web.sources import Sources
 
 LOCAL: Final = re.compile(r"/(?![/\\])\S*")
-"""A path on the console itself."""
+"""Matches a path of the console itself."""
 LONGEST_BACK: Final = 2000
-"""Characters of an address that an acknowledgement leads back to; after a longer one it leads to the fleet."""
+"""Longest address to return to after an acknowledgement; otherwise the fleet page follows."""
 SIBLINGS: Final = re.compile(r"\]\(([\w-]+)\.md\)")
-"""Where a link of a runbook leads to another one."""
+"""Matches a runbook's link to another runbook."""
 OTHERS: Final = re.compile(r"\[([^\]]+)\]\(\.\./([^)]+)\)")
-"""A link of a runbook to a page that the console does not have."""
+"""Matches a runbook's link to a page that the console does not have."""
 
 
 def build_duty(sources: Sources, render: Renderer) -> APIRouter:
-    """Return the HTTP routes of runbooks and of the acknowledgement of incidents; all require a session."""
+    """Return the HTTP routes of runbooks and acknowledgements; all require a session."""
     router = APIRouter()
 
     @router.post("/incidents")
@@ -35,7 +35,7 @@ def build_duty(sources: Sources, render: Renderer) -> APIRouter:
         key, back, person = form.get("incident", ""), form.get("back", ""), signed.person
         sessions = access_of(request).sessions
         shown = await to_thread(incidents, sources.seen_by(person), sources.ordering.now(), sessions.acknowledged)
-        known = [each for each in shown if each.key == key]  # none: it ended meanwhile
+        known = [each for each in shown if each.key == key]  # empty if it ended meanwhile
         if LOCAL.fullmatch(back) is None or not all(person.acknowledges(each.model) for each in known):
             raise HTTPException(403, "Operators acknowledge what is about their models.")
         if known:

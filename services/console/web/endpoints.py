@@ -1,4 +1,4 @@
-"""The page of the endpoints: each Triton's targets, memory and load."""
+"""The endpoints page: each Triton's targets, memory and load."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -9,7 +9,7 @@ from services.console.web.rendering import Renderer
 
 
 def build_endpoints(endpoints: Endpoints, render: Renderer) -> APIRouter:
-    """Return the route; it needs a session."""
+    """Return the HTTP route of the page; it requires a session."""
     router = APIRouter()
 
     @router.get("/endpoints")

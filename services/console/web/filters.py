@@ -1,4 +1,4 @@
-"""The filters of lists: the parameters of the pages."""
+"""Query parameters that filter the lists of pages."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
@@ -12,10 +12,10 @@ Part = Annotated[str, Field(max_length=100)]
 
 
 def moment_of(text: str, *, ends: bool = False) -> str:
-    """Return a time or a date (ISO 8601) as the index has times; a date that `ends` a span includes its day.
+    """Convert an ISO 8601 time or date to the index's format; with `ends`, a date includes its whole day.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The text is neither.
     """
     try:
         at = datetime.combine(date.fromisoformat(text), datetime.min.time()) + timedelta(days=ends)
@@ -41,12 +41,12 @@ def _is_a_moment(text: str) -> str:
 
 
 Moment = Annotated[Part, AfterValidator(_is_a_moment)]
-"""A date or a time in ISO 8601, UTC."""
+"""A date or time in ISO 8601, UTC."""
 PARTS = {"after", "limit"}
 
 
 class Filter(BaseModel):
-    """A part of a list: `model` is a name, or a part of one without `exact`; `after` entries are left out before it."""
+    """Common filters: `model` is part of a name, or all of it with `exact`; `after` entries are skipped."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,7 +57,7 @@ class Filter(BaseModel):
 
     @property
     def values(self) -> dict[str, Any]:
-        """Return all parameters by their names, times as the index has them."""
+        """Return all parameters by name, with times in the index's format."""
         values = self.model_dump()
         for name in ("since", "until"):
             if values.get(name):
@@ -66,18 +66,18 @@ class Filter(BaseModel):
 
     @property
     def shown(self) -> dict[str, Any]:
-        """Return the parameters that a person sets: all but those that say which part is shown."""
+        """Return the parameters that a person sets, without paging."""
         return self.model_dump(exclude=PARTS)
 
 
 class FleetFilter(Filter):
-    """Which models; `state` is `shadow`, `canary`, `alert` or `idle`."""
+    """Filters of models; `state` is `shadow`, `canary`, `alert` or `idle`."""
 
     state: Part = ""
 
 
 class ReleaseFilter(Filter):
-    """Which releases; `state` is `open`, `finished`, a state or an outcome."""
+    """Filters of releases; `state` is `open`, `finished`, a state or an outcome."""
 
     state: Part = ""
     since: Moment = ""
@@ -85,7 +85,7 @@ class ReleaseFilter(Filter):
 
 
 class RefusedFilter(Filter):
-    """Which refused checkpoints; `code` is such as `policy_invalid`."""
+    """Filters of refused checkpoints; `code` is an error code such as `policy_invalid`."""
 
     code: Part = ""
     since: Moment = ""
@@ -93,7 +93,7 @@ class RefusedFilter(Filter):
 
 
 class AlertFilter(Filter):
-    """Which alerts; `state` is `open` or `resolved`."""
+    """Filters of alerts; `state` is `open` or `resolved`."""
 
     state: Part = ""
     severity: Part = ""
@@ -103,16 +103,16 @@ class AlertFilter(Filter):
 
 
 class TimelineFilter(Filter):
-    """Which changes of routes."""
+    """Filters of route changes."""
 
     since: Moment = ""
     until: Moment = ""
 
 
 class HistoryFilter(Filter):
-    """Which events; `type` is such as `alert.raised` or `alert.*`, `about` the id of an event, alert or order.
+    """Filters of events: `type` such as `alert.raised` or `alert.*`, `about` an ID of an event, alert or order.
 
-    `audited` leaves only entries of the audit log.
+    `audited` keeps only events in the audit log.
     """
 
     type: Part = ""

@@ -1,4 +1,4 @@
-"""The headers of every answer, and the requests that are refused before anything reads them."""
+"""Security headers of every answer, and early refusal of requests."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -12,14 +12,14 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "frame-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-"""No script or style within a page, nothing from another host, no frame but a report's, no plug-in."""
+"""Content security policy of pages: no inline scripts or styles, no other hosts, frames of reports only."""
 REPORT: Final = "/evidence"
-"""Path of reports that other programs wrote (Evidently): pages with scripts, which must not act as the person."""
+"""Path of reports by other programs (Evidently), with scripts that must not act as the person."""
 REPORT_POLICY: Final = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; frame-ancestors 'self'; form-action 'none'; base-uri 'none'"
 )
-"""An origin of its own, so no cookie and no access to the console; no request to any host, not even to this one."""
+"""Content security policy of reports: an opaque origin without cookies, console access or network requests."""
 ALWAYS: Final = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -34,12 +34,12 @@ LONGEST_BODY: Final = 64 * 1024
 
 
 class Guard:
-    """Refuses requests for another host, and orders that another site's page sends; adds the headers above.
+    """Refuses requests for other hosts and cross-site orders, and adds the security headers.
 
     Args:
         app: The application.
-        url: The address that people open.
-        https: Whether browsers are told to use TLS only.
+        url: URL that people open.
+        https: Whether to send HSTS.
     """
 
     def __init__(self, app: ASGIApp, url: str, *, https: bool) -> None:
@@ -48,7 +48,7 @@ class Guard:
         self._headers = {**ALWAYS, **({"strict-transport-security": "max-age=31536000"} if https else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Answer a request, or refuse it before the application sees it."""
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
@@ -88,7 +88,7 @@ class Guard:
 
 
 def names_of(url: str) -> Iterable[str]:
-    """Yield the values of `Host` that an address is asked by; loopback has two names."""
+    """Yield the accepted values of the `Host` header; loopback has two names."""
     parts = urlsplit(url)
     yield parts.netloc
     if parts.hostname in ("127.0.0.1", "localhost"):

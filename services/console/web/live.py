@@ -1,4 +1,4 @@
-"""The stream of changes to open pages (server-sent events)."""
+"""The live stream of changes to open pages (server-sent events)."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Final
@@ -14,14 +14,14 @@ STREAM: Final = "/stream"
 
 
 def build_live(hub: Hub) -> APIRouter:
-    """Return the route; it needs a session."""
+    """Return the HTTP route of the stream; it requires a session."""
     router = APIRouter()
 
     @router.get(STREAM)
     async def stream(
         request: Request, signed: Signed, since: Annotated[float | None, Query(ge=0)] = None
     ) -> StreamingResponse:
-        """Server-sent events: `change`, with a list of topics (`model:…`, `release:…`, `alert:…`, kinds, or `all`)."""
+        """Stream `change` events, each with a list of topics (`model:…`, `release:…`, `alert:…`, kinds, or `all`)."""
         session = signed.session.csrf
         if hub.is_full(session):
             raise HTTPException(503, "Too many pages are open; this one is not live.")

@@ -1,4 +1,4 @@
-"""Signing in and out: by a link of `slipway open`, or by an identity provider."""
+"""Sign-in and sign-out: by a link of `slipway open`, or by an identity provider."""
 
 from typing import Annotated, Final
 from urllib.parse import quote
@@ -17,12 +17,12 @@ STATE_S: Final = 600
 
 
 def build_login(access: Access, render: Renderer, provider: Provider | None, *, url: str, clock: Clock) -> APIRouter:
-    """Return the routes that begin and end sessions."""
+    """Return the HTTP routes that begin and end sessions."""
     router = APIRouter()
 
     @router.get("/login")
     def sign_in(request: Request, token: Annotated[str, Query(max_length=2048)] = "", next: str = "/") -> Response:  # noqa: A002 - the name in the address
-        """Show the sign-in page; a link of `slipway open` needs a click, so that nothing else uses it up."""
+        """Show the sign-in page; a link is used up only by a click, not by a preview of it."""
         if access.find(request) is not None and not token:
             return RedirectResponse("/fleet", 303)
         shown = {"token": token, "name": named_in(token), "next": _own(next), "problem": ""}
@@ -59,7 +59,7 @@ def build_login(access: Access, render: Renderer, provider: Provider | None, *, 
 def _oidc(router: APIRouter, access: Access, render: Renderer, provider: Provider) -> None:
     @router.get("/login/oidc")
     async def begin(next: str = "/") -> Response:  # noqa: A002 - the name in the address
-        """Redirect the browser to the identity provider; a cookie keeps the values for checking the answer."""
+        """Redirect to the identity provider; a cookie keeps the values that check the answer."""
         address, secret = await provider.begin(_own(next))
         answer = RedirectResponse(address, 303)
         answer.set_cookie(
@@ -81,7 +81,7 @@ def _oidc(router: APIRouter, access: Access, render: Renderer, provider: Provide
         except SignInRefusedError as refused:
             problem = f"You are not signed in: {refused}."
             return render(request, None, "login.html", 403, token="", next="/", oidc=True, problem=problem)
-        # The cookie is for this site's own pages only, so the browser must not follow a redirect of another site.
+        # The cookie is SameSite=Strict: a page of this site must load the target, not a cross-site redirect.
         answer = render(request, None, "continue.html", target=target)
         access.begin(request, answer, name)
         answer.delete_cookie(STATE_COOKIE, path="/login")
@@ -94,16 +94,16 @@ def _check_known(access: Access, name: str) -> None:
 
 
 def _own(target: str) -> str:
-    """Return a path of this console; the first page for anything else."""
+    """Return a path of this console; `/` for anything else."""
     is_path = target.startswith("/") and not target.startswith(("//", "/\\", "/login", "/logout"))
     return target if is_path and target.isprintable() and len(target) < 1000 else "/"
 
 
 def ask_to_sign_in(request: Request, render: Renderer) -> Response:
-    """Return the answer for a page that needs a session.
+    """Return the answer to a page request without a session.
 
-    A browser does not send the cookie with a request that another site's link leads to. Such a request gets a page that
-    loads the same address again, by itself: a person who is signed in sees it.
+    Browsers omit the cookie after a click on another site's link. Such a request gets a page that reloads the same
+    address with the cookie.
     """
     target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     if request.headers.get("sec-fetch-site") == "cross-site" and request.method == "GET":

@@ -1,4 +1,4 @@
-"""Markdown as HTML: HTML in it stays text, and links lead to web addresses only."""
+"""Markdown rendering: embedded HTML stays text, links lead to web addresses only."""
 
 import re
 from typing import Final
@@ -11,5 +11,5 @@ _RENDERER: Final = MarkdownIt("commonmark", {"html": False}).enable("table").dis
 
 
 def render_markdown(text: str) -> Markup:
-    """Return a text as HTML, without the metadata before it."""
+    """Render Markdown as HTML, without its front matter."""
     return Markup(_RENDERER.render(_FRONT_MATTER.sub("", text)))  # noqa: S704 - the renderer escapes HTML

@@ -1,4 +1,4 @@
-"""The pages: each renders what the index has."""
+"""The HTTP routes of the pages, rendered from the index."""
 
 import re
 from asyncio import to_thread
@@ -39,13 +39,13 @@ ReleaseId = Annotated[str, Query(pattern=r"^(r-[0-9a-f-]{1,60})?$")]
 SHARE: Final = r"0(\.[0-9]{1,17})?|[1-9](\.[0-9]{1,16})?e-[0-9]{1,2}"
 Number = Annotated[int, Query(ge=0, le=999_999_999)]
 REFUSED_SHOWN: Final = 5
-"""Refused checkpoints on the screen of the releases; a screen of their own lists all."""
+"""Refused checkpoints on the releases page; the checkpoints page lists all."""
 LINES: Final = 5
-"""Tests whose evidence is drawn, the strongest ones; the table has all."""
+"""Most tests drawn in the evidence plot, strongest first; the table lists all."""
 
 
 def build_pages(sources: Sources, render: Renderer) -> APIRouter:
-    """Return the routes of the pages; all need a session."""
+    """Return the HTTP routes of the pages; all require a session."""
     router = APIRouter()
     _fleet(router, sources, render)
     _release(router, sources, render)
@@ -143,10 +143,10 @@ def _orders(router: APIRouter, sources: Sources, render: Renderer) -> None:
 def _giving(
     ordering: Ordering, person: Person, shown: Release, order: str, form: dict[str, str]
 ) -> Coroutine[Any, Any, OrderAnswer]:
-    """Return the function that publishes the order of a form.
+    """Return the coroutine that publishes a form's order.
 
     Raises:
-        HTTPException: There is no such order, or the form does not name what was shown.
+        HTTPException: The order is unknown, or the form lacks the digest, share or epoch shown.
     """
     reason = form.get("reason", "")[:LONGEST_REASON]
     if order in ("approve", "promote"):
@@ -168,9 +168,9 @@ def _giving(
 
 
 async def _route_to_order(sources: Sources, person: Person, shown: Release) -> Route | None:
-    """Return the route that an approval or a promotion names; None if the bus does not answer, or if it takes none."""
+    """Return the route for an approval or promotion; None if neither applies or the bus does not answer."""
     takes_it = shown.outcome is None and any(person.may(order, shown.model) for order in ("approve", "promote"))
-    with suppress(Transient):  # then neither can be ordered, and all else is shown
+    with suppress(Transient):  # the page then offers neither order
         return await sources.ordering.route_of(shown.model) if takes_it else None
     return None
 
@@ -218,7 +218,7 @@ def _alerts(router: APIRouter, sources: Sources, render: Renderer) -> None:
 
     @router.get(REPORT)
     def report(request: Request, signed: Signed, alert: Annotated[str, Query(max_length=200)]) -> Response:
-        if request.headers.get("sec-fetch-dest", "iframe") != "iframe":  # alone in a tab it might lead elsewhere
+        if request.headers.get("sec-fetch-dest", "iframe") != "iframe":  # as a top-level page it could redirect
             return RedirectResponse(f"/alerts/{quote(alert)}", 303)
         shown: Alert = _known(alerts.alert(sources.seen_by(signed.person), alert), "alert")
         content = sources.artifacts.report(shown.alert.evidence) if shown.alert.evidence else None

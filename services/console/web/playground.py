@@ -1,6 +1,6 @@
-"""The page of the playground: one prompt to two versions of a model, with the person's own API key.
+"""The playground page: one prompt to two versions, with the person's API key.
 
-A page asks for the key once: the process keeps it for the session, in memory only.
+The process keeps the key in memory for the session.
 """
 
 from typing import Annotated, Any, Final
@@ -18,12 +18,12 @@ from services.console.web.rendering import Renderer
 from services.console.web.sources import ModelPath, check_seen
 
 MOST_KEYS: Final = 1000
-"""Keys that are kept at most: the newest."""
+"""Most API keys kept; the oldest is dropped first."""
 Version = Annotated[int, Field(ge=0, le=999_999_999)]
 
 
 class Question(BaseModel):
-    """A prompt for two versions, and the person's key of the gateway."""
+    """A prompt for two versions, and the person's gateway API key."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -35,7 +35,7 @@ class Question(BaseModel):
 
 
 def build_playground(gateway: Gateway, routes: Routes, render: Renderer) -> APIRouter:
-    """Return the routes; all need a session."""
+    """Return the HTTP routes of the playground; all require a session."""
     router = APIRouter()
 
     async def shown(request: Request, signed: Signed, model: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def build_playground(gateway: Gateway, routes: Routes, render: Renderer) -> APIR
         answers = await ask(gateway, signed.person, model, question)
         keys.pop(signed.session.csrf, None)
         refused = any(answer.problem.startswith(("401", "403")) for answer in answers)
-        if not refused and access_of(request).look(request) is not None:  # it may have signed out meanwhile
+        if not refused and access_of(request).look(request) is not None:  # the session may have ended meanwhile
             keys[signed.session.csrf] = question.key.get_secret_value()
         if len(keys) > MOST_KEYS:
             del keys[next(iter(keys))]
@@ -75,10 +75,10 @@ def build_playground(gateway: Gateway, routes: Routes, render: Renderer) -> APIR
 
 
 async def ask(gateway: Gateway, person: Person, model: str, question: Question) -> tuple[Answer, Answer]:
-    """Return the answers of both versions, requested in sequence so that neither slows the other on one GPU.
+    """Return both versions' answers, requested one after the other so that neither slows the other.
 
     Raises:
-        HTTPException: The person does not see the model, or the key cannot be one.
+        HTTPException: The person may not see the model, or the key is malformed.
     """
     check_seen(person, model)
     key = question.key.get_secret_value().strip()

@@ -1,4 +1,4 @@
-"""Plots as SVG without a script or a style in it: classes only, which console.css colours for dark and light."""
+"""Plots as SVG without scripts or styles: console.css colours their classes for dark and light."""
 
 import math
 import re
@@ -18,16 +18,16 @@ from services.console.domain.canary_screen import Canary, CanaryPoint, EvidenceT
 from services.console.domain.release_data import VariantRow
 from services.console.domain.screens import Moment
 
-# pygal adds a finder for plug-ins, which has no `find_spec`: each failed import would warn about it
+# pygal's import hook lacks `find_spec`, so every later failed import would warn
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
 SVG: Final = "{http://www.w3.org/2000/svg}"
 LEAST_SHARE: Final = 1e-5
-"""Smaller shares of the line are drawn as this: they all say that there is no evidence."""
+"""Smallest drawn share of a line: smaller ones all mean no evidence."""
 STEPS_S: Final = (5, 10, 30, 60, 120, 300, 600, 1800, 3600, 3 * 3600, 6 * 3600, 86_400)
-"""Seconds between labels of an axis of time."""
+"""Possible distances between labels of a time axis, in seconds."""
 COLOUR: Final = re.compile(r"\bcolor-(\d+)")
 PERIOD: Final = 30
-"""Pixels after which the dashes of a line begin again."""
+"""Period of a dash pattern, in pixels."""
 OPTIONS: Final[Mapping[str, Any]] = {
     "width": 640,
     "height": 260,
@@ -45,7 +45,7 @@ OPTIONS: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line over time: its name, the class that colours it, and its figures; None where there is none."""
+    """A line over time: name, CSS class, and figures; None for a gap."""
 
     name: str
     css: str
@@ -54,16 +54,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawn plot, and its legend: classes and texts."""
+    """A plot, and its legend as pairs of class and text."""
 
     svg: Markup
     legend: tuple[tuple[str, str], ...]
 
 
 def pareto_plot(variants: Iterable[VariantRow]) -> Markup | None:
-    """Return the variants by price, or size, and loss of quality; None for fewer than two.
+    """Plot variants by price, or else size, and perplexity ratio; None for fewer than two.
 
-    The Pareto front is a line. Prices are shown if each variant has one.
+    The Pareto front is a line. Prices are used if every variant has one.
     """
     known = [row for row in variants if row.size_bytes is not None and row.perplexity_ratio is not None]
     if len(known) < 2:
@@ -75,7 +75,7 @@ def pareto_plot(variants: Iterable[VariantRow]) -> Markup | None:
     }
     widths = _range(list(across.values()), before=0.08, after=0.08)
     ratios = [row.perplexity_ratio or 0.0 for row in known]
-    heights = _range(ratios, before=0.08, after=0.25)  # a label is above its dot
+    heights = _range(ratios, before=0.08, after=0.25)  # space for labels above dots
     chart = pygal.XY(
         **OPTIONS,
         print_labels=True,
@@ -96,27 +96,27 @@ def pareto_plot(variants: Iterable[VariantRow]) -> Markup | None:
 
 
 def _unit_of(largest: float) -> tuple[float, str]:
-    """Return the bytes of the unit that a size is written in, and its name."""
+    """Return a fitting unit for a size: its bytes and its name."""
     return next((unit for unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if largest >= unit[0]), (1.0, "B"))
 
 
 def _range(values: Sequence[float], *, before: float, after: float) -> tuple[float, float]:
-    """Return the ends of an axis: its values' range, widened by shares of its span."""
+    """Return the ends of an axis: the range of values, widened by shares of its span."""
     least, most = min(values), max(values)
     span = most - least or 0.01 * abs(most) or 1.0
     return least - before * span, most + after * span
 
 
 def _formatter(ends: tuple[float, float], factor: int = 1, unit: str = "") -> Callable[[float], str]:
-    """Return the formatter of an axis, with enough digits to distinguish its labels."""
+    """Return the label formatter of an axis, with enough digits to distinguish labels."""
     digits = max(0, -math.floor(math.log10(factor * (ends[1] - ends[0]) / OPTIONS["max_scale"])))
     return lambda value: f"{factor * value:,.{digits}f}{unit}"
 
 
 def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Plot | None:
-    """Return e-values as shares of their lines over time, on a logarithmic scale; the canary is aborted at 1.
+    """Plot e-values as shares of their lines, on a logarithmic scale; at 1 the canary is aborted.
 
-    A test has the same colour whatever its evidence is.
+    Each test keeps its colour, whatever its evidence.
     """
     if len(canary.points) < 2:
         return None
@@ -142,13 +142,13 @@ def evidence_plot(canary: Canary, tests: Sequence[EvidenceTest]) -> Plot | None:
 
 
 def _dashes(lines: int) -> Mapping[str, str]:
-    """Return the dashes of each line by its class: later lines have shorter dashes, so that equal lines all show."""
+    """Return dash patterns by class, shorter for later lines, so that overlapping lines stay visible."""
     dash = PERIOD // max(1, lines)
     return {f"color-{line + 1}": f"{PERIOD - line * dash} {line * dash}" for line in range(1, lines)}
 
 
 def _powers(heights: Sequence[float]) -> list[int]:
-    """Return the powers of ten at which a logarithmic axis has labels; 0 is one of them."""
+    """Return the powers of ten to label on a logarithmic axis, including 0."""
     least, most = math.floor(min(heights, default=-3.0)), math.ceil(max(heights, default=0.0))
     step = max(1, math.ceil((max(most, 0) - min(least, 0)) / OPTIONS["max_scale"]))
     return sorted({*range(0, least - step, -step), *range(0, most + step, step)})
@@ -160,7 +160,7 @@ def _evidence(point: CanaryPoint, test: EvidenceTest) -> tuple[str, float | None
 
 
 def latency_plot(canary: Canary) -> Plot | None:
-    """Return the p95 of the time to first token of candidate and active over time; None for fewer than two figures."""
+    """Plot TTFT p95 of candidate and active target; None for fewer than two figures."""
     lines = [
         Line(name, name, [(entry.at, getattr(entry, name)) for entry in canary.ttft])
         for name in ("active", "candidate")
@@ -180,19 +180,19 @@ def latency_plot(canary: Canary) -> Plot | None:
 
 
 def _span(canary: Canary) -> tuple[str, str]:
-    """Return between which times both plots are: the same of both."""
+    """Return the common time range of both plots."""
     happened = (moment.at for moment in canary.moments)
     times = [*(point.at for point in canary.points), *(entry.at for entry in canary.ttft), *happened]
     return min(times), max(times)
 
 
 def figure_plots(figures: Figures, limit: float | None = None) -> Mapping[str, Plot | None]:
-    """Return the plots of windows by name: requests, the share of bad ones with its limit, and TTFT p95 by target."""
+    """Return the plots of windows: `requests`, `bad` with its limit, and `ttft` p95 by target."""
     if len(figures.ends) < 2:
         return {"requests": None, "bad": None, "ttft": None}
     traffic = [Line("requests", "active", list(zip(figures.ends, figures.requests.values, strict=True)))]
     bad = [Line("bad", "candidate", list(zip(figures.ends, figures.bad_ratio, strict=True)))]
-    names = sorted(figures.ttft_p95_ms, key=lambda name: name == figures.target)  # drawn last, above the others
+    names = sorted(figures.ttft_p95_ms, key=lambda name: name == figures.target)  # last, so drawn on top
     ttft = [
         Line(name, "candidate" if name == figures.target else "active", list(zip(figures.ends, values, strict=True)))
         for name, values in ((name, figures.ttft_p95_ms[name]) for name in names)
@@ -235,20 +235,20 @@ def over_time(
     labels: Sequence[float] | None = None,
     dashes: Mapping[str, str] = MappingProxyType({}),
 ) -> Plot | None:
-    """Return lines over the time of day, with events and a limit; None for fewer than two figures.
+    """Plot lines over the time of day, with events and a limit; None for fewer than two figures.
 
     Args:
-        label: What it shows, for those who do not see it.
+        label: Text for screen readers.
         lines: The lines.
         title: Title of the y axis.
-        ends: Limits of the y axis.
+        ends: Ends of the y axis.
         span: Begin and end of the time axis.
-        kind: A class of the drawing.
-        moments: Events, each drawn as a vertical line.
-        limit: Height of a horizontal line, and its legend.
-        formatter: Formats the labels of the y axis.
-        labels: The figures labelled on the y axis.
-        dashes: Of each line, by its class.
+        kind: CSS class of the plot.
+        moments: Events, drawn as vertical lines.
+        limit: Height and legend of a horizontal line.
+        formatter: Formats labels of the y axis.
+        labels: Values to label on the y axis.
+        dashes: Dash pattern by class.
     """
     if sum(figure is not None for line in lines for _, figure in line.points) < 2:
         return None
@@ -285,10 +285,10 @@ def over_time(
 
 
 def _ticks(begin: datetime, seconds: float) -> list[float]:
-    """Return at which seconds after the beginning of an axis its labels are: full minutes or hours, at most seven."""
+    """Return the labelled positions of a time axis in seconds: round times, at most seven."""
     step = next((step for step in STEPS_S if seconds / step <= OPTIONS["max_scale"]), STEPS_S[-1])
     first = -(begin.timestamp() % step) % step
-    fits = seconds * 0.97 - first  # a label at the very end would be cut
+    fits = seconds * 0.97 - first  # a label at the end would be cut off
     return [first + step * number for number in range(int(fits // step) + 1)]
 
 
@@ -303,14 +303,14 @@ def _moment(text: str) -> datetime:
 def _svg(
     chart: Any, label: str, kind: str, dashes: Mapping[str, str] = MappingProxyType({}), classes: Sequence[str] = ()
 ) -> Markup:
-    """Return a chart as SVG for a page: without the script and the styles that the library adds.
+    """Render a chart as SVG, without the library's script and styles.
 
     Args:
         chart: The chart.
-        label: What it shows, for those who do not see it.
-        kind: A class of the drawing.
-        dashes: Of each line, by its class.
-        classes: What each line is, in the order in which they were added: what colours it.
+        label: Text for screen readers.
+        kind: CSS class of the plot.
+        dashes: Dash pattern by class.
+        classes: CSS class of each line, in drawing order.
     """
     root = chart.render_tree()
     for part in [child for child in root if child.tag in ("defs", f"{SVG}defs", "title", f"{SVG}title")]:
@@ -327,7 +327,7 @@ def _svg(
 
 
 def _plain(root: ET.Element) -> ET.Element:
-    """Return a tree without comments and styles, in which each dot has a title for the browser's tooltip."""
+    """Remove comments and styles, and give each dot a tooltip."""
     for parent in list(root.iter()):
         parent.attrib.pop("style", None)
         if parent.get("class") == "dots":

@@ -1,4 +1,4 @@
-"""The page of a quarantine: start, reason, the effect of lifting it, and the order."""
+"""The quarantine page: start and reason of a quarantine, the effect of lifting it, and the order."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from services.console.web.sources import ModelPath, Sources, check_seen
 
 
 def build_quarantine(sources: Sources, render: Renderer) -> APIRouter:
-    """Return the routes; all need a session."""
+    """Return the HTTP routes of the page; all require a session."""
     router = APIRouter()
 
     @router.get("/models/{model}/quarantine")

@@ -1,4 +1,4 @@
-"""Renders templates: figures, times and series as people read them. Everything else is escaped."""
+"""Renders templates; formats figures, times and series for readers, and escapes all other values."""
 
 import hashlib
 import math
@@ -31,16 +31,16 @@ FOLDER: Final = Path(__file__).resolve().parents[1]
 RUNBOOKS: Final = {
     f"docs/runbooks/{path.name}": path.stem for path in (FOLDER.parents[1] / "docs/runbooks").glob("*.md")
 }
-"""Names of the runbooks that are here, by their paths; an installation without the documentation has none."""
+"""Names of the available runbooks by path; empty in an installation without documentation."""
 NONE: Final = "\N{EN DASH}"
 MOST_INCIDENTS: Final = 3
-"""Incidents at the top of a page; the others are folded below them."""
+"""Incidents shown at the top of a page; further ones are folded."""
 WIDTH, HEIGHT = 120.0, 28.0
 LARGEST_WRITTEN_OUT: Final = 1e12
 LONGEST_READ_S: Final = 2.0
-"""How long before it is rendered a page may have read what it shows."""
+"""Longest time between reading a page's data and rendering it, in seconds."""
 SCRIPTS: Final = {"htmx.js": ("django_htmx", "static/django_htmx/htmx-2.min.js")}
-"""Scripts of packages: the address below `/assets/`, the package, and the file in it."""
+"""Scripts of packages: address below `/assets/`, package, and file in it."""
 GOOD: Final = frozenset(
     {"pass", "serving", "promoted", "completed", "done", "hot", "resolved", "accepted", "chosen", "proven"}
 )
@@ -54,7 +54,7 @@ BUSY: Final = frozenset(
 )
 
 SHARES: Final = frozenset({"latency", "errors", "quality"})
-"""Kinds of alerts whose value and limit are shares of bad requests."""
+"""Kinds of alerts that measure shares of bad requests."""
 METRICS: Final = {
     "drift": "Kolmogorov-Smirnov distance",
     "quality": "share of bad requests, or loss of score",
@@ -66,11 +66,11 @@ class Renderer:
     """Renders pages from templates.
 
     Attributes:
-        clock: Says what `2 min ago` is.
-        progress: How far the index is, for the head of each page.
-        protection: Whether what rolls back automatically runs, for the top of each page.
-        incidents: Returns what has gone wrong with the models that a person sees, for the top of each page.
-        has_playground: Whether the console knows a gateway.
+        clock: Clock for ages such as `2 min ago`.
+        progress: State of the index, for the page head.
+        protection: Health of automatic rollback, for the page head.
+        incidents: Returns the incidents that a person may see.
+        has_playground: Whether a gateway is configured.
     """
 
     clock: Clock
@@ -81,7 +81,7 @@ class Renderer:
     _templates: Jinja2Templates = field(init=False)
 
     def __post_init__(self) -> None:
-        """Read the templates."""
+        """Create the template environment."""
         environment = Environment(
             loader=FileSystemLoader(FOLDER / "templates"),
             autoescape=True,
@@ -116,7 +116,7 @@ class Renderer:
     def __call__(
         self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any
     ) -> Response:
-        """Return a page; `request` gives its path, `signed` the signed-in person."""
+        """Render a template for a request and its signed-in person, if any."""
         common = {
             "path": request.url.path,
             "query": request.url.query,
@@ -134,17 +134,17 @@ class Renderer:
     async def in_thread(
         self, request: Request, signed: SignedIn | None, template: str, status: int = 200, /, **values: Any
     ) -> Response:
-        """Return a page as a call does, rendered in a thread: it reads the index."""
+        """Render a template in a thread, because rendering reads the index."""
         return await to_thread(self, request, signed, template, status, **values)
 
     def _index_state(self) -> IndexState:
-        """Return the lag of the index."""
+        """Return the index's lag."""
         ready = bool(self.progress.last) and self.progress.is_current
         return IndexState(behind=self.progress.behind, ratio=round(self.progress.ratio, 4), ready=ready)
 
 
 def _address_of(request: Request) -> str:
-    """Return the address, without its host, of the page that a request is of: a part of a page names its own."""
+    """Return the path and query of the page that a request belongs to; a page fragment names its page."""
     if request.method != "GET":
         return "/fleet"
     opened = request.headers.get("hx-current-url") or str(request.url)
@@ -159,7 +159,7 @@ def ago(text: str | None, now: datetime) -> str:
 
 
 def left(text: str, now: datetime) -> str:
-    """Return the span until a time, in the form of `ago`; `0 s` if it has passed."""
+    """Return the time left, in the form of `ago`; `0 s` once passed."""
     return _rounded((datetime.fromisoformat(text) - now).total_seconds())
 
 
@@ -172,12 +172,12 @@ def _rounded(seconds: float) -> str:
 
 
 def short_time(text: str | None) -> str:
-    """Return a time as `2026-11-27 02:31:27`."""
+    """Format a time as `2026-11-27 02:31:27`."""
     return NONE if not text else text[:19].replace("T", " ")
 
 
 def number(value: float | None) -> str:
-    """Return a figure with three significant digits, an integer in full, a very large figure in scientific notation."""
+    """Format a figure: three significant digits, integers in full, very large ones in scientific notation."""
     if value is None:
         return NONE
     if abs(value) >= LARGEST_WRITTEN_OUT:
@@ -186,7 +186,7 @@ def number(value: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Return milliseconds with a unit: `840 µs`, `36 ms`, `2.10 s`, `3.5 min`."""
+    """Format milliseconds: `840 µs`, `36 ms`, `2.10 s`, `3.5 min`."""
     if value is None:
         return NONE
     if value == 0:
@@ -199,7 +199,7 @@ def milliseconds(value: float | None) -> str:
 
 
 def alert_figure(value: float | None, kind: str) -> str:
-    """Return the value or the limit of an alert with its unit."""
+    """Format an alert's value or limit with its unit."""
     if value is None:
         return NONE
     if kind in SHARES:
@@ -208,12 +208,12 @@ def alert_figure(value: float | None, kind: str) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """Return seconds with a unit."""
+    """Format seconds in the form of `milliseconds`."""
     return NONE if seconds is None else milliseconds(seconds * 1000)
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as the terminal shows them: `40 s`, `1 min 35 s`, `2 h 5 min`."""
+    """Format seconds like the CLI: `40 s`, `1 min 35 s`, `2 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -222,7 +222,7 @@ def duration(seconds: float) -> str:
 
 
 def size(value: float | None) -> str:
-    """Return bytes with a unit."""
+    """Format bytes with a unit."""
     if value is None:
         return NONE
     for unit in ("B", "kB", "MB", "GB"):
@@ -233,7 +233,7 @@ def size(value: float | None) -> str:
 
 
 def tone(state: str | None) -> str:
-    """Return the class of a state: `good`, `bad`, `busy` or `calm`."""
+    """Return the CSS class of a state: `good`, `bad`, `busy` or `calm`."""
     for name, states in (("good", GOOD), ("bad", BAD), ("busy", BUSY)):
         if state in states:
             return name
@@ -241,7 +241,7 @@ def tone(state: str | None) -> str:
 
 
 def sparkline(points: Points, width: float = WIDTH, height: float = HEIGHT) -> Mapping[str, Any]:
-    """Return a series as lines of an SVG: a list of point lists, one per run without gaps, and the highest figure."""
+    """Return a series as SVG polylines, one per run without gaps, and its highest figure."""
     known = [value for value in points.values if value is not None]
     highest = max(known, default=0.0)
     runs: list[list[tuple[float, float]]] = [[]]
@@ -256,7 +256,7 @@ def sparkline(points: Points, width: float = WIDTH, height: float = HEIGHT) -> M
 
 
 def _line(run: list[tuple[float, float]], step: float, width: float) -> str:
-    """Return the points of a line; a single point becomes a line of one step."""
+    """Format the points of a polyline; a single point becomes a line of one step."""
     if len(run) == 1:
         (x, y) = run[0]
         begin = min(x, width - step) if step < width else 0.0
@@ -265,7 +265,7 @@ def _line(run: list[tuple[float, float]], step: float, width: float) -> str:
 
 
 def asset_version() -> str:
-    """Return the digest of scripts and styles, so that browsers may cache them for long."""
+    """Return a digest of scripts and styles, so that browsers can cache them."""
     digest = hashlib.sha256()
     for file in sorted((FOLDER / "static").iterdir()):
         digest.update(file.read_bytes())
@@ -273,7 +273,7 @@ def asset_version() -> str:
 
 
 class Assets:
-    """Serves scripts and styles: those of the console, and those that packages ship."""
+    """Serves scripts and styles of the console and of packages."""
 
     def __init__(self) -> None:
         self._own = StaticFiles(directory=FOLDER / "static")

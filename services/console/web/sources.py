@@ -21,7 +21,7 @@ ModelPath = Annotated[str, Path(pattern=MODEL_NAME_PATTERN)]
 
 @dataclass(frozen=True)
 class Sources:
-    """The queries and orders of the pages."""
+    """Queries and orders of the pages."""
 
     index: Index
     hub: Hub
@@ -29,19 +29,19 @@ class Sources:
     artifacts: Artifacts
 
     def seen_by(self, person: Person) -> Reader:
-        """Return the index as a person may see it: a member of a team, the rows about its models."""
+        """Return the index reader of a person: for a team member, only rows about the team's models."""
         return self.index if person.models is None else self.index.about(person.models)
 
     def week_ago(self) -> str:
-        """Return the time a week ago, as the index has times."""
+        """Return the time a week ago in the index's format."""
         return instant(self.ordering.now() - timedelta(days=7)) or ""
 
 
 def check_seen(person: Person, model: str) -> None:
-    """Refuse a model that a person may not see, as if there was none.
+    """Answer 404 for a model that a person may not see.
 
     Raises:
-        HTTPException: It is not one of the person's team.
+        HTTPException: The person may not see the model.
     """
     if not person.sees(model):
         raise HTTPException(404, f"There is no model {model} in the index.")
