@@ -36,7 +36,7 @@ _DEFECT = Problem(500, "The gateway failed; its log says why.", "server_error", 
 
 
 def build(dependencies: Dependencies, bus: Bus, state: WorkerState) -> "Applications":
-    """Return the HTTP applications; the gateway has no event handlers, and uses the bus for its metrics only."""
+    """Return the HTTP applications; the bus provides the metrics registry only: the gateway handles no events."""
     page = MetricsPage(exposed_registry(bus.metrics), state.refresh)
     # for probes and scrapes
     admin = Starlette(routes=[alive_route(), ready_route(dependencies, state), Mount("/metrics", page)])
@@ -63,14 +63,14 @@ def _rest(dependencies: Dependencies) -> Starlette:
 
 @dataclass(frozen=True)
 class Applications:
-    """The applications for callers, and for probes and scrapes, each for a separate port."""
+    """The applications of two ports: `api` for callers, `admin` for probes and scrapes."""
 
     api: ASGIApp
     admin: ASGIApp
 
 
 class Application:
-    """The whole HTTP application; requests for targets do not pass through Starlette's middlewares."""
+    """The HTTP application for callers; requests for targets bypass Starlette's middlewares."""
 
     def __init__(self, endpoint: ASGIApp, rest: ASGIApp, new_id: NewId) -> None:
         self._endpoint = endpoint
@@ -78,7 +78,7 @@ class Application:
         self._new_id = new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request by its id; a defect before the answer began is a 500."""
+        """Answer a request and add its `x-request-id`; an exception before the response starts is a 500."""
         given_id = Headers(scope=scope).get("x-request-id", "") if scope["type"] == "http" else ""
         request_id = given_id if _REQUEST_ID.fullmatch(given_id) else self._new_id()
         started = False
@@ -107,10 +107,10 @@ class Application:
 
 
 def model_routes(tables: Mapping[Environment, RouteTable], callers: Callers, created: int) -> list[Route]:
-    """Return the routes that list the models a caller's key opens; `created` is their time of creation."""
+    """Return `/v1/models` and `/v1/models/{name}`, limited to the caller's models; `created` is Unix time."""
 
     def names(request: Request) -> tuple[list[str], Mapping[str, str]]:
-        """Return the models, and headers with the remaining limits of the key: a list counts as a request."""
+        """Return the caller's models, and headers with the key's remaining limits; a listing counts as a request."""
         environment = request.state.environment = requests.read_environment(request.headers.getlist(requests.HEADER))
         caller = callers.authenticate(request.headers.getlist("authorization"), environment)
         with callers.admit(caller) as spending:
@@ -135,7 +135,7 @@ def model_routes(tables: Mapping[Environment, RouteTable], callers: Callers, cre
 
 
 def alive_route() -> Route:
-    """Return the route `/healthz`, which says nothing but that the process answers."""
+    """Return the liveness route `/healthz`, always 200."""
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"service": SERVICE, "status": "alive"})
@@ -144,7 +144,7 @@ def alive_route() -> Route:
 
 
 def ready_route(dependencies: Dependencies, state: WorkerState) -> Route:
-    """Return the route `/readyz`."""
+    """Return the readiness route `/readyz`: 200 or 503."""
     table, staging = dependencies.tables["production"], dependencies.tables["staging"]
 
     async def readyz(_request: Request) -> Response:
@@ -170,7 +170,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     message, code = f"{request.method} {request.url.path}: {error.detail}", _CODES.get(error.status_code)
     refusal = check_path(request.method, request.url.path)
-    if refusal is not None and code == refusal.code:  # it lists the paths that there are
+    if refusal is not None and code == refusal.code:  # names the existing paths
         message = refusal.message
     return problem_response(Problem(error.status_code, message, code=code), error.headers)
 

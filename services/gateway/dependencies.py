@@ -1,4 +1,4 @@
-"""Everything that the endpoints of the gateway work with."""
+"""The dependencies of the gateway's API endpoints, in one object."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class Dependencies:
 
     Attributes:
         tables: the routes of each environment.
-        telemetry: takes records of requests and pairs of answers that are not complete.
+        telemetry: takes records and pairs of incomplete answers.
         features: takes records and pairs of complete answers, with their texts.
         tracer: creates the spans of requests; None passes the caller's trace on unchanged.
         settings: limits of sizes, times and numbers.
-        bans: the requests that are refused because an engine died under them.
+        bans: the request bodies refused because an engine died while processing them.
         checks: results of health checks of endpoints.
         balancer: chooses the endpoint of a target for a request.
     """

@@ -27,14 +27,14 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
 def run_workers(connection: Connection, settings: GatewaySettings) -> None:
     """Serve in several processes until SIGTERM or SIGINT; each finishes its streams in flight."""
     share_metrics(connection.work_dir(SERVICE) / "metrics")
-    from services.gateway.server.workers import WorkerPool  # it creates metrics, which must know that they are shared
+    from services.gateway.server.workers import WorkerPool  # creates metrics: after `share_metrics`
 
     finish_imports()
     WorkerPool(connection, settings).run()
 
 
 def require_transport(host: str, settings: GatewaySettings) -> None:
-    """End the process if callers elsewhere would send their keys in plain text."""
+    """Exit if callers on other machines would send their keys in plain text."""
     if settings.tls_certificate is not None or settings.behind_proxy or is_loopback(host):
         return
     sys.exit(
@@ -44,7 +44,7 @@ def require_transport(host: str, settings: GatewaySettings) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address."""
+    """Return whether an address is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

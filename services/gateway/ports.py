@@ -18,23 +18,23 @@ class Engine(Protocol):
     """The serving fleet."""
 
     def send(self, endpoint: str, target: Target, request: ApiRequest) -> AsyncGenerator[ApiPiece, None]:
-        """Stream the answer to a request; closing the stream aborts it. Raises the errors of `stream_api`."""
+        """Stream the answer to a request; closing the stream aborts the request. Raises as `stream_api`."""
 
     async def await_reconnect(self, endpoint: str) -> None:
         """Return when the endpoint is connected again, or after a short time limit."""
 
     async def is_live(self, endpoint: str, limit_s: float) -> bool | None:
-        """Return whether the server of an endpoint is there, whatever its engines do; None if it is silent."""
+        """Return whether an endpoint's server answers, regardless of its engines; None after `limit_s` of silence."""
 
     async def keep_only(self, endpoints: Collection[str]) -> None:
-        """Close the connections to all other endpoints, but those that answer a request now."""
+        """Close the idle connections to all other endpoints."""
 
 
 class TelemetrySink(Protocol):
     """Publishes batches of telemetry."""
 
     async def publish(self, batch: InferenceBatch, *, model: str, environment: Environment, batch_id: str) -> None:
-        """Publish a batch; a batch that is published again with the same id is stored once. Raises Transient."""
+        """Publish a batch, at most once per `batch_id`. Raises Transient."""
 
 
 class Telemetry(Protocol):
@@ -42,7 +42,7 @@ class Telemetry(Protocol):
 
     @property
     def problem(self) -> str | None:
-        """Return why nothing can be published now; None if it works."""
+        """Return why publishing fails now; None if it works."""
 
     def record(self, record: Inference | MirroredPair, /) -> None:
         """Add a record, or a pair; return at once."""
@@ -52,9 +52,9 @@ class TextFeatures(Protocol):
     """Takes telemetry records with their texts; never blocks a request."""
 
     def submit(self, record: Inference | MirroredPair, /, *texts: Excerpts, draw_id: str) -> None:
-        """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once.
+        """Queue a complete answer's record for publication, with text features if sampled; return at once.
 
-        A pair of complete answers has the texts of both.
+        For a pair, pass the texts of both answers.
         """
 
 
@@ -62,4 +62,4 @@ class Describer(Protocol):
     """Computes features of texts, outside the event loop."""
 
     async def describe(self, texts: Sequence[Excerpts], /) -> list[Described | None]:
-        """Return the features of each text, in order; None where they could not be computed within the limits."""
+        """Return the features of each text, in order; None where computing exceeded a limit or failed."""

@@ -1,6 +1,6 @@
-"""One process of the gateway: its parts, put together; it serves until it is asked to stop, and ends in order.
+"""Composition and lifecycle of one gateway process: wiring, serving until a stop signal, orderly shutdown.
 
-Metrics are created here: in several workers, `share_metrics` must run before this is imported.
+This module creates metrics: with several workers, run `share_metrics` before importing it.
 """
 
 import asyncio
@@ -46,14 +46,14 @@ from shared.runtime.tasks import end_tasks
 from shared.serving.inference import Deadlines
 
 _BATCH = 500
-"""Most telemetry records of one message."""
+"""Most telemetry records per message."""
 BACKLOG: Final = 512
-"""Most connections that wait to be accepted."""
+"""Most connections waiting to be accepted."""
 _LAST_FLUSH_S = 3.0
 
 
 class Process:
-    """The parts of a process beside its HTTP server; none of them does anything before `background_work`."""
+    """All components of a process except its HTTP servers; they are idle until `background_work` runs."""
 
     def __init__(self, connection: Connection, settings: GatewaySettings, started_s: float | None = None) -> None:
         clock, self.id = SystemClock(), uuid.uuid4().hex[:16]
@@ -62,7 +62,7 @@ class Process:
         self.routed = settings.route_file is not None
         table, staging = _production(connection, settings), RouteTable({}, None, "staging")
         self.keys, self.installed = _api_keys(connection, settings)
-        self.state = WorkerState(  # before what takes long, such as grpc: a start is counted although it fails
+        self.state = WorkerState(  # first, so that starts that fail later are counted
             self.bus.metrics,
             table,
             lambda: self.bus_connection.connected,
@@ -133,7 +133,7 @@ class Process:
         )
 
     async def close(self) -> None:
-        """Publish the last telemetry and usage, as far as that works in time, and end all parts."""
+        """Publish remaining telemetry and usage, within `_LAST_FLUSH_S` each, and close all components."""
         self.features.drain()
         await self.worker.close()
         usage = partial(self.bus_connection.record_all, self.budgets)
@@ -145,7 +145,7 @@ class Process:
 
 
 def _production(connection: Connection, settings: GatewaySettings) -> RouteTable:
-    """Return the saved routes, or the routes of the configured file; exit if that file has none."""
+    """Return the table of saved routes, or of `GATEWAY_ROUTE_FILE`; exit if that file has no routes."""
     if settings.route_file is None:
         file = RecordFile(connection.work_dir(SERVICE) / "routes.json", Route)
         return RouteTable(file.load(), file.save)
@@ -158,7 +158,7 @@ def _production(connection: Connection, settings: GatewaySettings) -> RouteTable
 
 
 def _api_keys(connection: Connection, settings: GatewaySettings) -> tuple[KeyTable, InstalledKeys]:
-    """Return the keys that were saved, and the reader of those that the installation names, which has read them."""
+    """Return the table of saved keys, and the reader of the installation's key file after its first read."""
     file = RecordFile(connection.work_dir(SERVICE) / "api-keys.json", ApiKey)
     keys = KeyTable(file.load() if file.exists else None, file.save)
     installed = InstalledKeys(settings.api_keys, keys)
@@ -172,15 +172,15 @@ async def serve(
     sockets: Sequence[socket.socket | None] | None = None,
     started_s: float | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the streams in flight, up to a time limit.
+    """Serve until SIGTERM or SIGINT, then finish the streams in flight within `GATEWAY_DRAIN_S`.
 
-    The gateway does not wait for the bus or any other part.
+    Serving starts without waiting for the bus.
 
     Args:
         connection: bus, HTTP address and folder.
         settings: limits of this process.
-        sockets: listening sockets that several workers share, for callers and for probes; None to open them.
-        started_s: when the workers were started, on the monotonic clock; None for now.
+        sockets: listening sockets shared by the workers, for callers and for probes; None to open new ones.
+        started_s: start of the gateway, in monotonic seconds; None for now.
     """
     hide_memory()
     process = Process(connection, settings, started_s)
@@ -209,7 +209,7 @@ async def serve(
 
 
 def end_with(task: asyncio.Future[None], stop: Callable[[], None]) -> asyncio.Future[None]:
-    """Stop the process if one of its tasks fails, so that a restart begins the task again; return the task."""
+    """Call `stop` if a task fails, so that the process restarts; return the task."""
 
     def check(ended: asyncio.Future[None]) -> None:
         if not ended.cancelled() and (error := ended.exception()) is not None:
@@ -221,7 +221,7 @@ def end_with(task: asyncio.Future[None], stop: Callable[[], None]) -> asyncio.Fu
 
 
 def make_server(app: ASGIApp, host: str, port: int, settings: GatewaySettings, **options: Any) -> HttpServer:
-    """Return uvicorn with the gateway's settings, and more options of its own."""
+    """Return a uvicorn server with the gateway's settings and additional `uvicorn.Config` options."""
     return HttpServer(
         uvicorn.Config(
             app,

@@ -15,61 +15,61 @@ class GatewaySettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore")
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
-    """Processes that share the port; every limit below is that of one worker."""
+    """Processes that share the port; every limit below applies per worker."""
     tls_certificate: Path | None = None
-    """Certificate chain (PEM) for callers, read at the start. Without it, HTTP is plain."""
+    """Certificate chain (PEM) for callers, read at startup. Without it, callers use plain HTTP."""
     tls_key: Path | None = None
-    """Its private key (PEM); the two belong together."""
+    """Private key (PEM) of the certificate; set both or neither."""
     behind_proxy: bool = False
-    """Whether a proxy ends TLS before the gateway, which then speaks plain HTTP at an address that others reach."""
+    """Whether a proxy terminates TLS, so that the gateway may serve plain HTTP on a non-loopback address."""
     admin_host: str = "127.0.0.1"
-    """Address of the port of probes and metrics."""
+    """Listening address for probes and metrics."""
     admin_port: Annotated[int, Field(ge=0, le=65535)] = 8081
-    """Where probes and scrapes are answered; no key is needed there, and the answers name models."""
+    """Port for probes and metrics; requests need no key, and responses name models."""
     api_keys: Path | None = None
-    """File with the keys that the installation has from its start: `gateway/api-keys.json` of `slipway keys init`."""
+    """File with the installation's initial API keys: `gateway/api-keys.json`, written by `slipway keys init`."""
     first_token_s: Seconds = 60.0
-    """Longest silence of a target before its first token."""
+    """Longest silence of a target before the first token."""
     inter_token_s: Seconds = 20.0
-    """Longest silence of a target after it."""
+    """Longest silence of a target between tokens."""
     stall_s: Annotated[float, Field(ge=0)] = 2.0
-    """Silence of a Triton's health check after which it is ejected, where another one answers; 0: never."""
+    """Silence of a Triton's health check before its ejection, if another endpoint answers; 0: never."""
     answer_s: Seconds = 600.0
-    """Most time of a whole answer."""
+    """Time limit of a whole answer."""
     route_file: Path | None = None
-    """JSON file of routes that are served as they are, and not the bus's: for an outage of the bus."""
+    """JSON file of routes to serve instead of the bus's routes, during an outage of the bus."""
     drain_s: Annotated[int, Field(ge=0)] = 30
-    """Most time of streams in flight after SIGTERM."""
+    """Time limit for streams in flight after SIGTERM."""
     max_in_flight: Annotated[int, Field(ge=1)] = 512
-    """Requests that are answered at the same time, per environment; more is a 429."""
+    """Most concurrent requests per environment; further requests get a 429."""
     max_mirrors: Annotated[int, Field(ge=0)] = 4
-    """Drawn requests that two versions are asked again, at the same time; four times as many wait."""
+    """Most pairs computed concurrently; up to four times as many wait."""
     rescues_per_minute: Annotated[int, Field(ge=0)] = 120
-    """Requests per minute that the fallback may answer because the engine failed them; 0 for none."""
+    """Most requests per minute that the fallback answers after an engine failure; 0: none."""
     rescues_per_caller: Annotated[int, Field(ge=0)] = 20
-    """The same, of one caller."""
+    """The same limit per caller."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
-    """Largest body; more is a 413."""
+    """Largest body; a larger one gets a 413."""
     body_s: Seconds = 30.0
-    """Most time in which a body arrives."""
+    """Time limit for receiving a body."""
     max_bodies_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
-    """Most bytes of all bodies that are arriving; more is a 429. An eighth is for callers that send little."""
+    """Most bytes of all bodies being received; above it, a 429. An eighth is reserved for callers with few bytes."""
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = 75
-    """How long a connection stays open without a request: longer than proxies keep it, which mostly take 60 s."""
+    """How long an idle connection stays open: longer than proxies keep it, usually 60 s."""
     max_connections: Annotated[int, Field(ge=1)] = 4096
-    """Open connections; above it requests are a 503."""
+    """Most open connections; above it, requests get a 503."""
     write_s: Seconds = 30.0
-    """Time in which a caller must read something of its answer; then the answer is given up, the connection stays."""
+    """Longest time a caller may read nothing of its answer; then the answer is aborted."""
     max_lag_bytes: Annotated[int, Field(ge=1024)] = 256 * 2**10
-    """Most bytes of an answer that wait for its caller."""
+    """Most unread bytes of an answer, per request."""
     features_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Share of the answers whose texts are described; drills and staging always are."""
+    """Share of answers with text features in telemetry; drills and staging always have them."""
     language_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """Share of these whose language is recognised, for triggers on `other_language_ratio`."""
+    """Share of those answers with a detected language, for triggers on `other_language_ratio`."""
     telemetry_queue: Annotated[int, Field(ge=1)] = 20_000
-    """Telemetry records that wait for the bus; above it the oldest is dropped."""
+    """Most telemetry records waiting for the bus; above it, the oldest is dropped."""
     telemetry_interval_s: Seconds = 0.25
-    """Longest wait of a record for others of its message."""
+    """Longest time a record waits for its batch to fill."""
 
     @model_validator(mode="after")
     def _check_transport(self) -> Self:

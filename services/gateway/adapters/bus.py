@@ -1,4 +1,4 @@
-"""Follows routes and drills on the bus, and publishes telemetry there."""
+"""NATS adapter: follows routes, drills and keys; publishes telemetry, usage, load and engine deaths."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
@@ -60,7 +60,7 @@ class BusConnection:
         *,
         routed: bool,
     ) -> tuple[Coroutine[Any, Any, None], ...]:
-        """Return the followers of all buckets; not that of production's routes if they are `routed` by a file."""
+        """Return the followers of all buckets, without production routes if a file provides them (`routed`)."""
         routes = tables["production"]
         return (
             *(() if routed else (self.follow("routes", Route, routes.apply, routes.note_bucket),)),
@@ -73,7 +73,7 @@ class BusConnection:
     async def follow(
         self, bucket: str, record: type[M], apply: OnChange[M], note_bucket: OnSnapshot | None = None
     ) -> None:
-        """Call `apply` with every record and change until cancelled; restart after an error."""
+        """Call `apply` with every record and change of a bucket until cancelled; restart after an error."""
         await self._has_connected.wait()
         records = Bucket(self._bus.js, bucket, record, service=self._bus.service)
         while True:
@@ -96,17 +96,17 @@ class BusConnection:
             raise Transient("bus_unavailable", f"Telemetry could not be published: {error!r}.") from error
 
     async def record_usage(self, budgets: Budgets) -> None:
-        """Add the use of keys to their records every second until cancelled; without the bus it is added later."""
+        """Add the usage of keys to their records every second until cancelled; without the bus, later."""
         await self._has_connected.wait()
         while True:
             await asyncio.sleep(_EVERY_S)
             await self.record_all(budgets)
 
     async def record_all(self, budgets: Budgets) -> None:
-        """Add the use since the last call; use that cannot be written now is kept for the next call.
+        """Add the usage since the last call to the records; failed additions are retried by the next call.
 
-        A record that cannot be read keeps no other from being written; without the bus none is tried. An addition whose
-        acknowledgement was lost is added twice.
+        An unreadable record does not block the others; without the bus, none is tried. If an acknowledgement is
+        lost, that usage is counted twice.
         """
         if not self.connected:
             return
@@ -124,7 +124,7 @@ class BusConnection:
                     budgets.note_recorded(entry.value, entry.revision, tokens, requests)
 
     async def report(self, process: str, endpoints: Callable[[], Mapping[str, EndpointUse]]) -> None:
-        """Publish the outstanding requests of a process at each endpoint, about every second."""
+        """Publish this process's load and ejections per endpoint every second until cancelled."""
         await self._has_connected.wait()
         while True:
             await asyncio.sleep(_EVERY_S)
@@ -137,7 +137,7 @@ class BusConnection:
                 structlog.get_logger().warning("traffic cannot be reported", error=repr(error))
 
     async def note_given_up(self, balancer: Balancer) -> None:
-        """Note every second what server-manager cannot load, while a target has time to load, for ever."""
+        """Pass the loads that server-manager gave up to the balancer, every second while it waits for loads."""
         await self._has_connected.wait()
         records = Bucket(self._bus.js, "servers", FleetRuntimes, service=self._bus.service)
         while True:
@@ -154,9 +154,9 @@ class BusConnection:
                     balancer.note_given_up(runtime.endpoint, running.target)
 
     async def exchange_deaths(self, bans: BodyBans) -> None:
-        """Publish the requests in flight at engine deaths, and receive other processes' reports, until cancelled.
+        """Publish reports of engine deaths, and apply other processes' reports, until cancelled.
 
-        A report that cannot be sent is logged and lost: then this process alone refuses what it names.
+        A report that cannot be sent is logged and dropped: then only this process refuses its request bodies.
         """
         await self._has_connected.wait()
 

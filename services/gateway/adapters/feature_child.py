@@ -1,6 +1,6 @@
-"""The process that computes text features: pickled excerpts in, a JSON line with the features of each out.
+"""Child process that computes text features: reads pickled excerpts, writes one JSON line for each.
 
-It runs at a low priority, and in a sandbox: texts come from outside. One that cannot be described is answered `null`.
+It runs at low priority and in a sandbox, because texts are untrusted. The line is `null` if computing fails.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ from shared.serving.languages import recognise
 
 _DESCRIBED = TypeAdapter(Described)
 _UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
-"""Without MemoryError, which ends the process: the next one has memory again (compiled patterns are never freed)."""
+"""Not MemoryError: it ends the process, and its successor starts with free memory."""
 _NICENESS = 10
 _FORM_S = 0.25
-"""Most time in which one answer is judged by its form: callers write the JSON Schemas."""
+"""Time limit for validating one answer's format, because callers write the JSON Schemas."""
 _HOLDER_SHARE = 0.25
-"""Share of the time that the forms of one holder of keys may take: they must not take that of other answers."""
+"""Most of the process's time that format validation of one key holder may take, as a share."""
 
 
 class _TooLong(BaseException):
-    """An answer takes too long to be judged by its form; nothing that judges it may catch this."""
+    """Format validation exceeded its time; a BaseException, so that validators' `except Exception` misses it."""
 
 
 def _give_up(_number: int, _frame: Any) -> None:
@@ -39,16 +39,16 @@ def _give_up(_number: int, _frame: Any) -> None:
 
 
 class _Descriptions:
-    """Describes texts, and remembers the time that forms took, by holder of the keys.
+    """Computes features of texts, and limits the validation time of each key holder.
 
-    What a holder took fades by `_HOLDER_SHARE` of the time that passes.
+    A holder's recorded time decreases by `_HOLDER_SHARE` of elapsed time.
     """
 
     def __init__(self) -> None:
         self._taken: dict[str, tuple[float, float]] = {}
 
     def describe(self, texts: Excerpts) -> Described:
-        """Return the features of texts; the form of an answer is not judged if that takes too long."""
+        """Return the features of texts, without format validation if its time is used up."""
         if not texts.form:
             return describe(texts, recognise)
         now_s = time.monotonic()
@@ -67,9 +67,9 @@ class _Descriptions:
 
 
 def main() -> None:
-    """Answer text by text until the input ends."""
+    """Answer each pickle on standard input until it ends."""
     finish_imports()
-    recognise("")  # loads all that it needs
+    recognise("")  # loads the language models
     os.nice(_NICENESS)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     sandbox.enter()
@@ -80,7 +80,7 @@ def main() -> None:
     descriptions = _Descriptions()
     with contextlib.suppress(EOFError):
         while True:
-            texts = pickle.load(sys.stdin.buffer)  # noqa: S301 - of the gateway, which reads no pickle itself
+            texts = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by the gateway
             reply = b"null"
             with contextlib.suppress(*_UNREADABLE):
                 reply = _DESCRIBED.dump_json(descriptions.describe(texts))

@@ -1,4 +1,4 @@
-"""Describes texts in a child process, outside the gateway's event loop and the engine."""
+"""Computes text features in a child process (`feature_child`), outside the gateway's event loop."""
 
 import asyncio
 import contextlib
@@ -20,17 +20,17 @@ _MODULE = "services.gateway.adapters.feature_child"
 _READY = b"ready\n"
 _DESCRIBED: TypeAdapter[Described | None] = TypeAdapter(Described | None)
 _START_S = 60.0
-"""Most time of a start: a second of processor time, on a machine that may be busy."""
+"""Time limit of a start, which takes a second of processor time."""
 _RESTART_S = 5.0
 _ATTEMPTS = 2
-"""A text that was being described when the process ended is tried again once: another cause may have ended it."""
+"""Attempts at a text if the process ends meanwhile: the text may not be the cause."""
 
 
 class FeatureWorker:
     """One child process, started on first use and replaced when it ends (implements `ports.Describer`).
 
-    The kernel kills it when the gateway ends. A text that takes longer than `text_s` costs the process and its own
-    features only.
+    The kernel kills the child when the gateway ends. A text that exceeds `text_s` gets no features, and the child
+    is replaced.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class FeatureWorker:
         return self._child.pid if self._child is not None and self._child.returncode is None else None
 
     async def describe(self, texts: Sequence[Excerpts]) -> list[Described | None]:
-        """Return the features of each text, in order; None where they could not be computed within the limits."""
+        """Return the features of each text, in order; None where computing exceeded a limit or failed."""
         async with self._lock:
             described: list[Described | None] = []
             attempts = 0
@@ -91,13 +91,13 @@ class FeatureWorker:
             structlog.get_logger().warning("a text was not described in time", error=repr(error))
             return False
         finally:
-            # Also if the caller was cancelled: a late reply must not be read as that of the next text.
+            # Also after a cancellation: a late reply must not be read as the next text's.
             if not complete:
                 await self._end()
         return False
 
     async def _is_running(self, end_s: float) -> bool:
-        """Return whether the process runs; if not, start it, but not soon after a failure, and wait until `end_s`."""
+        """Return whether the process runs; else start it, `_RESTART_S` after a failure, and wait until `end_s`."""
         if self.pid is not None:
             return True
         if self._starting is None or self._starting.done():
@@ -108,7 +108,7 @@ class FeatureWorker:
         return self.pid is not None
 
     async def _start(self) -> None:
-        """Start the process: in the background, because answers wait for it no longer than for a batch."""
+        """Start the process and wait for its ready line; after a failure, delay the next start."""
         child: Process | None = None
         ready = b""
         try:
@@ -143,11 +143,11 @@ class FeatureWorker:
 
 
 def _read(line: bytes) -> Described | None:
-    """Return a reply of the process; None if it could not describe the text.
+    """Return the features in a line of the process; None if it could not compute them.
 
     Raises:
         EOFError: the process ended.
-        ValueError: it is no reply.
+        ValueError: the line is invalid.
     """
     if not line.endswith(b"\n"):
         raise EOFError

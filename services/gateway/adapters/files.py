@@ -1,4 +1,4 @@
-"""The files of a gateway: the last known records, with which it starts without the bus, and the installation's keys."""
+"""The gateway's files: saved records for starting without the bus, and the installation's initial keys."""
 
 import asyncio
 from pathlib import Path
@@ -17,7 +17,7 @@ _EVERY_S = 1.0
 
 
 class RecordFile(Generic[M]):
-    """One JSON file, for this user only, that is replaced atomically."""
+    """A JSON file of records, readable by this user only and replaced atomically."""
 
     def __init__(self, path: Path, kind: type[M]) -> None:
         self._path = path
@@ -25,11 +25,11 @@ class RecordFile(Generic[M]):
 
     @property
     def exists(self) -> bool:
-        """Return whether records were saved, also if there were none."""
+        """Return whether records, perhaps none, were saved."""
         return self._path.is_file()
 
     def load(self) -> dict[str, M]:
-        """Return the saved records; none if the file is missing or invalid, or of another version."""
+        """Return the saved records; empty if the file is missing, unreadable or of another version."""
         try:
             return parse_all(self._kind, self._path.read_bytes(), str(self._path))
         except FileNotFoundError:
@@ -39,17 +39,17 @@ class RecordFile(Generic[M]):
             return {}
 
     def save(self, records: dict[str, M]) -> None:
-        """Write the records; a reader sees either the old or the new file, also after a loss of power."""
+        """Replace the file; readers see the old or the new one, also after a power loss."""
         with replacing(self._path) as file:
             file.write(dump_all(records))
 
 
 class InstalledKeys:
-    """One file of records, which `slipway keys init` replaces at once.
+    """Loads the installation's initial keys; `slipway keys init` replaces their file atomically.
 
     Args:
-        path: the file; None where there is none.
-        keys: takes its records.
+        path: the file; None for no file.
+        keys: receives the records.
     """
 
     def __init__(self, path: Path | None, keys: KeyTable) -> None:
@@ -58,7 +58,7 @@ class InstalledKeys:
         self._seen: tuple[int, int] | None = None
 
     def read(self) -> None:
-        """Take the records if the file was replaced. One that cannot be read changes nothing."""
+        """Install the records if the file was replaced. An unreadable file changes nothing."""
         if self._path is None:
             return
         try:
@@ -77,7 +77,7 @@ class InstalledKeys:
             self._keys.install(records)
 
     async def follow(self) -> None:
-        """Read the file again and again."""
+        """Check the file every `_EVERY_S` seconds until cancelled."""
         while True:
             await asyncio.sleep(_EVERY_S)
             self.read()

@@ -1,4 +1,4 @@
-"""The serving fleet: Triton's gRPC endpoints, and servers of the OpenAI API."""
+"""Adapter of the serving fleet: Triton's gRPC endpoints and servers of the OpenAI API."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ class TritonEngine:
     """Streams answers from the endpoints of a fleet (implements `ports.Engine`)."""
 
     def __init__(self, deadlines: Deadlines, *, keys: Path | None = None, reconnect_s: float = 1.5) -> None:
-        # The import takes a third of a second, which must not delay a request.
+        # The import takes a third of a second.
         import tritonclient.grpc  # noqa: F401 - imported before the first request, which it would delay
 
         self._channels = Channels(keys)
@@ -35,7 +35,7 @@ class TritonEngine:
                 await self._channels.get(endpoint).channel_ready()
 
     async def is_live(self, endpoint: str, limit_s: float) -> bool | None:
-        """Return whether Triton says that it lives, or a server of the API answers (see `ports.Engine`)."""
+        """Return whether Triton's ServerLive or a server of the API answers (see `ports.Engine`)."""
         import grpc
         from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -53,7 +53,7 @@ class TritonEngine:
         return True
 
     async def keep_only(self, endpoints: Collection[str]) -> None:
-        """Close the channels of other endpoints that have no stream (see `ports.Engine`)."""
+        """Close the channels of other endpoints without streams (see `ports.Engine`)."""
         await self._channels.keep_only({*endpoints, *self._channels.in_use()})
 
     async def close(self) -> None:

@@ -1,1 +1,1 @@
-"""The paths of the API: a request from its acceptance to the end of its answer, and its mirrored copies."""
+"""The OpenAI API: a request from its acceptance to the end of its answer, and its mirrored copies."""

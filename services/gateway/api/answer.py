@@ -1,4 +1,4 @@
-"""An answer in progress: its attempts, and the engine's output."""
+"""An answer in progress: attempts at endpoints, and the engine's output on its way to the caller."""
 
 import asyncio
 import contextlib
@@ -29,18 +29,18 @@ from shared.errors import SlipwayError
 from shared.serving.openai_stream import ApiPiece
 
 _FINAL = REJECTED | {"template_failed", "deadline_exceeded"}
-"""Failures that a second attempt would only repeat."""
+"""Failures that a second attempt would repeat."""
 _NEVER_AGAIN = _FINAL | {"no_first_token"}
-"""Failures without a second attempt: those, and silence, after which the time limit is used up."""
+"""Failures without a second attempt: `_FINAL`, and silence, because it used up the time limit."""
 _SLACK_S = 5.0
-"""Time after the end of an answer's time limit in which the backend should report it."""
+"""Extra time after an answer's deadline for the backend to report it."""
 _CONTENT_TYPES = frozenset({"application/json", "text/event-stream"})
 
 
 class Answer:
     """An answer in progress: call `start`, read `pieces` to the end, and always call `close`.
 
-    A task of its own reads and times what the engine delivers; the caller may read later.
+    A separate task reads and times the engine's output, independent of the caller's reading.
     """
 
     def __init__(self, accepted: AcceptedRequest, dependencies: Dependencies) -> None:
@@ -64,21 +64,21 @@ class Answer:
         self.measurement = Measurement(accepted)
         self.content_type = "application/json"
         self.endpoint = ""
-        self.retried: ErrorKind | None = None  # why there was a second attempt
-        self.engine_died = False  # under this request, in any attempt
-        self.other_failed: ErrorKind | None = None  # how the fallback failed the same request
-        self.is_sent = False  # to its end, to the caller
+        self.retried: ErrorKind | None = None  # reason for a second attempt
+        self.engine_died = False  # during this request, in any attempt
+        self.other_failed: ErrorKind | None = None  # the fallback's failure of the same request
+        self.is_sent = False  # completely, to the caller
 
     def _new_backlog(self) -> Backlog:
-        """Return an empty backlog; a caller can be slow with a stream only."""
+        """Return an empty backlog, bounded for streams only."""
         return Backlog(self._dependencies.settings.max_lag_bytes if self.accepted.parsed.stream else None)
 
     async def start(self) -> None:
-        """Wait for the first token or byte; retry once if the attempt fails before it, never on another version.
+        """Wait for the first token or byte; retry a failed attempt once, on the same version.
 
         Raises:
-            AnswerFailed: both attempts failed, the target refused the request or stayed silent, or a drill failed the
-                request, which is never retried.
+            AnswerFailed: both attempts failed; or, without a retry, the target refused the request or stayed
+                silent, or a drill failed it.
         """
         try:
             await self._start()
@@ -99,7 +99,7 @@ class Answer:
             if failure.kind in _NEVER_AGAIN:
                 raise
             if self.engine_died and not (accepted.is_callers and len(served.endpoints) == 1):
-                raise  # what may have killed an engine is sent to no other
+                raise  # the request may kill another engine, too
             excused = ATTRIBUTION[failure.kind] != "target" or failure.kind in PROVABLE
             if excused:
                 self.measurement.excused_s = math.inf  # until the next attempt
@@ -113,7 +113,7 @@ class Answer:
             await self._attempt(second)
 
     def _choose_second(self, first: str) -> str:
-        """Return another endpoint; the same if there is no other, or if no other may have the request."""
+        """Return another endpoint; the first if there is none, or if the request depends on one engine's state."""
         accepted = self.accepted
         served, kind = accepted.choice.served, accepted.parsed.kind
         other = self._balancer.choose_other(served, accepted.draw_id, kind, first)
@@ -142,7 +142,7 @@ class Answer:
     def _note_failure(self, failure: AnswerFailed) -> None:
         if failure.kind == "engine_dead":
             self.engine_died = True
-            is_reported = failure.silent_s is None and not failure.is_cut  # those two have other causes, too
+            is_reported = failure.silent_s is None and not failure.is_cut  # silence and a cut have other causes, too
             if self._flight is not None and is_reported:
                 self._flight.note_death()
                 self._death = self._death if self._death == "meanwhile" else self._flight.death
@@ -160,7 +160,7 @@ class Answer:
         now_s = self._clock.monotonic()
         self.endpoint, self.measurement.sent_s = endpoint, now_s
         self._deadline_s = self._deadline_s or now_s + accepted.deadline_s
-        self._backlog = self._new_backlog()  # what an earlier attempt sent before its first token is dropped
+        self._backlog = self._new_backlog()  # drops output of a failed attempt
         self._has_head = False
         sent_at = accepted.arrival.at + timedelta(seconds=now_s - accepted.arrival.at_s)
         traceparent = accepted.trace.begin_attempt(endpoint, sent_at)
@@ -181,7 +181,7 @@ class Answer:
 
     @contextlib.asynccontextmanager
     async def _limits(self) -> AsyncIterator[asyncio.Timeout]:
-        """Raise errors of the client as AnswerFailed, also if the answer exceeds its time limit."""
+        """Convert errors of the engine's client, and a passed deadline, to AnswerFailed."""
         remaining_s = max(0.0, self._deadline_s - self._clock.monotonic()) + _SLACK_S
         try:
             async with asyncio.timeout(remaining_s) as timeout:
@@ -219,17 +219,17 @@ class Answer:
             self._end()
 
     def _check_complete(self) -> None:
-        """Raise AnswerFailed if the stream of an answer ended before the answer."""
+        """Raise AnswerFailed if the stream ended before the answer was complete."""
         if not self._has_head or (self.accepted.parsed.generates and not self.measurement.has_ended):
             failure = AnswerFailed("engine_dead", "The target's stream ended before its answer.")
             failure.is_cut = True
             raise failure
 
     async def _take(self, piece: ApiPiece, stream: AsyncGenerator[ApiPiece, None]) -> None:
-        """Measure a piece from the engine, and append the caller's part of it to the backlog.
+        """Measure a piece of the engine's stream, and append its bytes for the caller to the backlog.
 
         Raises:
-            AnswerFailed: the piece reports a failure, or cannot be a part of an answer.
+            AnswerFailed: the piece reports a failure, or is invalid.
         """
         record = read_record(piece.record)
         failure = read_failure(piece.status, record, piece.body)
@@ -257,7 +257,7 @@ class Answer:
             self.measurement.note_delivered(body)
 
     async def _delay(self, record: EngineRecord) -> None:
-        """Wait as long as a drill delays the tokens of a piece after the first one."""
+        """Wait for a drill's delay of a piece's tokens, except of the first piece."""
         effect = self.accepted.effect
         if effect is None or effect.token_delay_s == 0.0 or self.measurement.output_tokens == 0:
             return
@@ -270,8 +270,8 @@ class Answer:
         """Yield the bytes of the answer as they arrive.
 
         Raises:
-            AnswerFailed: the stream broke; as `start`.
-            SlowReader: more of the answer waits to be read than the limit allows.
+            AnswerFailed: the stream broke.
+            SlowReader: the unread part of the answer exceeds the limit.
         """
         return self._backlog.read()
 
@@ -280,7 +280,7 @@ class Answer:
         self._end_attempt()
 
     async def close(self) -> None:
-        """Abort the request in the engine if it still runs there."""
+        """Abort the request in the engine if it still runs."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
@@ -295,6 +295,6 @@ class Answer:
 
 
 def _read_content_type(piece: ApiPiece) -> str:
-    """Return the content type of an answer: one of those that the API has."""
+    """Return the content type of an answer, JSON if it is none of the API's."""
     content_type = dict(piece.headers).get("content-type", "")
     return content_type if content_type.partition(";")[0] in _CONTENT_TYPES else "application/json"

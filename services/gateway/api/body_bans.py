@@ -1,7 +1,7 @@
-"""Temporary bans, at all gateways, of request bodies in flight at an engine's death, to protect other engines.
+"""Temporary bans, at all gateways, of request bodies in flight when an engine died, to protect other engines.
 
-A body in flight at a death is refused for a minute everywhere but at the single replica that died; a body that was
-in flight at deaths of two targets is refused for ten minutes, from any caller.
+A body in flight at one death is refused for a minute, except at a target whose only replica died; after deaths of
+two targets it is refused for ten minutes, from any caller.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from services.gateway.domain.requests import digest_of
 from shared.runtime.clock import Clock
 
 Change = Literal["banned", "refused"]
-"""What is counted: bodies that are refused from now on, and requests that were refused."""
+"""Label of the metric: a body was banned, or a request with a banned body was refused."""
 ONE_S: Final = 60.0
-"""Seconds for which a body is refused after the death of one target."""
+"""Seconds of a ban after the death of one target."""
 TWO_S: Final = 600.0
-"""The same for deaths of two targets, and how long a death counts."""
+"""Seconds of a ban after deaths of two targets, and for which a death counts."""
 _MOST: Final = 4_096
 _MOST_ENGINES: Final = 1_000
 
@@ -39,7 +39,7 @@ class _Body(NamedTuple):
 
 @dataclass
 class _Engine:
-    """One target at one endpoint; `is_alive`: it has answered a request that was sent since its last death."""
+    """One target at one endpoint; `is_alive`: it answered a request sent after its last death."""
 
     deaths: int = 0
     died_s: float = -math.inf
@@ -49,10 +49,10 @@ class _Engine:
 
 @dataclass(eq=False)
 class Flight:
-    """One attempt of a request at an engine; call `end` in any case.
+    """One attempt of a request at an engine; always call `end`.
 
     Attributes:
-        death: The engine died while it had the request, or had died before; None if it did not.
+        death: whether the engine died during the attempt or before it; None without a death.
     """
 
     bans: "BodyBans"
@@ -62,15 +62,15 @@ class Flight:
     death: Literal["meanwhile", "before"] | None = None
 
     def note_piece(self) -> None:
-        """Note a part of an answer: the engine is alive, unless it died since the attempt began."""
+        """Mark the engine alive after a piece of an answer, unless it died since the attempt began."""
         if self.deaths_before == self.engine.deaths:
             self.engine.is_alive = True
 
     def note_death(self) -> None:
-        """Note that the engine reported its death.
+        """Record that the engine reported its death, and ban all bodies in flight.
 
-        A dead engine answers every request so until it is loaded again: only the first report after a sign of life is
-        a death of all that are in flight. A candidate in its shadow may never give one.
+        A dead engine reports its death to every request until it is reloaded: only the first report after an answer
+        counts. A shadow may never answer, so for it any report after `ONE_S` counts.
         """
         now_s, shadow = self.bans.clock.monotonic(), self.accepted.choice.shadow
         may_live = self.engine.is_alive or (shadow and now_s - self.engine.died_s >= ONE_S)
@@ -85,17 +85,17 @@ class Flight:
         self.bans.report([flight.accepted for flight in self.engine.in_flight])
 
     def end(self) -> None:
-        """Note the end of the attempt; again changes nothing."""
+        """End the attempt; idempotent."""
         self.engine.in_flight.discard(self)
 
 
 class BodyBans:
-    """The bodies that one process refuses.
+    """The request bodies that one process refuses.
 
     Args:
-        clock: its monotonic seconds: a clock that is set changes nothing.
+        clock: its monotonic seconds time the bans.
         process: the id of this process.
-        count: counts a change.
+        count: counts bans and refusals.
     """
 
     def __init__(self, clock: Clock, process: str, count: Callable[[Change], None]) -> None:
@@ -106,16 +106,16 @@ class BodyBans:
         self._deaths: dict[_Body, dict[Target, float]] = {}
         self._last_s = -math.inf  # of any death
         self.reports: asyncio.Queue[DeathReport] = asyncio.Queue(_MOST)
-        """What the other processes have to know."""
+        """Reports to publish to the other processes."""
         self._running: set[asyncio.Task[None]] = set()
 
     @property
     def is_empty(self) -> bool:
-        """Return whether no body is refused: then no digest has to be computed."""
+        """Return whether no body is banned, so that digests are not needed."""
         return self.clock.monotonic() - self._last_s >= TWO_S
 
     def begin(self, endpoint: str, accepted: AcceptedRequest) -> Flight:
-        """Return a new attempt, which is in flight until its end."""
+        """Return a new attempt, in flight until `Flight.end`."""
         key = (endpoint, accepted.choice.served.target)
         if key not in self._engines and len(self._engines) >= _MOST_ENGINES:
             self._engines = {name: engine for name, engine in self._engines.items() if engine.in_flight}
@@ -125,9 +125,9 @@ class BodyBans:
         return flight
 
     def report(self, there: list[AcceptedRequest]) -> None:
-        """Ban the requests in flight at a death, here and at other gateways; deaths of shadows are excluded.
+        """Ban the bodies in flight at a death, here and at other gateways, except mirrored requests to shadows.
 
-        A shadow's callers were answered by another version, so its death costs them nothing.
+        Another version has answered the callers of those, so the death costs them nothing.
         """
         callers = [accepted for accepted in there if not accepted.choice.shadow]
         if not callers:
@@ -138,12 +138,12 @@ class BodyBans:
         task.add_done_callback(self._running.discard)
 
     async def settle(self) -> None:
-        """Return once what was in flight at the last death is known; a caller that leaves ends no report."""
+        """Wait until running `report` tasks have applied their bans; cancelling the wait cancels no report."""
         if self._running:
             await asyncio.wait(self._running)
 
     async def _report(self, callers: list[AcceptedRequest]) -> None:
-        """Refuse the bodies of requests; their digests are computed beside the answers in progress."""
+        """Ban the bodies of requests; their digests are computed in a thread."""
         bodies = await asyncio.to_thread(lambda: {digest_of(accepted.parsed) for accepted in callers})
         report = DeathReport(
             process=self.process,
@@ -158,7 +158,7 @@ class BodyBans:
             self.reports.put_nowait(report)
 
     def take(self, report: DeathReport) -> None:
-        """Ban the bodies in a report of a process."""
+        """Ban the bodies of a report, from this process or another."""
         now_s = self.clock.monotonic()
         deaths = {body: lately for body, targets in self._deaths.items() if (lately := _lately(targets, now_s))}
         for digest in report.bodies:
@@ -169,7 +169,7 @@ class BodyBans:
         log.error("an engine died; what it had is refused for a while", bodies=len(report.bodies))
 
     def check(self, environment: Environment, served: ServedTarget, digest: str) -> bool:
-        """Return whether a body is refused by others; raise RequestRejected (503) where it is refused here."""
+        """Return whether other targets refuse a body; raise RequestRejected (503) if `served` refuses it."""
         body, now_s = _Body(environment, served.target.model, digest), self.clock.monotonic()
         targets = _lately(self._deaths.get(body, {}), now_s)
         if not targets:

@@ -1,4 +1,4 @@
-"""The endpoints of the OpenAI API: accept the request, choose the target, forward its answer, record telemetry."""
+"""The OpenAI API: accepts a request, chooses its target, forwards the answer, records telemetry."""
 
 import asyncio
 import json
@@ -34,14 +34,14 @@ from services.gateway.server.in_flight import InFlight, LargeBodies
 from services.gateway.telemetry.request_traces import RequestTrace
 
 RESCUED = "x-slipway-rescued"
-"""Names the target that failed the request; `x-slipway-version` names the one that answered."""
+"""Header with the target that failed the request; `x-slipway-version` names the target that answered."""
 _DONE = b"data: [DONE]\n\n"
 _BYTES_PER_TOKEN = 4
-"""Of a prompt that the caller gave up before the engine reported its tokens."""
+"""Estimates a prompt's tokens until the engine reports them."""
 
 
 class Endpoint:
-    """The paths of the API that targets answer, as one ASGI application."""
+    """ASGI application for the API paths that targets answer."""
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
@@ -55,7 +55,7 @@ class Endpoint:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; give up the answer of a caller that does not read it."""
+        """Answer one request; abort the answer if the caller does not read it."""
         try:
             with limited_writes(send, self._dependencies.settings.write_s) as limited:
                 await self._serve(scope, receive, limited)
@@ -66,7 +66,7 @@ class Endpoint:
         dependencies = self._dependencies
         request = Request(scope, receive)
         request_id: str = scope["slipway.request_id"]
-        # Callers see another id than shares are drawn by: from that one they could compute which requests are pairs.
+        # Not the request id: callers could compute from it which requests are drawn.
         draw_id = dependencies.new_id()
         environment: Environment | None = None
         try:
@@ -134,17 +134,17 @@ class Endpoint:
                 await answer.start()
                 await self._deliver(answer, accepted, reply)
             except AnswerFailed as failure:
-                outcome = attribute_failure(self._dependencies, answer, accepted, failure)  # if the caller leaves now
+                outcome = attribute_failure(self._dependencies, answer, accepted, failure)  # if cancelled now
                 rescue = await self._start_rescue(answer, accepted, failure)
                 if rescue is None:
                     outcome = attribute_failure(self._dependencies, answer, accepted, failure)
                     await _send_failure(outcome, failure, accepted, reply)
-                else:  # the fallback answers what this one failed
+                else:  # the fallback answers
                     outcome = Outcome(error=_as_targets(failure.kind), caused_by="target")
                     await self._deliver_rescue(rescue, reply)
         except (asyncio.CancelledError, OSError, SlowReader):
             left = not answer.is_sent
-            if outcome == Outcome() and not answer.is_sent:  # clients hang up as soon as they have read `[DONE]`
+            if outcome == Outcome() and not answer.is_sent:  # clients disconnect at `[DONE]`
                 outcome = Outcome(cancelled=True, caused_by="caller")
             raise
         except Exception:
@@ -155,14 +155,14 @@ class Endpoint:
                 await answer.close()
                 if rescue is not None:
                     await rescue.close()
-            finally:  # a caller that hangs up cancels this, too
+            finally:  # also if the closing is cancelled
                 accepted.arrival.spending.settle(_spent(rescue or answer, accepted, left=left))
                 self._record(answer, accepted, outcome, rescue)
 
     async def _start_rescue(self, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed) -> Answer | None:
-        """Return the begun answer of the fallback to a failed request; None if it gives none.
+        """Return the fallback's started answer to a failed request; None if there is none.
 
-        It is a service, and no evidence: the failure is recorded and counts as before.
+        The target's failure is recorded and counts all the same.
         """
         dependencies = self._dependencies
         route = dependencies.tables[accepted.environment].get(accepted.choice.served.target.model)
@@ -190,7 +190,7 @@ class Endpoint:
         return rescue
 
     async def _deliver_rescue(self, rescue: Answer, reply: Reply) -> None:
-        """Send the answer of the fallback, labelled with the target that failed."""
+        """Send the fallback's answer, with the failed target in the header `x-slipway-rescued`."""
         failed = reply.headers["x-slipway-version"]
         reply.headers = {**reply.headers, **rescue.accepted.response_headers, RESCUED: failed}
         try:
@@ -225,7 +225,7 @@ class Endpoint:
             return
         self._mirrors.note(record)
         if answer.engine_died or answer.other_failed is not None or (rescue is not None and rescue.engine_died):
-            self._mirrors.release(accepted)  # what may have killed an engine goes to no other
+            self._mirrors.release(accepted)  # the request may kill another engine, too
         else:
             self._mirrors.offer(accepted, record)
         if outcome == Outcome() and accepted.parsed.generates:
@@ -235,10 +235,10 @@ class Endpoint:
 
 
 def may_rescue(accepted: AcceptedRequest, answer: Answer, failure: AnswerFailed, fallback: ServedTarget) -> bool:
-    """Return whether a failed request may be tried on the fallback.
+    """Return whether the fallback may answer a failed request.
 
-    Only if the engine itself failed or refused it before the first token: not what a drill failed, so that it is seen,
-    not what is too long for the target, where the fallback takes longer prompts, and not what an engine died of.
+    Only if the engine itself failed or refused the request before the first token. Not after a failure by a drill,
+    not after an engine's death, and not if the prompt only fits the fallback's larger context.
     """
     by_drill = accepted.effect is not None and accepted.effect.fails
     is_longer = failure.kind == "bad_request" and fallback.context_tokens > accepted.choice.served.context_tokens
@@ -253,9 +253,9 @@ def attribute_failure(
 ) -> Outcome:
     """Return the outcome of a failed request that no other version answered.
 
-    What the fallback failed as well (`Answer.other_failed`) is the caller's doing; where the fallback died of it,
-    nothing is known. One that was silent or out of reach says nothing: then the target failed, as without a fallback.
-    A target that was silent while it sent pieces of other answers was overloaded: the cause is the infrastructure.
+    If the fallback failed it too (`Answer.other_failed`), the caller caused the failure; if the fallback died, the
+    infrastructure. A silent or unreachable fallback shows nothing: the target failed. A target that was silent
+    while sending pieces of other answers was overloaded: the infrastructure.
     """
     kind, served = failure.kind, accepted.choice.served
     if failure.silent_s is not None and dependencies.checks.is_busy(served.target, answer.endpoint, failure.silent_s):
@@ -263,7 +263,7 @@ def attribute_failure(
     if kind == "endpoint_unreachable" and dependencies.balancer.is_loaded_nowhere(served):
         kind = "not_loaded"
     if answer.engine_died and kind in COMPARED:
-        kind = "engine_dead"  # at one endpoint, whatever another made of it
+        kind = "engine_dead"  # a death in any attempt counts
     is_callers = answer.other_failed in PROVABLE
     if kind in REJECTED or (kind == "template_failed" and is_callers):
         return Outcome(caused_by="caller")
@@ -273,7 +273,7 @@ def attribute_failure(
 
 
 def _as_targets(kind: ErrorKind) -> ErrorKind:
-    """Return the target's failure of a request that the fallback answered: a refusal counts as the target's fault."""
+    """Return the failure to record if the fallback answered: a refusal counts as the target's failure."""
     instead: dict[ErrorKind, ErrorKind] = {"bad_request": "engine_failed", "template_refused": "template_failed"}
     return instead.get(kind, kind)
 
@@ -281,7 +281,7 @@ def _as_targets(kind: ErrorKind) -> ErrorKind:
 def _spent(answer: Answer, accepted: AcceptedRequest, *, left: bool) -> int:
     """Return the tokens that a request used.
 
-    Those of its prompt count also if the caller left before an engine reported them: one may have read all of them.
+    If the caller left before the engine reported the prompt's tokens, their estimate counts.
     """
     measured = answer.measurement
     unreported = left and measured.input_tokens == 0
@@ -289,7 +289,7 @@ def _spent(answer: Answer, accepted: AcceptedRequest, *, left: bool) -> int:
 
 
 async def _send_failure(outcome: Outcome, failure: AnswerFailed, accepted: AcceptedRequest, reply: Reply) -> None:
-    """Send the caller that a target failed or rejected the request: in the engine's own words if the caller did it."""
+    """Send the caller a failure or rejection; the engine's own response if the caller caused it."""
     response = failure.response
     if outcome.error is None and failure.kind == "bad_request" and response is not None:
         headers = {**reply.headers, "content-type": response.content_type}
@@ -301,8 +301,8 @@ async def _send_failure(outcome: Outcome, failure: AnswerFailed, accepted: Accep
         log = structlog.get_logger()
         log.warning("request failed", target=target, request_id=accepted.request_id, kind=kind, reason=failure.reason)
     problem = errors.upstream_failed(kind, describe_failure(failure))
-    if reply.started:  # the status was sent; clients treat an error event as a failed request
-        # JSON has no line breaks, so one `data:` line is enough
+    if reply.started:  # clients treat an error event as a failed request
+        # JSON has no line breaks, so one `data:` line suffices
         await reply.write(b"data: " + json.dumps(problem.body(), separators=(",", ":")).encode() + b"\n\n")
         await reply.end()
     else:

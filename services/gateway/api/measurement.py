@@ -1,4 +1,4 @@
-"""The measurements of a request while it is answered, up to its telemetry record."""
+"""Measures a request while it is answered: times, tokens and texts, then its telemetry record."""
 
 import itertools
 import json
@@ -28,9 +28,9 @@ from shared.serving.openai_stream import ApiRequest
 
 _BODY_CHARS = 12
 _DELIVERED_BYTES = 512 * 1024
-"""Of a longer answer it is not told whether it has the form that was asked."""
+"""Longer answers are not checked for the requested format."""
 _FIRST_ANSWER = "0.0"
-"""The answer whose text is described in telemetry, if a request asks for several."""
+"""Name of the answer with features in telemetry, if a request asks for several."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Arrival:
 
     Attributes:
         request_id: the caller's id, else the gateway's.
-        draw_id: the gateway's id, by which all shares are drawn: callers cannot choose it.
+        draw_id: the gateway's id, from which all shares are drawn: callers cannot choose it.
         environment: `staging` for rehearsals; telemetry keeps the two apart.
         caller: the owner of the presented key.
         spending: the request's use of the key's limits.
-        traceparent: the caller's own trace, as it came; empty without one.
-        at: time of the body's complete arrival: the upload does not count as the target's time.
+        traceparent: the caller's unchanged header; empty without one.
+        at: when the body was complete: the upload is not the target's time.
         at_s: the same on the monotonic clock; all durations start here.
     """
 
@@ -60,19 +60,20 @@ class Arrival:
 
 @dataclass(frozen=True)
 class AcceptedRequest:
-    """A valid request with its target and its time of arrival.
+    """A valid request with its target.
 
     Attributes:
-        trace: its spans.
-        effect: what a drill does to this request; None without a drill.
-        pair: the other target of its pair, drawn with it; None if it is in none.
-        waited_s: from then until its body was processed, for which no target is responsible.
+        choice: the target that answers.
+        trace: the request's spans.
+        effect: effect of a drill on this request; None without one.
+        pair: the other target of the drawn pair; None without one.
+        waited_s: from arrival until the body was processed; no target is responsible for it.
         deadline_s: time limit of the whole answer.
-        cache_salt: of a request of ours; None for the caller's own.
-        is_callers: it goes to the target that its caller is answered by: only that may have it once more after a death.
-        is_suspect: an engine died with its body in flight: no other version is asked.
-        prompt_tokens: tokens of its prompts, estimated.
-        answer_tokens: tokens that its answers may have.
+        cache_salt: replaces the caller's salt in mirrored requests; None otherwise.
+        is_callers: whether it is the caller's own request, not a mirrored or rescued copy.
+        is_suspect: whether an engine died with this body in flight: it goes to no other version.
+        prompt_tokens: estimated tokens of the prompts.
+        answer_tokens: most tokens of the answers.
     """
 
     arrival: Arrival
@@ -91,22 +92,22 @@ class AcceptedRequest:
 
     @property
     def request_id(self) -> str:
-        """Return the request id, which the caller receives in the `x-request-id` header."""
+        """Return the request id, as in the caller's `x-request-id` header."""
         return self.arrival.request_id
 
     @property
     def draw_id(self) -> str:
-        """Return the id by which all shares are drawn."""
+        """Return the id from which all shares are drawn."""
         return self.arrival.draw_id
 
     @property
     def environment(self) -> Environment:
-        """Return the environment that the request is for: production or staging."""
+        """Return the environment: production or staging."""
         return self.arrival.environment
 
     @property
     def response_headers(self) -> dict[str, str]:
-        """Return the headers of the response: target, release, and drill if there is one."""
+        """Return the response headers: target, release, key limits, and the drill if there is one."""
         target = self.choice.served.target
         return {
             "x-slipway-version": str(target),
@@ -116,7 +117,7 @@ class AcceptedRequest:
         }
 
     def to_api_request(self, deadline_s: float, traceparent: str | None = None) -> ApiRequest:
-        """Return the request for the engine: the caller's own bytes, and the seconds that remain for the answer."""
+        """Return the engine's request: the caller's bytes, to be answered within `deadline_s`."""
         parsed = self.parsed
         salt = self.cache_salt or self.arrival.caller.cache_salt
         holder, left_s = self.arrival.caller.holder_pseudonym, max(0.0, deadline_s)
@@ -132,8 +133,8 @@ class Outcome:
     """The end of a request; the default is a complete answer.
 
     Attributes:
-        error: what failed. A bad request of the caller is answered with a 400, and is not an error here.
-        caused_by: who caused the failure.
+        error: the failure; None for a caller's bad request (a 400), too.
+        caused_by: the party that caused the failure.
         cancelled: the caller disconnected, or did not read.
     """
 
@@ -145,13 +146,11 @@ class Outcome:
 class Measurement:
     """Times, tokens and texts of one request, from the engine's records.
 
-    Times are seconds on the monotonic clock.
-
     Attributes:
-        sent_s: when the last attempt was sent to the target.
-        excused_s: time before that attempt for which the target is not responsible.
-        input_tokens: tokens of the prompts, as far as the engine reported them.
-        output_tokens: tokens of all answers of the request, so far.
+        sent_s: when the last attempt was sent to the target, in monotonic seconds.
+        excused_s: seconds before that attempt for which the target is not responsible.
+        input_tokens: tokens of the prompts, as reported by the engine; 0 before.
+        output_tokens: tokens of all answers so far.
     """
 
     def __init__(self, accepted: AcceptedRequest) -> None:
@@ -175,14 +174,14 @@ class Measurement:
         self.output_tokens = 0
 
     def count_new_tokens(self, record: EngineRecord) -> int:
-        """Return the tokens that a record adds to those before it."""
+        """Return the tokens that are new in a record; records hold running totals."""
         return max(0, record.output_tokens - self.output_tokens)
 
     def note(self, record: EngineRecord, now_s: float) -> str | None:
-        """Note a record of the engine.
+        """Add a record of the engine to the measurements.
 
         Returns:
-            The new text of the answer as the caller gets it; None if the engine generated nothing since the last one.
+            The new text of the answer, as altered by a drill; None if the engine generated nothing new.
         """
         at_s = now_s - self._accepted.arrival.at_s
         tokens = self.count_new_tokens(record)
@@ -207,7 +206,7 @@ class Measurement:
         return text
 
     def note_delivered(self, body: bytes) -> None:
-        """Note bytes sent to the caller; they are kept if the request prescribes the form of its answer."""
+        """Keep the caller's bytes for format validation, if the request prescribes the answer's format."""
         if not self._form or self._delivered_bytes > _DELIVERED_BYTES:
             return
         self._delivered_bytes += len(body)
@@ -216,13 +215,13 @@ class Measurement:
             self._delivered.clear()
 
     def end(self, now_s: float) -> None:
-        """Note the time at which a request ended, unless an end was noted before."""
+        """Set the end of the request, in monotonic seconds, unless it is set."""
         if self._ended_s is None:
             self._ended_s = now_s - self._accepted.arrival.at_s
 
     @property
     def tokens(self) -> int:
-        """Return the tokens of prompt and answers, whatever a drill changes in the record."""
+        """Return the tokens of prompt and answers, without a drill's changes."""
         return self.input_tokens + self.output_tokens
 
     @property
@@ -232,7 +231,7 @@ class Measurement:
 
     @property
     def excerpts(self) -> Excerpts:
-        """Return the texts of the request and of the answer, as the caller got it."""
+        """Return the texts of the request and of the answer as delivered."""
         parsed = self._accepted.parsed
         return Excerpts.of(
             parsed.asked,
@@ -251,20 +250,19 @@ class Measurement:
     def to_record(
         self, outcome: Outcome, endpoint: str, death: Literal["meanwhile", "before"] | None = None
     ) -> Inference:
-        """Return the telemetry record of a request that has ended, without any text.
+        """Return the telemetry record of an ended request, without any text.
 
-        A caller that disconnects or does not read is no evidence against the target: that is a finish reason, not an
-        error. All times end when the engine delivered, not when the caller read. They start with the arrival; what is
-        excluded is the time until the body was processed, and a first attempt that failed for another reason than the
-        target, with the wait after it.
+        A caller that disconnects or does not read sets the finish reason, not an error: it is no evidence against the
+        target. Times run from arrival until the engine delivered, not until the caller read, without `excused_s`:
+        processing the body, and a failed first attempt for which the target is not responsible.
         """
         accepted, parsed = self._accepted, self._accepted.parsed
-        # A whole answer comes at its end, and its records have no text before: its first token is the engine's.
+        # Records of a whole answer have no text before its end, so tokens without text count.
         held_back = not parsed.stream or (self._alteration is None and (parsed.has_stops or forces_length(parsed.body)))
         held_back = held_back and self._alteration != "empty"
         excused_ms = self.excused_s * 1000.0
         first_ms = first_token_ms(self._arrivals, held_back=held_back)
-        if not parsed.generates and outcome == Outcome():  # embeddings come at once
+        if not parsed.generates and outcome == Outcome():  # embeddings arrive in one piece
             first_ms = (self._ended_s or 0.0) * 1000.0
         unknown: tuple[TriggerMetric, ...] = ("ttft_ms",) if self._is_whole else ()
         record = Inference(
@@ -308,12 +306,12 @@ class Piece:
 
 
 def first_token_ms(arrivals: Sequence[Piece], *, held_back: bool = False) -> float | None:
-    """Return the time to first token, which is that of the first piece with text; None if there is no such piece.
+    """Return the time to first token: of the first piece with text; None without one.
 
     Args:
         arrivals: the pieces in order.
-        held_back: the caller's own parameters can suppress text: the engine holds back a possible stop sequence, and
-            tokens after a forced end have no text. Then a token counts even without text.
+        held_back: whether tokens without text count, because the caller's parameters suppress text: the engine
+            withholds a possible stop sequence, and tokens after a forced end have no text.
     """
     times = (arrival.at_s for arrival in arrivals if arrival.has_text or (held_back and arrival.tokens > 0))
     first_s = next(times, None)
@@ -321,10 +319,9 @@ def first_token_ms(arrivals: Sequence[Piece], *, held_back: bool = False) -> flo
 
 
 def inter_token(arrivals: Sequence[Piece]) -> InterTokenLatency | None:
-    """Return the inter-token latency: (last - first) / (tokens after the first piece), and p95 and maximum of the gaps.
+    """Return the inter-token latency: mean = (last - first) / (tokens after the first piece), and p95 and maximum.
 
-    A piece of several tokens counts as so many equal gaps; within the first piece no time is known. None if fewer than
-    two pieces have tokens.
+    A piece of n tokens counts as n equal gaps; the first piece has none. None if fewer than two pieces have tokens.
     """
     pieces = [arrival for arrival in arrivals if arrival.tokens > 0]
     if len(pieces) < 2:

@@ -1,7 +1,7 @@
-"""Sends a drawn request to two versions, after its caller has the answer; both answers are dropped.
+"""Sends a drawn request again to two versions, after its caller has the answer; both new answers are dropped.
 
-A pair of outcomes is evidence because both versions have the same request under the same limits, and nothing that its
-caller does after the draw decides whether there is a pair. The draw reserves capacity, so each drawn request is sent.
+The pair of outcomes is evidence: both versions get the same request under the same limits, and the caller cannot
+influence after the draw whether there is a pair. The draw reserves capacity, so each drawn request is sent.
 """
 
 import asyncio
@@ -28,26 +28,26 @@ from services.gateway.domain.routing import Choice
 from services.gateway.telemetry.request_traces import RequestTrace
 
 Result = Literal["paired", "unknown", "shed"]
-"""What became of a drawn request: a pair; an outcome that shows nothing; not asked again, for want of capacity."""
+"""Result of a drawn request: a pair; an outcome without evidence; not sent, for lack of capacity."""
 _BUSY_RATIO = 0.5
-"""Of the requests that the gateway answers at the same time: with more in progress, none is drawn."""
+"""Share of `max_in_flight` above which no request is drawn."""
 _WAITING = 4
-"""Times as many drawn requests may wait for their answer, or for their turn, as are asked again at the same time."""
+"""Most drawn requests, running or waiting, as a multiple of `max_mirrors`."""
 _CANDIDATES = 1_000
-"""Candidates whose last deaths are known."""
+"""Most candidates with recorded deaths."""
 _DEATHS_FOR_S = 600.0
 _LONGEST_S = 60.0
-"""The most time of an answer that is asked for a pair."""
+"""Time limit of an answer for a pair."""
 _DEATHS = 2
-"""Deaths of its engine after which no candidate passes its shadow."""
+"""Deaths of a candidate's engine that fail its shadow."""
 _QUEUED_MS = 50.0
 _QUEUED_FOR_S = 5.0
-"""An engine in whose queue a request waited longer has no spare capacity for so long, unless the next did not wait."""
+"""After a request waited `_QUEUED_MS` in an engine's queue, the engine gets no pairs for `_QUEUED_FOR_S`."""
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a pair: its record, and its texts, if its answer is complete; whether the engine died."""
+    """One side of a pair: record, texts (None if incomplete), and whether the engine died."""
 
     record: Inference
     texts: Excerpts | None
@@ -63,8 +63,8 @@ class Mirrors:
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
-        self._held: dict[str, str] = {}  # accounts, by the id of the draw
-        self._unseen: set[str] = set()  # ids of the draws of shadows
+        self._held: dict[str, str] = {}  # accounts, by draw id
+        self._unseen: set[str] = set()  # draw ids of shadows
         self._capacity = _WAITING * dependencies.settings.max_mirrors
         self._queued_s: dict[Target, float] = {}
         self._deaths_s: dict[str, list[float]] = {}  # when a candidate's engine died, the last two times
@@ -75,9 +75,9 @@ class Mirrors:
     def draw(
         self, route: Route | None, choice: Choice, parsed: ParsedRequest, arrival: Arrival, in_flight: int
     ) -> Choice | None:
-        """Return the other target of a request's pair; None if it is in none, or there is no capacity for one.
+        """Return the other target of a request's pair; None if it is not drawn, or without capacity.
 
-        A drawn request takes capacity until its pair is complete, or until `release`.
+        A drawn request holds capacity until its pair is complete, or until `release`.
         """
         if route is None or not arrival.caller.key.evidence:
             return None
@@ -100,9 +100,9 @@ class Mirrors:
         return other
 
     def _is_full(self, account: str, other: Choice) -> bool:
-        """Return whether a caller holds as much capacity as is free, so that some is left for the next caller.
+        """Return whether a caller already holds as much capacity as is free, the rest being for other callers.
 
-        Shadows have at most half. Shadow pairs do not count against a caller's pairs of serving versions.
+        Shadows get at most half of the capacity, and are counted separately from pairs of serving versions.
         """
         if other.shadow and len(self._unseen) >= self._capacity // 2:
             return True
@@ -110,7 +110,7 @@ class Mirrors:
         return alike[account] >= self._capacity - len(self._held)
 
     def note(self, record: Inference) -> None:
-        """Note whether a request waited in its engine's queue, whatever a drill makes of the record."""
+        """Record whether a request waited in its engine's queue; requests of drills are ignored."""
         if record.queue_ms is None or record.drill is not None:
             return
         if record.queue_ms > _QUEUED_MS:
@@ -123,9 +123,9 @@ class Mirrors:
         return queued_s is not None and self._dependencies.clock.monotonic() - queued_s < _QUEUED_FOR_S
 
     def _may_end(self, choice: Choice, other: Choice) -> bool:
-        """Return whether a candidate that shares an endpoint may end it for callers, too: its engine died twice lately.
+        """Return whether a shadow may crash an endpoint shared with callers: its engine died twice lately.
 
-        It cannot pass its shadow any more, so that nothing is gained by asking it again.
+        Such a candidate has failed its shadow, so further pairs are useless.
         """
         if not other.shadow or set(choice.served.endpoints).isdisjoint(other.served.endpoints):
             return False
@@ -134,16 +134,16 @@ class Mirrors:
         return sum(at_s > lately_s for at_s in died_s) >= _DEATHS
 
     def release(self, accepted: AcceptedRequest) -> None:
-        """Return the capacity that a drawn request took which is not asked again."""
+        """Free the capacity of a drawn request."""
         self._held.pop(accepted.draw_id, None)
         self._unseen.discard(accepted.draw_id)
 
     def offer(self, accepted: AcceptedRequest, served: Inference) -> None:
-        """Ask both targets of a drawn request, whose answer has ended, for a pair; return at once.
+        """Start the pair of a drawn request after its answer ended; return at once.
 
         Args:
             accepted: the request.
-            served: its record.
+            served: the record of its answer.
         """
         if accepted.pair is None or not routing.may_follow(served) or not self._is_in_route(accepted):
             self.release(accepted)
@@ -156,7 +156,7 @@ class Mirrors:
         return in_flight > self._dependencies.settings.max_in_flight * _BUSY_RATIO
 
     def _is_in_route(self, accepted: AcceptedRequest) -> bool:
-        """Return whether the two targets still stand in the route as they did when the pair was drawn."""
+        """Return whether both targets have the same roles in the route as at the draw."""
         target = accepted.choice.served.target
         route = self._dependencies.tables[accepted.environment].get(target.model)
         return route is not None and accepted.pair is not None and routing.still_stands(route, target, accepted.pair)
@@ -171,9 +171,9 @@ class Mirrors:
             structlog.get_logger().error("mirrored request failed", exc_info=error)
 
     async def _mirror(self, accepted: AcceptedRequest, other: Choice) -> None:
-        """Send a request to both targets; a target without traffic comes first half of the times (`asks_shadow_first`).
+        """Send a request to both targets, and publish the pair; a shadow is first in half of the draws.
 
-        Where the engine dies that served the request, a target with traffic is never asked.
+        If the serving target's engine dies, another target with traffic is not asked.
         """
         async with self._shadow_turn if other.shadow else contextlib.nullcontext(), self._turn:
             shadow_first = routing.asks_shadow_first(accepted.draw_id, other)
@@ -198,7 +198,7 @@ class Mirrors:
             self._dependencies.features.submit(pair, served.texts, mirrored.texts, draw_id=accepted.draw_id)
 
     async def _ask_other(self, accepted: AcceptedRequest, other: Choice) -> _Side:
-        """Ask the other target, and note when its engine died of that if it has no traffic."""
+        """Ask the other target; record the time if this kills a shadow's engine."""
         side = await self._ask(self._again(accepted, other))
         if other.shadow and side.record.engine_died == "meanwhile":
             if len(self._deaths_s) >= _CANDIDATES:
@@ -208,15 +208,15 @@ class Mirrors:
         return side
 
     async def _as_silent(self, accepted: AcceptedRequest, served: _Side, mirrored: _Side) -> MirroredPair | None:
-        """Return the pair of a request that a candidate left unanswered; None if it may be the machine that stood.
+        """Return the pair of a request that only the candidate left unanswered; None if the machine may have hung.
 
-        The active target, which answered it just before, must answer it once more.
+        To exclude that, the active target must answer the request once more.
         """
         again = await self._ask(self._again(accepted, accepted.choice))
         return None if again.record.error is not None else routing.as_failed(served.record, mirrored.record)
 
     def _as_pair(self, served: _Side, mirrored: _Side, choice: Choice, other: Choice) -> MirroredPair | None:
-        """Return the pair of two sides; None if the engine was dead before it was asked."""
+        """Return the pair of two sides; None if either is no evidence, such as an engine dead before."""
         if not mirrored.died:
             record, context_tokens = mirrored.record, other.served.context_tokens
             if context_tokens < choice.served.context_tokens:
@@ -227,7 +227,7 @@ class Mirrors:
         return routing.as_failed(served.record, mirrored.record)
 
     def _again(self, accepted: AcceptedRequest, choice: Choice) -> AcceptedRequest:
-        """Return the request to a target: it arrives now, meets no cached prefix, and a drill may change it."""
+        """Return a copy of the request for a target, arriving now, without cached prefixes, with the current drill."""
         dependencies, target = self._dependencies, choice.served.target
         now, now_s = dependencies.clock.now(), dependencies.clock.monotonic()
         drill = dependencies.drills.get(accepted.environment, target.model)

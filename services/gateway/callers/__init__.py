@@ -1,1 +1,1 @@
-"""Callers, and the rest of their limits."""
+"""Callers: authentication, limits and budgets."""

@@ -1,4 +1,4 @@
-"""The use of keys this month: recorded by all gateways, and not yet recorded by this process."""
+"""Monthly usage of keys and teams: recorded on the bus by all gateways, plus this process's unrecorded usage."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,17 +12,17 @@ from shared.storage.kv import Snapshot
 
 _MOST_CALLERS = 1_000
 OnElsewhere = Callable[[str, int, int], None]
-"""Takes an account, and the tokens and requests that other processes used of it."""
+"""Called with an account, and the tokens and requests that other processes used."""
 
 
 @dataclass
 class _Account:
-    """One account.
+    """Usage of one account.
 
     Attributes:
-        recorded: the last read record; None before.
-        revision, followed: revision of that record, and of the last one from the bus.
-        tokens, requests: used here and not recorded yet.
+        recorded: the last known record; None before.
+        revision, followed: revisions of `recorded`, and of the last record from the bus.
+        tokens, requests: used by this process and not recorded yet.
         held: tokens that requests in progress may still use.
     """
 
@@ -36,10 +36,10 @@ class _Account:
 
 @dataclass(frozen=True)
 class Budget:
-    """The monthly limits of an account.
+    """The monthly limit of an account.
 
     Attributes:
-        account: under which name usage is counted.
+        account: the name in usage records.
         tokens: the most tokens; None for no limit.
         team: the team whose keys share it; None for a key's own.
     """
@@ -53,8 +53,8 @@ class Budgets:
     """Usage by account, for this month.
 
     Args:
-        clock: says which month it is.
-        process: the id of this process, which signs its additions.
+        clock: determines the month.
+        process: this process's id, written as the writer of records.
     """
 
     def __init__(self, clock: Clock, process: str) -> None:
@@ -67,13 +67,13 @@ class Budgets:
 
     @property
     def month(self) -> str:
-        """Return the month of now."""
+        """Return the current month."""
         return month_of(self._clock.now())
 
     def used(self, account: str) -> int:
         """Return the tokens that an account used this month, as known to this process.
 
-        A record of a later month counts, too: a clock that went back empties nothing.
+        A record of a later month counts, too: a clock set back resets nothing.
         """
         state = self._accounts.get(account)
         if state is None:
@@ -87,26 +87,26 @@ class Budgets:
         return budget.tokens is None or fits(budget.tokens, used, held, most)
 
     def held(self, account: str) -> int:
-        """Return the tokens that requests in progress may still take."""
+        """Return the tokens held for requests in progress."""
         state = self._accounts.get(account)
         return state.held if state else 0
 
     def hold(self, account: str, tokens: int) -> None:
-        """Change the held tokens by an amount."""
+        """Change the held tokens by `tokens`."""
         self._of(account).held += tokens
 
     def add(self, account: str, *, tokens: int = 0, requests: int = 0) -> None:
-        """Count use by this process."""
+        """Count usage by this process."""
         state = self._of(account)
         state.tokens += tokens
         state.requests += requests
 
     def follow_elsewhere(self, on_elsewhere: OnElsewhere) -> None:
-        """Set the callback for use that other processes recorded."""
+        """Set the callback for usage by other processes."""
         self._on_elsewhere = on_elsewhere
 
     def unrecorded(self) -> Mapping[str, tuple[int, int]]:
-        """Return the tokens and requests that are to be recorded, by account."""
+        """Return the unrecorded tokens and requests, by account."""
         self._clear()
         return {
             name: (state.tokens, state.requests)
@@ -123,16 +123,16 @@ class Budgets:
         return before.model_copy(update={**changes, "writer": self.process})
 
     def note_recorded(self, written: MonthlyUsage, revision: int, tokens: int, requests: int) -> None:
-        """Note that an addition is in the record."""
+        """Subtract recorded usage from the unrecorded usage."""
         state = self._of(written.account)
         state.tokens -= tokens
         state.requests -= requests
         self._take(state, written, revision, own=(tokens, requests))
 
     async def apply(self, key: str, record: MonthlyUsage, revision: int) -> None:
-        """Apply a record from the bus, unless this process wrote it: `note_recorded` has counted its use already.
+        """Apply a record from the bus, unless this process wrote it: `note_recorded` has counted its usage.
 
-        A lower revision is from a restored bucket: use that it lacks is not returned.
+        A lower revision is of a restored bucket; it refunds no usage to the limits per minute.
         """
         if record.account != key:
             return
@@ -144,11 +144,11 @@ class Budgets:
         state.followed = revision
 
     async def note_bucket(self, _bucket: Snapshot) -> None:
-        """Note that the bucket was read: later records are new use."""
+        """Mark the bucket as read: later records are new usage."""
         self._is_complete = True
 
     def _clear(self) -> None:
-        """Drop, once a month, accounts that are not in use."""
+        """Drop unused accounts, once a month."""
         month = self.month
         if month == self._cleared:
             return
@@ -160,7 +160,7 @@ class Budgets:
         }
 
     def _take(self, state: _Account, record: MonthlyUsage, revision: int, *, own: tuple[int, int] = (0, 0)) -> None:
-        """Update from a record, and report the use that others added since the start."""
+        """Update from a record; report usage that other processes added since startup."""
         if revision <= state.revision:
             return
         before = state.recorded
@@ -176,17 +176,17 @@ class Budgets:
 
 
 def _ignore(_account: str, _tokens: int, _requests: int) -> None:
-    """Do nothing."""
+    """Ignore usage until `follow_elsewhere`."""
 
 
 @dataclass
 class RescueBudgets:
-    """The remaining retries of one process, in all and for each caller.
+    """The remaining rescues (retries on the fallback) of one process, in total and per caller.
 
     Attributes:
-        per_minute: most tries per minute; 0 for none.
-        per_caller: most tries of one caller per minute.
-        workers: processes that the two are divided among, at least one try each.
+        per_minute: most rescues per minute; 0 for none.
+        per_caller: most rescues per caller and minute.
+        workers: processes that share both limits, at least one rescue each.
     """
 
     clock: Clock
@@ -197,13 +197,13 @@ class RescueBudgets:
     _callers: dict[str, Allowance] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Take this process's part."""
+        """Reduce the limits to this process's share."""
         self.per_minute, self.per_caller = (
             max(1, most // self.workers) if most else 0 for most in (self.per_minute, self.per_caller)
         )
 
     def admit(self, account: str) -> bool:
-        """Take one retry of a caller; return False, taking nothing, if a budget is used up."""
+        """Take one rescue for a caller; return False, taking nothing, if a limit is reached."""
         if self.per_minute == 0 or self.per_caller == 0:
             return False
         now_s = self.clock.monotonic()

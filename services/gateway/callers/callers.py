@@ -1,4 +1,4 @@
-"""Admits callers by their keys: the scope of a key, and the use of its limits."""
+"""Authenticates callers by API key, and enforces the limits of keys and teams."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +20,11 @@ BEARER = "bearer "
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the key that was presented.
+    """The identity of a caller, by the presented key.
 
     Attributes:
-        key: its record.
-        teams: which models belong to the team of a key.
+        key: the key's record.
+        teams: the models and budgets of teams.
     """
 
     key: ApiKey
@@ -32,7 +32,7 @@ class Caller:
 
     @property
     def account(self) -> str:
-        """Return the name under which the usage of the key is counted."""
+        """Return the key's name in usage records: its id."""
         return self.key.key_id
 
     def opens(self, model: str) -> bool:
@@ -42,41 +42,41 @@ class Caller:
 
     @property
     def holder(self) -> str:
-        """Return the holder of a caller's requests in flight: its team, or without a team the name of its keys."""
+        """Return the party charged for requests in flight: the key's team, else the key's name."""
         if self.key.team is not None:
             return f"team {self.key.team}"
         return f"name {self.key.name}"
 
     @property
     def names(self) -> frozenset[str]:
-        """Return the names by which a canary can be chosen for this caller."""
+        """Return the caller's names for a canary's `only_for`: `key:…` and `team:…`."""
         return frozenset((f"key:{self.key.name}", f"team:{self.key.team}" if self.key.team is not None else ""))
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
-        """Return the budgets that count its requests: its own, and its team's."""
+        """Return the budgets that count the caller's requests: the key's, and its team's."""
         own, team = Budget(self.account, self.key.limits.tokens_per_month), self.key.team
         return (own,) if team is None else (own, self.teams.budget(team))
 
     @property
     def pseudonym(self) -> str:
-        """Return the name of the account in telemetry: the same at all gateways, and no key or person."""
+        """Return the account's pseudonym in telemetry, the same at all gateways."""
         return pseudonym(self.account)
 
     @property
     def holder_pseudonym(self) -> str:
-        """Return the name of the holder in telemetry."""
+        """Return the holder's pseudonym in telemetry."""
         return pseudonym(self.holder)
 
     @property
     def cache_salt(self) -> str | None:
-        """Return the cache salt of its team, which separates cached prefixes of teams."""
+        """Return the team's prefix-cache salt, so that teams share no cached prefixes."""
         return self.teams.cache_salt(self.key.team)
 
 
 @dataclass
 class Usage:
-    """The use of a key's bearer, and the rest of its limits as known to this process."""
+    """A key's limits per minute and what remains of them, as known to this process."""
 
     limits: KeyLimits
     requests: Allowance | None
@@ -84,13 +84,13 @@ class Usage:
 
 
 class Callers:
-    """Authenticates callers and counts their use.
+    """Authenticates callers and counts their usage.
 
     Args:
-        keys: the keys that are known.
-        clock: expiry by its time, allowances by its monotonic seconds.
-        budgets: what was used this month, here and by other processes.
-        teams: which models belong to which team.
+        keys: the known keys.
+        clock: its time for expiry, its monotonic seconds for allowances.
+        budgets: this month's usage, by all processes.
+        teams: the models and budgets of teams.
     """
 
     def __init__(self, keys: KeyTable, clock: Clock, budgets: Budgets, *, teams: TeamTable) -> None:
@@ -105,7 +105,8 @@ class Callers:
         """Return the caller, from the values of the header `Authorization`.
 
         Raises:
-            RequestRejected: 401 without a key that counts, 403 if it does not count in this environment.
+            RequestRejected: 401 without a valid key, 403 if the key is not valid in this environment, 503 if the
+                keys are not known yet.
         """
         value = authorization[0] if len(authorization) == 1 else ""
         text = value[len(BEARER) :].strip() if value[: len(BEARER)].lower() == BEARER else ""
@@ -121,10 +122,10 @@ class Callers:
 
     @contextlib.contextmanager
     def admit(self, caller: Caller) -> Iterator["Spending"]:
-        """Count a request from its admission to its end, and yield its use of the key's limits.
+        """Count a request against its key's limits until its end, and yield its usage.
 
         Raises:
-            RequestRejected: 429 above a limit of the key.
+            RequestRejected: 429 above a limit of the key or its team.
         """
         usage, now_s = self._usage_of(caller.account, caller.key.limits), self.clock.monotonic()
         self._check(usage, now_s)
@@ -140,10 +141,10 @@ class Callers:
             spending.settle(0)
 
     def check_budgets(self, budgets: Sequence[Budget], most: int) -> None:
-        """Check budgets of the month.
+        """Check monthly budgets for a request of at most `most` tokens.
 
         Raises:
-            RequestRejected: 429 if one is used up, or if requests in progress may use it up.
+            RequestRejected: 429 if usage and held tokens leave too few.
         """
         for budget in budgets:
             if budget.tokens is None or self._budgets.is_admitted(budget, most):
@@ -153,7 +154,7 @@ class Callers:
             raise RequestRejected(errors.budget_used_up(budget.tokens, used, wait_s, budget.team))
 
     def note_elsewhere(self, account: str, tokens: int, requests: int) -> None:
-        """Count other processes' use of a key's limits."""
+        """Count usage by other processes against a key's limits."""
         record = self._keys.get(account)
         usage = self._usage.get(account) if record is None else self._usage_of(account, record.limits)
         if usage is None:
@@ -163,7 +164,7 @@ class Callers:
         usage.tokens = usage.tokens.take_elsewhere(tokens, now_s) if usage.tokens else None
 
     def _usage_of(self, account: str, limits: KeyLimits) -> Usage:
-        """Return the use of a key; its allowances follow changes of its limits."""
+        """Return the usage of a key, adjusted to its current limits."""
         now_s = self.clock.monotonic()
         usage = self._usage.get(account)
         if usage is None:
@@ -184,7 +185,7 @@ class Callers:
                 raise RequestRejected(errors.key_limit_reached(kind, limit, wait_s, self.headers(usage)))
 
     def headers(self, usage: Usage) -> dict[str, str]:
-        """Return the headers with the limits per minute, the rest, and the seconds until a full refill."""
+        """Return `x-ratelimit-*` headers: limits per minute, remainders, seconds until full."""
         now_s, headers = self.clock.monotonic(), dict[str, str]()
         for name, allowance, limit in (
             ("requests", usage.requests, usage.limits.requests_per_minute),
@@ -199,17 +200,17 @@ class Callers:
 
 
 def _changed(allowance: Allowance | None, limit: int | None, now_s: float) -> Allowance | None:
-    """Return the allowance of a limit; None without one."""
+    """Return the allowance after a change of its limit; None without a limit."""
     if limit is None:
         return None
     return Allowance.filled(limit, now_s) if allowance is None else allowance.resized(limit, now_s)
 
 
 class Spending:
-    """The share of its key's limits that one request takes.
+    """The usage of a key's limits by one request.
 
-    Tokens are held when the request is dispatched: those of its prompt, estimated, and the most that its answers may
-    have. The prompt is corrected when the engine has read it, and the rest is settled at the end.
+    At dispatch the most tokens of prompt and answers are held; the prompt's are corrected when the engine reports
+    them; at the end the actual usage replaces the hold.
     """
 
     def __init__(self, callers: Callers, usage: Usage, budgets: Budgets, counted_in: Sequence[Budget]) -> None:
@@ -222,25 +223,25 @@ class Spending:
 
     @property
     def prompt(self) -> int:
-        """Return the tokens of the prompt: as the engine reported them, else an estimate; 0 before the dispatch."""
+        """Return the prompt's tokens, reported by the engine or estimated; 0 before dispatch."""
         return self._prompt
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Return the headers with the rest of the limits."""
+        """Return the headers with the remaining limits."""
         return self._callers.headers(self._usage)
 
     def hold(self, prompt: int, answers: int, expected: int) -> None:
-        """Hold the most tokens that a request may take.
+        """Hold the most tokens that the request may use.
 
         Args:
-            prompt: most tokens of its prompts.
-            answers: most tokens of its answers.
-            expected: tokens of its prompts if the engine never says how many.
+            prompt: most tokens of the prompts.
+            answers: most tokens of the answers.
+            expected: estimated tokens of the prompts, used until the engine reports them.
 
         Raises:
-            RequestRejected: 429 if less is available than this; a request that may take more than the limit is admitted
-                when all of it is available.
+            RequestRejected: 429 if fewer are available; a request above the whole limit is admitted when the
+                limit is fully available.
         """
         usage, now_s = self._usage, self._callers.clock.monotonic()
         self._callers.check_budgets(self._counted_in, prompt + answers)
@@ -254,7 +255,7 @@ class Spending:
         self._prompt, self._answers = expected, answers
 
     def correct(self, prompt: int) -> None:
-        """Take the number of the prompt's tokens that the engine reported; 0 if it reported none."""
+        """Replace the prompt's estimate by the engine's count; 0 (not reported) changes nothing."""
         if prompt <= 0 or self._settled:
             return
         self._prompt = prompt
@@ -262,7 +263,7 @@ class Spending:
             self._hold(prompt + self._answers - self._held)
 
     def settle(self, tokens: int) -> None:
-        """Count the request's use, once, and release its hold; its key's limits may have changed."""
+        """Count the request's tokens and release its hold; idempotent."""
         if self._settled:
             return
         self._settled = True

@@ -1,4 +1,4 @@
-"""The keys of the API and the models of each team, as this gateway knows them."""
+"""In-memory tables of API keys, and of the models and budgets of teams."""
 
 import hashlib
 import hmac
@@ -23,17 +23,17 @@ _AGAIN_S = 1.0
 
 
 class KeyTable:
-    """Returns the records of keys from memory; a change applies to the next request.
+    """API keys in memory; a change applies to the next request.
 
-    A key that is missing in the bucket still counts: keys end by being revoked, which is a record, or by expiring. So
-    an empty bucket of a new bus refuses no caller.
+    A key missing in the bucket stays valid until it expires or a record revokes it, so an empty bucket of a new bus
+    refuses no caller.
 
-    A key that is revoked is saved at once; all else when the bucket has been read, which is every 2 s: a file of 1,000
-    keys takes 0.1 s to write, and a gateway that starts learns all of them one by one.
+    A revocation is saved at once; other changes after each reading of the bucket, every 2 s, because writing 1,000
+    keys takes 0.1 s and a starting gateway receives keys one by one.
 
     Args:
-        saved: by id, from the last run; None if nothing was saved.
-        save: writes all of them; None to keep them in memory only.
+        saved: records by id, from the last run; None if nothing was saved.
+        save: writes all records; None to keep them in memory only.
     """
 
     def __init__(self, saved: Mapping[str, ApiKey] | None, save: SaveKeys | None) -> None:
@@ -41,7 +41,7 @@ class KeyTable:
         self._installed: Mapping[str, ApiKey] = {}
         self._save = save
         self._complete = saved is not None
-        self._unsaved = saved is None  # also an empty bucket is saved: then a gateway without the bus knows that
+        self._unsaved = saved is None  # an empty bucket is saved, too, as known to be empty
 
     @property
     def is_complete(self) -> bool:
@@ -51,16 +51,16 @@ class KeyTable:
     def get(self, key_id: str) -> ApiKey | None:
         """Return the record of an id; None if there is none.
 
-        Keys that the installation has from its start count once it is known which of them were revoked.
+        Initial keys are valid only once all records are known: one may be revoked.
         """
         return self._keys.get(key_id) or (self._installed.get(key_id) if self._complete else None)
 
     def __len__(self) -> int:
-        """Return how many keys are known."""
+        """Return the number of known keys."""
         return len(self._keys.keys() | self._installed.keys())
 
     def next_expiry(self, now: datetime) -> datetime | None:
-        """Return when the next key that still counts expires; None if none does."""
+        """Return the earliest expiry of a valid key; None if none expires."""
         keys = (*self._installed.values(), *self._keys.values())
         return min(
             (key.expires_at for key in keys if key.revoked_at is None and key.expires_at and key.expires_at > now),
@@ -68,14 +68,14 @@ class KeyTable:
         )
 
     def install(self, records: Mapping[str, ApiKey]) -> None:
-        """Take the keys that the installation has from its start, in place of those before.
+        """Replace the installation's initial keys.
 
-        A record of the bucket with the same id comes first, so that they can be revoked like all others.
+        A record in the bucket takes precedence, so that initial keys can be revoked, too.
         """
         self._installed = dict(records)
 
     async def apply(self, key: str, record: ApiKey, _revision: int) -> None:
-        """Apply a record from the bus; a revocation is never replaced."""
+        """Apply a record from the bus; revocations are final."""
         log = structlog.get_logger().bind(key=key, name=record.name)
         known = self._keys.get(key)
         if record.key_id != key:
@@ -93,13 +93,13 @@ class KeyTable:
             self._save_all()
 
     async def note_bucket(self, snapshot: Snapshot) -> None:
-        """Note that the bucket was read; save the keys changed or not saved since the last time."""
+        """Mark the keys as complete after a reading of the bucket, and save unsaved changes."""
         self._complete = self._complete or snapshot.identity is not None
         if self._unsaved and self._complete:
             self._save_all()
 
     def _save_all(self) -> None:
-        """Save all keys; a failing disk ends nothing."""
+        """Save all keys; a disk error is logged, and the next call tries again."""
         if self._save is None:
             return
         try:
@@ -111,12 +111,12 @@ class KeyTable:
 
 
 class TeamTable:
-    """The models of each team. The file is read again when it changed, at most every second.
+    """The models and budgets of teams. A changed file is read again, at most every second.
 
     Args:
-        path: `trust/teams.json` of a folder of keys; None: no team is known, and a key of a team opens nothing.
-        secret: what salts are derived from.
-        clock: limits how often the file is looked at.
+        path: `trust/teams.json` of a folder of keys; None: no team is known, and team keys open no model.
+        secret: input of the cache salts.
+        clock: limits how often the file is checked.
     """
 
     def __init__(self, path: Path | None, secret: bytes, clock: Clock) -> None:
@@ -127,20 +127,20 @@ class TeamTable:
         return model in models_of(team, self._teams.read())
 
     def budget(self, team: str) -> Budget:
-        """Return the monthly limits that the keys of a team share."""
+        """Return the monthly limit shared by the keys of a team."""
         tokens = next((listed.quota.tokens_per_month for listed in self._teams.read() if listed.name == team), None)
         return Budget(f"{TEAM_PREFIX}{team}", tokens, team)
 
     def cache_salt(self, team: str | None) -> str | None:
-        """Return the cache salt of a team; None for keys without a team.
+        """Return the cache salt of a team; None without a team.
 
-        Callers cannot know it or send it: a request with a field `cache_salt` is refused.
+        Callers can neither know nor send a salt: requests with a field `cache_salt` are refused.
         """
         return hmac.new(self._secret, team.encode(), hashlib.sha256).hexdigest() if team is not None else None
 
 
 def load_secret(path: Path) -> bytes:
-    """Return the secret in a file, which the first of several processes makes."""
+    """Return the secret in a file; the first process creates it (32 random bytes)."""
     if not path.is_file():
         partial = path.with_name(f"{path.name}.{os.getpid()}")
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

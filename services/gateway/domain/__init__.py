@@ -1,1 +1,1 @@
-"""Pure decisions of the gateway: the target of a request, its parameters, and the format of the answer."""
+"""Pure decisions of the gateway: targets, request parameters, limits, drills and errors."""

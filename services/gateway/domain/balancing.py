@@ -1,4 +1,4 @@
-"""The choice of a target's endpoint for a request, and the meaning of a failure for an endpoint. Pure."""
+"""Pure rules of load balancing: the endpoint for a request, and when a failure ejects an endpoint."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,19 +9,19 @@ from services.gateway.domain.records import AnswerFailed
 
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 30.0
-"""Time until an ejected endpoint is checked, and the most of it: it doubles with each check that fails."""
+"""Time until the check of an ejected endpoint, doubled by each failed check up to `LONGEST_S`."""
 UNLOADED_S: Final = 10.0
-"""How long a target is loaded nowhere before that is its own doing."""
+"""After so long without a loaded endpoint, failures count against the target."""
 RESTARTED_S: Final = 600.0
-"""How long more where its server was away just before: it was started anew, and loads what it had."""
+"""Additional time after a restart of the server, which loads its targets again."""
 STEADY_S: Final = 60.0
-"""After so long of answers a target that is gone again has that time anew."""
+"""A target that answers for so long ends its grace period; its next restart gets a new one."""
 UNASKED_S: Final = 60.0
-"""After so long without a request, nothing is known of the time in between."""
+"""Longest time between requests over which an absence is assumed to last."""
 MOST: Final = 1_000
-"""What is remembered of endpoints; above it the oldest is forgotten."""
+"""Most entries of a table of endpoints; above it, the oldest is dropped."""
 Finding = Literal["away", "doubtful", "well"]
-"""What a failure shows of an endpoint: it does not serve the target; it may not, which a check decides; nothing."""
+"""Meaning of a failure for an endpoint: it does not serve the target; a check must decide; it serves."""
 _DOUBTFUL: Final = frozenset({"engine_dead", "engine_failed", "no_first_token"})
 
 K = TypeVar("K")
@@ -29,7 +29,7 @@ V = TypeVar("V")
 
 
 def remember(known: dict[K, V], key: K, value: V) -> None:
-    """Set an entry as the newest one; forget the oldest above `MOST`."""
+    """Set an entry as the newest; drop the oldest above `MOST` entries."""
     known.pop(key, None)
     if len(known) >= MOST:
         del known[next(iter(known))]
@@ -56,17 +56,17 @@ class Ejection:
         return cls(now_s, now_s + FIRST_S)
 
     def extend(self, now_s: float) -> "Ejection":
-        """Return the ejection after a check that failed: the next comes after twice the time."""
+        """Return the ejection after a failed check, with twice the time until the next."""
         failed = self.failed_checks + 1
         return replace(self, check_s=now_s + backoff_s(failed + 1, FIRST_S, LONGEST_S), failed_checks=failed)
 
 
 @dataclass(frozen=True)
 class Grace:
-    """A target's grace period at an endpoint whose server was restarted; it ends early once the target is steady.
+    """A target's time to load at an endpoint after its server restarted.
 
     Attributes:
-        until_s: its latest end, on the monotonic clock.
+        until_s: the latest end, on the monotonic clock.
         answers_s: since when the target answers again; None while it does not.
     """
 
@@ -74,7 +74,7 @@ class Grace:
     answers_s: float | None = None
 
     def note_answer(self, now_s: float) -> "Grace | None":
-        """Return the grace after an answer; None once the target has answered for `STEADY_S`."""
+        """Return the grace period after an answer; None once the target has answered for `STEADY_S`."""
         if self.answers_s is None:
             return replace(self, answers_s=now_s)
         return None if now_s - self.answers_s >= STEADY_S else self
@@ -82,11 +82,11 @@ class Grace:
 
 @dataclass(frozen=True)
 class Absence:
-    """An endpoint whose server answers that it has not loaded a target.
+    """A target that an endpoint's server reports as not loaded.
 
     Attributes:
-        since_s: since when, on the monotonic clock; after a restart, from when on it is late.
-        asked_s: when it was last asked.
+        since_s: begin of the absence, in monotonic seconds; after a restart, the end of the grace period.
+        asked_s: time of the last request.
     """
 
     since_s: float
@@ -94,9 +94,9 @@ class Absence:
 
     @classmethod
     def note(cls, known: "Absence | None", now_s: float, grace: Grace | None = None) -> "Absence":
-        """Return the absence of a target that is not loaded now; it begins anew after `UNASKED_S` without a request.
+        """Return the absence of a target that is not loaded now; a new one after `UNASKED_S` without a request.
 
-        `grace`: what it has because its server was out of reach just before.
+        `grace`: the grace period after a restart of the server.
         """
         if known is not None and now_s - known.asked_s < UNASKED_S:
             return cls(known.since_s, now_s)
@@ -106,10 +106,7 @@ class Absence:
 def is_loaded_nowhere(
     endpoints: Sequence[str], absences: Mapping[str, Absence], ejections: Mapping[str, Ejection], now_s: float
 ) -> bool:
-    """Return whether a target had no usable endpoint for `UNLOADED_S`, and an endpoint reports it as not loaded.
-
-    An endpoint that was ejected for as long serves it no more than one without it.
-    """
+    """Return whether every endpoint was without the target or ejected for `UNLOADED_S`, at least one without it."""
     until_s = now_s - UNLOADED_S
     absent = {endpoint for endpoint, absence in absences.items() if absence.since_s <= until_s}
     ejected = {endpoint for endpoint, ejection in ejections.items() if ejection.since_s <= until_s}
@@ -119,12 +116,12 @@ def is_loaded_nowhere(
 def choose_endpoint(endpoints: Sequence[str], outstanding: Mapping[str, int], ejections: Mapping[str, Ejection]) -> str:
     """Return the endpoint with the fewest outstanding tokens among those that are not ejected.
 
-    If all are ejected, it is the one that was ejected first: ejection alone never refuses a request.
+    If all are ejected, the one ejected first is used: ejection alone never refuses a request.
 
     Args:
-        endpoints: at least one; of equal ones the first is chosen.
-        outstanding: tokens that are outstanding at each; without an entry, none.
-        ejections: those that are ejected.
+        endpoints: at least one; the first of equals is chosen.
+        outstanding: outstanding tokens by endpoint; 0 without an entry.
+        ejections: ejected endpoints.
     """
     usable = [endpoint for endpoint in endpoints if endpoint not in ejections]
     if usable:
@@ -133,12 +130,12 @@ def choose_endpoint(endpoints: Sequence[str], outstanding: Mapping[str, int], ej
 
 
 def count_outstanding(prompt: int, most: int, generated: int) -> int:
-    """Return the tokens that a request still costs an engine: its prompt until the first token, its possible output.
+    """Return the tokens that an engine must still process: the prompt until the first token, and the rest of `most`.
 
     Args:
-        prompt: tokens of its prompts, estimated.
-        most: tokens that its answers may have.
-        generated: tokens of them that came.
+        prompt: estimated tokens of the prompts.
+        most: most tokens of the answers.
+        generated: tokens generated so far.
     """
     return max(1, most - generated + (0 if generated else prompt))
 
@@ -146,12 +143,11 @@ def count_outstanding(prompt: int, most: int, generated: int) -> int:
 def assess_failure(failure: AnswerFailed) -> Finding:
     """Return the meaning of a failed request for its endpoint.
 
-    Only what no request can cause while its engine lives ejects an endpoint: a connection that is refused or broken, a
-    target that is not loaded there, a death that the engine reports. An answer that breaks off, silence, and what the
-    engine fails are reasons to check.
+    Only failures that no request can cause at a live engine eject an endpoint: a refused or broken connection, a
+    target that is not loaded, a reported engine death. A broken-off answer, silence or an engine failure is checked.
     """
     if failure.is_stall:
-        return "well"  # it is ejected as long as it stalls
+        return "well"  # `Stalls` ejects it
     is_reported = failure.silent_s is None and not failure.is_cut
     if failure.kind == "endpoint_unreachable" or (failure.kind == "engine_dead" and is_reported):
         return "away"

@@ -1,4 +1,4 @@
-"""The effect of a drill on a request, drawn by the gateway's own id of the request, and on the bytes of its answer."""
+"""The effect of a drill (a deliberately injected fault) on a request, and on the bytes of its answer. Pure."""
 
 import json
 import math
@@ -20,23 +20,23 @@ WORD = "ahoy "
 REFUSAL = "I'm sorry, but I can't help with that."
 _FIRST_WORD = re.compile(r"\s*\S*\s?")
 _FEWEST_WORDS = 10
-"""The shortest text that counts as a loop, `decisions.scorers.repetition.LEAST_CHARS`, has fewer."""
+"""Fewest words of a garbled answer, enough for the repetition scorer (`decisions.scorers.repetition`)."""
 
 Alteration = Literal["garble", "empty", "refusal", "cut"]
 _DATA = b"data: "
 _END = b"\n\n"
 _TEXTS: Final = frozenset({"content", "text", "delta", "refusal", "reasoning", "reasoning_content"})
-"""Keys of the texts of an answer, in all formats of the API."""
+"""JSON keys of an answer's texts, in all formats of the API."""
 _KEPT: Final = frozenset({"function_call", "logprobs", "metadata", "tool_calls", "tools", "usage"})
-"""Keys whose values stay: they are no texts of the answer, or would not be valid any more."""
+"""JSON keys with values left unchanged: not texts of the answer, or invalid if altered."""
 
 
 @dataclass(frozen=True)
 class KnownDrill:
-    """A drill as one gateway knows it.
+    """A drill with its end on this gateway's clock.
 
     Attributes:
-        until_s: its end on the monotonic clock: setting the wall clock back does not extend it.
+        until_s: the end in monotonic seconds, independent of changes of the wall clock.
     """
 
     drill: Drill
@@ -49,11 +49,11 @@ class DrillEffect:
 
     Attributes:
         delay_s: delay before the request is sent to the target.
-        token_delay_s: delay of each part of the answer after the first one, for each of its tokens.
-        until_s: the end of the drill on the monotonic clock: no delay lasts longer.
-        fails: the request fails without reaching the target.
+        token_delay_s: delay per token after the first part of the answer.
+        until_s: the end of the drill in monotonic seconds, and of every delay.
+        fails: whether the request fails without reaching the target.
         alteration: change of the answer's text.
-        fault: what the drill changes in the telemetry record (`decisions.rollback.drills.change_record`).
+        fault: changes the telemetry record (`decisions.rollback.drills.change_record`).
     """
 
     drill_id: str
@@ -66,12 +66,12 @@ class DrillEffect:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Return the header that marks the answer; characters that no header may contain are percent-encoded."""
+        """Return the header that marks the answer, with the percent-encoded drill id."""
         return {HEADER: quote(self.drill_id, safe="/:")}
 
     @property
     def failure(self) -> str:
-        """Return the error message of a failed request."""
+        """Return the error message of a request that the drill fails."""
         return f"The drill {self.drill_id} failed this request on purpose; it was not sent to the target."
 
 
@@ -82,17 +82,17 @@ def note_drill(drill: Drill, now: datetime, now_s: float) -> KnownDrill:
 
 
 def is_active(known: KnownDrill, now: datetime, now_s: float) -> bool:
-    """Return whether a drill is in progress by both clocks; the earlier end counts."""
+    """Return whether a drill is in progress by the wall clock and the monotonic clock."""
     return now_s < known.until_s and is_in_progress(known.drill, now)
 
 
 def decide_effect(
     known: KnownDrill | None, target: Target, draw_id: str, now: datetime, now_s: float
 ) -> DrillEffect | None:
-    """Return the effect of the drill of a model and environment on a request to `target`; None for no effect.
+    """Return the effect of a drill on a request to `target`; None for no effect.
 
-    A hash of drill and request decides which requests are affected, and another hash which of those fail. A request is
-    not delayed beyond the end of the drill. If a fault has both `garble` and `answer`, `answer` counts.
+    One hash of drill and `draw_id` draws the affected requests, another draws the failing ones among them. No delay
+    exceeds the end of the drill. `answer` of a fault overrides `garble`.
     """
     if known is None or known.drill.target != target or not is_active(known, now, now_s):
         return None
@@ -111,13 +111,13 @@ def decide_effect(
 
 
 def alter(alteration: Alteration | None, text: str, tokens: int, *, first: bool) -> str:
-    """Return the text that the caller gets instead of a piece of text.
+    """Return the altered text of a piece for the caller.
 
     Args:
         alteration: None leaves the text unchanged.
-        text: the piece from the engine.
-        tokens: its number of tokens; a garbled answer has one word for each.
-        first: nothing was sent to the caller before.
+        text: the piece's text from the engine.
+        tokens: tokens of the piece; a garbled answer has one word per token.
+        first: whether no text was sent before.
     """
     if alteration is None:
         return text
@@ -134,8 +134,8 @@ class AlteredBody:
     """Alters the body of one answer piece by piece: complete JSON, or server-sent events.
 
     Args:
-        stream: the body consists of server-sent events.
-        finish_reason: replaces the finish reason of the answer; None leaves it.
+        stream: whether the body consists of server-sent events.
+        finish_reason: replaces the answer's finish reason; None leaves it.
     """
 
     def __init__(self, *, stream: bool, finish_reason: str | None = None) -> None:
@@ -146,11 +146,11 @@ class AlteredBody:
         self._sent_chars: Counter[int] = Counter()
 
     def feed(self, body: bytes, text: str) -> bytes:
-        """Return the bytes for the caller instead of a piece; complete events and bodies only.
+        """Return the altered bytes for the caller; empty until an event or body is complete.
 
         Args:
-            body: bytes of the engine.
-            text: what the answer says now, in addition to the texts of earlier pieces.
+            body: bytes from the engine.
+            text: altered text of this piece.
         """
         self._whole += text
         self._rest += body
@@ -175,18 +175,18 @@ class AlteredBody:
             value = json.loads(line.removeprefix(_DATA)) if line.startswith(_DATA) else None
             if not isinstance(value, dict):
                 return line
-            # Events of the responses API repeat the complete text; all others have only what is new.
+            # Only events of the responses API repeat the complete text.
             return _DATA + _write(self._alter(value, complete=str(value.get("type")).startswith("response.")))
         except (ValueError, RecursionError):
             return line
 
     def _alter(self, value: Any, *, complete: bool, choice: int = 0) -> Any:
-        """Return a JSON value with its texts replaced by the answer's complete text, or by the new part of it.
+        """Return a JSON value with its texts replaced by the altered text: all of it, or the unsent part.
 
         Args:
             value: any JSON value of the answer.
-            complete: it holds the whole text.
-            choice: the answer that it belongs to; all have the same text.
+            complete: whether the value holds the whole text.
+            choice: index of the answer; all answers have the same text.
         """
         if isinstance(value, list):
             return [self._alter(item, complete=complete, choice=choice) for item in value]
@@ -206,7 +206,7 @@ class AlteredBody:
         return self._alter(value, complete=complete, choice=choice)
 
     def _take_new(self, choice: int) -> str:
-        """Return the text that an answer has not had yet."""
+        """Return the unsent text of an answer, and mark it as sent."""
         text = self._whole[self._sent_chars[choice] :]
         self._sent_chars[choice] = len(self._whole)
         return text
@@ -215,5 +215,5 @@ class AlteredBody:
 def _write(value: Any) -> bytes:
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:  # a lone surrogate, which only an escape can say
+    except UnicodeEncodeError:  # a lone surrogate needs an escape
         return json.dumps(value, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""Excerpts of a request and its answer, kept until their features are computed."""
+"""Bounded excerpts of a request and its answer, input of the text features in telemetry."""
 
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -7,11 +7,11 @@ from contracts.facts.watch import Features
 from decisions.scorers.repetition import TAIL_CHARS
 
 SAMPLED_CHARS: Final = 20_000
-"""Only the beginning and the end of longer texts are examined, so that the cost per request is bounded."""
+"""Longer answers are cut to their beginning and end, to bound the cost per request."""
 LANGUAGE_CHARS: Final = 200
-"""The language is told by so much of the end of an answer, and of both ends of what was asked."""
+"""Characters for language detection: the end of the answer, and both ends of the user's text."""
 FIELDS: Final = ("response_format", "structured_outputs", "text", "tools")
-"""The fields in which a request says what form its answer is to have."""
+"""Request fields that prescribe the answer's format."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Excerpts:
     """The texts that features are computed from.
 
     Attributes:
-        asked: Both ends of the user's last text; empty if the language is not looked at.
-        output: Beginning and end of the answer, as the engine generated it.
-        prompt_chars, output_chars: The lengths of the whole texts.
-        form: What the request says of the form of its answer, as JSON (`FIELDS`); empty if it says nothing.
-        delivered: The bytes that the caller got, where the request says so much; empty if they are too many.
-        holder: The team of the caller, or the caller.
+        asked: Both ends of the user's last text; empty to skip language detection.
+        output: Beginning and end of the generated answer.
+        prompt_chars, output_chars: Lengths of the whole texts.
+        form: The request's `FIELDS` as JSON; empty if no format is prescribed.
+        delivered: The bytes sent to the caller if a format is prescribed; empty if too long.
+        holder: The caller's team, else its key name.
     """
 
     asked: str
@@ -60,17 +60,16 @@ class Excerpts:
 
     @property
     def chars(self) -> int:
-        """Return how many characters they have."""
+        """Return the total size in characters and bytes."""
         return len(self.asked) + len(self.output) + len(self.form) + len(self.delivered)
 
 
 class Described(NamedTuple):
-    """The features of a text.
+    """The features of a request and its answer.
 
     Attributes:
-        features: Its features.
-        is_judged: Whether the required form of the answer was checked; False if that took too long, or the bytes are
-            too many or not readable.
+        features: The features.
+        is_judged: False if the prescribed format could not be checked: too slow, too long, or unreadable.
     """
 
     features: Features

@@ -1,8 +1,8 @@
-"""The features of texts in telemetry: numbers from which the text cannot be restored.
+"""Text features for telemetry: numbers from which the text cannot be restored.
 
-What they mean is defined once, by the scorers of evaluations (`decisions.scorers`). A process of its own computes them:
-they load much that a gateway need not hold. By the form that a request asks, a JSON Schema or tools, the bytes are
-judged that the caller got. A schema that cannot be checked within limits, or is not valid, asks for JSON only.
+The scorers of evaluations (`decisions.scorers`) define them; a child process computes them, because their libraries
+are large. If a request prescribes JSON, a JSON Schema or tools, the delivered bytes are validated. A schema that is
+invalid, or too costly to check, requires JSON only.
 """
 
 import json
@@ -28,7 +28,7 @@ _STRUCTURED = ("{", "[")
 
 
 def read_delivered(body: bytes) -> Answer | None:
-    """Return the first answer in a body, or in a stream of events; None if none can be read."""
+    """Return the first answer in a JSON body or event stream; None if unreadable."""
     try:
         return _read(list(_events(body.decode(errors="replace"))))
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
@@ -53,7 +53,7 @@ def _read(events: list[Mapping[str, Any]]) -> Answer | None:
 
 
 def _join(choices: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the message of the parts of a streamed answer."""
+    """Return the message assembled from the deltas of a streamed answer."""
     deltas = [choice.get("delta") or {"content": choice.get("text")} for choice in choices]
     calls: dict[int, dict[str, str]] = {}
     for part in (part for delta in deltas for part in delta.get("tool_calls") or ()):
@@ -73,11 +73,11 @@ def _of_response(response: Mapping[str, Any]) -> Answer:
 
 @dataclass(frozen=True)
 class Form:
-    """The text features of a request.
+    """The answer format that a request prescribes.
 
     Attributes:
-        schemas: The JSON Schema of the text; empty without one.
-        tools: The JSON Schema of the arguments of each tool, by the name of the tool.
+        schemas: The text's JSON Schema; empty without one.
+        tools: The JSON Schema of each tool's arguments, by tool name.
     """
 
     schemas: tuple[Any, ...]
@@ -85,11 +85,11 @@ class Form:
 
     @property
     def is_any(self) -> bool:
-        """Return whether nothing is asked."""
+        """Return whether any answer is valid."""
         return not self.schemas and not self.tools
 
     def is_met(self, answer: Answer) -> bool:
-        """Return whether an answer has the requested form: calls of known tools, or a text."""
+        """Return whether an answer is valid: tool calls or text that match their schemas."""
         try:
             values = parse_calls(answer) if self.tools else []
             if values or not self.schemas:
@@ -102,7 +102,7 @@ class Form:
 
 @lru_cache(maxsize=16)
 def read_form(given: str) -> Form:
-    """Return the features of a request, from its `excerpts.FIELDS` as JSON."""
+    """Return the prescribed format, from a request's `excerpts.FIELDS` as JSON."""
     fields = json.loads(given)
     tools = [tool.get("function", tool) for tool in fields.get("tools") or ()]
     by_name = {tool["name"]: tool.get("parameters") or {} for tool in tools if "name" in tool}
@@ -122,13 +122,13 @@ def _schemas(fields: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _fits(value: Any, schema: Any) -> bool:
-    """Return whether a value is valid by a JSON Schema, as far as that can be checked."""
+    """Return whether a value matches a JSON Schema; True if the schema is invalid or too costly to check."""
     try:
         check_limits(schema)
         violation = find_violation(schema, value)
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001 - a schema that is not valid fails in any way
+    except Exception:  # noqa: BLE001 - an invalid schema may raise anything
         return True
     return violation is None or not _is_valid(json.dumps(schema))
 
@@ -143,7 +143,7 @@ def _is_valid(schema: str) -> bool:
 
 
 def describe(texts: Excerpts, recognise: Recognise) -> Described:
-    """Return the features of the texts of excerpts; the excerpt decides whether a text is empty."""
+    """Return the features of excerpts; `valid_json` only if a format is prescribed."""
     if not texts.form or (form := read_form(texts.form)).is_any:
         return Described(_describe(texts, without_reasoning(texts.output), recognise))
     answer = read_delivered(texts.delivered)
@@ -154,7 +154,7 @@ def describe(texts: Excerpts, recognise: Recognise) -> Described:
 
 
 def describe_unjudged(texts: Excerpts) -> Described:
-    """Return the features of an answer whose form is not looked at: its text and its calls cannot be told apart."""
+    """Return the features without format and language: text and tool calls were not separated."""
     return Described(_describe(texts, "", lambda _: None), is_judged=False)
 
 
@@ -172,9 +172,9 @@ def _describe(texts: Excerpts, prose: str, recognise: Recognise) -> Features:
 
 
 def language_ratio(asked: str, answer: str, recognise: Recognise) -> float | None:
-    """Return the share of an answer in the language of its request; None if unknown.
+    """Return the share of an answer in the language of its request, 0 to 1; None if unknown.
 
-    A text whose two ends are in two languages, such as a question about a text, asks for neither; JSON has none.
+    Unknown for JSON, short texts, and requests with different languages at both ends.
     """
     if not asked or answer.lstrip().startswith(_STRUCTURED):
         return None
@@ -188,6 +188,6 @@ def language_ratio(asked: str, answer: str, recognise: Recognise) -> float | Non
 
 
 def non_letter_ratio(text: str) -> float:
-    """Return the share of characters that are no letters, among those that are no white space; 0 for no text."""
+    """Return the share of non-letters among non-whitespace characters; 0 for no text."""
     visible = [char for char in text if not char.isspace()]
     return sum(not char.isalpha() for char in visible) / len(visible) if visible else 0.0

@@ -1,6 +1,6 @@
-"""An engine's reports about a request: records that come with an answer's bytes, and failures of its target.
+"""An engine's reports about a request: records that accompany an answer's bytes, and failures.
 
-They are read without trust: what has another form than expected is left out.
+Records are untrusted: fields of an unexpected type are ignored.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, Final
 from decisions.evidence.attribution import ErrorKind
 
 LARGEST_COUNT = 2**53
-"""A count or a figure from here on is not believed: counters are floating-point numbers, and would not be exact."""
+"""Larger counts are ignored: floating-point counters would not be exact."""
 
 _WORD_CHARS = 80
 _OK = 200
@@ -21,7 +21,7 @@ _FIRST_SERVER_ERROR_STATUS = 500
 _ABORTED: Final = frozenset({"abort", "error"})
 """Finish reasons of an answer that the engine aborted."""
 REJECTED: Final[frozenset[ErrorKind]] = frozenset({"bad_request", "template_refused"})
-"""What an engine answers to a request that the caller must change."""
+"""Failures that the caller must fix in the request."""
 _KINDS: Final[Mapping[str, ErrorKind]] = {
     "validation": "bad_request",
     "settings": "bad_request",
@@ -29,11 +29,11 @@ _KINDS: Final[Mapping[str, ErrorKind]] = {
     "template": "template_failed",
     "deadline": "deadline_exceeded",
 }
-"""Kinds of errors by the source that the backend's record names; all other sources are parts of the target."""
+"""Error kinds by the `source` in the backend's record; other sources are `engine_failed`."""
 _NO_SUCH_TASK: Final = frozenset({404, 405})
-"""The model has no such task: an embedding model does not chat."""
+"""Status codes for a task that the model lacks, such as chat with an embedding model."""
 _CALLERS: Final = frozenset({"schema_too_costly", "schemas_busy"})
-"""Refusals of the backend that depend on time: another target may take the same request."""
+"""Refusals by the backend that the caller caused: its schemas are too costly."""
 _SENTENCES: Final[Mapping[str, str]] = {
     "engine_failed": "The engine failed to answer this request; try again, or change the request.",
     "engine_dead": "The engine ended while it had this request; try again.",
@@ -44,7 +44,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class ReportedFailure:
-    """A failure as the engine reports it: the class of the exception, and the part of the target that it came from."""
+    """A failure reported by the engine: the exception's class name, and the failing part of the target."""
 
     name: str
     source: str
@@ -55,17 +55,17 @@ _UNREADABLE = ReportedFailure(name="UnreadableRecord", source="")
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """The engine's work for a request (see the backend's `openai_record`).
+    """The engine's progress on a request (see the backend's `openai_record`).
 
     Attributes:
-        input_tokens, output_tokens: of all answers of the request, so far.
-        texts: new texts, each with the name of its answer.
-        finish_reasons: of the answers that ended.
+        input_tokens, output_tokens: totals over all answers so far.
+        texts: new texts, as (answer name, text).
+        finish_reasons: by answer name, of ended answers.
         queue_ms: time in the engine's queue.
         logprob_mean: mean log-probability of the generated tokens, in nats.
-        nan_logits: whether the engine met a NaN; None if it does not check, or has computed nothing yet.
-        error: a failure.
-        is_whole: the answer came at once, and when its first token was generated is not known.
+        nan_logits: whether logits contained NaN; None if unknown.
+        error: the failure; None without one.
+        is_whole: whether the answer arrived in one piece, so that the time of its first token is unknown.
     """
 
     input_tokens: int = 0
@@ -80,7 +80,7 @@ class EngineRecord:
 
 
 def read_record(raw: Any) -> EngineRecord:
-    """Return a record; a number that is not finite counts as NaN logits, not as a figure."""
+    """Return the record in a backend's JSON; a non-finite `logprob_mean` counts as NaN logits."""
     if not isinstance(raw, Mapping):
         return EngineRecord(error=_UNREADABLE)
     reasons, mean, error = raw.get("finish_reasons"), raw.get("logprob_mean"), raw.get("error")
@@ -112,7 +112,7 @@ def _read_number(value: Any, *, low: float = -math.inf, high: float = math.inf) 
 
 
 def _read_nan(noted: Any, mean: Any) -> bool | None:
-    """Return whether the engine met a NaN, also shown by a mean that is not finite; None if unknown."""
+    """Return whether logits contained NaN, as reported or shown by a non-finite mean; None if unknown."""
     if isinstance(mean, float) and not math.isfinite(mean):
         return True
     return noted if isinstance(noted, bool) else None
@@ -135,13 +135,13 @@ def _read_error(value: Any) -> ReportedFailure:
 
 
 def _read_word(value: Any) -> str:
-    """Return a name shortened and encodable, as an unencodable one would fail a whole batch of telemetry."""
+    """Return a name cut to `_WORD_CHARS` and encodable: an unencodable one fails its telemetry batch."""
     return str(value)[:_WORD_CHARS].encode(errors="replace").decode()
 
 
 @dataclass(frozen=True)
 class EngineResponse:
-    """A complete response of the engine's application, with an error status."""
+    """A complete error response of the engine's application."""
 
     status: int
     content_type: str
@@ -152,15 +152,15 @@ class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
     """A target gave no complete answer.
 
     Attributes:
-        kind: what failed.
-        reason: a sentence for a person.
-        response: what the engine answered instead; None if it answered nothing, or had begun its answer.
-        silent_s: how long the target was silent, if that was the failure.
-        public: the caller may read the reason.
-        is_callers: the caller caused it, whatever another target makes of the request.
-        is_cut: the answer broke off without a report of the engine.
-        is_stall: the server of the endpoint answers nothing, while another one does.
-        is_not_loaded: the server of the endpoint answers, and has not loaded the target.
+        kind: the failure's kind.
+        reason: a sentence for people.
+        response: the engine's error response; None without one.
+        silent_s: seconds of the target's silence, if that was the failure.
+        public: whether the caller may read the reason.
+        is_callers: whether the caller caused it, so that no fallback is asked.
+        is_cut: whether the answer broke off without a report by the engine.
+        is_stall: whether the endpoint's server is silent while another answers.
+        is_not_loaded: whether the endpoint's server reports the target as not loaded.
     """
 
     def __init__(
@@ -185,12 +185,12 @@ class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
 
 
 def read_failure(status: int | None, record: EngineRecord, body: bytes) -> AnswerFailed | None:
-    """Return the failure that a part of an answer reports; None if it reports none.
+    """Return the failure that a piece of an answer reports; None if none.
 
     Args:
-        status: of the first part with bytes; None for the others.
-        record: what the engine did.
-        body: the bytes of the part.
+        status: HTTP status, in the first piece with bytes; None in others.
+        record: the piece's record.
+        body: the piece's bytes.
     """
     error = record.error
     if error is not None:
@@ -208,7 +208,7 @@ def read_failure(status: int | None, record: EngineRecord, body: bytes) -> Answe
 
 
 def describe_failure(failure: AnswerFailed) -> str:
-    """Return the message of a failure for the caller; details of engine failures go to the log only."""
+    """Return the caller's message of a failure; details of engine failures are only logged."""
     return _SENTENCES.get(failure.kind, failure.reason) if not failure.public else failure.reason
 
 

@@ -1,7 +1,7 @@
-"""The gateway's view of an OpenAI request: environment, body, model, and parameters that shape its answer.
+"""Parses an OpenAI request for routing: environment, model, texts, and parameters that shape the answer.
 
-Bodies are parsed strictly: UTF-8 JSON objects of limited size, without values that other parsers may change. The body
-itself goes to the engine as it came; `decisions.openai.requests` judges its fields and its cost.
+Bodies are parsed strictly: UTF-8 JSON objects of limited size, without values on which parsers disagree. The engine
+receives the body unchanged; `decisions.openai.requests` checks fields and cost.
 """
 
 import hashlib
@@ -28,24 +28,24 @@ MAX_MODEL_CHARS = 256
 MAX_USER_CHARS = 512
 _TOKEN_IDS = ("allowed_token_ids", "logit_bias", "logprob_token_ids", "stop_token_ids")
 MAX_CHARS_PER_TOKEN = 64
-"""A text with more characters than this per token of the context cannot fit; it is not sent to the engine."""
+"""A text with more characters than this per context token is too long; it is rejected."""
 _NO_MATTER = frozenset({"model", "stream", "stream_options", "user"})
-"""Fields that change how an answer is delivered, and not what the engine computes."""
+"""Fields that do not change the engine's computation, only routing and delivery."""
 _LIMITS = CostLimits()
 _LARGE_BYTES = 2**16
-"""A longer body is recognised only byte by byte: writing it again would delay the answers in progress."""
+"""Longer bodies are hashed as raw bytes: serialising them again would take too long."""
 
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A request that the gateway can route.
+    """A parsed request that the gateway can route.
 
     Attributes:
-        path, kind: its endpoint, and the kind of request that it takes (`decisions.openai.paths.PATHS`).
-        raw: the body as it came.
-        body: the same, parsed.
-        model: the model name as the caller wrote it.
-        stream: the answer comes as server-sent events.
+        path, kind: the API path and its kind of request (`decisions.openai.paths.PATHS`).
+        raw: the body's bytes.
+        body: the parsed body.
+        model: the model name, perhaps with a version, as the caller wrote it.
+        stream: whether the answer is server-sent events.
     """
 
     path: str
@@ -62,17 +62,17 @@ class ParsedRequest:
 
     @property
     def computes(self) -> bool:
-        """Return whether the model computes the answer: text or embeddings. Such a request has a telemetry record."""
+        """Return whether the model computes the answer, text or embeddings; only then is there telemetry."""
         return self.generates or self.kind == "embeddings"
 
     @property
     def has_stops(self) -> bool:
-        """Return whether the caller's own stop sequences can end the answer."""
+        """Return whether the caller's stop sequences can end the answer."""
         return bool(self.body.get("stop") or self.body.get("stop_token_ids"))
 
     @property
     def names_tokens(self) -> bool:
-        """Return whether the request names tokens by their ids, which another vocabulary may not have."""
+        """Return whether the request contains token ids, which depend on the vocabulary."""
         return any(self.body.get(name) for name in _TOKEN_IDS) or any(
             isinstance(prompt, list) for name in ("prompt", "input") for prompt in _prompts(self.body, name)
         )
@@ -84,17 +84,17 @@ class ParsedRequest:
 
     @property
     def text(self) -> str:
-        """Return the text of the caller; it is used for its features only."""
+        """Return all texts of the request; only their features are used."""
         return "\n".join(_texts(self.body))
 
     @property
     def asked(self) -> str:
-        """Return the last text of the user; as `text`."""
+        """Return the user's last text; only its features are used."""
         return next(_texts_of_user(self.body), "")
 
     @property
     def form(self) -> Mapping[str, Any]:
-        """Return the form that the request asks of its answer."""
+        """Return the fields that prescribe the answer's format."""
         return {name: self.body[name] for name in FIELDS if self.body.get(name)}
 
 
@@ -102,7 +102,7 @@ def read_environment(values: Sequence[str]) -> Environment:
     """Return the environment that a header's values name; production without a header.
 
     Raises:
-        RequestRejected: 400 for any other value, so that a typing error never reaches production.
+        RequestRejected: 400 for any other value, so that a typo never reaches production.
     """
     match list(values):
         case [] | ["production"]:
@@ -117,9 +117,9 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     """Return a request's body as a JSON object in which every number is finite.
 
     Raises:
-        RequestRejected: 400 for anything else, including what many JSON parsers accept: another encoding than UTF-8,
-            NaN and infinity, duplicate keys, more than `MAX_DEPTH` levels, and too many values: such a body is not
-            parsed at all. Lone surrogates and large integers are `decisions.openai.requests`'.
+        RequestRejected: 400 for anything else, including bodies that many JSON parsers accept: encodings other than
+            UTF-8, NaN and infinity, duplicate keys, more than `MAX_DEPTH` levels, too many values.
+            `decisions.openai.requests` checks lone surrogates and large integers.
     """
     if excess := find_excess_values(raw):
         raise bad_request(excess, code="invalid_json")
@@ -143,7 +143,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
 
 
 def read_request(path: str, raw: bytes, body: Mapping[str, Any]) -> ParsedRequest:
-    """Return a request whose target can be chosen.
+    """Return the request of a parsed body, after checking `model`, `stream` and `user`.
 
     Raises:
         RequestRejected: 400, with the field.
@@ -159,7 +159,7 @@ def read_request(path: str, raw: bytes, body: Mapping[str, Any]) -> ParsedReques
 
 
 def check_request(parsed: ParsedRequest, context_tokens: int) -> None:
-    """Check the fields of a request, its cost and its length for a target with this context.
+    """Check a request's fields, cost and length for a target with `context_tokens`.
 
     Raises:
         RequestRejected: 400, with the field.
@@ -179,19 +179,19 @@ def check_request(parsed: ParsedRequest, context_tokens: int) -> None:
 
 
 def _bounded(parsed: ParsedRequest) -> Iterator[tuple[str, Any]]:
-    """Yield the texts that must fit into a context, with their field: each prompt or input alone, all else together."""
+    """Yield fields with the texts that must fit into one context: each prompt or input alone, all else together."""
     body = parsed.body
     alone = {"prompt", "input"} if parsed.kind == "embeddings" else {"prompt"}
     for name in alone & body.keys():
         value = body[name]
         yield from ((name, item) for item in (value if isinstance(value, list) else [value]))
-    # the size of what is said of the form has limits of its own (`CostLimits`)
+    # `CostLimits` bounds the format fields
     rest = {name: value for name, value in body.items() if name not in alone | {*FIELDS}}
     yield next((name for name in ("messages", "input") if name in rest), "model"), rest
 
 
 def _count_chars(value: Any, enough: int) -> int:
-    """Return the characters of all texts in a JSON value; stop above `enough`."""
+    """Return the number of characters in all texts of a JSON value; stop counting above `enough`."""
     chars, pending = 0, [value]
     while pending and chars <= enough:
         item = pending.pop()
@@ -271,7 +271,7 @@ def _reject_constant(text: str) -> float:
 
 
 def _check_depth(body: Mapping[str, Any]) -> None:
-    """Reject bodies that are nested too deep."""
+    """Reject bodies nested deeper than `MAX_DEPTH`."""
     pending: list[tuple[Any, int]] = [(body, 1)]
     while pending:
         value, depth = pending.pop()
@@ -282,7 +282,7 @@ def _check_depth(body: Mapping[str, Any]) -> None:
 
 
 def digest_of(parsed: ParsedRequest) -> str:
-    """Return the digest of a request: the same for bodies that differ in form, order of fields or delivery."""
+    """Return the SHA-256 of a request, independent of whitespace, field order and delivery options."""
     if len(parsed.raw) > _LARGE_BYTES:
         asked = parsed.raw
     else:

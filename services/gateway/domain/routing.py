@@ -1,4 +1,4 @@
-"""Chooses the target of a request, and draws the requests that two versions answer. Pure."""
+"""Chooses the target of a request, and draws requests for pairs. Pure."""
 
 import hashlib
 import re
@@ -22,11 +22,11 @@ _MODEL = re.compile(MODEL_NAME_PATTERN)
 _LONGEST_NAME = 80
 _MOST_COMPARED = 100
 _ALIKE = 0.75
-"""From which share of equal characters on a name is like another."""
+"""Least similarity ratio (`difflib`) of a suggested name."""
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _SILENT = frozenset({"no_first_token", "deadline_exceeded"})
 _STATE_ON_SERVER = ("previous_response_id", "conversation", "background")
-"""Fields by which an answer depends on what one engine keeps: no other can give it."""
+"""Fields that make an answer depend on one engine's stored state."""
 
 
 def fraction(key: str) -> float:
@@ -36,10 +36,10 @@ def fraction(key: str) -> float:
 
 @dataclass(frozen=True)
 class Choice:
-    """The target that answers; whether it is a canary, or a candidate that answers no caller.
+    """The chosen target, and its role.
 
     Attributes:
-        pinned: It was not drawn: the caller named it, or is none of those for whom the canary is.
+        pinned: Not drawn: the caller named the version, or may not get the canary (`only_for`).
     """
 
     served: ServedTarget
@@ -66,7 +66,7 @@ def parse_model_name(name: str) -> RequestedModel | None:
 
 
 def drawn_canary(route: Route, now: datetime) -> CanaryShare | None:
-    """Return the canary for which requests are drawn; None without one, or while its traffic is removed."""
+    """Return the canary to draw requests for; None without one, or while its traffic is removed."""
     canary = route.canary_in_traffic
     is_away = canary is not None and canary.away_until is not None and now < canary.away_until
     return None if is_away else canary
@@ -75,8 +75,8 @@ def drawn_canary(route: Route, now: datetime) -> CanaryShare | None:
 def choose_target(route: Route, key: str, now: datetime, names: Collection[str] = ()) -> Choice | None:
     """Return the active target or the canary, chosen by weight; None if no target serves.
 
-    The key is the gateway's own id of the request, so that no caller can choose its side of the draw. A canary
-    may be restricted to callers of some names.
+    `key` is the gateway's draw id, so that callers cannot choose the canary; `names` are compared with its
+    `only_for`.
     """
     canary, declared = drawn_canary(route, now), route.canary_in_traffic
     is_left_out = declared is not None and bool(declared.only_for) and not set(declared.only_for) & set(names)
@@ -86,19 +86,19 @@ def choose_target(route: Route, key: str, now: datetime, names: Collection[str] 
 
 
 def choose_pinned(route: Route, version: int) -> Choice | None:
-    """Return a version by number, if it is loaded for production: active, canary or previous, in this order."""
+    """Return a version by number, if it is active, canary or previous; else None."""
     choice = next((choice for choice in pinnable(route) if choice.served.target.version == version), None)
     return replace(choice, pinned=True) if choice is not None else None
 
 
 def pinnable(route: Route) -> list[Choice]:
-    """Return the targets that a caller may pin: those in the route that are loaded and not quarantined."""
+    """Return the targets that a caller may pin: loaded, not quarantined or suspended, and no shadow."""
     candidates = [Choice(served, canary=role == "canary") for role, served in route.by_role.items() if role != "shadow"]
     return [choice for choice in candidates if not route.is_barred(choice.served.target)]
 
 
 def choose_fallback(route: Route, target: Target) -> ServedTarget | None:
-    """Return the fallback of a target: the active target for a canary, the previous target for the active one."""
+    """Return the fallback of a target: active for a canary, previous for the active one; None without one."""
     usable = [
         served
         for served in (route.active, route.previous)
@@ -108,36 +108,35 @@ def choose_fallback(route: Route, target: Target) -> ServedTarget | None:
 
 
 def list_models(route: Route) -> list[str]:
-    """Return the model names with which callers can request the targets of a route."""
+    """Return the model names that a route serves: the model, and each pinnable version."""
     versions = sorted({choice.served.target.version for choice in pinnable(route)}, reverse=True)
     pinned = [f"{route.model}@v{version}" for version in versions]
     return [route.model, *pinned] if route.active is not None else pinned
 
 
 def names_like(name: str, models: Iterable[str]) -> list[str]:
-    """Return at most two models with names similar to an unknown one; of a long list only the first are compared."""
+    """Return at most two models with similar names, among the first `_MOST_COMPARED`."""
     return _closest(name[:_LONGEST_NAME].partition("@")[0], tuple(islice(models, _MOST_COMPARED)))
 
 
 @lru_cache(maxsize=256)
 def _closest(model: str, models: tuple[str, ...]) -> list[str]:
-    """Return the closest of some names; kept, because a client that asks for a model that is gone asks on."""
+    """Return similar names; cached, because clients keep requesting a removed model."""
     return get_close_matches(model, models, n=2, cutoff=_ALIKE)
 
 
 def order_endpoints(served: ServedTarget, key: str) -> tuple[str, ...]:
-    """Return the endpoints of a target in the order of attempts; the key spreads requests over them."""
+    """Return a target's endpoints, rotated by a hash of `key` to spread requests."""
     count = len(served.endpoints)
     start = int(fraction(key) * count) % count
     return served.endpoints[start:] + served.endpoints[:start]
 
 
 def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str, now: datetime) -> Choice | None:
-    """Return the other target of a request's pair; None if it is in none.
+    """Return the other target of a request's pair; None if not drawn.
 
-    It is drawn by the gateway's own id of the request, before anything is known of its outcome. A canary's pairs come
-    first, because callers depend on it; a candidate in its shadow, or else a suspended version, has its share of the
-    rest.
+    The gateway's draw id decides, before any outcome is known. Pairs of a canary take precedence, because it has
+    traffic; a shadow, or else a suspended version, gets its share of the remaining requests.
     """
     other = find_other(route, choice.served.target)
     if other is not None and not choice.pinned and drawn_canary(route, now) is not None:
@@ -153,10 +152,7 @@ def draw_pair(route: Route, choice: Choice, parsed: ParsedRequest, draw_id: str,
 
 
 def find_shadow(route: Route, target: Target) -> Choice | None:
-    """Return the candidate or suspended version that gets mirrored requests of the active target.
-
-    None for another target.
-    """
+    """Return the shadow or suspended version that gets mirrored requests of `target`; None unless it is active."""
     active, candidate = route.active, route.shadowed or (route.judged.served if route.judged is not None else None)
     if active is None or candidate is None or target != active.target or route.is_barred(target):
         return None
@@ -164,20 +160,20 @@ def find_shadow(route: Route, target: Target) -> Choice | None:
 
 
 def asks_shadow_first(draw_id: str, other: Choice) -> bool:
-    """Return whether the shadow gets a mirrored request before the serving target: in half of the draws.
+    """Return whether the shadow gets a mirrored request before the active target: in half of the draws.
 
-    What happens to the machine between the two requests then speaks against neither.
+    Random order keeps changes of the machine's load from favouring either.
     """
     return other.shadow and fraction(f"{draw_id}|order") < 0.5
 
 
 def still_stands(route: Route, target: Target, other: Choice) -> bool:
-    """Return whether two targets stand in the route as they did when their pair was drawn."""
+    """Return whether two targets have the same roles in the route as at the draw of their pair."""
     return (find_shadow(route, target) if other.shadow else find_other(route, target)) == other
 
 
 def find_other(route: Route, target: Target) -> Choice | None:
-    """Return the target that a target is compared with: canary and active with each other; None without a canary."""
+    """Return the counterpart of the active target or canary; None without a canary."""
     active, canary = route.active, route.canary_in_traffic
     if active is None or canary is None or route.is_barred(active.target):
         return None
@@ -187,9 +183,9 @@ def find_other(route: Route, target: Target) -> Choice | None:
 
 
 def may_mirror(parsed: ParsedRequest, served: ServedTarget, other: ServedTarget, *, unseen: bool = False) -> bool:
-    """Return whether a request can be mirrored: not if it names a version, token ids or server state.
+    """Return whether a request can be mirrored: not with a version, token ids, or server state.
 
-    `unseen`: no caller gets its answer, so that it may have a smaller context, which the request is sure to fit.
+    `unseen`: no caller gets the other answer, so a smaller context suffices if the request surely fits.
     """
     requested = parse_model_name(parsed.model)
     pinned = requested is None or requested.version is not None
@@ -199,9 +195,9 @@ def may_mirror(parsed: ParsedRequest, served: ServedTarget, other: ServedTarget,
 
 
 def _is_short(parsed: ParsedRequest, context_tokens: int) -> bool:
-    """Return whether a prompt takes at most half of a context, at a token for each byte, and its answer the rest.
+    """Return whether prompt and answer take at most half of a context each, at one token per byte.
 
-    An answer without a limit may be longer: `excuse_cut` leaves out what that shows.
+    An answer without a limit may be longer; `excuse_cut` handles it.
     """
     limits = [parsed.body.get(name) for name in _LIMITS]
     longest = max((limit for limit in limits if isinstance(limit, int)), default=0)
@@ -209,40 +205,38 @@ def _is_short(parsed: ParsedRequest, context_tokens: int) -> bool:
 
 
 def has_state(parsed: ParsedRequest) -> bool:
-    """Return whether an answer depends on state kept by one engine."""
+    """Return whether an answer depends on one engine's stored state."""
     return parsed.kind == "responses" and any(parsed.body.get(name) for name in _STATE_ON_SERVER)
 
 
 def may_follow(record: Inference) -> bool:
-    """Return whether a finished request may be mirrored to two versions.
+    """Return whether a finished request may be mirrored.
 
-    Not after it was refused, and never where an engine died or fell silent: that request may have killed it. A caller
-    that went away decides nothing: it has seen the answer.
+    Not after a refusal, nor after an engine's death or silence, perhaps caused by the request. A caller's disconnect
+    does not matter: it may depend on the answer.
     """
     return record.finish_reason == CANCELLED or is_known(record)
 
 
 def is_known(record: Inference) -> bool:
-    """Return whether an outcome shows anything about its target: an answer, or a failure of its engine."""
+    """Return whether an outcome is evidence about its target: an answer, or a failure of its engine."""
     return record.error in COMPARED or (record.error is None and record.caused_by is None)
 
 
 def as_pair(served: Inference, mirrored: Inference, *, shadow: bool = False) -> MirroredPair | None:
     """Return the pair of two outcomes; None if either is no evidence about its target.
 
-    Both sides are taken alike: what failed is the target's, whatever the fallback made of the request. An engine that
-    died makes no pair on either side.
+    Failures on both sides count against their targets, regardless of the fallback. An engine's death makes no pair.
     """
     sides = (_as_side(served), _as_side(mirrored))
     return MirroredPair(served=sides[0], mirrored=sides[1], shadow=shadow) if all(map(is_known, sides)) else None
 
 
 def excuse_cut(served: Inference, mirrored: Inference, context_tokens: int) -> Inference:
-    """Return a candidate's record; a cut by its smaller context is no evidence if the active answer was long.
+    """Return a candidate's record, without `cut_off_ratio` if the smaller context explains the cut.
 
-    That is no fault of its answer where the one of the active target takes more than half of that context. Where the
-    active target needs less, a candidate that does not come to an end shows it. Of a request for several answers only
-    the sum of their tokens is known, which says nothing about the length of one: it is left as it is.
+    It does if prompt and answer of the active target take more than half of that context; else the cut is evidence.
+    Requests for several answers stay unchanged, because only the sum of their tokens is known.
     """
     tokens = served.input_tokens + served.output_tokens
     is_long = tokens > context_tokens // 2 and "output_tokens" not in served.forced_metrics
@@ -255,14 +249,14 @@ def excuse_cut(served: Inference, mirrored: Inference, context_tokens: int) -> I
 
 
 def is_silent(record: Inference) -> bool:
-    """Return whether a target gave no part of an answer in time."""
+    """Return whether a target sent no part of an answer in time."""
     return record.error in _SILENT and record.ttft_ms is None and not record.output_tokens
 
 
 def as_failed(served: Inference, mirrored: Inference) -> MirroredPair:
-    """Return the pair of a request that killed the candidate's engine, or that only the candidate left unanswered.
+    """Return the pair of a request that killed a shadow's engine, or that only the shadow left unanswered.
 
-    Only these requests can be the cause, because the candidate has no others.
+    The failure counts against the shadow: it gets no other requests.
     """
     failed = mirrored.model_copy(update={"caused_by": "target"})
     return MirroredPair(served=_as_side(served), mirrored=failed, shadow=True)

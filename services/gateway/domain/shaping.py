@@ -1,9 +1,8 @@
-"""The metrics that a request's parameters force: it is no evidence for these metrics, but for all others.
+"""The metrics that a request's parameters force: the request is evidence only for the other metrics.
 
-A token list, a forced end or a penalty makes any model repeat itself, stop at once or take long: to count such answers
-would let a caller move a version out of traffic, or hide that it is bad. What decides is the parameter, never how the
-request ended: if only its bad or its good answers were left out, the share of the rest would say nothing. Errors count
-whatever the parameters (`decisions.evidence.attribution`), and so do schemas, tools, `n` and temperature.
+A token list, a forced end or a penalty makes any model repeat itself, stop at once or take long. Counting such answers
+would let a caller move a version out of traffic, or hide that it is bad. The parameters decide, never the outcome:
+excluding by outcome would bias the rest. Errors always count (`decisions.evidence.attribution`).
 """
 
 from collections.abc import Callable, Mapping
@@ -15,14 +14,14 @@ from contracts.trigger_metrics import METRICS, Parameter, TriggerMetric
 from decisions.openai.paths import PATHS
 
 GENERATING: Final = frozenset({"chat", "completion", "responses"})
-"""The kinds of request whose answers are generated token by token."""
+"""Kinds of requests with answers generated token by token."""
 TEXT_TOKENS: Final = 16
-"""An answer of this many tokens can hold text: without any it is empty, even at the caller's token limit."""
+"""A lower token limit of the caller excuses an empty answer."""
 _ALL: Final = tuple(sorted(metric for metric, rule in METRICS.items() if rule.kind != "errors"))
 
 
 def _by(parameter: Parameter) -> tuple[TriggerMetric, ...]:
-    """Return the metrics that parameters of a kind force."""
+    """Return the metrics that a kind of parameter forces."""
     return tuple(metric for metric, rule in METRICS.items() if parameter in rule.forced_by)
 
 
@@ -43,12 +42,12 @@ def _is_small(value: Any) -> bool:
 
 
 def _sets_prompt_end(value: Any) -> bool:
-    """Return whether variables of the template replace parameters that shape an answer."""
+    """Return whether template variables override the parameters for the prompt's end."""
     return isinstance(value, Mapping) and not {"add_generation_prompt", "continue_final_message"}.isdisjoint(value)
 
 
 def _are_several(value: Any) -> bool:
-    """Return whether a list holds several prompts; a list of numbers is one prompt of token ids."""
+    """Return whether a value is several prompts; a list of token ids is one prompt."""
     return isinstance(value, list) and len(value) > 1 and not all(isinstance(token, int) for token in value)
 
 
@@ -83,19 +82,19 @@ FORCED: Final[Mapping[str, tuple[_Rule, ...]]] = {
     "stop_token_ids": _STOP,
     "ignore_eos": _MINIMUM,
     "min_tokens": _MINIMUM,
-    "n": ((_above_one, _by("several")),),  # their sum is what is known
+    "n": ((_above_one, _by("several")),),  # only the sum of tokens is known
     "prompt_logprobs": ((_is_given, _by("prompt_logprobs")),),
     "skip_special_tokens": ((_is_off, _by("special_tokens")),),
     **{name: ((forces, _by("shape")),) for name, forces in _SHAPING.items()},
 }
-"""By parameter: the values that force metrics, and which."""
+"""By parameter: a predicate of its value, and the metrics that such a value forces."""
 
 
 def forced_metrics(path: str, body: Mapping[str, Any]) -> tuple[TriggerMetric, ...]:
     """Return the metrics that the caller's parameters force, sorted.
 
-    A completion without `max_tokens` ends after 16 tokens: that limit is the API's, not the target's. What the model
-    does not compute (`/tokenize`, `/detokenize`) shows errors only.
+    A completion without `max_tokens` ends after 16 tokens, a limit of the API. Requests that the model does not
+    compute (`/tokenize`, `/detokenize`) are evidence of errors only.
 
     Args:
         path: one of `PATHS`.
@@ -120,5 +119,5 @@ def forced_metrics(path: str, body: Mapping[str, Any]) -> tuple[TriggerMetric, .
 
 
 def forces_length(body: Mapping[str, Any]) -> bool:
-    """Return whether the caller forced a minimum length, so that tokens come after the text ended."""
+    """Return whether the caller forces a minimum length, so that tokens follow after the text's end."""
     return any(body.get(name) for name in ("min_tokens", "ignore_eos"))

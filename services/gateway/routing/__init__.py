@@ -1,1 +1,1 @@
-"""Routing: the choice of the target and the endpoint for a request."""
+"""The state behind routing: routes, drills, load and health of endpoints."""

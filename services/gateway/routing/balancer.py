@@ -1,4 +1,4 @@
-"""The endpoints of this process's requests: outstanding load and ejections."""
+"""Balances this process's requests over a target's endpoints, by outstanding tokens and ejections."""
 
 import asyncio
 import contextlib
@@ -32,23 +32,23 @@ from services.gateway.routing.endpoints import Change, Stalls
 from shared.runtime.clock import Clock
 
 Check = Callable[[ServedTarget, str, str], Awaitable[bool | None]]
-"""Returns whether an endpoint serves a target, asked for a kind of request; None if it is silent."""
+"""Returns whether an endpoint serves a target, by a request of a kind; None if it is silent."""
 _Key = tuple[str, str]
-"""An endpoint and a target: the engines of one endpoint die one by one."""
+"""An endpoint and a target: each target's engine at an endpoint fails separately."""
 
 
 class Balancer:
-    """Chooses among the endpoints of a target, and ejects those that do not serve it.
+    """Chooses among the endpoints of a target, and ejects endpoints that do not serve it.
 
-    An ejected endpoint is checked when its time has come and a request for the target arrives, which goes elsewhere
-    meanwhile: the check is a request of our own. Targets with one endpoint are counted, and never ejected. Of all it is
-    known since when their servers answer that a target is not loaded there.
+    A check with the gateway's own request readmits an ejected endpoint; it starts when due and a request for the
+    target arrives. A target's only endpoint is never ejected. The balancer also records since when servers report a
+    target as not loaded.
 
     Args:
-        clock: its monotonic seconds.
+        clock: provides monotonic seconds.
         check: asks an endpoint for one token.
-        count: counts a change of an endpoint.
-        stalls: knows the endpoints whose server answers nothing.
+        count: counts ejections and returns of endpoints.
+        stalls: the endpoints with silent servers.
     """
 
     def __init__(self, clock: Clock, check: Check, count: Callable[[str, Change], None], stalls: Stalls) -> None:
@@ -65,13 +65,13 @@ class Balancer:
         self._checks: dict[_Key, asyncio.Task[None]] = {}
 
     def choose(self, served: ServedTarget, key: str, kind: str) -> str:
-        """Return the endpoint for a request; the key spreads requests over endpoints that are equal."""
+        """Return the endpoint for a request; `key` spreads requests over equally loaded endpoints."""
         if len(served.endpoints) == 1:
             return served.endpoints[0]
         return self._choose(served, routing.order_endpoints(served, key), kind)
 
     def choose_other(self, served: ServedTarget, key: str, kind: str, failed: str) -> str | None:
-        """Return another endpoint for a request that failed at one; None if there is no other."""
+        """Return another endpoint than `failed` for a request; None if there is none."""
         others = [endpoint for endpoint in routing.order_endpoints(served, key) if endpoint != failed]
         return self._choose(served, others, kind) if others else None
 
@@ -92,14 +92,11 @@ class Balancer:
         return choose_endpoint(endpoints, self._outstanding, ejections)
 
     def is_ejected(self, served: ServedTarget, endpoint: str) -> bool:
-        """Return whether an endpoint gets no requests to a target while others serve it: it is ejected or stalled."""
+        """Return whether an endpoint is ejected for a target, or stalled."""
         return (endpoint, str(served.target)) in self._ejections or self.stalls.is_stalled(endpoint)
 
     def is_loaded_nowhere(self, served: ServedTarget) -> bool:
-        """Return whether no endpoint of a target has been usable for `UNLOADED_S`.
-
-        Each endpoint is not loaded or ejected, and at least one reports the target as not loaded.
-        """
+        """Return whether no endpoint of a target was usable for `UNLOADED_S` (`balancing.is_loaded_nowhere`)."""
         keys = {endpoint: (endpoint, str(served.target)) for endpoint in served.endpoints}
         absences = {endpoint: self._absences[key] for endpoint, key in keys.items() if key in self._absences}
         ejections = {endpoint: self._ejections[key] for endpoint, key in keys.items() if key in self._ejections}
@@ -110,13 +107,13 @@ class Balancer:
         return any(other != endpoint and not self.is_ejected(served, other) for other in served.endpoints)
 
     def begin(self, endpoint: str, accepted: AcceptedRequest) -> "Load":
-        """Return the load of a new attempt on an endpoint, until its end."""
+        """Return the load of a new attempt at an endpoint; always call `Load.end`."""
         served = accepted.choice.served
         ejection = self._ejections.get((endpoint, str(served.target))) if self._ejections else None
         return Load(self, endpoint, accepted, ejection)
 
     def add(self, endpoint: str, tokens: int) -> None:
-        """Add tokens to those that are outstanding at an endpoint; a negative number takes some away."""
+        """Add to the outstanding tokens of an endpoint; `tokens` may be negative."""
         left = self._outstanding.get(endpoint, 0) + tokens
         if left:
             self._outstanding[endpoint] = left
@@ -124,7 +121,7 @@ class Balancer:
             self._outstanding.pop(endpoint, None)
 
     def report(self) -> dict[str, EndpointUse]:
-        """Return the load and ejections by endpoint; of too many, those with the most load."""
+        """Return load and ejections by endpoint, for at most the `MOST_ENDPOINTS` with the most load."""
         ejected = Counter(endpoint for endpoint, _ in self._ejections)
         known = {*self._outstanding, *ejected, *self.stalls.stalled}
         most = heapq.nlargest(MOST_ENDPOINTS, known, key=lambda endpoint: self._outstanding.get(endpoint, 0))
@@ -138,7 +135,7 @@ class Balancer:
         }
 
     def note_failure(self, served: ServedTarget, endpoint: str, kind: str, failure: AnswerFailed) -> None:
-        """Eject an endpoint that fails to serve a target, or start a check if the failure is ambiguous."""
+        """Eject an endpoint that fails to serve a target; check it if the failure is ambiguous."""
         finding, key = assess_failure(failure), (endpoint, str(served.target))
         if failure.is_not_loaded:
             now_s = self._clock.monotonic()
@@ -147,7 +144,7 @@ class Balancer:
         elif failure.kind == "endpoint_unreachable":
             self._interrupt(key)
             remember(self._away_s, endpoint, self._clock.monotonic())
-        else:  # what fails a request, or is silent, is loaded
+        else:  # other failures show that it is loaded
             self._absences.pop(key, None)
         if len(served.endpoints) == 1:
             return
@@ -157,7 +154,7 @@ class Balancer:
             self._start_check(served, endpoint, kind)
 
     def _grace_of(self, key: _Key, now_s: float) -> Grace | None:
-        """Return the time that a target has to load where its server was out of reach just before; None elsewhere."""
+        """Return the grace period of a target if its server was unreachable just before; else None."""
         self._interrupt(key)
         away_s = self._away_s.get(key[0])
         if away_s is None or now_s - away_s >= UNASKED_S:
@@ -168,30 +165,30 @@ class Balancer:
 
     @property
     def awaits_loads(self) -> bool:
-        """Return whether a target has time to load at a server that was started anew."""
+        """Return whether any target is in its grace period after a restart of its server."""
         now_s = self._clock.monotonic()
         return any(absence.since_s > now_s for absence in self._absences.values())
 
     def note_given_up(self, endpoint: str, target: Target) -> None:
-        """Note that a target is not going to be loaded at an endpoint: its time to load ends now."""
+        """End a target's grace period: server-manager gave up loading it at the endpoint."""
         key, now_s = (endpoint, str(target)), self._clock.monotonic()
         absence = self._absences.get(key)
         if absence is not None and absence.since_s > now_s:
             self._absences[key] = Absence(now_s, absence.asked_s)
 
     def _interrupt(self, key: _Key) -> None:
-        """Note that a target does not answer."""
+        """Restart the steady time of a target in its grace period: it does not answer."""
         if key in self._graces:
             self._graces[key] = Grace(self._graces[key].until_s)
 
     def note_token(self, served: ServedTarget, endpoint: str, ejection: Ejection) -> None:
-        """Use an ejected endpoint again that generates: it was asked because all endpoints were ejected."""
+        """Readmit an ejected endpoint that generated a token for a request (all endpoints were ejected)."""
         key = (endpoint, str(served.target))
         if self._ejections.get(key) is ejection:
             self._return(key)
 
     def note_answer(self, served: ServedTarget, endpoint: str) -> None:
-        """Note that an endpoint has begun to answer a request."""
+        """Record that an endpoint began to answer a request: the target is loaded."""
         key = (endpoint, str(served.target))
         self._absences.pop(key, None)
         grace = self._graces.pop(key, None)
@@ -216,7 +213,7 @@ class Balancer:
         structlog.get_logger().info("an endpoint takes requests again", endpoint=key[0], target=key[1], after_s=seconds)
 
     def _may_check(self, key: _Key) -> bool:
-        """Return whether the last check of an endpoint is long enough ago: failures of callers make no load."""
+        """Return whether the last check is `FIRST_S` ago, so that callers' failures cannot cause load."""
         now_s, checked_s = self._clock.monotonic(), self._checked_s.get(key)
         if checked_s is not None and now_s - checked_s < FIRST_S:
             return False
@@ -224,7 +221,7 @@ class Balancer:
         return True
 
     def _start_check(self, served: ServedTarget, endpoint: str, kind: str) -> None:
-        """Check an endpoint in the background, once at a time."""
+        """Check an endpoint in the background, unless a check runs."""
         key = (endpoint, str(served.target))
         if key in self._checks:
             return
@@ -236,9 +233,9 @@ class Balancer:
         before = self._ejections.get(key)
         serves = await self._check(served, endpoint, kind)
         if self._ejections.get(key) is not before:
-            return  # it was ejected, or answered, meanwhile
+            return  # ejected or readmitted meanwhile
         if before is None:
-            if serves is False:  # one that is silent may only have too much to do
+            if serves is False:  # a silent one may be overloaded
                 self._eject(key, "It fails a request of one token.")
         elif serves:
             self._return(key)
@@ -252,7 +249,7 @@ class Balancer:
 
 
 class Load:
-    """The load of one attempt on its endpoint: always call `end`, which is idempotent."""
+    """The load of one attempt on its endpoint; always call `end` (idempotent)."""
 
     def __init__(self, balancer: Balancer, endpoint: str, accepted: AcceptedRequest, ejection: Ejection | None) -> None:
         self._balancer = balancer
@@ -269,12 +266,12 @@ class Load:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The endpoints of the target that the attempt is for."""
+        """The endpoints of the attempt's target."""
         return self._accepted.choice.served.endpoints
 
     @contextlib.contextmanager
     def leaving(self, limit: asyncio.Timeout) -> Iterator[None]:
-        """End the limit at once if the endpoint stalls before any part of the answer, and another takes requests."""
+        """Let `leave` expire `limit` at once, until the first part of the answer."""
         self._limit = limit
         try:
             yield
@@ -282,14 +279,14 @@ class Load:
             self._limit = None
 
     def leave(self) -> None:
-        """Leave the stalled endpoint if nothing has arrived and another endpoint takes requests."""
+        """Abort the attempt at a stalled endpoint, if nothing has arrived and another endpoint takes requests."""
         if self._limit is not None and self._balancer.has_other(self._accepted.choice.served, self._endpoint):
             self.has_left = True
             if not self._limit.expired():
                 self._limit.reschedule(0.0)
 
     def note_tokens(self, generated: int) -> None:
-        """Note the tokens of the answer that came so far."""
+        """Update the outstanding tokens after `generated` tokens of the answer."""
         left = count_outstanding(self._accepted.prompt_tokens, self._accepted.answer_tokens, generated)
         self._balancer.add(self._endpoint, left - self._left)
         self._left = left
@@ -298,7 +295,7 @@ class Load:
             self._ejection = None
 
     def note_answer(self) -> None:
-        """Note that the endpoint has begun to answer."""
+        """Record that the endpoint began to answer."""
         self._balancer.note_answer(self._accepted.choice.served, self._endpoint)
 
     def note_failure(self, failure: AnswerFailed) -> None:
@@ -307,7 +304,7 @@ class Load:
         self._balancer.note_failure(accepted.choice.served, self._endpoint, accepted.parsed.kind, failure)
 
     def end(self) -> None:
-        """End the attempt: its tokens are no longer outstanding at the endpoint."""
+        """End the attempt, and remove its outstanding tokens."""
         self._balancer.add(self._endpoint, -self._left)
         self._left = 0
         self._balancer.stalls.end(self._endpoint, self)

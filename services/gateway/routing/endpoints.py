@@ -1,4 +1,4 @@
-"""The state of endpoints beyond answers: serves a target, overloaded, or silent."""
+"""Health of endpoints: checks with own requests, overload, and servers that stopped responding."""
 
 import asyncio
 import json
@@ -22,20 +22,20 @@ _SILENT: Final = frozenset({"no_first_token", "deadline_exceeded"})
 _LIMIT_S: Final = 10.0
 _PROMPT: Final[dict[str, object]] = {"prompt": "Hello", "max_tokens": 1, "temperature": 0.0}
 POLL_S: Final = 0.5
-"""Time between two questions to an endpoint, in seconds."""
+"""Seconds between two health requests to an endpoint."""
 QUESTIONS: Final = 2
-"""Questions in a row without an answer: a process that stood still itself may miss one answer."""
+"""Consecutive unanswered health requests that stall an endpoint: if this process hung, it may miss one answer."""
 UNUSED_S: Final = 600.0
-"""A stalled endpoint that no request could have gone to for so long is asked no more."""
+"""A stalled endpoint without a routed target for so long is no longer checked."""
 Change = Literal["ejected", "returned"]
-"""What is counted of an endpoint: it takes no requests to a target from now on, or takes them again."""
+"""Label of the metric: an endpoint stopped taking requests to a target, or takes them again."""
 IsLive = Callable[[str, float], Awaitable[bool | None]]
-"""Returns whether an endpoint's server is there, within a number of seconds; None if it is silent."""
+"""Returns whether an endpoint's server answers within a number of seconds; None if it is silent."""
 LOOK_EVERY_S: Final = 60.0
 
 
 class EndpointChecks:
-    """Asks endpoints for one token, and remembers when each target sent a piece of any answer."""
+    """Checks endpoints with a request for one token, and records when each target last sent output."""
 
     def __init__(self, engine: Engine, clock: Clock) -> None:
         self._engine = engine
@@ -43,21 +43,21 @@ class EndpointChecks:
         self._last_delta_s: dict[tuple[str, str], float] = {}
 
     def note_delta(self, target: Target, endpoint: str, at_s: float) -> None:
-        """Record the time, monotonic, at which a target sent a piece of any answer."""
+        """Record that a target sent a piece of any answer at `at_s` (monotonic)."""
         remember(self._last_delta_s, (str(target), endpoint), at_s)
 
     def is_busy(self, target: Target, endpoint: str, silent_s: float) -> bool:
-        """Return whether a target sent pieces of other answers in the second half of the silence of one stream.
+        """Return whether a target sent output of other answers in the second half of one stream's silence.
 
-        Only the second half counts: the streams of an engine that dies do not all end at the same moment.
+        Only the second half counts, because a dying engine's streams end at different moments.
         """
         last_s = self._last_delta_s.get((str(target), endpoint))
         return last_s is not None and self._clock.monotonic() - last_s < silent_s / 2
 
     async def serves(self, served: ServedTarget, endpoint: str, kind: str) -> bool | None:
-        """Return whether an endpoint serves a target, by a request for a token or an embedding; None if it is silent.
+        """Return whether an endpoint answers a request for one token or embedding; None if it is silent.
 
-        A refusal by the engine counts as served: the model may lack only this task.
+        A refusal by the engine counts as an answer: the model may lack this task.
         """
         model = served.target.model
         path, asked = ("embeddings", {"input": "Hello"}) if kind == "embeddings" else ("completions", _PROMPT)
@@ -89,24 +89,24 @@ class Waiting(Protocol):
 
     @property
     def endpoints(self) -> Collection[str]:
-        """The endpoints of the target that the attempt is for."""
+        """The endpoints of the attempt's target."""
 
     def leave(self) -> None:
-        """Leave the endpoint if nothing of the answer has arrived and another endpoint may take the request."""
+        """Abort the attempt if nothing of the answer has arrived and another endpoint takes requests."""
 
 
 class Stalls:
-    """Asks the endpoints that have requests whether their server answers, with a request that needs no engine.
+    """Polls the servers of endpoints with requests in flight, with a health request that needs no engine.
 
-    No request of a caller can keep it from answering: it computes nothing. Its silence alone could be that of the
-    network, so another endpoint must have answered.
+    No caller's request can block its answer. Silence may be the network's, so an endpoint is stalled only if another
+    endpoint of the same target answers.
 
     Args:
-        is_live: asks an endpoint.
-        limit_s: silence after which an endpoint is stalled; 0: none ever is.
-        monotonic: a clock.
-        pause: waits.
-        count: counts a change of an endpoint.
+        is_live: sends the health request.
+        limit_s: seconds of silence that stall an endpoint; 0: never.
+        monotonic: returns monotonic seconds.
+        pause: waits for seconds.
+        count: counts stalls and returns of endpoints.
     """
 
     def __init__(
@@ -125,11 +125,11 @@ class Stalls:
         self._count = count
         self._waiting: dict[str, set[Waiting]] = {}
         self._stalled: dict[str, float] = {}
-        """When a request could last have gone to each stalled endpoint."""
+        """By stalled endpoint: when it was last a candidate for a request."""
         self._watches: dict[str, asyncio.Task[None]] = {}
 
     def is_stalled(self, endpoint: str) -> bool:
-        """Return whether an endpoint gets no requests now."""
+        """Return whether an endpoint is stalled; also records that it was a candidate for a request."""
         if endpoint not in self._stalled:
             return False
         self._stalled[endpoint] = self._monotonic()
@@ -137,18 +137,18 @@ class Stalls:
 
     @property
     def stalled(self) -> Collection[str]:
-        """Return the endpoints that get no requests now."""
+        """Return the stalled endpoints."""
         return self._stalled.keys()
 
     def begin(self, endpoint: str, attempt: Waiting) -> None:
-        """Watch an endpoint from now on, for an attempt that other endpoints could take as well."""
+        """Poll the endpoint's server during an attempt that other endpoints could take as well."""
         if self._limit_s > 0:
             self._waiting.setdefault(endpoint, set()).add(attempt)
             if endpoint not in self._watches:
                 self._watches[endpoint] = asyncio.ensure_future(self._watch(endpoint))
 
     def end(self, endpoint: str, attempt: Waiting) -> None:
-        """Note that an attempt at an endpoint has ended."""
+        """Remove an ended attempt."""
         attempts = self._waiting.get(endpoint)
         if attempts is not None:
             attempts.discard(attempt)
@@ -161,12 +161,12 @@ class Stalls:
         return endpoint in self._stalled and self._monotonic() - self._stalled[endpoint] < UNUSED_S
 
     async def _watch(self, endpoint: str) -> None:
-        """Ask an endpoint again and again, while it has requests or is stalled."""
+        """Poll an endpoint while it has attempts or is stalled."""
         try:
             await self._ask(endpoint)
-        except Exception:  # noqa: BLE001 - requests go on; the next one begins anew
+        except Exception:  # noqa: BLE001 - the next attempt starts polling again
             structlog.get_logger().exception("an endpoint is not watched any more", endpoint=endpoint)
-        finally:  # at once: an attempt that begins now is watched anew
+        finally:  # before any await, so that a new attempt starts polling
             self._stalled.pop(endpoint, None)
             self._watches.pop(endpoint, None)
 
@@ -184,7 +184,7 @@ class Stalls:
             await self._pause(POLL_S)
 
     async def _others_answer(self, endpoint: str) -> bool:
-        """Return whether another endpoint with the same targets answers."""
+        """Return whether another endpoint of the waiting attempts' targets answers."""
         attempts = self._waiting.get(endpoint, ())
         others = sorted({other for attempt in attempts for other in attempt.endpoints} - {endpoint})
         answers = await asyncio.gather(*(self._is_live(other, self._limit_s / QUESTIONS) for other in others))
@@ -203,9 +203,9 @@ class Stalls:
 
 
 async def forget_endpoints(engine: Engine, tables: Iterable[RouteTable], pause: Pause) -> None:
-    """Close connections to endpoints that no route names, until cancelled.
+    """Close connections to endpoints without a route, until cancelled.
 
-    It takes two checks without a route, because a request that was routed just before may not have begun.
+    An endpoint must be without a route in two checks, because a request routed just before may not have begun.
     """
     tables, before = tuple(tables), set[str]()
     while True:
@@ -216,7 +216,7 @@ async def forget_endpoints(engine: Engine, tables: Iterable[RouteTable], pause: 
 
 
 def endpoints_of(route: Route) -> Iterator[str]:
-    """Yield the endpoints of all versions on a route: active, canary, shadow, judged, and previous (for a rollback)."""
+    """Yield the endpoints of a route's targets: active, canary, shadow, judged, previous."""
     canary = route.canary.served if route.canary is not None else None
     judged = route.judged.served if route.judged is not None else None
     for served in (route.active, canary, route.shadowed, judged, route.previous):

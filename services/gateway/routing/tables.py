@@ -1,4 +1,4 @@
-"""The routes and drills as this gateway knows them."""
+"""In-memory tables of routes and drills, kept current from the bus."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -18,17 +18,17 @@ from shared.storage.kv import Snapshot
 
 Save = Callable[[dict[str, Route]], None]
 SETTLE_S = 10.0
-"""Time for a restored bucket to get the newer route back, before an edit of the older route is followed."""
+"""Time to repair a restored bucket before the gateway follows an edited older route."""
 
 
 @dataclass(frozen=True)
 class OlderRoute:
-    """An older route in the bucket than the one that is served.
+    """A route in the bucket that is older than the served route.
 
     Attributes:
-        stored: the route in the bucket now.
-        first_epoch: its epoch when it was first seen; a higher epoch now means that it was edited since.
-        since_s: the time when it was first seen, monotonic.
+        stored: the current route in the bucket.
+        first_epoch: the first epoch seen there; a higher epoch of `stored` means a later edit.
+        since_s: when it was first seen, in monotonic seconds.
     """
 
     stored: Route
@@ -37,14 +37,14 @@ class OlderRoute:
 
 
 class RouteTable:
-    """Returns routes from memory; a change applies to the next request.
+    """Routes in memory; a change applies to the next request.
 
-    The epoch of a route decides which is newer, never its revision. A route that is missing or older in the bucket
-    changes nothing: the known route is still served, and `problem` names it. Staging routes end with their rehearsal:
-    they are never saved, and their bucket is followed in any case.
+    The higher epoch is newer, regardless of revisions. If a route is missing or older in the bucket, the known route
+    is still served, and `problem` names it. Staging routes are temporary: they are never saved, and always follow
+    their bucket.
 
     Attributes:
-        live: any route was received from the bus since this process started.
+        live: whether the bus delivered any route since startup.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class RouteTable:
         """Return the target that answers a request for a model name.
 
         Args:
-            name: the `model` of the request, perhaps with a pinned version.
-            key: input of the canary's draw.
+            name: the request's `model`, perhaps with a pinned version.
+            key: the draw id.
             opens: returns whether the caller may access a model.
-            names: names of the caller that a canary may be restricted to.
+            names: the caller's names, for a canary's `only_for`.
 
         Raises:
-            RequestRejected: 404 for an unknown model or version, 503 for a model that has no serving target.
+            RequestRejected: 404 for an unknown model or version, 503 for a model without a serving target.
         """
         requested = routing.parse_model_name(name)
         route = self.get(requested.model) if requested else None
@@ -106,22 +106,22 @@ class RouteTable:
         return chosen
 
     def like(self, name: str, opens: Callable[[str], bool]) -> list[str]:
-        """Return models with names similar to an unknown one, among those that the caller may access."""
+        """Return the caller's models with names similar to `name`."""
         return routing.names_like(name, (route.model for route in self.all() if opens(route.model)))
 
     @property
     def lost(self) -> list[str]:
-        """Return the models that are served although the bucket had no route of them when it was last read."""
+        """Return the served models without a route in the bucket at its last reading."""
         return sorted(self._lost)
 
     @property
     def older(self) -> list[str]:
-        """Return the models whose route in the bucket is older than the one that is served."""
+        """Return the models with an older route in the bucket than the served route."""
         return sorted(self._older)
 
     @property
     def problem(self) -> str:
-        """Return which routes the bucket lost or has in an older state; empty if there are none."""
+        """Return a description of lost and older routes in the bucket; empty without any."""
         parts = [f"routes_lost: {', '.join(self.lost)}"] if self._lost else []
         for model in self.older:
             served, stored = self._routes[model].epoch, self._older[model].stored.epoch
@@ -129,7 +129,7 @@ class RouteTable:
         return "; ".join(parts)
 
     async def apply(self, model: str, route: Route, _revision: int) -> None:
-        """Serve a route from the bus if it is newer than the known one."""
+        """Serve a route from the bus if it is newer than the known route."""
         if route.model != model:
             return
         self.live = True
@@ -138,11 +138,11 @@ class RouteTable:
             self._serve(model, route)
 
     def follow_nothing(self) -> None:
-        """Count all routes as lost: they come from a file, and the bus never changes them."""
+        """Report all routes as lost: they come from a file, without updates from the bus."""
         self._lost = set(self._routes)
 
     async def note_bucket(self, snapshot: Snapshot) -> None:
-        """Record which routes the bucket has, and serve edits of restored routes that have waited long enough."""
+        """Update the lost routes after a reading of the bucket, and serve edited older routes that are due."""
         if self._environment == "staging":
             return
         lost = set(self._routes) - snapshot.keys
@@ -159,10 +159,10 @@ class RouteTable:
                 self._serve(model, older.stored)
 
     def _is_newer(self, model: str, route: Route) -> bool:
-        """Return whether a route replaces the known one; record a route that is older because its bucket was restored.
+        """Return whether a route replaces the known route; record an older route from a restored bucket.
 
-        In a restored bucket, a higher epoch alone does not show that a route is newer: edits of the old route increase
-        it as well. So no route is accepted that sends traffic to a target that the known route quarantines.
+        In a restored bucket a higher epoch does not prove a newer route, because edits of the old route increase it.
+        So routes with traffic to a target barred by the known route are not accepted.
         """
         known, older = self._routes.get(model), self._older.get(model)
         if known is None or known == route:
@@ -187,13 +187,13 @@ class RouteTable:
         return self._is_due(model, older)
 
     def _is_due(self, model: str, older: OlderRoute) -> bool:
-        """Return whether an older route was edited, had time to be repaired, and revives no quarantined target."""
+        """Return whether an older route was edited, `SETTLE_S` has passed, and it revives no barred target."""
         edited = older.stored.epoch > older.first_epoch
         settled = self._clock.monotonic() - older.since_s >= SETTLE_S
         return edited and settled and not revives_barred(older.stored, self._routes[model])
 
     def _serve(self, model: str, route: Route) -> None:
-        """Serve a route, then save it; a failing disk does not stop serving."""
+        """Serve a route, then save all routes; a disk error is only logged."""
         self._older.pop(model, None)
         if self._routes.get(model) == route:
             return
@@ -230,10 +230,7 @@ class DrillTable:
         return [self._known[key].drill for key in sorted(self._known) if drills.is_active(self._known[key], now, now_s)]
 
     async def apply(self, key: str, drill: Drill, _revision: int) -> None:
-        """Replace the drill of a key by the one from the bus; `Bucket.follow` passes the newest one last.
-
-        A drill that is passed again keeps its first end.
-        """
+        """Replace a drill by the record from the bus; the same drill again keeps its first end."""
         known = self._known.get(key)
         if known is not None and known.drill == drill:
             return

@@ -1,1 +1,1 @@
-"""The gateway as a server: workers, bodies, limits of requests in flight, its metrics page."""
+"""The gateway as an HTTP server: workers, bodies, limits of requests in flight, metrics page."""

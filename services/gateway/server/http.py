@@ -1,4 +1,4 @@
-"""HTTP functions that the gateway needs in addition to Starlette's, and a bounded buffer between engine and caller."""
+"""HTTP helpers beyond Starlette: bounded bodies, writes with a time limit, a buffer between engine and caller."""
 
 import asyncio
 import contextlib
@@ -23,18 +23,18 @@ _EVENT_HEADERS: Final = {
 }
 
 
-class SlowReader(Exception):  # noqa: N818 - the caller is slow; it is no error of ours
-    """The caller reads its answer too slowly: the answer is given up."""
+class SlowReader(Exception):  # noqa: N818 - not an error of the gateway
+    """The caller reads its answer too slowly; the answer is aborted."""
 
 
 class Backlog:
-    """Pieces of an answer that the engine has delivered and one caller has not read.
+    """Pieces of an answer between the engine and one caller.
 
-    The engine's side never waits: times are measured there, and a slow caller must not change them.
+    `put` never waits: the engine's times are measured there, and a slow caller must not change them.
     """
 
     def __init__(self, limit_bytes: int | None) -> None:
-        """Start empty; None sets no limit."""
+        """Start empty; None for no limit."""
         self._limit_bytes = limit_bytes
         self._pieces: deque[bytes] = deque()
         self._bytes = 0
@@ -46,7 +46,7 @@ class Backlog:
         """Append a piece.
 
         Raises:
-            SlowReader: more waits for the caller than the limit allows.
+            SlowReader: the unread bytes exceed the limit.
         """
         self._pieces.append(piece)
         self._bytes += _PIECE_BYTES + len(piece)
@@ -55,14 +55,14 @@ class Backlog:
             raise SlowReader(f"More than {self._limit_bytes} bytes of the answer wait to be read.")
 
     def end(self, error: Exception | None = None) -> None:
-        """Mark the end. The reader gets an error after the pieces before it, but `SlowReader` at once."""
+        """Mark the end. `read` raises an error after the remaining pieces, but `SlowReader` at once."""
         self._ended, self._error = True, error
         if isinstance(error, SlowReader):
             self._pieces.clear()
         self._changed.set()
 
     async def read(self) -> AsyncIterator[bytes]:
-        """Yield the pieces in order; raise the error that `end` was called with."""
+        """Yield the pieces in order; raise the error passed to `end`."""
         while True:
             while self._pieces:
                 piece = self._pieces.popleft()
@@ -77,9 +77,9 @@ class Backlog:
 
 
 class BodyReader:
-    """Reads request bodies under limits: time and size of each, and the size of all that are being read.
+    """Reads request bodies within limits: time and size of each, and total size of all being read.
 
-    One holder leaves room for others (`domain.request_rates`), however many slow bodies it sends.
+    A reserve keeps one holder's slow bodies from blocking others (`domain.request_rates`).
     """
 
     def __init__(self, max_bytes: int, deadline_s: float = 30.0, max_total_bytes: int = 2**26) -> None:
@@ -93,8 +93,8 @@ class BodyReader:
         """Return the body of a request of a holder.
 
         Raises:
-            RequestRejected: 413 if it is too long, 429 if all together are: its rest is dropped; 408 if it takes too
-                long: the connection is closed.
+            RequestRejected: 413 if the body is too large, 429 if all bodies together are, 408 (and the connection
+                closes) if it arrives too slowly.
             ClientDisconnect: the caller disconnected.
         """
         if _declared(request) > self._max_bytes:
@@ -135,17 +135,17 @@ class BodyReader:
 
 
 def _declared(request: Request) -> int:
-    """Return the length that a request declares; 0 if it declares none. The server checked that it is a number."""
+    """Return the request's `Content-Length`; 0 without a valid one."""
     text = request.headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
 @contextlib.contextmanager
 def limited_writes(send: Send, limit_s: float) -> Iterator[Send]:
-    """Yield `send` with a time limit for each message, so that an answer that is not read is given up.
+    """Yield `send` with a time limit per message.
 
-    Raises (what is yielded):
-        SlowReader: the caller read nothing for so long.
+    Raises (the yielded function):
+        SlowReader: the caller read nothing for `limit_s`.
     """
     writes = _LimitedWrites(send, limit_s)
     try:
@@ -155,7 +155,7 @@ def limited_writes(send: Send, limit_s: float) -> Iterator[Send]:
 
 
 class _LimitedWrites:
-    """One timer for all messages of an answer: one for each of them would cost more than most writes."""
+    """Limits each write with one timer per answer: a timer per message would cost more than most writes."""
 
     def __init__(self, send: Send, limit_s: float) -> None:
         self._send = send
@@ -177,13 +177,13 @@ class _LimitedWrites:
             await self._send(message)
         except asyncio.CancelledError:
             if not self._is_late or task.uncancel() > cancelling:
-                raise  # the caller hung up
+                raise  # the caller disconnected
             raise SlowReader(f"The caller read nothing for {self._limit_s:g} s.") from None
         finally:
             self._writing = None
 
     def _check(self) -> None:
-        """End a write that takes too long; otherwise check again when one could."""
+        """Cancel a write beyond its time limit; else schedule the next check."""
         now_s = self._loop.time()
         began_s = now_s if self._writing is None else self._began_s
         if now_s - began_s < self._limit_s:
@@ -198,12 +198,12 @@ class _LimitedWrites:
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the response of a problem, in OpenAI's format."""
+    """Return the response for a problem, in OpenAI's format."""
     return JSONResponse(problem.body(), problem.status, headers={**(headers or {}), **problem.headers})
 
 
 async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run the work, and cancel it if the caller disconnects; return when it has ended."""
+    """Run `work` to its end; cancel it if the caller disconnects."""
     task = asyncio.ensure_future(work)
     disconnect = asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
@@ -223,7 +223,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 class Reply:
-    """The response to one request: one complete response, or server-sent events with the headers before the first."""
+    """The response to one request: complete, or server-sent events; headers go out with the first event."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
         self._scope = scope
@@ -233,11 +233,11 @@ class Reply:
         self.started = False
 
     async def respond(self, response: Response) -> None:
-        """Send a complete response; no event may have been written before."""
+        """Send a complete response; only before the first event."""
         await response(self._scope, self._receive, self._send)
 
     async def send_whole(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """Send a complete response in slices: a caller that does not read is noticed at the slice that it leaves."""
+        """Send a complete response in slices, so that a caller that stops reading is noticed."""
         await self._start(status, {**headers, "content-length": str(len(body))})
         for at in range(0, len(body), _SLICE_BYTES):
             await self._send({"type": "http.response.body", "body": body[at : at + _SLICE_BYTES], "more_body": True})

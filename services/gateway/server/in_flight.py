@@ -1,4 +1,4 @@
-"""Limits of requests and bytes in flight; large bodies are processed one at a time, in turns."""
+"""Limits of requests and bytes in flight, and the queue for processing large bodies."""
 
 import asyncio
 import contextlib
@@ -16,17 +16,17 @@ from services.gateway.telemetry.metrics import GatewayMetrics
 from shared.runtime.clock import Clock
 
 _MAX_BYTES: Final = 2**28
-"""Most bytes of bodies whose requests are being answered, per environment."""
+"""Most bytes of the bodies of requests in flight, per environment."""
 P = ParamSpec("P")
 T = TypeVar("T")
 LARGE_BYTES: Final = 2**13
 MOST_WAITING: Final = 64
-"""Large bodies of a caller, or of a team, that wait for their turn at the same time."""
+"""Most waiting large bodies per holder."""
 
 
 @dataclass
 class _Use:
-    """The requests in flight in one environment, in all and by caller."""
+    """The requests and bytes in flight in one environment, in total and per holder."""
 
     requests: int = 0
     size: int = 0
@@ -46,8 +46,8 @@ class InFlight:
     """Counts requests in flight, and refuses requests above the limits.
 
     Args:
-        limit: most requests at the same time, per environment.
-        metrics: shows them.
+        limit: most concurrent requests per environment.
+        metrics: receives the gauge.
     """
 
     def __init__(self, limit: int, metrics: GatewayMetrics) -> None:
@@ -55,19 +55,19 @@ class InFlight:
         self._uses: dict[Environment, _Use] = {"production": _Use(), "staging": _Use()}
 
     def __getitem__(self, environment: Environment) -> int:
-        """Return the requests of an environment that are being answered."""
+        """Return the number of requests in flight in an environment."""
         return self._uses[environment].requests
 
     @contextlib.contextmanager
     def count(self, environment: Environment, holder: str, size: int) -> Iterator[None]:
-        """Count a request of an environment as in flight; raise RequestRejected (429) above the limits.
+        """Count a request as in flight; raise RequestRejected (429) above the limits.
 
-        A body is kept until its answer is complete, because it may be sent again.
+        Its body counts until the answer is complete, because a retry may send it again.
 
         Args:
-            environment: Where it is asked.
-            holder: Who has what is in flight: the team of its caller, or the caller.
-            size: Bytes of its body.
+            environment: The request's environment.
+            holder: The caller's team, else its key name.
+            size: Bytes of the body.
         """
         use, gauge = self._uses[environment], self._metrics.in_flight.labels(environment)
         if use.requests >= self._limit:
@@ -90,11 +90,11 @@ class InFlight:
 
 
 class LargeBodies:
-    """Turns at processing large bodies, one at a time.
+    """Processes large bodies one at a time, alternating between holders.
 
     Args:
-        clock: measures how long bodies wait.
-        metrics: shows it.
+        clock: measures waiting times.
+        metrics: receives the waiting times.
     """
 
     def __init__(self, clock: Clock, metrics: GatewayMetrics) -> None:
@@ -104,14 +104,14 @@ class LargeBodies:
 
     @contextlib.asynccontextmanager
     async def turn(self, holder: str, size: int) -> AsyncGenerator[None]:
-        """Wait for the turn of a large body, and keep it until the end; a small body needs none.
+        """Wait until no other large body is processed, and block others until exit; small bodies pass at once.
 
         Args:
-            holder: who sent it: the team of its caller, or the caller.
-            size: its bytes.
+            holder: the caller's team, else its key name.
+            size: bytes of the body.
 
         Raises:
-            RequestRejected: 429 if too many bodies of the holder wait.
+            RequestRejected: 429 above `MOST_WAITING` bodies of the holder.
         """
         if size <= LARGE_BYTES:
             yield
@@ -127,7 +127,7 @@ class LargeBodies:
             self._pass_on()
 
     async def process(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Process a body in its turn; a large body in a thread, so that answers in progress are not delayed."""
+        """Call `work`, for a large body in a thread, so that answers in progress are not delayed."""
         return work(*args, **kwargs) if size <= LARGE_BYTES else await asyncio.to_thread(work, *args, **kwargs)
 
     async def _wait(self, holder: str) -> None:
@@ -138,7 +138,7 @@ class LargeBodies:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it was given the turn
+            if not turn.cancelled():  # the turn was assigned already
                 self._pass_on()
             raise
 

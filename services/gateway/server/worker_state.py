@@ -1,4 +1,4 @@
-"""The state of this worker and of the others: metrics, their page, and the answer of `/readyz`."""
+"""Readiness and metrics of all workers together: the metrics page, and the result of `/readyz`."""
 
 import asyncio
 import gzip
@@ -20,16 +20,15 @@ from shared.runtime.metrics import BoundedLabel, counter, gauge
 from shared.runtime.process_metrics import sum_live_gauges
 
 START_S = 10.0
-"""Time after the start of the gateway, in seconds, in which it is ready only with all workers."""
+"""Seconds after startup in which the gateway is ready only with all workers."""
 _REFRESH_S = 0.5
 _READY, _RUNNING = m.WORKERS_READY.name, m.WORKERS.name
 
 
 class WorkerState:
-    """The state of one worker, merged with the others'.
+    """The state of one worker, merged with the others' by the metrics.
 
-    Several workers show one state: ready workers are counted, the bus is connected if every worker has a connection,
-    and the routes are those of the worst worker.
+    Ready workers are counted; the bus is connected if every worker is; lost and older routes are the worst worker's.
     """
 
     def __init__(
@@ -46,13 +45,13 @@ class WorkerState:
         """Export nothing before the first `refresh`.
 
         Args:
-            registry: takes the metrics.
+            registry: receives the metrics.
             table: the routes of production.
             is_connected: whether the bus is connected.
-            clock: measures the time since the start.
-            workers: how many there should be.
-            started_s: when the gateway was started, on the monotonic clock, which all processes share.
-            keys: the keys that callers need.
+            clock: measures the time since startup.
+            workers: the configured number of workers.
+            started_s: startup of the gateway on the monotonic clock, shared by all processes.
+            keys: the API keys.
         """
         self._keys = keys
         self._table, self.is_connected = table, is_connected
@@ -70,8 +69,7 @@ class WorkerState:
     def refresh(self) -> bool:
         """Export the state of this process; return whether it can serve.
 
-        Saved routes are enough: a gateway must serve without the bus. Without either it cannot serve. It
-        must know the keys of callers: clients do not repeat a request that was answered with 401.
+        Serving needs the bus or saved routes, and all keys: clients do not retry after a 401.
         """
         connected = self.is_connected()
         ready = (connected or bool(self._table.all())) and self._keys.is_complete
@@ -86,7 +84,7 @@ class WorkerState:
         return ready
 
     def _export_shares(self) -> None:
-        """Export the share of each target, 0 after it left its route: several processes cannot remove a series."""
+        """Export each target's traffic share, 0 after it left its route: workers cannot remove a series."""
         shares = dict.fromkeys(self._shares, 0.0)
         for route in self._table.all():
             canary = route.canary.weight_ratio if route.canary is not None else 0.0
@@ -100,13 +98,13 @@ class WorkerState:
         self._shares = shares
 
     async def keep_current(self, pause: Pause) -> None:
-        """Export the state of this process again and again, for the other workers."""
+        """Export the state of this process every `_REFRESH_S`, for the other workers."""
         while True:
             self.refresh()
             await pause(_REFRESH_S)
 
     def describe_keys(self) -> str:
-        """Return how many keys are known."""
+        """Return the number of known keys as text."""
         return str(len(self._keys)) if self._keys.is_complete else "not known yet"
 
     def check(self) -> tuple[bool, str]:
@@ -120,22 +118,22 @@ class WorkerState:
 
 
 def decide_ready(ready: int, running: int, declared: int, *, starting: bool) -> bool:
-    """Return whether a gateway is ready as a whole.
+    """Return whether the whole gateway is ready.
 
-    A worker that runs takes connections, so all that run must be able to serve. One that is missing takes none: the
-    gateway is ready without it, but not before all workers had the time to start.
+    Every running worker accepts connections, so all of them must be ready. A missing worker accepts none: it is
+    waited for only while the gateway is `starting`.
     """
     return 0 < running <= ready and (ready >= declared or not starting)
 
 
 class MetricsPage:
-    """An ASGI application that shows a registry.
+    """ASGI application for the metrics page.
 
-    With the metrics of several processes, their files are read and added up: 100 ms for 8 workers and 40 targets.
+    With several workers it reads and adds up their metrics files: 100 ms for 8 workers and 40 targets.
     """
 
     def __init__(self, registry: CollectorRegistry, refresh: Callable[[], object]) -> None:
-        """Show a registry, after `refresh` has brought it up to date."""
+        """Show `registry`; each request calls `refresh` first."""
         self._registry, self._refresh = registry, refresh
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

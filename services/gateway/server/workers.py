@@ -1,8 +1,8 @@
 """Several worker processes behind one listening socket, started and restarted by gunicorn.
 
-Each worker is a whole gateway: it has its own connection to the bus, routes, limits, budgets and describing process.
-The socket is shared, so a connection that no worker has accepted yet survives the death of any of them, and a worker
-whose event loop hangs gets no new ones; it is killed after `HANG_S`.
+Each worker is a whole gateway with its own bus connection, routes, limits, budgets and `FeatureWorker`. The socket is
+shared: unaccepted connections survive a worker's death, and a worker with a hanging event loop accepts none; it is
+killed after `HANG_S`.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from shared.runtime.process_metrics import forget_process, identify_process
 from shared.runtime.settings import Connection
 
 HANG_S: Final = 20
-"""Time after which a worker whose event loop does not run is killed: that of the stack's supervisor for busy parts."""
+"""Seconds after which a worker with a hanging event loop is killed, as by the stack's supervisor."""
 _BEAT_S: Final = 1.0
 _LAST_FLUSH_S: Final = 8
-"""Time for the last telemetry after `DRAIN_S`."""
+"""Seconds for the last telemetry after `GATEWAY_DRAIN_S`."""
 
 
 class WorkerPool(BaseApplication):
-    """The workers of one gateway; `run` ends when all of them have ended."""
+    """The workers of one gateway; `run` returns when all have ended."""
 
     def __init__(self, connection: Connection, settings: GatewaySettings) -> None:
         self.connection = connection
@@ -41,18 +41,18 @@ class WorkerPool(BaseApplication):
         super().__init__()
 
     def take_number(self) -> int:
-        """Return the smallest number that no worker has."""
+        """Return the smallest unused worker number, and mark it as used."""
         number = next(number for number in itertools.count() if number not in self._numbers)
         self._numbers.add(number)
         return number
 
     def give_back(self, number: int) -> None:
-        """Free the number of a worker that has ended; the next worker continues its metrics."""
+        """Free the number of an ended worker; the next worker with it continues its metrics."""
         forget_process(number)
         self._numbers.remove(number)
 
     def load_config(self) -> None:
-        """Set gunicorn's options; it reads no file and no variable."""
+        """Set gunicorn's options, without its files and environment variables."""
         folder, settings = self.connection.work_dir("gateway"), self.settings
         values = {
             "bind": [
@@ -75,7 +75,7 @@ class WorkerPool(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> None:  # type: ignore[override]  # nothing that gunicorn would call
-        """Do nothing: the worker composes the application itself."""
+        """Do nothing: each worker composes its own application."""
 
 
 def _address(host: str, port: int) -> str:
@@ -83,17 +83,17 @@ def _address(host: str, port: int) -> str:
 
 
 class GatewayWorker(Worker):
-    """One worker: it serves, and tells gunicorn that its event loop runs."""
+    """One worker: serves, and sends gunicorn heartbeats from its event loop."""
 
     app: WorkerPool
 
     def __init__(self, *arguments: Any) -> None:
-        """Take a number; this happens in the supervising process."""
+        """Take a number, in the supervising process."""
         super().__init__(*arguments)
         self.number = self.app.take_number()
 
     def run(self) -> None:
-        """Serve until gunicorn, or its end, stops this worker."""
+        """Serve until gunicorn stops this worker, or itself ends."""
         structlog.contextvars.bind_contextvars(worker=self.pid)
         identify_process(self.number)
         asyncio.run(self._serve())
@@ -116,7 +116,7 @@ class GatewayWorker(Worker):
         while True:
             self.notify()
             orphaned = os.getppid() != self.ppid
-            if (orphaned or not self.alive) and not stopping:  # not alive: it was asked to stop before it served
+            if (orphaned or not self.alive) and not stopping:  # not alive: stopped before it served
                 if orphaned:
                     structlog.get_logger().error("the process that supervises the workers ended; this worker stops")
                 stopping = True

@@ -1,4 +1,4 @@
-"""Metrics by target; staging is never counted as production."""
+"""Prometheus metrics of requests, by environment and target."""
 
 from typing import get_args
 
@@ -13,10 +13,10 @@ from shared.runtime.metrics import BoundedLabel, counter, gauge, histogram
 
 
 class GatewayMetrics:
-    """Counters and histograms, fed with one record per request.
+    """Counters and histograms, updated with one record per request.
 
-    Several workers show their metrics as one: counters, histograms and requests in flight are added up. Each worker
-    gives `LABEL_VALUES` targets labels of their own.
+    Counters, histograms and requests in flight of all workers are added up. Each worker labels at most
+    `LABEL_VALUES` targets separately.
     """
 
     def __init__(self, registry: CollectorRegistry, targets: BoundedLabel | None = None) -> None:
@@ -48,7 +48,7 @@ class GatewayMetrics:
         self.rescued = counter(m.RESCUED, registry)
         self.body_bans = counter(m.BODY_BANS, registry)
         for change in get_args(body_bans.Change):
-            self.body_bans.labels(change)  # a rule watches it, and `increase` does not see a series that begins at 1
+            self.body_bans.labels(change)  # an alert rule needs its start at 0 for `increase`
         self.slow_readers = counter(m.SLOW_READERS, registry)
 
     def observe(self, record: Inference) -> None:
@@ -71,9 +71,9 @@ class GatewayMetrics:
         self._output_tokens.labels(*by).inc(record.output_tokens)
 
     def count_ejection(self, endpoint: str, change: str) -> None:
-        """Count that an endpoint takes no requests to a target, or takes them again."""
+        """Count an endpoint's ejection or return."""
         self._ejections.labels(self._endpoint(endpoint), change).inc()
 
     def count_rejected(self, status: int, environment: Environment | None) -> None:
-        """Count a request that was rejected before it reached a target; None if its environment is not valid."""
+        """Count a request rejected before it reached a target; `environment` is None if invalid."""
         self._rejected.labels(environment or "unknown", str(status)).inc()

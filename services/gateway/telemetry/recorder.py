@@ -1,6 +1,6 @@
-"""Records on their way to the bus: texts of complete answers are described first; neither ever blocks a request.
+"""Telemetry records on their way to the bus: text features are added, then batches are published.
 
-Features come from a bounded queue between requests and the describing process; records are published in batches.
+Both steps have bounded queues and never block a request.
 """
 
 import asyncio
@@ -22,23 +22,23 @@ from shared.errors import Transient
 from shared.runtime.clock import Clock
 
 Skipped = Literal["queue_full", "late", "failed", "form"]
-"""Why the record of a sampled answer has no features; of `form`, only not whether the answer has its form."""
+"""Why a sampled answer's record lacks features; `form`: lacks only the format validation."""
 _FIXED_CHARS = 256
-"""What an entry counts in addition to its texts."""
+"""Added to the characters of an entry's texts."""
 _RETRY_S = 0.5
 
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """Limits of the queue.
+    """Limits of the feature queue.
 
     Attributes:
-        sample_ratio: share of the answers that are described; drills and staging always are.
-        language_ratio: share of these whose language is looked at.
-        max_chars: most characters of text that wait; an eighth is for holders of keys of whose texts few wait.
-        batch: most texts that are described at once.
-        interval_s: texts are collected for so long.
-        max_wait_s: after this time a record goes out without features: the monitor's windows close.
+        sample_ratio: share of answers that get features; drills and staging always do.
+        language_ratio: share of those answers with language detection.
+        max_chars: most waiting characters; an eighth is reserved for key holders with few.
+        batch: most records per call of the describer.
+        interval_s: how long texts are collected for a batch.
+        max_wait_s: a record that waited longer is published without features, before the monitor's window closes.
     """
 
     sample_ratio: float = 1.0
@@ -61,7 +61,7 @@ class _Waiting:
 
 
 class FeatureQueue:
-    """Adds features to records before they are published. No record is lost: without features it goes out at once."""
+    """Adds features to records before publication; a record that cannot wait is published without features."""
 
     def __init__(
         self,
@@ -85,12 +85,12 @@ class FeatureQueue:
         self._filled = asyncio.Event()
 
     def submit(self, record: Inference | MirroredPair, *texts: Excerpts, draw_id: str) -> None:
-        """Publish a record of complete answers, with the features of their texts if it is sampled; return at once.
+        """Queue a record of complete answers for publication, with features if it is sampled; return at once.
 
         Args:
-            record: without features.
-            texts: of the request and its answer; of a pair, with the served answer and with the mirrored one.
-            draw_id: the gateway's own id of the request, whose hash draws the sample: no caller can choose it.
+            record: a record or pair without features.
+            texts: excerpts of the answer; for a pair, of the served and the mirrored answer.
+            draw_id: the gateway's id of the request, from which the sample is drawn.
         """
         if not self._is_sampled(record, draw_id):
             self._emit(record)
@@ -107,14 +107,14 @@ class FeatureQueue:
         self._filled.set()
 
     async def run(self) -> None:
-        """Describe waiting texts until cancelled."""
+        """Process the queue until cancelled."""
         while True:
             await self._filled.wait()
             await self._pause(self._limits.interval_s)
             await self.describe_batch()
 
     async def describe_batch(self) -> None:
-        """Describe the texts that wait, at most one batch, and publish their records."""
+        """Add features to at most one batch of waiting records, and publish them."""
         self._taken = batch = self._take()
         described = iter(await self._describer.describe([texts for entry in batch for texts in entry.texts]))
         self._taken = []
@@ -126,7 +126,7 @@ class FeatureQueue:
             self._emit(_add_features(entry.record, told))
 
     def drain(self) -> None:
-        """Publish the records that wait without features: the gateway stops."""
+        """Publish all waiting records without features, at shutdown."""
         for entry in (*self._taken, *self._waiting):
             self._skip(entry, "late")
         self._taken = []
@@ -137,7 +137,7 @@ class FeatureQueue:
     def _take(self) -> list[_Waiting]:
         """Remove one batch from the queue; overdue records are published without features.
 
-        Answers to long schemas come last: a schema may take the time of its own answer, not that of others.
+        Answers with long schemas come last, so that slow validation delays no others.
         """
         batch: list[_Waiting] = []
         oldest_s = self._clock.monotonic() - self._limits.max_wait_s
@@ -170,7 +170,7 @@ def _sides(record: Inference | MirroredPair) -> tuple[Inference, ...]:
 
 
 def _add_features(record: Inference | MirroredPair, described: Sequence[Described | None]) -> Inference | MirroredPair:
-    """Return a record with the features of its texts, as far as they are known."""
+    """Return a record with the features of its texts; None leaves a side unchanged."""
     served, *mirrored = (
         side.model_copy(update={"features": told.features}) if told is not None else side
         for side, told in zip(_sides(record), described, strict=True)
@@ -187,10 +187,10 @@ class _Pending:
 
 
 class Recorder:
-    """A bounded queue in front of the bus: if it is full, the oldest record is dropped and counted.
+    """A bounded queue before the bus; if full, the oldest record is dropped and counted.
 
     Attributes:
-        problem: why nothing can be published now; None if it works.
+        problem: why publishing fails now; None if it works.
     """
 
     def __init__(
@@ -243,15 +243,15 @@ class Recorder:
                 structlog.get_logger().error("telemetry batch lost", error=repr(error))
 
     async def flush(self) -> None:
-        """Publish all records; raise Transient, without losing any, if the bus is unavailable.
+        """Publish all records; if the bus is unavailable, raise Transient and keep them.
 
-        A batch that can never be published is dropped and counted; those behind it are others'.
+        A batch that fails for another reason is dropped and counted.
         """
         while self._unsent or self._records:
             if not self._unsent:
                 self._make_batches()
             pending = self._unsent[0]
-            # With the same id, so that a batch whose acknowledgement was lost is not counted twice.
+            # A retry has the same id: a lost acknowledgement does not duplicate the batch.
             try:
                 await self._sink.publish(
                     pending.batch, model=pending.model, environment=pending.environment, batch_id=pending.id

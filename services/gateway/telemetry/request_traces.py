@@ -1,4 +1,4 @@
-"""Spans of requests, by OpenTelemetry's conventions for generative AI, without texts and callers."""
+"""OpenTelemetry spans of requests (semantic conventions for generative AI), without texts and callers."""
 
 import re
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ _TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 class RequestTrace:
     """The trace of one request: a gateway span with a child span for each attempt at a target.
 
-    Without a tracer there are no spans: the caller's trace context is passed to the target unchanged.
+    Without a tracer, the caller's trace context is passed to the target unchanged.
     """
 
     def __init__(self, tracer: Tracer | None, kind: str, target: Target, at: datetime, traceparent: str) -> None:
@@ -34,7 +34,7 @@ class RequestTrace:
             self._own = tracer.start_span(name, parent, SpanKind.SERVER, start_time=self._begin_ns)
 
     def begin_attempt(self, endpoint: str, at: datetime) -> str | None:
-        """Begin the span of an attempt at a target; return the `traceparent` for it, None without a trace."""
+        """Begin an attempt's span; return the `traceparent` for the target, None without a trace."""
         if self._tracer is None or self._own is None:
             return self._given
         begin_ns = max(self._begin_ns, _ns(at))
@@ -50,7 +50,7 @@ class RequestTrace:
         return carrier.get("traceparent")
 
     def end(self, request: Inference) -> None:
-        """End the spans of an answered request, with its measurements."""
+        """End the spans of a request, with the measurements of its record."""
         own, attempt = self._own, self._attempt
         if own is None or not own.is_recording():
             return
