@@ -1,1 +1,1 @@
-"""Validates a checkpoint, merges its LoRA into the base tensor by tensor, and proves that nothing was lost."""
+"""The merger: checks a checkpoint, merges its LoRA into the base tensor by tensor, and verifies the stored model."""

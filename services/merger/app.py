@@ -1,4 +1,4 @@
-"""Merges the checkpoint of an opened release; publishes `checkpoint.merged` or `checkpoint.rejected`."""
+"""The merger's handler: merges the checkpoint of each opened release, or publishes why it is rejected."""
 
 import asyncio
 import json
@@ -26,13 +26,13 @@ Turns = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class ServingProof:
-    """Reads and proves serving settings; a template runs in a process of its own, under limits."""
+    """Reads serving settings and tests them on the model; chat templates run in a separate, limited process."""
 
     artifacts: Artifacts
     templates: Templates
 
     async def read(self, checkpoint: Folder) -> ServingSettings | None:
-        """Return the settings in a checkpoint's `serving.json`; None if it sets none.
+        """Return the settings in a checkpoint's `serving.json`; None without settings.
 
         Raises:
             Permanent: `serving_invalid`.
@@ -47,7 +47,7 @@ class ServingProof:
         return combine(None, settings) if isinstance(settings, ServingSettings) else None
 
     async def prove(self, settings: ServingSettings | None, files: Sequence[FileEntry]) -> None:
-        """Render conversations with the settings; do nothing without settings.
+        """Test settings by rendering conversations with them.
 
         Raises:
             Permanent: `serving_invalid` or `tools_not_rendered`.
@@ -67,9 +67,9 @@ class ServingProof:
             raise_rejection(serving.assess_tool_rendering(text) or serving.assess_call_form(text, settings.tool_parser))
 
     async def complete(self, settings: ServingSettings | None, files: Sequence[FileEntry]) -> ServingSettings | None:
-        """Return the settings with the tool parser that the chat template is written for, where that is certain.
+        """Add the tool parser that fits the chat template, if it is certain.
 
-        No parser is detected where the settings decline one.
+        Settings that decline a parser stay unchanged.
         """
         settings = settings or ServingSettings()
         model = await self._describe(files)
@@ -77,7 +77,7 @@ class ServingProof:
             try:
                 text = await self._render_tools(model, settings)
             except Permanent:
-                text = ""  # a template for other conversations
+                text = ""  # the template does not render tool conversations
             settings = settings.model_copy(update={"tool_parser": serving.find_tool_parser(text)})
         return settle(settings)
 
@@ -104,7 +104,7 @@ class ServingProof:
         code: serving.RenderingCode,
         tools: Turns | None = None,
     ) -> str:
-        """Return a rendered conversation, without its system turn if the template rejects that."""
+        """Render a conversation, without its system turn if the template rejects it."""
         variables: dict[str, Any] = {"documents": None, "add_generation_prompt": True, "tools": tools}
         variables |= {**model.special_tokens, **settings.template_options, "messages": turns}
         try:
@@ -121,7 +121,7 @@ SERVICE = "merger"
 
 @dataclass(frozen=True)
 class Merger:
-    """The use case: one merged model per release."""
+    """Makes one merged model per release."""
 
     artifacts: Artifacts
     engine: MergeEngine
@@ -131,7 +131,7 @@ class Merger:
     limits: domain.ParityLimits = field(default_factory=domain.ParityLimits)
 
     async def merge(self, opened: ReleaseOpened, progress: ReportProgress) -> tuple[MergedManifest, ArtifactRef]:
-        """Return the committed merged model of a release: an existing one, or a new one.
+        """Return a release's committed merged model; merge it if there is none.
 
         Raises:
             Permanent: The checkpoint is rejected.
@@ -152,7 +152,7 @@ class Merger:
         return await self._with_settings(opened.serving, manifest, ref)
 
     async def _check_adapter(self, opened: ReleaseOpened, manifest: MergedManifest, progress: ReportProgress) -> None:
-        """Raise Permanent unless a LoRA serves as an adapter of its base on an engine as it does merged."""
+        """Raise Permanent unless the engine can serve the LoRA as an adapter with the same answers as merged."""
         base = await asyncio.to_thread(self.artifacts.open_base, opened.base)
         checkpoint = await asyncio.to_thread(self.artifacts.open_folder, opened.weights.ref, progress)
         texts = await asyncio.to_thread(self.artifacts.read_texts, checkpoint, (domain.ADAPTER_CONFIG,))
@@ -162,9 +162,9 @@ class Merger:
     async def _with_settings(
         self, event: ServingSettings | None, manifest: MergedManifest, ref: ArtifactRef
     ) -> tuple[MergedManifest, ArtifactRef]:
-        """Return the same merged model with the event's settings over those of the checkpoint's files."""
+        """Return the same merged model with the event's serving settings over those of the checkpoint's files."""
         settings = settle(combine(event, manifest.serving))
-        # By their JSON: in Python, 1 equals true.
+        # Compared as JSON: in Python, 1 equals True.
         if _as_json(settings) == _as_json(manifest.serving):
             return manifest, ref
         output_key = domain.plan_settings_key(manifest.output_key, settings)
@@ -188,7 +188,7 @@ class Merger:
         raise_rejection(domain.assess_base_identity(opened.base, base.digest))
         checkpoint = await asyncio.to_thread(self.artifacts.open_folder, opened.weights.ref, progress)
         sizes = {file.path: file.size_bytes for file in checkpoint.files}
-        raise_rejection(domain.assess_files(opened.weights.kind, sizes))  # before anything large is downloaded
+        raise_rejection(domain.assess_files(opened.weights.kind, sizes))  # before large downloads
         settings = await self.proof.read(checkpoint)
         async with self.artifacts.scratch_dir(output_key) as scratch_dir:
             job = MergeJob(
@@ -227,7 +227,7 @@ class Merger:
         return await asyncio.to_thread(self.artifacts.commit, manifest)
 
     def _reject_changed(self, tokenizer: Sequence[FileEntry], result: MergeResult) -> None:
-        """Reject a merged model that differs from its inputs in its logits, its tokenizer or its rendered prompts.
+        """Reject a merged model that differs from its inputs in logits, tokenizer or rendered prompts.
 
         Raises:
             Permanent: `parity_failed` or `tokenizer_changed`.
@@ -252,7 +252,7 @@ def build(
     settings: MergerSettings,
     clock: Clock,
 ) -> Merger:
-    """Register the handlers on the bus and return the use case behind them."""
+    """Register the handler on the bus and return the merger."""
     merger = Merger(
         artifacts=artifacts,
         engine=engine,

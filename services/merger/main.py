@@ -1,4 +1,4 @@
-"""Starts the merger: `python -m services.merger.main`."""
+"""Entry point of the merger: `python -m services.merger.main`."""
 
 import asyncio
 from functools import partial
@@ -18,11 +18,11 @@ from shared.storage.blobs import STALE_UPLOAD, Store
 from shared.storage.sources import Sources
 
 TEMPLATE_LIMIT_S = 10.0
-"""Most seconds of one rendering: they take milliseconds, also on a busy machine."""
+"""CPU seconds for one rendering, which normally takes milliseconds."""
 
 
 async def run(connection: Connection, settings: MergerSettings) -> None:
-    """Build the service and serve until SIGTERM."""
+    """Connect, build the merger and serve until SIGTERM."""
     await check_sandbox(connection)
     clock, work_dir = SystemClock(), connection.work_dir(SERVICE)
     bus, store = Bus(connection, SERVICE, clock), Store(connection)
@@ -40,7 +40,7 @@ async def run(connection: Connection, settings: MergerSettings) -> None:
     build(bus, artifacts=artifacts, engine=engine, templates=templates, settings=settings, clock=clock)
 
     prepare = (
-        store.check_create_only,  # it does not start on a store that would overwrite commits
+        store.check_create_only,  # refuses a store that would overwrite commits
         partial(store.abort_stale_uploads, clock.now() - STALE_UPLOAD),
     )
     try:

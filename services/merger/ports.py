@@ -1,4 +1,4 @@
-"""Ports of the merger: the object store and the merge engine."""
+"""The merger's ports: object store, chat templates and merge engine."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -32,12 +32,12 @@ class Folder:
 
 @dataclass(frozen=True)
 class MergeJob:
-    """One merge, from the store to the store.
+    """A merge of folders in the store, with its result in the store.
 
     Attributes:
         kind: `lora` merges `checkpoint` into `base`; `full` verifies and rewrites `checkpoint`.
-        hyperparameters: What the training run recorded; `checkpoint` must not contradict it.
-        scratch_dir: An empty local folder for small files: configurations, tokenizers, a LoRA.
+        hyperparameters: Hyperparameters of the training run; `checkpoint` must not contradict them.
+        scratch_dir: Empty local folder for small files: configurations, tokenizers, a LoRA.
     """
 
     kind: CheckpointKind
@@ -51,7 +51,7 @@ class MergeJob:
 
 @dataclass(frozen=True)
 class Rendering:
-    """Digests of the rendered probe conversation and of its token ids; None for a model without a chat template."""
+    """Digests of the rendered probe conversation and its token IDs; None without a chat template."""
 
     prompt_digest: str | None
     token_ids_digest: str | None
@@ -59,13 +59,13 @@ class Rendering:
 
 @dataclass(frozen=True)
 class MergeResult:
-    """A merged model in the store, not committed yet, and the measurements of its verification.
+    """A merged model in the store, not committed, with its verification.
 
     Attributes:
-        tokenizer: Where the tokenizer comes from.
-        rendering: By the tokenizer that was read back.
-        expected_rendering: By the tokenizer of the inputs.
-        quantised_base: The quantised base that the checkpoint was trained on; None if nothing says so.
+        tokenizer: Source of its tokenizer.
+        rendering: Rendering by the stored tokenizer.
+        expected_rendering: Rendering by the inputs' tokenizer.
+        quantised_base: Quantised base that the checkpoint was trained on; None if unknown.
     """
 
     files: tuple[FileEntry, ...]
@@ -78,10 +78,10 @@ class MergeResult:
 
 
 class Blobs(Protocol):
-    """The store as a merge uses it; `shared.storage.blobs.Store` documents each method."""
+    """The store as used by a merge; see `shared.storage.blobs.Store`."""
 
     def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:
-        """Fill `out` with a part of a blob, which the caller verifies."""
+        """Fill `out` with a part of a blob, not verified."""
 
     def fetch_files(
         self,
@@ -90,45 +90,45 @@ class Blobs(Protocol):
         prefix: str = "",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Download files below a folder, each verified."""
+        """Download files into a folder and verify each."""
 
     def put_blob(self, data: memoryview, name: str) -> FileEntry:
-        """Upload bytes in memory as a blob, unless it exists already."""
+        """Upload bytes in memory as a blob, unless it exists."""
 
     def put_file(self, path: Path, name: str) -> FileEntry:
-        """Upload one file as a blob, unless it is there already."""
+        """Upload a file as a blob, unless it exists."""
 
 
 class Artifacts(Protocol):
     """Base models, checkpoints and merged models in the store. Synchronous; every read verifies digests."""
 
     def find_merged(self, output_key: str) -> tuple[MergedManifest, ArtifactRef] | None:
-        """Return the committed merged model of an output key; None if there is none."""
+        """Return the committed merged model with this output key; None if there is none."""
 
     def open_base(self, base: BaseModelRef) -> Folder:
-        """Return the files of a base model; raise Permanent if it differs from the declared one."""
+        """Return a base model's files; raise Permanent if its digest is not the declared one."""
 
     def open_folder(self, ref: ArtifactRef, progress: ReportProgress) -> Folder:
-        """Return the files of a folder; raise Permanent if it does not exist or has another digest.
+        """Return a folder's files; raise Permanent if it does not exist or has another digest.
 
-        `progress` gets the step `import` while a folder from outside is copied into the store.
+        `progress` reports step `import` while an external folder is copied into the store.
         """
 
     def read_texts(self, folder: Folder, names: Sequence[str]) -> Mapping[str, str]:
-        """Return the texts of a folder's existing files; invalid UTF-8 is replaced."""
+        """Return the texts of the named files that exist; invalid UTF-8 is replaced."""
 
     def commit(self, manifest: MergedManifest) -> tuple[MergedManifest, ArtifactRef]:
-        """Write the manifest, create-only, and return the committed one: another replica may have been first."""
+        """Write a manifest, create-only; return the stored one, which may be another replica's."""
 
     def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
-        """Return an empty folder for one unit of work; it is removed afterwards."""
+        """Yield an empty folder for one job; it is removed afterwards."""
 
 
 class Templates(Protocol):
-    """Runs chat templates in a separate process, under limits."""
+    """Runs chat templates in a separate, limited process."""
 
     async def render_with(self, template: str, variables: Mapping[str, Any]) -> str:
-        """Return a template rendered with exactly these variables.
+        """Render a template with exactly these variables.
 
         Raises:
             Permanent: `bad_request` if the template rejects the conversation, `engine_failed` if it fails.
@@ -142,11 +142,11 @@ class MergeEngine(Protocol):
     """Checks, merges and verifies in a separate process."""
 
     def library_versions(self) -> dict[str, str]:
-        """Return the versions of the libraries that decide the bytes of a merge."""
+        """Return the versions of the libraries that determine a merge's bytes."""
 
     def merge(self, job: MergeJob, progress: ReportProgress) -> Awaitable[MergeResult]:
         """Check a checkpoint, write the merged model into the store, and verify it there against its inputs.
 
         Raises:
-            Permanent: The checkpoint is rejected; the code says why.
+            Permanent: The checkpoint is rejected, for the reason in the code.
         """

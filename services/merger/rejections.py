@@ -1,11 +1,11 @@
-"""Turns a rejection by the domain into the error that the bus publishes as `checkpoint.rejected`."""
+"""Converts the domain's rejections to errors, which the bus publishes as `checkpoint.rejected`."""
 
 from services.merger.domain import Rejection
 from shared.errors import Permanent
 
 
 def raise_rejection(rejection: Rejection | None) -> None:
-    """Raise the error of a rejection; do nothing without one.
+    """Raise a rejection as an error; None does nothing.
 
     Raises:
         Permanent: There is a rejection.

@@ -8,10 +8,10 @@ from shared.runtime.settings import SourceSettings, WorkerSettings
 
 
 class MergerSettings(WorkerSettings):
-    """Read from the environment once (prefix `MERGER_`)."""
+    """Settings with the prefix `MERGER_`."""
 
     model_config = SettingsConfigDict(env_prefix="MERGER_", frozen=True, extra="ignore")
 
     save_dtype: SaveDtype = "bfloat16"
-    """Dtype that merged weights are rounded to, once, after merging in float32."""
+    """Dtype to which merged weights are rounded once, after merging in float32."""
     sources: SourceSettings = Field(default_factory=SourceSettings)

@@ -1,1 +1,1 @@
-"""The quantiser: makes the precisions that a release asks for, and proves what each costs in quality."""
+"""The quantiser: makes the requested precisions of a merged model, and measures their loss of quality."""

@@ -1,4 +1,4 @@
-"""Makes and measures one variant per request; publishes `variant.quantised` or `variant.failed`."""
+"""The quantiser's handler: makes and measures the variant of each request, and answers with it or a failure."""
 
 import asyncio
 import json
@@ -37,12 +37,12 @@ T = TypeVar("T")
 async def unless_finished(
     work: Coroutine[Any, Any, T], release: ReleaseWatch, *, interval_s: float = CHECK_INTERVAL_S
 ) -> T | None:
-    """Return the result of the work; None, with the work cancelled or not started, if its release has finished.
+    """Return the result of `work`; None if its release finishes first, then `work` is cancelled or never starts.
 
     Args:
         work: The work.
-        release: Tells whether the release has finished; it is checked before the start and at each interval.
-        interval_s: Seconds between two checks.
+        release: Watches the release; checked before the start and at each interval.
+        interval_s: Seconds between checks.
     """
     if await _has_finished(release):
         work.close()
@@ -80,7 +80,7 @@ class PlannedVariant:
 
 @dataclass(frozen=True)
 class Quantiser:
-    """The use case: one variant per request."""
+    """Makes one variant per request."""
 
     artifacts: Artifacts
     engine: Engine
@@ -91,7 +91,7 @@ class Quantiser:
     async def quantise(
         self, request: VariantRequested, progress: ReportProgress
     ) -> tuple[VariantManifest, ArtifactRef]:
-        """Return the committed variant of a request: an existing one, or a new one.
+        """Return a request's committed variant; make it if there is none.
 
         Raises:
             Permanent: The variant is rejected or cannot be made.
@@ -113,7 +113,7 @@ class Quantiser:
     async def _with_settings(
         self, request: VariantRequested, merged: MergedManifest, settings_of: ArtifactRef, progress: ReportProgress
     ) -> tuple[VariantManifest, ArtifactRef]:
-        """Return the variant of a merged model with other serving settings: the same files are made once for all."""
+        """Return the variant for a merged model with other serving settings; it reuses the existing files."""
         variant, _ = await self.quantise(request.model_copy(update={"merged": settings_of}), progress)
         output_key = domain.plan_settings_key(variant.output_key, request.merged.digest)
         committed = await asyncio.to_thread(self.artifacts.find_variant, request.merged, output_key)
@@ -211,10 +211,10 @@ class Quantiser:
 
 
 def plan_or_raise(plan: T | domain.Rejection) -> T:
-    """Return the plan; raise the error of a rejection, which becomes `variant.failed`.
+    """Return the plan, or raise its rejection, which becomes `variant.failed`.
 
     Raises:
-        Permanent: It is a rejection.
+        Permanent: The plan is a rejection.
     """
     if isinstance(plan, domain.Rejection):
         raise Permanent(plan.code, plan.reason)
@@ -222,10 +222,10 @@ def plan_or_raise(plan: T | domain.Rejection) -> T:
 
 
 def validate_evaluation(path: Path) -> None:
-    """Raise an error if the benchmarker could not read the evaluation set: before hours of work depend on it.
+    """Check that the benchmarker can read the evaluation set, before hours of work depend on it.
 
     Raises:
-        Permanent: `evaluation_invalid`, with the line.
+        Permanent: `evaluation_invalid`, naming the line.
     """
     try:
         evaluation_records(path.read_bytes())
@@ -234,17 +234,17 @@ def validate_evaluation(path: Path) -> None:
 
 
 def _ignore_progress(_step: str, _done: float, _total: float, _unit: str) -> None:
-    """Do nothing: the file has a kilobyte."""
+    """Ignore progress, for downloads of about a kilobyte."""
 
 
 SERVICE = "quantiser"
 
 
 def check_gate(request: VariantRequested, manifest: VariantManifest, ref: ArtifactRef) -> None:
-    """Raise an error if a variant fails the policy's quality gate; its files stay in the store for inspection.
+    """Raise Permanent if a variant fails its quality gate; its files stay in the store for inspection.
 
     Raises:
-        Permanent: `quality_gate_failed`, or `inconclusive` if too few tokens were measured.
+        Permanent: `quality_gate_failed`, or `inconclusive` with too few measured tokens.
     """
     assessment = domain.assess_quality(
         manifest.quality,
@@ -271,7 +271,7 @@ def build(
     settings: QuantiserSettings,
     clock: Clock,
 ) -> Quantiser:
-    """Register the handlers on the bus and return the use case behind them."""
+    """Register the handler on the bus and return the quantiser."""
     quantiser = Quantiser(
         artifacts=artifacts, engine=engine, packaged=packaged, clock=clock, defaults=settings.defaults()
     )

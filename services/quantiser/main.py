@@ -1,4 +1,4 @@
-"""Starts the quantiser: `python -m services.quantiser.main`."""
+"""Entry point of the quantiser: `python -m services.quantiser.main`."""
 
 import asyncio
 from functools import partial
@@ -21,7 +21,7 @@ from shared.storage.blobs import STALE_UPLOAD, Store
 
 
 async def run(connection: Connection, settings: QuantiserSettings) -> None:
-    """Build the service and serve until SIGTERM."""
+    """Connect, build the quantiser and serve until SIGTERM."""
     await check_sandbox(connection)
     clock, work_dir = SystemClock(), connection.work_dir(SERVICE)
     bus, store, text = Bus(connection, SERVICE, clock), Store(connection), packaged_split()
@@ -46,7 +46,7 @@ async def run(connection: Connection, settings: QuantiserSettings) -> None:
     )
 
     prepare = (
-        store.check_create_only,  # it does not start on a store that would overwrite commits
+        store.check_create_only,  # refuses a store that would overwrite commits
         partial(store.abort_stale_uploads, clock.now() - STALE_UPLOAD),
     )
     await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)}, prepare=prepare)

@@ -1,4 +1,4 @@
-"""Ports of the quantiser: the object store, the quantisation engine, and the end of a release."""
+"""The quantiser's ports: object store, quantisation engine, and end of a release."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -15,14 +15,14 @@ from shared.runtime.progress import ReportProgress
 
 
 class QuantisationJob(Contract):
-    """One quantisation on local folders: it reads `merged` and writes `output`.
+    """A quantisation of local folders.
 
     Attributes:
         plan: How the variant is made.
         merged: Folder of the merged model.
-        output: Folder of the variant; the same as `merged` if the plan passes the files through.
+        output: Folder of the variant; same as `merged` for a pass-through plan.
         calibration: JSONL file of the calibration set; None for the packaged text.
-        evaluation: JSONL file of the evaluation set; None if there is none.
+        evaluation: JSONL file of the evaluation set; None without one.
     """
 
     plan: QuantisationPlan
@@ -33,7 +33,7 @@ class QuantisationJob(Contract):
 
 
 class QuantisationResult(Contract):
-    """Result of a job: quality is measured on the written folder, after reloading it, on the windows `held_out`."""
+    """Result of a job. Quality is measured on the written folder after reloading, on the windows `held_out`."""
 
     quality: Quality
     held_out: tuple[HeldOutWindow, ...] = ()
@@ -44,7 +44,7 @@ class QuantisationResult(Contract):
 
 @dataclass(frozen=True)
 class PackagedText:
-    """Digests of the text that the service is packaged with."""
+    """Digests of the packaged text."""
 
     calibration: Digest
     held_out: Digest
@@ -57,50 +57,50 @@ class Artifacts(Protocol):
         """Return a merged model's manifest; raise Permanent if it does not exist or has another digest."""
 
     def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:
-        """Return the committed variant of an output key; None if there is none."""
+        """Return the committed variant with this output key; None if there is none."""
 
     def fetch(self, merged: ArtifactRef, files: Sequence[FileEntry], into: Path, progress: ReportProgress) -> None:
         """Download files of a merged model into a folder."""
 
     def fetch_texts(self, ref: ArtifactRef, into: Path) -> Path:
-        """Download a calibration or evaluation set, one JSONL file or a folder of them; return it as one file."""
+        """Download a calibration or evaluation set (a JSONL file or a folder of them) as one file."""
 
     def put(self, merged: ArtifactRef, folder: Path, progress: ReportProgress) -> tuple[FileEntry, ...]:
-        """Upload the files of a folder as blobs, with the prefix of the merged model, and return their entries."""
+        """Upload a folder's files as blobs under the merged model's prefix; return their entries."""
 
     def put_held_out(self, merged: ArtifactRef, windows: tuple[HeldOutWindow, ...]) -> FileEntry | None:
-        """Store the windows that a variant was measured on as a blob, and return its entry; None if there are none."""
+        """Store a variant's held-out windows as a blob; return its entry, or None without windows."""
 
     def commit(self, merged: ArtifactRef, manifest: VariantManifest) -> tuple[VariantManifest, ArtifactRef]:
-        """Write the manifest, create-only, and return the committed one: another replica may have been first."""
+        """Write a manifest, create-only; return the stored one, which may be another replica's."""
 
     def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
-        """Return an empty folder for one unit of work; it is removed afterwards."""
+        """Yield an empty folder for one job; it is removed afterwards."""
 
 
 class ReleaseWatch(Protocol):
-    """Watches whether one release finishes."""
+    """Watches for the end of one release."""
 
     async def finished(self) -> ReleaseFinished | None:
-        """Return the event that finished the release; None if there is none, or if the bus does not answer now."""
+        """Return the release's `release.finished`; None if there is none or the bus does not answer."""
 
 
 WatchRelease = Callable[[Event[VariantRequested]], ReleaseWatch]
-"""Returns the watch of the release that a request belongs to."""
+"""Returns a request's release watch."""
 
 
 class Engine(Protocol):
-    """Quantises and measures in a process of its own."""
+    """Quantises and measures in a separate process."""
 
     def version(self, plan: QuantisationPlan) -> EngineVersion:
-        """Return the library that makes a plan's output, with its version."""
+        """Return name and version of the engine that makes a plan's output."""
 
     def library_versions(self, plan: QuantisationPlan) -> dict[str, str]:
-        """Return the versions of the libraries that decide a plan's output and the figures measured of it."""
+        """Return the versions of the libraries that determine a plan's output and measurements."""
 
     def quantise(self, job: QuantisationJob, progress: ReportProgress) -> Awaitable[QuantisationResult]:
         """Write the variant to `job.output` and measure it.
 
         Raises:
-            Permanent: It cannot be made; the code says why.
+            Permanent: The variant cannot be made, for the reason in the code.
         """

@@ -10,26 +10,26 @@ from shared.runtime.settings import WorkerSettings
 
 
 class QuantiserSettings(WorkerSettings):
-    """Read from the environment once (prefix `QUANTISER_`)."""
+    """Settings with the prefix `QUANTISER_`."""
 
     model_config = SettingsConfigDict(env_prefix="QUANTISER_", frozen=True, extra="ignore")
 
     serving_dtype: Dtype = "bfloat16"
-    """Dtype that the serving hardware computes in; float16 only for accelerators without bfloat16."""
+    """Dtype in which the serving hardware computes; float16 only for accelerators without bfloat16."""
     device: Device = "auto"
-    """`auto`: a GPU where there is one; `cpu`: no GPU, for example where an engine serves from it."""
+    """`auto`: use a GPU if there is one. `cpu`: use none, for example where an engine serves from it."""
     awq_engine: AwqEngine = "autoawq"
-    """Engine of `awq-int4`; llmcompressor makes it for architectures that AutoAWQ does not support."""
+    """Engine of `awq-int4`; architectures that AutoAWQ does not support always use llmcompressor."""
     min_calibration_tokens: Annotated[int, Field(ge=1)] = 1024
-    """Fewest tokens of a calibration set; fewer are `calibration_too_small`."""
+    """Fewest tokens of a calibration set; below, the variant fails with `calibration_too_small`."""
     held_out_windows: Annotated[int, Field(ge=1)] = 8
-    """Windows of held-out text that quality is measured on."""
+    """Windows of held-out text for measuring quality."""
     held_out_tokens: Annotated[int, Field(ge=16)] = 512
-    """Tokens of each of them."""
+    """Tokens per held-out window."""
     timeout_s: Annotated[float, Field(gt=0.0)] = 14_400.0
 
     def defaults(self) -> QuantiserDefaults:
-        """Return the defaults of requests as the domain takes them."""
+        """Return the defaults for the domain."""
         return QuantiserDefaults(
             dtype=self.serving_dtype,
             awq_engine=self.awq_engine,

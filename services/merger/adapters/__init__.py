@@ -1,1 +1,1 @@
-"""Adapters, one file per technology; modules that import torch run in the worker process only."""
+"""Adapters, one technology per file; only the worker process imports torch."""

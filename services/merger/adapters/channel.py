@@ -1,6 +1,7 @@
 """Protocol between merge worker and service for access to the store: messages over a socket pair.
 
-A message is a length (4 bytes, big endian), that much JSON, and `bytes` (a JSON field) further bytes of a blob.
+A message is a 4-byte big-endian length and a JSON object of that length. Its field `bytes` announces blob bytes that
+follow.
 """
 
 import contextlib
@@ -12,24 +13,24 @@ from typing import Any
 from shared.errors import Permanent, SlipwayError, Transient, as_code
 
 PART_BYTES = 16 * 1024 * 1024
-"""The most bytes of a blob that follow a message: the service holds so many in memory for each channel."""
+"""Most blob bytes after one message, because the service holds them in memory per channel."""
 CHANNELS = 4
 _MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 
 
 class ClosedError(Exception):
-    """The other side has ended."""
+    """The other side closed the connection."""
 
 
 class Channel:
-    """One end of a pair of connected sockets; one thread uses it at a time."""
+    """One end of a socket pair, used by one thread at a time."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
     def send(self, message: dict[str, Any], data: memoryview | None = None) -> None:
-        """Send a message and the bytes that follow it."""
+        """Send a message and the blob bytes that follow it."""
         text = json.dumps({**message, "bytes": 0 if data is None else len(data)}).encode()
         try:
             self._connection.sendall(_LENGTH.pack(len(text)) + text)
@@ -39,11 +40,11 @@ class Channel:
             raise ClosedError(str(error)) from error
 
     def receive(self) -> dict[str, Any]:
-        """Return the next message; `receive_into` reads the bytes that follow it.
+        """Return the next message; read its blob bytes with `receive_into`.
 
         Raises:
-            ClosedError: There is none.
-            ValueError: It is not a message.
+            ClosedError: The connection is closed.
+            ValueError: The bytes are no valid message.
         """
         length = _LENGTH.unpack(self._exactly(_LENGTH.size))[0]
         if length > _MESSAGE_LIMIT_BYTES:
@@ -56,7 +57,7 @@ class Channel:
         return message
 
     def receive_into(self, out: memoryview) -> None:
-        """Fill `out` with the bytes that follow a message."""
+        """Fill `out` with the blob bytes after a message."""
         filled = 0
         while filled < len(out):
             try:
@@ -68,12 +69,12 @@ class Channel:
             filled += count
 
     def close(self) -> None:
-        """End the connection: the other side notices."""
+        """Shut the connection down, so that the other side gets `ClosedError`."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def release(self) -> None:
-        """Close the socket, by the thread that uses it."""
+        """Close the socket; call this in the thread that uses it."""
         self._connection.close()
 
     def _exactly(self, length: int) -> bytearray:
@@ -83,7 +84,7 @@ class Channel:
 
 
 def describe(error: SlipwayError) -> dict[str, Any]:
-    """Return the message that carries an error."""
+    """Convert an error to a message."""
     return {
         "code": error.code,
         "reason": error.reason,
@@ -93,6 +94,6 @@ def describe(error: SlipwayError) -> dict[str, Any]:
 
 
 def raise_described(error: dict[str, Any]) -> None:
-    """Raise the error of a message."""
+    """Raise the error in a message."""
     kind = Transient if error["transient"] else Permanent
     raise kind(as_code(error["code"]), error["reason"], **error["details"])

@@ -1,4 +1,4 @@
-"""The merge engine: each merge runs in a worker process, which can be killed and dies with the service."""
+"""The merge engine: runs each merge in a worker process, which can be killed and dies with the service."""
 
 import hashlib
 import importlib.metadata
@@ -27,13 +27,13 @@ from shared.storage.blobs import Store
 
 MOST_CONVERSATIONS = 100
 GROWTH, ALLOWANCE_BYTES = 4, 2**30
-"""A worker may send so many times the bytes of its inputs (a byte becomes four at most), and so many more."""
+"""A worker may store `GROWTH` times the bytes of its inputs (a byte becomes at most four), plus the allowance."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @contextmanager
 def served(store: Store, job: MergeJob) -> Iterator[tuple["StoreServer", list[int]]]:
-    """Serve a worker while the block runs; yield the server, and the descriptors that the worker inherits."""
+    """Serve a worker's store requests in a context; yield the server and the worker's descriptors."""
     pairs = [socket.socketpair() for _ in range(CHANNELS)]
     server = StoreServer(store, job)
     threads = [threading.Thread(target=server.serve, args=(Channel(ours),), daemon=True) for ours, _ in pairs]
@@ -42,13 +42,13 @@ def served(store: Store, job: MergeJob) -> Iterator[tuple["StoreServer", list[in
     try:
         yield server, [theirs.fileno() for _, theirs in pairs]
     finally:
-        for ours, theirs in pairs:  # a thread that waits for the store ends after it, and with it the last reference
+        for ours, theirs in pairs:  # a thread still in a store call ends after it and drops the last reference
             theirs.close()
             Channel(ours).close()
 
 
 class StoreServer:
-    """Answers the requests of one worker; each channel has a thread of its own."""
+    """Answers a worker's store requests, with one thread per channel."""
 
     def __init__(self, store: Store, job: MergeJob) -> None:
         self._store = store
@@ -59,14 +59,14 @@ class StoreServer:
         self._lock = threading.Lock()
 
     def check_results(self, files: Iterable[FileEntry]) -> None:
-        """Raise Permanent `engine_failed` unless the worker has put each of these files in this job."""
+        """Raise Permanent `engine_failed` unless the worker stored all these files during this job."""
         with self._lock:
             for file in files:
                 if self._stored.get(file.digest) != file.size_bytes:
                     raise Permanent("engine_failed", f"The worker reported {file.path}, which it has not stored.")
 
     def serve(self, channel: Channel) -> None:
-        """Answer until the worker ends, or sends what is no request."""
+        """Answer requests until the worker ends or sends an invalid one."""
         try:
             while True:
                 self._answer(channel, channel.receive())
@@ -108,7 +108,7 @@ class StoreServer:
         return out
 
     def _put(self, channel: Channel, digest: str, size_bytes: int) -> None:
-        """Create a blob from the parts that follow; it becomes visible only if they have the announced digest."""
+        """Store a blob from the parts that follow; it becomes visible only if they match the announced digest."""
         if not _DIGEST.fullmatch(digest) or size_bytes < 0:
             raise Permanent("internal_error", f"{digest[:80]} is not a digest.")
         file = FileEntry(path="blob", digest=digest, size_bytes=size_bytes)
@@ -122,7 +122,7 @@ class StoreServer:
         if asked:
             upload = _Upload(channel, file)
             try:
-                if stored:  # who knows only a digest must not be able to read the blob
+                if stored:  # knowing only a digest must not give read access to the blob
                     for _part in upload.parts():
                         pass
                 else:
@@ -132,7 +132,7 @@ class StoreServer:
             except Exception:
                 upload.await_question()
                 raise
-            self._record(file)  # before the answer, after which another channel may read it
+            self._record(file)  # before the answer, because other channels may read the blob afterwards
             channel.send({})
 
     def _record(self, file: FileEntry) -> None:
@@ -141,7 +141,7 @@ class StoreServer:
             self._readable[(file.digest, "")] = file
 
     def _has(self, file: FileEntry) -> bool:
-        """Return whether the worker has had all bytes of a blob: it is an input of the job, or was sent in it."""
+        """Return whether the worker has had a blob's bytes: as an input of the job, or by sending them."""
         with self._lock:
             known = list(self._readable.values())
         return any((blob.digest, blob.size_bytes) == (file.digest, file.size_bytes) for blob in known)
@@ -161,13 +161,13 @@ class StoreServer:
 
 
 class _Upload:
-    """The parts of a blob that a worker sends, each answered when it has arrived, the last message by the caller."""
+    """The parts of a blob that a worker sends. Each gets an answer on arrival; the caller answers the last message."""
 
     def __init__(self, channel: Channel, file: FileEntry) -> None:
         self._channel, self._file, self._answered = channel, file, True
 
     def parts(self) -> Iterator[memoryview]:
-        """Yield the parts; raise at the end if they are not what was announced, so that nothing is committed."""
+        """Yield the parts; raise at the end if they differ from the announcement, so that the upload fails."""
         hasher, left = hashlib.sha256(), self._file.size_bytes
         while self._receive() or left:
             if self._length != min(PART_BYTES, left):
@@ -185,7 +185,7 @@ class _Upload:
             raise Permanent("digest_mismatch", reason, found=digest)
 
     def await_question(self) -> None:
-        """Wait until the worker waits for an answer, which will be an error."""
+        """Discard the pending part until the worker waits for an answer, so that it receives the error."""
         if self._answered and self._receive():
             for start in range(0, self._length, PART_BYTES):
                 self._channel.receive_into(memoryview(bytearray(min(PART_BYTES, self._length - start))))
@@ -202,16 +202,16 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # glibc keeps freed memory for the next tensor, in one arena: fresh pages would cost more than the merge does.
+    # Keep freed memory for the next tensor, in one arena: new pages would cost more time than the merge itself.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
-    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads would take the cores that the store's server needs
+    "OMP_WAIT_POLICY": "PASSIVE",  # busy-waiting threads would take cores from the store's server
 }
 
 
 class WorkerEngine:
-    """Runs each merge in a worker process (implements `ports.MergeEngine`)."""
+    """Runs merges in worker processes (implements `ports.MergeEngine`)."""
 
     def __init__(
         self, store: Store, *, log_path: Path, threads: int | None, memory_limit_bytes: int | None, timeout_s: float
@@ -228,11 +228,11 @@ class WorkerEngine:
         )
 
     def library_versions(self) -> dict[str, str]:
-        """Return the versions, without build label, of the libraries that decide the bytes of a merge."""
+        """Return the versions, without build labels, of the libraries that determine a merge's bytes."""
         return {name: importlib.metadata.version(name).partition("+")[0] for name in LIBRARIES}
 
     async def merge(self, job: MergeJob, progress: ReportProgress) -> MergeResult:
-        """Return the merged model, stored and verified (see `ports.MergeEngine`)."""
+        """Return the merged model, stored and verified but not committed (see `ports.MergeEngine`)."""
         path = job.scratch_dir / "job.json"
         path.write_text(dump_job(job), encoding="utf-8")
         with served(self._store, job) as (server, descriptors):
@@ -252,7 +252,7 @@ class WorkerEngine:
 
 
 def dump_job(job: MergeJob) -> str:
-    """Return a job as JSON, for a file: lists of files are too long for a command line."""
+    """Convert a job to JSON for a file, because lists of files are too long for a command line."""
 
     def to_json(value: Any) -> Any:
         return str(value) if isinstance(value, Path) else value.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""The inputs of a merge: two folders in the store, and local copies of their small files."""
+"""The inputs of a merge: base and checkpoint in the store, and local copies of their small files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from shared.errors import Permanent
 
 @dataclass(frozen=True)
 class MergeInputs:
-    """Base and checkpoint of a job: the folders in the store, their headers, and local copies of their small files."""
+    """A job's base and checkpoint: folders in the store, headers, and local folders with their small files."""
 
     job: MergeJob
     base_folder: RemoteFolder
@@ -25,12 +25,12 @@ class MergeInputs:
 
     @property
     def adapter(self) -> Path:
-        """Return the local file of the LoRA's weights."""
+        """Return the local path of the LoRA's weights."""
         return self.checkpoint / domain.ADAPTER_WEIGHTS
 
 
 def open_inputs(store: Blobs, job: MergeJob, progress: OnProgress) -> MergeInputs:
-    """Read headers and configurations, reject unsuitable ones, then fetch the other small files.
+    """Read headers and configurations, reject unsuitable inputs, then download the small files.
 
     Raises:
         Permanent: The checkpoint is rejected.

@@ -1,4 +1,4 @@
-"""Runs a model whose weights are in the store: each module's are read when it is called and released afterwards."""
+"""Runs a model with weights in the store: each module's weights are read for its call and then released."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,22 +10,22 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 Load = Callable[[str], torch.Tensor]
 META = torch.device("meta")
 READ_BY_OWNER = (torch.nn.Conv1d,)
-"""Modules that are not called: the module that holds them uses their weights."""
+"""Modules without calls of their own: their parent uses their weights."""
 WRAPPED = (".base_layer", ".original_module")
 
 
 def base_name(name: str) -> str:
-    """Return the name in the base of a parameter in a model with a LoRA around it."""
+    """Return the base's name for a parameter of the LoRA-wrapped model."""
     for inserted in WRAPPED:
         name = name.replace(inserted, "")
     return name.removeprefix("base_model.model.")
 
 
 def missing_parameters(name: str, module: torch.nn.Module) -> list[tuple[torch.nn.Module, str, str]]:
-    """Return the parameters that a module needs but does not hold, as (owner, name in the owner, name in the base).
+    """Return a module's parameters without data, as (owner, name in the owner, name in the base).
 
-    A LoRA layer also reads the layer that it wraps (DoRA takes the norm of its weight), and linear attention passes the
-    weights of its convolution to a function, so those are included.
+    A LoRA layer also reads the layer it wraps (DoRA takes the norm of its weight), and linear attention passes its
+    convolutions' weights to a function, so those count too.
     """
     owners = [(name, module)]
     owners += [(f"{name}.{child}", part) for child, part in module.named_children() if isinstance(part, READ_BY_OWNER)]
@@ -40,12 +40,11 @@ def missing_parameters(name: str, module: torch.nn.Module) -> list[tuple[torch.n
 
 
 def read_on_demand(model: torch.nn.Module, load: Load) -> set[str]:
-    """Make every module read its own weights when it is called.
+    """Make each module read its weights when called.
 
     Returns:
-        The modules that were not called yet; it shrinks as they are. An operation on weights that were never read may
-        give numbers from uninitialised memory, without an error. What a LoRA saves a copy of is not included: while
-        the LoRA is active, only the copy is called.
+        The modules not called yet; the set shrinks with each call. Unread weights could give numbers from uninitialised
+        memory without an error. Originals of modules that the LoRA replaces are not included.
     """
     unread: set[str] = set()
     for name, module in model.named_modules():
@@ -80,17 +79,17 @@ def _load_while_called(
 
 
 def read_all(model: torch.nn.Module, load: Load) -> None:
-    """Read all weights at once, for a model whose modules use each other's weights."""
+    """Read all weights at once, for models whose modules use each other's weights."""
     for name, module in model.named_modules():
         for owner, parameter, stored in missing_parameters(name, module):
             setattr(owner, parameter, torch.nn.Parameter(load(stored), requires_grad=False))
 
 
 def compute_logits(model: Any, prompts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the float32 logits at every position of every prompt, from one batch, so that weights are read once.
+    """Return float32 logits [positions, vocabulary] per prompt, from one batch, so that weights are read once.
 
     Raises:
-        NotImplementedError: A weight was missing when it was used.
+        NotImplementedError: A weight was missing when used.
     """
     ids = torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)
     mask = torch.zeros_like(ids)
@@ -106,7 +105,7 @@ def compute_logits(model: Any, prompts: Sequence[torch.Tensor]) -> list[torch.Te
 def run_module_by_module(build: Callable[[], Any], load: Load, compute: Callable[[Any], Any]) -> Any:
     """Return the result of `compute` on a model with weights read on demand.
 
-    `build` returns the model without weights. If reading on demand fails, all weights are read into memory.
+    `build` returns the model without weights. If reading on demand fails, all weights are loaded into memory.
     """
     model = build()
     unread = read_on_demand(model, load)
@@ -114,7 +113,7 @@ def run_module_by_module(build: Callable[[], Any], load: Load, compute: Callable
         computed = compute(model)
         if not unread:
             return computed
-    except (NotImplementedError, RuntimeError):  # torch's errors for a tensor without data
+    except (NotImplementedError, RuntimeError):  # torch raises these for tensors without data
         pass
     del model
     model = build()

@@ -1,4 +1,4 @@
-"""The base without weights, wrapped in the real LoRA: PEFT's expected tensors, and its merge of one layer."""
+"""The LoRA on a base without weights: the tensors that PEFT expects, and PEFT's merge of single layers."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -21,17 +21,17 @@ from services.merger.domain import AdapterValues, ExpectedTensors
 
 ADAPTER = "default"
 SAVED_BUFFERS = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias|causal_mask)$")
-"""Masks that older versions of transformers saved with a model; the installed version lists only some of them."""
+"""Attention masks that older transformers versions saved as tensors; the installed version knows only some of them."""
 META = torch.device("meta")
 
 
 def read_config(folder: Path) -> Any:
-    """Return a model's configuration, whichever version of the library wrote it; code in its folder is not run."""
+    """Read a model's configuration, from any version of transformers; code in the folder is not run."""
     return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def all_settings(config: Any) -> dict[str, Any]:
-    """Return all settings, including those that the library does not write: they may name code on a hub."""
+    """Return all settings, including unsaved ones, which may name code on a hub."""
     parts = [config, *(part for name in config.sub_configs if (part := getattr(config, name, None)) is not None)]
     return {
         **config.to_dict(),
@@ -41,7 +41,7 @@ def all_settings(config: Any) -> dict[str, Any]:
 
 
 def empty_base(folder: Path, rows: int | None = None) -> Any:
-    """Return a model without memory for its weights; `rows` is the size of its embedding if that changed."""
+    """Return a model without memory for weights; `rows` overrides the size of its embedding."""
     config = read_config(folder)
     if rows is not None:
         config.get_text_config().vocab_size = rows
@@ -50,7 +50,7 @@ def empty_base(folder: Path, rows: int | None = None) -> Any:
 
 
 def tied_modules(model: Any) -> list[str]:
-    """Return the modules that share one matrix, the embedding first; empty if the base ties nothing."""
+    """Return the modules that share one weight matrix, the embedding first; empty if the base ties none."""
     if not model.config.get_text_config().tie_word_embeddings:
         return []
     shared = (model.get_input_embeddings(), model.get_output_embeddings())
@@ -58,7 +58,7 @@ def tied_modules(model: Any) -> list[str]:
 
 
 def expected_tensors(model: Any) -> ExpectedTensors:
-    """Return the tensors that the files of a base may hold; the second of two tied tensors may be missing."""
+    """Return the tensors that a base's files may hold; aliases of tied tensors may be missing."""
     state = model.state_dict()
     return ExpectedTensors(
         {name: tuple(tensor.shape) for name, tensor in state.items()},
@@ -68,9 +68,9 @@ def expected_tensors(model: Any) -> ExpectedTensors:
 
 
 def ignored_tensors(model: Any, unknown: Iterable[str]) -> set[str]:
-    """Return those unknown tensors that transformers skips on loading without a warning.
+    """Return the unknown tensors that transformers skips on loading without a warning.
 
-    These are computed buffers that older versions saved (`rotary_emb.inv_freq`, attention masks), and heads that the
+    Examples are buffers that older versions saved (`rotary_emb.inv_freq`, attention masks), and heads that the
     architecture does not use (`mtp`).
     """
     names = set(unknown)
@@ -81,7 +81,7 @@ def ignored_tensors(model: Any, unknown: Iterable[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class ExpectedAdapter:
-    """The tensors of a LoRA's file and the modules that it changes, by its configuration and its base."""
+    """The tensors and changed modules of a LoRA, derived from its configuration and base."""
 
     shapes: dict[str, tuple[int, ...]]
     modules: list[str]
@@ -95,7 +95,7 @@ def expected_adapter(base: Path, adapter: Path, rows: int) -> ExpectedAdapter:
     """
     config = PeftConfig.from_pretrained(str(adapter))
     config.inference_mode = False
-    with torch.device("meta"):  # else PEFT allocates what the configuration says before its tensors are compared
+    with torch.device("meta"):  # otherwise PEFT allocates unchecked sizes from the configuration
         wrapped = get_peft_model(empty_base(base, rows), config, adapter_name=ADAPTER, low_cpu_mem_usage=True)
     state = get_peft_model_state_dict(wrapped, adapter_name=ADAPTER, save_embedding_layers=False)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -110,7 +110,7 @@ def adapted_modules(wrapped: Any) -> Iterator[tuple[str, Any]]:
 
 
 def read_adapter_values(adapter_weights: Path) -> AdapterValues:
-    """Return which tensors of a LoRA hold NaN or infinity, and which modules have A or B equal to zero."""
+    """Return the tensors of a LoRA with NaN or infinity, and the modules with a zero A or B."""
     non_finite: list[str] = []
     zero: dict[str, bool] = {}
     other = False
@@ -130,7 +130,7 @@ def read_adapter_values(adapter_weights: Path) -> AdapterValues:
 
 @contextmanager
 def adapters_kept_in_place() -> Iterator[None]:
-    """Keep PEFT from moving the real LoRA to the meta device of its base, which would discard its values."""
+    """Keep PEFT from moving the LoRA to its base's meta device, which would discard the LoRA's values."""
     original = BaseTunerLayer._move_adapter_to_device_of_base_layer  # noqa: SLF001 - PEFT has no switch for this
     BaseTunerLayer._move_adapter_to_device_of_base_layer = lambda *_args, **_kwargs: None  # noqa: SLF001
     try:
@@ -140,9 +140,9 @@ def adapters_kept_in_place() -> Iterator[None]:
 
 
 def load_unmerged(base: Path, adapter: Path, rows: int | None = None) -> Any:
-    """Return a base without weights, wrapped in the real LoRA, all in float32.
+    """Return a base without weights, wrapped in the LoRA with its weights, all in float32.
 
-    PEFT keeps weights of the base that the LoRA's file includes in the precision of the file.
+    The conversion covers base weights in the LoRA's file, which PEFT loads in the file's precision.
     """
     with adapters_kept_in_place():
         wrapped = PeftModel.from_pretrained(
@@ -152,11 +152,11 @@ def load_unmerged(base: Path, adapter: Path, rows: int | None = None) -> Any:
 
 
 class LayerwiseMerge:
-    """Merges a LoRA adapter into its base model, one float32 tensor at a time, with PEFT's own code.
+    """Merges a LoRA into its base with PEFT's own code, one float32 tensor at a time.
 
     Args:
-        wrapped: PEFT model with its LoRA weights loaded and the base model on the meta device.
-        replacements: Tensors that replace tensors of the base model.
+        wrapped: PEFT model with LoRA weights; its base is on the meta device.
+        replacements: Tensors that replace those of the base.
     """
 
     def __init__(self, wrapped: Any, replacements: Replacements | None = None) -> None:
@@ -172,14 +172,13 @@ class LayerwiseMerge:
         self._pending = {*self._layers, *self._saved}
 
     def changes(self, name: str) -> bool:
-        """Return whether the merge changes a tensor of the base model."""
+        """Return whether the merge changes a tensor of the base."""
         return name in self._layers or name in self._saved or name in self._replacements
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """Return the merged float32 tensor for a tensor of the base; the tensor itself if nothing changes it.
+        """Return the merged float32 tensor for a base tensor, or the same tensor if nothing changes it.
 
-        The result is checked for NaN and infinity once, when it is rounded: PEFT's own check takes longer than its
-        merge.
+        NaN and infinity are checked later, when rounding: PEFT's own check takes longer than its merge.
         """
         self._pending.discard(name)
         if name in self._saved:
@@ -202,5 +201,5 @@ class LayerwiseMerge:
         return merged
 
     def unmerged(self) -> list[str]:
-        """Return the adapted tensors that were not merged: their training would be lost."""
+        """Return adapted tensors not merged yet; any left at the end would lose their training."""
         return sorted(self._pending)

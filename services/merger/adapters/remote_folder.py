@@ -1,4 +1,4 @@
-"""A folder in the store, read without a local copy: small files whole, weights by ranges, verified by digest."""
+"""A folder in the store, read without a local copy: small files whole, weights in ranges, verified by digest."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ OnProgress = Callable[[int, int], None]
 
 
 class RemoteFolder:
-    """A folder in the object store, read without a local copy."""
+    """A folder in the object store: ranges and streams are read without a local copy."""
 
     def __init__(self, store: Blobs, folder: Folder) -> None:
         self._store = store
@@ -22,21 +22,21 @@ class RemoteFolder:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Return the size of each file in bytes."""
+        """Return file sizes in bytes by path."""
         return {path: file.size_bytes for path, file in self._files.items()}
 
     def entry(self, path: str) -> FileEntry:
-        """Return the manifest's entry of a file."""
+        """Return a file's manifest entry."""
         return self._files[path]
 
     def fetch(self, paths: Sequence[str], into: Path, progress: OnProgress | None = None) -> Path:
-        """Download files into a local folder, verify them, and return the folder."""
+        """Download and verify files into a local folder; return the folder."""
         into.mkdir(parents=True, exist_ok=True)
         self._store.fetch_files([self._files[path] for path in paths], into, self._prefix, progress)
         return into
 
     def read(self, path: str, start: int, length: int) -> bytearray:
-        """Return a range of a file; the caller verifies it."""
+        """Return a range of a file, not verified."""
         out = bytearray(length)
         self._store.read_into(self._files[path], start, memoryview(out), self._prefix)
         return out
@@ -44,14 +44,14 @@ class RemoteFolder:
     def stream(self, path: str, lengths: Sequence[int]) -> Iterator[memoryview]:
         """Yield consecutive pieces of a whole file, reading one piece ahead.
 
-        A piece is valid until the next one is requested: two buffers hold them in turn.
+        Two alternating buffers hold the pieces: each is valid until the next is requested.
 
         Args:
             path: The file.
-            lengths: Sizes of the pieces; their sum is the size of the file.
+            lengths: Sizes of the pieces in bytes; their sum is the file size.
 
         Raises:
-            Permanent: `digest_mismatch`, after the last piece: results computed from the pieces must not be committed.
+            Permanent: `digest_mismatch`, after the last piece: discard results computed from the pieces.
         """
         file, hasher = self._files[path], hashlib.sha256()
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:

@@ -1,4 +1,4 @@
-"""Renders probe conversations with chat templates (external code) in a separate process, under limits."""
+"""Renders probe conversations with chat templates, which are external code, in a separate, limited process."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -11,23 +11,23 @@ from shared.errors import Permanent
 from shared.serving.chat_templates import ChatTemplates
 
 Render = Callable[[str, Mapping[str, Any], Sequence[Conversation], datetime], list[str]]
-"""Returns conversations rendered with a template and its variables, at an instant."""
+"""Renders conversations with a template and its variables, for a given time."""
 LIMIT_S = 10.0
-"""Seconds of processor time of one rendering, which takes milliseconds."""
+"""CPU seconds for one rendering, which normally takes milliseconds."""
 
 
 @dataclass
 class FixedClock:
-    """A clock that stands still: templates may print the date, and are rendered before and after the merge."""
+    """A clock that stands still: templates may print the date, and renderings before and after a merge are compared."""
 
     instant: datetime
 
     def now(self) -> datetime:
-        """Return the instant."""
+        """Return the fixed time."""
         return self.instant
 
     def monotonic(self) -> float:
-        """Return 0: no time passes."""
+        """Return 0."""
         return 0.0
 
 
@@ -37,11 +37,11 @@ def render_all(
     conversations: Sequence[Conversation],
     now: datetime,
 ) -> list[str]:
-    """Return rendered conversations; the calling thread has no event loop.
+    """Render conversations; call this in a thread without an event loop.
 
     Raises:
-        Permanent: `bad_request` or `engine_failed`, as of `ChatTemplates.render`.
-        Transient: As of `ChatTemplates.render`.
+        Permanent: `bad_request` or `engine_failed`, from `ChatTemplates.render`.
+        Transient: From `ChatTemplates.render`.
     """
 
     async def render() -> list[str]:
@@ -57,14 +57,14 @@ def render_all(
 async def render_by(
     templates: ChatTemplates, template: str, variables: Mapping[str, Any], conversations: Sequence[Conversation]
 ) -> list[str]:
-    """Return conversations rendered by a shared child process."""
+    """Render conversations in one shared child process."""
     return [await _render_one(templates, template, variables, turns) for turns in conversations]
 
 
 async def _render_one(
     templates: ChatTemplates, template: str, variables: Mapping[str, Any], turns: Conversation
 ) -> str:
-    """Return a rendered conversation, without its system turn if the template rejects that."""
+    """Render a conversation, without its system turn if the template rejects it."""
     try:
         return await templates.render_with(template, {**variables, "messages": turns})
     except Permanent as error:

@@ -1,6 +1,6 @@
-"""Reads the headers of a folder of safetensors, without torch and without reading a weight.
+"""Reads safetensors headers of a folder, without torch and without reading weights.
 
-The format: 8 bytes little-endian length, a JSON header of that length, then the bytes of the tensors.
+A file is an 8-byte little-endian length, a JSON header of that length, then the tensors' bytes.
 """
 
 import json
@@ -24,7 +24,7 @@ from shared.errors import Permanent
 LENGTH_BYTES = 8
 FIRST_READ_BYTES = 64 * 1024
 HEADER_LIMIT_BYTES = 100_000_000
-NAME_LIMIT_BYTES = 1000  # error messages repeat the name
+NAME_LIMIT_BYTES = 1000  # names are repeated in error messages
 PROBLEM_CHARS = 1200
 BITS = {
     "F4": 4,
@@ -45,28 +45,28 @@ BITS = {
     "I64": 64,
     "F64": 64,
 }
-LARGEST = 2**63 - 1  # the limit of torch and of the safetensors library
+LARGEST = 2**63 - 1  # limit of torch and safetensors
 
 
 def read_folder(folder: RemoteFolder, config: Path) -> FolderMetadata:
-    """Return the sizes, weight headers and configuration (a local file) of a model's folder.
+    """Return file sizes, weight headers and configuration (from a local file) of a model folder.
 
     Raises:
-        Permanent: `artifact_not_found` or `truncated_weights` if its index does not name the files of its weights.
+        Permanent: `artifact_not_found` or `truncated_weights` if the index does not name the weight files.
     """
     weights = tuple(read_weights(folder, name) for name in find_weights(folder, config.parent))
     return FolderMetadata(folder.sizes, weights, read_config(config))
 
 
 def read_adapter(folder: RemoteFolder, config: Path) -> FolderMetadata:
-    """Return the sizes, the header of the file that PEFT reads, and the configuration of a LoRA's folder."""
+    """Return file sizes, the weights header and the configuration of a LoRA folder."""
     return FolderMetadata(folder.sizes, (read_weights(folder, ADAPTER_WEIGHTS),), read_config(config))
 
 
 def find_weights(folder: RemoteFolder, local: Path) -> list[str]:
-    """Return the files that transformers would load a model from: `WEIGHTS`, else those that the index names.
+    """Return the files from which transformers loads a model: `WEIGHTS`, or else those in the index.
 
-    Other safetensors in the folder (the original layout of a model, another dtype) are ignored.
+    Other safetensors in the folder (original layout, another dtype) are ignored.
     """
     if WEIGHTS in folder.sizes:
         return [WEIGHTS]
@@ -78,7 +78,7 @@ def find_weights(folder: RemoteFolder, local: Path) -> list[str]:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """Return a configuration; None if the file is not a JSON object."""
+    """Parse a configuration; None if the file is no JSON object."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -87,7 +87,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 
 def read_weights(folder: RemoteFolder, name: str) -> WeightsFile:
-    """Return the header of one file, or the error, such as a size that contradicts the header."""
+    """Return a file's header; an invalid one is returned with its `problem`."""
     size = folder.sizes[name]
     start = bytes(folder.read(name, 0, min(size, FIRST_READ_BYTES))) if size else b""
     length = int.from_bytes(start[:LENGTH_BYTES], "little")
@@ -108,11 +108,11 @@ def read_weights(folder: RemoteFolder, name: str) -> WeightsFile:
 
 
 def read_tensors(header: Mapping[str, Any]) -> dict[str, TensorInfo]:
-    """Return the tensors of a header, in the order of their bytes.
+    """Return the tensors of a header in byte order.
 
     Raises:
-        ValueError: An entry contradicts itself, or the entries overlap or leave a gap.
-        AttributeError, KeyError, TypeError: A value has another type than the format requires.
+        ValueError: An entry contradicts itself, or entries overlap or leave a gap.
+        AttributeError, KeyError, TypeError: A value has the wrong type.
     """
     metadata = header.get("__metadata__")
     if metadata is not None and not all(isinstance(value, str) for value in metadata.values()):
@@ -122,7 +122,7 @@ def read_tensors(header: Mapping[str, Any]) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     position = 0
     for name, entry in entries:
-        if len(name.encode("utf-8")) > NAME_LIMIT_BYTES:  # lone surrogates, which JSON allows, raise here
+        if len(name.encode("utf-8")) > NAME_LIMIT_BYTES:  # raises for lone surrogates, which JSON allows
             raise ValueError("the name of a tensor is too long")
         (start, end), dtype = entry["data_offsets"], entry["dtype"]
         shape = tuple(read_natural_number(extent) for extent in entry["shape"])
@@ -138,7 +138,7 @@ def read_tensors(header: Mapping[str, Any]) -> dict[str, TensorInfo]:
 
 
 def read_natural_number(value: Any) -> int:
-    """Return a size or offset of a header; raise ValueError for anything but an integer from 0 to `LARGEST`."""
+    """Return a header's size or offset; raise ValueError unless it is an integer from 0 to `LARGEST`."""
     if type(value) is not int or not 0 <= value <= LARGEST:
         msg = f"{str(value)[:20]} is not an integer from 0"
         raise ValueError(msg)
@@ -146,7 +146,7 @@ def read_natural_number(value: Any) -> int:
 
 
 def write_header(tensors: Mapping[str, TensorInfo]) -> bytes:
-    """Return the length and header of a file that holds these tensors in this order."""
+    """Return the length prefix and header of a file with these tensors in this order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, info in tensors.items():
@@ -157,5 +157,5 @@ def write_header(tensors: Mapping[str, TensorInfo]) -> bytes:
         }
         position += info.size_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    text += b" " * (-len(text) % 8)  # aligns the tensors
     return len(text).to_bytes(LENGTH_BYTES, "little") + text

@@ -24,7 +24,7 @@ MERGED = "merged"
 
 
 class StoredArtifacts:
-    """Artifacts in the store, with scratch folders on the local disk (implements `ports.Artifacts`)."""
+    """Artifacts in the store, with scratch folders on local disk (implements `ports.Artifacts`)."""
 
     def __init__(self, store: Store, work_dir: Path, sources: Sources, attester: Attester, trust: Trust) -> None:
         self._store = store
@@ -34,7 +34,7 @@ class StoredArtifacts:
         self.scratch_dirs = ScratchDirs(self._scratch_root)
 
     def find_merged(self, output_key: str) -> tuple[MergedManifest, ArtifactRef] | None:
-        """Return the committed merged model of an output key; None if there is none."""
+        """Return the committed merged model with this output key; None if there is none."""
         key = self._commits.key(MERGED, output_key)
         data = self._store.find(key)
         if data is None:
@@ -43,9 +43,9 @@ class StoredArtifacts:
         return MergedManifest.model_validate_json(data), ref
 
     def open_base(self, base: BaseModelRef) -> Folder:
-        """Return the files of a base model.
+        """Return a base model's files.
 
-        The reference names the manifest of the folder, or the manifest of its import, which names the folder.
+        `base.uri` names the manifest of the base's folder, or of its import.
 
         Raises:
             Permanent: `unknown_base` if it does not exist, `base_mismatch` if its digest is not the declared one.
@@ -62,12 +62,12 @@ class StoredArtifacts:
         return self.open_folder(imported.folder)
 
     def open_folder(self, ref: ArtifactRef, progress: ReportProgress | None = None) -> Folder:
-        """Return the files of a folder.
+        """Return a folder's files.
 
-        A folder outside the store (`hf://`, `file://`) is copied into it first, once for each digest.
+        A folder outside the store (`hf://`, `file://`) is first copied into it, once per digest.
 
         Raises:
-            Permanent: It does not exist, has another digest, or exceeds the quota of folders (`too_large`).
+            Permanent: The folder does not exist, has another digest, or exceeds the quota (`too_large`).
         """
 
         def report(done: float, total: float) -> None:
@@ -81,10 +81,10 @@ class StoredArtifacts:
         return folder
 
     def read_texts(self, folder: Folder, names: Sequence[str]) -> Mapping[str, str]:
-        """Return the texts of a folder's existing files; invalid UTF-8 is replaced.
+        """Return the texts of the named files that exist; invalid UTF-8 is replaced.
 
         Raises:
-            Permanent: `artifact_not_found`, also if one is too large; `digest_mismatch`.
+            Permanent: `artifact_not_found` if a file is missing in the store or too large; `digest_mismatch`.
         """
         return {
             file.path: self._store.get(
@@ -102,7 +102,7 @@ class StoredArtifacts:
         return self._store.key_of(uri).partition("manifests/")[0]
 
     def commit(self, manifest: MergedManifest) -> tuple[MergedManifest, ArtifactRef]:
-        """Attest and write the manifest, create-only; return the committed one: another replica may have been first."""
+        """Attest and write a manifest, create-only; return the stored one, which may be another replica's."""
         materials = [
             Material(name="base", digest=manifest.base.digest, uri=manifest.base.uri),
             Material(name=manifest.weights.kind, digest=manifest.weights.ref.digest, uri=manifest.weights.ref.uri),
@@ -113,7 +113,7 @@ class StoredArtifacts:
         return self._commits.commit(self._commits.key(MERGED, manifest.output_key), manifest, about)
 
     def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
-        """Return an empty folder for one unit of work; it is removed afterwards."""
+        """Yield an empty folder for one job; it is removed afterwards."""
         return self.scratch_dirs.open(name)
 
 

@@ -1,4 +1,4 @@
-"""Writes a merged model shard by shard into the store, with at most two shards and one float32 tensor in memory."""
+"""Writes a merged model into the store shard by shard, with at most two shards and one float32 tensor in memory."""
 
 import json
 import math
@@ -33,40 +33,40 @@ Progress = Callable[[int, int], None]
 
 
 class TensorMerge(Protocol):
-    """Merges one tensor of the base at a time."""
+    """Merges the base's tensors, one at a time."""
 
     def changes(self, name: str) -> bool:
-        """Return whether a tensor must be merged as a whole; others may be passed in parts."""
+        """Return whether a tensor is merged and must be passed whole; others may come in parts."""
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """Return the merged float32 tensor, or the tensor itself if nothing changes it."""
+        """Return the merged float32 tensor, or the same tensor if nothing changes it."""
 
     def unmerged(self) -> list[str]:
-        """Return the adapted tensors that were not merged."""
+        """Return adapted tensors not merged yet."""
 
 
 class UnchangedWeights:
-    """Full weights: every tensor is kept as it is."""
+    """Keeps full weights unchanged."""
 
     def changes(self, name: str) -> bool:  # noqa: ARG002 - the protocol's signature
-        """Return False: nothing is changed."""
+        """Return False."""
         return False
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - the protocol's signature
-        """Return the tensor itself."""
+        """Return the same tensor."""
         return weight
 
     def unmerged(self) -> list[str]:
-        """Return nothing: no tensor is merged."""
+        """Return an empty list."""
         return []
 
 
 class UnmergedModulesError(Exception):
-    """A module that the adapter changes has no tensor in the base: its training would be lost."""
+    """The base has no tensor for a module that the adapter changes, so its training would be lost."""
 
 
 class NonFiniteError(Exception):
-    """A tensor holds NaN or infinity, possibly because its numbers exceed the range of the saved dtype."""
+    """A tensor holds NaN or infinity, possibly because values exceed the range of the saved dtype."""
 
     def __init__(self, name: str, dtype: SaveDtype) -> None:
         super().__init__(f"{name} is not finite as {dtype}")
@@ -74,7 +74,7 @@ class NonFiniteError(Exception):
 
 
 class Shard:
-    """One file in memory, header included; tensors are rounded directly into its buffer.
+    """A safetensors file in memory; tensors are rounded directly into its buffer.
 
     Args:
         tensors: Its tensors, in order.
@@ -93,20 +93,20 @@ class Shard:
 
     @staticmethod
     def size_of(tensors: Mapping[str, TensorInfo]) -> int:
-        """Return the size of the file in bytes."""
+        """Return the file size in bytes, including the header."""
         return len(write_header(tensors)) + sum(info.size_bytes for info in tensors.values())
 
     @property
     def is_full(self) -> bool:
-        """Return whether all tensors were written."""
+        """Return whether all tensors are written."""
         return self._position == len(self.data) and not self._ends
 
     def append(self, name: str, tensor: torch.Tensor, dtype: SaveDtype) -> bytes | None:
-        """Round a tensor, or its next part, into the buffer; return its digest once it is complete.
+        """Round a tensor or its next part into the buffer; return the tensor's digest once complete.
 
         Raises:
-            NonFiniteError: It is not finite in the saved dtype.
-            ValueError: It has more numbers than the plan of this file allows.
+            NonFiniteError: The result is not finite in the saved dtype.
+            ValueError: There are more numbers than planned.
         """
         info = self._tensors[name]
         size = tensor.numel() * DTYPES[info.dtype].itemsize
@@ -129,14 +129,14 @@ class Shard:
 
 
 class ShardWriter:
-    """Fills shards in order and uploads each while the next one is filled."""
+    """Fills shards in order and uploads each while filling the next."""
 
     def __init__(self, store: Blobs, tensors: Mapping[str, TensorInfo], limit_bytes: int, dtype: SaveDtype) -> None:
         self._store, self._tensors, self._dtype = store, tensors, dtype
         sizes = [(name, info.size_bytes) for name, info in tensors.items()]
         self._plan = [{name: tensors[name] for name in names} for names in plan_shards(sizes, limit_bytes)]
         self._buffers: SimpleQueue[bytearray] = SimpleQueue()
-        for first in range(min(2, len(self._plan))):  # one is filled while the other is uploaded
+        for first in range(min(2, len(self._plan))):  # one to fill, one to upload
             self._buffers.put(bytearray(max(Shard.size_of(shard) for shard in self._plan[first::2])))
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="upload")
         self._upload: Future[FileEntry] | None = None
@@ -146,7 +146,7 @@ class ShardWriter:
         self.digests: Digests = {}
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Add the next tensor, or its next part."""
+        """Add the next tensor or its next part."""
         position = len(self._files) + (self._upload is not None)
         path = shard_name(position, len(self._plan))
         if self._shard is None:
@@ -167,7 +167,7 @@ class ShardWriter:
             self._buffers.put(shard.buffer)
 
     def finish(self) -> list[FileEntry]:
-        """Wait until everything is stored; return all files, including the index that several shards need."""
+        """Wait for all uploads; return all files, with an index if there are several shards."""
         self._wait()
         if len(self._files) < len(self._plan):
             raise AssertionError("some tensors were never added")
@@ -196,25 +196,25 @@ def write_merged(
     progress: Progress,
     ignored: Collection[str] = (),
 ) -> tuple[list[FileEntry], Digests, Digests]:
-    """Write every tensor of `source`, merged and rounded once to `dtype`, into the store.
+    """Write all tensors of `source`, merged and rounded once to `dtype`, into the store.
 
     Args:
-        store: Destination of the shards.
-        source: Source of the tensors; each of its files is read once, in order, and verified.
+        store: The store.
+        source: Folder of the tensors; each file is read once, in order, and verified.
         metadata: Headers and configuration of `source`.
-        merge: Returns the merged tensor for each of them.
-        shapes: Shapes in the merged model, where they differ from the source's.
-        dtype: Dtype that floating-point tensors are rounded to.
+        merge: Returns the merged tensor for a tensor.
+        shapes: Shapes in the merged model, where they differ from `source`.
+        dtype: Dtype for floating-point tensors.
         progress: Called with tensors done and in total.
-        ignored: Tensors that are read, because their file is verified as a whole, but not written.
+        ignored: Tensors not written; they are read, because files are verified as a whole.
 
     Returns:
-        The files, and the digests of the tensors that were read and of those that were written.
+        The files, and the digests of tensors read and written.
 
     Raises:
-        LeftOverError: an adapted module was never met.
-        NonFiniteError: a merged tensor holds NaN or infinity.
-        Permanent: `digest_mismatch`; nothing that was written may be committed.
+        UnmergedModulesError: The base lacks a tensor for an adapted module.
+        NonFiniteError: A merged tensor holds NaN or infinity.
+        Permanent: `digest_mismatch`; nothing written may be committed.
     """
     planned = {
         name: saved_as(info, shapes.get(name, info.shape), dtype)
@@ -236,11 +236,11 @@ def write_merged(
 
 
 def saved_as(info: TensorInfo, shape: tuple[int, ...], dtype: SaveDtype) -> TensorInfo:
-    """Return the dtype, shape and size of a tensor once saved; only floating point changes its width."""
+    """Return dtype, shape and size of a saved tensor; only floating point changes its dtype."""
     kind = SAVED[dtype] if info.dtype in FLOATING_DTYPES else info.dtype
     return TensorInfo(kind, shape, math.prod(shape) * DTYPES[kind].itemsize)
 
 
 def dump_json(value: Mapping[str, Any]) -> bytes:
-    """Return JSON in the format of `transformers`: indented, sorted, with a final newline."""
+    """Format JSON like `transformers`: indented, sorted, with a final newline."""
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

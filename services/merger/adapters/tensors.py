@@ -1,4 +1,4 @@
-"""Reads tensors from the store: all of a file in order, or a single one by name."""
+"""Reads tensors from the store: all of a file in order, or single ones by name."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ DTYPES = {
 }
 RUN_BYTES = 16 * 1024 * 1024
 Digests = dict[str, bytes]
-"""XXH3 of the bytes of each tensor, computed while the SHA-256 of its file is verified.
+"""XXH3 digests of tensors' bytes by name, computed while the SHA-256 of their file is verified.
 
-It detects a second read that returns other bytes. It never leaves the process, so it need not resist attacks, and it
-costs a tenth of another SHA-256.
+They detect a second read that returns other bytes. They never leave the process, so they need not resist attacks, and
+cost a tenth of SHA-256.
 """
 
 
@@ -43,7 +43,7 @@ def tensor_of(data: bytearray | memoryview, info: TensorInfo) -> torch.Tensor:
 def is_finite(tensor: torch.Tensor) -> bool:
     """Return whether all numbers are finite.
 
-    NaN and infinity are always minimum or maximum, and `aminmax` takes 1/40 of the time of `isfinite`.
+    NaN and infinity always appear as minimum or maximum, and `aminmax` takes 1/40 of the time of `isfinite`.
     """
     if tensor.numel() == 0:
         return True
@@ -53,9 +53,9 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive elements of a tensor: all in its shape, or the next ones of a large tensor, flat.
+    """A whole tensor, or a flat run of elements of a large one.
 
-    It is valid until the next one is requested.
+    Valid until the next part is requested.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive bytes of a tensor."""
+    """A byte range of a tensor."""
 
     name: str
     start: int
@@ -77,13 +77,13 @@ def stream_tensors(
     digests: Digests,
     is_needed_whole: Callable[[str], bool] = lambda _name: True,
 ) -> Iterator[Part]:
-    """Yield every tensor of a file in the order of its bytes, and add their digests to `digests`.
+    """Yield a file's tensors in byte order, and add their digests to `digests`.
 
     Args:
-        folder: The folder of the file.
-        file: Its header.
-        digests: Receives the digest of each tensor.
-        is_needed_whole: Returns whether a tensor must be yielded in one part; others are cut at `RUN_BYTES`.
+        folder: The file's folder.
+        file: The file's header.
+        digests: Receives each tensor's digest.
+        is_needed_whole: Returns whether a tensor must not be cut; others are cut at `RUN_BYTES`.
 
     Raises:
         Permanent: `digest_mismatch`, after the last tensor.
@@ -91,7 +91,7 @@ def stream_tensors(
     runs = plan_runs(file, is_needed_whole)
     lengths = [file.data_start, *(sum(span.size_bytes for span in run) for run in runs)]
     pieces = folder.stream(file.path, lengths)
-    next(pieces)  # the header, which was read before
+    next(pieces)  # the header, read before
     hasher = xxhash.xxh3_128()
     for run in runs:
         piece, offset = next(pieces), 0
@@ -103,7 +103,7 @@ def stream_tensors(
                 hasher.reset()
             yield Part(span.name, tensor_of(data, part_of(info, span)))
             offset += span.size_bytes
-    for _ in pieces:  # there is none: exhausting the iterator verifies the digest of the file
+    for _ in pieces:  # verifies the file's digest; there is no further piece
         raise AssertionError(file.path)
 
 
@@ -115,7 +115,7 @@ def part_of(info: TensorInfo, span: Span) -> TensorInfo:
 
 
 def plan_runs(file: WeightsFile, is_needed_whole: Callable[[str], bool]) -> list[list[Span]]:
-    """Group the tensors of a file into reads of about `RUN_BYTES`: one read per small tensor would take too long.
+    """Group a file's tensors into reads of about `RUN_BYTES`, because one read per small tensor is too slow.
 
     A larger tensor that is not needed whole is cut into several reads.
     """
@@ -135,7 +135,7 @@ def plan_runs(file: WeightsFile, is_needed_whole: Callable[[str], bool]) -> list
 
 @dataclass(frozen=True)
 class Replacements:
-    """Tensors of a checkpoint that replace the base's: names in the base to names in the checkpoint's file."""
+    """Checkpoint tensors that replace base tensors: `names` maps base names to names in `file`."""
 
     file: Path
     names: Mapping[str, str]
@@ -144,7 +144,7 @@ class Replacements:
         return name in self.names
 
     def get(self, name: str) -> torch.Tensor | None:
-        """Return the tensor that replaces the base's `name`; None if there is none."""
+        """Return the replacement of a base tensor; None if there is none."""
         if name not in self.names:
             return None
         with safe_open(str(self.file), framework="pt") as file:
@@ -153,7 +153,7 @@ class Replacements:
 
 
 class TensorReader:
-    """Reads single tensors as float32 and verifies each against the digest from the read of its whole file."""
+    """Reads single tensors as float32 and verifies each against its digest from the verified read of its file."""
 
     def __init__(
         self, folder: RemoteFolder, metadata: FolderMetadata, digests: Digests, replacements: Replacements | None = None
@@ -176,7 +176,7 @@ class TensorReader:
         """Return a tensor; floating point is converted to float32.
 
         Raises:
-            ArithmeticError: Its bytes are not those that were read when its file was verified.
+            ArithmeticError: The bytes differ from the verified read.
         """
         replacement = None if self._replacements is None else self._replacements.get(name)
         if replacement is not None:

@@ -1,6 +1,6 @@
-"""Tokenizers of model folders: compares two of them, and renders and encodes the probe conversation.
+"""Compares the tokenizers of two model folders, and renders and encodes the probe conversation.
 
-A chat template is code from outside, so it is rendered in a process of its own, under limits.
+A chat template is external code and is rendered in a separate, limited process.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,22 +22,22 @@ from shared.errors import Permanent
 from shared.runtime.worker import limited_time
 
 LARGEST_ID = 2**22 - 1
-"""Libraries allocate memory for every id up to the largest: 8 GiB for an id of 2**31. Large vocabularies have 2**18."""
+"""Largest token ID. Libraries allocate memory up to the largest ID: 8 GiB for 2**31; large vocabularies have 2**18."""
 TOKENIZER_LIMIT_S = 120.0
-"""On a busy machine some seconds are normal."""
+"""Seconds for a tokenizer; some seconds are normal on a busy machine."""
 
 
 _render: Render = render_all
 
 
 def render_by(render: Render | None) -> None:
-    """Render templates by this function from now on; None is a child process of this process."""
+    """Set the function that renders templates; None restores a child process of this process."""
     global _render  # noqa: PLW0603 - a confined worker starts no process, and the checks that render do not know that
     _render = render or render_all
 
 
 def time_limit() -> AbstractContextManager[None]:
-    """Return a context that limits the time of a tokenizer, whose regular expressions are external code."""
+    """Limit the time of a tokenizer's code, because its regular expressions are external."""
     reason = (
         f"The tokenizer was rejected: loading it and encoding a few short prompts exceeded {TOKENIZER_LIMIT_S:g} s. "
         "Its regular expressions backtrack, or its files are too large."
@@ -46,10 +46,10 @@ def time_limit() -> AbstractContextManager[None]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer of a model folder; code in the folder is not run.
+    """Return a folder's tokenizer; code in the folder is not run.
 
     Raises:
-        Permanent: `tokenizer_changed` if an id is above LARGEST_ID.
+        Permanent: `tokenizer_changed` if a token ID exceeds `LARGEST_ID`.
     """
     for token, number in _ids_in(folder):
         if type(number) is int and number > LARGEST_ID:
@@ -59,7 +59,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def _ids_in(folder: Path) -> Iterator[tuple[Any, Any]]:
-    """Yield the tokens of a tokenizer's files with their ids, as far as these have the expected form."""
+    """Yield tokens and IDs in a tokenizer's files; values of unexpected form are skipped."""
     whole, settings = read_config(folder / "tokenizer.json") or {}, read_config(folder / "tokenizer_config.json") or {}
     yield from _object(_object(whole.get("model")).get("vocab")).items()
     for name in ("vocab.json", "added_tokens.json"):
@@ -77,7 +77,7 @@ def _object(value: Any) -> dict[Any, Any]:
 
 
 def vocabulary_size(tokenizer: Any) -> int:
-    """Return the number of ids from 0 to the highest."""
+    """Return the number of IDs from 0 to the highest."""
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
@@ -87,9 +87,9 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def compare_tokenizers(base: Path, checkpoint: Path) -> tuple[int, TokenizerComparison | None]:
-    """Compare a checkpoint's own tokenizer with the base's.
+    """Compare a checkpoint's tokenizer with the base's.
 
-    Files may differ when another version of the library saved them, so the comparison is by meaning, not by bytes.
+    Library versions save different files for equal tokenizers, so behaviour is compared, not bytes.
 
     Returns:
         Size of the base's vocabulary, and the comparison; None if the checkpoint has no tokenizer.
@@ -125,7 +125,7 @@ def compare_tokenizers(base: Path, checkpoint: Path) -> tuple[int, TokenizerComp
 
 
 def render(folder: Path, now: datetime) -> Rendering:
-    """Return the digests of the rendered probe conversation and of its token ids.
+    """Return digests of the rendered probe conversation and its token IDs.
 
     Raises:
         Permanent: `tokenizer_changed` if the template cannot be rendered.
@@ -139,7 +139,7 @@ def render(folder: Path, now: datetime) -> Rendering:
 
 
 def encode_prompts(folder: Path, prompts: Sequence[str], now: datetime) -> list[torch.Tensor]:
-    """Return the token ids of the prompts, each as a user's message if the model has a chat template.
+    """Return the prompts' token IDs; a model with a chat template gets each as a user turn.
 
     Raises:
         Permanent: `tokenizer_changed` if the template cannot be rendered.
@@ -152,10 +152,10 @@ def encode_prompts(folder: Path, prompts: Sequence[str], now: datetime) -> list[
 
 
 def render_each(tokenizer: Any, conversations: Sequence[Conversation], now: datetime) -> list[str]:
-    """Return conversations rendered exactly as the tokenizer itself would.
+    """Render conversations exactly as the tokenizer would.
 
     Raises:
-        Permanent: `tokenizer_changed` if the template is broken, exceeds its limits, or rejects one of them.
+        Permanent: `tokenizer_changed` if the template is broken, exceeds its limits, or rejects a conversation.
     """
     variables = {**tokenizer.special_tokens_map, "tools": None, "documents": None, "add_generation_prompt": True}
     try:

@@ -1,4 +1,4 @@
-"""The checks that need torch: the tensors that PEFT expects on this base, their values, and the tokenizer."""
+"""Checks that need torch: the tensors that PEFT expects on this base, their values, and the tokenizer."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -28,20 +28,20 @@ CONFIG_UNUSABLE = "The checkpoint's config.json cannot be used"
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Results of the checks that the merge needs.
+    """Results of the checks, for the merge.
 
     Attributes:
-        vocabulary: The embedding of the merged model.
-        tokenizer: Where the merged model's tokenizer comes from.
-        replacements: Tensors of the LoRA's file that replace some of the base's.
-        ignored: Tensors of the files that the architecture does not use; they are not written.
-        shapes: Shapes in the merged model of the tensors that are resized.
+        vocabulary: The merged model's embedding.
+        tokenizer: Source of the merged model's tokenizer.
+        replacements: Tensors in the LoRA's file that replace the base's.
+        ignored: Tensors that the architecture does not use; not written.
+        shapes: New shapes of resized tensors.
         tied: Modules that share one matrix, the embedding first.
         token_ids: Special tokens that the configuration of full weights changes.
-        at: The instant that chat templates are rendered for.
-        rendering: The rendering by the tokenizer of the inputs.
-        prompts: Token ids of the prompts of parity.
-        end_id: Token that ends an answer by the checkpoint's tokenizer, if it is another one than the base's.
+        at: Time that chat templates are rendered for.
+        rendering: Rendering by the chosen tokenizer of the inputs.
+        prompts: Token IDs of the parity prompts.
+        end_id: End-of-text token of the checkpoint's tokenizer, if it differs from the base's.
     """
 
     vocabulary: domain.Vocabulary
@@ -61,7 +61,7 @@ def check(inputs: MergeInputs) -> CheckResult:
     """Check a checkpoint against its base, tensor by tensor.
 
     Raises:
-        Permanent: It does not fit the base, or its files cannot be read.
+        Permanent: The checkpoint does not fit the base, or its files cannot be read.
     """
     model, rows, tied = build_base(inputs.base)
     expected = peft_model.expected_tensors(model)
@@ -106,7 +106,7 @@ def check(inputs: MergeInputs) -> CheckResult:
 
 
 def tokenizer_folder(inputs: MergeInputs, source: domain.TokenizerSource) -> Path:
-    """Return a folder with the tokenizer of the merged model."""
+    """Return a folder with the merged model's tokenizer."""
     if source in {"base", "checkpoint"}:
         return inputs.checkpoint if source == "checkpoint" else inputs.base
     folder = inputs.job.scratch_dir / "tokenizer"
@@ -122,26 +122,26 @@ def tokenizer_folder(inputs: MergeInputs, source: domain.TokenizerSource) -> Pat
 
 @contextmanager
 def library_errors_as(code: Code, what: str) -> Iterator[None]:
-    """Convert any error of a library about a checkpoint's files into a rejection that names the kind of error.
+    """Convert library errors about a checkpoint's files into a rejection.
 
-    Use it around calls of a library only: a defect of our own code must not become a rejection.
+    Use it around library calls only, so that defects of the merger do not become rejections.
 
     Raises:
-        Permanent: With this code; `what` begins its sentence.
+        Permanent: With this code; the reason begins with `what`.
     """
     try:
         yield
     except BaseException as error:
-        is_panic = type(error).__name__ == "PanicException"  # of Rust; it does not derive from Exception
+        is_panic = type(error).__name__ == "PanicException"  # a Rust panic, which does not derive from Exception
         if not (isinstance(error, Exception) or is_panic):
             raise
-        if is_out_of_memory(error) or translate(error) is not None:  # not caused by the checkpoint
+        if is_out_of_memory(error) or translate(error) is not None:  # not the checkpoint's fault
             raise
         raise Permanent(code, f"{what}: {type(error).__name__}: {first_line(error)}.") from error
 
 
 def build_base(folder: Path) -> tuple[Any, int, list[str]]:
-    """Return the base without weights, the rows of its embedding, and the modules that share one matrix.
+    """Return the base without weights, its embedding's rows, and the modules that share one matrix.
 
     Raises:
         Permanent: `unsupported_architecture`.
@@ -162,15 +162,15 @@ def find_ignored(inputs: MergeInputs, model: Any, expected: domain.ExpectedTenso
 def check_full(
     inputs: MergeInputs, base_rows: int, expected: domain.ExpectedTensors, ignored: set[str]
 ) -> tuple[domain.Vocabulary, dict[str, Any]]:
-    """Check full weights and their settings against the base, whose embedding they may have resized.
+    """Check full weights and their settings against the base; the embedding may be resized.
 
     Returns:
-        Their vocabulary, and the special tokens that their configuration changes.
+        The vocabulary, and the special tokens that the configuration changes.
 
     Raises:
-        Permanent: They do not fit, or no model can be built from their settings.
+        Permanent: The weights do not fit, or no model can be built from their settings.
     """
-    optional = ignored | expected.aliases  # either side may hold a second copy of a tied matrix, or not
+    optional = ignored | expected.aliases  # a second copy of a tied matrix may be present on either side
     base = domain.without(inputs.base_metadata.tensors, optional)
     tensors = domain.without(inputs.checkpoint_metadata.tensors, optional)
     base_config = peft_model.read_config(inputs.base)
@@ -195,7 +195,7 @@ def check_full(
 
 
 def read_full_weights(inputs: MergeInputs, ignored: set[str]) -> tuple[list[str], Digests]:
-    """Return the tensors that hold NaN or infinity, and the digests of all; every byte is read and verified."""
+    """Read and verify all full weights; return the tensors with NaN or infinity, and all digests."""
     names: dict[str, None] = {}
     digests = Digests()
     for file in inputs.checkpoint_metadata.weights:
@@ -209,10 +209,10 @@ def check_lora(inputs: MergeInputs, base_rows: int, tied: list[str]) -> tuple[do
     """Check a LoRA's tensors against those that PEFT expects.
 
     Returns:
-        Its vocabulary, and the tensors of the base that its file includes: names in the base to names in the file.
+        The vocabulary, and included base tensors: base names to names in the LoRA's file.
 
     Raises:
-        Permanent: They do not fit, or PEFT cannot apply the configuration.
+        Permanent: The tensors do not fit, or PEFT cannot apply the configuration.
     """
     tensors, base = inputs.checkpoint_metadata.tensors, dict(inputs.base_metadata.tensors)
     for alias in tied[1:]:
@@ -242,7 +242,7 @@ def check_lora(inputs: MergeInputs, base_rows: int, tied: list[str]) -> tuple[do
 
 
 def with_tied(included: Mapping[str, str], tied: list[str]) -> dict[str, str]:
-    """Return the included tensors, where one of two tied matrices stands for both."""
+    """Add the other names of tied matrices to the included tensors."""
     names = dict(included)
     shared = [f"{name}.weight" for name in tied]
     matrix = next((names[name] for name in shared if name in names), None)
@@ -252,7 +252,7 @@ def with_tied(included: Mapping[str, str], tied: list[str]) -> dict[str, str]:
 
 
 def differing_copies(inputs: MergeInputs, included: Mapping[str, str], tied: list[str], rows: int) -> list[str]:
-    """Return the tensors of the base that a LoRA's file includes with other values in their first `rows`."""
+    """Return the included base tensors with changed values in their first `rows` rows."""
     names = []
     for original, name in sorted(included.items()):
         is_alias = original not in inputs.base_metadata.tensors
@@ -262,9 +262,9 @@ def differing_copies(inputs: MergeInputs, included: Mapping[str, str], tied: lis
 
 
 def same_rows(inputs: MergeInputs, original: str, name: str, rows: int) -> bool:
-    """Return whether the first rows of a tensor of the base equal a LoRA's copy of it; a few are read at a time.
+    """Return whether a base tensor's first rows equal the LoRA's copy, reading a few rows at a time.
 
-    A copy has the precision of training, so the base is rounded to it.
+    The base is rounded to the copy's precision, that of training.
     """
     file, start, info = inputs.base_metadata.locate(original)
     count = info.shape[0] if len(info.shape) < 2 else min(rows, info.shape[0])
@@ -295,15 +295,15 @@ def reject_differing_copies(inputs: MergeInputs, included: Mapping[str, str], ti
 
 
 def compare_tokenizers(inputs: MergeInputs) -> tuple[int, domain.TokenizerComparison | None]:
-    """Compare the checkpoint's own tokenizer with the base's; see `tokenizers.compare_tokenizers`.
+    """Compare the checkpoint's tokenizer with the base's (see `tokenizers.compare_tokenizers`).
 
     Raises:
-        Permanent: `tokenizer_changed` if one of them cannot be loaded.
+        Permanent: `tokenizer_changed` if one cannot be loaded.
     """
     with library_errors_as("tokenizer_changed", "The tokenizer cannot be loaded"):
         return tokenizers.compare_tokenizers(inputs.base, inputs.checkpoint)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, shortened to fit into a sentence."""
+    """Return the first line of an error's message, at most 300 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]

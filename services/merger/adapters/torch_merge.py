@@ -1,4 +1,4 @@
-"""Writes the merged model: every tensor, merged by PEFT's own code, from the store into shards in the store."""
+"""Writes the merged model into the store: tensors merged by PEFT's own code, and small files."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ StepProgress = Callable[[str, str], Callable[[int, int], None]]
 
 @dataclass(frozen=True)
 class Written:
-    """The files of the merged model, and the digests of the tensors that were read and written."""
+    """The merged model's files, and the digests of tensors read and written."""
 
     files: tuple[FileEntry, ...]
     read: Digests
@@ -37,7 +37,7 @@ class Written:
 
 
 def write(store: Blobs, inputs: MergeInputs, checked: CheckResult, step_progress: StepProgress) -> Written:
-    """Write the merged model into the store, not committed.
+    """Write the merged model into the store, without committing it.
 
     Raises:
         Permanent: `non_finite_weights`, `unsupported_adapter` or `digest_mismatch`.
@@ -73,11 +73,10 @@ def write(store: Blobs, inputs: MergeInputs, checked: CheckResult, step_progress
 def copy_small_files(
     store: Blobs, inputs: MergeInputs, checked: CheckResult, progress: Callable[[int, int], None]
 ) -> list[FileEntry]:
-    """Copy tokenizer and settings byte by byte; rewrite only a configuration that does not describe the merged model.
+    """Copy tokenizer and settings byte by byte; rewrite only configurations that do not describe the merged model.
 
-    That is one with another dtype, vocabulary or special token than the merged model's, or with code to import from
-    the folder. All files come from the base, except the settings of full weights and a tokenizer or chat template of
-    the checkpoint's own.
+    Rewritten are dtype, vocabulary size, special tokens and code references. Files come from the base, except settings
+    of full weights, and a tokenizer or chat template that the checkpoint changes.
     """
     paths = {path: inputs.base / path for path in inputs.base_folder.sizes if domain.is_copied(path)}
     own = {path: inputs.checkpoint / path for path in inputs.checkpoint_folder.sizes}
@@ -113,14 +112,14 @@ def copy_small_files(
 
 
 def write_config(inputs: MergeInputs, name: str, config: dict[str, Any]) -> Path:
-    """Write a configuration next to the original, which the verification still reads, and return its path."""
+    """Write a configuration to a new file, because the original is read again, and return its path."""
     path = inputs.job.scratch_dir / f"merged-{name}"
     path.write_bytes(dump_json(config))
     return path
 
 
 def merged_config(config: dict[str, Any], vocabulary: domain.Vocabulary, dtype: domain.SaveDtype) -> dict[str, Any]:
-    """Return the configuration of the merged model."""
+    """Return the merged model's configuration."""
     merged = domain.strip_remote_code(config)
     for key in ("dtype", "torch_dtype"):
         if key in merged:

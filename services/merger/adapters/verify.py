@@ -31,21 +31,21 @@ def measure_parity(
     with_effect: bool,
     progress: Progress,
 ) -> Parity:
-    """Return the parity of a model that is not merged and the merged one.
+    """Measure the parity of the merged model with base plus LoRA.
 
-    KL is KL(reference || merged), the mean over all positions, in nats.
+    KL is KL(reference || merged), averaged over all positions, in nats.
 
     Args:
         reference: Builds base plus LoRA, unmerged, without the base's weights.
-        load: Reads a weight of the base.
-        merged: Builds the merged model, without weights.
+        load: Reads a base weight.
+        merged: Builds the merged model without weights.
         load_merged: Reads a weight of the merged model.
-        prompts: Token ids.
-        with_effect: Also compare with the base alone.
+        prompts: Token IDs.
+        with_effect: Whether to measure the LoRA's own effect, against the base alone.
         progress: Called with models done and in total.
 
     Raises:
-        ArithmeticError: A model's logits are not finite, or a tensor that it read has changed.
+        ArithmeticError: Logits are not finite, or a tensor's bytes changed between reads.
     """
 
     def compute_reference(model: Any) -> tuple[list[torch.Tensor], float | None]:
@@ -64,10 +64,10 @@ def measure_parity(
 
 
 def compare(expected: Sequence[torch.Tensor], actual: Sequence[torch.Tensor]) -> Parity:
-    """Return the parity of two lists of logits (positions by vocabulary).
+    """Return the parity of two lists of logits [positions, vocabulary].
 
     Raises:
-        ArithmeticError: One of them holds NaN or infinity.
+        ArithmeticError: A side holds NaN or infinity.
     """
     largest, kl, agreeing, positions = 0.0, 0.0, 0, 0
     for reference, merged in zip(expected, actual, strict=True):
@@ -82,14 +82,14 @@ def compare(expected: Sequence[torch.Tensor], actual: Sequence[torch.Tensor]) ->
     return Parity(
         prompts=len(expected),
         max_abs_logit_difference=largest,
-        mean_kl=max(0.0, kl / positions),  # rounding can leave -1e-9
+        mean_kl=max(0.0, kl / positions),  # rounding may give -1e-9
         top1_agreement_ratio=agreeing / positions,
     )
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Measurements of the stored model."""
+    """Parity and rendering of the stored model."""
 
     parity: Parity
     rendering: Rendering
@@ -98,10 +98,10 @@ class Verification:
 def verify_stored(
     store: Blobs, inputs: MergeInputs, checked: CheckResult, written: Written, progress: Callable[[int, int], None]
 ) -> Verification:
-    """Return the parity and rendering of the stored model; every byte of it is read again.
+    """Reread every byte of the stored model; return its parity and rendering.
 
     Raises:
-        ArithmeticError: A tensor has other bytes than were written, or leads to logits that are not finite.
+        ArithmeticError: A tensor's bytes differ from those written, or logits are not finite.
     """
     folder = RemoteFolder(store, Folder("", written.files, ""))
     stored = folder.fetch([path for path in folder.sizes if domain.is_copied(path)], inputs.job.scratch_dir / "stored")
@@ -127,12 +127,12 @@ def verify_stored(
         progress=progress,
     )
     for name in sorted(merged.unread):
-        merged.load(name)  # tensors that the model did not use are verified, too
+        merged.load(name)  # verifies tensors that the model did not use
     with tokenizers.time_limit():
         return Verification(measured, tokenizers.render(stored, checked.at))
 
 
 def through_ties(reader: TensorReader, tied: list[str]) -> Load:
-    """Return a function that reads the embedding for each of the modules that share its matrix."""
+    """Return a reader that resolves tied modules to the embedding's matrix."""
     shared = {f"{name}.weight": f"{tied[0]}.weight" for name in tied}
     return lambda name: reader.load(shared.get(name, name))

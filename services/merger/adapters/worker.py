@@ -1,7 +1,7 @@
 """The worker process: `python -m services.merger.adapters.worker JOB_FILE DESCRIPTOR…`, connected to the service.
 
-It parses files from outside, so it has no key and no network: the service reads and writes for it (`StoreClient`).
-Every check that does not need torch runs before torch is imported.
+It parses external files, so it has no credentials and no network: the service accesses the store for it. Checks without
+torch run before torch is imported.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ class StoreClient:
         self._readers = ThreadPoolExecutor(len(descriptors), thread_name_prefix="store")
 
     def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:
-        """Fill `out` with a part of a blob, which the caller verifies (see `Store.read_into`)."""
+        """Fill `out` with a part of a blob, not verified (see `Store.read_into`)."""
         starts = range(0, len(out), PART_BYTES)
         if len(starts) <= 1:
             self._read_part(file, start, out, prefix)
@@ -64,7 +64,7 @@ class StoreClient:
             channel.receive_into(out)
 
     def put_blob(self, data: memoryview, name: str) -> FileEntry:
-        """Upload what is in memory as a blob, unless it is there already (see `Store.put_blob`)."""
+        """Upload bytes in memory as a blob, unless it exists (see `Store.put_blob`)."""
         entry = FileEntry(path=name, digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
         with self._channel() as channel:
             channel.send({"put": {"digest": entry.digest, "size_bytes": entry.size_bytes}})
@@ -77,7 +77,7 @@ class StoreClient:
         return entry
 
     def put_file(self, path: Path, name: str) -> FileEntry:
-        """Upload one file as a blob, unless it is there already."""
+        """Upload a file as a blob, unless it exists."""
         with path.open("rb") as file:
             if path.stat().st_size == 0:
                 return self.put_blob(memoryview(b""), name)
@@ -90,7 +90,7 @@ class StoreClient:
         prefix: str = "",
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Download files below a folder, each verified and then renamed into place (see `Store.fetch_files`)."""
+        """Download files into a folder; each is verified, then renamed into place (see `Store.fetch_files`)."""
         total, done = sum(file.size_bytes for file in files), 0
         buffer = memoryview(bytearray(min(PART_BYTES, max((file.size_bytes for file in files), default=0))))
         for file in files:
@@ -115,7 +115,7 @@ class StoreClient:
     def render(
         self, template: str, variables: Mapping[str, Any], conversations: Sequence[Conversation], now: datetime
     ) -> list[str]:
-        """Return conversations rendered by the service's sandboxed child process (see `rendering.render_all`)."""
+        """Render conversations in the service's sandboxed child process (see `rendering.render_all`)."""
         with self._channel() as channel:
             request = {
                 "template": template,
@@ -146,7 +146,7 @@ def _expect(channel: Channel) -> dict[str, Any]:
 
 
 def work(arguments: list[str]) -> dict[str, Any]:
-    """Run a job and return its result, with the peak memory of this process."""
+    """Run a job; return its result and the peak memory of this process."""
     job = parse_job(Path(arguments[0]).read_text(encoding="utf-8"))
     confine(write=[job.scratch_dir])
     store = StoreClient([int(descriptor) for descriptor in arguments[1:]])
@@ -154,7 +154,7 @@ def work(arguments: list[str]) -> dict[str, Any]:
 
 
 def parse_job(text: str) -> MergeJob:
-    """Return the job in a file that the service wrote."""
+    """Parse a job written by `engine.dump_job`."""
     fields = json.loads(text)
     return MergeJob(
         kind=fields["kind"],
@@ -168,33 +168,33 @@ def parse_job(text: str) -> MergeJob:
 
 
 def parse_folder(fields: dict[str, Any]) -> Folder:
-    """Return a folder of a job."""
+    """Parse a folder of a job."""
     return Folder(fields["digest"], tuple(FileEntry.model_validate(file) for file in fields["files"]), fields["prefix"])
 
 
 def peak_rss_bytes() -> int:
-    """Return the peak memory of this process, without the memory of the process that started it."""
+    """Return this process's peak memory in bytes, without its parent's."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
 
 
 def release_memory() -> None:
-    """Return free memory to the system: the allocator keeps it by default, because fresh pages cost time."""
-    gc.collect()  # modules form reference cycles
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+    """Return freed memory to the system; by default the allocator keeps it, because new pages cost time."""
+    gc.collect()  # modules are in reference cycles
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if trim is not None:
         trim(0)
 
 
 def step_progress(step: str, unit: str) -> Any:
-    """Return a function that reports the progress of a step."""
+    """Return a function that reports progress of a step."""
     return lambda done, total: report_progress(step=step, done=done, total=total, unit=unit)
 
 
 def merge(store: Blobs, job: MergeJob, render: Render | None = None) -> dict[str, Any]:
     """Check the inputs, write the merged model into the store, verify it there, and return the result as JSON data.
 
-    `render` renders chat templates; by default it is a child process of this one.
+    `render` renders chat templates; None uses a child process.
     """
     inputs = open_inputs(store, job, step_progress("download", "bytes"))
 

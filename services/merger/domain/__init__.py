@@ -1,4 +1,4 @@
-"""Pure decisions of the merger: rejections, shard boundaries, parity."""
+"""The merger's pure decisions: output keys, shard sizes, file selection, and rejections."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -81,9 +81,9 @@ from services.merger.domain.weights import (
 
 SaveDtype = Literal["bfloat16", "float16", "float32"]
 
-REVISION = 7  # increase it if the same inputs would lead to other bytes or another verdict
+REVISION = 7  # increase it when the same inputs give other bytes or another verdict
 SMALL_FILE_BYTES = 128 * 1024**2
-"""Most bytes of a file that is not weights: the largest tokenizers have a third of it."""
+"""Most bytes of a file without weights; the largest tokenizers have a third of it."""
 SHARD_LIMIT_BYTES = 512_000_000
 SMALL_SHARD_BYTES = 32_000_000
 TOKENIZER_FILES = frozenset(
@@ -116,7 +116,7 @@ def plan_output_key(
     library_versions: Mapping[str, str],
     hyperparameters: Mapping[str, Any],
 ) -> str:
-    """Return the digest of everything that decides the outcome of a merge."""
+    """Return the digest of all inputs that determine a merge's outcome."""
     return digest_of_json(
         {
             "step": "merge",
@@ -134,10 +134,10 @@ def plan_output_key(
 
 
 def plan_shard_limit(source_sizes: Sequence[int], output_bytes: int) -> int:
-    """Return the size limit of an output shard, so that a merge needs less memory than two of the largest source shard.
+    """Return the size limit of output shards, so that a merge needs less memory than two of the largest source shard.
 
-    One shard is filled while the previous one is uploaded: together half of the largest source shard. The rest is for
-    the tensor that is read, the next one, and a layer in float32. An output that fits into one shard is not cut.
+    One shard is filled while the previous is uploaded; together they take half of the largest source shard. The rest is
+    for source tensors and a float32 layer. An output that fits one shard is not cut.
     """
     largest = max(source_sizes, default=0)
     if output_bytes <= min(SHARD_LIMIT_BYTES, max(largest, SMALL_SHARD_BYTES)):
@@ -146,7 +146,7 @@ def plan_shard_limit(source_sizes: Sequence[int], output_bytes: int) -> int:
 
 
 def plan_shards(sizes: Sequence[tuple[str, int]], limit_bytes: int = SHARD_LIMIT_BYTES) -> list[list[str]]:
-    """Group tensors, in their order, into shards of at most `limit_bytes`; a larger tensor gets its own shard."""
+    """Group tensors in order into shards of at most `limit_bytes`; a larger tensor gets its own shard."""
     shards: list[list[str]] = []
     free_bytes = 0
     for name, size in sizes:
@@ -159,7 +159,7 @@ def plan_shards(sizes: Sequence[tuple[str, int]], limit_bytes: int = SHARD_LIMIT
 
 
 def shard_name(position: int, total: int) -> str:
-    """Return the name of a shard as `transformers` expects it; `position` counts from 0."""
+    """Return a shard's file name in `transformers` format; `position` counts from 0."""
     return WEIGHTS if total == 1 else f"model-{position + 1:05d}-of-{total:05d}.safetensors"
 
 
@@ -169,7 +169,7 @@ def is_tokenizer_file(path: str) -> bool:
 
 
 def takes_from_checkpoint(path: str, source: TokenizerSource) -> bool:
-    """Return whether a tokenizer file comes from the checkpoint; otherwise, it comes from the base."""
+    """Return whether a tokenizer file comes from the checkpoint instead of the base."""
     if source in {"template", "tokenizer"}:
         return (path in TEMPLATE_FILES) == (source == "template")
     return source == "checkpoint"
@@ -178,20 +178,20 @@ def takes_from_checkpoint(path: str, source: TokenizerSource) -> bool:
 def tokenizer_files(
     base: Sequence[FileEntry], checkpoint: Sequence[FileEntry], source: TokenizerSource
 ) -> list[FileEntry]:
-    """Return the tokenizer files that the merged model must have."""
+    """Return the tokenizer files of the merged model."""
     kept = [file for file in base if not takes_from_checkpoint(file.path, source)]
     own = [file for file in checkpoint if takes_from_checkpoint(file.path, source)]
     return [file for file in (*kept, *own) if is_tokenizer_file(file.path)]
 
 
 def is_copied(path: str) -> bool:
-    """Return whether a file is copied into the merged model unchanged; weights are not."""
+    """Return whether a file is copied into the merged model; weights are not."""
     plain = PurePosixPath(path)
     return len(plain.parts) == 1 and plain.suffix in COPIED_SUFFIXES and path not in NOT_COPIED
 
 
 def assess_small_files(sizes: Mapping[str, int]) -> Rejection | None:
-    """Reject configurations, tokenizers and templates above the size limit of such files: they are read whole."""
+    """Reject configurations, tokenizers and templates above `SMALL_FILE_BYTES`, because they are read whole."""
     for path in sorted(sizes):
         if (is_copied(path) or path == WEIGHTS_INDEX) and sizes[path] > SMALL_FILE_BYTES:
             reason = f"{path} has {sizes[path]} bytes; the limit of files that are not weights is {SMALL_FILE_BYTES}."
@@ -200,18 +200,18 @@ def assess_small_files(sizes: Mapping[str, int]) -> Rejection | None:
 
 
 def strip_remote_code(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of a configuration without the setting that makes engines import code from the folder."""
+    """Copy a configuration without the setting that makes engines import code from the folder."""
     return {key: deepcopy(value) for key, value in config.items() if key != "auto_map"}
 
 
 def tokenizer_digest(files: Sequence[FileEntry]) -> str:
-    """Return one digest of the bytes of all tokenizer and chat template files."""
+    """Return a digest over all tokenizer and chat template files."""
     tokenizer_files = sorted((file.path, file.digest) for file in files if is_tokenizer_file(file.path))
     return digest_of_json([{"path": path, "digest": digest} for path, digest in tokenizer_files])
 
 
 def weights_bytes(files: Sequence[FileEntry]) -> int:
-    """Return the total size of the weights among some files."""
+    """Return the total bytes of weights files."""
     return sum(file.size_bytes for file in files if file.path.endswith(".safetensors"))
 
 

@@ -1,6 +1,6 @@
-"""The checks before any heavy work: each is a pure function that returns a rejection or None.
+"""Checks of files and headers before heavy work; each returns a rejection or None.
 
-PEFT itself silently accepts missing keys, another base's LoRA, all-zero matrices, NaN and pickles.
+They are needed because PEFT silently accepts missing keys, another base's LoRA, all-zero matrices, NaN and pickles.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
-# What packed and rounded weights are stored as. I64 and BOOL are not: a model may hold counters and masks.
+# Dtypes of packed and rounded weights. I64 and BOOL are missing: models may hold counters and masks.
 INTEGER_DTYPES = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "U64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"})
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor in the header of a safetensors file; `dtype` is the format's own name (`BF16`, `F32`, …)."""
+    """A tensor in a safetensors header; `dtype` is the format's name (`BF16`, `F32`, …)."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -35,18 +35,18 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """One safetensors file: its tensors, or why it cannot be read."""
+    """A safetensors file: its tensors, or why it is unreadable."""
 
     path: str
     tensors: Mapping[str, TensorInfo]
     problem: str | None = None
     data_start: int = 0
-    """Offset of the bytes of the tensors, which follow each other in order, without a gap."""
+    """Offset of the tensors' bytes, which are contiguous and in order."""
 
 
 @dataclass(frozen=True)
 class FolderMetadata:
-    """Sizes, weight headers and configuration of a folder; no weight is loaded."""
+    """File sizes, weight headers and configuration of a folder, without weights."""
 
     sizes: Mapping[str, int]
     weights: tuple[WeightsFile, ...]
@@ -54,11 +54,11 @@ class FolderMetadata:
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
-        """Return all tensors of all files, in the order of the files."""
+        """Return the tensors of all files, in file order."""
         return {name: info for file in self.weights for name, info in file.tensors.items()}
 
     def locate(self, name: str) -> tuple[str, int, TensorInfo]:
-        """Return the file that holds a tensor, and its offset and header entry there."""
+        """Return a tensor's file, offset and header entry."""
         file = next(file for file in self.weights if name in file.tensors)
         start = file.data_start
         for tensor, info in file.tensors.items():
@@ -70,16 +70,16 @@ class FolderMetadata:
 
 @dataclass(frozen=True)
 class AdapterValues:
-    """Properties of the values of a LoRA's tensors."""
+    """Findings about the values of a LoRA's tensors."""
 
     non_finite: tuple[str, ...]
     zero_modules: tuple[str, ...]
     modules: int
-    has_other_weights: bool  # saved modules or magnitudes, which may change a model without any A and B
+    has_other_weights: bool  # saved modules or magnitudes, which change a model without A and B
 
 
 def assess_files(kind: CheckpointKind, sizes: Mapping[str, int]) -> Rejection | None:
-    """Reject pickles, empty files, and folders without the files that their kind needs."""
+    """Reject pickles, empty files, and folders without required files."""
     for path in sorted(sizes):
         if PurePosixPath(path).suffix.lower() in PICKLE_SUFFIXES:
             reason = f"{path} is a pickle."
@@ -97,7 +97,7 @@ def assess_files(kind: CheckpointKind, sizes: Mapping[str, int]) -> Rejection | 
 
 
 def assess_weights_present(sizes: Mapping[str, int]) -> Rejection | None:
-    """Reject a model's folder with neither weights nor an index; transformers would find no weights in it."""
+    """Reject a model folder from which transformers would load no weights."""
     if WEIGHTS in sizes or WEIGHTS_INDEX in sizes:
         return None
     reason = f"The folder contains neither {WEIGHTS} nor {WEIGHTS_INDEX}."
@@ -105,7 +105,7 @@ def assess_weights_present(sizes: Mapping[str, int]) -> Rejection | None:
 
 
 def assess_weights_files(files: Sequence[WeightsFile]) -> Rejection | None:
-    """Reject a file that its header does not describe."""
+    """Reject unreadable weights files."""
     for file in files:
         if file.problem:
             reason = f"{file.path} is not usable: {file.problem}."
@@ -114,7 +114,7 @@ def assess_weights_files(files: Sequence[WeightsFile]) -> Rejection | None:
 
 
 def assess_base_identity(declared: BaseModelRef, stored_digest: str) -> Rejection | None:
-    """Reject a checkpoint whose declared base differs from the store's."""
+    """Reject a checkpoint whose declared base differs from the stored one."""
     if declared.digest == stored_digest:
         return None
     reason = f"The checkpoint was trained on {declared.name} {declared.digest}, but the store has {stored_digest}."
@@ -122,7 +122,7 @@ def assess_base_identity(declared: BaseModelRef, stored_digest: str) -> Rejectio
 
 
 def assess_base_files(sizes: Mapping[str, int]) -> Rejection | None:
-    """Reject a base without a configuration or without weights."""
+    """Reject a base without configuration or weights."""
     if MODEL_CONFIG in sizes:
         return assess_weights_present(sizes)
     reason = f"The base has no {MODEL_CONFIG}."
@@ -130,7 +130,7 @@ def assess_base_files(sizes: Mapping[str, int]) -> Rejection | None:
 
 
 def assess_base(base: FolderMetadata) -> Rejection | None:
-    """Reject architectures that cannot be merged, and quantised weights: rounding a sum to 4 bits loses the LoRA."""
+    """Reject architectures that cannot be merged, and quantised bases: rounding to 4 bits would lose the LoRA."""
     config = base.config or {}
     if config.get("transformers_weights"):
         reason = f"The base's config.json names its weights by transformers_weights; name them {WEIGHTS}."
@@ -144,7 +144,7 @@ def assess_base(base: FolderMetadata) -> Rejection | None:
 
 
 def assess_quantised(owner: str, tensors: Mapping[str, TensorInfo]) -> Rejection | None:
-    """Reject weights with a dtype of quantised weights."""
+    """Reject weights in a dtype of quantised weights."""
     for name, info in tensors.items():
         if info.dtype in INTEGER_DTYPES:
             reason = f"The {owner}'s tensor {name} is stored as {info.dtype}."
@@ -153,11 +153,11 @@ def assess_quantised(owner: str, tensors: Mapping[str, TensorInfo]) -> Rejection
 
 
 def assess_tied(adapted: Sequence[str], tied: Sequence[str]) -> Rejection | None:
-    """Reject a change of one of two tied matrices: PEFT's merge changes both, or unties them silently.
+    """Reject a change of one of two tied matrices: PEFT's merge would change both, or silently untie them.
 
     Args:
-        adapted: Names of the modules that the LoRA changes, on this base.
-        tied: Names of the modules that share one matrix in this base.
+        adapted: Modules of this base that the LoRA changes.
+        tied: Modules of this base that share one matrix.
     """
     affected = sorted(set(adapted) & set(tied))
     if not affected:
@@ -169,7 +169,7 @@ def assess_tied(adapted: Sequence[str], tied: Sequence[str]) -> Rejection | None
 def assess_adapter_tensors(
     tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
 ) -> Rejection | None:
-    """Reject a LoRA whose tensors are not those that PEFT derives from its configuration on this base."""
+    """Reject a LoRA unless its tensors are those that PEFT derives from its configuration on this base."""
     missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unexpected:
         reason = (
@@ -182,12 +182,12 @@ def assess_adapter_tensors(
 
 
 def base_tensor_name(name: str) -> str:
-    """Return the name in the base of a tensor that PEFT copied into a LoRA's file."""
+    """Return the base's name for a tensor that PEFT copied into a LoRA's file."""
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def duplicate_of(name: str) -> str | None:
-    """Return the tensor of a LoRA's file that another duplicates: PEFT saves resized modules several times."""
+    """Return the name that a tensor duplicates, because PEFT saves resized modules several times; None if none."""
     for inserted in (".modules_to_save.", ".original_module."):
         if inserted in name:
             return name.replace(inserted, ".")
@@ -195,7 +195,7 @@ def duplicate_of(name: str) -> str | None:
 
 
 def assess_base_copies(differing: Sequence[str]) -> Rejection | None:
-    """Reject a LoRA whose file includes a changed copy of the base's own weights, such as the embedding."""
+    """Reject a LoRA that includes changed copies of base weights, such as the embedding."""
     if not differing:
         return None
     reason = f"The LoRA's file contains {differing[0]} with other values than this base."
@@ -205,7 +205,7 @@ def assess_base_copies(differing: Sequence[str]) -> Rejection | None:
 def first_shape_mismatch(
     tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], by: str = "this base"
 ) -> Rejection | None:
-    """Reject the first tensor with an unexpected shape; `by` names the source of the expectation in the reason."""
+    """Reject the first tensor with an unexpected shape; `by` names the expectation's source in the reason."""
     for name in sorted(expected):
         if tensors[name].shape != expected[name]:
             actual, required = list(tensors[name].shape), list(expected[name])
@@ -215,7 +215,7 @@ def first_shape_mismatch(
 
 
 def assess_adapter_values(values: AdapterValues) -> Rejection | None:
-    """Reject a LoRA that contains NaN or infinity, and one that changes nothing."""
+    """Reject a LoRA that contains NaN or infinity, or changes nothing."""
     rejection = assess_finite(values.non_finite)
     if rejection:
         return rejection
@@ -226,7 +226,7 @@ def assess_adapter_values(values: AdapterValues) -> Rejection | None:
 
 
 def assess_finite(non_finite: Sequence[str]) -> Rejection | None:
-    """Reject weights with NaN or infinity, naming the first tensor."""
+    """Reject weights with NaN or infinity."""
     if not non_finite:
         return None
     reason = f"{non_finite[0]} contains NaN or infinity ({len(non_finite)} such tensors)."

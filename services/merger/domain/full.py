@@ -1,4 +1,4 @@
-"""The checks of full weights: the architecture and the tensors must be the base's."""
+"""Checks of full weights: architecture and tensors must match the base."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,35 +8,37 @@ from services.merger.domain.checks import MODEL_CONFIG, TensorInfo, first_shape_
 
 GENERATION_CONFIG = "generation_config.json"
 OWN_SETTINGS = frozenset({MODEL_CONFIG, GENERATION_CONFIG})
-"""Files that are taken from full weights; the base's generation_config.json is used if they have none."""
+"""Files taken from full weights; a missing generation_config.json comes from the base."""
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# A full fine-tune may differ from its base in these, at any depth: what is served has the fine-tune's own.
+# Settings in which a full fine-tune may differ from its base, at any depth; the served ones are the fine-tune's.
 FREE_CONFIG_KEYS = frozenset(
     {
-        "_attn_implementation_autoset",  # written by some versions only
+        "_attn_implementation_autoset",  # only some versions write it
         "_name_or_path",
-        "auto_map",  # never served
+        "auto_map",  # removed before serving
         "dtype",
         "rope_theta",
         "torch_dtype",
         "transformers_version",
         "use_cache",
-        "vocab_size",  # compared with the embedding's rows and the tokenizer
+        "vocab_size",  # compared with embedding and tokenizer
         *TOKEN_IDS,
     }
 )
 NOTE_PREFIXES = ("unsloth_",)
-"""Keys that a trainer leaves in config.json as a note. Any other unknown key counts as a setting, although transformers
-may not know it: serving engines read more keys than it does."""
+"""Prefixes of config.json keys that trainers leave as notes.
+
+Other unknown keys count as settings, because serving engines read more keys than transformers does.
+"""
 
 
 def assess_full_config(config: Mapping[str, Any], base_config: Mapping[str, Any]) -> Rejection | None:
-    """Reject full weights whose architecture settings are not the base's: shapes alone would not show it.
+    """Reject full weights with other architecture settings than the base; tensor shapes alone would not show this.
 
     Args:
-        config: As the library reads it, so that the version that wrote the file makes no difference.
-        base_config: The base's, read in the same way.
+        config: All settings as transformers reads them, so that versions do not matter.
+        base_config: The base's settings, read the same way.
     """
     settings, base = architecture_settings(config), architecture_settings(base_config)
     different = sorted(key for key in settings.keys() | base.keys() if settings.get(key) != base.get(key))
@@ -54,17 +56,17 @@ def architecture_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: architecture_settings(value) if isinstance(value, Mapping) else value
         for key, value in settings.items()
-        if key not in FREE_CONFIG_KEYS and not str(key).startswith(NOTE_PREFIXES)  # labels are by number
+        if key not in FREE_CONFIG_KEYS and not str(key).startswith(NOTE_PREFIXES)  # keys of labels are numbers
     }
 
 
 def changed_token_ids(config: Mapping[str, Any], base_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the special tokens of a full fine-tune's configuration that differ from its base's."""
+    """Return the special tokens in which a full fine-tune differs from its base."""
     return {key: config[key] for key in TOKEN_IDS if config.get(key) not in (None, base_config.get(key))}
 
 
 def with_end(generation: Mapping[str, Any], end_id: int | None) -> dict[str, Any]:
-    """Return the end tokens of a LoRA with an own end token: the base's, and the LoRA's."""
+    """Return the generation settings' end tokens with the LoRA's end token added."""
     ends = generation.get("eos_token_id")
     known = ends if isinstance(ends, list) else [ends]
     return {"eos_token_id": [each for each in dict.fromkeys((*known, end_id)) if each is not None]}
@@ -73,7 +75,7 @@ def with_end(generation: Mapping[str, Any], end_id: int | None) -> dict[str, Any
 def assess_full_tensors(
     tensors: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
 ) -> Rejection | None:
-    """Reject full weights without the base's tensors, with others, or with other shapes than expected."""
+    """Reject full weights with missing, additional or differently shaped tensors."""
     missing, unexpected = sorted(base.keys() - tensors.keys()), sorted(tensors.keys() - base.keys())
     if missing or unexpected:
         reason = (
@@ -87,12 +89,12 @@ def assess_full_tensors(
 def assess_tied_copies(
     tensors: Mapping[str, TensorInfo], digests: Mapping[str, bytes], tied: Sequence[str]
 ) -> Rejection | None:
-    """Reject full weights with different copies of a matrix that the base ties: engines would serve either of them.
+    """Reject full weights with different copies of a tied matrix, because engines may serve either.
 
     Args:
-        tensors: The headers of the full weights.
-        digests: Digests of the bytes of each tensor.
-        tied: Names of the modules that share one matrix in this base, the embedding first.
+        tensors: Headers of the full weights.
+        digests: Digest of each tensor's bytes.
+        tied: Modules of the base that share one matrix, the embedding first.
     """
     first, *aliases = (f"{name}.weight" for name in tied) if tied else ("",)
     for alias in aliases:

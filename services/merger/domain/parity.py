@@ -1,4 +1,4 @@
-"""Parity: the logits of the stored merged model must match those of base plus LoRA, unmerged."""
+"""Parity: the stored merged model's logits must match those of base plus LoRA, unmerged."""
 
 import math
 from dataclasses import dataclass
@@ -26,23 +26,23 @@ PROBE_CONVERSATION = (
 
 @dataclass(frozen=True)
 class ParityLimits:
-    """Limits of the difference between the merged model and base plus LoRA.
+    """Limits of the difference between merged model and base plus LoRA.
 
-    Rounding the merged weights once to bfloat16 costs a small model a mean KL of about 0.005 and some 5 % of the
-    most likely tokens, although every tensor is correct to the last bit; float16 costs a thousandth of that.
+    Rounding to bfloat16 costs a small model about 0.005 mean KL and 5 % of the most likely tokens, even if all tensors
+    are correct to the last bit; float16 costs a thousandth of that.
     """
 
     max_mean_kl: float = 0.05
-    """Highest mean divergence of the merged model from base and LoRA, in nats per token."""
+    """Highest mean KL from base plus LoRA to the merged model, in nats per token."""
     min_top1_agreement_ratio: float = 0.85
-    """Least share of positions at which both have the same likeliest token."""
+    """Lowest share of positions with the same most likely token."""
     max_lost_ratio: float = 0.25
-    """Most of the LoRA's own effect (as mean KL) that may be lost, where the loss is above `ignored_mean_kl`."""
+    """Largest part of the LoRA's effect (mean KL) that may be lost; checked above `ignored_mean_kl`."""
     ignored_mean_kl: float = 0.01
 
 
 def assess_parity(parity: Parity, limits: ParityLimits) -> Rejection | None:
-    """Reject a merged model whose logits differ from those of base plus LoRA; no evidence is a rejection, too."""
+    """Reject a merged model whose logits differ from base plus LoRA, or were not compared."""
     numbers = parity.model_dump()
     if parity.prompts == 0:
         return Rejection("parity_failed", "Parity was not measured: no prompt was compared.", numbers)

@@ -1,4 +1,4 @@
-"""Serving settings against the model that they are for: its chat template, a conversation with tools, its context."""
+"""Checks serving settings against the model: chat template, tool conversation and context length."""
 
 import json
 import re
@@ -47,7 +47,7 @@ TOOL_CONVERSATION = (
     },
     {"role": "tool", "name": "find_parcel", "tool_call_id": "call73011", "content": '{"state": "held at hub 5514"}'},
 )
-"""A conversation as the engine gives it to a template: the arguments of a call are an object."""
+"""A tool conversation in the form that engines pass to templates: call arguments are an object."""
 _MARKS = {
     "the tool": "Return the state of a parcel.",
     "the question": "Where is my parcel?",
@@ -63,12 +63,12 @@ _CALLS = {
         r"<tool_call>\s*<function=find_parcel>\s*<parameter=parcel>\s*K-9027\s*</parameter>\s*</function>\s*</tool_call>"
     ),
 }
-"""How a template writes the call, by the parser that reads this form: others are not told apart with certainty."""
+"""Pattern of a rendered call, by the parser for it; other forms are ambiguous."""
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """Serving settings in a model's files."""
+    """Chat template, special tokens and context length in a model's files."""
 
     template: str | None = None
     special_tokens: Mapping[str, str] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class ModelDescription:
 
 
 def describe_model(texts: Mapping[str, str]) -> ModelDescription:
-    """Return the settings in the texts of `DESCRIBING_FILES`; missing files are left out."""
+    """Parse the texts of `DESCRIBING_FILES`; missing files are ignored."""
     config, tokenizer = _object(texts.get(MODEL_CONFIG)), _object(texts.get(TOKENIZER_CONFIG))
     template = texts.get(TEMPLATE_FILE) or tokenizer.get("chat_template")
     if isinstance(template, list):
@@ -99,13 +99,13 @@ def _object(text: str | None) -> dict[str, Any]:
 
 
 def _token(value: Any) -> str:
-    """Return a special token's text; tokenizers write it plain or as an object with `content`."""
+    """Return a special token's text, stored as a string or as an object with `content`."""
     text = value.get("content") if isinstance(value, dict) else value
     return text if isinstance(text, str) else ""
 
 
 def _context(config: Mapping[str, Any]) -> int | None:
-    """Return the longest context that the positions of a model reach; None where they are scaled or not declared."""
+    """Return the context length of the model's position embeddings; None if scaled or not declared."""
     for part in (config, config.get("text_config")):
         if not isinstance(part, Mapping):
             continue
@@ -118,7 +118,7 @@ def _context(config: Mapping[str, Any]) -> int | None:
 
 
 def assess_context(settings: ServingSettings, model: ModelDescription) -> Rejection | None:
-    """Reject a context that is longer than the model's."""
+    """Reject a context longer than the model's."""
     asked, own = settings.context_tokens, model.context_tokens
     if asked is None or own is None or asked <= own:
         return None
@@ -127,7 +127,7 @@ def assess_context(settings: ServingSettings, model: ModelDescription) -> Reject
 
 
 def assess_template(settings: ServingSettings, model: ModelDescription) -> Rejection | None:
-    """Reject settings that need a chat template, for a model that has none."""
+    """Reject settings that need a chat template if the model has none."""
     if model.template is not None or not (settings.tool_parser or settings.template_options):
         return None
     name = "tool_parser" if settings.tool_parser else "template_options"
@@ -136,7 +136,7 @@ def assess_template(settings: ServingSettings, model: ModelDescription) -> Rejec
 
 
 def assess_variables(settings: ServingSettings, variables: Collection[str]) -> Rejection | None:
-    """Reject options that the chat template does not read: the engine would ignore them."""
+    """Reject template options that the chat template does not read, because engines would ignore them."""
     unknown = sorted(set(settings.template_options) - set(variables))
     if not unknown:
         return None
@@ -146,7 +146,7 @@ def assess_variables(settings: ServingSettings, variables: Collection[str]) -> R
 
 
 def assess_tool_rendering(text: str) -> Rejection | None:
-    """Reject a rendered tool conversation from which a part is missing."""
+    """Reject a rendered tool conversation with a missing part."""
     missing = [part for part, mark in _MARKS.items() if mark not in text]
     if not missing:
         return None
@@ -155,10 +155,10 @@ def assess_tool_rendering(text: str) -> Rejection | None:
 
 
 def assess_call_form(text: str, parser: str) -> Rejection | None:
-    """Reject a rendered call that is not in the form which the named parser reads, as far as its form is known."""
+    """Reject a rendered call that the chosen parser cannot read, as far as its format is known."""
     call = _call_of(text)
     markers = CALL_MARKERS.get(parser, ())
-    other = parser in ("hermes", "qwen3_json") and "<function=" in call  # the tags of both, but no JSON in them
+    other = parser in ("hermes", "qwen3_json") and "<function=" in call  # same tags, but no JSON inside
     if not markers or (any(marker in call for marker in markers) and not other):
         return None
     fitting = find_tool_parser(text)
@@ -171,9 +171,9 @@ def assess_call_form(text: str, parser: str) -> Rejection | None:
 
 
 def _call_of(text: str) -> str:
-    """Return the part between the question and the tool's result, where a template writes the call; else all of it.
+    """Return the text between question and tool result, where templates write the call; else all of it.
 
-    Instructions about tools, which name the form as well, come before the question.
+    Tool instructions, which may show the format too, come before the question.
     """
     _, _, after = text.rpartition(_MARKS["the question"])
     call, result, _ = after.partition(_MARKS["the tool's result"])
@@ -181,7 +181,7 @@ def _call_of(text: str) -> str:
 
 
 def find_tool_parser(text: str) -> str | None:
-    """Return the parser of the calls that a template writes; None unless exactly one is certain."""
+    """Return the only parser that certainly fits a template's calls; None otherwise."""
     if assess_tool_rendering(text) is not None:
         return None
     matches = [parser for parser, pattern in _CALLS.items() if re.search(pattern, text)]
@@ -192,8 +192,8 @@ def plan_settings_key(merged: Digest, settings: ServingSettings | None) -> Diges
     """Return the output key of a merged model with other serving settings.
 
     Args:
-        merged: output key of the merged model.
-        settings: the settings of the version; None if none of those of the files is left.
+        merged: Output key of the merged model.
+        settings: The version's settings; None if none remain.
     """
     serving = settings.model_dump(mode="json", exclude_none=True) if settings is not None else None
     return digest_of_json({"step": "settings", "merged": merged, "serving": serving})

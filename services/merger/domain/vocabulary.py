@@ -1,4 +1,4 @@
-"""Which tokenizer and chat template a merged model gets, and whether its vocabulary fits the embedding."""
+"""Chooses the merged model's tokenizer and chat template, and checks that its vocabulary fits the embedding."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,24 +8,26 @@ from decisions.checkpoints.rejection import Rejection
 from services.merger.domain.checks import TensorInfo
 
 TokenizerSource = Literal["base", "checkpoint", "template", "tokenizer"]
-"""Where tokenizer files come from: one folder, or the chat template from the checkpoint and the rest from the base, or
-the tokenizer from the checkpoint and the chat template from the base."""
+"""Source of the tokenizer files.
+
+`template`: chat template from the checkpoint, all else from the base. `tokenizer`: the reverse.
+"""
 CHAT_TEMPLATE = "chat template"
 ANSWER_END = "end of text token"
 OWN_PROPERTIES = frozenset({CHAT_TEMPLATE, ANSWER_END})
-"""What a checkpoint may change of its base's tokenizer: none of it changes the ids of a text."""
+"""Properties that a checkpoint may change, because they leave token IDs of texts unchanged."""
 
 
 @dataclass(frozen=True)
 class TokenizerComparison:
-    """A checkpoint's own tokenizer compared with its base's; sizes count ids from 0 to the highest.
+    """Comparison of a checkpoint's tokenizer with its base's; sizes count IDs from 0 to the highest.
 
     Attributes:
-        differences: Names of the properties that differ from the base's; empty if there are none.
-        extends: It has all tokens of the base with the same ids, and additional ones.
-        only_template: The checkpoint has a chat template, but no tokenizer.
-        has_template: The checkpoint has a chat template.
-        end_id: Id of the token that ends an answer, if it is another one than the base's.
+        differences: Properties that differ.
+        extends: Whether it adds tokens to the base's, with unchanged IDs.
+        only_template: Whether the checkpoint has a chat template but no tokenizer.
+        has_template: Whether the checkpoint has a chat template.
+        end_id: ID of its end-of-text token, if it differs from the base's.
     """
 
     size: int
@@ -39,12 +41,12 @@ class TokenizerComparison:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The embedding of a merged model.
+    """The merged model's embedding.
 
     Attributes:
         rows: Rows of its matrix.
-        base_rows: Rows of the base's.
-        included: The checkpoint includes the complete embedding.
+        base_rows: Rows of the base's matrix.
+        included: Whether the checkpoint includes the complete embedding.
     """
 
     rows: int
@@ -53,11 +55,10 @@ class Vocabulary:
 
 
 def choose_tokenizer(tokenizer: TokenizerComparison | None, vocabulary: Vocabulary) -> TokenizerSource:
-    """Return where the merged model's tokenizer comes from.
+    """Return the source of the merged model's tokenizer.
 
-    The checkpoint's is taken if it adds tokens that have embeddings, or if only the chat template or the token that
-    ends an answer differ: the model was trained with them, so they belong to the version. Without a chat template of
-    its own, the base's stays.
+    The checkpoint's is used if it adds tokens with embeddings, or if only chat template or end-of-text token differ,
+    because the model was trained with them. A chat template missing there comes from the base.
     """
     if tokenizer is None or not tokenizer.differences:
         return "base"
@@ -72,12 +73,12 @@ def choose_tokenizer(tokenizer: TokenizerComparison | None, vocabulary: Vocabula
 def assess_vocabulary(
     tokenizer: TokenizerComparison | None, base_size: int, vocabulary: Vocabulary
 ) -> Rejection | None:
-    """Reject a tokenizer with ids beyond the rows of the embedding, and one that is not the base's plus added tokens.
+    """Reject a tokenizer with IDs beyond the embedding, or with changes other than added tokens.
 
     Args:
-        tokenizer: The checkpoint's own; None if it has none.
-        base_size: Ids of the base's tokenizer.
-        vocabulary: The embedding of the merged model.
+        tokenizer: Comparison of the checkpoint's tokenizer; None without one.
+        base_size: IDs of the base's tokenizer.
+        vocabulary: The merged model's embedding.
     """
     size = base_size if tokenizer is None else tokenizer.size
     details = {"tokens": size, "rows": vocabulary.rows, "base_rows": vocabulary.base_rows}
@@ -96,7 +97,7 @@ def assess_vocabulary(
 
 
 def assess_tokenizer(differences: Sequence[str]) -> Rejection | None:
-    """Reject a tokenizer with differences from the base's; `differences` names the differing parts."""
+    """Reject a tokenizer that differs from the base's in these properties."""
     if not differences:
         return None
     reason = (
@@ -106,10 +107,10 @@ def assess_tokenizer(differences: Sequence[str]) -> Rejection | None:
 
 
 def plan_vocabulary(included: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], base_rows: int) -> Vocabulary:
-    """Return the embedding that the merged model will have.
+    """Return the merged model's embedding.
 
     Args:
-        included: Complete tensors of the checkpoint, by their names in the base.
+        included: Complete tensors of the checkpoint, by base name.
         base: The base's tensors.
         base_rows: `vocab_size` of the base's configuration.
     """
@@ -119,19 +120,19 @@ def plan_vocabulary(included: Mapping[str, TensorInfo], base: Mapping[str, Tenso
 
 
 def is_vocabulary(info: TensorInfo | None, rows: int) -> bool:
-    """Return whether a tensor of the base is its embedding or its head: a matrix with one row per token."""
+    """Return whether a base tensor is the embedding or head: a matrix with one row per token."""
     return info is not None and len(info.shape) == 2 and info.shape[0] == rows
 
 
 def resized(shape: tuple[int, ...], vocabulary: Vocabulary) -> tuple[int, ...]:
-    """Return the shape that a tensor of the base has in the merged model."""
+    """Return a base tensor's shape in the merged model."""
     if len(shape) == 2 and shape[0] == vocabulary.base_rows:
         return (vocabulary.rows, *shape[1:])
     return shape
 
 
 def assess_declared_rows(declared: int, vocabulary: Vocabulary) -> Rejection | None:
-    """Reject full weights whose configuration declares another vocabulary than their embedding has."""
+    """Reject full weights whose `vocab_size` differs from their embedding."""
     if declared == vocabulary.rows:
         return None
     reason = f"config.json says vocab_size = {declared}, the embedding has {vocabulary.rows} rows."
@@ -141,13 +142,13 @@ def assess_declared_rows(declared: int, vocabulary: Vocabulary) -> Rejection | N
 def assess_resized(
     included: Collection[str], base: Mapping[str, TensorInfo], tied: Sequence[str], vocabulary: Vocabulary
 ) -> Rejection | None:
-    """Reject a LoRA that includes only one of embedding and head in the new size, unless the base ties them.
+    """Reject a LoRA that includes only one of embedding and head in a new size, unless the base ties them.
 
     Args:
-        included: Its complete tensors, by their names in the base.
+        included: Its complete tensors, by base name.
         base: The base's tensors.
-        tied: Names of the modules that share one matrix in this base.
-        vocabulary: The embedding of the merged model.
+        tied: Modules of the base that share one matrix.
+        vocabulary: The merged model's embedding.
     """
     shared = {f"{name}.weight" for name in tied}
     available = {*included, *(shared if shared & set(included) else ())}

@@ -1,4 +1,4 @@
-"""Whether the files of a model contain each weight of its architecture exactly once, and nothing else."""
+"""Checks that a model's files contain each weight of its architecture exactly once, and nothing else."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ FLOATING_DTYPES = frozenset({"BF16", "F16", "F32", "F64"})
 
 @dataclass(frozen=True)
 class ExpectedTensors:
-    """The tensors of a model, by its configuration.
+    """The tensors that a model's configuration implies.
 
     Attributes:
-        shapes: Their shapes.
+        shapes: Shape by name.
         floating: Names of floating-point tensors.
-        aliases: Names that may be missing in the files: another tensor is the same matrix.
+        aliases: Names that files may omit, because a tied tensor is the same matrix.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -29,8 +29,8 @@ def assess_index(index: Mapping[str, Any] | None, sizes: Mapping[str, int]) -> R
     """Reject an index that does not name files of its folder.
 
     Args:
-        index: Content of `WEIGHTS_INDEX`; None if that is not a JSON object.
-        sizes: Sizes of the folder's files.
+        index: Content of `WEIGHTS_INDEX`; None if it is no JSON object.
+        sizes: File sizes of the folder.
     """
     named = (index or {}).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(path, str) for path in named.values()):
@@ -44,7 +44,7 @@ def assess_index(index: Mapping[str, Any] | None, sizes: Mapping[str, int]) -> R
 
 
 def assess_distinct(files: Sequence[WeightsFile]) -> Rejection | None:
-    """Reject a tensor that is in two files: which of them a loader uses is undefined."""
+    """Reject a tensor in two files, because loaders may use either."""
     holders: dict[str, str] = {}
     for file in files:
         for name in file.tensors:
@@ -56,10 +56,10 @@ def assess_distinct(files: Sequence[WeightsFile]) -> Rejection | None:
 
 
 def assess_base_tensors(base: Mapping[str, TensorInfo], expected: ExpectedTensors) -> Rejection | None:
-    """Reject a base whose files are not the weights of the architecture that its configuration describes.
+    """Reject a base whose files do not hold the weights that its configuration implies.
 
-    Missing tensors would be initialised at random on loading. Unknown tensors would be skipped silently: files or
-    configuration are then those of another model, and an engine may read them differently.
+    On loading, missing tensors would be initialised at random and unknown ones skipped silently: then files or
+    configuration belong to another model.
     """
     missing = sorted(expected.shapes.keys() - expected.aliases - base.keys())
     if missing:
@@ -74,7 +74,7 @@ def assess_base_tensors(base: Mapping[str, TensorInfo], expected: ExpectedTensor
 
 
 def assess_floating(tensors: Mapping[str, TensorInfo], expected: ExpectedTensors) -> Rejection | None:
-    """Reject a weight that is stored as integers or booleans."""
+    """Reject a weight stored as integers or booleans."""
     for name, info in tensors.items():
         if name in expected.floating and info.dtype not in FLOATING_DTYPES:
             reason = f"{name} is stored as {info.dtype}, not as floating point."
@@ -83,7 +83,7 @@ def assess_floating(tensors: Mapping[str, TensorInfo], expected: ExpectedTensors
 
 
 def assess_adapter_dtypes(tensors: Mapping[str, TensorInfo]) -> Rejection | None:
-    """Reject a LoRA whose matrices are not stored as floating point."""
+    """Reject a LoRA with tensors that are not floating point."""
     for name, info in tensors.items():
         if info.dtype not in FLOATING_DTYPES:
             reason = f"{name} is stored as {info.dtype}; a LoRA is saved as {', '.join(sorted(FLOATING_DTYPES))}."
@@ -92,5 +92,5 @@ def assess_adapter_dtypes(tensors: Mapping[str, TensorInfo]) -> Rejection | None
 
 
 def without(tensors: Mapping[str, TensorInfo], ignored: Collection[str]) -> dict[str, TensorInfo]:
-    """Return the tensors without those that a model does not load."""
+    """Return the tensors without the ignored ones."""
     return {name: info for name, info in tensors.items() if name not in ignored}

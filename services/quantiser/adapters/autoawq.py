@@ -1,4 +1,4 @@
-"""INT4 by AutoAWQ, saved in its own format, which vLLM serves."""
+"""INT4 by AutoAWQ, in its own format, which vLLM serves."""
 
 import json
 from collections.abc import Callable
@@ -17,10 +17,10 @@ BITS = 4
 
 
 class SafeAwqQuantizer(AwqQuantizer):  # type: ignore[misc]  # autoawq is untyped
-    """AutoAWQ's quantiser, without its defect on CPUs.
+    """AutoAWQ's quantiser without its defect on CPUs.
 
-    Its search for scales changes weights in place and restores them from copies made by `.cpu()`. On a CPU that is not
-    a copy: the "originals" change as well, and the result is noise.
+    Its scale search changes weights in place and restores them from `.cpu()` copies. On a CPU `.cpu()` returns the same
+    tensor, so the originals change too, and the result is noise.
     """
 
     def _compute_best_scale(
@@ -34,13 +34,13 @@ class SafeAwqQuantizer(AwqQuantizer):  # type: ignore[misc]  # autoawq is untype
 
 
 def _copy(_module: Any, state: dict[str, Any], _prefix: str, _metadata: Any) -> None:
-    """Replace the live tensors of a state dict by copies."""
+    """Replace the tensors of a state dict by copies."""
     for name, tensor in state.items():
         state[name] = tensor.detach().clone()
 
 
 def reporting_quantiser(on_layer: Callable[[int], None]) -> type[Any]:
-    """Return a quantiser class that calls `on_layer` with the number of layers done."""
+    """Return a quantiser class that calls `on_layer` with the number of finished layers."""
 
     class Reporting(SafeAwqQuantizer):
         done = 0
@@ -56,17 +56,17 @@ def reporting_quantiser(on_layer: Callable[[int], None]) -> type[Any]:
 def quantise_awq(
     plan: QuantisationPlan, merged: Path, output: Path, windows: list[list[int]], on_layer: Callable[[int], None]
 ) -> None:
-    """Quantise a merged model with AutoAWQ into `output` (weights and `config.json`, no tokenizer).
+    """Quantise a merged model with AutoAWQ; write weights and `config.json`, but no tokenizer.
 
-    AutoAWQ moves each layer to an accelerator by itself, where there is one. Clipping is left out: it takes minutes a
-    layer on a CPU. All samples are processed as one batch: when AutoAWQ splits them, each part gets the masks of all.
+    AutoAWQ uses an accelerator if there is one. Clipping is off, because it takes minutes per layer on a CPU. All
+    samples form one batch: AutoAWQ gives each part of a split batch the masks of all.
 
     Args:
-        plan: Group size, served dtype, and what stays in 16 bit.
+        plan: Group size, serving dtype, and modules to keep in 16 bit.
         merged: Folder of the merged model.
-        output: Folder that is written.
-        windows: Calibration token ids.
-        on_layer: Called with the number of layers done.
+        output: Folder to write.
+        windows: Calibration token IDs.
+        on_layer: Called with the number of finished layers.
     """
     on_layer(0)
     model = AutoAWQForCausalLM.from_pretrained(
@@ -102,7 +102,7 @@ def quantise_awq(
 
 
 def _cast_unquantised(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Cast tensors that were not quantised to the served dtype; scales stay in fp16, as the format requires."""
+    """Cast unquantised tensors to the serving dtype; scales stay in fp16, as the format requires."""
     if not tensor.is_floating_point() or name.endswith(".scales"):
         return tensor
     return tensor.to(getattr(torch, dtype))

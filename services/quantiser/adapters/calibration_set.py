@@ -1,4 +1,4 @@
-"""Calibration samples: the checkpoint's own JSONL, or the packaged text, as windows of token ids."""
+"""Calibration samples as windows of token IDs, from the checkpoint's own JSONL or the packaged text."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,18 +13,17 @@ from shared.errors import Permanent
 def calibration_windows(
     plan: CalibrationPlan, tokenizer: Any, path: Path | None, evaluation: Sequence[TextRecord] = ()
 ) -> list[list[int]]:
-    """Return the windows of token ids for calibration.
+    """Return the calibration windows as token IDs.
 
     Args:
         plan: Number and length of the windows.
-        tokenizer: The merged model's own tokenizer.
-        path: JSONL, each line an object with `messages` (rendered with the chat template), `prompt` (and perhaps
-            `completion`) or `text`, or a string. None means the packaged text.
-        evaluation: Records of the evaluation set; records with the same content are left out, whatever their format.
+        tokenizer: The merged model's tokenizer.
+        path: JSONL; each line is a string, or an object with `messages` (rendered by the chat template), `prompt` (and
+            optionally `completion`) or `text`. None for the packaged text.
+        evaluation: Records of the evaluation set; calibration records with the same content are excluded.
 
     Raises:
-        Permanent: `calibration_too_small`: fewer tokens than the plan's minimum remain without unreadable lines and
-            held-out text.
+        Permanent: `calibration_too_small` if the remaining text has fewer tokens than the plan's minimum.
     """
     if path is None:
         documents, left_out = list(packaged_split().calibration), ""
@@ -52,16 +51,16 @@ def calibration_windows(
 
 
 def read_records(path: Path | None) -> tuple[list[TextRecord], int]:
-    """Return the usable lines of a set and the number of the others; nothing for a set that does not exist."""
+    """Return a set's readable records and the number of its other lines; empty without a file."""
     lines = [] if path is None else [record for _, record in read_text_records(path.read_bytes())]
     records = [record for record in lines if isinstance(record, TextRecord)]
     return records, len(lines) - len(records)
 
 
 def render(records: Iterable[TextRecord], tokenizer: Any) -> list[str]:
-    """Return records as the model reads them, without those that the chat template rejects.
+    """Return records as model input, without those that the chat template rejects.
 
-    Chat templates run in the tokenizer's sandbox; the time limit of this process bounds theirs.
+    Templates run in the tokenizer's sandbox, within this process's time limit.
     """
     documents = (
         _render_chat(list(record.messages), tokenizer)

@@ -1,4 +1,4 @@
-"""The 16-bit variant of a model that was merged in another dtype: the same tensors, cast shard by shard."""
+"""16-bit variants of models merged in another dtype: tensors are cast shard by shard."""
 
 import json
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 
 
 def cast_folder(merged: Path, output: Path, dtype: str, on_shard: Callable[[int, int], None]) -> None:
-    """Write every weight file of `merged` into `output` with floating-point tensors in `dtype`.
+    """Cast floating-point tensors of all weight files to `dtype`.
 
     Args:
         merged: Folder of the merged model.
-        output: Folder that is written: weights, index and `config.json`.
+        output: Folder to write: weights, index and `config.json`.
         dtype: `bfloat16` or `float16`.
-        on_shard: Called with (files done, files in total).
+        on_shard: Called with files done and in total.
     """
     shards = sorted(merged.glob("*.safetensors"))
     total_bytes = 0

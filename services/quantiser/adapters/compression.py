@@ -1,6 +1,6 @@
 """INT8, FP8 and INT4 by llmcompressor, saved as compressed-tensors.
 
-An accelerator is used where there is one: llmcompressor moves each layer to it while it works on that layer.
+llmcompressor moves each layer to an accelerator while working on it, if there is one.
 """
 
 from collections.abc import Callable
@@ -20,17 +20,17 @@ from transformers import AutoModelForCausalLM
 from services.quantiser.domain import QuantisationPlan
 
 Report = Callable[[str, int], None]
-"""Called with (step, layers done)."""
+"""Called with step and finished layers."""
 MAX_SHARD = "512MB"
 AWQ_TRIALS = 20
-"""Scales tried per layer, as AutoAWQ does; each trial runs every sample through the layer."""
+"""Scales tried per layer, as in AutoAWQ; each trial runs all samples through the layer."""
 RECIPE_FILE = "recipe.yaml"
 NORM_BEFORE_MLP = dict.fromkeys(("Gemma2ForCausalLM", "Gemma3ForCausalLM"), "pre_feedforward_layernorm")
-"""Where it is not the norm that llmcompressor takes: folding scales into another one changes the model."""
+"""Norm before the MLP where llmcompressor assumes another: folding scales into the wrong norm changes the model."""
 
 
 class _LayerCount:
-    """Counts layers of a sequential pass, whose first part is the embedding and whose last is layer and head."""
+    """Counts layers of a sequential pass; its first part is the embedding, its last a layer with the head."""
 
     def __init__(self, step: str, report: Report) -> None:
         self.step, self.report, self.parts = step, report, 0
@@ -54,14 +54,14 @@ def _reporting(modifier: type[Any], count: _LayerCount) -> type[Any]:
 def compress(
     plan: QuantisationPlan, merged: Path, output: Path, windows: list[list[int]] | None, report: Report
 ) -> None:
-    """Quantise a merged model into `output` (weights and `config.json`; the tokenizer is the caller's).
+    """Quantise a merged model; write weights and `config.json`, but no tokenizer.
 
     Args:
-        plan: Method, scheme, group size and what stays in 16 bit.
+        plan: Method, scheme, group size, and modules to keep in 16 bit.
         merged: Folder of the merged model.
-        output: Folder that is written.
-        windows: Calibration token ids; None for round-to-nearest.
-        report: Called after every layer.
+        output: Folder to write.
+        windows: Calibration token IDs; None for round-to-nearest.
+        report: Called after each layer.
     """
     if windows is None:
         report("quantise", 0)
@@ -75,9 +75,9 @@ def compress(
 def compress_by(
     recipe: list[Any], plan: QuantisationPlan, merged: Path, output: Path, windows: list[list[int]] | None
 ) -> None:
-    """Quantise a merged model into `output` by llmcompressor's modifiers, in their order."""
+    """Quantise a merged model with these llmcompressor modifiers, in order."""
     if not torch.accelerator.is_available():
-        IntermediatesCache.pin_memory = lambda *_args, **_kwargs: None  # pinning fails without an accelerator
+        IntermediatesCache.pin_memory = lambda *_args, **_kwargs: None  # pinning needs an accelerator
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
     if windows is None:
         oneshot(model=model, recipe=recipe)
@@ -85,7 +85,7 @@ def compress_by(
         oneshot(model=model, recipe=recipe, dataset=_loader(windows))
     _cast_unquantised(model, plan)
     model.save_pretrained(output, save_compressed=True, max_shard_size=MAX_SHARD)
-    (output / RECIPE_FILE).unlink(missing_ok=True)  # the manifest has the settings; this file names our classes
+    (output / RECIPE_FILE).unlink(missing_ok=True)  # it names our classes; the manifest has the settings
 
 
 def _calibrated(plan: QuantisationPlan, report: Report) -> list[Any]:
@@ -102,7 +102,7 @@ def _calibrated(plan: QuantisationPlan, report: Report) -> list[Any]:
 
 
 def _mappings(norm_before_mlp: str | None) -> list[Any] | None:
-    """Return which norms take the scales of which layers; None for llmcompressor's own list."""
+    """Return SmoothQuant's pairs of layers and norms; None for llmcompressor's default."""
     if norm_before_mlp is None:
         return None
     attention, mlp = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
@@ -111,11 +111,10 @@ def _mappings(norm_before_mlp: str | None) -> list[Any] | None:
 
 
 def _groups(plan: QuantisationPlan) -> dict[str, Any]:
-    """Return the scheme of a plan.
+    """Return a plan's quantisation scheme.
 
-    GPTQ's scales minimise the squared error instead of covering the largest weight, which matters most for its quality
-    here. AWQ's cover it: the largest weights of a group are those that its search has enlarged because they matter, and
-    a scale with the least squared error clips just these, unlike the scales that the search tried.
+    GPTQ's scales minimise the squared error, which matters most for its quality. AWQ's scales cover the largest weight:
+    its search enlarged the important weights, and least-squares scales would clip them.
     """
     scheme = preset_name_to_scheme(plan.scheme, ["Linear"])
     if plan.group_size is not None:
@@ -134,10 +133,10 @@ def _loader(windows: list[list[int]]) -> Any:
 
 
 def _cast_unquantised(model: Any, plan: QuantisationPlan) -> None:
-    """Cast tensors that were not quantised to the served dtype: otherwise they are saved in the dtype of loading.
+    """Cast unquantised tensors to the serving dtype; otherwise they are saved in the dtype of loading.
 
-    INT8 and FP8 scales stay in fp32: rounding a scale to 16 bit would shift the whole channel that was fitted to it.
-    INT4 scales are cast, because the serving engine casts them on loading; so the measured values are the served ones.
+    INT8 and FP8 scales stay in fp32, because rounding would shift whole channels. INT4 scales are cast as the serving
+    engine casts them, so that measurements match serving.
     """
     dtype = getattr(torch, plan.dtype)
     kept = ("weight", "weight_scale") if plan.group_size is None else ("weight",)

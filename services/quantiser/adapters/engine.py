@@ -1,4 +1,4 @@
-"""The quantisation engine: each job runs in a worker process, which can be killed and dies with the service."""
+"""The quantisation engine: runs each job in a worker process, which can be killed and dies with the service."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ ENVIRONMENT = {
 
 
 class WorkerEngine:
-    """Runs each quantisation in a worker process (implements `ports.Engine`)."""
+    """Runs quantisations in worker processes (implements `ports.Engine`)."""
 
     def __init__(
         self,
@@ -49,17 +49,17 @@ class WorkerEngine:
         )
 
     def environments(self) -> list[Mapping[str, str]]:
-        """Return the variables that the worker gets in addition to those of the service."""
+        """Return the worker's additional environment variables."""
         return [self._worker.environment]
 
     def version(self, plan: QuantisationPlan) -> EngineVersion:
-        """Return the library that makes a plan's output, with its version."""
+        """Return name and version of the engine that makes a plan's output."""
         if plan.engine in ("autoawq", "llmcompressor"):
             return EngineVersion(name=plan.engine, version=_version(plan.engine))
         return EngineVersion(name=plan.engine, version=str(OUTPUT_FORMAT))
 
     def library_versions(self, plan: QuantisationPlan) -> dict[str, str]:
-        """Return the versions, without build label, of the libraries that decide a plan's output and figures."""
+        """Return versions, without build labels, of the libraries that determine a plan's output and figures."""
         return {name: _version(name) for name in LIBRARIES[plan.engine]}
 
     async def quantise(self, job: QuantisationJob, progress: ReportProgress) -> QuantisationResult:

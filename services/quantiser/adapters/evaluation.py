@@ -1,4 +1,4 @@
-"""Measures the quality of a variant: its next-token distributions against the merged model's, on held-out text."""
+"""Measures a variant's quality: next-token distributions against the merged model's on held-out text."""
 
 import json
 import math
@@ -18,23 +18,23 @@ from contracts.manifests import HeldOutWindow
 from services.quantiser.adapters.wide_weights import WideWeights
 
 CHANNEL_ORDER = [0, 4, 1, 5, 2, 6, 3, 7]
-"""Position of each of eight neighbouring channels in a packed integer, in 4-bit steps from the low end."""
+"""Position of each of eight adjacent channels in a packed integer, in 4-bit steps from the low end."""
 PACKED = (".qweight", ".qzeros", ".scales")
 
 
 def unpack(packed: torch.Tensor) -> torch.Tensor:
-    """Return the 4-bit integers of a packed matrix: [rows, columns] becomes [rows, 8 * columns]."""
+    """Unpack 4-bit integers: [rows, columns] becomes [rows, 8 * columns]."""
     steps = (packed[:, :, None] >> torch.arange(0, 32, 4)) & 0xF
     return steps[:, :, CHANNEL_ORDER].flatten(1)
 
 
 def dequantise(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Return the fp32 weight [outputs, inputs] of a packed layer.
+    """Return a packed layer's fp32 weight [outputs, inputs].
 
     Args:
         qweight: [inputs, outputs / 8], packed.
         qzeros: [groups, outputs / 8], packed.
-        scales: [groups, outputs], in the dtype that serving computes in.
+        scales: [groups, outputs], in the serving dtype.
     """
     group_size = qweight.shape[0] // scales.shape[0]
     zeros = unpack(qzeros).repeat_interleave(group_size, dim=0)
@@ -43,7 +43,7 @@ def dequantise(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor
 
 
 def load_awq(folder: Path, dtype: str) -> Any:
-    """Load a model in AutoAWQ's format in fp32, with its scales rounded to `dtype` as the serving engine does it."""
+    """Load an AutoAWQ model in fp32, with scales rounded to `dtype` like the serving engine."""
     stored: dict[str, torch.Tensor] = {}
     for shard in sorted(folder.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as source:
@@ -60,35 +60,35 @@ def load_awq(folder: Path, dtype: str) -> Any:
 
 
 TOKEN_DIGITS = 6
-"""Decimals of a token's negative log-likelihood, in nats: beyond them it says nothing, and makes a longer record."""
+"""Decimals of a token's stored negative log-likelihood in nats; more would lengthen the record without information."""
 
 
 def device() -> str:
-    """Return the kind of accelerator to use, or `cpu`."""
+    """Return `cuda` if available, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class NotFiniteError(Exception):
-    """A model's logits are not finite on held-out text."""
+    """A model's logits on held-out text are not finite."""
 
 
 def load_reference(folder: Path) -> Any:
-    """Return a 16-bit model in fp32, for evaluation."""
+    """Load a 16-bit model in fp32 for evaluation."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device())
 
 
 def load_narrow(folder: Path) -> Any:
-    """Return a model with its weights as they are stored; `log_probabilities` computes with them in float32."""
+    """Load a model with weights in their stored dtype; `log_probabilities` computes in float32."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval().to(device())
 
 
 def load_variant(folder: Path, engine: str, dtype: str) -> Any:
-    """Return the model that an engine wrote, with the arithmetic of serving.
+    """Load the model that an engine wrote, with the arithmetic of serving.
 
     Args:
-        folder: The written folder.
-        engine: The engine of the plan.
-        dtype: The dtype that serving computes in.
+        folder: The model's folder.
+        engine: The plan's engine.
+        dtype: The serving dtype.
     """
     if engine == "llmcompressor":
         return load_compressed(folder)
@@ -98,14 +98,14 @@ def load_variant(folder: Path, engine: str, dtype: str) -> Any:
 
 
 def load_compressed(folder: Path) -> Any:
-    """Return a compressed-tensors model with the arithmetic of serving: integer weights, quantised activations.
+    """Load a compressed-tensors model with the arithmetic of serving.
 
-    The weights are dequantised once; activations are quantised in every forward pass. The configuration must be
-    passed: `quantization_config=None` would silently read the integers as if they were weights.
+    Weights are dequantised once; activations are quantised in each forward pass. Without this configuration, integers
+    would silently be read as weights.
     """
     config = CompressedTensorsConfig(dequantize=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that `dequantize` overrides the stored value, which is intended
+        warnings.simplefilter("ignore")  # it warns that `dequantize` overrides the stored value, as intended
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
     return model.eval().to(device())
 
@@ -117,19 +117,18 @@ def measure_quality(
     windows: list[list[int]],
     on_window: Callable[[int, int], None],
 ) -> tuple[Quality, tuple[HeldOutWindow, ...]]:
-    """Return the figures of a comparison of two models, and the negative log-likelihood of each window for both.
+    """Compare two models; return quality figures, and both negative log-likelihoods of each window.
 
-    KL is taken from the reference to the candidate, in nats; the perplexity ratio is the candidate's over the
-    reference's.
+    KL is KL(reference || candidate), in nats; the perplexity ratio is candidate / reference.
 
     Args:
-        reference: The merged model, or its stored results (`stored_scores.py`).
-        candidate: The variant; the reference itself if its files are those of the merged model.
-        windows: Token ids; all tokens of a window but the first are predicted.
-        on_window: Called after each window with (windows done, windows in total).
+        reference: The merged model, or its `StoredScores`.
+        candidate: The variant; the reference itself if its files are the merged model's.
+        windows: Token IDs; every token after the first is predicted.
+        on_window: Called with windows done and in total.
 
     Raises:
-        NotFiniteError: The candidate's or the reference's output is not finite.
+        NotFiniteError: An output is not finite.
     """
     divergences = []
     measured: list[HeldOutWindow] = []
@@ -162,10 +161,10 @@ def measure_quality(
 
 
 def _measured_window(window: list[int], expected: Any, actual: Any) -> HeldOutWindow:
-    """Return a window with the log-probabilities of its tokens after the first by the reference and the candidate.
+    """Return a window with the log-probabilities of its predicted tokens under both models.
 
     Raises:
-        NotFiniteError: They are not finite.
+        NotFiniteError: A log-probability is not finite.
     """
     reference_nll, nll = -float(expected.double().sum()), -float(actual.double().sum())
     if not (math.isfinite(reference_nll) and math.isfinite(nll)):
@@ -183,14 +182,14 @@ def _measured_window(window: list[int], expected: Any, actual: Any) -> HeldOutWi
 
 
 def _exp(nats: float) -> float:
-    """Return e^nats, bounded so that the result is a JSON number."""
+    """Return e^nats for nats up to 100, so that the result is a JSON number."""
     return math.exp(min(nats, 100.0))
 
 
 def log_probabilities(model: Any, ids: Any) -> Any:
-    """Return a model's log-probabilities [tokens - 1, vocabulary] of the tokens after the first.
+    """Return a model's log-probabilities [tokens - 1, vocabulary] for the tokens after the first.
 
-    Weights in 16 bit are converted to float32 while a layer uses them. A model may be one that stored its results.
+    Layers convert 16-bit weights to float32 while in use. `StoredScores` may replace a model.
     """
     if not isinstance(model, torch.nn.Module) and hasattr(model, "log_probabilities"):
         return model.log_probabilities(ids)

@@ -1,4 +1,4 @@
-"""The packaged text: Python's own reference documentation, English text that every installation has."""
+"""The packaged text: Python's reference documentation, in English, part of every installation."""
 
 from functools import cache
 

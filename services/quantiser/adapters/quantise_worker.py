@@ -1,6 +1,6 @@
 """The worker process: `python -m services.quantiser.adapters.quantise_worker JOB`, with the job as JSON.
 
-It reports to its parent by `shared.runtime.worker`. Torch and the quantising libraries are imported only here.
+It reports progress through `shared.runtime.worker`, and alone imports torch and the quantisation libraries.
 """
 
 import gc
@@ -24,10 +24,10 @@ WRITTEN_BY_ENGINE = ("config.json", "model.safetensors.index.json")
 
 
 def work(arguments: list[str]) -> dict[str, Any]:
-    """Run one job and return its result as JSON data.
+    """Run a job; return its result as JSON data.
 
     Raises:
-        Permanent: The variant cannot be made, and a retry would fail in the same way.
+        Permanent: The variant cannot be made, and a retry would fail too.
     """
     job = QuantisationJob.model_validate_json(arguments[0])
     prefer_for_oom_kill()
@@ -38,19 +38,19 @@ def work(arguments: list[str]) -> dict[str, Any]:
 
 
 def temporary_folder(job: QuantisationJob) -> Path:
-    """Return the folder for temporary files, next to the output; it is made if it does not exist."""
+    """Return the folder for temporary files beside the output; create it if missing."""
     folder = job.output.with_name("temporary")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def prefer_for_oom_kill() -> None:
-    """Make the kernel kill this process first, not the service or another one, if the machine's memory runs out."""
+    """Make the kernel kill this process first when memory runs out."""
     Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def quantise(job: QuantisationJob) -> QuantisationResult:
-    """Write the output folder, unless it exists already, measure it, and return the result."""
+    """Write the output folder, measure it, and return the result."""
     report_progress(step="load", done=0, total=1, unit="model")
     with importing():
         import torch
@@ -58,12 +58,12 @@ def quantise(job: QuantisationJob) -> QuantisationResult:
         from services.quantiser.adapters import evaluation  # noqa: F401 - and with it the model classes of transformers
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # for the same result in every run
+        torch.manual_seed(0)  # for reproducible results
         return make_and_measure(job)
 
 
 def make_and_measure(job: QuantisationJob) -> QuantisationResult:
-    """Return the result of `quantise`; the caller sets the seed of torch."""
+    """Return the result of `quantise`; the caller seeds torch."""
     from transformers import AutoTokenizer
 
     job.output.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def make_and_measure(job: QuantisationJob) -> QuantisationResult:
 
 
 def make_weights(job: QuantisationJob, tokenizer: Any) -> int:
-    """Write weights and configuration, and return the number of calibration tokens used."""
+    """Write weights and configuration; return the number of calibration tokens used."""
     plan = job.plan
     if plan.engine == "pass-through":
         return 0
@@ -123,15 +123,13 @@ def copy_small_files(merged: Path, output: Path) -> None:
 
 
 def measure(job: QuantisationJob, tokenizer: Any) -> tuple[Quality, tuple[HeldOutWindow, ...], Quality | None]:
-    """Measure the written folder against the merged model, on the packaged held-out text and on the evaluation set.
+    """Measure the written folder against the merged model, on packaged held-out text and on the evaluation set.
 
-    The windows of the former are returned with their negative log-likelihoods, so that the quality of a serving engine
-    can be compared with them.
-
-    The evaluation set gets half as many windows, but as many as a verdict needs.
+    The held-out windows and their negative log-likelihoods are returned for comparison with a serving engine. The
+    evaluation set gets half as many windows, but at least as many as a verdict needs.
 
     Returns:
-        Quality on held-out text, its windows, and quality on the evaluation set if there is one.
+        Quality on held-out text, its windows, and quality on the evaluation set; None without one.
 
     Raises:
         Permanent: `engine_failed` if logits are not finite.
@@ -147,7 +145,7 @@ def measure(job: QuantisationJob, tokenizer: Any) -> tuple[Quality, tuple[HeldOu
     evaluation_ids = tokenizer(evaluation_text, add_special_tokens=False)["input_ids"]
     plan = job.plan
     config = AutoConfig.from_pretrained(job.merged)
-    # One token less than the context: to score a window, a serving engine must generate one after it.
+    # One token below the context: a serving engine must generate one token to score a window.
     length = min(plan.held_out.tokens, getattr(config, "max_position_embeddings", 2**31) - 1)
     windows = spread_windows(ids, length=length, count=plan.held_out.windows)
     count = max(plan.held_out.windows // 2, windows_needed(length))
@@ -174,7 +172,7 @@ def measure(job: QuantisationJob, tokenizer: Any) -> tuple[Quality, tuple[HeldOu
 
 
 def step_progress(step: str, unit: str) -> Any:
-    """Return a function that reports the progress of a step."""
+    """Return a function that reports progress of a step."""
     return lambda done, total: report_progress(step=step, done=done, total=total, unit=unit)
 
 

@@ -1,4 +1,4 @@
-"""Reads from the event log whether a release has finished."""
+"""Checks in the event log whether a release has finished."""
 
 from datetime import timedelta
 from typing import Any
@@ -15,10 +15,10 @@ _CLOCK_SKEW = timedelta(minutes=5)
 
 
 class LoggedRelease:
-    """Watches the release that a request belongs to (implements `ports.ReleaseWatch`).
+    """Watches a request's release (implements `ports.ReleaseWatch`).
 
-    It polls the log instead of subscribing: so every replica sees every finished release, including those that
-    finished before the work began or while the bus was unavailable.
+    Polling the log, instead of subscribing, finds releases that finished before the work began or while the bus was
+    down.
     """
 
     def __init__(self, bus: Bus, request: Event[VariantRequested]) -> None:
@@ -29,7 +29,7 @@ class LoggedRelease:
         self._sequence: int | None = None
 
     async def finished(self) -> ReleaseFinished | None:
-        """Return the event that finished the release; None if there is none, or if the bus does not answer now."""
+        """Return the release's `release.finished`; None if there is none or the bus does not answer."""
         try:
             if self._sequence is None:
                 self._sequence = await self._start()
@@ -39,11 +39,11 @@ class LoggedRelease:
                 if finished.release_id == self._release_id:
                     return finished
                 self._sequence = message.seq or self._sequence + 1
-        except (TimeoutError, NatsError):  # also if the log has no further message
+        except (TimeoutError, NatsError):  # includes: no further message
             return None
 
     async def _start(self) -> int:
-        """Return the sequence to start after: the model's newest finished release if older than the request, else 0."""
+        """Return where to start: after the model's last `release.finished` before the request, else at 0."""
         newest: Any = await self._bus.js.get_last_msg(EVENTS, self._subject)
         old = newest.time is not None and newest.time < self._since
         return int(newest.seq) if old else 0

@@ -24,7 +24,7 @@ M = TypeVar("M", MergedManifest, VariantManifest)
 
 
 class StoredArtifacts:
-    """Artifacts in the store, with scratch folders on the local disk (implements `ports.Artifacts`)."""
+    """Artifacts in the store, with scratch folders on local disk (implements `ports.Artifacts`)."""
 
     def __init__(self, store: Store, work_dir: Path, attester: Attester, trust: Trust) -> None:
         self._store = store
@@ -32,7 +32,7 @@ class StoredArtifacts:
         self.scratch_dirs = ScratchDirs(work_dir / "scratch")
 
     def open_merged(self, ref: ArtifactRef) -> MergedManifest:
-        """Return a merged model's manifest, verified.
+        """Return a merged model's verified manifest.
 
         Raises:
             Permanent: `artifact_not_found`, `digest_mismatch` or `uri_not_allowed`.
@@ -45,7 +45,7 @@ class StoredArtifacts:
             raise Permanent("artifact_not_found", reason) from error
 
     def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:
-        """Return the committed variant of an output key; None if there is none."""
+        """Return the committed variant with this output key; None if there is none."""
         key = self._commits.key(VARIANT, output_key, self._store.prefix_of(merged))
         data = self._store.find(key)
         if data is None:
@@ -59,24 +59,24 @@ class StoredArtifacts:
         self._store.fetch_files(files, into, prefix, lambda done, total: progress("download", done, total, "bytes"))
 
     def fetch_texts(self, ref: ArtifactRef, into: Path) -> Path:
-        """Download a calibration or evaluation set, one JSONL file or a folder of them; return it as one file."""
+        """Download a calibration or evaluation set (a JSONL file or a folder of them) as one file."""
         into.mkdir(parents=True, exist_ok=True)
         path = into / "texts.jsonl"
         path.write_bytes(read_text_set(self._store, ref))
         return path
 
     def put(self, merged: ArtifactRef, folder: Path, progress: ReportProgress) -> tuple[FileEntry, ...]:
-        """Upload the files of a folder as blobs, with the prefix of the merged model, and return their entries."""
+        """Upload a folder's files as blobs under the merged model's prefix; return their entries."""
         prefix = self._store.prefix_of(merged)
         manifest = self._store.put_folder(folder, prefix, lambda done, total: progress("upload", done, total, "bytes"))
         return manifest.files
 
     def put_held_out(self, merged: ArtifactRef, windows: tuple[HeldOutWindow, ...]) -> FileEntry | None:
-        """Store the windows that a variant was measured on as a blob, and return its entry; None if there are none."""
+        """Store a variant's held-out windows as a blob; return its entry, or None without windows."""
         return put_held_out(self._store, windows, self._store.prefix_of(merged))
 
     def commit(self, merged: ArtifactRef, manifest: VariantManifest) -> tuple[VariantManifest, ArtifactRef]:
-        """Attest and write the manifest, create-only; return the committed one: another replica may have been first."""
+        """Attest and write a manifest, create-only; return the stored one, which may be another replica's."""
         key = self._commits.key(VARIANT, manifest.output_key, self._store.prefix_of(merged))
         digests = {
             "merged": merged.digest,
@@ -88,5 +88,5 @@ class StoredArtifacts:
         return self._commits.commit(key, manifest, Subjects(materials=materials))
 
     def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
-        """Return an empty folder for one unit of work; it is removed afterwards."""
+        """Yield an empty folder for one job; it is removed afterwards."""
         return self.scratch_dirs.open(name)

@@ -1,4 +1,4 @@
-"""A merged model's log-probabilities on disk, so that it need not be in memory beside its variant."""
+"""Stores a merged model's log-probabilities on disk, so that merged model and variant need not share memory."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -12,20 +12,20 @@ from services.quantiser.adapters.evaluation import log_probabilities
 
 
 class StoredScores:
-    """The log-probabilities of a model for the windows that were computed; it is used in place of the model.
+    """A model's stored log-probabilities by window, used in place of the model.
 
-    A file has one window in float32: 100 MB for 511 tokens of a vocabulary of 49,152.
+    One float32 file per window: 100 MB for 511 tokens and a vocabulary of 49,152.
     """
 
     def __init__(self, folder: Path, load: Callable[[], Any]) -> None:
-        """Set the folder of the files, which is made, and how the model is loaded."""
+        """Create the folder for the files, and set the model's loader."""
         folder.mkdir()
         self._folder = folder
         self._load = load
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is untyped
     def compute(self, windows: Sequence[list[int]], on_window: Callable[[int, int], None] = lambda *_: None) -> None:
-        """Load the model, write the scores, and release the model."""
+        """Load the model, store its log-probabilities, and release it."""
         model = self._load()
         for index, window in enumerate(windows):
             scores = log_probabilities(model, torch.tensor([window], device=model.device))
@@ -44,17 +44,17 @@ class StoredScores:
 
 
 def write_scores(path: Path, scores: torch.Tensor) -> None:
-    """Write the float32 numbers of a matrix, without a header.
+    """Write a matrix as raw float32.
 
     Raises:
-        OSError: The disk is full; of `torch.save` this would be a RuntimeError that does not say so.
+        OSError: The disk is full; `torch.save` would raise an unspecific RuntimeError.
     """
     with path.open("wb") as file:
         file.write(memoryview(scores.float().cpu().contiguous().numpy()).cast("B"))
 
 
 def read_scores(path: Path, rows: int) -> torch.Tensor:
-    """Return the stored matrix of so many rows."""
+    """Read a matrix with this number of rows."""
     data = bytearray(path.stat().st_size)
     with path.open("rb") as file:
         file.readinto(data)

@@ -1,4 +1,4 @@
-"""Models whose weights stay in 16 bit, computed in float32."""
+"""Computes in float32 with models whose weights stay in 16 bit."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,15 +10,15 @@ NARROW = (torch.bfloat16, torch.float16)
 
 
 class WideWeights(TorchFunctionMode):  # type: ignore[misc]  # torch is untyped
-    """Computes with weights in 16 bit as if they were in float32: each is converted while it is used, exactly.
+    """Converts 16-bit weights to float32 while in use.
 
-    So a model needs two bytes per parameter, and its results are those of the same model in float32.
+    A model then needs two bytes per parameter and gives the same results as in float32.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Return the result of one function of torch."""
+        """Call a torch function with converted weights."""
         kwargs = kwargs or {}
         if func is torch.nn.functional.embedding:
             result = func(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Pure decisions of the quantiser: how to quantise, on which text, and whether the result is good enough."""
+"""The quantiser's pure decisions: how to quantise, on which text, and whether quality suffices."""
 
 from services.quantiser.domain.corpus import (
     CorpusSplit,

@@ -1,4 +1,4 @@
-"""Text for calibration and for held-out quality, split so that the two never share a passage."""
+"""Text for calibration and held-out quality, split so that they share no passage."""
 
 import hashlib
 import re
@@ -8,24 +8,24 @@ from contracts.vocabulary import Contract, digest_of_json
 
 QUESTION_AND_ANSWER = 2
 MIN_PASSAGE_CHARS = 40
-"""Minimum length of a passage that counts as overlap; shorter ones (headings, "See also") occur in any text."""
+"""Minimum characters of an overlapping passage; shorter ones (headings, "See also") occur in any text."""
 
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
 
 class CorpusSplit(Contract):
-    """Two sets of documents without a common passage."""
+    """Two sets of documents without common passages."""
 
     calibration: tuple[str, ...]
     held_out: tuple[str, ...]
 
 
 def split_topics(topics: Mapping[str, str], *, held_out_every: int = 3) -> CorpusSplit:
-    """Split named texts by the hash of their name, and remove from calibration what also occurs in the held-out part.
+    """Split texts by the hash of their names, and remove held-out passages from calibration.
 
     Args:
-        topics: Text by name. A passage may occur in several texts.
-        held_out_every: The inverse of the share of topics that is held out, on average.
+        topics: Text by name; texts may share passages.
+        held_out_every: On average, one text in this many is held out.
     """
     held_out = {name for name in topics if _hash(name) % held_out_every == 0}
     held_texts = tuple(topics[name] for name in sorted(held_out))
@@ -34,7 +34,7 @@ def split_topics(topics: Mapping[str, str], *, held_out_every: int = 3) -> Corpu
 
 
 def remove_overlap(documents: Iterable[str], held_out: Iterable[str]) -> tuple[str, ...]:
-    """Return the documents without passages that also occur in the held-out texts, and without empty documents."""
+    """Return the documents without held-out passages, and without documents left empty."""
     held_out_keys = {key for text in held_out for _, key in _passages(text) if key is not None}
     kept = (
         "\n\n".join(text for text, key in _passages(document) if key not in held_out_keys) for document in documents
@@ -43,9 +43,9 @@ def remove_overlap(documents: Iterable[str], held_out: Iterable[str]) -> tuple[s
 
 
 def turn_keys(turns: Sequence[str]) -> Iterator[str]:
-    """Yield keys that two records with the same content share: the whole text, each long turn, and a single question.
+    """Yield keys that records with the same content share: whole text, each long turn, and a single question.
 
-    A short first turn of a longer conversation ("Hi") is not a key.
+    A short first turn of a longer conversation ("Hi") is no key.
     """
     keys = [" ".join(turn.split()) for turn in turns]
     if keys:
@@ -56,16 +56,16 @@ def turn_keys(turns: Sequence[str]) -> Iterator[str]:
 
 
 def corpus_digest(documents: Sequence[str]) -> str:
-    """Return the digest of an ordered set of documents."""
+    """Return the digest of documents in order."""
     return digest_of_json(list(documents))
 
 
 def pack_windows(
     documents: Iterable[Sequence[int]], *, length: int, samples: int, seed: int, separator: int | None = None
 ) -> list[list[int]]:
-    """Join token lists, cut them into windows, and choose some of them by the seed.
+    """Join token lists, cut them into windows, and select windows by the seed.
 
-    The last, shorter window is used only if there are too few windows, so that a small set is used completely.
+    A shorter last window is used only if there are too few, so that small sets are used completely.
 
     Returns:
         At most `samples` windows of at most `length` tokens, in an order that depends only on the seed.
@@ -83,13 +83,13 @@ def pack_windows(
 
 
 def spread_windows(tokens: Sequence[int], *, length: int, count: int, with_rest: bool = False) -> list[list[int]]:
-    """Return `count` windows, evenly spread over a token stream; fewer if the stream is too short.
+    """Return `count` windows, spread evenly over a token stream; fewer if the stream is short.
 
     Args:
         tokens: The stream.
         length: Tokens per window.
         count: Maximum number of windows.
-        with_rest: If there are too few whole windows, add the rest of the stream as a shorter one.
+        with_rest: Whether too few windows are completed by a shorter one.
     """
     whole = [list(tokens[start : start + length]) for start in range(0, len(tokens) - length + 1, length)]
     if len(whole) < count:
@@ -99,7 +99,7 @@ def spread_windows(tokens: Sequence[int], *, length: int, count: int, with_rest:
 
 
 def _passages(text: str) -> list[tuple[str, str | None]]:
-    """Split a text at blank lines into (passage, key); the key is None if a passage is too short to count."""
+    """Split a text at blank lines into (passage, key); the key is None for short passages."""
     passages: list[tuple[str, str | None]] = []
     for passage in _BLANK_LINES.split(text):
         key = " ".join(passage.split())

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 Device = Literal["auto", "cpu"]
-"""`auto` uses a GPU where there is one; `cpu` leaves it to others, for example to the engine that serves from it."""
+"""`auto` uses a GPU if there is one; `cpu` leaves it to other processes, such as the serving engine."""
 
 
 def device_environment(device: Device) -> Mapping[str, str]:
-    """Return the variables of a worker that may use this device.
+    """Return the worker's environment variables for a device.
 
-    The quantising libraries choose an accelerator by themselves, so a GPU that they must not use is hidden from them.
+    Quantisation libraries select accelerators themselves, so `cpu` hides the GPU from them.
     """
     return {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}

@@ -1,4 +1,4 @@
-"""Plans how a variant is made (engine, method, calibration, group size), or rejects the request."""
+"""Plans how a variant is made (engine, method, calibration, group size), or rejects it."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -15,27 +15,27 @@ AwqEngine = Literal["autoawq", "llmcompressor"]
 
 AUTOAWQ_ARCHITECTURES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 NARROW_LAYERS = {"Qwen3_5ForCausalLM": (r"re:.*\.linear_attn\.in_proj_[ab]$",)}
-"""Layers with a few outputs, one for each head, which no kernel takes in 4 bits and which cost next to nothing."""
+"""Layers with few outputs (one per head), which no 4-bit kernel supports and which cost little in 16 bit."""
 OUTPUT_MULTIPLE = 32
-"""Block size of output channels in the 4-bit kernels of the serving engine and in AutoAWQ's packing."""
+"""Required multiple of output channels, for the serving engine's 4-bit kernels and AutoAWQ's packing."""
 OUTPUT_FORMAT = 7
-"""Increase it if the same plan leads to other files or another manifest than before."""
+"""Increase it when the same plan gives other files or another manifest."""
 
 
 class QuantiserDefaults(Contract):
-    """Defaults of the service for values that a request does not set."""
+    """The service's values for what requests leave open."""
 
     dtype: Dtype = "bfloat16"
     awq_engine: AwqEngine = "autoawq"
     smoothing_strength: float = 0.8
-    """How much of the activations' range INT8 moves into the weights."""
+    """SmoothQuant strength: how much of the activations' range moves into the weights."""
     min_calibration_tokens: int = 1024
     held_out_windows: int = 8
     held_out_tokens: int = 512
 
 
 class CalibrationPlan(Contract):
-    """Number and length of the calibration windows, and the minimum number of tokens."""
+    """Number and length of calibration windows, and the minimum of tokens."""
 
     samples: int
     tokens: int
@@ -44,14 +44,14 @@ class CalibrationPlan(Contract):
 
 
 class HeldOutPlan(Contract):
-    """The held-out windows that quality is measured on."""
+    """Number and length of held-out windows."""
 
     windows: int
     tokens: int
 
 
 class QuantisationPlan(Contract):
-    """Everything that decides the output, apart from the input files and the library versions."""
+    """Everything that determines a variant, besides input files and library versions."""
 
     variant: Variant
     engine: Engine
@@ -68,7 +68,7 @@ class QuantisationPlan(Contract):
 
 
 class Rejection(Contract):
-    """Why a variant is not made; a retry would fail in the same way."""
+    """Why a variant is not made; a retry would fail too."""
 
     code: Code
     reason: str
@@ -77,9 +77,9 @@ class Rejection(Contract):
 def plan_quantisation(
     variant: Variant, shape: ModelShape, settings: QuantiseSettings, defaults: QuantiserDefaults
 ) -> QuantisationPlan | Rejection:
-    """Return the plan of a variant, or why it is rejected.
+    """Return a variant's plan, or its rejection.
 
-    The 16-bit variant consists of the merged files themselves if they already have the dtype that is served.
+    A 16-bit variant reuses the merged files if they have the serving dtype.
     """
     precision = PRECISIONS[variant]
     if shape.quantised:
@@ -131,7 +131,7 @@ def _why_no_groups(group_size: int | None, shape: ModelShape) -> str:
 
 
 def _engine(method: Method, shape: ModelShape, defaults: QuantiserDefaults) -> Engine:
-    """Return the library that carries out a method."""
+    """Return the engine that carries out a method."""
     if method == "none":
         return "pass-through" if shape.dtype == defaults.dtype else "cast"
     autoawq = method == "awq" and defaults.awq_engine == "autoawq" and shape.architecture in AUTOAWQ_ARCHITECTURES
@@ -139,10 +139,10 @@ def _engine(method: Method, shape: ModelShape, defaults: QuantiserDefaults) -> E
 
 
 def plan_settings_key(variant: Digest, merged: Digest) -> str:
-    """Return the output key of a variant with the serving settings of another merged model of the same files.
+    """Return the output key of a variant with other serving settings.
 
     Args:
-        variant: Output key of the variant.
+        variant: Output key of the variant with the same files.
         merged: Digest of the merged model's manifest, which includes the settings.
     """
     return digest_of_json({"stage": "settings", "variant": variant, "merged": merged})
@@ -157,15 +157,15 @@ def plan_output_key(
     libraries: Mapping[str, str],
     evaluation: Digest | None = None,
 ) -> str:
-    """Return the output key; two requests with the same key lead to the same variant.
+    """Return the output key; requests with the same key give the same variant.
 
     Args:
-        plan: The parameters.
+        plan: The plan.
         merged: Digest of the merged model's manifest.
-        calibration: Digest of the calibration set, given or packaged; None if the plan needs none.
-        held_out: Digest of the text that quality is measured on.
-        libraries: Version by name of every library that can change the result.
-        evaluation: Digest of the checkpoint's own evaluation set, which is kept out of calibration and measured too.
+        calibration: Digest of the calibration set, given or packaged; None without calibration.
+        held_out: Digest of the held-out text.
+        libraries: Version by name of each library that can change the result.
+        evaluation: Digest of the checkpoint's evaluation set, which is measured and excluded from calibration.
     """
     return digest_of_json(
         {

@@ -1,4 +1,4 @@
-"""Compares the quality of a variant with its policy, and returns a verdict with the numbers."""
+"""Compares a variant's quality with its policy's gate."""
 
 from typing import Literal
 
@@ -7,9 +7,9 @@ from contracts.policy import QualityGate
 from contracts.vocabulary import Contract, Verdict
 
 MIN_TOKENS = 1024
-"""Minimum number of held-out tokens for a verdict on a perplexity ratio of a few percent."""
+"""Minimum of held-out tokens for a verdict on a perplexity ratio of a few percent."""
 IDENTICAL = Quality(perplexity_ratio=1.0, mean_kl=0.0, p99_kl=0.0, top1_agreement_ratio=1.0, tokens=0)
-"""Quality of a variant whose files are the merged model's: known from their digests, not measured."""
+"""Quality of a variant with the merged model's files, known from digests instead of measured."""
 
 GateCode = Literal["quality_gate_failed", "inconclusive"]
 
@@ -22,7 +22,7 @@ class Assessment(Contract):
 
 
 def windows_needed(length: int) -> int:
-    """Return the number of windows that a verdict needs; all tokens of a window but the first are predicted."""
+    """Return the number of windows for a verdict; each predicts `length` - 1 tokens."""
     return -(-MIN_TOKENS // max(length - 1, 1))
 
 
@@ -33,13 +33,13 @@ def assess_quality(
     own: Quality | None = None,
     identical: bool = False,
 ) -> Assessment:
-    """Return the verdict on measured quality by the policy's gate.
+    """Return the verdict of a quality gate.
 
     Args:
         quality: Quality against the merged model on held-out text.
         gate: The limits; None, or a gate without limits, always passes.
-        own: Quality on the checkpoint's own evaluation set; it counts from `MIN_TOKENS` tokens on.
-        identical: The variant's files are the merged model's files, so that no measurement is needed.
+        own: Quality on the checkpoint's evaluation set; ignored below `MIN_TOKENS` tokens.
+        identical: Whether the files are the merged model's, so that no measurement is needed.
     """
     if identical:
         return Assessment(verdict="pass", reason="The files are the merged model's own.")

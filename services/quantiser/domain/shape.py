@@ -1,4 +1,4 @@
-"""The shape of a model as planning needs it, and the group size that fits it."""
+"""Dimensions of a model for planning, and the group size that fits them."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -10,9 +10,11 @@ GROUP_SIZES = (128, 64, 32)
 
 
 class ModelShape(Contract):
-    """A merged model, as its `config.json` describes it.
+    """A merged model's dimensions from its `config.json`.
 
-    `linear_dims` are the input widths of the quantised layers, `output_dims` their output widths.
+    Attributes:
+        linear_dims: Input widths of quantised layers.
+        output_dims: Output widths of quantised layers.
     """
 
     architecture: str
@@ -24,11 +26,11 @@ class ModelShape(Contract):
 
 
 def read_shape(config: Mapping[str, Any], dtype: Dtype) -> ModelShape:
-    """Return the shape of a model from its `config.json`.
+    """Read a model's dimensions from its `config.json`.
 
     Args:
         config: The parsed file.
-        dtype: The dtype that the weights are stored in, as the merger recorded it.
+        dtype: Dtype of the stored weights, as the merger recorded it.
     """
     hidden = int(config.get("hidden_size") or 0)
     heads = int(config.get("num_attention_heads") or 1)
@@ -47,5 +49,5 @@ def read_shape(config: Mapping[str, Any], dtype: Dtype) -> ModelShape:
 
 
 def choose_group_size(linear_dims: tuple[int, ...]) -> int | None:
-    """Return the largest group size that divides the input width of every quantised layer; None if none does."""
+    """Return the largest group size that divides every input width; None if there is none."""
     return next((size for size in GROUP_SIZES if all(dim % size == 0 for dim in linear_dims)), None)
