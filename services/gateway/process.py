@@ -6,7 +6,6 @@ This module creates metrics: with several workers, run `share_metrics` before im
 import asyncio
 import contextlib
 import socket
-import sys
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -59,8 +58,8 @@ class Process:
         clock, self.id = SystemClock(), uuid.uuid4().hex[:16]
         self.bus = Bus(connection, SERVICE, clock)
         self.bus_connection, metrics = BusConnection(self.bus), GatewayMetrics(self.bus.metrics)
-        self.routed = settings.route_file is not None
-        table, staging = _production(connection, settings), RouteTable({}, None, "staging")
+        file = RecordFile(connection.work_dir(SERVICE) / "routes.json", Route)
+        table, staging = RouteTable(file.load(), file.save), RouteTable({}, None, "staging")
         self.keys, self.installed = _api_keys(connection, settings)
         self.state = WorkerState(  # first, so that starts that fail later are counted
             self.bus.metrics,
@@ -116,12 +115,12 @@ class Process:
     def background_work(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """Return the background coroutines: bus connection, followers, telemetry, features and metrics."""
         bus, dependencies = self.bus_connection, self.dependencies
-        tables, drills, routed = dependencies.tables, dependencies.drills, self.routed
+        tables, drills = dependencies.tables, dependencies.drills
         return (
             bus.connect(),
             self.recorder.run(),
             self.features.run(),
-            *bus.follow_records(tables, drills, self.keys, self.budgets, routed=routed),
+            *bus.follow_records(tables, drills, self.keys, self.budgets),
             bus.record_usage(self.budgets),
             bus.report(self.id, dependencies.balancer.report),
             bus.note_given_up(dependencies.balancer),
@@ -142,19 +141,6 @@ class Process:
                 async with asyncio.timeout(_LAST_FLUSH_S):
                     await last()
         self.bus.tracing.shutdown()
-
-
-def _production(connection: Connection, settings: GatewaySettings) -> RouteTable:
-    """Return the table of saved routes, or of `GATEWAY_ROUTE_FILE`; exit if that file has no routes."""
-    if settings.route_file is None:
-        file = RecordFile(connection.work_dir(SERVICE) / "routes.json", Route)
-        return RouteTable(file.load(), file.save)
-    routes = RecordFile(settings.route_file, Route).load()
-    if not routes:
-        sys.exit(f"gateway: no_routes: GATEWAY_ROUTE_FILE is {settings.route_file}, and no route can be read there")
-    table = RouteTable(routes, None)
-    table.follow_nothing()
-    return table
 
 
 def _api_keys(connection: Connection, settings: GatewaySettings) -> tuple[KeyTable, InstalledKeys]:

@@ -36,8 +36,6 @@ class GatewaySettings(BaseSettings):
     """Silence of a Triton's health check before its ejection, if another endpoint answers; 0: never."""
     answer_s: Seconds = 600.0
     """Time limit of a whole answer."""
-    route_file: Path | None = None
-    """JSON file of routes to serve instead of the bus's routes, during an outage of the bus."""
     drain_s: Annotated[int, Field(ge=0)] = 30
     """Time limit for streams in flight after SIGTERM."""
     max_in_flight: Annotated[int, Field(ge=1)] = 512

@@ -57,13 +57,11 @@ class BusConnection:
         drills: DrillTable,
         keys: KeyTable,
         budgets: Budgets,
-        *,
-        routed: bool,
     ) -> tuple[Coroutine[Any, Any, None], ...]:
-        """Return the followers of all buckets, without production routes if a file provides them (`routed`)."""
+        """Return the followers of all buckets."""
         routes = tables["production"]
         return (
-            *(() if routed else (self.follow("routes", Route, routes.apply, routes.note_bucket),)),
+            self.follow("routes", Route, routes.apply, routes.note_bucket),
             self.follow("staging-routes", Route, tables["staging"].apply),
             self.follow("drills", Drill, drills.apply),
             self.follow("api-keys", ApiKey, keys.apply, keys.note_bucket),

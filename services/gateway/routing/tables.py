@@ -137,10 +137,6 @@ class RouteTable:
         if self._environment == "staging" or self._is_newer(model, route):
             self._serve(model, route)
 
-    def follow_nothing(self) -> None:
-        """Report all routes as lost: they come from a file, without updates from the bus."""
-        self._lost = set(self._routes)
-
     async def note_bucket(self, snapshot: Snapshot) -> None:
         """Update the lost routes after a reading of the bucket, and serve edited older routes that are due."""
         if self._environment == "staging":

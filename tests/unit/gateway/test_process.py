@@ -1,15 +1,18 @@
 """A gateway whose background work failed ends, so that it is started again; one that is stopped just stops."""
 
 import asyncio
-
-import pytest
+import re
+import subprocess
+import sys
 
 from contracts.routes import Route
+from decisions.routes.edits import roll_back
 from services.gateway.adapters.files import RecordFile
 from services.gateway.process import Process, end_with
 from services.gateway.settings import GatewaySettings
 from shared.runtime.settings import Connection
 from testbed import factories
+from testbed.gateway import ROOT
 
 
 async def broken():
@@ -32,19 +35,16 @@ async def test_work_that_is_cancelled_or_done_does_not():
     assert not stopped
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", '{"support-bot": {"model": "support-bot", "epoch": "?"}}'])
-def test_a_file_of_routes_without_any_ends_the_process(tmp_path, content):
-    path = tmp_path / "routes.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(SystemExit, match="no route can be read there"):
-        Process(Connection(state_dir=tmp_path), GatewaySettings(route_file=path))
-
-
-def test_routes_of_a_file_count_as_lost(tmp_path):
-    path = tmp_path / "routes.json"
-    RecordFile(path, Route).save({factories.MODEL: factories.route()})
-    process = Process(Connection(state_dir=tmp_path), GatewaySettings(route_file=path))
-    process.state.refresh()
-    assert process.bus.metrics.get_sample_value("slipway_gateway_routes_lost") == 1.0
-    assert "routes_lost" in process.dependencies.tables["production"].problem
+async def test_the_documented_edit_of_saved_routes_leaves_a_version_until_the_bus_has_the_rollback(tmp_path):
+    connection, route = Connection(state_dir=tmp_path), factories.route()
+    path = connection.work_dir("gateway") / "routes.json"
+    RecordFile(path, Route).save({route.model: route})
+    edit = re.search(r"<<'END'\n(.*?)END\n", (ROOT / "docs/rollbacks.md").read_text(), re.DOTALL)[1]
+    subprocess.run([sys.executable, "-", path, route.model], input=edit, text=True, check=True)
+    table = Process(connection, GatewaySettings()).dependencies.tables["production"]
+    assert table.get(route.model).in_traffic == (route.previous,)
+    await table.apply(route.model, route, 1)  # the bus is back, without the rollback
+    assert (table.get(route.model).active, table.older) == (route.previous, [route.model])
+    rolled_back = roll_back(route, route.active.target, cause_id="order").route
+    await table.apply(route.model, rolled_back, 2)
+    assert (table.get(route.model), table.older) == (rolled_back, [])
