@@ -65,6 +65,5 @@ class ApiKey(StoredRecord):
     @model_validator(mode="after")
     def _ends_after_its_begin(self) -> ApiKey:
         if self.expires_at is not None and self.expires_at <= self.issued_at:
-            msg = "a key expires after it was issued"
-            raise ValueError(msg)
+            raise ValueError("a key expires after it was issued")
         return self

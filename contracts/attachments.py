@@ -47,16 +47,15 @@ class Attachment(StoredRecord):
     @model_validator(mode="after")
     def _names_each_once(self) -> Attachment:
         if len({url.partition("://")[2].rpartition("@")[2] for url in self.urls}) < len(self.urls):
-            msg = "an address is named twice: each is one replica, of one group"
-            raise ValueError(msg)
+            raise ValueError("an address is named twice: each is one replica, of one group")
         ends = [url for url in self.urls if url.endswith(("/", "/v1"))]
         if ends:
-            msg = f"{ends[0]} ends with / or /v1: leave that out, the paths of the API are added"
-            raise ValueError(msg)
+            raise ValueError(f"{ends[0]} ends with / or /v1: leave that out, the paths of the API are added")
         broken = [url for url in self.urls if not self._has_host(url)]
         if broken:
-            msg = f"{broken[0]} has no host and port: a port is 1 to 65535, and an IPv6 address is in brackets"
-            raise ValueError(msg)
+            raise ValueError(
+                f"{broken[0]} has no host and port: a port is 1 to 65535, and an IPv6 address is in brackets"
+            )
         return self
 
     @staticmethod

@@ -89,8 +89,7 @@ class Credential(BaseModel):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         first = lines[0].removeprefix("# Slipway identity ") if lines else ""
         if len(lines) != 2 or first == lines[0] or not lines[1].startswith("SU"):
-            msg = "The file holds no credential of Slipway: make one with `slipway keys add`."
-            raise ValueError(msg)
+            raise ValueError("The file holds no credential of Slipway: make one with `slipway keys add`.")
         return cls(name=first, seed=SecretStr(lines[1]))
 
 

@@ -41,8 +41,7 @@ _SAFE_PATH = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._
 
 def _safe_path(path: str) -> str:
     if not _SAFE_PATH.fullmatch(path) or len(path) > 512:
-        msg = f"{path!r} is not a plain relative path"
-        raise ValueError(msg)
+        raise ValueError(f"{path!r} is not a plain relative path")
     return path
 
 

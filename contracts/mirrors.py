@@ -29,8 +29,9 @@ class Mirror(StoredRecord):
     @model_validator(mode="after")
     def _chooses_in_one_way(self) -> "Mirror":
         if self.models and self.without:
-            msg = "models and without exclude each other: list the models that are mirrored, or those that are not"
-            raise ValueError(msg)
+            raise ValueError(
+                "models and without exclude each other: list the models that are mirrored, or those that are not"
+            )
         return self
 
     def covers(self, model: str) -> bool:

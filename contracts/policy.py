@@ -64,8 +64,7 @@ class MetricGate(_Strict):
     @model_validator(mode="after")
     def _has_a_bound(self) -> MetricGate:
         if all(bound is None for bound in (self.max_value, self.min_value, self.max_ratio, self.min_ratio)):
-            msg = "a gate needs max_value, min_value, max_ratio or min_ratio"
-            raise ValueError(msg)
+            raise ValueError("a gate needs max_value, min_value, max_ratio or min_ratio")
         return self
 
 
@@ -128,11 +127,9 @@ class Canary(_Strict):
     def _steps_rise(self) -> Canary:
         rising = self.steps[bool(self.only_for) :]
         if list(rising) != sorted(rising) or len(set(self.steps)) < len(self.steps):
-            msg = f"canary steps are {list(self.steps)}; each must be above the one before"
-            raise ValueError(msg)
+            raise ValueError(f"canary steps are {list(self.steps)}; each must be above the one before")
         if self.only_for and not self.steps:
-            msg = "canary.only_for says whose requests the first step draws, and there is no step"
-            raise ValueError(msg)
+            raise ValueError("canary.only_for says whose requests the first step draws, and there is no step")
         return self
 
 
@@ -158,11 +155,10 @@ class Shadow(_Strict):
     @model_validator(mode="after")
     def _can_pass(self) -> Shadow:
         if self.deadline_s <= self.duration_s:
-            msg = (
+            raise ValueError(
                 f"shadow.deadline_s is {self.deadline_s:g} and shadow.duration_s is {self.duration_s:g}: it could "
                 "never pass; raise deadline_s"
             )
-            raise ValueError(msg)
         return self
 
 
@@ -228,14 +224,17 @@ class Trigger(_Strict):
             low = 1.0
         if not low <= self.threshold <= high:
             upwards = f"from {low:g} to {high:,.16g}" if high < math.inf else f"{low:g} or more"
-            msg = f"the trigger {self.name!r}: threshold is {self.threshold:g}; for {self.metric} it must be {upwards}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"the trigger {self.name!r}: threshold is {self.threshold:g}; for {self.metric} it must be {upwards}"
+            )
         if own is not None and self.bound not in (None, own):
-            msg = f"the trigger {self.name!r}: bound is {self.bound}; for {self.metric} it is {own}, so leave it out"
-            raise ValueError(msg)
+            raise ValueError(
+                f"the trigger {self.name!r}: bound is {self.bound}; for {self.metric} it is {own}, so leave it out"
+            )
         if self.rule.limits == "distance" and self.own_factor is not None:
-            msg = f"the trigger {self.name!r}: {self.metric} is no share of bad requests, so leave own_factor out"
-            raise ValueError(msg)
+            raise ValueError(
+                f"the trigger {self.name!r}: {self.metric} is no share of bad requests, so leave own_factor out"
+            )
         return self
 
 
@@ -337,26 +336,23 @@ class ReleasePolicy(_Strict):
         names = [trigger.name for trigger in self.triggers]
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
-            msg = f"the trigger name {repeated[0]!r} is used more than once; trigger names must be unique"
-            raise ValueError(msg)
+            raise ValueError(f"the trigger name {repeated[0]!r} is used more than once; trigger names must be unique")
         return self
 
     @model_validator(mode="after")
     def _approvals_are_asked_for(self) -> ReleasePolicy:
         if self.approvals != Approvals() and self.promotion.mode == "automatic":
-            msg = (
+            raise ValueError(
                 "approvals are declared, but promotion.mode is automatic, which asks for no approval; set it to manual"
             )
-            raise ValueError(msg)
         return self
 
     @model_validator(mode="after")
     def _goodput_has_slos(self) -> ReleasePolicy:
         goodput = next((trigger.name for trigger in self.triggers if trigger.metric == "goodput_ratio"), None)
         if goodput is not None and not any(trigger.metric in SLO_METRICS for trigger in self.triggers):
-            msg = (
+            raise ValueError(
                 f"the trigger {goodput!r} (goodput_ratio) counts the requests that meet every SLO, and the policy "
                 f"declares none; add a trigger for one of {', '.join(SLO_METRICS)}"
             )
-            raise ValueError(msg)
         return self

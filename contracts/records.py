@@ -74,8 +74,7 @@ def outbox_entry(
         ValueError: There is neither a cause nor an id.
     """
     if id is None and cause_id is None:
-        msg = f"{fact.TYPE} needs a cause or an id"
-        raise ValueError(msg)
+        raise ValueError(f"{fact.TYPE} needs a cause or an id")
     return OutboxEntry(
         id=id if id is not None else derived_id(str(cause_id), fact.TYPE, key),
         key=key,

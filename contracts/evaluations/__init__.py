@@ -37,10 +37,9 @@ def compile_pattern(pattern: str) -> SchemaValidator:
         return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
     except SchemaError as error:
         reason = " ".join(str(error).rsplit("error:", 1)[-1].split())
-        msg = (
+        raise ValueError(
             f"the pattern {pattern[:100]!r} cannot be used: {reason}; write it without look-around and back-references"
-        )
-        raise ValueError(msg) from None
+        ) from None
 
 
 def _check_pattern(pattern: str) -> str:
@@ -140,8 +139,9 @@ class Length(_Scorer):
     @model_validator(mode="after")
     def _can_hold(self) -> Length:
         if self.max_chars is not None and self.min_chars > self.max_chars:
-            msg = f"length: min_chars is {self.min_chars}, above max_chars, {self.max_chars}; no answer can be both"
-            raise ValueError(msg)
+            raise ValueError(
+                f"length: min_chars is {self.min_chars}, above max_chars, {self.max_chars}; no answer can be both"
+            )
         return self
 
 
@@ -191,8 +191,7 @@ class Bound(_Strict):
     @model_validator(mode="after")
     def _has_a_limit(self) -> Bound:
         if self.min_value is None and self.max_drop is None and self.max_drop_from_anchor is None:
-            msg = "a bound needs min_value, max_drop or max_drop_from_anchor"
-            raise ValueError(msg)
+            raise ValueError("a bound needs min_value, max_drop or max_drop_from_anchor")
         return self
 
     @property
@@ -232,8 +231,7 @@ class Evaluation(_Strict):
     @model_validator(mode="after")
     def _pins_a_set_of_its_own(self) -> Evaluation:
         if self.rows == "default" and self.rows_digest is not None:
-            msg = f"the evaluation {self.name!r} asks the set that Slipway brings; leave rows_digest out"
-            raise ValueError(msg)
+            raise ValueError(f"the evaluation {self.name!r} asks the set that Slipway brings; leave rows_digest out")
         return self
 
     @model_validator(mode="after")
@@ -241,20 +239,22 @@ class Evaluation(_Strict):
         labels = [scorer.label for scorer in self.scorers]
         repeated = next((label for label in labels if labels.count(label) > 1), None)
         if repeated is not None:
-            msg = f"the evaluation {self.name!r} has two scorers {repeated!r}; give one of them another name"
-            raise ValueError(msg)
+            raise ValueError(
+                f"the evaluation {self.name!r} has two scorers {repeated!r}; give one of them another name"
+            )
         for bound in self.bounds:
             if bound.scorer is None and len(labels) > 1:
-                msg = f"a bound of the evaluation {self.name!r} needs scorer, one of {', '.join(labels)}"
-                raise ValueError(msg)
+                raise ValueError(f"a bound of the evaluation {self.name!r} needs scorer, one of {', '.join(labels)}")
             if bound.scorer is not None and bound.scorer not in labels:
-                msg = f"a bound of {self.name!r} names the scorer {bound.scorer!r}; there are {', '.join(labels)}"
-                raise ValueError(msg)
+                raise ValueError(
+                    f"a bound of {self.name!r} names the scorer {bound.scorer!r}; there are {', '.join(labels)}"
+                )
         named = [(self.label_of(bound), bound.slice) for bound in self.bounds]
         twice = next((each for each in named if named.count(each) > 1), None)
         if twice is not None:
-            msg = f"the evaluation {self.name!r} bounds {twice[0]!r} of the same rows twice; join the two bounds"
-            raise ValueError(msg)
+            raise ValueError(
+                f"the evaluation {self.name!r} bounds {twice[0]!r} of the same rows twice; join the two bounds"
+            )
         return self
 
     @property
@@ -318,8 +318,7 @@ class StatedBound(_Strict):
     @model_validator(mode="after")
     def _has_a_limit(self) -> StatedBound:
         if self.limit is None and self.max_drop is None:
-            msg = f"the bound of {self.name} {self.metric} needs limit or max_drop"
-            raise ValueError(msg)
+            raise ValueError(f"the bound of {self.name} {self.metric} needs limit or max_drop")
         return self
 
 
@@ -354,10 +353,10 @@ class Evaluations(_Strict):
         names = [evaluation.name for evaluation in self.sets]
         repeated = next((name for name in names if names.count(name) > 1), None)
         if repeated is not None:
-            msg = f"the evaluation {repeated!r} is declared more than once; names must be unique"
-            raise ValueError(msg)
+            raise ValueError(f"the evaluation {repeated!r} is declared more than once; names must be unique")
         size = len(json.dumps(self.model_dump(mode="json"), ensure_ascii=False).encode())
         if size > SIZE_BYTES:
-            msg = f"evaluations have {size:,} bytes as JSON; the limit is {SIZE_BYTES:,}; put schemas into the rows"
-            raise ValueError(msg)
+            raise ValueError(
+                f"evaluations have {size:,} bytes as JSON; the limit is {SIZE_BYTES:,}; put schemas into the rows"
+            )
         return self

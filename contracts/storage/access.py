@@ -200,5 +200,6 @@ class StoreCredential(BaseModel):
                 secret_key=SecretStr(keys["aws_secret_access_key"]),
             )
         except (configparser.Error, KeyError, ValueError):
-            msg = "The file holds no credential of the store: use credentials/NAME.s3 of `slipway keys`."
-            raise ValueError(msg) from None  # the cause would show parts of a secret
+            raise ValueError(
+                "The file holds no credential of the store: use credentials/NAME.s3 of `slipway keys`."
+            ) from None  # the cause would show parts of a secret

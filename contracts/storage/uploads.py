@@ -33,8 +33,7 @@ class AnnouncedFile(FileEntry):
         expected = -(-self.size_bytes // PART_BYTES) if self.size_bytes > PART_BYTES else 0
         if len(self.parts) != expected:
             size = f"{self.path} has {self.size_bytes} bytes"
-            msg = f"{size}: {expected} digests of parts are needed, not {len(self.parts)}"
-            raise ValueError(msg)
+            raise ValueError(f"{size}: {expected} digests of parts are needed, not {len(self.parts)}")
         return self
 
 
@@ -55,8 +54,7 @@ class UploadRequest(Contract):
     def _names_each_file_once(self) -> UploadRequest:
         names = [file.path for file in self.files]
         if len(set(names)) != len(names) or (self.folder and not names):
-            msg = "a folder has at least one file, and each path once"
-            raise ValueError(msg)
+            raise ValueError("a folder has at least one file, and each path once")
         return self
 
 

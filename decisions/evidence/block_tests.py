@@ -157,8 +157,9 @@ def plan_line(false_alarm_every_h: float, triggers: int) -> float:
         ValueError: the hours are below one, or there is no trigger.
     """
     if false_alarm_every_h < 1.0 or triggers < 1:
-        msg = f"false_alarm_every is {false_alarm_every_h:g} h for {triggers} triggers; the least is 1 h for 1 trigger"
-        raise ValueError(msg)
+        raise ValueError(
+            f"false_alarm_every is {false_alarm_every_h:g} h for {triggers} triggers; the least is 1 h for 1 trigger"
+        )
     return false_alarm_every_h * 3600.0 / BLOCK_S * triggers
 
 
