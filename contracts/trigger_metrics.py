@@ -61,8 +61,7 @@ class MetricRule:
             if no fault of seconds can. Every affected request is clearly beyond the threshold then.
         forced_by: The parameters of callers that force it.
         figure: The figure of a request.
-        histogram: The field of a window's summary that holds the figures, so that a replay counts by another threshold.
-        column: The feature in a window's summary that is the share of bad requests.
+        histogram: The field of a window summary that holds the figures.
     """
 
     kind: AlertKind
@@ -71,13 +70,11 @@ class MetricRule:
     limits: Literal["figure", "bad_share", "good_share", "distance"] = "bad_share"
     bound: Literal["upper", "lower"] | None = "upper"
     thresholds: tuple[float, float] = (0.0, math.inf)
-    unit: str = ""
     sees: Literal["all", "ended", "answered"] = "answered"
     is_bad: Callable[[Inference, Trigger], bool | None] = lambda _record, _trigger: None
     forced_by: tuple[Parameter, ...] = ()
     figure: Callable[[Inference], float | None] = lambda _record: None
     histogram: str = ""
-    column: str = ""
 
 
 def _is_beyond(record: Inference, trigger: Trigger) -> bool | None:
@@ -152,7 +149,6 @@ METRICS: Final[Mapping[TriggerMetric, MetricRule]] = {
         kind="latency",
         says="of answers began after {threshold:g} ms",
         limits="figure",
-        unit="ms",
         sees="all",
         is_bad=_is_late,
         fault={"delay_ms": _longer_ms},
@@ -165,7 +161,6 @@ METRICS: Final[Mapping[TriggerMetric, MetricRule]] = {
         says="of answers took more than {threshold:g} ms per token",
         limits="figure",
         thresholds=(0.0, LONGEST_REHEARSED_MS),
-        unit="ms",
         sees="all",
         is_bad=_is_beyond,
         fault={"token_delay_ms": _longer_ms},
@@ -177,7 +172,6 @@ METRICS: Final[Mapping[TriggerMetric, MetricRule]] = {
         kind="latency",
         says="of answers took more than {threshold:g} ms",
         limits="figure",
-        unit="ms",
         sees="all",
         is_bad=_is_long,
         fault={"delay_ms": _longer_ms},
@@ -190,13 +184,11 @@ METRICS: Final[Mapping[TriggerMetric, MetricRule]] = {
         says="of requests waited more than {threshold:g} ms in the engine's queue",
         limits="figure",
         thresholds=(0.0, LONGEST_REHEARSED_MS),
-        unit="ms",
         sees="all",
         is_bad=_is_beyond,
         fault={"queue_delay_ms": _longer_ms},
         forced_by=("prompts",),
         figure=lambda record: record.queue_ms,
-        histogram="queue_histogram",
     ),
     "goodput_ratio": MetricRule(  # a request is bad that failed, or missed an SLO of its policy
         kind="latency",
@@ -220,7 +212,6 @@ METRICS: Final[Mapping[TriggerMetric, MetricRule]] = {
         is_bad=_if_described(lambda features: features.refusal),
         fault={"answer": "refusal"},
         forced_by=("shape",),
-        column="refusal",
     ),
     "empty_ratio": MetricRule(
         kind="quality",
@@ -228,7 +219,6 @@ METRICS: Final[Mapping[TriggerMetric, MetricRule]] = {
         is_bad=_if_described(lambda features: features.empty),
         fault={"answer": "empty"},
         forced_by=("shape", "length", "short_limit", "stop", "special_tokens"),
-        column="empty",
     ),
     "repetition_ratio": MetricRule(
         kind="quality",
@@ -265,7 +255,6 @@ METRICS: Final[Mapping[TriggerMetric, MetricRule]] = {
         limits="figure",
         bound=None,
         thresholds=(0.0, 100_000_000.0),
-        unit="tokens",
         is_bad=_has_odd_length,
         fault={"output_tokens": lambda trigger: 0 if trigger.is_lower_bound else _twice(trigger)},
         forced_by=("shape", "length", "stop", "several", "prompts"),

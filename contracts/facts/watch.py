@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -162,17 +162,15 @@ class PairCounts(Contract):
 
 
 class WindowSummarised(Fact):
-    """One window of one target. Windows can be merged, and decisions can be replayed from them.
+    """The requests of one target in one window.
 
     Attributes:
         errors: Requests that ended with an error, by code, whatever caused it.
         observed: Per trigger, how many requests it observed and how many of them were bad.
         blocks: Per trigger, the blocks of two seconds that became evidence since the last window:
             seconds from the begin of the window, requests, and the bad ones among them.
-        drills: Per drill, how many requests it affected.
         target_failures: Requests that failed because of the target.
-        other_failures: Requests that failed because of the caller, the gateway or the infrastructure.
-        ttft_histogram, e2e_histogram, itl_histogram, queue_histogram: Latencies of the complete answers that the
+        ttft_histogram, e2e_histogram, itl_histogram: Latencies of the complete answers that the
             caller's parameters do not shape, in microseconds (HdrHistogram, base64); empty if unknown. `itl_histogram`
             has the mean of each answer.
     """
@@ -185,14 +183,10 @@ class WindowSummarised(Fact):
     errors: dict[str, int] = {}
     ttft_histogram: str
     e2e_histogram: str
-    features: dict[str, Any] = {}
     observed: dict[str, tuple[int, int]] = {}
     blocks: dict[str, tuple[tuple[int, int, int], ...]] = {}
-    drills: dict[str, int] = {}
     target_failures: int = 0
-    other_failures: int = 0
     itl_histogram: str = ""
-    queue_histogram: str = ""
 
 
 class _Alert(Fact):

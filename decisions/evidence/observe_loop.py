@@ -1,6 +1,6 @@
 """The observe loop: outcomes of requests become evidence, evidence becomes findings, findings become alerts.
 
-The monitor runs it over live telemetry, `slipway replay` over recorded windows.
+The monitor runs it over live telemetry.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence

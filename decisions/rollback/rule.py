@@ -1,6 +1,6 @@
 """The rollback rule: on an alert traffic moves to the previous version, stays, or stays and a person is paged.
 
-The rollback-controller decides every alert with it, `slipway replay` the recorded ones.
+The rollback-controller decides every alert with it.
 """
 
 import hashlib

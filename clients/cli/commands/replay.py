@@ -19,13 +19,13 @@ from clients.cli.parsing import check_model, parse_duration
 from clients.cli.releases.resolving import advise
 from contracts.envelope import Event
 from contracts.policy import Trigger
+from decisions.evidence.replay import Fired, Replay, replay
 from decisions.evidence.triggers import limit_of
-from decisions.replay.engine import Fired, Replay, replay
 from shared.runtime.clock import SystemClock
 
-COURSE = ("deployment.changed", "release.opened", "alert.raised")
+COURSE = ("deployment.changed", "release.opened")
 WINDOWS = ("window.summarised",)
-COLUMNS = ("at", "target", "trigger", "bad requests", "replayed")
+COLUMNS = ("at", "target", "trigger", "bad requests", "action")
 
 
 def replay_command(
@@ -36,45 +36,53 @@ def replay_command(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay recorded windows of live traffic with the triggers of a policy. Nothing is changed.
+    """Replay recorded windows of the active versions with the triggers of a policy. Nothing is changed.
 
-    Shows which alerts would have been raised and when, and what each would have led to (rolled back, held and why, or
-    left to an operator). `slipway events` and `slipway alerts` show what was recorded.
+    Shows which alerts would have been raised, in which minute, and the action of their trigger. `slipway events` and
+    `slipway alerts` show what was recorded.
 
-    Of the active version, a window records the bad requests of each two seconds, by the triggers of that time: a
-    trigger that counts the same requests decides as it did. Otherwise, bad ones are spread evenly over the window, or
-    from the time of a recorded alert on, so times are accurate to about one window (one minute). Latencies are counted
-    again at the policy's threshold, errors as recorded. Metrics that were not recorded cannot be replayed, and are
-    listed.
+    Windows record the bad requests of each two seconds, by the triggers of that time: a trigger that finds the same
+    requests bad decides as the monitor would, with another limit, `own_factor` or `false_alarm_every`, too. Other
+    triggers cannot be replayed, and are listed.
 
-    Without a terminal the output is tab-separated: at, target, trigger, bad requests, replayed.
+    Without a terminal the output is tab-separated: at, target, trigger, bad requests, action.
     """
     check_model(model)
     declared = load_policy(policy)
-    triggers = declared.triggers
     begin = SystemClock().now() - parse_duration(since)
     stack = find_stack(state)
     events = asyncio.run(_read(stack, model, begin))
     with _busy("replaying"):
-        result = replay(triggers, events, since=begin, false_alarm_every=declared.false_alarm_every)
+        result = replay(declared.triggers, events, since=begin, false_alarm_every=declared.false_alarm_every)
     if not result.windows:
         raise CommandError(
-            f"no windows of {model} in the last {since}: the monitor records one for every minute with traffic; "
-            f"go further back with --since{advise(stack, model, 'slipway ps')}"
+            f"no windows of an active {model} in the last {since}: the monitor records one for every minute with "
+            f"traffic; go further back with --since{advise(stack, model, 'slipway ps')}"
         )
+    data = report(model, result, declared.triggers)
     if as_json:
-        show_json(report(model, result, triggers))
-    else:
-        _show(model, policy, result, triggers)
+        show_json(data)
+        return
+    show_table(COLUMNS, [row(fired) for fired in result.fired])
+    show_line(
+        f"{data['windows']} windows of {model} with {data['requests']} requests, {data['from']} to {data['to']}, "
+        f"through {policy}:"
+    )
+    for name, alerts in data["triggers"].items():
+        missing = data["not_replayed"].get(name, 0)
+        if missing < data["windows"]:
+            show_line(f"  {name} would have raised {alerts} alerts")
+        if missing:
+            show_line(f"  {name} cannot be replayed in {missing} windows: no trigger of that time counted the same")
 
 
 async def _read(stack: StackAddress, model: str, begin: datetime) -> list[Event[Any]]:
-    """Return the windows since a time, and all routes, policies and alerts, in the order of the log."""
+    """Return the windows since a time, and all routes and policies."""
     async with on_bus(stack) as js:
         with _busy("reading the log"):
             course = await read_history(js, model, EventFilter(COURSE))
             windows = await read_history(js, model, EventFilter(WINDOWS, since=begin))
-    return [logged.event for logged in sorted(course + windows, key=lambda logged: logged.sequence)]
+    return [logged.event for logged in course + windows]
 
 
 def _busy(what: str) -> contextlib.AbstractContextManager[Any]:
@@ -86,58 +94,29 @@ def _busy(what: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def report(model: str, result: Replay, triggers: Sequence[Trigger]) -> dict[str, Any]:
-    """Return a replay as JSON data."""
+    """Return a replay with at least one window as JSON data."""
     return {
         "model": model,
-        "windows": result.windows,
-        "requests": result.requests,
-        "from": result.begin.isoformat() if result.begin is not None else None,
-        "to": result.end.isoformat() if result.end is not None else None,
+        "windows": len(result.windows),
+        "requests": sum(summary.requests for summary in result.windows),
+        "from": result.windows[0].window.from_.isoformat(timespec="minutes"),
+        "to": result.windows[-1].window.to.isoformat(timespec="minutes"),
         "triggers": {
             trigger.name: sum(fired.trigger.name == trigger.name for fired in result.fired) for trigger in triggers
         },
-        "not_replayed": [{"trigger": gap.trigger, "reason": gap.reason, "windows": gap.windows} for gap in result.gaps],
+        "not_replayed": dict(result.missing),
         "fired": [as_data(fired) for fired in result.fired],
     }
 
 
 def as_data(fired: Fired) -> dict[str, Any]:
     """Return a replayed alert as JSON data."""
-    target, to = str(fired.target), str(fired.to) if fired.to is not None else None
-    trigger = {"trigger": fired.trigger.name, "metric": fired.trigger.metric, "limit": limit_of(fired.trigger)}
-    return {**asdict(fired), "at": fired.at.isoformat(), "target": target, "to": to, **trigger}
+    trigger = fired.trigger
+    declared = {"trigger": trigger.name, "metric": trigger.metric, "limit": limit_of(trigger), "action": trigger.action}
+    return {**asdict(fired), "at": fired.at.isoformat(), "target": str(fired.target), **declared}
 
 
 def row(fired: Fired) -> tuple[str, ...]:
     """Return a replayed alert as cells, in the order of `COLUMNS`."""
-    bad = f"{fired.hits} of {fired.trials}, {100 * limit_of(fired.trigger):.3g} % allowed"
-    return f"{fired.at:%Y-%m-%d %H:%M:%S}", str(fired.target), fired.trigger.name, bad, would(fired)
-
-
-def would(fired: Fired) -> str:
-    """Return the decision that an alert would have caused."""
-    again = " (evaluated again)" if fired.again else ""
-    if fired.outcome == "rolled back":
-        return f"rolled back to {fired.to}{again}"
-    if fired.outcome == "canary aborted":
-        return f"canary aborted, {fired.to} stays active{again}"
-    code = f" {fired.code}" if fired.code else ""
-    return f"{fired.outcome}{code}: {fired.reason}{again}"
-
-
-def _show(model: str, policy: Path, result: Replay, triggers: Sequence[Trigger]) -> None:
-    show_table(COLUMNS, [row(fired) for fired in result.fired])
-    show_line(
-        f"{result.windows} windows of {model} with {result.requests} requests, {result.begin:%Y-%m-%d %H:%M} to "
-        f"{result.end:%Y-%m-%d %H:%M} UTC, through {policy}:"
-    )
-    missing = {gap.trigger: [other for other in result.gaps if other.trigger == gap.trigger] for gap in result.gaps}
-    for trigger in triggers:
-        of_trigger = [fired for fired in result.fired if fired.trigger.name == trigger.name]
-        raised = [fired for fired in of_trigger if not fired.again]
-        rollbacks = sum(fired.outcome in ("rolled back", "canary aborted") for fired in of_trigger)
-        gaps = missing.get(trigger.name, [])
-        if sum(gap.windows for gap in gaps) < result.windows:
-            show_line(f"  {trigger.name} would have raised {len(raised)} alerts and caused {rollbacks} rollbacks")
-        for gap in gaps:
-            show_line(f"  {trigger.name} cannot be replayed in {gap.windows} windows: {gap.reason}")
+    bad = f"{fired.bad} of {fired.requests}, {100 * limit_of(fired.trigger):.3g} % allowed"
+    return f"{fired.at:%Y-%m-%d %H:%M}", str(fired.target), fired.trigger.name, bad, fired.trigger.action

@@ -44,10 +44,7 @@ class OpenWindow(Contract):
     requests: int = 0
     errors: dict[str, int] = Field(default_factory=dict)
     target_failures: int = 0
-    other_failures: int = 0
     histograms: dict[str, str] = Field(default_factory=dict)
-    columns: dict[str, tuple[int, float, float]] = Field(default_factory=dict)
-    drills: dict[str, int] = Field(default_factory=dict)
 
 
 class Reference(Contract):

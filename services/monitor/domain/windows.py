@@ -11,10 +11,10 @@ from contracts.facts import Inference, WindowSummarised
 from contracts.policy import Trigger
 from contracts.trigger_metrics import METRICS
 from decisions.evidence import observe_loop
-from decisions.evidence.attribution import is_excused, is_failure
+from decisions.evidence.attribution import is_failure
 from decisions.evidence.block_tests import Closed
 from decisions.evidence.observation import span
-from decisions.evidence.triggers import ended_at, is_empty
+from decisions.evidence.triggers import ended_at
 from services.monitor.domain import sketch
 from services.monitor.domain.record import OpenWindow, TargetState
 
@@ -63,7 +63,6 @@ def add_to_windows(state: TargetState, records: Iterable[Inference], windowing: 
 def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
     measured = [record for record in records if record.error is None and record.caused_by is None]
     errors = Counter(window.errors) + Counter(record.error for record in records if record.error is not None)
-    drills = Counter(window.drills) + Counter(record.drill for record in records if record.drill is not None)
     histograms = {
         rule.histogram: sketch.add(
             window.histograms.get(rule.histogram, ""),
@@ -76,25 +75,12 @@ def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
         for metric, rule in METRICS.items()
         if rule.histogram
     }
-    columns = dict(window.columns)
-    for record in records:
-        for name, value in features_of(record).items():
-            number, total, squares = columns.get(name, (0, 0.0, 0.0))
-            columns[name] = (number + 1, total + value, squares + value * value)
-        if record.features is not None and "refusal_ratio" not in record.forced_metrics:
-            for name in ("refusal", "empty"):
-                number, total, squares = columns.get(name, (0, 0.0, 0.0))
-                flag = float(is_empty(record) if name == "empty" else record.features.refusal)
-                columns[name] = (number + 1, total + flag, squares + flag)
     return window.model_copy(
         update={
             "requests": window.requests + len(records),
             "errors": dict(errors),
-            "drills": dict(drills),
             "target_failures": window.target_failures + sum(is_failure(record) for record in records),
-            "other_failures": window.other_failures + sum(is_excused(record) for record in records),
             "histograms": histograms,
-            "columns": columns,
         }
     )
 
@@ -149,20 +135,12 @@ def _summary(state: TargetState, window: OpenWindow, blocks: Mapping[str, Closed
         requests=window.requests,
         errors=window.errors,
         target_failures=window.target_failures,
-        other_failures=window.other_failures,
-        features={name: _column(*sums) for name, sums in window.columns.items()},
-        drills=window.drills,
         blocks={
             name: tuple((at - window.start_s, block.requests, block.bad) for at, block in of.items())
             for name, of in blocks.items()
         },
         observed={name: _observed(state, name, window) for name in state.triggers},
     )
-
-
-def _column(number: int, total: float, squares: float) -> dict[str, float]:
-    mean = total / number
-    return {"count": number, "mean": mean, "deviation": math.sqrt(max(squares / number - mean * mean, 0.0))}
 
 
 def _observed(state: TargetState, name: str, window: OpenWindow) -> tuple[int, int]:

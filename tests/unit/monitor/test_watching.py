@@ -298,11 +298,11 @@ def test_each_window_is_summarised_once_after_its_lateness():
     assert watching.assess(late, m.cause(300), m.RULES).outbox == state.outbox
 
 
-def test_a_window_counts_failures_of_the_target_apart_from_those_of_others():
+def test_a_window_counts_failures_of_the_target():
     others = [m.failed(1, caused_by=party) for party in ("caller", "gateway", "infrastructure")]
     state = m.take(m.routed(), [m.record(1), m.failed(1), m.failed(1), *others], 2)
     (window,) = m.published(watching.assess(state, m.cause(200), m.RULES), cf.WindowSummarised)
-    assert (window.requests, window.target_failures, window.other_failures) == (6, 2, 3)
+    assert (window.requests, window.target_failures) == (6, 2)
     assert window.errors == {"engine_dead": 5}
 
 

@@ -1,1 +1,0 @@
-"""Recorded traffic through the triggers of another policy."""
