@@ -142,14 +142,12 @@ class Keys:
 class StackConfig:
     """The requested shape of a stack: the engine, processes of each service, runtimes besides the default one.
 
-    `gateway_workers` share the gateway's port; None leaves their number to the inherited variable `GATEWAY_WORKERS`.
     `default_tritons` serve the default runtime; each other runtime has one. `nats` servers are the message bus.
     `optional` names the services that are started besides: those that are configured.
     """
 
     engine: Engine = "slipway"
     replicas: Mapping[str, int] | None = None
-    gateway_workers: int | None = None
     runtimes: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     default_tritons: int = 1
@@ -336,7 +334,6 @@ def plan_services(
         "GATEWAY_ADMIN_HOST": LOOPBACK,
         "GATEWAY_ADMIN_PORT": str(ports[admin_port("gateway")]),
         "GATEWAY_API_KEYS": str(api_keys(folder).listing),
-        **({"GATEWAY_WORKERS": str(config.gateway_workers)} if config.gateway_workers else {}),
         "SLIPWAY_HTTP_HOST": LOOPBACK,
         "SLIPWAY_TRACE_FILE": str(folder / "logs" / "spans.jsonl"),
         "PYTHONPATH": str(programs.source),

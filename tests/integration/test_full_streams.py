@@ -2,16 +2,13 @@
 
 import asyncio
 import contextlib
-import io
 
 import pytest
 from nats.js.api import ConsumerConfig, DiscardPolicy, StreamConfig
 from nats.js.errors import ServiceUnavailableError
 from prometheus_client import generate_latest
 
-from clients.cli.commands.status import _show_all
-from clients.cli.connection import StackAddress
-from clients.cli.stream_limits import nearly_full
+from clients.cli.doctor.space import ask_bus
 from contracts import facts as f
 from contracts.policy import MetricGate
 from contracts.routes import Route
@@ -166,17 +163,11 @@ async def test_what_one_process_decided_and_could_not_publish_the_next_one_publi
     assert len(await stored_facts(js, f.DeploymentChanged)) == len(await stored_facts(js, f.RollbackStarted)) == 1
 
 
-async def test_status_names_the_streams_that_are_full(js, nats_server, tmp_path):
-    assert await nearly_full(js) == []
+async def test_doctor_names_the_streams_that_are_full(js, nats_server, tmp_path):
     await fill(js)
-    stack = StackAddress(connection(nats_server, None, tmp_path), "http://127.0.0.1:1", "here")
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors):
-        await _show_all(stack, None, every=False, as_json=True)
-    lines = errors.getvalue().splitlines()
-    assert [line.split()[1] for line in lines] == sorted([EVENTS, INBOX, DEADLETTER])
-    assert ["the oldest messages are dropped; see stream_full" in line for line in lines] == [True, True, False]
-    assert ["it accepts no more messages; see stream_full" in line for line in lines] == [False, False, True]
+    finding = await asyncio.to_thread(ask_bus, connection(nats_server, None, tmp_path))
+    assert finding.state == "warning"
+    assert {name for name in topology.LIMITS if f"{name} holds" in finding.detail} >= {EVENTS, INBOX, DEADLETTER}
 
 
 async def receive_behind_an_unreadable_one(js, bus_settings, subject):

@@ -29,8 +29,8 @@ def slipway(*arguments: str, state: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    several = ("--replicas", "quantiser=2", "--gateway-workers", "2")
-    up = Up(tmp_path_factory.mktemp("up") / "state", *several, forked=True).until_ready()
+    state, workers = tmp_path_factory.mktemp("up") / "state", {"GATEWAY_WORKERS": "2"}
+    up = Up(state, "--replicas", "quantiser=2", forked=True, **workers).until_ready()
     yield up
     if up.process.poll() is None:
         up.end()

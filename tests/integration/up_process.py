@@ -20,7 +20,7 @@ READY_S = 150
 class Up:
     """A `slipway up` in the foreground, as a person starts it, or with parts that are forked."""
 
-    def __init__(self, state: Path, *arguments: str, forked: bool = False) -> None:
+    def __init__(self, state: Path, *arguments: str, forked: bool = False, **variables: str) -> None:
         self.state = state
         self.output = state.parent / f"{state.name}.out"
         self.output.unlink(missing_ok=True)
@@ -28,7 +28,7 @@ class Up:
         self.process: subprocess.Popen[bytes] | ForkedProcess
         if forked:
             command = [sys.executable, "-m", "testbed.forked_stack", *command]
-            self.process = start(command, self.output, environment=os.environ)
+            self.process = start(command, self.output, environment={**os.environ, **variables})
             return
         with self.output.open("wb") as out:
             self.process = subprocess.Popen(

@@ -11,11 +11,10 @@ from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.releases.resolving import require_model
-from clients.cli.views.alert import COLUMNS, AlertView, as_data, blocks, fold, row
+from clients.cli.views.alert import COLUMNS, AlertView, as_data, describe, fold, row
 from contracts.vocabulary import Environment
 
 ALERTS = ("alert.*",)
-STYLES = {"critical": "bold red", "warning": "yellow", "info": "default"}
 
 
 def alerts(
@@ -59,17 +58,7 @@ def _show(shown: list[AlertView], model: str | None, *, with_resolved: bool, as_
         about = f" of {model}" if model else ""
         show_line(f"no alerts{about}" if with_resolved else f"no open alerts{about}")
     elif is_terminal():
-        _show_blocks(shown)
+        for alert in shown:
+            show_line("\n  ".join(describe(alert)))
     else:
         show_table(COLUMNS, [row(alert) for alert in shown])
-
-
-def _show_blocks(shown: list[AlertView]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
-    styles = ["bold", *(STYLES[alert.fact.severity] if alert.open else "dim" for alert in shown)]
-    for style, (head, below) in zip(styles, blocks(shown), strict=True):
-        console.print(head, style=style, markup=False)
-        for line in below:
-            console.print(f"  {line}", style="dim" if style == "dim" else None, markup=False)

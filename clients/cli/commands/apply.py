@@ -14,26 +14,24 @@ from clients.cli.installation import Installation, as_data, make_all, plan
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import show_json, show_line, warn
 
-FilesOption = Annotated[
-    list[Path], typer.Option("--file", "-f", metavar="FILE|FOLDER", help="File, or folder of files; repeatable.")
-]
-PruneOption = Annotated[
-    bool, typer.Option("--prune", help="Also remove what is not declared, of the kinds that the files declare.")
-]
-FolderOption = Annotated[
-    Path | None, typer.Option("--folder", help="Folder of the keys, for teams (default: the one in the state folder).")
-]
 SIGNS = {"create": "+", "update": "~", "remove": "-", "issue": "!"}
 
 
 def apply(
     *,
-    file: FilesOption,
+    file: Annotated[
+        list[Path], typer.Option("--file", "-f", metavar="FILE|FOLDER", help="File, or folder of files; repeatable.")
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Change nothing. Exit code 5 if something would be changed, else 0.")
     ] = False,
-    prune: PruneOption = False,
-    folder: FolderOption = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also remove what is not declared, of the kinds that the files declare.")
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="Folder of the keys, for teams (default: the one in the state folder)."),
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -14,27 +14,27 @@ from clients.cli.record_orders import bucket_of, order_record
 from contracts.attachments import Attachment
 from shared.storage.record_format import parse
 
-UrlOption = Annotated[
-    list[str], typer.Option("--url", metavar="URL", help="Address of a replica, such as http://gpu-1:8000; repeatable.")
-]
-KeyOption = Annotated[
-    str,
-    typer.Option("--key", metavar="NAME", help="Name of their key in the file SLIPWAY_SERVER_KEYS."),
-]
-AdaptersOption = Annotated[
-    str | None,
-    typer.Option("--adapters", metavar="FOLDER", help="Folder of LoRAs, by the path that these vLLM see; empty: none."),
-]
 GroupOption = Annotated[str, typer.Option("--group", metavar="NAME", help="Name of the group.")]
 
 
 def attach(
     model: ModelArgument,
     *,
-    url: UrlOption,
+    url: Annotated[
+        list[str],
+        typer.Option("--url", metavar="URL", help="Address of a replica, such as http://gpu-1:8000; repeatable."),
+    ],
     group: GroupOption = "default",
-    key: KeyOption = "",
-    adapters: AdaptersOption = None,
+    key: Annotated[
+        str,
+        typer.Option("--key", metavar="NAME", help="Name of their key in the file SLIPWAY_SERVER_KEYS."),
+    ] = "",
+    adapters: Annotated[
+        str | None,
+        typer.Option(
+            "--adapters", metavar="FOLDER", help="Folder of LoRAs, by the path that these vLLM see; empty: none."
+        ),
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,6 +1,5 @@
 """`slipway policy`: write, check, explain, store and show release policies."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Annotated
@@ -9,25 +8,22 @@ import typer
 import yaml
 from nats.js import JetStreamContext
 
-from clients.cli.connection import StackAddress, ask_bus, find_stack, on_bus
+from clients.cli.connection import StackAddress, ask_bus, find_stack
 from clients.cli.declared import DeclaredPolicy
 from clients.cli.errors import CommandError, Exit
-from clients.cli.events.event_log import EventFilter, read_history
 from clients.cli.installation import Installation, apply_one
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import show_json, show_line
-from clients.cli.parsing import check_model, parse_duration
+from clients.cli.parsing import check_model
 from clients.cli.policies.policy_template import TEMPLATE
-from clients.cli.policies.policy_times import explain_times, mean_rate
+from clients.cli.policies.policy_times import explain_times
 from clients.cli.reading import RecordsOfModels
 from clients.cli.releases.resolving import advise
 from clients.cli.yaml_source import Document, InvalidError, Problem, read_documents, validated
 from contracts.policy import ReleasePolicy
 from decisions.policies.problems import differing, list_problems
-from shared.runtime.clock import SystemClock
 
 policy_app = typer.Typer(help="Write, check, explain, store and show release policies.", no_args_is_help=True)
-RATE_OVER = "24h"
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Release policy, YAML or JSON.")]
 
 
@@ -72,25 +68,14 @@ def policy_init(
 @policy_app.command("validate")
 def policy_validate(
     file: FileArgument,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Also compare it with the stored policy of this model.")
-    ] = None,
-    state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a policy; the exit code is 1 if it is not valid, and each problem has its line.
-
-    With --model, a policy that asks for less than the stored one is a problem: a checkpoint with it would be rejected.
-    """
-    if model is not None:
-        check_model(model)
+    """Check a policy; the exit code is 1 if it is not valid, and each problem has its line."""
+    problems: tuple[Problem, ...] = ()
     try:
-        document, policy = _read(file)
+        load_policy(file)
     except InvalidError as error:
-        problems = list(error.problems)
-    else:
-        stored = ask_bus(find_stack(state), lambda js: _policy_get(js, model)) if model is not None else None
-        problems = _differences(document, policy, stored)
+        problems = error.problems
     if as_json:
         show_json({"file": str(file), "valid": not problems, "problems": [each.as_data() for each in problems]})
     else:
@@ -99,19 +84,13 @@ def policy_validate(
         raise typer.Exit(int(Exit.FAILED))
 
 
-def _differences(document: Document, policy: ReleasePolicy, stored: ReleasePolicy | None) -> list[Problem]:
-    """Return a problem for each field that differs from the stored policy."""
-    fields = differing(policy, stored) if stored is not None else []
-    return [document.problem("it differs from the stored policy, which counts", field) for field in fields]
-
-
 def check_policy(stack: StackAddress, model: str, file: Path | None) -> ReleasePolicy | None:
     """Check and return the policy that a checkpoint of a model is published with, as the registry does at admission.
 
     Return None without a file if this identity may not read the stored policy: the registry checks it then.
 
     Raises:
-        CommandError: there is no policy, or the file's policy is not valid or differs from the stored one.
+        CommandError: no policy is stored or given, or the file's policy is not valid or differs from the stored one.
     """
     try:
         stored, may_read = ask_bus(stack, lambda js: _policy_get(js, model)), True
@@ -121,7 +100,9 @@ def check_policy(stack: StackAddress, model: str, file: Path | None) -> ReleaseP
         stored, may_read = None, False
     if file is not None:
         document, policy = _read(file)
-        if different := _differences(document, policy, stored):
+        fields = differing(policy, stored) if stored is not None else []
+        if fields:
+            different = [document.problem("it differs from the stored policy, which counts", each) for each in fields]
             raise InvalidError(different, f"the policy {file}")
         return policy
     if stored is None and may_read:
@@ -137,51 +118,22 @@ def policy_explain(
     *,
     what: Annotated[str, typer.Argument(metavar="FILE|MODEL", help="A file, or a model with a stored policy.")],
     first: Annotated[bool, typer.Option("--first", help="For the first release of a model.")] = False,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Of a file: the model whose rate of requests counts.")
-    ] = None,
-    rps: Annotated[
-        float | None, typer.Option("--rps", min=1e-6, help="Requests per second, instead of measured ones.")
-    ] = None,
+    rps: Annotated[float, typer.Option("--rps", min=1e-6, help="Requests per second of the model.")] = 1.0,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Explain a policy's consequences: duration of each step, rows needed to show a loss, time until triggers alert.
-
-    Times are at the model's mean rate of the last 24 hours, or at 1 request per second where none is known.
-    """
+    """Explain a policy's consequences: duration of each step, rows needed to show a loss, time until triggers alert."""
     if Path(what).exists() or "/" in what or "." in what:
         policy = load_policy(Path(what))
     else:
-        model = check_model(what)
-        policy = _stored(find_stack(state), model)
-    rate, source = rps, "as given"
-    if rate is None and model is not None:
-        source = f"{model} in the last {RATE_OVER}"
-        try:
-            rate = asyncio.run(_rate(find_stack(state), check_model(model)))
-        except CommandError as error:
-            message = f"the rate of {model} cannot be read: {error}; or give its requests per second with --rps"
-            raise CommandError(message, error.code, error.name, error.details) from None
-    if rate is None:
-        known = f"{model} had no request in the last {RATE_OVER}" if model else "no model is named"
-        rate, source = 1.0, f"{known}; --rps sets another rate"
-    explained = explain_times(policy, rate, first=first)
+        policy = _stored(find_stack(state), check_model(what))
+    explained = explain_times(policy, rps, first=first)
     if as_json:
-        show_json({"requests_per_second": rate, "explained": explained})
+        show_json({"requests_per_second": rps, "explained": explained})
         return
-    show_line(f"At {rate:.3g} requests/s ({source}):")
+    show_line(f"At {rps:.3g} requests/s (--rps sets another rate):")
     for sentence in explained:
         show_line(f"  {sentence}")
-
-
-async def _rate(stack: StackAddress, model: str) -> float | None:
-    """Return the mean rate of a model's requests in production; None where windows of the time hold none."""
-    now = SystemClock().now()
-    where = EventFilter(("window.summarised",), since=now - parse_duration(RATE_OVER))
-    async with on_bus(stack) as js:
-        history = await read_history(js, model, where)
-    return mean_rate([logged.event.data for logged in history], now)
 
 
 def _stored(stack: StackAddress, model: str) -> ReleasePolicy:

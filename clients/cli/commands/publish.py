@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -17,7 +17,6 @@ from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line
 from clients.cli.parsing import check_model
 from clients.cli.releases.recorded_releases import Release, of_checkpoint, read_releases
-from clients.cli.sources import publish_options as options
 from clients.cli.sources.checkpoint_checks import Checked, check_checkpoint, find_base
 from clients.cli.sources.evaluation_checks import check_evaluation
 from clients.cli.sources.external_source import configuration_of, describe_weights, open_source
@@ -27,6 +26,7 @@ from clients.training import Connection as TrainingConnection
 from clients.training import Published, PublishError, Run, data_hash, publish_checkpoint
 from contracts.facts import BaseModelRef, EvalResult, Weights
 from contracts.facts.progress import ReleaseProgress
+from contracts.precisions import PRECISIONS
 from contracts.storage.sources import scheme_of
 from contracts.vocabulary import ServingSettings, Variant
 from decisions.serving.settings import assess_settings, combine
@@ -35,27 +35,85 @@ from shared.runtime.clock import SystemClock
 
 def publish(
     *,
-    model: options.ModelName,
-    base: options.Base,
-    adapter: options.Adapter,
-    run_id: options.RunId = None,
-    data_hash: options.DataHash = None,
-    data: options.Data = None,
-    hyperparameter: options.Hyperparameters = None,
-    evaluated: options.Evaluated = None,
-    variant: options.Variants = None,
-    policy: options.Policy = None,
-    attempt: options.Attempt = 1,
-    calibration: options.Calibration = None,
-    evaluation: options.Evaluation = None,
-    tool_parser: options.ToolParser = None,
-    reasoning_parser: options.ReasoningParser = None,
-    context_tokens: options.ContextTokens = None,
-    template_option: options.TemplateOptions = None,
-    engine_option: options.EngineOptions = None,
-    runtime: options.Runtime = None,
-    check_only: options.CheckOnly = False,
-    wait: options.Wait = False,
+    model: Annotated[str, typer.Option(help="Name of the model that the checkpoint belongs to.")],
+    base: Annotated[str, typer.Option(help="Imported base model, NAME or NAME@REVISION.")],
+    adapter: Annotated[
+        str,
+        typer.Option(
+            help="Folder that save_pretrained wrote, with a LoRA or full weights; or hf://REPO@REVISION or "
+            "file:///FOLDER. A tokenizer in it is published, too; without its files the base's is served."
+        ),
+    ],
+    run_id: Annotated[
+        str | None,
+        typer.Option(help="Training run that produced the checkpoint (default: the name of the folder)."),
+    ] = None,
+    data_hash: Annotated[
+        str | None,
+        typer.Option(help="Digest of the training data, sha256:HEX."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="In place of --data-hash: file with the training data, to be hashed; repeatable, in order.",
+        ),
+    ] = None,
+    hyperparameter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="For example lr=0.0002; repeatable.")
+    ] = None,
+    evaluated: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--eval",
+            metavar="SUITE:METRIC=VALUE",
+            help="Evaluation result, for example tickets:accuracy=0.9; repeatable.",
+        ),
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PRECISION",
+            help=f"Precision to produce: {', '.join(PRECISIONS)}; repeatable (default: int8).",
+        ),
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Release policy, YAML or JSON (default: the stored policy of the model).")
+    ] = None,
+    attempt: Annotated[int, typer.Option(help="Increase it to release the same checkpoint again on purpose.")] = 1,
+    calibration: Annotated[Path | None, typer.Option(help="JSON lines to calibrate quantisation on.")] = None,
+    evaluation: Annotated[Path | None, typer.Option(help="JSON lines to measure latency and quality with.")] = None,
+    tool_parser: Annotated[
+        str | None,
+        typer.Option(help="The engine's parser of tool calls, for example hermes; none: set none and detect none."),
+    ] = None,
+    reasoning_parser: Annotated[
+        str | None,
+        typer.Option(help="The engine's parser of reasoning, for example qwen3; none: not even that of serving.json."),
+    ] = None,
+    context_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The longest context, prompt and answer (default: the fleet's).")
+    ] = None,
+    template_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A variable of the chat template, for example enable_thinking=false; repeatable."
+        ),
+    ] = None,
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An option of the engine, for example max_num_seqs=64; repeatable."),
+    ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="Name of the fleet's runtime that serves it; see `slipway endpoints`.")
+    ] = None,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Only check what can be checked before an upload.")
+    ] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Wait for the end of the release; the exit code is 0 if it was promoted, else 3."),
+    ] = False,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:

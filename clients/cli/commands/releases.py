@@ -3,17 +3,15 @@
 import asyncio
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
 from clients.cli.commands.orders import EXPIRES, ExpiresOption, ReasonOption, expires_at, order_release, show_result
 from clients.cli.connection import StackAddress, find_stack, on_bus, sender_of
-from clients.cli.events.event_log import EventFilter, read_history
 from clients.cli.options import JsonOption, StateOption
 from clients.cli.output import CommandError
+from clients.cli.reading import RecordsOfModels
 from clients.cli.releases.names import parse_name
-from clients.cli.releases.recorded_releases import Release, newest_release
+from clients.cli.releases.recorded_releases import Release, newest_release, read_releases
 from clients.cli.releases.resolving import ReleaseArgument, resolve, unknown_release
-from contracts.envelope import Event
 from contracts.facts import (
     ApprovalDenied,
     ApprovalGranted,
@@ -24,13 +22,11 @@ from contracts.facts import (
     ReleaseOpened,
 )
 from contracts.facts.progress import ReleaseProgress
+from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from shared.messaging.orders import new_order
 from shared.messaging.publishing import publish_event
 from shared.runtime.clock import SystemClock
-
-ANNOUNCED = EventFilter((), with_orders=True)
-"""All announcements and orders, and no events of services."""
 
 
 def approve(
@@ -220,64 +216,34 @@ async def _retry(stack: StackAddress, what: str) -> tuple[ReleaseProgress, int]:
             )
         if progress.outcome == "promoted":
             raise CommandError(f"{progress.name} was promoted: there is nothing to retry", name="not_applicable")
-        announced = [logged.event for logged in await read_history(js, progress.model, ANNOUNCED)]
-        checkpoints = [event.data for event in announced if isinstance(event.data, CheckpointReady)]
-        source = source_of(release, announced)
-        fact = source.model_copy(update={"attempt": next_attempt(source, checkpoints)})
-        event = new_order(
-            sender_of(stack), progress.model, fact, now=SystemClock().now(), release_id=source.training.run_id
-        )
+        if release.opened is None:
+            raise CommandError(
+                f"{progress.name} was refused before a release began: publish it with a higher --attempt"
+            )
+        stored = await RecordsOfModels(js, "policies", ReleasePolicy).get(progress.model)
+        known = [each.opened for each in await read_releases(js, progress.model) if each.opened is not None]
+        fact = next_attempt(release.opened, known, stored)
+        run_id = fact.training.run_id
+        event = new_order(sender_of(stack), progress.model, fact, now=SystemClock().now(), release_id=run_id)
         await publish_event(js, event, random_id=True)
     return progress, fact.attempt
 
 
-def source_of(release: Release, history: Iterable[Event[Any]]) -> CheckpointReady:
-    """Return the checkpoint that a release was opened from.
+def next_attempt(
+    opened: ReleaseOpened, known: Iterable[ReleaseOpened], stored: ReleasePolicy | None
+) -> CheckpointReady:
+    """Return the checkpoint of a release as its next attempt.
 
-    The id of an event is its publisher's choice, so it does not tell one checkpoint from another.
-
-    Raises:
-        CommandError: the log has it no more, or several that it may be.
+    Args:
+        opened: The release to repeat.
+        known: All releases of the model; those of the same weights and training run count as attempts.
+        stored: The stored policy of the model, which then applies; without one, the policy of the release.
     """
-    named = [
-        event
-        for event in history
-        if isinstance(event.data, CheckpointReady) and event.id == release.source_id and _is_of(event, release.opened)
-    ]
-    about = release.progress.name
-    if not named:
-        raise CommandError(f"the log has the checkpoint of {about} no more; publish it with `slipway publish`")
-    if any(event.data != named[0].data for event in named):
-        raise CommandError(
-            f"the log has several checkpoints with the id {named[0].id} that {about} may have been opened from; "
-            "publish the right one with `slipway publish`"
-        )
-    source: CheckpointReady = named[0].data
-    return source
-
-
-def _is_of(event: Event[CheckpointReady], opened: ReleaseOpened | None) -> bool:
-    """Return whether a release may have been opened from a checkpoint, by its inputs and its publisher."""
-    if opened is None:
-        return True
-    published = not opened.publishers or event.sender in opened.publishers
-    return published and _inputs(event.data) == _inputs(opened)
-
-
-def _inputs(fact: CheckpointReady | ReleaseOpened) -> tuple[object, ...]:
-    """Return the inputs that identify a checkpoint: equal inputs mean the same checkpoint."""
-    files, variants = (fact.weights.ref.digest, fact.base.digest), sorted(set(fact.variants))
-    return (fact.model, *files, fact.training.run_id, fact.attempt, *variants)
-
-
-def next_attempt(source: CheckpointReady, known: list[CheckpointReady]) -> int:
-    """Return one more than the highest attempt of the same weights and run."""
-    same = [
-        each
-        for each in known
-        if (each.weights.ref.digest, each.training.run_id) == (source.weights.ref.digest, source.training.run_id)
-    ]
-    return max(each.attempt for each in (source, *same)) + 1
+    fields = {name: getattr(opened, name) for name in CheckpointReady.model_fields}
+    same = (opened.weights.ref.digest, opened.training.run_id)
+    attempts = [each.attempt for each in known if (each.weights.ref.digest, each.training.run_id) == same]
+    policy = opened.policy if stored is None else None
+    return CheckpointReady(**{**fields, "policy": policy, "attempt": max([opened.attempt, *attempts]) + 1})
 
 
 def _data(release: ReleaseProgress, **more: object) -> dict[str, object]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import nats.errors
 import typer
@@ -28,15 +28,6 @@ from clients.cli.output import CommandError, Exit, show_json, show_line, show_pa
 from clients.cli.parsing import check_model
 from clients.cli.releases.resolving import find_target, require_model, version_of
 from clients.cli.releases.serving import active_target, read_route
-from clients.cli.rollback_options import (
-    AtOnceOption,
-    DecidedArgument,
-    DryRunOption,
-    TargetOption,
-    TimeoutOption,
-    ToOption,
-    WaitOption,
-)
 from clients.cli.views.alert import RollbackFact, rollback_line
 from clients.cli.views.timeline import timeline_lines, timeline_rows
 from contracts.codes import ADVICE, Code
@@ -66,15 +57,34 @@ RECENT_TRIES, RECENT_TRY_S = 20, 0.1
 def rollback(
     *,
     model: ModelArgument,
-    decided: DecidedArgument = None,
+    decided: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="After `confirm` or `return`: the model whose suspended version is decided about."
+        ),
+    ] = None,
     reason: ReasonOption,
-    to: ToOption = None,
-    target: TargetOption = None,
-    dry_run: DryRunOption = False,
-    at_once: AtOnceOption = False,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="vN", help="Roll back to this earlier version (default: to the previous target)."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Target to roll back: MODEL.vN.variant, MODEL@vN or MODEL@candidate (default: the active one)."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what the rollback would do; change nothing. Exit code 1 if refused."),
+    ] = False,
+    at_once: Annotated[
+        bool,
+        typer.Option("--at-once", help="After `return`: all traffic now, not as a canary through the policy's steps."),
+    ] = False,
     expires: ExpiresOption = EXPIRES,
-    wait: WaitOption = True,
-    timeout: TimeoutOption = WAIT_S,
+    wait: Annotated[bool, typer.Option(help="Wait for the end, and print the time of each step.")] = True,
+    timeout: Annotated[float, typer.Option(help="Maximum time to wait, in seconds.", min=0.1)] = WAIT_S,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:

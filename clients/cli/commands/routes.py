@@ -20,12 +20,6 @@ from contracts.routes import Route, ServedTarget
 from shared.runtime.files import replacing
 
 _FOLLOW_S = 1.0
-ExportOption = Annotated[
-    Router | None,
-    typer.Option("--export", metavar="|".join(ROUTERS), help="Write it as files of another router (attached servers)."),
-]
-ToOption = Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where these files are written.")]
-FollowOption = Annotated[bool, typer.Option("--follow", help="Write them again after each change, until interrupted.")]
 
 
 def routes(
@@ -33,9 +27,16 @@ def routes(
     *,
     state: StateOption = None,
     as_json: JsonOption = False,
-    export: ExportOption = None,
-    to: ToOption = Path(),
-    follow: FollowOption = False,
+    export: Annotated[
+        Router | None,
+        typer.Option(
+            "--export", metavar="|".join(ROUTERS), help="Write it as files of another router (attached servers)."
+        ),
+    ] = None,
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where these files are written.")] = Path(),
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Write them again after each change, until interrupted.")
+    ] = False,
 ) -> None:
     """Show the production route of each model: active, canary or shadow, previous, suspended, quarantined targets."""
     stack = find_stack(state)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import nats.errors
 import typer
@@ -16,7 +16,7 @@ from nats.js import JetStreamContext
 from clients.cli.connection import StackAddress, connected, find_stack, on_bus
 from clients.cli.events.event_log import parse
 from clients.cli.options import JsonOption, StateOption
-from clients.cli.output import CommandError, Exit, ended_by_interrupt, is_terminal, show_json, show_line, warn
+from clients.cli.output import CommandError, Exit, ended_by_interrupt, show_json, show_line, warn
 from clients.cli.reading import own_models
 from clients.cli.releases.names import FORMS, Name, parse_name
 from clients.cli.releases.recorded_releases import (
@@ -28,9 +28,7 @@ from clients.cli.releases.recorded_releases import (
 )
 from clients.cli.releases.resolving import resolve_text, unknown_release
 from clients.cli.releases.serving import read_suspended
-from clients.cli.stream_limits import nearly_full
 from clients.cli.views import render
-from clients.cli.watched import read_blind
 from clients.training import Published
 from contracts.envelope import Event, nats_subject
 from contracts.facts import WorkProgressed
@@ -39,7 +37,6 @@ from decisions.releases.work_progress import ongoing
 from shared.errors import Transient
 from shared.runtime.clock import SystemClock
 
-Draw = Callable[[Release, Sequence[WorkProgressed], datetime], None]
 EVERY_S = 0.5
 
 MODEL_HELP = f"{FORMS} (default: the newest of each model and all under way; with --follow or --until, the newest)."
@@ -77,11 +74,6 @@ def status(
         asyncio.run(follow_release(stack, what, until, timeout, as_json))
 
 
-def model_of(what: str | None) -> str | None:
-    """Return the model that `what` names, or None for a release id."""
-    return None if what is None else parse_name(what).model or None
-
-
 async def _read(js: JetStreamContext, what: str | None, every: bool) -> list[Release]:
     """Return the releases that `what` names: one or a model's; without it the newest and those in progress, or all.
 
@@ -101,11 +93,7 @@ async def _read(js: JetStreamContext, what: str | None, every: bool) -> list[Rel
 
 async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json: bool) -> None:
     async with on_bus(stack) as js:
-        for sentence in await nearly_full(js):
-            warn(sentence)
-        for sentence in await read_blind(js, model_of(what)):
-            warn(sentence)
-        for sentence in await read_suspended(js, model_of(what)):
+        for sentence in await read_suspended(js, None if what is None else parse_name(what).model or None):
             warn(sentence)
         shown = await _read(js, what, every)
     if as_json:
@@ -116,7 +104,7 @@ async def _show_all(stack: StackAddress, what: str | None, every: bool, as_json:
         progress = release.progress
         is_whole = every or progress.outcome is None or newest[progress.model] is release
         since = "; rolled back since then" if release.rolled_back else ""
-        lines = render.plain_block(release, (), now) if is_whole else [f"{render.headline(progress, now)}{since}"]
+        lines = render.block(release, now) if is_whole else [f"{render.headline(progress, now)}{since}"]
         show_line("\n".join(lines))
     if not shown:
         show_line("no release yet; publish a checkpoint with `slipway publish`")
@@ -141,8 +129,8 @@ async def follow_release(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            with _drawing(as_json) as draw:
-                ended = await _watch(stack, what, draw, stop_at_end=until is not None, published=published)
+            draw = Drawing(as_json=as_json)
+            ended = await _watch(stack, what, draw, stop_at_end=until is not None, published=published)
     except TimeoutError:
         raise CommandError(f"the release had not ended after {timeout_s:g} s; see `slipway status`") from None
     if ended is not None and ended.progress.outcome != "promoted":
@@ -150,7 +138,7 @@ async def follow_release(
 
 
 async def _watch(
-    stack: StackAddress, what: str | None, draw: Draw, *, stop_at_end: bool, published: Published | None
+    stack: StackAddress, what: str | None, draw: "Drawing", *, stop_at_end: bool, published: Published | None
 ) -> Release:
     """Draw a release at intervals; return it once it has ended, if `stop_at_end`. It survives restarts of the bus."""
     clock, reports = SystemClock(), Reports()
@@ -205,19 +193,8 @@ class Reports:
         return [event for (release_id, _), event in self._last.items() if release_id == release.release_id]
 
 
-@contextlib.contextmanager
-def _drawing(as_json: bool) -> Any:
-    if is_terminal() and not as_json:
-        from rich.live import Live
-
-        with Live(refresh_per_second=8) as live:
-            yield lambda release, work, now: live.update(render.rich_block(release, work, now))
-    else:
-        yield PlainDrawing(as_json=as_json)
-
-
-class PlainDrawing:
-    """Prints changes only: one line per step that changed, and progress in steps of 10 %."""
+class Drawing:
+    """Prints changes of a release: a line for each step that changed, and progress in steps of 10 %."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json

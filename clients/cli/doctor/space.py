@@ -19,30 +19,36 @@ from shared.runtime.settings import Connection
 
 BUS, CONSUMERS = "bus disk", "bus consumers"
 MOST_CONSUMERS: Final = 0.8
-"""Share of the consumers that a stream may have, from which on it is said."""
+"""Share of a stream's limit of consumers from which on the finding names it."""
+FULL: Final = 0.9
+"""Share of a stream's limit of bytes from which on the finding names it."""
 _ANSWER_S = 2.0
 _REFUSED = (OSError, TimeoutError, ValueError, nats.errors.Error, JetStreamError, SlipwayError)
 
 
-def assess_bus(limits: Mapping[str, int], used: int, allowed: int | None, where: str) -> Finding:
-    """Return whether the streams and buckets of a bus can grow to their limits.
+def assess_bus(taken: Mapping[str, tuple[int, int]], allowed: int | None, where: str) -> Finding:
+    """Return the finding on the sizes of the streams and buckets that a bus keeps on disk.
 
     Args:
-        limits: Bytes that each of those on disk may take; -1 without a limit.
-        used: Bytes that they take now.
-        allowed: What the account lets them take in all; None where that cannot be seen.
-        where: The address, for people.
+        taken: Bytes of each stream, and its limit; -1 without a limit.
+        allowed: The storage limit of the account in bytes; None if unknown.
+        where: The address of the bus.
     """
-    unlimited = sorted(name for name, limit in limits.items() if limit <= 0)
+    used = sum(count for count, _ in taken.values())
+    unlimited = sorted(name for name, (_, limit) in taken.items() if limit <= 0)
     if unlimited:
         detail = f"{where}: without a limit of size: {', '.join(unlimited)}"
         return warning(BUS, detail, "run `python -m shared.messaging.provision`; its log names those that it leaves")
-    limit = sum(limits.values())
+    limit = sum(most for _, most in taken.values())
     detail = f"{where}: streams and buckets may take {limit / GIB:.1f} GiB on each server, {used / GIB:.1f} GiB taken"
     if allowed is not None and allowed < limit:
         advice = f"set max_file_store (of an account: its storage) to {limit} bytes or more; with less, full streams "
         detail = f"{detail}; the server allows {allowed / GIB:.1f} GiB"
         return failure(BUS, detail, f"{advice}also keep routes from being written, and no rollback happens")
+    full = [f"{name} holds {count} of {most} bytes" for name, (count, most) in taken.items() if count >= FULL * most]
+    if full:
+        advice = "at its limit a stream drops its oldest messages, or takes no more; see stream_full in docs/runbooks"
+        return warning(BUS, f"{where}: {', '.join(full)}", advice)
     return ok(BUS, f"{detail}; keep {max(0, limit - used) / GIB:.1f} GiB free for them")
 
 
@@ -74,8 +80,8 @@ def ask_bus(connection: Connection) -> Finding:
     except _REFUSED as error:
         return skipped(BUS, f"the bus does not say what its streams take ({type(error).__name__})")
     stored = [info for info in infos if info.config.storage == StorageType.FILE]
-    limits = {str(info.config.name): info.config.max_bytes or -1 for info in stored}
-    return assess_bus(limits, sum(info.state.bytes for info in stored), allowed, connection.nats_url)
+    taken = {str(info.config.name): (info.state.bytes, info.config.max_bytes or -1) for info in stored}
+    return assess_bus(taken, allowed, connection.nats_url)
 
 
 def ask_consumers(connection: Connection) -> Finding:

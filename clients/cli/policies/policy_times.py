@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
 
-from contracts.facts import WindowSummarised
 from contracts.policy import ReleasePolicy, Trigger
 from decisions.evaluations.limit_tests import usual_rows
 from decisions.evidence import hard_failures
@@ -14,19 +12,8 @@ from decisions.evidence.version_tests import CandidateTest, count_blocks_to_pass
 from decisions.releases.plan import needs_shadow, traffic_shares
 from decisions.rollback.suspensions import JUDGED_RATIO, least_confirmed
 
-_RECORDED_LATER = timedelta(minutes=2)
-"""The requests of the last two minutes may not be in a window yet."""
 _SOON_S = 600.0
 _UNITS = ((86_400.0, "days"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
-
-
-def mean_rate(windows: Sequence[WindowSummarised], now: datetime) -> float | None:
-    """Return the requests per second since the first of some windows began; None without a request."""
-    requests = sum(summary.requests for summary in windows)
-    if not requests:
-        return None
-    end = max(now - _RECORDED_LATER, *(summary.window.to for summary in windows))
-    return requests / (end - min(summary.window.from_ for summary in windows)).total_seconds()
 
 
 def explain_times(policy: ReleasePolicy, rps: float, *, first: bool = False) -> list[str]:

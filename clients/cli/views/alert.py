@@ -1,6 +1,6 @@
 """The alerts of a log, computed from its events: which are open, since when, with their last figures. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -84,26 +84,13 @@ def row(alert: AlertView) -> tuple[str, ...]:
     )
 
 
-def blocks(alerts: Sequence[AlertView]) -> list[tuple[str, list[str]]]:
-    """Return alerts for a terminal: a line with the cells of `COLUMNS`, and lines with message, runbook and evidence.
-
-    The first block is the table header. Nothing is truncated: a truncated address cannot be opened.
-    """
-    table = [COLUMNS, *(_head(alert) for alert in alerts)]
-    widths = [max(len(cells[column]) for cells in table) for column in range(len(COLUMNS))]
-    padded = [[cell.ljust(width) for cell, width in zip(cells, widths, strict=True)] for cells in table]
-    lines = ["  ".join(cells).rstrip() for cells in padded]
-    return list(zip(lines, [[], *(_below(alert) for alert in alerts)], strict=True))
-
-
-def _below(alert: AlertView) -> list[str]:
+def describe(alert: AlertView) -> list[str]:
+    """Return an alert as lines for a terminal: the cells of `COLUMNS`, message, id, runbook and evidence."""
     fact = alert.fact
     ended = "" if alert.resolved_at is None else f"resolved {alert.resolved_at:%Y-%m-%d %H:%M:%S}: "
-    lines = [f"{ended}{_one_line(fact.message)}"]
-    lines += [f"id {fact.alert_id}"]
-    lines += [f"runbook {fact.runbook}"] if fact.runbook else []
-    lines += [f"evidence {fact.evidence.uri}"] if fact.evidence is not None else []
-    return lines
+    runbook = [f"runbook {fact.runbook}"] if fact.runbook else []
+    evidence = [f"evidence {fact.evidence.uri}"] if fact.evidence is not None else []
+    return ["  ".join(_head(alert)), f"{ended}{_one_line(fact.message)}", f"id {fact.alert_id}", *runbook, *evidence]
 
 
 def _head(alert: AlertView) -> tuple[str, ...]:

@@ -11,8 +11,6 @@ from contracts.facts import WorkProgressed
 from contracts.facts.progress import ReleaseProgress, StepProgress
 
 MARKS = {"waiting": "·", "running": "…", "done": "✓", "failed": "✗"}
-COLOURS = {"waiting": "dim", "running": "yellow", "done": "green", "failed": "red"}
-BAR_WIDTH = 24
 
 
 def duration(seconds: float) -> str:
@@ -24,12 +22,6 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
-
-
-def bar(work: WorkProgressed) -> str:
-    """Return a progress bar with its text."""
-    filled = round(work.ratio * BAR_WIDTH)
-    return f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {work.ratio:4.0%} {work_line(work)}"
 
 
 def work_line(work: WorkProgressed) -> str:
@@ -70,31 +62,11 @@ def ending(release: Release) -> str | None:
     return f"{progress.outcome}: {code}{progress.reason}{later}"
 
 
-def plain_block(release: Release, work: Iterable[WorkProgressed], now: datetime) -> list[str]:
-    """Return a release and the work on it as lines without colours."""
+def block(release: Release, now: datetime) -> list[str]:
+    """Return a release as lines: headline, steps, outcome."""
     progress, end = release.progress, ending(release)
     lines = [headline(progress, now), *(f"  {step_line(step, progress.opened_at)}" for step in progress.steps)]
-    lines += [f"  {bar(each)}" for each in work]
     return [*lines, f"  {end}"] if end is not None else lines
-
-
-def rich_block(release: Release, work: Iterable[WorkProgressed], now: datetime) -> Any:
-    """Return a release as a rich renderable, with a spinner while it is in progress."""
-    from rich.console import Group
-    from rich.spinner import Spinner
-    from rich.text import Text
-
-    progress = release.progress
-    rows: list[Any] = [Text(headline(progress, now), style="bold")]
-    steps = progress.steps
-    rows += [Text(f"  {step_line(step, progress.opened_at)}", style=COLOURS[step.state]) for step in steps]
-    if progress.outcome is None:
-        texts = [bar(each) for each in work] or ["working"]
-        rows += [Spinner("dots", text=Text(f" {text}", style="yellow")) for text in texts]
-    elif (end := ending(release)) is not None:
-        serves = progress.outcome == "promoted" and not release.rolled_back
-        rows.append(Text(f"  {end}", style="green" if serves else "red"))
-    return Group(*rows)
 
 
 def as_data(release: Release, work: Iterable[WorkProgressed] = ()) -> dict[str, Any]:

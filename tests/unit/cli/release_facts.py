@@ -12,11 +12,6 @@ AUTOMATIC = policy(promotion=Promotion(mode="automatic"))
 THREE = ("int8", "gptq-int4", "awq-int4")
 
 
-def ready(**changes):
-    ours = {"id": READY_ID, "correlationid": "run", "time": after(0)}
-    return event(fact(f.CheckpointReady, variants=("int8",)), **(ours | changes))
-
-
 def logged(kind, seconds, **fields):
     return event(fact(kind, **fields), correlationid=RELEASE, time=after(seconds), id=f"{kind.TYPE}-{seconds}")
 

@@ -14,7 +14,6 @@ from clients.cli.commands.base import import_command
 from clients.cli.commands.installation.stack import inherited_variables, parse_replicas
 from clients.cli.commands.policy import load_policy
 from clients.cli.commands.publish import check_serving, parse_eval, parse_values, parse_variants
-from clients.cli.commands.status import model_of
 from clients.cli.main import _end_of_library, app
 from clients.cli.output import CommandError, Exit
 from clients.cli.releases.names import FINGERPRINT, Name, parse_name
@@ -146,12 +145,6 @@ def test_a_release_is_found_by_model_version_and_release():
         assert pick([release], name) is release
     for text in ("support-bot@v8", "other", "r-0123456789abcdef-2"):
         assert pick([release], parse_name(text)) is None
-
-
-def test_a_release_id_names_no_model():
-    assert model_of(RELEASE) is None
-    assert model_of("support-bot@v7") == "support-bot"
-    assert model_of("r-2-d2") == "r-2-d2"
 
 
 def test_hyperparameters_keep_the_type_that_json_gives_them():

@@ -8,16 +8,16 @@ from clients.cli.doctor.space import assess_bus, assess_consumers
 
 
 @pytest.mark.parametrize(
-    ("limits", "used", "allowed", "state"),
+    ("taken", "allowed", "state"),
     [
-        ({"A": 8 * GIB, "B": 8 * GIB}, 4 * GIB, 16 * GIB, "ok"),
-        ({"A": 8 * GIB, "B": 8 * GIB}, 17 * GIB, None, "ok"),
-        ({"A": 8 * GIB, "B": 8 * GIB}, 4 * GIB, 16 * GIB - 1, "failure"),
-        ({"A": 8 * GIB, "KV_routes": -1, "OTHER": -1}, 4 * GIB, None, "warning"),
+        ({"A": (4 * GIB, 8 * GIB), "B": (0, 8 * GIB)}, 16 * GIB, "ok"),
+        ({"A": (4 * GIB, 8 * GIB), "B": (0, 8 * GIB)}, 16 * GIB - 1, "failure"),
+        ({"A": (4 * GIB, 8 * GIB), "KV_routes": (0, -1), "OTHER": (0, -1)}, None, "warning"),
+        ({"A": (9 * GIB, 10 * GIB), "B": (8 * GIB, 9 * GIB)}, None, "warning"),
     ],
 )
-def test_a_server_lets_streams_grow_to_their_limits(limits, used, allowed, state, snapshot):
-    finding = assess_bus(limits, used, allowed, "nats://bus")
+def test_a_server_lets_streams_grow_to_their_limits_and_none_is_near_its_own(taken, allowed, state, snapshot):
+    finding = assess_bus(taken, allowed, "nats://bus")
     assert (finding.check, finding.state) == ("bus disk", state)
     assert as_line(finding, 8) == snapshot
 

@@ -128,15 +128,6 @@ def test_a_policy_is_explained_in_the_order_of_a_release(tmp_path, snapshot):
     assert json.loads(slipway("explain", str(file), "--json")[1])["requests_per_second"] == 1.0
 
 
-def test_a_rate_that_cannot_be_read_may_be_given(tmp_path):
-    file = tmp_path / "policy.yaml"
-    file.write_text(TEMPLATE)
-    of_model = ("explain", str(file), "--model", "support-bot", "--state", str(tmp_path / "none"))
-    code, out, err = slipway(*of_model)
-    assert (code, out, "--rps" in err) == (4, "", True)
-    assert slipway(*of_model, "--rps", "2")[0] == 0
-
-
 def test_rows_that_show_a_loss_are_said_of_each_limit():
     bounds = [{"max_drop": 0.05, "max_drop_from_anchor": 0.1}, {"slice": "*", "min_value": 0.5}]
     own = {"name": "own", "scorers": [{"kind": "equals"}], "bounds": bounds}

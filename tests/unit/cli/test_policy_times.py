@@ -1,14 +1,11 @@
 """The requests that a step needs are those of the monitor; a model's rate is that of its windows."""
 
-from datetime import timedelta
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.cli.policies.policy_times import about, blocks_to_pass, explain_times, mean_rate, requests_to_pass
-from contracts.facts import CanaryAssessed, WindowSummarised
-from contracts.facts.watch import Window
+from clients.cli.policies.policy_times import about, blocks_to_pass, explain_times, requests_to_pass
+from contracts.facts import CanaryAssessed
 from contracts.policy import Canary, Shadow
 from decisions.evidence.triggers import triggers_of_shadow
 from testbed import factories as f
@@ -59,28 +56,6 @@ def test_a_step_for_some_callers_takes_no_time_of_the_models_rate_and_proves_not
     assert told[0] == told[1] != []
     staff = explain_times(policy(canary=Canary(steps=(0.5, 0.1), only_for=("team:staff",))), 100.0)
     assert any("Canary of 50% of team:staff: 100 of 200 of their requests" in sentence for sentence in staff)
-
-
-def window(start, requests, length=60):
-    return WindowSummarised(
-        target=f.target(7),
-        window=Window.model_validate({"from": f.after(start), "to": f.after(start + length)}),
-        requests=requests,
-        ttft_histogram="",
-        e2e_histogram="",
-    )
-
-
-def test_the_rate_counts_all_targets_and_the_time_without_requests():
-    two = [window(0, 90), window(0, 30), window(540, 180)]
-    assert mean_rate(two, f.after(620)) == pytest.approx(300 / 600)
-    assert mean_rate(two, f.after(1200 + 120)) == pytest.approx(300 / 1200)
-    assert mean_rate([window(0, 90)], f.after(65)) == pytest.approx(1.5)
-
-
-def test_there_is_no_rate_without_a_request():
-    assert mean_rate([], f.after(0)) is None
-    assert mean_rate([window(0, 0)], f.after(0) + timedelta(days=1)) is None
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,13 @@
 """What `slipway status` shows of a pause, and the attempt of a retry."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
-import pytest
-
-from clients.cli.commands.releases import hold_line, next_attempt, source_of
-from clients.cli.output import CommandError
+from clients.cli.commands.releases import hold_line, next_attempt
 from clients.cli.views.render import headline
 from contracts import facts as f
-from testbed.factories import PUBLISHER, event, fact
-from tests.unit.cli.release_facts import RELEASE, finished, opened, ready, release_of, whole_release
+from testbed.factories import event, fact
+from tests.unit.cli.release_facts import RELEASE, opened, release_of, whole_release
 
-OTHER = "sha256:" + "9" * 64
 AT = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 
 
@@ -40,41 +35,17 @@ def test_an_order_that_changes_nothing_says_since_when_and_by_whom():
     assert hold_line(going_on, paused=False).startswith("support-bot v7 was not paused;")
 
 
-def test_a_retry_is_one_attempt_after_all_of_the_same_weights():
-    first = fact(f.CheckpointReady, attempt=1)
+def test_a_retry_is_one_attempt_after_all_of_the_same_weights_and_run():
+    first = opened().data
     other = first.model_copy(update={"training": first.training.model_copy(update={"run_id": "other"}), "attempt": 9})
-    assert next_attempt(first, [first, first.model_copy(update={"attempt": 4}), other]) == 5
+    known = [first.model_copy(update={"attempt": 4}), first, other]
+    assert next_attempt(first, known, None).attempt == 5
+    assert next_attempt(first, [], None).attempt == first.attempt + 1
 
 
-def announced(**changes):
-    return ready().model_copy(update={"data": fact(f.CheckpointReady, **{"variants": ("int8",), **changes})})
-
-
-def rejected_release(*checkpoints):
-    return release_of([opened(publishers=(PUBLISHER,)), finished("rejected")]), checkpoints
-
-
-@pytest.mark.parametrize(
-    "changes", [{"attempt": 3}, {"base": fact(f.CheckpointReady).base.model_copy(update={"digest": OTHER})}]
-)
-@pytest.mark.parametrize("before", [True, False])
-def test_a_retry_publishes_what_was_released_and_not_what_has_the_same_id(changes, before):
-    """Who may publish chooses the ids of events: another checkpoint may have that of the release's own."""
-    own, other = ready(), announced(**changes)
-    release, history = rejected_release(*((other, own) if before else (own, other)))
-    assert source_of(release, history) == own.data
-    assert source_of(release, [*history, own]) == own.data, "delivered twice"
-
-
-def test_a_retry_is_refused_where_the_log_does_not_tell_which_checkpoint_it_was():
-    own, other = ready(), announced(evaluation=None)
-    with pytest.raises(CommandError, match="several checkpoints with the id ready-1"):
-        source_of(*rejected_release(own, other))
-    foreign = ready(source="/slipway/mallory")
-    with pytest.raises(CommandError, match="no more; publish it"):
-        source_of(*rejected_release(foreign))
-    at_admission = [ready(), announced(attempt=7)]
-    refused = replace(release_of([opened()]), opened=None)
-    with pytest.raises(CommandError, match="several checkpoints"):
-        source_of(refused, at_admission)
-    assert source_of(refused, at_admission[:1]) == at_admission[0].data
+def test_a_retry_has_the_inputs_of_the_release_and_the_stored_policy_where_there_is_one():
+    release = opened().data
+    repeated = next_attempt(release, [release], None)
+    same = [name for name in f.CheckpointReady.model_fields if name != "attempt"]
+    assert [getattr(repeated, name) for name in same] == [getattr(release, name) for name in same]
+    assert next_attempt(release, [release], release.policy).policy is None

@@ -1,9 +1,9 @@
 import pytest
 
-from clients.cli.commands.status import PlainDrawing
+from clients.cli.commands.status import Drawing
 from clients.cli.events.event_log import parse, subjects_in
 from clients.cli.releases.recorded_releases import describe_rollback
-from clients.cli.views.render import as_data, event_line, plain_block, rich_block
+from clients.cli.views.render import as_data, block, event_line
 from contracts import facts as f
 from contracts.envelope import plain
 from contracts.services import EVENTS, ORDERS
@@ -17,13 +17,13 @@ def test_every_variant_in_progress_has_its_own_line(capsys, snapshot):
     live = [progressed(variant, 20 + at, done=float(at), detail="") for at, variant in enumerate(THREE)]
     release = release_of([opened(variants=THREE), logged(f.CheckpointMerged, 12)])
     reports = ongoing(release.progress, live)
-    PlainDrawing(as_json=False)(release, reports, after(30))
-    assert "\n".join(plain_block(release, reports, after(30))) + "\n\n" + capsys.readouterr().out == snapshot
+    Drawing(as_json=False)(release, reports, after(30))
+    assert "\n".join(block(release, after(30))) + "\n\n" + capsys.readouterr().out == snapshot
     assert [report["variant"] for report in as_data(release, reports)["progress"]] == list(THREE)
 
 
 def test_plain_lines_are_printed_once(capsys, snapshot):
-    draw = PlainDrawing(as_json=False)
+    draw = Drawing(as_json=False)
     events = whole_release()
     for length in range(1, len(events) + 1):
         for _ in range(2):
@@ -31,18 +31,8 @@ def test_plain_lines_are_printed_once(capsys, snapshot):
     assert capsys.readouterr().out == snapshot
 
 
-def test_the_terminal_shows_the_same_lines():
-    from rich.console import Console
-
-    console = Console(width=200, no_color=True)
-    release = release_of(whole_release())
-    with console.capture() as shown:
-        console.print(rich_block(release, (), after(500)))
-    assert [line.rstrip() for line in shown.get().splitlines()] == plain_block(release, (), after(500))
-
-
 def test_a_rollback_after_the_end_is_printed_too(capsys):
-    draw = PlainDrawing(as_json=False)
+    draw = Drawing(as_json=False)
     rolled_back = event(fact(f.RollbackCompleted, failed=served(7).target, to=served(5).target, mode="automatic"))
     for text in ("", describe_rollback(rolled_back)):
         draw(release_of(whole_release(), text), (), after(130))
@@ -52,7 +42,7 @@ def test_a_rollback_after_the_end_is_printed_too(capsys):
 
 
 def test_plain_progress_is_printed_in_steps_of_ten_percent(capsys):
-    draw, release = PlainDrawing(as_json=False), release_of(whole_release()[:2])
+    draw, release = Drawing(as_json=False), release_of(whole_release()[:2])
     for done in range(101):
         live = logged(f.WorkProgressed, 20, variant="int8", done=float(done), total=100.0)
         draw(release, ongoing(release.progress, [live]), after(30))

@@ -34,54 +34,42 @@ from shared.storage.record_format import dump
 USAGE = "api-usage"
 ISSUED_WITHIN = timedelta(minutes=1)
 """How long the order for a key is valid: without an answer, the command forgets the key."""
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What the key is for, or whose it is.")]
-ModelsOption = Annotated[
-    list[str] | None, typer.Option(metavar="MODEL", help="Model that the key opens; repeatable (default: all).")
-]
-TeamOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TEAM",
-        help="Team whose models the key opens at most (slipway keys team; default: none, and all keys of this NAME "
-        "count as one caller).",
-    ),
-]
-RequestsPerMinuteOption = Annotated[
-    int | None,
-    typer.Option(metavar="N", help=f"Most requests in a minute (default: {DEFAULT_LIMITS.requests_per_minute})."),
-]
-UnlimitedOption = Annotated[bool, typer.Option("--unlimited", help="Only the limits that are named, no default.")]
-TokensPerMinuteOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Most tokens of prompts and answers in a minute.")
-]
-TokensPerMonthOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Budget of tokens in each calendar month (UTC).")
-]
-OutputOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write the key to a new file that only you can read.")
-]
-IdArgument = Annotated[
-    str,
-    typer.Argument(metavar="ID", help="Id of the key: see `slipway keys list`."),
-]
 
 
 def issue(
-    name: NameArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for, or whose it is.")],
     *,
-    model: ModelsOption = None,
-    team: TeamOption = None,
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Model that the key opens; repeatable (default: all).")
+    ] = None,
+    team: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEAM",
+            help="Team whose models the key opens at most (slipway keys team; default: none, and all keys of this NAME "
+            "count as one caller).",
+        ),
+    ] = None,
     staging: Annotated[bool, typer.Option("--staging", help="The key opens staging instead of production.")] = False,
     both: Annotated[bool, typer.Option("--both", help="The key opens production and staging.")] = False,
-    requests_per_minute: RequestsPerMinuteOption = None,
-    tokens_per_minute: TokensPerMinuteOption = None,
-    tokens_per_month: TokensPerMonthOption = None,
-    unlimited: UnlimitedOption = False,
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option(metavar="N", help=f"Most requests in a minute (default: {DEFAULT_LIMITS.requests_per_minute})."),
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option(metavar="N", help="Most tokens of prompts and answers in a minute.")
+    ] = None,
+    tokens_per_month: Annotated[
+        int | None, typer.Option(metavar="N", help="Budget of tokens in each calendar month (UTC).")
+    ] = None,
+    unlimited: Annotated[bool, typer.Option("--unlimited", help="Only the limits that are named, no default.")] = False,
     evidence: Annotated[
         bool, typer.Option(help="Whether its requests are evidence about the versions that answer them.")
     ] = True,
     expires: Annotated[str | None, typer.Option(metavar="90d", help="When the key ends (default: never).")] = None,
-    output: OutputOption = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the key to a new file that only you can read.")
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -21,14 +21,6 @@ from clients.cli.parsing import parse_duration
 from shared.runtime.clock import SystemClock
 
 SHORTEST = timedelta(hours=1)
-GraceOption = Annotated[
-    str,
-    typer.Option(
-        "--grace",
-        metavar="7d",
-        help="How old an object must be to be hidden, and how long it is hidden before it is erased; at least 1h.",
-    ),
-]
 
 
 def gc(
@@ -36,7 +28,14 @@ def gc(
     yes: Annotated[
         bool, typer.Option("--yes", help="Hide what nothing refers to, and erase what was hidden for the grace period.")
     ] = False,
-    grace: GraceOption = "7d",
+    grace: Annotated[
+        str,
+        typer.Option(
+            "--grace",
+            metavar="7d",
+            help="How old an object must be to be hidden, and how long it is hidden before it is erased; at least 1h.",
+        ),
+    ] = "7d",
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:

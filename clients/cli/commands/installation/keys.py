@@ -8,7 +8,6 @@ import typer
 
 from clients.cli.audit_facts import key_change
 from clients.cli.commands.installation.api_keys import (
-    IdArgument,
     Listing,
     as_plain,
     issue,
@@ -120,7 +119,10 @@ def list_command(folder: FolderOption = None, state: StateOption = None, as_json
 
 
 @keys_app.command("revoke")
-def revoke(key_id: IdArgument, state: StateOption = None) -> None:
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key: see `slipway keys list`.")],
+    state: StateOption = None,
+) -> None:
     """Revoke a key of the API: every gateway refuses it within a second."""
     keys = keys_of_folder(None, state)
     revoke_key(key_id, state, _attempt(keys, keys.api_keys.entries))

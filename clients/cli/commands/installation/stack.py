@@ -63,31 +63,6 @@ CONFIGURED_BY = {
 }
 """Variables by optional service: it is part of the stack if one of them has a value."""
 
-EngineOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Serving engine: slipway (vLLM), or toy, which answers without a model, for tests. It is kept for later "
-        "starts; the first one takes slipway."
-    ),
-]
-RuntimesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--runtime",
-        metavar="NAME=FOLDER",
-        help="A second Triton with the engine environment in a folder; repeatable. It is kept for later starts; NAME= "
-        "removes it.",
-    ),
-]
-TritonsOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=MOST_TRITONS,
-        help="Number of Tritons of the default runtime. With two, a version and the previous one have one each. "
-        "It is kept for later starts.",
-    ),
-]
 NatsOption = Annotated[
     int | None,
     typer.Option(
@@ -96,14 +71,6 @@ NatsOption = Annotated[
         help="NATS servers of the message bus: 1, or 3 as a cluster, with a copy of everything on each. The number is "
         "that of the first start.",
     ),
-]
-ReplicasOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="SERVICE=N", help="Number of processes of a service, for example quantiser=3; repeatable."),
-]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option(min=1, max=64, help="Processes that share the gateway's port (default: $GATEWAY_WORKERS, or 1)."),
 ]
 
 
@@ -115,12 +82,38 @@ def folder_of(state: Path | None) -> StateFolder:
 def up(
     *,
     state: StateOption = None,
-    engine: EngineOption = None,
-    replicas: ReplicasOption = None,
-    gateway_workers: WorkersOption = None,
-    tritons: TritonsOption = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Serving engine: slipway (vLLM), or toy, which answers without a model, for tests. It is kept for "
+            "later starts; the first one takes slipway."
+        ),
+    ] = None,
+    replicas: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SERVICE=N", help="Number of processes of a service, for example quantiser=3; repeatable."
+        ),
+    ] = None,
+    tritons: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_TRITONS,
+            help="Number of Tritons of the default runtime. With two, a version and the previous one have one each. "
+            "It is kept for later starts.",
+        ),
+    ] = None,
     nats: NatsOption = None,
-    runtime: RuntimesOption = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--runtime",
+            metavar="NAME=FOLDER",
+            help="A second Triton with the engine environment in a folder; repeatable. It is kept for later starts; "
+            "NAME= removes it.",
+        ),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when the stack is ready, and leave it running.")
     ] = False,
@@ -140,7 +133,6 @@ def up(
     config = StackConfig(
         parse_engine(engine, description),
         parse_replicas(replicas or []),
-        gateway_workers,
         runtimes=tuple(runtimes),
         optional=tuple(name for name, read in CONFIGURED_BY.items() if any(map(os.environ.get, read))),
         default_tritons=parse_tritons(tritons, description, runtimes),
@@ -166,7 +158,6 @@ def up(
         again = ["--timeout", str(timeout), "--engine-env", str(root.absolute()), "--no-preflight"]
         again += [] if engine is None else ["--engine", engine]
         again += [text for item in replicas or [] for text in ("--replicas", item)]
-        again += [] if gateway_workers is None else ["--gateway-workers", str(gateway_workers)]
         again += [] if tritons is None else ["--tritons", str(tritons)]
         again += [] if nats is None else ["--nats", str(nats)]
         again += [text for item in runtime or [] for text in ("--runtime", item)]
