@@ -1,4 +1,7 @@
-"""The price of a version's tokens by the price of its machine, in the same currency. Pure."""
+"""The costs of a version by the price of a machine: its tokens, its release, and keeping it loaded. Pure.
+
+Prices are in the currency of the machine's price.
+"""
 
 _MILLION = 1e6
 _HOUR_S = 3600.0
@@ -7,3 +10,13 @@ _HOUR_S = 3600.0
 def million_tokens(price_per_hour: float, tokens_per_s: float) -> float | None:
     """Return the price of a million output tokens on a dedicated machine; None if the throughput is 0."""
     return price_per_hour / (tokens_per_s * _HOUR_S) * _MILLION if tokens_per_s > 0 else None
+
+
+def machine_time(price_per_hour: float, seconds: float) -> float:
+    """Return the price of a machine for some seconds."""
+    return price_per_hour * seconds / _HOUR_S
+
+
+def held_memory(price_per_hour: float, held_bytes: int, budget_bytes: int) -> float | None:
+    """Return the hourly price of a version's reserved memory, by its share of the budget; None if the budget is 0."""
+    return price_per_hour * held_bytes / budget_bytes if budget_bytes > 0 else None

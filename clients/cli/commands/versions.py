@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from clients.cli.connection import find_stack
+from clients.cli.connection import StackAddress, find_stack
 from clients.cli.options import JsonOption, ModelArgument, StateOption
 from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_pairs, show_table
 from clients.cli.releases.evaluation_tables import read_evaluated_rows, show_evaluations
 from clients.cli.releases.recorded_releases import Release
 from clients.cli.releases.resolving import AnsweringArgument, advise, find_answering
+from clients.cli.releases.runtimes import read_runtimes
+from clients.cli.releases.version_prices import describe_prices, hourly_price, price_per_hour, release_price
 from clients.cli.releases.version_records import (
     Version,
     course_of,
@@ -30,6 +32,7 @@ from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.checkpoints.adapters import describe_quantised
 from decisions.serving.settings import describe_settings
+from shared.storage.blobs import Store
 
 
 def versions(model: ModelArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
@@ -121,6 +124,7 @@ def show(
     show_table(comparison.COLUMNS, [comparison.row(each, compared) for each in compared.variants], rare={"price"})
     if is_terminal():
         show_line(f"  {comparison.LEGEND}")
+    _show_prices(stack, store, version)
     for each in compared.variants:
         if each.reason and each.is_judged:
             show_line(f"  {comparison.why(each)}")
@@ -175,6 +179,15 @@ def lineage(version: Version) -> dict[str, Any]:
         "merged": manifest.merged.digest,
         "serving settings": describe_settings(manifest.serving) or "-",
     }
+
+
+def _show_prices(stack: StackAddress, store: Store, version: Version | None) -> None:
+    """Print the cost of the release and of a loaded version, if its benchmarks state a price."""
+    per_hour = price_per_hour(version) if version is not None else None
+    if version is not None and per_hour is not None:
+        made = release_price(store, version, per_hour)
+        held = hourly_price(asyncio.run(read_runtimes(stack)), version, per_hour)
+        show_line(f"  {describe_prices(per_hour, made, held)}")
 
 
 def _show_benchmark(benchmark: VariantBenchmarked) -> None:
